@@ -1,0 +1,61 @@
+# pgmesh: build, test and try it. `make` alone lists the targets.
+# Everything a target needs is installed by .ci/setup; where things are kept, and the environment of a build, is said in .ci/env.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+export PGMESH_CACHE := $(shell .ci/cache)
+stage := @.ci/stage
+# Rounds of killing the node (tests/tests/kill.rs): few in every run, many in test-all.
+ROUNDS ?= 5
+
+.PHONY: help setup build demo test test-all test-unit test-e2e bench lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## install what the tests need (Debian packages, tools), compile RocksDB once
+	@.ci/setup build test
+
+build: ## build the pgmesh program
+	@.ci/setup build
+	$(stage) build cargo build --locked --workspace --bins
+	@.ci/env bash -c 'echo "$$CARGO_TARGET_DIR/debug/pgmesh"'
+
+demo: ## back up and restore a real PostgreSQL before your eyes; KEEP=1 leaves it running
+	@.ci/setup build
+	@.ci/env cargo build --quiet --locked --workspace --bins
+	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/demo" $(if $(KEEP),--keep)'
+
+lint: ## formatting, clippy, licences and sources of dependencies
+	@.ci/setup build test
+	$(stage) format cargo fmt --all --check
+	$(stage) clippy cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@# Not `advisories`: its database is a git repository, out of reach for a machine that sees only package registries.
+	@# deny.toml holds what that check needs: run `cargo deny check advisories` where it can be fetched.
+	$(stage) dependencies cargo deny --locked --log-level error check bans licenses sources
+
+test: lint ## everything that must pass: lint, unit, property and end-to-end tests
+	$(stage) build cargo build --quiet --locked --workspace --bins
+	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast
+
+test-all: ## as test, with 50 rounds of killing the node
+	@$(MAKE) test ROUNDS=50
+
+test-unit: ## unit and property tests only
+	@.ci/setup build test
+	$(stage) unit cargo nextest run --locked --workspace --profile unit
+
+test-e2e: ## end-to-end tests only; FILTER='test(pitr)' chooses among them
+	@.ci/setup build test
+	$(stage) build cargo build --quiet --locked --workspace --bins
+	$(stage) end-to-end env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --profile e2e $(if $(FILTER),-E '$(FILTER)')
+
+bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes
+	@.ci/setup build bench
+	@.ci/env cargo build --quiet --locked --release --workspace --bins
+	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/release/bench"'
+
+clean: ## remove what the build made (RocksDB and the tools stay)
+	@.ci/env bash -c 'rm -rf "$$CARGO_TARGET_DIR"'

@@ -1,0 +1,175 @@
+//! Sending chunks to the mesh: ask which are new, compress those, send them, several at a time.
+//!
+//! Pieces come in through a bounded channel, so that reading waits when sending is slow (invariant 11). Each piece is
+//! asked about together with those that wait beside it, which keeps the number of round trips small.
+
+use crate::mesh::Mesh;
+use bytes::Bytes;
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::{PayloadHead, PutChunk, QueryChunks, Request};
+use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, StanzaName};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+/// Pieces that wait to be asked about.
+const PIECES_WAITING: usize = 16;
+/// Pieces asked about at once.
+const PIECES_ASKED: usize = 16;
+/// Chunks being sent at once.
+const CHUNKS_IN_FLIGHT: usize = 24;
+
+/// A piece of plaintext with its digest.
+pub struct Piece {
+    /// Of `bytes`.
+    pub digest: Digest,
+    /// The plaintext.
+    pub bytes: Vec<u8>,
+}
+
+/// What an upload needs to know.
+#[derive(Clone)]
+pub struct UploadSettings {
+    /// On whose behalf.
+    pub stanza: StanzaName,
+    /// The backup session.
+    pub session: u64,
+    /// How digests are made.
+    pub suite: DigestSuite,
+    /// `compress-type`.
+    pub codec: Codec,
+    /// `compress-level`.
+    pub level: Option<i32>,
+    /// `process-max`: how many chunks are compressed at once.
+    pub workers: usize,
+}
+
+/// Sums of an upload.
+#[derive(Debug, Default)]
+pub struct UploadCounts {
+    /// Bytes of plaintext in chunks that were new.
+    pub plain_new: AtomicU64,
+    /// Bytes that the new chunks take in one repository.
+    pub stored_new: AtomicU64,
+    /// Chunks that the mesh had already.
+    pub known: AtomicU64,
+}
+
+/// The receiving end of the pieces.
+pub struct Uploader {
+    mesh: Arc<Mesh>,
+    settings: UploadSettings,
+    compressing: Arc<Semaphore>,
+    sending: Arc<Semaphore>,
+    counts: Arc<UploadCounts>,
+    /// Digests under way, so that equal pieces close to each other are sent once.
+    under_way: Arc<Mutex<HashSet<Digest>>>,
+}
+
+impl Uploader {
+    /// The channel to send pieces into, and the upload itself, to be awaited: it ends when all senders are dropped and
+    /// everything is durable.
+    pub fn start(
+        mesh: Arc<Mesh>,
+        settings: UploadSettings,
+    ) -> (mpsc::Sender<Piece>, impl Future<Output = Result<Arc<UploadCounts>, Failure>>) {
+        let (sender, receiver) = mpsc::channel(PIECES_WAITING);
+        let uploader = Self {
+            mesh,
+            compressing: Arc::new(Semaphore::new(settings.workers.max(1))),
+            sending: Arc::new(Semaphore::new(CHUNKS_IN_FLIGHT)),
+            settings,
+            counts: Arc::new(UploadCounts::default()),
+            under_way: Arc::new(Mutex::new(HashSet::new())),
+        };
+        (sender, uploader.run(receiver))
+    }
+
+    async fn run(self, mut receiver: mpsc::Receiver<Piece>) -> Result<Arc<UploadCounts>, Failure> {
+        let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
+        let mut pieces = Vec::with_capacity(PIECES_ASKED);
+        while receiver.recv_many(&mut pieces, PIECES_ASKED).await > 0 {
+            for piece in self.new_ones(std::mem::take(&mut pieces)).await? {
+                let permit = self.sending.clone().acquire_owned().await;
+                let job = self.send(piece);
+                tasks.spawn(async move {
+                    let _permit = permit;
+                    job.await
+                });
+            }
+            while let Some(done) = tasks.try_join_next() {
+                finished(done)?;
+            }
+        }
+        while let Some(done) = tasks.join_next().await {
+            finished(done)?;
+        }
+        Ok(self.counts)
+    }
+
+    /// Those of the pieces that the mesh does not have and that are not under way already.
+    async fn new_ones(&self, pieces: Vec<Piece>) -> Result<Vec<Piece>, Failure> {
+        let request = Request::QueryChunks(QueryChunks {
+            stanza: self.settings.stanza.clone(),
+            session: self.settings.session,
+            digests: pieces.iter().map(|piece| piece.digest).collect(),
+        });
+        let known: Vec<bool> = self.mesh.call(&request).await?;
+        if known.len() != pieces.len() {
+            return Err(Failure::new(
+                pgmesh_node::code::PROTOCOL,
+                format!("the node answered {} of {} chunks asked about", known.len(), pieces.len()),
+            ));
+        }
+        let mut under_way = self.under_way.lock().await;
+        let mut new = Vec::new();
+        for (piece, known) in pieces.into_iter().zip(known) {
+            if known || !under_way.insert(piece.digest) {
+                self.counts.known.fetch_add(1, Ordering::Relaxed);
+            } else {
+                new.push(piece);
+            }
+        }
+        Ok(new)
+    }
+
+    fn send(&self, piece: Piece) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let (mesh, settings) = (self.mesh.clone(), self.settings.clone());
+        let (compressing, counts, under_way) = (self.compressing.clone(), self.counts.clone(), self.under_way.clone());
+        async move {
+            let (digest, plain_length) = (piece.digest, piece.bytes.len() as u64);
+            let permit = compressing.acquire_owned().await;
+            let packed = tokio::task::spawn_blocking(move || pack(&settings, piece)).await;
+            drop(permit);
+            let (settings, payload) = packed.map_err(|error| abnormal(&error))??;
+            let body: Bytes = payload.bytes.clone();
+            let request = Request::PutChunk(PutChunk {
+                stanza: settings.stanza,
+                session: settings.session,
+                payload: PayloadHead::of(&payload),
+            });
+            let stored: u64 = mesh.send(&request, &body).await?;
+            counts.plain_new.fetch_add(plain_length, Ordering::Relaxed);
+            counts.stored_new.fetch_add(stored, Ordering::Relaxed);
+            under_way.lock().await.remove(&digest);
+            Ok(())
+        }
+    }
+}
+
+fn pack(settings: &UploadSettings, piece: Piece) -> Result<(UploadSettings, Payload), Failure> {
+    let payload = Payload::pack_digested(piece.digest, settings.codec, settings.level, &piece.bytes).map_err(|error| {
+        Failure::new(pgmesh_node::code::RUNTIME, format!("compressing a chunk with {}", settings.codec)).because(error)
+    })?;
+    Ok((settings.clone(), payload))
+}
+
+fn finished(joined: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    joined.map_err(|error| abnormal(&error))?
+}
+
+fn abnormal(error: &tokio::task::JoinError) -> Failure {
+    Failure::new(pgmesh_node::code::ASSERT, "a worker ended abnormally").because(error)
+}

@@ -1,0 +1,511 @@
+//! The commands: each is defined once, and the command line, the help, the manual page and the completions follow.
+
+use std::fmt;
+
+/// A command of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "each variant is documented by its entry in COMMANDS")]
+pub enum Command {
+    Annotate,
+    ArchiveGet,
+    ArchivePush,
+    Backup,
+    Check,
+    Completions,
+    Help,
+    Info,
+    Invite,
+    Join,
+    NodeInit,
+    NodeStart,
+    RepoGet,
+    RepoLs,
+    RepoUpdate,
+    Restore,
+    StanzaCreate,
+    StanzaDelete,
+    StanzaUpgrade,
+    Start,
+    Stop,
+    Verify,
+    Version,
+}
+
+/// A positional argument of a command.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    /// How the help names it.
+    pub name: &'static str,
+    /// Whether it must be given.
+    pub required: bool,
+    /// What it is.
+    pub help: &'static str,
+}
+
+/// What there is to say about a command.
+#[derive(Debug, Clone, Copy)]
+pub struct CommandSpec {
+    /// Which command.
+    pub command: Command,
+    /// The words that call it.
+    pub name: &'static str,
+    /// One line.
+    pub summary: &'static str,
+    /// One or more paragraphs.
+    pub about: &'static str,
+    /// What follows the name.
+    pub arguments: &'static [Argument],
+    /// Command lines that work as they stand, each with what it does.
+    pub examples: &'static [(&'static str, &'static str)],
+    /// Left out of the overview.
+    pub hidden: bool,
+}
+
+impl Command {
+    /// The command's entry in the table.
+    pub fn spec(self) -> &'static CommandSpec {
+        // COMMANDS holds every variant in order; the test `table_is_complete` keeps it so.
+        &COMMANDS[self as usize]
+    }
+
+    /// The words that call it: `archive-push`, `node init`.
+    pub fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// The first word, as it stands in a configuration section: `[global:archive-push]`, `[global:node]`.
+    pub fn section(self) -> &'static str {
+        self.name().split(' ').next().unwrap_or_default()
+    }
+
+    /// The command that the words begin with, and how many of them name it.
+    pub fn from_words(words: &[&str]) -> Option<(Self, usize)> {
+        COMMANDS.iter().find_map(|spec| {
+            let name: Vec<&str> = spec.name.split(' ').collect();
+            words.starts_with(&name).then_some((spec.command, name.len()))
+        })
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A set of commands, to say which of them take an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandSet(u32);
+
+impl CommandSet {
+    /// No command.
+    pub const NONE: Self = Self(0);
+    /// All commands.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// These commands.
+    pub const fn of(commands: &[Command]) -> Self {
+        let mut bits = 0;
+        let mut at = 0;
+        while at < commands.len() {
+            bits |= 1 << commands[at] as u32;
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    /// The commands in either set.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the command is in the set.
+    pub const fn contains(self, command: Command) -> bool {
+        self.0 & (1 << command as u32) != 0
+    }
+}
+
+/// Commands of pgBackRest that pgmesh does not have yet.
+pub const NOT_YET: &[&str] = &[
+    "expire",
+    "manifest",
+    "repo-create",
+    "repo-put",
+    "repo-rm",
+    "server",
+    "server-ping",
+];
+
+const fn required(name: &'static str, help: &'static str) -> Argument {
+    Argument {
+        name,
+        required: true,
+        help,
+    }
+}
+
+const fn optional(name: &'static str, help: &'static str) -> Argument {
+    Argument {
+        name,
+        required: false,
+        help,
+    }
+}
+
+/// Every command, in the order of [`Command`].
+pub const COMMANDS: &[CommandSpec] = &[
+    CommandSpec {
+        command: Command::Annotate,
+        name: "annotate",
+        summary: "Add, change or remove notes of a backup",
+        about: "Sets key=value notes of an existing backup. An empty value removes the key. `info --set` shows them.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --stanza=main --set=20261123-020001F --annotation=why='before the upgrade' annotate",
+            "note why the backup was taken",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::ArchiveGet,
+        name: "archive-get",
+        summary: "Fetch a WAL segment (restore_command)",
+        about: "Writes the checked bytes of a WAL segment, history, backup or partial file to a path. Exits 1 only \
+                when the catalog says for certain that the file was never archived; when that cannot be known it \
+                exits above 125, so that PostgreSQL stops instead of ending recovery early. While standby.signal is \
+                present PostgreSQL retries, and the exit code stays below 126.",
+        arguments: &[
+            required("SEGMENT", "the file's name, %f in restore_command"),
+            required("DEST", "where to write it, %p in restore_command"),
+        ],
+        examples: &[(
+            "restore_command = 'pgmesh --stanza=main archive-get %f \"%p\"'",
+            "in postgresql.conf; restore writes this line itself",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::ArchivePush,
+        name: "archive-push",
+        summary: "Archive a WAL segment (archive_command)",
+        about: "Sends one WAL file to all repositories of the stanza and exits 0 when archive-ack of them hold it \
+                durably and the catalog has recorded it. The same file again succeeds with a warning; other content \
+                under a known name is refused with exit 45.",
+        arguments: &[required("PATH", "the file, %p in archive_command")],
+        examples: &[(
+            "archive_command = 'pgmesh --stanza=main archive-push %p'",
+            "in postgresql.conf",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Backup,
+        name: "backup",
+        summary: "Back up the running cluster",
+        about: "Reads the cluster once through PostgreSQL's backup API and stores it in all repositories of the \
+                stanza. A backup that was killed is taken up again by the next one.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --stanza=main --type=full backup", "a full backup"),
+            (
+                "pgmesh --stanza=main --type=full --process-max=4 --start-fast backup",
+                "four readers, no waiting for a checkpoint",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Check,
+        name: "check",
+        summary: "Prove that archiving works from end to end",
+        about: "Compares the configuration with the running cluster, switches the WAL and waits until the segment is \
+                in every repository.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Completions,
+        name: "completions",
+        summary: "Print completions for a shell",
+        about: "Prints a completion script for bash, zsh, fish, elvish or powershell.",
+        arguments: &[required("SHELL", "bash, zsh, fish, elvish or powershell")],
+        examples: &[(
+            "pgmesh completions bash > /etc/bash_completion.d/pgmesh",
+            "for all users of bash",
+        )],
+        hidden: true,
+    },
+    CommandSpec {
+        command: Command::Help,
+        name: "help",
+        summary: "Explain a command or an option",
+        about: "Without an argument: all commands. With a command: its options. With a command and an option: all \
+                about that option.",
+        arguments: &[
+            optional("COMMAND", "the command to explain"),
+            optional("OPTION", "the option of that command to explain"),
+        ],
+        examples: &[
+            ("pgmesh help restore", "the options of restore"),
+            ("pgmesh help restore target-action", "one option at length"),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Info,
+        name: "info",
+        summary: "Show stanzas, backups and repositories",
+        about: "Shows what is archived and backed up, per stanza and repository, and what is wrong with it. \
+                `--output=json` has the keys that pgBackRest's monitoring plugins read.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh info", "everything, for people"),
+            ("pgmesh --stanza=main --output=json info", "one stanza, for programs"),
+            (
+                "pgmesh --stanza=main --set=20261123-020001F info",
+                "one backup at length",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Invite,
+        name: "invite",
+        summary: "Make a one-time token that lets a host join",
+        about: "Prints a token, alone on stdout, that `pgmesh join` exchanges once for a certificate. It carries the \
+                fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Whoever has \
+                the token can join: hand it over safely and let it expire soon.",
+        arguments: &[],
+        examples: &[
+            (
+                "pgmesh invite --role=client --stanza=main --expires=1h",
+                "for the PG host of stanza main",
+            ),
+            (
+                "pgmesh invite --role=client --stanza=main --stanza=reports",
+                "one client for two stanzas",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Join,
+        name: "join",
+        summary: "Join a mesh with a token",
+        about: "Exchanges the token of `pgmesh invite` for this host's own certificate, stored at identity-path. The \
+                private key never leaves the host.",
+        arguments: &[required("TOKEN", "what `pgmesh invite` printed")],
+        examples: &[(
+            "pgmesh join pgmesh1.eyJhZGRy…",
+            "on the PG host, as the user that runs PostgreSQL",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeInit,
+        name: "node init",
+        summary: "Create a mesh with this host as its first node",
+        about: "Creates the data directory, the mesh's certificate authority, the node's own identity and an \
+                administrator's. Refuses a directory that holds a node already.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node init",
+            "once, before the first `node start`",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeStart,
+        name: "node start",
+        summary: "Run this host's node in the foreground",
+        about: "Serves the mesh until SIGTERM or SIGINT, then finishes what is under way and exits 0. Logs go to \
+                stderr, for systemd or a container to keep.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node start",
+            "from a service unit",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoGet,
+        name: "repo-get",
+        summary: "Print a stored object, decrypted and checked",
+        about: "Writes the content of one object of a repository to stdout after checking it.",
+        arguments: &[required(
+            "FILE",
+            "the object's path in the repository, as repo-ls prints it",
+        )],
+        examples: &[(
+            "pgmesh --repo=1 repo-get stanza/main/archive/15-1/00000001.history",
+            "one object of repo1",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoLs,
+        name: "repo-ls",
+        summary: "List the objects of a repository",
+        about: "Lists what lies under a path of a repository.",
+        arguments: &[optional("PATH", "where to look; everything when left out")],
+        examples: &[(
+            "pgmesh --repo=1 repo-ls stanza/main/backup",
+            "the stored manifests of a stanza",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoUpdate,
+        name: "repo-update",
+        summary: "Change a repository's definition in the catalog",
+        about: "The first node that declares a repository registers it; a node that declares it differently does \
+                not serve it. This command makes this node's declaration the valid one.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-update",
+            "after repo2 was moved",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Restore,
+        name: "restore",
+        summary: "Restore a backup, up to any moment after it",
+        about: "Writes a backup to pg1-path and the settings by which PostgreSQL recovers to the target when it \
+                starts. Refuses a running cluster, and a directory that is not empty without --force or --delta.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --stanza=main restore", "the newest backup and all WAL after it"),
+            (
+                "pgmesh --stanza=main --type=time --target='2026-11-23 04:29:57+00' --target-action=promote restore",
+                "as it was at that second",
+            ),
+            (
+                "pgmesh --stanza=main --repo-direct --repo=1 --config=/etc/pgmesh/disaster.conf restore",
+                "from one repository and its passphrase, with no node alive",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaCreate,
+        name: "stanza-create",
+        summary: "Make the mesh know a cluster",
+        about: "Registers the cluster at pg1-path under the stanza's name. Doing it again changes nothing; another \
+                cluster under the same name is refused with exit 28.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main stanza-create", "once, before archiving starts")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaDelete,
+        name: "stanza-delete",
+        summary: "Forget a stanza with all its backups and WAL",
+        about: "Deletes everything that belongs to a stanza. The stanza must have been stopped, and PostgreSQL must \
+                not run unless --force is given.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --stanza=old stop && pgmesh --stanza=old stanza-delete",
+            "after the cluster is gone",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaUpgrade,
+        name: "stanza-upgrade",
+        summary: "Follow a cluster through pg_upgrade",
+        about: "Starts a new database id for the upgraded cluster under the same stanza. Earlier backups and WAL \
+                stay restorable.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --stanza=main stanza-upgrade",
+            "after pg_upgrade, before archiving goes on",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Start,
+        name: "start",
+        summary: "Let commands run again after `stop`",
+        about: "Takes back `pgmesh stop` for one stanza, or for all when no stanza is given.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main start", "after maintenance")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Stop,
+        name: "stop",
+        summary: "Refuse pushes and backups of a stanza",
+        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main stop", "before maintenance")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Verify,
+        name: "verify",
+        summary: "Read and check everything that is stored",
+        about: "Reads every object of every repository, checks its MAC, digest and length, resolves every backup's \
+                extents, and reports gaps in the WAL. Exits with an error when anything is wrong.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh verify", "all stanzas in all repositories"),
+            (
+                "pgmesh --stanza=main --repo=2 --output=json verify",
+                "one repository, for programs",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Version,
+        name: "version",
+        summary: "Print the program's version",
+        about: "Prints the program's name and version.",
+        arguments: &[],
+        examples: &[("pgmesh version", "")],
+        hidden: false,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_is_complete() {
+        for (at, spec) in COMMANDS.iter().enumerate() {
+            assert_eq!(spec.command as usize, at, "{} stands in the wrong place", spec.name);
+        }
+        assert_eq!(COMMANDS.len(), Command::Version as usize + 1);
+        assert!(COMMANDS.len() <= 32, "CommandSet has 32 bits");
+        assert!(
+            COMMANDS.iter().all(|spec| !spec.examples.is_empty()),
+            "each command shows an example"
+        );
+    }
+
+    #[test]
+    fn words_name_commands() {
+        assert_eq!(
+            Command::from_words(&["node", "init", "x"]),
+            Some((Command::NodeInit, 2))
+        );
+        assert_eq!(
+            Command::from_words(&["archive-push", "x"]),
+            Some((Command::ArchivePush, 1))
+        );
+        assert_eq!(Command::from_words(&["node"]), None);
+        assert_eq!(Command::NodeStart.section(), "node");
+    }
+
+    #[test]
+    fn sets() {
+        let set = CommandSet::of(&[Command::Annotate, Command::Version]);
+        assert!(set.contains(Command::Annotate) && set.contains(Command::Version));
+        assert!(!set.contains(Command::Backup) && CommandSet::ALL.contains(Command::Backup));
+        assert!(set.and(CommandSet::of(&[Command::Backup])).contains(Command::Backup));
+    }
+}

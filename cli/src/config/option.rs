@@ -1,0 +1,271 @@
+//! What an option is: the shape of one entry of the table.
+
+use std::fmt;
+
+use super::command::{Command, CommandSet};
+use super::kind::Kind;
+
+/// The highest number in `repoN-…` and `pgN-…`.
+pub const LAST_NUMBER: u16 = 256;
+
+/// The groups of options that exist several times, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IndexKey {
+    /// `pgN-…`: PostgreSQL clusters.
+    Pg,
+    /// `repoN-…`: repositories.
+    Repo,
+}
+
+impl IndexKey {
+    /// What stands before the number.
+    pub const fn prefix(self) -> &'static str {
+        match self {
+            Self::Pg => "pg",
+            Self::Repo => "repo",
+        }
+    }
+}
+
+/// How carefully a value is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrecy {
+    /// May be shown.
+    Open,
+    /// May be given anywhere, but is never shown.
+    Redacted,
+    /// Is never shown, and refused on the command line, where every user of the host could read it (invariant 9).
+    Secret,
+}
+
+/// Where an option may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In a file, the environment and on the command line.
+    Anywhere,
+    /// Not in a file: the option decides which file or section is read.
+    OutsideFile,
+    /// Only on the command line.
+    CommandLine,
+}
+
+/// A different kind or default of an option for some commands.
+#[derive(Debug, Clone, Copy)]
+pub struct Override {
+    /// For which commands.
+    pub commands: CommandSet,
+    /// Instead of the option's kind.
+    pub kind: Option<Kind>,
+    /// Instead of the option's default.
+    pub default: Option<&'static str>,
+}
+
+/// A check of one value beyond its kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Check {
+    /// What is allowed, for the error message.
+    pub allowed: &'static str,
+    /// Whether a value is allowed.
+    pub accepts: fn(&str) -> bool,
+}
+
+/// One option.
+#[derive(Debug, Clone, Copy)]
+pub struct OptionSpec {
+    /// The name; for an indexed option what follows `repoN-` or `pgN-`.
+    pub name: &'static str,
+    /// The group of an indexed option.
+    pub index: Option<IndexKey>,
+    /// What a value looks like.
+    pub kind: Kind,
+    /// Which commands take it.
+    pub commands: CommandSet,
+    /// Which of them need it; for `repoN-…` in every repository that is declared, for `pgN-…` at least in `pg1-…`.
+    pub required: CommandSet,
+    /// The value when nobody gives one.
+    pub default: Option<&'static str>,
+    /// How carefully it is handled.
+    pub secrecy: Secrecy,
+    /// Where it may be given.
+    pub scope: Scope,
+    /// For a repository: this host's own way to reach it, not part of the definition that the catalog keeps.
+    pub local: bool,
+    /// One line.
+    pub help: &'static str,
+    /// More than one line; may be empty.
+    pub about: &'static str,
+    /// How it is written in a file; may be empty.
+    pub example: &'static str,
+    /// What differs for some commands.
+    pub overrides: &'static [Override],
+    /// What a value must satisfy beyond its kind.
+    pub check: Option<Check>,
+    /// Of an option that pgBackRest has and pgmesh has not: the sentence that says so.
+    pub not_yet: Option<&'static str>,
+}
+
+impl OptionSpec {
+    /// An option that no command takes yet; the methods below add the rest.
+    pub const fn new(name: &'static str, kind: Kind, help: &'static str) -> Self {
+        Self {
+            name,
+            index: None,
+            kind,
+            commands: CommandSet::NONE,
+            required: CommandSet::NONE,
+            default: None,
+            secrecy: Secrecy::Open,
+            scope: Scope::Anywhere,
+            local: false,
+            help,
+            about: "",
+            example: "",
+            overrides: &[],
+            check: None,
+            not_yet: None,
+        }
+    }
+
+    /// An option of pgBackRest that pgmesh does not have, with one sentence for those who set it.
+    pub const fn not_yet(name: &'static str, sentence: &'static str) -> Self {
+        let mut spec = Self::new(name, Kind::Text, "");
+        spec.not_yet = Some(sentence);
+        spec
+    }
+
+    /// With numbers.
+    pub const fn indexed(mut self, index: IndexKey) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// For these commands.
+    pub const fn commands(mut self, commands: CommandSet) -> Self {
+        self.commands = commands;
+        self
+    }
+
+    /// Needed by these commands.
+    pub const fn required(mut self, commands: CommandSet) -> Self {
+        self.required = commands;
+        self
+    }
+
+    /// With a default.
+    pub const fn default(mut self, default: &'static str) -> Self {
+        self.default = Some(default);
+        self
+    }
+
+    /// Never shown, and refused on the command line.
+    pub const fn secret(mut self) -> Self {
+        self.secrecy = Secrecy::Secret;
+        self
+    }
+
+    /// Never shown.
+    pub const fn redacted(mut self) -> Self {
+        self.secrecy = Secrecy::Redacted;
+        self
+    }
+
+    /// Only where `scope` says.
+    pub const fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Of a repository: this host's own.
+    pub const fn local(mut self) -> Self {
+        self.local = true;
+        self
+    }
+
+    /// With a longer explanation and an example.
+    pub const fn about(mut self, about: &'static str, example: &'static str) -> Self {
+        self.about = about;
+        self.example = example;
+        self
+    }
+
+    /// With differences for some commands.
+    pub const fn overrides(mut self, overrides: &'static [Override]) -> Self {
+        self.overrides = overrides;
+        self
+    }
+
+    /// With a check beyond the kind.
+    pub const fn check(mut self, allowed: &'static str, accepts: fn(&str) -> bool) -> Self {
+        self.check = Some(Check { allowed, accepts });
+        self
+    }
+
+    /// What a value looks like for a command.
+    pub fn kind_for(&self, command: Command) -> Kind {
+        self.overrides
+            .iter()
+            .find(|other| other.commands.contains(command))
+            .and_then(|other| other.kind)
+            .unwrap_or(self.kind)
+    }
+
+    /// The default for a command.
+    pub fn default_for(&self, command: Command) -> Option<&'static str> {
+        let other = self
+            .overrides
+            .iter()
+            .find(|other| other.commands.contains(command) && other.default.is_some());
+        other.map_or(self.default, |other| other.default)
+    }
+
+    /// What is allowed, for an error message or the help.
+    pub fn allowed(&self, command: Command) -> String {
+        self.check
+            .map_or_else(|| self.kind_for(command).allowed(), |check| check.allowed.to_owned())
+    }
+
+    /// Whether the command takes it.
+    pub const fn is_for(&self, command: Command) -> bool {
+        self.not_yet.is_none() && self.commands.contains(command)
+    }
+
+    /// The name as the help writes it: `repoN-path`.
+    pub fn title(&self) -> String {
+        match self.index {
+            None => self.name.to_owned(),
+            Some(index) => format!("{}N-{}", index.prefix(), self.name),
+        }
+    }
+
+    /// The key of this option, with its number if it is indexed.
+    pub const fn key(&'static self, number: u16) -> OptionKey {
+        match self.index {
+            None => OptionKey {
+                index: None,
+                name: self.name,
+            },
+            Some(index) => OptionKey {
+                index: Some((index, number)),
+                name: self.name,
+            },
+        }
+    }
+}
+
+/// The full name of an option: `process-max`, `repo1-path`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OptionKey {
+    /// Group and number of an indexed option.
+    pub index: Option<(IndexKey, u16)>,
+    /// The name, or what follows the number.
+    pub name: &'static str,
+}
+
+impl fmt::Display for OptionKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            None => formatter.write_str(self.name),
+            Some((index, number)) => write!(formatter, "{}{number}-{}", index.prefix(), self.name),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! From what was said in the several places to what counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::access::{Config, Resolved};
+use super::command::Command;
+use super::command_line::{self, CommandLine};
+use super::files::{self, ConfigFile};
+use super::kind::{Secret, Value};
+use super::option::{IndexKey, OptionKey, OptionSpec, Scope, Secrecy};
+use super::setting::{Given, Setting, Source};
+use super::{environment, table};
+use crate::exit::CommandError;
+
+impl Config {
+    /// Reads the command line (the program's name left out), the environment and the files that they name.
+    ///
+    /// # Errors
+    /// 27 or 55 for a file that cannot be read, 31 for an option or value that is not allowed, 37 for a missing one, 48
+    /// for a command that does not exist.
+    pub fn load(arguments: &[OsString], environment: &[(OsString, OsString)]) -> Result<Self, CommandError> {
+        let CommandLine {
+            command,
+            arguments,
+            settings,
+        } = command_line::parse(arguments)?;
+        if matches!(command, Command::Help | Command::Version | Command::Completions) {
+            // They must work when a file is broken, to help repairing it.
+            return Loader::new(command, settings).finish(arguments);
+        }
+        let (from_environment, warnings) = environment::interpret(environment, command)?;
+        let mut loader = Loader::new(command, from_environment);
+        loader.warnings = warnings;
+        loader.add(settings);
+        loader.read_files()?;
+        loader.finish(arguments)
+    }
+}
+
+/// Collects settings until all have been heard.
+struct Loader {
+    command: Command,
+    /// The setting that counts so far for each option.
+    settings: BTreeMap<OptionKey, Setting>,
+    warnings: Vec<String>,
+    /// Sections of the file that name stanzas.
+    stanzas: Vec<String>,
+}
+
+impl Loader {
+    fn new(command: Command, settings: Vec<Setting>) -> Self {
+        let mut loader = Self {
+            command,
+            settings: BTreeMap::new(),
+            warnings: Vec::new(),
+            stanzas: Vec::new(),
+        };
+        loader.add(settings);
+        loader
+    }
+
+    /// Adds settings that win over those that are there.
+    fn add(&mut self, settings: Vec<Setting>) {
+        self.settings
+            .extend(settings.into_iter().map(|setting| (setting.key, setting)));
+    }
+
+    /// Adds what the files say, below what is there: each section's settings stand behind those of less specific ones.
+    fn read_files(&mut self) -> Result<(), CommandError> {
+        let files = self.open_files()?;
+        let stanza = match self.value_of(required_spec("stanza"))? {
+            Some(Value::Text(stanza)) => Some(stanza),
+            _ => None,
+        };
+        let found = files::interpret(&files, self.command, stanza.as_deref());
+        let stronger = std::mem::take(&mut self.settings);
+        self.add(found.settings);
+        self.settings.extend(stronger);
+        self.warnings.extend(found.warnings);
+        self.stanzas = found.stanzas;
+        Ok(())
+    }
+
+    fn open_files(&self) -> Result<Vec<ConfigFile>, CommandError> {
+        let config = required_spec("config");
+        let include = required_spec("config-include-path");
+        let named = self.settings.contains_key(&config.key(0));
+        let include_named = self.settings.contains_key(&include.key(0));
+        let mut files = Vec::new();
+        if let Some(path) = self.path_of(config)? {
+            files.extend(files::read(&path, named)?);
+        }
+        if (!named || include_named)
+            && let Some(directory) = self.path_of(include)?
+        {
+            files.extend(files::read_directory(&directory, include_named)?);
+        }
+        Ok(files)
+    }
+
+    fn path_of(&self, spec: &'static OptionSpec) -> Result<Option<PathBuf>, CommandError> {
+        Ok(match self.value_of(spec)? {
+            Some(Value::Path(path)) => Some(path),
+            _ => None,
+        })
+    }
+
+    /// The value of an option without a number, as far as has been heard.
+    fn value_of(&self, spec: &'static OptionSpec) -> Result<Option<Value>, CommandError> {
+        Ok(resolve(self.command, spec, self.settings.get(&spec.key(0)))?.map(|resolved| resolved.value))
+    }
+
+    /// Values for all options, or the first that is not allowed or missing.
+    fn finish(self, arguments: Vec<OsString>) -> Result<Config, CommandError> {
+        let mut values = BTreeMap::new();
+        for spec in table::all().filter(|spec| spec.not_yet.is_none()) {
+            for number in self.numbers(spec.index) {
+                let key = spec.key(number);
+                // An option that the command does not take has its default: helpers may ask for it all the same.
+                let setting = self.settings.get(&key).filter(|_| spec.is_for(self.command));
+                match resolve(self.command, spec, setting)? {
+                    Some(resolved) => drop(values.insert(key, resolved)),
+                    None if spec.required.contains(self.command) => return Err(self.missing(key, spec)),
+                    None => {}
+                }
+            }
+        }
+        let config = Config::new(self.command, arguments, values, self.warnings);
+        config.check_repositories()?;
+        Ok(config)
+    }
+
+    /// The numbers of a group's members: those that somebody declared, and pg1 always.
+    fn numbers(&self, index: Option<IndexKey>) -> BTreeSet<u16> {
+        let Some(index) = index else { return BTreeSet::from([0]) };
+        let declared = self.settings.keys().filter_map(|key| key.index);
+        let mut numbers: BTreeSet<u16> = declared
+            .filter(|(other, _)| *other == index)
+            .map(|(_, number)| number)
+            .collect();
+        if index == IndexKey::Pg {
+            numbers.insert(1);
+        }
+        numbers
+    }
+
+    fn missing(&self, key: OptionKey, spec: &OptionSpec) -> CommandError {
+        let error = CommandError::option_required(key, self.command);
+        let stanza = match self
+            .settings
+            .get(&required_spec("stanza").key(0))
+            .map(|setting| &setting.given)
+        {
+            Some(Given::Texts(texts)) => texts.last(),
+            _ => None,
+        };
+        match stanza {
+            Some(stanza) if spec.index == Some(IndexKey::Pg) && !self.stanzas.contains(stanza) => {
+                let known = if self.stanzas.is_empty() {
+                    "none".to_owned()
+                } else {
+                    self.stanzas.join(", ")
+                };
+                error
+                    .because_of(format!(
+                        "the configuration has no section [{stanza}]; it has sections for: {known}"
+                    ))
+                    .remedy(format!("check --stanza and --config, or add [{stanza}] with {key}=…"))
+            }
+            _ if spec.scope == Scope::Anywhere => error.remedy(format!("for example: {}", spec.example)),
+            _ => error.remedy(format!("give it on the command line: {}", spec.example)),
+        }
+    }
+}
+
+/// An option that this module itself needs.
+fn required_spec(name: &str) -> &'static OptionSpec {
+    match table::plain(name) {
+        Some(spec) => spec,
+        None => panic!("the table has no option '{name}'"),
+    }
+}
+
+/// The value that a setting gives, or the default.
+fn resolve(
+    command: Command,
+    spec: &'static OptionSpec,
+    setting: Option<&Setting>,
+) -> Result<Option<Resolved>, CommandError> {
+    let (texts, source) = match setting {
+        Some(Setting {
+            given: Given::Unset, ..
+        }) => return Ok(None),
+        Some(Setting {
+            given: Given::Texts(texts),
+            source,
+            ..
+        }) => (texts.clone(), source.clone()),
+        Some(Setting {
+            given: Given::Reset, ..
+        })
+        | None => match spec.default_for(command) {
+            Some(default) => (vec![default.to_owned()], Source::Default),
+            None => return Ok(None),
+        },
+    };
+    let key = setting.map_or_else(|| spec.key(1), |setting| setting.key);
+    let accepted = spec
+        .check
+        .is_none_or(|check| texts.iter().all(|text| (check.accepts)(text)));
+    let value = spec.kind_for(command).parse(&texts).filter(|_| accepted);
+    let value = value.ok_or_else(|| invalid(command, key, spec, &texts, &source))?;
+    let value = match (spec.secrecy, value) {
+        (Secrecy::Secret, Value::Text(text)) => Value::Secret(Secret::new(text)),
+        (_, value) => value,
+    };
+    Ok(Some(Resolved {
+        value,
+        source,
+        redacted: spec.secrecy != Secrecy::Open,
+    }))
+}
+
+fn invalid(command: Command, key: OptionKey, spec: &OptionSpec, texts: &[String], source: &Source) -> CommandError {
+    let value = match spec.secrecy {
+        Secrecy::Open => format!("'{}'", texts.join("', '")),
+        Secrecy::Redacted | Secrecy::Secret => "the value given".to_owned(),
+    };
+    CommandError::option_invalid(format!("option '{key}': {value} is not allowed"))
+        .because_of(format!("given by {source}"))
+        .remedy(format!("allowed: {}", spec.allowed(command)))
+}

@@ -1,0 +1,69 @@
+//! Checks of values beyond their kind.
+
+use std::net::SocketAddr;
+
+/// What [`is_name`] accepts, in words.
+pub const NAME: &str = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, and not 'global'";
+
+/// What [`is_host_port`] accepts, in words.
+pub const HOST_PORT: &str = "HOST:PORT, such as node1.example.com:8433 or [2001:db8::1]:8433";
+
+/// What [`is_socket`] accepts, in words.
+pub const SOCKET: &str = "ADDRESS:PORT, such as 0.0.0.0:8433 or [::]:8433";
+
+/// The name of a stanza or node: safe as a file name, and not a section of the configuration file.
+pub fn is_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    text.len() <= 64
+        && text.bytes().all(allowed)
+        && text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+        && text != "global"
+}
+
+/// A host's name or address and a port.
+pub fn is_host_port(text: &str) -> bool {
+    if text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
+        return true;
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let host_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    !host.is_empty() && host.bytes().all(host_allowed) && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// An address to listen on; port 0 lets the system choose.
+pub fn is_socket(text: &str) -> bool {
+    text.parse::<SocketAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert!(is_name("main") && is_name("9.x_y-z") && is_name(&"a".repeat(64)));
+        for bad in ["", "-a", ".", "a/b", "a b", "global", "ä", &"a".repeat(65)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        assert!(is_host_port("node1:8433") && is_host_port("10.0.0.1:1") && is_host_port("[::1]:8433"));
+        for bad in [
+            "node1",
+            "node1:",
+            ":8433",
+            "node1:0",
+            "node1:99999",
+            "::1:8433",
+            "a b:1",
+            "http://a:1",
+        ] {
+            assert!(!is_host_port(bad), "{bad}");
+        }
+        assert!(is_socket("0.0.0.0:8433") && is_socket("[::]:0") && !is_socket("localhost:8433"));
+    }
+}

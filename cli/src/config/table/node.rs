@@ -1,0 +1,83 @@
+//! Options of nodes, and of the way to them.
+
+use super::checks::{HOST_PORT, NAME, SOCKET, is_host_port, is_name, is_socket};
+use super::sets::{MESH, NODE};
+use crate::config::command::Command::*;
+use crate::config::command::CommandSet;
+use crate::config::kind::Kind;
+use crate::config::option::{OptionSpec, Scope};
+
+const NODE_AND_MESH: CommandSet = NODE.and(MESH).and(CommandSet::of(&[Join]));
+
+const fn new(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
+    OptionSpec::new(name, kind, help).commands(NODE_AND_MESH)
+}
+
+/// Options of the mesh.
+pub const OPTIONS: &[OptionSpec] = &[
+    // A port follows a colon, so the values stand between commas in the environment.
+    new("mesh-node", Kind::List { separator: ',' }, "a node of the mesh")
+        .check(HOST_PORT, is_host_port)
+        .about(
+            "HOST:PORT, may be given several times. A few are enough: the host learns the others.",
+            "mesh-node=node1.example.com:8433",
+        ),
+    new(
+        "identity-path",
+        Kind::Path,
+        "directory of this host's certificate and key",
+    )
+    .default("/etc/pgmesh/identity")
+    .about(
+        "`pgmesh join` writes ca.crt, identity.crt and identity.key there. Only the user that runs pgmesh may \
+            read the key.",
+        "identity-path=/etc/pgmesh/identity",
+    ),
+    new("node-name", Kind::Text, "name of this node in the mesh")
+        .required(NODE)
+        .check(NAME, is_name)
+        .about("It stays the same for the life of the node.", "node-name=node1"),
+    new("node-path", Kind::Path, "data directory of this node")
+        .default("/var/lib/pgmesh")
+        .about(
+            "Catalog, identities and what the node has to remember. Repositories lie elsewhere, see repoN-path.",
+            "node-path=/var/lib/pgmesh",
+        ),
+    new("node-listen", Kind::Text, "address to listen on (UDP)")
+        .default("0.0.0.0:8433")
+        .check(SOCKET, is_socket)
+        .about(
+            "ADDRESS:PORT; the protocol is QUIC. [::]:8433 listens on all addresses of both families.",
+            "node-listen=[::]:8433",
+        ),
+    new(
+        "node-advertise",
+        Kind::List { separator: ',' },
+        "address by which others reach this node",
+    )
+    .check(HOST_PORT, is_host_port)
+    .about(
+        "HOST:PORT, may be given several times. Needed when node-listen is not an address that others can dial, \
+            and for `invite`, which puts it in the token.",
+        "node-advertise=node1.example.com:8433",
+    ),
+    new("node-region", Kind::Text, "where this host stands")
+        .check(NAME, is_name)
+        .about(
+            "A free name. Hosts prefer nodes and repositories of their own region.",
+            "node-region=fra",
+        ),
+    new(
+        "digest-suite",
+        Kind::Choice(&["blake3", "sha256"]),
+        "digests of the whole mesh",
+    )
+    .commands(CommandSet::of(&[NodeInit]))
+    .default("blake3")
+    .scope(Scope::Anywhere)
+    .about(
+        "Chosen once, when the mesh is created. sha256 is for sites that must use approved algorithms; it is \
+            much slower where the CPU has no SHA instructions.",
+        "digest-suite=blake3",
+    ),
+];

@@ -1,0 +1,73 @@
+//! Options of repositories (`repoN-…`) and PostgreSQL clusters (`pgN-…`).
+
+use super::sets::{POSTGRES, POSTGRES_PATH, POSTGRES_SESSION, REPOSITORY};
+use crate::config::command::Command::*;
+use crate::config::command::CommandSet;
+use crate::config::kind::Kind;
+use crate::config::option::{IndexKey, OptionSpec};
+
+const fn repository(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
+    OptionSpec::new(name, kind, help)
+        .commands(REPOSITORY)
+        .indexed(IndexKey::Repo)
+}
+
+const fn postgres(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
+    OptionSpec::new(name, kind, help)
+        .commands(POSTGRES_SESSION)
+        .indexed(IndexKey::Pg)
+}
+
+/// Options of repositories.
+pub const OPTIONS: &[OptionSpec] = &[
+    repository("type", Kind::Choice(&["posix"]), "kind of storage")
+        .default("posix")
+        .about(
+            "posix: a directory of the node that hosts the repository. s3, azure and gcs are not there yet; cifs and \
+            sftp are pgBackRest's only.",
+            "repo1-type=posix",
+        ),
+    repository("path", Kind::Path, "where the repository lies")
+        .required(CommandSet::of(&[NodeStart]))
+        .about(
+            "For posix: a directory of its own, on storage that does not fail together with the others.",
+            "repo1-path=/backup/repo1",
+        ),
+    repository(
+        "cipher-type",
+        Kind::Choice(&["none", "aes-256-cbc"]),
+        "encryption of the repository",
+    )
+    .default("none")
+    .about(
+        "Every object is encrypted and then authenticated. Chosen once, when the repository is created.",
+        "repo1-cipher-type=aes-256-cbc",
+    ),
+    repository("cipher-pass", Kind::Text, "passphrase of the repository")
+        .secret()
+        .about(
+            "Only in a file or the environment. Each repository should have its own; whoever loses it loses the \
+            repository. `openssl rand -base64 48` makes a good one.",
+            "repo1-cipher-pass=…",
+        ),
+];
+
+/// Options of PostgreSQL clusters.
+pub const POSTGRES_OPTIONS: &[OptionSpec] = &[
+    postgres("path", Kind::Path, "data directory of the cluster")
+        .commands(POSTGRES)
+        .required(POSTGRES_PATH)
+        .about("What PostgreSQL calls PGDATA.", "pg1-path=/var/lib/postgresql/15/main"),
+    postgres("port", Kind::Integer { min: 0, max: 65535 }, "port of the cluster")
+        .default("5432")
+        .about("It names the socket as well.", "pg1-port=5433"),
+    postgres("socket-path", Kind::Path, "directory of the cluster's socket").about(
+        "Default: where PostgreSQL's own programs look, /var/run/postgresql.",
+        "pg1-socket-path=/tmp",
+    ),
+    postgres("user", Kind::Text, "database user to connect as")
+        .about("Default: the name of the user that runs pgmesh.", "pg1-user=postgres"),
+    postgres("database", Kind::Text, "database to connect to")
+        .default("postgres")
+        .about("Nothing is stored there; any database serves.", "pg1-database=postgres"),
+];

@@ -1,0 +1,119 @@
+//! Options of a restore.
+
+use crate::config::command::Command::*;
+use crate::config::command::CommandSet;
+use crate::config::kind::Kind;
+use crate::config::option::{OptionSpec, Scope};
+
+const RESTORE: CommandSet = CommandSet::of(&[Restore]);
+
+const fn new(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
+    OptionSpec::new(name, kind, help).commands(RESTORE)
+}
+
+/// Options of a restore.
+pub const OPTIONS: &[OptionSpec] = &[
+    new("target", Kind::Text, "where recovery ends").about(
+        "A time, LSN, transaction id or restore point, as --type says. A time without an offset is in \
+            PostgreSQL's own time zone.",
+        "--target='2026-11-23 04:29:57+00'",
+    ),
+    new(
+        "target-action",
+        Kind::Choice(&["pause", "promote", "shutdown"]),
+        "what PostgreSQL does at the target",
+    )
+    .default("pause")
+    .about("pause lets you look before you promote.", "--target-action=promote"),
+    new("target-exclusive", Kind::Flag, "stop just before the target")
+        .default("n")
+        .about("For --type=time, lsn and xid.", "--target-exclusive"),
+    new("target-timeline", Kind::Text, "timeline to recover along").about(
+        "A number, current or latest. Default: what PostgreSQL does by itself, latest.",
+        "--target-timeline=3",
+    ),
+    new(
+        "db-include",
+        Kind::List { separator: ':' },
+        "restore only this database",
+    )
+    .about(
+        "May be given several times. The other databases come back as empty files and can only be dropped; \
+            system databases are always restored.",
+        "--db-include=shop",
+    ),
+    new(
+        "db-exclude",
+        Kind::List { separator: ':' },
+        "do not restore this database",
+    )
+    .about(
+        "May be given several times. An excluded database comes back as empty files and can only be dropped.",
+        "--db-exclude=scratch",
+    ),
+    new(
+        "tablespace-map",
+        Kind::Map { separator: ':' },
+        "where a tablespace goes",
+    )
+    .about(
+        "NAME=PATH or OID=PATH, may be given several times.",
+        "--tablespace-map=fast=/mnt/fast",
+    ),
+    new("tablespace-map-all", Kind::Path, "where all tablespaces go").about(
+        "Each tablespace that tablespace-map does not name goes to a directory of its own name below it.",
+        "--tablespace-map-all=/mnt/tablespaces",
+    ),
+    new("link-all", Kind::Flag, "restore symbolic links as links")
+        .default("n")
+        .about(
+            "Otherwise files behind links become plain files and directories. Tablespaces are always links.",
+            "--link-all",
+        ),
+    new("link-map", Kind::Map { separator: ':' }, "where a link points").about(
+        "LINK=PATH relative to pg1-path, may be given several times.",
+        "--link-map=pg_wal=/mnt/wal",
+    ),
+    new(
+        "recovery-option",
+        Kind::Map { separator: ':' },
+        "another recovery setting of PostgreSQL",
+    )
+    .redacted()
+    .about(
+        "KEY=VALUE, may be given several times; written to postgresql.auto.conf.",
+        "--recovery-option=primary_conninfo='host=db1 user=replicator'",
+    ),
+    new(
+        "archive-mode",
+        Kind::Choice(&["preserve", "off"]),
+        "archiving of the restored cluster",
+    )
+    .default("preserve")
+    .about(
+        "off writes archive_mode=off, for a copy that must not archive.",
+        "--archive-mode=off",
+    ),
+    new("delta", Kind::Flag, "keep files that are right already")
+        .default("n")
+        .about(
+            "Files that are not in the backup are removed; those that are there are compared and rewritten only \
+            where they differ.",
+            "--delta",
+        ),
+    new("repo-direct", Kind::Flag, "read a repository without any node")
+        .commands(CommandSet::of(&[Restore, ArchiveGet]))
+        .default("n")
+        .about(
+            "For the day when the mesh is gone: one repository, described by its repoN-… options, and its \
+            passphrase are enough.",
+            "--repo-direct",
+        ),
+    new("write-manifest", Kind::Flag, "write PostgreSQL's backup_manifest")
+        .default("n")
+        .scope(Scope::CommandLine)
+        .about(
+            "With it pg_verifybackup can judge the restored directory before PostgreSQL starts.",
+            "--write-manifest",
+        ),
+];

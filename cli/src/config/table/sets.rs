@@ -1,0 +1,69 @@
+//! Sets of commands that several options share.
+
+use crate::config::command::Command::*;
+use crate::config::command::CommandSet;
+
+/// Every command that talks to the mesh.
+pub const MESH: CommandSet = CommandSet::of(&[
+    Annotate,
+    ArchiveGet,
+    ArchivePush,
+    Backup,
+    Check,
+    Info,
+    Invite,
+    RepoGet,
+    RepoLs,
+    RepoUpdate,
+    Restore,
+    StanzaCreate,
+    StanzaDelete,
+    StanzaUpgrade,
+    Start,
+    Stop,
+    Verify,
+]);
+
+/// Commands that work for one stanza and need its name.
+pub const ONE_STANZA: CommandSet = CommandSet::of(&[
+    Annotate,
+    ArchiveGet,
+    ArchivePush,
+    Backup,
+    Check,
+    Restore,
+    StanzaCreate,
+    StanzaDelete,
+    StanzaUpgrade,
+]);
+
+/// Commands that take a stanza's name.
+pub const STANZA: CommandSet = ONE_STANZA.and(CommandSet::of(&[Info, Invite, RepoGet, RepoLs, Start, Stop, Verify]));
+
+/// Commands that run beside a PostgreSQL cluster.
+pub const POSTGRES: CommandSet = CommandSet::of(&[
+    ArchiveGet,
+    ArchivePush,
+    Backup,
+    Check,
+    Restore,
+    StanzaCreate,
+    StanzaDelete,
+    StanzaUpgrade,
+]);
+
+/// Commands that cannot do without the cluster's directory.
+pub const POSTGRES_PATH: CommandSet =
+    CommandSet::of(&[ArchivePush, Backup, Check, Restore, StanzaCreate, StanzaUpgrade]);
+
+/// Commands that connect to PostgreSQL.
+pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[Backup, Check, StanzaCreate, StanzaDelete, StanzaUpgrade]);
+
+/// Commands of a node.
+pub const NODE: CommandSet = CommandSet::of(&[NodeInit, NodeStart]);
+
+/// Commands that need to know repositories by themselves: the node's, and those that can do without a node.
+pub const REPOSITORY: CommandSet = CommandSet::of(&[NodeInit, NodeStart, RepoUpdate, Restore, ArchiveGet]);
+
+/// Every command that does work, and so may have something to log.
+pub const WORK: CommandSet = MESH.and(NODE).and(CommandSet::of(&[Join]));

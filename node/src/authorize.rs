@@ -1,0 +1,158 @@
+//! Who may ask for what: one table, looked at before a request is served.
+
+use crate::protocol::Request;
+use crate::{Failure, code};
+use pgmesh_storage::StanzaName;
+use pgmesh_transport::{Peer, Role};
+
+/// Refuses a request beyond the peer's role.
+///
+/// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. What concerns
+/// the whole mesh, or destroys, is an administrator's. Nodes administer nothing on each other's behalf yet.
+pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
+    let allowed = match (peer, request) {
+        (Peer::Joining, Request::Join(_)) => true,
+        (Peer::Joining, _) => false,
+        (Peer::Member(_), Request::Ping) => true,
+        (Peer::Member(member), request) => match &member.role {
+            Role::Admin => !matches!(request, Request::Join(_)),
+            Role::Client { stanzas } => client_may(stanzas, request),
+            Role::Node => false,
+        },
+    };
+    if allowed { Ok(()) } else { Err(refusal(peer, request)) }
+}
+
+fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
+    let own = |stanza: &StanzaName| stanzas.contains(stanza);
+    let below_own = |path: &str| {
+        stanzas.iter().any(|stanza| {
+            let root = format!("stanza/{stanza}");
+            // A path is the stanza's folder or below it; ".." never appears in an object's path.
+            !path.contains("..") && (path == root || path.starts_with(&format!("{root}/")))
+        })
+    };
+    match request {
+        Request::Ping => true,
+        Request::PushSegment(r) => own(&r.stanza),
+        Request::GetSegment(r) => own(&r.stanza),
+        Request::BeginBackup(r) => own(&r.stanza),
+        Request::QueryChunks(r) => own(&r.stanza),
+        Request::PutChunk(r) => own(&r.stanza),
+        Request::CommitBackup(r) => own(&r.stanza),
+        Request::AbortBackup { stanza, .. } => own(stanza),
+        Request::GetManifest(r) => own(&r.stanza),
+        Request::GetChunk(r) => own(&r.stanza),
+        Request::ArchiveStatus(r) => own(&r.stanza),
+        Request::CreateStanza(r) | Request::UpgradeStanza(r) => own(&r.stanza),
+        Request::Annotate(r) => own(&r.stanza),
+        // The answer is cut down to the client's stanzas where none is named.
+        Request::Info { stanza } => stanza.as_ref().is_none_or(own),
+        Request::Verify(r) => r.stanza.as_ref().is_some_and(own),
+        Request::SetStopped(r) => r.stanza.as_ref().is_some_and(own),
+        Request::ListRepository(r) => below_own(&r.path),
+        Request::ReadRepository(r) => below_own(&r.path),
+        Request::DeleteStanza { .. } | Request::Invite(_) | Request::Join(_) | Request::UpdateRepository { .. } => {
+            false
+        }
+    }
+}
+
+fn refusal(peer: &Peer, request: &Request) -> Failure {
+    let what = request.name();
+    let as_administrator = "run it as an administrator (with a node's configuration file)";
+    let (who, remedy) = match peer {
+        Peer::Joining => (
+            "a peer without a certificate".to_owned(),
+            "join first: pgmesh join TOKEN, with a token from 'pgmesh invite' on a node",
+        ),
+        Peer::Member(member) => match &member.role {
+            Role::Client { stanzas } => (
+                format!(
+                    "client {}, whose certificate is for stanza {}",
+                    member.name,
+                    stanzas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                ),
+                "run it as an administrator (with a node's configuration file), or join with a token for this stanza",
+            ),
+            role => (format!("{} {}", role.kind(), member.name), as_administrator),
+        },
+    };
+    Failure::new(code::PROTOCOL, format!("{what} is refused to {who}")).remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{CreateInvite, GetSegment, ListRepository, VerifyRequest};
+    use pgmesh_storage::RepoKey;
+    use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId};
+    use std::sync::Arc;
+
+    fn stanza(name: &str) -> StanzaName {
+        name.parse().unwrap()
+    }
+
+    fn client_of(name: &str) -> Peer {
+        Peer::Member(Arc::new(MemberCertificate {
+            mesh_id: MeshId::random().unwrap(),
+            name: "db1".parse().unwrap(),
+            role: Role::Client { stanzas: vec![stanza(name)] },
+            fingerprint: Fingerprint([0; 32]),
+            not_before: 0,
+            not_after: i64::MAX,
+        }))
+    }
+
+    fn get(name: &str) -> Request {
+        Request::GetSegment(GetSegment {
+            stanza: stanza(name),
+            file: "00000002.history".to_owned(),
+            system_id: None,
+            avoid: vec![],
+        })
+    }
+
+    #[test]
+    fn a_client_is_held_to_its_stanzas() {
+        let peer = client_of("main");
+        assert!(authorize(&peer, &get("main")).is_ok());
+        let refused = authorize(&peer, &get("other")).unwrap_err();
+        assert_eq!(refused.code, code::PROTOCOL);
+        assert!(refused.what.contains("main"), "{refused}");
+        let all = Request::Verify(VerifyRequest { stanza: None, repo: None });
+        assert!(authorize(&peer, &all).is_err());
+    }
+
+    #[test]
+    fn a_client_deletes_and_invites_nothing() {
+        let peer = client_of("main");
+        assert!(authorize(&peer, &Request::DeleteStanza { stanza: stanza("main"), force: true }).is_err());
+        let invite =
+            CreateInvite { role: "admin".to_owned(), stanzas: vec![], expires: 60, addresses: vec![] };
+        assert!(authorize(&peer, &Request::Invite(invite)).is_err());
+    }
+
+    #[test]
+    fn a_client_lists_only_below_its_stanza() {
+        let peer = client_of("main");
+        let list = |path: &str| {
+            Request::ListRepository(ListRepository {
+                repo: RepoKey::new(1).unwrap(),
+                path: path.to_owned(),
+                recurse: false,
+            })
+        };
+        assert!(authorize(&peer, &list("stanza/main")).is_ok());
+        assert!(authorize(&peer, &list("stanza/main/backup")).is_ok());
+        for path in ["", "stanza", "stanza/mainly", "stanza/main/../other", "chunk/00"] {
+            assert!(authorize(&peer, &list(path)).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn without_a_certificate_nothing_but_join_is_served() {
+        assert!(authorize(&Peer::Joining, &Request::Ping).is_err());
+        assert!(authorize(&Peer::Joining, &get("main")).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! Invariant 11: memory is bounded. Whatever holds a body in memory holds a part of the budget while it does.
+
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Permits are counted in units of this many bytes, so that the count fits a semaphore.
+const UNIT: u64 = 4096;
+
+/// A number of bytes that may be held at once.
+#[derive(Clone)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total: u32,
+}
+
+/// A part of the budget; given back when dropped.
+#[derive(Debug)]
+pub struct Held {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let total = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX);
+        Self { units: Arc::new(Semaphore::new(total as usize)), total }
+    }
+
+    /// Waits for so many bytes. What is larger than the whole budget waits for all of it: one such body at a time.
+    pub async fn hold(&self, bytes: u64) -> Held {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
+        match self.units.clone().acquire_many_owned(units).await {
+            Ok(permit) => Held { _permit: permit },
+            // The semaphore is never closed; waiting for ever is the honest answer to a state that cannot be.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_budget_is_never_exceeded_and_always_comes_back() {
+        let budget = Budget::new(10 * UNIT);
+        let first = budget.hold(6 * UNIT).await;
+        let waiting = budget.hold(5 * UNIT);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        drop(first);
+        let _second = waiting.await;
+    }
+
+    #[tokio::test]
+    async fn a_body_larger_than_the_budget_gets_all_of_it() {
+        let budget = Budget::new(2 * UNIT);
+        let all = budget.hold(100 * UNIT).await;
+        assert_eq!(budget.units.available_permits(), 0);
+        drop(all);
+        assert_eq!(budget.units.available_permits(), 2);
+    }
+}

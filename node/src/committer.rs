@@ -1,0 +1,136 @@
+//! Group commit: facts that come in while the catalog is busy with earlier ones go into it together.
+
+use crate::sessions::OpenSession;
+use crate::{Failure, code};
+use pgmesh_raft::command::{NewChunk, NewReplica};
+use pgmesh_raft::{Catalog, CatalogError, Command, Refusal, SessionId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Facts that wait.
+const WAITING: usize = 1024;
+/// Facts in one command.
+const BATCH: usize = 512;
+
+/// What became of a chunk.
+#[derive(Debug)]
+pub enum ChunkCommit {
+    /// It is in the catalog.
+    Done,
+    /// It was written under a name that is about to be deleted: write it again, under this generation.
+    Stale(pgmesh_storage::Generation),
+}
+
+struct WaitingChunk {
+    session: SessionId,
+    chunk: NewChunk,
+    answer: oneshot::Sender<Result<ChunkCommit, Failure>>,
+}
+
+/// Commits chunks and late replicas in batches.
+#[derive(Clone)]
+pub struct Committer {
+    chunks: mpsc::Sender<WaitingChunk>,
+    replicas: mpsc::Sender<(Arc<OpenSession>, NewReplica)>,
+}
+
+impl Committer {
+    /// Starts its two tasks; they end when the last clone is dropped.
+    pub fn start(catalog: Catalog, actor: String) -> Self {
+        let (chunks, waiting_chunks) = mpsc::channel(WAITING);
+        let (replicas, waiting_replicas) = mpsc::channel(WAITING);
+        tokio::spawn(commit_chunks(catalog.clone(), actor.clone(), waiting_chunks));
+        tokio::spawn(commit_replicas(catalog, actor, waiting_replicas));
+        Self { chunks, replicas }
+    }
+
+    /// Commits a chunk that is durable where it says; returns when the catalog has it.
+    pub async fn chunk(&self, session: SessionId, chunk: NewChunk) -> Result<ChunkCommit, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Failure::new(code::RUNTIME, "the node is stopping").again();
+        self.chunks.send(WaitingChunk { session, chunk, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Records a replica that became durable after its object was committed. The debt that stands for it is forgotten
+    /// only when this is committed, so nothing hangs on it being done.
+    pub async fn replica(&self, session: Arc<OpenSession>, replica: NewReplica) {
+        // The node is stopping: the debt stays, and is paid after the restart.
+        let _ = self.replicas.send((session, replica)).await;
+    }
+}
+
+async fn commit_chunks(catalog: Catalog, actor: String, mut waiting: mpsc::Receiver<WaitingChunk>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let mut sessions: BTreeMap<SessionId, Vec<WaitingChunk>> = BTreeMap::new();
+        for chunk in batch.drain(..) {
+            sessions.entry(chunk.session).or_default().push(chunk);
+        }
+        for (session, chunks) in sessions {
+            commit_session(&catalog, &actor, session, chunks).await;
+        }
+    }
+}
+
+async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, mut waiting: Vec<WaitingChunk>) {
+    // The command is all or nothing; those that are refused by name are answered and left out of the second try.
+    while !waiting.is_empty() {
+        let chunks = waiting.iter().map(|waiting| waiting.chunk.clone()).collect();
+        match catalog.propose(actor, Command::AddChunks { session, chunks }).await {
+            Ok(_) => {
+                answer_all(waiting, || Ok(ChunkCommit::Done));
+                return;
+            }
+            Err(CatalogError::Refused(Refusal::StaleGenerations(stale))) => {
+                let before = waiting.len();
+                let mut rest = Vec::new();
+                for chunk in waiting {
+                    match stale.iter().find(|stale| stale.digest == chunk.chunk.digest) {
+                        Some(stale) => drop(chunk.answer.send(Ok(ChunkCommit::Stale(stale.generation)))),
+                        None => rest.push(chunk),
+                    }
+                }
+                waiting = rest;
+                if waiting.len() == before {
+                    answer_all(waiting, || Err(Failure::new(code::ASSERT, "the catalog refused chunks it did not name")));
+                    return;
+                }
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                answer_all(waiting, || Err(failure.clone()));
+                return;
+            }
+        }
+    }
+}
+
+fn answer_all(waiting: Vec<WaitingChunk>, answer: impl Fn() -> Result<ChunkCommit, Failure>) {
+    for chunk in waiting {
+        // The asker may have gone: its chunk is committed all the same.
+        drop(chunk.answer.send(answer()));
+    }
+}
+
+async fn commit_replicas(
+    catalog: Catalog,
+    actor: String,
+    mut waiting: mpsc::Receiver<(Arc<OpenSession>, NewReplica)>,
+) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while waiting.recv_many(&mut batch, BATCH).await > 0 {
+        let mut sessions: BTreeMap<SessionId, (Arc<OpenSession>, Vec<NewReplica>)> = BTreeMap::new();
+        for (session, replica) in batch.drain(..) {
+            sessions.entry(session.id).or_insert_with(|| (session, Vec::new())).1.push(replica);
+        }
+        for (id, (held, replicas)) in sessions {
+            let count = replicas.len();
+            if let Err(error) = catalog.propose(&actor, Command::AddReplicas { session: id, replicas }).await {
+                tracing::warn!(count, error = %crate::failure::chain(&error), "late replicas stay owed");
+            }
+            drop(held);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! `node init`: a new mesh of one node.
+
+use crate::failure::chain;
+use crate::services::CERTIFICATE_VALIDITY;
+use crate::settings::{Layout, NodeSettings};
+use crate::{Failure, code, now_unix};
+use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord, NodeName, NodeRecord};
+use pgmesh_storage::DigestSuite;
+use pgmesh_transport::{MemberName, MeshCa, MeshId, Role};
+use std::fs;
+use std::path::Path;
+
+/// What `node init` made.
+#[derive(Debug, Clone)]
+pub struct Initialized {
+    /// The new mesh.
+    pub mesh_id: String,
+    /// SHA-256 of its CA's certificate.
+    pub ca_fingerprint: String,
+}
+
+/// Makes the data directory: mesh CA, node and administrator identity, catalog. The marker is written last, so that an
+/// attempt that was interrupted is started over.
+///
+/// # Errors
+/// The directory holds a node already or something else; a file cannot be written.
+pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initialized, Failure> {
+    let layout = Layout::new(&settings.path);
+    check_directory(&layout)?;
+    let name: NodeName = settings
+        .name
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+    let member: MemberName = settings
+        .name
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+    make_private_directory(layout.root())?;
+    let crypto = |what: &'static str| {
+        move |error: pgmesh_transport::CaError| Failure::new(code::CRYPTO, what).because(chain(&error))
+    };
+    let mesh_id = MeshId::random().map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    let authority = MeshCa::create(mesh_id.clone()).map_err(crypto("the mesh's authority cannot be made"))?;
+    authority.save(&layout.ca()).map_err(crypto("the mesh's authority cannot be saved"))?;
+    let mut fingerprint = [0; 32];
+    for (role, directory) in [(Role::Node, layout.identity()), (Role::Admin, layout.admin())] {
+        let identity = authority
+            .issue(&role, &member, CERTIFICATE_VALIDITY)
+            .map_err(crypto("a certificate cannot be made"))?;
+        identity.save(&directory).map_err(|error| {
+            Failure::new(code::CRYPTO, format!("the identity in {} cannot be saved", directory.display()))
+                .because(chain(&error))
+        })?;
+        if role == Role::Node {
+            fingerprint = identity.fingerprint().0;
+        }
+    }
+    let mesh = MeshRecord {
+        mesh_id: mesh_id.to_string(),
+        suite,
+        created: now_unix(),
+        catalog_format: MeshRecord::CATALOG_FORMAT,
+    };
+    let node = NodeRecord {
+        node_id: 1,
+        region: settings.region.clone().unwrap_or_default(),
+        advertise: vec![settings.advertise.clone()],
+        fingerprint,
+    };
+    let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
+    catalog.shutdown().await?;
+    write_marker(&layout)?;
+    Ok(Initialized { mesh_id: mesh_id.to_string(), ca_fingerprint: authority.fingerprint().to_string() })
+}
+
+fn check_directory(layout: &Layout) -> Result<(), Failure> {
+    let root = layout.root();
+    if layout.marker().exists() {
+        return Err(Failure::new(code::CONFIG, format!("{} holds a node already", root.display()))
+            .remedy("start it with 'pgmesh --config=FILE node start'"));
+    }
+    let ours = [layout.ca(), layout.identity(), layout.admin(), layout.catalog()];
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(unusable(root, &error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| unusable(root, &error))?.path();
+        if !ours.contains(&path) {
+            return Err(Failure::new(40, format!("{} is not empty: it holds {}", root.display(), path.display()))
+                .remedy("give node-path a directory of its own"));
+        }
+    }
+    // What an interrupted attempt left: nobody has been told its identities yet.
+    for path in ours {
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(|error| unusable(&path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_private_directory(root: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| unusable(root, &error))?;
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(|error| unusable(root, &error))
+}
+
+fn write_marker(layout: &Layout) -> Result<(), Failure> {
+    let path = layout.marker();
+    let written = fs::File::create(&path)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::File::open(layout.root())?.sync_all());
+    written.map_err(|error| unusable(&path, &error))
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+}

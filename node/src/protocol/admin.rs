@@ -1,0 +1,171 @@
+//! Stanzas, repositories, tokens.
+
+use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId};
+use pgmesh_storage::{ArchiveId, BackupLabel, RepoKey, StanzaName};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Creates or upgrades a stanza.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateStanza {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// From pg_control.
+    pub system_id: SystemId,
+    /// From pg_control.
+    pub version: PgVersion,
+    /// From pg_control.
+    pub catalog_version: u32,
+    /// From pg_control.
+    pub segment_size: SegmentSize,
+    /// This data directory becomes the writer of the stanza's current timeline (invariant 12).
+    pub instance: String,
+    /// The cluster's current timeline.
+    pub timeline: pgmesh_postgres::TimelineId,
+}
+
+/// A stanza after stanza-create or stanza-upgrade.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewStanza {
+    /// Its current archive.
+    pub archive_id: ArchiveId,
+    /// It was as asked before.
+    pub already: bool,
+    /// Repositories that have its description now.
+    pub durable: Vec<u16>,
+    /// Repositories that owe it.
+    pub owed: Vec<u16>,
+}
+
+/// Stops or starts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetStopped {
+    /// One stanza, or all of them.
+    pub stanza: Option<StanzaName>,
+    /// `Some(reason)` stops.
+    pub stopped: Option<String>,
+}
+
+/// Changes annotations: an empty value removes the key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnnotateBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The backup.
+    pub label: BackupLabel,
+    /// Key to value.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Asks where WAL is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The cluster's system identifier.
+    pub system_id: SystemId,
+    /// First segment.
+    pub first: SegmentName,
+    /// Last segment, on the same timeline.
+    pub last: SegmentName,
+    /// The cluster's identity, to say early that it may not write here (invariant 12).
+    pub instance: Option<String>,
+}
+
+/// Where WAL is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SegmentPresence {
+    /// Segments of the range that are not archived; the first few.
+    pub missing: Vec<String>,
+    /// Repositories that lack a segment of the range that is archived: (repository, segment), the first few.
+    pub owed: Vec<(u16, String)>,
+    /// All repositories of the mesh.
+    pub repositories: Vec<u16>,
+}
+
+/// Lists a repository.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ListRepository {
+    /// The repository.
+    pub repo: RepoKey,
+    /// Below this path.
+    pub path: String,
+    /// All depths.
+    pub recurse: bool,
+}
+
+/// One object or folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepositoryObject {
+    /// Relative to the path asked for.
+    pub name: String,
+    /// Bytes at rest; none for a folder.
+    pub size: Option<u64>,
+}
+
+/// Reads an object.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadRepository {
+    /// The repository.
+    pub repo: RepoKey,
+    /// The object's path.
+    pub path: String,
+}
+
+/// Asks for a join token.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateInvite {
+    /// `client` or `admin`.
+    pub role: String,
+    /// The stanzas of a client.
+    pub stanzas: Vec<StanzaName>,
+    /// Seconds until it expires.
+    pub expires: u64,
+    /// Addresses to put in the token; the node's own where none is given.
+    pub addresses: Vec<String>,
+}
+
+/// A join token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Invite {
+    /// The token's text. A secret: shown once.
+    pub token: String,
+    /// Unix seconds.
+    pub expires_at: i64,
+}
+
+impl std::fmt::Debug for Invite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Invite").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// Redeems a token.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// Which token.
+    pub token_id: String,
+    /// What proves it.
+    pub secret: Vec<u8>,
+    /// The new identity's certificate signing request, DER.
+    pub csr: Vec<u8>,
+    /// What the new identity is called: the host's name.
+    pub name: String,
+}
+
+impl std::fmt::Debug for JoinRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinRequest").field("token_id", &self.token_id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A certificate, signed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JoinAccepted {
+    /// The certificate, DER.
+    pub certificate: Vec<u8>,
+    /// The mesh CA's certificate, DER.
+    pub ca: Vec<u8>,
+    /// Addresses of the mesh's nodes.
+    pub nodes: Vec<String>,
+}

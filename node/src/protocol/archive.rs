@@ -1,0 +1,65 @@
+//! Pushing and getting WAL.
+
+use super::PayloadHead;
+use pgmesh_postgres::{PgVersion, SystemId, TimelineId};
+use pgmesh_storage::StanzaName;
+use serde::{Deserialize, Serialize};
+
+/// One WAL file on its way into the archive.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PushSegment {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The file's name as PostgreSQL gives it: a segment, `.partial`, `.history` or `.backup`.
+    pub file: String,
+    /// The payload that follows.
+    pub payload: PayloadHead,
+    /// The cluster's system identifier: from the segment's header, or from pg_control for the other files.
+    pub system_id: SystemId,
+    /// The cluster's major version.
+    pub version: PgVersion,
+    /// The timeline in the segment's header; the name's timeline for the other files.
+    pub header_timeline: TimelineId,
+    /// Tells this data directory from a copy of it (invariant 12); see `pgmesh_postgres::instance_fingerprint`.
+    pub instance: String,
+    /// `archive-ack` as the PG host has it set; the node's own setting where it has not.
+    pub archive_ack: Option<u16>,
+}
+
+/// A push that was acknowledged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pushed {
+    /// The same bytes were archived before.
+    pub already: bool,
+    /// Repositories that had it when the answer was given.
+    pub durable: Vec<u16>,
+    /// Repositories that still owe it.
+    pub owed: Vec<u16>,
+}
+
+/// Asks for one WAL file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetSegment {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The file's name.
+    pub file: String,
+    /// Which database of the stanza; the newest where it is not known.
+    pub system_id: Option<SystemId>,
+    /// Repositories whose copy the asker has found to be damaged.
+    pub avoid: Vec<u16>,
+}
+
+/// The answer to [`GetSegment`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum SegmentReply {
+    /// It follows; read from this repository.
+    Found {
+        /// The payload that follows.
+        payload: PayloadHead,
+        /// The repository it was read from.
+        repo: u16,
+    },
+    /// A linearizable read of the catalog says that it was never archived (invariant 7).
+    NeverArchived,
+}

@@ -1,0 +1,120 @@
+//! Taking and reading backups.
+
+use super::PayloadHead;
+use pgmesh_postgres::{PgVersion, SystemId};
+use pgmesh_storage::{ArchiveId, BackupLabel, Digest, DigestSuite, StanzaName};
+use serde::{Deserialize, Serialize};
+
+/// Opens a backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The cluster's system identifier, from pg_control.
+    pub system_id: SystemId,
+    /// Its major version.
+    pub version: PgVersion,
+    /// Tells this data directory from a copy of it (invariant 12).
+    pub instance: String,
+    /// The label that the backup will have.
+    pub label: BackupLabel,
+    /// Who asks: host and process, for the message that another one gets.
+    pub holder: String,
+    /// `backup-ack` as the PG host has it set.
+    pub backup_ack: Option<u16>,
+}
+
+/// An open backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupBegun {
+    /// The session; it ends with the commit, an abort, or the loss of the connection.
+    pub session: u64,
+    /// How digests are made.
+    pub suite: DigestSuite,
+    /// Which archive the backup belongs to.
+    pub archive_id: ArchiveId,
+    /// The repositories that the backup will go to.
+    pub repositories: Vec<u16>,
+    /// How many of them must have everything before the commit.
+    pub backup_ack: u16,
+    /// The newest backup before this one.
+    pub prior: Option<BackupLabel>,
+}
+
+/// Which chunks are known?
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QueryChunks {
+    /// The stanza on whose behalf.
+    pub stanza: StanzaName,
+    /// The backup session.
+    pub session: u64,
+    /// At most [`super::QUERY_LIMIT`].
+    pub digests: Vec<Digest>,
+}
+
+/// One chunk on its way in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PutChunk {
+    /// The stanza on whose behalf.
+    pub stanza: StanzaName,
+    /// The backup session.
+    pub session: u64,
+    /// The payload that follows.
+    pub payload: PayloadHead,
+}
+
+/// Commits a backup; the payload that follows is its `ManifestRoot` as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The backup session.
+    pub session: u64,
+    /// The backup.
+    pub label: BackupLabel,
+    /// The manifest that follows.
+    pub manifest: PayloadHead,
+}
+
+/// The answer to a commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum CommittedBackup {
+    /// The backup is whole and in the catalog.
+    Committed {
+        /// Repositories that have all of it.
+        durable: Vec<u16>,
+        /// Repositories that still owe something.
+        owed: Vec<u16>,
+    },
+    /// These chunks are not there (any more): send them again, then commit again.
+    Missing(Vec<Digest>),
+}
+
+/// Asks for a manifest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetManifest {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The backup.
+    pub label: BackupLabel,
+}
+
+/// Asks for a chunk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetChunk {
+    /// The stanza on whose behalf.
+    pub stanza: StanzaName,
+    /// The chunk.
+    pub digest: Digest,
+    /// Repositories whose copy the asker has found to be damaged.
+    pub avoid: Vec<u16>,
+}
+
+/// The answer to [`GetChunk`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ChunkReply {
+    /// The payload that follows.
+    pub payload: PayloadHead,
+    /// The repository it was read from.
+    pub repo: u16,
+}

@@ -1,0 +1,156 @@
+//! What `info` and `check` show.
+
+use pgmesh_postgres::{Lsn, SystemId};
+use pgmesh_storage::{BackupLabel, RepoKey};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The mesh as one node sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeshInfo {
+    /// The mesh's identity.
+    pub mesh_id: String,
+    /// The node that answers.
+    pub node: String,
+    /// All repositories.
+    pub repositories: Vec<RepositoryInfo>,
+    /// The stanzas asked for, by name.
+    pub stanzas: Vec<StanzaInfo>,
+    /// The node's clock, Unix seconds, to compare with the asker's.
+    pub clock: i64,
+}
+
+/// One repository.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepositoryInfo {
+    /// Its number.
+    pub key: RepoKey,
+    /// `posix`, …
+    pub kind: String,
+    /// `aes-256-cbc` or `none`.
+    pub cipher: String,
+    /// The node that hosts it, for a posix repository.
+    pub host: Option<String>,
+    /// How it does.
+    pub health: HealthInfo,
+    /// What it owes.
+    pub debt: DebtInfo,
+}
+
+/// How a repository does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthInfo {
+    /// Requests succeed.
+    Up,
+    /// Requests have failed since then.
+    Down {
+        /// Unix seconds.
+        since: i64,
+        /// The last error, in words.
+        why: String,
+    },
+    /// This node does not serve it: wrong passphrase, differing definition.
+    Refused {
+        /// In words, with the remedy.
+        why: String,
+    },
+}
+
+/// Replicas that should be there and are not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebtInfo {
+    /// Objects.
+    pub objects: u64,
+    /// Bytes at rest, about.
+    pub bytes: u64,
+    /// When the oldest began, Unix seconds.
+    pub since: Option<i64>,
+}
+
+/// One stanza.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StanzaInfo {
+    /// Its name.
+    pub name: String,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<String>,
+    /// Who holds the backup lock.
+    pub backup_held_by: Option<String>,
+    /// Its databases, oldest first.
+    pub databases: Vec<DatabaseInfo>,
+    /// The WAL archive of each database that has any.
+    pub archives: Vec<ArchiveInfo>,
+    /// Its backups, oldest first.
+    pub backups: Vec<BackupInfo>,
+}
+
+/// One database of a stanza.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DatabaseInfo {
+    /// 1, 2, …
+    pub id: u32,
+    /// The cluster's system identifier.
+    pub system_id: SystemId,
+    /// `15`.
+    pub version: String,
+}
+
+/// The archive of one database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArchiveInfo {
+    /// The database.
+    pub database: u32,
+    /// `15-1`.
+    pub id: String,
+    /// First segment.
+    pub min: String,
+    /// Last segment.
+    pub max: String,
+}
+
+/// One backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BackupInfo {
+    /// Its label.
+    pub label: BackupLabel,
+    /// `full`, `diff` or `incr`.
+    pub kind: String,
+    /// The backup before it that it shares pages with.
+    pub prior: Option<BackupLabel>,
+    /// Backups it shares pages with.
+    pub references: Vec<BackupLabel>,
+    /// Page checksums failed.
+    pub error: bool,
+    /// The database.
+    pub database: u32,
+    /// First segment needed.
+    pub wal_start: String,
+    /// Last segment needed for consistency.
+    pub wal_stop: String,
+    /// Where it began.
+    pub lsn_start: Lsn,
+    /// Where it is consistent.
+    pub lsn_stop: Lsn,
+    /// The timeline it was taken on.
+    pub timeline: u32,
+    /// Unix seconds.
+    pub time_start: i64,
+    /// Unix seconds.
+    pub time_stop: i64,
+    /// Bytes of the cluster.
+    pub size: u64,
+    /// Bytes read and stored anew.
+    pub delta: u64,
+    /// Bytes that the backup's chunks take in one repository.
+    pub stored_size: u64,
+    /// Bytes that this backup added to one repository.
+    pub stored_delta: u64,
+    /// Repositories that have all of it, and those that owe some of it.
+    pub repositories: Vec<RepoKey>,
+    /// Repositories that still owe its manifest.
+    pub owed: Vec<RepoKey>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The program that made it.
+    pub program: String,
+}

@@ -1,0 +1,136 @@
+//! What a PG host, an administrator and a node say to each other.
+//!
+//! One QUIC stream carries one request: a [`Request`] message, for some requests a raw body of the length that the
+//! request declares, then a reply: `Result<T, Failure>` with the `T` that the request's documentation names, for some
+//! replies followed by a raw body as well. Messages are bincode behind a length ([`pgmesh_transport::Stream`]).
+//! Everything here is data: what a request does is in `services`.
+
+mod admin;
+mod archive;
+mod backup;
+mod info;
+mod verify;
+
+pub use admin::{
+    AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, Invite, JoinAccepted, JoinRequest, ListRepository,
+    NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
+};
+pub use archive::{GetSegment, PushSegment, Pushed, SegmentReply};
+pub use backup::{
+    BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, PutChunk, QueryChunks,
+};
+pub use info::{
+    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo, StanzaInfo,
+};
+pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
+
+pub use pgmesh_storage::PayloadHead;
+use pgmesh_storage::StanzaName;
+use serde::{Deserialize, Serialize};
+
+/// The largest message (not body): bounds what a peer can make us allocate.
+pub const MESSAGE_LIMIT: usize = 4 << 20;
+/// The largest body: a WAL segment may be 1 GiB, and what does not compress is stored as it is.
+pub const BODY_LIMIT: u64 = (1 << 30) + 4096;
+/// The largest body of a chunk; chunks are 1 MiB of plaintext, a margin is left for a larger chunk size.
+pub const CHUNK_BODY_LIMIT: u64 = 8 << 20;
+/// How many digests one [`QueryChunks`] may name.
+pub const QUERY_LIMIT: usize = 4096;
+
+/// A request: the first message on a stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Reply: `()`. Says that the node serves.
+    Ping,
+    /// Archives one WAL file; its payload follows as the body. Reply: [`Pushed`].
+    PushSegment(PushSegment),
+    /// Reads one WAL file. Reply: [`SegmentReply`], with a body when it was found.
+    GetSegment(GetSegment),
+    /// Opens a backup session and takes the stanza's backup lock. Reply: [`BackupBegun`].
+    BeginBackup(BeginBackup),
+    /// Which of these chunks does the mesh hold? Reply: `Vec<bool>` in the order asked.
+    QueryChunks(QueryChunks),
+    /// Stores one chunk; its payload follows. Reply: `u64`, the bytes stored in one repository.
+    PutChunk(PutChunk),
+    /// Writes the manifest and commits the backup; the manifest's payload follows. Reply: [`CommittedBackup`].
+    CommitBackup(CommitBackup),
+    /// Gives a backup session up and frees the lock. Reply: `()`.
+    AbortBackup {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session of [`BackupBegun`].
+        session: u64,
+    },
+    /// Reads a backup's manifest. Reply: [`PayloadHead`] and a body.
+    GetManifest(GetManifest),
+    /// Reads one chunk. Reply: [`ChunkReply`] and a body.
+    GetChunk(GetChunk),
+    /// What is there. Reply: [`MeshInfo`].
+    Info {
+        /// Only this stanza.
+        stanza: Option<StanzaName>,
+    },
+    /// Where the WAL from one position to another is. Reply: [`SegmentPresence`].
+    ArchiveStatus(ArchiveStatus),
+    /// Reads and checks everything. Replies: any number of [`VerifyEvent`], the last being `Done`.
+    Verify(VerifyRequest),
+    /// Creates a stanza, or says that it is as asked. Reply: [`NewStanza`].
+    CreateStanza(CreateStanza),
+    /// Starts a new database id after a major upgrade. Reply: [`NewStanza`].
+    UpgradeStanza(CreateStanza),
+    /// Deletes a stanza with all its backups and WAL. Reply: `u64`, the number of objects deleted.
+    DeleteStanza {
+        /// The stanza.
+        stanza: StanzaName,
+        /// Delete even when it has not been stopped.
+        force: bool,
+    },
+    /// Stops or starts a stanza, or all. Reply: `()`.
+    SetStopped(SetStopped),
+    /// Changes a backup's annotations. Reply: `()`.
+    Annotate(AnnotateBackup),
+    /// Lists objects. Reply: `Vec<RepositoryObject>`.
+    ListRepository(ListRepository),
+    /// Reads an object, checked and decrypted. Reply: [`PayloadHead`] and a body.
+    ReadRepository(ReadRepository),
+    /// Makes a join token. Reply: [`Invite`].
+    Invite(CreateInvite),
+    /// Redeems a join token; the only request served without a certificate. Reply: [`JoinAccepted`].
+    Join(JoinRequest),
+    /// Sets this node's definition of a repository in the catalog. Reply: `Vec<String>`, the options that changed.
+    UpdateRepository {
+        /// The repository.
+        repo: pgmesh_storage::RepoKey,
+    },
+}
+
+impl Request {
+    /// The request's name, for logs and messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::PushSegment(_) => "archive-push",
+            Self::GetSegment(_) => "archive-get",
+            Self::BeginBackup(_) => "backup begin",
+            Self::QueryChunks(_) => "chunk query",
+            Self::PutChunk(_) => "chunk put",
+            Self::CommitBackup(_) => "backup commit",
+            Self::AbortBackup { .. } => "backup abort",
+            Self::GetManifest(_) => "manifest read",
+            Self::GetChunk(_) => "chunk read",
+            Self::Info { .. } => "info",
+            Self::ArchiveStatus(_) => "archive status",
+            Self::Verify(_) => "verify",
+            Self::CreateStanza(_) => "stanza-create",
+            Self::UpgradeStanza(_) => "stanza-upgrade",
+            Self::DeleteStanza { .. } => "stanza-delete",
+            Self::SetStopped(_) => "stop/start",
+            Self::Annotate(_) => "annotate",
+            Self::ListRepository(_) => "repo-ls",
+            Self::ReadRepository(_) => "repo-get",
+            Self::Invite(_) => "invite",
+            Self::Join(_) => "join",
+            Self::UpdateRepository { .. } => "repo-update",
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Reading and checking everything.
+
+use pgmesh_storage::StanzaName;
+use serde::{Deserialize, Serialize};
+
+/// What to verify.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerifyRequest {
+    /// Only this stanza's backups and WAL (with the chunks they need); all where it is not given.
+    pub stanza: Option<StanzaName>,
+    /// Only this repository.
+    pub repo: Option<u16>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What kind of thing.
+    pub kind: FindingKind,
+    /// In which repository, where it is in one.
+    pub repo: Option<u16>,
+    /// The stanza, where it belongs to one.
+    pub stanza: Option<String>,
+    /// The object, segment range or backup.
+    pub subject: String,
+    /// What was found, in a sentence.
+    pub what: String,
+}
+
+/// The kinds of findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingKind {
+    /// An object whose tag, digest, length or form is wrong.
+    Damaged,
+    /// An object that the catalog says is there, and is not.
+    Missing,
+    /// A repository, or a part of it, that could not be read.
+    Unreadable,
+    /// A committed backup that depends on something damaged or missing.
+    BackupDamaged,
+    /// WAL missing between two archived segments of a timeline.
+    WalGap,
+    /// A replica that is known to be owed and not yet made.
+    Owed,
+    /// An object that nothing refers to: left by an upload that was not finished. No fault.
+    Unreferenced,
+}
+
+impl FindingKind {
+    /// Whether it makes `verify` exit with an error. What is owed and what nothing refers to are no damage.
+    pub fn is_error(self) -> bool {
+        !matches!(self, Self::Owed | Self::Unreferenced)
+    }
+
+    /// The name in JSON and text output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Damaged => "damaged",
+            Self::Missing => "missing",
+            Self::Unreadable => "unreadable",
+            Self::BackupDamaged => "backup-damaged",
+            Self::WalGap => "wal-gap",
+            Self::Owed => "owed",
+            Self::Unreferenced => "unreferenced",
+        }
+    }
+}
+
+/// What a verification tells while it runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum VerifyEvent {
+    /// So far.
+    Progress {
+        /// Objects read.
+        objects: u64,
+        /// Bytes read.
+        bytes: u64,
+    },
+    /// Something wrong.
+    Found(Finding),
+    /// The end.
+    Done(VerifySummary),
+    /// It could not go on.
+    Failed(crate::Failure),
+}
+
+/// Sums of a verification.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifySummary {
+    /// Objects read and checked.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Backups resolved.
+    pub backups: u64,
+    /// Backups found damaged, `stanza/label` each.
+    pub damaged_backups: Vec<String>,
+    /// WAL segments in the archive.
+    pub segments: u64,
+    /// Per stanza and database: `main 15-1`, timelines and their ranges, in words.
+    pub archives: Vec<String>,
+}

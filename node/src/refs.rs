@@ -1,0 +1,73 @@
+//! From the catalog's name of an object to the name under which it lies in a repository.
+
+use crate::{Failure, code};
+use pgmesh_raft::{ObjectRef, Replica, View};
+use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
+
+/// What the catalog knows of one object.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its name at rest, less the generation.
+    pub name: ObjectName,
+    /// The digest of its plaintext.
+    pub digest: Digest,
+    /// Its good replicas.
+    pub replicas: Vec<Replica>,
+    /// Its bytes as stored, less the envelope.
+    pub stored_length: u64,
+}
+
+/// Looks an object up; `None` when the catalog does not know it (any more).
+pub fn known(view: &View, object: &ObjectRef) -> Result<Option<Known>, Failure> {
+    let Some(stored) = view.object(object)? else { return Ok(None) };
+    let Some(name) = name(view, object, stored.digest)? else { return Ok(None) };
+    Ok(Some(Known { name, digest: stored.digest, replicas: stored.replicas, stored_length: stored.stored_length }))
+}
+
+/// The name at rest of an object with this digest.
+pub fn name(view: &View, object: &ObjectRef, digest: Digest) -> Result<Option<ObjectName>, Failure> {
+    let archive_id = |stanza, db| -> Result<_, Failure> {
+        Ok(view.stanza(stanza)?.and_then(|record| record.database(db).map(|database| database.archive_id())))
+    };
+    Ok(match object {
+        ObjectRef::Chunk(digest) => Some(ObjectName::Chunk(*digest)),
+        ObjectRef::Segment { stanza, db, file } => {
+            let file = file.parse().map_err(|error| {
+                Failure::new(code::FORMAT, format!("the catalog names a WAL file {file:?}")).because(error)
+            })?;
+            archive_id(stanza, *db)?
+                .map(|archive_id| ObjectName::Segment { stanza: stanza.clone(), archive_id, file, digest })
+        }
+        ObjectRef::Manifest { stanza, label } => {
+            Some(ObjectName::Manifest { stanza: stanza.clone(), label: label.clone(), digest })
+        }
+        ObjectRef::StanzaInfo { stanza, db } => archive_id(stanza, *db)?
+            .map(|archive_id| ObjectName::StanzaInfo { stanza: stanza.clone(), archive_id, digest }),
+    })
+}
+
+/// The repositories to write a new object to: all that are registered, from the first generation.
+pub fn targets(view: &View) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+    let all: Vec<_> = view.repositories()?.into_iter().map(|(key, _)| (key, Generation::FIRST)).collect();
+    if all.is_empty() {
+        return Err(Failure::new(code::REPO_INVALID, "the mesh has no repository")
+            .remedy("declare one in the node's file (repo1-path=…) and start the node again"));
+    }
+    Ok(all)
+}
+
+/// The catalog's name of what lies under a name at rest.
+pub fn object_ref(name: &ObjectName) -> ObjectRef {
+    match name {
+        ObjectName::Chunk(digest) => ObjectRef::Chunk(*digest),
+        ObjectName::Segment { stanza, archive_id, file, .. } => {
+            ObjectRef::Segment { stanza: stanza.clone(), db: archive_id.db, file: file.to_string() }
+        }
+        ObjectName::Manifest { stanza, label, .. } => {
+            ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() }
+        }
+        ObjectName::StanzaInfo { stanza, archive_id, .. } => {
+            ObjectRef::StanzaInfo { stanza: stanza.clone(), db: archive_id.db }
+        }
+    }
+}

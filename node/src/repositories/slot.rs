@@ -1,0 +1,167 @@
+//! One repository of this node: closed or opened, and how it does.
+
+use crate::health::Health;
+use crate::now_unix;
+use crate::protocol::HealthInfo;
+use crate::settings::RepositorySettings;
+use pgmesh_storage::{RepoKey, Repository, StoreError};
+use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// An opened repository, or why it is not.
+#[derive(Clone)]
+pub enum Opened {
+    /// It serves.
+    Open(Repository),
+    /// It could not be opened; tried again.
+    Closed {
+        /// In words.
+        why: String,
+        /// Unix seconds.
+        since: i64,
+    },
+    /// It will not be opened as this node's file stands: wrong passphrase, differing definition.
+    Refused {
+        /// In words, with the remedy.
+        why: String,
+    },
+}
+
+/// A repository of this node.
+pub struct Slot {
+    /// Its number.
+    pub key: RepoKey,
+    /// As this node's file defines it.
+    pub settings: RepositorySettings,
+    /// How long one request may take before the repository counts as silent.
+    pub io_timeout: Duration,
+    opened: Mutex<Opened>,
+    health: Mutex<Health>,
+}
+
+impl Slot {
+    /// A closed one.
+    pub fn new(key: RepoKey, settings: RepositorySettings, io_timeout: Duration) -> Self {
+        Self {
+            key,
+            settings,
+            io_timeout,
+            opened: Mutex::new(Opened::Closed { why: "it has not been opened yet".to_owned(), since: now_unix() }),
+            health: Mutex::new(Health::default()),
+        }
+    }
+
+    /// The state now.
+    pub fn opened(&self) -> Opened {
+        lock(&self.opened).clone()
+    }
+
+    /// Sets the state; "closed since" stays as it was while it stays closed.
+    pub fn set(&self, state: Opened) {
+        let mut opened = lock(&self.opened);
+        *opened = match (&*opened, state) {
+            (Opened::Closed { since, .. }, Opened::Closed { why, .. }) => Opened::Closed { why, since: *since },
+            (_, state) => state,
+        };
+    }
+
+    /// The repository, if it is open.
+    pub fn repository(&self) -> Option<Repository> {
+        match self.opened() {
+            Opened::Open(repository) => Some(repository),
+            Opened::Closed { .. } | Opened::Refused { .. } => None,
+        }
+    }
+
+    /// Whether requests should be sent there now.
+    pub fn admits(&self) -> bool {
+        self.repository().is_some() && lock(&self.health).admits(Instant::now())
+    }
+
+    /// Where it stands among replicas; lower is better.
+    pub fn rank(&self) -> (bool, u32, Duration) {
+        let (aside, failures, latency) = lock(&self.health).rank(Instant::now());
+        (aside || self.repository().is_none(), failures, latency)
+    }
+
+    /// For `info` and `check`.
+    pub fn health(&self) -> HealthInfo {
+        match self.opened() {
+            Opened::Open(_) => lock(&self.health).info(),
+            Opened::Closed { why, since } => HealthInfo::Down { since, why },
+            Opened::Refused { why } => HealthInfo::Refused { why },
+        }
+    }
+
+    /// Runs one request against the repository within `io-timeout`, and learns from its outcome.
+    pub async fn request<T, F>(&self, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let Some(repository) = self.repository() else {
+            return Err(SlotError::NotOpen { repo: self.key, why: describe(&self.opened()) });
+        };
+        let began = Instant::now();
+        let result = tokio::time::timeout(self.io_timeout, request(repository)).await;
+        match result {
+            Ok(Ok(value)) => {
+                lock(&self.health).succeeded(began.elapsed());
+                Ok(value)
+            }
+            Ok(Err(source)) => {
+                if source.is_of_the_repository() {
+                    lock(&self.health).failed(crate::failure::chain(&source), Instant::now(), now_unix());
+                }
+                Err(SlotError::Store { repo: self.key, source })
+            }
+            Err(_) => {
+                let error = SlotError::Silent { repo: self.key, limit: self.io_timeout };
+                lock(&self.health).failed(error.to_string(), Instant::now(), now_unix());
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Why a request to a repository failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SlotError {
+    /// It is not open.
+    #[error("repo{repo} is not open: {why}")]
+    NotOpen {
+        /// Which.
+        repo: RepoKey,
+        /// Why.
+        why: String,
+    },
+    /// It answered with an error.
+    #[error("repo{repo}")]
+    Store {
+        /// Which.
+        repo: RepoKey,
+        /// What it answered.
+        #[source]
+        source: StoreError,
+    },
+    /// It did not answer.
+    #[error("repo{repo} did not answer within {limit:?} (io-timeout)")]
+    Silent {
+        /// Which.
+        repo: RepoKey,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+fn describe(opened: &Opened) -> String {
+    match opened {
+        Opened::Open(_) => "it was opened just now".to_owned(),
+        Opened::Closed { why, .. } | Opened::Refused { why } => why.clone(),
+    }
+}
+
+/// A panic of another holder leaves nothing half-changed in these states: go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

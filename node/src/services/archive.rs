@@ -1,0 +1,340 @@
+//! Pushing and getting WAL.
+
+use crate::failure::chain;
+use crate::protocol::{GetSegment, PayloadHead, PushSegment, Pushed, SegmentReply};
+use crate::refs;
+use crate::settings::effective_ack;
+use crate::{Failure, Node, code};
+use bytes::Bytes;
+use pgmesh_postgres::{TimelineHistory, WalFileName, WalHeader};
+use pgmesh_raft::command::{self, NewReplica};
+use pgmesh_raft::{
+    Branch, CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord, StanzaRecord,
+    StoredObject, View,
+};
+use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
+use std::sync::Arc;
+
+/// How often a push is tried again when the catalog moved under it.
+const TRIES: usize = 4;
+
+impl Node {
+    /// Archives one WAL file: durable in `archive-ack` repositories and committed before it returns (invariant 1).
+    pub async fn push_segment(
+        &self,
+        actor: &str,
+        push: PushSegment,
+        body: Bytes,
+        held: Arc<crate::budget::Held>,
+    ) -> Result<Pushed, Failure> {
+        let file: WalFileName = push.file.parse().map_err(|error| {
+            Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", push.file))
+                .because(error)
+                .remedy("archive_command must pass %p")
+        })?;
+        let payload = joined(push.payload, body)?;
+        let suite = self.suite();
+        let (payload, plain) = tokio::task::spawn_blocking(move || {
+            let plain = payload.open(suite);
+            (payload, plain)
+        })
+        .await
+        .map_err(|error| Failure::new(code::ASSERT, "checking a WAL file").because(error))?;
+        let plain = plain.map_err(|error| {
+            Failure::new(code::CHECKSUM, format!("{file} did not arrive as it was sent")).because(error).again()
+        })?;
+        let branches = check_content(&push, &file, &plain)?;
+        drop(plain);
+        for _ in 0..TRIES {
+            match self.try_push(actor, &push, &file, &payload, &branches, &held).await {
+                Err(PushError::Moved) => {}
+                Err(PushError::Failed(failure)) => return Err(failure),
+                Ok(pushed) => return Ok(pushed),
+            }
+        }
+        Err(Failure::new(code::ARCHIVE_TIMEOUT, format!("the catalog kept changing while {file} was pushed")).again())
+    }
+
+    async fn try_push(
+        &self,
+        actor: &str,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+        branches: &[Branch],
+        held: &Arc<crate::budget::Held>,
+    ) -> Result<Pushed, PushError> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let checked_at = view.applied()?;
+        let (stanza, database) = current_database(&view, &push.stanza)?;
+        // Said before anything is written, so that a copy leaves no objects behind; decided again by the catalog.
+        if database.system_id != push.system_id {
+            let known = database.system_id;
+            return Err(Failure::from(Refusal::SystemIdDiffers {
+                stanza: push.stanza.clone(),
+                known,
+                given: push.system_id,
+            })
+            .into());
+        }
+        check_writer(&stanza, push, file)?;
+        let all = refs::targets(&view)?;
+        let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
+            .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
+        let known = view.segment(&push.stanza, database.id, file)?;
+        let (mut replicas, targets) = match &known {
+            Some(record) if record.object.digest != payload.digest => {
+                return Err(Failure::from(Refusal::Duplicate {
+                    stanza: push.stanza.clone(),
+                    file: *file,
+                    known: record.object.digest,
+                    given: payload.digest,
+                })
+                .into());
+            }
+            Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
+            Some(record) => (record.object.replicas.clone(), self.missing(&view, push, &database, record, &all)?),
+            None => (Vec::new(), all.clone()),
+        };
+        let name = ObjectName::Segment {
+            stanza: push.stanza.clone(),
+            archive_id: database.archive_id(),
+            file: *file,
+            digest: payload.digest,
+        };
+        let wanted = ack.saturating_sub(replicas.len());
+        let mut outcome = self.repositories.write(&name, payload, &targets, wanted, Some(held.clone())).await?;
+        replicas.extend(outcome.durable.iter().map(|written| written.replica));
+        replicas.sort_by_key(|replica| replica.repo);
+        let object = stored_object(payload, replicas);
+        let reply = self
+            .commit_push(actor, push, file, object.clone(), ack, checked_at, branches)
+            .await?;
+        let (already, replicas) = match reply {
+            Reply::Pushed { replicas } => (false, replicas),
+            Reply::AlreadyThere { replicas } => (true, replicas),
+            other => return Err(unexpected(&other).into()),
+        };
+        let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: push.file.clone() };
+        self.settle(object, payload.digest, &mut outcome);
+        Ok(pushed(already, &replicas, &all))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one field of the command")]
+    async fn commit_push(
+        &self,
+        actor: &str,
+        push: &PushSegment,
+        file: &WalFileName,
+        object: StoredObject,
+        ack: usize,
+        checked_at: LogIndex,
+        branches: &[Branch],
+    ) -> Result<Reply, PushError> {
+        let has_header = matches!(file, WalFileName::Segment(_) | WalFileName::Partial(_));
+        let command = Command::PushSegment(Box::new(command::PushSegment {
+            stanza: push.stanza.clone(),
+            file: *file,
+            object,
+            ack: u16::try_from(ack).unwrap_or(u16::MAX),
+            checked_at,
+            system_id: push.system_id,
+            instance: push.instance.clone(),
+            header_timeline: has_header.then_some(push.header_timeline),
+            branches: branches.to_vec(),
+        }));
+        match self.catalog.propose(actor, command).await {
+            Ok(reply) => Ok(reply),
+            Err(CatalogError::Refused(
+                Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+            )) => Err(PushError::Moved),
+            Err(error) => Err(Failure::from(error).into()),
+        }
+    }
+
+    /// The repositories that lack a known segment, each with the generation to write.
+    fn missing(
+        &self,
+        view: &View,
+        push: &PushSegment,
+        database: &Database,
+        record: &SegmentRecord,
+        all: &[(RepoKey, Generation)],
+    ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+        let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: push.file.clone() };
+        let lacking = all.iter().filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
+        lacking
+            .map(|(key, first)| {
+                let debt = view.debt(*key, &object)?;
+                Ok((*key, debt.map_or(*first, |debt| debt.generation)))
+            })
+            .collect()
+    }
+
+    /// Follows the writes that were still under way when the object was committed, and clears their debts.
+    pub(crate) fn settle(
+        &self,
+        object: ObjectRef,
+        digest: pgmesh_storage::Digest,
+        outcome: &mut crate::repositories::WriteOutcome,
+    ) {
+        let mut late = outcome.late.take();
+        if late.is_empty() {
+            if !outcome.owed.is_empty() {
+                self.repair.wake();
+            }
+            return;
+        }
+        let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
+        tokio::spawn(async move {
+            let session = match sessions.get().await {
+                Ok(session) => session,
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "late replicas stay owed");
+                    return;
+                }
+            };
+            while let Some(written) = late.next().await {
+                let replica = NewReplica { object: object.clone(), digest, replica: written.replica };
+                committer.replica(session.clone(), replica).await;
+            }
+            repair.wake();
+        });
+    }
+
+    /// Reads one WAL file. "Never archived" is the answer of a linearizable read (invariant 7).
+    pub async fn get_segment(&self, get: GetSegment) -> Result<(SegmentReply, Option<Bytes>), Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let stanza = view.stanza(&get.stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(get.stanza.clone())))?;
+        let database = match get.system_id {
+            None => stanza.current(),
+            Some(id) => stanza.databases.iter().rev().find(|database| database.system_id == id),
+        }
+        .ok_or_else(|| no_such_database(&get))?;
+        let object = ObjectRef::Segment { stanza: get.stanza.clone(), db: database.id, file: get.file.clone() };
+        let Some(known) = refs::known(&view, &object)? else {
+            return Ok((SegmentReply::NeverArchived, None));
+        };
+        let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
+        let source = self.read_known(&object, &known, &avoid).await?;
+        let reply =
+            SegmentReply::Found { payload: source.payload.head(), repo: source.repo.number() };
+        Ok((reply, Some(source.payload.bytes)))
+    }
+}
+
+/// What a push may end in, besides success.
+enum PushError {
+    /// The catalog moved since the look at it: look again.
+    Moved,
+    Failed(Failure),
+}
+
+impl From<Failure> for PushError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<pgmesh_raft::ReadError> for PushError {
+    fn from(error: pgmesh_raft::ReadError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The stanza and its current database, where it takes WAL.
+pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(StanzaRecord, Database), Failure> {
+    let record = view.stanza(stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(stanza.clone())))?;
+    if record.deleting {
+        return Err(Refusal::StanzaDeleting(stanza.clone()).into());
+    }
+    if let Some(reason) = &record.stopped {
+        return Err(Refusal::StanzaStopped { stanza: stanza.clone(), reason: reason.clone() }.into());
+    }
+    match record.current().cloned() {
+        Some(database) => Ok((record, database)),
+        None => Err(Failure::new(code::FORMAT, format!("the catalog's record of stanza {stanza} names no database"))),
+    }
+}
+
+fn check_writer(stanza: &StanzaRecord, push: &PushSegment, file: &WalFileName) -> Result<(), Failure> {
+    // A server that was promoted archives the old timeline's last segment as .partial: it is not that timeline's writer.
+    if !matches!(file, WalFileName::Segment(_)) {
+        return Ok(());
+    }
+    match stanza.writers.get(&file.timeline()) {
+        Some(writer) if writer.instance != push.instance => Err(Refusal::OtherWriter {
+            stanza: push.stanza.clone(),
+            timeline: file.timeline(),
+            known: writer.instance.clone(),
+            given: push.instance.clone(),
+        }
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a file's content against its name and the stanza; the branches of a history file.
+fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result<Vec<Branch>, Failure> {
+    let invalid = |error: &dyn std::error::Error| {
+        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says")).because(chain(error))
+    };
+    match file {
+        WalFileName::Segment(name) | WalFileName::Partial(name) => {
+            let header = WalHeader::parse(plain).map_err(|error| invalid(&error))?;
+            header.check(*name, plain.len() as u64).map_err(|error| invalid(&error))?;
+            if header.system_id != push.system_id {
+                return Err(Failure::new(
+                    code::ARCHIVE_MISMATCH,
+                    format!("{file} was written by cluster {}, not by {}", header.system_id, push.system_id),
+                ));
+            }
+            Ok(Vec::new())
+        }
+        WalFileName::History(timeline) => {
+            let history = TimelineHistory::parse(*timeline, plain).map_err(|error| invalid(&error))?;
+            Ok(history.entries.iter().map(|entry| Branch { parent: entry.parent, switch: entry.switch }).collect())
+        }
+        WalFileName::BackupHistory { .. } => Ok(Vec::new()),
+    }
+}
+
+pub(crate) fn stored_object(payload: &Payload, replicas: Vec<Replica>) -> StoredObject {
+    StoredObject {
+        digest: payload.digest,
+        plain_length: payload.plain_length,
+        stored_length: payload.bytes.len() as u64,
+        replicas,
+    }
+}
+
+fn already(record: &SegmentRecord, all: &[(RepoKey, Generation)]) -> Pushed {
+    pushed(true, &record.object.replicas, all)
+}
+
+fn pushed(already: bool, replicas: &[Replica], all: &[(RepoKey, Generation)]) -> Pushed {
+    let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.number()).collect();
+    let owed = all.iter().map(|(key, _)| key.number()).filter(|key| !durable.contains(key)).collect();
+    Pushed { already, durable, owed }
+}
+
+fn no_such_database(get: &GetSegment) -> Failure {
+    let given = get.system_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+    Failure::new(
+        code::ARCHIVE_MISMATCH,
+        format!("stanza {} has no database with system identifier {given}", get.stanza),
+    )
+    .remedy("check --stanza and pg1-path")
+}
+
+/// An answer that does not belong to the command.
+pub(crate) fn unexpected(reply: &Reply) -> Failure {
+    Failure::new(code::ASSERT, "the catalog gave an answer that does not belong to the command")
+        .because(format!("{reply:?}"))
+}
+
+/// A payload, once its body has arrived.
+pub(crate) fn joined(head: PayloadHead, body: Bytes) -> Result<Payload, Failure> {
+    Payload::from_parts(head, body)
+        .map_err(|error| Failure::new(code::PROTOCOL, "a body does not fit what was announced").because(error))
+}

@@ -1,0 +1,352 @@
+//! Taking backups: the stanza's lock, chunks, the commit.
+
+use crate::failure::chain;
+use crate::protocol::{
+    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks,
+};
+use crate::committer::ChunkCommit;
+use crate::refs;
+use crate::services::{current_database, joined, stored_object, unexpected};
+use crate::settings::effective_ack;
+use crate::{Failure, Node, code};
+use bytes::Bytes;
+use pgmesh_raft::command::{self, NewChunk};
+use pgmesh_raft::{
+    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, View,
+};
+use pgmesh_storage::{
+    BackupLabel, Digest, FileKind, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
+};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+/// How many missing chunks one answer names.
+const MISSING_NAMED: usize = 1000;
+/// How often a commit is tried again when the catalog moved under it.
+const TRIES: usize = 8;
+
+impl Node {
+    /// Opens a backup session and takes the stanza's lock.
+    pub async fn begin_backup(&self, actor: &str, begin: BeginBackup) -> Result<BackupBegun, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let (stanza, database) = current_database(&view, &begin.stanza)?;
+        if database.system_id != begin.system_id || database.version != begin.version {
+            return Err(Failure::new(
+                code::BACKUP_MISMATCH,
+                format!(
+                    "stanza {} is PostgreSQL {} with system identifier {}, the cluster here is PostgreSQL {} with {}",
+                    begin.stanza, database.version, database.system_id, begin.version, begin.system_id
+                ),
+            )
+            .remedy("check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'"));
+        }
+        // Invariant 12: a copy's backup would rest on the original's WAL.
+        if let Some((timeline, writer)) = stanza.writers.last_key_value()
+            && writer.instance != begin.instance
+        {
+            return Err(Refusal::OtherWriter {
+                stanza: begin.stanza.clone(),
+                timeline: *timeline,
+                known: writer.instance.clone(),
+                given: begin.instance.clone(),
+            }
+            .into());
+        }
+        let all = refs::targets(&view)?;
+        let ack = self.backup_ack(begin.backup_ack, all.len())?;
+        let prior = view.backups(&begin.stanza, None).last().transpose()?.map(|(label, _)| label);
+        let session = self.open_backup_session(actor, &begin, ack).await?;
+        let command = Command::BeginBackup {
+            stanza: begin.stanza.clone(),
+            session,
+            label: begin.label.clone(),
+            system_id: begin.system_id,
+        };
+        if let Err(error) = self.catalog.propose(actor, command).await {
+            self.end_session(actor, session, "the backup could not begin").await;
+            return Err(error.into());
+        }
+        Ok(BackupBegun {
+            session: session.0.0,
+            suite: self.suite(),
+            archive_id: database.archive_id(),
+            repositories: all.iter().map(|(key, _)| key.number()).collect(),
+            backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
+            prior,
+        })
+    }
+
+    fn backup_ack(&self, asked: Option<u16>, repositories: usize) -> Result<usize, Failure> {
+        effective_ack(asked.or(self.settings.backup_ack), repositories)
+            .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))
+    }
+
+    async fn open_backup_session(&self, actor: &str, begin: &BeginBackup, ack: usize) -> Result<SessionId, Failure> {
+        let command = Command::OpenSession {
+            kind: SessionKind::Backup,
+            stanza: Some(begin.stanza.clone()),
+            holder: begin.holder.clone(),
+            node: self.name.clone(),
+        };
+        match self.catalog.propose(actor, command).await? {
+            Reply::Session(session) => {
+                self.backups.began(session, ack);
+                Ok(session)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a session whose holder is gone or has given up; its backup lock goes with it.
+    pub async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
+        self.backups.ended(session);
+        let command = Command::ExpireSession { session, reason: reason.to_owned() };
+        if let Err(error) = self.catalog.propose(actor, command).await {
+            tracing::warn!(%session, error = %chain(&error), "a session could not be ended; it ends when the node starts again");
+        }
+    }
+
+    /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
+    pub fn query_chunks(&self, query: &QueryChunks) -> Result<Vec<bool>, Failure> {
+        if query.digests.len() > QUERY_LIMIT {
+            return Err(Failure::new(code::PROTOCOL, format!("more than {QUERY_LIMIT} chunks in one query")));
+        }
+        let ack = self.backups.ack(SessionId(LogIndex(query.session)))?;
+        let states = self.catalog.view().chunks(&query.digests)?;
+        Ok(states
+            .iter()
+            .map(|chunk| chunk.as_ref().is_some_and(|record| record.replicas.len() >= ack))
+            .collect())
+    }
+
+    /// Stores one chunk; returns when it is durable in `backup-ack` repositories and committed. The bytes at rest.
+    pub async fn put_chunk(&self, put: PutChunk, body: Bytes, held: Arc<crate::budget::Held>) -> Result<u64, Failure> {
+        let session = SessionId(LogIndex(put.session));
+        let ack = self.backups.ack(session)?;
+        let payload = joined(put.payload, body)?;
+        let length = u32::try_from(payload.plain_length)
+            .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
+        let mut first = None;
+        for _ in 0..TRIES {
+            let view = self.catalog.view();
+            let targets = chunk_targets(&view, payload.digest, first)?;
+            let name = ObjectName::Chunk(payload.digest);
+            let mut outcome = self.repositories.write(&name, &payload, &targets, ack, Some(held.clone())).await?;
+            let stored = outcome.durable.first().map_or(0, |written| written.stored);
+            let chunk = NewChunk {
+                digest: payload.digest,
+                length,
+                stored_length: u32::try_from(payload.bytes.len()).unwrap_or(u32::MAX),
+                replicas: outcome.durable.iter().map(|written| written.replica).collect(),
+            };
+            match self.committer.chunk(session, chunk).await? {
+                ChunkCommit::Done => {
+                    self.settle(ObjectRef::Chunk(payload.digest), payload.digest, &mut outcome);
+                    return Ok(stored);
+                }
+                ChunkCommit::Stale(generation) => first = Some(generation),
+            }
+        }
+        Err(Failure::new(code::ARCHIVE_TIMEOUT, "a chunk's name kept being deleted while it was written").again())
+    }
+
+    /// Commits a backup when all that it names is durable (invariant 4).
+    pub async fn commit_backup(
+        &self,
+        actor: &str,
+        commit: CommitBackup,
+        body: Bytes,
+        held: Arc<crate::budget::Held>,
+    ) -> Result<CommittedBackup, Failure> {
+        let session = SessionId(LogIndex(commit.session));
+        let ack = self.backups.ack(session)?;
+        let payload = joined(commit.manifest, body)?;
+        let suite = self.suite();
+        let plain = payload.open(suite).map_err(|error| {
+            Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent").because(error).again()
+        })?;
+        let root: ManifestRoot = serde_json::from_slice(&plain)
+            .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
+        check_root(&root, &commit.stanza, &commit.label)?;
+        for _ in 0..TRIES {
+            let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+            let checked_at = view.applied()?;
+            let sums = match self.check_chunks(&view, &root, ack).await? {
+                Checked::Missing(missing) => return Ok(CommittedBackup::Missing(missing)),
+                Checked::Whole(sums) => sums,
+            };
+            let targets = refs::targets(&view)?;
+            let name = ObjectName::Manifest {
+                stanza: commit.stanza.clone(),
+                label: commit.label.clone(),
+                digest: payload.digest,
+            };
+            let mut outcome = self.repositories.write(&name, &payload, &targets, ack, Some(held.clone())).await?;
+            let record = backup_record(&root, &payload, &outcome, &targets, sums);
+            let command = Command::CommitBackup(Box::new(command::CommitBackup {
+                stanza: commit.stanza.clone(),
+                session,
+                label: commit.label.clone(),
+                record,
+                ack: u16::try_from(ack).unwrap_or(u16::MAX),
+                checked_at,
+            }));
+            match self.catalog.propose(actor, command).await {
+                Ok(_) => {
+                    let object = ObjectRef::Manifest { stanza: commit.stanza.clone(), label: commit.label.clone() };
+                    self.settle(object, payload.digest, &mut outcome);
+                    self.end_session(actor, session, "the backup is committed").await;
+                    return Ok(CommittedBackup::Committed {
+                        durable: outcome.durable.iter().map(|written| written.replica.repo.number()).collect(),
+                        owed: outcome.owed.iter().map(|key| key.number()).collect(),
+                    });
+                }
+                Err(CatalogError::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Failure::new(code::RUNTIME, "chunks kept being deleted while the backup was committed").again())
+    }
+
+    /// Looks every chunk of a manifest up. Reads the manifest's parts one after the other (invariant 11).
+    async fn check_chunks(&self, view: &View, root: &ManifestRoot, ack: usize) -> Result<Checked, Failure> {
+        let mut missing = Vec::new();
+        let mut sums = Sums::default();
+        let part_digests: Vec<Digest> = root.parts.iter().map(|part| part.digest).collect();
+        look_up(view, &part_digests, ack, &mut missing, &mut sums)?;
+        if !missing.is_empty() {
+            return Ok(Checked::Missing(missing));
+        }
+        for part in &root.parts {
+            let digests = self.chunks_of_part(view, part.digest).await?;
+            look_up(view, &digests, ack, &mut missing, &mut sums)?;
+            if missing.len() >= MISSING_NAMED {
+                break;
+            }
+        }
+        Ok(if missing.is_empty() { Checked::Whole(sums) } else { Checked::Missing(missing) })
+    }
+
+    /// The distinct chunks that one part of a manifest names, sorted.
+    pub(crate) async fn chunks_of_part(&self, view: &View, part: Digest) -> Result<Vec<Digest>, Failure> {
+        let object = ObjectRef::Chunk(part);
+        let known = refs::known(view, &object)?
+            .ok_or_else(|| Failure::new(code::FILE_MISSING, "a part of the manifest is not there"))?;
+        let mut avoid = Vec::new();
+        loop {
+            let source = self.read_known(&object, &known, &avoid).await?;
+            match source.payload.open(self.suite()) {
+                Ok(plain) => return digests_of(&plain),
+                Err(error) if avoid.contains(&source.repo) => {
+                    return Err(Failure::new(code::CHECKSUM, "a part of the manifest is damaged everywhere").because(error));
+                }
+                Err(_) => avoid.push(source.repo),
+            }
+        }
+    }
+}
+
+fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
+    let entries = PartReader::entries(plain)
+        .map_err(|error| Failure::new(code::FORMAT, "a part of the manifest is not understood").because(error))?;
+    let mut digests = HashSet::new();
+    for entry in entries {
+        if let FileKind::File { extents, .. } = entry.kind {
+            digests.extend(extents.into_iter().map(|extent| extent.digest));
+        }
+    }
+    let mut digests: Vec<Digest> = digests.into_iter().collect();
+    digests.sort_unstable();
+    Ok(digests)
+}
+
+/// Stored bytes, per repository, of the chunks looked at.
+#[derive(Default)]
+struct Sums {
+    stored: BTreeMap<RepoKey, u64>,
+}
+
+enum Checked {
+    Whole(Sums),
+    Missing(Vec<Digest>),
+}
+
+fn look_up(
+    view: &View,
+    digests: &[Digest],
+    ack: usize,
+    missing: &mut Vec<Digest>,
+    sums: &mut Sums,
+) -> Result<(), Failure> {
+    for group in digests.chunks(QUERY_LIMIT) {
+        for (digest, chunk) in group.iter().zip(view.chunks(group)?) {
+            match chunk {
+                Some(record) if record.replicas.len() >= ack => {
+                    for replica in &record.replicas {
+                        *sums.stored.entry(replica.repo).or_default() += u64::from(record.stored_length);
+                    }
+                }
+                _ => missing.push(*digest),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a chunk is to be written: where it is not, each time under a name that is free.
+fn chunk_targets(
+    view: &View,
+    digest: Digest,
+    at_least: Option<Generation>,
+) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+    let object = ObjectRef::Chunk(digest);
+    let lowest = match view.chunk_states(&[digest])?.into_iter().next() {
+        Some(ChunkState::Absent { generation }) => generation.max(at_least.unwrap_or_default()),
+        _ => at_least.unwrap_or_default(),
+    };
+    refs::targets(view)?
+        .into_iter()
+        .map(|(key, _)| Ok((key, view.debt(key, &object)?.map_or(lowest, |debt| debt.generation.max(lowest)))))
+        .collect()
+}
+
+fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> Result<(), Failure> {
+    if root.stanza == *stanza && root.label == *label {
+        return Ok(());
+    }
+    Err(Failure::new(
+        code::PROTOCOL,
+        format!("the manifest is of backup {} of stanza {}, not of {label} of {stanza}", root.label, root.stanza),
+    ))
+}
+
+fn backup_record(
+    root: &ManifestRoot,
+    payload: &Payload,
+    outcome: &crate::repositories::WriteOutcome,
+    targets: &[(RepoKey, Generation)],
+    sums: Sums,
+) -> BackupRecord {
+    let replicas = outcome.durable.iter().map(|written| written.replica).collect();
+    BackupRecord {
+        db: root.archive_id.db,
+        started_at: root.time_start,
+        stopped_at: root.time_stop,
+        lsn_start: root.lsn_start,
+        lsn_stop: root.lsn_stop,
+        wal_start: root.wal_start,
+        wal_stop: root.wal_stop,
+        timeline: root.timeline,
+        size: root.size,
+        delta: root.delta,
+        stored: sums.stored,
+        stored_delta: targets.iter().map(|(key, _)| (*key, root.stored_delta)).collect(),
+        files: root.files,
+        page_errors: !root.errors.is_empty(),
+        annotations: root.annotations.clone(),
+        prior: root.prior.clone(),
+        references: root.references.clone(),
+        manifest: stored_object(payload, replicas),
+        program: root.program.clone(),
+    }
+}

@@ -1,0 +1,13 @@
+//! What the node does on request, one file a kind of request. The dispatch is in `server`.
+
+mod admin;
+mod archive;
+mod backup;
+mod info;
+mod read;
+mod repository;
+mod stanza;
+mod verify;
+
+pub(crate) use admin::CERTIFICATE_VALIDITY;
+pub(crate) use archive::{current_database, joined, stored_object, unexpected};

@@ -1,0 +1,102 @@
+//! Looking into one repository, and changing its definition.
+
+use crate::failure::chain;
+use crate::protocol::{ListRepository, PayloadHead, ReadRepository, RepositoryObject};
+use crate::repositories::Slot;
+use crate::{Failure, Node, code};
+use bytes::Bytes;
+use futures::TryStreamExt;
+use pgmesh_raft::Command;
+use pgmesh_storage::{Codec, Payload, RepoKey};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How many objects one listing names.
+const LISTED: usize = 100_000;
+
+impl Node {
+    fn open_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
+        self.repositories.slot(repo).ok_or_else(|| {
+            Failure::new(code::REPO_INVALID, format!("this node's file declares no repo{repo}"))
+                .remedy("'pgmesh info' lists the repositories there are")
+        })
+    }
+
+    /// Lists objects and folders.
+    pub async fn list_repository(&self, list: ListRepository) -> Result<Vec<RepositoryObject>, Failure> {
+        let slot = self.open_slot(list.repo)?;
+        let path = list.path.trim_matches('/').to_owned();
+        let (prefix, recurse) = (path.clone(), list.recurse);
+        let entries = slot
+            .request(|repository| async move {
+                let mut entries: BTreeMap<String, Option<u64>> = BTreeMap::new();
+                let mut objects = repository.list(&prefix);
+                while let Some(object) = objects.try_next().await? {
+                    let below = object.path.strip_prefix(&prefix).unwrap_or(&object.path).trim_start_matches('/');
+                    match below.split_once('/') {
+                        Some((folder, _)) if !recurse => entries.insert(format!("{folder}/"), None),
+                        _ => entries.insert(below.to_owned(), Some(object.size)),
+                    };
+                    if entries.len() >= LISTED {
+                        break;
+                    }
+                }
+                Ok(entries)
+            })
+            .await
+            .map_err(|error| unreadable(list.repo, &path, &error))?;
+        Ok(entries.into_iter().map(|(name, size)| RepositoryObject { name, size }).collect())
+    }
+
+    /// Reads an object: checked, decrypted and decompressed.
+    pub async fn read_repository(&self, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
+        let slot = self.open_slot(read.repo)?;
+        let path = read.path.trim_matches('/').to_owned();
+        let wanted = path.clone();
+        let content = slot
+            .request(|repository| async move { repository.read_by_path(&wanted).await })
+            .await
+            .map_err(|error| unreadable(read.repo, &path, &error))?;
+        let payload = Payload::pack(self.suite(), Codec::None, None, &content)
+            .map_err(|error| Failure::new(code::RUNTIME, format!("{path} cannot be sent")).because(error))?;
+        Ok((payload.head(), payload.bytes))
+    }
+
+    /// Makes this node's definition of a repository the mesh's. The options that changed.
+    pub async fn update_repository(&self, actor: &str, repo: RepoKey) -> Result<Vec<String>, Failure> {
+        let slot = self.open_slot(repo)?.clone();
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let record = view
+            .repository(repo)?
+            .ok_or_else(|| Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)))?;
+        let given = &slot.settings.definition;
+        let options: std::collections::BTreeSet<&String> = record.definition.keys().chain(given.keys()).collect();
+        let changed: Vec<String> = options
+            .into_iter()
+            .filter(|option| record.definition.get(*option) != given.get(*option))
+            .cloned()
+            .collect();
+        if !changed.is_empty() {
+            // It must be the same repository at its new place: nothing that the catalog counts on may be lost.
+            self.check_same_repository(&slot, &record).await?;
+            let command = Command::UpdateRepository {
+                repo,
+                definition: Some(given.clone()),
+                host: None,
+                wrapped_keys: None,
+            };
+            self.catalog.propose(actor, command).await?;
+        }
+        self.open_one(&slot).await;
+        Ok(changed)
+    }
+}
+
+fn unreadable(repo: RepoKey, path: &str, error: &crate::repositories::SlotError) -> Failure {
+    let code = match crate::repositories::condemns(error) {
+        Some(true) => code::FILE_MISSING,
+        Some(false) => code::CHECKSUM,
+        None => code::REPO_INVALID,
+    };
+    Failure::new(code, format!("repo{repo}: {path:?} cannot be read")).because(chain(error))
+}

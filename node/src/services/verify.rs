@@ -1,0 +1,460 @@
+//! Reading and checking everything: each object of each repository, each backup's chunks, each timeline's WAL.
+
+use crate::failure::chain;
+use crate::protocol::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::repositories::{BadReplica, Slot, SlotError, condemns};
+use crate::sessions::OpenSession;
+use crate::{Failure, Node, code, refs, wal_ranges};
+use futures::{StreamExt, TryStreamExt};
+use pgmesh_postgres::WalFileName;
+use pgmesh_raft::{ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
+use pgmesh_storage::{
+    BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Where events go; a closed receiver ends the verification at the next event.
+pub(crate) type VerifySink = mpsc::Sender<VerifyEvent>;
+
+/// Objects read at once from one repository.
+const READS_AT_ONCE: usize = 4;
+/// Objects between two progress events.
+const PROGRESS_EVERY: u64 = 64;
+
+/// What is being found out.
+struct Verification<'n> {
+    node: &'n Node,
+    request: VerifyRequest,
+    sink: VerifySink,
+    summary: VerifySummary,
+    /// Paths that cannot be used, per repository: what the backups' chunks are held against.
+    bad: BTreeMap<RepoKey, HashSet<String>>,
+    /// Repositories that could not be read to the end: nothing is said about what should be in them.
+    unreadable: BTreeSet<RepoKey>,
+}
+
+impl Node {
+    /// Verifies. Events go into `sink`; the last is `Done` or `Failed`.
+    pub(crate) async fn verify(&self, request: VerifyRequest, sink: VerifySink) {
+        let last = match self.run_verify(request, sink.clone()).await {
+            Ok(summary) => VerifyEvent::Done(summary),
+            Err(failure) => VerifyEvent::Failed(failure),
+        };
+        // Whoever asked may have gone.
+        let _ = sink.send(last).await;
+        self.repair.wake();
+    }
+
+    async fn run_verify(&self, request: VerifyRequest, sink: VerifySink) -> Result<VerifySummary, Failure> {
+        let holder = format!("node {}: verify", self.name);
+        let _session =
+            OpenSession::open(&self.catalog, &self.name, SessionKind::Verify, request.stanza.clone(), holder).await?;
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        if let Some(stanza) = &request.stanza
+            && view.stanza(stanza)?.is_none()
+        {
+            return Err(Refusal::UnknownStanza(stanza.clone()).into());
+        }
+        let slots: Vec<Arc<Slot>> = self
+            .repositories
+            .slots()
+            .filter(|slot| request.repo.is_none_or(|repo| slot.key.number() == repo))
+            .cloned()
+            .collect();
+        if slots.is_empty() {
+            return Err(Failure::new(code::REPO_INVALID, "this node's file declares no such repository"));
+        }
+        let mut verification = Verification {
+            node: self,
+            request,
+            sink,
+            summary: VerifySummary::default(),
+            bad: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+        };
+        for slot in &slots {
+            verification.repository(&view, slot).await?;
+        }
+        // A view of its own: what was found has been reported, and debts may have been paid meanwhile.
+        verification.stanzas(&view, &slots).await?;
+        Ok(verification.summary)
+    }
+
+    /// A backup's manifest root, read and checked; `None` when the catalog does not know it (any more).
+    pub(crate) async fn manifest_root(
+        &self,
+        view: &View,
+        stanza: &StanzaName,
+        label: &BackupLabel,
+    ) -> Result<Option<ManifestRoot>, Failure> {
+        let object = ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() };
+        let Some(known) = refs::known(view, &object)? else { return Ok(None) };
+        let source = self.read_known(&object, &known, &[]).await?;
+        let plain = source
+            .payload
+            .open(self.suite())
+            .map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
+        serde_json::from_slice(&plain)
+            .map(Some)
+            .map_err(|error| Failure::new(code::FORMAT, format!("{object} is not understood")).because(error))
+    }
+}
+
+impl Verification<'_> {
+    async fn found(&mut self, finding: Finding) -> Result<(), Failure> {
+        self.tell(VerifyEvent::Found(finding)).await
+    }
+
+    async fn tell(&self, event: VerifyEvent) -> Result<(), Failure> {
+        self.sink.send(event).await.map_err(|_| Failure::new(code::RUNTIME, "whoever asked for the verification has gone"))
+    }
+
+    /// Reads every object of one repository (invariant 6), and says which known ones are not there.
+    async fn repository(&mut self, view: &View, slot: &Arc<Slot>) -> Result<(), Failure> {
+        let Some(repository) = slot.repository() else {
+            return self.unreadable(slot.key, format!("{:?}", slot.health())).await;
+        };
+        for folder in self.folders() {
+            if let Err(error) = self.folder(view, slot.key, &repository, &folder).await? {
+                return self.unreadable(slot.key, error).await;
+            }
+        }
+        self.missing(view, slot.key, &repository).await
+    }
+
+    async fn unreadable(&mut self, repo: RepoKey, what: String) -> Result<(), Failure> {
+        self.unreadable.insert(repo);
+        self.found(Finding {
+            kind: FindingKind::Unreadable,
+            repo: Some(repo.number()),
+            stanza: None,
+            subject: format!("repo{repo}"),
+            what,
+        })
+        .await
+    }
+
+    /// A stanza's objects are in its folder, its chunks among all chunks.
+    fn folders(&self) -> Vec<String> {
+        match &self.request.stanza {
+            None => vec![String::new()],
+            Some(stanza) => vec![pgmesh_storage::prefix::stanza(stanza), "chunk".to_owned(), "pgmesh.key".to_owned()],
+        }
+    }
+
+    /// Reads all objects of a folder. The inner error ends the repository.
+    async fn folder(
+        &mut self,
+        view: &View,
+        repo: RepoKey,
+        repository: &Repository,
+        folder: &str,
+    ) -> Result<Result<(), String>, Failure> {
+        let mut objects = repository
+            .list(folder)
+            .map_ok(|listed| {
+                let repository = repository.clone();
+                async move {
+                    let checked = check_object(&repository, &listed.path).await;
+                    Ok((listed, checked))
+                }
+            })
+            .try_buffer_unordered(READS_AT_ONCE);
+        while let Some(next) = objects.next().await {
+            let (listed, checked) = match next {
+                Ok(next) => next,
+                Err(error) => return Ok(Err(chain(&error))),
+            };
+            self.summary.objects += 1;
+            self.summary.bytes += listed.length;
+            if self.summary.objects.is_multiple_of(PROGRESS_EVERY) {
+                let (objects, bytes) = (self.summary.objects, self.summary.bytes);
+                self.tell(VerifyEvent::Progress { objects, bytes }).await?;
+            }
+            match checked {
+                Ok(Some(name)) => self.referenced(view, repo, &name, &listed.path).await?,
+                Ok(None) => {}
+                Err(error) => match condemns(&error) {
+                    // Deleted between the listing and the reading: whether it should be there is asked below.
+                    Some(true) => {}
+                    Some(false) => self.damaged(repo, &listed.path, &chain(&error)).await?,
+                    None => return Ok(Err(chain(&error))),
+                },
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    async fn damaged(&mut self, repo: RepoKey, path: &str, what: &str) -> Result<(), Failure> {
+        self.bad.entry(repo).or_default().insert(path.to_owned());
+        let stanza = ObjectPath::parse(path).and_then(|path| path.stanza().map(ToString::to_string));
+        self.found(Finding {
+            kind: FindingKind::Damaged,
+            repo: Some(repo.number()),
+            stanza,
+            subject: path.to_owned(),
+            what: what.to_owned(),
+        })
+        .await
+    }
+
+    /// Says when nothing refers to a good object.
+    async fn referenced(&mut self, view: &View, repo: RepoKey, name: &ObjectName, path: &str) -> Result<(), Failure> {
+        let generation = ObjectPath::parse(path).map_or(Generation::FIRST, |path| path.generation());
+        let stored = view.object(&refs::object_ref(name))?;
+        let replica = Replica { repo, generation };
+        if stored.is_some_and(|stored| stored.digest == name.digest() && stored.replicas.contains(&replica)) {
+            return Ok(());
+        }
+        // It may have been committed since the view was taken.
+        let now = self.node.catalog.view().object(&refs::object_ref(name))?;
+        if now.is_some_and(|stored| stored.replicas.contains(&replica)) {
+            return Ok(());
+        }
+        self.found(Finding {
+            kind: FindingKind::Unreferenced,
+            repo: Some(repo.number()),
+            stanza: None,
+            subject: path.to_owned(),
+            what: "no backup or archive refers to it (left by an upload that was not finished)".to_owned(),
+        })
+        .await
+    }
+
+    /// What the catalog knows to be in a repository, and is not there.
+    async fn missing(&mut self, view: &View, repo: RepoKey, repository: &Repository) -> Result<(), Failure> {
+        let mut after: Option<Digest> = None;
+        loop {
+            let page = view.all_chunks(after.as_ref()).take(1024).collect::<Result<Vec<_>, _>>()?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (digest, record) in page {
+                if record.condemned.is_some() {
+                    continue;
+                }
+                let object = ObjectRef::Chunk(digest);
+                self.check_present(view, repo, repository, object, &record.replicas).await?;
+            }
+        }
+        for (stanza, record) in self.stanza_rows(view)? {
+            for database in &record.databases {
+                let object = ObjectRef::StanzaInfo { stanza: stanza.clone(), db: database.id };
+                self.check_present(view, repo, repository, object, &database.info.replicas).await?;
+                for row in view.segments(&stanza, database.id, None) {
+                    let (file, segment) = row?;
+                    let object =
+                        ObjectRef::Segment { stanza: stanza.clone(), db: database.id, file: file.to_string() };
+                    self.check_present(view, repo, repository, object, &segment.object.replicas).await?;
+                }
+            }
+            for row in view.backups(&stanza, None) {
+                let (label, backup) = row?;
+                let object = ObjectRef::Manifest { stanza: stanza.clone(), label };
+                self.check_present(view, repo, repository, object, &backup.manifest.replicas).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One object that the catalog knows: is it there, is it good? What is not is reported, so that it is repaired.
+    async fn check_present(
+        &mut self,
+        view: &View,
+        repo: RepoKey,
+        repository: &Repository,
+        object: ObjectRef,
+        replicas: &[Replica],
+    ) -> Result<(), Failure> {
+        let Some(replica) = replicas.iter().find(|replica| replica.repo == repo) else { return Ok(()) };
+        let Some(known) = refs::known(view, &object)? else { return Ok(()) };
+        let path = repository.path_of(&known.name, replica.generation).to_string();
+        if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
+            self.report(&object, *replica, false, "found by verify").await;
+            return Ok(());
+        }
+        match repository.stored_length(&known.name, replica.generation).await {
+            Ok(_) => Ok(()),
+            Err(pgmesh_storage::StoreError::NotFound { .. }) => {
+                self.bad.entry(repo).or_default().insert(path.clone());
+                self.report(&object, *replica, true, "verify did not find it").await;
+                self.found(Finding {
+                    kind: FindingKind::Missing,
+                    repo: Some(repo.number()),
+                    stanza: stanza_of(&object),
+                    subject: path,
+                    what: format!("{object} is in the catalog and not in the repository"),
+                })
+                .await
+            }
+            Err(error) => {
+                if self.unreadable.insert(repo) {
+                    return self.unreadable(repo, chain(&error)).await;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn report(&self, object: &ObjectRef, replica: Replica, missing: bool, what: &str) {
+        self.node.report_bad(object, &[BadReplica { replica, missing, what: what.to_owned() }]).await;
+    }
+
+    fn stanza_rows(&self, view: &View) -> Result<Vec<(StanzaName, StanzaRecord)>, Failure> {
+        let rows = view.stanzas(None).collect::<Result<Vec<_>, _>>()?;
+        Ok(rows
+            .into_iter()
+            .filter(|(name, record)| !record.deleting && self.request.stanza.as_ref().is_none_or(|only| only == name))
+            .collect())
+    }
+
+    async fn stanzas(&mut self, view: &View, slots: &[Arc<Slot>]) -> Result<(), Failure> {
+        for (stanza, record) in self.stanza_rows(view)? {
+            self.wal(view, &stanza, &record).await?;
+            for row in view.backups(&stanza, None) {
+                let (label, _) = row?;
+                self.summary.backups += 1;
+                self.backup(view, &stanza, &label, slots).await?;
+            }
+        }
+        for slot in slots {
+            let owed = view.counters(slot.key)?.debts;
+            if owed > 0 {
+                self.found(Finding {
+                    kind: FindingKind::Owed,
+                    repo: Some(slot.key.number()),
+                    stanza: None,
+                    subject: format!("repo{}", slot.key),
+                    what: format!("{owed} replicas are owed to it and are being made"),
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves one backup in each repository: its manifest, the parts, and every chunk they name.
+    async fn backup(
+        &mut self,
+        view: &View,
+        stanza: &StanzaName,
+        label: &BackupLabel,
+        slots: &[Arc<Slot>],
+    ) -> Result<(), Failure> {
+        let mut broken: BTreeMap<RepoKey, Vec<String>> = BTreeMap::new();
+        let object = ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() };
+        self.hold_against(view, &object, slots, &mut broken)?;
+        match self.node.manifest_root(view, stanza, label).await {
+            Ok(Some(root)) => {
+                for part in &root.parts {
+                    self.hold_against(view, &ObjectRef::Chunk(part.digest), slots, &mut broken)?;
+                    match self.node.chunks_of_part(view, part.digest).await {
+                        Ok(digests) => {
+                            for digest in digests {
+                                self.hold_against(view, &ObjectRef::Chunk(digest), slots, &mut broken)?;
+                            }
+                        }
+                        Err(failure) => broken_everywhere(&mut broken, slots, &failure),
+                    }
+                }
+            }
+            Ok(None) => return Ok(()),
+            Err(failure) => broken_everywhere(&mut broken, slots, &failure),
+        }
+        if !broken.is_empty() {
+            self.summary.damaged_backups.push(format!("{stanza}/{label}"));
+        }
+        for (repo, subjects) in broken {
+            let first = subjects.first().cloned().unwrap_or_default();
+            let elsewhere = "a copy of each in another repository is used for restores until it is repaired";
+            self.found(Finding {
+                kind: FindingKind::BackupDamaged,
+                repo: Some(repo.number()),
+                stanza: Some(stanza.to_string()),
+                subject: label.to_string(),
+                what: format!("{} objects that it needs are damaged or missing, the first: {first}; {elsewhere}, where there is one", subjects.len()),
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Whether an object that a backup needs is good in each repository. What is merely owed is no damage.
+    fn hold_against(
+        &self,
+        view: &View,
+        object: &ObjectRef,
+        slots: &[Arc<Slot>],
+        broken: &mut BTreeMap<RepoKey, Vec<String>>,
+    ) -> Result<(), Failure> {
+        let known = refs::known(view, object)?;
+        for slot in slots {
+            let repo = slot.key;
+            let Some(known) = &known else {
+                broken.entry(repo).or_default().push(format!("{object} is not in the catalog"));
+                continue;
+            };
+            let Some(replica) = known.replicas.iter().find(|replica| replica.repo == repo) else { continue };
+            let Some(repository) = slot.repository() else { continue };
+            let path = repository.path_of(&known.name, replica.generation).to_string();
+            if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
+                broken.entry(repo).or_default().push(path);
+            }
+        }
+        Ok(())
+    }
+
+    /// The archive's ranges and gaps on each timeline.
+    async fn wal(&mut self, view: &View, stanza: &StanzaName, record: &StanzaRecord) -> Result<(), Failure> {
+        for database in &record.databases {
+            let mut ranges = wal_ranges::Ranges::new(database.segment_size);
+            for row in view.segments(stanza, database.id, None) {
+                if let (WalFileName::Segment(name), _) = row? {
+                    self.summary.segments += 1;
+                    ranges.add(name);
+                }
+            }
+            for range in ranges.ranges() {
+                self.summary.archives.push(format!("{stanza} {}: {range}", database.archive_id()));
+            }
+            for gap in ranges.gaps() {
+                self.found(Finding {
+                    kind: FindingKind::WalGap,
+                    repo: None,
+                    stanza: Some(stanza.to_string()),
+                    subject: format!("{} to {}", gap.first, gap.last),
+                    what: format!("{} WAL segments are missing from archive {}: point-in-time recovery cannot cross them", gap.count, database.archive_id()),
+                })
+                .await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn broken_everywhere(broken: &mut BTreeMap<RepoKey, Vec<String>>, slots: &[Arc<Slot>], failure: &Failure) {
+    for slot in slots {
+        broken.entry(slot.key).or_default().push(failure.to_string());
+    }
+}
+
+fn stanza_of(object: &ObjectRef) -> Option<String> {
+    match object {
+        ObjectRef::Chunk(_) => None,
+        ObjectRef::Segment { stanza, .. } | ObjectRef::Manifest { stanza, .. } | ObjectRef::StanzaInfo { stanza, .. } => {
+            Some(stanza.to_string())
+        }
+    }
+}
+
+/// Checks one object to the last byte; its name where it has content.
+async fn check_object(repository: &Repository, path: &str) -> Result<Option<ObjectName>, SlotError> {
+    let store = |source| SlotError::Store { repo: RepoKey::FIRST, source };
+    match ObjectPath::parse(path).and_then(|parsed| parsed.kind()) {
+        Some(ObjectKind::Chunk | ObjectKind::Segment | ObjectKind::Manifest | ObjectKind::StanzaInfo) => {
+            repository.get_by_path(path).await.map(|(name, _)| Some(name)).map_err(store)
+        }
+        None => repository.verify_path(path).await.map(|_| None).map_err(store),
+    }
+}

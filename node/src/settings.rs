@@ -1,0 +1,135 @@
+//! What a node's configuration file says, typed.
+
+use pgmesh_storage::{Passphrase, RepoKey};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    /// `node-name`: unique in the mesh.
+    pub name: String,
+    /// `node-path`: the data directory; see [`Layout`].
+    pub path: PathBuf,
+    /// `node-listen`.
+    pub listen: SocketAddr,
+    /// `node-advertise`: where others reach it.
+    pub advertise: String,
+    /// `node-region`.
+    pub region: Option<String>,
+    /// The repositories that this node hosts or can reach.
+    pub repositories: BTreeMap<RepoKey, RepositorySettings>,
+    /// `archive-ack`; 2, or 1 where there is only one repository, where it is not set.
+    pub archive_ack: Option<u16>,
+    /// `backup-ack`; likewise.
+    pub backup_ack: Option<u16>,
+    /// `io-timeout`: how long one request to a repository may take.
+    pub io_timeout: Duration,
+    /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
+    pub buffer: u64,
+}
+
+/// One repository as a node's file defines it.
+#[derive(Debug, Clone)]
+pub struct RepositorySettings {
+    /// All options without the `repoN-` and without secrets: they go into the catalog.
+    pub definition: BTreeMap<String, String>,
+    /// `repoN-cipher-pass`; none where `cipher-type` is `none`.
+    pub passphrase: Option<Passphrase>,
+}
+
+impl RepositorySettings {
+    /// `repoN-type`.
+    pub fn kind(&self) -> &str {
+        self.definition.get("type").map_or("posix", String::as_str)
+    }
+
+    /// `repoN-cipher-type`.
+    pub fn cipher(&self) -> &str {
+        self.definition.get("cipher-type").map_or("none", String::as_str)
+    }
+
+    /// `repoN-path`.
+    pub fn path(&self) -> &str {
+        self.definition.get("path").map_or("/var/lib/pgmesh", String::as_str)
+    }
+}
+
+/// The folders of a node's data directory.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Of the data directory.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+
+    /// The mesh CA: certificate and key.
+    pub fn ca(&self) -> PathBuf {
+        self.root.join("ca")
+    }
+
+    /// The node's own certificate and key.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("identity")
+    }
+
+    /// The administrator's certificate and key.
+    pub fn admin(&self) -> PathBuf {
+        self.root.join("admin")
+    }
+
+    /// The catalog: Raft log and state.
+    pub fn catalog(&self) -> PathBuf {
+        self.root.join("catalog")
+    }
+
+    /// Locked while a node runs on it.
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("node.lock")
+    }
+
+    /// Written last by `node init`: the directory is whole.
+    pub fn marker(&self) -> PathBuf {
+        self.root.join("initialized")
+    }
+}
+
+/// How many repositories must have something before it is acknowledged: what was asked for, else 2, or 1 where there
+/// is only one; never more than there are.
+pub fn effective_ack(asked: Option<u16>, repositories: usize) -> Result<usize, String> {
+    match asked {
+        None => Ok(repositories.clamp(1, 2)),
+        Some(0) => Err("an ack of 0 would acknowledge what is nowhere durable".to_owned()),
+        Some(n) if usize::from(n) > repositories => {
+            Err(format!("{n} repositories are asked to acknowledge, and the mesh has {repositories}"))
+        }
+        Some(n) => Ok(usize::from(n)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::effective_ack;
+
+    #[test]
+    fn ack_defaults_to_two_and_never_exceeds_what_is_there() {
+        assert_eq!(effective_ack(None, 1), Ok(1));
+        assert_eq!(effective_ack(None, 2), Ok(2));
+        assert_eq!(effective_ack(None, 5), Ok(2));
+        assert_eq!(effective_ack(Some(1), 2), Ok(1));
+        assert_eq!(effective_ack(Some(3), 3), Ok(3));
+        assert!(effective_ack(Some(0), 2).is_err());
+        assert!(effective_ack(Some(3), 2).is_err());
+    }
+}

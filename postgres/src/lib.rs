@@ -1,0 +1,44 @@
+//! PostgreSQL's own formats, as far as a backup needs them.
+//!
+//! Formats only: no network, no runtime, no repositories. The layers, lowest first:
+//!
+//! 1. names and numbers: [`Lsn`], [`TimelineId`], [`SystemId`], [`PgVersion`], [`SegmentSize`], [`SegmentName`],
+//!    [`WalFileName`];
+//! 2. small files: [`WalHeader`], [`TimelineHistory`], [`ControlFile`], [`BackupLabel`], [`PostmasterPid`];
+//! 3. the data directory: [`page`], [`RelationFile`], [`walk`], [`instance_fingerprint`];
+//! 4. what a restore writes: [`RecoverySettings`], [`ManifestWriter`].
+//!
+//! Nothing that comes from a disk is trusted: every parser takes any bytes and answers with a value or an error. What differs
+//! between PostgreSQL's versions is asked of [`PgVersion`].
+
+mod backup_label;
+mod backup_manifest;
+mod control;
+mod fields;
+mod fingerprint;
+mod lsn;
+pub mod page;
+mod postmaster;
+mod recovery;
+mod relation;
+mod segment;
+mod timeline_history;
+mod version;
+mod wal_file_name;
+mod wal_header;
+mod walk;
+
+pub use backup_label::{BackupLabel, BackupLabelError};
+pub use backup_manifest::{ManifestFile, ManifestWriter, WalRange};
+pub use control::{ClusterState, ControlFile, ControlFileError, WalLevel};
+pub use fingerprint::{FingerprintError, instance_fingerprint};
+pub use lsn::{Lsn, ParseLsnError, ParseNumberError, SystemId, TimelineId};
+pub use postmaster::{PostmasterPid, PostmasterPidError};
+pub use recovery::{RecoverySettings, RecoverySettingsError, RecoveryTarget, TargetAction};
+pub use relation::{BLOCKS_PER_SEGMENT, DEFAULT_TABLESPACE, Fork, GLOBAL_TABLESPACE, RelationFile, is_checksummed};
+pub use segment::{ParseSegmentNameError, SegmentName, SegmentSize, SegmentSizeError};
+pub use timeline_history::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError};
+pub use version::{PgVersion, UnsupportedVersion};
+pub use wal_file_name::{ParseWalFileNameError, WalFileName};
+pub use wal_header::{WalHeader, WalHeaderError};
+pub use walk::{ClusterTree, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions, walk};

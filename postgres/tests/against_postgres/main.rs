@@ -1,0 +1,7 @@
+//! The formats of this crate against the installed PostgreSQL, which is their oracle.
+
+#![allow(clippy::unwrap_used)] // A panic is how a test fails.
+
+mod cluster;
+mod formats;
+mod walking;

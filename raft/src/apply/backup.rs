@@ -1,0 +1,281 @@
+//! Backups: invariant 4.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::{SegmentName, SystemId, WalFileName};
+use pgmesh_storage::{BackupLabel, DbId, StanzaName};
+
+use super::objects::{Found, discard, need_replicas, need_session, place_new, withdrawn};
+use super::{Base, Outcome, Step, stanza};
+use crate::command::CommitBackup;
+use crate::error::ReadError;
+use crate::key;
+use crate::model::{
+    BackupRecord, Database, ObjectRef, RunningBackup, SegmentRecord, SessionId, SessionKind,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+
+pub(super) fn begin<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    session: SessionId,
+    label: BackupLabel,
+    system_id: SystemId,
+) -> Outcome {
+    let (mut owner, db) = stanza::need_active(step, name)?;
+    let record = need_session(step, session)?;
+    if record.kind != SessionKind::Backup || record.stanza.as_ref() != Some(name) {
+        return Err(not_begun(name, session, &label));
+    }
+    // Invariant 12: only backups of the stanza's cluster.
+    if system_id != db.system_id {
+        return Err(Refusal::SystemIdDiffers {
+            stanza: name.clone(),
+            known: db.system_id,
+            given: system_id,
+        }
+        .into());
+    }
+    if let Some(running) = &owner.backup {
+        if running.session == session && running.label == label {
+            return Ok(Reply::Done);
+        }
+        return Err(Refusal::BackupRunning {
+            stanza: name.clone(),
+            session: running.session,
+            label: running.label.clone(),
+        }
+        .into());
+    }
+    if let Some(last) = last_label(step, name)?
+        && label <= last
+    {
+        return Err(Refusal::LabelNotLater {
+            stanza: name.clone(),
+            last,
+            given: label,
+        }
+        .into());
+    }
+    owner.backup = Some(RunningBackup {
+        session,
+        label,
+        began_at: step.at,
+    });
+    stanza::put(step, name, &owner);
+    Ok(Reply::Done)
+}
+
+fn last_label<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+) -> Result<Option<BackupLabel>, ReadError> {
+    let prefix = key::stanza_prefix(name);
+    let mut last = None;
+    for row in step.txn.scan(Table::Backups, &prefix, &prefix) {
+        last = key::read_backup(&row?.0).map(|(_, label)| label);
+    }
+    Ok(last)
+}
+
+fn not_begun(name: &StanzaName, session: SessionId, label: &BackupLabel) -> super::Stop {
+    Refusal::BackupNotBegun {
+        stanza: name.clone(),
+        session,
+        label: label.clone(),
+    }
+    .into()
+}
+
+pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) -> Outcome {
+    let CommitBackup {
+        stanza: name,
+        session,
+        label,
+        mut record,
+        ack,
+        checked_at,
+    } = commit;
+    let key = key::backup(&name, &label);
+    let committed: Option<BackupRecord> = step.txn.record(Table::Backups, &key)?;
+    if committed.is_some_and(|known| known.manifest.digest == record.manifest.digest) {
+        return Ok(Reply::Done);
+    }
+    let (mut owner, db) = stanza::need_active(step, &name)?;
+    need_session(step, session)?;
+    let holds_lock = owner
+        .backup
+        .as_ref()
+        .is_some_and(|running| running.session == session && running.label == label);
+    if !holds_lock || record.db != db.id {
+        return Err(not_begun(&name, session, &label));
+    }
+    // Invariants 4 and 5: what was counted as durable must not have been condemned or withdrawn since.
+    let withdrawn = withdrawn(step)?;
+    if withdrawn > checked_at {
+        return Err(Refusal::Recheck { since: withdrawn }.into());
+    }
+    need_references(step, &name, &record)?;
+    need_wal(step, &name, &db, &record)?;
+    let object = ObjectRef::Manifest {
+        stanza: name.clone(),
+        label: label.clone(),
+    };
+    record.manifest.replicas = place_new(step, &object, &record.manifest)?;
+    need_replicas(&record.manifest.replicas, ack)?;
+    owner.backup = None;
+    stanza::put(step, &name, &owner);
+    step.audit(format!("backup {label} of stanza {name} committed"));
+    step.txn.put(Table::Backups, key, &record);
+    Ok(Reply::Done)
+}
+
+fn need_references<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    record: &BackupRecord,
+) -> Outcome<()> {
+    for label in record.prior.iter().chain(&record.references) {
+        let key = key::backup(name, label);
+        if step.txn.get(Table::Backups, &key)?.is_none() {
+            return Err(Refusal::UnknownBackup {
+                stanza: name.clone(),
+                label: label.clone(),
+            }
+            .into());
+        }
+    }
+    Ok(())
+}
+
+/// Invariant 4: the WAL from start to stop is archived, without a gap.
+fn need_wal<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    db: &Database,
+    record: &BackupRecord,
+) -> Outcome<()> {
+    let (start, stop) = (record.wal_start, record.wal_stop);
+    let on_timeline = start.timeline == record.timeline && stop.timeline == record.timeline;
+    if !on_timeline || start > stop {
+        return Err(Refusal::WalRange { start, stop }.into());
+    }
+    match first_missing(step, name, db, start, stop)? {
+        Some(segment) => Err(Refusal::WalMissing {
+            stanza: name.clone(),
+            segment,
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+fn first_missing<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    db: &Database,
+    start: SegmentName,
+    stop: SegmentName,
+) -> Result<Option<SegmentName>, ReadError> {
+    let mut expected = start;
+    let from = key::segment(name, db.id, &start.to_string());
+    for row in step.txn.scan(Table::Segments, &from, &key::segments(name, db.id)) {
+        let (key, bytes) = row?;
+        let Some(segment) = complete_segment(&key, db.id) else {
+            continue;
+        };
+        if segment != expected {
+            break;
+        }
+        let record: SegmentRecord = crate::value::decode(Table::Segments, &key, &bytes)?;
+        if record.object.replicas.is_empty() {
+            break;
+        }
+        if segment == stop {
+            return Ok(None);
+        }
+        expected = expected.next(db.segment_size);
+    }
+    Ok(Some(expected))
+}
+
+fn complete_segment(key: &[u8], wanted: DbId) -> Option<SegmentName> {
+    match key::read_segment(key)? {
+        ObjectRef::Segment {
+            db,
+            file: WalFileName::Segment(name),
+            ..
+        } if db == wanted => Some(name),
+        _ => None,
+    }
+}
+
+fn need_backup<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+) -> Outcome<BackupRecord> {
+    let record = step
+        .txn
+        .record(Table::Backups, &key::backup(name, label))?
+        .ok_or_else(|| Refusal::UnknownBackup {
+            stanza: name.clone(),
+            label: label.clone(),
+        })?;
+    Ok(record)
+}
+
+pub(super) fn annotate<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+    annotations: BTreeMap<String, String>,
+) -> Outcome {
+    let mut record = need_backup(step, name, label)?;
+    for (key, value) in annotations {
+        if value.is_empty() {
+            record.annotations.remove(&key);
+        } else {
+            record.annotations.insert(key, value);
+        }
+    }
+    step.audit(format!("annotations of backup {label} of stanza {name} changed"));
+    step.txn
+        .put(Table::Backups, key::backup(name, label), &record);
+    Ok(Reply::Done)
+}
+
+pub(super) fn remove<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+) -> Outcome {
+    let record = need_backup(step, name, label)?;
+    let prefix = key::stanza_prefix(name);
+    for row in step.txn.records::<BackupRecord>(Table::Backups, &prefix) {
+        let (key, other) = row?;
+        if other.prior.as_ref() == Some(label) || other.references.contains(label) {
+            let needed_by = key::read_backup(&key).map_or(label.clone(), |(_, label)| label);
+            return Err(Refusal::BackupNeeded {
+                stanza: name.clone(),
+                label: label.clone(),
+                needed_by,
+            }
+            .into());
+        }
+    }
+    let object = ObjectRef::Manifest {
+        stanza: name.clone(),
+        label: label.clone(),
+    };
+    let found = Found {
+        object: record.manifest,
+        archive: None,
+    };
+    discard(step, &object, &found)?;
+    step.audit(format!("backup {label} of stanza {name} removed"));
+    step.txn.delete(Table::Backups, key::backup(name, label));
+    Ok(Reply::Done)
+}

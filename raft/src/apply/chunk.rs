@@ -1,0 +1,135 @@
+//! The chunk index.
+
+use super::objects::{Found, find, need_session, place_more, place_new, stale, throw_away};
+use super::{Base, Outcome, Step};
+use crate::command::NewChunk;
+use crate::error::ReadError;
+use crate::key;
+use crate::model::{ChunkRecord, Debt, Garbage, ObjectRef, SessionId, StoredObject};
+use crate::refusal::{Refusal, StaleGeneration};
+use crate::reply::Reply;
+use crate::table::Table;
+
+pub(super) fn add<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    session: SessionId,
+    chunks: Vec<NewChunk>,
+) -> Outcome {
+    // Invariant 5: the session is what keeps the uploaded objects from being deleted before this step.
+    need_session(step, session)?;
+    let mut all_stale = Vec::new();
+    for chunk in chunks {
+        all_stale.extend(add_one(step, &chunk)?);
+    }
+    if all_stale.is_empty() {
+        Ok(Reply::Done)
+    } else {
+        Err(Refusal::StaleGenerations(all_stale).into())
+    }
+}
+
+fn add_one<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    chunk: &NewChunk,
+) -> Outcome<Option<StaleGeneration>> {
+    let object = ObjectRef::Chunk(chunk.digest);
+    match find(step.txn, &object)? {
+        Some(known) => add_to_known(step, chunk, &object, &known),
+        None => {
+            throw_away_condemned(step, chunk, &object)?;
+            if let Some(stale) = stale(step, &object, chunk.digest, &chunk.replicas)? {
+                return Ok(Some(stale));
+            }
+            let given = StoredObject {
+                digest: chunk.digest,
+                plain_length: u64::from(chunk.length),
+                stored_length: u64::from(chunk.stored_length),
+                replicas: chunk.replicas.clone(),
+            };
+            let record = ChunkRecord {
+                length: chunk.length,
+                stored_length: chunk.stored_length,
+                replicas: place_new(step, &object, &given)?,
+                condemned: None,
+            };
+            if record.replicas.is_empty() {
+                return Err(Refusal::TooFewReplicas { have: 0, need: 1 }.into());
+            }
+            step.txn
+                .put(Table::Chunks, key::chunk(&chunk.digest), &record);
+            Ok(None)
+        }
+    }
+}
+
+fn add_to_known<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    chunk: &NewChunk,
+    object: &ObjectRef,
+    known: &Found,
+) -> Outcome<Option<StaleGeneration>> {
+    let key = key::chunk(&chunk.digest);
+    let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
+        return Ok(None);
+    };
+    if record.length != chunk.length {
+        return Err(Refusal::LengthDiffers {
+            digest: chunk.digest,
+            known: record.length,
+            given: chunk.length,
+        }
+        .into());
+    }
+    let (_, replicas) = place_more(step, object, known, &chunk.replicas)?;
+    if replicas.is_empty() {
+        return Ok(Some(StaleGeneration {
+            digest: chunk.digest,
+            generation: highest_owed(step, chunk, object)?,
+        }));
+    }
+    record.replicas = replicas;
+    step.txn.put(Table::Chunks, key, &record);
+    Ok(None)
+}
+
+/// The generation that satisfies the debts of all repositories that the chunk was offered in.
+fn highest_owed<B: Base>(
+    step: &Step<'_, '_, B>,
+    chunk: &NewChunk,
+    object: &ObjectRef,
+) -> Result<pgmesh_storage::Generation, ReadError> {
+    let mut generation = pgmesh_storage::Generation::FIRST;
+    for replica in &chunk.replicas {
+        let key = key::debt(replica.repo, object);
+        if let Some(debt) = step.txn.record::<Debt>(Table::Debts, &key)? {
+            generation = generation.max(debt.generation);
+        }
+    }
+    Ok(generation)
+}
+
+/// Invariant 5: a condemned chunk is not revived. Its objects stay condemned, as garbage, and the upload is a new
+/// generation under another name.
+fn throw_away_condemned<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    chunk: &NewChunk,
+    object: &ObjectRef,
+) -> Result<(), ReadError> {
+    let key = key::chunk(&chunk.digest);
+    let Some(old) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
+        return Ok(());
+    };
+    if let Some(since) = old.condemned {
+        let garbage = Garbage {
+            since,
+            digest: chunk.digest,
+            archive: None,
+        };
+        for replica in old.replicas {
+            throw_away(step, object, replica, &garbage);
+        }
+        step.txn.delete(Table::Condemned, key.clone());
+        step.txn.delete(Table::Chunks, key);
+    }
+    Ok(())
+}

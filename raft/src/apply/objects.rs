@@ -1,0 +1,464 @@
+//! Objects and where they are: replicas, debts, garbage, and the counters over them.
+//!
+//! For every object that is known and every registered repository there is either a replica or a debt, never both
+//! (but for a repository whose backfill has not come to the object yet).
+
+use pgmesh_storage::{ArchiveId, Digest, Generation, RepoKey};
+
+use super::{Base, Outcome, Step};
+use crate::command::NewReplica;
+use crate::error::ReadError;
+use crate::key::{self, KeyReader};
+use crate::model::{
+    BackupRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, LogIndex, ObjectRef, Replica,
+    RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord,
+    StoredObject,
+};
+use crate::refusal::{Refusal, StaleGeneration};
+use crate::reply::Reply;
+use crate::table::Table;
+
+/// A known object, and the archive that its name mentions.
+pub(crate) struct Found {
+    pub(crate) object: StoredObject,
+    pub(crate) archive: Option<ArchiveId>,
+}
+
+/// Looks an object up, whatever its kind. Condemned chunks are not found (invariant 5).
+pub(crate) fn find<B: Base>(base: &B, object: &ObjectRef) -> Result<Option<Found>, ReadError> {
+    let found = match object {
+        ObjectRef::Chunk(digest) => base
+            .record::<ChunkRecord>(Table::Chunks, &key::chunk(digest))?
+            .filter(|chunk| chunk.condemned.is_none())
+            .map(|chunk| Found {
+                object: StoredObject {
+                    digest: *digest,
+                    plain_length: u64::from(chunk.length),
+                    stored_length: u64::from(chunk.stored_length),
+                    replicas: chunk.replicas,
+                },
+                archive: None,
+            }),
+        ObjectRef::Segment { stanza, db, file } => {
+            let key = key::segment(stanza, *db, &file.to_string());
+            let record = base.record::<SegmentRecord>(Table::Segments, &key)?;
+            let owner = base.record::<StanzaRecord>(Table::Stanzas, &key::stanza(stanza))?;
+            let archive = owner.and_then(|owner| owner.database(*db).map(|db| db.archive_id()));
+            record.map(|record| Found {
+                object: record.object,
+                archive,
+            })
+        }
+        ObjectRef::Manifest { stanza, label } => base
+            .record::<BackupRecord>(Table::Backups, &key::backup(stanza, label))?
+            .map(|backup| Found {
+                object: backup.manifest,
+                archive: None,
+            }),
+        ObjectRef::StanzaInfo { stanza, db } => {
+            let owner = base.record::<StanzaRecord>(Table::Stanzas, &key::stanza(stanza))?;
+            owner.and_then(|owner| {
+                owner.database(*db).map(|database| Found {
+                    object: database.info.clone(),
+                    archive: Some(database.archive_id()),
+                })
+            })
+        }
+    };
+    Ok(found)
+}
+
+/// Writes an object's replicas into its record.
+fn set_replicas<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    replicas: Vec<Replica>,
+) -> Result<(), ReadError> {
+    match object {
+        ObjectRef::Chunk(digest) => {
+            let key = key::chunk(digest);
+            if let Some(mut chunk) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? {
+                chunk.replicas = replicas;
+                step.txn.put(Table::Chunks, key, &chunk);
+            }
+        }
+        ObjectRef::Segment { stanza, db, file } => {
+            let key = key::segment(stanza, *db, &file.to_string());
+            if let Some(mut segment) = step.txn.record::<SegmentRecord>(Table::Segments, &key)? {
+                segment.object.replicas = replicas;
+                step.txn.put(Table::Segments, key, &segment);
+            }
+        }
+        ObjectRef::Manifest { stanza, label } => {
+            let key = key::backup(stanza, label);
+            if let Some(mut backup) = step.txn.record::<BackupRecord>(Table::Backups, &key)? {
+                backup.manifest.replicas = replicas;
+                step.txn.put(Table::Backups, key, &backup);
+            }
+        }
+        ObjectRef::StanzaInfo { stanza, db } => {
+            let key = key::stanza(stanza);
+            if let Some(mut owner) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)? {
+                for database in owner.databases.iter_mut().filter(|known| known.id == *db) {
+                    database.info.replicas.clone_from(&replicas);
+                }
+                step.txn.put(Table::Stanzas, key, &owner);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The lowest generation above all of `held` and of the object's garbage: its object name is free everywhere.
+pub(crate) fn free_generation<B: Base>(
+    base: &B,
+    object: &ObjectRef,
+    held: &[Replica],
+) -> Result<Generation, ReadError> {
+    let held = held.iter().map(|replica| replica.generation.next()).max();
+    let mut free = held.unwrap_or_default();
+    let prefix = key::object(object);
+    for row in base.scan(Table::Garbage, &prefix, &prefix) {
+        let (key, _) = row?;
+        let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
+            table: Table::Garbage,
+            key: hex::encode(&key),
+        })?;
+        free = free.max(garbage.generation.next());
+    }
+    Ok(free)
+}
+
+/// The oldest open session.
+pub(crate) fn oldest_session<B: Base>(base: &B) -> Result<Option<SessionId>, ReadError> {
+    let Some(row) = base.scan(Table::Sessions, &[], &[]).next() else {
+        return Ok(None);
+    };
+    let (key, _) = row?;
+    let index = KeyReader::new(&key).index();
+    let index = index.ok_or_else(|| ReadError::MalformedKey {
+        table: Table::Sessions,
+        key: hex::encode(&key),
+    })?;
+    Ok(Some(SessionId(index)))
+}
+
+pub(super) fn need_session<B: Base>(
+    step: &Step<'_, '_, B>,
+    session: SessionId,
+) -> Outcome<SessionRecord> {
+    let record = step
+        .txn
+        .record(Table::Sessions, &key::session(session))?
+        .ok_or(Refusal::SessionEnded(session))?;
+    Ok(record)
+}
+
+pub(super) fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<RepoKey>, ReadError> {
+    step.txn
+        .scan(Table::Repositories, &[], &[])
+        .map(|row| {
+            let (key, _) = row?;
+            KeyReader::new(&key)
+                .repository()
+                .ok_or_else(|| ReadError::MalformedKey {
+                    table: Table::Repositories,
+                    key: hex::encode(&key),
+                })
+        })
+        .collect()
+}
+
+pub(super) fn need_repository<B: Base>(
+    step: &Step<'_, '_, B>,
+    repo: RepoKey,
+) -> Outcome<RepositoryRecord> {
+    let record = step
+        .txn
+        .record(Table::Repositories, &key::repository(repo))?
+        .ok_or(Refusal::UnknownRepository(repo))?;
+    Ok(record)
+}
+
+fn count<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    change: impl FnOnce(&mut RepositoryCounters),
+) -> Result<(), ReadError> {
+    let key = key::repository(repo);
+    let mut counters: RepositoryCounters =
+        step.txn.record(Table::Counters, &key)?.unwrap_or_default();
+    change(&mut counters);
+    step.txn.put(Table::Counters, key, &counters);
+    Ok(())
+}
+
+fn count_replica<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    bytes: u64,
+) -> Result<(), ReadError> {
+    count(step, repo, |counters| {
+        counters.objects += 1;
+        counters.bytes += bytes;
+    })
+}
+
+fn uncount_replica<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    bytes: u64,
+) -> Result<(), ReadError> {
+    count(step, repo, |counters| {
+        counters.objects = counters.objects.saturating_sub(1);
+        counters.bytes = counters.bytes.saturating_sub(bytes);
+    })
+}
+
+pub(super) fn owe<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    object: &ObjectRef,
+    debt: &Debt,
+) -> Result<(), ReadError> {
+    step.txn.put(Table::Debts, key::debt(repo, object), debt);
+    count(step, repo, |counters| {
+        counters.debts += 1;
+        counters.debt_bytes += debt.bytes;
+    })
+}
+
+fn settle<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    object: &ObjectRef,
+) -> Result<(), ReadError> {
+    let key = key::debt(repo, object);
+    if let Some(debt) = step.txn.record::<Debt>(Table::Debts, &key)? {
+        step.txn.delete(Table::Debts, key);
+        count(step, repo, |counters| {
+            counters.debts = counters.debts.saturating_sub(1);
+            counters.debt_bytes = counters.debt_bytes.saturating_sub(debt.bytes);
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn throw_away<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    replica: Replica,
+    garbage: &Garbage,
+) {
+    let key = GarbageKey {
+        object: object.clone(),
+        repo: replica.repo,
+        generation: replica.generation,
+    };
+    step.txn.put(Table::Garbage, key::garbage(&key), garbage);
+}
+
+/// Invariant 5: says which generation must be used instead, if one of `given` lies under a name that may be deleted
+/// any moment.
+pub(super) fn stale<B: Base>(
+    step: &Step<'_, '_, B>,
+    object: &ObjectRef,
+    digest: Digest,
+    given: &[Replica],
+) -> Result<Option<StaleGeneration>, ReadError> {
+    let generation = free_generation(step.txn, object, &[])?;
+    let is_stale = given.iter().any(|replica| replica.generation < generation);
+    Ok(is_stale.then_some(StaleGeneration { digest, generation }))
+}
+
+/// Takes in the replicas of an object that was not known, and owes it to all other repositories. Returns the replicas
+/// that its record is to have.
+pub(super) fn place_new<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    given: &StoredObject,
+) -> Outcome<Vec<Replica>> {
+    if let Some(stale) = stale(step, object, given.digest, &given.replicas)? {
+        return Err(Refusal::StaleGenerations(vec![stale]).into());
+    }
+    for replica in &given.replicas {
+        need_repository(step, replica.repo)?;
+    }
+    let generation = free_generation(step.txn, object, &[])?;
+    let mut replicas = Vec::new();
+    for repo in repositories(step)? {
+        if let Some(replica) = given.replicas.iter().find(|replica| replica.repo == repo) {
+            replicas.push(*replica);
+            count_replica(step, repo, given.stored_length)?;
+        } else {
+            let debt = Debt {
+                since: step.at,
+                reason: DebtReason::Owed,
+                generation,
+                bytes: given.stored_length,
+            };
+            owe(step, repo, object, &debt)?;
+        }
+    }
+    Ok(replicas)
+}
+
+/// Takes in further replicas of a known object and settles their debts. Returns how many count, and the replicas that
+/// the record is to have. A replica of a generation below the debt's is passed over: its name may be deleted.
+pub(super) fn place_more<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    known: &Found,
+    given: &[Replica],
+) -> Outcome<(u32, Vec<Replica>)> {
+    let mut replicas = known.object.replicas.clone();
+    let mut accepted = 0;
+    for replica in given {
+        need_repository(step, replica.repo)?;
+        if let Some(held) = replicas.iter().find(|held| held.repo == replica.repo) {
+            if held.generation == replica.generation {
+                accepted += 1;
+            } else {
+                // Nothing will ever refer to the other one.
+                let garbage = Garbage {
+                    since: step.index,
+                    digest: known.object.digest,
+                    archive: known.archive,
+                };
+                throw_away(step, object, *replica, &garbage);
+            }
+            continue;
+        }
+        let debt: Option<Debt> = step
+            .txn
+            .record(Table::Debts, &key::debt(replica.repo, object))?;
+        let lowest = match debt {
+            Some(debt) => debt.generation,
+            None => free_generation(step.txn, object, &[])?,
+        };
+        if replica.generation >= lowest {
+            settle(step, replica.repo, object)?;
+            count_replica(step, replica.repo, known.object.stored_length)?;
+            replicas.push(*replica);
+            accepted += 1;
+        }
+    }
+    replicas.sort_unstable();
+    Ok((accepted, replicas))
+}
+
+/// Turns all replicas of an object into garbage and drops its debts. The record itself is the caller's.
+pub(super) fn discard<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    known: &Found,
+) -> Result<(), ReadError> {
+    let garbage = Garbage {
+        since: step.index,
+        digest: known.object.digest,
+        archive: known.archive,
+    };
+    for replica in &known.object.replicas {
+        throw_away(step, object, *replica, &garbage);
+    }
+    retire(step, object, &known.object)
+}
+
+/// Takes an object out of the counters and drops its debts.
+pub(super) fn retire<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    known: &StoredObject,
+) -> Result<(), ReadError> {
+    for replica in &known.replicas {
+        uncount_replica(step, replica.repo, known.stored_length)?;
+    }
+    for repo in repositories(step)? {
+        settle(step, repo, object)?;
+    }
+    Ok(())
+}
+
+pub(super) fn add_replicas<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    session: SessionId,
+    given: Vec<NewReplica>,
+) -> Outcome {
+    need_session(step, session)?;
+    let mut total = 0;
+    for new in given {
+        let Some(known) = find(step.txn, &new.object)? else {
+            continue;
+        };
+        if known.object.digest != new.digest {
+            continue;
+        }
+        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.replica])?;
+        total += accepted;
+        set_replicas(step, &new.object, replicas)?;
+    }
+    Ok(Reply::Added { accepted: total })
+}
+
+/// Invariant 6: a bad replica no longer counts, and a new one under another name is owed.
+pub(super) fn report_bad<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    object: &ObjectRef,
+    generation: Generation,
+    reason: DebtReason,
+    what: &str,
+) -> Outcome {
+    need_repository(step, repo)?;
+    let bad = Replica { repo, generation };
+    let Some(known) = find(step.txn, object)? else {
+        return Ok(Reply::Withdrawn { remaining: 0 });
+    };
+    let mut replicas = known.object.replicas.clone();
+    let position = replicas.iter().position(|replica| *replica == bad);
+    if let Some(position) = position {
+        replicas.remove(position);
+        uncount_replica(step, repo, known.object.stored_length)?;
+        let garbage = Garbage {
+            since: step.index,
+            digest: known.object.digest,
+            archive: known.archive,
+        };
+        throw_away(step, object, bad, &garbage);
+        let debt = Debt {
+            since: step.at,
+            reason,
+            generation: free_generation(step.txn, object, &[])?,
+            bytes: known.object.stored_length,
+        };
+        owe(step, repo, object, &debt)?;
+        set_replicas(step, object, replicas.clone())?;
+        withdraw(step);
+        step.audit(format!("bad replica of {object} in repo{repo}: {what}"));
+    }
+    Ok(Reply::Withdrawn {
+        remaining: u16::try_from(replicas.len()).unwrap_or(u16::MAX),
+    })
+}
+
+/// Remembers that replicas were withdrawn at this step: who checked before must check again (invariant 4).
+pub(super) fn withdraw<B: Base>(step: &mut Step<'_, '_, B>) {
+    step.txn
+        .put(Table::Mesh, key::WITHDRAWN.to_vec(), &step.index);
+}
+
+pub(super) fn withdrawn<B: Base>(step: &Step<'_, '_, B>) -> Result<LogIndex, ReadError> {
+    Ok(step
+        .txn
+        .record(Table::Mesh, key::WITHDRAWN)?
+        .unwrap_or_default())
+}
+
+/// Invariants 1 and 4: enough replicas.
+pub(super) fn need_replicas(replicas: &[Replica], need: u16) -> Outcome<()> {
+    let have = u16::try_from(replicas.len()).unwrap_or(u16::MAX);
+    if have < need.max(1) {
+        return Err(Refusal::TooFewReplicas { have, need }.into());
+    }
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Archiving WAL files: invariants 1, 3 and 12.
+
+use pgmesh_postgres::{TimelineId, WalFileName};
+
+use super::objects::{Found, need_replicas, place_more, place_new};
+use super::{Base, Outcome, Step, stanza};
+use crate::command::PushSegment;
+use crate::key;
+use crate::model::{
+    Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+
+pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Outcome {
+    let (mut owner, db) = stanza::need_active(step, &push.stanza)?;
+    refuse_foreign(&push, &db)?;
+    let object = ObjectRef::Segment {
+        stanza: push.stanza.clone(),
+        db: db.id,
+        file: push.file,
+    };
+    let key = key::segment(&push.stanza, db.id, &push.file.to_string());
+    let known = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
+    if let Some(known) = &known
+        && known.object.digest != push.object.digest
+    {
+        // Invariant 3: one name, one content.
+        return Err(Refusal::Duplicate {
+            stanza: push.stanza,
+            file: push.file,
+            known: known.object.digest,
+            given: push.object.digest,
+        }
+        .into());
+    }
+    // What was uploaded before WAL was removed from the stanza may have been deleted with it.
+    if push.checked_at < owner.since {
+        return Err(Refusal::Recheck { since: owner.since }.into());
+    }
+    if let Some(mut known) = known {
+        let found = Found {
+            object: known.object.clone(),
+            archive: Some(db.archive_id()),
+        };
+        let (_, replicas) = place_more(step, &object, &found, &push.object.replicas)?;
+        need_replicas(&replicas, push.ack)?;
+        if replicas != known.object.replicas {
+            known.object.replicas.clone_from(&replicas);
+            step.txn.put(Table::Segments, key, &known);
+        }
+        return Ok(Reply::AlreadyThere { replicas });
+    }
+    if fence(step, &mut owner, &push)? {
+        stanza::put(step, &push.stanza, &owner);
+    }
+    let replicas = place_new(step, &object, &push.object)?;
+    // Invariant 1: durable in enough repositories before it is acknowledged.
+    need_replicas(&replicas, push.ack)?;
+    let record = SegmentRecord {
+        object: StoredObject {
+            replicas: replicas.clone(),
+            ..push.object
+        },
+        pushed_at: step.at,
+    };
+    step.txn.put(Table::Segments, key, &record);
+    Ok(Reply::Pushed { replicas })
+}
+
+/// Invariant 12: only WAL of the stanza's cluster.
+fn refuse_foreign(push: &PushSegment, db: &Database) -> Result<(), Refusal> {
+    if push.system_id != db.system_id {
+        return Err(Refusal::SystemIdDiffers {
+            stanza: push.stanza.clone(),
+            known: db.system_id,
+            given: push.system_id,
+        });
+    }
+    let size = u64::from(db.segment_size.bytes());
+    if push.file.holds_wal() && push.object.plain_length != size {
+        return Err(Refusal::WrongLength {
+            stanza: push.stanza.clone(),
+            file: push.file,
+            known: size,
+            given: push.object.plain_length,
+        });
+    }
+    Ok(())
+}
+
+/// Invariant 12: only the timelines that the stanza knows, each by its writer. Says whether the stanza's record changed.
+fn fence<B: Base>(
+    step: &Step<'_, '_, B>,
+    owner: &mut StanzaRecord,
+    push: &PushSegment,
+) -> Result<bool, Refusal> {
+    let timeline = push.file.timeline();
+    match push.file {
+        WalFileName::History(_) => {
+            refuse_contradiction(owner, push, timeline)?;
+            let history = HistoryRecord {
+                digest: push.object.digest,
+                branches: push.branches.clone(),
+            };
+            owner.histories.insert(timeline, history);
+            Ok(true)
+        }
+        WalFileName::Segment(_) => {
+            refuse_other_writer(owner, push, timeline)?;
+            refuse_unknown_timeline(owner, push, timeline)?;
+            refuse_foreign_header(owner, push, timeline)?;
+            let writer = || Writer {
+                instance: push.instance.clone(),
+                since: step.index,
+            };
+            let is_new = !owner.writers.contains_key(&timeline);
+            owner.writers.entry(timeline).or_insert_with(writer);
+            Ok(is_new)
+        }
+        // The last segment of an old timeline is archived by whoever was promoted, not by its writer.
+        WalFileName::Partial(_) => {
+            refuse_unknown_timeline(owner, push, timeline)?;
+            refuse_foreign_header(owner, push, timeline)?;
+            Ok(false)
+        }
+        WalFileName::BackupHistory { .. } => {
+            refuse_other_writer(owner, push, timeline)?;
+            refuse_unknown_timeline(owner, push, timeline)?;
+            Ok(false)
+        }
+    }
+}
+
+fn refuse_other_writer(
+    owner: &StanzaRecord,
+    push: &PushSegment,
+    timeline: TimelineId,
+) -> Result<(), Refusal> {
+    match owner.writers.get(&timeline) {
+        Some(writer) if writer.instance != push.instance => Err(Refusal::OtherWriter {
+            stanza: push.stanza.clone(),
+            timeline,
+            known: writer.instance.clone(),
+            given: push.instance.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A timeline is known when it is the first one, the first one that the archive sees, or mentioned by an archived
+/// history.
+fn refuse_unknown_timeline(
+    owner: &StanzaRecord,
+    push: &PushSegment,
+    timeline: TimelineId,
+) -> Result<(), Refusal> {
+    let is_known = timeline == TimelineId(1)
+        || owner.writers.is_empty()
+        || owner.writers.contains_key(&timeline)
+        || owner.histories.contains_key(&timeline)
+        || owner
+            .histories
+            .values()
+            .any(|history| position(&history.branches, timeline).is_some());
+    if is_known {
+        return Ok(());
+    }
+    Err(Refusal::UnknownTimeline {
+        stanza: push.stanza.clone(),
+        timeline,
+    })
+}
+
+/// The first segment of a timeline may carry a header of the timeline that it was copied from.
+fn refuse_foreign_header(
+    owner: &StanzaRecord,
+    push: &PushSegment,
+    timeline: TimelineId,
+) -> Result<(), Refusal> {
+    let Some(header) = push.header_timeline else {
+        return Ok(());
+    };
+    let descends = header == timeline
+        || match owner.histories.get(&timeline) {
+            Some(history) => position(&history.branches, header).is_some(),
+            None => header < timeline,
+        };
+    if descends {
+        return Ok(());
+    }
+    Err(Refusal::ForeignHeader {
+        stanza: push.stanza.clone(),
+        file: push.file,
+        header,
+    })
+}
+
+fn position(branches: &[Branch], parent: TimelineId) -> Option<usize> {
+    branches.iter().position(|branch| branch.parent == parent)
+}
+
+/// Where two histories share a timeline they must say the same of how it came about.
+fn refuse_contradiction(
+    owner: &StanzaRecord,
+    push: &PushSegment,
+    timeline: TimelineId,
+) -> Result<(), Refusal> {
+    for (known_timeline, known) in &owner.histories {
+        let pair = if let Some(end) = position(&push.branches, *known_timeline) {
+            // The given timeline descends from the known one.
+            (known.branches.as_slice(), push.branches.get(..end))
+        } else if let Some(end) = position(&known.branches, timeline) {
+            // The known timeline descends from the given one.
+            let Some(before) = known.branches.get(..end) else {
+                continue;
+            };
+            (before, Some(push.branches.as_slice()))
+        } else {
+            continue;
+        };
+        let (known, given) = (pair.0, pair.1.unwrap_or_default());
+        for line in 0..known.len().max(given.len()) {
+            let (known, given) = (known.get(line), given.get(line));
+            if known != given {
+                let parent = given.or(known).map_or(timeline, |branch| branch.parent);
+                return Err(Refusal::HistoryContradicts {
+                    stanza: push.stanza.clone(),
+                    timeline,
+                    parent,
+                    known: known.map(|branch| branch.switch),
+                    given: given.map(|branch| branch.switch),
+                });
+            }
+        }
+    }
+    Ok(())
+}

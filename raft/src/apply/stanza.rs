@@ -1,0 +1,331 @@
+//! Stanzas.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::TimelineId;
+use pgmesh_storage::{DbId, StanzaName};
+
+use super::objects::{Found, discard, place_more, place_new};
+use super::{Base, Outcome, Step};
+use crate::command::Cluster;
+use crate::error::ReadError;
+use crate::key;
+use crate::model::{
+    BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+
+/// How many rows one step of a deletion removes.
+const DELETE_STEP: usize = 1_000;
+
+pub(super) fn need<B: Base>(
+    step: &Step<'_, '_, B>,
+    stanza: &StanzaName,
+) -> Outcome<StanzaRecord> {
+    let record = step
+        .txn
+        .record(Table::Stanzas, &key::stanza(stanza))?
+        .ok_or_else(|| Refusal::UnknownStanza(stanza.clone()))?;
+    Ok(record)
+}
+
+/// A stanza that takes WAL and backups, and its current database.
+pub(super) fn need_active<B: Base>(
+    step: &Step<'_, '_, B>,
+    stanza: &StanzaName,
+) -> Outcome<(StanzaRecord, Database)> {
+    let record = need(step, stanza)?;
+    if record.deleting {
+        return Err(Refusal::StanzaDeleting(stanza.clone()).into());
+    }
+    if let Some(reason) = &record.stopped {
+        return Err(Refusal::StanzaStopped {
+            stanza: stanza.clone(),
+            reason: reason.clone(),
+        }
+        .into());
+    }
+    let current = record.current().cloned();
+    let current = current.ok_or_else(|| Refusal::UnknownStanza(stanza.clone()))?;
+    Ok((record, current))
+}
+
+pub(super) fn put<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, record: &StanzaRecord) {
+    step.txn.put(Table::Stanzas, key::stanza(stanza), record);
+}
+
+pub(super) fn create<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: StanzaName,
+    cluster: Cluster,
+    info: StoredObject,
+) -> Outcome {
+    let key = key::stanza(&stanza);
+    if let Some(known) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)? {
+        return same_cluster(step, &stanza, known, cluster, &info);
+    }
+    let database = new_database(step, &stanza, DbId(1), cluster, info)?;
+    let record = StanzaRecord {
+        databases: vec![database],
+        stopped: None,
+        deleting: false,
+        writers: BTreeMap::new(),
+        histories: BTreeMap::new(),
+        backup: None,
+        since: step.index,
+    };
+    step.audit(format!(
+        "stanza {stanza} created for system identifier {}",
+        cluster.system_id
+    ));
+    put(step, &stanza, &record);
+    Ok(Reply::Database(DbId(1)))
+}
+
+fn new_database<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: &StanzaName,
+    db: DbId,
+    cluster: Cluster,
+    mut info: StoredObject,
+) -> Outcome<Database> {
+    let object = ObjectRef::StanzaInfo {
+        stanza: stanza.clone(),
+        db,
+    };
+    info.replicas = place_new(step, &object, &info)?;
+    Ok(Database {
+        id: db,
+        system_id: cluster.system_id,
+        version: cluster.version,
+        catalog_version: cluster.catalog_version,
+        segment_size: cluster.segment_size,
+        info,
+    })
+}
+
+/// Invariant 12: a stanza that exists is created again only by the cluster that it belongs to.
+fn same_cluster<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: &StanzaName,
+    mut known: StanzaRecord,
+    cluster: Cluster,
+    info: &StoredObject,
+) -> Outcome {
+    if known.deleting {
+        return Err(Refusal::StanzaDeleting(stanza.clone()).into());
+    }
+    let current = known.databases.last_mut();
+    let current = current.ok_or_else(|| Refusal::UnknownStanza(stanza.clone()))?;
+    refuse_other_cluster(stanza, current, cluster)?;
+    let id = current.id;
+    if current.info.digest == info.digest {
+        let object = ObjectRef::StanzaInfo {
+            stanza: stanza.clone(),
+            db: id,
+        };
+        let found = Found {
+            archive: Some(current.archive_id()),
+            object: current.info.clone(),
+        };
+        let (_, replicas) = place_more(step, &object, &found, &info.replicas)?;
+        if replicas != current.info.replicas {
+            current.info.replicas = replicas;
+            put(step, stanza, &known);
+        }
+    }
+    Ok(Reply::Database(id))
+}
+
+fn refuse_other_cluster(
+    stanza: &StanzaName,
+    current: &Database,
+    cluster: Cluster,
+) -> Result<(), Refusal> {
+    if current.system_id != cluster.system_id {
+        return Err(Refusal::SystemIdDiffers {
+            stanza: stanza.clone(),
+            known: current.system_id,
+            given: cluster.system_id,
+        });
+    }
+    if current.version != cluster.version {
+        return Err(Refusal::VersionDiffers {
+            stanza: stanza.clone(),
+            known: current.version,
+            given: cluster.version,
+        });
+    }
+    if current.segment_size != cluster.segment_size {
+        return Err(Refusal::SegmentSizeDiffers {
+            stanza: stanza.clone(),
+            known: current.segment_size.bytes(),
+            given: cluster.segment_size.bytes(),
+        });
+    }
+    Ok(())
+}
+
+pub(super) fn upgrade<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: StanzaName,
+    cluster: Cluster,
+    info: StoredObject,
+) -> Outcome {
+    let (mut record, current) = need_active(step, &stanza)?;
+    if current.system_id == cluster.system_id {
+        return same_cluster(step, &stanza, record, cluster, &info);
+    }
+    refuse_running_backup(&stanza, &record)?;
+    let db = DbId(current.id.0.saturating_add(1));
+    let database = new_database(step, &stanza, db, cluster, info)?;
+    record.databases.push(database);
+    record.writers.clear();
+    record.histories.clear();
+    step.audit(format!(
+        "stanza {stanza} upgraded to PostgreSQL {}, system identifier {}",
+        cluster.version, cluster.system_id
+    ));
+    put(step, &stanza, &record);
+    Ok(Reply::Database(db))
+}
+
+fn refuse_running_backup(stanza: &StanzaName, record: &StanzaRecord) -> Result<(), Refusal> {
+    match &record.backup {
+        Some(running) => Err(Refusal::BackupRunning {
+            stanza: stanza.clone(),
+            session: running.session,
+            label: running.label.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn stop<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: &StanzaName,
+    reason: String,
+) -> Outcome {
+    let mut record = need(step, stanza)?;
+    step.audit(format!("stanza {stanza} stopped: {reason}"));
+    record.stopped = Some(reason);
+    put(step, stanza, &record);
+    Ok(Reply::Done)
+}
+
+pub(super) fn start<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName) -> Outcome {
+    let mut record = need(step, stanza)?;
+    if record.deleting {
+        return Err(Refusal::StanzaDeleting(stanza.clone()).into());
+    }
+    if record.stopped.take().is_some() {
+        step.audit(format!("stanza {stanza} started"));
+        put(step, stanza, &record);
+    }
+    Ok(Reply::Done)
+}
+
+pub(super) fn adopt_writer<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: &StanzaName,
+    timeline: TimelineId,
+    instance: String,
+) -> Outcome {
+    let mut record = need(step, stanza)?;
+    step.audit(format!(
+        "instance {instance} adopted as writer of timeline {timeline} of stanza {stanza}"
+    ));
+    let writer = Writer {
+        instance,
+        since: step.index,
+    };
+    record.writers.insert(timeline, writer);
+    put(step, stanza, &record);
+    Ok(Reply::Done)
+}
+
+pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName) -> Outcome {
+    let mut record = need(step, stanza)?;
+    if !record.deleting {
+        if record.stopped.is_none() {
+            return Err(Refusal::StanzaNotStopped(stanza.clone()).into());
+        }
+        refuse_running_backup(stanza, &record)?;
+        step.audit(format!("deletion of stanza {stanza} began"));
+        record.deleting = true;
+    }
+    let removed = delete_segments(step, stanza, &record, DELETE_STEP)?;
+    let removed = removed + delete_backups(step, stanza, DELETE_STEP - removed)?;
+    if removed == DELETE_STEP {
+        record.since = step.index;
+        put(step, stanza, &record);
+        return Ok(Reply::Deleting { more: true });
+    }
+    for database in &record.databases {
+        let object = ObjectRef::StanzaInfo {
+            stanza: stanza.clone(),
+            db: database.id,
+        };
+        let found = Found {
+            object: database.info.clone(),
+            archive: Some(database.archive_id()),
+        };
+        discard(step, &object, &found)?;
+    }
+    step.txn.delete(Table::Stanzas, key::stanza(stanza));
+    step.audit(format!("stanza {stanza} deleted"));
+    Ok(Reply::Deleting { more: false })
+}
+
+fn first_keys<B: Base>(
+    step: &Step<'_, '_, B>,
+    table: Table,
+    stanza: &StanzaName,
+    limit: usize,
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+    let prefix = key::stanza_prefix(stanza);
+    step.txn.scan(table, &prefix, &prefix).take(limit).collect()
+}
+
+fn delete_segments<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: &StanzaName,
+    owner: &StanzaRecord,
+    limit: usize,
+) -> Result<usize, ReadError> {
+    let rows = first_keys(step, Table::Segments, stanza, limit)?;
+    for (key, bytes) in &rows {
+        let record: SegmentRecord = crate::value::decode(Table::Segments, key, bytes)?;
+        if let Some(object @ ObjectRef::Segment { db, .. }) = &key::read_segment(key) {
+            let found = Found {
+                object: record.object,
+                archive: owner.database(*db).map(Database::archive_id),
+            };
+            discard(step, object, &found)?;
+        }
+        step.txn.delete(Table::Segments, key.clone());
+    }
+    Ok(rows.len())
+}
+
+fn delete_backups<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    stanza: &StanzaName,
+    limit: usize,
+) -> Result<usize, ReadError> {
+    let rows = first_keys(step, Table::Backups, stanza, limit)?;
+    for (key, bytes) in &rows {
+        let record: BackupRecord = crate::value::decode(Table::Backups, key, bytes)?;
+        if let Some((stanza, label)) = key::read_backup(key) {
+            let found = Found {
+                object: record.manifest,
+                archive: None,
+            };
+            discard(step, &ObjectRef::Manifest { stanza, label }, &found)?;
+        }
+        step.txn.delete(Table::Backups, key.clone());
+    }
+    Ok(rows.len())
+}

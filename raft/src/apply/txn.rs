@@ -1,0 +1,212 @@
+//! A transaction: what commands have written, over a base that does not change.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::base::{Base, Row, Rows};
+use crate::error::ReadError;
+use crate::table::Table;
+use crate::value;
+
+/// The writes of a transaction: a value, or a deletion.
+pub type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+
+/// Reads through to the base what it has not written. Writes of the current command are kept apart until it is
+/// accepted, so that a refused command leaves nothing behind.
+#[derive(Debug)]
+pub struct Txn<'a, B> {
+    base: &'a B,
+    accepted: Writes,
+    pending: Writes,
+}
+
+impl<'a, B: Base> Txn<'a, B> {
+    /// An empty transaction over `base`.
+    pub fn new(base: &'a B) -> Self {
+        Self {
+            base,
+            accepted: Writes::new(),
+            pending: Writes::new(),
+        }
+    }
+
+    /// Makes the current command's writes part of the transaction.
+    pub fn accept(&mut self) {
+        self.accepted.append(&mut self.pending);
+    }
+
+    /// Drops the current command's writes.
+    pub fn refuse(&mut self) {
+        self.pending.clear();
+    }
+
+    /// The accepted writes.
+    #[must_use]
+    pub fn into_writes(self) -> Writes {
+        self.accepted
+    }
+
+    /// Writes a record.
+    pub fn put<T: Serialize>(&mut self, table: Table, key: Vec<u8>, record: &T) {
+        self.pending
+            .insert((table, key), Some(value::encode(record)));
+    }
+
+    /// Deletes a row, which need not exist.
+    pub fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.pending.insert((table, key), None);
+    }
+
+    /// The records whose keys begin with `prefix`, decoded, in the order of their keys.
+    ///
+    /// # Errors
+    /// The base's, and values that cannot be decoded.
+    pub fn records<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, T), ReadError>> {
+        self.scan(table, prefix, prefix).map(move |row| {
+            let (key, bytes) = row?;
+            let record = value::decode(table, &key, &bytes)?;
+            Ok((key, record))
+        })
+    }
+
+    fn overlay(&self, table: Table, from: &[u8], prefix: &[u8]) -> BTreeMap<&[u8], Option<&[u8]>> {
+        let mut overlay = BTreeMap::new();
+        for writes in [&self.accepted, &self.pending] {
+            let range = writes
+                .range((Bound::Included((table, from.to_vec())), Bound::Unbounded))
+                .take_while(|((row_table, key), _)| *row_table == table && key.starts_with(prefix));
+            for ((_, key), value) in range {
+                overlay.insert(key.as_slice(), value.as_deref());
+            }
+        }
+        overlay
+    }
+}
+
+impl<B: Base> Base for Txn<'_, B> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let row = (table, key.to_vec());
+        match self.pending.get(&row).or_else(|| self.accepted.get(&row)) {
+            Some(written) => Ok(written.clone()),
+            None => self.base.get(table, key),
+        }
+    }
+
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
+        let overlay = self.overlay(table, from, prefix);
+        let below = self.base.scan(table, from, prefix);
+        if overlay.is_empty() {
+            return below;
+        }
+        Box::new(Merge {
+            below: below.peekable(),
+            above: overlay.into_iter().peekable(),
+        })
+    }
+}
+
+/// Two ordered streams as one; where both have a key, the upper one counts.
+struct Merge<'a, A: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> {
+    below: std::iter::Peekable<Rows<'a>>,
+    above: std::iter::Peekable<A>,
+}
+
+impl<'a, A: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> Iterator for Merge<'a, A> {
+    type Item = Result<Row, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let order = match (self.below.peek(), self.above.peek()) {
+                (Some(Err(_)), _) | (Some(_), None) => return self.below.next(),
+                (Some(Ok((below, _))), Some((above, _))) => below.as_slice().cmp(above),
+                (None, Some(_)) => std::cmp::Ordering::Greater,
+                (None, None) => return None,
+            };
+            match order {
+                std::cmp::Ordering::Less => return self.below.next(),
+                std::cmp::Ordering::Equal => drop(self.below.next()),
+                std::cmp::Ordering::Greater => {}
+            }
+            if let Some((key, Some(value))) = self.above.next() {
+                return Some(Ok((key.to_vec(), value.to_vec())));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::base::MemoryBase;
+    use super::*;
+
+    fn rows(base: &impl Base, from: &[u8], prefix: &[u8]) -> Vec<Row> {
+        base.scan(Table::Chunks, from, prefix)
+            .collect::<Result<_, _>>()
+            .unwrap()
+    }
+
+    proptest! {
+        /// Reading through a transaction is the same as reading after it was written.
+        #[test]
+        fn a_transaction_reads_what_it_will_have_written(
+            steps in proptest::collection::vec((0_u8..3, 0_u8..20, any::<bool>(), any::<bool>()), 0..60),
+            from in 0_u8..20,
+        ) {
+            let mut base = MemoryBase::default();
+            let mut before = Txn::new(&base);
+            for (layer, key, is_put, _) in &steps {
+                if *layer == 0 && *is_put {
+                    before.put(Table::Chunks, vec![1, *key], key);
+                }
+            }
+            before.accept();
+            let writes = before.into_writes();
+            base.write(writes);
+
+            let mut txn = Txn::new(&base);
+            for (layer, key, is_put, accepted) in steps {
+                if layer == 0 {
+                    continue;
+                }
+                if is_put {
+                    txn.put(Table::Chunks, vec![1, key], &(layer, key));
+                } else {
+                    txn.delete(Table::Chunks, vec![1, key]);
+                }
+                if accepted {
+                    txn.accept();
+                }
+            }
+            let seen = rows(&txn, &[1, from], &[1]);
+            let got: Vec<_> = (0..20).map(|key| txn.get(Table::Chunks, &[1, key]).unwrap()).collect();
+            txn.accept();
+            let writes = txn.into_writes();
+            let mut after = base.clone();
+            after.write(writes);
+            prop_assert_eq!(seen, rows(&after, &[1, from], &[1]));
+            for (key, value) in (0..20).zip(got) {
+                prop_assert_eq!(value, after.get(Table::Chunks, &[1, key]).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_command_leaves_nothing() {
+        let base = MemoryBase::default();
+        let mut txn = Txn::new(&base);
+        txn.put(Table::Mesh, b"a".to_vec(), &1_u8);
+        txn.accept();
+        txn.put(Table::Mesh, b"a".to_vec(), &2_u8);
+        txn.refuse();
+        assert_eq!(txn.record::<u8>(Table::Mesh, b"a").unwrap(), Some(1));
+    }
+}

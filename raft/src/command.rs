@@ -1,0 +1,333 @@
+//! What may be asked of the catalog.
+//!
+//! Commands are facts that the proposer vouches for ("these replicas are durable"); whether they may become part of
+//! the catalog is decided by [`apply`](mod@crate::apply) alone.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName};
+use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName, WrappedKey};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    BackupRecord, Branch, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, ObjectRef, Replica,
+    SessionId, SessionKind, StoredObject, TokenId, TokenRole,
+};
+
+/// A command with who asked for it and when: what a Raft log entry holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// When it was proposed, in seconds since the Unix epoch. Invariant 10: `apply` knows no other clock.
+    pub at: i64,
+    /// Who asked for it, in words for the audit trail (`admin alice`, `node n1`, `client pg1`).
+    pub actor: String,
+    /// What was asked.
+    pub command: Command,
+}
+
+/// One change of the catalog. Each either happens as a whole or is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a mesh. Repeated with the same record it changes nothing. Reply: `Done`.
+    FoundMesh(MeshRecord),
+    /// Adds a node or changes what is known of it. Reply: `Done`.
+    RegisterNode {
+        /// Its name.
+        name: NodeName,
+        /// What is known of it.
+        record: NodeRecord,
+    },
+
+    /// Declares a repository. The same again changes nothing but adds keys that were not known; anything else is
+    /// refused with [`Refusal::RepositoryDiffers`](crate::Refusal::RepositoryDiffers). Reply: `Done`.
+    RegisterRepository {
+        /// Its number.
+        repo: RepoKey,
+        /// Its options that are no secrets, without the `repoN-` prefix.
+        definition: BTreeMap<String, String>,
+        /// The one node that reaches it; `None` for a shared repository.
+        host: Option<NodeName>,
+        /// The identifier in its `pgmesh.repo` object.
+        uuid: String,
+        /// Its wrapped master keys.
+        wrapped_keys: Vec<WrappedKey>,
+        /// The node that declares it.
+        node: NodeName,
+    },
+    /// Changes what is given of a repository's definition. Reply: `Done`.
+    UpdateRepository {
+        /// Its number.
+        repo: RepoKey,
+        /// The new definition.
+        definition: Option<BTreeMap<String, String>>,
+        /// The new host (`Some(None)`: shared from now on).
+        host: Option<Option<NodeName>>,
+        /// The new list of wrapped keys.
+        wrapped_keys: Option<Vec<WrappedKey>>,
+    },
+    /// Owes the next few thousand of the objects that were known before the repository was registered to it. Propose
+    /// it while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`.
+    Backfill {
+        /// The repository.
+        repo: RepoKey,
+    },
+
+    /// Creates a stanza. The same cluster again changes nothing. Reply: `Database`.
+    CreateStanza {
+        /// Its name.
+        stanza: StanzaName,
+        /// The cluster.
+        cluster: Cluster,
+        /// The stanza information object for the database identifier 1, with its replicas.
+        info: StoredObject,
+    },
+    /// Gives a stanza a new current database after `pg_upgrade`. The current cluster again changes nothing.
+    /// Reply: `Database`.
+    UpgradeStanza {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The new cluster.
+        cluster: Cluster,
+        /// The stanza information object for the next database identifier (number of databases + 1).
+        info: StoredObject,
+    },
+    /// Removes a stopped stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded
+    /// number of rows and leaves their objects as garbage. From the first step on there is no way back.
+    DeleteStanza {
+        /// The stanza.
+        stanza: StanzaName,
+    },
+    /// Makes a stanza refuse WAL and backups. Reply: `Done`.
+    StopStanza {
+        /// The stanza.
+        stanza: StanzaName,
+        /// Why, for whoever meets the refusal.
+        reason: String,
+    },
+    /// Ends `StopStanza`. Reply: `Done`.
+    StartStanza {
+        /// The stanza.
+        stanza: StanzaName,
+    },
+    /// Makes another instance the writer of a timeline, by an administrator's word. Reply: `Done`.
+    AdoptWriter {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The timeline.
+        timeline: TimelineId,
+        /// The instance that writes it from now on.
+        instance: String,
+    },
+
+    /// Archives a WAL file. Every registered repository that is not among its replicas owes it from this step on.
+    /// Reply: `Pushed` or `AlreadyThere`.
+    PushSegment(Box<PushSegment>),
+
+    /// Records chunks that were uploaded. Repositories that are not among a chunk's replicas owe it.
+    /// All or nothing. Reply: `Done`.
+    AddChunks {
+        /// The session under which they were uploaded.
+        session: SessionId,
+        /// The chunks.
+        chunks: Vec<NewChunk>,
+    },
+
+    /// Opens a session. Reply: `Session`.
+    OpenSession {
+        /// What it does.
+        kind: SessionKind,
+        /// The stanza it is about.
+        stanza: Option<StanzaName>,
+        /// Who holds it, in words.
+        holder: String,
+        /// The node that keeps it alive.
+        node: NodeName,
+    },
+    /// Ends a session. One that is not open changes nothing. Reply: `Done`.
+    CloseSession {
+        /// The session.
+        session: SessionId,
+    },
+    /// Ends a session whose holder is gone. Reply: `Done`.
+    ExpireSession {
+        /// The session.
+        session: SessionId,
+        /// Why, for the audit trail.
+        reason: String,
+    },
+
+    /// Takes the stanza's backup lock for a session and reserves the label. Reply: `Done`.
+    BeginBackup {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session, of kind `Backup` and for this stanza.
+        session: SessionId,
+        /// The label that the backup will have: greater than that of any backup of the stanza.
+        label: BackupLabel,
+        /// The instance that is backed up.
+        system_id: SystemId,
+    },
+    /// Makes a backup part of the catalog (invariant 4) and frees the lock. Reply: `Done`.
+    CommitBackup(Box<CommitBackup>),
+    /// Sets annotations of a backup; an empty value removes one. Reply: `Done`.
+    Annotate {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// Annotations by key.
+        annotations: BTreeMap<String, String>,
+    },
+    /// Removes a backup that no other backup refers to; its manifest becomes garbage. Reply: `Done`.
+    RemoveBackup {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+    },
+
+    /// Records replicas that were made good. Replicas of objects that are no longer known are passed over.
+    /// Reply: `Added`.
+    AddReplicas {
+        /// The session under which they were written.
+        session: SessionId,
+        /// The replicas.
+        replicas: Vec<NewReplica>,
+    },
+    /// Withdraws a replica that was found bad and owes a new generation of it (invariant 6). A replica that the
+    /// catalog does not count as good changes nothing. Reply: `Withdrawn`.
+    ReportBad {
+        /// The repository.
+        repo: RepoKey,
+        /// The object.
+        object: ObjectRef,
+        /// The generation that was read.
+        generation: Generation,
+        /// `Damaged` or `Missing`.
+        reason: DebtReason,
+        /// What was seen, for the audit trail.
+        what: String,
+    },
+
+    /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Unknown and condemned
+    /// ones are passed over. Reply: `Condemned`.
+    Condemn {
+        /// The chunks.
+        chunks: Vec<Digest>,
+    },
+    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more are passed over.
+    /// Refused while a session is open that began before one of them was condemned (invariant 5). Reply: `Done`.
+    Forget {
+        /// The chunks.
+        chunks: Vec<Digest>,
+    },
+    /// Drops garbage whose objects were deleted; refused like `Forget`. Reply: `Done`.
+    ForgetGarbage {
+        /// The garbage.
+        garbage: Vec<GarbageKey>,
+    },
+
+    /// Hands out a join token. Reply: `Done`.
+    CreateToken {
+        /// Its identifier.
+        id: TokenId,
+        /// Hash of its secret.
+        secret_hash: [u8; 32],
+        /// What it makes of its bearer.
+        role: TokenRole,
+        /// When it expires, in seconds since the Unix epoch.
+        expires: i64,
+    },
+    /// Uses a token up. Reply: `Token`.
+    RedeemToken {
+        /// Its identifier.
+        id: TokenId,
+        /// Hash of the secret that was presented.
+        secret_hash: [u8; 32],
+        /// The name that the bearer will have.
+        name: String,
+    },
+
+    /// Writes a line to the audit trail, for what changes nothing else in the catalog. Reply: `Done`.
+    Audit {
+        /// What was done.
+        what: String,
+    },
+}
+
+/// What tells one cluster from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The system identifier.
+    pub system_id: SystemId,
+    /// The major version.
+    pub version: PgVersion,
+    /// `pg_control`'s catalog version.
+    pub catalog_version: u32,
+    /// The WAL segment size.
+    pub segment_size: SegmentSize,
+}
+
+/// A WAL file that was uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushSegment {
+    /// The stanza; the file belongs to its current database.
+    pub stanza: StanzaName,
+    /// The file.
+    pub file: WalFileName,
+    /// Its content, and where it is durable.
+    pub object: StoredObject,
+    /// `archive-ack`: how many good replicas there must be (invariant 1).
+    pub ack: u16,
+    /// [`View::applied`](crate::View::applied) before the upload began.
+    pub checked_at: LogIndex,
+    /// The system identifier of the pushing cluster.
+    pub system_id: SystemId,
+    /// The fingerprint of the pushing data directory.
+    pub instance: String,
+    /// The timeline in the segment's first page header; `None` for files that have none.
+    pub header_timeline: Option<TimelineId>,
+    /// The lines of a history file; empty for other files.
+    pub branches: Vec<Branch>,
+}
+
+/// A backup to commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The session that holds the stanza's backup lock.
+    pub session: SessionId,
+    /// The label that it was begun with.
+    pub label: BackupLabel,
+    /// The backup.
+    pub record: BackupRecord,
+    /// `backup-ack`: how many good replicas of the manifest there must be.
+    pub ack: u16,
+    /// [`View::applied`](crate::View::applied) of the linearizable view that all chunks were checked in.
+    pub checked_at: LogIndex,
+}
+
+/// A chunk that was uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewChunk {
+    /// Its digest.
+    pub digest: Digest,
+    /// Length of the plaintext in bytes.
+    pub length: u32,
+    /// Length as stored (compressed, without envelope) in bytes.
+    pub stored_length: u32,
+    /// Where it is durable.
+    pub replicas: Vec<Replica>,
+}
+
+/// A replica that was made good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewReplica {
+    /// The object.
+    pub object: ObjectRef,
+    /// The digest of what was written.
+    pub digest: Digest,
+    /// Where it is durable.
+    pub replica: Replica,
+}

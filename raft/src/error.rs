@@ -1,0 +1,134 @@
+//! What can go wrong around the catalog.
+
+use std::path::PathBuf;
+
+use pgmesh_storage::wire;
+
+use crate::refusal::Refusal;
+use crate::table::Table;
+
+/// Why the catalog's tables could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The database failed.
+    #[error("reading table {table} of the catalog: {source}")]
+    Database {
+        /// The table.
+        table: Table,
+        /// RocksDB's error.
+        source: rocksdb::Error,
+    },
+    /// A table that the database does not have.
+    #[error("the catalog has no table {0}")]
+    NoTable(Table),
+    /// A key that is not of this table's form.
+    #[error("table {table} of the catalog has a malformed key {key}")]
+    MalformedKey {
+        /// The table.
+        table: Table,
+        /// The key in hexadecimal.
+        key: String,
+    },
+    /// A value of a format that this program does not know.
+    #[error("table {table} of the catalog has a value of format {format} at key {key}; this program knows format 1")]
+    UnknownFormat {
+        /// The table.
+        table: Table,
+        /// The key in hexadecimal.
+        key: String,
+        /// The format byte; `None` for an empty value.
+        format: Option<u8>,
+    },
+    /// A value that cannot be decoded.
+    #[error("table {table} of the catalog has a malformed value at key {key}: {source}")]
+    MalformedValue {
+        /// The table.
+        table: Table,
+        /// The key in hexadecimal.
+        key: String,
+        /// The codec's error.
+        source: wire::DecodeError,
+    },
+}
+
+/// Why the catalog could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The command was looked at and refused; nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is a catalog already.
+    #[error("{} holds a catalog already", .0.display())]
+    Exists(PathBuf),
+    /// There is no catalog.
+    #[error("{} holds no catalog; make one with 'node init'", .0.display())]
+    Missing(PathBuf),
+    /// Another process has it open.
+    #[error("the catalog in {} is in use by another process: {source}", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// RocksDB's error.
+        source: rocksdb::Error,
+    },
+    /// The catalog is of another format.
+    #[error("the catalog has format {found}, this program knows format {known}")]
+    Format {
+        /// What was found.
+        found: u32,
+        /// What this program knows.
+        known: u32,
+    },
+    /// A file operation failed.
+    #[error("{doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The database failed.
+    #[error("{doing} {}: {source}", path.display())]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// To which database.
+        path: PathBuf,
+        /// RocksDB's error.
+        source: rocksdb::Error,
+    },
+    /// The tables could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// This node does not lead the mesh: ask the leader.
+    #[error("this node does not lead the mesh{}", leader_hint(*leader_id))]
+    NotLeader {
+        /// The leader, if one is known.
+        leader_id: Option<u64>,
+        /// Its address, if known.
+        address: Option<String>,
+    },
+    /// A majority of nodes could not be reached.
+    #[error("no majority of the mesh's nodes could be reached: {0}")]
+    NoQuorum(String),
+    /// A command that is too big for one log entry.
+    #[error("a command of {given} bytes is too large for the catalog, which takes {limit} bytes")]
+    TooLarge {
+        /// Its length in bytes.
+        given: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The catalog has stopped: after `shutdown`, or because its disk failed.
+    #[error("the catalog has stopped: {0}")]
+    Stopped(String),
+}
+
+fn leader_hint(leader_id: Option<u64>) -> String {
+    match leader_id {
+        Some(id) => format!("; node {id} does"),
+        None => ", and no leader is known".to_owned(),
+    }
+}

@@ -1,0 +1,49 @@
+//! The catalog of a mesh: what is stored where, and what may be done to it.
+//!
+//! ```text
+//! Catalog ── propose(Command) ──► Raft log (RocksDB, synced) ──► apply ──► tables (RocksDB)
+//!    └────── view(), view_linearizable() ──────────────────────────────► View (reads)
+//! ```
+//!
+//! Layers, lowest first:
+//! - [`model`]: the records of every table.
+//! - [`command`], [`reply`], [`refusal`]: what may be asked of the catalog and what it answers.
+//! - [`table`], [`key`], [`value`]: tables, order-preserving keys, and values behind a format byte.
+//! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
+//! - [`store`]: the log store and the state store on RocksDB, snapshots.
+//! - [`view`]: queries over the applied state.
+//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue and its settings.
+//!
+//! This crate knows nothing of networks and opens no repository.
+
+pub mod apply;
+pub mod catalog;
+pub mod command;
+pub mod consensus;
+pub mod error;
+pub mod key;
+pub mod model;
+pub mod options;
+pub mod peers;
+pub mod refusal;
+pub mod reply;
+pub mod status;
+pub mod store;
+pub mod table;
+pub mod value;
+pub mod view;
+
+pub use catalog::Catalog;
+pub use command::{Command, Proposal};
+pub use error::{CatalogError, ReadError};
+pub use model::{
+    AuditRecord, BackupRecord, Branch, ChunkRecord, ChunkState, Database, Debt, DebtReason, Garbage, GarbageKey,
+    HistoryRecord, LogIndex, MeshRecord, NodeName, NodeRecord, ObjectRef, Redeemed, Replica, RepositoryCounters,
+    RepositoryRecord, RunningBackup, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject,
+    TokenId, TokenRecord, TokenRole, Writer,
+};
+pub use options::CatalogOptions;
+pub use refusal::Refusal;
+pub use reply::Reply;
+pub use status::{CatalogStatus, Role};
+pub use view::View;

@@ -1,0 +1,53 @@
+//! Committed backups.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::{Lsn, SegmentName, TimelineId};
+use pgmesh_storage::{BackupLabel, DbId, RepoKey};
+use serde::{Deserialize, Serialize};
+
+use super::StoredObject;
+
+/// One committed backup: what `info` shows and what a restore needs to find its manifest. Its key is (stanza, label).
+/// Databases, tablespaces and files are in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupRecord {
+    /// The database of the stanza that was backed up.
+    pub db: DbId,
+    /// When it began, in seconds since the Unix epoch.
+    pub started_at: i64,
+    /// When it ended, in seconds since the Unix epoch.
+    pub stopped_at: i64,
+    /// `pg_backup_start`'s location.
+    pub lsn_start: Lsn,
+    /// `pg_backup_stop`'s location.
+    pub lsn_stop: Lsn,
+    /// The first segment needed to restore it.
+    pub wal_start: SegmentName,
+    /// The last segment needed to restore it.
+    pub wal_stop: SegmentName,
+    /// The timeline it was taken on.
+    pub timeline: TimelineId,
+    /// Bytes of the whole cluster.
+    pub size: u64,
+    /// Bytes that were read because they may have changed.
+    pub delta: u64,
+    /// Stored bytes that each repository holds for the whole backup.
+    pub stored: BTreeMap<RepoKey, u64>,
+    /// Stored bytes that each repository took in for this backup alone.
+    pub stored_delta: BTreeMap<RepoKey, u64>,
+    /// Number of files.
+    pub files: u64,
+    /// Whether pages with a wrong checksum were found.
+    pub page_errors: bool,
+    /// The user's annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// The backup that this one was compared with.
+    pub prior: Option<BackupLabel>,
+    /// All backups whose bytes it shares by way of `prior`.
+    pub references: Vec<BackupLabel>,
+    /// Its manifest root.
+    pub manifest: StoredObject,
+    /// The version of pgmesh that took it.
+    pub program: String,
+}

@@ -1,0 +1,31 @@
+//! The chunk index.
+
+use pgmesh_storage::Generation;
+use serde::{Deserialize, Serialize};
+
+use super::{LogIndex, Replica};
+
+/// One chunk that the mesh holds; its key is the digest of its plaintext.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkRecord {
+    /// Length of the plaintext in bytes.
+    pub length: u32,
+    /// Length as stored (compressed, without envelope) in bytes.
+    pub stored_length: u32,
+    /// The good replicas, ordered by repository, at most one a repository.
+    pub replicas: Vec<Replica>,
+    /// Set when the chunk is about to be deleted: it then counts as absent (invariant 5).
+    pub condemned: Option<LogIndex>,
+}
+
+/// What a writer needs to know about a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChunkState {
+    /// The chunk is there and may be referenced.
+    Present(ChunkRecord),
+    /// It is not, or it is condemned: upload it under this generation.
+    Absent {
+        /// The lowest generation whose object name is free in every repository.
+        generation: Generation,
+    },
+}

@@ -1,0 +1,25 @@
+//! The records of the catalog's tables.
+
+mod audit;
+mod backup;
+mod chunk;
+mod debt;
+mod mesh;
+mod node;
+mod object;
+mod repository;
+mod session;
+mod stanza;
+mod token;
+
+pub use audit::AuditRecord;
+pub use backup::BackupRecord;
+pub use chunk::{ChunkRecord, ChunkState};
+pub use debt::{Debt, DebtReason, Garbage, GarbageKey, RepositoryCounters};
+pub use mesh::{LogIndex, MeshRecord};
+pub use node::{NodeName, NodeNameError, NodeRecord};
+pub use object::{ObjectRef, Replica, StoredObject};
+pub use repository::{Backfill, RepositoryRecord};
+pub use session::{SessionId, SessionKind, SessionRecord};
+pub use stanza::{Branch, Database, HistoryRecord, RunningBackup, SegmentRecord, StanzaRecord, Writer};
+pub use token::{Redeemed, TokenId, TokenRecord, TokenRole};

@@ -1,0 +1,70 @@
+//! What lies in repositories, as the catalog names it.
+
+use std::fmt;
+
+use pgmesh_postgres::WalFileName;
+use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
+use serde::{Deserialize, Serialize};
+
+/// One object of the mesh, independent of repository and generation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectRef {
+    /// A chunk.
+    Chunk(Digest),
+    /// A WAL file: segment, partial segment, timeline history or backup history.
+    Segment {
+        /// Its stanza.
+        stanza: StanzaName,
+        /// The database of the stanza that it belongs to.
+        db: DbId,
+        /// PostgreSQL's name of it.
+        file: WalFileName,
+    },
+    /// A backup's manifest root.
+    Manifest {
+        /// Its stanza.
+        stanza: StanzaName,
+        /// Its backup.
+        label: BackupLabel,
+    },
+    /// What a repository itself knows about one database of a stanza.
+    StanzaInfo {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The database.
+        db: DbId,
+    },
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chunk(digest) => write!(f, "chunk {digest}"),
+            Self::Segment { stanza, db, file } => write!(f, "WAL file {file} of stanza {stanza}, database {db}"),
+            Self::Manifest { stanza, label } => write!(f, "manifest of backup {label} of stanza {stanza}"),
+            Self::StanzaInfo { stanza, db } => write!(f, "information on database {db} of stanza {stanza}"),
+        }
+    }
+}
+
+/// One object in one repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Replica {
+    /// The repository that holds it.
+    pub repo: RepoKey,
+    /// The generation under whose name it lies there.
+    pub generation: Generation,
+}
+
+/// Content and whereabouts of an object that is no chunk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredObject {
+    /// Digest of the plain content.
+    pub digest: Digest,
+    /// Length of the plain content in bytes.
+    pub plain_length: u64,
+    /// Length as stored (compressed, without envelope) in bytes.
+    pub stored_length: u64,
+    /// The good replicas, ordered by repository, at most one a repository.
+    pub replicas: Vec<Replica>,
+}

@@ -1,0 +1,46 @@
+//! Sessions: who may hold references that the catalog does not see yet.
+
+use std::fmt;
+
+use pgmesh_storage::StanzaName;
+use serde::{Deserialize, Serialize};
+
+use super::{LogIndex, NodeName};
+
+/// A session's identifier: the log position at which it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub LogIndex);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What a session does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SessionKind {
+    /// Takes a backup.
+    Backup,
+    /// Restores one.
+    Restore,
+    /// Reads and checks repositories.
+    Verify,
+    /// Makes replicas that are owed.
+    Repair,
+}
+
+/// An open session. While it is open nothing that was condemned after it began is deleted (invariant 5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// What it does.
+    pub kind: SessionKind,
+    /// The stanza it is about, if any.
+    pub stanza: Option<StanzaName>,
+    /// Who holds it, in words for the user.
+    pub holder: String,
+    /// The node that keeps it alive and ends it when its holder is gone.
+    pub node: NodeName,
+    /// When it was opened, in seconds since the Unix epoch.
+    pub opened_at: i64,
+}

@@ -1,0 +1,114 @@
+//! Stanzas and their WAL.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
+use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest};
+use serde::{Deserialize, Serialize};
+
+use super::{LogIndex, SessionId, StoredObject};
+
+/// One PostgreSQL cluster that the mesh backs up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StanzaRecord {
+    /// The databases it has had, oldest first; the last is the current one. Never empty.
+    pub databases: Vec<Database>,
+    /// Why it takes no WAL and no backups at present.
+    pub stopped: Option<String>,
+    /// Set once its deletion has begun: there is no way back.
+    pub deleting: bool,
+    /// Invariant 12: the instance that writes each timeline of the current database.
+    pub writers: BTreeMap<TimelineId, Writer>,
+    /// The timeline histories known for the current database.
+    pub histories: BTreeMap<TimelineId, HistoryRecord>,
+    /// The backup that runs now.
+    pub backup: Option<RunningBackup>,
+    /// When it was created or WAL was last removed from it: a push that began before must check its replicas again.
+    pub since: LogIndex,
+}
+
+impl StanzaRecord {
+    /// The current database; `None` only for a damaged record.
+    #[must_use]
+    pub fn current(&self) -> Option<&Database> {
+        self.databases.last()
+    }
+
+    /// The database with this identifier.
+    #[must_use]
+    pub fn database(&self, db: DbId) -> Option<&Database> {
+        self.databases.iter().find(|database| database.id == db)
+    }
+}
+
+/// One database (in pgBackRest's sense: one system identifier and major version) of a stanza.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Database {
+    /// Counted from 1 within the stanza.
+    pub id: DbId,
+    /// The cluster's system identifier.
+    pub system_id: SystemId,
+    /// Its major version.
+    pub version: PgVersion,
+    /// `pg_control`'s catalog version.
+    pub catalog_version: u32,
+    /// Its WAL segment size.
+    pub segment_size: SegmentSize,
+    /// The object that describes it in the repositories.
+    pub info: StoredObject,
+}
+
+impl Database {
+    /// The name of its archive.
+    #[must_use]
+    pub fn archive_id(&self) -> ArchiveId {
+        ArchiveId { db: self.id, version: self.version }
+    }
+}
+
+/// Who writes a timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// The fingerprint of the data directory that pushed first.
+    pub instance: String,
+    /// When it was bound.
+    pub since: LogIndex,
+}
+
+/// A timeline history file, as far as the catalog compares it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRecord {
+    /// Digest of the file.
+    pub digest: Digest,
+    /// Its lines, oldest first.
+    pub branches: Vec<Branch>,
+}
+
+/// One line of a history file: the timeline left `parent` at `switch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// The timeline that was left.
+    pub parent: TimelineId,
+    /// Where it was left.
+    pub switch: Lsn,
+}
+
+/// A backup in progress: the lock on the stanza's backups. It ends with its session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningBackup {
+    /// The session that holds the lock.
+    pub session: SessionId,
+    /// The label that the backup will have.
+    pub label: BackupLabel,
+    /// When it began, in seconds since the Unix epoch.
+    pub began_at: i64,
+}
+
+/// One archived WAL file; its key is (stanza, database, file name).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    /// Content and replicas.
+    pub object: StoredObject,
+    /// When it was pushed, in seconds since the Unix epoch.
+    pub pushed_at: i64,
+}

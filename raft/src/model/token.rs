@@ -1,0 +1,62 @@
+//! Join tokens.
+
+use std::fmt;
+
+use pgmesh_storage::StanzaName;
+use serde::{Deserialize, Serialize};
+
+/// A token's identifier, as it stands in the token's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TokenId(pub [u8; 16]);
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// What whoever redeems a token becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TokenRole {
+    /// A node.
+    Node,
+    /// An administrator.
+    Admin,
+    /// A client of these stanzas.
+    Client {
+        /// The stanzas.
+        stanzas: Vec<StanzaName>,
+    },
+}
+
+/// A token that was handed out. The secret itself is nowhere (invariant 9).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Hash of the secret.
+    pub secret_hash: [u8; 32],
+    /// What it makes of its bearer.
+    pub role: TokenRole,
+    /// When it expires, in seconds since the Unix epoch.
+    pub expires: i64,
+    /// When and by whom it was used.
+    pub redeemed: Option<Redeemed>,
+}
+
+impl fmt::Debug for TokenRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRecord")
+            .field("role", &self.role)
+            .field("expires", &self.expires)
+            .field("redeemed", &self.redeemed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The one use of a token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redeemed {
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+    /// By whom: the name in the certificate that was given for it.
+    pub name: String,
+}

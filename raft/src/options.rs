@@ -1,0 +1,45 @@
+//! Settings of a catalog.
+
+use std::time::{Duration, SystemTime};
+
+/// Settings of a catalog on one node. The defaults suit a node of any size.
+#[derive(Debug, Clone)]
+pub struct CatalogOptions {
+    /// How often a leader shows that it is alive.
+    pub heartbeat: Duration,
+    /// The shortest time without a heartbeat after which a follower stands for election; the longest is twice that.
+    pub election: Duration,
+    /// After how many Raft entries a snapshot is made and older entries are dropped.
+    pub entries_per_snapshot: u64,
+    /// How many entries that are in the snapshot already are kept for followers that lag a little.
+    pub entries_kept: u64,
+    /// Memory for blocks read from the state database, in bytes.
+    pub block_cache: usize,
+    /// Memory for writes that are not in table files yet, in bytes, for each of the two databases.
+    pub write_buffer: usize,
+    /// The proposer's clock, in seconds since the Unix epoch. Nothing is decided by it but the expiry of join tokens;
+    /// everything else only records it.
+    pub clock: fn() -> i64,
+}
+
+impl Default for CatalogOptions {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(250),
+            election: Duration::from_millis(1000),
+            entries_per_snapshot: 20_000,
+            entries_kept: 2_000,
+            block_cache: 32 << 20,
+            write_buffer: 16 << 20,
+            clock: system_clock,
+        }
+    }
+}
+
+fn system_clock() -> i64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_secs()).ok())
+        .unwrap_or(0)
+}

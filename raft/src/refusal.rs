@@ -1,0 +1,334 @@
+//! Why the catalog does not accept a command. A refused command changes nothing.
+
+use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFileName};
+use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{LogIndex, NodeName, SessionId, TokenId};
+
+/// Why a command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// Nothing but `FoundMesh` is possible yet.
+    #[error("the mesh has not been founded yet")]
+    NoMesh,
+    /// The mesh was founded with another record.
+    #[error("this catalog belongs to mesh {known}, not to {given}")]
+    OtherMesh {
+        /// The mesh that it belongs to.
+        known: String,
+        /// The mesh that was to be founded.
+        given: String,
+    },
+    /// The catalog has another format than the program that founded it claims.
+    #[error("the catalog has format {given}, this program knows {known}")]
+    OtherFormat {
+        /// This program's format.
+        known: u32,
+        /// The format that was given.
+        given: u32,
+    },
+    /// Two nodes with one name or one identifier.
+    #[error("node {known} already has the name or the identifier that is given for node {given} (id {node_id})")]
+    NodeTaken {
+        /// The node that has it.
+        known: NodeName,
+        /// The node that was to be registered.
+        given: NodeName,
+        /// The identifier that was given.
+        node_id: u64,
+    },
+    /// A node that is not registered.
+    #[error("node {0} is not registered in the mesh")]
+    UnknownNode(NodeName),
+
+    /// The repository is registered differently.
+    #[error("repo{repo} is registered in the mesh with {option}={}, but is given with {option}={}", shown(known), shown(given))]
+    RepositoryDiffers {
+        /// The repository.
+        repo: RepoKey,
+        /// The first option that differs (`host` and `uuid` are not options but count as such).
+        option: String,
+        /// Its registered value.
+        known: Option<String>,
+        /// The given value.
+        given: Option<String>,
+    },
+    /// One storage under two numbers would count one replica twice.
+    #[error("the storage given as repo{given} is already registered as repo{known}")]
+    RepositoryTaken {
+        /// The number that it has.
+        known: RepoKey,
+        /// The number that was given.
+        given: RepoKey,
+    },
+    /// A repository that is not registered.
+    #[error("repo{0} is not registered in the mesh")]
+    UnknownRepository(RepoKey),
+
+    /// No such stanza.
+    #[error("stanza {0} does not exist")]
+    UnknownStanza(StanzaName),
+    /// The stanza was stopped.
+    #[error("stanza {stanza} is stopped: {reason}")]
+    StanzaStopped {
+        /// The stanza.
+        stanza: StanzaName,
+        /// Why.
+        reason: String,
+    },
+    /// The stanza is being deleted.
+    #[error("stanza {0} is being deleted")]
+    StanzaDeleting(StanzaName),
+    /// Only a stopped stanza can be deleted.
+    #[error("stanza {0} is not stopped; stop it before it is deleted")]
+    StanzaNotStopped(StanzaName),
+    /// Invariant 12: another cluster.
+    #[error("stanza {stanza} belongs to the cluster with system identifier {known}, not {given}")]
+    SystemIdDiffers {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The current database's.
+        known: SystemId,
+        /// What was given.
+        given: SystemId,
+    },
+    /// The same system identifier with another version or segment size.
+    #[error("stanza {stanza} is registered as PostgreSQL {known}, but the cluster is PostgreSQL {given}")]
+    VersionDiffers {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The current database's.
+        known: PgVersion,
+        /// What was given.
+        given: PgVersion,
+    },
+    /// A WAL file that has another length than the cluster's segments.
+    #[error("{file} has {given} bytes, but segments of stanza {stanza} have {known}")]
+    WrongLength {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The file.
+        file: WalFileName,
+        /// The segment size in bytes.
+        known: u64,
+        /// The file's length in bytes.
+        given: u64,
+    },
+    /// Another segment size than the stanza's current database has.
+    #[error("stanza {stanza} has WAL segments of {known} bytes, but the cluster has {given}")]
+    SegmentSizeDiffers {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The current database's, in bytes.
+        known: u32,
+        /// What was given, in bytes.
+        given: u32,
+    },
+
+    /// Invariant 3: other bytes under a known name.
+    #[error("{file} of stanza {stanza} is already archived with digest {known}; the given file has digest {given}")]
+    Duplicate {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The file.
+        file: WalFileName,
+        /// The archived digest.
+        known: Digest,
+        /// The given digest.
+        given: Digest,
+    },
+    /// Invariant 12: the timeline has another writer.
+    #[error(
+        "timeline {timeline} of stanza {stanza} is written by instance {known}, not by {given}: a copy of a cluster \
+         must not archive into the original's stanza"
+    )]
+    OtherWriter {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The timeline.
+        timeline: TimelineId,
+        /// Its writer.
+        known: String,
+        /// Who pushed.
+        given: String,
+    },
+    /// Invariant 12: a timeline whose history was not archived.
+    #[error("timeline {timeline} of stanza {stanza} is not known: its history file must be archived first")]
+    UnknownTimeline {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The timeline.
+        timeline: TimelineId,
+    },
+    /// Invariant 12: a history that does not agree with a known one.
+    #[error("the history of timeline {timeline} contradicts the archive of stanza {stanza}: for timeline {parent} it says {}, the archive {}", switch(*given), switch(*known))]
+    HistoryContradicts {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The timeline of the given file.
+        timeline: TimelineId,
+        /// The line that differs.
+        parent: TimelineId,
+        /// Where the known history leaves that timeline, if it does.
+        known: Option<Lsn>,
+        /// Where the given one does.
+        given: Option<Lsn>,
+    },
+    /// Invariant 12: a segment whose header is of a timeline that its name's timeline does not descend from.
+    #[error("{file} of stanza {stanza} has a header of timeline {header}, which timeline {timeline} does not descend from", timeline = file.timeline())]
+    ForeignHeader {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The file.
+        file: WalFileName,
+        /// The header's timeline.
+        header: TimelineId,
+    },
+
+    /// Fewer good replicas than must be (invariants 1 and 4).
+    #[error("only {have} repositories hold it, {need} must")]
+    TooFewReplicas {
+        /// Good replicas.
+        have: u16,
+        /// What was demanded.
+        need: u16,
+    },
+    /// Object names that must not be used: upload again under the given generations.
+    #[error("{} objects were uploaded under names that are about to be deleted; upload them again", .0.len())]
+    StaleGenerations(Vec<StaleGeneration>),
+    /// Something was deleted or withdrawn since the check that the command rests on: check again (invariants 4 and 5).
+    #[error("replicas were withdrawn at log position {since}, after they were checked; check them again")]
+    Recheck {
+        /// When.
+        since: LogIndex,
+    },
+    /// An object with a known digest and another length: the proposer is wrong about one of them.
+    #[error("chunk {digest} has {known} bytes, not {given}")]
+    LengthDiffers {
+        /// The chunk.
+        digest: Digest,
+        /// The known length.
+        known: u32,
+        /// The given one.
+        given: u32,
+    },
+
+    /// Another backup of the stanza is running.
+    #[error("a backup of stanza {stanza} ({label}) is running, held by session {session}")]
+    BackupRunning {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session that holds the lock.
+        session: SessionId,
+        /// The running backup.
+        label: BackupLabel,
+    },
+    /// The session does not hold the stanza's backup lock for this label.
+    #[error("session {session} does not hold the backup lock of stanza {stanza} for {label}")]
+    BackupNotBegun {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session.
+        session: SessionId,
+        /// The label.
+        label: BackupLabel,
+    },
+    /// A label that is not greater than the last backup's.
+    #[error("backup label {given} is not later than {last}, the last backup of stanza {stanza}; is the clock right?")]
+    LabelNotLater {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The last backup.
+        last: BackupLabel,
+        /// The label that was given.
+        given: BackupLabel,
+    },
+    /// Invariant 4: WAL that the backup needs is not archived.
+    #[error("WAL segment {segment} of stanza {stanza}, which the backup needs, is not archived")]
+    WalMissing {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The first missing segment.
+        segment: SegmentName,
+    },
+    /// The backup's first and last segment are not in order on its timeline.
+    #[error("a backup cannot need WAL from {start} to {stop}")]
+    WalRange {
+        /// The first segment.
+        start: SegmentName,
+        /// The last segment.
+        stop: SegmentName,
+    },
+    /// No such backup.
+    #[error("stanza {stanza} has no backup {label}")]
+    UnknownBackup {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The label.
+        label: BackupLabel,
+    },
+    /// Another backup refers to it.
+    #[error("backup {label} of stanza {stanza} is needed by backup {needed_by}")]
+    BackupNeeded {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// One that refers to it.
+        needed_by: BackupLabel,
+    },
+
+    /// The session is not open (any more).
+    #[error("session {0} has ended")]
+    SessionEnded(SessionId),
+    /// Invariant 5: a session may still use what is to be forgotten.
+    #[error("session {session} began before log position {since}: what it may read is not deleted yet")]
+    SessionOpen {
+        /// The oldest open session.
+        session: SessionId,
+        /// When the thing was condemned.
+        since: LogIndex,
+    },
+
+    /// A token identifier that is already in use.
+    #[error("token {0} exists already")]
+    TokenTaken(TokenId),
+    /// No such token, or another secret.
+    #[error("the join token is not known to this mesh")]
+    TokenUnknown,
+    /// The token has expired.
+    #[error("the join token has expired")]
+    TokenExpired {
+        /// When, in seconds since the Unix epoch.
+        expires: i64,
+    },
+    /// The token was used.
+    #[error("the join token was already used, by {name}")]
+    TokenUsed {
+        /// When, in seconds since the Unix epoch.
+        at: i64,
+        /// By whom.
+        name: String,
+    },
+}
+
+/// An object uploaded under a generation that is condemned or garbage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaleGeneration {
+    /// The object's digest.
+    pub digest: Digest,
+    /// The lowest generation that may be used.
+    pub generation: Generation,
+}
+
+fn shown(value: &Option<String>) -> &str {
+    value.as_deref().unwrap_or("(not set)")
+}
+
+fn switch(switch: Option<Lsn>) -> String {
+    match switch {
+        Some(lsn) => format!("left at {lsn}"),
+        None => "no such line".to_owned(),
+    }
+}

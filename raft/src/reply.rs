@@ -1,0 +1,56 @@
+//! What the catalog answers to a command that it accepted.
+
+use pgmesh_storage::DbId;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Replica, SessionId, TokenRole};
+
+/// The answer to an accepted command; [`Command`](crate::Command) says which variant belongs to which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is so now.
+    Done,
+    /// The file is archived.
+    Pushed {
+        /// The replicas that count.
+        replicas: Vec<Replica>,
+    },
+    /// The same bytes were archived before (invariant 3).
+    AlreadyThere {
+        /// The replicas that count, with those that this push added.
+        replicas: Vec<Replica>,
+    },
+    /// The stanza's current database.
+    Database(DbId),
+    /// The session is open.
+    Session(SessionId),
+    /// One step of a stanza's deletion.
+    Deleting {
+        /// Whether rows are left: propose it again.
+        more: bool,
+    },
+    /// One step of owing all objects to a new repository.
+    Backfilled {
+        /// Debts written in this step.
+        debts: u32,
+        /// Whether objects are left: propose it again.
+        more: bool,
+    },
+    /// How many of the replicas were taken into account.
+    Added {
+        /// The number; the others were of unknown objects or of a generation that must not be used.
+        accepted: u32,
+    },
+    /// A bad replica was withdrawn, or had been before.
+    Withdrawn {
+        /// How many good replicas are left.
+        remaining: u16,
+    },
+    /// How many chunks were condemned by this command.
+    Condemned {
+        /// The number.
+        chunks: u32,
+    },
+    /// The token was good and is used up.
+    Token(TokenRole),
+}

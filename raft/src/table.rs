@@ -1,0 +1,87 @@
+//! The catalog's tables, each a column family of the state database.
+
+use std::fmt;
+
+/// A table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Single values: the mesh, the number of applied commands, when replicas were last withdrawn.
+    Mesh,
+    /// Node name → node.
+    Nodes,
+    /// Number → repository.
+    Repositories,
+    /// Number → what the repository holds and owes.
+    Counters,
+    /// Name → stanza.
+    Stanzas,
+    /// Stanza, database, file name → WAL file.
+    Segments,
+    /// Digest → chunk.
+    Chunks,
+    /// Digest → when it was condemned; an index into `Chunks`.
+    Condemned,
+    /// Stanza, label → backup.
+    Backups,
+    /// Repository, object → debt.
+    Debts,
+    /// Object, repository, generation → garbage.
+    Garbage,
+    /// Session identifier → session.
+    Sessions,
+    /// Token identifier → token.
+    Tokens,
+    /// Log position → audit line.
+    Audit,
+    /// What Raft needs to know of the state: last applied entry and membership. `apply` does not see it.
+    Raft,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Self; 15] = [
+        Self::Mesh,
+        Self::Nodes,
+        Self::Repositories,
+        Self::Counters,
+        Self::Stanzas,
+        Self::Segments,
+        Self::Chunks,
+        Self::Condemned,
+        Self::Backups,
+        Self::Debts,
+        Self::Garbage,
+        Self::Sessions,
+        Self::Tokens,
+        Self::Audit,
+        Self::Raft,
+    ];
+
+    /// The column family's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Nodes => "nodes",
+            Self::Repositories => "repositories",
+            Self::Counters => "counters",
+            Self::Stanzas => "stanzas",
+            Self::Segments => "segments",
+            Self::Chunks => "chunks",
+            Self::Condemned => "condemned",
+            Self::Backups => "backups",
+            Self::Debts => "debts",
+            Self::Garbage => "garbage",
+            Self::Sessions => "sessions",
+            Self::Tokens => "tokens",
+            Self::Audit => "audit",
+            Self::Raft => "raft",
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,350 @@
+//! Queries over the applied state.
+//!
+//! Every method reads the database at the moment it is called: what it returns is at least as new as the view. Methods
+//! block on disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at
+//! a time (invariant 11), see the table as it was when they began, and can go on later after a key.
+
+use std::sync::Arc;
+
+use pgmesh_postgres::{SegmentName, WalFileName};
+use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
+use serde::de::DeserializeOwned;
+
+use crate::apply::Base;
+use crate::apply::objects;
+use crate::error::ReadError;
+use crate::key::{self, KeyReader};
+use crate::model::{
+    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex,
+    MeshRecord, NodeName, NodeRecord, ObjectRef, RepositoryCounters, RepositoryRecord,
+    SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
+};
+use crate::store::StateDb;
+use crate::table::Table;
+use crate::value;
+
+/// A readable catalog. Cheap to clone; keeping one for long keeps a replaced database alive, so take a new one for
+/// every request.
+#[derive(Debug, Clone)]
+pub struct View<B = Arc<StateDb>> {
+    base: B,
+}
+
+impl<B: Base> View<B> {
+    /// A view of these tables.
+    pub fn new(base: B) -> Self {
+        Self { base }
+    }
+
+    /// The number of commands that have been applied.
+    ///
+    /// # Errors
+    /// [`ReadError`], as from every method of this type.
+    pub fn applied(&self) -> Result<LogIndex, ReadError> {
+        Ok(self
+            .base
+            .record(Table::Mesh, key::APPLIED)?
+            .unwrap_or_default())
+    }
+
+    /// The mesh; `None` until it was founded.
+    pub fn mesh(&self) -> Result<Option<MeshRecord>, ReadError> {
+        self.base.record(Table::Mesh, key::MESH)
+    }
+
+    /// A node.
+    pub fn node(&self, name: &NodeName) -> Result<Option<NodeRecord>, ReadError> {
+        self.base.record(Table::Nodes, &key::node(name))
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> Result<Vec<(NodeName, NodeRecord)>, ReadError> {
+        self.rows(Table::Nodes, &[], &[], |key| {
+            KeyReader::new(key).rest()?.parse().ok()
+        })
+        .collect()
+    }
+
+    /// A repository.
+    pub fn repository(&self, repo: RepoKey) -> Result<Option<RepositoryRecord>, ReadError> {
+        self.base
+            .record(Table::Repositories, &key::repository(repo))
+    }
+
+    /// All repositories, by number.
+    pub fn repositories(&self) -> Result<Vec<(RepoKey, RepositoryRecord)>, ReadError> {
+        self.rows(Table::Repositories, &[], &[], |key| {
+            KeyReader::new(key).repository()
+        })
+        .collect()
+    }
+
+    /// What a repository holds and owes.
+    pub fn counters(&self, repo: RepoKey) -> Result<RepositoryCounters, ReadError> {
+        Ok(self
+            .base
+            .record(Table::Counters, &key::repository(repo))?
+            .unwrap_or_default())
+    }
+
+    /// A stanza.
+    pub fn stanza(&self, stanza: &StanzaName) -> Result<Option<StanzaRecord>, ReadError> {
+        self.base.record(Table::Stanzas, &key::stanza(stanza))
+    }
+
+    /// Stanzas by name, those after `after` if given.
+    pub fn stanzas(
+        &self,
+        after: Option<&StanzaName>,
+    ) -> impl Iterator<Item = Result<(StanzaName, StanzaRecord), ReadError>> + Send {
+        let from = after.map_or_else(Vec::new, |stanza| key::after(key::stanza(stanza)));
+        self.rows(Table::Stanzas, &from, &[], |key| {
+            KeyReader::new(key).rest()?.parse().ok()
+        })
+    }
+
+    /// A WAL file. Invariant 7: only on a linearizable view does `None` mean that it was never archived.
+    pub fn segment(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+        file: &WalFileName,
+    ) -> Result<Option<SegmentRecord>, ReadError> {
+        let key = key::segment(stanza, db, &file.to_string());
+        self.base.record(Table::Segments, &key)
+    }
+
+    /// The WAL files of one database by name, those after `after` if given.
+    pub fn segments(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+        after: Option<&WalFileName>,
+    ) -> impl Iterator<Item = Result<(WalFileName, SegmentRecord), ReadError>> + Send {
+        let prefix = key::segments(stanza, db);
+        let from = after.map_or_else(
+            || prefix.clone(),
+            |file| key::after(key::segment(stanza, db, &file.to_string())),
+        );
+        self.rows(Table::Segments, &from, &prefix, |key| {
+            match key::read_segment(key)? {
+                ObjectRef::Segment { file, .. } => Some(file),
+                _ => None,
+            }
+        })
+    }
+
+    /// The first and last complete segment of one database, by name: what `info` shows. Walks all its WAL files.
+    pub fn segment_bounds(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+    ) -> Result<Option<(SegmentName, SegmentName)>, ReadError> {
+        let mut bounds = None;
+        for row in self.segments(stanza, db, None) {
+            if let WalFileName::Segment(name) = row?.0 {
+                let (first, _) = bounds.unwrap_or((name, name));
+                bounds = Some((first, name));
+            }
+        }
+        Ok(bounds)
+    }
+
+    /// The chunks with these digests, in their order. Condemned ones count as absent (invariant 5).
+    pub fn chunks(&self, digests: &[Digest]) -> Result<Vec<Option<ChunkRecord>>, ReadError> {
+        let records = self.chunks_with_condemned(digests)?;
+        Ok(records
+            .into_iter()
+            .map(|record| record.filter(|chunk| chunk.condemned.is_none()))
+            .collect())
+    }
+
+    /// For each digest, whether the chunk is there, or the generation to upload it under. Ask within a session, on a
+    /// view that has applied the session's opening.
+    pub fn chunk_states(&self, digests: &[Digest]) -> Result<Vec<ChunkState>, ReadError> {
+        let records = self.chunks_with_condemned(digests)?;
+        std::iter::zip(digests, records)
+            .map(|(digest, record)| match record {
+                Some(record) if record.condemned.is_none() => Ok(ChunkState::Present(record)),
+                record => {
+                    let held = record.map(|chunk| chunk.replicas).unwrap_or_default();
+                    let object = ObjectRef::Chunk(*digest);
+                    let generation = objects::free_generation(&self.base, &object, &held)?;
+                    Ok(ChunkState::Absent { generation })
+                }
+            })
+            .collect()
+    }
+
+    fn chunks_with_condemned(
+        &self,
+        digests: &[Digest],
+    ) -> Result<Vec<Option<ChunkRecord>>, ReadError> {
+        let keys: Vec<_> = digests.iter().map(key::chunk).collect();
+        let values = self.base.get_many(Table::Chunks, &keys)?;
+        std::iter::zip(keys, values)
+            .map(|(key, bytes)| {
+                bytes
+                    .map(|bytes| value::decode(Table::Chunks, &key, &bytes))
+                    .transpose()
+            })
+            .collect()
+    }
+
+    /// All chunks by digest, with condemned ones, those after `after` if given.
+    pub fn all_chunks(
+        &self,
+        after: Option<&Digest>,
+    ) -> impl Iterator<Item = Result<(Digest, ChunkRecord), ReadError>> + Send {
+        self.by_digest(Table::Chunks, after)
+    }
+
+    /// Condemned chunks by digest, and when they were condemned, those after `after` if given.
+    pub fn condemned(
+        &self,
+        after: Option<&Digest>,
+    ) -> impl Iterator<Item = Result<(Digest, LogIndex), ReadError>> + Send {
+        self.by_digest(Table::Condemned, after)
+    }
+
+    fn by_digest<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        after: Option<&Digest>,
+    ) -> impl Iterator<Item = Result<(Digest, T), ReadError>> + Send {
+        let from = after.map_or_else(Vec::new, |digest| key::after(key::chunk(digest)));
+        self.rows(table, &from, &[], |key| {
+            let mut reader = KeyReader::new(key);
+            let digest = reader.digest()?;
+            reader.end(digest)
+        })
+    }
+
+    /// The generation to upload a new object under; for chunks use [`Self::chunk_states`].
+    pub fn generation_for(&self, object: &ObjectRef) -> Result<Generation, ReadError> {
+        objects::free_generation(&self.base, object, &[])
+    }
+
+    /// Content and replicas of any object; `None` if it is unknown or condemned.
+    pub fn object(&self, object: &ObjectRef) -> Result<Option<StoredObject>, ReadError> {
+        Ok(objects::find(&self.base, object)?.map(|found| found.object))
+    }
+
+    /// A backup.
+    pub fn backup(
+        &self,
+        stanza: &StanzaName,
+        label: &BackupLabel,
+    ) -> Result<Option<BackupRecord>, ReadError> {
+        self.base
+            .record(Table::Backups, &key::backup(stanza, label))
+    }
+
+    /// The backups of a stanza by label, those after `after` if given.
+    pub fn backups(
+        &self,
+        stanza: &StanzaName,
+        after: Option<&BackupLabel>,
+    ) -> impl Iterator<Item = Result<(BackupLabel, BackupRecord), ReadError>> + Send {
+        let prefix = key::stanza_prefix(stanza);
+        let from = after.map_or_else(
+            || prefix.clone(),
+            |label| key::after(key::backup(stanza, label)),
+        );
+        self.rows(Table::Backups, &from, &prefix, |key| {
+            key::read_backup(key).map(|(_, label)| label)
+        })
+    }
+
+    /// A debt.
+    pub fn debt(&self, repo: RepoKey, object: &ObjectRef) -> Result<Option<Debt>, ReadError> {
+        self.base.record(Table::Debts, &key::debt(repo, object))
+    }
+
+    /// The debts of a repository by object, those after `after` if given.
+    pub fn debts(
+        &self,
+        repo: RepoKey,
+        after: Option<&ObjectRef>,
+    ) -> impl Iterator<Item = Result<(ObjectRef, Debt), ReadError>> + Send {
+        let prefix = key::repository(repo);
+        let from = after.map_or_else(
+            || prefix.clone(),
+            |object| key::after(key::debt(repo, object)),
+        );
+        self.rows(Table::Debts, &from, &prefix, |key| {
+            key::read_debt(key).map(|(_, object)| object)
+        })
+    }
+
+    /// Garbage by object, that after `after` if given.
+    pub fn garbage(
+        &self,
+        after: Option<&GarbageKey>,
+    ) -> impl Iterator<Item = Result<(GarbageKey, Garbage), ReadError>> + Send {
+        let from = after.map_or_else(Vec::new, |garbage| key::after(key::garbage(garbage)));
+        self.rows(Table::Garbage, &from, &[], key::read_garbage)
+    }
+
+    /// Whether what was condemned, or became garbage, at `since` may be deleted from repositories (invariant 5).
+    pub fn may_delete(&self, since: LogIndex) -> Result<bool, ReadError> {
+        Ok(self
+            .oldest_session()?
+            .is_none_or(|session| session.0 > since))
+    }
+
+    /// A session.
+    pub fn session(&self, session: SessionId) -> Result<Option<SessionRecord>, ReadError> {
+        self.base.record(Table::Sessions, &key::session(session))
+    }
+
+    /// All open sessions, oldest first.
+    pub fn sessions(&self) -> Result<Vec<(SessionId, SessionRecord)>, ReadError> {
+        self.rows(Table::Sessions, &[], &[], |key| {
+            KeyReader::new(key).index().map(SessionId)
+        })
+        .collect()
+    }
+
+    /// The oldest open session.
+    pub fn oldest_session(&self) -> Result<Option<SessionId>, ReadError> {
+        objects::oldest_session(&self.base)
+    }
+
+    /// A join token.
+    pub fn token(&self, id: TokenId) -> Result<Option<TokenRecord>, ReadError> {
+        self.base.record(Table::Tokens, &key::token(id))
+    }
+
+    /// All join tokens, with used and expired ones.
+    pub fn tokens(&self) -> impl Iterator<Item = Result<(TokenId, TokenRecord), ReadError>> + Send {
+        self.rows(Table::Tokens, &[], &[], |key| KeyReader::new(key).token())
+    }
+
+    /// The audit trail from a position on.
+    pub fn audit(
+        &self,
+        from: LogIndex,
+    ) -> impl Iterator<Item = Result<(LogIndex, AuditRecord), ReadError>> + Send {
+        self.rows(Table::Audit, &key::index(from), &[], |key| {
+            KeyReader::new(key).index()
+        })
+    }
+
+    fn rows<K, T: DeserializeOwned>(
+        &self,
+        table: Table,
+        from: &[u8],
+        prefix: &[u8],
+        read_key: fn(&[u8]) -> Option<K>,
+    ) -> impl Iterator<Item = Result<(K, T), ReadError>> + Send + use<'_, K, T, B> {
+        self.base.scan(table, from, prefix).map(move |row| {
+            let (key, bytes) = row?;
+            let name = read_key(&key).ok_or_else(|| ReadError::MalformedKey {
+                table,
+                key: hex::encode(&key),
+            })?;
+            Ok((name, value::decode(table, &key, &bytes)?))
+        })
+    }
+}

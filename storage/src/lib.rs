@@ -1,0 +1,54 @@
+//! What lies at rest: objects, how they are named, sealed and compressed, and the repositories that hold them.
+//!
+//! Knows nothing of networks between nodes, nor of the catalog. The layers, lowest first:
+//!
+//! 1. names: [`StanzaName`], [`RepoKey`], [`BackupLabel`], [`ArchiveId`], [`Generation`]; [`Digest`] and its [`DigestSuite`];
+//! 2. codecs: [`Codec`] for compression, [`wire`] for structures;
+//! 3. [`Payload`]: plaintext compressed once, named by its digest, as it travels from a PostgreSQL host to the repositories;
+//! 4. envelope: encryption and MAC around a payload, under the keys that a [`Passphrase`] unwraps ([`WrappedKey`]);
+//! 5. [`ObjectName`] and [`ObjectPath`]: where objects lie;
+//! 6. [`Repository`]: durable, create-only, checked puts and gets on any `object_store`; [`PosixStore`] is the one for directories;
+//! 7. manifests: [`ManifestRoot`], and [`FileEntry`] in parts.
+//!
+//! ```text
+//!   plain ── Payload::pack ──▶ Payload ── Repository::put ──▶ envelope ──▶ store
+//!   plain ◀── Payload::open ── Payload ◀── Repository::get ── envelope ◀── store
+//! ```
+
+mod checked_text;
+mod codec;
+mod digest;
+mod envelope;
+mod error;
+mod identity;
+mod keys;
+mod manifest;
+mod names;
+mod object;
+mod payload;
+mod posix;
+mod random;
+mod repository;
+pub mod wire;
+
+pub use checked_text::CheckedTextError;
+pub use codec::{Codec, CodecError, ParseCodecError};
+pub use digest::{DIGEST_LENGTH, Digest, DigestSuite, Hasher, ParseDigestError, ParseDigestSuiteError};
+pub use envelope::EnvelopeError;
+pub use error::{Damage, Source, StoreError};
+pub use identity::{Cipher, ParseCipherError, RepositoryIdentity};
+pub use keys::{EmptyPassphraseError, HexBytes, KeyDerivation, KeyError, Passphrase, WrappedKey};
+pub use manifest::{
+    BackupSizes, BlockRange, DatabaseRecord, EntryKind, Extent, FileEntry, FileErrors, InvalidEntry, LinkRecord,
+    MANIFEST_FORMAT, MAX_PART_LENGTH, ManifestError, ManifestRoot, PART_LENGTH, PartError, PartReader, PartRef,
+    PartWriter, StanzaInfo, TablespaceRecord,
+};
+pub use names::{
+    ArchiveId, BackupLabel, BackupType, DbId, Generation, ParseArchiveIdError, ParseBackupLabelError,
+    ParseBackupTypeError, ParseRepoKeyError, ParseStanzaNameError, RepoKey, StanzaName,
+};
+pub use object::{ObjectKind, ObjectName, ObjectPath, StoredName, prefix};
+pub use payload::{MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
+pub use posix::PosixStore;
+pub use random::RandomError;
+pub use repository::{Checked, Listed, Repository, Stored};

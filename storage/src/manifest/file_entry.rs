@@ -1,0 +1,196 @@
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::digest::Digest;
+
+/// The longest path and link, in bytes: Linux's `PATH_MAX`.
+const MAX_PATH_LENGTH: usize = 4096;
+
+/// A run of bytes inside a chunk's plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Extent {
+    /// The chunk.
+    pub digest: Digest,
+    /// Where the run begins in the chunk's plaintext, in bytes.
+    pub offset: u32,
+    /// The run's length, in bytes; not 0.
+    pub length: u32,
+}
+
+/// A run of blocks of a relation's file, counted from the beginning of that file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct BlockRange {
+    /// The first block.
+    pub first: u32,
+    /// How many blocks; not 0.
+    pub count: u32,
+}
+
+/// A file, directory or link of a backed-up data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// The path relative to PGDATA, separated by `/`; what lies in a tablespace is below `pg_tblspc/<oid>`.
+    pub path: String,
+    /// What it is.
+    pub kind: EntryKind,
+    /// When it was last changed, in seconds since 1970.
+    pub modified: i64,
+    /// The permission bits.
+    pub mode: u32,
+    /// The owner's name, where it has one.
+    pub user: Option<String>,
+    /// The group's name, where it has one.
+    pub group: Option<String>,
+}
+
+/// What an entry is, and of what it consists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EntryKind {
+    /// A file: its extents one after the other.
+    File {
+        /// The size, in bytes: the sum of the extents' lengths.
+        size: u64,
+        /// The CRC-32C of the whole content, as PostgreSQL's `backup_manifest` has it.
+        crc32c: u32,
+        /// Where the content lies.
+        extents: Vec<Extent>,
+        /// The blocks whose page checksums did not fit.
+        bad_pages: Vec<BlockRange>,
+    },
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link {
+        /// Where it points.
+        destination: String,
+    },
+}
+
+/// An entry that no restore may follow.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("the entry {path:?} cannot be: {what}")]
+pub struct InvalidEntry {
+    /// The entry's path.
+    pub path: String,
+    /// What is wrong with it.
+    pub what: &'static str,
+}
+
+impl FileEntry {
+    /// Checks what a restore relies on: a path that stays below PGDATA, and extents that make up the size.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> Result<(), InvalidEntry> {
+        let invalid = |what| InvalidEntry {
+            path: self.path.chars().take(200).collect(),
+            what,
+        };
+        if !is_safe_path(&self.path) {
+            return Err(invalid("its path does not stay below the data directory"));
+        }
+        if self.mode > 0o7777 {
+            return Err(invalid("its mode has bits that are no permissions"));
+        }
+        match &self.kind {
+            EntryKind::Directory => Ok(()),
+            EntryKind::Link { destination } => {
+                let fits =
+                    !destination.is_empty() && destination.len() <= MAX_PATH_LENGTH && !destination.contains('\0');
+                fits.then_some(()).ok_or_else(|| invalid("its destination is no path"))
+            }
+            EntryKind::File { size, extents, .. } => {
+                if extents.iter().any(|extent| extent.length == 0) {
+                    return Err(invalid("one of its extents is empty"));
+                }
+                let sum: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
+                (sum == *size)
+                    .then_some(())
+                    .ok_or_else(|| invalid("its extents do not make up its size"))
+            }
+        }
+    }
+
+    /// The file's size in bytes; 0 for what is no file.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match &self.kind {
+            EntryKind::File { size, .. } => *size,
+            EntryKind::Directory | EntryKind::Link { .. } => 0,
+        }
+    }
+}
+
+/// Whether a path is relative and goes down only.
+fn is_safe_path(path: &str) -> bool {
+    path.len() <= MAX_PATH_LENGTH
+        && !path.contains('\0')
+        && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(path: &str) -> FileEntry {
+        FileEntry {
+            path: path.into(),
+            kind: EntryKind::Directory,
+            modified: 0,
+            mode: 0o700,
+            user: None,
+            group: None,
+        }
+    }
+
+    #[test]
+    fn paths_stay_below_the_data_directory() {
+        for good in [
+            "base",
+            "base/1/1259",
+            "pg_tblspc/16384/PG_15_202209061/5/1",
+            "a..b",
+            ".x",
+        ] {
+            directory(good).check().unwrap();
+        }
+        for bad in [
+            "",
+            "/etc",
+            "..",
+            "a/../b",
+            "a/..",
+            "./a",
+            "a//b",
+            "a/",
+            "a\0b",
+            &"x".repeat(4097),
+        ] {
+            assert!(directory(bad).check().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn extents_make_up_the_size() {
+        let file = |size, lengths: &[u32]| FileEntry {
+            kind: EntryKind::File {
+                size,
+                crc32c: 0,
+                extents: lengths
+                    .iter()
+                    .map(|length| Extent {
+                        digest: Digest([0; 32]),
+                        offset: u32::MAX,
+                        length: *length,
+                    })
+                    .collect(),
+                bad_pages: Vec::new(),
+            },
+            ..directory("f")
+        };
+        file(0, &[]).check().unwrap();
+        file(3, &[1, 2]).check().unwrap();
+        assert!(file(4, &[1, 2]).check().is_err());
+        assert!(file(3, &[3, 0]).check().is_err());
+    }
+}

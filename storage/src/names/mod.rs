@@ -1,0 +1,33 @@
+//! Names that users and catalogs see, each parsed once at the border and trusted from there on.
+
+mod archive_id;
+mod backup_label;
+mod generation;
+mod repo_key;
+mod stanza_name;
+
+pub use archive_id::{ArchiveId, DbId, ParseArchiveIdError};
+pub use backup_label::{BackupLabel, BackupType, ParseBackupLabelError, ParseBackupTypeError};
+pub use generation::Generation;
+pub use repo_key::{ParseRepoKeyError, RepoKey};
+pub use stanza_name::{ParseStanzaNameError, StanzaName};
+
+/// Serde for a name by its text: what is read is parsed, so an invalid name cannot be made by decoding.
+macro_rules! serde_by_text {
+    ($name:ty) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                <String as serde::Deserialize>::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+use serde_by_text;

@@ -1,0 +1,8 @@
+//! What objects a repository holds, and how they are named.
+
+mod name;
+mod path;
+
+pub use name::{ObjectKind, ObjectName};
+pub(crate) use path::{IDENTITY_PATH, KEY_PREFIX};
+pub use path::{ObjectPath, StoredName, prefix};

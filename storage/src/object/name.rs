@@ -1,0 +1,172 @@
+use std::fmt;
+
+use pgmesh_postgres::WalFileName;
+use serde::{Deserialize, Serialize};
+
+use super::path::{ObjectPath, StoredName};
+use crate::digest::{Digest, DigestSuite};
+use crate::names::{ArchiveId, BackupLabel, Generation, StanzaName};
+
+/// What an object holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectKind {
+    /// Pages and small files.
+    Chunk,
+    /// A WAL segment, or another file that PostgreSQL archives.
+    Segment,
+    /// The root of a backup's manifest.
+    Manifest,
+    /// What a database cluster of a stanza is.
+    StanzaInfo,
+}
+
+impl ObjectKind {
+    /// The kind's number in an object's header.
+    pub(crate) fn id(self) -> u8 {
+        match self {
+            Self::Chunk => 1,
+            Self::Segment => 2,
+            Self::Manifest => 3,
+            Self::StanzaInfo => 4,
+        }
+    }
+
+    /// The kind with this number.
+    pub(crate) fn from_id(id: u8) -> Option<Self> {
+        match id {
+            1 => Some(Self::Chunk),
+            2 => Some(Self::Segment),
+            3 => Some(Self::Manifest),
+            4 => Some(Self::StanzaInfo),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Chunk => "chunk",
+            Self::Segment => "segment",
+            Self::Manifest => "manifest",
+            Self::StanzaInfo => "stanza-info",
+        })
+    }
+}
+
+/// An object by what it holds: the same in every repository, whose paths differ by their naming keys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ObjectName {
+    /// A chunk.
+    Chunk(Digest),
+    /// A file that PostgreSQL archived.
+    Segment {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The cluster's archive.
+        archive_id: ArchiveId,
+        /// The file's name.
+        file: WalFileName,
+        /// The digest of the file.
+        digest: Digest,
+    },
+    /// The root of a backup's manifest.
+    Manifest {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// The digest of the manifest's root.
+        digest: Digest,
+    },
+    /// What a database cluster of a stanza is.
+    StanzaInfo {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The cluster.
+        archive_id: ArchiveId,
+        /// The digest of the record.
+        digest: Digest,
+    },
+}
+
+impl ObjectName {
+    /// What the object holds.
+    #[must_use]
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Self::Chunk(_) => ObjectKind::Chunk,
+            Self::Segment { .. } => ObjectKind::Segment,
+            Self::Manifest { .. } => ObjectKind::Manifest,
+            Self::StanzaInfo { .. } => ObjectKind::StanzaInfo,
+        }
+    }
+
+    /// The digest of the object's plaintext.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Chunk(digest)
+            | Self::Segment { digest, .. }
+            | Self::Manifest { digest, .. }
+            | Self::StanzaInfo { digest, .. } => *digest,
+        }
+    }
+
+    /// Where the object lies in a repository with this naming key (`None`: not encrypted).
+    #[must_use]
+    pub(crate) fn place(
+        &self,
+        suite: DigestSuite,
+        naming_key: Option<&[u8; 32]>,
+        generation: Generation,
+    ) -> ObjectPath {
+        let name = StoredName::new(self.digest(), suite, naming_key);
+        match self {
+            Self::Chunk(_) => ObjectPath::Chunk { name, generation },
+            Self::Segment {
+                stanza,
+                archive_id,
+                file,
+                ..
+            } => ObjectPath::Segment {
+                stanza: stanza.clone(),
+                archive_id: *archive_id,
+                file: *file,
+                name,
+                generation,
+            },
+            Self::Manifest { stanza, label, .. } => ObjectPath::Manifest {
+                stanza: stanza.clone(),
+                label: label.clone(),
+                name,
+                generation,
+            },
+            Self::StanzaInfo { stanza, archive_id, .. } => ObjectPath::StanzaInfo {
+                stanza: stanza.clone(),
+                archive_id: *archive_id,
+                name,
+                generation,
+            },
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Chunk(digest) => write!(formatter, "chunk {digest}"),
+            Self::Segment {
+                stanza,
+                archive_id,
+                file,
+                ..
+            } => write!(formatter, "archived file {file} of {stanza} {archive_id}"),
+            Self::Manifest { stanza, label, .. } => {
+                write!(formatter, "manifest of backup {label} of {stanza}")
+            }
+            Self::StanzaInfo { stanza, archive_id, .. } => write!(formatter, "information on {stanza} {archive_id}"),
+        }
+    }
+}

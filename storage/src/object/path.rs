@@ -1,0 +1,471 @@
+use std::fmt;
+
+use pgmesh_postgres::WalFileName;
+
+use super::name::{ObjectKind, ObjectName};
+use crate::digest::{Digest, DigestSuite};
+use crate::names::{ArchiveId, BackupLabel, Generation, StanzaName};
+
+/// The object with the repository's identity.
+pub(crate) const IDENTITY_PATH: &str = "pgmesh.repo";
+/// The folder of the key objects.
+pub(crate) const KEY_PREFIX: &str = "pgmesh.key";
+
+/// The part of an object's path that stands for its content: the digest, or in an encrypted repository a MAC of it, so that names tell
+/// nothing. 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoredName(Digest);
+
+impl StoredName {
+    /// The name of content with this digest.
+    pub(crate) fn new(digest: Digest, suite: DigestSuite, naming_key: Option<&[u8; 32]>) -> Self {
+        Self(match naming_key {
+            None => digest,
+            Some(key) => Digest(suite.mac(key, &[&digest.0])),
+        })
+    }
+}
+
+impl fmt::Display for StoredName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl fmt::Debug for StoredName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "StoredName({})", self.0)
+    }
+}
+
+/// A path in a repository, relative to its root, as far as it can be read without the content.
+///
+/// [`Display`](fmt::Display) and [`ObjectPath::parse`] are each other's inverse.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObjectPath {
+    /// `pgmesh.repo`
+    Identity,
+    /// `pgmesh.key/<epoch>-<wrap>`
+    Key {
+        /// The key epoch.
+        epoch: u32,
+        /// Which wrapping of it.
+        wrap: u32,
+    },
+    /// `chunk/<xx>/<name>`
+    Chunk {
+        /// What stands for the content.
+        name: StoredName,
+        /// Which writing.
+        generation: Generation,
+    },
+    /// `stanza/<stanza>/archive/<archive id>/<tli+log>/<file>-<name>`; history files lie directly under the archive id.
+    Segment {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The cluster's archive.
+        archive_id: ArchiveId,
+        /// The archived file.
+        file: WalFileName,
+        /// What stands for the content.
+        name: StoredName,
+        /// Which writing.
+        generation: Generation,
+    },
+    /// `stanza/<stanza>/backup/<label>/manifest-<name>`
+    Manifest {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The backup.
+        label: BackupLabel,
+        /// What stands for the content.
+        name: StoredName,
+        /// Which writing.
+        generation: Generation,
+    },
+    /// `stanza/<stanza>/db/<archive id>-<name>`
+    StanzaInfo {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The cluster.
+        archive_id: ArchiveId,
+        /// What stands for the content.
+        name: StoredName,
+        /// Which writing.
+        generation: Generation,
+    },
+}
+
+impl ObjectPath {
+    /// Reads a path. `None` for a path that no object of a repository has.
+    #[must_use]
+    pub fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let parsed = match parts.as_slice() {
+            [IDENTITY_PATH] => Self::Identity,
+            [KEY_PREFIX, key] => {
+                let (epoch, wrap) = key.split_once('-')?;
+                Self::Key {
+                    epoch: epoch.parse().ok()?,
+                    wrap: wrap.parse().ok()?,
+                }
+            }
+            ["chunk", _, last] => {
+                let (name, generation) = parse_name(last)?;
+                Self::Chunk { name, generation }
+            }
+            ["stanza", stanza, "archive", archive_id, _, last] | ["stanza", stanza, "archive", archive_id, last] => {
+                let (file, name, generation) = parse_prefixed(last)?;
+                Self::Segment {
+                    stanza: stanza.parse().ok()?,
+                    archive_id: archive_id.parse().ok()?,
+                    file: file.parse().ok()?,
+                    name,
+                    generation,
+                }
+            }
+            ["stanza", stanza, "backup", label, last] => {
+                let ("manifest", name, generation) = parse_prefixed(last)? else {
+                    return None;
+                };
+                Self::Manifest {
+                    stanza: stanza.parse().ok()?,
+                    label: label.parse().ok()?,
+                    name,
+                    generation,
+                }
+            }
+            ["stanza", stanza, "db", last] => {
+                let (archive_id, name, generation) = parse_prefixed(last)?;
+                Self::StanzaInfo {
+                    stanza: stanza.parse().ok()?,
+                    archive_id: archive_id.parse().ok()?,
+                    name,
+                    generation,
+                }
+            }
+            _ => return None,
+        };
+        // One path for one object: leading zeros, signs and foreign folders are none of ours.
+        (parsed.to_string() == path).then_some(parsed)
+    }
+
+    /// What lies there; `None` for the identity and for keys.
+    #[must_use]
+    pub fn kind(&self) -> Option<ObjectKind> {
+        match self {
+            Self::Identity | Self::Key { .. } => None,
+            Self::Chunk { .. } => Some(ObjectKind::Chunk),
+            Self::Segment { .. } => Some(ObjectKind::Segment),
+            Self::Manifest { .. } => Some(ObjectKind::Manifest),
+            Self::StanzaInfo { .. } => Some(ObjectKind::StanzaInfo),
+        }
+    }
+
+    /// The stanza that the object belongs to; chunks belong to all.
+    #[must_use]
+    pub fn stanza(&self) -> Option<&StanzaName> {
+        match self {
+            Self::Identity | Self::Key { .. } | Self::Chunk { .. } => None,
+            Self::Segment { stanza, .. } | Self::Manifest { stanza, .. } | Self::StanzaInfo { stanza, .. } => {
+                Some(stanza)
+            }
+        }
+    }
+
+    /// What stands for the content; `None` for the identity and for keys.
+    #[must_use]
+    pub fn name(&self) -> Option<StoredName> {
+        match self {
+            Self::Identity | Self::Key { .. } => None,
+            Self::Chunk { name, .. }
+            | Self::Segment { name, .. }
+            | Self::Manifest { name, .. }
+            | Self::StanzaInfo { name, .. } => Some(*name),
+        }
+    }
+
+    /// Which writing of the object it is.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        match self {
+            Self::Identity | Self::Key { .. } => Generation::FIRST,
+            Self::Chunk { generation, .. }
+            | Self::Segment { generation, .. }
+            | Self::Manifest { generation, .. }
+            | Self::StanzaInfo { generation, .. } => *generation,
+        }
+    }
+
+    /// The object's name, once its content's digest is known; `None` for the identity and for keys.
+    #[must_use]
+    pub fn object_name(&self, digest: Digest) -> Option<ObjectName> {
+        Some(match self.clone() {
+            Self::Identity | Self::Key { .. } => return None,
+            Self::Chunk { .. } => ObjectName::Chunk(digest),
+            Self::Segment {
+                stanza,
+                archive_id,
+                file,
+                ..
+            } => ObjectName::Segment {
+                stanza,
+                archive_id,
+                file,
+                digest,
+            },
+            Self::Manifest { stanza, label, .. } => ObjectName::Manifest { stanza, label, digest },
+            Self::StanzaInfo { stanza, archive_id, .. } => ObjectName::StanzaInfo {
+                stanza,
+                archive_id,
+                digest,
+            },
+        })
+    }
+}
+
+/// `<name>[.g<generation>]`
+fn parse_name(text: &str) -> Option<(StoredName, Generation)> {
+    let (name, generation) = Generation::split(text)?;
+    Some((StoredName(name.parse().ok()?), generation))
+}
+
+/// `<prefix>-<name>[.g<generation>]`
+fn parse_prefixed(text: &str) -> Option<(&str, StoredName, Generation)> {
+    let (prefix, name) = text.rsplit_once('-')?;
+    let (name, generation) = parse_name(name)?;
+    Some((prefix, name, generation))
+}
+
+impl fmt::Display for ObjectPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity => formatter.write_str(IDENTITY_PATH),
+            Self::Key { epoch, wrap } => write!(formatter, "{KEY_PREFIX}/{epoch:04}-{wrap:04}"),
+            Self::Chunk { name, .. } => {
+                let name = name.to_string();
+                write!(formatter, "chunk/{name:.2}/{name}")
+            }
+            Self::Segment {
+                stanza,
+                archive_id,
+                file,
+                name,
+                ..
+            } => {
+                let folder = prefix::archived_file(stanza, *archive_id, file);
+                write!(formatter, "{folder}/{file}-{name}")
+            }
+            Self::Manifest {
+                stanza, label, name, ..
+            } => write!(formatter, "{}/manifest-{name}", prefix::backup(stanza, label)),
+            Self::StanzaInfo {
+                stanza,
+                archive_id,
+                name,
+                ..
+            } => write!(formatter, "{}/{archive_id}-{name}", prefix::databases(stanza)),
+        }?;
+        formatter.write_str(&self.generation().suffix())
+    }
+}
+
+/// The folders of a repository, to list.
+pub mod prefix {
+    use pgmesh_postgres::WalFileName;
+
+    use crate::names::{ArchiveId, BackupLabel, StanzaName};
+
+    /// All chunks.
+    pub const CHUNKS: &str = "chunk";
+    /// All stanzas.
+    pub const STANZAS: &str = "stanza";
+
+    /// All that belongs to a stanza, but chunks.
+    #[must_use]
+    pub fn stanza(stanza: &StanzaName) -> String {
+        format!("stanza/{stanza}")
+    }
+
+    /// What a stanza's database clusters are.
+    #[must_use]
+    pub fn databases(stanza: &StanzaName) -> String {
+        format!("stanza/{stanza}/db")
+    }
+
+    /// A stanza's manifests.
+    #[must_use]
+    pub fn backups(stanza: &StanzaName) -> String {
+        format!("stanza/{stanza}/backup")
+    }
+
+    /// A backup's manifest.
+    #[must_use]
+    pub fn backup(stanza: &StanzaName, label: &BackupLabel) -> String {
+        format!("stanza/{stanza}/backup/{label}")
+    }
+
+    /// A cluster's archive.
+    #[must_use]
+    pub fn archive(stanza: &StanzaName, archive_id: ArchiveId) -> String {
+        format!("stanza/{stanza}/archive/{archive_id}")
+    }
+
+    /// The folder of an archived file.
+    #[must_use]
+    pub fn archived_file(stanza: &StanzaName, archive_id: ArchiveId, file: &WalFileName) -> String {
+        let archive = archive(stanza, archive_id);
+        match file.segment() {
+            Some(segment) => format!("{archive}/{}", segment.directory()),
+            None => archive,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DIGEST: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let digest: Digest = DIGEST.parse().unwrap();
+        let stanza: StanzaName = "main".parse().unwrap();
+        let archive_id: ArchiveId = "15-1".parse().unwrap();
+        let segment = |file: &str| ObjectName::Segment {
+            stanza: stanza.clone(),
+            archive_id,
+            file: file.parse().unwrap(),
+            digest,
+        };
+        let path = |name: &ObjectName, generation| {
+            name.place(DigestSuite::Blake3, None, Generation(generation))
+                .to_string()
+        };
+        assert_eq!(path(&ObjectName::Chunk(digest), 0), format!("chunk/00/{DIGEST}"));
+        assert_eq!(
+            path(&segment("000000010000000200000003"), 1),
+            format!("stanza/main/archive/15-1/0000000100000002/000000010000000200000003-{DIGEST}.g1")
+        );
+        assert_eq!(
+            path(&segment("000000010000000200000003.partial"), 0),
+            format!("stanza/main/archive/15-1/0000000100000002/000000010000000200000003.partial-{DIGEST}")
+        );
+        assert_eq!(
+            path(&segment("00000002.history"), 0),
+            format!("stanza/main/archive/15-1/00000002.history-{DIGEST}")
+        );
+        let label = "20250215-020001F".parse().unwrap();
+        let manifest = ObjectName::Manifest {
+            stanza: stanza.clone(),
+            label,
+            digest,
+        };
+        assert_eq!(
+            path(&manifest, 2),
+            format!("stanza/main/backup/20250215-020001F/manifest-{DIGEST}.g2")
+        );
+        let info = ObjectName::StanzaInfo {
+            stanza: stanza.clone(),
+            archive_id,
+            digest,
+        };
+        assert_eq!(path(&info, 0), format!("stanza/main/db/15-1-{DIGEST}"));
+        for name in [manifest, info, ObjectName::Chunk(digest), segment("00000002.history")] {
+            let parsed = ObjectPath::parse(&path(&name, 7)).unwrap();
+            assert_eq!(parsed.object_name(digest), Some(name.clone()));
+            assert_eq!(parsed.kind(), Some(name.kind()));
+            assert_eq!(parsed.generation(), Generation(7));
+        }
+    }
+
+    #[test]
+    fn names_in_an_encrypted_repository_tell_nothing() {
+        let digest: Digest = DIGEST.parse().unwrap();
+        let place = |key| {
+            ObjectName::Chunk(digest)
+                .place(DigestSuite::Blake3, Some(key), Generation::FIRST)
+                .to_string()
+        };
+        assert!(!place(&[1; 32]).contains(DIGEST));
+        assert_ne!(place(&[1; 32]), place(&[2; 32]));
+        assert_eq!(place(&[1; 32]), place(&[1; 32]));
+    }
+
+    #[test]
+    fn foreign_paths_are_not_read() {
+        let upper = DIGEST.to_uppercase();
+        for path in [
+            String::new(),
+            "pgmesh.repo/".into(),
+            "pgmesh.key/1-1".into(),
+            "pgmesh.key/0001-00001".into(),
+            format!("chunk/01/{DIGEST}"),
+            format!("chunk/{DIGEST}"),
+            format!("chunk/00/{upper}"),
+            format!("chunk/00/{DIGEST}.g0"),
+            format!("/chunk/00/{DIGEST}"),
+            format!("stanza/../archive/15-1/00000002.history-{DIGEST}"),
+            format!("stanza/main/archive/15-1/x/00000002.history-{DIGEST}"),
+            format!("stanza/main/archive/15-1/000000010000000200000003-{DIGEST}"),
+            format!("stanza/main/archive/15-1/0000000100000003/000000010000000200000003-{DIGEST}"),
+            format!("stanza/main/backup/20250215-020001F/other-{DIGEST}"),
+        ] {
+            assert_eq!(ObjectPath::parse(&path), None, "{path}");
+        }
+    }
+
+    fn any_path() -> impl Strategy<Value = ObjectPath> {
+        let name = any::<[u8; 32]>().prop_map(|bytes| StoredName(Digest(bytes)));
+        let generation = prop_oneof![Just(0), any::<u32>()].prop_map(Generation);
+        let stanza = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}".prop_map(|text| text.parse().unwrap());
+        let archive_id = (14_u32..=18, 1_u32..).prop_map(|(version, db)| format!("{version}-{db}").parse().unwrap());
+        let label = "[0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?".prop_map(|text| text.parse().unwrap());
+        let file = prop_oneof![
+            "0000000[1-9][0-9A-F]{8}000000[0-9A-F]{2}(.partial)?",
+            "[0-9A-F]{7}[1-9].history"
+        ]
+        .prop_filter_map("a WAL file name", |text| text.parse().ok());
+        (0..5, name, generation, stanza, archive_id, label, file).prop_map(
+            |(kind, name, generation, stanza, archive_id, label, file)| match kind {
+                0 => ObjectPath::Identity,
+                1 => ObjectPath::Key {
+                    epoch: generation.0,
+                    wrap: 1,
+                },
+                2 => ObjectPath::Chunk { name, generation },
+                3 => ObjectPath::Segment {
+                    stanza,
+                    archive_id,
+                    file,
+                    name,
+                    generation,
+                },
+                _ => ObjectPath::Manifest {
+                    stanza,
+                    label,
+                    name,
+                    generation,
+                },
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn paths_round_trip(path in any_path()) {
+            let text = path.to_string();
+            prop_assert_eq!(ObjectPath::parse(&text), Some(path));
+        }
+
+        #[test]
+        fn any_text_is_answered(text in "[a-z0-9./-]{0,80}") {
+            if let Some(path) = ObjectPath::parse(&text) {
+                prop_assert_eq!(path.to_string(), text);
+            }
+        }
+    }
+}

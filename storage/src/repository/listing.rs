@@ -1,0 +1,130 @@
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+use pgmesh_postgres::WalFileName;
+
+use super::{Checked, Repository, location};
+use crate::error::StoreError;
+use crate::names::{ArchiveId, Generation, StanzaName};
+use crate::object::{ObjectName, ObjectPath, prefix};
+
+/// Generations tried one by one before a folder is listed.
+const GENERATIONS_TRIED: u32 = 3;
+
+/// One object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The object's path, relative to the repository's root; see [`ObjectPath::parse`].
+    pub path: String,
+    /// Its length in the repository, in bytes.
+    pub length: u64,
+}
+
+impl Repository {
+    /// All objects below a folder (see [`prefix`]), or in the whole repository for `""`, in no particular order.
+    pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed, StoreError>> {
+        let folder = folder.trim_matches('/').to_owned();
+        let prefix = match folder.as_str() {
+            "" => None,
+            folder => match location("listing", folder) {
+                Ok(prefix) => Some(prefix),
+                Err(error) => return stream::once(async { Err(error) }).boxed(),
+            },
+        };
+        self.0
+            .store
+            .list(prefix.as_ref())
+            .map(move |meta| match meta {
+                Ok(meta) => Ok(Listed {
+                    path: meta.location.to_string(),
+                    length: meta.size,
+                }),
+                // "Not found" while listing is a folder that vanished, not an object that is missing.
+                Err(error @ object_store::Error::NotFound { .. }) => Err(StoreError::Unavailable {
+                    action: "listing",
+                    path: folder.clone(),
+                    source: Box::new(error),
+                }),
+                Err(error) => Err(StoreError::from_store("listing", &folder, error)),
+            })
+            .boxed()
+    }
+
+    /// All objects below a folder whose paths can be read, sorted. For folders of bounded size.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn list_sorted(&self, folder: &str) -> Result<Vec<(ObjectPath, u64)>, StoreError> {
+        let mut found: Vec<_> = self
+            .list(folder)
+            .try_filter_map(
+                |listed| async move { Ok(ObjectPath::parse(&listed.path).map(|path| (path, listed.length))) },
+            )
+            .try_collect()
+            .await?;
+        found.sort();
+        Ok(found)
+    }
+
+    /// The objects that hold an archived file, whatever their content and generation: without a catalog, the name is all that is known.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn find_archived(
+        &self,
+        stanza: &StanzaName,
+        archive_id: ArchiveId,
+        wanted: &WalFileName,
+    ) -> Result<Vec<ObjectPath>, StoreError> {
+        let folder = prefix::archived_file(stanza, archive_id, wanted);
+        Ok(self
+            .list_sorted(&folder)
+            .await?
+            .into_iter()
+            .map(|(path, _)| path)
+            .filter(|path| matches!(path, ObjectPath::Segment { file, .. } if file == wanted))
+            .collect())
+    }
+
+    /// Reads an object of which no catalog tells the generation: the first generation that is there and whole.
+    ///
+    /// # Errors
+    /// Not found where no generation is there; where there are only damaged ones, what is wrong with one of them.
+    pub async fn get_any_generation(&self, name: &ObjectName) -> Result<(Generation, Checked), StoreError> {
+        let mut failure = None;
+        for generation in (0..GENERATIONS_TRIED).map(Generation) {
+            match self.get_checked(name, generation).await {
+                Ok(checked) => return Ok((generation, checked)),
+                Err(error) => keep_worse(&mut failure, error)?,
+            }
+        }
+        let first = self.path_of(name, Generation::FIRST);
+        let path = first.to_string();
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        for (listed, _) in self.list_sorted(folder).await? {
+            let generation = listed.generation();
+            if generation.0 < GENERATIONS_TRIED || self.path_of(name, generation) != listed {
+                continue;
+            }
+            match self.get_checked(name, generation).await {
+                Ok(checked) => return Ok((generation, checked)),
+                Err(error) => keep_worse(&mut failure, error)?,
+            }
+        }
+        Err(failure.unwrap_or(StoreError::NotFound { path }))
+    }
+}
+
+/// Keeps damage rather than absence to report; gives up on anything else.
+fn keep_worse(kept: &mut Option<StoreError>, error: StoreError) -> Result<(), StoreError> {
+    match error {
+        StoreError::NotFound { .. } => {
+            kept.get_or_insert(error);
+            Ok(())
+        }
+        StoreError::Damaged { .. } => {
+            *kept = Some(error);
+            Ok(())
+        }
+        error => Err(error),
+    }
+}

@@ -1,0 +1,441 @@
+//! One repository: objects by name, sealed on the way in and checked on the way out.
+
+mod listing;
+mod open;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path as Location;
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+pub use self::listing::Listed;
+use crate::digest::{Digest, DigestSuite};
+use crate::envelope::{Envelope, MAX_OBJECT_LENGTH, Opened};
+use crate::error::{Damage, StoreError};
+use crate::identity::{Cipher, RepositoryIdentity};
+use crate::keys::WrappedKey;
+use crate::names::Generation;
+use crate::object::{IDENTITY_PATH, ObjectKind, ObjectName, ObjectPath, StoredName};
+use crate::payload::Payload;
+
+/// An opened repository. Cheap to clone.
+///
+/// Its functions need a tokio runtime: ciphers, digests and codecs run on its blocking threads.
+#[derive(Clone)]
+pub struct Repository(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    identity: RepositoryIdentity,
+    envelope: Arc<Envelope>,
+    wrapped_keys: Vec<WrappedKey>,
+    problems: Vec<StoreError>,
+}
+
+/// What a put has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The object's length in the repository, in bytes.
+    pub bytes: u64,
+    /// Whether the object was there already, whole.
+    pub already: bool,
+}
+
+/// An object's content, checked to the last byte.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The content as it was stored: compressed, ready to be passed on.
+    pub payload: Payload,
+    /// The content as it was before it was compressed.
+    pub plain: Bytes,
+}
+
+impl Repository {
+    /// What the repository says of itself.
+    #[must_use]
+    pub fn identity(&self) -> &RepositoryIdentity {
+        &self.0.identity
+    }
+
+    /// The digest suite of the repository, and of its mesh.
+    #[must_use]
+    pub fn suite(&self) -> DigestSuite {
+        self.0.identity.suite
+    }
+
+    /// The wrapped keys that belong to the repository, as far as they could be read or were given: for the catalog.
+    #[must_use]
+    pub fn wrapped_keys(&self) -> &[WrappedKey] {
+        &self.0.wrapped_keys
+    }
+
+    /// What was wrong with key objects that were not needed to open the repository.
+    #[must_use]
+    pub fn problems(&self) -> &[StoreError] {
+        &self.0.problems
+    }
+
+    /// Where an object lies in this repository.
+    #[must_use]
+    pub fn path_of(&self, name: &ObjectName, generation: Generation) -> ObjectPath {
+        name.place(self.suite(), self.0.envelope.naming_key(), generation)
+    }
+
+    /// What stands for content with this digest in paths of this repository.
+    #[must_use]
+    pub fn stored_name(&self, digest: Digest) -> StoredName {
+        StoredName::new(digest, self.suite(), self.0.envelope.naming_key())
+    }
+
+    /// Writes an object, which is durable when this returns (invariant 1). Never replaces one (invariant 2): where the name is
+    /// taken, the object there is read and checked; if it is whole the put has succeeded.
+    ///
+    /// The payload's content is not checked against its digest here; whoever takes it from others does that.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedExists`] where the name is taken by a damaged object: the caller reports that one and puts the next
+    /// generation. Else as the store answers; nothing is visible then, or the whole object is.
+    pub async fn put(
+        &self,
+        name: &ObjectName,
+        generation: Generation,
+        payload: &Payload,
+    ) -> Result<Stored, StoreError> {
+        let path = self.path_of(name, generation).to_string();
+        check_payload(&path, name, payload)?;
+        let action = "writing";
+        let pieces = {
+            let (envelope, path) = (Arc::clone(&self.0.envelope), path.clone());
+            let (kind, payload) = (name.kind(), payload.clone());
+            blocking(action, &path.clone(), move || envelope.seal(&path, kind, &payload)).await?
+        }
+        .map_err(|error| StoreError::Unavailable {
+            action,
+            path: path.clone(),
+            source: Box::new(error),
+        })?;
+        let object: PutPayload = pieces.into_iter().collect();
+        let bytes = object.content_length() as u64;
+        match create(&*self.0.store, &path, object).await? {
+            Created::New => Ok(Stored { bytes, already: false }),
+            Created::Exists => self.check_existing(&path, name).await,
+        }
+    }
+
+    /// Judges the object that a put found in its place.
+    async fn check_existing(&self, path: &str, name: &ObjectName) -> Result<Stored, StoreError> {
+        let object = read(&*self.0.store, path).await.map_err(damaged_exists)?;
+        let bytes = object.len() as u64;
+        self.open_object(path, name.kind(), Expected::Digest(name.digest()), object)
+            .await
+            .map_err(damaged_exists)?;
+        Ok(Stored { bytes, already: true })
+    }
+
+    /// Reads an object and checks its tag (invariant 6). It is not decompressed, so its digest is not checked yet: whoever hands it out
+    /// calls [`Payload::open`], or uses [`Self::get_checked`].
+    ///
+    /// # Errors
+    /// Not found, damaged, or as the store answers.
+    pub async fn get(&self, name: &ObjectName, generation: Generation) -> Result<Payload, StoreError> {
+        let path = self.path_of(name, generation).to_string();
+        let object = read(&*self.0.store, &path).await?;
+        let (envelope, kind, digest) = (Arc::clone(&self.0.envelope), name.kind(), name.digest());
+        blocking("reading", &path.clone(), move || {
+            let opened = envelope
+                .open(&path, kind, object)
+                .map_err(|error| StoreError::damaged(&path, error))?;
+            Ok(payload(digest, opened))
+        })
+        .await?
+    }
+
+    /// Reads an object and checks tag, length and digest (invariant 6).
+    ///
+    /// # Errors
+    /// Not found, damaged, or as the store answers.
+    pub async fn get_checked(&self, name: &ObjectName, generation: Generation) -> Result<Checked, StoreError> {
+        let path = self.path_of(name, generation).to_string();
+        let object = read(&*self.0.store, &path).await?;
+        self.open_object(&path, name.kind(), Expected::Digest(name.digest()), object)
+            .await
+    }
+
+    /// Reads and checks whatever lies at a path that a listing gave; the content must belong under the path's name.
+    ///
+    /// # Errors
+    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), or as the store answers.
+    pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
+        let place = ObjectPath::parse(path).ok_or_else(|| StoreError::damaged(path, Damage::Path))?;
+        let (Some(kind), Some(stored)) = (place.kind(), place.name()) else {
+            return Err(StoreError::damaged(path, Damage::Path));
+        };
+        let object = read(&*self.0.store, path).await?;
+        let naming_key = self.0.envelope.naming_key().copied().map(zeroize::Zeroizing::new);
+        let expected = Expected::Name { stored, naming_key };
+        let checked = self.open_object(path, kind, expected, object).await?;
+        let name = place
+            .object_name(checked.payload.digest)
+            .ok_or_else(|| StoreError::damaged(path, Damage::Path))?;
+        Ok((name, checked))
+    }
+
+    /// Checks any object of the repository to the last byte, `pgmesh.repo` and the key objects too. Gives its length.
+    ///
+    /// # Errors
+    /// As [`Self::get_by_path`].
+    pub async fn verify_path(&self, path: &str) -> Result<u64, StoreError> {
+        match ObjectPath::parse(path) {
+            Some(ObjectPath::Identity) => {
+                let bytes = read(&*self.0.store, path).await?;
+                open::check_identity(path, &bytes, &self.0.identity)?;
+                Ok(bytes.len() as u64)
+            }
+            Some(ObjectPath::Key { epoch, wrap }) => {
+                let bytes = read(&*self.0.store, path).await?;
+                open::decode_key(path, &bytes, epoch, wrap)?;
+                Ok(bytes.len() as u64)
+            }
+            Some(_) => {
+                let (_, checked) = self.get_by_path(path).await?;
+                Ok(checked.payload.bytes.len() as u64)
+            }
+            None => Err(StoreError::damaged(path, Damage::Path)),
+        }
+    }
+
+    /// The bytes of an object as they lie there, unchecked.
+    ///
+    /// # Errors
+    /// Not found, or as the store answers.
+    pub async fn read_raw(&self, path: &str) -> Result<Bytes, StoreError> {
+        read(&*self.0.store, path).await
+    }
+
+    /// The length of an object in the repository, in bytes.
+    ///
+    /// # Errors
+    /// Not found, or as the store answers.
+    pub async fn stored_length(&self, name: &ObjectName, generation: Generation) -> Result<u64, StoreError> {
+        let path = self.path_of(name, generation).to_string();
+        let meta = self.0.store.head(&location("looking for", &path)?).await;
+        Ok(meta
+            .map_err(|error| StoreError::from_store("looking for", &path, error))?
+            .size)
+    }
+
+    /// Deletes an object. One that is not there counts as deleted.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn delete(&self, name: &ObjectName, generation: Generation) -> Result<(), StoreError> {
+        self.delete_path(&self.path_of(name, generation).to_string()).await
+    }
+
+    /// Deletes the object at a path. One that is not there counts as deleted.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn delete_path(&self, path: &str) -> Result<(), StoreError> {
+        match self.0.store.delete(&location("deleting", path)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(StoreError::from_store("deleting", path, error)),
+        }
+    }
+
+    /// Asks whether the repository answers and is still the one that was opened: reads `pgmesh.repo`.
+    ///
+    /// # Errors
+    /// As the store answers, or damaged where it is another repository.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let bytes = read(&*self.0.store, IDENTITY_PATH).await?;
+        open::check_identity(IDENTITY_PATH, &bytes, &self.0.identity)
+    }
+
+    /// Opens an object's envelope and payload on a blocking thread.
+    async fn open_object(
+        &self,
+        path: &str,
+        kind: ObjectKind,
+        expected: Expected,
+        object: Bytes,
+    ) -> Result<Checked, StoreError> {
+        let (envelope, suite, owned) = (Arc::clone(&self.0.envelope), self.suite(), path.to_owned());
+        blocking("reading", path, move || {
+            let damaged = |what| StoreError::Damaged {
+                path: owned.clone(),
+                what,
+            };
+            let opened = envelope
+                .open(&owned, kind, object)
+                .map_err(|error| damaged(error.into()))?;
+            check(suite, &expected, opened).map_err(damaged)
+        })
+        .await?
+    }
+}
+
+/// What an object's content is judged by.
+enum Expected {
+    /// The digest is known.
+    Digest(Digest),
+    /// Only the path is known.
+    Name {
+        stored: StoredName,
+        naming_key: Option<zeroize::Zeroizing<[u8; 32]>>,
+    },
+}
+
+/// Decompresses and judges what an envelope held.
+fn check(suite: DigestSuite, expected: &Expected, opened: Opened) -> Result<Checked, Damage> {
+    match expected {
+        Expected::Digest(digest) => {
+            let payload = payload(*digest, opened);
+            let plain = payload.open(suite)?;
+            Ok(Checked { payload, plain })
+        }
+        Expected::Name { stored, naming_key } => {
+            let mut payload = payload(Digest([0; 32]), opened);
+            let plain = payload.decompress()?;
+            payload.digest = suite.digest(&plain);
+            let name = StoredName::new(payload.digest, suite, naming_key.as_deref());
+            if name == *stored {
+                Ok(Checked { payload, plain })
+            } else {
+                Err(Damage::Name)
+            }
+        }
+    }
+}
+
+fn payload(digest: Digest, opened: Opened) -> Payload {
+    Payload {
+        digest,
+        codec: opened.codec,
+        plain_length: opened.plain_length,
+        bytes: opened.bytes,
+    }
+}
+
+/// Refuses a payload that is not the name's, or that could not be read again.
+fn check_payload(path: &str, name: &ObjectName, payload: &Payload) -> Result<(), StoreError> {
+    let wrong = |what: String| StoreError::WrongPayload {
+        path: path.to_owned(),
+        what,
+    };
+    if payload.digest != name.digest() {
+        return Err(wrong(format!(
+            "its digest is {}, not {}",
+            payload.digest,
+            name.digest()
+        )));
+    }
+    payload
+        .check_lengths(payload.bytes.len() as u64)
+        .map_err(|error| wrong(error.to_string()))
+}
+
+/// Whether an object was written, or one was there.
+enum Created {
+    New,
+    Exists,
+}
+
+/// Writes a new object.
+async fn create(store: &dyn ObjectStore, path: &str, object: PutPayload) -> Result<Created, StoreError> {
+    let options = PutOptions {
+        mode: PutMode::Create,
+        ..PutOptions::default()
+    };
+    match store.put_opts(&location("writing", path)?, object, options).await {
+        Ok(_) => Ok(Created::New),
+        // S3 answers a failed condition either way.
+        Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+            Ok(Created::Exists)
+        }
+        // A store answers "not found" to a write where its bucket is missing: that is no missing object.
+        Err(error @ object_store::Error::NotFound { .. }) => Err(StoreError::Unavailable {
+            action: "writing",
+            path: path.to_owned(),
+            source: Box::new(error),
+        }),
+        Err(error) => Err(StoreError::from_store("writing", path, error)),
+    }
+}
+
+/// Reads a whole object of no more than the greatest possible length.
+async fn read(store: &dyn ObjectStore, path: &str) -> Result<Bytes, StoreError> {
+    let failed = |error| StoreError::from_store("reading", path, error);
+    let result = store
+        .get_opts(&location("reading", path)?, GetOptions::default())
+        .await
+        .map_err(failed)?;
+    // Bounded before anything is allocated.
+    if result.meta.size > MAX_OBJECT_LENGTH {
+        return Err(StoreError::damaged(
+            path,
+            Damage::TooLong {
+                length: result.meta.size,
+            },
+        ));
+    }
+    result.bytes().await.map_err(failed)
+}
+
+/// A path as the store takes it.
+fn location(action: &'static str, path: &str) -> Result<Location, StoreError> {
+    Location::parse(path).map_err(|error| StoreError::Unavailable {
+        action,
+        path: path.to_owned(),
+        source: Box::new(error),
+    })
+}
+
+/// Runs work that would hold up other tasks on a blocking thread.
+async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    path: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => Ok(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down.
+            Err(error) => Err(StoreError::Unavailable {
+                action,
+                path: path.to_owned(),
+                source: Box::new(error),
+            }),
+        },
+    }
+}
+
+fn damaged_exists(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged { path, what } => StoreError::DamagedExists { path, what },
+        // Deleted since the put: the caller tries again.
+        StoreError::NotFound { path } => StoreError::Unavailable {
+            action: "checking the existing",
+            path,
+            source: "it has vanished in the meantime".into(),
+        },
+        error => error,
+    }
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Repository({} in {})", self.0.identity.uuid, self.0.store)
+    }
+}
+
+impl Repository {
+    /// Whether objects are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.identity.cipher != Cipher::None
+    }
+}

@@ -1,0 +1,28 @@
+//! What is compared.
+
+use std::path::Path;
+
+use pgmesh_tests::Postgres;
+
+use crate::measure::Figures;
+
+/// A backup program that is set up for the cluster of the benchmark.
+pub trait Contestant {
+    /// Its name in the table.
+    fn name(&self) -> &'static str;
+
+    /// What PostgreSQL is told to archive with.
+    fn archive_command(&self) -> String;
+
+    /// Pushes one WAL segment.
+    fn push(&self, segment: &Path) -> Figures;
+
+    /// Takes a full backup.
+    fn backup(&self) -> Figures;
+
+    /// Restores the newest backup into an empty data directory.
+    fn restore(&self, target: &Postgres) -> Figures;
+
+    /// What its repository holds, in bytes.
+    fn stored_bytes(&self) -> u64;
+}

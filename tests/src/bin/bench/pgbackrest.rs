@@ -1,0 +1,88 @@
+//! Debian's pgbackrest, with a local repository.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pgmesh_tests::{Account, Postgres, Repository, Scratch, run};
+
+use crate::contestant::Contestant;
+use crate::measure::Figures;
+
+const PROGRAM: &str = "/usr/bin/pgbackrest";
+
+/// A repository and the configuration for it.
+pub struct PgBackRest {
+    account: Account,
+    home: PathBuf,
+    configuration: PathBuf,
+}
+
+impl PgBackRest {
+    /// Writes its configuration and creates its stanza.
+    #[must_use]
+    pub fn set_up(scratch: &Scratch, postgres: &Postgres, workers: u32) -> Self {
+        let account = scratch.account();
+        let home = scratch.folder("pgbackrest");
+        for folder in ["repo", "lock", "log", "spool"] {
+            account.create_folder(&home.join(folder));
+        }
+        let path = home.display();
+        let settings = format!(
+            "[global]\nrepo1-path={path}/repo\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=correct horse\n\
+             compress-type=zst\ncompress-level=3\nprocess-max={workers}\nstart-fast=y\nlog-level-file=off\n\
+             lock-path={path}/lock\nlog-path={path}/log\nspool-path={path}/spool\n\
+             [main]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=postgres\n",
+            postgres.data().display(),
+            postgres.port(),
+            postgres.socket().display(),
+        );
+        let configuration = home.join("pgbackrest.conf");
+        account.write(&configuration, settings);
+        let contestant = Self {
+            account,
+            home,
+            configuration,
+        };
+        run(contestant.command(&["stanza-create"])).succeeds();
+        contestant
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.account.command(PROGRAM, &self.home);
+        command
+            .arg(format!("--config={}", self.configuration.display()))
+            .arg("--stanza=main")
+            .args(arguments);
+        command
+    }
+}
+
+impl Contestant for PgBackRest {
+    fn name(&self) -> &'static str {
+        "pgbackrest"
+    }
+
+    fn archive_command(&self) -> String {
+        format!(
+            "{PROGRAM} --config={} --stanza=main archive-push %p",
+            self.configuration.display()
+        )
+    }
+
+    fn push(&self, segment: &Path) -> Figures {
+        Figures::of(&run(self.command(&["archive-push", &segment.display().to_string()])).ok())
+    }
+
+    fn backup(&self) -> Figures {
+        Figures::of(&run(self.command(&["backup", "--type=full"])).ok())
+    }
+
+    fn restore(&self, target: &Postgres) -> Figures {
+        let path = format!("--pg1-path={}", target.data().display());
+        Figures::of(&run(self.command(&["restore", &path, "--archive-mode=off"])).ok())
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        Repository::new(self.home.join("repo")).stored_bytes()
+    }
+}

@@ -1,0 +1,74 @@
+//! pgmesh: a client and a node, both counted.
+
+use std::path::Path;
+use std::process::Command;
+
+use pgmesh_tests::{Host, Node, Outcome, Postgres, Scratch, run};
+
+use crate::contestant::Contestant;
+use crate::measure::Figures;
+
+/// A node with one encrypted repository, and the host of the cluster.
+pub struct PgMesh {
+    node: Node,
+    host: Host,
+    workers: String,
+}
+
+impl PgMesh {
+    /// Starts the node and joins it.
+    #[must_use]
+    pub fn set_up(scratch: &Scratch, postgres: &Postgres, workers: u32) -> Self {
+        let node = Node::builder(scratch, "alpha").repository().start();
+        let host = Host::join(scratch, "host-main", &node, postgres, "main");
+        host.run(&["stanza-create"]).succeeds();
+        Self {
+            node,
+            host,
+            workers: format!("--process-max={workers}"),
+        }
+    }
+
+    /// Runs a command of the client, and adds what the node used meanwhile.
+    fn measure(&self, command: Command) -> Figures {
+        let node = self.node.process();
+        node.reset_peak_memory();
+        let before = node.cpu();
+        let outcome: Outcome = run(command).ok();
+        let client = Figures::of(&outcome);
+        Figures {
+            cpu: client.cpu + (node.cpu() - before),
+            memory: client.memory + node.peak_memory(),
+            ..client
+        }
+    }
+}
+
+impl Contestant for PgMesh {
+    fn name(&self) -> &'static str {
+        "pgmesh"
+    }
+
+    fn archive_command(&self) -> String {
+        self.host.archive_command()
+    }
+
+    fn push(&self, segment: &Path) -> Figures {
+        self.measure(self.host.command(&["archive-push", &segment.display().to_string()]))
+    }
+
+    fn backup(&self) -> Figures {
+        self.measure(
+            self.host
+                .command(&["backup", "--type=full", "--start-fast", &self.workers]),
+        )
+    }
+
+    fn restore(&self, target: &Postgres) -> Figures {
+        self.measure(self.host.restore_command(target, &[&self.workers]))
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        self.node.objects(1).stored_bytes()
+    }
+}

@@ -1,0 +1,192 @@
+//! PG hosts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::account::Account;
+use crate::node::Node;
+use crate::outcome::{Outcome, run};
+use crate::postgres::Postgres;
+use crate::program::pgmesh;
+use crate::scratch::Scratch;
+
+/// A machine with a PostgreSQL that has joined a mesh as the client of one stanza: its configuration and identity.
+#[derive(Debug)]
+pub struct Host {
+    account: Account,
+    program: PathBuf,
+    home: PathBuf,
+    configuration: PathBuf,
+    settings: String,
+    stanza: String,
+}
+
+impl Host {
+    /// Writes the configuration of a host of `stanza` that knows one node; it has not joined yet.
+    #[must_use]
+    pub fn new(scratch: &Scratch, name: &str, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
+        let account = scratch.account();
+        let home = scratch.folder(name);
+        let settings = format!(
+            "[global]\nmesh-node={}\nidentity-path={}\nlock-path={}\n\n\
+             [{stanza}]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=postgres\n",
+            node.address(),
+            home.join("identity").display(),
+            home.join("lock").display(),
+            postgres.data().display(),
+            postgres.port(),
+            postgres.socket().display(),
+        );
+        let configuration = home.join("pgmesh.conf");
+        account.write(&configuration, &settings);
+        Self {
+            account,
+            program: pgmesh(scratch.path()),
+            home,
+            configuration,
+            settings,
+            stanza: stanza.to_owned(),
+        }
+    }
+
+    /// A host that has joined the mesh of `node` by its invitation.
+    #[must_use]
+    pub fn join(scratch: &Scratch, name: &str, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
+        let host = Self::new(scratch, name, node, postgres, stanza);
+        host.plain(&["join", &node.invite(stanza)]).succeeds();
+        host
+    }
+
+    /// Joined, its PostgreSQL archiving through pgmesh, its stanza created.
+    #[must_use]
+    pub fn set_up(scratch: &Scratch, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
+        let host = Self::join(scratch, &format!("host-{stanza}"), node, postgres, stanza);
+        host.run(&["stanza-create"]).succeeds();
+        postgres.set("archive_command", &host.archive_command());
+        host
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn configuration(&self) -> &Path {
+        &self.configuration
+    }
+
+    /// Replaces text in its configuration file.
+    ///
+    /// # Panics
+    /// When the file does not have it.
+    pub fn reconfigure(&mut self, from: &str, to: &str) {
+        assert!(self.settings.contains(from), "no {from:?} in the host's configuration");
+        self.settings = self.settings.replace(from, to);
+        self.account.write(&self.configuration, &self.settings);
+    }
+
+    /// What PostgreSQL is told to archive with.
+    #[must_use]
+    pub fn archive_command(&self) -> String {
+        format!(
+            "{} --config={} --stanza={} archive-push \"%p\"",
+            self.program.display(),
+            self.configuration.display(),
+            self.stanza
+        )
+    }
+
+    /// A `pgmesh` command for its stanza.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.plain_command(&[&format!("--stanza={}", self.stanza)]);
+        command.args(arguments);
+        command
+    }
+
+    fn plain_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.account.command(&self.program, &self.home);
+        command
+            .arg(format!("--config={}", self.configuration.display()))
+            .args(arguments);
+        command
+    }
+
+    /// Runs a `pgmesh` command for its stanza.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        run(self.command(arguments))
+    }
+
+    /// Runs a `pgmesh` command without naming a stanza.
+    #[must_use]
+    pub fn plain(&self, arguments: &[&str]) -> Outcome {
+        run(self.plain_command(arguments))
+    }
+
+    /// Pushes a WAL file.
+    #[must_use]
+    pub fn push(&self, file: &Path) -> Outcome {
+        self.run(&["archive-push", &file.display().to_string()])
+    }
+
+    /// Fetches a WAL file to a path.
+    #[must_use]
+    pub fn get(&self, name: &str, to: &Path) -> Outcome {
+        self.run(&["archive-get", name, &to.display().to_string()])
+    }
+
+    /// Takes a full backup; its label.
+    pub fn backup(&self) -> String {
+        self.run(&["backup", "--type=full", "--start-fast"]).succeeds();
+        self.last_backup()["label"]
+            .as_str()
+            .expect("a label in info")
+            .to_owned()
+    }
+
+    /// The newest backup, as `info --output=json` has it.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn last_backup(&self) -> serde_json::Value {
+        let info = self.info();
+        info["backup"]
+            .as_array()
+            .and_then(|backups| backups.last())
+            .expect("a backup in info")
+            .clone()
+    }
+
+    /// The stanza, as `info --output=json` has it.
+    #[must_use]
+    pub fn info(&self) -> serde_json::Value {
+        let answer = self.run(&["info", "--output=json"]).ok().json();
+        answer
+            .as_array()
+            .and_then(|stanzas| stanzas.iter().find(|stanza| stanza["name"] == self.stanza.as_str()))
+            .unwrap_or_else(|| panic!("no stanza {} in info: {answer}", self.stanza))
+            .clone()
+    }
+
+    /// A restore command into the data directory of another cluster, that will not archive what it writes.
+    #[must_use]
+    pub fn restore_command(&self, target: &Postgres, arguments: &[&str]) -> Command {
+        let path = format!("--pg1-path={}", target.data().display());
+        let mut command = self.command(&["restore", &path, "--archive-mode=off"]);
+        command.args(arguments);
+        command
+    }
+
+    /// Restores into a new data directory, without starting a server.
+    #[must_use]
+    pub fn restore(&self, scratch: &Scratch, name: &str, arguments: &[&str]) -> Postgres {
+        let target = Postgres::empty(scratch, name);
+        run(self.restore_command(&target, arguments)).succeeds();
+        target
+    }
+}

@@ -1,0 +1,51 @@
+//! End to end: the real `pgmesh` program, a real PostgreSQL, real disks.
+//!
+//! The library holds what the tests in `tests/` are told with, in order:
+//! - [`Scratch`]: a folder of one test, removed when the test passes, kept and named when it fails;
+//! - [`Account`], [`Outcome`], [`Process`]: who runs programs here, what a finished one left, and one that still runs;
+//! - [`Postgres`], [`Load`], [`Ledger`]: a cluster, traffic on it, and rows whose time of commit is known;
+//! - [`Node`], [`Host`]: a node of a mesh, and a PG host that has joined it;
+//! - [`Site`]: all of these together, as most stories begin;
+//! - [`Repository`], [`Damage`], [`WalForge`]: stored objects and ways to harm them, and WAL segments made by hand.
+//!
+//! They panic where something is not as a test needs it: a panic is a harness's verdict. Nothing here waits for a fixed
+//! time: [`wait_for`] waits for a condition.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic fails the test that uses the harness"
+)]
+
+mod account;
+mod disk;
+mod host;
+mod ledger;
+mod node;
+mod objects;
+mod outcome;
+mod port;
+mod postgres;
+mod process;
+mod program;
+mod random;
+mod scratch;
+mod site;
+mod wait;
+mod wal;
+
+pub use account::Account;
+pub use disk::SmallDisk;
+pub use host::Host;
+pub use ledger::{Ledger, LedgerRow};
+pub use node::{Node, NodeBuilder, RepositoryFiles};
+pub use objects::{Damage, Kind, Object, Repository};
+pub use outcome::{Outcome, run, run_with_input};
+pub use port::Port;
+pub use postgres::{Load, Postgres, PostgresBuilder};
+pub use process::Process;
+pub use program::{pgmesh, shared_folder};
+pub use random::Random;
+pub use scratch::Scratch;
+pub use site::Site;
+pub use wait::wait_for;
+pub use wal::WalForge;

@@ -1,0 +1,213 @@
+//! What lies in a repository, and ways to harm it.
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// The fixed header of a stored object (docs/architecture.md, "At rest"); then 16 bytes of IV, the body and a tag of 32.
+const HEADER: usize = 36;
+const IV: usize = 16;
+const TAG: usize = 32;
+
+/// The files of a posix repository, read behind pgmesh's back.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    path: PathBuf,
+}
+
+/// What an object is, told by its path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `chunk/…`
+    Chunk,
+    /// A WAL segment: `stanza/…/archive/<db-id>/<16 digits>/…`
+    Segment,
+    /// `stanza/…/backup/…`
+    Manifest,
+    /// `stanza/…/db/…`
+    StanzaInfo,
+    /// `pgmesh.key/…`
+    Key,
+    /// `pgmesh.repo`
+    Identity,
+}
+
+/// One stored object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// Its path relative to the repository: its name for pgmesh.
+    pub name: String,
+    /// Its file.
+    pub file: PathBuf,
+}
+
+/// A way to harm a stored object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// One bit of the header.
+    FlipHeader,
+    /// One bit of the initialization vector.
+    FlipIv,
+    /// One bit in the middle of the ciphertext.
+    FlipBody,
+    /// One bit of the tag.
+    FlipTag,
+    /// The last byte is missing.
+    CutTail,
+    /// The second half is missing.
+    CutHalf,
+    /// The file is there and empty.
+    Empty,
+    /// One byte more at the end.
+    Extend,
+    /// The file is not there.
+    Remove,
+}
+
+impl Damage {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::FlipHeader,
+        Self::FlipIv,
+        Self::FlipBody,
+        Self::FlipTag,
+        Self::CutTail,
+        Self::CutHalf,
+        Self::Empty,
+        Self::Extend,
+        Self::Remove,
+    ];
+
+    /// Harms the file of an object.
+    ///
+    /// # Panics
+    /// When the object is too short to have the part that is to be harmed.
+    pub fn harm(self, object: &Object) {
+        if self == Self::Remove {
+            fs::remove_file(&object.file).expect("removing an object");
+            return;
+        }
+        let mut content = fs::read(&object.file).expect("reading an object");
+        let length = content.len();
+        let mut flip = |range: Range<usize>| {
+            assert!(
+                !range.is_empty() && range.end <= length,
+                "{} is too short for {self:?}",
+                object.name
+            );
+            content[range.start + range.len() / 2] ^= 0x10;
+        };
+        match self {
+            Self::FlipHeader => flip(0..HEADER),
+            Self::FlipIv => flip(HEADER..HEADER + IV),
+            Self::FlipBody => flip(HEADER + IV..length - TAG),
+            Self::FlipTag => flip(length - TAG..length),
+            Self::CutTail => content.truncate(length - 1),
+            Self::CutHalf => content.truncate(length / 2),
+            Self::Empty => content.clear(),
+            Self::Extend => content.push(0),
+            Self::Remove => {}
+        }
+        overwrite(&object.file, &content);
+    }
+}
+
+impl Object {
+    /// Exchanges the contents of two objects: each is whole, and under the other's name.
+    pub fn swap(&self, other: &Self) {
+        let mine = fs::read(&self.file).expect("reading an object");
+        let theirs = fs::read(&other.file).expect("reading an object");
+        overwrite(&self.file, &theirs);
+        overwrite(&other.file, &mine);
+    }
+
+    /// What the object is.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        let parts: Vec<&str> = self.name.split('/').collect();
+        match parts.as_slice() {
+            ["chunk", ..] => Some(Kind::Chunk),
+            ["stanza", _, "archive", _, directory, _] if directory.len() == 16 => Some(Kind::Segment),
+            ["stanza", _, "backup", ..] => Some(Kind::Manifest),
+            ["stanza", _, "db", ..] => Some(Kind::StanzaInfo),
+            ["pgmesh.key", ..] => Some(Kind::Key),
+            ["pgmesh.repo"] => Some(Kind::Identity),
+            _ => None,
+        }
+    }
+}
+
+impl Repository {
+    /// The repository in a folder.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All objects of one kind, by name.
+    #[must_use]
+    pub fn all(&self, kind: Kind) -> Vec<Object> {
+        let mut objects = Vec::new();
+        collect(&self.path, "", &mut objects);
+        objects.retain(|object| object.kind() == Some(kind));
+        objects.sort();
+        objects
+    }
+
+    /// The stored object of a WAL segment.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn segment(&self, name: &str) -> Object {
+        self.all(Kind::Segment)
+            .into_iter()
+            .find(|object| object.name.contains(name))
+            .unwrap_or_else(|| panic!("no segment {name} in {}", self.path.display()))
+    }
+
+    /// The bytes that its files have together.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        let mut objects = Vec::new();
+        collect(&self.path, "", &mut objects);
+        objects
+            .iter()
+            .filter_map(|object| fs::metadata(&object.file).ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+}
+
+/// Files come and go while a node works: what has gone is left out.
+fn collect(folder: &Path, prefix: &str, objects: &mut Vec<Object>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => collect(&entry.path(), &format!("{name}/"), objects),
+            Ok(kind) if kind.is_file() => objects.push(Object {
+                name,
+                file: entry.path(),
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Writes a file anew with the owner and permissions that it had; a stored object may be read-only.
+fn overwrite(file: &Path, content: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    let before = fs::metadata(file)
+        .expect("reading the permissions of an object")
+        .permissions();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).expect("making an object writable");
+    fs::write(file, content).expect("writing an object");
+    fs::set_permissions(file, before).expect("restoring the permissions of an object");
+}

@@ -1,0 +1,52 @@
+//! Ports that nobody else takes.
+
+use std::fs::File;
+use std::net::UdpSocket;
+
+use crate::program::shared_folder;
+
+/// Below the range that Linux gives to clients (`ip_local_port_range`), so that the port of a node that was killed is
+/// still free when it starts again.
+const RANGE: std::ops::Range<u16> = 21000..29000;
+
+/// A UDP port on 127.0.0.1 that belongs to one test as long as this value lives.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    /// Its lock ends with the process, however that ends.
+    _lock: File,
+}
+
+impl Port {
+    /// Takes a free one.
+    ///
+    /// # Panics
+    /// When none is.
+    #[must_use]
+    pub fn reserve() -> Self {
+        let folder = shared_folder();
+        // Starting at different places saves asking for those that other tests hold.
+        let first = RANGE.start + u16::try_from(std::process::id() % 400).unwrap_or(0) * 20;
+        (first..RANGE.end)
+            .chain(RANGE.start..first)
+            .find_map(|number| {
+                let lock = File::create(folder.join(format!("port-{number}"))).ok()?;
+                lock.try_lock().ok()?;
+                UdpSocket::bind(("127.0.0.1", number)).ok()?;
+                Some(Self { number, _lock: lock })
+            })
+            .expect("a free UDP port")
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.number)
+    }
+}

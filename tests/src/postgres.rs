@@ -1,0 +1,320 @@
+//! PostgreSQL clusters.
+
+mod builder;
+mod load;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
+
+use rustix::process::Signal;
+
+pub use builder::PostgresBuilder;
+pub use load::Load;
+
+use crate::account::Account;
+use crate::outcome::{run, run_with_input};
+use crate::process::Process;
+use crate::scratch::Scratch;
+use crate::wait::wait_for;
+
+/// How long a server may take to start (recovery included) or to stop.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// The port names the socket file only: each cluster has a socket folder of its own, and none listens on a network.
+const PORT: u16 = 5432;
+
+/// A cluster, and its server while that runs.
+#[derive(Debug)]
+pub struct Postgres {
+    account: Account,
+    name: String,
+    home: PathBuf,
+    data: PathBuf,
+    process: Option<Process>,
+}
+
+impl Postgres {
+    /// Describes a new cluster.
+    #[must_use]
+    pub fn builder<'a>(scratch: &'a Scratch, name: &str) -> PostgresBuilder<'a> {
+        PostgresBuilder::new(scratch, name)
+    }
+
+    /// A cluster whose data directory `pgmesh restore` will fill: an empty folder so far.
+    #[must_use]
+    pub fn empty(scratch: &Scratch, name: &str) -> Self {
+        let postgres = Self::at(scratch, name);
+        postgres.account.create_folder(&postgres.data);
+        postgres
+    }
+
+    /// A second name for a data directory that is already there, such as a copy made behind PostgreSQL's back.
+    #[must_use]
+    pub fn at(scratch: &Scratch, name: &str) -> Self {
+        let account = scratch.account();
+        let home = scratch.folder(name);
+        let data = home.join("data");
+        Self {
+            account,
+            name: name.to_owned(),
+            home,
+            data,
+            process: None,
+        }
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The folder of its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.home
+    }
+
+    /// The port that names its socket.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        PORT
+    }
+
+    /// Who runs it.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.account
+    }
+
+    /// The folder of PostgreSQL's programs: `PGMESH_PG_BIN`, or Debian's PostgreSQL 15.
+    #[must_use]
+    pub fn programs() -> PathBuf {
+        env::var_os("PGMESH_PG_BIN").map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
+    }
+
+    /// One of PostgreSQL's programs, to be run as the owner of the cluster and connecting to it.
+    #[must_use]
+    pub fn program(&self, name: &str) -> Command {
+        let mut command = self.account.command(Self::programs().join(name), &self.home);
+        command
+            .env("PGHOST", &self.home)
+            .env("PGPORT", PORT.to_string())
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// Starts the server and waits until it takes queries, in recovery or not.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start(&mut self) {
+        if let Err(log) = self.try_start() {
+            panic!("{} did not start:\n{log}", self.name);
+        }
+    }
+
+    /// Starts the server; its log, if it ends before it takes queries.
+    ///
+    /// # Errors
+    /// The log of the server that ended.
+    pub fn try_start(&mut self) -> Result<(), String> {
+        let mut command = self.account.command(Self::programs().join("postgres"), &self.home);
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .arg("-k")
+            .arg(&self.home)
+            .arg("-p")
+            .arg(PORT.to_string());
+        // On the command line, so that what a restored postgresql.conf says about the original does not count.
+        command.args(["-c", "listen_addresses=", "-c", "logging_collector=off"]);
+        let mut process = Process::start(&self.name, command, &self.home.join("server.log"));
+        let mut ended = false;
+        wait_for(&format!("{} to take queries", self.name), LIMIT, || {
+            ended = process.ended().is_some();
+            ended || run(self.program("pg_isready")).code() == Some(0)
+        });
+        if ended {
+            return Err(process.log());
+        }
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Starts the server on a restored directory and waits until recovery has ended and it takes writes.
+    pub fn start_promoted(&mut self) {
+        self.start();
+        let mut state = String::new();
+        wait_for(&format!("{} to end recovery", self.name), LIMIT, || {
+            let process = self.process.as_mut().expect("it was started");
+            assert!(
+                process.ended().is_none(),
+                "{} ended in recovery:\n{}",
+                self.name,
+                process.log()
+            );
+            state = run(self.psql("select pg_is_in_recovery()")).text().to_owned();
+            state == "f"
+        });
+    }
+
+    /// Fast shutdown, with a checkpoint.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let status = process.end(Signal::INT, LIMIT);
+            assert!(
+                status.success(),
+                "{} stopped with {status}:\n{}",
+                self.name,
+                process.log()
+            );
+        }
+    }
+
+    /// Waits for a server that ends by itself, as after a recovery that is told to shut down.
+    pub fn wait_for_end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.wait(LIMIT);
+        }
+    }
+
+    /// SIGKILL, as a crash: what was not written stays unwritten.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+        // Its children end as soon as they see it, and nobody may start the cluster before.
+        let data = self.data.clone();
+        wait_for(&format!("the children of {} to end", self.name), LIMIT, || {
+            let processes = fs::read_dir("/proc").expect("reading /proc");
+            !processes
+                .flatten()
+                .any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data))
+        });
+    }
+
+    /// Stops and starts it.
+    pub fn restart(&mut self) {
+        self.stop();
+        self.start();
+    }
+
+    /// The process id of its server, while that runs.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// What the server has logged, the last part of it.
+    #[must_use]
+    pub fn log(&self) -> String {
+        crate::outcome::tail(&fs::read_to_string(self.home.join("server.log")).unwrap_or_default()).to_owned()
+    }
+
+    /// The answer to a query: a line a row, columns with `|` between them.
+    ///
+    /// # Panics
+    /// When the query fails.
+    pub fn query(&self, sql: &str) -> String {
+        run(self.psql(sql)).ok().text().to_owned()
+    }
+
+    /// Runs a script of SQL and psql's own commands; what its queries answered.
+    pub fn script(&self, script: &str) -> String {
+        let mut command = self.quiet_psql();
+        command.args(["-f", "-"]);
+        run_with_input(command, script).ok().text().to_owned()
+    }
+
+    fn psql(&self, sql: &str) -> Command {
+        let mut command = self.quiet_psql();
+        command.args(["-c", sql]);
+        command
+    }
+
+    fn quiet_psql(&self) -> Command {
+        let mut command = self.program("psql");
+        command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
+        command
+    }
+
+    /// Changes a setting and has the server read it.
+    pub fn set(&self, name: &str, value: &str) {
+        let value = value.replace('\'', "''");
+        self.query(&format!("alter system set {name} = '{value}'"));
+        self.query("select pg_reload_conf()");
+    }
+
+    /// The segment that is being written.
+    #[must_use]
+    pub fn current_segment(&self) -> String {
+        self.query("select pg_walfile_name(pg_current_wal_lsn())")
+    }
+
+    /// Ends the current segment, and waits until it and all before it are archived; its name.
+    pub fn archive_everything(&self) -> String {
+        // The first record of a segment must be there, or the switch does nothing.
+        self.query("select pg_create_restore_point('archive everything')");
+        let segment = self.current_segment();
+        self.query("select pg_switch_wal()");
+        wait_for(&format!("{segment} to be archived by {}", self.name), LIMIT, || {
+            self.query("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= segment
+        });
+        segment
+    }
+
+    /// Adds a tablespace in a folder beside the data directory; that folder.
+    pub fn add_tablespace(&self, name: &str) -> PathBuf {
+        let folder = self.home.join(name);
+        self.account.create_folder(&folder);
+        self.query(&format!("create tablespace {name} location '{}'", folder.display()));
+        folder
+    }
+
+    /// What pg_controldata says under a heading, such as `Database system identifier`.
+    #[must_use]
+    pub fn control(&self, heading: &str) -> String {
+        let mut command = self.program("pg_controldata");
+        command.arg(&self.data);
+        let outcome = run(command).ok();
+        outcome
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(heading)?.strip_prefix(':'))
+            .unwrap_or_else(|| panic!("no {heading:?} in {outcome}"))
+            .trim()
+            .to_owned()
+    }
+
+    /// The system identifier.
+    #[must_use]
+    pub fn system_id(&self) -> String {
+        self.control("Database system identifier")
+    }
+
+    /// Has pg_amcheck look at every table and index of every database.
+    pub fn check_all(&self) {
+        let mut command = self.program("pg_amcheck");
+        command.args(["--all", "--install-missing", "--heapallindexed"]);
+        run(command).succeeds();
+    }
+
+    /// Has pg_verifybackup compare the data directory with the `backup_manifest` in it.
+    pub fn verify_backup(&self) {
+        let mut command = self.program("pg_verifybackup");
+        // The WAL comes from the archive, so pg_wal is empty and has nothing to be parsed.
+        command.arg("--no-parse-wal").arg(&self.data);
+        run(command).succeeds();
+    }
+
+    /// Leaves the server running when this value is dropped.
+    pub fn keep(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.keep();
+        }
+    }
+}

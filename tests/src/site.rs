@@ -1,0 +1,78 @@
+//! What most stories begin with.
+
+use crate::host::Host;
+use crate::node::{Node, NodeBuilder};
+use crate::postgres::Postgres;
+use crate::scratch::Scratch;
+
+/// A mesh of one node, a running PostgreSQL, and its host with the stanza `main` created.
+///
+/// The fields are dropped in their order: the servers end before their folder is removed.
+#[derive(Debug)]
+pub struct Site {
+    /// The PG host.
+    pub host: Host,
+    /// The cluster of the host.
+    pub postgres: Postgres,
+    /// The node.
+    pub node: Node,
+    /// The folder of it all.
+    pub scratch: Scratch,
+}
+
+impl Site {
+    /// With as many encrypted repositories as told, PostgreSQL archiving through pgmesh.
+    #[must_use]
+    pub fn new(name: &str, repositories: usize) -> Self {
+        Self::with_node(name, |mut node| {
+            for _ in 0..repositories {
+                node = node.repository();
+            }
+            node
+        })
+    }
+
+    /// With a node as described.
+    #[must_use]
+    pub fn with_node(name: &str, describe: impl FnOnce(NodeBuilder<'_>) -> NodeBuilder<'_>) -> Self {
+        let scratch = Scratch::new(name);
+        let node = describe(Node::builder(&scratch, "alpha")).start();
+        let postgres = Postgres::builder(&scratch, "pg").start();
+        let host = Host::set_up(&scratch, &node, &postgres, "main");
+        Self {
+            host,
+            postgres,
+            node,
+            scratch,
+        }
+    }
+
+    /// With as many encrypted repositories as told, and a PostgreSQL with small segments that archives nothing: the
+    /// test pushes what it forges.
+    #[must_use]
+    pub fn without_archiving(name: &str, repositories: usize, segment_mebibytes: u32) -> Self {
+        let scratch = Scratch::new(name);
+        let mut node = Node::builder(&scratch, "alpha");
+        for _ in 0..repositories {
+            node = node.repository();
+        }
+        let node = node.start();
+        let postgres = Postgres::builder(&scratch, "pg")
+            .segment_mebibytes(segment_mebibytes)
+            .start();
+        let host = Host::join(&scratch, "host-main", &node, &postgres, "main");
+        host.run(&["stanza-create"]).succeeds();
+        Self {
+            host,
+            postgres,
+            node,
+            scratch,
+        }
+    }
+
+    /// Restores the stanza into a new cluster of this name, without starting its server.
+    #[must_use]
+    pub fn restore(&self, name: &str, arguments: &[&str]) -> Postgres {
+        self.host.restore(&self.scratch, name, arguments)
+    }
+}

@@ -1,0 +1,71 @@
+//! The harness itself: what the other tests rely on.
+
+use pgmesh_tests::{Damage, Kind, Ledger, Node, Postgres, Repository, Scratch, WalForge};
+
+#[test]
+fn a_crashed_cluster_has_all_committed_rows() {
+    let scratch = Scratch::new("harness");
+    let mut postgres = Postgres::builder(&scratch, "pg").segment_mebibytes(1).start();
+    assert_eq!(postgres.query("show data_checksums"), "on");
+    postgres.make_accounts(1);
+    let load = postgres.load(2, 100);
+    let mut ledger = Ledger::create(&postgres);
+    let last = ledger.add_some(&postgres, 5);
+    ledger.add(&postgres);
+    let moment = ledger.moment_after(&postgres, &last);
+    assert!(
+        moment.starts_with("20") && moment.ends_with("+00"),
+        "{moment} is a time with a zone"
+    );
+    load.stop();
+    postgres.kill();
+    postgres.start();
+    Ledger::assert_ends_with(&postgres, 6, "a crash");
+    postgres.check_all();
+    postgres.stop();
+}
+
+#[test]
+fn clusters_share_an_identity_only_when_copied() {
+    let scratch = Scratch::new("harness");
+    let one = Postgres::builder(&scratch, "one").create();
+    let two = Postgres::builder(&scratch, "two").create();
+    let other = Postgres::builder(&scratch, "other").own_identity().create();
+    assert_eq!(one.system_id(), two.system_id());
+    assert_ne!(one.system_id(), other.system_id());
+}
+
+#[test]
+fn forged_segments_are_read_by_postgresqls_own_tools() {
+    let scratch = Scratch::new("harness");
+    let postgres = Postgres::builder(&scratch, "pg").segment_mebibytes(1).start();
+    let forge = WalForge::new(&postgres);
+    assert_eq!(forge.name(4097), "000000010000000100000001");
+    let file = forge.make(7);
+    let mut command = postgres.program("pg_waldump");
+    command.arg(&file);
+    // The header is accepted, and the first record is not: pg_waldump says where it looked for one.
+    pgmesh_tests::run(command).fails(&[1], &["could not find a valid record after 0/700000"]);
+}
+
+#[test]
+fn every_damage_changes_the_object() {
+    let scratch = Scratch::new("harness");
+    let folder = scratch.folder("repo");
+    for damage in Damage::ALL {
+        let file = folder.join("chunk").join("ab").join("abcd");
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("creating a folder");
+        std::fs::write(&file, vec![7; 1000]).expect("writing an object");
+        let objects = Repository::new(folder.clone()).all(Kind::Chunk);
+        assert_eq!(objects.len(), 1);
+        damage.harm(&objects[0]);
+        assert_ne!(std::fs::read(&file).unwrap_or_default(), vec![7; 1000], "{damage:?}");
+    }
+}
+
+#[test]
+fn the_program_is_where_the_harness_looks() {
+    let scratch = Scratch::new("harness");
+    let node = Node::builder(&scratch, "alpha").repository().create();
+    assert!(node.run(&["version"]).ok().text().starts_with("pgmesh "));
+}

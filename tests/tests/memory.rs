@@ -1,0 +1,72 @@
+//! Memory is bounded by configuration, not by what is pushed, backed up or asked for (invariant 11).
+
+use std::thread;
+
+use pgmesh_tests::{Site, WalForge};
+
+const MEBIBYTE: u64 = 1024 * 1024;
+
+fn assert_below(what: &str, bytes: u64, limit_in_mebibytes: u64) {
+    let mebibytes = bytes / MEBIBYTE;
+    println!("{what}: {mebibytes} MiB of at most {limit_in_mebibytes}");
+    assert!(
+        mebibytes <= limit_in_mebibytes,
+        "{what} took {mebibytes} MiB, more than {limit_in_mebibytes}"
+    );
+}
+
+#[test]
+fn a_push_and_a_get_of_a_segment_are_small() {
+    let site = Site::without_archiving("push", 2, 16);
+    let forge = WalForge::new(&site.postgres);
+    for (number, codec) in (1..).zip(["zst", "lz4", "gz", "bz2", "none"]) {
+        let file = forge.make(number);
+        let codec_option = format!("--compress-type={codec}");
+        let pushed = site
+            .host
+            .run(&["archive-push", &codec_option, &file.display().to_string()])
+            .ok();
+        assert_below(&format!("archive-push with {codec}"), pushed.peak_memory, 150);
+        let got = site.host.get(&forge.name(number), &forge.path("fetched")).ok();
+        assert_below(&format!("archive-get with {codec}"), got.peak_memory, 150);
+    }
+}
+
+#[test]
+fn a_node_that_serves_eight_pushes_at_once_is_small() {
+    const HOSTS: u32 = 8;
+    const ROUNDS: u32 = 4;
+    let site = Site::without_archiving("node", 2, 16);
+    let forge = WalForge::new(&site.postgres);
+    thread::scope(|scope| {
+        for first in 1..=HOSTS {
+            let (site, forge) = (&site, &forge);
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    site.host.push(&forge.make(first + round * HOSTS)).succeeds();
+                }
+            });
+        }
+    });
+    assert_below("the node after pushes", site.node.process().peak_memory(), 400);
+}
+
+#[test]
+fn a_backup_and_a_restore_are_small_on_both_sides() {
+    let site = Site::new("backup", 2);
+    site.postgres.make_accounts(20);
+    let backup = site
+        .host
+        .run(&["backup", "--type=full", "--start-fast", "--process-max=4"])
+        .ok();
+    assert_below("backup", backup.peak_memory, 400);
+    assert_below("the node after a backup", site.node.process().peak_memory(), 400);
+    site.postgres.archive_everything();
+    let target = pgmesh_tests::Postgres::empty(&site.scratch, "again");
+    let restore = pgmesh_tests::run(site.host.restore_command(&target, &["--process-max=4"])).ok();
+    assert_below("restore", restore.peak_memory, 400);
+    assert_below("the node after a restore", site.node.process().peak_memory(), 400);
+    let verify = site.host.run(&["verify"]).ok();
+    assert_below("verify", verify.peak_memory, 400);
+    assert_below("the node after verify", site.node.process().peak_memory(), 400);
+}

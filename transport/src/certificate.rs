@@ -1,0 +1,189 @@
+//! Reading what a member's certificate says.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use crate::{
+    name::{MemberName, MeshId},
+    role::{MAX_STANZAS, Role},
+};
+
+/// The name that every node's certificate carries as its DNS name, and that clients verify.
+pub(crate) const SERVER_NAME: &str = "pgmesh";
+
+/// The most alternative names that are looked at: the role, its stanzas and the DNS name.
+const MAX_ALTERNATIVE_NAMES: usize = MAX_STANZAS + 2;
+
+/// The SHA-256 digest of a certificate's DER encoding.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of a certificate in DER.
+    pub fn of(certificate_der: &[u8]) -> Self {
+        Self(Sha256::digest(certificate_der).into())
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not a fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a certificate fingerprint has 64 hexadecimal digits")]
+pub struct InvalidFingerprint;
+
+impl FromStr for Fingerprint {
+    type Err = InvalidFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFingerprint> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidFingerprint)?;
+        Ok(Self(bytes))
+    }
+}
+
+/// A certificate that does not say who its owner is in a mesh.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// It is not X.509.
+    #[error("the certificate cannot be read: {0}")]
+    Malformed(String),
+    /// It is no member's certificate.
+    #[error("the certificate is not one of a mesh member: {0}")]
+    NotAMember(String),
+}
+
+/// Who a certificate's owner is. What it says counts only once a verifier has accepted its chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberCertificate {
+    /// The mesh.
+    pub mesh_id: MeshId,
+    /// The member's name.
+    pub name: MemberName,
+    /// What the member may do.
+    pub role: Role,
+    /// SHA-256 of the certificate.
+    pub fingerprint: Fingerprint,
+    /// Start of validity, seconds since 1970.
+    pub not_before: i64,
+    /// End of validity, seconds since 1970.
+    pub not_after: i64,
+}
+
+impl MemberCertificate {
+    /// Reads a certificate in DER: strictly, so that nothing but what [`MeshCa`](crate::MeshCa) signs is understood.
+    ///
+    /// # Errors
+    /// It is malformed, carries no role or more than one, or a role that does not fit its extended key usage.
+    pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
+        let certificate = parse_x509(der)?;
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(malformed)?
+            .ok_or_else(|| not_a_member("it has no alternative names"))?;
+        let names = &names.value.general_names;
+        if names.len() > MAX_ALTERNATIVE_NAMES {
+            return Err(not_a_member("it has too many alternative names"));
+        }
+        let uris = names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+        let (mesh_id, name, role) = Role::from_uris(uris).map_err(not_a_member)?;
+        check_usage(&certificate, &role)?;
+        Ok(Self {
+            mesh_id,
+            name,
+            role,
+            fingerprint: Fingerprint::of(der),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+        })
+    }
+}
+
+/// A node, and only a node, may act as a server; every member may act as a client.
+fn check_usage(certificate: &X509Certificate<'_>, role: &Role) -> Result<(), CertificateError> {
+    let usage = certificate
+        .extended_key_usage()
+        .map_err(malformed)?
+        .ok_or_else(|| not_a_member("it has no extended key usage"))?;
+    if !usage.value.client_auth {
+        return Err(not_a_member("it may not be used by a client"));
+    }
+    if usage.value.server_auth != (*role == Role::Node) {
+        return Err(not_a_member("its role does not fit its extended key usage"));
+    }
+    Ok(())
+}
+
+/// Parses one certificate with nothing after it.
+pub(crate) fn parse_x509(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
+    if !rest.is_empty() {
+        return Err(CertificateError::Malformed(format!("{} bytes follow it", rest.len())));
+    }
+    Ok(certificate)
+}
+
+/// The mesh that a certificate authority's certificate is for: its common name.
+pub(crate) fn mesh_id_of_ca(der: &[u8]) -> Result<MeshId, CertificateError> {
+    let certificate = parse_x509(der)?;
+    if !certificate.is_ca() {
+        return Err(not_a_member("it is not a certificate authority's"));
+    }
+    let mut names = certificate.subject().iter_common_name();
+    let name = names
+        .next()
+        .ok_or_else(|| not_a_member("the authority has no common name"))?;
+    name.as_str()
+        .map_err(malformed)?
+        .parse()
+        .map_err(|error: crate::name::InvalidName| not_a_member(error.to_string()))
+}
+
+fn malformed(error: impl fmt::Display) -> CertificateError {
+    CertificateError::Malformed(error.to_string())
+}
+
+fn not_a_member(what: impl Into<String>) -> CertificateError {
+    CertificateError::NotAMember(what.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn fingerprints_round_trip() {
+        let fingerprint = Fingerprint::of(b"x");
+        assert_eq!(fingerprint.to_string().parse(), Ok(fingerprint));
+        assert_eq!("00".parse::<Fingerprint>(), Err(InvalidFingerprint));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_answered(bytes: Vec<u8>) {
+            prop_assert!(MemberCertificate::parse(&bytes).is_err());
+            prop_assert!(mesh_id_of_ca(&bytes).is_err());
+        }
+    }
+}

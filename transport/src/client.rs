@@ -1,0 +1,409 @@
+//! The dialling side.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use quinn::{ConnectionError, Endpoint, TransportErrorCode, crypto::rustls::QuicClientConfig};
+use tokio::{
+    net::lookup_host,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    certificate::{Fingerprint, SERVER_NAME},
+    connection::Connection,
+    identity::Identity,
+    liveness::is_refused,
+    lost::{self, CloseCode, ConnectionLost},
+    name::{MemberName, MeshId},
+    socket::client_endpoint,
+    stream::StreamError,
+    tls::{self, MemberClientConfig, NodeCertificateProblem, TlsSetupError, Verdict},
+    tuning::{CONNECT_LIMIT, Tuning},
+    welcome::{self, Welcome},
+    wire_version::WIRE_VERSION,
+};
+
+/// Addresses of one host name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// The next address is tried when the one before has not answered for this long (RFC 8305 calls it the attempt delay).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The name has no address, or is not `host:port`.
+    #[error("resolving {address}: {source}")]
+    Resolve {
+        /// What was to be reached.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// This machine cannot send there.
+    #[error("connecting to {address}: {source}")]
+    Socket {
+        /// What was to be reached.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The host is up, nobody listens on the port.
+    #[error("connecting to {address}: nobody listens there: is the node running?")]
+    Refused {
+        /// What was to be reached.
+        address: String,
+    },
+    /// No answer.
+    #[error("connecting to {address}: no answer within {} s: is the node running, and does a firewall pass UDP?", after.as_secs())]
+    Timeout {
+        /// What was to be reached.
+        address: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// We do not accept the node.
+    #[error("not trusting the node at {address}: {problem}")]
+    NodeCertificate {
+        /// What was to be reached.
+        address: String,
+        /// Why.
+        problem: NodeCertificateProblem,
+    },
+    /// The node does not accept us.
+    #[error("the node at {address} does not accept this certificate: {reason}: join the mesh again if it should")]
+    Rejected {
+        /// What was to be reached.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// Our own certificate is no longer valid.
+    #[error("the certificate of {name} in mesh {mesh_id} has expired: join the mesh again")]
+    Expired {
+        /// Who we are.
+        name: MemberName,
+        /// In which mesh.
+        mesh_id: MeshId,
+    },
+    /// Another wire protocol.
+    #[error(
+        "the node at {address} speaks pgmesh wire protocol {node_speaks}, this program {WIRE_VERSION}: use the same version of pgmesh on both"
+    )]
+    Version {
+        /// What was to be reached.
+        address: String,
+        /// The node's version.
+        node_speaks: u16,
+    },
+    /// Something else listens there.
+    #[error("what listens at {address} is not a pgmesh node of a version that this program knows")]
+    NotPgmesh {
+        /// What was to be reached.
+        address: String,
+    },
+    /// The node has all the connections that it takes.
+    #[error("the node at {address} takes no more connections at the moment")]
+    Busy {
+        /// What was to be reached.
+        address: String,
+    },
+    /// The connection broke before it was accepted.
+    #[error("connecting to {address}: {source}")]
+    Lost {
+        /// What was to be reached.
+        address: String,
+        /// How.
+        source: StreamError,
+    },
+    /// The identity is not usable.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
+}
+
+impl ConnectError {
+    /// Whether time or another node may help; otherwise somebody has to change something.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Resolve { .. }
+            | Self::Socket { .. }
+            | Self::Refused { .. }
+            | Self::Timeout { .. }
+            | Self::Busy { .. }
+            | Self::Lost { .. } => true,
+            Self::NodeCertificate { .. }
+            | Self::Rejected { .. }
+            | Self::Expired { .. }
+            | Self::Version { .. }
+            | Self::NotPgmesh { .. }
+            | Self::Tls(_) => false,
+        }
+    }
+}
+
+/// Dials nodes of its mesh. Clones share their sockets.
+#[derive(Clone)]
+pub struct Client {
+    config: MemberClientConfig,
+    dialler: Arc<Dialler>,
+    identity: Arc<Identity>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client with the measured settings; opens no socket yet.
+    ///
+    /// # Errors
+    /// The identity is not usable.
+    pub fn new(identity: &Identity) -> Result<Self, ConnectError> {
+        Self::with(identity, Tuning::default())
+    }
+
+    /// A client with other settings.
+    ///
+    /// # Errors
+    /// The identity is not usable.
+    pub fn with(identity: &Identity, tuning: Tuning) -> Result<Self, ConnectError> {
+        Ok(Self {
+            config: MemberClientConfig::new(identity)?,
+            dialler: Arc::new(Dialler::new(tuning)),
+            identity: Arc::new(identity.clone()),
+        })
+    }
+
+    /// Who dials.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Connects to `host:port` anew; returns once both sides have accepted each other, within [`CONNECT_LIMIT`].
+    /// All addresses of the host are tried, the next one when the one before keeps silent. Within a Tokio runtime only.
+    ///
+    /// # Errors
+    /// Nobody is there, or one side does not accept the other.
+    pub async fn connect(&self, address: &str) -> Result<Connection, ConnectError> {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        if i64::try_from(now).is_ok_and(|now| now > self.identity.expires_at()) {
+            let (name, mesh_id) = (self.identity.name().clone(), self.identity.mesh_id().clone());
+            return Err(ConnectError::Expired { name, mesh_id });
+        }
+        self.dial(address).await
+    }
+
+    /// Without looking at the own certificate first: the node will.
+    pub(crate) async fn dial(&self, address: &str) -> Result<Connection, ConnectError> {
+        self.dialler.connect(address, &|| self.config.for_connection()).await
+    }
+
+    /// Closes all connections and waits until the nodes know, for at most `limit`: before a process exits.
+    pub async fn close(&self, limit: Duration) {
+        self.dialler.close(limit).await;
+    }
+}
+
+/// Dials a node for somebody who has no certificate yet.
+#[derive(Debug)]
+pub struct JoinClient;
+
+impl JoinClient {
+    /// Connects to `host:port`, trusting only a node of the mesh whose authority has this fingerprint. What the connection
+    /// can do is bounded: one stream at a time, for 30 s.
+    ///
+    /// # Errors
+    /// Like [`Client::connect`].
+    pub async fn connect(address: &str, ca_fingerprint: Fingerprint) -> Result<Connection, ConnectError> {
+        let dialler = Dialler::new(Tuning::default());
+        dialler
+            .connect(address, &|| tls::join_client_config(ca_fingerprint))
+            .await
+    }
+}
+
+type MakeConfig<'a> = &'a (dyn Fn() -> Result<(QuicClientConfig, Verdict), TlsSetupError> + Sync);
+
+/// One endpoint for each family of addresses, opened when first needed.
+struct Dialler {
+    tuning: Tuning,
+    endpoints: [Mutex<Option<Endpoint>>; 2],
+}
+
+impl Dialler {
+    fn new(tuning: Tuning) -> Self {
+        Self {
+            tuning,
+            endpoints: Default::default(),
+        }
+    }
+
+    fn endpoint(&self, ipv6: bool) -> io::Result<Endpoint> {
+        let [ipv4_endpoint, ipv6_endpoint] = &self.endpoints;
+        let slot = if ipv6 { ipv6_endpoint } else { ipv4_endpoint };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*slot {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Ok(slot.insert(client_endpoint(ipv6, &self.tuning)?).clone()),
+        }
+    }
+
+    async fn close(&self, limit: Duration) {
+        for slot in &self.endpoints {
+            let endpoint = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(endpoint) = endpoint {
+                endpoint.close(CloseCode::DONE.0.into(), b"done");
+                let _ = timeout(limit, endpoint.wait_idle()).await;
+            }
+        }
+    }
+
+    async fn connect(&self, address: &str, make: MakeConfig<'_>) -> Result<Connection, ConnectError> {
+        let too_slow = || ConnectError::Timeout {
+            address: address.to_owned(),
+            after: CONNECT_LIMIT,
+        };
+        timeout(CONNECT_LIMIT, self.race(address, make))
+            .await
+            .unwrap_or_else(|_| Err(too_slow()))
+    }
+
+    /// Tries the addresses of a name, each a little later than the one before; the first that is accepted wins.
+    async fn race(&self, address: &str, make: MakeConfig<'_>) -> Result<Connection, ConnectError> {
+        let resolve_error = |source| ConnectError::Resolve {
+            address: address.to_owned(),
+            source,
+        };
+        let resolved = lookup_host(address).await.map_err(resolve_error)?;
+        let mut delay = Duration::ZERO;
+        let mut attempts = FuturesUnordered::new();
+        for remote in resolved.take(MAX_ADDRESSES) {
+            attempts.push(async move {
+                sleep(delay).await;
+                self.dial(address, remote, make).await
+            });
+            delay += ATTEMPT_DELAY;
+        }
+        let mut worst: Option<ConnectError> = None;
+        while let Some(result) = attempts.next().await {
+            match result {
+                Ok(connection) => return Ok(connection),
+                // What somebody has to act on says more than that another address was silent.
+                Err(error) if worst.as_ref().is_none_or(|known| known.is_transient()) => worst = Some(error),
+                Err(_) => {}
+            }
+        }
+        Err(worst.unwrap_or_else(|| resolve_error(io::Error::other("the name has no address"))))
+    }
+
+    async fn dial(&self, address: &str, remote: SocketAddr, make: MakeConfig<'_>) -> Result<Connection, ConnectError> {
+        let (crypto, verdict) = make()?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        config.transport_config(self.tuning.client());
+        let socket_error = |source| ConnectError::Socket {
+            address: address.to_owned(),
+            source,
+        };
+        let endpoint = self.endpoint(remote.is_ipv6()).map_err(socket_error)?;
+        let connecting = endpoint
+            .connect_with(config, remote, SERVER_NAME)
+            .map_err(|error| socket_error(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+        tokio::select! {
+            result = shake_hands(connecting) => {
+                let (connection, welcome) = result.map_err(|failure| failure.in_words(address, &verdict))?;
+                let unusable = |error| NodeCertificateProblem::Unacceptable(format!("{error}"));
+                Connection::new(connection, welcome).map_err(|error| ConnectError::NodeCertificate {
+                    address: address.to_owned(),
+                    problem: unusable(error),
+                })
+            }
+            () = refused(remote) => Err(ConnectError::Refused { address: address.to_owned() }),
+        }
+    }
+}
+
+/// Returns only when the host says that nobody listens.
+async fn refused(remote: SocketAddr) {
+    if !is_refused(remote).await {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn shake_hands(connecting: quinn::Connecting) -> Result<(quinn::Connection, Welcome), Failure> {
+    let connection = connecting.await.map_err(Failure::Quic)?;
+    match welcome::receive(&connection).await {
+        Ok(welcome) => Ok((connection, welcome)),
+        // The end of the connection says more than the end of the stream.
+        Err(error) => Err(connection.close_reason().map_or(Failure::Welcome(error), Failure::Quic)),
+    }
+}
+
+/// How a handshake failed, before it is known what that means.
+enum Failure {
+    Quic(ConnectionError),
+    Welcome(StreamError),
+}
+
+impl Failure {
+    fn in_words(self, address: &str, verdict: &Verdict) -> ConnectError {
+        let address = address.to_owned();
+        if let Some(problem) = verdict.get() {
+            return ConnectError::NodeCertificate {
+                address,
+                problem: problem.clone(),
+            };
+        }
+        let error = match self {
+            Self::Quic(ConnectionError::VersionMismatch) => return ConnectError::NotPgmesh { address },
+            Self::Quic(ConnectionError::ConnectionClosed(close))
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                return ConnectError::Busy { address };
+            }
+            Self::Quic(error) => ConnectionLost::from(error),
+            Self::Welcome(source) => return ConnectError::Lost { address, source },
+        };
+        match error {
+            ConnectionLost::Silent => ConnectError::Timeout {
+                address,
+                after: CONNECT_LIMIT,
+            },
+            ConnectionLost::Refused {
+                alert: Some(lost::ALERT_NO_APPLICATION_PROTOCOL),
+                ..
+            } => ConnectError::NotPgmesh { address },
+            ConnectionLost::Refused {
+                alert: Some(alert),
+                reason,
+            } if lost::is_certificate_alert(alert) => ConnectError::Rejected { address, reason },
+            ConnectionLost::ClosedByPeer { code, reason } => match code.spoken_version() {
+                Some(node_speaks) => ConnectError::Version { address, node_speaks },
+                None if matches!(code, CloseCode::NO_CERTIFICATE | CloseCode::FORBIDDEN) => {
+                    ConnectError::Rejected { address, reason }
+                }
+                None if code == CloseCode::BUSY => ConnectError::Busy { address },
+                None => ConnectError::Lost {
+                    address,
+                    source: ConnectionLost::ClosedByPeer { code, reason }.into(),
+                },
+            },
+            lost => ConnectError::Lost {
+                address,
+                source: lost.into(),
+            },
+        }
+    }
+}

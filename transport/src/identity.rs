@@ -1,0 +1,343 @@
+//! A member's certificate and key.
+
+use std::path::Path;
+
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ED25519};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
+
+use crate::{
+    certificate::{CertificateError, Fingerprint, MemberCertificate, mesh_id_of_ca, parse_x509},
+    durable_file::{self, Audience, FileError},
+    name::{MemberName, MeshId},
+    role::Role,
+};
+
+/// The certificate of the mesh's authority.
+pub const CA_CERTIFICATE_FILE: &str = "ca.crt";
+/// The member's certificate.
+pub const CERTIFICATE_FILE: &str = "identity.crt";
+/// The member's private key.
+pub const KEY_FILE: &str = "identity.key";
+
+pub(crate) const CERTIFICATE_TAG: &str = "CERTIFICATE";
+pub(crate) const KEY_TAG: &str = "PRIVATE KEY";
+
+/// Why there is no usable identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A certificate is not a member's.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// Making or reading a key failed.
+    #[error("{doing}: {source}")]
+    Key {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        source: rcgen::Error,
+    },
+    /// The certificate is for another key.
+    #[error("the private key is not the one that the certificate of {name} was signed for: join the mesh again")]
+    OtherKey {
+        /// The member that the certificate names.
+        name: MemberName,
+    },
+    /// The certificate is signed by another authority.
+    #[error("the certificate of {name} is not signed by the authority of mesh {mesh_id}: join the mesh again")]
+    OtherAuthority {
+        /// The member that the certificate names.
+        name: MemberName,
+        /// The mesh that the authority is for.
+        mesh_id: MeshId,
+    },
+    /// The authority is not the one that the join token names.
+    #[error(
+        "the certificate authority has fingerprint {found}, the join token says {expected}: this is not the mesh that the token is for"
+    )]
+    OtherFingerprint {
+        /// The token's fingerprint.
+        expected: Fingerprint,
+        /// The authority's.
+        found: Fingerprint,
+    },
+}
+
+fn key_error(doing: &'static str) -> impl FnOnce(rcgen::Error) -> IdentityError {
+    move |source| IdentityError::Key { doing, source }
+}
+
+/// A new private key that waits for its certificate. The key never leaves the machine.
+pub struct KeyRequest {
+    key: KeyPair,
+}
+
+impl KeyRequest {
+    /// Makes an Ed25519 key.
+    ///
+    /// # Errors
+    /// The operating system has no randomness to give.
+    pub fn generate() -> Result<Self, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ED25519).map_err(key_error("making a private key"))?;
+        Ok(Self { key })
+    }
+
+    /// The request for a certificate, in DER; signed by the key, naming nothing: the authority decides who we are.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn csr_der(&self) -> Result<Vec<u8>, IdentityError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let request = params
+            .serialize_request(&self.key)
+            .map_err(key_error("signing a certificate request"))?;
+        Ok(request.der().to_vec())
+    }
+
+    /// The identity, once the authority has answered.
+    ///
+    /// # Errors
+    /// The authority is not the expected one, or the certificate is not signed by it or not for this key.
+    pub fn into_identity(
+        self,
+        ca_der: &[u8],
+        certificate_der: &[u8],
+        expected_ca: Fingerprint,
+    ) -> Result<Identity, IdentityError> {
+        let found = Fingerprint::of(ca_der);
+        if found != expected_ca {
+            return Err(IdentityError::OtherFingerprint {
+                expected: expected_ca,
+                found,
+            });
+        }
+        Identity::from_parts(ca_der, certificate_der, Zeroizing::new(self.key.serialize_der()))
+    }
+}
+
+/// Who this process is in its mesh. Cheap enough to clone; never printed with its key.
+#[derive(Clone)]
+pub struct Identity {
+    ca: CertificateDer<'static>,
+    certificate: CertificateDer<'static>,
+    key_pkcs8: Zeroizing<Vec<u8>>,
+    member: MemberCertificate,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity")
+            .field("member", &self.member)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Identity {
+    /// Reads `ca.crt`, `identity.crt` and `identity.key` from a directory.
+    ///
+    /// # Errors
+    /// A file is missing, malformed, the key readable by others, or they do not belong together.
+    pub fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let read = |name, tag, audience| durable_file::read_pem(directory, name, tag, audience);
+        let ca = read(CA_CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?;
+        let certificate = read(CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?;
+        let key = read(KEY_FILE, KEY_TAG, Audience::Owner)?;
+        Self::from_parts(&ca, &certificate, key)
+    }
+
+    /// Writes the three files, the key with mode 0600, into a directory that is made when missing; durable when it returns.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn save(&self, directory: &Path) -> Result<(), IdentityError> {
+        durable_file::create_directory(directory)?;
+        durable_file::write_pem(
+            directory,
+            CA_CERTIFICATE_FILE,
+            CERTIFICATE_TAG,
+            &self.ca,
+            Audience::Public,
+        )?;
+        durable_file::write_pem(directory, KEY_FILE, KEY_TAG, &self.key_pkcs8, Audience::Owner)?;
+        // Last: a crash before this leaves no certificate, or one that load finds not to fit the key.
+        durable_file::write_pem(
+            directory,
+            CERTIFICATE_FILE,
+            CERTIFICATE_TAG,
+            &self.certificate,
+            Audience::Public,
+        )?;
+        Ok(())
+    }
+
+    /// Whether a directory holds a member's certificate.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(CERTIFICATE_FILE).exists()
+    }
+
+    /// An identity from certificates in DER and a key in PKCS#8.
+    ///
+    /// # Errors
+    /// Something is malformed, or they do not belong together. Expiry is no error here: see [`Identity::expires_at`].
+    pub fn from_parts(
+        ca_der: &[u8],
+        certificate_der: &[u8],
+        key_pkcs8: Zeroizing<Vec<u8>>,
+    ) -> Result<Self, IdentityError> {
+        let member = MemberCertificate::parse(certificate_der)?;
+        let mesh_id = mesh_id_of_ca(ca_der)?;
+        let authority = parse_x509(ca_der)?;
+        let certificate = parse_x509(certificate_der)?;
+        if mesh_id != member.mesh_id || certificate.verify_signature(Some(authority.public_key())).is_err() {
+            return Err(IdentityError::OtherAuthority {
+                name: member.name,
+                mesh_id,
+            });
+        }
+        let key = PrivatePkcs8KeyDer::from(key_pkcs8.as_slice());
+        let key =
+            KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ED25519).map_err(key_error("reading the private key"))?;
+        if certificate.public_key().subject_public_key.data != key.public_key_raw() {
+            return Err(IdentityError::OtherKey { name: member.name });
+        }
+        Ok(Self {
+            ca: CertificateDer::from(ca_der.to_vec()),
+            certificate: CertificateDer::from(certificate_der.to_vec()),
+            key_pkcs8,
+            member,
+        })
+    }
+
+    /// The mesh.
+    pub fn mesh_id(&self) -> &MeshId {
+        &self.member.mesh_id
+    }
+
+    /// The member's name.
+    pub fn name(&self) -> &MemberName {
+        &self.member.name
+    }
+
+    /// The member's role.
+    pub fn role(&self) -> &Role {
+        &self.member.role
+    }
+
+    /// All that the certificate says.
+    pub fn member(&self) -> &MemberCertificate {
+        &self.member
+    }
+
+    /// SHA-256 of the member's certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.member.fingerprint
+    }
+
+    /// SHA-256 of the authority's certificate.
+    pub fn ca_fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.ca)
+    }
+
+    /// The end of the certificate's validity, seconds since 1970.
+    pub fn expires_at(&self) -> i64 {
+        self.member.not_after
+    }
+
+    /// The authority's certificate in DER.
+    pub fn ca_der(&self) -> &[u8] {
+        &self.ca
+    }
+
+    /// The member's certificate in DER.
+    pub fn certificate_der(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    pub(crate) fn ca(&self) -> &CertificateDer<'static> {
+        &self.ca
+    }
+
+    pub(crate) fn key_pkcs8(&self) -> &[u8] {
+        &self.key_pkcs8
+    }
+
+    /// The certificate alone, as a client shows it.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.certificate.clone()]
+    }
+
+    /// The certificate and its authority's, as a server shows them: who joins has to see the authority.
+    pub(crate) fn chain_with_ca(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.certificate.clone(), self.ca.clone()]
+    }
+
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key_pkcs8.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+    use crate::ca::MeshCa;
+
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+    fn issue(ca: &MeshCa) -> Identity {
+        ca.issue(&Role::Node, &"n1".parse().unwrap(), YEAR).unwrap()
+    }
+
+    #[test]
+    fn an_identity_is_kept_and_its_key_not_shown() {
+        let ca = MeshCa::create(MeshId::random().unwrap()).unwrap();
+        let (directory, identity) = (tempfile::tempdir().unwrap(), issue(&ca));
+        let path = directory.path().join("identity");
+        assert!(!Identity::exists(&path));
+        identity.save(&path).unwrap();
+        assert!(Identity::exists(&path));
+        let read = Identity::load(&path).unwrap();
+        assert_eq!(read.member(), identity.member());
+        assert_eq!(read.key_pkcs8(), identity.key_pkcs8());
+        assert!(!format!("{identity:?}").contains("key"));
+    }
+
+    #[test]
+    fn mixed_files_are_found() {
+        let mesh_id = MeshId::random().unwrap();
+        let ca = MeshCa::create(mesh_id.clone()).unwrap();
+        // An impostor with the same mesh id.
+        let impostor = MeshCa::create(mesh_id).unwrap();
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (file, other) in [(KEY_FILE, &ca), (CA_CERTIFICATE_FILE, &impostor)] {
+            issue(&ca).save(one.path()).unwrap();
+            issue(other).save(two.path()).unwrap();
+            fs::copy(two.path().join(file), one.path().join(file)).unwrap();
+            let error = Identity::load(one.path()).unwrap_err();
+            match file {
+                KEY_FILE => assert!(matches!(error, IdentityError::OtherKey { .. }), "{error}"),
+                _ => assert!(matches!(error, IdentityError::OtherAuthority { .. }), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_from_another_mesh_is_refused() {
+        let ca = MeshCa::create(MeshId::random().unwrap()).unwrap();
+        let other = MeshCa::create(MeshId::random().unwrap()).unwrap();
+        let request = KeyRequest::generate().unwrap();
+        let name = "n1".parse().unwrap();
+        let certificate = other
+            .sign_csr(&request.csr_der().unwrap(), &Role::Node, &name, YEAR)
+            .unwrap();
+        let error = request
+            .into_identity(other.certificate_der(), &certificate, ca.fingerprint())
+            .unwrap_err();
+        assert!(matches!(error, IdentityError::OtherFingerprint { .. }), "{error}");
+    }
+}

@@ -1,0 +1,52 @@
+//! QUIC endpoints, identities and framing of the pgmesh wire protocol. What the messages mean is not known here.
+//!
+//! Layers, each using only those above it:
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`name`], [`role`] | who somebody is: mesh, member, role, and how a certificate says it |
+//! | [`certificate`], [`ca`], [`identity`], [`token`] | the mesh's certificate authority, a member's certificate and key, the way in |
+//! | [`wire_version`], [`tuning`] | ALPN, and every limit and window |
+//! | `tls`, `socket`, [`lost`] | verifiers, UDP sockets, why a connection ended |
+//! | [`stream`] | messages and bodies on one stream |
+//! | [`server`], [`session`] / [`client`], [`connection`] | the two sides |
+//!
+//! A connection is authenticated on both sides before either sees a byte of the other's messages: a client accepts only a
+//! certificate of its mesh that carries the node role, a server accepts a client without a certificate only for joining.
+
+pub mod ca;
+pub mod certificate;
+pub mod client;
+pub mod connection;
+mod durable_file;
+pub mod identity;
+mod liveness;
+pub mod lost;
+pub mod name;
+pub mod role;
+pub mod server;
+pub mod session;
+mod socket;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+mod tls;
+pub mod token;
+pub mod tuning;
+mod welcome;
+pub mod wire_version;
+
+pub use ca::{CaError, MeshCa};
+pub use certificate::{CertificateError, Fingerprint, MemberCertificate};
+pub use client::{Client, ConnectError, JoinClient};
+pub use connection::Connection;
+pub use identity::{Identity, IdentityError, KeyRequest};
+pub use lost::{CloseCode, ConnectionLost};
+pub use name::{InvalidName, MemberName, MeshId};
+pub use role::Role;
+pub use server::{BindError, EstablishError, Incoming, Server};
+pub use session::{Peer, Session};
+pub use stream::{RecvHalf, SendHalf, Stream, StreamCode, StreamError};
+pub use tls::{NodeCertificateProblem, TlsSetupError};
+pub use token::{JoinToken, TokenError, TokenId, TokenSecret};
+pub use tuning::Tuning;

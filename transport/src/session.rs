@@ -1,0 +1,124 @@
+//! A connection as the server sees it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use pgmesh_storage::StanzaName;
+use tokio::{sync::OwnedSemaphorePermit, task::JoinHandle, time::timeout};
+
+use crate::{
+    certificate::MemberCertificate,
+    liveness::Fate,
+    lost::{CloseCode, ConnectionLost},
+    role::Role,
+    stream::Stream,
+    tuning::JOIN_LIFETIME,
+};
+
+/// Who is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A member, by its verified certificate.
+    Member(Arc<MemberCertificate>),
+    /// Somebody who wants to redeem a join token, and may do nothing else.
+    Joining,
+}
+
+impl Peer {
+    /// The member, if it is one.
+    pub fn member(&self) -> Option<&MemberCertificate> {
+        match self {
+            Self::Member(member) => Some(member),
+            Self::Joining => None,
+        }
+    }
+
+    /// Whether the peer may read and write this stanza.
+    pub fn may_use(&self, stanza: &StanzaName) -> bool {
+        self.member().is_some_and(|member| member.role.may_use(stanza))
+    }
+
+    /// Whether it is another node.
+    pub fn is_node(&self) -> bool {
+        self.member().is_some_and(|member| member.role == Role::Node)
+    }
+
+    /// Whether it is an administrator.
+    pub fn is_admin(&self) -> bool {
+        self.member().is_some_and(|member| member.role == Role::Admin)
+    }
+}
+
+/// An established connection. Dropping it closes it once its streams are dropped, too.
+#[derive(Debug)]
+pub struct Session {
+    connection: quinn::Connection,
+    peer: Peer,
+    fate: Arc<Fate>,
+    end: Option<JoinHandle<()>>,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Session {
+    pub(crate) fn new(connection: quinn::Connection, peer: Peer, permits: Vec<OwnedSemaphorePermit>) -> Self {
+        let end = (peer == Peer::Joining).then(|| tokio::spawn(end_joining(connection.clone())));
+        Self {
+            connection,
+            peer,
+            fate: Arc::default(),
+            end,
+            _permits: permits,
+        }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Where it is.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// The measured round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// The next stream that the client opens. Cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is at its end; [`ConnectionLost::is_orderly`] says whether that is worth a log line.
+    pub async fn accept_stream(&self) -> Result<Stream, ConnectionLost> {
+        let halves = self
+            .connection
+            .accept_bi()
+            .await
+            .map_err(|error| self.fate.lost(error))?;
+        Ok(Stream::new(halves, &self.fate))
+    }
+
+    /// Waits for the connection's end.
+    pub async fn closed(&self) -> ConnectionLost {
+        self.fate.lost(self.connection.closed().await)
+    }
+
+    /// Closes the connection with a reason that the client shows. What is not yet delivered is lost.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.connection.close(code.0.into(), reason.as_bytes());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(end) = &self.end {
+            end.abort();
+        }
+    }
+}
+
+async fn end_joining(connection: quinn::Connection) {
+    if timeout(JOIN_LIFETIME, connection.closed()).await.is_err() {
+        connection.close(CloseCode::JOIN_EXPIRED.0.into(), b"joining took too long");
+    }
+}

@@ -1,0 +1,444 @@
+//! Messages and bodies on one stream.
+//!
+//! A message is its length (u32, little endian) and its encoding by storage's `wire` codec; a body is raw bytes whose
+//! length a message before it has told. Only [`SendHalf::finish`] ends a stream in good order: a half that is dropped
+//! unfinished, as by a task that failed, resets it, so that what was cut short never looks complete.
+
+use std::{io, slice, sync::Arc, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use pgmesh_storage::wire;
+use quinn::{ReadError, VarInt, WriteError};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{io::AsyncReadExt, time::timeout};
+
+use crate::{liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
+
+/// The bytes of a message's length.
+const PREFIX_LENGTH: usize = 4;
+
+/// At most this much is allocated ahead of the bytes that have arrived.
+const MAX_AHEAD: usize = 1024 * 1024;
+
+/// Why one side gave a stream up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamCode(pub u32);
+
+impl StreamCode {
+    /// The task at the other end failed or was cancelled. QUIC's own default code.
+    pub const ABANDONED: Self = Self(0);
+    /// No more of this is needed.
+    pub const CANCELLED: Self = Self(1);
+    /// The other side broke the protocol.
+    pub const VIOLATION: Self = Self(2);
+}
+
+impl From<VarInt> for StreamCode {
+    fn from(code: VarInt) -> Self {
+        Self(u32::try_from(code.into_inner()).unwrap_or(u32::MAX))
+    }
+}
+
+/// What went wrong on a stream.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The connection is gone, and the request with it: try another node.
+    #[error("connection lost: {0}")]
+    Lost(#[from] ConnectionLost),
+    /// The other side wants no more of what we send.
+    #[error("the other end stopped reading (code {})", code.0)]
+    Stopped {
+        /// Its reason.
+        code: StreamCode,
+    },
+    /// The other side gave up sending.
+    #[error("the other end gave up (code {})", code.0)]
+    Reset {
+        /// Its reason.
+        code: StreamCode,
+    },
+    /// The stream ended where a message or a body should be.
+    #[error("the other end finished early")]
+    Ended,
+    /// No byte moved for the stall limit.
+    #[error("no progress for {} s", after.as_secs())]
+    Stalled {
+        /// The limit.
+        after: Duration,
+    },
+    /// More than was agreed.
+    #[error("{length} bytes announced, at most {max} are taken here")]
+    TooLong {
+        /// What the other side announced, in bytes.
+        length: u64,
+        /// What is taken, in bytes.
+        max: u64,
+    },
+    /// A message that is not understood.
+    #[error("a message cannot be decoded: {0}")]
+    Malformed(#[from] wire::DecodeError),
+    /// This side used the stream after its end, or after a send that was cancelled half-way.
+    #[error("the stream is used after {0}")]
+    Misused(&'static str),
+}
+
+impl StreamError {
+    /// Whether the peer or the way to it failed, so that the same request to another node may succeed.
+    pub fn is_peer_failure(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::Ended | Self::Stalled { .. } => true,
+            Self::Stopped { code } | Self::Reset { code } => *code == StreamCode::ABANDONED,
+            Self::TooLong { .. } | Self::Malformed(_) | Self::Misused(_) => false,
+        }
+    }
+
+    /// Whether the peer broke the protocol.
+    pub fn is_violation(&self) -> bool {
+        matches!(self, Self::TooLong { .. } | Self::Malformed(_))
+    }
+}
+
+/// The sending half of a stream.
+#[derive(Debug)]
+pub struct SendHalf {
+    inner: quinn::SendStream,
+    fate: Arc<Fate>,
+    state: SendState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SendState {
+    Open,
+    /// A write is under way; found by the next one only when it was cancelled.
+    Writing,
+    Ended,
+}
+
+impl SendHalf {
+    pub(crate) fn new(inner: quinn::SendStream, fate: Arc<Fate>) -> Self {
+        Self {
+            inner,
+            fate,
+            state: SendState::Open,
+        }
+    }
+
+    /// Sends a message. Not cancel-safe: a stream whose send was cancelled can only be dropped.
+    ///
+    /// # Errors
+    /// The connection is lost, or the other side reads no more.
+    pub async fn send<T: Serialize + ?Sized>(&mut self, message: &T) -> Result<(), StreamError> {
+        let encoded = wire::encode(message);
+        let length = u32::try_from(encoded.len()).map_err(|_| StreamError::TooLong {
+            length: encoded.len() as u64,
+            max: u32::MAX.into(),
+        })?;
+        let mut frame = BytesMut::with_capacity(PREFIX_LENGTH + encoded.len());
+        frame.put_u32_le(length);
+        frame.put_slice(&encoded);
+        self.write(frame.freeze()).await
+    }
+
+    /// Sends a body whose length a message has told; waits while the receiver's window is full. Not cancel-safe.
+    ///
+    /// # Errors
+    /// The connection is lost, the other side reads no more, or it takes nothing for [`STALL_LIMIT`].
+    pub async fn send_bytes(&mut self, body: &Bytes) -> Result<(), StreamError> {
+        self.write(body.clone()).await
+    }
+
+    /// Tells the other side that nothing follows. What was sent is still delivered.
+    ///
+    /// # Errors
+    /// The stream has already ended.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        self.check()?;
+        self.state = SendState::Ended;
+        self.inner.finish().map_err(|_| StreamError::Misused("its end"))
+    }
+
+    /// Waits, after [`SendHalf::finish`], until the other side has acknowledged all of it.
+    ///
+    /// # Errors
+    /// The connection is lost, or the other side stopped reading before the end.
+    pub async fn delivered(&mut self) -> Result<(), StreamError> {
+        match self.inner.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(StreamError::Stopped { code: code.into() }),
+            Err(quinn::StoppedError::ConnectionLost(error)) => Err(StreamError::Lost(self.fate.lost(error))),
+            Err(quinn::StoppedError::ZeroRttRejected) => Err(StreamError::Misused("0-RTT")),
+        }
+    }
+
+    /// Gives up sending; the other side learns the code at once, and what is under way may be lost.
+    pub fn reset(&mut self, code: StreamCode) {
+        self.state = SendState::Ended;
+        // An error says that the stream has ended already.
+        let _ = self.inner.reset(code.0.into());
+    }
+
+    fn check(&self) -> Result<(), StreamError> {
+        match self.state {
+            SendState::Open => Ok(()),
+            SendState::Writing => Err(StreamError::Misused("a cancelled send")),
+            SendState::Ended => Err(StreamError::Misused("its end")),
+        }
+    }
+
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), StreamError> {
+        self.check()?;
+        self.state = SendState::Writing;
+        while !bytes.is_empty() {
+            let written = timeout(STALL_LIMIT, self.inner.write_chunks(slice::from_mut(&mut bytes))).await;
+            written
+                .map_err(|_| StreamError::Stalled { after: STALL_LIMIT })?
+                .map_err(|error| self.write_error(error))?;
+        }
+        self.state = SendState::Open;
+        Ok(())
+    }
+
+    fn write_error(&self, error: WriteError) -> StreamError {
+        match error {
+            WriteError::Stopped(code) => StreamError::Stopped { code: code.into() },
+            WriteError::ConnectionLost(error) => StreamError::Lost(self.fate.lost(error)),
+            WriteError::ClosedStream | WriteError::ZeroRttRejected => StreamError::Misused("its end"),
+        }
+    }
+}
+
+impl Drop for SendHalf {
+    fn drop(&mut self) {
+        // quinn would finish it: the other side could take half of something for the whole.
+        if self.state != SendState::Ended {
+            self.reset(StreamCode::ABANDONED);
+        }
+    }
+}
+
+/// How long the next byte is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// The first byte as long as the connection lives, those after it within the stall limit.
+    UntilBegun,
+    /// Each within the stall limit.
+    StallLimit,
+}
+
+/// The receiving half of a stream. Dropped before its end, it tells the other side to stop.
+#[derive(Debug)]
+pub struct RecvHalf {
+    inner: quinn::RecvStream,
+    fate: Arc<Fate>,
+    /// What has arrived of the prefix, message or body under way: kept here so that receiving may be cancelled.
+    arrived: BytesMut,
+    /// The length of the message under way, once its prefix is here.
+    message_length: Option<usize>,
+}
+
+impl RecvHalf {
+    pub(crate) fn new(inner: quinn::RecvStream, fate: Arc<Fate>) -> Self {
+        Self {
+            inner,
+            fate,
+            arrived: BytesMut::new(),
+            message_length: None,
+        }
+    }
+
+    /// Receives a message of at most `max` encoded bytes; waits for its first byte as long as the connection lives.
+    ///
+    /// Cancel-safe: the next `recv` goes on where this one was.
+    ///
+    /// # Errors
+    /// The stream or the connection ended, or the message is too long or not understood.
+    pub async fn recv<T: DeserializeOwned>(&mut self, max: usize) -> Result<T, StreamError> {
+        self.recv_optional(max).await?.ok_or(StreamError::Ended)
+    }
+
+    /// Like [`RecvHalf::recv`]; `None` when the other side has finished in good order instead.
+    ///
+    /// # Errors
+    /// Like [`RecvHalf::recv`].
+    pub async fn recv_optional<T: DeserializeOwned>(&mut self, max: usize) -> Result<Option<T>, StreamError> {
+        let length = match self.message_length {
+            Some(length) => length,
+            None => {
+                if !self.fill(PREFIX_LENGTH, Patience::UntilBegun).await? {
+                    return Ok(None);
+                }
+                let length = bytes::Buf::get_u32_le(&mut self.arrived.split());
+                // A length that does not fit in memory is too long, whatever the limit.
+                let length = usize::try_from(length).unwrap_or(usize::MAX);
+                if length > max {
+                    return Err(StreamError::TooLong {
+                        length: length as u64,
+                        max: max as u64,
+                    });
+                }
+                self.message_length = Some(length);
+                length
+            }
+        };
+        if !self.fill(length, Patience::StallLimit).await? {
+            return Err(StreamError::Ended);
+        }
+        let encoded = self.arrived.split();
+        self.message_length = None;
+        Ok(Some(wire::decode(&encoded, max)?))
+    }
+
+    /// Receives a body of exactly `length` bytes, of which at most `max` are taken. Cancel-safe, like [`RecvHalf::recv`].
+    ///
+    /// # Errors
+    /// The stream or the connection ended, nothing came for [`STALL_LIMIT`], or `length` is more than `max`.
+    pub async fn recv_bytes(&mut self, length: u64, max: usize) -> Result<Bytes, StreamError> {
+        let too_long = || StreamError::TooLong {
+            length,
+            max: max as u64,
+        };
+        let wanted = usize::try_from(length).map_err(|_| too_long())?;
+        if wanted > max {
+            return Err(too_long());
+        }
+        if self.message_length.is_some() {
+            return Err(StreamError::Misused("half a message"));
+        }
+        if !self.fill(wanted, Patience::StallLimit).await? {
+            return Err(StreamError::Ended);
+        }
+        Ok(self.arrived.split().freeze())
+    }
+
+    /// Tells the other side to send no more.
+    pub fn stop(&mut self, code: StreamCode) {
+        // An error says that the stream has ended already.
+        let _ = self.inner.stop(code.0.into());
+    }
+
+    /// Reads until `wanted` bytes are here; false when the stream ended before the first.
+    async fn fill(&mut self, wanted: usize, patience: Patience) -> Result<bool, StreamError> {
+        while self.arrived.len() < wanted {
+            let missing = wanted - self.arrived.len();
+            if self.arrived.capacity() == self.arrived.len() {
+                self.arrived.reserve(missing.min(MAX_AHEAD));
+            }
+            let patient = patience == Patience::UntilBegun && self.arrived.is_empty();
+            let mut space = (&mut self.arrived).limit(missing);
+            let reading = self.inner.read_buf(&mut space);
+            let read = match patient {
+                true => reading.await,
+                false => timeout(STALL_LIMIT, reading)
+                    .await
+                    .map_err(|_| StreamError::Stalled { after: STALL_LIMIT })?,
+            };
+            match read.map_err(|error| self.read_error(error))? {
+                0 if self.arrived.is_empty() => return Ok(false),
+                0 => return Err(StreamError::Ended),
+                _ => {}
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_error(&self, error: io::Error) -> StreamError {
+        match error.downcast::<ReadError>() {
+            Ok(ReadError::Reset(code)) => StreamError::Reset { code: code.into() },
+            Ok(ReadError::ConnectionLost(error)) => StreamError::Lost(self.fate.lost(error)),
+            Ok(ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => {
+                StreamError::Misused("its end")
+            }
+            Err(error) => StreamError::Lost(ConnectionLost::Protocol {
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
+/// One request and its answer, or whatever the two sides agree on: both directions of one QUIC stream.
+#[derive(Debug)]
+pub struct Stream {
+    send: SendHalf,
+    recv: RecvHalf,
+}
+
+impl Stream {
+    pub(crate) fn new((send, recv): (quinn::SendStream, quinn::RecvStream), fate: &Arc<Fate>) -> Self {
+        Self {
+            send: SendHalf::new(send, fate.clone()),
+            recv: RecvHalf::new(recv, fate.clone()),
+        }
+    }
+
+    /// See [`SendHalf::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send<T: Serialize + ?Sized>(&mut self, message: &T) -> Result<(), StreamError> {
+        self.send.send(message).await
+    }
+
+    /// See [`SendHalf::send_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_bytes(&mut self, body: &Bytes) -> Result<(), StreamError> {
+        self.send.send_bytes(body).await
+    }
+
+    /// See [`RecvHalf::recv`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recv<T: DeserializeOwned>(&mut self, max: usize) -> Result<T, StreamError> {
+        self.recv.recv(max).await
+    }
+
+    /// See [`RecvHalf::recv_optional`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recv_optional<T: DeserializeOwned>(&mut self, max: usize) -> Result<Option<T>, StreamError> {
+        self.recv.recv_optional(max).await
+    }
+
+    /// See [`RecvHalf::recv_bytes`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn recv_bytes(&mut self, length: u64, max: usize) -> Result<Bytes, StreamError> {
+        self.recv.recv_bytes(length, max).await
+    }
+
+    /// See [`SendHalf::finish`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish(&mut self) -> Result<(), StreamError> {
+        self.send.finish()
+    }
+
+    /// See [`SendHalf::delivered`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn delivered(&mut self) -> Result<(), StreamError> {
+        self.send.delivered().await
+    }
+
+    /// Gives the stream up in both directions.
+    pub fn stop(&mut self, code: StreamCode) {
+        self.send.reset(code);
+        self.recv.stop(code);
+    }
+
+    /// Both halves at once, as for sending requests ahead of their answers.
+    pub fn halves(&mut self) -> (&mut SendHalf, &mut RecvHalf) {
+        (&mut self.send, &mut self.recv)
+    }
+
+    /// The halves, for two tasks.
+    pub fn split(self) -> (SendHalf, RecvHalf) {
+        (self.send, self.recv)
+    }
+}

@@ -1,0 +1,88 @@
+//! What a client may cost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::support::{Mesh, Wire, listen, pair, raw_connect};
+use crate::{
+    EstablishError, JoinClient, StreamCode,
+    tuning::{HANDSHAKE_LIMIT, MAX_STREAMS, UNAUTHENTICATED_WINDOW},
+};
+
+/// Long enough for everything that can happen over loopback to have happened.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_member_has_so_many_streams_at_once() {
+    let (connection, session) = pair(&Mesh::new()).await;
+    let mut streams = Vec::new();
+    for _ in 0..MAX_STREAMS {
+        let mut stream = connection.open().await.unwrap();
+        stream.send(&1_u8).await.unwrap();
+        streams.push((stream, session.accept_stream().await.unwrap()));
+    }
+    assert!(
+        timeout(A_WHILE, connection.open()).await.is_err(),
+        "one more than allowed"
+    );
+    let (mut client, mut server) = streams.pop().unwrap();
+    client.stop(StreamCode::CANCELLED);
+    server.stop(StreamCode::CANCELLED);
+    connection.open().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_joins_has_one_stream_and_little_memory() {
+    let mesh = Mesh::new();
+    let (address, mut arrivals) = listen(&mesh.node());
+    let connection = JoinClient::connect(&address, mesh.ca.fingerprint()).await.unwrap();
+    let _session = arrivals.recv().await.unwrap().unwrap();
+    let mut stream = connection.open().await.unwrap();
+    assert!(timeout(A_WHILE, connection.open()).await.is_err(), "a second stream");
+    let body = Bytes::from(vec![7; 1024 * 1024]);
+    assert!(
+        timeout(A_WHILE, stream.send_bytes(&body)).await.is_err(),
+        "a megabyte that nobody reads"
+    );
+    let sent = connection.statistics().udp_tx.bytes;
+    assert!(sent < 2 * u64::from(UNAUTHENTICATED_WINDOW), "{sent} bytes");
+}
+
+#[tokio::test]
+async fn a_client_cannot_open_streams_before_it_is_known() {
+    let mesh = Mesh::new();
+    let (address, mut arrivals) = listen(&mesh.node());
+    let connection = raw_connect(&address, "pgmesh/1", None, &mesh.ca).await.unwrap();
+    // It is refused; whatever it sends in its first flight reaches no session.
+    if let Ok((mut send, _receive)) = connection.open_bi().await {
+        let _ = send.write_all(b"\x01\0\0\0\x01").await;
+    }
+    assert!(arrivals.recv().await.unwrap().is_err());
+    connection.closed().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_stops_half_way_ends_and_delays_nobody() {
+    let mesh = Mesh::new();
+    let (address, mut arrivals) = listen(&mesh.node());
+    // The client's first flight passes, nothing after it.
+    let wire = Wire::one_datagram_to(&address).await;
+    let dialler = mesh.dialler();
+    let slow = tokio::spawn(async move { dialler.connect(&wire.address).await.map(|_| ()) });
+    let quick = mesh.dialler().connect(&address).await.unwrap();
+    let session = arrivals.recv().await.unwrap().unwrap();
+    assert_eq!(session.peer().member().unwrap().name.as_str(), "db1");
+    assert!(slow.await.unwrap().is_err());
+    let ended = timeout(HANDSHAKE_LIMIT + Duration::from_secs(1), arrivals.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let error = ended.unwrap_err();
+    assert!(
+        matches!(error, EstablishError::Handshake { .. } | EstablishError::Timeout { .. }),
+        "{error}"
+    );
+    assert!(quick.lost().is_none());
+}
