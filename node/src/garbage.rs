@@ -70,7 +70,7 @@ impl Node {
 
     /// Deletes all replicas of a condemned chunk.
     async fn delete_chunk(&self, view: &pgmesh_raft::View, digest: Digest) -> Result<bool, Failure> {
-        let Some(record) = view.condemned_chunk(&digest)? else { return Ok(false) };
+        let Some(record) = view.chunks_with_condemned(&[digest])?.pop().flatten() else { return Ok(false) };
         for replica in record.replicas {
             if !self.delete_object(replica.repo, &ObjectName::Chunk(digest), replica.generation).await {
                 return Ok(false);
@@ -103,7 +103,7 @@ fn garbage_name(key: &GarbageKey, garbage: &Garbage) -> Option<ObjectName> {
         ObjectRef::Segment { stanza, file, .. } => Some(ObjectName::Segment {
             stanza: stanza.clone(),
             archive_id: garbage.archive?,
-            file: file.parse().ok()?,
+            file: *file,
             digest,
         }),
         ObjectRef::StanzaInfo { stanza, .. } => {

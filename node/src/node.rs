@@ -12,6 +12,7 @@ use crate::sweep::Sweep;
 use crate::{Failure, code};
 use pgmesh_raft::{Catalog, CatalogOptions, Command, MeshRecord, NodeName};
 use pgmesh_storage::DigestSuite;
+use std::sync::Arc;
 
 /// The state of a running node. Its services are methods, one file a kind of request, in `services`.
 pub struct Node {
@@ -22,7 +23,7 @@ pub struct Node {
     pub(crate) repositories: Repositories,
     pub(crate) budget: Budget,
     pub(crate) committer: Committer,
-    pub(crate) sessions: SharedSession,
+    pub(crate) sessions: Arc<SharedSession>,
     pub(crate) backups: Backups,
     pub(crate) repair: Repair,
     pub(crate) sweep: Sweep,
@@ -65,7 +66,7 @@ impl Node {
             repositories: Repositories::declared(&settings),
             budget: Budget::new(settings.buffer),
             committer: Committer::start(catalog.clone(), actor.clone()),
-            sessions: SharedSession::new(catalog.clone(), name.clone()),
+            sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
             backups: Backups::default(),
             repair: Repair::default(),
             sweep: Sweep::default(),

@@ -32,11 +32,8 @@ pub fn name(view: &View, object: &ObjectRef, digest: Digest) -> Result<Option<Ob
     Ok(match object {
         ObjectRef::Chunk(digest) => Some(ObjectName::Chunk(*digest)),
         ObjectRef::Segment { stanza, db, file } => {
-            let file = file.parse().map_err(|error| {
-                Failure::new(code::FORMAT, format!("the catalog names a WAL file {file:?}")).because(error)
-            })?;
             archive_id(stanza, *db)?
-                .map(|archive_id| ObjectName::Segment { stanza: stanza.clone(), archive_id, file, digest })
+                .map(|archive_id| ObjectName::Segment { stanza: stanza.clone(), archive_id, file: *file, digest })
         }
         ObjectRef::Manifest { stanza, label } => {
             Some(ObjectName::Manifest { stanza: stanza.clone(), label: label.clone(), digest })
@@ -61,7 +58,7 @@ pub fn object_ref(name: &ObjectName) -> ObjectRef {
     match name {
         ObjectName::Chunk(digest) => ObjectRef::Chunk(*digest),
         ObjectName::Segment { stanza, archive_id, file, .. } => {
-            ObjectRef::Segment { stanza: stanza.clone(), db: archive_id.db, file: file.to_string() }
+            ObjectRef::Segment { stanza: stanza.clone(), db: archive_id.db, file: *file }
         }
         ObjectName::Manifest { stanza, label, .. } => {
             ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() }

@@ -5,7 +5,8 @@
 //! of chunks (invariant 11). Two digests with one prefix only keep a chunk that could go.
 //!
 //! A backup that runs has chunks that no manifest names yet: nothing is condemned then. One that begins in the middle
-//! may be told that a chunk is there which is condemned a moment later; its commit finds that out (invariants 4 and 5).
+//! may be told that a chunk is there which is condemned a moment later; its commit finds that out, and a commit that
+//! comes before the condemnation makes the catalog refuse it (invariants 4 and 5).
 
 use crate::{Failure, Node};
 use pgmesh_raft::{Command, SessionKind, View};
@@ -59,7 +60,11 @@ impl Node {
     async fn sweep(&self) -> Result<Swept, Failure> {
         let mut condemned = 0;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let chunks = view.chunk_count()?;
+        let mut chunks = 0u64;
+        for row in view.all_chunks(None) {
+            row?;
+            chunks += 1;
+        }
         let parts = chunks.div_ceil(MARKS).clamp(1, 256);
         for part in 0..parts {
             if backup_runs(&self.catalog.view())? {
@@ -74,14 +79,15 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         // Chunks first, marks second: a chunk that is committed in between is in neither list.
         let known = self.chunks_in(&view, part)?;
-        let marks = self.marks_in(part).await?;
+        let checked_at = view.applied()?;
+        let marks = self.marks_in(&view, part).await?;
         let unmarked: Vec<Digest> = known.into_iter().filter(|digest| !marks.contains(&prefix(digest))).collect();
         let mut condemned = 0;
         for batch in unmarked.chunks(BATCH) {
             if backup_runs(&self.catalog.view_linearizable().await.map_err(Failure::from)?)? {
                 break;
             }
-            self.catalog.propose(self.actor(), Command::Condemn { chunks: batch.to_vec() }).await?;
+            self.catalog.propose(self.actor(), Command::Condemn { chunks: batch.to_vec(), checked_at }).await?;
             condemned += batch.len() as u64;
         }
         Ok(condemned)
@@ -99,8 +105,7 @@ impl Node {
     }
 
     /// The chunks that any backup of any stanza names.
-    async fn marks_in(&self, part: &Part) -> Result<HashSet<u64>, Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+    async fn marks_in(&self, view: &View, part: &Part) -> Result<HashSet<u64>, Failure> {
         let mut backups: Vec<(StanzaName, BackupLabel)> = Vec::new();
         for row in view.stanzas(None) {
             let (stanza, record) = row?;
@@ -114,10 +119,10 @@ impl Node {
         let mut marks = HashSet::new();
         for (stanza, label) in backups {
             // A backup that was removed meanwhile needs no marks; one that cannot be read stops the sweep.
-            let Some(root) = self.manifest_root(&view, &stanza, &label).await? else { continue };
+            let Some(root) = self.manifest_root(view, &stanza, &label).await? else { continue };
             for manifest_part in &root.parts {
                 mark(&mut marks, part, &manifest_part.digest);
-                for digest in self.chunks_of_part(&view, manifest_part.digest).await? {
+                for digest in self.chunks_of_part(view, manifest_part.digest).await? {
                     mark(&mut marks, part, &digest);
                 }
             }

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{
-    CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError,
-};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, ForwardToLeader, InitializeError, RaftError};
 use openraft::{BasicNode, Config, Raft, ServerState, SnapshotPolicy};
 use pgmesh_storage::wire;
 use tokio::sync::{mpsc, oneshot};
@@ -18,11 +16,13 @@ use crate::error::CatalogError;
 use crate::model::{MeshRecord, NodeName, NodeRecord};
 use crate::options::CatalogOptions;
 use crate::peers::{Network, NoPeers, PeerReply, PeerRequest, Peers};
-use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::status::{CatalogStatus, Role};
 use crate::store::{Folder, LogStore, StateStore};
 use crate::view::View;
+
+#[cfg(test)]
+mod tests;
 
 /// The most proposals in one Raft entry.
 const BATCH_PROPOSALS: usize = 256;
@@ -64,10 +64,25 @@ impl Catalog {
         node: NodeRecord,
         options: CatalogOptions,
     ) -> Result<Self, CatalogError> {
-        let folder = Folder::create(dir)?;
+        Self::create_with_peers(dir, mesh, name, node, options, Arc::new(NoPeers)).await
+    }
+
+    /// Founds a mesh that other nodes can join.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn create_with_peers(
+        dir: &Path,
+        mesh: MeshRecord,
+        name: NodeName,
+        node: NodeRecord,
+        options: CatalogOptions,
+        peers: Arc<dyn Peers>,
+    ) -> Result<Self, CatalogError> {
+        let folder = Folder::create(dir).await?;
         let node_id = node.node_id;
         let address = node.advertise.first().cloned().unwrap_or_default();
-        let catalog = Self::start(&folder, Some(node_id), Arc::new(NoPeers), &options).await?;
+        let catalog = Self::start(&folder, Some(node_id), peers, &options).await?;
         let members = BTreeMap::from([(node_id, BasicNode::new(address))]);
         catalog
             .raft
@@ -100,7 +115,7 @@ impl Catalog {
         options: CatalogOptions,
         peers: Arc<dyn Peers>,
     ) -> Result<Self, CatalogError> {
-        let folder = Folder::open(dir)?;
+        let folder = Folder::open(dir).await?;
         let catalog = Self::start(&folder, None, peers, &options).await?;
         if catalog.status().voters == [catalog.node_id] {
             catalog.wait_for_leadership().await?;
@@ -114,9 +129,9 @@ impl Catalog {
         peers: Arc<dyn Peers>,
         options: &CatalogOptions,
     ) -> Result<Self, CatalogError> {
-        let log = LogStore::open(folder, options).await?;
+        let log = LogStore::open(folder, options)?;
         let node_id = log.node_id(new_node_id).await?;
-        let state = StateStore::open(folder, options).await?;
+        let state = StateStore::open(folder, options)?;
         let config = Arc::new(raft_config(options)?);
         let raft = Raft::new(node_id, config, Network(peers), log, state.clone())
             .await
@@ -184,18 +199,13 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::NotLeader`], [`CatalogError::NoQuorum`], [`CatalogError::Stopped`].
     pub async fn view_linearizable(&self) -> Result<View, CatalogError> {
-        self.raft
-            .ensure_linearizable()
-            .await
-            .map_err(|error| match error {
-                RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader)) => {
-                    not_leader(leader)
-                }
-                RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(quorum)) => {
-                    CatalogError::NoQuorum(quorum.to_string())
-                }
-                RaftError::Fatal(fatal) => CatalogError::Stopped(fatal.to_string()),
-            })?;
+        self.raft.ensure_linearizable().await.map_err(|error| match error {
+            RaftError::APIError(CheckIsLeaderError::ForwardToLeader(leader)) => not_leader(leader),
+            RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(quorum)) => {
+                CatalogError::NoQuorum(quorum.to_string())
+            }
+            RaftError::Fatal(fatal) => CatalogError::Stopped(fatal.to_string()),
+        })?;
         Ok(self.view())
     }
 
@@ -226,24 +236,16 @@ impl Catalog {
             snapshot: metrics.snapshot.map(|id| id.index),
             purged: metrics.purged.map(|id| id.index),
             voters: metrics.membership_config.membership().voter_ids().collect(),
-            failure: metrics
-                .running_state
-                .as_ref()
-                .err()
-                .map(ToString::to_string),
+            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }
 
     /// Answers a peer's request.
     pub async fn answer(&self, request: PeerRequest) -> PeerReply {
         match request {
-            PeerRequest::Append(request) => {
-                PeerReply::Append(self.raft.append_entries(request).await)
-            }
+            PeerRequest::Append(request) => PeerReply::Append(self.raft.append_entries(request).await),
             PeerRequest::Vote(request) => PeerReply::Vote(self.raft.vote(request).await),
-            PeerRequest::Snapshot(request) => {
-                PeerReply::Snapshot(self.raft.install_snapshot(request).await)
-            }
+            PeerRequest::Snapshot(request) => PeerReply::Snapshot(self.raft.install_snapshot(request).await),
         }
     }
 
@@ -310,12 +312,8 @@ async fn propose_in_batches(raft: Raft<TypeConfig>, mut waiting: mpsc::Receiver<
 
 fn write_error(error: &RaftError<u64, ClientWriteError<u64, BasicNode>>) -> CatalogError {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(leader)) => {
-            not_leader(leader.clone())
-        }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
-            CatalogError::Stopped(error.to_string())
-        }
+        RaftError::APIError(ClientWriteError::ForwardToLeader(leader)) => not_leader(leader.clone()),
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => CatalogError::Stopped(error.to_string()),
         RaftError::Fatal(fatal) => CatalogError::Stopped(fatal.to_string()),
     }
 }
@@ -344,7 +342,7 @@ fn raft_config(options: &CatalogOptions) -> Result<Config, CatalogError> {
         max_in_snapshot_log_to_keep: options.entries_kept,
         replication_lag_threshold: options.entries_per_snapshot.saturating_mul(2),
         snapshot_max_chunk_size: 1 << 20,
-        purge_batch_size: 256,
+        purge_batch_size: (options.entries_per_snapshot / 4).max(1),
         ..Config::default()
     }
     .validate()

@@ -210,10 +210,13 @@ pub enum Command {
     },
 
     /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Unknown and condemned
-    /// ones are passed over. Reply: `Condemned`.
+    /// ones are passed over. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was committed
+    /// after `checked_at`: it may refer to them. Reply: `Condemned`.
     Condemn {
         /// The chunks.
         chunks: Vec<Digest>,
+        /// [`View::applied`](crate::View::applied) of the linearizable view whose backups were all looked through.
+        checked_at: LogIndex,
     },
     /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more are passed over.
     /// Refused while a session is open that began before one of them was condemned (invariant 5). Reply: `Done`.

@@ -30,7 +30,7 @@ pub enum ReadError {
         key: String,
     },
     /// A value of a format that this program does not know.
-    #[error("table {table} of the catalog has a value of format {format} at key {key}; this program knows format 1")]
+    #[error("table {table} of the catalog has a value of an unknown format ({format:?}) at key {key}")]
     UnknownFormat {
         /// The table.
         table: Table,
@@ -64,13 +64,8 @@ pub enum CatalogError {
     #[error("{} holds no catalog; make one with 'node init'", .0.display())]
     Missing(PathBuf),
     /// Another process has it open.
-    #[error("the catalog in {} is in use by another process: {source}", path.display())]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-        /// RocksDB's error.
-        source: rocksdb::Error,
-    },
+    #[error("the catalog in {} is in use by another process", .0.display())]
+    InUse(PathBuf),
     /// The catalog is of another format.
     #[error("the catalog has format {found}, this program knows format {known}")]
     Format {

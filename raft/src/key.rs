@@ -11,6 +11,8 @@ pub const MESH: &[u8] = b"mesh";
 pub const APPLIED: &[u8] = b"applied";
 /// When replicas of chunks were last withdrawn, in table `Mesh`.
 pub const WITHDRAWN: &[u8] = b"withdrawn";
+/// When a backup was last committed, in table `Mesh`.
+pub const COMMITTED: &[u8] = b"committed";
 /// The last applied Raft entry and the membership, in table `Raft`.
 pub const RAFT_STATE: &[u8] = b"state";
 
@@ -311,10 +313,7 @@ mod tests {
                 stanza,
                 label: "20250215-020001F".parse().unwrap(),
             }),
-            (stanza, any::<u32>()).prop_map(|(stanza, db)| ObjectRef::StanzaInfo {
-                stanza,
-                db: DbId(db),
-            }),
+            (stanza, any::<u32>()).prop_map(|(stanza, db)| ObjectRef::StanzaInfo { stanza, db: DbId(db) }),
         ]
     }
 

@@ -8,8 +8,8 @@ use openraft::BasicNode;
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub enum PeerRequest {
 }
 
 /// What a node's catalog answers.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum PeerReply {
     /// To `Append`.
     Append(Result<AppendEntriesResponse<u64>, RaftError<u64>>),
@@ -120,9 +120,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 impl PeerClient {
     async fn call(&self, request: PeerRequest, option: &RPCOption) -> Result<PeerReply, PeerError> {
         let address = self.node.addr.clone();
-        self.peers
-            .call(self.node_id, address, request, option.hard_ttl())
-            .await
+        self.peers.call(self.node_id, address, request, option.hard_ttl()).await
     }
 
     fn wrong_reply<E: std::error::Error>(&self) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
@@ -132,23 +130,13 @@ impl PeerClient {
         })
     }
 
-    fn remote<T, E: std::error::Error>(
-        &self,
-        reply: Result<T, RaftError<u64, E>>,
-    ) -> Result<T, RPCError<u64, BasicNode, RaftError<u64, E>>> {
-        reply.map_err(|source| {
-            RPCError::RemoteError(RemoteError::new_with_node(
-                self.node_id,
-                self.node.clone(),
-                source,
-            ))
-        })
+    fn remote<E: std::error::Error>(&self, source: RaftError<u64, E>) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
+        let node = self.node.clone();
+        RPCError::RemoteError(RemoteError::new_with_node(self.node_id, node, source))
     }
 }
 
-fn unreachable<E: std::error::Error>(
-    error: &PeerError,
-) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
+fn unreachable<E: std::error::Error>(error: &PeerError) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
     RPCError::Unreachable(Unreachable::new(error))
 }
 
@@ -159,7 +147,7 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
         match self.call(PeerRequest::Append(rpc), &option).await {
-            Ok(PeerReply::Append(reply)) => self.remote(reply),
+            Ok(PeerReply::Append(reply)) => reply.map_err(|source| self.remote(source)),
             Ok(_) => Err(self.wrong_reply()),
             Err(error) => Err(unreachable(&error)),
         }
@@ -171,19 +159,15 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
         match self.call(PeerRequest::Snapshot(rpc), &option).await {
-            Ok(PeerReply::Snapshot(reply)) => self.remote(reply),
+            Ok(PeerReply::Snapshot(reply)) => reply.map_err(|source| self.remote(source)),
             Ok(_) => Err(self.wrong_reply()),
             Err(error) => Err(unreachable(&error)),
         }
     }
 
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<u64>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<u64>, CallError> {
+    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
         match self.call(PeerRequest::Vote(rpc), &option).await {
-            Ok(PeerReply::Vote(reply)) => self.remote(reply),
+            Ok(PeerReply::Vote(reply)) => reply.map_err(|source| self.remote(source)),
             Ok(_) => Err(self.wrong_reply()),
             Err(error) => Err(unreachable(&error)),
         }

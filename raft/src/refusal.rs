@@ -43,7 +43,11 @@ pub enum Refusal {
     UnknownNode(NodeName),
 
     /// The repository is registered differently.
-    #[error("repo{repo} is registered in the mesh with {option}={}, but is given with {option}={}", shown(known), shown(given))]
+    #[error(
+        "repo{repo} is registered in the mesh with {option}={}, but is given with {option}={}",
+        shown(known),
+        shown(given)
+    )]
     RepositoryDiffers {
         /// The repository.
         repo: RepoKey,
@@ -197,8 +201,9 @@ pub enum Refusal {
     /// Object names that must not be used: upload again under the given generations.
     #[error("{} objects were uploaded under names that are about to be deleted; upload them again", .0.len())]
     StaleGenerations(Vec<StaleGeneration>),
-    /// Something was deleted or withdrawn since the check that the command rests on: check again (invariants 4 and 5).
-    #[error("replicas were withdrawn at log position {since}, after they were checked; check them again")]
+    /// Something was deleted, withdrawn or committed since the check that the command rests on: check again
+    /// (invariants 4 and 5).
+    #[error("the catalog changed at log position {since}, after it was checked; check again")]
     Recheck {
         /// When.
         since: LogIndex,

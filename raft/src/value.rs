@@ -27,13 +27,11 @@ pub fn encode<T: Serialize>(record: &T) -> Vec<u8> {
 /// [`ReadError::UnknownFormat`] and [`ReadError::MalformedValue`], both naming table and key.
 pub fn decode<T: DeserializeOwned>(table: Table, key: &[u8], bytes: &[u8]) -> Result<T, ReadError> {
     match bytes.split_first() {
-        Some((&FORMAT, record)) => {
-            wire::decode(record, LIMIT).map_err(|source| ReadError::MalformedValue {
-                table,
-                key: hex::encode(key),
-                source,
-            })
-        }
+        Some((&FORMAT, record)) => wire::decode(record, LIMIT).map_err(|source| ReadError::MalformedValue {
+            table,
+            key: hex::encode(key),
+            source,
+        }),
         other => Err(ReadError::UnknownFormat {
             table,
             key: hex::encode(key),
@@ -52,10 +50,7 @@ mod tests {
         assert_eq!(decode::<u64>(Table::Mesh, b"k", &bytes).unwrap(), 7);
         assert!(matches!(
             decode::<u64>(Table::Mesh, b"k", &[2, 7]),
-            Err(ReadError::UnknownFormat {
-                format: Some(2),
-                ..
-            })
+            Err(ReadError::UnknownFormat { format: Some(2), .. })
         ));
         assert!(matches!(
             decode::<u64>(Table::Mesh, b"k", &[]),

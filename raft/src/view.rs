@@ -15,9 +15,9 @@ use crate::apply::objects;
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex,
-    MeshRecord, NodeName, NodeRecord, ObjectRef, RepositoryCounters, RepositoryRecord,
-    SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
+    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, MeshRecord, NodeName,
+    NodeRecord, ObjectRef, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord,
+    StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -41,10 +41,7 @@ impl<B: Base> View<B> {
     /// # Errors
     /// [`ReadError`], as from every method of this type.
     pub fn applied(&self) -> Result<LogIndex, ReadError> {
-        Ok(self
-            .base
-            .record(Table::Mesh, key::APPLIED)?
-            .unwrap_or_default())
+        Ok(self.base.record(Table::Mesh, key::APPLIED)?.unwrap_or_default())
     }
 
     /// The mesh; `None` until it was founded.
@@ -59,24 +56,19 @@ impl<B: Base> View<B> {
 
     /// All nodes, by name.
     pub fn nodes(&self) -> Result<Vec<(NodeName, NodeRecord)>, ReadError> {
-        self.rows(Table::Nodes, &[], &[], |key| {
-            KeyReader::new(key).rest()?.parse().ok()
-        })
-        .collect()
+        self.rows(Table::Nodes, &[], &[], |key| KeyReader::new(key).rest()?.parse().ok())
+            .collect()
     }
 
     /// A repository.
     pub fn repository(&self, repo: RepoKey) -> Result<Option<RepositoryRecord>, ReadError> {
-        self.base
-            .record(Table::Repositories, &key::repository(repo))
+        self.base.record(Table::Repositories, &key::repository(repo))
     }
 
     /// All repositories, by number.
     pub fn repositories(&self) -> Result<Vec<(RepoKey, RepositoryRecord)>, ReadError> {
-        self.rows(Table::Repositories, &[], &[], |key| {
-            KeyReader::new(key).repository()
-        })
-        .collect()
+        self.rows(Table::Repositories, &[], &[], |key| KeyReader::new(key).repository())
+            .collect()
     }
 
     /// What a repository holds and owes.
@@ -126,11 +118,9 @@ impl<B: Base> View<B> {
             || prefix.clone(),
             |file| key::after(key::segment(stanza, db, &file.to_string())),
         );
-        self.rows(Table::Segments, &from, &prefix, |key| {
-            match key::read_segment(key)? {
-                ObjectRef::Segment { file, .. } => Some(file),
-                _ => None,
-            }
+        self.rows(Table::Segments, &from, &prefix, |key| match key::read_segment(key)? {
+            ObjectRef::Segment { file, .. } => Some(file),
+            _ => None,
         })
     }
 
@@ -176,10 +166,8 @@ impl<B: Base> View<B> {
             .collect()
     }
 
-    fn chunks_with_condemned(
-        &self,
-        digests: &[Digest],
-    ) -> Result<Vec<Option<ChunkRecord>>, ReadError> {
+    /// The chunks with these digests, in their order, with condemned ones.
+    pub fn chunks_with_condemned(&self, digests: &[Digest]) -> Result<Vec<Option<ChunkRecord>>, ReadError> {
         let keys: Vec<_> = digests.iter().map(key::chunk).collect();
         let values = self.base.get_many(Table::Chunks, &keys)?;
         std::iter::zip(keys, values)
@@ -231,13 +219,8 @@ impl<B: Base> View<B> {
     }
 
     /// A backup.
-    pub fn backup(
-        &self,
-        stanza: &StanzaName,
-        label: &BackupLabel,
-    ) -> Result<Option<BackupRecord>, ReadError> {
-        self.base
-            .record(Table::Backups, &key::backup(stanza, label))
+    pub fn backup(&self, stanza: &StanzaName, label: &BackupLabel) -> Result<Option<BackupRecord>, ReadError> {
+        self.base.record(Table::Backups, &key::backup(stanza, label))
     }
 
     /// The backups of a stanza by label, those after `after` if given.
@@ -247,10 +230,7 @@ impl<B: Base> View<B> {
         after: Option<&BackupLabel>,
     ) -> impl Iterator<Item = Result<(BackupLabel, BackupRecord), ReadError>> + Send {
         let prefix = key::stanza_prefix(stanza);
-        let from = after.map_or_else(
-            || prefix.clone(),
-            |label| key::after(key::backup(stanza, label)),
-        );
+        let from = after.map_or_else(|| prefix.clone(), |label| key::after(key::backup(stanza, label)));
         self.rows(Table::Backups, &from, &prefix, |key| {
             key::read_backup(key).map(|(_, label)| label)
         })
@@ -268,10 +248,7 @@ impl<B: Base> View<B> {
         after: Option<&ObjectRef>,
     ) -> impl Iterator<Item = Result<(ObjectRef, Debt), ReadError>> + Send {
         let prefix = key::repository(repo);
-        let from = after.map_or_else(
-            || prefix.clone(),
-            |object| key::after(key::debt(repo, object)),
-        );
+        let from = after.map_or_else(|| prefix.clone(), |object| key::after(key::debt(repo, object)));
         self.rows(Table::Debts, &from, &prefix, |key| {
             key::read_debt(key).map(|(_, object)| object)
         })
@@ -288,9 +265,7 @@ impl<B: Base> View<B> {
 
     /// Whether what was condemned, or became garbage, at `since` may be deleted from repositories (invariant 5).
     pub fn may_delete(&self, since: LogIndex) -> Result<bool, ReadError> {
-        Ok(self
-            .oldest_session()?
-            .is_none_or(|session| session.0 > since))
+        Ok(self.oldest_session()?.is_none_or(|session| session.0 > since))
     }
 
     /// A session.
@@ -322,13 +297,8 @@ impl<B: Base> View<B> {
     }
 
     /// The audit trail from a position on.
-    pub fn audit(
-        &self,
-        from: LogIndex,
-    ) -> impl Iterator<Item = Result<(LogIndex, AuditRecord), ReadError>> + Send {
-        self.rows(Table::Audit, &key::index(from), &[], |key| {
-            KeyReader::new(key).index()
-        })
+    pub fn audit(&self, from: LogIndex) -> impl Iterator<Item = Result<(LogIndex, AuditRecord), ReadError>> + Send {
+        self.rows(Table::Audit, &key::index(from), &[], |key| KeyReader::new(key).index())
     }
 
     fn rows<K, T: DeserializeOwned>(

@@ -96,8 +96,8 @@ async fn what_was_put_is_got_by_name_and_by_path() {
             assert!(objects.contains(&(name, checked.payload)), "{path}");
         }
         let mut every = 0;
-        for (path, _) in &listed {
-            repository.verify_path(&path.to_string()).await.unwrap();
+        for (path, length) in &listed {
+            assert_eq!(repository.verify_path(&path.to_string()).await.unwrap(), *length);
             every += 1;
         }
         let keys = usize::from(repository.is_encrypted());

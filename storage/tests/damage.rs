@@ -206,6 +206,25 @@ async fn a_flipped_byte_in_the_key_object() {
 }
 
 #[tokio::test]
+async fn a_newer_key_that_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = posix(folder.path());
+    create(Arc::clone(&store), Cipher::Aes256Cbc).await;
+    let first = folder.path().join("pgmesh.key/0001-0001");
+    let mut bad = fs::read(&first).unwrap();
+    bad[5] ^= 1;
+    // Another wrapping of the same epoch is not needed; without the newest epoch, its objects would seem damaged.
+    overwrite(&folder.path().join("pgmesh.key/0001-0002"), &bad);
+    let opened = Repository::open(Arc::clone(&store), Some(passphrase("right")), &[])
+        .await
+        .unwrap();
+    assert_eq!(opened.problems().len(), 1);
+    overwrite(&folder.path().join("pgmesh.key/0002-0001"), &bad);
+    let opened = Repository::open(store, Some(passphrase("right")), &[]).await;
+    assert!(matches!(opened, Err(StoreError::NoKey { damaged: Some(_) })));
+}
+
+#[tokio::test]
 async fn a_flipped_byte_in_the_identity() {
     let folder = tempfile::tempdir().unwrap();
     let store = posix(folder.path());

@@ -39,12 +39,6 @@ impl Account {
         Self { change_to }
     }
 
-    /// Whether programs run as somebody else than the tests, so that the tests (root) may do more than they.
-    #[must_use]
-    pub fn is_restricted(self) -> bool {
-        self.change_to.is_some()
-    }
-
     /// Gives `path` alone, not what is below it, to this account.
     pub fn own(self, path: &Path) {
         if let Some((user, group)) = self.change_to {

@@ -296,7 +296,7 @@ mod tests {
 
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-    fn ca() -> MeshCa {
+    fn new_ca() -> MeshCa {
         MeshCa::create(MeshId::random().unwrap()).unwrap()
     }
 
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_certificate_says_what_was_signed() {
-        let ca = ca();
+        let ca = new_ca();
         let stanzas = vec!["main".parse().unwrap(), "other.1".parse().unwrap()];
         for role in [
             Role::Node,
@@ -336,7 +336,7 @@ mod tests {
             .subject_alt_names
             .push(SanType::URI(uri.as_str().try_into().unwrap()));
         let csr = params.serialize_request(&key).unwrap();
-        let ca = ca();
+        let ca = new_ca();
         let role = Role::Client { stanzas: vec![] };
         let der = ca.sign_csr(csr.der(), &role, &name(), YEAR).unwrap();
         assert_eq!(MemberCertificate::parse(&der).unwrap().role, role);
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn bad_requests_are_refused() {
-        let ca = ca();
+        let ca = new_ca();
         let sign = |csr: &[u8]| ca.sign_csr(csr, &Role::Admin, &name(), YEAR);
         assert!(matches!(sign(b"no"), Err(CaError::Request(_))));
         assert!(matches!(sign(&[0; 5000]), Err(CaError::Request(_))));
@@ -383,13 +383,13 @@ mod tests {
     #[test]
     fn the_authority_is_kept() {
         let directory = tempfile::tempdir().unwrap();
-        let ca = ca();
+        let ca = new_ca();
         assert!(!MeshCa::exists(directory.path()));
         ca.save(directory.path()).unwrap();
         assert!(MeshCa::exists(directory.path()));
         let read = MeshCa::load(directory.path()).unwrap();
         assert_eq!((read.mesh_id(), read.fingerprint()), (ca.mesh_id(), ca.fingerprint()));
-        super::tests::ca().save(&directory.path().join("other")).unwrap();
+        new_ca().save(&directory.path().join("other")).unwrap();
         std::fs::copy(directory.path().join("other/ca.crt"), directory.path().join("ca.crt")).unwrap();
         assert!(matches!(MeshCa::load(directory.path()), Err(CaError::Terms(_))));
     }

@@ -21,7 +21,7 @@ use crate::{
     socket,
     stream::StreamError,
     tls::{self, TlsSetupError},
-    tuning::{HANDSHAKE_LIMIT, INCOMING_BUFFER, MAX_HANDSHAKES, MAX_JOINING, MAX_SESSIONS, Tuning},
+    tuning::{HANDSHAKE_LIMIT, INCOMING_BUFFER, MAX_HANDSHAKES, MAX_INCOMING, MAX_JOINING, MAX_SESSIONS, Tuning},
     welcome,
     wire_version::{Negotiated, Purpose, WIRE_VERSION, negotiated},
 };
@@ -219,7 +219,7 @@ fn quic_config(identity: &Identity, tuning: &Tuning) -> Result<quinn::ServerConf
     let (one, all) = INCOMING_BUFFER;
     config
         .transport_config(tuning.server())
-        .max_incoming(MAX_HANDSHAKES)
+        .max_incoming(MAX_INCOMING)
         .incoming_buffer_size(one)
         .incoming_buffer_size_total(all);
     Ok(config)
@@ -238,6 +238,11 @@ impl Incoming {
     /// Where it says it is.
     pub fn remote_address(&self) -> SocketAddr {
         self.inner.remote_address()
+    }
+
+    /// Whether it has shown that it receives at that address.
+    pub fn has_proved_its_address(&self) -> bool {
+        self.inner.remote_address_validated()
     }
 
     /// Does the handshake, decides whether the client is let in, and tells it.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig};
 
 /// Nothing heard for this long: the connection is lost. With [`KEEP_ALIVE`] a silent death is noticed within 3 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
@@ -27,6 +27,9 @@ pub const MAX_STREAMS: u32 = 256;
 
 /// Handshakes under way at once; from half of this on, clients first have to prove their address.
 pub const MAX_HANDSHAKES: usize = 256;
+
+/// Clients that knock, from here on unheard: more than [`MAX_HANDSHAKES`], so that those beyond it can be told.
+pub(crate) const MAX_INCOMING: usize = 2 * MAX_HANDSHAKES;
 
 /// Connections at once.
 pub const MAX_SESSIONS: usize = 4096;
@@ -67,6 +70,9 @@ pub struct Tuning {
     pub connection_window: u32,
     /// Bytes of one connection that are sent and not yet acknowledged.
     pub send_window: u64,
+    /// Bytes that are sent before the first acknowledgement. More than RFC 9002's 12,000: a probe of path MTU discovery takes
+    /// half of those, and while the window is full quinn holds back even the packet that closes the connection.
+    pub initial_congestion_window: u64,
     /// Several packets per system call.
     pub segmentation_offload: bool,
     /// The UDP socket's buffers in bytes; the kernel gives at most `net.core.rmem_max` and `wmem_max`.
@@ -81,6 +87,7 @@ impl Default for Tuning {
             stream_window: 4 * 1024 * 1024,
             connection_window: 8 * 1024 * 1024,
             send_window: 8 * 1024 * 1024,
+            initial_congestion_window: 64 * 1024,
             segmentation_offload: true,
             socket_buffer: 4 * 1024 * 1024,
         }
@@ -92,7 +99,10 @@ impl Tuning {
         let mut config = TransportConfig::default();
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(self.largest_mtu);
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(self.initial_congestion_window);
         config
+            .congestion_controller_factory(Arc::new(congestion))
             .initial_mtu(self.initial_mtu)
             .mtu_discovery_config(Some(discovery))
             .stream_receive_window(self.stream_window.into())

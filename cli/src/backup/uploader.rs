@@ -5,9 +5,9 @@
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{PayloadHead, PutChunk, QueryChunks, Request};
-use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, StanzaName};
+use pgmesh_node::{Failure, code};
+use pgmesh_node::protocol::{PutChunk, QueryChunks, Request};
+use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,11 +15,12 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 /// Pieces that wait to be asked about.
-const PIECES_WAITING: usize = 16;
+const PIECES_WAITING: usize = 8;
 /// Pieces asked about at once.
 const PIECES_ASKED: usize = 16;
-/// Chunks being sent at once.
-const CHUNKS_IN_FLIGHT: usize = 24;
+/// Chunks being compressed or sent at once: enough to keep a node with slow disks or a far one busy. With the pieces
+/// above and the readers' buffers an upload holds about 50 MiB, whatever the size of the cluster (invariant 11).
+const CHUNKS_IN_FLIGHT: usize = 16;
 
 /// A piece of plaintext with its digest.
 pub struct Piece {
@@ -29,6 +30,15 @@ pub struct Piece {
     pub bytes: Vec<u8>,
 }
 
+/// Why no more pieces are made.
+#[derive(Debug)]
+pub enum Halt {
+    /// Something failed here.
+    Failed(Failure),
+    /// The upload takes no more: its own result says why.
+    UploadEnded,
+}
+
 /// What an upload needs to know.
 #[derive(Clone)]
 pub struct UploadSettings {
@@ -36,8 +46,6 @@ pub struct UploadSettings {
     pub stanza: StanzaName,
     /// The backup session.
     pub session: u64,
-    /// How digests are made.
-    pub suite: DigestSuite,
     /// `compress-type`.
     pub codec: Codec,
     /// `compress-level`.
@@ -90,17 +98,23 @@ impl Uploader {
     async fn run(self, mut receiver: mpsc::Receiver<Piece>) -> Result<Arc<UploadCounts>, Failure> {
         let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
         let mut pieces = Vec::with_capacity(PIECES_ASKED);
-        while receiver.recv_many(&mut pieces, PIECES_ASKED).await > 0 {
-            for piece in self.new_ones(std::mem::take(&mut pieces)).await? {
-                let permit = self.sending.clone().acquire_owned().await;
-                let job = self.send(piece);
-                tasks.spawn(async move {
-                    let _permit = permit;
-                    job.await
-                });
-            }
-            while let Some(done) = tasks.try_join_next() {
-                finished(done)?;
+        loop {
+            tokio::select! {
+                received = receiver.recv_many(&mut pieces, PIECES_ASKED) => {
+                    if received == 0 {
+                        break;
+                    }
+                    for piece in self.new_ones(std::mem::take(&mut pieces)).await? {
+                        let permit = self.sending.clone().acquire_owned().await;
+                        let job = self.send(piece);
+                        tasks.spawn(async move {
+                            let _permit = permit;
+                            job.await
+                        });
+                    }
+                }
+                // What fails is known at once, also while no pieces come.
+                Some(done) = tasks.join_next() => finished(done)?,
             }
         }
         while let Some(done) = tasks.join_next().await {
@@ -119,7 +133,7 @@ impl Uploader {
         let known: Vec<bool> = self.mesh.call(&request).await?;
         if known.len() != pieces.len() {
             return Err(Failure::new(
-                pgmesh_node::code::PROTOCOL,
+                code::PROTOCOL,
                 format!("the node answered {} of {} chunks asked about", known.len(), pieces.len()),
             ));
         }
@@ -141,14 +155,15 @@ impl Uploader {
         async move {
             let (digest, plain_length) = (piece.digest, piece.bytes.len() as u64);
             let permit = compressing.acquire_owned().await;
+            let (stanza, session) = (settings.stanza.clone(), settings.session);
             let packed = tokio::task::spawn_blocking(move || pack(&settings, piece)).await;
             drop(permit);
-            let (settings, payload) = packed.map_err(|error| abnormal(&error))??;
+            let payload = packed.map_err(|error| abnormal(&error))??;
             let body: Bytes = payload.bytes.clone();
             let request = Request::PutChunk(PutChunk {
-                stanza: settings.stanza,
-                session: settings.session,
-                payload: PayloadHead::of(&payload),
+                stanza,
+                session,
+                payload: payload.head(),
             });
             let stored: u64 = mesh.send(&request, &body).await?;
             counts.plain_new.fetch_add(plain_length, Ordering::Relaxed);
@@ -159,11 +174,11 @@ impl Uploader {
     }
 }
 
-fn pack(settings: &UploadSettings, piece: Piece) -> Result<(UploadSettings, Payload), Failure> {
-    let payload = Payload::pack_digested(piece.digest, settings.codec, settings.level, &piece.bytes).map_err(|error| {
-        Failure::new(pgmesh_node::code::RUNTIME, format!("compressing a chunk with {}", settings.codec)).because(error)
-    })?;
-    Ok((settings.clone(), payload))
+/// Compresses a piece, whose plaintext is freed with it.
+fn pack(settings: &UploadSettings, piece: Piece) -> Result<Payload, Failure> {
+    Payload::pack_known(piece.digest, settings.codec, settings.level, &piece.bytes).map_err(|error| {
+        Failure::new(code::RUNTIME, format!("compressing a chunk with {}", settings.codec)).because(error)
+    })
 }
 
 fn finished(joined: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
@@ -171,5 +186,5 @@ fn finished(joined: Result<Result<(), Failure>, tokio::task::JoinError>) -> Resu
 }
 
 fn abnormal(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(pgmesh_node::code::ASSERT, "a worker ended abnormally").because(error)
+    Failure::new(code::ASSERT, "a worker ended abnormally").because(error)
 }

@@ -1,6 +1,6 @@
 //! The SQL side of a backup: one connection, and the functions of PostgreSQL's backup API.
 
-use pgmesh_postgres::{Lsn, PgVersion};
+use pgmesh_postgres::{Lsn, PgVersion, SystemId, UnsupportedVersion};
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,6 +60,9 @@ pub enum PgClientError {
         /// What it said.
         value: String,
     },
+    /// The server is too old or too new.
+    #[error(transparent)]
+    Version(#[from] UnsupportedVersion),
 }
 
 /// Where a backup began.
@@ -102,6 +105,15 @@ pub struct TablespaceName {
     pub name: String,
 }
 
+/// A failure of archive_command.
+#[derive(Debug, Clone)]
+pub struct ArchiverFailure {
+    /// The WAL file that was not archived.
+    pub file: String,
+    /// When, Unix seconds.
+    pub at: i64,
+}
+
 /// A connection to the cluster. A non-exclusive backup lives as long as it does.
 pub struct PgClient {
     client: Client,
@@ -134,12 +146,7 @@ impl PgClient {
         let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
         // Ends by itself when the client is dropped; its error also reaches the statement under way.
         tokio::spawn(connection);
-        let (version, timeout) = (PgVersion::V15, address.timeout);
-        let mut this = Self { client, timeout, version };
-        let number = this.setting("server_version_num").await?;
-        this.version = number.parse().ok().and_then(|number| PgVersion::from_server_version_num(number).ok()).ok_or(
-            PgClientError::Answer { statement: "server_version_num", value: number },
-        )?;
+        let this = Self { version: server_version(&client, address.timeout).await?, client, timeout: address.timeout };
         // Nothing that an administrator sets for other sessions may end ours in the middle of a backup.
         this.run(
             "session set-up",
@@ -169,12 +176,36 @@ impl PgClient {
         Self::column(&row, 0, "pg_is_in_recovery")
     }
 
+    /// The system identifier of the cluster that the server runs.
+    pub async fn system_id(&self) -> Result<SystemId, PgClientError> {
+        let sql = "select system_identifier from pg_catalog.pg_control_system()";
+        let row = self.one("pg_control_system", sql, &[]).await?;
+        let signed: i64 = Self::column(&row, 0, "pg_control_system")?;
+        // SQL has no unsigned numbers: the same 64 bits.
+        Ok(SystemId(signed.cast_unsigned()))
+    }
+
+    /// The data directory as the server knows it.
+    pub async fn data_directory(&self) -> Result<String, PgClientError> {
+        self.setting("data_directory").await
+    }
+
+    /// The last failure of archive_command that no success has followed.
+    pub async fn archiver_failure(&self) -> Result<Option<ArchiverFailure>, PgClientError> {
+        let sql = "select last_failed_wal, extract(epoch from last_failed_time)::bigint from pg_catalog.pg_stat_archiver \
+                   where last_failed_time > coalesce(last_archived_time, '-infinity')";
+        let statement = "pg_stat_archiver";
+        let rows = self.all(statement, sql).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        Ok(Some(ArchiverFailure { file: Self::column(row, 0, statement)?, at: Self::column(row, 1, statement)? }))
+    }
+
     /// Begins a non-exclusive backup; it lasts until [`Self::stop_backup`] or until this connection ends.
     pub async fn start_backup(&self, label: &str, fast: bool) -> Result<BackupStart, PgClientError> {
-        let call = if self.version == PgVersion::V14 {
-            "pg_catalog.pg_start_backup($1, $2, false)"
-        } else {
+        let call = if self.version.has_backup_start() {
             "pg_catalog.pg_backup_start($1, $2)"
+        } else {
+            "pg_catalog.pg_start_backup($1, $2, false)"
         };
         let sql = format!("select {call}::text, extract(epoch from pg_catalog.clock_timestamp())::bigint");
         let row = self.one("pg_backup_start", &sql, &[&label, &fast]).await?;
@@ -186,10 +217,10 @@ impl PgClient {
 
     /// Ends the backup. Does not wait for the archive: the caller asks the mesh, which knows.
     pub async fn stop_backup(&self) -> Result<BackupStop, PgClientError> {
-        let call = if self.version == PgVersion::V14 {
-            "pg_catalog.pg_stop_backup(false, false)"
-        } else {
+        let call = if self.version.has_backup_start() {
             "pg_catalog.pg_backup_stop(false)"
+        } else {
+            "pg_catalog.pg_stop_backup(false, false)"
         };
         let sql = format!(
             "select lsn::text, extract(epoch from pg_catalog.clock_timestamp())::bigint, labelfile, spcmapfile from {call}"
@@ -257,10 +288,7 @@ impl PgClient {
         statement: &'static str,
         work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, PgClientError> {
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => result.map_err(|source| PgClientError::Statement { statement, source }),
-            Err(_) => Err(PgClientError::Timeout { statement, limit: self.timeout }),
-        }
+        within(self.timeout, statement, work).await
     }
 
     fn column<'r, T: tokio_postgres::types::FromSql<'r>>(
@@ -274,6 +302,29 @@ impl PgClient {
     fn lsn(row: &Row, index: usize, statement: &'static str) -> Result<Lsn, PgClientError> {
         let text: String = Self::column(row, index, statement)?;
         text.parse().map_err(|_| PgClientError::Answer { statement, value: text })
+    }
+}
+
+/// The first statement: the others depend on what it says, and older servers lack settings that are set then.
+async fn server_version(client: &Client, limit: Duration) -> Result<PgVersion, PgClientError> {
+    let statement = "server_version_num";
+    let sql = "select pg_catalog.current_setting('server_version_num')";
+    let row = within(limit, statement, client.query_one(sql, &[])).await?;
+    let number: String = PgClient::column(&row, 0, statement)?;
+    let Ok(number) = number.parse() else {
+        return Err(PgClientError::Answer { statement, value: number });
+    };
+    Ok(PgVersion::from_server_version_num(number)?)
+}
+
+async fn within<T>(
+    limit: Duration,
+    statement: &'static str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, PgClientError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result.map_err(|source| PgClientError::Statement { statement, source }),
+        Err(_) => Err(PgClientError::Timeout { statement, limit }),
     }
 }
 

@@ -51,10 +51,18 @@ pub fn select<'a>(
     wanted: &Wanted,
     target_timeline: Option<u32>,
 ) -> Result<&'a BackupInfo, NoBackup> {
-    let oldest = backups.iter().min_by_key(|backup| backup.time_stop).ok_or_else(|| NoBackup::None(stanza.to_owned()))?;
-    let reachable = backups.iter().filter(|backup| target_timeline.is_none_or(|timeline| backup.timeline <= timeline));
+    let oldest = backups
+        .iter()
+        .min_by_key(|backup| backup.time_stop)
+        .ok_or_else(|| NoBackup::None(stanza.to_owned()))?;
+    let reachable = backups
+        .iter()
+        .filter(|backup| target_timeline.is_none_or(|timeline| backup.timeline <= timeline));
     let newest = |fits: &dyn Fn(&BackupInfo) -> bool| {
-        reachable.clone().filter(|backup| fits(backup)).max_by_key(|backup| (backup.time_stop, &backup.label))
+        reachable
+            .clone()
+            .filter(|backup| fits(backup))
+            .max_by_key(|backup| (backup.time_stop, &backup.label))
     };
     let (found, target) = match wanted {
         Wanted::Newest => (newest(&|_| true), "timeline".to_owned()),
@@ -62,12 +70,22 @@ pub fn select<'a>(
             return backups
                 .iter()
                 .find(|backup| backup.label == *label)
-                .ok_or_else(|| NoBackup::Unknown { stanza: stanza.to_owned(), label: label.clone() });
+                .ok_or_else(|| NoBackup::Unknown {
+                    stanza: stanza.to_owned(),
+                    label: label.clone(),
+                });
         }
-        Wanted::EndedBefore(time) => (newest(&|backup| backup.time_stop < *time), format!("time (Unix {time})")),
+        Wanted::EndedBefore(time) => (
+            newest(&|backup| backup.time_stop < *time),
+            format!("time (Unix {time})"),
+        ),
         Wanted::ConsistentBy(lsn) => (newest(&|backup| backup.lsn_stop <= *lsn), format!("lsn {lsn}")),
     };
-    found.ok_or_else(|| NoBackup::TooYoung { stanza: stanza.to_owned(), target, oldest: oldest.label.clone() })
+    found.ok_or_else(|| NoBackup::TooYoung {
+        stanza: stanza.to_owned(),
+        target,
+        oldest: oldest.label.clone(),
+    })
 }
 
 #[cfg(test)]
@@ -115,7 +133,11 @@ mod tests {
         let all = three();
         let chosen = |time| select("main", &all, &Wanted::EndedBefore(time), None).map(|b| b.time_stop);
         assert_eq!(chosen(250), Ok(200));
-        assert_eq!(chosen(300), Ok(200), "a backup that ends at the target has gone past it, perhaps");
+        assert_eq!(
+            chosen(300),
+            Ok(200),
+            "a backup that ends at the target has gone past it, perhaps"
+        );
         assert_eq!(chosen(1_000), Ok(300));
         assert!(matches!(chosen(50), Err(NoBackup::TooYoung { .. })));
     }
@@ -130,11 +152,23 @@ mod tests {
     #[test]
     fn by_position_and_by_label() {
         let all = three();
-        assert_eq!(select("main", &all, &Wanted::ConsistentBy(Lsn(2_500)), None).unwrap().time_stop, 200);
+        assert_eq!(
+            select("main", &all, &Wanted::ConsistentBy(Lsn(2_500)), None)
+                .unwrap()
+                .time_stop,
+            200
+        );
         let label: BackupLabel = "20260101-000000F".parse().unwrap();
-        assert_eq!(select("main", &all, &Wanted::Label(label), Some(9)).unwrap().time_stop, 100);
+        assert_eq!(
+            select("main", &all, &Wanted::Label(label), Some(9)).unwrap().time_stop,
+            100
+        );
         let unknown: BackupLabel = "20200101-000000F".parse().unwrap();
-        assert!(matches!(select("main", &all, &Wanted::Label(unknown), None), Err(NoBackup::Unknown { .. })));
-        assert_eq!(select("main", &[], &Wanted::Newest, None), Err(NoBackup::None("main".to_owned())));
+        assert!(matches!(
+            select("main", &all, &Wanted::Label(unknown), None),
+            Err(NoBackup::Unknown { .. })
+        ));
+        let none = select("main", &[], &Wanted::Newest, None).map(|backup| backup.time_stop);
+        assert_eq!(none, Err(NoBackup::None("main".to_owned())));
     }
 }

@@ -2,6 +2,7 @@
 
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId};
 use pgmesh_storage::{ArchiveId, BackupLabel, RepoKey, StanzaName};
+use pgmesh_transport::{TokenId, TokenSecret};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -144,9 +145,9 @@ impl std::fmt::Debug for Invite {
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
     /// Which token.
-    pub token_id: String,
+    pub token_id: TokenId,
     /// What proves it.
-    pub secret: Vec<u8>,
+    pub secret: TokenSecret,
     /// The new identity's certificate signing request, DER.
     pub csr: Vec<u8>,
     /// What the new identity is called: the host's name.

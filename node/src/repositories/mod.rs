@@ -7,7 +7,7 @@ mod slot;
 
 pub(crate) use fanout::{WriteOutcome, write_one};
 pub(crate) use reading::{BadReplica, Source, condemns};
-pub(crate) use slot::{Opened, Slot, SlotError};
+pub(crate) use slot::{Slot, SlotError};
 
 use crate::settings::NodeSettings;
 use pgmesh_storage::RepoKey;

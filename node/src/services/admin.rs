@@ -5,7 +5,7 @@ use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_raft::{Command, Reply, TokenId, TokenRole};
-use pgmesh_transport::{JoinToken, MemberName, MeshCa, Role, TokenSecret};
+use pgmesh_transport::{JoinToken, MemberName, MeshCa, Role};
 use std::time::Duration;
 
 /// How long a certificate is valid. Members of later meshes renew by themselves; until then a long time.
@@ -57,8 +57,6 @@ impl Node {
             Failure::new(code::OPTION_INVALID, format!("'{}' is no name for a member of the mesh", join.name))
                 .because(error)
         })?;
-        let secret = TokenSecret::from_bytes(&join.secret)
-            .map_err(|error| Failure::new(code::CRYPTO, "the join token is malformed").because(error))?;
         let authority = self.authority()?;
         // Before the token is used up: a request that cannot be signed shall not cost it.
         let sign = |role: &Role| {
@@ -67,11 +65,9 @@ impl Node {
                 .map_err(|error| Failure::new(code::CRYPTO, "the certificate could not be signed").because(chain(&error)))
         };
         sign(&Role::Admin)?;
-        let id = hex::decode(&join.token_id)
-            .map_err(|error| Failure::new(code::CRYPTO, "the join token is malformed").because(error))?;
         let command = Command::RedeemToken {
-            id: catalog_token_id(&id),
-            secret_hash: secret.hash(),
+            id: catalog_token_id(&join.token_id.0),
+            secret_hash: join.secret.hash(),
             name: name.to_string(),
         };
         let role = match self.catalog.propose(&format!("joining {name}"), command).await? {

@@ -93,7 +93,7 @@ impl Node {
                 .into());
             }
             Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
-            Some(record) => (record.object.replicas.clone(), self.missing(&view, push, &database, record, &all)?),
+            Some(record) => (record.object.replicas.clone(), missing(&view, push, file, &database, record, &all)?),
             None => (Vec::new(), all.clone()),
         };
         let name = ObjectName::Segment {
@@ -115,7 +115,7 @@ impl Node {
             Reply::AlreadyThere { replicas } => (true, replicas),
             other => return Err(unexpected(&other).into()),
         };
-        let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: push.file.clone() };
+        let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: *file };
         self.settle(object, payload.digest, &mut outcome);
         Ok(pushed(already, &replicas, &all))
     }
@@ -152,25 +152,6 @@ impl Node {
         }
     }
 
-    /// The repositories that lack a known segment, each with the generation to write.
-    fn missing(
-        &self,
-        view: &View,
-        push: &PushSegment,
-        database: &Database,
-        record: &SegmentRecord,
-        all: &[(RepoKey, Generation)],
-    ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-        let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: push.file.clone() };
-        let lacking = all.iter().filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
-        lacking
-            .map(|(key, first)| {
-                let debt = view.debt(*key, &object)?;
-                Ok((*key, debt.map_or(*first, |debt| debt.generation)))
-            })
-            .collect()
-    }
-
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
     pub(crate) fn settle(
         &self,
@@ -204,6 +185,9 @@ impl Node {
 
     /// Reads one WAL file. "Never archived" is the answer of a linearizable read (invariant 7).
     pub async fn get_segment(&self, get: GetSegment) -> Result<(SegmentReply, Option<Bytes>), Failure> {
+        let file: WalFileName = get.file.parse().map_err(|error| {
+            Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", get.file)).because(error)
+        })?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let stanza = view.stanza(&get.stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(get.stanza.clone())))?;
         let database = match get.system_id {
@@ -211,16 +195,35 @@ impl Node {
             Some(id) => stanza.databases.iter().rev().find(|database| database.system_id == id),
         }
         .ok_or_else(|| no_such_database(&get))?;
-        let object = ObjectRef::Segment { stanza: get.stanza.clone(), db: database.id, file: get.file.clone() };
+        let object = ObjectRef::Segment { stanza: get.stanza.clone(), db: database.id, file };
         let Some(known) = refs::known(&view, &object)? else {
             return Ok((SegmentReply::NeverArchived, None));
         };
         let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
         let source = self.read_known(&object, &known, &avoid).await?;
         let reply =
-            SegmentReply::Found { payload: source.payload.head(), repo: source.repo.number() };
+            SegmentReply::Found { payload: source.payload.head(), repo: source.repo.get() };
         Ok((reply, Some(source.payload.bytes)))
     }
+}
+
+/// The repositories that lack a known segment, each with the generation to write.
+fn missing(
+    view: &View,
+    push: &PushSegment,
+    file: &WalFileName,
+    database: &Database,
+    record: &SegmentRecord,
+    all: &[(RepoKey, Generation)],
+) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+    let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: *file };
+    let lacking = all.iter().filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
+    lacking
+        .map(|(key, first)| {
+            let debt = view.debt(*key, &object)?;
+            Ok((*key, debt.map_or(*first, |debt| debt.generation)))
+        })
+        .collect()
 }
 
 /// What a push may end in, besides success.
@@ -313,8 +316,8 @@ fn already(record: &SegmentRecord, all: &[(RepoKey, Generation)]) -> Pushed {
 }
 
 fn pushed(already: bool, replicas: &[Replica], all: &[(RepoKey, Generation)]) -> Pushed {
-    let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.number()).collect();
-    let owed = all.iter().map(|(key, _)| key.number()).filter(|key| !durable.contains(key)).collect();
+    let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.get()).collect();
+    let owed = all.iter().map(|(key, _)| key.get()).filter(|key| !durable.contains(key)).collect();
     Pushed { already, durable, owed }
 }
 

@@ -15,9 +15,9 @@ use pgmesh_raft::{
     BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, View,
 };
 use pgmesh_storage::{
-    BackupLabel, Digest, FileKind, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
+    BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How many missing chunks one answer names.
@@ -70,7 +70,7 @@ impl Node {
             session: session.0.0,
             suite: self.suite(),
             archive_id: database.archive_id(),
-            repositories: all.iter().map(|(key, _)| key.number()).collect(),
+            repositories: all.iter().map(|(key, _)| key.get()).collect(),
             backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
             prior,
         })
@@ -165,7 +165,7 @@ impl Node {
         let plain = payload.open(suite).map_err(|error| {
             Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent").because(error).again()
         })?;
-        let root: ManifestRoot = serde_json::from_slice(&plain)
+        let root = ManifestRoot::decode(&plain)
             .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
         check_root(&root, &commit.stanza, &commit.label)?;
         for _ in 0..TRIES {
@@ -197,8 +197,8 @@ impl Node {
                     self.settle(object, payload.digest, &mut outcome);
                     self.end_session(actor, session, "the backup is committed").await;
                     return Ok(CommittedBackup::Committed {
-                        durable: outcome.durable.iter().map(|written| written.replica.repo.number()).collect(),
-                        owed: outcome.owed.iter().map(|key| key.number()).collect(),
+                        durable: outcome.durable.iter().map(|written| written.replica.repo.get()).collect(),
+                        owed: outcome.owed.iter().map(|key| key.get()).collect(),
                     });
                 }
                 Err(CatalogError::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}
@@ -247,17 +247,8 @@ impl Node {
 }
 
 fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
-    let entries = PartReader::entries(plain)
-        .map_err(|error| Failure::new(code::FORMAT, "a part of the manifest is not understood").because(error))?;
-    let mut digests = HashSet::new();
-    for entry in entries {
-        if let FileKind::File { extents, .. } = entry.kind {
-            digests.extend(extents.into_iter().map(|extent| extent.digest));
-        }
-    }
-    let mut digests: Vec<Digest> = digests.into_iter().collect();
-    digests.sort_unstable();
-    Ok(digests)
+    PartReader::chunks(plain)
+        .map_err(|error| Failure::new(code::FORMAT, "a part of the manifest is not understood").because(error))
 }
 
 /// Stored bytes, per repository, of the chunks looked at.
@@ -330,23 +321,23 @@ fn backup_record(
     let replicas = outcome.durable.iter().map(|written| written.replica).collect();
     BackupRecord {
         db: root.archive_id.db,
-        started_at: root.time_start,
-        stopped_at: root.time_stop,
-        lsn_start: root.lsn_start,
-        lsn_stop: root.lsn_stop,
+        started_at: root.start_time,
+        stopped_at: root.stop_time,
+        lsn_start: root.start_lsn,
+        lsn_stop: root.stop_lsn,
         wal_start: root.wal_start,
         wal_stop: root.wal_stop,
         timeline: root.timeline,
-        size: root.size,
-        delta: root.delta,
+        size: root.sizes.size,
+        delta: root.sizes.delta,
         stored: sums.stored,
-        stored_delta: targets.iter().map(|(key, _)| (*key, root.stored_delta)).collect(),
-        files: root.files,
+        stored_delta: targets.iter().map(|(key, _)| (*key, root.sizes.repository_delta)).collect(),
+        files: root.file_count,
         page_errors: !root.errors.is_empty(),
         annotations: root.annotations.clone(),
         prior: root.prior.clone(),
         references: root.references.clone(),
         manifest: stored_object(payload, replicas),
-        program: root.program.clone(),
+        program: root.pgmesh_version.clone(),
     }
 }

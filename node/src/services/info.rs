@@ -110,7 +110,7 @@ impl Node {
         let mut presence = SegmentPresence {
             missing: Vec::new(),
             owed: Vec::new(),
-            repositories: repositories.iter().map(|key| key.number()).collect(),
+            repositories: repositories.iter().map(|key| key.get()).collect(),
         };
         let mut name = ask.first;
         for _ in 0..SEGMENTS_ASKED {
@@ -119,7 +119,7 @@ impl Node {
                 Some(segment) => {
                     let has = |key| segment.object.replicas.iter().any(|replica| replica.repo == key);
                     let lacking = repositories.iter().filter(|key| !has(**key));
-                    presence.owed.extend(lacking.map(|key| (key.number(), name.to_string())));
+                    presence.owed.extend(lacking.map(|key| (key.get(), name.to_string())));
                 }
             }
             if name >= ask.last || presence.missing.len() >= SEGMENTS_NAMED {

@@ -66,7 +66,7 @@ impl Node {
         let known = known.ok_or_else(unknown)?;
         let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
         let source = self.read_known(&object, &known, &avoid).await?;
-        let reply = ChunkReply { payload: source.payload.head(), repo: source.repo.number() };
+        let reply = ChunkReply { payload: source.payload.head(), repo: source.repo.get() };
         Ok((reply, source.payload.bytes))
     }
 

@@ -35,7 +35,7 @@ impl Node {
                     let below = object.path.strip_prefix(&prefix).unwrap_or(&object.path).trim_start_matches('/');
                     match below.split_once('/') {
                         Some((folder, _)) if !recurse => entries.insert(format!("{folder}/"), None),
-                        _ => entries.insert(below.to_owned(), Some(object.size)),
+                        _ => entries.insert(below.to_owned(), Some(object.length)),
                     };
                     if entries.len() >= LISTED {
                         break;
@@ -53,12 +53,12 @@ impl Node {
         let slot = self.open_slot(read.repo)?;
         let path = read.path.trim_matches('/').to_owned();
         let wanted = path.clone();
-        let content = slot
-            .request(|repository| async move { repository.read_by_path(&wanted).await })
+        let (_, checked) = slot
+            .request(|repository| async move { repository.get_by_path(&wanted).await })
             .await
             .map_err(|error| unreadable(read.repo, &path, &error))?;
-        let payload = Payload::pack(self.suite(), Codec::None, None, &content)
-            .map_err(|error| Failure::new(code::RUNTIME, format!("{path} cannot be sent")).because(error))?;
+        let payload =
+            Payload { codec: Codec::None, bytes: checked.plain, ..checked.payload };
         Ok((payload.head(), payload.bytes))
     }
 

@@ -7,7 +7,7 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_raft::command::Cluster;
 use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
-use pgmesh_storage::{ArchiveId, Codec, DbId, Generation, ObjectName, Payload, RepoKey, StanzaInfo, StanzaName};
+use pgmesh_storage::{MANIFEST_FORMAT, ArchiveId, Codec, DbId, Generation, ObjectName, Payload, RepoKey, StanzaInfo, StanzaName};
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
@@ -58,8 +58,8 @@ impl Node {
             };
             self.catalog.propose(actor, command).await?;
         }
-        let durable: Vec<u16> = database.info.replicas.iter().map(|replica| replica.repo.number()).collect();
-        let owed = self.repositories.keys().iter().map(|key| key.number()).filter(|key| !durable.contains(key)).collect();
+        let durable: Vec<u16> = database.info.replicas.iter().map(|replica| replica.repo.get()).collect();
+        let owed = self.repositories.keys().iter().map(|key| key.get()).filter(|key| !durable.contains(key)).collect();
         Ok(NewStanza { archive_id: database.archive_id(), already: true, durable, owed })
     }
 
@@ -91,14 +91,15 @@ impl Node {
         Ok(NewStanza {
             archive_id,
             already: false,
-            durable: outcome.durable.iter().map(|written| written.replica.repo.number()).collect(),
-            owed: outcome.owed.iter().map(|key| key.number()).collect(),
+            durable: outcome.durable.iter().map(|written| written.replica.repo.get()).collect(),
+            owed: outcome.owed.iter().map(|key| key.get()).collect(),
         })
     }
 
     /// Invariant 8: each repository says by itself which cluster an archive belongs to.
     fn describe(&self, create: &CreateStanza, archive_id: ArchiveId) -> Result<Payload, Failure> {
         let info = StanzaInfo {
+            format: MANIFEST_FORMAT,
             stanza: create.stanza.clone(),
             archive_id,
             system_id: create.system_id,
@@ -109,7 +110,7 @@ impl Node {
         let unwritable = |error: &dyn std::error::Error| {
             Failure::new(code::ASSERT, "the stanza's description cannot be written").because(error)
         };
-        let text = serde_json::to_vec_pretty(&info).map_err(|error| unwritable(&error))?;
+        let text = info.encode().map_err(|error| unwritable(&error))?;
         Payload::pack(self.suite(), Codec::None, None, &text).map_err(|error| unwritable(&error))
     }
 
@@ -157,6 +158,7 @@ impl Node {
                 other => return Err(unexpected(&other)),
             }
         }
+        self.sweep.wake();
         self.collect_garbage().await
     }
 }

@@ -60,7 +60,7 @@ impl Node {
         let slots: Vec<Arc<Slot>> = self
             .repositories
             .slots()
-            .filter(|slot| request.repo.is_none_or(|repo| slot.key.number() == repo))
+            .filter(|slot| request.repo.is_none_or(|repo| slot.key.get() == repo))
             .cloned()
             .collect();
         if slots.is_empty() {
@@ -96,7 +96,7 @@ impl Node {
             .payload
             .open(self.suite())
             .map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
-        serde_json::from_slice(&plain)
+        ManifestRoot::decode(&plain)
             .map(Some)
             .map_err(|error| Failure::new(code::FORMAT, format!("{object} is not understood")).because(error))
     }
@@ -128,7 +128,7 @@ impl Verification<'_> {
         self.unreadable.insert(repo);
         self.found(Finding {
             kind: FindingKind::Unreadable,
-            repo: Some(repo.number()),
+            repo: Some(repo.get()),
             stanza: None,
             subject: format!("repo{repo}"),
             what,
@@ -157,7 +157,7 @@ impl Verification<'_> {
             .map_ok(|listed| {
                 let repository = repository.clone();
                 async move {
-                    let checked = check_object(&repository, &listed.path).await;
+                    let checked = check_object(repo, &repository, &listed.path).await;
                     Ok((listed, checked))
                 }
             })
@@ -192,7 +192,7 @@ impl Verification<'_> {
         let stanza = ObjectPath::parse(path).and_then(|path| path.stanza().map(ToString::to_string));
         self.found(Finding {
             kind: FindingKind::Damaged,
-            repo: Some(repo.number()),
+            repo: Some(repo.get()),
             stanza,
             subject: path.to_owned(),
             what: what.to_owned(),
@@ -215,7 +215,7 @@ impl Verification<'_> {
         }
         self.found(Finding {
             kind: FindingKind::Unreferenced,
-            repo: Some(repo.number()),
+            repo: Some(repo.get()),
             stanza: None,
             subject: path.to_owned(),
             what: "no backup or archive refers to it (left by an upload that was not finished)".to_owned(),
@@ -245,7 +245,7 @@ impl Verification<'_> {
                 for row in view.segments(&stanza, database.id, None) {
                     let (file, segment) = row?;
                     let object =
-                        ObjectRef::Segment { stanza: stanza.clone(), db: database.id, file: file.to_string() };
+                        ObjectRef::Segment { stanza: stanza.clone(), db: database.id, file };
                     self.check_present(view, repo, repository, object, &segment.object.replicas).await?;
                 }
             }
@@ -281,7 +281,7 @@ impl Verification<'_> {
                 self.report(&object, *replica, true, "verify did not find it").await;
                 self.found(Finding {
                     kind: FindingKind::Missing,
-                    repo: Some(repo.number()),
+                    repo: Some(repo.get()),
                     stanza: stanza_of(&object),
                     subject: path,
                     what: format!("{object} is in the catalog and not in the repository"),
@@ -323,7 +323,7 @@ impl Verification<'_> {
             if owed > 0 {
                 self.found(Finding {
                     kind: FindingKind::Owed,
-                    repo: Some(slot.key.number()),
+                    repo: Some(slot.key.get()),
                     stanza: None,
                     subject: format!("repo{}", slot.key),
                     what: format!("{owed} replicas are owed to it and are being made"),
@@ -370,7 +370,7 @@ impl Verification<'_> {
             let elsewhere = "a copy of each in another repository is used for restores until it is repaired";
             self.found(Finding {
                 kind: FindingKind::BackupDamaged,
-                repo: Some(repo.number()),
+                repo: Some(repo.get()),
                 stanza: Some(stanza.to_string()),
                 subject: label.to_string(),
                 what: format!("{} objects that it needs are damaged or missing, the first: {first}; {elsewhere}, where there is one", subjects.len()),
@@ -449,8 +449,8 @@ fn stanza_of(object: &ObjectRef) -> Option<String> {
 }
 
 /// Checks one object to the last byte; its name where it has content.
-async fn check_object(repository: &Repository, path: &str) -> Result<Option<ObjectName>, SlotError> {
-    let store = |source| SlotError::Store { repo: RepoKey::FIRST, source };
+async fn check_object(repo: RepoKey, repository: &Repository, path: &str) -> Result<Option<ObjectName>, SlotError> {
+    let store = |source| SlotError::Store { repo, source };
     match ObjectPath::parse(path).and_then(|parsed| parsed.kind()) {
         Some(ObjectKind::Chunk | ObjectKind::Segment | ObjectKind::Manifest | ObjectKind::StanzaInfo) => {
             repository.get_by_path(path).await.map(|(name, _)| Some(name)).map_err(store)

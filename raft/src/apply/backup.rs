@@ -10,9 +10,7 @@ use super::{Base, Outcome, Step, stanza};
 use crate::command::CommitBackup;
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{
-    BackupRecord, Database, ObjectRef, RunningBackup, SegmentRecord, SessionId, SessionKind,
-};
+use crate::model::{BackupRecord, Database, ObjectRef, RunningBackup, SegmentRecord, SessionId, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -68,10 +66,7 @@ pub(super) fn begin<B: Base>(
     Ok(Reply::Done)
 }
 
-fn last_label<B: Base>(
-    step: &Step<'_, '_, B>,
-    name: &StanzaName,
-) -> Result<Option<BackupLabel>, ReadError> {
+fn last_label<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName) -> Result<Option<BackupLabel>, ReadError> {
     let prefix = key::stanza_prefix(name);
     let mut last = None;
     for row in step.txn.scan(Table::Backups, &prefix, &prefix) {
@@ -128,15 +123,12 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     owner.backup = None;
     stanza::put(step, &name, &owner);
     step.audit(format!("backup {label} of stanza {name} committed"));
+    step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
     step.txn.put(Table::Backups, key, &record);
     Ok(Reply::Done)
 }
 
-fn need_references<B: Base>(
-    step: &Step<'_, '_, B>,
-    name: &StanzaName,
-    record: &BackupRecord,
-) -> Outcome<()> {
+fn need_references<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName, record: &BackupRecord) -> Outcome<()> {
     for label in record.prior.iter().chain(&record.references) {
         let key = key::backup(name, label);
         if step.txn.get(Table::Backups, &key)?.is_none() {
@@ -151,12 +143,7 @@ fn need_references<B: Base>(
 }
 
 /// Invariant 4: the WAL from start to stop is archived, without a gap.
-fn need_wal<B: Base>(
-    step: &Step<'_, '_, B>,
-    name: &StanzaName,
-    db: &Database,
-    record: &BackupRecord,
-) -> Outcome<()> {
+fn need_wal<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName, db: &Database, record: &BackupRecord) -> Outcome<()> {
     let (start, stop) = (record.wal_start, record.wal_stop);
     let on_timeline = start.timeline == record.timeline && stop.timeline == record.timeline;
     if !on_timeline || start > stop {
@@ -212,11 +199,7 @@ fn complete_segment(key: &[u8], wanted: DbId) -> Option<SegmentName> {
     }
 }
 
-fn need_backup<B: Base>(
-    step: &Step<'_, '_, B>,
-    name: &StanzaName,
-    label: &BackupLabel,
-) -> Outcome<BackupRecord> {
+fn need_backup<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName, label: &BackupLabel) -> Outcome<BackupRecord> {
     let record = step
         .txn
         .record(Table::Backups, &key::backup(name, label))?
@@ -242,16 +225,11 @@ pub(super) fn annotate<B: Base>(
         }
     }
     step.audit(format!("annotations of backup {label} of stanza {name} changed"));
-    step.txn
-        .put(Table::Backups, key::backup(name, label), &record);
+    step.txn.put(Table::Backups, key::backup(name, label), &record);
     Ok(Reply::Done)
 }
 
-pub(super) fn remove<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    name: &StanzaName,
-    label: &BackupLabel,
-) -> Outcome {
+pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, label: &BackupLabel) -> Outcome {
     let record = need_backup(step, name, label)?;
     let prefix = key::stanza_prefix(name);
     for row in step.txn.records::<BackupRecord>(Table::Backups, &prefix) {

@@ -107,9 +107,7 @@ impl Base for MemoryBase {
         Box::new(
             self.rows
                 .range((start, Bound::Unbounded))
-                .take_while(move |((row_table, key), _)| {
-                    *row_table == table && key.starts_with(&prefix)
-                })
+                .take_while(move |((row_table, key), _)| *row_table == table && key.starts_with(&prefix))
                 .map(|((_, key), value)| Ok((key.clone(), value.clone()))),
         )
     }

@@ -10,11 +10,7 @@ use crate::refusal::{Refusal, StaleGeneration};
 use crate::reply::Reply;
 use crate::table::Table;
 
-pub(super) fn add<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    session: SessionId,
-    chunks: Vec<NewChunk>,
-) -> Outcome {
+pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunks: Vec<NewChunk>) -> Outcome {
     // Invariant 5: the session is what keeps the uploaded objects from being deleted before this step.
     need_session(step, session)?;
     let mut all_stale = Vec::new();
@@ -28,10 +24,7 @@ pub(super) fn add<B: Base>(
     }
 }
 
-fn add_one<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    chunk: &NewChunk,
-) -> Outcome<Option<StaleGeneration>> {
+fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Option<StaleGeneration>> {
     let object = ObjectRef::Chunk(chunk.digest);
     match find(step.txn, &object)? {
         Some(known) => add_to_known(step, chunk, &object, &known),
@@ -55,8 +48,7 @@ fn add_one<B: Base>(
             if record.replicas.is_empty() {
                 return Err(Refusal::TooFewReplicas { have: 0, need: 1 }.into());
             }
-            step.txn
-                .put(Table::Chunks, key::chunk(&chunk.digest), &record);
+            step.txn.put(Table::Chunks, key::chunk(&chunk.digest), &record);
             Ok(None)
         }
     }

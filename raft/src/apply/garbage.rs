@@ -10,7 +10,11 @@ use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
-pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) -> Outcome {
+pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], checked_at: LogIndex) -> Outcome {
+    let committed: LogIndex = step.txn.record(Table::Mesh, key::COMMITTED)?.unwrap_or_default();
+    if committed > checked_at {
+        return Err(Refusal::Recheck { since: committed }.into());
+    }
     let mut condemned = 0;
     for digest in chunks {
         let object = ObjectRef::Chunk(*digest);
@@ -45,10 +49,7 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) -> 
     Ok(Reply::Done)
 }
 
-pub(super) fn forget_garbage<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    garbage: &[GarbageKey],
-) -> Outcome {
+pub(super) fn forget_garbage<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageKey]) -> Outcome {
     for row in garbage {
         let key = key::garbage(row);
         if let Some(garbage) = step.txn.record::<Garbage>(Table::Garbage, &key)? {

@@ -30,11 +30,7 @@ pub(super) fn found<B: Base>(step: &mut Step<'_, '_, B>, record: MeshRecord) -> 
     }
 }
 
-pub(super) fn register_node<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    name: NodeName,
-    record: NodeRecord,
-) -> Outcome {
+pub(super) fn register_node<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, record: NodeRecord) -> Outcome {
     for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
         let (key, known) = row?;
         let has_name = key == key::node(&name);

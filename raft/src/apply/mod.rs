@@ -19,6 +19,8 @@ mod txn;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod scenario;
 
 pub use base::{Base, MemoryBase, Row, Rows};
@@ -109,10 +111,7 @@ pub fn apply<B: Base>(
 }
 
 fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
-    let founded = step
-        .txn
-        .record::<MeshRecord>(Table::Mesh, key::MESH)?
-        .is_some();
+    let founded = step.txn.record::<MeshRecord>(Table::Mesh, key::MESH)?.is_some();
     if !founded && !matches!(command, Command::FoundMesh(_)) {
         return Err(Refusal::NoMesh.into());
     }
@@ -145,16 +144,8 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             wrapped_keys,
         } => repository::update(step, repo, definition, host, wrapped_keys),
         Command::Backfill { repo } => repository::backfill(step, repo),
-        Command::CreateStanza {
-            stanza,
-            cluster,
-            info,
-        } => stanza::create(step, stanza, cluster, info),
-        Command::UpgradeStanza {
-            stanza,
-            cluster,
-            info,
-        } => stanza::upgrade(step, stanza, cluster, info),
+        Command::CreateStanza { stanza, cluster, info } => stanza::create(step, stanza, cluster, info),
+        Command::UpgradeStanza { stanza, cluster, info } => stanza::upgrade(step, stanza, cluster, info),
         Command::DeleteStanza { stanza } => stanza::delete(step, &stanza),
         Command::StopStanza { stanza, reason } => stanza::stop(step, &stanza, reason),
         Command::StartStanza { stanza } => stanza::start(step, &stanza),
@@ -194,7 +185,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             reason,
             what,
         } => objects::report_bad(step, repo, &object, generation, reason, &what),
-        Command::Condemn { chunks } => garbage::condemn(step, &chunks),
+        Command::Condemn { chunks, checked_at } => garbage::condemn(step, &chunks, checked_at),
         Command::Forget { chunks } => garbage::forget(step, &chunks),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),
         Command::CreateToken {
@@ -203,10 +194,6 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             role,
             expires,
         } => token::create(step, id, secret_hash, role, expires),
-        Command::RedeemToken {
-            id,
-            secret_hash,
-            name,
-        } => token::redeem(step, id, secret_hash, name),
+        Command::RedeemToken { id, secret_hash, name } => token::redeem(step, id, secret_hash, name),
     }
 }

@@ -10,9 +10,8 @@ use crate::command::NewReplica;
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    BackupRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, LogIndex, ObjectRef, Replica,
-    RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord,
-    StoredObject,
+    BackupRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, LogIndex, ObjectRef, Replica, RepositoryCounters,
+    RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::{Refusal, StaleGeneration};
 use crate::reply::Reply;
@@ -143,10 +142,7 @@ pub(crate) fn oldest_session<B: Base>(base: &B) -> Result<Option<SessionId>, Rea
     Ok(Some(SessionId(index)))
 }
 
-pub(super) fn need_session<B: Base>(
-    step: &Step<'_, '_, B>,
-    session: SessionId,
-) -> Outcome<SessionRecord> {
+pub(super) fn need_session<B: Base>(step: &Step<'_, '_, B>, session: SessionId) -> Outcome<SessionRecord> {
     let record = step
         .txn
         .record(Table::Sessions, &key::session(session))?
@@ -169,10 +165,7 @@ pub(super) fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<RepoKe
         .collect()
 }
 
-pub(super) fn need_repository<B: Base>(
-    step: &Step<'_, '_, B>,
-    repo: RepoKey,
-) -> Outcome<RepositoryRecord> {
+pub(super) fn need_repository<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey) -> Outcome<RepositoryRecord> {
     let record = step
         .txn
         .record(Table::Repositories, &key::repository(repo))?
@@ -186,29 +179,20 @@ fn count<B: Base>(
     change: impl FnOnce(&mut RepositoryCounters),
 ) -> Result<(), ReadError> {
     let key = key::repository(repo);
-    let mut counters: RepositoryCounters =
-        step.txn.record(Table::Counters, &key)?.unwrap_or_default();
+    let mut counters: RepositoryCounters = step.txn.record(Table::Counters, &key)?.unwrap_or_default();
     change(&mut counters);
     step.txn.put(Table::Counters, key, &counters);
     Ok(())
 }
 
-fn count_replica<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    repo: RepoKey,
-    bytes: u64,
-) -> Result<(), ReadError> {
+fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
     count(step, repo, |counters| {
         counters.objects += 1;
         counters.bytes += bytes;
     })
 }
 
-fn uncount_replica<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    repo: RepoKey,
-    bytes: u64,
-) -> Result<(), ReadError> {
+fn uncount_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
     count(step, repo, |counters| {
         counters.objects = counters.objects.saturating_sub(1);
         counters.bytes = counters.bytes.saturating_sub(bytes);
@@ -228,11 +212,7 @@ pub(super) fn owe<B: Base>(
     })
 }
 
-fn settle<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    repo: RepoKey,
-    object: &ObjectRef,
-) -> Result<(), ReadError> {
+fn settle<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, object: &ObjectRef) -> Result<(), ReadError> {
     let key = key::debt(repo, object);
     if let Some(debt) = step.txn.record::<Debt>(Table::Debts, &key)? {
         step.txn.delete(Table::Debts, key);
@@ -244,12 +224,7 @@ fn settle<B: Base>(
     Ok(())
 }
 
-pub(super) fn throw_away<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    object: &ObjectRef,
-    replica: Replica,
-    garbage: &Garbage,
-) {
+pub(super) fn throw_away<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef, replica: Replica, garbage: &Garbage) {
     let key = GarbageKey {
         object: object.clone(),
         repo: replica.repo,
@@ -329,9 +304,7 @@ pub(super) fn place_more<B: Base>(
             }
             continue;
         }
-        let debt: Option<Debt> = step
-            .txn
-            .record(Table::Debts, &key::debt(replica.repo, object))?;
+        let debt: Option<Debt> = step.txn.record(Table::Debts, &key::debt(replica.repo, object))?;
         let lowest = match debt {
             Some(debt) => debt.generation,
             None => free_generation(step.txn, object, &[])?,
@@ -348,11 +321,7 @@ pub(super) fn place_more<B: Base>(
 }
 
 /// Turns all replicas of an object into garbage and drops its debts. The record itself is the caller's.
-pub(super) fn discard<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    object: &ObjectRef,
-    known: &Found,
-) -> Result<(), ReadError> {
+pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef, known: &Found) -> Result<(), ReadError> {
     let garbage = Garbage {
         since: step.index,
         digest: known.object.digest,
@@ -379,11 +348,7 @@ pub(super) fn retire<B: Base>(
     Ok(())
 }
 
-pub(super) fn add_replicas<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    session: SessionId,
-    given: Vec<NewReplica>,
-) -> Outcome {
+pub(super) fn add_replicas<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, given: Vec<NewReplica>) -> Outcome {
     need_session(step, session)?;
     let mut total = 0;
     for new in given {
@@ -443,15 +408,11 @@ pub(super) fn report_bad<B: Base>(
 
 /// Remembers that replicas were withdrawn at this step: who checked before must check again (invariant 4).
 pub(super) fn withdraw<B: Base>(step: &mut Step<'_, '_, B>) {
-    step.txn
-        .put(Table::Mesh, key::WITHDRAWN.to_vec(), &step.index);
+    step.txn.put(Table::Mesh, key::WITHDRAWN.to_vec(), &step.index);
 }
 
 pub(super) fn withdrawn<B: Base>(step: &Step<'_, '_, B>) -> Result<LogIndex, ReadError> {
-    Ok(step
-        .txn
-        .record(Table::Mesh, key::WITHDRAWN)?
-        .unwrap_or_default())
+    Ok(step.txn.record(Table::Mesh, key::WITHDRAWN)?.unwrap_or_default())
 }
 
 /// Invariants 1 and 4: enough replicas.

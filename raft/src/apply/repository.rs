@@ -9,8 +9,8 @@ use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    Backfill, BackupRecord, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryRecord,
-    SegmentRecord, StanzaRecord, StoredObject,
+    Backfill, BackupRecord, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryRecord, SegmentRecord,
+    StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -19,16 +19,9 @@ use crate::table::Table;
 /// How many objects one backfill step looks at.
 const BACKFILL_STEP: usize = 2_000;
 
-pub(super) fn register<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    repo: RepoKey,
-    mut given: RepositoryRecord,
-) -> Outcome {
+pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut given: RepositoryRecord) -> Outcome {
     let key = key::repository(repo);
-    if let Some(mut known) = step
-        .txn
-        .record::<RepositoryRecord>(Table::Repositories, &key)?
-    {
+    if let Some(mut known) = step.txn.record::<RepositoryRecord>(Table::Repositories, &key)? {
         if let Some(refusal) = difference(repo, &known, &given) {
             return Err(refusal.into());
         }
@@ -50,15 +43,8 @@ pub(super) fn register<B: Base>(
     Ok(Reply::Done)
 }
 
-fn refuse_known_storage<B: Base>(
-    step: &Step<'_, '_, B>,
-    repo: RepoKey,
-    uuid: &str,
-) -> Outcome<()> {
-    for row in step
-        .txn
-        .records::<RepositoryRecord>(Table::Repositories, &[])
-    {
+fn refuse_known_storage<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, uuid: &str) -> Outcome<()> {
+    for row in step.txn.records::<RepositoryRecord>(Table::Repositories, &[]) {
         let (key, other) = row?;
         if let Some(known) = KeyReader::new(&key).repository()
             && other.uuid == uuid
@@ -70,11 +56,7 @@ fn refuse_known_storage<B: Base>(
     Ok(())
 }
 
-fn difference(
-    repo: RepoKey,
-    known: &RepositoryRecord,
-    given: &RepositoryRecord,
-) -> Option<Refusal> {
+fn difference(repo: RepoKey, known: &RepositoryRecord, given: &RepositoryRecord) -> Option<Refusal> {
     let differs = |option: &str, known: Option<String>, given: Option<String>| {
         (known != given).then(|| Refusal::RepositoryDiffers {
             repo,
@@ -121,8 +103,7 @@ pub(super) fn update<B: Base>(
         record.wrapped_keys = wrapped_keys;
     }
     step.audit(format!("repo{repo} updated: {}", changed.join(", ")));
-    step.txn
-        .put(Table::Repositories, key::repository(repo), &record);
+    step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Done)
 }
 
@@ -138,20 +119,14 @@ fn has_objects<B: Base>(step: &Step<'_, '_, B>) -> Result<bool, ReadError> {
 pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Outcome {
     let mut record = need_repository(step, repo)?;
     let Some(cursor) = record.backfill.take() else {
-        return Ok(Reply::Backfilled {
-            debts: 0,
-            more: false,
-        });
+        return Ok(Reply::Backfilled { debts: 0, more: false });
     };
     let objects = objects_after(step, cursor.after.as_ref(), BACKFILL_STEP)?;
     let more = objects.len() == BACKFILL_STEP;
     let mut debts = 0;
     for (object, stored) in &objects {
         let holds = stored.replicas.iter().any(|replica| replica.repo == repo);
-        let owes = step
-            .txn
-            .get(Table::Debts, &key::debt(repo, object))?
-            .is_some();
+        let owes = step.txn.get(Table::Debts, &key::debt(repo, object))?.is_some();
         if !holds && !owes {
             let debt = Debt {
                 since: step.at,
@@ -166,8 +141,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     record.backfill = more.then(|| Backfill {
         after: objects.last().map(|(object, _)| object.clone()),
     });
-    step.txn
-        .put(Table::Repositories, key::repository(repo), &record);
+    step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Backfilled { debts, more })
 }
 
@@ -197,12 +171,7 @@ fn objects_after<B: Base>(
 
 type Objects = Vec<(ObjectRef, StoredObject)>;
 
-type Walk<B> = fn(
-    &Step<'_, '_, B>,
-    Option<&ObjectRef>,
-    usize,
-    &mut Objects,
-) -> Result<(), ReadError>;
+type Walk<B> = fn(&Step<'_, '_, B>, Option<&ObjectRef>, usize, &mut Objects) -> Result<(), ReadError>;
 
 fn malformed(table: Table, key: &[u8]) -> ReadError {
     ReadError::MalformedKey {
@@ -249,9 +218,7 @@ fn segments_after<B: Base>(
     objects: &mut Objects,
 ) -> Result<(), ReadError> {
     let from = match after {
-        Some(ObjectRef::Segment { stanza, db, file }) => {
-            key::after(key::segment(stanza, *db, &file.to_string()))
-        }
+        Some(ObjectRef::Segment { stanza, db, file }) => key::after(key::segment(stanza, *db, &file.to_string())),
         _ => Vec::new(),
     };
     for row in step.txn.scan(Table::Segments, &from, &[]) {
@@ -303,9 +270,7 @@ fn infos_after<B: Base>(
     for row in step.txn.scan(Table::Stanzas, &from, &[]) {
         let (key, bytes) = row?;
         let record: StanzaRecord = crate::value::decode(Table::Stanzas, &key, &bytes)?;
-        let stanza = KeyReader::new(&key)
-            .rest()
-            .and_then(|name| name.parse().ok());
+        let stanza = KeyReader::new(&key).rest().and_then(|name| name.parse().ok());
         let stanza = stanza.ok_or_else(|| malformed(Table::Stanzas, &key))?;
         for database in record.databases {
             let done = last.is_some_and(|(name, db)| *name == stanza && database.id <= *db);

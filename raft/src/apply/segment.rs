@@ -6,9 +6,7 @@ use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::PushSegment;
 use crate::key;
-use crate::model::{
-    Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer,
-};
+use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -91,11 +89,7 @@ fn refuse_foreign(push: &PushSegment, db: &Database) -> Result<(), Refusal> {
 }
 
 /// Invariant 12: only the timelines that the stanza knows, each by its writer. Says whether the stanza's record changed.
-fn fence<B: Base>(
-    step: &Step<'_, '_, B>,
-    owner: &mut StanzaRecord,
-    push: &PushSegment,
-) -> Result<bool, Refusal> {
+fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushSegment) -> Result<bool, Refusal> {
     let timeline = push.file.timeline();
     match push.file {
         WalFileName::History(_) => {
@@ -133,11 +127,7 @@ fn fence<B: Base>(
     }
 }
 
-fn refuse_other_writer(
-    owner: &StanzaRecord,
-    push: &PushSegment,
-    timeline: TimelineId,
-) -> Result<(), Refusal> {
+fn refuse_other_writer(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
     match owner.writers.get(&timeline) {
         Some(writer) if writer.instance != push.instance => Err(Refusal::OtherWriter {
             stanza: push.stanza.clone(),
@@ -151,11 +141,7 @@ fn refuse_other_writer(
 
 /// A timeline is known when it is the first one, the first one that the archive sees, or mentioned by an archived
 /// history.
-fn refuse_unknown_timeline(
-    owner: &StanzaRecord,
-    push: &PushSegment,
-    timeline: TimelineId,
-) -> Result<(), Refusal> {
+fn refuse_unknown_timeline(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
     let is_known = timeline == TimelineId(1)
         || owner.writers.is_empty()
         || owner.writers.contains_key(&timeline)
@@ -174,11 +160,7 @@ fn refuse_unknown_timeline(
 }
 
 /// The first segment of a timeline may carry a header of the timeline that it was copied from.
-fn refuse_foreign_header(
-    owner: &StanzaRecord,
-    push: &PushSegment,
-    timeline: TimelineId,
-) -> Result<(), Refusal> {
+fn refuse_foreign_header(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
     let Some(header) = push.header_timeline else {
         return Ok(());
     };
@@ -202,11 +184,7 @@ fn position(branches: &[Branch], parent: TimelineId) -> Option<usize> {
 }
 
 /// Where two histories share a timeline they must say the same of how it came about.
-fn refuse_contradiction(
-    owner: &StanzaRecord,
-    push: &PushSegment,
-    timeline: TimelineId,
-) -> Result<(), Refusal> {
+fn refuse_contradiction(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
     for (known_timeline, known) in &owner.histories {
         let pair = if let Some(end) = position(&push.branches, *known_timeline) {
             // The given timeline descends from the known one.

@@ -27,8 +27,7 @@ pub(super) fn open<B: Base>(
         node,
         opened_at: step.at,
     };
-    step.txn
-        .put(Table::Sessions, key::session(session), &record);
+    step.txn.put(Table::Sessions, key::session(session), &record);
     Ok(Reply::Session(session))
 }
 
@@ -37,11 +36,7 @@ pub(super) fn close<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> 
     Ok(Reply::Done)
 }
 
-pub(super) fn expire<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    session: SessionId,
-    reason: &str,
-) -> Outcome {
+pub(super) fn expire<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, reason: &str) -> Outcome {
     if let Some(record) = end(step, session)? {
         let holder = record.holder;
         step.audit(format!("session {session} of {holder} ended: {reason}"));
@@ -50,10 +45,7 @@ pub(super) fn expire<B: Base>(
 }
 
 /// Ends a session, and with it the backup lock that it may hold.
-fn end<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    session: SessionId,
-) -> Outcome<Option<SessionRecord>> {
+fn end<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> Outcome<Option<SessionRecord>> {
     let key = key::session(session);
     let Some(record) = step.txn.record::<SessionRecord>(Table::Sessions, &key)? else {
         return Ok(None);
@@ -62,10 +54,7 @@ fn end<B: Base>(
     if let Some(name) = &record.stanza {
         let key = key::stanza(name);
         if let Some(mut stanza) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)?
-            && stanza
-                .backup
-                .as_ref()
-                .is_some_and(|backup| backup.session == session)
+            && stanza.backup.as_ref().is_some_and(|backup| backup.session == session)
         {
             stanza.backup = None;
             step.txn.put(Table::Stanzas, key, &stanza);

@@ -6,13 +6,11 @@ use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{DbId, StanzaName};
 
 use super::objects::{Found, discard, place_more, place_new};
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Row, Step};
 use crate::command::Cluster;
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{
-    BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer,
-};
+use crate::model::{BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -20,10 +18,7 @@ use crate::table::Table;
 /// How many rows one step of a deletion removes.
 const DELETE_STEP: usize = 1_000;
 
-pub(super) fn need<B: Base>(
-    step: &Step<'_, '_, B>,
-    stanza: &StanzaName,
-) -> Outcome<StanzaRecord> {
+pub(super) fn need<B: Base>(step: &Step<'_, '_, B>, stanza: &StanzaName) -> Outcome<StanzaRecord> {
     let record = step
         .txn
         .record(Table::Stanzas, &key::stanza(stanza))?
@@ -32,10 +27,7 @@ pub(super) fn need<B: Base>(
 }
 
 /// A stanza that takes WAL and backups, and its current database.
-pub(super) fn need_active<B: Base>(
-    step: &Step<'_, '_, B>,
-    stanza: &StanzaName,
-) -> Outcome<(StanzaRecord, Database)> {
+pub(super) fn need_active<B: Base>(step: &Step<'_, '_, B>, stanza: &StanzaName) -> Outcome<(StanzaRecord, Database)> {
     let record = need(step, stanza)?;
     if record.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
@@ -139,11 +131,7 @@ fn same_cluster<B: Base>(
     Ok(Reply::Database(id))
 }
 
-fn refuse_other_cluster(
-    stanza: &StanzaName,
-    current: &Database,
-    cluster: Cluster,
-) -> Result<(), Refusal> {
+fn refuse_other_cluster(stanza: &StanzaName, current: &Database, cluster: Cluster) -> Result<(), Refusal> {
     if current.system_id != cluster.system_id {
         return Err(Refusal::SystemIdDiffers {
             stanza: stanza.clone(),
@@ -203,11 +191,7 @@ fn refuse_running_backup(stanza: &StanzaName, record: &StanzaRecord) -> Result<(
     }
 }
 
-pub(super) fn stop<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    stanza: &StanzaName,
-    reason: String,
-) -> Outcome {
+pub(super) fn stop<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, reason: String) -> Outcome {
     let mut record = need(step, stanza)?;
     step.audit(format!("stanza {stanza} stopped: {reason}"));
     record.stopped = Some(reason);
@@ -284,7 +268,7 @@ fn first_keys<B: Base>(
     table: Table,
     stanza: &StanzaName,
     limit: usize,
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+) -> Result<Vec<Row>, ReadError> {
     let prefix = key::stanza_prefix(stanza);
     step.txn.scan(table, &prefix, &prefix).take(limit).collect()
 }
@@ -310,11 +294,7 @@ fn delete_segments<B: Base>(
     Ok(rows.len())
 }
 
-fn delete_backups<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    stanza: &StanzaName,
-    limit: usize,
-) -> Result<usize, ReadError> {
+fn delete_backups<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limit: usize) -> Result<usize, ReadError> {
     let rows = first_keys(step, Table::Backups, stanza, limit)?;
     for (key, bytes) in &rows {
         let record: BackupRecord = crate::value::decode(Table::Backups, key, bytes)?;

@@ -32,12 +32,7 @@ pub(super) fn create<B: Base>(
     }
 }
 
-pub(super) fn redeem<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    id: TokenId,
-    secret_hash: [u8; 32],
-    name: String,
-) -> Outcome {
+pub(super) fn redeem<B: Base>(step: &mut Step<'_, '_, B>, id: TokenId, secret_hash: [u8; 32], name: String) -> Outcome {
     let key = key::token(id);
     let known = step.txn.record::<TokenRecord>(Table::Tokens, &key)?;
     // A wrong secret is answered like an unknown token: it says nothing about which tokens there are.
@@ -52,10 +47,7 @@ pub(super) fn redeem<B: Base>(
         .into());
     }
     if step.at >= token.expires {
-        return Err(Refusal::TokenExpired {
-            expires: token.expires,
-        }
-        .into());
+        return Err(Refusal::TokenExpired { expires: token.expires }.into());
     }
     let role = token.role.clone();
     step.audit(format!("token {id} used: {name} joined as {}", role_text(&role)));

@@ -51,8 +51,7 @@ impl<'a, B: Base> Txn<'a, B> {
 
     /// Writes a record.
     pub fn put<T: Serialize>(&mut self, table: Table, key: Vec<u8>, record: &T) {
-        self.pending
-            .insert((table, key), Some(value::encode(record)));
+        self.pending.insert((table, key), Some(value::encode(record)));
     }
 
     /// Deletes a row, which need not exist.

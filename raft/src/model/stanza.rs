@@ -62,7 +62,10 @@ impl Database {
     /// The name of its archive.
     #[must_use]
     pub fn archive_id(&self) -> ArchiveId {
-        ArchiveId { db: self.id, version: self.version }
+        ArchiveId {
+            db: self.id,
+            version: self.version,
+        }
     }
 }
 

@@ -1,7 +1,10 @@
+use std::collections::BTreeSet;
+
 use thiserror::Error;
 
 use super::file_entry::{EntryKind, FileEntry, InvalidEntry};
 use super::part_writer::{EXTENTS_PER_RECORD, PART_LENGTH, PartRecord};
+use crate::digest::Digest;
 use crate::wire;
 
 /// The longest part that is read: a full part and its last record.
@@ -68,6 +71,26 @@ impl PartReader {
         Ok(entries)
     }
 
+    /// The chunks that one part names, sorted, each once. Needs no other part.
+    ///
+    /// # Errors
+    /// Bytes that are no part.
+    pub fn chunks(part: &[u8]) -> Result<Vec<Digest>, PartError> {
+        let records: Vec<PartRecord> = wire::decode(part, MAX_PART_LENGTH)?;
+        let mut chunks = BTreeSet::new();
+        for record in records {
+            match record {
+                PartRecord::Entry { entry, .. } => {
+                    if let EntryKind::File { extents, .. } = entry.kind {
+                        chunks.extend(extents.iter().map(|extent| extent.digest));
+                    }
+                }
+                PartRecord::Extents { extents, .. } => chunks.extend(extents.iter().map(|extent| extent.digest)),
+            }
+        }
+        Ok(chunks.into_iter().collect())
+    }
+
     /// Checks that no entry was left unfinished by the last part.
     ///
     /// # Errors
@@ -105,7 +128,6 @@ mod tests {
     use super::super::file_entry::{BlockRange, Extent};
     use super::super::part_writer::PartWriter;
     use super::*;
-    use crate::digest::Digest;
 
     fn write(entries: &[FileEntry]) -> Vec<Vec<u8>> {
         let mut writer = PartWriter::new();
@@ -183,6 +205,19 @@ mod tests {
             let entries = [file("a", extents), file("b", 0)];
             assert_eq!(read(&write(&entries)).unwrap(), entries);
         }
+    }
+
+    #[test]
+    fn the_chunks_of_a_part_are_known_without_its_neighbours() {
+        let parts = write(&[file("a", 3), file("base/1/1", 131_072)]);
+        let named: BTreeSet<_> = parts
+            .iter()
+            .flat_map(|part| PartReader::chunks(part).unwrap())
+            .collect();
+        let all: BTreeSet<_> = (0..=u8::MAX).map(|byte| Digest([byte; 32])).collect();
+        assert_eq!(named, all);
+        assert_eq!(PartReader::chunks(&write(&[file("a", 2)]).concat()).unwrap().len(), 2);
+        assert!(PartReader::chunks(b"\xff").is_err());
     }
 
     #[test]

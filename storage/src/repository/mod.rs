@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path as Location;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use zeroize::Zeroizing;
 
 pub use self::listing::Listed;
 use crate::digest::{Digest, DigestSuite};
@@ -63,6 +64,12 @@ impl Repository {
     #[must_use]
     pub fn suite(&self) -> DigestSuite {
         self.0.identity.suite
+    }
+
+    /// Whether objects are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.0.identity.cipher != Cipher::None
     }
 
     /// The wrapped keys that belong to the repository, as far as they could be read or were given: for the catalog.
@@ -168,42 +175,47 @@ impl Repository {
     /// # Errors
     /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), or as the store answers.
     pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
-        let place = ObjectPath::parse(path).ok_or_else(|| StoreError::damaged(path, Damage::Path))?;
-        let (Some(kind), Some(stored)) = (place.kind(), place.name()) else {
-            return Err(StoreError::damaged(path, Damage::Path));
-        };
+        let place = parse_path(path)?;
         let object = read(&*self.0.store, path).await?;
-        let naming_key = self.0.envelope.naming_key().copied().map(zeroize::Zeroizing::new);
-        let expected = Expected::Name { stored, naming_key };
-        let checked = self.open_object(path, kind, expected, object).await?;
-        let name = place
-            .object_name(checked.payload.digest)
-            .ok_or_else(|| StoreError::damaged(path, Damage::Path))?;
-        Ok((name, checked))
+        self.open_by_path(path, &place, object).await
     }
 
-    /// Checks any object of the repository to the last byte, `pgmesh.repo` and the key objects too. Gives its length.
+    /// Checks any object of the repository to the last byte, `pgmesh.repo` and the key objects too. Gives its length in the repository.
     ///
     /// # Errors
     /// As [`Self::get_by_path`].
     pub async fn verify_path(&self, path: &str) -> Result<u64, StoreError> {
-        match ObjectPath::parse(path) {
-            Some(ObjectPath::Identity) => {
-                let bytes = read(&*self.0.store, path).await?;
-                open::check_identity(path, &bytes, &self.0.identity)?;
-                Ok(bytes.len() as u64)
+        let place = parse_path(path)?;
+        let object = read(&*self.0.store, path).await?;
+        let length = object.len() as u64;
+        match place {
+            ObjectPath::Identity => open::check_identity(path, &object, &self.0.identity)?,
+            ObjectPath::Key { epoch, wrap } => {
+                open::decode_key(path, &object, epoch, wrap)?;
             }
-            Some(ObjectPath::Key { epoch, wrap }) => {
-                let bytes = read(&*self.0.store, path).await?;
-                open::decode_key(path, &bytes, epoch, wrap)?;
-                Ok(bytes.len() as u64)
+            place => {
+                self.open_by_path(path, &place, object).await?;
             }
-            Some(_) => {
-                let (_, checked) = self.get_by_path(path).await?;
-                Ok(checked.payload.bytes.len() as u64)
-            }
-            None => Err(StoreError::damaged(path, Damage::Path)),
         }
+        Ok(length)
+    }
+
+    /// Opens an object of which only the path is known.
+    async fn open_by_path(
+        &self,
+        path: &str,
+        place: &ObjectPath,
+        object: Bytes,
+    ) -> Result<(ObjectName, Checked), StoreError> {
+        let no_path = || StoreError::damaged(path, Damage::Path);
+        let (Some(kind), Some(stored)) = (place.kind(), place.name()) else {
+            return Err(no_path());
+        };
+        let naming_key = self.0.envelope.naming_key().copied().map(Zeroizing::new);
+        let expected = Expected::Name { stored, naming_key };
+        let checked = self.open_object(path, kind, expected, object).await?;
+        let name = place.object_name(checked.payload.digest).ok_or_else(no_path)?;
+        Ok((name, checked))
     }
 
     /// The bytes of an object as they lie there, unchecked.
@@ -277,6 +289,10 @@ impl Repository {
     }
 }
 
+fn parse_path(path: &str) -> Result<ObjectPath, StoreError> {
+    ObjectPath::parse(path).ok_or_else(|| StoreError::damaged(path, Damage::Path))
+}
+
 /// What an object's content is judged by.
 enum Expected {
     /// The digest is known.
@@ -284,7 +300,7 @@ enum Expected {
     /// Only the path is known.
     Name {
         stored: StoredName,
-        naming_key: Option<zeroize::Zeroizing<[u8; 32]>>,
+        naming_key: Option<Zeroizing<[u8; 32]>>,
     },
 }
 
@@ -429,13 +445,5 @@ fn damaged_exists(error: StoreError) -> StoreError {
 impl fmt::Debug for Repository {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Repository({} in {})", self.0.identity.uuid, self.0.store)
-    }
-}
-
-impl Repository {
-    /// Whether objects are encrypted.
-    #[must_use]
-    pub fn is_encrypted(&self) -> bool {
-        self.0.identity.cipher != Cipher::None
     }
 }

@@ -78,11 +78,12 @@ impl Repository {
         if let Some(passphrase) = passphrase {
             keys = find_keys(&*store, &identity, known_keys).await?;
             let (wrapped, uuid) = (keys.wrapped.clone(), identity.uuid.clone());
-            let damaged = keys.problems.first().map(ToString::to_string);
-            let masters = blocking("opening", KEY_PREFIX, move || {
-                unwrap_keys(&wrapped, &passphrase, uuid, damaged)
-            })
-            .await??;
+            let opened = blocking("opening", KEY_PREFIX, move || unwrap_keys(&wrapped, &passphrase, uuid)).await?;
+            let masters = opened?;
+            if !keys.newest.is_some_and(|newest| masters.contains_key(&newest)) {
+                let damaged = keys.problems.first().map(ToString::to_string);
+                return Err(StoreError::NoKey { damaged });
+            }
             key_ring = ring(&masters)?;
         }
         for problem in &keys.problems {
@@ -222,6 +223,8 @@ async fn list_keys(store: &dyn ObjectStore) -> Result<Vec<(u32, u32)>, StoreErro
 struct FoundKeys {
     wrapped: Vec<WrappedKey>,
     problems: Vec<StoreError>,
+    /// The newest epoch, be its key good or not: with an older one's key alone, good objects would seem damaged.
+    newest: Option<u32>,
 }
 
 /// Gathers the repository's wrapped keys from its key objects and from the catalog.
@@ -231,7 +234,7 @@ async fn find_keys(
     known_keys: &[WrappedKey],
 ) -> Result<FoundKeys, StoreError> {
     let mut found = BTreeMap::new();
-    let mut problems = Vec::new();
+    let (mut problems, mut newest) = (Vec::new(), None);
     for (epoch, wrap) in list_keys(store).await? {
         let path = key_path(epoch, wrap);
         let bytes = read(store, &path).await;
@@ -239,7 +242,10 @@ async fn find_keys(
             Ok(key) => {
                 found.insert((epoch, wrap), key);
             }
-            Err(error) if error.is_damage() => problems.push(error),
+            Err(error) if error.is_damage() => {
+                problems.push(error);
+                newest = newest.max(Some(epoch));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -248,22 +254,21 @@ async fn find_keys(
     }
     // A creation that lost or was interrupted leaves a key that belongs to no repository.
     found.retain(|_, key| key.repository == identity.uuid);
+    let newest = newest.max(found.keys().map(|(epoch, _)| *epoch).max());
     Ok(FoundKeys {
         wrapped: found.into_values().collect(),
         problems,
+        newest,
     })
 }
 
-/// Opens the newest wrapping of each epoch that the passphrase opens; that of the newest epoch must be among them.
+/// Opens the newest wrapping of each epoch that the passphrase opens; that of the newest epoch must be among them. Nothing
+/// without any keys.
 fn unwrap_keys(
     wrapped: &[WrappedKey],
     passphrase: &Passphrase,
     uuid: String,
-    damaged: Option<String>,
 ) -> Result<BTreeMap<u32, MasterKeys>, StoreError> {
-    let Some(newest) = wrapped.iter().map(|key| key.epoch).max() else {
-        return Err(StoreError::NoKey { damaged });
-    };
     let mut masters = BTreeMap::new();
     for key in wrapped.iter().rev() {
         if masters.contains_key(&key.epoch) {
@@ -282,10 +287,9 @@ fn unwrap_keys(
             }
         }
     }
-    if masters.contains_key(&newest) {
-        Ok(masters)
-    } else {
-        Err(StoreError::WrongPassphrase { uuid })
+    match wrapped.last() {
+        Some(newest) if !masters.contains_key(&newest.epoch) => Err(StoreError::WrongPassphrase { uuid }),
+        _ => Ok(masters),
     }
 }
 

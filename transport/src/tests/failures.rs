@@ -196,5 +196,6 @@ async fn the_connection_ends_with_its_last_handle() {
     let (_, mut answers) = stream.split();
     assert_eq!(answers.recv::<u8>(8).await.unwrap(), 2);
     drop(answers);
-    assert!(session.closed().await.is_orderly());
+    let lost = session.closed().await;
+    assert!(lost.is_orderly(), "{lost}");
 }

@@ -1,0 +1,188 @@
+//! The root of the manifest, and the commit.
+
+use super::manifest::FileList;
+use super::plan::Plan;
+use super::summary::BackupSummary;
+use super::take::Context;
+use super::uploader::UploadCounts;
+use super::wal::NeededWal;
+use crate::pg::{BackupStart, BackupStop, DatabaseName, TablespaceName};
+use bytes::Bytes;
+use pgmesh_node::protocol::{CommitBackup, CommittedBackup, Request};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{BackupLabel, Tablespace};
+use pgmesh_storage::{
+    BackupSizes, BackupType, DatabaseRecord, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload, TablespaceRecord,
+};
+use std::sync::atomic::Ordering;
+
+/// What was learnt at the beginning and belongs into the root.
+pub struct Facts {
+    start: BackupStart,
+    databases: Vec<DatabaseRecord>,
+    tablespaces: Vec<TablespaceRecord>,
+    links: Vec<LinkRecord>,
+    /// Page checksums are checked.
+    pub page_checksums: bool,
+}
+
+impl Facts {
+    /// Collects what the server and the walk say.
+    pub fn begin(
+        start: BackupStart,
+        databases: Vec<DatabaseName>,
+        tablespaces: Vec<TablespaceName>,
+        plan: &Plan,
+    ) -> Self {
+        let database = |database: DatabaseName| DatabaseRecord { oid: database.oid, name: database.name };
+        let links = plan.links.iter().map(|link| LinkRecord {
+            path: link.path.clone(),
+            destination: link.destination.clone(),
+        });
+        Self {
+            start,
+            databases: databases.into_iter().map(database).collect(),
+            tablespaces: plan.tablespaces.iter().map(|found| tablespace(found, &tablespaces)).collect(),
+            links: links.collect(),
+            page_checksums: false,
+        }
+    }
+}
+
+/// A tablespace with its name; one that was created after the names were read has its oid as name.
+fn tablespace(found: &Tablespace, names: &[TablespaceName]) -> TablespaceRecord {
+    let name = names.iter().find(|named| named.oid == found.oid).map(|named| named.name.clone());
+    TablespaceRecord {
+        oid: found.oid,
+        name: name.unwrap_or_else(|| found.oid.to_string()),
+        destination: found.destination.to_string_lossy().into_owned(),
+    }
+}
+
+/// Commits the backup (invariant 4: the mesh checks that it is whole).
+///
+/// # Errors
+/// The mesh refuses, or lacks chunks that it had while the backup was made.
+pub async fn commit(
+    context: &Context,
+    facts: Facts,
+    list: FileList,
+    stop: BackupStop,
+    label: BackupLabel,
+    wal: NeededWal,
+    counts: &UploadCounts,
+) -> Result<BackupSummary, Failure> {
+    let root = root(context, facts, list, stop, &label, wal, counts);
+    let payload = pack(context, &root)?;
+    let request = Request::CommitBackup(CommitBackup {
+        stanza: context.settings.stanza.clone(),
+        session: context.begun.session,
+        label: context.label.clone(),
+        manifest: payload.head(),
+    });
+    let body: Bytes = payload.bytes;
+    match context.mesh.send(&request, &body).await? {
+        CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, durable, owed)),
+        CommittedBackup::Missing(missing) => Err(Failure::new(
+            code::RUNTIME,
+            format!("{} chunks of the backup were removed from the mesh while it was made", missing.len()),
+        )
+        .again()),
+    }
+}
+
+fn pack(context: &Context, root: &ManifestRoot) -> Result<Payload, Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(code::RUNTIME, "the manifest cannot be written").because(error)
+    };
+    let bytes = root.encode().map_err(|error| failed(&error))?;
+    let settings = &context.settings;
+    Payload::pack(context.begun.suite, settings.codec, settings.level, &bytes).map_err(|error| failed(&error))
+}
+
+fn root(
+    context: &Context,
+    facts: Facts,
+    list: FileList,
+    stop: BackupStop,
+    label: &BackupLabel,
+    wal: NeededWal,
+    counts: &UploadCounts,
+) -> ManifestRoot {
+    let stored_new = counts.stored_new.load(Ordering::Relaxed);
+    let control = &context.cluster.control;
+    ManifestRoot {
+        format: MANIFEST_FORMAT,
+        pgmesh_version: env!("CARGO_PKG_VERSION").to_owned(),
+        stanza: context.settings.stanza.clone(),
+        label: context.label.clone(),
+        backup_type: BackupType::Full,
+        archive_id: context.begun.archive_id,
+        system_id: control.system_id,
+        catalog_version: control.catalog_version,
+        // A full backup is compared with none.
+        prior: None,
+        references: Vec::new(),
+        start_time: facts.start.time,
+        stop_time: stop.time,
+        start_lsn: label.start,
+        stop_lsn: stop.lsn,
+        checkpoint: label.checkpoint,
+        timeline: label.start_timeline,
+        wal_start: wal.first,
+        wal_stop: wal.last,
+        segment_size: control.segment_size,
+        page_checksums: facts.page_checksums,
+        errors: list.errors,
+        tablespaces: facts.tablespaces,
+        databases: facts.databases,
+        links: facts.links,
+        annotations: context.settings.annotations.clone(),
+        sizes: BackupSizes {
+            size: list.size,
+            delta: list.size,
+            // What chunks take that were there before, only the catalog knows: `info` shows its sum.
+            repository: stored_new,
+            repository_delta: stored_new,
+        },
+        file_count: list.files,
+        backup_label: stop.label_file,
+        tablespace_map: Some(stop.tablespace_map).filter(|map| !map.is_empty()),
+        parts: list.parts,
+    }
+}
+
+fn summary(root: ManifestRoot, counts: &UploadCounts, durable: Vec<u16>, owed: Vec<u16>) -> BackupSummary {
+    BackupSummary {
+        label: root.label,
+        backup_type: root.backup_type,
+        start_time: root.start_time,
+        stop_time: root.stop_time,
+        start_lsn: root.start_lsn,
+        stop_lsn: root.stop_lsn,
+        wal_start: root.wal_start,
+        wal_stop: root.wal_stop,
+        files: root.file_count,
+        size: root.sizes.size,
+        new_size: counts.plain_new.load(Ordering::Relaxed),
+        new_stored: counts.stored_new.load(Ordering::Relaxed),
+        chunks_known: counts.known.load(Ordering::Relaxed),
+        files_with_bad_pages: root.errors.len() as u64,
+        durable,
+        owed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tablespace_without_a_name_goes_by_its_oid() {
+        let names = [TablespaceName { oid: 16500, name: "fast".to_owned() }];
+        let found = |oid| Tablespace { oid, destination: "/mnt/x".into() };
+        assert_eq!(tablespace(&found(16500), &names).name, "fast");
+        let unnamed = tablespace(&found(16501), &names);
+        assert_eq!((unnamed.name.as_str(), unnamed.destination.as_str()), ("16501", "/mnt/x"));
+    }
+}

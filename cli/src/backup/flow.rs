@@ -1,0 +1,156 @@
+//! A backup from the command to the commit.
+
+use super::label;
+use super::settings::BackupSettings;
+use super::summary::BackupSummary;
+use super::take::{Context, take};
+use crate::config::Config;
+use crate::mesh::Mesh;
+use crate::output::local_offset;
+use crate::pg::{OpenCluster, open_cluster};
+use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::{BackupLabel, StanzaName};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long the mesh may take to answer that a backup was given up.
+const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+const RESUMES: &str = "run the backup again: what is stored is not sent twice";
+
+/// Backs the cluster at `pg1-path` up to the mesh.
+///
+/// The label is made of local time where [`local_offset`] was asked before the runtime began, else of UTC.
+///
+/// # Errors
+/// All that keeps a whole backup from being committed. Nothing is left locked then: the mesh is told, or notices when
+/// the connection ends; the server ends the backup when its connection does.
+pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
+    let settings = BackupSettings::of(config)?;
+    warn_of_type(config);
+    let cluster = open_cluster(config).await?;
+    cluster.check_primary().await?;
+    let label = next_label(&mesh, &settings.stanza).await?;
+    let mut signals = Signals::catch()?;
+    let begun = begin(&mesh, &settings, &cluster, &label).await?;
+    let session = begun.session;
+    let stanza = settings.stanza.clone();
+    let context = Context { mesh: mesh.clone(), settings, cluster, begun, label };
+    let outcome = tokio::select! {
+        outcome = Box::pin(take(config, context)) => outcome,
+        name = signals.caught() => Err(stopped(name)),
+    };
+    if outcome.is_err() {
+        abort(&mesh, stanza, session).await;
+    }
+    outcome.map_err(resumable)
+}
+
+fn warn_of_type(config: &Config) {
+    let kind = config.text("type").unwrap_or("full");
+    if kind != "full" {
+        tracing::warn!(
+            "backups of type {kind} are not available yet: this is a full backup, of which only content that the mesh \
+             does not have is sent and stored"
+        );
+    }
+}
+
+/// The stanza's backups decide together with the clock.
+async fn next_label(mesh: &Mesh, stanza: &StanzaName) -> Result<BackupLabel, Failure> {
+    let info: MeshInfo = mesh.call(&Request::Info { stanza: Some(stanza.clone()) }).await?;
+    let backups = info.stanzas.iter().filter(|known| known.name == stanza.as_str()).flat_map(|known| &known.backups);
+    let now = OffsetDateTime::now_utc().to_offset(local_offset());
+    let chosen = label::choose(now, backups.map(|backup| &backup.label));
+    if chosen.clock_is_behind {
+        tracing::warn!(
+            "this host's clock stands before the newest backup of stanza {stanza}: the new one is named {} nevertheless, \
+             to come after it; check the clock",
+            chosen.label
+        );
+    }
+    Ok(chosen.label)
+}
+
+async fn begin(
+    mesh: &Mesh,
+    settings: &BackupSettings,
+    cluster: &OpenCluster,
+    label: &BackupLabel,
+) -> Result<BackupBegun, Failure> {
+    let request = Request::BeginBackup(BeginBackup {
+        stanza: settings.stanza.clone(),
+        system_id: cluster.control.system_id,
+        version: cluster.control.version,
+        instance: cluster.instance.clone(),
+        label: label.clone(),
+        holder: format!("process {} on {}", std::process::id(), host_name()),
+        backup_ack: settings.backup_ack,
+    });
+    let begun: BackupBegun = mesh.call(&request).await?;
+    tracing::info!("new backup label = {label}");
+    Ok(begun)
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "a PostgreSQL host".to_owned() } else { name.to_owned() }
+}
+
+/// Frees the stanza's lock. The node does so itself when the connection ends; this is sooner.
+async fn abort(mesh: &Mesh, stanza: StanzaName, session: u64) {
+    let request = Request::AbortBackup { stanza, session };
+    match tokio::time::timeout(ABORT_PATIENCE, mesh.call::<()>(&request)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::debug!("the backup could not be given up in order: {failure}"),
+        Err(_) => tracing::debug!("the backup could not be given up in order: no answer"),
+    }
+}
+
+/// SIGINT and SIGTERM, caught from the moment that there is something to give up.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn catch() -> Result<Self, Failure> {
+        let caught = |kind| {
+            signal(kind).map_err(|error| Failure::new(code::RUNTIME, "signals cannot be caught").because(error))
+        };
+        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
+    }
+
+    /// Waits for one of them; its name.
+    async fn caught(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}
+
+fn stopped(signal: &str) -> Failure {
+    Failure::new(code::RUNTIME, format!("the backup was stopped by {signal}")).remedy(RESUMES)
+}
+
+/// What may succeed the next time should be tried, and costs little.
+fn resumable(failure: Failure) -> Failure {
+    if failure.again && failure.remedy.is_none() { failure.remedy(RESUMES) } else { failure }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loss_of_a_node_says_that_the_backup_resumes() {
+        let lost = Failure::new(code::HOST_CONNECT, "chunk put was interrupted").again();
+        assert_eq!(resumable(lost).remedy.as_deref(), Some(RESUMES));
+        let refused = Failure::new(code::BACKUP_MISMATCH, "another cluster");
+        assert_eq!(resumable(refused.clone()), refused);
+    }
+}

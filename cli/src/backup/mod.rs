@@ -1,0 +1,30 @@
+//! `pgmesh backup` on a PostgreSQL host.
+//!
+//! ```text
+//! flow ─ take ─┬─ plan      what the walk found, as a queue
+//!              ├─ reader    threads: files → pieces, page checksums (pages), small files together (bundle)
+//!              ├─ uploader  pieces → chunks that the mesh lacks, compressed and sent
+//!              └─ manifest  entries in the order of the walk → parts, which are pieces too
+//!        wal    the segments from start to stop, awaited
+//!        commit the manifest's root, and the mesh's answer
+//! ```
+//!
+//! Everything between the stages is a bounded channel: when the mesh is slow the readers wait (invariant 11). A backup
+//! that was killed resumes for free, because its chunks are in the mesh already.
+
+mod bundle;
+mod commit;
+mod flow;
+mod label;
+mod manifest;
+mod pages;
+mod plan;
+mod reader;
+mod settings;
+mod summary;
+mod take;
+mod uploader;
+mod wal;
+
+pub use flow::run;
+pub use summary::BackupSummary;

@@ -1,0 +1,246 @@
+//! The part of a backup during which the server knows that one is made, and what belongs to it.
+
+use super::bundle::{Bundle, Sealed};
+use super::commit::{Facts, commit};
+use super::manifest::{FileList, ManifestBuilder, file_entry};
+use super::plan::{Job, Plan, Queue};
+use super::reader::{Reader, Reading, unreadable};
+use super::settings::BackupSettings;
+use super::summary::BackupSummary;
+use super::uploader::{Halt, Piece, UploadCounts, UploadSettings, Uploader};
+use super::wal::{self, NeededWal};
+use crate::config::Config;
+use crate::mesh::Mesh;
+use crate::pg::{BackupStop, OpenCluster, check_archiving, database_failure};
+use crate::progress::Progress;
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::BackupBegun;
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{BackupLabel, ControlFile, Entry, WalkError, WalkOptions, walk};
+use pgmesh_storage::{EntryKind, FileEntry};
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Entries that readers have finished and the manifest has not taken yet.
+const ENTRIES_WAITING: usize = 256;
+/// `pg_control` may be caught in the middle of a write; the server writes it in an instant.
+const CONTROL_ATTEMPTS: u32 = 10;
+const CONTROL_PAUSE: Duration = Duration::from_millis(10);
+/// `backup_label`, which the server writes with this mode.
+const LABEL_MODE: u32 = 0o600;
+
+/// What is fixed when a backup begins.
+pub struct Context {
+    /// The way to the mesh.
+    pub mesh: Arc<Mesh>,
+    /// The options.
+    pub settings: BackupSettings,
+    /// The cluster.
+    pub cluster: OpenCluster,
+    /// What the mesh said.
+    pub begun: BackupBegun,
+    /// The backup's label.
+    pub label: pgmesh_storage::BackupLabel,
+}
+
+/// Takes the backup and commits it.
+///
+/// # Errors
+/// Whatever fails. The server ends the backup when the connection in `context` is dropped, the uploads under way are
+/// dropped, and the readers end when they find that nobody listens.
+pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Failure> {
+    let client = &context.cluster.client;
+    check_archiving(client, config).await?;
+    let name = format!("pgmesh backup {}", context.label);
+    let start = client.start_backup(&name, context.settings.start_fast).await.map_err(|e| database_failure(&e))?;
+    tracing::info!("backup start: WAL position {}", start.lsn);
+    let databases = client.databases().await.map_err(|error| database_failure(&error))?;
+    let tablespaces = client.tablespaces().await.map_err(|error| database_failure(&error))?;
+
+    let plan = plan(&context).await?;
+    let mut facts = Facts::begin(start, databases, tablespaces, &plan);
+    facts.page_checksums = context.settings.checks_pages(context.cluster.control.has_page_checksums());
+    let Stored { list, stop, label, counts } = store(&context, plan, facts.page_checksums).await?;
+
+    let needed = NeededWal::of(&label, stop.lsn, context.cluster.control.segment_size);
+    tracing::info!("backup stop: WAL position {}; waiting for WAL up to {}", stop.lsn, needed.last);
+    // Invariant 4: the commit is refused without it; waiting here says why.
+    wal::wait(&context.mesh, &context.settings, &context.cluster, needed).await?;
+    commit(&context, facts, list, stop, label, needed, &counts).await
+}
+
+/// Walks the data directory.
+async fn plan(context: &Context) -> Result<Plan, Failure> {
+    let mut options = WalkOptions::new(context.cluster.control.version);
+    options.exclude.clone_from(&context.settings.exclude);
+    let pgdata = context.cluster.pgdata.clone();
+    let tree = tokio::task::spawn_blocking(move || walk(&pgdata, &options))
+        .await
+        .map_err(|error| Failure::new(code::ASSERT, "the walk ended abnormally").because(error))?
+        .map_err(|error| walk_failure(&error))?;
+    for skipped in &tree.skipped {
+        tracing::warn!("{} is {} and is left out", skipped.path, skipped.what);
+    }
+    Plan::of(tree)
+}
+
+fn walk_failure(error: &WalkError) -> Failure {
+    let failure = Failure::new(code::RUNTIME, "the data directory cannot be backed up").because(chain(error));
+    match error {
+        WalkError::ReadDirectory { source, .. } | WalkError::Examine { source, .. }
+            if source.kind() == ErrorKind::PermissionDenied =>
+        {
+            failure.remedy("run pgmesh as the user that PostgreSQL runs as")
+        }
+        _ => failure,
+    }
+}
+
+/// What is stored when the server has ended the backup.
+struct Stored {
+    list: FileList,
+    stop: BackupStop,
+    label: BackupLabel,
+    counts: Arc<UploadCounts>,
+}
+
+/// Stores all files and the list of them.
+async fn store(context: &Context, plan: Plan, checks_pages: bool) -> Result<Stored, Failure> {
+    let (pieces, upload) = Uploader::start(context.mesh.clone(), upload_settings(context));
+    // In a set, so that it ends when this future is dropped.
+    let mut upload_task = JoinSet::new();
+    upload_task.spawn(upload);
+    let read = Box::pin(read_all(context, plan, checks_pages, pieces)).await;
+    let ended = match &read {
+        Err(Halt::Failed(failure)) => return Err(failure.clone()),
+        Ok(_) | Err(Halt::UploadEnded) => upload_task.join_next().await,
+    };
+    let counts = match ended {
+        Some(Ok(result)) => result?,
+        Some(Err(error)) => return Err(Failure::new(code::ASSERT, "the upload ended abnormally").because(error)),
+        None => return Err(Failure::new(code::ASSERT, "the upload was never begun")),
+    };
+    match read {
+        Ok((list, stop, label)) => Ok(Stored { list, stop, label, counts }),
+        Err(_) => Err(Failure::new(code::ASSERT, "the upload ended before everything was sent")),
+    }
+}
+
+fn upload_settings(context: &Context) -> UploadSettings {
+    UploadSettings {
+        stanza: context.settings.stanza.clone(),
+        session: context.begun.session,
+        codec: context.settings.codec,
+        level: context.settings.level,
+        workers: context.settings.workers,
+    }
+}
+
+/// Reads everything in its order: all files, then `pg_control`, then what the server says at the end.
+async fn read_all(
+    context: &Context,
+    plan: Plan,
+    checks_pages: bool,
+    pieces: mpsc::Sender<Piece>,
+) -> Result<(FileList, BackupStop, BackupLabel), Halt> {
+    let suite = context.begun.suite;
+    let mut builder = ManifestBuilder::new(suite, pieces.clone());
+    let total = plan.entries.len() as u64;
+    let progress = Progress::start("backup", plan.bytes);
+    let reading = Arc::new(Reading { queue: Queue::new(plan.entries), suite, checks_pages, progress });
+    read_files(&reading, context.settings.workers, pieces, &mut builder, total).await?;
+
+    let mut last = Bundle::default();
+    let control = read_control(&plan.control).await.map_err(Halt::Failed)?;
+    reading.progress.advance(control.len() as u64);
+    add(&mut last, file_entry(&plan.control, file_kind(&control)), &control);
+    let stop = context.cluster.client.stop_backup().await.map_err(|e| Halt::Failed(database_failure(&e)))?;
+    let label = BackupLabel::parse(&stop.label_file).map_err(|error| Halt::Failed(odd_label(&error)))?;
+    add(&mut last, label_entry(&plan.control, &stop), stop.label_file.as_bytes());
+    if let Some(Sealed { bytes, waiting }) = last.seal() {
+        let digest = builder.send_chunk(bytes).await?;
+        for (_, entry) in waiting.complete(digest) {
+            builder.push(entry).await?;
+        }
+    }
+    Ok((builder.finish().await?, stop, label))
+}
+
+/// Runs the readers until each entry was taken.
+async fn read_files(
+    reading: &Arc<Reading>,
+    readers: usize,
+    pieces: mpsc::Sender<Piece>,
+    builder: &mut ManifestBuilder,
+    total: u64,
+) -> Result<(), Halt> {
+    let (taken, mut all_taken) = mpsc::channel(ENTRIES_WAITING);
+    for number in 1..=readers {
+        let reader = Reader::new(reading.clone(), pieces.clone(), taken.clone());
+        // Threads of their own: the runtime's are for compression, which readers wait for.
+        std::thread::Builder::new()
+            .name(format!("reader-{number}"))
+            .spawn(move || reader.run())
+            .map_err(|error| Halt::Failed(Failure::new(code::RUNTIME, "starting a reader").because(error)))?;
+    }
+    drop(taken);
+    while let Some(next) = all_taken.recv().await {
+        builder.take(next.map_err(Halt::Failed)?).await?;
+    }
+    if builder.taken() == total {
+        Ok(())
+    } else if pieces.is_closed() {
+        Err(Halt::UploadEnded)
+    } else {
+        Err(Halt::Failed(Failure::new(code::ASSERT, "a reader ended abnormally")))
+    }
+}
+
+/// Reads `pg_control` until it is whole.
+async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
+    let mut attempt = 1;
+    loop {
+        let bytes = tokio::fs::read(&entry.disk_path).await.map_err(|error| unreadable(entry, &error))?;
+        match ControlFile::parse(&bytes) {
+            Ok(_) => return Ok(bytes),
+            Err(error) if attempt >= CONTROL_ATTEMPTS => {
+                let what = format!("{} cannot be backed up", entry.disk_path.display());
+                return Err(Failure::new(code::FILE_INVALID, what).because(chain(&error)));
+            }
+            Err(_) => tokio::time::sleep(CONTROL_PAUSE).await,
+        }
+        attempt += 1;
+    }
+}
+
+/// `backup_label` as the server would have written it, owned as `pg_control` is.
+fn label_entry(control: &Entry, stop: &BackupStop) -> FileEntry {
+    FileEntry {
+        path: "backup_label".to_owned(),
+        modified: stop.time,
+        mode: LABEL_MODE,
+        ..file_entry(control, file_kind(stop.label_file.as_bytes()))
+    }
+}
+
+/// A file of this content, its extents to be added.
+fn file_kind(content: &[u8]) -> EntryKind {
+    EntryKind::File {
+        size: content.len() as u64,
+        crc32c: crc32c::crc32c(content),
+        extents: Vec::new(),
+        bad_pages: Vec::new(),
+    }
+}
+
+/// Adds a file behind all that the readers have taken; there, the place in the order does not matter.
+fn add(bundle: &mut Bundle, entry: FileEntry, content: &[u8]) {
+    bundle.add(Job { number: 0, bytes_before: 0 }, entry, content);
+}
+
+fn odd_label(error: &pgmesh_postgres::BackupLabelError) -> Failure {
+    Failure::new(code::FORMAT, "the backup_label that PostgreSQL gave is not understood").because(error)
+}

@@ -1,0 +1,194 @@
+//! Opening the cluster that `pg1-…` describes: its files, a connection, and proof that they belong together.
+
+use super::client::{PgAddress, PgClient, PgClientError};
+use crate::config::{Config, IndexKey};
+use pgmesh_node::failure::chain;
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{ControlFile, ControlFileError, instance_fingerprint};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Where PostgreSQL's programs look for the socket when `pg1-socket-path` does not say.
+const DEFAULT_SOCKET_PATH: &str = "/var/run/postgresql";
+
+/// What the files of a cluster say about it, running or not.
+#[derive(Debug, Clone)]
+pub struct ClusterFiles {
+    /// `global/pg_control`.
+    pub control: ControlFile,
+    /// Tells this data directory from a copy of it (invariant 12).
+    pub instance: String,
+    /// `pg1-path`.
+    pub pgdata: PathBuf,
+}
+
+/// The cluster at `pg1-path`, with a connection to the server that runs it.
+pub struct OpenCluster {
+    /// The connection.
+    pub client: PgClient,
+    /// `global/pg_control`, as it was when the cluster was opened.
+    pub control: ControlFile,
+    /// Tells this data directory from a copy of it (invariant 12).
+    pub instance: String,
+    /// `pg1-path`.
+    pub pgdata: PathBuf,
+}
+
+/// Reads `pg_control` and the fingerprint of the data directory at `pg1-path`.
+///
+/// # Errors
+/// No `pg1-path` (37), no data directory there (55), an unsupported version (46), or a file that cannot be read.
+pub fn read_cluster_files(config: &Config) -> Result<ClusterFiles, Failure> {
+    let pgdata = config.pg_path().map(Path::to_owned).ok_or_else(|| {
+        Failure::new(code::OPTION_REQUIRED, "option pg1-path is missing")
+            .remedy("set pg1-path to the cluster's data directory in the stanza's section of the configuration file")
+    })?;
+    let control = ControlFile::read(&pgdata).map_err(|error| control_failure(&pgdata, &error))?;
+    let instance = instance_fingerprint(&pgdata)
+        .map_err(|error| Failure::new(code::RUNTIME, "pg1-path cannot be examined").because(chain(&error)))?;
+    Ok(ClusterFiles { control, instance, pgdata })
+}
+
+/// Opens the cluster: its files, a connection as `pg1-port`, `pg1-socket-path`, `pg1-user` and `pg1-database` say, and
+/// the proof that the server there runs on those files.
+///
+/// # Errors
+/// As [`read_cluster_files`]; no connection (56); a server of another cluster or data directory (58).
+pub async fn open_cluster(config: &Config) -> Result<OpenCluster, Failure> {
+    let ClusterFiles { control, instance, pgdata } = read_cluster_files(config)?;
+    let address = address(config);
+    let client = PgClient::connect(&address).await.map_err(|error| database_failure(&error))?;
+    check_same_cluster(&client, &control, &pgdata, &address).await?;
+    Ok(OpenCluster { client, control, instance, pgdata })
+}
+
+impl OpenCluster {
+    /// Refuses a standby.
+    ///
+    /// # Errors
+    /// The cluster is in recovery (56), or could not be asked.
+    pub async fn check_primary(&self) -> Result<(), Failure> {
+        if !self.client.in_recovery().await.map_err(|error| database_failure(&error))? {
+            return Ok(());
+        }
+        let what = format!("the cluster at {} is a standby: it is in recovery", self.pgdata.display());
+        Err(Failure::new(code::DB_CONNECT, what)
+            .because("backup-standby is not available yet")
+            .remedy("run this on the primary"))
+    }
+}
+
+/// Where the configuration says that the server listens.
+fn address(config: &Config) -> PgAddress {
+    let text = |name| config.indexed_text(IndexKey::Pg, 1, name);
+    let socket_path = config.indexed_path(IndexKey::Pg, 1, "socket-path").unwrap_or(Path::new(DEFAULT_SOCKET_PATH));
+    let port = config.indexed_integer(IndexKey::Pg, 1, "port").and_then(|port| u16::try_from(port).ok());
+    PgAddress {
+        socket_path: socket_path.to_owned(),
+        port: port.unwrap_or(5432),
+        user: text("user").map(str::to_owned),
+        database: text("database").unwrap_or("postgres").to_owned(),
+        timeout: config.duration("db-timeout"),
+    }
+}
+
+/// A server of another cluster would give a backup whose files and WAL do not belong together; a copy of this one, with
+/// the same system identifier, would too.
+async fn check_same_cluster(
+    client: &PgClient,
+    control: &ControlFile,
+    pgdata: &Path,
+    address: &PgAddress,
+) -> Result<(), Failure> {
+    let running = client.system_id().await.map_err(|error| database_failure(&error))?;
+    let remedy = "let pg1-path and pg1-port, pg1-socket-path name the same cluster";
+    let server = format!("the server on port {} in {}", address.port, address.socket_path.display());
+    if running != control.system_id {
+        let what = format!(
+            "{server} has system identifier {running}, but the cluster at pg1-path {} has {}",
+            pgdata.display(),
+            control.system_id
+        );
+        return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
+    }
+    let directory = client.data_directory().await.map_err(|error| database_failure(&error))?;
+    if !is_same_directory(Path::new(&directory), pgdata) {
+        let what = format!("{server} runs on {directory}, not on pg1-path {}", pgdata.display());
+        return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
+    }
+    Ok(())
+}
+
+fn is_same_directory(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+fn control_failure(pgdata: &Path, error: &ControlFileError) -> Failure {
+    let what = format!("pg1-path {} cannot be used", pgdata.display());
+    match error {
+        ControlFileError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+            Failure::new(code::FILE_MISSING, format!("pg1-path {} is no data directory of PostgreSQL", pgdata.display()))
+                .because(chain(error))
+                .remedy("set pg1-path to what 'show data_directory' says")
+        }
+        ControlFileError::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            Failure::new(code::RUNTIME, what)
+                .because(chain(error))
+                .remedy("run pgmesh as the user that PostgreSQL runs as")
+        }
+        ControlFileError::Read { .. } => Failure::new(code::RUNTIME, what).because(chain(error)),
+        ControlFileError::Version(_) => Failure::new(code::VERSION_NOT_SUPPORTED, what).because(chain(error)),
+        _ => Failure::new(code::FILE_INVALID, what).because(chain(error)),
+    }
+}
+
+/// What went wrong between this program and the server, for a user.
+pub fn database_failure(error: &PgClientError) -> Failure {
+    match error {
+        PgClientError::Connect { .. } => Failure::new(code::DB_CONNECT, "PostgreSQL cannot be reached")
+            .because(chain(error))
+            .remedy("check that it runs, and pg1-port, pg1-socket-path, pg1-user and pg1-database"),
+        PgClientError::Statement { source, .. } if source.is_closed() => {
+            Failure::new(code::DB_CONNECT, "PostgreSQL closed the connection").because(chain(error)).again()
+        }
+        PgClientError::Statement { .. } => {
+            Failure::new(code::RUNTIME, "PostgreSQL refused a statement").because(chain(error))
+        }
+        PgClientError::Timeout { .. } => Failure::new(code::RUNTIME, "PostgreSQL did not answer in time")
+            .because(chain(error))
+            .remedy("raise db-timeout; a backup waits for a checkpoint unless start-fast=y is set"),
+        PgClientError::Answer { .. } => {
+            Failure::new(code::RUNTIME, "PostgreSQL answered something unexpected").because(chain(error))
+        }
+        PgClientError::Version(_) => {
+            Failure::new(code::VERSION_NOT_SUPPORTED, "the server cannot be used").because(chain(error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_the_same_through_a_link() {
+        let parent = tempfile::tempdir().unwrap();
+        let (real, link) = (parent.path().join("real"), parent.path().join("link"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert!(is_same_directory(&real, &link));
+        assert!(!is_same_directory(&real, parent.path()));
+    }
+
+    #[test]
+    fn a_directory_without_a_cluster_is_said_to_be_none() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = ControlFile::read(empty.path()).unwrap_err();
+        let failure = control_failure(empty.path(), &error);
+        assert_eq!(failure.code, code::FILE_MISSING);
+        assert!(failure.what.contains("no data directory"), "{failure}");
+    }
+}

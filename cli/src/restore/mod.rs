@@ -1,0 +1,218 @@
+//! `pgmesh restore`, the PostgreSQL host's side.
+//!
+//! ```text
+//! options ── data_directory (may it be written?) ── source ── select (which backup?)
+//!                                                     │
+//!   survey (manifest, first reading) ── places, databases, planning: pure decisions
+//!                                                     │
+//!   prepare (directories, links) ── pipeline (chunks ── writer ── files) ── recovery ── sync ── pg_control
+//! ```
+//!
+//! The manifest is read twice, part by part: once for what must be known beforehand, once for the files. pg_control is
+//! taken away before anything is changed and put back when everything is durable: what was restored by half never starts.
+
+mod data_directory;
+mod databases;
+mod disk;
+mod existing;
+mod options;
+mod owners;
+mod pg_manifest;
+mod pipeline;
+mod places;
+mod planning;
+mod prepare;
+mod recovery;
+mod restore_command;
+pub mod select;
+mod source;
+mod survey;
+mod target;
+#[cfg(test)]
+mod tests;
+mod time_target;
+mod workers;
+mod writer;
+
+pub use options::{Existing, PlaceOptions, RestoreOptions};
+pub use source::{DirectArchive, DirectFile, DirectRepositories, DirectSource, MeshSource, Source};
+pub use target::Target;
+
+use crate::config::Config;
+use crate::progress::Progress;
+use data_directory::DataDirectory;
+use owners::Owners;
+use pg_manifest::PgManifest;
+use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_storage::{BackupLabel, ManifestRoot};
+use pipeline::Pipeline;
+use places::PlannedLinks;
+use planning::Rules;
+use prepare::{FileSystems, Tree};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use survey::Survey;
+use workers::Workers;
+use writer::Writer;
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSummary {
+    /// The backup.
+    pub label: BackupLabel,
+    /// The data directory.
+    pub pgdata: PathBuf,
+    /// Files of the backup.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes of plaintext that were fetched.
+    pub fetched: u64,
+    /// Bytes that were there already (`--delta`).
+    pub kept: u64,
+    /// Bytes of databases that were left out.
+    pub left_out: u64,
+    /// What was removed because the backup does not have it (`--delta`).
+    pub removed: u64,
+    /// Links made, each with where it leads.
+    pub links: Vec<(String, PathBuf)>,
+    /// WAL segments put into pg_wal.
+    pub segments: u64,
+}
+
+/// Restores a backup as the configuration says.
+///
+/// # Errors
+/// 31 and 37 for options, 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no fitting
+/// backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A restore that failed
+/// half-way leaves no pg_control, and goes on with `--delta` or `--force`.
+pub async fn run(config: &Config) -> Result<RestoreSummary, Failure> {
+    let options = RestoreOptions::from_config(config, now_unix())?;
+    data_directory::examine(&options.pgdata, options.existing)?;
+    let workers = Workers::new(options.workers);
+    let source = Source::open(config, &options, &workers).await?;
+    Box::pin(restore(&options, Arc::new(source), workers)).await
+}
+
+/// Restores from an opened source.
+async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
+    let root = choose(options, &source).await?;
+    let survey = Survey::take(&source, &root, options.existing == Existing::Compare).await?;
+    let links = plan_links(options, &root, &survey)?;
+    let rules = Rules {
+        left_out: databases::left_out(&root.databases, &options.include, &options.exclude)?,
+        kept: recovery::kept(&options.pgdata, &options.target.recovery),
+    };
+    let tree = Tree::new(&root, &survey, &links, &rules, options.existing);
+    tree.check_destinations(&options.pgdata)?;
+
+    let directory = DataDirectory::take(&options.pgdata)?;
+    let owners = Owners::new(directory.path())?;
+    let made = tree.make(&directory, &owners);
+    let removed = made.map_err(|failure| unfinished(failure, options))?;
+    let file_systems = FileSystems::open(directory.path(), &links)?;
+    let pipeline = Arc::new(Pipeline {
+        source,
+        writer: Arc::new(Writer::new(directory.path().to_owned(), owners)),
+        workers,
+        worker_count: options.workers,
+        existing: options.existing,
+        progress: Arc::new(Progress::start("restore", survey.bytes)),
+        fetched: AtomicU64::new(0),
+    });
+    let restored = restore_content(options, &root, &tree, &directory, &pipeline).await;
+    let segments = restored.map_err(|failure| unfinished(failure, options))?;
+
+    file_systems.sync()?;
+    directory.enable()?;
+    let counts = &pipeline.writer.counts;
+    Ok(RestoreSummary {
+        label: root.label.clone(),
+        pgdata: options.pgdata.clone(),
+        files: survey.files,
+        bytes: survey.bytes,
+        fetched: pipeline.fetched.load(Ordering::Relaxed),
+        kept: counts.kept.load(Ordering::Relaxed),
+        left_out: counts.zeros.load(Ordering::Relaxed),
+        removed,
+        links: links.into_iter().map(|(path, link)| (path, link.destination)).collect(),
+        segments,
+    })
+}
+
+/// The backup that fits the target, by its manifest.
+async fn choose(options: &RestoreOptions, source: &Source) -> Result<ManifestRoot, Failure> {
+    let backups = source.backups().await?;
+    let wanted = &options.target.wanted;
+    let chosen =
+        select::select(options.stanza.as_str(), &backups, wanted, options.timeline_number()).map_err(|error| {
+            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
+        })?;
+    tracing::info!("restoring backup {} of stanza {}", chosen.label, options.stanza);
+    let root = source.manifest(&chosen.label).await?;
+    for file in &root.errors {
+        tracing::warn!("{} had pages with wrong checksums when it was backed up", file.path);
+    }
+    Ok(root)
+}
+
+fn plan_links(options: &RestoreOptions, root: &ManifestRoot, survey: &Survey) -> Result<PlannedLinks, Failure> {
+    // Links must not lead into the directory, whatever links its own path is made of.
+    let pgdata = std::fs::canonicalize(&options.pgdata).unwrap_or_else(|_| options.pgdata.clone());
+    let links = places::plan(&pgdata, &survey.found, &root.tablespaces, &options.places)?;
+    for path in survey.found.links.keys().filter(|path| !links.contains_key(*path)) {
+        tracing::info!("{path} was a link and is restored in place; --link-all or --link-map={path}=… keeps it one");
+    }
+    Ok(links)
+}
+
+/// Everything but pg_control in its place. Answers how many WAL segments were put into pg_wal.
+async fn restore_content(
+    options: &RestoreOptions,
+    root: &ManifestRoot,
+    tree: &Tree<'_>,
+    directory: &DataDirectory,
+    pipeline: &Arc<Pipeline>,
+) -> Result<u64, Failure> {
+    let pgdata = directory.path();
+    let mut manifest = match options.write_manifest {
+        true => Some(PgManifest::begin(pgdata, root)?),
+        false => None,
+    };
+    pipeline.run(root, tree.rules, manifest.as_mut()).await?;
+
+    let owners = pipeline.writer.owners();
+    let owner = tree
+        .survey
+        .directories
+        .get("base")
+        .map(|base| (base.user.as_deref(), base.group.as_deref()));
+    let owner = owner.unwrap_or_default();
+    recovery::write_settings(pgdata, root, &options.recovery, owners, owner)?;
+    let mut segments = 0;
+    if recovery::needs_wal(pgdata, &options.target.recovery, options.write_manifest) {
+        segments = recovery::fetch_wal(pgdata, root, &pipeline.source, owners, owner).await?;
+    }
+    if let Some(manifest) = manifest {
+        let file = manifest.finish(root)?;
+        owners.give(&file, pgdata, owner.0, owner.1)?;
+    }
+    tree.finish_directories(pgdata, owners)?;
+    Ok(segments)
+}
+
+/// Says how to go on.
+fn unfinished(failure: Failure, options: &RestoreOptions) -> Failure {
+    let advice = format!(
+        "{} is not complete and cannot be started; when the cause is mended, restore again with --delta or --force",
+        options.pgdata.display()
+    );
+    match &failure.remedy {
+        Some(remedy) => {
+            let remedy = format!("{remedy}\n{advice}");
+            failure.remedy(remedy)
+        }
+        None => failure.remedy(advice),
+    }
+}

@@ -1,0 +1,225 @@
+//! What the configuration asks of a restore, parsed once.
+
+use super::restore_command;
+use super::target::Target;
+use crate::config::{Config, IndexKey};
+use crate::exit::CommandError;
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{RecoverySettings, TargetAction};
+use pgmesh_storage::{RepoKey, StanzaName};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What may be done with what lies in the data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing: a directory that is not empty is refused.
+    Refuse,
+    /// `--force`: it is removed.
+    Remove,
+    /// `--delta`: what is right already is kept.
+    Compare,
+}
+
+/// A restore as it was asked for.
+#[derive(Debug, Clone)]
+pub struct RestoreOptions {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// `pg1-path`.
+    pub pgdata: PathBuf,
+    /// What becomes of what is there.
+    pub existing: Existing,
+    /// How far to recover, and so which backup.
+    pub target: Target,
+    /// `target-timeline`.
+    pub target_timeline: Option<String>,
+    /// All that is written for PostgreSQL, complete.
+    pub recovery: RecoverySettings,
+    /// Where tablespaces and links go.
+    pub places: PlaceOptions,
+    /// `db-include`: names or oids.
+    pub include: Vec<String>,
+    /// `db-exclude`: names or oids.
+    pub exclude: Vec<String>,
+    /// `write-manifest`.
+    pub write_manifest: bool,
+    /// `process-max`.
+    pub workers: usize,
+    /// `repo-direct`.
+    pub direct: bool,
+    /// `repo`: read from this one only.
+    pub repo: Option<RepoKey>,
+    /// `io-timeout`: how long a node may stay away before the restore gives up.
+    pub io_timeout: Duration,
+}
+
+/// Where tablespaces and links go.
+#[derive(Debug, Clone, Default)]
+pub struct PlaceOptions {
+    /// `tablespace-map`: name or oid, and directory.
+    pub tablespace_map: Vec<(String, PathBuf)>,
+    /// `tablespace-map-all`.
+    pub tablespace_map_all: Option<PathBuf>,
+    /// `link-all`.
+    pub link_all: bool,
+    /// `link-map`: path in the data directory, and destination.
+    pub link_map: Vec<(String, PathBuf)>,
+}
+
+impl RestoreOptions {
+    /// Reads the configuration. `now`: Unix seconds, for the comment in postgresql.auto.conf.
+    ///
+    /// # Errors
+    /// 31 for values that cannot be or do not fit together, 37 for missing ones.
+    pub fn from_config(config: &Config, now: i64) -> Result<Self, Failure> {
+        let stanza: StanzaName = config
+            .required_text("stanza")
+            .map_err(failure)?
+            .parse()
+            .map_err(|error| invalid("stanza", error))?;
+        let kind = config.text("type").unwrap_or("default");
+        let target = Target::parse(kind, config.text("target"), config.text("set"))?;
+        let options = Self {
+            stanza,
+            pgdata: config.required_pg_path().map_err(failure)?,
+            existing: match (config.flag("delta"), config.flag("force")) {
+                (true, _) => Existing::Compare,
+                (false, true) => Existing::Remove,
+                (false, false) => Existing::Refuse,
+            },
+            target_timeline: config.text("target-timeline").map(str::to_owned),
+            recovery: recovery_settings(config, &target, now)?,
+            target,
+            places: PlaceOptions {
+                tablespace_map: paths("tablespace-map", config.map("tablespace-map"))?,
+                tablespace_map_all: config.path("tablespace-map-all").map(ToOwned::to_owned),
+                link_all: config.flag("link-all"),
+                link_map: paths("link-map", config.map("link-map"))?,
+            },
+            include: config.list("db-include").to_vec(),
+            exclude: config.list("db-exclude").to_vec(),
+            write_manifest: config.flag("write-manifest"),
+            workers: usize::try_from(config.integer("process-max")).unwrap_or(1).max(1),
+            direct: config.flag("repo-direct"),
+            repo: repository(config)?,
+            io_timeout: config.duration("io-timeout"),
+        };
+        if options.write_manifest && !(options.include.is_empty() && options.exclude.is_empty()) {
+            return Err(Failure::new(
+                code::OPTION_INVALID,
+                "write-manifest does not go with db-include or db-exclude",
+            )
+            .because("pg_verifybackup would find the databases that are left out to be damaged"));
+        }
+        Ok(options)
+    }
+
+    /// The timeline that recovery is to follow, where it is named by its number.
+    pub fn timeline_number(&self) -> Option<u32> {
+        self.target_timeline.as_deref().and_then(|text| text.parse().ok())
+    }
+}
+
+fn recovery_settings(config: &Config, target: &Target, now: i64) -> Result<RecoverySettings, Failure> {
+    let mut settings = RecoverySettings::new(target.recovery.clone(), now);
+    let kind = config.text("type").unwrap_or("default");
+    if config.is_given("target-action") {
+        if !target.recovery.is_point() {
+            return Err(does_not_fit("target-action", kind, "immediate, lsn, name, time or xid"));
+        }
+        let action = config.text("target-action").unwrap_or("pause");
+        settings.action = Some(
+            action
+                .parse::<TargetAction>()
+                .map_err(|error| invalid("target-action", error))?,
+        );
+    }
+    if config.flag("target-exclusive") {
+        if !target.recovery.can_be_exclusive() {
+            return Err(does_not_fit("target-exclusive", kind, "lsn, time or xid"));
+        }
+        settings.exclusive = true;
+    }
+    if let Some(timeline) = config.text("target-timeline") {
+        check_timeline(timeline)?;
+        settings.target_timeline = Some(timeline.to_owned());
+    }
+    settings.archive_mode_off = config.text("archive-mode") == Some("off");
+    settings.restore_command = Some(restore_command::render(config)?);
+    for (name, value) in config.map("recovery-option") {
+        // What a user writes for recovery.conf is accepted as pgBackRest accepts it.
+        let name = name.replace('-', "_");
+        settings
+            .add_option(&name, value)
+            .map_err(|error| invalid("recovery-option", error))?;
+    }
+    Ok(settings)
+}
+
+fn check_timeline(text: &str) -> Result<(), Failure> {
+    let is_number = text.parse::<u32>().is_ok_and(|number| number > 0);
+    if is_number || matches!(text, "current" | "latest") {
+        return Ok(());
+    }
+    Err(
+        Failure::new(code::OPTION_INVALID, format!("'{text}' is no value of target-timeline"))
+            .remedy("give a timeline's number, current or latest"),
+    )
+}
+
+fn paths(option: &str, pairs: &[(String, String)]) -> Result<Vec<(String, PathBuf)>, Failure> {
+    pairs
+        .iter()
+        .map(|(key, path)| {
+            let path = PathBuf::from(path);
+            if path.is_absolute() || option == "link-map" {
+                Ok((key.clone(), path))
+            } else {
+                Err(Failure::new(
+                    code::OPTION_INVALID,
+                    format!("{option}={key}={} is no absolute path", path.display()),
+                ))
+            }
+        })
+        .collect()
+}
+
+/// `repo`, as a repository's number.
+pub fn repository(config: &Config) -> Result<Option<RepoKey>, Failure> {
+    let Some(number) = config.optional_integer("repo") else {
+        return Ok(None);
+    };
+    let key = u16::try_from(number).ok().and_then(|number| RepoKey::new(number).ok());
+    let key = key.ok_or_else(|| invalid("repo", format!("{number} is no number of a repository")))?;
+    if config.flag("repo-direct") && !config.numbers(IndexKey::Repo).contains(&key.get()) {
+        return Err(
+            Failure::new(code::OPTION_REQUIRED, format!("repo{key} is not declared"))
+                .remedy(format!("give its repo{key}-… options")),
+        );
+    }
+    Ok(Some(key))
+}
+
+/// A failure of the configuration as one of a flow.
+pub fn failure(error: CommandError) -> Failure {
+    Failure {
+        code: error.code.number(),
+        what: error.what,
+        cause: error.cause,
+        remedy: error.remedy,
+        again: false,
+    }
+}
+
+fn invalid(option: &str, cause: impl std::fmt::Display) -> Failure {
+    Failure::new(code::OPTION_INVALID, format!("option {option} cannot be used")).because(cause)
+}
+
+fn does_not_fit(option: &str, kind: &str, kinds: &str) -> Failure {
+    Failure::new(
+        code::OPTION_INVALID,
+        format!("option {option} does not go with --type={kind}"),
+    )
+    .remedy(format!("use it with --type={kinds}"))
+}

@@ -1,0 +1,198 @@
+//! The WAL archive, read from repositories alone.
+
+use super::super::options::repository;
+use super::repositories::DirectRepositories;
+use crate::config::Config;
+use bytes::Bytes;
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_storage::{ArchiveId, ObjectName, ObjectPath, StanzaInfo, StanzaName, prefix};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The archives in the declared repositories, for `archive-get --repo-direct`.
+pub struct DirectArchive {
+    repositories: Arc<DirectRepositories>,
+}
+
+/// The answer to a file asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirectFile {
+    /// Its content, checked against the digest that it goes by (invariant 6).
+    Found(Bytes),
+    /// Every declared repository could be listed, and none has it (invariant 7).
+    NotThere,
+}
+
+impl DirectArchive {
+    /// Opens the repositories that the configuration declares, or the one that `repo` names.
+    ///
+    /// # Errors
+    /// None is declared or can be opened.
+    pub async fn open(config: &Config) -> Result<Self, Failure> {
+        let repositories = DirectRepositories::open(config, repository(config)?).await?;
+        Ok(Self::of(Arc::new(repositories)))
+    }
+
+    /// Of opened repositories.
+    pub(super) fn of(repositories: Arc<DirectRepositories>) -> Self {
+        Self { repositories }
+    }
+
+    /// One archived file. `system_id` says of which of the stanza's clusters; without it: of the newest.
+    ///
+    /// # Errors
+    /// 44 for a cluster that the stanza does not have, 75 for a stanza that is not there; 103 when every copy is bad, or when
+    /// nothing was found and not every declared repository could be asked: then nobody knows (invariant 7).
+    pub async fn get(
+        &self,
+        stanza: &StanzaName,
+        system_id: Option<SystemId>,
+        file: WalFileName,
+    ) -> Result<DirectFile, Failure> {
+        let archives = self.archives(stanza, system_id).await?;
+        let mut silent = archives.silent;
+        let mut bad = Vec::new();
+        let mut found: BTreeMap<_, Bytes> = BTreeMap::new();
+        for archive_id in archives.ids {
+            let listing = self
+                .repositories
+                .list(&prefix::archived_file(stanza, archive_id, &file))
+                .await;
+            silent.extend(listing.silent);
+            for (repo, path) in listing.found {
+                if !is_copy_of(&path, file) {
+                    continue;
+                }
+                // Another copy of what is known already need not be read; its name is its content's.
+                match self.repositories.at(repo, &path).await {
+                    Ok((name, plain)) => drop(found.insert(name.digest(), plain)),
+                    Err(reason) => bad.push(reason),
+                }
+            }
+        }
+        for reason in silent.iter().chain(&bad) {
+            tracing::warn!("{file}: {reason}");
+        }
+        judge(file, found.into_values().collect(), &bad, &silent)
+    }
+
+    async fn archives(&self, stanza: &StanzaName, system_id: Option<SystemId>) -> Result<Archives, Failure> {
+        let listing = self.repositories.list(&prefix::databases(stanza)).await;
+        let mut known: BTreeMap<ArchiveId, SystemId> = BTreeMap::new();
+        let mut bad = Vec::new();
+        for (repo, path) in &listing.found {
+            let info = self
+                .repositories
+                .at(*repo, path)
+                .await
+                .and_then(|(name, plain)| read_info(&name, &plain));
+            match info {
+                Ok(info) => drop(known.insert(info.archive_id, info.system_id)),
+                Err(reason) => bad.push((path, reason)),
+            }
+        }
+        // One good copy says all that a bad one could have said.
+        let is_missed = |path: &ObjectPath| !matches!(path, ObjectPath::StanzaInfo { archive_id, .. } if known.contains_key(archive_id));
+        let bad: Vec<String> = bad
+            .into_iter()
+            .filter(|(path, _)| is_missed(path))
+            .map(|(_, reason)| reason)
+            .collect();
+        let newest = known.keys().max_by_key(|id| id.db).copied();
+        let ids: Vec<ArchiveId> = match system_id {
+            Some(wanted) => known
+                .iter()
+                .filter(|(_, id)| **id == wanted)
+                .map(|(archive, _)| *archive)
+                .collect(),
+            None => newest.into_iter().collect(),
+        };
+        let silent = [listing.silent, bad].concat();
+        if !ids.is_empty() {
+            return Ok(Archives { ids, silent });
+        }
+        let failure = match system_id {
+            Some(id) if !known.is_empty() => Failure::new(
+                code::ARCHIVE_MISMATCH,
+                format!("stanza {stanza} has no cluster with system identifier {id}"),
+            )
+            .remedy("is this the right stanza?"),
+            _ => Failure::new(
+                code::BACKUP_SET_INVALID,
+                format!("no declared repository describes stanza {stanza}"),
+            ),
+        };
+        Err(if silent.is_empty() {
+            failure
+        } else {
+            failure.because(silent.join("; "))
+        })
+    }
+}
+
+struct Archives {
+    ids: Vec<ArchiveId>,
+    silent: Vec<String>,
+}
+
+fn read_info(name: &ObjectName, plain: &[u8]) -> Result<StanzaInfo, String> {
+    let info = StanzaInfo::decode(plain).map_err(|error| format!("{name}: {error}"))?;
+    match name {
+        ObjectName::StanzaInfo { stanza, archive_id, .. }
+            if *stanza == info.stanza && *archive_id == info.archive_id =>
+        {
+            Ok(info)
+        }
+        _ => Err(format!("{name} describes {} {}", info.stanza, info.archive_id)),
+    }
+}
+
+fn is_copy_of(path: &ObjectPath, wanted: WalFileName) -> bool {
+    matches!(path, ObjectPath::Segment { file, .. } if *file == wanted)
+}
+
+/// What is known about a file: pure, since everything hangs on it.
+fn judge(file: WalFileName, found: Vec<Bytes>, bad: &[String], silent: &[String]) -> Result<DirectFile, Failure> {
+    let reasons = || bad.iter().chain(silent).cloned().collect::<Vec<_>>().join("; ");
+    let mut contents = found.into_iter();
+    match (contents.next(), contents.next()) {
+        (Some(content), None) => Ok(DirectFile::Found(content)),
+        // Invariant 3 is the catalog's; without it there is no telling which one was acknowledged.
+        (Some(_), Some(_)) => Err(Failure::new(
+            code::ARCHIVE_DUPLICATE,
+            format!("{file} is in the repositories with different contents"),
+        )
+        .remedy("only a node's catalog knows which one is right")),
+        // Invariant 7: not found is a fact only when everybody was asked.
+        (None, _) if bad.is_empty() && silent.is_empty() => Ok(DirectFile::NotThere),
+        (None, _) => Err(
+            Failure::new(code::REPO_INVALID, format!("{file} cannot be read, and may exist"))
+                .because(reasons())
+                .remedy("make the repositories readable, or declare only those that are"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invariant_7_not_there_is_said_only_when_everybody_was_asked() {
+        let file: WalFileName = "000000010000000000000001".parse().unwrap();
+        let (a, b) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+        let reason = ["repo2: gone".to_owned()];
+        assert_eq!(judge(file, vec![], &[], &[]), Ok(DirectFile::NotThere));
+        assert!(judge(file, vec![], &reason, &[]).is_err());
+        assert!(judge(file, vec![], &[], &reason).is_err());
+        assert_eq!(
+            judge(file, vec![a.clone()], &reason, &reason),
+            Ok(DirectFile::Found(a.clone()))
+        );
+        assert_eq!(
+            judge(file, vec![a, b], &[], &[]).unwrap_err().code,
+            code::ARCHIVE_DUPLICATE
+        );
+    }
+}

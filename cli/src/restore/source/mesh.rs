@@ -1,0 +1,273 @@
+//! Reading through the mesh.
+
+use super::super::options::RestoreOptions;
+use super::super::workers::Workers;
+use super::decode_root;
+use crate::config::Config;
+use crate::mesh::Mesh;
+use bytes::Bytes;
+use pgmesh_node::protocol::{
+    BackupInfo, ChunkReply, GetChunk, GetManifest, GetSegment, MeshInfo, PayloadHead, Request, SegmentReply,
+};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
+use serde::de::DeserializeOwned;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
+const BAD_COPIES: usize = 8;
+/// The pauses before a request is repeated that a lost node could not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The mesh as a source.
+pub struct MeshSource {
+    mesh: Mesh,
+    stanza: StanzaName,
+    workers: Workers,
+    /// Where only one repository may be read: that one, and all others.
+    only: Option<(RepoKey, Vec<u16>)>,
+    suite: OnceLock<DigestSuite>,
+    /// How long no node may answer.
+    limit: Duration,
+}
+
+impl MeshSource {
+    /// Connects.
+    ///
+    /// # Errors
+    /// No node, no identity; `repo` is none of the mesh's.
+    pub async fn connect(config: &Config, options: &RestoreOptions, workers: Workers) -> Result<Self, Failure> {
+        let mut source = Self {
+            mesh: Mesh::connect(config).await?,
+            stanza: options.stanza.clone(),
+            workers,
+            only: None,
+            suite: OnceLock::new(),
+            limit: options.io_timeout,
+        };
+        if let Some(repo) = options.repo {
+            let info = source.info().await?;
+            let (these, others): (Vec<_>, Vec<_>) = info.repositories.iter().partition(|known| known.key == repo);
+            if these.is_empty() {
+                return Err(Failure::new(code::REPO_INVALID, format!("the mesh has no repo{repo}")));
+            }
+            source.only = Some((repo, others.iter().map(|known| known.key.get()).collect()));
+        }
+        Ok(source)
+    }
+
+    async fn info(&self) -> Result<MeshInfo, Failure> {
+        let request = Request::Info {
+            stanza: Some(self.stanza.clone()),
+        };
+        self.ask(&request, |_: &MeshInfo| None).await.map(|(info, _)| info)
+    }
+
+    /// The stanza's backups.
+    pub async fn backups(&self) -> Result<Vec<BackupInfo>, Failure> {
+        let info = self.info().await?;
+        let found = info
+            .stanzas
+            .into_iter()
+            .find(|stanza| stanza.name == self.stanza.as_str());
+        let Some(stanza) = found else {
+            return Err(Failure::new(
+                code::BACKUP_SET_INVALID,
+                format!("the mesh has no stanza {}", self.stanza),
+            )
+            .remedy("'pgmesh info' lists the stanzas"));
+        };
+        let is_there = |backup: &BackupInfo| {
+            self.only
+                .as_ref()
+                .is_none_or(|(repo, _)| backup.repositories.contains(repo))
+        };
+        Ok(stanza.backups.into_iter().filter(is_there).collect())
+    }
+
+    /// The root of a backup's manifest.
+    pub async fn manifest(&self, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
+        let request = Request::GetManifest(GetManifest {
+            stanza: self.stanza.clone(),
+            label: label.clone(),
+        });
+        let mut bad = 0;
+        loop {
+            let (head, body) = self.ask(&request, |head: &PayloadHead| Some(head.length)).await?;
+            match self.open(head, body).await {
+                Ok(plain) => return decode_root(&plain, &self.stanza, label),
+                Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),
+                Err(failure) => return Err(failure),
+            }
+            bad += 1;
+        }
+    }
+
+    /// A chunk's plaintext. A bad copy is asked for again from elsewhere.
+    pub async fn chunk(&self, digest: Digest) -> Result<Bytes, Failure> {
+        let mut avoid = self.avoid();
+        let mut bad = 0;
+        loop {
+            let request = Request::GetChunk(GetChunk {
+                stanza: self.stanza.clone(),
+                digest,
+                avoid: avoid.clone(),
+            });
+            let (reply, body) = self
+                .ask(&request, |reply: &ChunkReply| Some(reply.payload.length))
+                .await?;
+            self.check_repository(reply.repo)?;
+            let opened = if reply.payload.digest == digest {
+                self.open(reply.payload, body).await
+            } else {
+                Err(bad_copy(digest, format!("the node sent {}", reply.payload.digest)))
+            };
+            match opened {
+                Ok(plain) => return Ok(plain),
+                Err(failure) if bad < BAD_COPIES && !self.is_only(reply.repo) => {
+                    tracing::warn!(
+                        "from repo{}: {failure}; it is asked for again from elsewhere",
+                        reply.repo
+                    );
+                    avoid.push(reply.repo);
+                }
+                Err(failure) => return Err(failure),
+            }
+            bad += 1;
+        }
+    }
+
+    /// An archived file.
+    pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
+        let mut avoid = self.avoid();
+        let mut bad = 0;
+        loop {
+            let request = Request::GetSegment(GetSegment {
+                stanza: self.stanza.clone(),
+                file: file.to_string(),
+                system_id: Some(system_id),
+                avoid: avoid.clone(),
+            });
+            let length = |reply: &SegmentReply| match reply {
+                SegmentReply::Found { payload, .. } => Some(payload.length),
+                SegmentReply::NeverArchived => None,
+            };
+            let (reply, body) = self.ask(&request, length).await?;
+            let SegmentReply::Found { payload, repo } = reply else {
+                return Ok(None);
+            };
+            self.check_repository(repo)?;
+            match self.open(payload, body).await {
+                Ok(plain) => return Ok(Some(plain)),
+                Err(failure) if bad < BAD_COPIES && !self.is_only(repo) => {
+                    tracing::warn!("{file} from repo{repo}: {failure}; it is asked for again from elsewhere");
+                    avoid.push(repo);
+                }
+                Err(failure) => return Err(failure),
+            }
+            bad += 1;
+        }
+    }
+
+    /// How digests are made, once a manifest has been read.
+    pub fn suite(&self) -> Option<DigestSuite> {
+        self.suite.get().copied()
+    }
+
+    fn avoid(&self) -> Vec<u16> {
+        self.only.as_ref().map(|(_, others)| others.clone()).unwrap_or_default()
+    }
+
+    fn is_only(&self, repo: u16) -> bool {
+        self.only.as_ref().is_some_and(|(only, _)| only.get() == repo)
+    }
+
+    fn check_repository(&self, repo: u16) -> Result<(), Failure> {
+        match &self.only {
+            Some((only, _)) if only.get() != repo => Err(Failure::new(
+                code::REPO_INVALID,
+                format!("repo{only} has no good copy of all that is needed"),
+            )
+            .remedy("restore without --repo: the mesh reads each object where it is whole")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Decompresses a payload and checks its digest (invariant 6).
+    async fn open(&self, head: PayloadHead, body: Option<Bytes>) -> Result<Bytes, Failure> {
+        let known = self.suite();
+        let opened = self
+            .workers
+            .run(move || open(head, body.unwrap_or_default(), known))
+            .await?;
+        let _ = self.suite.set(opened.0);
+        Ok(opened.1)
+    }
+
+    /// Asks; a request that a node which is going away could not answer is repeated until `io-timeout` has passed.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        body_length: impl Fn(&T) -> Option<u64>,
+    ) -> Result<(T, Option<Bytes>), Failure> {
+        let began = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.mesh.fetch(request, &body_length).await {
+                Err(failure) if failure.again && began.elapsed() + pause < self.limit => {
+                    tracing::debug!("{failure}; it is tried again in {pause:?}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// The wire does not say which digests a mesh uses; only one of them can make the digest that an object goes by.
+fn open(head: PayloadHead, bytes: Bytes, known: Option<DigestSuite>) -> Result<(DigestSuite, Bytes), Failure> {
+    let payload = Payload::from_parts(head, bytes).map_err(|error| bad_copy(head.digest, error))?;
+    let suites = match known {
+        Some(suite) => vec![suite],
+        None => vec![DigestSuite::Blake3, DigestSuite::Sha256],
+    };
+    let mut refused = None;
+    for suite in suites {
+        match payload.open(suite) {
+            Ok(plain) => return Ok((suite, plain)),
+            Err(error) => refused = Some(error),
+        }
+    }
+    let cause = refused.map(|error| error.to_string()).unwrap_or_default();
+    Err(bad_copy(head.digest, cause))
+}
+
+fn bad_copy(digest: Digest, cause: impl std::fmt::Display) -> Failure {
+    Failure::new(code::CHECKSUM, format!("object {digest} is not what its digest says")).because(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgmesh_storage::Codec;
+
+    #[test]
+    fn invariant_6_a_payload_is_opened_only_with_its_own_digest() {
+        for suite in [DigestSuite::Blake3, DigestSuite::Sha256] {
+            let payload = Payload::pack(suite, Codec::Zst, None, &[7; 5000]).unwrap();
+            let (found, plain) = open(payload.head(), payload.bytes.clone(), None).unwrap();
+            assert_eq!((found, plain.as_ref()), (suite, &[7; 5000][..]));
+            let other = Payload::pack(suite, Codec::Zst, None, &[8; 5000]).unwrap();
+            let mut head = other.head();
+            head.digest = payload.digest;
+            assert_eq!(open(head, other.bytes, None).unwrap_err().code, code::CHECKSUM);
+            let mut head = payload.head();
+            head.length += 1;
+            assert!(open(head, payload.bytes, None).is_err());
+        }
+    }
+}

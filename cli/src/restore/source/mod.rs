@@ -1,0 +1,117 @@
+//! Where a restore reads from: the mesh, or repositories directly.
+
+mod archive;
+mod direct;
+mod mesh;
+mod repositories;
+
+pub use archive::{DirectArchive, DirectFile};
+pub use direct::DirectSource;
+pub use mesh::MeshSource;
+pub use repositories::DirectRepositories;
+
+use super::options::RestoreOptions;
+use super::workers::Workers;
+use crate::config::Config;
+use bytes::Bytes;
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::BackupInfo;
+use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_storage::{BackupLabel, Digest, ManifestRoot};
+
+/// Where a restore reads from. All bytes that come out have been checked against their digests (invariant 6).
+pub enum Source {
+    /// The mesh, which knows the best replica of each object.
+    Mesh(MeshSource),
+    /// Repositories of the configuration, without any node or catalog (invariant 8).
+    Direct(DirectSource),
+}
+
+impl Source {
+    /// Connects to the mesh, or opens the repositories (`--repo-direct`).
+    ///
+    /// # Errors
+    /// No node, no identity, no repository.
+    pub async fn open(config: &Config, options: &RestoreOptions, workers: &Workers) -> Result<Self, Failure> {
+        let stanza = options.stanza.clone();
+        if options.direct {
+            let repositories = DirectRepositories::open(config, options.repo).await?;
+            return Ok(Self::Direct(DirectSource::new(repositories, stanza)));
+        }
+        Ok(Self::Mesh(MeshSource::connect(config, options, workers.clone()).await?))
+    }
+
+    /// The stanza's backups.
+    ///
+    /// # Errors
+    /// 75 where there is no such stanza; or they cannot be listed.
+    pub async fn backups(&self) -> Result<Vec<BackupInfo>, Failure> {
+        match self {
+            Self::Mesh(source) => source.backups().await,
+            Self::Direct(source) => source.backups().await,
+        }
+    }
+
+    /// The root of a backup's manifest.
+    ///
+    /// # Errors
+    /// It cannot be read from anywhere, or is not understood.
+    pub async fn manifest(&self, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
+        match self {
+            Self::Mesh(source) => source.manifest(label).await,
+            Self::Direct(source) => source.manifest(label).await,
+        }
+    }
+
+    /// A chunk's plaintext.
+    ///
+    /// # Errors
+    /// It cannot be read from anywhere.
+    pub async fn chunk(&self, digest: Digest) -> Result<Bytes, Failure> {
+        match self {
+            Self::Mesh(source) => source.chunk(digest).await,
+            Self::Direct(source) => source.chunk(digest).await,
+        }
+    }
+
+    /// An archived file; `None` when it was never archived.
+    ///
+    /// # Errors
+    /// It cannot be read, or whether it exists cannot be known (invariant 7).
+    pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
+        match self {
+            Self::Mesh(source) => source.archived(system_id, file).await,
+            Self::Direct(source) => source.archived(system_id, file).await,
+        }
+    }
+
+    /// How digests are made; through the mesh it is known once a manifest has been read.
+    pub fn suite(&self) -> Option<pgmesh_storage::DigestSuite> {
+        match self {
+            Self::Mesh(source) => source.suite(),
+            Self::Direct(source) => Some(source.suite()),
+        }
+    }
+}
+
+/// Reads the root of a manifest, and checks that it is the one asked for.
+fn decode_root(
+    plain: &[u8],
+    stanza: &pgmesh_storage::StanzaName,
+    label: &BackupLabel,
+) -> Result<ManifestRoot, Failure> {
+    use pgmesh_node::code;
+    let root = ManifestRoot::decode(plain).map_err(|error| {
+        Failure::new(code::FORMAT, format!("the manifest of backup {label} cannot be read")).because(error)
+    })?;
+    if root.stanza != *stanza || root.label != *label {
+        return Err(Failure::new(
+            code::BACKUP_SET_INVALID,
+            format!(
+                "the manifest of backup {label} of {stanza} is that of {} of {}",
+                root.label, root.stanza
+            ),
+        ));
+    }
+    Ok(root)
+}

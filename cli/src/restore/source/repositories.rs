@@ -1,0 +1,210 @@
+//! The repositories of the configuration, opened with their passphrases and nothing else.
+
+use crate::config::{Config, DeclaredRepository};
+use bytes::Bytes;
+use pgmesh_node::failure::chain;
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::{DigestSuite, ObjectName, ObjectPath, Passphrase, PosixStore, RepoKey, Repository, StoreError};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// One declared repository.
+struct Declared {
+    key: RepoKey,
+    /// The repository, or why it cannot be read.
+    opened: Result<Repository, Failure>,
+}
+
+/// All declared repositories, by number. At least one of them is open.
+pub struct DirectRepositories(Vec<Declared>);
+
+/// What was found in the repositories, by path.
+pub struct Listing {
+    /// Each object, with the repository that has it.
+    pub found: Vec<(RepoKey, ObjectPath)>,
+    /// Repositories that could not be listed, and why.
+    pub silent: Vec<String>,
+}
+
+impl DirectRepositories {
+    /// Opens what the configuration declares, or only `repo` of it. A repository that cannot be opened is warned about.
+    ///
+    /// # Errors
+    /// None is declared, or none can be opened.
+    pub async fn open(config: &Config, repo: Option<RepoKey>) -> Result<Self, Failure> {
+        let mut declared = Vec::new();
+        for (number, settings) in config.repositories() {
+            let key = RepoKey::new(number).map_err(|error| {
+                Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error)
+            })?;
+            if repo.is_none_or(|only| only == key) && settings.definition.contains_key("path") {
+                declared.push(Declared {
+                    key,
+                    opened: open(key, &settings).await,
+                });
+            }
+        }
+        Self::of(declared)
+    }
+
+    fn of(declared: Vec<Declared>) -> Result<Self, Failure> {
+        if declared.is_empty() {
+            return Err(Failure::new(
+                code::OPTION_REQUIRED,
+                "repo-direct needs a repository, and none is declared",
+            )
+            .remedy("give repo1-path, and for an encrypted one repo1-cipher-type and repo1-cipher-pass"));
+        }
+        let failures: Vec<&Failure> = declared.iter().filter_map(|one| one.opened.as_ref().err()).collect();
+        for failure in &failures {
+            tracing::warn!("{failure}");
+        }
+        match failures.first() {
+            Some(first) if failures.len() == declared.len() => Err((*first).clone()),
+            _ => Ok(Self(declared)),
+        }
+    }
+
+    /// Opened repositories, for tests.
+    #[cfg(test)]
+    pub fn opened(repositories: impl IntoIterator<Item = (u16, Repository)>) -> Self {
+        Self(
+            repositories
+                .into_iter()
+                .map(|(key, repository)| Declared {
+                    key: RepoKey::new(key).unwrap(),
+                    opened: Ok(repository),
+                })
+                .collect(),
+        )
+    }
+
+    /// The digest suite: one for the whole mesh.
+    pub fn suite(&self) -> DigestSuite {
+        self.open_ones()
+            .next()
+            .map(|(_, repository)| repository.suite())
+            .unwrap_or_default()
+    }
+
+    fn open_ones(&self) -> impl Iterator<Item = (RepoKey, &Repository)> {
+        self.0
+            .iter()
+            .filter_map(|one| one.opened.as_ref().ok().map(|repository| (one.key, repository)))
+    }
+
+    fn repository(&self, key: RepoKey) -> Option<&Repository> {
+        self.open_ones()
+            .find(|(known, _)| *known == key)
+            .map(|(_, repository)| repository)
+    }
+
+    /// An object by its name, from the first repository that has a good copy (invariant 6). Absence and damage in one are
+    /// reasons to ask the next.
+    ///
+    /// # Errors
+    /// No repository has a good copy.
+    pub async fn object(&self, name: &ObjectName) -> Result<Bytes, Failure> {
+        let mut reasons = Vec::new();
+        for one in &self.0 {
+            let key = one.key;
+            match &one.opened {
+                Ok(repository) => match repository.get_any_generation(name).await {
+                    Ok((_, checked)) => return Ok(checked.plain),
+                    Err(error) => {
+                        if !matches!(error, StoreError::NotFound { .. }) {
+                            tracing::warn!("repo{key}: {name}: {}", chain(&error));
+                        }
+                        reasons.push(format!("repo{key}: {}", chain(&error)));
+                    }
+                },
+                Err(failure) => reasons.push(format!("repo{key}: {failure}")),
+            }
+        }
+        Err(
+            Failure::new(code::REPO_INVALID, format!("{name} cannot be read from any repository"))
+                .because(reasons.join("; "))
+                .remedy("declare a repository that has it"),
+        )
+    }
+
+    /// All objects below a folder, in all repositories.
+    pub async fn list(&self, folder: &str) -> Listing {
+        let mut listing = Listing {
+            found: Vec::new(),
+            silent: Vec::new(),
+        };
+        for one in &self.0 {
+            let key = one.key;
+            match &one.opened {
+                Ok(repository) => match repository.list_sorted(folder).await {
+                    Ok(paths) => listing.found.extend(paths.into_iter().map(|(path, _)| (key, path))),
+                    Err(error) => listing.silent.push(format!("repo{key}: {}", chain(&error))),
+                },
+                Err(failure) => listing.silent.push(format!("repo{key}: {failure}")),
+            }
+        }
+        listing
+    }
+
+    /// What lies at a path that a listing gave, checked (invariant 6).
+    ///
+    /// # Errors
+    /// In words: it is damaged or cannot be read.
+    pub async fn at(&self, key: RepoKey, path: &ObjectPath) -> Result<(ObjectName, Bytes), String> {
+        let repository = self.repository(key).ok_or_else(|| format!("repo{key} is not open"))?;
+        match repository.get_by_path(&path.to_string()).await {
+            Ok((name, checked)) => Ok((name, checked.plain)),
+            Err(error) => Err(format!("repo{key}: {}", chain(&error))),
+        }
+    }
+}
+
+async fn open(key: RepoKey, settings: &DeclaredRepository) -> Result<Repository, Failure> {
+    let definition = |name: &str| settings.definition.get(name).map_or("", String::as_str);
+    let (kind, path) = (definition("type"), definition("path"));
+    if !matches!(kind, "" | "posix") {
+        return Err(Failure::new(
+            code::REPO_INVALID,
+            format!("repo{key} is of type {kind}, which is not supported yet"),
+        ));
+    }
+    let opened = try_open(Path::new(path), settings).await;
+    opened.map_err(|error| {
+        let failure = |code| Failure::new(code, format!("repo{key} in {path} cannot be opened")).because(chain(&error));
+        match error {
+            StoreError::WrongPassphrase { .. } | StoreError::PassphraseNeeded | StoreError::PassphraseNotNeeded => {
+                failure(code::CRYPTO).remedy(format!("check repo{key}-cipher-pass and repo{key}-cipher-type"))
+            }
+            StoreError::NotARepository { .. } => {
+                failure(code::REPO_INVALID).remedy(format!("check repo{key}-path, and that its disk is mounted"))
+            }
+            _ => failure(code::REPO_INVALID),
+        }
+    })
+}
+
+async fn try_open(path: &Path, settings: &DeclaredRepository) -> Result<Repository, StoreError> {
+    let passphrase = match settings.secrets.get("cipher-pass") {
+        Some(secret) => Some(Passphrase::new(secret.expose().to_owned()).map_err(|_| StoreError::PassphraseNeeded)?),
+        None => None,
+    };
+    let store = PosixStore::open(path)?;
+    // Without a catalog there are no other keys than those in the repository.
+    Repository::open(Arc::new(store), passphrase, &[]).await
+}
+
+/// Objects by what they are, with every copy of each: repositories, generations.
+pub fn copies<K: Ord>(
+    found: Vec<(RepoKey, ObjectPath)>,
+    key: impl Fn(&ObjectPath) -> Option<K>,
+) -> BTreeMap<K, Vec<(RepoKey, ObjectPath)>> {
+    let mut copies: BTreeMap<K, Vec<_>> = BTreeMap::new();
+    for (repo, path) in found {
+        if let Some(key) = key(&path) {
+            copies.entry(key).or_default().push((repo, path));
+        }
+    }
+    copies
+}

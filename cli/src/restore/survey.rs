@@ -1,0 +1,154 @@
+//! Reading a backup's manifest: part by part, so that memory does not grow with the cluster (invariant 11).
+
+use super::places::FoundLinks;
+use super::planning::PG_CONTROL;
+use super::source::Source;
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::{DigestSuite, EntryKind, FileEntry, ManifestRoot, PartReader};
+use std::collections::{BTreeMap, HashSet};
+
+/// The parts of a manifest, one after the other.
+pub struct Parts<'a> {
+    source: &'a Source,
+    root: &'a ManifestRoot,
+    reader: PartReader,
+    next: usize,
+}
+
+impl<'a> Parts<'a> {
+    /// Before the first one.
+    pub fn of(source: &'a Source, root: &'a ManifestRoot) -> Self {
+        Self {
+            source,
+            root,
+            reader: PartReader::new(),
+            next: 0,
+        }
+    }
+
+    /// The entries of the next part; `None` after the last one.
+    ///
+    /// # Errors
+    /// The part cannot be read from anywhere, or is no part.
+    pub async fn next(&mut self) -> Result<Option<Vec<FileEntry>>, Failure> {
+        let label = &self.root.label;
+        let unreadable = |cause: &dyn std::fmt::Display| {
+            Failure::new(
+                code::FORMAT,
+                format!("the list of files of backup {label} cannot be read"),
+            )
+            .because(cause)
+        };
+        let Some(part) = self.root.parts.get(self.next) else {
+            std::mem::take(&mut self.reader)
+                .finish()
+                .map_err(|error| unreadable(&error))?;
+            return Ok(None);
+        };
+        self.next += 1;
+        let plain = self.source.chunk(part.digest).await?;
+        if plain.len() as u64 != part.length {
+            return Err(unreadable(&format!(
+                "part {} has {} bytes, not {}",
+                self.next,
+                plain.len(),
+                part.length
+            )));
+        }
+        self.reader
+            .entries(&plain)
+            .map(Some)
+            .map_err(|error| unreadable(&error))
+    }
+}
+
+/// A directory, as the manifest has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// Permission bits.
+    pub mode: u32,
+    /// The owner's name.
+    pub user: Option<String>,
+    /// The group's name.
+    pub group: Option<String>,
+}
+
+/// What must be known of the whole manifest before the first file is written.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Links, and the paths of directories.
+    pub found: FoundLinks,
+    /// Directories, by path.
+    pub directories: BTreeMap<String, DirectoryEntry>,
+    /// How many files there are.
+    pub files: u64,
+    /// The sum of their sizes.
+    pub bytes: u64,
+    /// The paths of all files, where asked for.
+    paths: Option<HashSet<[u8; 16]>>,
+}
+
+impl Survey {
+    /// Reads the whole manifest once. `with_paths`: remembers which files there are.
+    ///
+    /// # Errors
+    /// The manifest cannot be read, or is that of no cluster.
+    pub async fn take(source: &Source, root: &ManifestRoot, with_paths: bool) -> Result<Self, Failure> {
+        let mut survey = Self {
+            paths: with_paths.then(HashSet::new),
+            ..Self::default()
+        };
+        let (mut has_control, mut has_version) = (false, false);
+        let mut parts = Parts::of(source, root);
+        while let Some(entries) = parts.next().await? {
+            for entry in entries {
+                has_control |= entry.path == PG_CONTROL;
+                has_version |= entry.path == "PG_VERSION";
+                survey.add(entry);
+            }
+        }
+        if has_control && has_version {
+            return Ok(survey);
+        }
+        Err(Failure::new(
+            code::BACKUP_SET_INVALID,
+            format!("backup {} is not that of a cluster", root.label),
+        )
+        .because("it has no PG_VERSION or no pg_control"))
+    }
+
+    fn add(&mut self, entry: FileEntry) {
+        match entry.kind {
+            EntryKind::Link { destination } => drop(self.found.links.insert(entry.path, destination)),
+            EntryKind::Directory => {
+                self.found.directories.insert(entry.path.clone());
+                let directory = DirectoryEntry {
+                    mode: entry.mode,
+                    user: entry.user,
+                    group: entry.group,
+                };
+                self.directories.insert(entry.path, directory);
+            }
+            EntryKind::File { size, .. } => {
+                self.files += 1;
+                self.bytes += size;
+                if let Some(paths) = &mut self.paths {
+                    paths.insert(key(&entry.path));
+                }
+            }
+        }
+    }
+
+    /// Whether the manifest has a file of this path; only of a survey that was taken with paths.
+    pub fn has_file(&self, path: &str) -> bool {
+        self.paths.as_ref().is_some_and(|paths| paths.contains(&key(path)))
+    }
+}
+
+/// A path in 16 bytes, whatever its length.
+fn key(path: &str) -> [u8; 16] {
+    let digest = DigestSuite::Blake3.digest(path.as_bytes());
+    let mut key = [0; 16];
+    key.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
+    key
+}

@@ -1,0 +1,278 @@
+//! Writing files from checked chunks.
+//!
+//! A file is opened for as long as one chunk is written to it, so that the number of open files does not grow with the
+//! cluster. Its pieces' CRCs are combined when the last of them has been written, in whatever order they came.
+
+use super::disk::failed;
+use super::owners::Owners;
+use super::planning::{ChunkPlan, Content, FilePlan, PartPlan, PiecePlan};
+use bytes::Bytes;
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::DigestSuite;
+use std::fs::{File, FileTimes, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// A part of the manifest while its files are written.
+pub struct Part {
+    /// What is to be done.
+    pub plan: PartPlan,
+    states: Vec<Mutex<FileState>>,
+}
+
+/// How far a file has come.
+struct FileState {
+    missing: usize,
+    /// CRC-32C of each extent, as far as they have been written.
+    crcs: Vec<u32>,
+}
+
+impl Part {
+    /// Before anything is written.
+    pub fn new(plan: PartPlan) -> Self {
+        let state = |file: &FilePlan| {
+            Mutex::new(FileState {
+                missing: file.extents.len(),
+                crcs: vec![0; file.extents.len()],
+            })
+        };
+        let states = plan.files.iter().map(state).collect();
+        Self { plan, states }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Bytes written.
+    pub written: AtomicU64,
+    /// Bytes that were there already.
+    pub kept: AtomicU64,
+    /// Bytes of databases that are left out.
+    pub zeros: AtomicU64,
+    /// Files complete.
+    pub files: AtomicU64,
+}
+
+/// Writes below PGDATA.
+pub struct Writer {
+    pgdata: PathBuf,
+    owners: Owners,
+    /// Sums of what was done.
+    pub counts: Counts,
+}
+
+impl Writer {
+    /// Into this directory.
+    pub fn new(pgdata: PathBuf, owners: Owners) -> Self {
+        Self {
+            pgdata,
+            owners,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Whose files are.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// Writes the files of a part that need no chunk: empty ones, and those of databases that are left out, which take no
+    /// room. Answers how many bytes the latter would be.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn write_without_chunks(&self, part: &Part) -> Result<u64, Failure> {
+        let mut zeros = 0;
+        for file in part.plan.files.iter().filter(|file| file.extents.is_empty()) {
+            let path = self.pgdata.join(&file.path);
+            let opened = open(&path)?;
+            opened.set_len(0).map_err(failed("truncating", &path))?;
+            self.finish(&opened, &path, file)?;
+            if file.content == Content::Zeros {
+                zeros += file.size;
+            }
+        }
+        self.counts.zeros.fetch_add(zeros, Ordering::Relaxed);
+        Ok(zeros)
+    }
+
+    /// Writes a chunk to all the places that need it. Answers how many bytes that were.
+    ///
+    /// # Errors
+    /// 28 when the chunk is shorter than the manifest says, 26 when a file that is complete now is not what was backed up;
+    /// or the operating system refuses.
+    pub fn write_chunk(&self, part: &Part, chunk: &ChunkPlan, plain: &Bytes) -> Result<u64, Failure> {
+        let mut written = 0;
+        for pieces in chunk.pieces.chunk_by(|one, other| one.file == other.file) {
+            let Some((file, path)) = self.file_of(part, pieces) else {
+                continue;
+            };
+            let opened = open(&path)?;
+            for piece in pieces {
+                let bytes = slice(plain, piece).ok_or_else(|| too_short(chunk, file))?;
+                opened
+                    .write_all_at(bytes, piece.in_file)
+                    .map_err(failed("writing", &path))?;
+                written += bytes.len() as u64;
+                self.note(part, piece, crc32c::crc32c(bytes), &opened, &path)?;
+            }
+        }
+        self.counts.written.fetch_add(written, Ordering::Relaxed);
+        Ok(written)
+    }
+
+    /// Looks whether all places that need a chunk have it already: a piece that is a whole chunk can be compared by its
+    /// digest. Answers how many bytes are there; `None` when the chunk is needed.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn keep_chunk(&self, part: &Part, chunk: &ChunkPlan, suite: DigestSuite) -> Result<Option<u64>, Failure> {
+        if chunk.pieces.iter().any(|piece| piece.in_chunk != 0) {
+            return Ok(None);
+        }
+        let mut found = Vec::with_capacity(chunk.pieces.len());
+        let mut buffer = Vec::new();
+        for piece in &chunk.pieces {
+            let Some((_, path)) = self.file_of(part, std::slice::from_ref(piece)) else {
+                return Ok(None);
+            };
+            if !read(&path, piece, &mut buffer)? || suite.digest(&buffer) != chunk.digest {
+                return Ok(None);
+            }
+            found.push((piece, path, crc32c::crc32c(&buffer)));
+        }
+        let mut kept = 0;
+        for (piece, path, crc) in found {
+            let opened = open(&path)?;
+            self.note(part, piece, crc, &opened, &path)?;
+            kept += u64::from(piece.length);
+        }
+        self.counts.kept.fetch_add(kept, Ordering::Relaxed);
+        Ok(Some(kept))
+    }
+
+    fn file_of<'p>(&self, part: &'p Part, pieces: &[PiecePlan]) -> Option<(&'p FilePlan, PathBuf)> {
+        let file = part.plan.files.get(pieces.first()?.file)?;
+        Some((file, self.pgdata.join(&file.path)))
+    }
+
+    /// Notes a piece that is in its place, and finishes the file when it was the last one.
+    fn note(&self, part: &Part, piece: &PiecePlan, crc: u32, opened: &File, path: &Path) -> Result<(), Failure> {
+        let (Some(file), Some(state)) = (part.plan.files.get(piece.file), part.states.get(piece.file)) else {
+            return Ok(());
+        };
+        let combined = {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(place) = state.crcs.get_mut(piece.extent) {
+                *place = crc;
+            }
+            state.missing = state.missing.saturating_sub(1);
+            if state.missing > 0 {
+                return Ok(());
+            }
+            combine(&std::mem::take(&mut state.crcs), &file.extents)
+        };
+        if combined != file.crc32c {
+            return Err(
+                Failure::new(code::CHECKSUM, format!("{} is not what was backed up", path.display()))
+                    .because(format!(
+                        "its CRC-32C is {combined:08x}, the manifest says {:08x}",
+                        file.crc32c
+                    ))
+                    .remedy("restore another backup with --set, and report this: it is a defect"),
+            );
+        }
+        self.finish(opened, path, file)
+    }
+
+    /// Size, owner, permissions and time of a file whose content is complete.
+    fn finish(&self, opened: &File, path: &Path, file: &FilePlan) -> Result<(), Failure> {
+        let changing = || failed("changing the attributes of", path);
+        let metadata = opened.metadata().map_err(changing())?;
+        if metadata.len() != file.size {
+            opened.set_len(file.size).map_err(failed("truncating", path))?;
+        }
+        self.owners
+            .give(opened, path, file.user.as_deref(), file.group.as_deref())?;
+        if metadata.permissions().mode() & 0o7777 != file.mode {
+            opened
+                .set_permissions(Permissions::from_mode(file.mode))
+                .map_err(changing())?;
+        }
+        let offset = Duration::from_secs(file.modified.unsigned_abs());
+        let modified = if file.modified < 0 {
+            UNIX_EPOCH.checked_sub(offset)
+        } else {
+            UNIX_EPOCH.checked_add(offset)
+        };
+        if let Some(modified) = modified {
+            opened
+                .set_times(FileTimes::new().set_modified(modified))
+                .map_err(changing())?;
+        }
+        self.counts.files.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.open(path).map_err(failed("opening", path))
+}
+
+/// Reads a piece of a file that may be there; `false` when it is not, or not all of it.
+fn read(path: &Path, piece: &PiecePlan, buffer: &mut Vec<u8>) -> Result<bool, Failure> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.map_err(failed("opening", path))?,
+    };
+    buffer.resize(piece.length as usize, 0);
+    match file.read_exact_at(buffer, piece.in_file) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        done => done.map(|()| true).map_err(failed("reading", path)),
+    }
+}
+
+fn slice<'p>(plain: &'p Bytes, piece: &PiecePlan) -> Option<&'p [u8]> {
+    let from = usize::try_from(piece.in_chunk).ok()?;
+    let to = from.checked_add(usize::try_from(piece.length).ok()?)?;
+    plain.get(from..to)
+}
+
+/// The CRC-32C of a whole file from those of its extents.
+fn combine(crcs: &[u32], lengths: &[u32]) -> u32 {
+    let mut pieces = crcs.iter().zip(lengths);
+    let first = pieces.next().map_or(0, |(crc, _)| *crc);
+    pieces.fold(first, |sum, (crc, length)| {
+        crc32c::crc32c_combine(sum, *crc, *length as usize)
+    })
+}
+
+fn too_short(chunk: &ChunkPlan, file: &FilePlan) -> Failure {
+    Failure::new(
+        code::FILE_INVALID,
+        format!("chunk {} does not hold all of {}", chunk.digest, file.path),
+    )
+    .because("the manifest names bytes past its end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_crc_of_a_file_follows_from_its_pieces(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..9)) {
+            let crcs: Vec<u32> = pieces.iter().map(|piece| crc32c::crc32c(piece)).collect();
+            let lengths: Vec<u32> = pieces.iter().map(|piece| u32::try_from(piece.len()).unwrap()).collect();
+            prop_assert_eq!(combine(&crcs, &lengths), crc32c::crc32c(&pieces.concat()));
+        }
+    }
+}

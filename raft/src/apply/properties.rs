@@ -1,0 +1,450 @@
+//! Random histories of a mesh: writers, repair, garbage collection and damage, all with delays between what they see,
+//! what they do to the repositories, and what they tell the catalog.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgmesh_postgres::WalFileName;
+use pgmesh_storage::{Digest, RepoKey};
+use proptest::prelude::*;
+
+use super::scenario::{
+    World, begin, commit, create_stanza, digest, new_chunk, push_file, register, repo, segment_name, stanza,
+};
+use super::{Base, MemoryBase, Txn, apply, next_index};
+use crate::command::{Command, NewReplica, Proposal};
+use crate::model::{
+    ChunkState, DebtReason, GarbageKey, LogIndex, ObjectRef, Replica, RepositoryCounters, SessionId, SessionKind,
+    StoredObject,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+use crate::{key, view::View};
+
+/// What really lies in the repositories.
+type Disk = BTreeSet<(ObjectRef, Digest, Replica)>;
+
+/// What someone has done and not told the catalog yet.
+enum Promise {
+    /// Chunks or WAL were uploaded, or garbage was chosen: propose this.
+    Propose(Command),
+    /// A backup that refers to these chunks, all of which were there.
+    Commit(SessionId, LogIndex, Vec<Digest>, String),
+}
+
+#[derive(Default)]
+struct Simulation {
+    world: World,
+    disk: Disk,
+    promises: Vec<Promise>,
+    sessions: Vec<SessionId>,
+    backups: Vec<Vec<Digest>>,
+    names: BTreeMap<ObjectRef, Digest>,
+    backup_number: u32,
+    /// Whether backups are taken often; they end many sessions.
+    is_busy: bool,
+}
+
+impl Simulation {
+    fn new() -> Self {
+        let mut world = World::with_stanza();
+        for segment in [1, 2_u8] {
+            let mut push = super::scenario::push_segment(1, segment.into(), segment);
+            push.object.replicas.truncate(1);
+            world.push(push).unwrap();
+        }
+        let mut simulation = Self {
+            world,
+            ..Self::default()
+        };
+        let first = simulation.objects();
+        for (object, stored) in first {
+            for replica in stored.replicas {
+                simulation.disk.insert((object.clone(), stored.digest, replica));
+            }
+        }
+        simulation
+    }
+
+    fn view(&self) -> View<&MemoryBase> {
+        self.world.view()
+    }
+
+    fn objects(&self) -> BTreeMap<ObjectRef, StoredObject> {
+        let view = self.view();
+        let mut names = Vec::new();
+        for row in view.all_chunks(None) {
+            names.push(ObjectRef::Chunk(row.unwrap().0));
+        }
+        for row in self.world.base.scan(Table::Segments, &[], &[]) {
+            names.push(key::read_segment(&row.unwrap().0).unwrap());
+        }
+        for row in self.world.base.scan(Table::Backups, &[], &[]) {
+            let (stanza, label) = key::read_backup(&row.unwrap().0).unwrap();
+            names.push(ObjectRef::Manifest { stanza, label });
+        }
+        for row in view.stanzas(None) {
+            let (stanza, record) = row.unwrap();
+            for database in record.databases {
+                let stanza = stanza.clone();
+                names.push(ObjectRef::StanzaInfo {
+                    stanza,
+                    db: database.id,
+                });
+            }
+        }
+        names
+            .into_iter()
+            .filter_map(|name| {
+                let stored = view.object(&name).unwrap()?;
+                Some((name, stored))
+            })
+            .collect()
+    }
+
+    fn repos(&self) -> Vec<RepoKey> {
+        let repositories = self.view().repositories().unwrap();
+        repositories.into_iter().map(|(repo, _)| repo).collect()
+    }
+
+    fn session(&self, a: u8) -> Option<SessionId> {
+        let index = usize::from(a).checked_rem(self.sessions.len())?;
+        self.sessions.get(index).copied()
+    }
+
+    /// Uploads an object to the repositories that `mask` chooses.
+    fn upload(&mut self, object: &ObjectRef, digest: Digest, generation: u32, mask: u8) -> Vec<Replica> {
+        let mut replicas = Vec::new();
+        for repo in self.repos() {
+            let number = u16::from(repo);
+            if mask >> (number % 3) & 1 == 1 {
+                let replica = super::scenario::replica(number, generation);
+                self.disk.insert((object.clone(), digest, replica));
+                replicas.push(replica);
+            }
+        }
+        replicas
+    }
+
+    fn step(&mut self, (action, a, b, c): (u8, u8, u8, u8)) {
+        match action {
+            0 => self.open_session(a),
+            1 => self.close_session(a),
+            2..=4 => self.upload_chunk(a, b, c),
+            5 => self.upload_segment(a, b, c),
+            6..=9 => self.keep_promise(a),
+            10 | 11 => self.repair(a, b),
+            12 => self.report_bad(a, b),
+            13 => self.choose_unreferenced(a),
+            14 | 15 => self.collect_condemned(),
+            16 | 17 => self.collect_garbage(a),
+            18 => self.check_backup(a, b),
+            21..=24 if self.is_busy => self.check_backup(a, b),
+            21..=24 => self.upload_chunk(b, c, a),
+            19 if a.is_multiple_of(4) => drop(self.world.run(register(3))),
+            19 => drop(self.world.run(create_stanza(7))),
+            20 => drop(self.world.run(Command::Backfill { repo: repo(3) })),
+            _ if a < 50 => self.delete_and_create_stanza(a),
+            _ => self.upload_segment(b, c, a),
+        }
+    }
+
+    fn open_session(&mut self, a: u8) {
+        let kind = [SessionKind::Backup, SessionKind::Repair][usize::from(a % 2)];
+        let session = self.world.open_session(kind);
+        self.sessions.push(session);
+    }
+
+    fn close_session(&mut self, a: u8) {
+        if let Some(session) = self.session(a) {
+            self.sessions.retain(|open| *open != session);
+            self.world.run(Command::CloseSession { session }).unwrap();
+        }
+    }
+
+    fn upload_chunk(&mut self, a: u8, b: u8, mask: u8) {
+        let Some(session) = self.session(a) else { return };
+        let number = b % 4;
+        let state = self.view().chunk_states(&[digest(number)]).unwrap().remove(0);
+        let generation = match state {
+            ChunkState::Absent { generation } => generation,
+            ChunkState::Present(_) => return,
+        };
+        let object = ObjectRef::Chunk(digest(number));
+        let replicas = self.upload(&object, digest(number), generation.0, mask);
+        let chunks = vec![new_chunk(number, &replicas)];
+        let command = Command::AddChunks { session, chunks };
+        self.promises.push(Promise::Propose(command));
+    }
+
+    fn upload_segment(&mut self, a: u8, content: u8, mask: u8) {
+        let file = WalFileName::Segment(segment_name(1, u32::from(a % 4)));
+        let object = ObjectRef::Segment {
+            stanza: stanza(),
+            db: pgmesh_storage::DbId(1),
+            file,
+        };
+        let content = content % 2 + 100;
+        let checked_at = self.world.applied();
+        let generation = self.view().generation_for(&object).unwrap();
+        let replicas = self.upload(&object, digest(content), generation.0, mask);
+        let mut push = push_file(file, content, &replicas);
+        push.checked_at = checked_at;
+        let command = Command::PushSegment(Box::new(push));
+        self.promises.push(Promise::Propose(command));
+    }
+
+    fn keep_promise(&mut self, a: u8) {
+        let Some(index) = usize::from(a).checked_rem(self.promises.len()) else {
+            return;
+        };
+        match self.promises.swap_remove(index) {
+            Promise::Propose(command) => drop(self.world.run(command)),
+            Promise::Commit(session, checked_at, chunks, label) => {
+                let commit = commit(session, &label, checked_at);
+                let manifest = ObjectRef::Manifest {
+                    stanza: stanza(),
+                    label: label.parse().unwrap(),
+                };
+                let replica = super::scenario::replica(1, 0);
+                self.disk.insert((manifest, commit.record.manifest.digest, replica));
+                let outcome = self.world.run(Command::CommitBackup(Box::new(commit)));
+                if outcome.is_ok() {
+                    // Invariant 4: at its commit all chunks are there.
+                    let known = self.view().chunks(&chunks).unwrap();
+                    for chunk in known {
+                        assert!(!chunk.unwrap().replicas.is_empty());
+                    }
+                    self.backups.push(chunks);
+                }
+            }
+        }
+    }
+
+    fn repair(&mut self, a: u8, b: u8) {
+        let Some(session) = self.session(a) else { return };
+        let repos = self.repos();
+        let owing = repos[usize::from(b) % repos.len()];
+        let debts: Vec<_> = self.view().debts(owing, None).map(Result::unwrap).collect();
+        let Some(index) = usize::from(a).checked_rem(debts.len()) else {
+            return;
+        };
+        let (object, debt) = &debts[index];
+        let digest = self.view().object(object).unwrap().unwrap().digest;
+        let replica = Replica {
+            repo: owing,
+            generation: debt.generation,
+        };
+        self.disk.insert((object.clone(), digest, replica));
+        let replicas = vec![NewReplica {
+            object: object.clone(),
+            digest,
+            replica,
+        }];
+        let command = Command::AddReplicas { session, replicas };
+        self.promises.push(Promise::Propose(command));
+    }
+
+    fn report_bad(&mut self, a: u8, b: u8) {
+        let objects: Vec<_> = self.objects().into_iter().collect();
+        let Some(index) = usize::from(a).checked_rem(objects.len()) else {
+            return;
+        };
+        let (object, stored) = &objects[index];
+        let Some(index) = usize::from(b).checked_rem(stored.replicas.len()) else {
+            return;
+        };
+        let command = Command::ReportBad {
+            repo: stored.replicas[index].repo,
+            object: object.clone(),
+            generation: stored.replicas[index].generation,
+            reason: DebtReason::Damaged,
+            what: "test".to_owned(),
+        };
+        self.world.run(command).unwrap();
+    }
+
+    fn choose_unreferenced(&mut self, a: u8) {
+        let referenced: BTreeSet<_> = self.backups.iter().flatten().copied().collect();
+        let chosen = (0..4).filter(|bit| a >> bit & 1 == 1).map(digest);
+        let chunks: Vec<_> = chosen.filter(|chunk| !referenced.contains(chunk)).collect();
+        let checked_at = self.world.applied();
+        let command = Command::Condemn { chunks, checked_at };
+        self.promises.push(Promise::Propose(command));
+    }
+
+    /// Deletes condemned chunks from the repositories; the catalog is told later.
+    fn collect_condemned(&mut self) {
+        let mut chunks = Vec::new();
+        let condemned: Vec<_> = self.view().condemned(None).map(Result::unwrap).collect();
+        for (digest, since) in condemned {
+            if !self.view().may_delete(since).unwrap() {
+                continue;
+            }
+            let key = key::chunk(&digest);
+            let record: crate::ChunkRecord = self.world.base.record(Table::Chunks, &key).unwrap().unwrap();
+            for replica in record.replicas {
+                self.disk.remove(&(ObjectRef::Chunk(digest), digest, replica));
+            }
+            chunks.push(digest);
+        }
+        self.promises.push(Promise::Propose(Command::Forget { chunks }));
+    }
+
+    fn collect_garbage(&mut self, a: u8) {
+        let rows: Vec<_> = self.view().garbage(None).map(Result::unwrap).collect();
+        let mut garbage: Vec<GarbageKey> = Vec::new();
+        for (index, (key, row)) in rows.into_iter().enumerate() {
+            if index % 2 == usize::from(a % 2) || !self.view().may_delete(row.since).unwrap() {
+                continue;
+            }
+            let replica = Replica {
+                repo: key.repo,
+                generation: key.generation,
+            };
+            self.disk.remove(&(key.object.clone(), row.digest, replica));
+            garbage.push(key);
+        }
+        self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
+    }
+
+    fn check_backup(&mut self, a: u8, b: u8) {
+        if a.is_multiple_of(2) {
+            // Nobody else's lock is in the way.
+            while !self.sessions.is_empty() {
+                self.close_session(0);
+            }
+            self.open_session(0);
+        }
+        let Some(session) = self.sessions.last().copied() else {
+            return;
+        };
+        self.backup_number += 1;
+        let label = format!("20250215-{:06}F", self.backup_number);
+        if self.world.run(begin(session, &label)).is_err() {
+            return;
+        }
+        let checked_at = self.world.applied();
+        let chosen: Vec<_> = (0..4).filter(|bit| b >> bit & 1 == 1).map(digest).collect();
+        let known = self.view().chunks(&chosen).unwrap();
+        let are_there =
+            |chunk: &Option<crate::ChunkRecord>| chunk.as_ref().is_some_and(|chunk| !chunk.replicas.is_empty());
+        let found = std::iter::zip(chosen, known)
+            .filter(|(_, chunk)| are_there(chunk))
+            .map(|(digest, _)| digest)
+            .collect();
+        self.promises.push(Promise::Commit(session, checked_at, found, label));
+    }
+
+    fn delete_and_create_stanza(&mut self, a: u8) {
+        let reason = "test".to_owned();
+        drop(self.world.run(Command::StopStanza {
+            stanza: stanza(),
+            reason,
+        }));
+        let deleted = self.world.run(Command::DeleteStanza { stanza: stanza() });
+        if deleted == Ok(Reply::Deleting { more: false }) {
+            self.names.clear();
+            self.backups.clear();
+        }
+        drop(self.world.run(Command::StartStanza { stanza: stanza() }));
+        if a.is_multiple_of(2) {
+            drop(self.world.run(create_stanza(7)));
+        }
+    }
+
+    fn check(&mut self) {
+        let objects = self.objects();
+        self.check_replicas_and_debts(&objects);
+        for (object, stored) in &objects {
+            // Invariant 3: one name, one content.
+            if matches!(object, ObjectRef::Segment { .. }) {
+                let first = self.names.entry(object.clone()).or_insert(stored.digest);
+                assert_eq!(*first, stored.digest, "{object}");
+            }
+            // Invariant 5: nothing referenced is deleted.
+            for replica in &stored.replicas {
+                let row = (object.clone(), stored.digest, *replica);
+                assert!(self.disk.contains(&row), "{row:?} was deleted");
+            }
+        }
+        for chunk in self.backups.iter().flatten() {
+            let known = self.view().chunks(&[*chunk]).unwrap();
+            assert!(known[0].is_some(), "chunk {chunk} of a committed backup is gone");
+        }
+    }
+
+    /// No debt is ever lost: an object is in a repository or owed to it, and the counters say so.
+    fn check_replicas_and_debts(&self, objects: &BTreeMap<ObjectRef, StoredObject>) {
+        for (repo, record) in self.view().repositories().unwrap() {
+            let mut counted = RepositoryCounters::default();
+            let mut owed = BTreeSet::new();
+            for row in self.view().debts(repo, None) {
+                let (object, debt) = row.unwrap();
+                counted.debts += 1;
+                counted.debt_bytes += debt.bytes;
+                assert!(objects.contains_key(&object), "a debt of unknown {object}");
+                owed.insert(object);
+            }
+            for (object, stored) in objects {
+                let is_held = stored.replicas.iter().any(|replica| replica.repo == repo);
+                if is_held {
+                    counted.objects += 1;
+                    counted.bytes += stored.stored_length;
+                }
+                let is_owed = owed.contains(object);
+                if record.backfill.is_none() {
+                    assert!(is_held != is_owed, "{object} in repo{repo}: {is_held}, {is_owed}");
+                } else {
+                    assert!(!(is_held && is_owed), "{object} in repo{repo}");
+                }
+            }
+            assert_eq!(self.view().counters(repo).unwrap(), counted, "repo{repo}");
+        }
+    }
+}
+
+fn replay(log: &[Proposal], cuts: &[usize]) -> (MemoryBase, Vec<Result<Reply, Refusal>>) {
+    let mut base = MemoryBase::default();
+    let mut outcomes = Vec::new();
+    let mut start = 0;
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (log.len() + 1)).collect();
+    cuts.push(log.len());
+    cuts.sort_unstable();
+    for cut in cuts {
+        let mut txn = Txn::new(&base);
+        for proposal in &log[start..cut] {
+            let index = next_index(&txn).unwrap();
+            outcomes.push(apply(&mut txn, index, proposal.clone()).unwrap());
+        }
+        start = cut;
+        let writes = txn.into_writes();
+        base.write(writes);
+    }
+    (base, outcomes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_mesh_keeps_its_promises(
+        actions in proptest::collection::vec((0_u8..26, any::<u8>(), any::<u8>(), any::<u8>()), 1..160),
+        cuts in proptest::collection::vec(any::<usize>(), 0..6),
+        is_busy: bool,
+    ) {
+        let mut simulation = Simulation::new();
+        simulation.is_busy = is_busy;
+        for action in actions {
+            simulation.step(action);
+            simulation.check();
+        }
+        // Invariant 10: the same commands in other batches come to the same state, byte for byte.
+        let log = &simulation.world.log;
+        let (one, outcomes) = replay(log, &[]);
+        let (two, again) = replay(log, &cuts);
+        prop_assert_eq!(&one, &simulation.world.base);
+        prop_assert_eq!(&one, &two);
+        prop_assert_eq!(outcomes, again);
+    }
+}

@@ -1,0 +1,271 @@
+//! A catalog in memory that tests talk to.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
+use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
+
+use super::{MemoryBase, Txn, apply, next_index};
+use crate::command::{Cluster, Command, CommitBackup, NewChunk, NewReplica, Proposal, PushSegment};
+use crate::model::{
+    BackupRecord, Branch, ChunkState, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeRecord, ObjectRef, Replica,
+    SessionId, SessionKind, StoredObject, TokenId, TokenRole,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::view::View;
+
+pub(crate) const SIZE: u64 = 16 << 20;
+
+/// Applies commands one after the other.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) base: MemoryBase,
+    pub(crate) log: Vec<Proposal>,
+    pub(crate) at: i64,
+}
+
+impl World {
+    /// A mesh with a node and two repositories.
+    pub(crate) fn new() -> Self {
+        let mut world = Self::empty();
+        world.run(register(1)).unwrap();
+        world.run(register(2)).unwrap();
+        world
+    }
+
+    pub(crate) fn empty() -> Self {
+        let mut world = Self::default();
+        world.run(found("m")).unwrap();
+        world.run(register_node("n1", 1)).unwrap();
+        world
+    }
+
+    /// With the stanza `main`.
+    pub(crate) fn with_stanza() -> Self {
+        let mut world = Self::new();
+        world.run(create_stanza(7)).unwrap();
+        world
+    }
+
+    pub(crate) fn run(&mut self, command: Command) -> Result<Reply, Refusal> {
+        self.at += 1;
+        let proposal = Proposal {
+            at: self.at,
+            actor: "test".to_owned(),
+            command,
+        };
+        self.log.push(proposal.clone());
+        let mut txn = Txn::new(&self.base);
+        let index = next_index(&txn).unwrap();
+        let outcome = apply(&mut txn, index, proposal).unwrap();
+        let writes = txn.into_writes();
+        self.base.write(writes);
+        outcome
+    }
+
+    pub(crate) fn view(&self) -> View<&MemoryBase> {
+        View::new(&self.base)
+    }
+
+    pub(crate) fn applied(&self) -> LogIndex {
+        self.view().applied().unwrap()
+    }
+
+    pub(crate) fn open_session(&mut self, kind: SessionKind) -> SessionId {
+        let opened = self.run(Command::OpenSession {
+            kind,
+            stanza: Some(stanza()),
+            holder: "test".to_owned(),
+            node: "n1".parse().unwrap(),
+        });
+        match opened {
+            Ok(Reply::Session(session)) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn push(&mut self, push: PushSegment) -> Result<Reply, Refusal> {
+        let checked_at = self.applied();
+        self.run(Command::PushSegment(Box::new(PushSegment { checked_at, ..push })))
+    }
+
+    pub(crate) fn begin_backup(&mut self, label: &str) -> SessionId {
+        let session = self.open_session(SessionKind::Backup);
+        self.run(begin(session, label)).unwrap();
+        session
+    }
+}
+
+pub(crate) fn found(mesh_id: &str) -> Command {
+    Command::FoundMesh(MeshRecord {
+        mesh_id: mesh_id.to_owned(),
+        suite: DigestSuite::Blake3,
+        created: 1,
+        catalog_format: MeshRecord::CATALOG_FORMAT,
+    })
+}
+
+pub(crate) fn register_node(name: &str, node_id: u64) -> Command {
+    Command::RegisterNode {
+        name: name.parse().unwrap(),
+        record: NodeRecord {
+            node_id,
+            region: String::new(),
+            advertise: vec!["localhost:1".to_owned()],
+            fingerprint: [0; 32],
+        },
+    }
+}
+
+pub(crate) fn repo(number: u16) -> RepoKey {
+    RepoKey::try_from(number).unwrap()
+}
+
+pub(crate) fn register(number: u16) -> Command {
+    Command::RegisterRepository {
+        repo: repo(number),
+        definition: BTreeMap::from([("path".to_owned(), format!("/r{number}"))]),
+        host: Some("n1".parse().unwrap()),
+        uuid: format!("uuid-{number}"),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    }
+}
+
+pub(crate) fn stanza() -> StanzaName {
+    "main".parse().unwrap()
+}
+
+pub(crate) fn digest(number: u8) -> Digest {
+    Digest([number; 32])
+}
+
+pub(crate) fn replica(number: u16, generation: u32) -> Replica {
+    Replica {
+        repo: repo(number),
+        generation: Generation(generation),
+    }
+}
+
+pub(crate) fn stored(number: u8, length: u64, replicas: &[Replica]) -> StoredObject {
+    StoredObject {
+        digest: digest(number),
+        plain_length: length,
+        stored_length: length / 2,
+        replicas: replicas.to_vec(),
+    }
+}
+
+pub(crate) fn cluster(system_id: u64) -> Cluster {
+    Cluster {
+        system_id: SystemId(system_id),
+        version: PgVersion::V15,
+        catalog_version: 202_209_061,
+        segment_size: SegmentSize::DEFAULT,
+    }
+}
+
+pub(crate) fn create_stanza(system_id: u64) -> Command {
+    Command::CreateStanza {
+        stanza: stanza(),
+        cluster: cluster(system_id),
+        info: stored(200, 100, &[]),
+    }
+}
+
+pub(crate) fn segment_name(timeline: u32, segment: u32) -> SegmentName {
+    SegmentName {
+        timeline: TimelineId(timeline),
+        log: 0,
+        segment,
+    }
+}
+
+pub(crate) fn push_file(file: WalFileName, content: u8, replicas: &[Replica]) -> PushSegment {
+    let length = if file.holds_wal() { SIZE } else { 50 };
+    PushSegment {
+        stanza: stanza(),
+        file,
+        object: stored(content, length, replicas),
+        ack: 1,
+        checked_at: LogIndex(0),
+        system_id: SystemId(7),
+        instance: "a".to_owned(),
+        header_timeline: file.holds_wal().then(|| file.timeline()),
+        branches: Vec::new(),
+    }
+}
+
+pub(crate) fn push_segment(timeline: u32, segment: u32, content: u8) -> PushSegment {
+    let file = WalFileName::Segment(segment_name(timeline, segment));
+    push_file(file, content, &[replica(1, 0), replica(2, 0)])
+}
+
+pub(crate) fn push_history(timeline: u32, branches: &[(u32, u64)]) -> PushSegment {
+    let file = WalFileName::History(TimelineId(timeline));
+    let content = branches.iter().map(|(_, lsn)| u8::try_from(*lsn).unwrap()).sum();
+    PushSegment {
+        branches: branches
+            .iter()
+            .map(|(parent, switch)| Branch {
+                parent: TimelineId(*parent),
+                switch: Lsn(*switch),
+            })
+            .collect(),
+        ..push_file(file, content, &[replica(1, 0)])
+    }
+}
+
+pub(crate) fn new_chunk(number: u8, replicas: &[Replica]) -> NewChunk {
+    NewChunk {
+        digest: digest(number),
+        length: 1000,
+        stored_length: 400,
+        replicas: replicas.to_vec(),
+    }
+}
+
+pub(crate) fn label(text: &str) -> BackupLabel {
+    text.parse().unwrap()
+}
+
+pub(crate) fn begin(session: SessionId, text: &str) -> Command {
+    Command::BeginBackup {
+        stanza: stanza(),
+        session,
+        label: label(text),
+        system_id: SystemId(7),
+    }
+}
+
+pub(crate) fn commit(session: SessionId, text: &str, checked_at: LogIndex) -> CommitBackup {
+    CommitBackup {
+        stanza: stanza(),
+        session,
+        label: label(text),
+        record: BackupRecord {
+            db: DbId(1),
+            started_at: 1,
+            stopped_at: 2,
+            lsn_start: Lsn(0x0100_0028),
+            lsn_stop: Lsn(0x0200_0100),
+            wal_start: segment_name(1, 1),
+            wal_stop: segment_name(1, 2),
+            timeline: TimelineId(1),
+            size: 1000,
+            delta: 1000,
+            stored: BTreeMap::new(),
+            stored_delta: BTreeMap::new(),
+            files: 3,
+            page_errors: false,
+            annotations: BTreeMap::new(),
+            prior: None,
+            references: Vec::new(),
+            manifest: stored(250, 10, &[replica(1, 0)]),
+            program: "0.1.0".to_owned(),
+        },
+        ack: 1,
+        checked_at,
+    }
+}

@@ -1,0 +1,321 @@
+//! Raft's log on RocksDB.
+
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
+use openraft::{
+    AnyError, Entry, ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
+};
+use pgmesh_storage::wire;
+use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::folder::Folder;
+use super::state_db::{database_options, open_database};
+use crate::consensus::TypeConfig;
+use crate::error::CatalogError;
+use crate::options::CatalogOptions;
+use crate::value;
+
+const ENTRIES: &str = "entries";
+const META: &str = "meta";
+const VOTE: &[u8] = b"vote";
+const PURGED: &[u8] = b"purged";
+const COMMITTED: &[u8] = b"committed";
+const NODE_ID: &[u8] = b"node-id";
+
+/// The longest entry in bytes: a batch that was just short of full, and one proposal of the largest size.
+const ENTRY_LIMIT: usize = 16 << 20;
+/// How many bytes of entries are read for one message to a follower (at least one entry is).
+const READ_BYTES: usize = 4 << 20;
+
+/// Raft's log, vote and node identifier. An append is one synced write.
+#[derive(Debug, Clone)]
+pub struct LogStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: DB,
+    path: PathBuf,
+    /// After `db`: the folder is let go when the database is closed.
+    _folder: Folder,
+}
+
+impl LogStore {
+    /// Opens or makes the log in a catalog's folder.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub fn open(folder: &Folder, options: &CatalogOptions) -> Result<Self, CatalogError> {
+        let path = folder.log();
+        let families = [ENTRIES, META].map(|name| (name, rocksdb::Options::default()));
+        let db = open_database(&database_options(options), &path, families.into())?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                db,
+                path,
+                _folder: folder.clone(),
+            }),
+        })
+    }
+
+    /// This node's identifier: the one that was recorded, or else `new`, which is recorded.
+    ///
+    /// # Errors
+    /// [`CatalogError::Missing`] when there is neither; errors of the database.
+    pub async fn node_id(&self, new: Option<u64>) -> Result<u64, CatalogError> {
+        let known = self.run(|inner| inner.read::<u64>(META, NODE_ID)).await?;
+        match (known, new) {
+            (Some(known), _) => Ok(known),
+            (None, Some(new)) => {
+                self.run(move |inner| inner.write_one(NODE_ID, &new, true)).await?;
+                Ok(new)
+            }
+            (None, None) => Err(CatalogError::Missing(self.inner.path.clone())),
+        }
+    }
+
+    /// Does blocking work off the asynchronous threads.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let inner = Arc::clone(&self.inner);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(result) => result,
+            Err(error) => Err(CatalogError::Stopped(error.to_string())),
+        }
+    }
+
+    async fn read(&self, key: &'static [u8]) -> Result<Option<LogId<u64>>, StorageError<u64>> {
+        self.run(move |inner| inner.read(META, key))
+            .await
+            .map_err(storage_error(ErrorSubject::Logs, ErrorVerb::Read))
+    }
+}
+
+pub(super) fn storage_error(
+    subject: ErrorSubject<u64>,
+    verb: ErrorVerb,
+) -> impl FnOnce(CatalogError) -> StorageError<u64> {
+    move |error| StorageIOError::new(subject, verb, AnyError::new(&error)).into()
+}
+
+impl Inner {
+    fn family(&self, name: &'static str) -> Result<&ColumnFamily, CatalogError> {
+        self.db
+            .cf_handle(name)
+            .ok_or_else(|| CatalogError::Stopped(format!("the log has no column family {name}")))
+    }
+
+    fn failed(&self, doing: &'static str) -> impl FnOnce(rocksdb::Error) -> CatalogError + '_ {
+        move |source| CatalogError::Database {
+            doing,
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CatalogError> {
+        let record = bytes.strip_prefix(&[1]).unwrap_or_default();
+        wire::decode(record, ENTRY_LIMIT).map_err(|error| CatalogError::Io {
+            doing: "decoding a record of the log in",
+            path: self.path.clone(),
+            source: std::io::Error::new(std::io::ErrorKind::InvalidData, error),
+        })
+    }
+
+    fn read<T: DeserializeOwned>(&self, family: &'static str, key: &[u8]) -> Result<Option<T>, CatalogError> {
+        let bytes = self
+            .db
+            .get_cf(self.family(family)?, key)
+            .map_err(self.failed("reading the log"))?;
+        bytes.map(|bytes| self.decode(&bytes)).transpose()
+    }
+
+    fn write(&self, batch: WriteBatch, synced: bool) -> Result<(), CatalogError> {
+        let mut options = WriteOptions::default();
+        options.set_sync(synced);
+        self.db
+            .write_opt(batch, &options)
+            .map_err(self.failed("writing the log"))
+    }
+
+    fn write_one<T: Serialize>(&self, key: &[u8], record: &T, synced: bool) -> Result<(), CatalogError> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(META)?, key, value::encode(record));
+        self.write(batch, synced)
+    }
+
+    fn append(&self, entries: &[Entry<TypeConfig>]) -> Result<(), CatalogError> {
+        let family = self.family(ENTRIES)?;
+        let mut batch = WriteBatch::default();
+        for entry in entries {
+            batch.put_cf(family, entry.log_id.index.to_be_bytes(), value::encode(entry));
+        }
+        // Invariant 1: acknowledged is durable.
+        self.write(batch, true)
+    }
+
+    fn truncate(&self, from: u64) -> Result<(), CatalogError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.family(ENTRIES)?, from.to_be_bytes(), u64::MAX.to_be_bytes());
+        self.write(batch, true)
+    }
+
+    fn purge(&self, upto: LogId<u64>) -> Result<(), CatalogError> {
+        let mut batch = WriteBatch::default();
+        batch.put_cf(self.family(META)?, PURGED, value::encode(&upto));
+        let end = upto.index.saturating_add(1);
+        batch.delete_range_cf(self.family(ENTRIES)?, 0_u64.to_be_bytes(), end.to_be_bytes());
+        // Not synced: what comes back after a crash is purged again.
+        self.write(batch, false)
+    }
+
+    fn entries(
+        &self,
+        start: u64,
+        end: Option<u64>,
+        bytes_at_most: usize,
+    ) -> Result<Vec<Entry<TypeConfig>>, CatalogError> {
+        let from = start.to_be_bytes();
+        let mode = IteratorMode::From(&from, Direction::Forward);
+        let mut entries = Vec::new();
+        let mut read = 0;
+        for row in self.db.iterator_cf(self.family(ENTRIES)?, mode) {
+            let (key, bytes) = row.map_err(self.failed("reading the log"))?;
+            let is_past = end.is_some_and(|end| key.as_ref() >= end.to_be_bytes().as_slice());
+            if is_past || read >= bytes_at_most {
+                break;
+            }
+            read += bytes.len();
+            entries.push(self.decode(&bytes)?);
+        }
+        Ok(entries)
+    }
+
+    fn last_entry(&self) -> Result<Option<LogId<u64>>, CatalogError> {
+        let mut rows = self.db.iterator_cf(self.family(ENTRIES)?, IteratorMode::End);
+        let Some(row) = rows.next() else {
+            return Ok(None);
+        };
+        let (_, bytes) = row.map_err(self.failed("reading the log"))?;
+        let entry: Entry<TypeConfig> = self.decode(&bytes)?;
+        Ok(Some(entry.log_id))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry<TypeConfig>>, StorageError<u64>> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => Some(end.saturating_add(1)),
+            Bound::Excluded(end) => Some(*end),
+            Bound::Unbounded => None,
+        };
+        self.run(move |inner| inner.entries(start, end, usize::MAX))
+            .await
+            .map_err(storage_error(ErrorSubject::Logs, ErrorVerb::Read))
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry<TypeConfig>>, StorageError<u64>> {
+        self.run(move |inner| inner.entries(start, Some(end), READ_BYTES))
+            .await
+            .map_err(storage_error(ErrorSubject::Logs, ErrorVerb::Read))
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError<u64>> {
+        let last_purged_log_id = self.read(PURGED).await?;
+        let last = self
+            .run(Inner::last_entry)
+            .await
+            .map_err(storage_error(ErrorSubject::Logs, ErrorVerb::Read))?;
+        Ok(LogState {
+            last_purged_log_id,
+            last_log_id: last.or(last_purged_log_id),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
+        let vote = *vote;
+        self.run(move |inner| inner.write_one(VOTE, &vote, true))
+            .await
+            .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Write))
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
+        self.run(|inner| inner.read(META, VOTE))
+            .await
+            .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Read))
+    }
+
+    /// Not synced: it lies behind the entries in the same write-ahead log, so it can be lost but never be ahead of them.
+    async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), StorageError<u64>> {
+        let Some(committed) = committed else {
+            return Ok(());
+        };
+        self.run(move |inner| inner.write_one(COMMITTED, &committed, false))
+            .await
+            .map_err(storage_error(ErrorSubject::Logs, ErrorVerb::Write))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError<u64>> {
+        self.read(COMMITTED).await
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        match self.run(move |inner| inner.append(&entries)).await {
+            Ok(()) => {
+                callback.log_io_completed(Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                let text = error.to_string();
+                callback.log_io_completed(Err(std::io::Error::other(text)));
+                Err(storage_error(ErrorSubject::Logs, ErrorVerb::Write)(error))
+            }
+        }
+    }
+
+    async fn truncate(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
+        self.run(move |inner| inner.truncate(log_id.index))
+            .await
+            .map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
+    }
+
+    async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
+        self.run(move |inner| inner.purge(log_id))
+            .await
+            .map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
+    }
+}

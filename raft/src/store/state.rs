@@ -1,0 +1,336 @@
+//! Raft's state machine: the tables, and snapshots of them.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use openraft::storage::{RaftStateMachine, Snapshot};
+use openraft::{
+    BasicNode, Entry, EntryPayload, ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta,
+    StorageError, StoredMembership,
+};
+
+use super::files::{create_folder, io_error, remove_folder, rename, replace_file};
+use super::folder::Folder;
+use super::log::storage_error;
+use super::pack;
+use super::state_db::{RaftState, StateDb};
+use crate::apply::{self, Txn};
+use crate::consensus::{Outcomes, TypeConfig};
+use crate::error::CatalogError;
+use crate::options::CatalogOptions;
+
+type Meta = SnapshotMeta<u64, BasicNode>;
+
+/// The tables and their snapshots. Clones share them.
+#[derive(Debug, Clone)]
+pub struct StateStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    catalog: Folder,
+    folder: PathBuf,
+    options: CatalogOptions,
+    current: RwLock<Arc<StateDb>>,
+    /// Held while a snapshot is made or put in place.
+    snapshots: Mutex<()>,
+}
+
+impl StateStore {
+    /// Opens or makes the tables in a catalog's folder, and removes what a crash left half-done.
+    ///
+    /// # Errors
+    /// Errors of disk and database.
+    pub fn open(catalog: &Folder, options: &CatalogOptions) -> Result<Self, CatalogError> {
+        let folder = catalog.state();
+        create_folder(&folder)?;
+        let name = match fs::read_to_string(folder.join("CURRENT")) {
+            Ok(name) => name.trim().to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => "db-1".to_owned(),
+            Err(error) => return Err(io_error("reading", &folder.join("CURRENT"))(error)),
+        };
+        let db = StateDb::open(catalog, &folder.join(&name), options)?;
+        replace_file(&folder.join("CURRENT"), name.as_bytes())?;
+        remove_all_but(&folder, &name)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                catalog: catalog.clone(),
+                folder,
+                options: options.clone(),
+                current: RwLock::new(Arc::new(db)),
+                snapshots: Mutex::new(()),
+            }),
+        })
+    }
+
+    /// The database in use.
+    #[must_use]
+    pub fn current(&self) -> Arc<StateDb> {
+        self.inner.current()
+    }
+
+    /// Does blocking work off the asynchronous threads.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, CatalogError> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let inner = Arc::clone(&self.inner);
+        match tokio::task::spawn_blocking(move || work(&inner)).await {
+            Ok(result) => result,
+            Err(error) => Err(CatalogError::Stopped(error.to_string())),
+        }
+    }
+}
+
+fn remove_all_but(folder: &Path, current: &str) -> Result<(), CatalogError> {
+    let entries = fs::read_dir(folder).map_err(io_error("reading folder", folder))?;
+    for entry in entries {
+        let entry = entry.map_err(io_error("reading folder", folder))?;
+        let name = entry.file_name();
+        let path = entry.path();
+        let is_kept = ["CURRENT", "snapshot", current]
+            .iter()
+            .any(|kept| name.to_str() == Some(*kept));
+        if is_kept {
+            continue;
+        }
+        if path.is_dir() {
+            remove_folder(&path)?;
+        } else {
+            fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        }
+    }
+    Ok(())
+}
+
+impl Inner {
+    fn current(&self) -> Arc<StateDb> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
+    }
+
+    fn apply(&self, entries: Vec<Entry<TypeConfig>>) -> Result<Vec<Outcomes>, CatalogError> {
+        let db = self.current();
+        let mut raft = db.raft_state()?;
+        let mut txn = Txn::new(db.as_ref());
+        let mut replies = Vec::with_capacity(entries.len());
+        for entry in entries {
+            raft.last_applied = Some(entry.log_id);
+            let mut outcomes = Vec::new();
+            match entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(batch) => {
+                    for proposal in batch.0 {
+                        let index = apply::next_index(&txn)?;
+                        outcomes.push(apply::apply(&mut txn, index, proposal)?);
+                    }
+                }
+                EntryPayload::Membership(membership) => {
+                    raft.membership = StoredMembership::new(Some(entry.log_id), membership);
+                }
+            }
+            replies.push(Outcomes(outcomes));
+        }
+        db.write(&txn.into_writes(), &raft)?;
+        Ok(replies)
+    }
+
+    fn snapshot_path(&self) -> PathBuf {
+        self.folder.join("snapshot")
+    }
+
+    fn build_snapshot(&self) -> Result<(Meta, File), CatalogError> {
+        let _alone = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let checkpoint = self.folder.join("checkpoint.tmp");
+        remove_folder(&checkpoint)?;
+        self.current().checkpoint(&checkpoint)?;
+        // Commands go on being applied: only the copy knows up to where it goes.
+        let copied = StateDb::open_read_only(&self.catalog, &checkpoint, &self.options)?.raft_state()?;
+        let meta = snapshot_meta(&copied);
+        let temporary = self.folder.join("snapshot.tmp");
+        write_snapshot(&checkpoint, &meta, &temporary)?;
+        rename(&temporary, &self.snapshot_path())?;
+        remove_folder(&checkpoint)?;
+        let file = open(&self.snapshot_path())?;
+        Ok((meta, file))
+    }
+
+    fn current_snapshot(&self) -> Result<Option<(Meta, File)>, CatalogError> {
+        let path = self.snapshot_path();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut file = open(&path)?;
+        let header = pack::read_header(&mut file).map_err(io_error("reading", &path))?;
+        file.seek(SeekFrom::Start(0)).map_err(io_error("reading", &path))?;
+        Ok(Some((parse_meta(&path, &header)?, file)))
+    }
+
+    /// A file for a snapshot that is being received. It has no name: a crash leaves nothing behind.
+    fn receiving_file(&self) -> Result<File, CatalogError> {
+        let path = self.folder.join("receiving.tmp");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)
+            .map_err(io_error("creating", &path))?;
+        fs::remove_file(&path).map_err(io_error("removing", &path))?;
+        Ok(file)
+    }
+
+    /// Keeps a copy of a received snapshot and unpacks it into a new database folder.
+    fn unpack(&self, meta: &Meta, mut received: File) -> Result<(PathBuf, String), CatalogError> {
+        let temporary = self.folder.join("received.tmp");
+        let failed = || io_error("receiving", &temporary);
+        received.seek(SeekFrom::Start(0)).map_err(failed())?;
+        let mut copy = File::create(&temporary).map_err(failed())?;
+        std::io::copy(&mut received, &mut copy).map_err(failed())?;
+        copy.sync_all().map_err(failed())?;
+        let copy = open(&temporary)?;
+        let (name, folder) = self.next_database()?;
+        let header = pack::unpack(&copy, &folder).map_err(io_error("unpacking", &temporary))?;
+        if &parse_meta(&temporary, &header)? != meta {
+            return Err(CatalogError::Stopped(
+                "a received snapshot is not the one that was announced".to_owned(),
+            ));
+        }
+        Ok((folder, name))
+    }
+
+    fn next_database(&self) -> Result<(String, PathBuf), CatalogError> {
+        let mut number = 1_u64;
+        loop {
+            let name = format!("db-{number}");
+            let folder = self.folder.join(&name);
+            if !folder.exists() {
+                create_folder(&folder)?;
+                return Ok((name, folder));
+            }
+            number += 1;
+        }
+    }
+
+    fn install(&self, meta: &Meta, received: File) -> Result<(), CatalogError> {
+        let (folder, name) = self.unpack(meta, received)?;
+        let db = StateDb::open(&self.catalog, &folder, &self.options)?;
+        self.switch(meta, db, &name)
+    }
+
+    /// Puts an unpacked database in the place of the current one. Views of the old one stay readable.
+    fn switch(&self, meta: &Meta, db: StateDb, name: &str) -> Result<(), CatalogError> {
+        let _alone = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = db.raft_state()?;
+        if state.last_applied != meta.last_log_id || state.membership != meta.last_membership {
+            return Err(CatalogError::Stopped(
+                "a received snapshot does not hold the state that it claims".to_owned(),
+            ));
+        }
+        // In this order: a state that is newer than the snapshot is usual, an older one would be a gap.
+        replace_file(&self.folder.join("CURRENT"), name.as_bytes())?;
+        rename(&self.folder.join("received.tmp"), &self.snapshot_path())?;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, Arc::new(db));
+        old.retire();
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, CatalogError> {
+    File::open(path).map_err(io_error("opening", path))
+}
+
+fn snapshot_meta(state: &RaftState) -> Meta {
+    let index = state.last_applied.map_or(0, |id| id.index);
+    // Two snapshots of one state are different files: parts of them must not be mixed.
+    let made = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let made = made.map_or(0, |elapsed| elapsed.as_nanos());
+    SnapshotMeta {
+        last_log_id: state.last_applied,
+        last_membership: state.membership.clone(),
+        snapshot_id: format!("{index}-{made:x}"),
+    }
+}
+
+fn write_snapshot(checkpoint: &Path, meta: &Meta, to: &Path) -> Result<(), CatalogError> {
+    let header = serde_json::to_vec(meta).map_err(|error| io_error("writing", to)(error.into()))?;
+    let file = File::create(to).map_err(io_error("creating", to))?;
+    pack::pack(checkpoint, &header, &file).map_err(io_error("writing", to))
+}
+
+fn parse_meta(path: &Path, header: &[u8]) -> Result<Meta, CatalogError> {
+    serde_json::from_slice(header).map_err(|error| io_error("parsing", path)(error.into()))
+}
+
+fn as_snapshot((meta, file): (Meta, File)) -> Snapshot<TypeConfig> {
+    Snapshot {
+        meta,
+        snapshot: Box::new(tokio::fs::File::from_std(file)),
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for StateStore {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
+        self.run(Inner::build_snapshot)
+            .await
+            .map(as_snapshot)
+            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateStore {
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), StorageError<u64>> {
+        let state = self
+            .run(|inner| Ok(inner.current().raft_state()?))
+            .await
+            .map_err(storage_error(ErrorSubject::StateMachine, ErrorVerb::Read))?;
+        Ok((state.last_applied, state.membership))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<_> = entries.into_iter().collect();
+        self.run(move |inner| inner.apply(entries))
+            .await
+            .map_err(storage_error(ErrorSubject::StateMachine, ErrorVerb::Write))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError<u64>> {
+        let file = self
+            .run(Inner::receiving_file)
+            .await
+            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))?;
+        Ok(Box::new(tokio::fs::File::from_std(file)))
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<tokio::fs::File>) -> Result<(), StorageError<u64>> {
+        let received = snapshot.into_std().await;
+        let meta = meta.clone();
+        self.run(move |inner| inner.install(&meta, received))
+            .await
+            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
+        self.run(Inner::current_snapshot)
+            .await
+            .map(|found| found.map(as_snapshot))
+            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Read))
+    }
+}
