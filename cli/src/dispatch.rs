@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::config::{Command, Config, calls};
 use crate::exit::{CommandError, ExitCode};
-use crate::{help, logging, output};
+use crate::{commands, help, logging, output};
 
 /// Runs the program with its arguments, the program's name left out, and gives back what the process returns.
 ///
@@ -75,10 +75,7 @@ fn dispatch(config: &Config) -> Result<ExitCode, CommandError> {
         Command::Help => output::print(&help::topic(config)?)?,
         Command::Version => output::print(help::VERSION)?,
         Command::Completions => output::print(&help::completions(config)?)?,
-        other => {
-            let what = format!("this build of pgmesh has no command '{other}'");
-            return Err(CommandError::new(ExitCode::CommandInvalid, what));
-        }
+        _ => return commands::run(config),
     }
     Ok(ExitCode::Ok)
 }

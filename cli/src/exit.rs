@@ -84,6 +84,45 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
+    /// All of them.
+    pub const ALL: [Self; 35] = [
+        Self::Ok,
+        Self::NotFound,
+        Self::Assert,
+        Self::Checksum,
+        Self::Config,
+        Self::FileInvalid,
+        Self::Format,
+        Self::OptionInvalid,
+        Self::OptionRequired,
+        Self::PgRunning,
+        Self::Protocol,
+        Self::PathNotEmpty,
+        Self::ArchiveMismatch,
+        Self::ArchiveDuplicate,
+        Self::VersionNotSupported,
+        Self::CommandInvalid,
+        Self::HostConnect,
+        Self::LockAcquire,
+        Self::BackupMismatch,
+        Self::FileMissing,
+        Self::DbConnect,
+        Self::DbMismatch,
+        Self::Stop,
+        Self::ArchiveCommandInvalid,
+        Self::BackupSetInvalid,
+        Self::TablespaceMap,
+        Self::LinkMap,
+        Self::ArchiveTimeout,
+        Self::ArchiveDisabled,
+        Self::Crypto,
+        Self::RepoInvalid,
+        Self::Command,
+        Self::Runtime,
+        Self::Unknown,
+        Self::ArchiveUnknown,
+    ];
+
     /// The number that the process returns.
     pub const fn number(self) -> u8 {
         self as u8

@@ -4,18 +4,28 @@
 //! main ── run (dispatch) ─┬─ config     one table of options: command line, environment, file
 //!                         ├─ logging    log lines to stderr and a file
 //!                         ├─ help       help, version, manual page, completions
-//!                         └─ a command  results through output, progress on a terminal
+//!                         └─ commands   results through output, progress on a terminal
+//!                              ├─ mesh      the connection to whichever node answers
+//!                              ├─ pg        the running cluster on this host
+//!                              └─ backup, restore
 //! ```
 //!
 //! Every failure ends as a [`exit::CommandError`]: what happened, why, what to do now, and the exit code.
 
+pub mod backup;
+mod commands;
 pub mod config;
 mod dispatch;
 pub mod exit;
+mod failed;
 pub mod help;
 pub mod logging;
 mod manual;
+pub mod mesh;
+mod node_file;
 pub mod output;
+pub mod pg;
 pub mod progress;
+pub mod restore;
 
 pub use dispatch::run;

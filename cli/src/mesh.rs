@@ -3,13 +3,14 @@
 use crate::config::Config;
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request};
+use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_transport::{Client, Connection, ConnectError, Identity, Stream, StreamError};
+use pgmesh_storage::DigestSuite;
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
-use std::path::Path;
-use tokio::sync::Mutex;
+use std::path::{Path, PathBuf};
+use tokio::sync::{Mutex, OnceCell};
 
 /// Bodies are at most a WAL segment of the largest size, uncompressed.
 const BODY_LIMIT: usize = (1 << 30) + 4096;
@@ -19,6 +20,7 @@ pub struct Mesh {
     client: Client,
     addresses: Vec<String>,
     connection: Mutex<Option<Connection>>,
+    facts: OnceCell<MeshFacts>,
 }
 
 impl Mesh {
@@ -30,9 +32,18 @@ impl Mesh {
         let (directory, addresses) = who_and_where(config)?;
         let identity = Identity::load(&directory).map_err(|error| no_identity(&directory, &error))?;
         let client = Client::new(&identity).map_err(|error| connect_failure("this host", &error))?;
-        let mesh = Self { client, addresses, connection: Mutex::new(None) };
+        let mesh = Self { client, addresses, connection: Mutex::new(None), facts: OnceCell::new() };
         mesh.connection().await?;
         Ok(mesh)
+    }
+
+    /// How digests are made in this mesh; asked once.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn suite(&self) -> Result<DigestSuite, Failure> {
+        let facts = self.facts.get_or_try_init(|| self.call(&Request::Hello)).await?;
+        Ok(facts.suite)
     }
 
     /// A request without a body, and its reply.
@@ -89,8 +100,8 @@ impl Mesh {
     ) -> Result<(), Failure> {
         let mut stream = self.ask(request, None).await?;
         loop {
-            let event: Result<E, Failure> = reply(&mut stream, request).await;
-            if on_event(event?).is_break() {
+            let event: E = reply(&mut stream, request).await?;
+            if on_event(event).is_break() {
                 return Ok(());
             }
         }
@@ -166,13 +177,13 @@ fn lost(request: &Request, error: &StreamError) -> Failure {
 }
 
 /// Whose identity, and which nodes: a PG host's file names `mesh-node`, a node's file the node itself.
-fn who_and_where(config: &Config) -> Result<(std::path::PathBuf, Vec<String>), Failure> {
+fn who_and_where(config: &Config) -> Result<(PathBuf, Vec<String>), Failure> {
     let nodes = config.list("mesh-node");
     if !nodes.is_empty() {
-        return Ok((config.path("identity-path"), nodes));
+        return Ok((config.required_path("identity-path")?.to_owned(), nodes.to_vec()));
     }
-    if config.is_set("node-path") {
-        let layout = pgmesh_node::Layout::new(config.path("node-path"));
+    if config.is_given("node-name") || config.is_given("node-path") {
+        let layout = pgmesh_node::Layout::new(config.required_path("node-path")?);
         return Ok((layout.admin(), vec![crate::node_file::reachable(config)]));
     }
     Err(Failure::new(code::OPTION_REQUIRED, "option mesh-node is missing: no node of the mesh is known here")

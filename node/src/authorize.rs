@@ -13,7 +13,7 @@ pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
     let allowed = match (peer, request) {
         (Peer::Joining, Request::Join(_)) => true,
         (Peer::Joining, _) => false,
-        (Peer::Member(_), Request::Ping) => true,
+        (Peer::Member(_), Request::Hello) => true,
         (Peer::Member(member), request) => match &member.role {
             Role::Admin => !matches!(request, Request::Join(_)),
             Role::Client { stanzas } => client_may(stanzas, request),
@@ -33,7 +33,7 @@ fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
         })
     };
     match request {
-        Request::Ping => true,
+        Request::Hello => true,
         Request::PushSegment(r) => own(&r.stanza),
         Request::GetSegment(r) => own(&r.stanza),
         Request::BeginBackup(r) => own(&r.stanza),
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn without_a_certificate_nothing_but_join_is_served() {
-        assert!(authorize(&Peer::Joining, &Request::Ping).is_err());
+        assert!(authorize(&Peer::Joining, &Request::Hello).is_err());
         assert!(authorize(&Peer::Joining, &get("main")).is_err());
     }
 }

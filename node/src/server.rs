@@ -2,7 +2,7 @@
 
 use crate::authorize::authorize;
 use crate::failure::chain;
-use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, PayloadHead, Request};
+use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
 use crate::settings::NodeSettings;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
@@ -163,7 +163,10 @@ impl Served {
     async fn answer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Ping => reply(stream, Ok(())).await,
+            Request::Hello => {
+                let facts = MeshFacts { mesh_id: node.mesh_id().to_owned(), suite: node.suite() };
+                reply(stream, Ok(facts)).await
+            }
             Request::PushSegment(push) => {
                 // Compressed, decompressed to be checked, and encrypted once for each repository.
                 let copies = 1 + node.repositories.keys().len() as u64;

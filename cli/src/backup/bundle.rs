@@ -2,7 +2,6 @@
 //!
 //! A reader has one open bundle. Its digest is known only when it is full, so the entries of the files in it wait for it.
 
-use super::plan::Job;
 use pgmesh_storage::{Digest, EntryKind, Extent, FileEntry};
 
 /// Pieces below this size, in bytes, are bundled; larger ones are chunks of their own.
@@ -10,12 +9,11 @@ pub const BUNDLE_BELOW: usize = 256 << 10;
 /// The plaintext size of a full chunk, in bytes.
 pub const CHUNK_SIZE: usize = 1 << 20;
 
-/// How far, in files, readers may go on while a file waits in a bundle. The entries of a manifest are in the order of
-/// the walk, so all that comes behind a waiting file is kept in memory: that must not grow with the cluster
-/// (invariant 11).
-const FILES_AHEAD: u64 = 4096;
-/// The same in bytes: the extents of so much take 160 KiB.
-const BYTES_AHEAD: u64 = 4 << 30;
+/// How many bytes of a file of `size` bytes go into a bundle: its last piece, when that is small.
+pub fn bundled_length(size: u64) -> usize {
+    let last = usize::try_from(size % CHUNK_SIZE as u64).unwrap_or(0);
+    if last < BUNDLE_BELOW { last } else { 0 }
+}
 
 /// An open bundle with the files that wait for it.
 #[derive(Default)]
@@ -25,7 +23,7 @@ pub struct Bundle {
 }
 
 struct Waiting {
-    job: Job,
+    number: u64,
     entry: FileEntry,
     offset: u32,
     length: u32,
@@ -48,24 +46,24 @@ impl Bundle {
         !self.bytes.is_empty() && self.bytes.len() + length > CHUNK_SIZE
     }
 
-    /// Whether the first file in it has waited for long enough when `job` is next.
-    pub fn is_overdue(&self, job: Job) -> bool {
-        self.waiting.first().is_some_and(|first| {
-            job.number.saturating_sub(first.job.number) > FILES_AHEAD
-                || job.bytes_before.saturating_sub(first.job.bytes_before) > BYTES_AHEAD
-        })
-    }
-
-    /// Adds the last piece of a file; the caller has made room with [`Self::seal`].
-    pub fn add(&mut self, job: Job, entry: FileEntry, piece: &[u8]) {
-        assert!(self.bytes.len() + piece.len() <= CHUNK_SIZE, "a bundle is no larger than a chunk");
+    /// Adds the last piece of a file, which is entry `number`; the caller has made room with [`Self::seal`].
+    pub fn add(&mut self, number: u64, entry: FileEntry, piece: &[u8]) {
+        assert!(
+            self.bytes.len() + piece.len() <= CHUNK_SIZE,
+            "a bundle is no larger than a chunk"
+        );
         let offset = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
         if self.bytes.capacity() == 0 {
             self.bytes.reserve_exact(CHUNK_SIZE);
         }
         self.bytes.extend_from_slice(piece);
-        self.waiting.push(Waiting { job, entry, offset, length });
+        self.waiting.push(Waiting {
+            number,
+            entry,
+            offset,
+            length,
+        });
     }
 
     /// Takes the bundle, leaving an empty one; none where nothing is in it.
@@ -74,19 +72,26 @@ impl Bundle {
             return None;
         }
         let Self { bytes, waiting } = std::mem::take(self);
-        Some(Sealed { bytes, waiting: WaitingFiles(waiting) })
+        Some(Sealed {
+            bytes,
+            waiting: WaitingFiles(waiting),
+        })
     }
 }
 
 impl WaitingFiles {
-    /// The entries, each with its extent in the bundle of that digest.
-    pub fn complete(self, digest: Digest) -> impl Iterator<Item = (Job, FileEntry)> {
+    /// The entries with their numbers, each with its extent in the bundle of that digest.
+    pub fn complete(self, digest: Digest) -> impl Iterator<Item = (u64, FileEntry)> {
         self.0.into_iter().map(move |waiting| {
             let mut entry = waiting.entry;
             if let EntryKind::File { extents, .. } = &mut entry.kind {
-                extents.push(Extent { digest, offset: waiting.offset, length: waiting.length });
+                extents.push(Extent {
+                    digest,
+                    offset: waiting.offset,
+                    length: waiting.length,
+                });
             }
-            (waiting.job, entry)
+            (waiting.number, entry)
         })
     }
 }
@@ -96,14 +101,15 @@ mod tests {
     use super::*;
     use pgmesh_storage::DigestSuite;
 
-    fn job(number: u64, bytes_before: u64) -> Job {
-        Job { number, bytes_before }
-    }
-
     fn file(path: &str, size: u64) -> FileEntry {
         FileEntry {
             path: path.to_owned(),
-            kind: EntryKind::File { size, crc32c: 0, extents: vec![], bad_pages: vec![] },
+            kind: EntryKind::File {
+                size,
+                crc32c: 0,
+                extents: vec![],
+                bad_pages: vec![],
+            },
             modified: 0,
             mode: 0o600,
             user: None,
@@ -114,17 +120,19 @@ mod tests {
     #[test]
     fn every_piece_is_found_again_at_its_extent() {
         let mut bundle = Bundle::default();
-        bundle.add(job(0, 0), file("a", 3), b"abc");
-        bundle.add(job(1, 3), file("b", 2), b"de");
+        bundle.add(0, file("a", 3), b"abc");
+        bundle.add(1, file("b", 2), b"de");
         let Sealed { bytes, waiting } = bundle.seal().unwrap();
         let digest = DigestSuite::Blake3.digest(&bytes);
         let pieces: Vec<_> = waiting
             .complete(digest)
-            .map(|(job, entry)| {
+            .map(|(number, entry)| {
                 entry.check().unwrap();
-                let EntryKind::File { extents, .. } = entry.kind else { unreachable!() };
+                let EntryKind::File { extents, .. } = entry.kind else {
+                    unreachable!()
+                };
                 let at = extents[0].offset as usize;
-                (job.number, bytes[at..at + extents[0].length as usize].to_vec())
+                (number, bytes[at..at + extents[0].length as usize].to_vec())
             })
             .collect();
         assert_eq!(pieces, [(0, b"abc".to_vec()), (1, b"de".to_vec())]);
@@ -135,18 +143,15 @@ mod tests {
     fn a_bundle_never_outgrows_a_chunk() {
         let mut bundle = Bundle::default();
         assert!(!bundle.is_full_for(CHUNK_SIZE));
-        bundle.add(job(0, 0), file("a", 1), b"x");
+        bundle.add(0, file("a", 1), b"x");
         assert!(bundle.is_full_for(CHUNK_SIZE));
         assert!(!bundle.is_full_for(CHUNK_SIZE - 1));
     }
 
     #[test]
-    fn no_file_waits_for_ever() {
-        let mut bundle = Bundle::default();
-        assert!(!bundle.is_overdue(job(u64::MAX, u64::MAX)));
-        bundle.add(job(10, 1000), file("a", 1), b"x");
-        assert!(!bundle.is_overdue(job(10 + FILES_AHEAD, 1000 + BYTES_AHEAD)));
-        assert!(bundle.is_overdue(job(11 + FILES_AHEAD, 1000)));
-        assert!(bundle.is_overdue(job(11, 1001 + BYTES_AHEAD)));
+    fn only_small_ends_are_bundled() {
+        let chunk = CHUNK_SIZE as u64;
+        let lengths = [0, 1, 262_143, 262_144, chunk, chunk + 8192, 2 * chunk - 1].map(bundled_length);
+        assert_eq!(lengths, [0, 1, 262_143, 0, 0, 8192, 0]);
     }
 }

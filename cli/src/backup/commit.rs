@@ -34,7 +34,10 @@ impl Facts {
         tablespaces: Vec<TablespaceName>,
         plan: &Plan,
     ) -> Self {
-        let database = |database: DatabaseName| DatabaseRecord { oid: database.oid, name: database.name };
+        let database = |database: DatabaseName| DatabaseRecord {
+            oid: database.oid,
+            name: database.name,
+        };
         let links = plan.links.iter().map(|link| LinkRecord {
             path: link.path.clone(),
             destination: link.destination.clone(),
@@ -42,7 +45,11 @@ impl Facts {
         Self {
             start,
             databases: databases.into_iter().map(database).collect(),
-            tablespaces: plan.tablespaces.iter().map(|found| tablespace(found, &tablespaces)).collect(),
+            tablespaces: plan
+                .tablespaces
+                .iter()
+                .map(|found| tablespace(found, &tablespaces))
+                .collect(),
             links: links.collect(),
             page_checksums: false,
         }
@@ -51,7 +58,10 @@ impl Facts {
 
 /// A tablespace with its name; one that was created after the names were read has its oid as name.
 fn tablespace(found: &Tablespace, names: &[TablespaceName]) -> TablespaceRecord {
-    let name = names.iter().find(|named| named.oid == found.oid).map(|named| named.name.clone());
+    let name = names
+        .iter()
+        .find(|named| named.oid == found.oid)
+        .map(|named| named.name.clone());
     TablespaceRecord {
         oid: found.oid,
         name: name.unwrap_or_else(|| found.oid.to_string()),
@@ -85,16 +95,18 @@ pub async fn commit(
         CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, durable, owed)),
         CommittedBackup::Missing(missing) => Err(Failure::new(
             code::RUNTIME,
-            format!("{} chunks of the backup were removed from the mesh while it was made", missing.len()),
+            format!(
+                "{} chunks of the backup were removed from the mesh while it was made",
+                missing.len()
+            ),
         )
         .again()),
     }
 }
 
 fn pack(context: &Context, root: &ManifestRoot) -> Result<Payload, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(code::RUNTIME, "the manifest cannot be written").because(error)
-    };
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(code::RUNTIME, "the manifest cannot be written").because(error);
     let bytes = root.encode().map_err(|error| failed(&error))?;
     let settings = &context.settings;
     Payload::pack(context.begun.suite, settings.codec, settings.level, &bytes).map_err(|error| failed(&error))
@@ -179,10 +191,19 @@ mod tests {
 
     #[test]
     fn a_tablespace_without_a_name_goes_by_its_oid() {
-        let names = [TablespaceName { oid: 16500, name: "fast".to_owned() }];
-        let found = |oid| Tablespace { oid, destination: "/mnt/x".into() };
+        let names = [TablespaceName {
+            oid: 16500,
+            name: "fast".to_owned(),
+        }];
+        let found = |oid| Tablespace {
+            oid,
+            destination: "/mnt/x".into(),
+        };
         assert_eq!(tablespace(&found(16500), &names).name, "fast");
         let unnamed = tablespace(&found(16501), &names);
-        assert_eq!((unnamed.name.as_str(), unnamed.destination.as_str()), ("16501", "/mnt/x"));
+        assert_eq!(
+            (unnamed.name.as_str(), unnamed.destination.as_str()),
+            ("16501", "/mnt/x")
+        );
     }
 }

@@ -37,7 +37,13 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     let begun = begin(&mesh, &settings, &cluster, &label).await?;
     let session = begun.session;
     let stanza = settings.stanza.clone();
-    let context = Context { mesh: mesh.clone(), settings, cluster, begun, label };
+    let context = Context {
+        mesh: mesh.clone(),
+        settings,
+        cluster,
+        begun,
+        label,
+    };
     let outcome = tokio::select! {
         outcome = Box::pin(take(config, context)) => outcome,
         name = signals.caught() => Err(stopped(name)),
@@ -60,8 +66,16 @@ fn warn_of_type(config: &Config) {
 
 /// The stanza's backups decide together with the clock.
 async fn next_label(mesh: &Mesh, stanza: &StanzaName) -> Result<BackupLabel, Failure> {
-    let info: MeshInfo = mesh.call(&Request::Info { stanza: Some(stanza.clone()) }).await?;
-    let backups = info.stanzas.iter().filter(|known| known.name == stanza.as_str()).flat_map(|known| &known.backups);
+    let info: MeshInfo = mesh
+        .call(&Request::Info {
+            stanza: Some(stanza.clone()),
+        })
+        .await?;
+    let backups = info
+        .stanzas
+        .iter()
+        .filter(|known| known.name == stanza.as_str())
+        .flat_map(|known| &known.backups);
     let now = OffsetDateTime::now_utc().to_offset(local_offset());
     let chosen = label::choose(now, backups.map(|backup| &backup.label));
     if chosen.clock_is_behind {
@@ -97,7 +111,11 @@ async fn begin(
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
-    if name.is_empty() { "a PostgreSQL host".to_owned() } else { name.to_owned() }
+    if name.is_empty() {
+        "a PostgreSQL host".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Frees the stanza's lock. The node does so itself when the connection ends; this is sooner.
@@ -118,10 +136,12 @@ struct Signals {
 
 impl Signals {
     fn catch() -> Result<Self, Failure> {
-        let caught = |kind| {
-            signal(kind).map_err(|error| Failure::new(code::RUNTIME, "signals cannot be caught").because(error))
-        };
-        Ok(Self { interrupt: caught(SignalKind::interrupt())?, terminate: caught(SignalKind::terminate())? })
+        let caught =
+            |kind| signal(kind).map_err(|error| Failure::new(code::RUNTIME, "signals cannot be caught").because(error));
+        Ok(Self {
+            interrupt: caught(SignalKind::interrupt())?,
+            terminate: caught(SignalKind::terminate())?,
+        })
     }
 
     /// Waits for one of them; its name.
@@ -139,7 +159,11 @@ fn stopped(signal: &str) -> Failure {
 
 /// What may succeed the next time should be tried, and costs little.
 fn resumable(failure: Failure) -> Failure {
-    if failure.again && failure.remedy.is_none() { failure.remedy(RESUMES) } else { failure }
+    if failure.again && failure.remedy.is_none() {
+        failure.remedy(RESUMES)
+    } else {
+        failure
+    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub struct ManifestBuilder {
     writer: PartWriter,
     /// The number of the entry that comes next.
     next: u64,
-    /// Entries that came before their turn. Readers do not run far ahead of each other: see `bundle`.
+    /// Entries that came before their turn. Readers do not run far ahead of each other: see `plan`.
     early: BTreeMap<u64, Option<FileEntry>>,
     list: FileList,
 }
@@ -77,7 +77,10 @@ impl ManifestBuilder {
             self.list.size += size;
             self.list.files += 1;
             if !bad_pages.is_empty() {
-                let errors = FileErrors { path: entry.path.clone(), blocks: bad_pages.clone() };
+                let errors = FileErrors {
+                    path: entry.path.clone(),
+                    blocks: bad_pages.clone(),
+                };
                 self.list.errors.push(errors);
             }
         }
@@ -93,7 +96,10 @@ impl ManifestBuilder {
     /// Sends a chunk and answers with its digest.
     pub async fn send_chunk(&mut self, bytes: Vec<u8>) -> Result<Digest, Halt> {
         let digest = self.suite.digest(&bytes);
-        self.pieces.send(Piece { digest, bytes }).await.map_err(|_| Halt::UploadEnded)?;
+        self.pieces
+            .send(Piece { digest, bytes })
+            .await
+            .map_err(|_| Halt::UploadEnded)?;
         Ok(digest)
     }
 
@@ -133,7 +139,12 @@ mod tests {
     fn file(number: u64, bad_pages: Vec<BlockRange>) -> FileEntry {
         FileEntry {
             path: format!("file{number}"),
-            kind: EntryKind::File { size: 0, crc32c: 0, extents: vec![], bad_pages },
+            kind: EntryKind::File {
+                size: 0,
+                crc32c: 0,
+                extents: vec![],
+                bad_pages,
+            },
             modified: 0,
             mode: 0o600,
             user: None,
@@ -151,11 +162,20 @@ mod tests {
             builder.take(Taken { number, entry }).await.unwrap();
         }
         assert_eq!(builder.taken(), 5);
-        builder.push(file(9, vec![BlockRange { first: 1, count: 1 }])).await.unwrap();
+        builder
+            .push(file(9, vec![BlockRange { first: 1, count: 1 }]))
+            .await
+            .unwrap();
         let list = builder.finish().await.unwrap();
         assert_eq!((list.files, list.errors.len()), (5, 1));
         let piece = sent.recv().await.unwrap();
-        assert_eq!(list.parts, [PartRef { digest: piece.digest, length: piece.bytes.len() as u64 }]);
+        assert_eq!(
+            list.parts,
+            [PartRef {
+                digest: piece.digest,
+                length: piece.bytes.len() as u64
+            }]
+        );
         let read = PartReader::new().entries(&piece.bytes).unwrap();
         let paths: Vec<_> = read.iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(paths, ["file0", "file1", "file2", "file4", "file9"]);

@@ -24,7 +24,11 @@ pub struct PageChecker<'file> {
 impl<'file> PageChecker<'file> {
     /// A checker for `file`, whose first page is page `first_block` of the relation's fork.
     pub fn new(file: &'file File, first_block: u32) -> Self {
-        Self { file, first_block, bad: Vec::new() }
+        Self {
+            file,
+            first_block,
+            bad: Vec::new(),
+        }
     }
 
     /// Checks all whole pages of `piece`, which was read at byte `offset`, a multiple of the page size.
@@ -70,7 +74,10 @@ fn ranges(blocks: &[u32]) -> Vec<BlockRange> {
     for block in blocks {
         match ranges.last_mut() {
             Some(range) if range.first.checked_add(range.count) == Some(*block) => range.count += 1,
-            _ => ranges.push(BlockRange { first: *block, count: 1 }),
+            _ => ranges.push(BlockRange {
+                first: *block,
+                count: 1,
+            }),
         }
     }
     ranges
@@ -124,9 +131,9 @@ mod tests {
     fn block_numbers_go_on_over_segment_files_and_pieces() {
         let pages = [page(131_072, 1), page(131_073, 2)];
         let file = file(&pages);
-        assert!(bad(&file, 131_072, 0, pages.clone().as_flattened_mut()).is_empty());
-        assert!(bad(&file, 131_072, 8192, &mut pages[1].clone()).is_empty());
-        let wrong = bad(&file, 0, 0, pages.clone().as_flattened_mut());
+        assert!(bad(&file, 131_072, 0, { pages }.as_flattened_mut()).is_empty());
+        assert!(bad(&file, 131_072, 8192, &mut { pages[1] }).is_empty());
+        let wrong = bad(&file, 0, 0, { pages }.as_flattened_mut());
         assert_eq!(wrong, [BlockRange { first: 0, count: 2 }]);
     }
 
@@ -135,7 +142,7 @@ mod tests {
         let mut pages = [page(0, 1), page(1, 2), page(2, 3)];
         pages[0][4000] ^= 1;
         let file = file(&pages);
-        let mut read = pages.clone();
+        let mut read = pages;
         // The second was caught in the middle of a write.
         read[1][8000] ^= 1;
         let wrong = bad(&file, 0, 0, read.as_flattened_mut());
@@ -162,6 +169,10 @@ mod tests {
         assert_eq!(found.len(), 3);
         assert_eq!(ShownRanges(&found).to_string(), "0, 3-5, 9");
         let many: Vec<u32> = (0..20).map(|n| n * 2).collect();
-        assert!(ShownRanges(&ranges(&many)).to_string().ends_with("14 and 12 more ranges"));
+        assert!(
+            ShownRanges(&ranges(&many))
+                .to_string()
+                .ends_with("14 and 12 more ranges")
+        );
     }
 }

@@ -1,17 +1,19 @@
 //! What is to be read, and in which order: from the tree that the walk found to a queue of jobs.
 
+use super::bundle::{CHUNK_SIZE, bundled_length};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entry, EntryKind, Link, Tablespace};
+use std::iter::Peekable;
 use std::sync::{Mutex, PoisonError};
+use std::vec::IntoIter;
 
-/// One entry's place in the order of the walk, which is the manifest's order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Job {
-    /// Counted from 0.
-    pub number: u64,
-    /// The sizes, in bytes, of all files before it.
-    pub bytes_before: u64,
-}
+/// No entry joins a job that has so many bytes already. Together with the next limit it bounds how far readers run ahead
+/// of each other, and so what waits for its place in the manifest (invariant 11).
+const JOB_BYTES: u64 = 16 << 20;
+/// The most entries of a job.
+const JOB_ENTRIES: usize = 1024;
+/// One file name in so many begins a new job.
+const NAMES_PER_JOB: u32 = 32;
 
 /// What a backup will hold.
 #[derive(Debug)]
@@ -40,10 +42,19 @@ impl Plan {
             .into_iter()
             .partition(|entry| entry.path == ControlFile::PATH && matches!(entry.kind, EntryKind::File { .. }));
         let control = controls.pop().ok_or_else(|| {
-            Failure::new(code::FILE_MISSING, format!("{} is not among the files to back up", ControlFile::PATH))
-                .remedy("remove it from the option exclude: no cluster starts without it")
+            Failure::new(
+                code::FILE_MISSING,
+                format!("{} is not among the files to back up", ControlFile::PATH),
+            )
+            .remedy("remove it from the option exclude: no cluster starts without it")
         })?;
-        Ok(Self { entries, control, bytes, tablespaces: tree.tablespaces, links: tree.links })
+        Ok(Self {
+            entries,
+            control,
+            bytes,
+            tablespaces: tree.tablespaces,
+            links: tree.links,
+        })
     }
 }
 
@@ -55,6 +66,16 @@ pub fn size(entry: &Entry) -> u64 {
     }
 }
 
+/// Entries that one reader takes together: they follow each other in the order of the walk, which is the manifest's.
+/// Their small files share a bundle.
+#[derive(Debug)]
+pub struct Job {
+    /// The number of the first entry, counted from 0.
+    pub number: u64,
+    /// The entries; not empty.
+    pub entries: Vec<Entry>,
+}
+
 /// The entries that no reader has taken yet.
 #[derive(Debug)]
 pub struct Queue {
@@ -63,25 +84,73 @@ pub struct Queue {
 
 #[derive(Debug)]
 struct State {
-    entries: std::vec::IntoIter<Entry>,
-    next: Job,
+    entries: Peekable<IntoIter<Entry>>,
+    next: u64,
 }
 
 impl Queue {
     /// A queue of these entries, in this order.
     pub fn new(entries: Vec<Entry>) -> Self {
-        let next = Job { number: 0, bytes_before: 0 };
-        Self { state: Mutex::new(State { entries: entries.into_iter(), next }) }
+        Self {
+            state: Mutex::new(State {
+                entries: entries.into_iter().peekable(),
+                next: 0,
+            }),
+        }
     }
 
-    /// Takes the next entry.
-    pub fn next(&self) -> Option<(Job, Entry)> {
+    /// Takes the next job.
+    pub fn next(&self) -> Option<Job> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = state.entries.next()?;
-        let job = state.next;
-        state.next = Job { number: job.number + 1, bytes_before: job.bytes_before + size(&entry) };
-        Some((job, entry))
+        let number = state.next;
+        let mut group = Group::default();
+        let mut entries: Vec<Entry> = Vec::new();
+        while let Some(entry) = state.entries.next_if(|entry| group.takes(entries.last(), entry)) {
+            entries.push(entry);
+        }
+        state.next += entries.len() as u64;
+        (!entries.is_empty()).then_some(Job { number, entries })
     }
+}
+
+/// Decides which entries belong together, by their names and sizes alone: the same files give the same bundles again, in
+/// the next backup, after a killed one, and in the next database made from the same template, and such chunks are known
+/// already. As new jobs begin with certain names, one file that comes, goes or grows changes few bundles.
+#[derive(Default)]
+struct Group {
+    entries: usize,
+    bytes: u64,
+    bundled: usize,
+}
+
+impl Group {
+    /// Whether `entry` goes with those before it, of which `last` is the last; it is counted then.
+    fn takes(&mut self, last: Option<&Entry>, entry: &Entry) -> bool {
+        let size = size(entry);
+        let bundled = self.bundled + bundled_length(size);
+        let fits = last.is_none_or(|last| {
+            split(&last.path).0 == split(&entry.path).0
+                && !begins_job(split(&entry.path).1)
+                && bundled <= CHUNK_SIZE
+                && self.bytes < JOB_BYTES
+                && self.entries < JOB_ENTRIES
+        });
+        if fits {
+            self.entries += 1;
+            self.bytes += size;
+            self.bundled = bundled;
+        }
+        fits
+    }
+}
+
+/// Directory and name of a path.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn begins_job(name: &str) -> bool {
+    crc32c::crc32c(name.as_bytes()).is_multiple_of(NAMES_PER_JOB)
 }
 
 #[cfg(test)]
@@ -116,19 +185,89 @@ mod tests {
             entry("base", EntryKind::Directory),
             entry("base/1", EntryKind::File { size: 10 }),
             entry("global/pg_control", EntryKind::File { size: 8192 }),
-            entry("postgresql.conf", EntryKind::Link { destination: "/etc/pg.conf".into() }),
+            entry(
+                "postgresql.conf",
+                EntryKind::Link {
+                    destination: "/etc/pg.conf".into(),
+                },
+            ),
             entry("postgresql.conf", EntryKind::File { size: 5 }),
         ];
         let plan = Plan::of(tree(entries)).unwrap();
         assert_eq!(plan.control.path, "global/pg_control");
         assert_eq!(plan.bytes, 8207);
-        let queue = Queue::new(plan.entries);
-        let taken: Vec<_> = std::iter::from_fn(|| queue.next())
-            .map(|(job, entry)| (job.number, job.bytes_before, entry.path))
+        let taken: Vec<_> = jobs(plan.entries)
+            .into_iter()
+            .flat_map(|job| (job.number..).zip(job.entries))
+            .map(|(number, entry)| (number, entry.path))
             .collect();
-        let expected =
-            [(0, 0, "base"), (1, 0, "base/1"), (2, 10, "postgresql.conf"), (3, 10, "postgresql.conf")];
-        assert_eq!(taken, expected.map(|(number, before, path)| (number, before, path.to_owned())));
+        let expected = [
+            (0, "base"),
+            (1, "base/1"),
+            (2, "postgresql.conf"),
+            (3, "postgresql.conf"),
+        ];
+        assert_eq!(taken, expected.map(|(number, path)| (number, path.to_owned())));
+    }
+
+    fn jobs(entries: Vec<Entry>) -> Vec<Job> {
+        let queue = Queue::new(entries);
+        std::iter::from_fn(|| queue.next()).collect()
+    }
+
+    fn files(directory: &str, names: impl Iterator<Item = u32>) -> Vec<Entry> {
+        names
+            .map(|name| entry(&format!("{directory}/{name}"), EntryKind::File { size: 24 << 10 }))
+            .collect()
+    }
+
+    /// The names in each job.
+    fn names(entries: Vec<Entry>) -> Vec<Vec<String>> {
+        let name = |entry: Entry| split(&entry.path).1.to_owned();
+        jobs(entries)
+            .into_iter()
+            .map(|job| job.entries.into_iter().map(name).collect())
+            .collect()
+    }
+
+    #[test]
+    fn databases_of_one_template_give_the_same_jobs() {
+        let one = names(files("base/1", 1000..1300));
+        assert_eq!(one, names(files("base/5", 1000..1300)));
+        assert!((8..60).contains(&one.len()), "{} jobs", one.len());
+        let both = [files("base/1", 1000..1300), files("base/5", 1000..1300)].concat();
+        assert_eq!(names(both).len(), 2 * one.len());
+    }
+
+    #[test]
+    fn one_file_less_changes_few_jobs() {
+        let all = names(files("base/1", 1000..1300));
+        let less = names(files("base/1", (1000..1300).filter(|name| *name != 1100)));
+        let changed = less.iter().filter(|job| !all.contains(job)).count();
+        assert!(changed <= 3, "{changed} of {} jobs", less.len());
+    }
+
+    #[test]
+    fn jobs_are_bounded() {
+        let large = |name: u32| entry(&format!("base/1/{name}"), EntryKind::File { size: 1 << 30 });
+        assert_eq!(jobs((1..10).map(large).collect()).len(), 9);
+        let empty = |name: u32| entry(&format!("base/1/{name}"), EntryKind::File { size: 0 });
+        assert!(
+            jobs((0..5000).map(empty).collect())
+                .iter()
+                .all(|job| job.entries.len() <= JOB_ENTRIES)
+        );
+        let bundled = |job: &Job| {
+            job.entries
+                .iter()
+                .map(|entry| bundled_length(size(entry)))
+                .sum::<usize>()
+        };
+        assert!(
+            jobs(files("base/1", 0..5000))
+                .iter()
+                .all(|job| bundled(job) <= CHUNK_SIZE)
+        );
     }
 
     #[test]

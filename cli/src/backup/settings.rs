@@ -52,7 +52,9 @@ impl BackupSettings {
             exclude: config.list("exclude").to_vec(),
             annotations: config.map("annotation").iter().cloned().collect(),
             archive_timeout: config.duration("archive-timeout"),
-            backup_ack: config.optional_integer("backup-ack").and_then(|ack| u16::try_from(ack).ok()),
+            backup_ack: config
+                .optional_integer("backup-ack")
+                .and_then(|ack| u16::try_from(ack).ok()),
         })
     }
 
@@ -77,8 +79,9 @@ fn stanza(config: &Config) -> Result<StanzaName, Failure> {
 fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
     let invalid = |what: String| Failure::new(code::OPTION_INVALID, what);
     let name = config.text("compress-type").unwrap_or("zst");
-    let codec: Codec =
-        name.parse().map_err(|error| invalid(format!("compress-type={name} cannot be")).because(error))?;
+    let codec: Codec = name
+        .parse()
+        .map_err(|error| invalid(format!("compress-type={name} cannot be")).because(error))?;
     let Some(level) = config.optional_integer("compress-level") else {
         return Ok((codec, None));
     };

@@ -3,6 +3,9 @@
 use pgmesh_postgres::{Lsn, SegmentName};
 use pgmesh_storage::{BackupLabel, BackupType};
 use serde::Serialize;
+use std::fmt;
+
+use crate::output::size;
 
 /// A committed backup, for the one who started it.
 #[derive(Debug, Clone, Serialize)]
@@ -40,4 +43,85 @@ pub struct BackupSummary {
     pub durable: Vec<u16>,
     /// Repositories that will be brought up to date in the background.
     pub owed: Vec<u16>,
+}
+
+/// A few lines for a person.
+impl fmt::Display for BackupSummary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            formatter,
+            "{} backup: {}, {} in {} files",
+            self.backup_type,
+            self.label,
+            size(self.size),
+            self.files
+        )?;
+        writeln!(
+            formatter,
+            "    new content: {}, {} in each repository",
+            size(self.new_size),
+            size(self.new_stored)
+        )?;
+        writeln!(formatter, "    wal start/stop: {} / {}", self.wal_start, self.wal_stop)?;
+        write!(formatter, "    repositories: {}", repositories(&self.durable))?;
+        if !self.owed.is_empty() {
+            write!(formatter, "; still to be copied to {}", repositories(&self.owed))?;
+        }
+        if self.files_with_bad_pages > 0 {
+            write!(
+                formatter,
+                "\n    {} files have pages with wrong checksums: see the warnings",
+                self.files_with_bad_pages
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// `repo1, repo2`.
+fn repositories(keys: &[u16]) -> String {
+    keys.iter()
+        .map(|key| format!("repo{key}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_sees_what_there_is_and_what_is_owed() {
+        let segment = "00000001000000000000000A".parse().unwrap();
+        let mut summary = BackupSummary {
+            label: "20261123-055410F".parse().unwrap(),
+            backup_type: BackupType::Full,
+            start_time: 0,
+            stop_time: 1,
+            start_lsn: Lsn(1),
+            stop_lsn: Lsn(2),
+            wal_start: segment,
+            wal_stop: segment,
+            files: 3,
+            size: 8192,
+            new_size: 1024,
+            new_stored: 512,
+            chunks_known: 0,
+            files_with_bad_pages: 0,
+            durable: vec![1, 2],
+            owed: vec![],
+        };
+        assert_eq!(
+            summary.to_string(),
+            "full backup: 20261123-055410F, 8KB in 3 files\n    new content: 1KB, 512B in each repository\n    \
+             wal start/stop: 00000001000000000000000A / 00000001000000000000000A\n    repositories: repo1, repo2"
+        );
+        summary.owed = vec![3];
+        summary.files_with_bad_pages = 1;
+        assert!(
+            summary
+                .to_string()
+                .contains("still to be copied to repo3\n    1 files have pages")
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use super::bundle::{Bundle, Sealed};
 use super::commit::{Facts, commit};
 use super::manifest::{FileList, ManifestBuilder, file_entry};
-use super::plan::{Job, Plan, Queue};
+use super::plan::{Plan, Queue};
 use super::reader::{Reader, Reading, unreadable};
 use super::settings::BackupSettings;
 use super::summary::BackupSummary;
@@ -55,18 +55,32 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     let client = &context.cluster.client;
     check_archiving(client, config).await?;
     let name = format!("pgmesh backup {}", context.label);
-    let start = client.start_backup(&name, context.settings.start_fast).await.map_err(|e| database_failure(&e))?;
+    let start = client
+        .start_backup(&name, context.settings.start_fast)
+        .await
+        .map_err(|e| database_failure(&e))?;
     tracing::info!("backup start: WAL position {}", start.lsn);
     let databases = client.databases().await.map_err(|error| database_failure(&error))?;
     let tablespaces = client.tablespaces().await.map_err(|error| database_failure(&error))?;
 
     let plan = plan(&context).await?;
     let mut facts = Facts::begin(start, databases, tablespaces, &plan);
-    facts.page_checksums = context.settings.checks_pages(context.cluster.control.has_page_checksums());
-    let Stored { list, stop, label, counts } = store(&context, plan, facts.page_checksums).await?;
+    facts.page_checksums = context
+        .settings
+        .checks_pages(context.cluster.control.has_page_checksums());
+    let Stored {
+        list,
+        stop,
+        label,
+        counts,
+    } = store(&context, plan, facts.page_checksums).await?;
 
     let needed = NeededWal::of(&label, stop.lsn, context.cluster.control.segment_size);
-    tracing::info!("backup stop: WAL position {}; waiting for WAL up to {}", stop.lsn, needed.last);
+    tracing::info!(
+        "backup stop: WAL position {}; waiting for WAL up to {}",
+        stop.lsn,
+        needed.last
+    );
     // Invariant 4: the commit is refused without it; waiting here says why.
     wal::wait(&context.mesh, &context.settings, &context.cluster, needed).await?;
     commit(&context, facts, list, stop, label, needed, &counts).await
@@ -124,8 +138,16 @@ async fn store(context: &Context, plan: Plan, checks_pages: bool) -> Result<Stor
         None => return Err(Failure::new(code::ASSERT, "the upload was never begun")),
     };
     match read {
-        Ok((list, stop, label)) => Ok(Stored { list, stop, label, counts }),
-        Err(_) => Err(Failure::new(code::ASSERT, "the upload ended before everything was sent")),
+        Ok((list, stop, label)) => Ok(Stored {
+            list,
+            stop,
+            label,
+            counts,
+        }),
+        Err(_) => Err(Failure::new(
+            code::ASSERT,
+            "the upload ended before everything was sent",
+        )),
     }
 }
 
@@ -150,14 +172,24 @@ async fn read_all(
     let mut builder = ManifestBuilder::new(suite, pieces.clone());
     let total = plan.entries.len() as u64;
     let progress = Progress::start("backup", plan.bytes);
-    let reading = Arc::new(Reading { queue: Queue::new(plan.entries), suite, checks_pages, progress });
+    let reading = Arc::new(Reading {
+        queue: Queue::new(plan.entries),
+        suite,
+        checks_pages,
+        progress,
+    });
     read_files(&reading, context.settings.workers, pieces, &mut builder, total).await?;
 
     let mut last = Bundle::default();
     let control = read_control(&plan.control).await.map_err(Halt::Failed)?;
     reading.progress.advance(control.len() as u64);
     add(&mut last, file_entry(&plan.control, file_kind(&control)), &control);
-    let stop = context.cluster.client.stop_backup().await.map_err(|e| Halt::Failed(database_failure(&e)))?;
+    let stop = context
+        .cluster
+        .client
+        .stop_backup()
+        .await
+        .map_err(|e| Halt::Failed(database_failure(&e)))?;
     let label = BackupLabel::parse(&stop.label_file).map_err(|error| Halt::Failed(odd_label(&error)))?;
     add(&mut last, label_entry(&plan.control, &stop), stop.label_file.as_bytes());
     if let Some(Sealed { bytes, waiting }) = last.seal() {
@@ -203,7 +235,9 @@ async fn read_files(
 async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
     let mut attempt = 1;
     loop {
-        let bytes = tokio::fs::read(&entry.disk_path).await.map_err(|error| unreadable(entry, &error))?;
+        let bytes = tokio::fs::read(&entry.disk_path)
+            .await
+            .map_err(|error| unreadable(entry, &error))?;
         match ControlFile::parse(&bytes) {
             Ok(_) => return Ok(bytes),
             Err(error) if attempt >= CONTROL_ATTEMPTS => {
@@ -238,7 +272,7 @@ fn file_kind(content: &[u8]) -> EntryKind {
 
 /// Adds a file behind all that the readers have taken; there, the place in the order does not matter.
 fn add(bundle: &mut Bundle, entry: FileEntry, content: &[u8]) {
-    bundle.add(Job { number: 0, bytes_before: 0 }, entry, content);
+    bundle.add(u64::MAX, entry, content);
 }
 
 fn odd_label(error: &pgmesh_postgres::BackupLabelError) -> Failure {

@@ -5,8 +5,8 @@
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use pgmesh_node::{Failure, code};
 use pgmesh_node::protocol::{PutChunk, QueryChunks, Request};
+use pgmesh_node::{Failure, code};
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -82,7 +82,10 @@ impl Uploader {
     pub fn start(
         mesh: Arc<Mesh>,
         settings: UploadSettings,
-    ) -> (mpsc::Sender<Piece>, impl Future<Output = Result<Arc<UploadCounts>, Failure>>) {
+    ) -> (
+        mpsc::Sender<Piece>,
+        impl Future<Output = Result<Arc<UploadCounts>, Failure>>,
+    ) {
         let (sender, receiver) = mpsc::channel(PIECES_WAITING);
         let uploader = Self {
             mesh,
@@ -134,7 +137,11 @@ impl Uploader {
         if known.len() != pieces.len() {
             return Err(Failure::new(
                 code::PROTOCOL,
-                format!("the node answered {} of {} chunks asked about", known.len(), pieces.len()),
+                format!(
+                    "the node answered {} of {} chunks asked about",
+                    known.len(),
+                    pieces.len()
+                ),
             ));
         }
         let mut under_way = self.under_way.lock().await;

@@ -55,7 +55,9 @@ pub async fn wait(
     let mut pause = FIRST_PAUSE;
     loop {
         let presence: SegmentPresence = mesh.call(&request).await?;
-        let Some(missing) = presence.missing.first() else { return Ok(()) };
+        let Some(missing) = presence.missing.first() else {
+            return Ok(());
+        };
         if Instant::now() >= deadline {
             let archiver = cluster.client.archiver_failure().await.ok().flatten();
             return Err(not_archived(missing, settings.archive_timeout, archiver));
@@ -82,7 +84,9 @@ fn not_archived(missing: &str, waited: Duration, archiver: Option<ArchiverFailur
             failure.file,
             output::timestamp(failure.at)
         ),
-        None => "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza".to_owned(),
+        None => {
+            "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza".to_owned()
+        }
     };
     Failure::new(code::ARCHIVE_TIMEOUT, what).because(cause).remedy(
         "see what archive_command says in PostgreSQL's log, then run the backup again: what is stored is not sent twice",
@@ -134,7 +138,10 @@ mod tests {
 
     #[test]
     fn the_missing_segment_and_the_archivers_failure_are_named() {
-        let archiver = Some(ArchiverFailure { file: "000000010000000000000007".into(), at: 0 });
+        let archiver = Some(ArchiverFailure {
+            file: "000000010000000000000007".into(),
+            at: 0,
+        });
         let failure = not_archived("000000010000000000000008", Duration::from_secs(60), archiver);
         assert_eq!(failure.code, 82);
         assert!(failure.what.contains("000000010000000000000008") && failure.what.contains("60 s"));

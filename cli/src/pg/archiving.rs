@@ -52,8 +52,10 @@ fn judge(settings: &ArchiveSettings, refuse_always: bool) -> Result<(), Failure>
         "on" => {}
         "always" if !refuse_always => {}
         "always" => {
-            return Err(disabled("archive_mode is always: a standby would archive the same segments again".to_owned())
-                .remedy("set archive_mode = on, or archive-mode-check=n"));
+            return Err(
+                disabled("archive_mode is always: a standby would archive the same segments again".to_owned())
+                    .remedy("set archive_mode = on, or archive-mode-check=n"),
+            );
         }
         other => {
             return Err(disabled(format!("archive_mode is {other}: PostgreSQL archives no WAL"))
@@ -61,8 +63,11 @@ fn judge(settings: &ArchiveSettings, refuse_always: bool) -> Result<(), Failure>
         }
     }
     if !settings.library.is_empty() {
-        return Err(foreign(format!("archive_library is {:?}: archive_command is not used", settings.library))
-            .remedy("set archive_library = '' and archive_command = 'pgmesh --stanza=NAME archive-push %p'"));
+        return Err(foreign(format!(
+            "archive_library is {:?}: archive_command is not used",
+            settings.library
+        ))
+        .remedy("set archive_library = '' and archive_command = 'pgmesh --stanza=NAME archive-push %p'"));
     }
     // What stands between the two words is the user's: paths, options, a wrapper's quoting.
     if settings.command.contains("pgmesh") && settings.command.contains("archive-push") {
@@ -80,7 +85,12 @@ mod tests {
 
     fn settings(level: &str, mode: &str, command: &str, library: &str) -> ArchiveSettings {
         let [wal_level, mode, command, library] = [level, mode, command, library].map(str::to_owned);
-        ArchiveSettings { wal_level, mode, command, library }
+        ArchiveSettings {
+            wal_level,
+            mode,
+            command,
+            library,
+        }
     }
 
     #[test]
@@ -93,7 +103,13 @@ mod tests {
         assert_eq!(code(settings("replica", "off", command, ""), true), Some(87));
         assert_eq!(code(settings("minimal", "off", command, ""), true), Some(87));
         assert_eq!(code(settings("replica", "on", "(disabled)", ""), true), Some(68));
-        assert_eq!(code(settings("replica", "on", "pgbackrest archive-push %p", ""), true), Some(68));
-        assert_eq!(code(settings("replica", "on", command, "basic_archive"), true), Some(68));
+        assert_eq!(
+            code(settings("replica", "on", "pgbackrest archive-push %p", ""), true),
+            Some(68)
+        );
+        assert_eq!(
+            code(settings("replica", "on", command, "basic_archive"), true),
+            Some(68)
+        );
     }
 }

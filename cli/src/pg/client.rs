@@ -146,7 +146,11 @@ impl PgClient {
         let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
         // Ends by itself when the client is dropped; its error also reaches the statement under way.
         tokio::spawn(connection);
-        let this = Self { version: server_version(&client, address.timeout).await?, client, timeout: address.timeout };
+        let this = Self {
+            version: server_version(&client, address.timeout).await?,
+            client,
+            timeout: address.timeout,
+        };
         // Nothing that an administrator sets for other sessions may end ours in the middle of a backup.
         this.run(
             "session set-up",
@@ -166,13 +170,17 @@ impl PgClient {
 
     /// The value of a setting, as `show` gives it.
     pub async fn setting(&self, name: &'static str) -> Result<String, PgClientError> {
-        let row = self.one(name, "select pg_catalog.current_setting($1)", &[&name]).await?;
+        let row = self
+            .one(name, "select pg_catalog.current_setting($1)", &[&name])
+            .await?;
         Self::column(&row, 0, name)
     }
 
     /// Whether the server is a standby.
     pub async fn in_recovery(&self) -> Result<bool, PgClientError> {
-        let row = self.one("pg_is_in_recovery", "select pg_catalog.pg_is_in_recovery()", &[]).await?;
+        let row = self
+            .one("pg_is_in_recovery", "select pg_catalog.pg_is_in_recovery()", &[])
+            .await?;
         Self::column(&row, 0, "pg_is_in_recovery")
     }
 
@@ -197,7 +205,10 @@ impl PgClient {
         let statement = "pg_stat_archiver";
         let rows = self.all(statement, sql).await?;
         let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some(ArchiverFailure { file: Self::column(row, 0, statement)?, at: Self::column(row, 1, statement)? }))
+        Ok(Some(ArchiverFailure {
+            file: Self::column(row, 0, statement)?,
+            at: Self::column(row, 1, statement)?,
+        }))
     }
 
     /// Begins a non-exclusive backup; it lasts until [`Self::stop_backup`] or until this connection ends.
@@ -238,14 +249,26 @@ impl PgClient {
     /// Writes a record and switches to the next WAL segment, so that the one under way is archived. Where it lies.
     pub async fn switch_wal(&self) -> Result<Lsn, PgClientError> {
         // Without a record since the last switch there would be nothing to switch.
-        self.one("pg_create_restore_point", "select pg_catalog.pg_create_restore_point('pgmesh')::text", &[]).await?;
-        let row = self.one("pg_switch_wal", "select pg_catalog.pg_switch_wal()::text", &[]).await?;
+        self.one(
+            "pg_create_restore_point",
+            "select pg_catalog.pg_create_restore_point('pgmesh')::text",
+            &[],
+        )
+        .await?;
+        let row = self
+            .one("pg_switch_wal", "select pg_catalog.pg_switch_wal()::text", &[])
+            .await?;
         Self::lsn(&row, 0, "pg_switch_wal")
     }
 
     /// All databases.
     pub async fn databases(&self) -> Result<Vec<DatabaseName>, PgClientError> {
-        let rows = self.all("pg_database", "select oid, datname::text from pg_catalog.pg_database order by oid").await?;
+        let rows = self
+            .all(
+                "pg_database",
+                "select oid, datname::text from pg_catalog.pg_database order by oid",
+            )
+            .await?;
         rows.iter()
             .map(|row| {
                 Ok(DatabaseName {
@@ -296,12 +319,14 @@ impl PgClient {
         index: usize,
         statement: &'static str,
     ) -> Result<T, PgClientError> {
-        row.try_get(index).map_err(|source| PgClientError::Statement { statement, source })
+        row.try_get(index)
+            .map_err(|source| PgClientError::Statement { statement, source })
     }
 
     fn lsn(row: &Row, index: usize, statement: &'static str) -> Result<Lsn, PgClientError> {
         let text: String = Self::column(row, index, statement)?;
-        text.parse().map_err(|_| PgClientError::Answer { statement, value: text })
+        text.parse()
+            .map_err(|_| PgClientError::Answer { statement, value: text })
     }
 }
 
@@ -312,7 +337,10 @@ async fn server_version(client: &Client, limit: Duration) -> Result<PgVersion, P
     let row = within(limit, statement, client.query_one(sql, &[])).await?;
     let number: String = PgClient::column(&row, 0, statement)?;
     let Ok(number) = number.parse() else {
-        return Err(PgClientError::Answer { statement, value: number });
+        return Err(PgClientError::Answer {
+            statement,
+            value: number,
+        });
     };
     Ok(PgVersion::from_server_version_num(number)?)
 }

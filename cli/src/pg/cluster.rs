@@ -46,7 +46,11 @@ pub fn read_cluster_files(config: &Config) -> Result<ClusterFiles, Failure> {
     let control = ControlFile::read(&pgdata).map_err(|error| control_failure(&pgdata, &error))?;
     let instance = instance_fingerprint(&pgdata)
         .map_err(|error| Failure::new(code::RUNTIME, "pg1-path cannot be examined").because(chain(&error)))?;
-    Ok(ClusterFiles { control, instance, pgdata })
+    Ok(ClusterFiles {
+        control,
+        instance,
+        pgdata,
+    })
 }
 
 /// Opens the cluster: its files, a connection as `pg1-port`, `pg1-socket-path`, `pg1-user` and `pg1-database` say, and
@@ -55,11 +59,22 @@ pub fn read_cluster_files(config: &Config) -> Result<ClusterFiles, Failure> {
 /// # Errors
 /// As [`read_cluster_files`]; no connection (56); a server of another cluster or data directory (58).
 pub async fn open_cluster(config: &Config) -> Result<OpenCluster, Failure> {
-    let ClusterFiles { control, instance, pgdata } = read_cluster_files(config)?;
+    let ClusterFiles {
+        control,
+        instance,
+        pgdata,
+    } = read_cluster_files(config)?;
     let address = address(config);
-    let client = PgClient::connect(&address).await.map_err(|error| database_failure(&error))?;
+    let client = PgClient::connect(&address)
+        .await
+        .map_err(|error| database_failure(&error))?;
     check_same_cluster(&client, &control, &pgdata, &address).await?;
-    Ok(OpenCluster { client, control, instance, pgdata })
+    Ok(OpenCluster {
+        client,
+        control,
+        instance,
+        pgdata,
+    })
 }
 
 impl OpenCluster {
@@ -68,10 +83,18 @@ impl OpenCluster {
     /// # Errors
     /// The cluster is in recovery (56), or could not be asked.
     pub async fn check_primary(&self) -> Result<(), Failure> {
-        if !self.client.in_recovery().await.map_err(|error| database_failure(&error))? {
+        if !self
+            .client
+            .in_recovery()
+            .await
+            .map_err(|error| database_failure(&error))?
+        {
             return Ok(());
         }
-        let what = format!("the cluster at {} is a standby: it is in recovery", self.pgdata.display());
+        let what = format!(
+            "the cluster at {} is a standby: it is in recovery",
+            self.pgdata.display()
+        );
         Err(Failure::new(code::DB_CONNECT, what)
             .because("backup-standby is not available yet")
             .remedy("run this on the primary"))
@@ -81,8 +104,12 @@ impl OpenCluster {
 /// Where the configuration says that the server listens.
 fn address(config: &Config) -> PgAddress {
     let text = |name| config.indexed_text(IndexKey::Pg, 1, name);
-    let socket_path = config.indexed_path(IndexKey::Pg, 1, "socket-path").unwrap_or(Path::new(DEFAULT_SOCKET_PATH));
-    let port = config.indexed_integer(IndexKey::Pg, 1, "port").and_then(|port| u16::try_from(port).ok());
+    let socket_path = config
+        .indexed_path(IndexKey::Pg, 1, "socket-path")
+        .unwrap_or(Path::new(DEFAULT_SOCKET_PATH));
+    let port = config
+        .indexed_integer(IndexKey::Pg, 1, "port")
+        .and_then(|port| u16::try_from(port).ok());
     PgAddress {
         socket_path: socket_path.to_owned(),
         port: port.unwrap_or(5432),
@@ -102,7 +129,11 @@ async fn check_same_cluster(
 ) -> Result<(), Failure> {
     let running = client.system_id().await.map_err(|error| database_failure(&error))?;
     let remedy = "let pg1-path and pg1-port, pg1-socket-path name the same cluster";
-    let server = format!("the server on port {} in {}", address.port, address.socket_path.display());
+    let server = format!(
+        "the server on port {} in {}",
+        address.port,
+        address.socket_path.display()
+    );
     if running != control.system_id {
         let what = format!(
             "{server} has system identifier {running}, but the cluster at pg1-path {} has {}",
@@ -111,7 +142,10 @@ async fn check_same_cluster(
         );
         return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
     }
-    let directory = client.data_directory().await.map_err(|error| database_failure(&error))?;
+    let directory = client
+        .data_directory()
+        .await
+        .map_err(|error| database_failure(&error))?;
     if !is_same_directory(Path::new(&directory), pgdata) {
         let what = format!("{server} runs on {directory}, not on pg1-path {}", pgdata.display());
         return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
@@ -129,11 +163,12 @@ fn is_same_directory(one: &Path, other: &Path) -> bool {
 fn control_failure(pgdata: &Path, error: &ControlFileError) -> Failure {
     let what = format!("pg1-path {} cannot be used", pgdata.display());
     match error {
-        ControlFileError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
-            Failure::new(code::FILE_MISSING, format!("pg1-path {} is no data directory of PostgreSQL", pgdata.display()))
-                .because(chain(error))
-                .remedy("set pg1-path to what 'show data_directory' says")
-        }
+        ControlFileError::Read { source, .. } if source.kind() == ErrorKind::NotFound => Failure::new(
+            code::FILE_MISSING,
+            format!("pg1-path {} is no data directory of PostgreSQL", pgdata.display()),
+        )
+        .because(chain(error))
+        .remedy("set pg1-path to what 'show data_directory' says"),
         ControlFileError::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             Failure::new(code::RUNTIME, what)
                 .because(chain(error))
@@ -152,7 +187,9 @@ pub fn database_failure(error: &PgClientError) -> Failure {
             .because(chain(error))
             .remedy("check that it runs, and pg1-port, pg1-socket-path, pg1-user and pg1-database"),
         PgClientError::Statement { source, .. } if source.is_closed() => {
-            Failure::new(code::DB_CONNECT, "PostgreSQL closed the connection").because(chain(error)).again()
+            Failure::new(code::DB_CONNECT, "PostgreSQL closed the connection")
+                .because(chain(error))
+                .again()
         }
         PgClientError::Statement { .. } => {
             Failure::new(code::RUNTIME, "PostgreSQL refused a statement").because(chain(error))

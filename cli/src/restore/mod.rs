@@ -26,6 +26,7 @@ mod recovery;
 mod restore_command;
 pub mod select;
 mod source;
+mod summary;
 mod survey;
 mod target;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod writer;
 
 pub use options::{Existing, PlaceOptions, RestoreOptions};
 pub use source::{DirectArchive, DirectFile, DirectRepositories, DirectSource, MeshSource, Source};
+pub use summary::RestoreSummary;
 pub use target::Target;
 
 use crate::config::Config;
@@ -44,42 +46,16 @@ use data_directory::DataDirectory;
 use owners::Owners;
 use pg_manifest::PgManifest;
 use pgmesh_node::{Failure, code, now_unix};
-use pgmesh_storage::{BackupLabel, ManifestRoot};
+use pgmesh_storage::ManifestRoot;
 use pipeline::Pipeline;
 use places::PlannedLinks;
 use planning::Rules;
 use prepare::{FileSystems, Tree};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use survey::Survey;
 use workers::Workers;
 use writer::Writer;
-
-/// What a restore did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RestoreSummary {
-    /// The backup.
-    pub label: BackupLabel,
-    /// The data directory.
-    pub pgdata: PathBuf,
-    /// Files of the backup.
-    pub files: u64,
-    /// Bytes of all files.
-    pub bytes: u64,
-    /// Bytes of plaintext that were fetched.
-    pub fetched: u64,
-    /// Bytes that were there already (`--delta`).
-    pub kept: u64,
-    /// Bytes of databases that were left out.
-    pub left_out: u64,
-    /// What was removed because the backup does not have it (`--delta`).
-    pub removed: u64,
-    /// Links made, each with where it leads.
-    pub links: Vec<(String, PathBuf)>,
-    /// WAL segments put into pg_wal.
-    pub segments: u64,
-}
 
 /// Restores a backup as the configuration says.
 ///
@@ -128,6 +104,7 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
     directory.enable()?;
     let counts = &pipeline.writer.counts;
     Ok(RestoreSummary {
+        stanza: options.stanza.clone(),
         label: root.label.clone(),
         pgdata: options.pgdata.clone(),
         files: survey.files,

@@ -3,7 +3,6 @@
 use super::restore_command;
 use super::target::Target;
 use crate::config::{Config, IndexKey};
-use crate::exit::CommandError;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{RecoverySettings, TargetAction};
 use pgmesh_storage::{RepoKey, StanzaName};
@@ -74,15 +73,14 @@ impl RestoreOptions {
     /// 31 for values that cannot be or do not fit together, 37 for missing ones.
     pub fn from_config(config: &Config, now: i64) -> Result<Self, Failure> {
         let stanza: StanzaName = config
-            .required_text("stanza")
-            .map_err(failure)?
+            .required_text("stanza")?
             .parse()
             .map_err(|error| invalid("stanza", error))?;
         let kind = config.text("type").unwrap_or("default");
         let target = Target::parse(kind, config.text("target"), config.text("set"))?;
         let options = Self {
             stanza,
-            pgdata: config.required_pg_path().map_err(failure)?,
+            pgdata: config.required_pg_path()?,
             existing: match (config.flag("delta"), config.flag("force")) {
                 (true, _) => Existing::Compare,
                 (false, true) => Existing::Remove,
@@ -199,17 +197,6 @@ pub fn repository(config: &Config) -> Result<Option<RepoKey>, Failure> {
         );
     }
     Ok(Some(key))
-}
-
-/// A failure of the configuration as one of a flow.
-pub fn failure(error: CommandError) -> Failure {
-    Failure {
-        code: error.code.number(),
-        what: error.what,
-        cause: error.cause,
-        remedy: error.remedy,
-        again: false,
-    }
 }
 
 fn invalid(option: &str, cause: impl std::fmt::Display) -> Failure {

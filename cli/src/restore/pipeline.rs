@@ -103,9 +103,7 @@ impl Pipeline {
     }
 
     async fn keep_chunk(&self, part: &Arc<Part>, at: usize) -> Result<bool, Failure> {
-        let Some(suite) = self.source.suite() else {
-            return Ok(false);
-        };
+        let suite = self.source.suite();
         let (writer, part) = (Arc::clone(&self.writer), Arc::clone(part));
         let keep = move || match part.plan.chunks.get(at) {
             Some(chunk) => writer.keep_chunk(&part, chunk, suite),

@@ -72,7 +72,10 @@ impl<'a> Tree<'a> {
                     .remedy("empty it, or map it elsewhere with tablespace-map or link-map"));
             }
             if !link.to_directory && !link.destination.parent().is_some_and(Path::is_dir) {
-                let what = format!("{}, where {path} is to lead, has no directory", link.destination.display());
+                let what = format!(
+                    "{}, where {path} is to lead, has no directory",
+                    link.destination.display()
+                );
                 return Err(Failure::new(LINK_MAP, what).remedy("make the directory, or map the link elsewhere"));
             }
         }
@@ -83,7 +86,8 @@ impl<'a> Tree<'a> {
     fn is_ours(&self, pgdata: &Path, path: &str, link: &PlannedLink) -> bool {
         let leads = fs::canonicalize(pgdata.join(path));
         let will_lead = fs::canonicalize(&link.destination);
-        self.existing != Existing::Refuse && leads.is_ok_and(|leads| will_lead.is_ok_and(|will_lead| leads == will_lead))
+        self.existing != Existing::Refuse
+            && leads.is_ok_and(|leads| will_lead.is_ok_and(|will_lead| leads == will_lead))
     }
 
     /// Makes the tree. What is in the way goes first; how many files and directories that were, is answered.

@@ -1,9 +1,7 @@
 //! `restore_command`: how the restored server will get its WAL.
 
-use super::options::failure;
 use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, table};
-use crate::exit::{CommandError, ExitCode};
-use pgmesh_node::Failure;
+use pgmesh_node::{Failure, code};
 
 /// This program, told the same as now where the configuration file does not say it: options of the command line and of the
 /// environment that `archive-get` takes too. Secrets are never written (invariant 9).
@@ -11,9 +9,8 @@ use pgmesh_node::Failure;
 /// # Errors
 /// The program's own path is not known, or cannot be written.
 pub fn render(config: &Config) -> Result<String, Failure> {
-    let program = std::env::current_exe().map_err(|error| {
-        failure(CommandError::new(ExitCode::Runtime, "the path of this program is not known").because(&error))
-    })?;
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::new(code::RUNTIME, "the path of this program is not known").because(error))?;
     let mut words = vec![program.display().to_string()];
     if config.path("config").is_none() {
         words.push("--no-config".to_owned());

@@ -3,15 +3,15 @@
 use super::*;
 use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{
-    ArchiveId, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry, Generation,
-    MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore, Repository, RepositoryIdentity,
-    StanzaInfo, StanzaName, TablespaceRecord,
+    ArchiveId, BackupLabel, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry,
+    Generation, MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore, Repository,
+    RepositoryIdentity, StanzaInfo, StanzaName, TablespaceRecord,
 };
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const SUITE: DigestSuite = DigestSuite::Blake3;
 const PASSPHRASE: &str = "a passphrase of the tests";

@@ -40,8 +40,8 @@ pub const QUERY_LIMIT: usize = 4096;
 /// A request: the first message on a stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
-    /// Reply: `()`. Says that the node serves.
-    Ping,
+    /// What every flow needs to know first. Reply: [`MeshFacts`].
+    Hello,
     /// Archives one WAL file; its payload follows as the body. Reply: [`Pushed`].
     PushSegment(PushSegment),
     /// Reads one WAL file. Reply: [`SegmentReply`], with a body when it was found.
@@ -104,11 +104,20 @@ pub enum Request {
     },
 }
 
+/// The answer to [`Request::Hello`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeshFacts {
+    /// The mesh's identity.
+    pub mesh_id: String,
+    /// How digests are made in it.
+    pub suite: pgmesh_storage::DigestSuite,
+}
+
 impl Request {
     /// The request's name, for logs and messages.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Ping => "ping",
+            Self::Hello => "hello",
             Self::PushSegment(_) => "archive-push",
             Self::GetSegment(_) => "archive-get",
             Self::BeginBackup(_) => "backup begin",

@@ -77,8 +77,14 @@ impl Node {
         // The catalog decides whether this node's definition is the mesh's.
         self.register(slot, &record.uuid, &record.wrapped_keys).await?;
         let store = PosixStore::open(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
-        let repository = open_store(slot, store, &record.wrapped_keys).await?;
+        let repository = open_store(slot, store.clone(), &record.wrapped_keys).await?;
         same_repository(slot, &repository, &record).map_err(NotOpen::Closed)?;
+        // What a killed process was writing; nothing refers to it.
+        match tokio::task::spawn_blocking(move || store.remove_leftovers()).await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(files)) => tracing::info!(repo = %slot.key, files, "unfinished files of an earlier process removed"),
+            Ok(Err(error)) => tracing::warn!(repo = %slot.key, error = %chain(&error), "unfinished files stay"),
+        }
         Ok(repository)
     }
 

@@ -6,10 +6,9 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, Timeli
 use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
 
 use super::{MemoryBase, Txn, apply, next_index};
-use crate::command::{Cluster, Command, CommitBackup, NewChunk, NewReplica, Proposal, PushSegment};
+use crate::command::{Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
 use crate::model::{
-    BackupRecord, Branch, ChunkState, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeRecord, ObjectRef, Replica,
-    SessionId, SessionKind, StoredObject, TokenId, TokenRole,
+    BackupRecord, Branch, LogIndex, MeshRecord, NodeRecord, Replica, SessionId, SessionKind, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;

@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ use crate::model::MeshRecord;
 
 /// The file that says that the catalog is complete.
 const MARKER: &str = "catalog.json";
+
+/// Locked while a process has the catalog open.
+const LOCK: &str = "lock";
 
 /// How long opening waits for another process, or an earlier catalog of this one, to let go of the folder.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
@@ -35,8 +38,13 @@ impl Folder {
     ///
     /// # Errors
     /// [`CatalogError::Exists`] when it holds a catalog; [`CatalogError::InUse`]; errors of the disk.
-    pub fn create(path: &Path) -> Result<Self, CatalogError> {
-        let folder = Self { path: path.to_owned() };
+    pub async fn create(path: &Path) -> Result<Self, CatalogError> {
+        if path.join(MARKER).exists() {
+            return Err(CatalogError::Exists(path.to_owned()));
+        }
+        create_folder(path)?;
+        let folder = Self::lock(path).await?;
+        // Another process may have completed one while this one waited.
         if path.join(MARKER).exists() {
             return Err(CatalogError::Exists(folder.path));
         }
@@ -66,7 +74,32 @@ impl Folder {
                 known: MeshRecord::CATALOG_FORMAT,
             });
         }
-        Ok(Self { path: path.to_owned() })
+        Ok(folder)
+    }
+
+    /// Takes the folder for this process; the operating system gives it back when the process is gone.
+    async fn lock(path: &Path) -> Result<Self, CatalogError> {
+        let lock = path.join(LOCK);
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock)
+            .map_err(io_error("opening", &lock))?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match file.try_lock() {
+                Ok(()) => {
+                    return Ok(Self {
+                        path: path.to_owned(),
+                        _lock: Arc::new(file),
+                    });
+                }
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => tokio::time::sleep(LOCK_PAUSE).await,
+                Err(TryLockError::WouldBlock) => return Err(CatalogError::InUse(path.to_owned())),
+                Err(TryLockError::Error(error)) => return Err(io_error("locking", &lock)(error)),
+            }
+        }
     }
 
     /// Declares the catalog complete.

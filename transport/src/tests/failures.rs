@@ -97,11 +97,20 @@ async fn a_killed_node_is_noticed_in_about_a_second() {
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
+/// An address whose port the kernel gives to nobody by itself, so that it is still free after a restart.
+fn lasting_address() -> String {
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let port = (first..32_000)
+        .find(|port| std::net::UdpSocket::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap();
+    format!("127.0.0.1:{port}")
+}
+
 #[tokio::test]
 async fn a_restarted_node_says_so() {
     let mesh = Mesh::new();
     let node = mesh.node();
-    let victim = Victim::start(node.clone(), "127.0.0.1:0").await;
+    let victim = Victim::start(node.clone(), &lasting_address()).await;
     let connection = mesh.dialler().connect(&victim.address.to_string()).await.unwrap();
     let stream = outstanding_request(&connection).await;
     let address = victim.kill().await;

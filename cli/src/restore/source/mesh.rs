@@ -13,7 +13,6 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
@@ -29,7 +28,7 @@ pub struct MeshSource {
     workers: Workers,
     /// Where only one repository may be read: that one, and all others.
     only: Option<(RepoKey, Vec<u16>)>,
-    suite: OnceLock<DigestSuite>,
+    suite: DigestSuite,
     /// How long no node may answer.
     limit: Duration,
 }
@@ -40,12 +39,13 @@ impl MeshSource {
     /// # Errors
     /// No node, no identity; `repo` is none of the mesh's.
     pub async fn connect(config: &Config, options: &RestoreOptions, workers: Workers) -> Result<Self, Failure> {
+        let mesh = Mesh::connect(config).await?;
         let mut source = Self {
-            mesh: Mesh::connect(config).await?,
+            suite: mesh.suite().await?,
+            mesh,
             stanza: options.stanza.clone(),
             workers,
             only: None,
-            suite: OnceLock::new(),
             limit: options.io_timeout,
         };
         if let Some(repo) = options.repo {
@@ -172,9 +172,9 @@ impl MeshSource {
         }
     }
 
-    /// How digests are made, once a manifest has been read.
-    pub fn suite(&self) -> Option<DigestSuite> {
-        self.suite.get().copied()
+    /// How digests are made.
+    pub fn suite(&self) -> DigestSuite {
+        self.suite
     }
 
     fn avoid(&self) -> Vec<u16> {
@@ -198,13 +198,10 @@ impl MeshSource {
 
     /// Decompresses a payload and checks its digest (invariant 6).
     async fn open(&self, head: PayloadHead, body: Option<Bytes>) -> Result<Bytes, Failure> {
-        let known = self.suite();
-        let opened = self
-            .workers
-            .run(move || open(head, body.unwrap_or_default(), known))
-            .await?;
-        let _ = self.suite.set(opened.0);
-        Ok(opened.1)
+        let suite = self.suite;
+        self.workers
+            .run(move || open(head, body.unwrap_or_default(), suite))
+            .await
     }
 
     /// Asks; a request that a node which is going away could not answer is repeated until `io-timeout` has passed.
@@ -228,22 +225,9 @@ impl MeshSource {
     }
 }
 
-/// The wire does not say which digests a mesh uses; only one of them can make the digest that an object goes by.
-fn open(head: PayloadHead, bytes: Bytes, known: Option<DigestSuite>) -> Result<(DigestSuite, Bytes), Failure> {
+fn open(head: PayloadHead, bytes: Bytes, suite: DigestSuite) -> Result<Bytes, Failure> {
     let payload = Payload::from_parts(head, bytes).map_err(|error| bad_copy(head.digest, error))?;
-    let suites = match known {
-        Some(suite) => vec![suite],
-        None => vec![DigestSuite::Blake3, DigestSuite::Sha256],
-    };
-    let mut refused = None;
-    for suite in suites {
-        match payload.open(suite) {
-            Ok(plain) => return Ok((suite, plain)),
-            Err(error) => refused = Some(error),
-        }
-    }
-    let cause = refused.map(|error| error.to_string()).unwrap_or_default();
-    Err(bad_copy(head.digest, cause))
+    payload.open(suite).map_err(|error| bad_copy(head.digest, error))
 }
 
 fn bad_copy(digest: Digest, cause: impl std::fmt::Display) -> Failure {
@@ -259,15 +243,15 @@ mod tests {
     fn invariant_6_a_payload_is_opened_only_with_its_own_digest() {
         for suite in [DigestSuite::Blake3, DigestSuite::Sha256] {
             let payload = Payload::pack(suite, Codec::Zst, None, &[7; 5000]).unwrap();
-            let (found, plain) = open(payload.head(), payload.bytes.clone(), None).unwrap();
-            assert_eq!((found, plain.as_ref()), (suite, &[7; 5000][..]));
+            let plain = open(payload.head(), payload.bytes.clone(), suite).unwrap();
+            assert_eq!(plain.as_ref(), &[7; 5000][..]);
             let other = Payload::pack(suite, Codec::Zst, None, &[8; 5000]).unwrap();
             let mut head = other.head();
             head.digest = payload.digest;
-            assert_eq!(open(head, other.bytes, None).unwrap_err().code, code::CHECKSUM);
+            assert_eq!(open(head, other.bytes, suite).unwrap_err().code, code::CHECKSUM);
             let mut head = payload.head();
             head.length += 1;
-            assert!(open(head, payload.bytes, None).is_err());
+            assert!(open(head, payload.bytes, suite).is_err());
         }
     }
 }

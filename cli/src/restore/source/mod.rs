@@ -14,10 +14,10 @@ use super::options::RestoreOptions;
 use super::workers::Workers;
 use crate::config::Config;
 use bytes::Bytes;
-use pgmesh_node::Failure;
 use pgmesh_node::protocol::BackupInfo;
+use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
-use pgmesh_storage::{BackupLabel, Digest, ManifestRoot};
+use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
 
 /// Where a restore reads from. All bytes that come out have been checked against their digests (invariant 6).
 pub enum Source {
@@ -85,22 +85,17 @@ impl Source {
         }
     }
 
-    /// How digests are made; through the mesh it is known once a manifest has been read.
-    pub fn suite(&self) -> Option<pgmesh_storage::DigestSuite> {
+    /// How digests are made.
+    pub fn suite(&self) -> DigestSuite {
         match self {
             Self::Mesh(source) => source.suite(),
-            Self::Direct(source) => Some(source.suite()),
+            Self::Direct(source) => source.suite(),
         }
     }
 }
 
 /// Reads the root of a manifest, and checks that it is the one asked for.
-fn decode_root(
-    plain: &[u8],
-    stanza: &pgmesh_storage::StanzaName,
-    label: &BackupLabel,
-) -> Result<ManifestRoot, Failure> {
-    use pgmesh_node::code;
+fn decode_root(plain: &[u8], stanza: &StanzaName, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
     let root = ManifestRoot::decode(plain).map_err(|error| {
         Failure::new(code::FORMAT, format!("the manifest of backup {label} cannot be read")).because(error)
     })?;

@@ -1,0 +1,141 @@
+//! `archive-get`: what PostgreSQL runs for each WAL file in recovery.
+//!
+//! Invariant 7: it exits 1 only when the mesh says, by a linearizable read, that the file was never archived. When it
+//! cannot know it tries again, and then fails in a way that PostgreSQL does not take for the end of the archive; the
+//! dispatch turns the exit code of any such failure into one that stops recovery.
+
+use super::{argument, stanza};
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::restore::{DirectArchive, DirectFile};
+use bytes::Bytes;
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{GetSegment, Request, SegmentReply};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{ControlFile, SystemId, WalFileName};
+use pgmesh_storage::{Payload, StanzaName};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Gets one file.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let stanza = stanza(config)?;
+    let name = argument(config, 0, "the name of a WAL file (%f)")?;
+    let file: WalFileName = name
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("'{name}' is no name of a WAL file")).because(error))?;
+    let given = Path::new(argument(config, 1, "where to put the file (%p)")?);
+    let pgdata = config.pg_path();
+    let destination = match pgdata {
+        Some(pgdata) if given.is_relative() => pgdata.join(given),
+        _ => given.to_owned(),
+    };
+    // The newest database of the stanza, where the data directory does not say which.
+    let system_id = pgdata.and_then(|pgdata| ControlFile::read(pgdata).ok()).map(|control| control.system_id);
+    let content = if config.flag("repo-direct") {
+        direct(config, &stanza, system_id, file).await?
+    } else {
+        from_mesh(config, &stanza, system_id, file).await?
+    };
+    match content {
+        Some(content) => {
+            write(&destination, &content)?;
+            tracing::info!("got WAL file '{file}'");
+            Ok(ExitCode::Ok)
+        }
+        None => {
+            tracing::info!("WAL file '{file}' was never archived");
+            Ok(ExitCode::NotFound)
+        }
+    }
+}
+
+async fn direct(
+    config: &Config,
+    stanza: &StanzaName,
+    system_id: Option<SystemId>,
+    file: WalFileName,
+) -> Result<Option<Bytes>, Failure> {
+    let archive = DirectArchive::open(config).await?;
+    Ok(match archive.get(stanza, system_id, file).await? {
+        DirectFile::Found(content) => Some(content),
+        DirectFile::NotThere => None,
+    })
+}
+
+/// Asks until the mesh knows, for as long as `archive-timeout` allows.
+async fn from_mesh(
+    config: &Config,
+    stanza: &StanzaName,
+    system_id: Option<SystemId>,
+    file: WalFileName,
+) -> Result<Option<Bytes>, Failure> {
+    let deadline = Instant::now() + config.duration("archive-timeout");
+    let mut pause = FIRST_PAUSE;
+    let mut avoid = Vec::new();
+    loop {
+        match ask(config, stanza, system_id, file, &mut avoid).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) if failure.again && Instant::now() < deadline => {
+                tracing::info!("{failure}; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+async fn ask(
+    config: &Config,
+    stanza: &StanzaName,
+    system_id: Option<SystemId>,
+    file: WalFileName,
+    avoid: &mut Vec<u16>,
+) -> Result<Option<Bytes>, Failure> {
+    let mesh = Mesh::connect(config).await?;
+    let suite = mesh.suite().await?;
+    let request = Request::GetSegment(GetSegment {
+        stanza: stanza.clone(),
+        file: file.to_string(),
+        system_id,
+        avoid: avoid.clone(),
+    });
+    let (reply, body) = mesh
+        .fetch::<SegmentReply>(&request, |reply| match reply {
+            SegmentReply::Found { payload, .. } => Some(payload.length),
+            SegmentReply::NeverArchived => None,
+        })
+        .await?;
+    let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else { return Ok(None) };
+    // Invariant 6: nothing is handed out before its digest has been checked.
+    let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
+    opened.map(Some).map_err(|error| {
+        avoid.push(repo);
+        Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged")).because(chain(&error)).again()
+    })
+}
+
+/// Writes the file under another name first: PostgreSQL never sees a part of it.
+fn write(destination: &Path, content: &[u8]) -> Result<(), Failure> {
+    let mut name = destination.as_os_str().to_owned();
+    name.push(".pgmesh.tmp");
+    let temporary = PathBuf::from(name);
+    let written = File::create(&temporary)
+        .and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, destination));
+    written.map_err(|error| {
+        // Best effort: the next try overwrites it anyway.
+        let _ = fs::remove_file(&temporary);
+        Failure::new(code::RUNTIME, format!("{} cannot be written", destination.display())).because(error)
+    })
+}

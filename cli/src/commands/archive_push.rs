@@ -1,0 +1,130 @@
+//! `archive-push`: what PostgreSQL runs for each WAL file. Exits 0 only when the file is durable in `archive-ack`
+//! repositories and in the catalog (invariant 1).
+
+use super::{argument, stanza};
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::node_file::ack;
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{PushSegment, Pushed, Request};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{ControlFile, PgVersion, SystemId, TimelineId, WalFileName, WalHeader, instance_fingerprint};
+use pgmesh_storage::{Codec, DigestSuite, Payload};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The pause before a push is tried again; it grows.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Archives one file.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let stanza = stanza(config)?;
+    let given = Path::new(argument(config, 0, "the path of a WAL file (%p)")?);
+    let pgdata = config.required_pg_path()?;
+    let path: PathBuf = if given.is_absolute() { given.to_owned() } else { pgdata.join(given) };
+    let file = file_name(&path)?;
+    let content = std::fs::read(&path).map_err(|error| {
+        Failure::new(code::FILE_MISSING, format!("WAL file {} cannot be read", path.display())).because(error)
+    })?;
+    let origin = origin(config, &pgdata, file, &content)?;
+    let mesh = Mesh::connect(config).await?;
+    let suite = mesh.suite().await?;
+    let payload = pack(config, suite, &content)?;
+    drop(content);
+    let request = Request::PushSegment(PushSegment {
+        stanza,
+        file: file.to_string(),
+        payload: payload.head(),
+        system_id: origin.system_id,
+        version: origin.version,
+        header_timeline: origin.timeline,
+        instance: origin.instance,
+        archive_ack: ack(config, "archive-ack"),
+    });
+    let pushed = push(config, &mesh, &request, &payload).await?;
+    if pushed.already {
+        tracing::warn!("WAL file '{file}' already exists in the archive with the same content");
+    } else {
+        tracing::info!(durable = ?pushed.durable, owed = ?pushed.owed, "pushed WAL file '{file}'");
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// Sends it, and again while the mesh says that trying again may help: the same bytes again are no error (invariant 3).
+async fn push(config: &Config, mesh: &Mesh, request: &Request, payload: &Payload) -> Result<Pushed, Failure> {
+    let deadline = Instant::now() + config.duration("archive-timeout");
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match mesh.send::<Pushed>(request, &payload.bytes).await {
+            Ok(pushed) => return Ok(pushed),
+            // The repositories' own refusal is told at once: PostgreSQL tries again by itself.
+            Err(failure) if failure.again && failure.code == code::HOST_CONNECT && Instant::now() < deadline => {
+                tracing::info!("{failure}; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn file_name(path: &Path) -> Result<WalFileName, Failure> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.parse().map_err(|error| {
+        Failure::new(code::OPTION_INVALID, format!("'{}' is no WAL file", path.display()))
+            .because(error)
+            .remedy("archive_command must pass %p, as in: archive_command = 'pgmesh --stanza=NAME archive-push %p'")
+    })
+}
+
+/// Where a file comes from.
+struct Origin {
+    system_id: SystemId,
+    version: PgVersion,
+    timeline: TimelineId,
+    instance: String,
+}
+
+/// Reads it off the segment's header and pg_control, and checks that they agree (invariant 12).
+fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> Result<Origin, Failure> {
+    let control = ControlFile::read(pgdata).map_err(|error| {
+        Failure::new(code::FILE_MISSING, format!("pg1-path {} holds no cluster", pgdata.display()))
+            .because(chain(&error))
+            .remedy("set pg1-path to the cluster's data directory")
+    })?;
+    let instance = instance_fingerprint(pgdata).map_err(|error| {
+        Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
+    })?;
+    let (WalFileName::Segment(name) | WalFileName::Partial(name)) = file else {
+        let (system_id, version) = (control.system_id, control.version);
+        return Ok(Origin { system_id, version, timeline: file.timeline(), instance });
+    };
+    let invalid = |error: &dyn std::error::Error| {
+        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says")).because(chain(error)).remedy(
+            "it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again",
+        )
+    };
+    let header = WalHeader::parse(content).map_err(|error| invalid(&error))?;
+    if config.flag("archive-header-check") {
+        header.check(name, content.len() as u64).map_err(|error| invalid(&error))?;
+        if header.system_id != control.system_id {
+            return Err(Failure::new(
+                code::ARCHIVE_MISMATCH,
+                format!("{file} was written by cluster {}, pg1-path holds cluster {}", header.system_id, control.system_id),
+            )
+            .remedy("check pg1-path and archive_command"));
+        }
+    }
+    Ok(Origin { system_id: header.system_id, version: header.version(), timeline: header.timeline, instance })
+}
+
+fn pack(config: &Config, suite: DigestSuite, content: &[u8]) -> Result<Payload, Failure> {
+    let codec: Codec = config.required_text("compress-type")?.parse().map_err(|error| {
+        Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error)
+    })?;
+    let level = config.optional_integer("compress-level").and_then(|level| i32::try_from(level).ok());
+    Payload::pack(suite, codec, level, content)
+        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error)))
+}

@@ -1,0 +1,226 @@
+//! `check`: proves that WAL reaches every repository, from the cluster's settings to the archived segment.
+//!
+//! Exits 82 when the segment is archived nowhere, and 103 when it is, but a repository of the mesh lacks it or is away.
+//! A debt that is being paid and a clock that is wrong are named, and do not fail the check.
+
+mod report;
+
+use super::stanza;
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::output::{self, OutputFormat};
+use crate::pg::{OpenCluster, check_archiving, database_failure, open_cluster};
+use pgmesh_node::protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
+use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_postgres::{ControlFile, SegmentName};
+use pgmesh_storage::{ArchiveId, DbId, StanzaName};
+use report::{Report, SwitchedSegment};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The first pause between two questions for the segment.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Checks, and shows what it saw whether that is good or not.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let stanza = stanza(config)?;
+    let mesh = Mesh::connect(config).await?;
+    let mut report = Report::new(stanza.clone());
+    let outcome = examine(config, &mesh, &stanza, &mut report).await;
+    let failure = outcome.as_ref().err();
+    match OutputFormat::of(config) {
+        OutputFormat::Json => output::print_json(&report.json(failure))?,
+        OutputFormat::Text => output::print(&report.text(failure))?,
+    }
+    // A broken archive_command must not hide that a repository is away as well.
+    for trouble in report.troubles() {
+        if !failure.is_some_and(|failure| failure.to_string().contains(&trouble)) {
+            tracing::warn!("{trouble}");
+        }
+    }
+    outcome.map(|()| ExitCode::Ok)
+}
+
+async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut Report) -> Result<(), Failure> {
+    let info = look(mesh, stanza, report).await?;
+    let cluster = open_cluster(config).await?;
+    let archive = check_stanza(&info, stanza, &cluster.control)?;
+    report.saw_cluster(cluster.control.system_id, archive);
+    check_archiving(&cluster.client, config).await?;
+    let standby = cluster
+        .client
+        .in_recovery()
+        .await
+        .map_err(|error| database_failure(&error))?;
+    if standby || !config.flag("archive-check") {
+        report.unswitched(if standby {
+            "the cluster is a standby"
+        } else {
+            "archive-check=n"
+        });
+    } else {
+        let segment = switch(config, mesh, stanza, &cluster, report).await?;
+        report.saw_segment(segment);
+        // How the repositories do now, after they were put to the test.
+        look(mesh, stanza, report).await?;
+    }
+    report.verdict()
+}
+
+/// Asks a node how the mesh does.
+async fn look(mesh: &Mesh, stanza: &StanzaName, report: &mut Report) -> Result<MeshInfo, Failure> {
+    let asked = now_unix();
+    let info: MeshInfo = mesh
+        .call(&Request::Info {
+            stanza: Some(stanza.clone()),
+        })
+        .await?;
+    report.saw_mesh(&info, asked, now_unix());
+    Ok(info)
+}
+
+/// The stanza's current archive, if it is this cluster's and takes WAL.
+fn check_stanza(info: &MeshInfo, stanza: &StanzaName, control: &ControlFile) -> Result<ArchiveId, Failure> {
+    let known = info.stanzas.iter().find(|known| known.name == stanza.as_str());
+    let Some(known) = known else {
+        return Err(
+            Failure::new(code::FILE_MISSING, format!("stanza {stanza} does not exist"))
+                .remedy(format!("create it: 'pgmesh --stanza={stanza} stanza-create'")),
+        );
+    };
+    if let Some(reason) = &known.stopped {
+        return Err(
+            Failure::new(code::STOP, format!("stanza {stanza} is stopped: {reason}"))
+                .remedy(format!("'pgmesh --stanza={stanza} start' lets it go on")),
+        );
+    }
+    let id = check_database(known, stanza, control)?;
+    Ok(ArchiveId {
+        db: DbId(id),
+        version: control.version,
+    })
+}
+
+fn check_database(known: &StanzaInfo, stanza: &StanzaName, control: &ControlFile) -> Result<u32, Failure> {
+    let here = format!(
+        "the cluster here is PostgreSQL {} with {}",
+        control.version, control.system_id
+    );
+    let Some(current) = known.databases.last() else {
+        return Err(Failure::new(code::DB_MISMATCH, format!("stanza {stanza} names no database")).because(here));
+    };
+    if current.system_id == control.system_id && current.version == control.version.to_string() {
+        return Ok(current.id);
+    }
+    let what = format!(
+        "stanza {stanza} is for PostgreSQL {} with system identifier {}, {here}",
+        current.version, current.system_id
+    );
+    Err(Failure::new(code::DB_MISMATCH, what).remedy(format!(
+        "check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza={stanza} stanza-upgrade'"
+    )))
+}
+
+/// Finishes a WAL segment and waits until every repository has it, at most `archive-timeout`.
+async fn switch(
+    config: &Config,
+    mesh: &Mesh,
+    stanza: &StanzaName,
+    cluster: &OpenCluster,
+    report: &Report,
+) -> Result<SwitchedSegment, Failure> {
+    let limit = config.duration("archive-timeout");
+    let end = cluster
+        .client
+        .switch_wal()
+        .await
+        .map_err(|error| database_failure(&error))?;
+    let control = &cluster.control;
+    // After a promotion the checkpoint's timeline is the old one until the next checkpoint.
+    let timeline = control.checkpoint_timeline.max(control.min_recovery_timeline);
+    let name = SegmentName::ending_at(timeline, end, control.segment_size);
+    let request = Request::ArchiveStatus(ArchiveStatus {
+        stanza: stanza.clone(),
+        system_id: control.system_id,
+        first: name,
+        last: name,
+        instance: Some(cluster.instance.clone()),
+    });
+    let presence = wait(mesh, &request, limit, report).await?;
+    let archiver = if presence.missing.is_empty() {
+        None
+    } else {
+        cluster.client.archiver_failure().await.ok().flatten()
+    };
+    Ok(SwitchedSegment {
+        name,
+        presence,
+        limit,
+        archiver,
+    })
+}
+
+/// Asks until the segment is everywhere, or where it can get; else how it is when the time is up.
+async fn wait(mesh: &Mesh, request: &Request, limit: Duration, report: &Report) -> Result<SegmentPresence, Failure> {
+    let deadline = Instant::now() + limit;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let answer: Result<SegmentPresence, Failure> = mesh.call(request).await;
+        let over = Instant::now() >= deadline;
+        match answer {
+            Ok(presence) if over || is_settled(&presence, report) => return Ok(presence),
+            Ok(presence) => tracing::debug!(
+                "waiting for the WAL segment: archived: {}, owed to {:?}",
+                presence.missing.is_empty(),
+                presence.owed
+            ),
+            // A node that restarts is no verdict on archiving.
+            Err(failure) if failure.again && !over => tracing::debug!("{failure}; it is asked again"),
+            Err(failure) => return Err(failure),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Nothing more will come: it is archived, and in every repository that this node serves.
+fn is_settled(presence: &SegmentPresence, report: &Report) -> bool {
+    presence.missing.is_empty() && presence.owed.iter().all(|(repo, _)| report.is_refused(*repo))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::info::samples;
+    use pgmesh_node::protocol::HealthInfo;
+
+    fn presence(missing: &[&str], owed: &[u16]) -> SegmentPresence {
+        SegmentPresence {
+            missing: missing.iter().map(ToString::to_string).collect(),
+            owed: owed.iter().map(|repo| (*repo, "A".to_owned())).collect(),
+            repositories: vec![1, 2],
+        }
+    }
+
+    #[test]
+    fn only_a_repository_that_cannot_get_the_segment_is_not_waited_for() {
+        let mut info = samples::mesh();
+        let mut report = Report::new("main".parse().unwrap());
+        report.saw_mesh(&info, info.clock, info.clock);
+        assert!(is_settled(&presence(&[], &[]), &report));
+        assert!(!is_settled(&presence(&["A"], &[]), &report));
+        assert!(
+            !is_settled(&presence(&[], &[2]), &report),
+            "one that is down may come back"
+        );
+        info.repositories[1].health = HealthInfo::Refused {
+            why: "wrong passphrase".into(),
+        };
+        report.saw_mesh(&info, info.clock, info.clock);
+        assert!(is_settled(&presence(&[], &[2]), &report));
+        assert!(!is_settled(&presence(&[], &[1, 2]), &report));
+    }
+}

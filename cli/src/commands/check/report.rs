@@ -1,0 +1,308 @@
+//! What `check` saw, what it makes of it, and how it is shown. Pure.
+
+use crate::commands::info::{debt, health, troubles};
+use crate::exit::ExitCode;
+use crate::output::timestamp;
+use crate::pg::ArchiverFailure;
+use pgmesh_node::protocol::{HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{SegmentName, SystemId};
+use pgmesh_storage::{ArchiveId, StanzaName};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// A difference of clocks that is not named, in seconds.
+const CLOCK_TOLERANCE: u64 = 60;
+
+/// What was seen so far.
+#[derive(Debug)]
+pub struct Report {
+    stanza: StanzaName,
+    /// The node that answered.
+    node: Option<String>,
+    /// The node's clock less this host's, in seconds, where it is worth naming.
+    clock: Option<i64>,
+    repositories: Vec<RepositoryInfo>,
+    cluster: Option<(SystemId, ArchiveId)>,
+    /// Why no segment was switched.
+    unswitched: Option<&'static str>,
+    segment: Option<SwitchedSegment>,
+}
+
+/// The segment that was finished for the check.
+#[derive(Debug, Clone)]
+pub struct SwitchedSegment {
+    /// Its name.
+    pub name: SegmentName,
+    /// Where it was, at the end.
+    pub presence: SegmentPresence,
+    /// How long was waited at most.
+    pub limit: Duration,
+    /// The last failure of archive_command, where the segment was not archived.
+    pub archiver: Option<ArchiverFailure>,
+}
+
+impl Report {
+    /// Nothing seen yet.
+    pub fn new(stanza: StanzaName) -> Self {
+        Self {
+            stanza,
+            node: None,
+            clock: None,
+            repositories: Vec::new(),
+            cluster: None,
+            unswitched: None,
+            segment: None,
+        }
+    }
+
+    /// What a node said between `asked` and `answered`, Unix seconds of this host's clock.
+    pub fn saw_mesh(&mut self, info: &MeshInfo, asked: i64, answered: i64) {
+        self.node = Some(info.node.clone());
+        self.repositories.clone_from(&info.repositories);
+        self.clock = clock_difference(info.clock, asked, answered);
+    }
+
+    /// The cluster is the stanza's.
+    pub fn saw_cluster(&mut self, system_id: SystemId, archive: ArchiveId) {
+        self.cluster = Some((system_id, archive));
+    }
+
+    /// No segment is switched, because.
+    pub fn unswitched(&mut self, why: &'static str) {
+        self.unswitched = Some(why);
+    }
+
+    /// What became of the segment.
+    pub fn saw_segment(&mut self, segment: SwitchedSegment) {
+        self.segment = Some(segment);
+    }
+
+    /// Whether a repository will not get what it owes as things stand: this node does not serve it.
+    pub fn is_refused(&self, repo: u16) -> bool {
+        let mut repositories = self.repositories.iter();
+        repositories.any(|known| known.key.get() == repo && matches!(known.health, HealthInfo::Refused { .. }))
+    }
+
+    /// What is worth naming beside the outcome, a line each.
+    pub fn troubles(&self) -> Vec<String> {
+        let clock = self.clock.map(|difference| self.clock_text(difference));
+        let of = |repository: &RepositoryInfo| {
+            let key = repository.key;
+            troubles(repository)
+                .into_iter()
+                .map(move |trouble| format!("repo{key}: {trouble}"))
+        };
+        clock.into_iter().chain(self.repositories.iter().flat_map(of)).collect()
+    }
+
+    /// Whether archiving works, into every repository.
+    ///
+    /// # Errors
+    /// The segment was not archived (82); it was, but a repository lacks it or is away (103).
+    pub fn verdict(&self) -> Result<(), Failure> {
+        if let Some(segment) = &self.segment
+            && !segment.presence.missing.is_empty()
+        {
+            return Err(self.not_archived(segment));
+        }
+        let concerned = self.concerned();
+        if concerned.is_empty() {
+            return Ok(());
+        }
+        let names = concerned
+            .iter()
+            .map(|repo| format!("repo{repo}"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let what = match &self.segment {
+            Some(segment) => format!("WAL segment {} is archived, but not in {names}", segment.name),
+            None => format!("not every repository can be used: {names}"),
+        };
+        let remedy = format!(
+            "archiving goes on where archive-ack repositories are up; bring {names} back, and what is owed there is made \
+             up by itself"
+        );
+        Err(Failure::new(code::REPO_INVALID, what)
+            .because(self.states(&concerned))
+            .remedy(remedy))
+    }
+
+    /// The repositories that lack the segment or are away.
+    fn concerned(&self) -> BTreeSet<u16> {
+        let lacking = self
+            .segment
+            .iter()
+            .flat_map(|segment| &segment.presence.owed)
+            .map(|(repo, _)| *repo);
+        // One that has it was up a moment ago, whatever a single failed request says.
+        let away = self.repositories.iter().filter(|repository| {
+            repository.health != HealthInfo::Up && self.has_segment(repository.key.get()) != Some(true)
+        });
+        lacking.chain(away.map(|repository| repository.key.get())).collect()
+    }
+
+    /// Whether a repository has the segment; `None` where there is none to have, or it is no repository of the mesh.
+    fn has_segment(&self, repo: u16) -> Option<bool> {
+        let presence = &self.segment.as_ref()?.presence;
+        let owes = presence.owed.iter().any(|(owing, _)| *owing == repo);
+        presence
+            .repositories
+            .contains(&repo)
+            .then_some(presence.missing.is_empty() && !owes)
+    }
+
+    /// How repositories do, in one line.
+    fn states(&self, concerned: &BTreeSet<u16>) -> String {
+        let state = |repo: &u16| {
+            let known = self.repositories.iter().find(|known| known.key.get() == *repo);
+            let troubles = known.map(troubles).unwrap_or_default();
+            match &self.segment {
+                _ if !troubles.is_empty() => format!("repo{repo}: {}", troubles.join("; ")),
+                Some(segment) => {
+                    format!(
+                        "repo{repo}: the segment did not reach it within {} s",
+                        segment.limit.as_secs()
+                    )
+                }
+                None => format!("repo{repo}: unknown"),
+            }
+        };
+        concerned.iter().map(state).collect::<Vec<_>>().join("; ")
+    }
+
+    fn not_archived(&self, segment: &SwitchedSegment) -> Failure {
+        let seconds = segment.limit.as_secs();
+        let what = format!(
+            "WAL segment {} was not archived within {seconds} s (archive-timeout)",
+            segment.name
+        );
+        let archiver = match &segment.archiver {
+            Some(failure) => format!(
+                "PostgreSQL's archive_command failed for {} last, at {}",
+                failure.file,
+                timestamp(failure.at)
+            ),
+            None => "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza"
+                .to_owned(),
+        };
+        let away: BTreeSet<u16> = self
+            .repositories
+            .iter()
+            .filter(|repository| repository.health != HealthInfo::Up)
+            .map(|repository| repository.key.get())
+            .collect();
+        let cause = if away.is_empty() {
+            archiver
+        } else {
+            format!("{archiver}; {}", self.states(&away))
+        };
+        Failure::new(code::ARCHIVE_TIMEOUT, what)
+            .because(cause)
+            .remedy("see what archive_command says in PostgreSQL's log; with a long backlog, raise archive-timeout")
+    }
+
+    fn clock_text(&self, difference: i64) -> String {
+        let node = self.node.as_deref().unwrap_or("the node");
+        let way = if difference > 0 { "ahead of" } else { "behind" };
+        format!(
+            "the clock of node {node} is {} {way} this host's",
+            span(difference.unsigned_abs())
+        )
+    }
+
+    /// For people.
+    pub fn text(&self, failure: Option<&Failure>) -> String {
+        let mut lines = vec![format!("stanza: {}", self.stanza)];
+        let mut add = |line: String| lines.push(format!("    {line}"));
+        match failure {
+            None => add("status: ok".to_owned()),
+            Some(failure) => add(format!("status: error ({})", failure.what)),
+        }
+        if let Some(node) = &self.node {
+            add(format!("node: {node}"));
+        }
+        if let Some(difference) = self.clock {
+            add(format!("clock: {}", self.clock_text(difference)));
+        }
+        if let Some((system_id, archive)) = &self.cluster {
+            add(format!("cluster: system identifier {system_id}, archive {archive}"));
+        }
+        if let Some(why) = self.unswitched {
+            add(format!("wal: not switched: {why}"));
+        }
+        if let Some(segment) = &self.segment {
+            let state = if segment.presence.missing.is_empty() {
+                "archived"
+            } else {
+                "not archived"
+            };
+            add(format!("wal segment: {} {state}", segment.name));
+        }
+        for repository in &self.repositories {
+            let key = repository.key;
+            match (self.has_segment(key.get()), &repository.health) {
+                (Some(true), _) => add(format!("repo{key}: has the segment")),
+                (Some(false), _) => add(format!("repo{key}: does not have the segment")),
+                (None, HealthInfo::Up) => add(format!("repo{key}: up")),
+                (None, _) => {}
+            }
+            for trouble in troubles(repository) {
+                add(format!("repo{key}: {trouble}"));
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// For programs.
+    pub fn json(&self, failure: Option<&Failure>) -> Value {
+        let repository = |repository: &RepositoryInfo| {
+            json!({
+                "key": repository.key.get(),
+                "type": repository.kind,
+                "host": repository.host,
+                "health": health(&repository.health),
+                "debt": debt(repository.debt),
+                "has-segment": self.has_segment(repository.key.get()),
+            })
+        };
+        json!({
+            "stanza": self.stanza,
+            "status": {
+                "code": failure.map_or(ExitCode::Ok.number(), |failure| failure.code),
+                "message": failure.map_or_else(|| "ok".to_owned(), ToString::to_string),
+            },
+            "node": self.node,
+            "clock-difference": self.clock,
+            "system-id": self.cluster.map(|(system_id, _)| system_id.0),
+            "archive": self.cluster.map(|(_, archive)| archive.to_string()),
+            "segment": self.segment.as_ref().map(|segment| json!({
+                "name": segment.name.to_string(),
+                "archived": segment.presence.missing.is_empty(),
+            })),
+            "repo": self.repositories.iter().map(repository).collect::<Value>(),
+        })
+    }
+}
+
+/// The node's clock less this host's, where no moment between question and answer explains it.
+fn clock_difference(node: i64, asked: i64, answered: i64) -> Option<i64> {
+    let difference = if node > answered {
+        node.saturating_sub(answered)
+    } else {
+        node.saturating_sub(asked).min(0)
+    };
+    (difference.unsigned_abs() > CLOCK_TOLERANCE).then_some(difference)
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..300 => format!("{seconds} s"),
+        300..7200 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests;

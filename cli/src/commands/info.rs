@@ -1,0 +1,198 @@
+//! `info`: stanzas, backups and repositories, as pgBackRest shows them.
+//!
+//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `json` and
+//! `text` render: all three are pure.
+
+mod json;
+#[cfg(test)]
+pub(super) mod samples;
+mod status;
+mod text;
+
+pub(super) use json::{debt, health};
+pub(super) use status::troubles;
+
+use super::stanza;
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::output::{self, OutputFormat};
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo};
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::{BackupLabel, ManifestRoot, Payload, RepoKey, StanzaName};
+use status::chosen;
+
+/// Shows what there is. A stanza or a backup that does not exist is a status, not a failure.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let asked = config.stanza().map(|_| stanza(config)).transpose()?;
+    let label = label(config)?;
+    let only = repository(config)?;
+    if label.is_some() && asked.is_none() {
+        return Err(
+            Failure::new(code::OPTION_INVALID, "option 'set' not valid without option 'stanza'")
+                .remedy("labels are a stanza's own: give --stanza=NAME too"),
+        );
+    }
+    let mesh = Mesh::connect(config).await?;
+    let info: MeshInfo = mesh.call(&Request::Info { stanza: asked.clone() }).await?;
+    if let Some(key) = only
+        && !info.repositories.iter().any(|repository| repository.key == key)
+    {
+        return Err(Failure::new(code::OPTION_INVALID, format!("the mesh has no repo{key}"))
+            .remedy("'pgmesh info' without --repo shows the repositories there are"));
+    }
+    let root = match (&asked, &label) {
+        (Some(stanza), Some(label)) if is_known(&info, stanza, label) => Some(manifest(&mesh, stanza, label).await?),
+        _ => None,
+    };
+    let shown = Shown {
+        info: &info,
+        asked: asked.as_ref().map(StanzaName::as_str),
+        only,
+        set: label.as_ref().map(|label| (label, root.as_ref())),
+    };
+    match OutputFormat::of(config) {
+        OutputFormat::Json => output::print_json(&json::render(&shown))?,
+        OutputFormat::Text => output::print(&text::render(&shown))?,
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// `--set`.
+pub(super) fn label(config: &Config) -> Result<Option<BackupLabel>, Failure> {
+    let parse = |text: &str| {
+        text.parse().map_err(|error| {
+            Failure::new(code::OPTION_INVALID, "option set cannot be used")
+                .because(error)
+                .remedy("'pgmesh info' lists the labels of the backups there are")
+        })
+    };
+    config.text("set").map(parse).transpose()
+}
+
+/// `--repo`.
+pub(super) fn repository(config: &Config) -> Result<Option<RepoKey>, Failure> {
+    let Some(number) = config.optional_integer("repo") else {
+        return Ok(None);
+    };
+    let key = u16::try_from(number).ok().and_then(|number| RepoKey::new(number).ok());
+    key.map(Some)
+        .ok_or_else(|| Failure::new(code::OPTION_INVALID, format!("{number} is no number of a repository")))
+}
+
+fn is_known(info: &MeshInfo, stanza: &StanzaName, label: &BackupLabel) -> bool {
+    let stanzas = info.stanzas.iter().filter(|known| known.name == stanza.as_str());
+    stanzas
+        .flat_map(|known| &known.backups)
+        .any(|backup| backup.label == *label)
+}
+
+/// The manifest's root, checked (invariant 6).
+async fn manifest(mesh: &Mesh, stanza: &StanzaName, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
+    let suite = mesh.suite().await?;
+    let request = Request::GetManifest(GetManifest {
+        stanza: stanza.clone(),
+        label: label.clone(),
+    });
+    let (head, body) = mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
+    let damaged = |error: &dyn std::error::Error| {
+        Failure::new(code::CHECKSUM, format!("the manifest of backup {label} is damaged"))
+            .because(chain(error))
+            .remedy("'pgmesh verify' says in which repository")
+    };
+    let plain = Payload::from_parts(head, body.unwrap_or_default())
+        .and_then(|payload| payload.open(suite))
+        .map_err(|error| damaged(&error))?;
+    ManifestRoot::decode(&plain).map_err(|error| damaged(&error))
+}
+
+/// What is to be shown.
+struct Shown<'i> {
+    /// What the mesh said.
+    info: &'i MeshInfo,
+    /// `--stanza`.
+    asked: Option<&'i str>,
+    /// `--repo`.
+    only: Option<RepoKey>,
+    /// `--set`, and the backup's manifest if there is such a backup.
+    set: Option<(&'i BackupLabel, Option<&'i ManifestRoot>)>,
+}
+
+impl<'i> Shown<'i> {
+    /// The stanzas by name; one that was asked for and does not exist has nothing but its name.
+    fn stanzas(&self) -> Vec<(&'i str, Option<&'i StanzaInfo>)> {
+        let known = self
+            .info
+            .stanzas
+            .iter()
+            .map(|stanza| (stanza.name.as_str(), Some(stanza)));
+        let known: Vec<_> = known
+            .filter(|(name, _)| self.asked.is_none_or(|asked| asked == *name))
+            .collect();
+        match self.asked {
+            Some(asked) if known.is_empty() => vec![(asked, None)],
+            _ => known,
+        }
+    }
+
+    /// The backups of a stanza that `--set` and `--repo` leave.
+    fn backups(&self, stanza: Option<&'i StanzaInfo>) -> impl Iterator<Item = &'i BackupInfo> {
+        let backups = stanza.map(|stanza| stanza.backups.as_slice()).unwrap_or_default();
+        backups
+            .iter()
+            .filter(|backup| self.label().is_none_or(|label| *label == backup.label))
+            .filter(|backup| !Self::places(backup, self.only).is_empty())
+    }
+
+    /// The repositories of a backup, and whether they have all of it.
+    fn places(backup: &BackupInfo, only: Option<RepoKey>) -> Vec<(RepoKey, bool)> {
+        let complete = backup.repositories.iter().map(|key| (*key, true));
+        let owed = backup.owed.iter().map(|key| (*key, false));
+        let mut places: Vec<_> = complete
+            .chain(owed)
+            .filter(|(key, _)| only.is_none_or(|only| only == *key))
+            .collect();
+        places.sort_unstable();
+        places
+    }
+
+    /// `aes-256-cbc`, `none`, or `mixed`.
+    fn cipher(&self) -> &'i str {
+        let repositories = chosen(&self.info.repositories, self.only);
+        match repositories.split_first() {
+            None => "none",
+            Some((first, rest)) if rest.iter().all(|other| other.cipher == first.cipher) => &first.cipher,
+            Some(_) => "mixed",
+        }
+    }
+
+    fn label(&self) -> Option<&'i BackupLabel> {
+        self.set.map(|(label, _)| label)
+    }
+
+    /// The manifest's root of the backup that `--set` names.
+    fn details(&self, label: &BackupLabel) -> Option<&'i ManifestRoot> {
+        self.set.filter(|(set, _)| *set == label).and_then(|(_, root)| root)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stanza_that_was_asked_for_is_always_there() {
+        let info = samples::mesh();
+        let shown = |asked| Shown {
+            info: &info,
+            asked,
+            only: None,
+            set: None,
+        };
+        assert_eq!(shown(None).stanzas().len(), 1);
+        assert!(shown(Some("main")).stanzas()[0].1.is_some());
+        let other = shown(Some("other")).stanzas();
+        assert!(matches!(other.as_slice(), [("other", None)]));
+    }
+}

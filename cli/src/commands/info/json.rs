@@ -1,0 +1,334 @@
+//! `info --output=json`: pgBackRest's keys, which monitoring reads, and pgmesh's own beside them.
+
+use super::Shown;
+use super::status::{Status, chosen, troubles};
+use pgmesh_node::protocol::{BackupInfo, DebtInfo, HealthInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
+use serde_json::{Map, Value, json};
+
+/// The whole output: an array with an element a stanza.
+pub fn render(shown: &Shown<'_>) -> Value {
+    shown
+        .stanzas()
+        .into_iter()
+        .map(|(name, stanza)| element(shown, name, stanza))
+        .collect()
+}
+
+fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value {
+    let repositories = chosen(&shown.info.repositories, shown.only);
+    let each: Vec<Status> = repositories
+        .iter()
+        .map(|repo| Status::in_repository(repo, stanza, shown.label()))
+        .collect();
+    let overall = Status::overall(&each, stanza, shown.label());
+    let held_by = stanza.and_then(|stanza| stanza.backup_held_by.as_deref());
+    json!({
+        "name": name,
+        "cipher": shown.cipher(),
+        "status": {
+            "code": overall.code(),
+            "message": overall.message(),
+            "lock": {"backup": lock(held_by), "restore": lock(None)},
+        },
+        "stopped": stanza.and_then(|stanza| stanza.stopped.as_deref()),
+        "repo": repositories.iter().zip(&each).map(|(repo, status)| repository(repo, *status)).collect::<Value>(),
+        "db": databases(&repositories, stanza),
+        "archive": archives(&repositories, stanza),
+        "backup": shown.backups(stanza).map(|shown_backup| backup(shown, shown_backup)).collect::<Value>(),
+    })
+}
+
+fn lock(holder: Option<&str>) -> Value {
+    match holder {
+        None => json!({"held": false}),
+        Some(holder) => json!({"held": true, "holder": holder}),
+    }
+}
+
+fn repository(repository: &RepositoryInfo, status: Status) -> Value {
+    let message = match status {
+        Status::Other => troubles(repository).join("; "),
+        other => other.message().to_owned(),
+    };
+    json!({
+        "key": repository.key.get(),
+        "cipher": repository.cipher,
+        "status": {"code": status.code(), "message": message},
+        "type": repository.kind,
+        "host": repository.host,
+        "health": health(&repository.health),
+        "debt": debt(repository.debt),
+    })
+}
+
+/// How a repository does: a key of pgmesh's own.
+pub fn health(health: &HealthInfo) -> Value {
+    match health {
+        HealthInfo::Up => json!({"state": "up"}),
+        HealthInfo::Down { since, why } => json!({"state": "down", "since": since, "why": why}),
+        HealthInfo::Refused { why } => json!({"state": "refused", "why": why}),
+    }
+}
+
+/// What a repository owes: a key of pgmesh's own.
+pub fn debt(debt: DebtInfo) -> Value {
+    json!({"objects": debt.objects, "bytes": debt.bytes, "since": debt.since})
+}
+
+/// The catalog is about all repositories; pgBackRest's readers look for each one's own list.
+fn databases(repositories: &[&RepositoryInfo], stanza: Option<&StanzaInfo>) -> Value {
+    let databases = stanza.map(|stanza| stanza.databases.as_slice()).unwrap_or_default();
+    let of = |repository: &RepositoryInfo| {
+        let key = repository.key.get();
+        databases.iter().map(move |database| {
+            json!({
+                "id": database.id,
+                "repo-key": key,
+                "system-id": database.system_id.0,
+                "version": database.version,
+            })
+        })
+    };
+    repositories.iter().flat_map(|repository| of(repository)).collect()
+}
+
+fn archives(repositories: &[&RepositoryInfo], stanza: Option<&StanzaInfo>) -> Value {
+    let archives = stanza.map(|stanza| stanza.archives.as_slice()).unwrap_or_default();
+    let of = |repository: &RepositoryInfo| {
+        let key = repository.key.get();
+        archives.iter().map(move |archive| {
+            json!({
+                "database": {"id": archive.database, "repo-key": key},
+                "id": archive.id,
+                "min": archive.min,
+                "max": archive.max,
+            })
+        })
+    };
+    repositories.iter().flat_map(|repository| of(repository)).collect()
+}
+
+/// One element a backup, not one a repository as with pgBackRest, whose backups are in one repository each: `repo-key`
+/// is the first that holds it, `repository` names all.
+fn backup(shown: &Shown<'_>, backup: &BackupInfo) -> Value {
+    let places = Shown::places(backup, shown.only);
+    let holder = places
+        .iter()
+        .find(|(_, complete)| *complete)
+        .or(places.first())
+        .map(|(key, _)| key.get());
+    let references: Option<&[_]> = (!backup.references.is_empty()).then_some(&backup.references);
+    let mut element = json!({
+        "label": backup.label,
+        "type": backup.kind,
+        "prior": backup.prior,
+        "reference": references,
+        "error": backup.error,
+        "archive": {"start": backup.wal_start, "stop": backup.wal_stop},
+        "backrest": {"format": MANIFEST_FORMAT, "version": backup.program},
+        "database": {"id": backup.database, "repo-key": holder},
+        "info": {
+            "size": backup.size,
+            "delta": backup.delta,
+            "repository": {"size": backup.stored_size, "delta": backup.stored_delta},
+        },
+        "lsn": {"start": backup.lsn_start.to_string(), "stop": backup.lsn_stop.to_string()},
+        "timestamp": {"start": backup.time_start, "stop": backup.time_stop},
+        "timeline": backup.timeline,
+        "repository": places
+            .iter()
+            .map(|(key, complete)| json!({"key": key.get(), "complete": complete}))
+            .collect::<Value>(),
+    });
+    if let Value::Object(fields) = &mut element {
+        if !backup.annotations.is_empty() {
+            fields.insert("annotation".to_owned(), json!(backup.annotations));
+        }
+        if let Some(root) = shown.details(&backup.label) {
+            add_details(fields, root);
+        }
+    }
+    element
+}
+
+/// What only `--set` shows.
+fn add_details(fields: &mut Map<String, Value>, root: &ManifestRoot) {
+    let databases = root
+        .databases
+        .iter()
+        .map(|database| json!({"name": database.name, "oid": database.oid}));
+    let links = root
+        .links
+        .iter()
+        .map(|link| json!({"name": link.path, "destination": link.destination}));
+    let tablespaces = root
+        .tablespaces
+        .iter()
+        .map(|space| json!({"name": space.name, "oid": space.oid, "destination": space.destination}));
+    let errors: Vec<&str> = root.errors.iter().map(|error| error.path.as_str()).collect();
+    fields.insert("database-ref".to_owned(), databases.collect());
+    fields.insert("link".to_owned(), links.collect());
+    fields.insert("tablespace".to_owned(), tablespaces.collect());
+    fields.insert("error-list".to_owned(), json!((!errors.is_empty()).then_some(errors)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use pgmesh_storage::BackupLabel;
+
+    #[test]
+    fn the_keys_that_monitoring_reads() {
+        let info = samples::mesh();
+        let json = render(&Shown {
+            info: &info,
+            asked: None,
+            only: None,
+            set: None,
+        });
+        let stanza = &json[0];
+        assert_eq!(stanza["name"], "main");
+        assert_eq!(stanza["cipher"], "aes-256-cbc");
+        assert_eq!(stanza["status"]["code"], 4);
+        assert_eq!(stanza["status"]["lock"]["backup"]["held"], false);
+        assert_eq!(stanza["repo"][0]["status"], json!({"code": 0, "message": "ok"}));
+        assert_eq!(stanza["repo"][1]["status"]["code"], 99);
+        assert_eq!(stanza["repo"][1]["health"]["state"], "down");
+        assert_eq!(
+            stanza["repo"][1]["debt"],
+            json!({"objects": 12, "bytes": 25_270_682, "since": 1_795_400_001})
+        );
+        assert_eq!(
+            stanza["db"].as_array().unwrap().len(),
+            4,
+            "two databases in two repositories"
+        );
+        assert_eq!(
+            stanza["db"][3],
+            json!({"id": 2, "repo-key": 2, "system-id": samples::SYSTEM_ID, "version": "15"})
+        );
+        assert_eq!(stanza["archive"][1]["database"], json!({"id": 2, "repo-key": 1}));
+        assert_eq!(stanza["archive"][1]["id"], "15-2");
+    }
+
+    #[test]
+    fn a_backup_is_one_element() {
+        let mut info = samples::mesh();
+        info.stanzas[0].backup_held_by = Some("process 7 on db1".into());
+        let json = render(&Shown {
+            info: &info,
+            asked: Some("main"),
+            only: None,
+            set: None,
+        });
+        assert_eq!(
+            json[0]["status"]["lock"]["backup"],
+            json!({"held": true, "holder": "process 7 on db1"})
+        );
+        let backups = json[0]["backup"].as_array().unwrap();
+        assert_eq!(backups.len(), 2);
+        let expected = json!({
+            "annotation": {"why": "before the upgrade"},
+            "archive": {"start": "000000000000000000000010", "stop": "000000000000000000000011"},
+            "backrest": {"format": 1, "version": "0.1.0"},
+            "database": {"id": 2, "repo-key": 1},
+            "error": true,
+            "info": {"delta": 8192, "repository": {"delta": 4096, "size": 44_917_000_000_u64}, "size": 152_830_000_000_u64},
+            "label": "20260102-000000F_20260103-000000D",
+            "lsn": {"start": "0/10000028", "stop": "0/11000100"},
+            "prior": "20260102-000000F",
+            "reference": ["20260102-000000F"],
+            "repository": [{"complete": true, "key": 1}, {"complete": false, "key": 2}],
+            "timeline": 1,
+            "timestamp": {"start": 1_795_404_000, "stop": 1_795_404_060},
+            "type": "diff",
+        });
+        assert_eq!(backups[1], expected);
+        assert_eq!(backups[0]["prior"], Value::Null);
+        assert_eq!(backups[0]["reference"], Value::Null);
+        assert!(backups[0].get("annotation").is_none() && backups[0].get("tablespace").is_none());
+    }
+
+    #[test]
+    fn a_set_is_shown_with_its_details() {
+        let info = samples::mesh();
+        let label: BackupLabel = "20260102-000000F".parse().unwrap();
+        let root = samples::root();
+        let shown = Shown {
+            info: &info,
+            asked: Some("main"),
+            only: None,
+            set: Some((&label, Some(&root))),
+        };
+        let json = render(&shown);
+        let backups = json[0]["backup"].as_array().unwrap();
+        assert_eq!(backups.len(), 1);
+        assert_eq!(backups[0]["database-ref"], json!([{"name": "postgres", "oid": 5}]));
+        assert_eq!(
+            backups[0]["tablespace"],
+            json!([{"name": "fast", "oid": 16384, "destination": "/mnt/fast"}])
+        );
+        assert_eq!(backups[0]["link"], json!([{"name": "pg_wal", "destination": "/wal"}]));
+        assert_eq!(backups[0]["error-list"], json!(["base/1/2"]));
+    }
+
+    #[test]
+    fn a_stanza_or_a_backup_that_is_missing_has_its_code() {
+        let mut info = samples::mesh();
+        let label: BackupLabel = "20200101-000000F".parse().unwrap();
+        let shown = Shown {
+            info: &info,
+            asked: Some("main"),
+            only: None,
+            set: Some((&label, None)),
+        };
+        assert_eq!(render(&shown)[0]["status"]["code"], 6);
+        info.stanzas.clear();
+        let json = render(&Shown {
+            info: &info,
+            asked: Some("other"),
+            only: None,
+            set: None,
+        });
+        assert_eq!(json[0]["name"], "other");
+        assert_eq!(json[0]["status"]["code"], 1);
+        assert_eq!(json[0]["status"]["message"], "missing stanza path");
+        for empty in ["archive", "backup", "db"] {
+            assert_eq!(json[0][empty], json!([]), "{empty}");
+        }
+        assert_eq!(
+            render(&Shown {
+                info: &info,
+                asked: None,
+                only: None,
+                set: None
+            }),
+            json!([])
+        );
+    }
+
+    #[test]
+    fn repo_leaves_one_repository() {
+        let info = samples::mesh();
+        let json = render(&Shown {
+            info: &info,
+            asked: None,
+            only: Some(samples::key(1)),
+            set: None,
+        });
+        assert_eq!(json[0]["status"]["code"], 0);
+        assert_eq!(json[0]["repo"].as_array().unwrap().len(), 1);
+        assert_eq!(json[0]["archive"].as_array().unwrap().len(), 2);
+        let json = render(&Shown {
+            info: &info,
+            asked: None,
+            only: Some(samples::key(2)),
+            set: None,
+        });
+        let backups = json[0]["backup"].as_array().unwrap();
+        assert_eq!(backups[0]["database"]["repo-key"], 2);
+        assert_eq!(backups[1]["repository"], json!([{"complete": false, "key": 2}]));
+    }
+}

@@ -1,0 +1,84 @@
+//! `join`: redeems a token for a certificate. The token carries the fingerprint of the mesh's CA, so there is no trust
+//! on first use; the private key never leaves this host.
+
+use super::argument;
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::output;
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
+use pgmesh_node::{Failure, code};
+use pgmesh_transport::{Connection, Identity, JoinClient, JoinToken, KeyRequest};
+
+/// Joins.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let text = match argument(config, 0, "a token")? {
+        // Not in the process title, where others could read it.
+        "-" => std::io::read_to_string(std::io::stdin())
+            .map_err(|error| Failure::new(code::RUNTIME, "the token cannot be read from stdin").because(error))?,
+        text => text.to_owned(),
+    };
+    let token: JoinToken = text.trim().parse().map_err(|error| {
+        Failure::new(code::CRYPTO, "this is no join token")
+            .because(chain(&error))
+            .remedy("give the whole line that 'pgmesh invite' printed")
+    })?;
+    let directory = config.required_path("identity-path")?;
+    if Identity::exists(directory) && !config.flag("force") {
+        return Err(Failure::new(40, format!("{} holds an identity already", directory.display()))
+            .remedy("give --force to replace it, or another identity-path"));
+    }
+    let crypto = |what: &'static str| {
+        move |error: pgmesh_transport::IdentityError| Failure::new(code::CRYPTO, what).because(chain(&error))
+    };
+    let request = KeyRequest::generate().map_err(crypto("a key cannot be made"))?;
+    let csr = request.csr_der().map_err(crypto("a certificate request cannot be made"))?;
+    let connection = connect(&token).await?;
+    let join = JoinRequest { token_id: token.id, secret: token.secret.clone(), csr, name: host_name() };
+    let accepted = redeem(&connection, join).await?;
+    let identity = request
+        .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
+        .map_err(crypto("the node's answer is not what the token promises"))?;
+    identity.save(directory).map_err(crypto("the identity cannot be saved"))?;
+    output::print(&format!(
+        "joined mesh {} as {} {}; identity in {}",
+        identity.mesh_id(),
+        identity.role().kind(),
+        identity.name(),
+        directory.display()
+    ))?;
+    Ok(ExitCode::Ok)
+}
+
+async fn connect(token: &JoinToken) -> Result<Connection, Failure> {
+    let mut reasons = Vec::new();
+    for address in &token.addresses {
+        match JoinClient::connect(address, token.ca_fingerprint).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => reasons.push(chain(&error)),
+        }
+    }
+    Err(Failure::new(code::HOST_CONNECT, "no node that the token names can be reached")
+        .because(reasons.join("; "))
+        .remedy("check that the node runs, and that its node-advertise can be reached from here"))
+}
+
+async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccepted, Failure> {
+    let interrupted = |error: &dyn std::error::Error| {
+        Failure::new(code::HOST_CONNECT, "the join was interrupted")
+            .because(chain(error))
+            .remedy("the token may be used up: ask for a new one if it is refused")
+    };
+    let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
+    stream.send(&Request::Join(join)).await.map_err(|error| interrupted(&error))?;
+    stream.finish().map_err(|error| interrupted(&error))?;
+    stream.recv::<Result<JoinAccepted, Failure>>(MESSAGE_LIMIT).await.map_err(|error| interrupted(&error))?
+}
+
+/// This host's name, as far as it can be a member's.
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let fits = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') { c } else { '-' };
+    let name: String = name.chars().map(fits).take(63).collect();
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "host".to_owned() }
+}

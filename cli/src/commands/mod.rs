@@ -1,0 +1,87 @@
+//! The commands, a file each. A command returns what the process exits with, or a [`Failure`] for the user.
+
+mod annotate;
+mod archive_get;
+mod archive_push;
+mod backup;
+mod check;
+mod info;
+mod invite;
+mod join;
+mod node;
+mod repository;
+mod restore;
+mod stanza;
+mod stop;
+mod verify;
+
+use crate::config::{Command, Config};
+use crate::exit::{CommandError, ExitCode};
+use crate::output;
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::StanzaName;
+
+/// Runs the command that the configuration names.
+pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
+    // Asked while there is one thread: the C library's time zone functions are not safe beside others.
+    output::local_offset();
+    let runtime = runtime(config.command())
+        .map_err(|error| CommandError::runtime("the runtime cannot be started").because(&error))?;
+    let outcome = runtime.block_on(dispatch(config));
+    // What still runs in the background must not keep the process.
+    runtime.shutdown_background();
+    Ok(outcome?)
+}
+
+/// A node and a backup use all cores; a push or a get starts faster with one thread.
+fn runtime(command: Command) -> std::io::Result<tokio::runtime::Runtime> {
+    let many = matches!(command, Command::NodeInit | Command::NodeStart | Command::Backup | Command::Restore);
+    let mut builder =
+        if many { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    builder.enable_all().max_blocking_threads(32).build()
+}
+
+async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
+    match config.command() {
+        Command::Annotate => annotate::run(config).await,
+        Command::ArchiveGet => archive_get::run(config).await,
+        Command::ArchivePush => archive_push::run(config).await,
+        Command::Backup => backup::run(config).await,
+        Command::Check => check::run(config).await,
+        Command::Info => info::run(config).await,
+        Command::Invite => invite::run(config).await,
+        Command::Join => join::run(config).await,
+        Command::NodeInit => node::init(config).await,
+        Command::NodeStart => node::start(config).await,
+        Command::RepoGet => repository::get(config).await,
+        Command::RepoLs => repository::list(config).await,
+        Command::RepoUpdate => repository::update(config).await,
+        Command::Restore => restore::run(config).await,
+        Command::StanzaCreate => stanza::create(config).await,
+        Command::StanzaDelete => stanza::delete(config).await,
+        Command::StanzaUpgrade => stanza::upgrade(config).await,
+        Command::Start => stop::start(config).await,
+        Command::Stop => stop::stop(config).await,
+        Command::Verify => verify::run(config).await,
+        other => Err(Failure::new(48, format!("command '{other}' is not run in this way"))),
+    }
+}
+
+/// The stanza that the command is about.
+fn stanza(config: &Config) -> Result<StanzaName, Failure> {
+    let text = config.stanza().ok_or_else(|| {
+        Failure::new(code::OPTION_REQUIRED, format!("command '{}' needs option 'stanza'", config.command()))
+            .remedy("give --stanza=NAME")
+    })?;
+    text.parse().map_err(|error| {
+        Failure::new(code::OPTION_INVALID, format!("'{text}' is no name for a stanza")).because(error)
+    })
+}
+
+/// A positional argument.
+fn argument<'c>(config: &'c Config, at: usize, what: &str) -> Result<&'c str, Failure> {
+    config.argument(at).and_then(|argument| argument.to_str()).ok_or_else(|| {
+        Failure::new(code::OPTION_REQUIRED, format!("command '{}' needs {what}", config.command()))
+            .remedy(format!("'pgmesh help {}' shows how it is called", config.command()))
+    })
+}

@@ -1,0 +1,197 @@
+//! `repo-ls`, `repo-get` and `repo-update`: looking into one repository, and changing its definition.
+
+use super::info::repository as asked_repository;
+use super::{argument, stanza};
+use crate::config::Config;
+use crate::exit::{CommandError, ExitCode};
+use crate::mesh::Mesh;
+use crate::output::{self, OutputFormat};
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{
+    HealthInfo, ListRepository, MeshInfo, PayloadHead, ReadRepository, RepositoryInfo, RepositoryObject, Request,
+};
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::{Payload, RepoKey};
+use serde_json::{Map, Value, json};
+
+/// Lists what lies under a path: under the stanza's folder where only a stanza is given, which is what its client may
+/// see, else under the repository's root.
+pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
+    let path = match (config.argument(0), config.stanza()) {
+        (Some(_), _) => argument(config, 0, "a path in UTF-8")?.to_owned(),
+        (None, Some(_)) => format!("stanza/{}", stanza(config)?),
+        (None, None) => String::new(),
+    };
+    let mesh = Mesh::connect(config).await?;
+    let repo = repository(config, &mesh).await?;
+    let request = Request::ListRepository(ListRepository {
+        repo,
+        path: path.clone(),
+        recurse: false,
+    });
+    let objects: Vec<RepositoryObject> = mesh.call(&request).await?;
+    match OutputFormat::of(config) {
+        OutputFormat::Json => output::print_json(&listing_json(&objects))?,
+        OutputFormat::Text => output::print(&listing_text(&path, &objects))?,
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// Writes the content of one object to stdout, checked once more on this side (invariant 6).
+pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
+    let path = argument(config, 0, "the path of an object")?.to_owned();
+    let mesh = Mesh::connect(config).await?;
+    let suite = mesh.suite().await?;
+    let repo = repository(config, &mesh).await?;
+    let request = Request::ReadRepository(ReadRepository {
+        repo,
+        path: path.clone(),
+    });
+    let (head, body) = mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
+    let plain = Payload::from_parts(head, body.unwrap_or_default())
+        .and_then(|payload| payload.open(suite))
+        .map_err(|error| {
+            Failure::new(code::CHECKSUM, format!("repo{repo}: {path} is damaged")).because(chain(&error))
+        })?;
+    output::print_bytes(&plain)?;
+    Ok(ExitCode::Ok)
+}
+
+/// Makes the asked node's declaration of a repository the mesh's.
+pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
+    let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
+    let mesh = Mesh::connect(config).await?;
+    let changed: Vec<String> = mesh.call(&Request::UpdateRepository { repo }).await?;
+    output::print(&update_text(repo, &changed))?;
+    Ok(ExitCode::Ok)
+}
+
+/// `--repo`, else the first that is up.
+async fn repository(config: &Config, mesh: &Mesh) -> Result<RepoKey, Failure> {
+    if let Some(key) = asked_repository(config)? {
+        return Ok(key);
+    }
+    let stanza = config.stanza().map(|_| stanza(config)).transpose()?;
+    let info: MeshInfo = mesh.call(&Request::Info { stanza }).await?;
+    best(&info.repositories).ok_or_else(|| {
+        Failure::new(code::REPO_INVALID, "the mesh has no repository")
+            .remedy("declare one in a node's configuration file: repo1-path=…")
+    })
+}
+
+fn best(repositories: &[RepositoryInfo]) -> Option<RepoKey> {
+    let up = |repository: &&RepositoryInfo| repository.health == HealthInfo::Up;
+    repositories
+        .iter()
+        .find(up)
+        .or(repositories.first())
+        .map(|repository| repository.key)
+}
+
+/// One name a line. A path that is itself an object is listed by its own name.
+fn listing_text(path: &str, objects: &[RepositoryObject]) -> String {
+    let own = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(".");
+    let names = objects.iter().map(|object| match name_of(object) {
+        "" => format!("{own}\n"),
+        name => format!("{name}\n"),
+    });
+    names.collect()
+}
+
+/// pgBackRest's form: an object with the names, and `.` for the path itself. A path that does not exist is empty.
+fn listing_json(objects: &[RepositoryObject]) -> Value {
+    let entry = |object: &RepositoryObject| match object.size {
+        Some(size) => json!({"type": "file", "size": size}),
+        None => json!({"type": "path"}),
+    };
+    let mut listing = Map::new();
+    for object in objects {
+        match name_of(object) {
+            "" => listing.insert(".".to_owned(), entry(object)),
+            name => listing.insert(name.to_owned(), entry(object)),
+        };
+    }
+    if !listing.is_empty() {
+        listing.entry(".").or_insert_with(|| json!({"type": "path"}));
+    }
+    Value::Object(listing)
+}
+
+fn name_of(object: &RepositoryObject) -> &str {
+    object.name.trim_end_matches('/')
+}
+
+fn update_text(repo: RepoKey, changed: &[String]) -> String {
+    if changed.is_empty() {
+        return format!("repo{repo} is defined in the mesh as this node declares it");
+    }
+    let options: Vec<String> = changed.iter().map(|option| format!("repo{repo}-{option}")).collect();
+    format!(
+        "repo{repo} is now defined in the mesh as this node declares it; changed: {}",
+        options.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgmesh_node::protocol::DebtInfo;
+
+    fn object(name: &str, size: Option<u64>) -> RepositoryObject {
+        RepositoryObject {
+            name: name.into(),
+            size,
+        }
+    }
+
+    #[test]
+    fn a_folder_is_listed_as_by_pgbackrest() {
+        let objects = [object("15-1/", None), object("00000002.history", Some(42))];
+        assert_eq!(
+            listing_text("stanza/main/archive", &objects),
+            "15-1\n00000002.history\n"
+        );
+        let expected = json!({
+            ".": {"type": "path"},
+            "15-1": {"type": "path"},
+            "00000002.history": {"type": "file", "size": 42},
+        });
+        assert_eq!(listing_json(&objects), expected);
+    }
+
+    #[test]
+    fn an_object_is_listed_as_itself_and_nothing_as_nothing() {
+        let objects = [object("", Some(7))];
+        assert_eq!(listing_text("/pgmesh.repo", &objects), "pgmesh.repo\n");
+        assert_eq!(listing_json(&objects), json!({".": {"type": "file", "size": 7}}));
+        assert_eq!(listing_text("nowhere", &[]), "");
+        assert_eq!(listing_json(&[]), json!({}));
+    }
+
+    #[test]
+    fn a_repository_that_is_up_is_preferred() {
+        let repository = |number, health| RepositoryInfo {
+            key: RepoKey::new(number).unwrap(),
+            kind: "posix".into(),
+            cipher: "none".into(),
+            host: None,
+            health,
+            debt: DebtInfo::default(),
+        };
+        let down = HealthInfo::Down {
+            since: 0,
+            why: String::new(),
+        };
+        let two = [repository(1, down.clone()), repository(2, HealthInfo::Up)];
+        assert_eq!(best(&two), RepoKey::new(2).ok());
+        assert_eq!(best(&[repository(3, down)]), RepoKey::new(3).ok());
+        assert_eq!(best(&[]), None);
+    }
+
+    #[test]
+    fn changed_options_have_their_full_names() {
+        let repo = RepoKey::new(2).unwrap();
+        assert!(update_text(repo, &["path".into(), "type".into()]).ends_with("changed: repo2-path, repo2-type"));
+        assert!(!update_text(repo, &[]).contains("changed"));
+    }
+}

@@ -1,0 +1,71 @@
+//! `stanza-create`, `stanza-upgrade`, `stanza-delete`.
+
+use super::stanza;
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::output;
+use crate::pg::{OpenCluster, open_cluster, read_cluster_files};
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::{CreateStanza, NewStanza, Request};
+
+/// Creates the stanza for the cluster at `pg1-path`.
+pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
+    let create = describe(config).await?;
+    let mesh = Mesh::connect(config).await?;
+    let stanza = create.stanza.clone();
+    let new: NewStanza = mesh.call(&Request::CreateStanza(create)).await?;
+    let verb = if new.already { "exists already and is valid" } else { "created" };
+    output::print(&format!("stanza {stanza} {verb}: archive {}{}", new.archive_id, owed(&new)))?;
+    Ok(ExitCode::Ok)
+}
+
+/// Starts a new database id after pg_upgrade.
+pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
+    let upgrade = describe(config).await?;
+    let mesh = Mesh::connect(config).await?;
+    let stanza = upgrade.stanza.clone();
+    let new: NewStanza = mesh.call(&Request::UpgradeStanza(upgrade)).await?;
+    let verb = if new.already { "is up to date" } else { "upgraded" };
+    output::print(&format!("stanza {stanza} {verb}: archive {}{}", new.archive_id, owed(&new)))?;
+    Ok(ExitCode::Ok)
+}
+
+/// Deletes the stanza with everything in it.
+pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
+    let stanza = stanza(config)?;
+    let mesh = Mesh::connect(config).await?;
+    let request = Request::DeleteStanza { stanza: stanza.clone(), force: config.flag("force") };
+    let objects: u64 = mesh.call(&request).await?;
+    output::print(&format!("stanza {stanza} deleted: {objects} objects removed; chunks that nothing else needs follow"))?;
+    Ok(ExitCode::Ok)
+}
+
+fn owed(new: &NewStanza) -> String {
+    if new.owed.is_empty() {
+        return String::new();
+    }
+    let list = new.owed.iter().map(|repo| format!("repo{repo}")).collect::<Vec<_>>().join(", ");
+    format!(" (not in {list} yet)")
+}
+
+/// What the mesh is to know of the cluster: from its files, and from the server where it runs.
+async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
+    let stanza = stanza(config)?;
+    let (control, instance) = if config.flag("online") {
+        let OpenCluster { control, instance, .. } = open_cluster(config).await?;
+        (control, instance)
+    } else {
+        let files = read_cluster_files(config)?;
+        (files.control, files.instance)
+    };
+    Ok(CreateStanza {
+        stanza,
+        system_id: control.system_id,
+        version: control.version,
+        catalog_version: control.catalog_version,
+        segment_size: control.segment_size,
+        instance,
+        timeline: control.checkpoint_timeline,
+    })
+}

@@ -1,0 +1,332 @@
+//! `verify`: has the mesh read and check everything, and reports what it found.
+//!
+//! Exits 26 when anything is damaged, missing, unreadable or has a gap. What is owed, and what nothing refers to, is
+//! listed as a note.
+
+use super::stanza;
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::output::{self, OutputFormat, size};
+use indicatif::{ProgressBar, ProgressStyle};
+use pgmesh_node::protocol::{Finding, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_node::{Failure, code};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// Verifies one stanza, or all; in one repository, or in all.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    if config.text("set").is_some() {
+        return Err(Failure::new(code::OPTION_INVALID, "verify --set is not available yet")
+            .remedy("leave --set out: every backup of the stanza is verified"));
+    }
+    let request = VerifyRequest {
+        stanza: config.stanza().map(|_| stanza(config)).transpose()?,
+        repo: super::info::repository(config)?.map(pgmesh_storage::RepoKey::get),
+    };
+    let mesh = Mesh::connect(config).await?;
+    let mut report = Report::default();
+    let outcome = watch(&mesh, &Request::Verify(request), &mut report).await;
+    // Of a verification that broke off, what it had found is shown all the same; that it broke off counts for more.
+    if outcome.is_ok() || !report.findings.is_empty() {
+        match OutputFormat::of(config) {
+            OutputFormat::Json => output::print_json(&report.json())?,
+            OutputFormat::Text => output::print(&report.text())?,
+        }
+    }
+    outcome?;
+    Ok(report.exit_code())
+}
+
+/// Collects what the mesh tells until the verification ends.
+async fn watch(mesh: &Mesh, request: &Request, report: &mut Report) -> Result<(), Failure> {
+    let reading = Reading::start();
+    let mut failed = None;
+    let events = mesh.events(request, |event| match event {
+        VerifyEvent::Progress { objects, bytes } => {
+            (report.summary.objects, report.summary.bytes) = (objects, bytes);
+            reading.show(objects, bytes, report.errors());
+            ControlFlow::Continue(())
+        }
+        VerifyEvent::Found(finding) => {
+            report.findings.push(finding);
+            ControlFlow::Continue(())
+        }
+        VerifyEvent::Done(summary) => {
+            (report.summary, report.complete) = (summary, true);
+            ControlFlow::Break(())
+        }
+        VerifyEvent::Failed(failure) => {
+            failed = Some(failure);
+            ControlFlow::Break(())
+        }
+    });
+    events.await?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// How much has been read: how much there is nobody knows beforehand, so it is no bar.
+struct Reading(ProgressBar);
+
+impl Reading {
+    fn start() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("verify {spinner} {msg}") {
+            bar.set_style(style);
+        }
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(REDRAW);
+        }
+        Self(bar)
+    }
+
+    fn show(&self, objects: u64, bytes: u64, errors: usize) {
+        let trouble = if errors == 0 {
+            String::new()
+        } else {
+            format!(", {}", counted(errors, "error"))
+        };
+        self.0
+            .set_message(format!("{objects} objects, {} read{trouble}", size(bytes)));
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// What a verification came to.
+#[derive(Debug, Default)]
+struct Report {
+    findings: Vec<Finding>,
+    /// The sums; of one that broke off, what it had told.
+    summary: VerifySummary,
+    /// It did not break off.
+    complete: bool,
+}
+
+impl Report {
+    fn errors(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.kind.is_error()).count()
+    }
+
+    fn exit_code(&self) -> ExitCode {
+        if self.errors() == 0 {
+            ExitCode::Ok
+        } else {
+            ExitCode::Checksum
+        }
+    }
+
+    fn status(&self) -> &'static str {
+        match (self.complete, self.errors()) {
+            (false, _) => "incomplete",
+            (true, 0) => "ok",
+            (true, _) => "error",
+        }
+    }
+
+    /// A line a finding, then the archives, the damaged backups, and the sum.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.findings {
+            text.push_str(&line(finding));
+            text.push('\n');
+        }
+        let summary = &self.summary;
+        for archive in &summary.archives {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "archive: {archive}");
+        }
+        for backup in &summary.damaged_backups {
+            let _ = writeln!(text, "damaged backup: {backup}");
+        }
+        let notes = self.findings.len() - self.errors();
+        let _ = writeln!(
+            text,
+            "checked: {} objects ({}), {} WAL segments, {} backups, {} of them damaged",
+            summary.objects,
+            size(summary.bytes),
+            summary.segments,
+            summary.backups,
+            summary.damaged_backups.len()
+        );
+        let _ = writeln!(
+            text,
+            "status: {} ({}, {})",
+            self.status(),
+            counted(self.errors(), "error"),
+            counted(notes, "note")
+        );
+        text
+    }
+
+    fn json(&self) -> Value {
+        let summary = &self.summary;
+        json!({
+            "status": self.status(),
+            "objects": summary.objects,
+            "bytes": summary.bytes,
+            "segments": summary.segments,
+            "backups": summary.backups,
+            "damaged-backups": summary.damaged_backups,
+            "findings": self.findings.iter().map(finding_json).collect::<Value>(),
+            "archives": summary.archives,
+        })
+    }
+}
+
+/// `error: damaged: repo1: chunk/…: the tag does not fit`.
+fn line(finding: &Finding) -> String {
+    let weight = if finding.kind.is_error() { "error" } else { "note" };
+    let mut line = format!("{weight}: {}", finding.kind.name());
+    if let Some(repo) = finding.repo {
+        let name = format!("repo{repo}");
+        // What is about the whole repository has it as its subject.
+        if finding.subject != name {
+            let _ = write!(line, ": {name}");
+        }
+    }
+    // An object's path begins with its stanza's folder; a label and a segment do not say whose they are.
+    if let Some(stanza) = &finding.stanza
+        && !finding.subject.contains('/')
+    {
+        let _ = write!(line, ": stanza {stanza}");
+    }
+    let _ = write!(line, ": {}: {}", finding.subject, finding.what.replace('\n', " "));
+    line
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    json!({
+        "kind": finding.kind.name(),
+        "repo": finding.repo,
+        "stanza": finding.stanza,
+        "subject": finding.subject,
+        "what": finding.what,
+    })
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgmesh_node::protocol::FindingKind;
+
+    fn finding(kind: FindingKind, repo: Option<u16>, stanza: Option<&str>, subject: &str) -> Finding {
+        Finding {
+            kind,
+            repo,
+            stanza: stanza.map(str::to_owned),
+            subject: subject.into(),
+            what: "the tag is wrong".into(),
+        }
+    }
+
+    fn summary() -> VerifySummary {
+        VerifySummary {
+            objects: 1234,
+            bytes: 3 << 30,
+            backups: 2,
+            damaged_backups: vec!["main/20260102-000000F".into()],
+            segments: 56,
+            archives: vec!["main 15-1: timeline 1: A to B (56 segments)".into()],
+        }
+    }
+
+    #[test]
+    fn a_finding_is_one_line_that_says_where() {
+        let damaged = finding(
+            FindingKind::Damaged,
+            Some(1),
+            Some("main"),
+            "stanza/main/archive/15-1/x",
+        );
+        assert_eq!(
+            line(&damaged),
+            "error: damaged: repo1: stanza/main/archive/15-1/x: the tag is wrong"
+        );
+        let gap = finding(FindingKind::WalGap, None, Some("main"), "A to B");
+        assert_eq!(line(&gap), "error: wal-gap: stanza main: A to B: the tag is wrong");
+        let owed = finding(FindingKind::Owed, Some(2), None, "repo2");
+        assert_eq!(line(&owed), "note: owed: repo2: the tag is wrong");
+    }
+
+    #[test]
+    fn damage_is_an_error_and_named() {
+        let findings = vec![
+            finding(FindingKind::Damaged, Some(1), None, "chunk/ab/abc"),
+            finding(FindingKind::Unreferenced, Some(2), None, "chunk/cd/cde"),
+            finding(FindingKind::BackupDamaged, Some(1), Some("main"), "20260102-000000F"),
+        ];
+        let report = Report {
+            findings,
+            summary: summary(),
+            complete: true,
+        };
+        assert_eq!(report.exit_code(), ExitCode::Checksum);
+        let text = report.text();
+        assert!(text.contains("archive: main 15-1: timeline 1"), "{text}");
+        assert!(text.contains("damaged backup: main/20260102-000000F\n"), "{text}");
+        assert!(
+            text.contains("checked: 1234 objects (3GB), 56 WAL segments, 2 backups, 1 of them damaged\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("status: error (2 errors, 1 note)\n"), "{text}");
+        let json = report.json();
+        assert_eq!(json["status"], "error");
+        assert_eq!(json["objects"], 1234);
+        assert_eq!(json["damaged-backups"], json!(["main/20260102-000000F"]));
+        let expected = json!({
+            "kind": "unreferenced", "repo": 2, "stanza": null, "subject": "chunk/cd/cde", "what": "the tag is wrong",
+        });
+        assert_eq!(json["findings"][1], expected);
+    }
+
+    #[test]
+    fn what_is_owed_or_left_over_is_no_error() {
+        for kind in [FindingKind::Owed, FindingKind::Unreferenced] {
+            let summary = VerifySummary {
+                damaged_backups: vec![],
+                ..summary()
+            };
+            let report = Report {
+                findings: vec![finding(kind, Some(2), None, "repo2")],
+                summary,
+                complete: true,
+            };
+            assert_eq!(report.exit_code(), ExitCode::Ok);
+            assert_eq!(report.status(), "ok");
+            assert!(report.text().ends_with("status: ok (no errors, 1 note)\n"));
+        }
+    }
+
+    #[test]
+    fn a_verification_that_broke_off_is_not_ok() {
+        let findings = vec![finding(FindingKind::Damaged, Some(1), None, "chunk/x")];
+        let report = Report {
+            findings,
+            ..Report::default()
+        };
+        assert_eq!(report.json()["status"], "incomplete");
+        let text = report.text();
+        assert!(
+            text.starts_with("error: damaged: repo1: chunk/x")
+                && text.ends_with("status: incomplete (1 error, no notes)\n"),
+            "{text}"
+        );
+    }
+}
