@@ -29,8 +29,6 @@ const ENTRIES_WAITING: usize = 256;
 /// `pg_control` may be caught in the middle of a write; the server writes it in an instant.
 const CONTROL_ATTEMPTS: u32 = 10;
 const CONTROL_PAUSE: Duration = Duration::from_millis(10);
-/// `backup_label`, which the server writes with this mode.
-const LABEL_MODE: u32 = 0o600;
 
 /// What is fixed when a backup begins.
 pub struct Context {
@@ -191,7 +189,6 @@ async fn read_all(
         .await
         .map_err(|e| Halt::Failed(database_failure(&e)))?;
     let label = BackupLabel::parse(&stop.label_file).map_err(|error| Halt::Failed(odd_label(&error)))?;
-    add(&mut last, label_entry(&plan.control, &stop), stop.label_file.as_bytes());
     if let Some(Sealed { bytes, waiting }) = last.seal() {
         let digest = builder.send_chunk(bytes).await?;
         for (_, entry) in waiting.complete(digest) {
@@ -247,16 +244,6 @@ async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
             Err(_) => tokio::time::sleep(CONTROL_PAUSE).await,
         }
         attempt += 1;
-    }
-}
-
-/// `backup_label` as the server would have written it, owned as `pg_control` is.
-fn label_entry(control: &Entry, stop: &BackupStop) -> FileEntry {
-    FileEntry {
-        path: "backup_label".to_owned(),
-        modified: stop.time,
-        mode: LABEL_MODE,
-        ..file_entry(control, file_kind(stop.label_file.as_bytes()))
     }
 }
 

@@ -7,8 +7,8 @@
 use super::slot::{Opened, Slot};
 use crate::failure::chain;
 use crate::{Node, now_unix};
-use pgmesh_raft::{CatalogError, Command, Refusal, RepositoryRecord};
-use pgmesh_storage::{Cipher, PosixStore, Repository, RepositoryIdentity, StoreError, WrappedKey};
+use pgmesh_raft::{CatalogError, Command, Refusal, Reply, RepositoryRecord};
+use pgmesh_storage::{Cipher, PosixStore, RepoKey, Repository, RepositoryIdentity, StoreError, WrappedKey};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,9 @@ impl Node {
         match self.try_open(slot).await {
             Ok(repository) => {
                 tracing::info!(%repo, path = slot.settings.path(), "repository open");
+                if let Err(failure) = self.backfill(repo).await {
+                    tracing::warn!(%repo, error = %failure, "what this repository owes of older objects is not known yet");
+                }
                 slot.set(Opened::Open(repository));
                 self.repair.wake();
             }
@@ -65,6 +68,17 @@ impl Node {
                 slot.set(Opened::Refused { why });
             }
         }
+    }
+
+    /// A repository that was registered after others owes all that they have: the catalog is walked step by step.
+    async fn backfill(&self, repo: RepoKey) -> Result<(), crate::Failure> {
+        while self.catalog.view().repository(repo)?.is_some_and(|record| record.backfill.is_some()) {
+            match self.catalog.propose(self.actor(), Command::Backfill { repo }).await? {
+                Reply::Backfilled { more: true, .. } => {}
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     async fn try_open(&self, slot: &Slot) -> Result<Repository, NotOpen> {
