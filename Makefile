@@ -50,7 +50,7 @@ test-unit: ## unit and property tests only
 test-e2e: ## end-to-end tests only; FILTER='test(pitr)' chooses among them
 	@.ci/setup build test
 	$(stage) build cargo build --quiet --locked --workspace --bins
-	$(stage) end-to-end env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --profile e2e $(if $(FILTER),-E '$(FILTER)')
+	$(stage) end-to-end env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast --profile e2e $(if $(FILTER),-E '$(FILTER)')
 
 bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes
 	@.ci/setup build bench

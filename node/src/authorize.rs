@@ -34,27 +34,14 @@ fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
     };
     match request {
         Request::Hello => true,
-        Request::PushSegment(r) => own(&r.stanza),
-        Request::GetSegment(r) => own(&r.stanza),
-        Request::BeginBackup(r) => own(&r.stanza),
-        Request::QueryChunks(r) => own(&r.stanza),
-        Request::PutChunk(r) => own(&r.stanza),
-        Request::CommitBackup(r) => own(&r.stanza),
-        Request::AbortBackup { stanza, .. } => own(stanza),
-        Request::GetManifest(r) => own(&r.stanza),
-        Request::GetChunk(r) => own(&r.stanza),
-        Request::ArchiveStatus(r) => own(&r.stanza),
-        Request::CreateStanza(r) | Request::UpgradeStanza(r) => own(&r.stanza),
-        Request::Annotate(r) => own(&r.stanza),
-        // The answer is cut down to the client's stanzas where none is named.
-        Request::Info { stanza } => stanza.as_ref().is_none_or(own),
-        Request::Verify(r) => r.stanza.as_ref().is_some_and(own),
-        Request::SetStopped(r) => r.stanza.as_ref().is_some_and(own),
-        Request::ListRepository(r) => below_own(&r.path),
-        Request::ReadRepository(r) => below_own(&r.path),
         Request::DeleteStanza { .. } | Request::Invite(_) | Request::Join(_) | Request::UpdateRepository { .. } => {
             false
         }
+        // The answer is cut down to the client's stanzas where none is named.
+        Request::Info { stanza } => stanza.as_ref().is_none_or(own),
+        Request::ListRepository(r) => below_own(&r.path),
+        Request::ReadRepository(r) => below_own(&r.path),
+        other => other.stanza().is_some_and(own),
     }
 }
 
@@ -78,7 +65,8 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
             role => (format!("{} {}", role.kind(), member.name), as_administrator),
         },
     };
-    Failure::new(code::PROTOCOL, format!("{what} is refused to {who}")).remedy(remedy)
+    let of = request.stanza().map(|stanza| format!(" for stanza {stanza}")).unwrap_or_default();
+    Failure::new(code::PROTOCOL, format!("{what}{of} is refused to {who}")).remedy(remedy)
 }
 
 #[cfg(test)]

@@ -29,7 +29,8 @@ impl Node {
             after = Some(last.clone());
             let mut gone = Vec::new();
             for (key, garbage) in page {
-                if !view.may_delete(garbage.since)? {
+                // A bad replica stays until its successor is there: it may be the only trace of the object.
+                if !view.may_delete(garbage.since)? || view.debt(key.repo, &key.object)?.is_some() {
                     continue;
                 }
                 let Some(name) = garbage_name(&key, &garbage) else {

@@ -9,6 +9,7 @@ use crate::repositories::{Slot, write_one};
 use crate::{Failure, Node, code};
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef};
+use pgmesh_storage::Payload;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -81,6 +82,19 @@ impl Node {
         }
     }
 
+    /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
+    async fn read_withdrawn(&self, known: &refs::Known) -> Option<Payload> {
+        for slot in self.repositories.slots().filter(|slot| slot.admits()) {
+            let name = known.name.clone();
+            let read =
+                slot.request(|repository| async move { repository.get_any_generation(&name).await }).await;
+            if let Ok((_, checked)) = read {
+                return Some(checked.payload);
+            }
+        }
+        None
+    }
+
     /// Makes one replica.
     async fn pay(&self, slot: &Slot, object: &ObjectRef, debt: &Debt) -> Result<(), Failure> {
         // Under a session, so that nothing it reads or writes is deleted meanwhile (invariant 5).
@@ -88,8 +102,11 @@ impl Node {
         let view = self.catalog.view();
         let Some(known) = refs::known(&view, object)? else { return Ok(()) };
         let _held = self.budget.hold(known.stored_length * 2).await;
-        let source = self.read_known(object, &known, &[slot.key]).await?;
-        let (payload, suite) = (source.payload, self.suite());
+        let payload = match self.read_known(object, &known, &[slot.key]).await {
+            Ok(source) => source.payload,
+            Err(failure) => self.read_withdrawn(&known).await.ok_or(failure)?,
+        };
+        let suite = self.suite();
         // Invariant 6: a replica is made only of bytes that have been checked to the digest.
         let (payload, checked) = tokio::task::spawn_blocking(move || {
             let checked = payload.open(suite).map(drop);

@@ -183,14 +183,23 @@ impl Served {
                 }
                 logged(stream, "backup", begun).await
             }
-            Request::QueryChunks(query) => reply(stream, node.query_chunks(&query)).await,
+            Request::QueryChunks(query) => {
+                let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
+                reply(stream, known).await
+            }
             Request::PutChunk(put) => {
+                if let Err(failure) = self.check_held(put.session) {
+                    return reply::<u64>(stream, Err(failure)).await;
+                }
                 let copies = 1 + node.repositories.keys().len() as u64;
                 let held = Arc::new(node.budget.hold(put.payload.length.saturating_mul(copies)).await);
                 let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
                 reply(stream, node.put_chunk(put, body, held).await).await
             }
             Request::CommitBackup(commit) => {
+                if let Err(failure) = self.check_held(commit.session) {
+                    return reply::<()>(stream, Err(failure)).await;
+                }
                 let held = Arc::new(node.budget.hold(commit.manifest.length.saturating_mul(4)).await);
                 let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
                 logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
@@ -266,6 +275,16 @@ impl Served {
 
     fn holds(&self, session: SessionId) {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+    }
+
+    /// A session serves only the connection that opened it: another client's is none of its business.
+    fn check_held(&self, session: u64) -> Result<(), Failure> {
+        let held = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.contains(&SessionId(LogIndex(session))) {
+            return Ok(());
+        }
+        Err(Failure::new(code::LOCK_ACQUIRE, format!("backup session {session} has ended, or is another connection's"))
+            .remedy("run the backup again: what is stored already is not sent twice"))
     }
 
     /// Whether this connection held it; it does no longer.

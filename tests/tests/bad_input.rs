@@ -271,7 +271,7 @@ fn options_that_do_not_exist_are_named() {
     let outcome = host.run(&["info"]).ok();
     outcome.says(&["pg1-prot"]);
     host.reconfigure("pg1-prot=5433\n", "process-max=many\n");
-    host.run(&["info"]).refuses(&["process-max", "many"]);
+    host.run(&["backup"]).refuses(&["process-max", "many"]);
     host.plain(&["check"]).fails(&[37], &["stanza"]);
 }
 

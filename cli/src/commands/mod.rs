@@ -21,6 +21,9 @@ use crate::output;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
 
+/// How long a node's last tasks may take to end.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Runs the command that the configuration names.
 pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
     // Asked while there is one thread: the C library's time zone functions are not safe beside others.
@@ -28,8 +31,13 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
     let runtime = runtime(config.command())
         .map_err(|error| CommandError::runtime("the runtime cannot be started").because(&error))?;
     let outcome = runtime.block_on(dispatch(config));
-    // What still runs in the background must not keep the process.
-    runtime.shutdown_background();
+    if matches!(config.command(), Command::NodeStart | Command::NodeInit) {
+        // The catalog's database must be closed before the process ends: its threads do not outlive its globals.
+        runtime.shutdown_timeout(SHUTDOWN);
+    } else {
+        // What still runs in the background must not keep the process.
+        runtime.shutdown_background();
+    }
     Ok(outcome?)
 }
 

@@ -114,6 +114,33 @@ pub struct MeshFacts {
 }
 
 impl Request {
+    /// The stanza that the request is about, where it is about one.
+    pub fn stanza(&self) -> Option<&StanzaName> {
+        match self {
+            Self::PushSegment(r) => Some(&r.stanza),
+            Self::GetSegment(r) => Some(&r.stanza),
+            Self::BeginBackup(r) => Some(&r.stanza),
+            Self::QueryChunks(r) => Some(&r.stanza),
+            Self::PutChunk(r) => Some(&r.stanza),
+            Self::CommitBackup(r) => Some(&r.stanza),
+            Self::AbortBackup { stanza, .. } | Self::DeleteStanza { stanza, .. } => Some(stanza),
+            Self::GetManifest(r) => Some(&r.stanza),
+            Self::GetChunk(r) => Some(&r.stanza),
+            Self::Info { stanza } => stanza.as_ref(),
+            Self::ArchiveStatus(r) => Some(&r.stanza),
+            Self::Verify(r) => r.stanza.as_ref(),
+            Self::CreateStanza(r) | Self::UpgradeStanza(r) => Some(&r.stanza),
+            Self::SetStopped(r) => r.stanza.as_ref(),
+            Self::Annotate(r) => Some(&r.stanza),
+            Self::Hello
+            | Self::ListRepository(_)
+            | Self::ReadRepository(_)
+            | Self::Invite(_)
+            | Self::Join(_)
+            | Self::UpdateRepository { .. } => None,
+        }
+    }
+
     /// The request's name, for logs and messages.
     pub fn name(&self) -> &'static str {
         match self {

@@ -123,7 +123,7 @@ impl Node {
     pub async fn put_chunk(&self, put: PutChunk, body: Bytes, held: Arc<crate::budget::Held>) -> Result<u64, Failure> {
         let session = SessionId(LogIndex(put.session));
         let ack = self.backups.ack(session)?;
-        let payload = joined(put.payload, body)?;
+        let payload = checked(joined(put.payload, body)?, self.suite()).await?;
         let length = u32::try_from(payload.plain_length)
             .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
         let mut first = None;
@@ -244,6 +244,22 @@ impl Node {
             }
         }
     }
+}
+
+/// Chunks are shared between stanzas: one that is not what its digest says would poison the others' backups.
+async fn checked(payload: Payload, suite: pgmesh_storage::DigestSuite) -> Result<Payload, Failure> {
+    let (payload, opened) = tokio::task::spawn_blocking(move || {
+        let opened = payload.open(suite).map(drop);
+        (payload, opened)
+    })
+    .await
+    .map_err(|error| Failure::new(code::ASSERT, "checking a chunk").because(error))?;
+    opened.map_err(|error| {
+        Failure::new(code::CHECKSUM, format!("chunk {} did not arrive as it was sent", payload.digest))
+            .because(error)
+            .again()
+    })?;
+    Ok(payload)
 }
 
 fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {

@@ -7,7 +7,7 @@ use crate::sessions::OpenSession;
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_postgres::WalFileName;
-use pgmesh_raft::{ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
+use pgmesh_raft::{DebtReason, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
 };
@@ -20,6 +20,8 @@ pub(crate) type VerifySink = mpsc::Sender<VerifyEvent>;
 
 /// Objects read at once from one repository.
 const READS_AT_ONCE: usize = 4;
+/// What a repository says of itself.
+const IDENTITY: &str = "pgmesh.repo";
 /// Objects between two progress events.
 const PROGRESS_EVERY: u64 = 64;
 
@@ -121,7 +123,22 @@ impl Verification<'_> {
                 return self.unreadable(slot.key, error).await;
             }
         }
+        if self.request.stanza.is_some() {
+            // Not in any folder; without a stanza it is listed with all the rest.
+            self.identity(slot.key, &repository).await?;
+        }
         self.missing(view, slot.key, &repository).await
+    }
+
+    async fn identity(&mut self, repo: RepoKey, repository: &Repository) -> Result<(), Failure> {
+        self.summary.objects += 1;
+        match repository.verify_path(IDENTITY).await {
+            Ok(length) => {
+                self.summary.bytes += length;
+                Ok(())
+            }
+            Err(error) => self.damaged(repo, IDENTITY, &chain(&error)).await,
+        }
     }
 
     async fn unreadable(&mut self, repo: RepoKey, what: String) -> Result<(), Failure> {
@@ -267,8 +284,10 @@ impl Verification<'_> {
         object: ObjectRef,
         replicas: &[Replica],
     ) -> Result<(), Failure> {
-        let Some(replica) = replicas.iter().find(|replica| replica.repo == repo) else { return Ok(()) };
         let Some(known) = refs::known(view, &object)? else { return Ok(()) };
+        let Some(replica) = replicas.iter().find(|replica| replica.repo == repo) else {
+            return self.lost(repo, &object, replicas).await;
+        };
         let path = repository.path_of(&known.name, replica.generation).to_string();
         if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
             self.report(&object, *replica, false, "found by verify").await;
@@ -295,6 +314,22 @@ impl Verification<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// An object that no repository has in good order any more; said once, for the first repository.
+    async fn lost(&mut self, repo: RepoKey, object: &ObjectRef, replicas: &[Replica]) -> Result<(), Failure> {
+        let first = self.node.repositories.keys().first().copied();
+        if !replicas.is_empty() || first != Some(repo) {
+            return Ok(());
+        }
+        self.found(Finding {
+            kind: FindingKind::Missing,
+            repo: None,
+            stanza: stanza_of(object),
+            subject: object.to_string(),
+            what: "no repository has a good replica of it".to_owned(),
+        })
+        .await
     }
 
     async fn report(&self, object: &ObjectRef, replica: Replica, missing: bool, what: &str) {
@@ -344,15 +379,15 @@ impl Verification<'_> {
     ) -> Result<(), Failure> {
         let mut broken: BTreeMap<RepoKey, Vec<String>> = BTreeMap::new();
         let object = ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() };
-        self.hold_against(view, &object, slots, &mut broken)?;
+        self.hold_against(&object, slots, &mut broken)?;
         match self.node.manifest_root(view, stanza, label).await {
             Ok(Some(root)) => {
                 for part in &root.parts {
-                    self.hold_against(view, &ObjectRef::Chunk(part.digest), slots, &mut broken)?;
+                    self.hold_against(&ObjectRef::Chunk(part.digest), slots, &mut broken)?;
                     match self.node.chunks_of_part(view, part.digest).await {
                         Ok(digests) => {
                             for digest in digests {
-                                self.hold_against(view, &ObjectRef::Chunk(digest), slots, &mut broken)?;
+                                self.hold_against(&ObjectRef::Chunk(digest), slots, &mut broken)?;
                             }
                         }
                         Err(failure) => broken_everywhere(&mut broken, slots, &failure),
@@ -383,18 +418,28 @@ impl Verification<'_> {
     /// Whether an object that a backup needs is good in each repository. What is merely owed is no damage.
     fn hold_against(
         &self,
-        view: &View,
         object: &ObjectRef,
         slots: &[Arc<Slot>],
         broken: &mut BTreeMap<RepoKey, Vec<String>>,
     ) -> Result<(), Failure> {
-        let known = refs::known(view, object)?;
+        // As the catalog is now: what was found bad a moment ago, here or by a restore, is withdrawn already.
+        let now = self.node.catalog.view();
+        let known = refs::known(&now, object)?;
+        let lost = known.as_ref().is_none_or(|known| known.replicas.is_empty());
         for slot in slots {
             let repo = slot.key;
             let Some(known) = &known else {
                 broken.entry(repo).or_default().push(format!("{object} is not in the catalog"));
                 continue;
             };
+            if lost {
+                broken.entry(repo).or_default().push(format!("{object} has no good replica anywhere"));
+                continue;
+            }
+            if now.debt(repo, object)?.is_some_and(|debt| debt.reason != DebtReason::Owed) {
+                broken.entry(repo).or_default().push(object.to_string());
+                continue;
+            }
             let Some(replica) = known.replicas.iter().find(|replica| replica.repo == repo) else { continue };
             let Some(repository) = slot.repository() else { continue };
             let path = repository.path_of(&known.name, replica.generation).to_string();

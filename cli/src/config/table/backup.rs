@@ -11,7 +11,6 @@ use crate::config::option::{OptionSpec, Override, Scope};
 const BACKUP: CommandSet = CommandSet::of(&[Backup]);
 const ACKNOWLEDGED: CommandSet = CommandSet::of(&[ArchivePush, Backup, Check]).and(NODE);
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const THIRTY_DAYS: Duration = Duration::from_secs(30 * 24 * 3600);
 const RESTORE_TYPES: Kind = Kind::Choice(&[
@@ -176,7 +175,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     new(
         "expires",
         Kind::Duration {
-            min: MINUTE,
+            min: SECOND,
             max: THIRTY_DAYS,
         },
         "how long the token can be used",
