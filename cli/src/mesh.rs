@@ -5,8 +5,8 @@ use bytes::Bytes;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, Request};
 use pgmesh_node::{Failure, code};
-use pgmesh_transport::{Client, Connection, ConnectError, Identity, Stream, StreamError};
 use pgmesh_storage::DigestSuite;
+use pgmesh_transport::{Client, ConnectError, Connection, Identity, Stream, StreamError};
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,12 @@ impl Mesh {
         let (directory, addresses) = who_and_where(config)?;
         let identity = Identity::load(&directory).map_err(|error| no_identity(&directory, &error))?;
         let client = Client::new(&identity).map_err(|error| connect_failure("this host", &error))?;
-        let mesh = Self { client, addresses, connection: Mutex::new(None), facts: OnceCell::new() };
+        let mesh = Self {
+            client,
+            addresses,
+            connection: Mutex::new(None),
+            facts: OnceCell::new(),
+        };
         mesh.connection().await?;
         Ok(mesh)
     }
@@ -83,7 +88,12 @@ impl Mesh {
                 } else {
                     BODY_LIMIT
                 };
-                Some(stream.recv_bytes(length, limit).await.map_err(|error| lost(request, &error))?)
+                Some(
+                    stream
+                        .recv_bytes(length, limit)
+                        .await
+                        .map_err(|error| lost(request, &error))?,
+                )
             }
         };
         Ok((answer, body))
@@ -115,7 +125,9 @@ impl Mesh {
             let connection = self.connection().await?;
             match connection.open().await {
                 Ok(mut stream) => {
-                    send(&mut stream, request, body).await.map_err(|error| lost(request, &error))?;
+                    send(&mut stream, request, body)
+                        .await
+                        .map_err(|error| lost(request, &error))?;
                     return Ok(stream);
                 }
                 Err(error) => {
@@ -125,7 +137,11 @@ impl Mesh {
             }
         }
         let cause = last.map(|error| chain(&error)).unwrap_or_default();
-        Err(Failure::new(code::HOST_CONNECT, format!("{} could not be sent", request.name())).because(cause).again())
+        Err(
+            Failure::new(code::HOST_CONNECT, format!("{} could not be sent", request.name()))
+                .because(cause)
+                .again(),
+        )
     }
 
     async fn connection(&self) -> Result<Connection, Failure> {
@@ -165,7 +181,10 @@ async fn send(stream: &mut Stream, request: &Request, body: Option<&Bytes>) -> R
 }
 
 async fn reply<T: DeserializeOwned>(stream: &mut Stream, request: &Request) -> Result<T, Failure> {
-    stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.map_err(|error| lost(request, &error))?
+    stream
+        .recv::<Result<T, Failure>>(MESSAGE_LIMIT)
+        .await
+        .map_err(|error| lost(request, &error))?
 }
 
 fn lost(request: &Request, error: &StreamError) -> Failure {
@@ -186,14 +205,20 @@ fn who_and_where(config: &Config) -> Result<(PathBuf, Vec<String>), Failure> {
         let layout = pgmesh_node::Layout::new(config.required_path("node-path")?);
         return Ok((layout.admin(), vec![crate::node_file::reachable(config)]));
     }
-    Err(Failure::new(code::OPTION_REQUIRED, "option mesh-node is missing: no node of the mesh is known here")
-        .remedy("set mesh-node=HOST:8433 in [global] of the configuration file, or give --config=FILE"))
+    Err(Failure::new(
+        code::OPTION_REQUIRED,
+        "option mesh-node is missing: no node of the mesh is known here",
+    )
+    .remedy("set mesh-node=HOST:8433 in [global] of the configuration file, or give --config=FILE"))
 }
 
 fn no_identity(directory: &Path, error: &pgmesh_transport::IdentityError) -> Failure {
-    Failure::new(code::CRYPTO, format!("this host's identity in {} cannot be used", directory.display()))
-        .because(chain(error))
-        .remedy("join the mesh: 'pgmesh invite' on a node prints a token for 'pgmesh join TOKEN' here")
+    Failure::new(
+        code::CRYPTO,
+        format!("this host's identity in {} cannot be used", directory.display()),
+    )
+    .because(chain(error))
+    .remedy("join the mesh: 'pgmesh invite' on a node prints a token for 'pgmesh join TOKEN' here")
 }
 
 fn connect_failure(who: &str, error: &ConnectError) -> Failure {

@@ -27,7 +27,9 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
 
 /// How many repositories must acknowledge, where the configuration says so.
 pub fn ack(config: &Config, option: &str) -> Option<u16> {
-    config.optional_integer(option).and_then(|number| u16::try_from(number).ok())
+    config
+        .optional_integer(option)
+        .and_then(|number| u16::try_from(number).ok())
 }
 
 fn listen(config: &Config) -> Result<SocketAddr, Failure> {
@@ -42,7 +44,10 @@ pub fn reachable(config: &Config) -> String {
     if let Some(first) = config.list("node-advertise").first() {
         return first.clone();
     }
-    match config.text("node-listen").and_then(|text| text.parse::<SocketAddr>().ok()) {
+    match config
+        .text("node-listen")
+        .and_then(|text| text.parse::<SocketAddr>().ok())
+    {
         Some(address) => {
             let ip = match address.ip() {
                 IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -66,7 +71,13 @@ fn repositories(config: &Config) -> Result<BTreeMap<RepoKey, RepositorySettings>
                 Failure::new(code::OPTION_INVALID, format!("repo{number}-cipher-pass cannot be used")).because(error)
             })?),
         };
-        repositories.insert(key, RepositorySettings { definition: declared.definition, passphrase });
+        repositories.insert(
+            key,
+            RepositorySettings {
+                definition: declared.definition,
+                passphrase,
+            },
+        );
     }
     Ok(repositories)
 }

@@ -65,7 +65,10 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
             role => (format!("{} {}", role.kind(), member.name), as_administrator),
         },
     };
-    let of = request.stanza().map(|stanza| format!(" for stanza {stanza}")).unwrap_or_default();
+    let of = request
+        .stanza()
+        .map(|stanza| format!(" for stanza {stanza}"))
+        .unwrap_or_default();
     Failure::new(code::PROTOCOL, format!("{what}{of} is refused to {who}")).remedy(remedy)
 }
 
@@ -85,7 +88,9 @@ mod tests {
         Peer::Member(Arc::new(MemberCertificate {
             mesh_id: MeshId::random().unwrap(),
             name: "db1".parse().unwrap(),
-            role: Role::Client { stanzas: vec![stanza(name)] },
+            role: Role::Client {
+                stanzas: vec![stanza(name)],
+            },
             fingerprint: Fingerprint([0; 32]),
             not_before: 0,
             not_after: i64::MAX,
@@ -108,16 +113,32 @@ mod tests {
         let refused = authorize(&peer, &get("other")).unwrap_err();
         assert_eq!(refused.code, code::PROTOCOL);
         assert!(refused.what.contains("main"), "{refused}");
-        let all = Request::Verify(VerifyRequest { stanza: None, repo: None });
+        let all = Request::Verify(VerifyRequest {
+            stanza: None,
+            repo: None,
+        });
         assert!(authorize(&peer, &all).is_err());
     }
 
     #[test]
     fn a_client_deletes_and_invites_nothing() {
         let peer = client_of("main");
-        assert!(authorize(&peer, &Request::DeleteStanza { stanza: stanza("main"), force: true }).is_err());
-        let invite =
-            CreateInvite { role: "admin".to_owned(), stanzas: vec![], expires: 60, addresses: vec![] };
+        assert!(
+            authorize(
+                &peer,
+                &Request::DeleteStanza {
+                    stanza: stanza("main"),
+                    force: true
+                }
+            )
+            .is_err()
+        );
+        let invite = CreateInvite {
+            role: "admin".to_owned(),
+            stanzas: vec![],
+            expires: 60,
+            addresses: vec![],
+        };
         assert!(authorize(&peer, &Request::Invite(invite)).is_err());
     }
 

@@ -23,7 +23,10 @@ impl Budget {
     /// A budget of so many bytes.
     pub fn new(bytes: u64) -> Self {
         let total = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX);
-        Self { units: Arc::new(Semaphore::new(total as usize)), total }
+        Self {
+            units: Arc::new(Semaphore::new(total as usize)),
+            total,
+        }
     }
 
     /// Waits for so many bytes. What is larger than the whole budget waits for all of it: one such body at a time.

@@ -49,7 +49,10 @@ impl Committer {
     pub async fn chunk(&self, session: SessionId, chunk: NewChunk) -> Result<ChunkCommit, Failure> {
         let (answer, answered) = oneshot::channel();
         let gone = || Failure::new(code::RUNTIME, "the node is stopping").again();
-        self.chunks.send(WaitingChunk { session, chunk, answer }).await.map_err(|_| gone())?;
+        self.chunks
+            .send(WaitingChunk { session, chunk, answer })
+            .await
+            .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
@@ -94,7 +97,9 @@ async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, mut 
                 }
                 waiting = rest;
                 if waiting.len() == before {
-                    answer_all(waiting, || Err(Failure::new(code::ASSERT, "the catalog refused chunks it did not name")));
+                    answer_all(waiting, || {
+                        Err(Failure::new(code::ASSERT, "the catalog refused chunks it did not name"))
+                    });
                     return;
                 }
             }
@@ -114,20 +119,23 @@ fn answer_all(waiting: Vec<WaitingChunk>, answer: impl Fn() -> Result<ChunkCommi
     }
 }
 
-async fn commit_replicas(
-    catalog: Catalog,
-    actor: String,
-    mut waiting: mpsc::Receiver<(Arc<OpenSession>, NewReplica)>,
-) {
+async fn commit_replicas(catalog: Catalog, actor: String, mut waiting: mpsc::Receiver<(Arc<OpenSession>, NewReplica)>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
         let mut sessions: BTreeMap<SessionId, (Arc<OpenSession>, Vec<NewReplica>)> = BTreeMap::new();
         for (session, replica) in batch.drain(..) {
-            sessions.entry(session.id).or_insert_with(|| (session, Vec::new())).1.push(replica);
+            sessions
+                .entry(session.id)
+                .or_insert_with(|| (session, Vec::new()))
+                .1
+                .push(replica);
         }
         for (id, (held, replicas)) in sessions {
             let count = replicas.len();
-            if let Err(error) = catalog.propose(&actor, Command::AddReplicas { session: id, replicas }).await {
+            if let Err(error) = catalog
+                .propose(&actor, Command::AddReplicas { session: id, replicas })
+                .await
+            {
                 tracing::warn!(count, error = %crate::failure::chain(&error), "late replicas stay owed");
             }
             drop(held);

@@ -71,7 +71,13 @@ pub struct Failure {
 impl Failure {
     /// A failure that trying again does not mend.
     pub fn new(code: u8, what: impl Into<String>) -> Self {
-        Self { code, what: what.into(), cause: None, remedy: None, again: false }
+        Self {
+            code,
+            what: what.into(),
+            cause: None,
+            remedy: None,
+            again: false,
+        }
     }
 
     /// Adds the cause.

@@ -15,7 +15,9 @@ const PAGE: usize = 256;
 impl Node {
     /// Deletes what may be deleted now. The number of objects deleted.
     pub async fn collect_garbage(&self) -> Result<u64, Failure> {
-        let Ok(_one_at_a_time) = self.collecting.try_lock() else { return Ok(0) };
+        let Ok(_one_at_a_time) = self.collecting.try_lock() else {
+            return Ok(0);
+        };
         Ok(self.collect_objects().await? + self.collect_chunks().await?)
     }
 
@@ -25,7 +27,9 @@ impl Node {
         loop {
             let view = self.catalog.view();
             let page = view.garbage(after.as_ref()).take(PAGE).collect::<Result<Vec<_>, _>>()?;
-            let Some((last, _)) = page.last() else { return Ok(deleted) };
+            let Some((last, _)) = page.last() else {
+                return Ok(deleted);
+            };
             after = Some(last.clone());
             let mut gone = Vec::new();
             for (key, garbage) in page {
@@ -43,7 +47,9 @@ impl Node {
             }
             if !gone.is_empty() {
                 deleted += gone.len() as u64;
-                self.catalog.propose(self.actor(), Command::ForgetGarbage { garbage: gone }).await?;
+                self.catalog
+                    .propose(self.actor(), Command::ForgetGarbage { garbage: gone })
+                    .await?;
             }
         }
     }
@@ -53,8 +59,13 @@ impl Node {
         let mut after: Option<Digest> = None;
         loop {
             let view = self.catalog.view();
-            let page = view.condemned(after.as_ref()).take(PAGE).collect::<Result<Vec<(Digest, LogIndex)>, _>>()?;
-            let Some((last, _)) = page.last() else { return Ok(deleted) };
+            let page = view
+                .condemned(after.as_ref())
+                .take(PAGE)
+                .collect::<Result<Vec<(Digest, LogIndex)>, _>>()?;
+            let Some((last, _)) = page.last() else {
+                return Ok(deleted);
+            };
             after = Some(*last);
             let mut gone = Vec::new();
             for (digest, since) in page {
@@ -64,16 +75,23 @@ impl Node {
             }
             if !gone.is_empty() {
                 deleted += gone.len() as u64;
-                self.catalog.propose(self.actor(), Command::Forget { chunks: gone }).await?;
+                self.catalog
+                    .propose(self.actor(), Command::Forget { chunks: gone })
+                    .await?;
             }
         }
     }
 
     /// Deletes all replicas of a condemned chunk.
     async fn delete_chunk(&self, view: &pgmesh_raft::View, digest: Digest) -> Result<bool, Failure> {
-        let Some(record) = view.chunks_with_condemned(&[digest])?.pop().flatten() else { return Ok(false) };
+        let Some(record) = view.chunks_with_condemned(&[digest])?.pop().flatten() else {
+            return Ok(false);
+        };
         for replica in record.replicas {
-            if !self.delete_object(replica.repo, &ObjectName::Chunk(digest), replica.generation).await {
+            if !self
+                .delete_object(replica.repo, &ObjectName::Chunk(digest), replica.generation)
+                .await
+            {
                 return Ok(false);
             }
         }
@@ -81,9 +99,14 @@ impl Node {
     }
 
     async fn delete_object(&self, repo: RepoKey, name: &ObjectName, generation: Generation) -> bool {
-        let Some(slot) = self.repositories.slot(repo) else { return false };
+        let Some(slot) = self.repositories.slot(repo) else {
+            return false;
+        };
         let name = name.clone();
-        match slot.request(|repository| async move { repository.delete(&name, generation).await }).await {
+        match slot
+            .request(|repository| async move { repository.delete(&name, generation).await })
+            .await
+        {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%repo, error = %chain(&error), "an object that is not needed any more cannot be deleted");
@@ -98,17 +121,21 @@ fn garbage_name(key: &GarbageKey, garbage: &Garbage) -> Option<ObjectName> {
     let digest = garbage.digest;
     match &key.object {
         ObjectRef::Chunk(digest) => Some(ObjectName::Chunk(*digest)),
-        ObjectRef::Manifest { stanza, label } => {
-            Some(ObjectName::Manifest { stanza: stanza.clone(), label: label.clone(), digest })
-        }
+        ObjectRef::Manifest { stanza, label } => Some(ObjectName::Manifest {
+            stanza: stanza.clone(),
+            label: label.clone(),
+            digest,
+        }),
         ObjectRef::Segment { stanza, file, .. } => Some(ObjectName::Segment {
             stanza: stanza.clone(),
             archive_id: garbage.archive?,
             file: *file,
             digest,
         }),
-        ObjectRef::StanzaInfo { stanza, .. } => {
-            Some(ObjectName::StanzaInfo { stanza: stanza.clone(), archive_id: garbage.archive?, digest })
-        }
+        ObjectRef::StanzaInfo { stanza, .. } => Some(ObjectName::StanzaInfo {
+            stanza: stanza.clone(),
+            archive_id: garbage.archive?,
+            digest,
+        }),
     }
 }

@@ -59,7 +59,10 @@ impl Health {
     /// For `info`.
     pub fn info(&self) -> HealthInfo {
         match (self.down_since, &self.why) {
-            (Some(since), Some(why)) => HealthInfo::Down { since, why: why.clone() },
+            (Some(since), Some(why)) => HealthInfo::Down {
+                since,
+                why: why.clone(),
+            },
             _ => HealthInfo::Up,
         }
     }
@@ -77,7 +80,13 @@ mod tests {
         assert!(health.admits(start), "one failure is no verdict");
         health.failed("refused".to_owned(), start, 101);
         assert!(!health.admits(start));
-        assert_eq!(health.info(), HealthInfo::Down { since: 100, why: "refused".to_owned() });
+        assert_eq!(
+            health.info(),
+            HealthInfo::Down {
+                since: 100,
+                why: "refused".to_owned()
+            }
+        );
         assert!(health.admits(start + FIRST_PAUSE), "a probe goes through");
         health.succeeded(Duration::from_millis(3));
         assert!(health.admits(start));

@@ -41,15 +41,20 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
     };
     let mesh_id = MeshId::random().map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
     let authority = MeshCa::create(mesh_id.clone()).map_err(crypto("the mesh's authority cannot be made"))?;
-    authority.save(&layout.ca()).map_err(crypto("the mesh's authority cannot be saved"))?;
+    authority
+        .save(&layout.ca())
+        .map_err(crypto("the mesh's authority cannot be saved"))?;
     let mut fingerprint = [0; 32];
     for (role, directory) in [(Role::Node, layout.identity()), (Role::Admin, layout.admin())] {
         let identity = authority
             .issue(&role, &member, CERTIFICATE_VALIDITY)
             .map_err(crypto("a certificate cannot be made"))?;
         identity.save(&directory).map_err(|error| {
-            Failure::new(code::CRYPTO, format!("the identity in {} cannot be saved", directory.display()))
-                .because(chain(&error))
+            Failure::new(
+                code::CRYPTO,
+                format!("the identity in {} cannot be saved", directory.display()),
+            )
+            .because(chain(&error))
         })?;
         if role == Role::Node {
             fingerprint = identity.fingerprint().0;
@@ -70,14 +75,19 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
     let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
     catalog.shutdown().await?;
     write_marker(&layout)?;
-    Ok(Initialized { mesh_id: mesh_id.to_string(), ca_fingerprint: authority.fingerprint().to_string() })
+    Ok(Initialized {
+        mesh_id: mesh_id.to_string(),
+        ca_fingerprint: authority.fingerprint().to_string(),
+    })
 }
 
 fn check_directory(layout: &Layout) -> Result<(), Failure> {
     let root = layout.root();
     if layout.marker().exists() {
-        return Err(Failure::new(code::CONFIG, format!("{} holds a node already", root.display()))
-            .remedy("start it with 'pgmesh --config=FILE node start'"));
+        return Err(
+            Failure::new(code::CONFIG, format!("{} holds a node already", root.display()))
+                .remedy("start it with 'pgmesh --config=FILE node start'"),
+        );
     }
     let ours = [layout.ca(), layout.identity(), layout.admin(), layout.catalog()];
     let entries = match fs::read_dir(root) {
@@ -88,8 +98,11 @@ fn check_directory(layout: &Layout) -> Result<(), Failure> {
     for entry in entries {
         let path = entry.map_err(|error| unusable(root, &error))?.path();
         if !ours.contains(&path) {
-            return Err(Failure::new(40, format!("{} is not empty: it holds {}", root.display(), path.display()))
-                .remedy("give node-path a directory of its own"));
+            return Err(Failure::new(
+                40,
+                format!("{} is not empty: it holds {}", root.display(), path.display()),
+            )
+            .remedy("give node-path a directory of its own"));
         }
     }
     // What an interrupted attempt left: nobody has been told its identities yet.
@@ -103,7 +116,11 @@ fn check_directory(layout: &Layout) -> Result<(), Failure> {
 
 fn make_private_directory(root: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|error| unusable(root, &error))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)
+        .map_err(|error| unusable(root, &error))?;
     fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(|error| unusable(root, &error))
 }
 

@@ -41,25 +41,38 @@ impl Node {
     pub async fn open(settings: NodeSettings) -> Result<Self, Failure> {
         let layout = Layout::new(&settings.path);
         if !layout.marker().exists() {
-            return Err(Failure::new(code::CONFIG, format!("{} holds no node", settings.path.display()))
-                .remedy("run 'pgmesh --config=FILE node init' first"));
+            return Err(
+                Failure::new(code::CONFIG, format!("{} holds no node", settings.path.display()))
+                    .remedy("run 'pgmesh --config=FILE node init' first"),
+            );
         }
         let name: NodeName = settings
             .name
             .parse()
             .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
-        let catalog = Catalog::open(&layout.catalog(), CatalogOptions::default()).await.map_err(|error| {
-            Failure::new(code::CONFIG, format!("the catalog in {} cannot be opened", layout.catalog().display()))
+        let catalog = Catalog::open(&layout.catalog(), CatalogOptions::default())
+            .await
+            .map_err(|error| {
+                Failure::new(
+                    code::CONFIG,
+                    format!("the catalog in {} cannot be opened", layout.catalog().display()),
+                )
                 .because(chain(&error))
-        })?;
+            })?;
         let view = catalog.view_linearizable().await.map_err(Failure::from)?;
         let mesh = view.mesh()?.ok_or_else(|| {
-            Failure::new(code::CONFIG, format!("the catalog in {} was never founded", layout.catalog().display()))
-                .remedy("remove the directory and run 'pgmesh --config=FILE node init' again")
+            Failure::new(
+                code::CONFIG,
+                format!("the catalog in {} was never founded", layout.catalog().display()),
+            )
+            .remedy("remove the directory and run 'pgmesh --config=FILE node init' again")
         })?;
         if view.node(&name)?.is_none() {
-            return Err(Failure::new(code::CONFIG, format!("node-name is '{name}', which is not this node's name"))
-                .remedy("set node-name to the name that 'node init' was run with"));
+            return Err(Failure::new(
+                code::CONFIG,
+                format!("node-name is '{name}', which is not this node's name"),
+            )
+            .remedy("set node-name to the name that 'node init' was run with"));
         }
         let actor = format!("node {name}");
         let node = Self {
@@ -87,7 +100,9 @@ impl Node {
         for (session, record) in self.catalog.view().sessions()? {
             if record.node == self.name {
                 let reason = format!("node {} has restarted", self.name);
-                self.catalog.propose(self.actor(), Command::ExpireSession { session, reason }).await?;
+                self.catalog
+                    .propose(self.actor(), Command::ExpireSession { session, reason })
+                    .await?;
             }
         }
         Ok(())

@@ -19,33 +19,55 @@ pub struct Known {
 
 /// Looks an object up; `None` when the catalog does not know it (any more).
 pub fn known(view: &View, object: &ObjectRef) -> Result<Option<Known>, Failure> {
-    let Some(stored) = view.object(object)? else { return Ok(None) };
-    let Some(name) = name(view, object, stored.digest)? else { return Ok(None) };
-    Ok(Some(Known { name, digest: stored.digest, replicas: stored.replicas, stored_length: stored.stored_length }))
+    let Some(stored) = view.object(object)? else {
+        return Ok(None);
+    };
+    let Some(name) = name(view, object, stored.digest)? else {
+        return Ok(None);
+    };
+    Ok(Some(Known {
+        name,
+        digest: stored.digest,
+        replicas: stored.replicas,
+        stored_length: stored.stored_length,
+    }))
 }
 
 /// The name at rest of an object with this digest.
 pub fn name(view: &View, object: &ObjectRef, digest: Digest) -> Result<Option<ObjectName>, Failure> {
     let archive_id = |stanza, db| -> Result<_, Failure> {
-        Ok(view.stanza(stanza)?.and_then(|record| record.database(db).map(|database| database.archive_id())))
+        Ok(view
+            .stanza(stanza)?
+            .and_then(|record| record.database(db).map(|database| database.archive_id())))
     };
     Ok(match object {
         ObjectRef::Chunk(digest) => Some(ObjectName::Chunk(*digest)),
-        ObjectRef::Segment { stanza, db, file } => {
-            archive_id(stanza, *db)?
-                .map(|archive_id| ObjectName::Segment { stanza: stanza.clone(), archive_id, file: *file, digest })
-        }
-        ObjectRef::Manifest { stanza, label } => {
-            Some(ObjectName::Manifest { stanza: stanza.clone(), label: label.clone(), digest })
-        }
-        ObjectRef::StanzaInfo { stanza, db } => archive_id(stanza, *db)?
-            .map(|archive_id| ObjectName::StanzaInfo { stanza: stanza.clone(), archive_id, digest }),
+        ObjectRef::Segment { stanza, db, file } => archive_id(stanza, *db)?.map(|archive_id| ObjectName::Segment {
+            stanza: stanza.clone(),
+            archive_id,
+            file: *file,
+            digest,
+        }),
+        ObjectRef::Manifest { stanza, label } => Some(ObjectName::Manifest {
+            stanza: stanza.clone(),
+            label: label.clone(),
+            digest,
+        }),
+        ObjectRef::StanzaInfo { stanza, db } => archive_id(stanza, *db)?.map(|archive_id| ObjectName::StanzaInfo {
+            stanza: stanza.clone(),
+            archive_id,
+            digest,
+        }),
     })
 }
 
 /// The repositories to write a new object to: all that are registered, from the first generation.
 pub fn targets(view: &View) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let all: Vec<_> = view.repositories()?.into_iter().map(|(key, _)| (key, Generation::FIRST)).collect();
+    let all: Vec<_> = view
+        .repositories()?
+        .into_iter()
+        .map(|(key, _)| (key, Generation::FIRST))
+        .collect();
     if all.is_empty() {
         return Err(Failure::new(code::REPO_INVALID, "the mesh has no repository")
             .remedy("declare one in the node's file (repo1-path=…) and start the node again"));
@@ -57,14 +79,23 @@ pub fn targets(view: &View) -> Result<Vec<(RepoKey, Generation)>, Failure> {
 pub fn object_ref(name: &ObjectName) -> ObjectRef {
     match name {
         ObjectName::Chunk(digest) => ObjectRef::Chunk(*digest),
-        ObjectName::Segment { stanza, archive_id, file, .. } => {
-            ObjectRef::Segment { stanza: stanza.clone(), db: archive_id.db, file: *file }
-        }
-        ObjectName::Manifest { stanza, label, .. } => {
-            ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() }
-        }
-        ObjectName::StanzaInfo { stanza, archive_id, .. } => {
-            ObjectRef::StanzaInfo { stanza: stanza.clone(), db: archive_id.db }
-        }
+        ObjectName::Segment {
+            stanza,
+            archive_id,
+            file,
+            ..
+        } => ObjectRef::Segment {
+            stanza: stanza.clone(),
+            db: archive_id.db,
+            file: *file,
+        },
+        ObjectName::Manifest { stanza, label, .. } => ObjectRef::Manifest {
+            stanza: stanza.clone(),
+            label: label.clone(),
+        },
+        ObjectName::StanzaInfo { stanza, archive_id, .. } => ObjectRef::StanzaInfo {
+            stanza: stanza.clone(),
+            db: archive_id.db,
+        },
     }
 }

@@ -18,14 +18,18 @@ impl From<CatalogError> for Failure {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Refused(refusal) => refusal.into(),
-            other => Self::new(code::RUNTIME, "the catalog could not be changed or read").because(chain(&other)).again(),
+            other => Self::new(code::RUNTIME, "the catalog could not be changed or read")
+                .because(chain(&other))
+                .again(),
         }
     }
 }
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        Self::new(code::RUNTIME, "the catalog could not be read").because(chain(&error)).again()
+        Self::new(code::RUNTIME, "the catalog could not be read")
+            .because(chain(&error))
+            .again()
     }
 }
 
@@ -39,16 +43,25 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::REPO_INVALID,
             Some("give the same value, or change the definition for the whole mesh with 'pgmesh repo-update'"),
         ),
-        R::RepositoryTaken { .. } => {
-            (code::REPO_INVALID, Some("give each repository a storage of its own: another repoN-path or bucket"))
-        }
-        R::UnknownRepository(_) => (code::REPO_INVALID, Some("declare it in the file of a node that reaches it")),
+        R::RepositoryTaken { .. } => (
+            code::REPO_INVALID,
+            Some("give each repository a storage of its own: another repoN-path or bucket"),
+        ),
+        R::UnknownRepository(_) => (
+            code::REPO_INVALID,
+            Some("declare it in the file of a node that reaches it"),
+        ),
         R::UnknownStanza(_) => (
             code::FILE_MISSING,
-            Some("check the spelling of --stanza, or create it with 'pgmesh --stanza=NAME stanza-create' on its PG host"),
+            Some(
+                "check the spelling of --stanza, or create it with 'pgmesh --stanza=NAME stanza-create' on its PG host",
+            ),
         ),
         R::StanzaStopped { .. } => (code::STOP, Some("'pgmesh --stanza=NAME start' lets it go on")),
-        R::StanzaDeleting(_) => (code::STOP, Some("wait until the deletion is done, then create the stanza anew")),
+        R::StanzaDeleting(_) => (
+            code::STOP,
+            Some("wait until the deletion is done, then create the stanza anew"),
+        ),
         R::StanzaNotStopped(_) => (code::STOP, Some("'pgmesh --stanza=NAME stop' first, or give --force")),
         R::SystemIdDiffers { .. } | R::VersionDiffers { .. } | R::SegmentSizeDiffers { .. } => (
             code::ARCHIVE_MISMATCH,
@@ -56,7 +69,10 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
                 "this is another cluster: check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'",
             ),
         ),
-        R::WrongLength { .. } => (code::FILE_INVALID, Some("the file was truncated: PostgreSQL must archive it again")),
+        R::WrongLength { .. } => (
+            code::FILE_INVALID,
+            Some("the file was truncated: PostgreSQL must archive it again"),
+        ),
         R::Duplicate { .. } => (
             code::ARCHIVE_DUPLICATE,
             Some("another cluster archives into this stanza: stop its archiving; nothing in the archive was changed"),
@@ -68,25 +84,35 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
                  own; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-create' here: it adopts it",
             ),
         ),
-        R::UnknownTimeline { .. } => {
-            (code::ARCHIVE_MISMATCH, Some("archive the timeline's .history file from pg_wal first"))
-        }
-        R::HistoryContradicts { .. } | R::ForeignHeader { .. } => {
-            (code::ARCHIVE_MISMATCH, Some("this cluster has another past than the archive: give it a stanza of its own"))
-        }
+        R::UnknownTimeline { .. } => (
+            code::ARCHIVE_MISMATCH,
+            Some("archive the timeline's .history file from pg_wal first"),
+        ),
+        R::HistoryContradicts { .. } | R::ForeignHeader { .. } => (
+            code::ARCHIVE_MISMATCH,
+            Some("this cluster has another past than the archive: give it a stanza of its own"),
+        ),
         R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } => (code::ARCHIVE_TIMEOUT, None),
         R::LengthDiffers { .. } | R::WalRange { .. } => (code::ASSERT, None),
         R::BackupRunning { .. } => (code::LOCK_ACQUIRE, Some("wait until it has ended")),
-        R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => {
-            (code::LOCK_ACQUIRE, Some("run the command again: what is stored already is not sent twice"))
-        }
+        R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => (
+            code::LOCK_ACQUIRE,
+            Some("run the command again: what is stored already is not sent twice"),
+        ),
         R::LabelNotLater { .. } => (code::RUNTIME, Some("set the clock right")),
-        R::WalMissing { .. } => (code::ARCHIVE_TIMEOUT, Some("see that archive_command succeeds (pg_stat_archiver)")),
-        R::UnknownBackup { .. } => (code::BACKUP_SET_INVALID, Some("'pgmesh info' lists the backups there are")),
+        R::WalMissing { .. } => (
+            code::ARCHIVE_TIMEOUT,
+            Some("see that archive_command succeeds (pg_stat_archiver)"),
+        ),
+        R::UnknownBackup { .. } => (
+            code::BACKUP_SET_INVALID,
+            Some("'pgmesh info' lists the backups there are"),
+        ),
         R::BackupNeeded { .. } => (code::BACKUP_SET_INVALID, None),
         R::TokenTaken(_) => (code::ASSERT, None),
-        R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => {
-            (code::CRYPTO, Some("make a new token with 'pgmesh invite' on a node: each is good for one use"))
-        }
+        R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
+            code::CRYPTO,
+            Some("make a new token with 'pgmesh invite' on a node: each is good for one use"),
+        ),
     }
 }

@@ -86,8 +86,9 @@ impl Node {
     async fn read_withdrawn(&self, known: &refs::Known) -> Option<Payload> {
         for slot in self.repositories.slots().filter(|slot| slot.admits()) {
             let name = known.name.clone();
-            let read =
-                slot.request(|repository| async move { repository.get_any_generation(&name).await }).await;
+            let read = slot
+                .request(|repository| async move { repository.get_any_generation(&name).await })
+                .await;
             if let Ok((_, checked)) = read {
                 return Some(checked.payload);
             }
@@ -100,7 +101,9 @@ impl Node {
         // Under a session, so that nothing it reads or writes is deleted meanwhile (invariant 5).
         let session = self.sessions.get().await?;
         let view = self.catalog.view();
-        let Some(known) = refs::known(&view, object)? else { return Ok(()) };
+        let Some(known) = refs::known(&view, object)? else {
+            return Ok(());
+        };
         let _held = self.budget.hold(known.stored_length * 2).await;
         let payload = match self.read_known(object, &known, &[slot.key]).await {
             Ok(source) => source.payload,
@@ -117,9 +120,15 @@ impl Node {
         checked.map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
         let written = write_one(slot, &known.name, debt.generation, &payload)
             .await
-            .map_err(|error| Failure::new(code::REPO_INVALID, format!("{object} cannot be written")).because(chain(&error)))?;
+            .map_err(|error| {
+                Failure::new(code::REPO_INVALID, format!("{object} cannot be written")).because(chain(&error))
+            })?;
         tracing::info!(repo = %slot.key, %object, reason = ?debt.reason, "replica made");
-        let replica = NewReplica { object: object.clone(), digest: known.digest, replica: written.replica };
+        let replica = NewReplica {
+            object: object.clone(),
+            digest: known.digest,
+            replica: written.replica,
+        };
         self.committer.replica(session, replica).await;
         Ok(())
     }

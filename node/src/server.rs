@@ -30,8 +30,11 @@ pub async fn run(
     let layout = crate::Layout::new(&settings.path);
     let _lock = lock(&layout)?;
     let identity = Identity::load(&layout.identity()).map_err(|error| {
-        Failure::new(code::CRYPTO, format!("the node's identity in {} cannot be used", layout.identity().display()))
-            .because(chain(&error))
+        Failure::new(
+            code::CRYPTO,
+            format!("the node's identity in {} cannot be used", layout.identity().display()),
+        )
+        .because(chain(&error))
     })?;
     let listen = settings.listen;
     // Before the catalog: a port that is taken is said at once.
@@ -74,8 +77,10 @@ pub async fn run(
 fn lock(layout: &crate::Layout) -> Result<File, Failure> {
     let path = layout.lock();
     if !layout.marker().exists() {
-        return Err(Failure::new(code::CONFIG, format!("{} holds no node", layout.root().display()))
-            .remedy("run 'pgmesh --config=FILE node init' first"));
+        return Err(
+            Failure::new(code::CONFIG, format!("{} holds no node", layout.root().display()))
+                .remedy("run 'pgmesh --config=FILE node init' first"),
+        );
     }
     let unusable = |error: &dyn std::fmt::Display| {
         Failure::new(code::LOCK_ACQUIRE, format!("{} cannot be locked", path.display())).because(error.to_string())
@@ -83,9 +88,10 @@ fn lock(layout: &crate::Layout) -> Result<File, Failure> {
     let file = File::create(&path).map_err(|error| unusable(&error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            Err(Failure::new(code::LOCK_ACQUIRE, format!("a node runs on {} already", layout.root().display())))
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::new(
+            code::LOCK_ACQUIRE,
+            format!("a node runs on {} already", layout.root().display()),
+        )),
         Err(std::fs::TryLockError::Error(error)) => Err(unusable(&error)),
     }
 }
@@ -113,11 +119,19 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
         None => "joining".to_owned(),
     };
     tracing::debug!(%remote, actor, "connected");
-    let served = Arc::new(Served { node, peer, actor, sessions: Mutex::new(Vec::new()) });
+    let served = Arc::new(Served {
+        node,
+        peer,
+        actor,
+        sessions: Mutex::new(Vec::new()),
+    });
     accept_streams(&session, &served).await;
     let sessions = std::mem::take(&mut *served.sessions.lock().unwrap_or_else(PoisonError::into_inner));
     for id in sessions {
-        served.node.end_session(&served.actor, id, "the connection of its holder ended").await;
+        served
+            .node
+            .end_session(&served.actor, id, "the connection of its holder ended")
+            .await;
     }
 }
 
@@ -164,13 +178,20 @@ impl Served {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
             Request::Hello => {
-                let facts = MeshFacts { mesh_id: node.mesh_id().to_owned(), suite: node.suite() };
+                let facts = MeshFacts {
+                    mesh_id: node.mesh_id().to_owned(),
+                    suite: node.suite(),
+                };
                 reply(stream, Ok(facts)).await
             }
             Request::PushSegment(push) => {
                 // Compressed, decompressed to be checked, and encrypted once for each repository.
                 let copies = 1 + node.repositories.keys().len() as u64;
-                let memory = push.payload.length.saturating_mul(copies).saturating_add(push.payload.plain_length);
+                let memory = push
+                    .payload
+                    .length
+                    .saturating_mul(copies)
+                    .saturating_add(push.payload.plain_length);
                 let held = Arc::new(node.budget.hold(memory).await);
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 logged(stream, "archive-push", node.push_segment(actor, push, body, held).await).await
@@ -274,7 +295,10 @@ impl Served {
     }
 
     fn holds(&self, session: SessionId) {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        self.sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(session);
     }
 
     /// A session serves only the connection that opened it: another client's is none of its business.
@@ -283,8 +307,11 @@ impl Served {
         if held.contains(&SessionId(LogIndex(session))) {
             return Ok(());
         }
-        Err(Failure::new(code::LOCK_ACQUIRE, format!("backup session {session} has ended, or is another connection's"))
-            .remedy("run the backup again: what is stored already is not sent twice"))
+        Err(Failure::new(
+            code::LOCK_ACQUIRE,
+            format!("backup session {session} has ended, or is another connection's"),
+        )
+        .remedy("run the backup again: what is stored already is not sent twice"))
     }
 
     /// Whether this connection held it; it does no longer.
@@ -297,7 +324,9 @@ impl Served {
 }
 
 async fn body(stream: &mut Stream, head: PayloadHead, limit: u64) -> Result<Bytes, StreamError> {
-    stream.recv_bytes(head.length, usize::try_from(limit).unwrap_or(usize::MAX)).await
+    stream
+        .recv_bytes(head.length, usize::try_from(limit).unwrap_or(usize::MAX))
+        .await
 }
 
 async fn reply<T: Serialize>(stream: &mut Stream, result: Result<T, Failure>) -> Result<(), StreamError> {

@@ -27,9 +27,18 @@ impl OpenSession {
         stanza: Option<StanzaName>,
         holder: String,
     ) -> Result<Self, Failure> {
-        let command = Command::OpenSession { kind, stanza, holder, node: node.clone() };
+        let command = Command::OpenSession {
+            kind,
+            stanza,
+            holder,
+            node: node.clone(),
+        };
         match catalog.propose(&format!("node {node}"), command).await? {
-            Reply::Session(id) => Ok(Self { id, catalog: catalog.clone(), runtime: tokio::runtime::Handle::current() }),
+            Reply::Session(id) => Ok(Self {
+                id,
+                catalog: catalog.clone(),
+                runtime: tokio::runtime::Handle::current(),
+            }),
             other => Err(crate::services::unexpected(&other)),
         }
     }
@@ -57,7 +66,11 @@ pub struct SharedSession {
 impl SharedSession {
     /// None is open yet.
     pub fn new(catalog: Catalog, node: NodeName) -> Self {
-        Self { catalog, node, current: Mutex::new(None) }
+        Self {
+            catalog,
+            node,
+            current: Mutex::new(None),
+        }
     }
 
     /// The session to write under; it lasts until the last holder drops it.
@@ -70,8 +83,7 @@ impl SharedSession {
             return Ok(session);
         }
         let holder = format!("node {}: replicas made good", self.node);
-        let session =
-            Arc::new(OpenSession::open(&self.catalog, &self.node, SessionKind::Repair, None, holder).await?);
+        let session = Arc::new(OpenSession::open(&self.catalog, &self.node, SessionKind::Repair, None, holder).await?);
         *current = Some((Instant::now(), Arc::downgrade(&session)));
         Ok(session)
     }

@@ -111,9 +111,9 @@ pub fn effective_ack(asked: Option<u16>, repositories: usize) -> Result<usize, S
     match asked {
         None => Ok(repositories.clamp(1, 2)),
         Some(0) => Err("an ack of 0 would acknowledge what is nowhere durable".to_owned()),
-        Some(n) if usize::from(n) > repositories => {
-            Err(format!("{n} repositories are asked to acknowledge, and the mesh has {repositories}"))
-        }
+        Some(n) if usize::from(n) > repositories => Err(format!(
+            "{n} repositories are asked to acknowledge, and the mesh has {repositories}"
+        )),
         Some(n) => Ok(usize::from(n)),
     }
 }

@@ -70,7 +70,12 @@ impl Node {
             if backup_runs(&self.catalog.view())? {
                 return Ok(Swept::BackupRuns);
             }
-            condemned += self.sweep_part(&Part { number: part, of: parts }).await?;
+            condemned += self
+                .sweep_part(&Part {
+                    number: part,
+                    of: parts,
+                })
+                .await?;
         }
         Ok(Swept::Done(condemned))
     }
@@ -81,13 +86,24 @@ impl Node {
         let known = self.chunks_in(&view, part)?;
         let checked_at = view.applied()?;
         let marks = self.marks_in(&view, part).await?;
-        let unmarked: Vec<Digest> = known.into_iter().filter(|digest| !marks.contains(&prefix(digest))).collect();
+        let unmarked: Vec<Digest> = known
+            .into_iter()
+            .filter(|digest| !marks.contains(&prefix(digest)))
+            .collect();
         let mut condemned = 0;
         for batch in unmarked.chunks(BATCH) {
             if backup_runs(&self.catalog.view_linearizable().await.map_err(Failure::from)?)? {
                 break;
             }
-            self.catalog.propose(self.actor(), Command::Condemn { chunks: batch.to_vec(), checked_at }).await?;
+            self.catalog
+                .propose(
+                    self.actor(),
+                    Command::Condemn {
+                        chunks: batch.to_vec(),
+                        checked_at,
+                    },
+                )
+                .await?;
             condemned += batch.len() as u64;
         }
         Ok(condemned)
@@ -119,7 +135,9 @@ impl Node {
         let mut marks = HashSet::new();
         for (stanza, label) in backups {
             // A backup that was removed meanwhile needs no marks; one that cannot be read stops the sweep.
-            let Some(root) = self.manifest_root(view, &stanza, &label).await? else { continue };
+            let Some(root) = self.manifest_root(view, &stanza, &label).await? else {
+                continue;
+            };
             for manifest_part in &root.parts {
                 mark(&mut marks, part, &manifest_part.digest);
                 for digest in self.chunks_of_part(view, manifest_part.digest).await? {
@@ -162,7 +180,10 @@ fn prefix(digest: &Digest) -> u64 {
 }
 
 fn backup_runs(view: &View) -> Result<bool, Failure> {
-    Ok(view.sessions()?.iter().any(|(_, session)| session.kind == SessionKind::Backup))
+    Ok(view
+        .sessions()?
+        .iter()
+        .any(|(_, session)| session.kind == SessionKind::Backup))
 }
 
 #[cfg(test)]
@@ -175,7 +196,9 @@ mod tests {
         for of in [1, 2, 3, 7, 256] {
             for seed in 0u32..500 {
                 let digest = DigestSuite::Blake3.digest(&seed.to_le_bytes());
-                let parts = (0..of).filter(|number| Part { number: *number, of }.has(&digest)).count();
+                let parts = (0..of)
+                    .filter(|number| Part { number: *number, of }.has(&digest))
+                    .count();
                 assert_eq!(parts, 1, "{of} parts, {digest}");
             }
         }

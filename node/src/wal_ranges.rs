@@ -17,7 +17,11 @@ pub struct Range {
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "timeline {}: {} to {} ({} segments)", self.first.timeline, self.first, self.last, self.count)
+        write!(
+            f,
+            "timeline {}: {} to {} ({} segments)",
+            self.first.timeline, self.first, self.last, self.count
+        )
     }
 }
 
@@ -31,7 +35,10 @@ pub struct Ranges {
 impl Ranges {
     /// None yet.
     pub fn new(size: SegmentSize) -> Self {
-        Self { size, timelines: BTreeMap::new() }
+        Self {
+            size,
+            timelines: BTreeMap::new(),
+        }
     }
 
     /// Adds the next segment; they come in the order of their names.
@@ -42,7 +49,11 @@ impl Ranges {
                 range.last = name;
                 range.count += 1;
             }
-            _ => ranges.push(Range { first: name, last: name, count: 1 }),
+            _ => ranges.push(Range {
+                first: name,
+                last: name,
+                count: 1,
+            }),
         }
     }
 
@@ -53,7 +64,10 @@ impl Ranges {
 
     /// What is missing between two runs of one timeline.
     pub fn gaps(&self) -> Vec<Range> {
-        let pairs = self.timelines.values().flat_map(|ranges| ranges.iter().zip(ranges.iter().skip(1)));
+        let pairs = self
+            .timelines
+            .values()
+            .flat_map(|ranges| ranges.iter().zip(ranges.iter().skip(1)));
         pairs
             .map(|(before, after)| {
                 let first = before.last.next(self.size);
@@ -85,7 +99,11 @@ mod tests {
 
     #[test]
     fn a_gap_is_found_across_a_log_boundary() {
-        let found = ranges(&["0000000100000000000000FD", "0000000100000000000000FE", "000000010000000100000002"]);
+        let found = ranges(&[
+            "0000000100000000000000FD",
+            "0000000100000000000000FE",
+            "000000010000000100000002",
+        ]);
         let gaps = found.gaps();
         assert_eq!(gaps.len(), 1);
         assert_eq!(gaps[0].first.to_string(), "0000000100000000000000FF");
@@ -95,7 +113,11 @@ mod tests {
 
     #[test]
     fn timelines_are_apart() {
-        let found = ranges(&["000000010000000000000001", "000000020000000000000005", "000000020000000000000006"]);
+        let found = ranges(&[
+            "000000010000000000000001",
+            "000000020000000000000005",
+            "000000020000000000000006",
+        ]);
         assert!(found.gaps().is_empty());
         assert_eq!(found.ranges().map(|range| range.count).collect::<Vec<_>>(), [1, 2]);
     }

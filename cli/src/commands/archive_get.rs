@@ -27,9 +27,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let name = argument(config, 0, "the name of a WAL file (%f)")?;
-    let file: WalFileName = name
-        .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("'{name}' is no name of a WAL file")).because(error))?;
+    let file: WalFileName = name.parse().map_err(|error| {
+        Failure::new(code::OPTION_INVALID, format!("'{name}' is no name of a WAL file")).because(error)
+    })?;
     let given = Path::new(argument(config, 1, "where to put the file (%p)")?);
     let pgdata = config.pg_path();
     let destination = match pgdata {
@@ -37,7 +37,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         _ => given.to_owned(),
     };
     // The newest database of the stanza, where the data directory does not say which.
-    let system_id = pgdata.and_then(|pgdata| ControlFile::read(pgdata).ok()).map(|control| control.system_id);
+    let system_id = pgdata
+        .and_then(|pgdata| ControlFile::read(pgdata).ok())
+        .map(|control| control.system_id);
     let content = if config.flag("repo-direct") {
         direct(config, &stanza, system_id, file).await?
     } else {
@@ -113,12 +115,16 @@ async fn ask(
             SegmentReply::NeverArchived => None,
         })
         .await?;
-    let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else { return Ok(None) };
+    let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else {
+        return Ok(None);
+    };
     // Invariant 6: nothing is handed out before its digest has been checked.
     let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
     opened.map(Some).map_err(|error| {
         avoid.push(repo);
-        Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged")).because(chain(&error)).again()
+        Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged"))
+            .because(chain(&error))
+            .again()
     })
 }
 

@@ -23,10 +23,18 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let given = Path::new(argument(config, 0, "the path of a WAL file (%p)")?);
     let pgdata = config.required_pg_path()?;
-    let path: PathBuf = if given.is_absolute() { given.to_owned() } else { pgdata.join(given) };
+    let path: PathBuf = if given.is_absolute() {
+        given.to_owned()
+    } else {
+        pgdata.join(given)
+    };
     let file = file_name(&path)?;
     let content = std::fs::read(&path).map_err(|error| {
-        Failure::new(code::FILE_MISSING, format!("WAL file {} cannot be read", path.display())).because(error)
+        Failure::new(
+            code::FILE_MISSING,
+            format!("WAL file {} cannot be read", path.display()),
+        )
+        .because(error)
     })?;
     let origin = origin(config, &pgdata, file, &content)?;
     let mesh = Mesh::connect(config).await?;
@@ -90,41 +98,62 @@ struct Origin {
 /// Reads it off the segment's header and pg_control, and checks that they agree (invariant 12).
 fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> Result<Origin, Failure> {
     let control = ControlFile::read(pgdata).map_err(|error| {
-        Failure::new(code::FILE_MISSING, format!("pg1-path {} holds no cluster", pgdata.display()))
-            .because(chain(&error))
-            .remedy("set pg1-path to the cluster's data directory")
+        Failure::new(
+            code::FILE_MISSING,
+            format!("pg1-path {} holds no cluster", pgdata.display()),
+        )
+        .because(chain(&error))
+        .remedy("set pg1-path to the cluster's data directory")
     })?;
     let instance = instance_fingerprint(pgdata).map_err(|error| {
         Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
     })?;
     let (WalFileName::Segment(name) | WalFileName::Partial(name)) = file else {
         let (system_id, version) = (control.system_id, control.version);
-        return Ok(Origin { system_id, version, timeline: file.timeline(), instance });
+        return Ok(Origin {
+            system_id,
+            version,
+            timeline: file.timeline(),
+            instance,
+        });
     };
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says")).because(chain(error)).remedy(
-            "it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again",
-        )
+        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says"))
+            .because(chain(error))
+            .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
     };
     let header = WalHeader::parse(content).map_err(|error| invalid(&error))?;
     if config.flag("archive-header-check") {
-        header.check(name, content.len() as u64).map_err(|error| invalid(&error))?;
+        header
+            .check(name, content.len() as u64)
+            .map_err(|error| invalid(&error))?;
         if header.system_id != control.system_id {
             return Err(Failure::new(
                 code::ARCHIVE_MISMATCH,
-                format!("{file} was written by cluster {}, pg1-path holds cluster {}", header.system_id, control.system_id),
+                format!(
+                    "{file} was written by cluster {}, pg1-path holds cluster {}",
+                    header.system_id, control.system_id
+                ),
             )
             .remedy("check pg1-path and archive_command"));
         }
     }
-    Ok(Origin { system_id: header.system_id, version: header.version(), timeline: header.timeline, instance })
+    Ok(Origin {
+        system_id: header.system_id,
+        version: header.version(),
+        timeline: header.timeline,
+        instance,
+    })
 }
 
 fn pack(config: &Config, suite: DigestSuite, content: &[u8]) -> Result<Payload, Failure> {
-    let codec: Codec = config.required_text("compress-type")?.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error)
-    })?;
-    let level = config.optional_integer("compress-level").and_then(|level| i32::try_from(level).ok());
+    let codec: Codec = config
+        .required_text("compress-type")?
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error))?;
+    let level = config
+        .optional_integer("compress-level")
+        .and_then(|level| i32::try_from(level).ok());
     Payload::pack(suite, codec, level, content)
         .map_err(|error| Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error)))
 }

@@ -20,7 +20,13 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 }
 
 fn in_words(summary: &BackupSummary) -> String {
-    let repositories = |numbers: &[u16]| numbers.iter().map(|repo| format!("repo{repo}")).collect::<Vec<_>>().join(", ");
+    let repositories = |numbers: &[u16]| {
+        numbers
+            .iter()
+            .map(|repo| format!("repo{repo}"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let mut text = format!(
         "backup {}: {} files, {}; new in this backup {}, stored as {}; durable in {}",
         summary.label,
@@ -31,10 +37,16 @@ fn in_words(summary: &BackupSummary) -> String {
         repositories(&summary.durable),
     );
     if !summary.owed.is_empty() {
-        text.push_str(&format!("; owed to {}, made up in the background", repositories(&summary.owed)));
+        text.push_str(&format!(
+            "; owed to {}, made up in the background",
+            repositories(&summary.owed)
+        ));
     }
     if summary.files_with_bad_pages > 0 {
-        text.push_str(&format!("; {} files have pages with wrong checksums", summary.files_with_bad_pages));
+        text.push_str(&format!(
+            "; {} files have pages with wrong checksums",
+            summary.files_with_bad_pages
+        ));
     }
     text
 }

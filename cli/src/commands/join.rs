@@ -25,21 +25,32 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     })?;
     let directory = config.required_path("identity-path")?;
     if Identity::exists(directory) && !config.flag("force") {
-        return Err(Failure::new(40, format!("{} holds an identity already", directory.display()))
-            .remedy("give --force to replace it, or another identity-path"));
+        return Err(
+            Failure::new(40, format!("{} holds an identity already", directory.display()))
+                .remedy("give --force to replace it, or another identity-path"),
+        );
     }
     let crypto = |what: &'static str| {
         move |error: pgmesh_transport::IdentityError| Failure::new(code::CRYPTO, what).because(chain(&error))
     };
     let request = KeyRequest::generate().map_err(crypto("a key cannot be made"))?;
-    let csr = request.csr_der().map_err(crypto("a certificate request cannot be made"))?;
+    let csr = request
+        .csr_der()
+        .map_err(crypto("a certificate request cannot be made"))?;
     let connection = connect(&token).await?;
-    let join = JoinRequest { token_id: token.id, secret: token.secret.clone(), csr, name: host_name() };
+    let join = JoinRequest {
+        token_id: token.id,
+        secret: token.secret.clone(),
+        csr,
+        name: host_name(),
+    };
     let accepted = redeem(&connection, join).await?;
     let identity = request
         .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
         .map_err(crypto("the node's answer is not what the token promises"))?;
-    identity.save(directory).map_err(crypto("the identity cannot be saved"))?;
+    identity
+        .save(directory)
+        .map_err(crypto("the identity cannot be saved"))?;
     output::print(&format!(
         "joined mesh {} as {} {}; identity in {}",
         identity.mesh_id(),
@@ -58,9 +69,11 @@ async fn connect(token: &JoinToken) -> Result<Connection, Failure> {
             Err(error) => reasons.push(chain(&error)),
         }
     }
-    Err(Failure::new(code::HOST_CONNECT, "no node that the token names can be reached")
-        .because(reasons.join("; "))
-        .remedy("check that the node runs, and that its node-advertise can be reached from here"))
+    Err(
+        Failure::new(code::HOST_CONNECT, "no node that the token names can be reached")
+            .because(reasons.join("; "))
+            .remedy("check that the node runs, and that its node-advertise can be reached from here"),
+    )
 }
 
 async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccepted, Failure> {
@@ -70,15 +83,31 @@ async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccept
             .remedy("the token may be used up: ask for a new one if it is refused")
     };
     let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
-    stream.send(&Request::Join(join)).await.map_err(|error| interrupted(&error))?;
+    stream
+        .send(&Request::Join(join))
+        .await
+        .map_err(|error| interrupted(&error))?;
     stream.finish().map_err(|error| interrupted(&error))?;
-    stream.recv::<Result<JoinAccepted, Failure>>(MESSAGE_LIMIT).await.map_err(|error| interrupted(&error))?
+    stream
+        .recv::<Result<JoinAccepted, Failure>>(MESSAGE_LIMIT)
+        .await
+        .map_err(|error| interrupted(&error))?
 }
 
 /// This host's name, as far as it can be a member's.
 fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let fits = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') { c } else { '-' };
+    let fits = |c: char| {
+        if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') {
+            c
+        } else {
+            '-'
+        }
+    };
     let name: String = name.chars().map(fits).take(63).collect();
-    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) { name } else { "host".to_owned() }
+    if name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        name
+    } else {
+        "host".to_owned()
+    }
 }

@@ -43,9 +43,15 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
 
 /// A node and a backup use all cores; a push or a get starts faster with one thread.
 fn runtime(command: Command) -> std::io::Result<tokio::runtime::Runtime> {
-    let many = matches!(command, Command::NodeInit | Command::NodeStart | Command::Backup | Command::Restore);
-    let mut builder =
-        if many { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    let many = matches!(
+        command,
+        Command::NodeInit | Command::NodeStart | Command::Backup | Command::Restore
+    );
+    let mut builder = if many {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
     builder.enable_all().max_blocking_threads(32).build()
 }
 
@@ -78,18 +84,26 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
 /// The stanza that the command is about.
 fn stanza(config: &Config) -> Result<StanzaName, Failure> {
     let text = config.stanza().ok_or_else(|| {
-        Failure::new(code::OPTION_REQUIRED, format!("command '{}' needs option 'stanza'", config.command()))
-            .remedy("give --stanza=NAME")
+        Failure::new(
+            code::OPTION_REQUIRED,
+            format!("command '{}' needs option 'stanza'", config.command()),
+        )
+        .remedy("give --stanza=NAME")
     })?;
-    text.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("'{text}' is no name for a stanza")).because(error)
-    })
+    text.parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("'{text}' is no name for a stanza")).because(error))
 }
 
 /// A positional argument.
 fn argument<'c>(config: &'c Config, at: usize, what: &str) -> Result<&'c str, Failure> {
-    config.argument(at).and_then(|argument| argument.to_str()).ok_or_else(|| {
-        Failure::new(code::OPTION_REQUIRED, format!("command '{}' needs {what}", config.command()))
+    config
+        .argument(at)
+        .and_then(|argument| argument.to_str())
+        .ok_or_else(|| {
+            Failure::new(
+                code::OPTION_REQUIRED,
+                format!("command '{}' needs {what}", config.command()),
+            )
             .remedy(format!("'pgmesh help {}' shows how it is called", config.command()))
-    })
+        })
 }

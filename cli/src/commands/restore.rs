@@ -27,9 +27,18 @@ fn in_words(summary: &RestoreSummary) -> String {
             text.push_str(&what);
         }
     };
-    add(summary.kept, format!("; {} were there already", output::size(summary.kept)));
-    add(summary.left_out, format!("; {} of excluded databases left out", output::size(summary.left_out)));
+    add(
+        summary.kept,
+        format!("; {} were there already", output::size(summary.kept)),
+    );
+    add(
+        summary.left_out,
+        format!("; {} of excluded databases left out", output::size(summary.left_out)),
+    );
     add(summary.removed, format!("; {} strangers removed", summary.removed));
-    add(summary.segments, format!("; {} WAL segments put into pg_wal", summary.segments));
+    add(
+        summary.segments,
+        format!("; {} WAL segments put into pg_wal", summary.segments),
+    );
     text
 }

@@ -7,27 +7,39 @@ use crate::mesh::Mesh;
 use crate::output;
 use crate::pg::{OpenCluster, open_cluster, read_cluster_files};
 use pgmesh_node::Failure;
-use pgmesh_node::protocol::{CreateStanza, NewStanza, Request};
+use pgmesh_node::protocol::{CreateStanza, MeshInfo, NewStanza, Request};
 
 /// Creates the stanza for the cluster at `pg1-path`.
 pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
+    let mesh = connect(config).await?;
     let create = describe(config).await?;
-    let mesh = Mesh::connect(config).await?;
     let stanza = create.stanza.clone();
     let new: NewStanza = mesh.call(&Request::CreateStanza(create)).await?;
-    let verb = if new.already { "exists already and is valid" } else { "created" };
-    output::print(&format!("stanza {stanza} {verb}: archive {}{}", new.archive_id, owed(&new)))?;
+    let verb = if new.already {
+        "exists already and is valid"
+    } else {
+        "created"
+    };
+    output::print(&format!(
+        "stanza {stanza} {verb}: archive {}{}",
+        new.archive_id,
+        owed(&new)
+    ))?;
     Ok(ExitCode::Ok)
 }
 
 /// Starts a new database id after pg_upgrade.
 pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
+    let mesh = connect(config).await?;
     let upgrade = describe(config).await?;
-    let mesh = Mesh::connect(config).await?;
     let stanza = upgrade.stanza.clone();
     let new: NewStanza = mesh.call(&Request::UpgradeStanza(upgrade)).await?;
     let verb = if new.already { "is up to date" } else { "upgraded" };
-    output::print(&format!("stanza {stanza} {verb}: archive {}{}", new.archive_id, owed(&new)))?;
+    output::print(&format!(
+        "stanza {stanza} {verb}: archive {}{}",
+        new.archive_id,
+        owed(&new)
+    ))?;
     Ok(ExitCode::Ok)
 }
 
@@ -35,9 +47,14 @@ pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
 pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let mesh = Mesh::connect(config).await?;
-    let request = Request::DeleteStanza { stanza: stanza.clone(), force: config.flag("force") };
+    let request = Request::DeleteStanza {
+        stanza: stanza.clone(),
+        force: config.flag("force"),
+    };
     let objects: u64 = mesh.call(&request).await?;
-    output::print(&format!("stanza {stanza} deleted: {objects} objects removed; chunks that nothing else needs follow"))?;
+    output::print(&format!(
+        "stanza {stanza} deleted: {objects} objects removed; chunks that nothing else needs follow"
+    ))?;
     Ok(ExitCode::Ok)
 }
 
@@ -45,8 +62,21 @@ fn owed(new: &NewStanza) -> String {
     if new.owed.is_empty() {
         return String::new();
     }
-    let list = new.owed.iter().map(|repo| format!("repo{repo}")).collect::<Vec<_>>().join(", ");
+    let list = new
+        .owed
+        .iter()
+        .map(|repo| format!("repo{repo}"))
+        .collect::<Vec<_>>()
+        .join(", ");
     format!(" (not in {list} yet)")
+}
+
+/// The mesh first: whether this host may use the stanza at all is said before its cluster is looked at.
+async fn connect(config: &Config) -> Result<Mesh, Failure> {
+    let stanza = stanza(config)?;
+    let mesh = Mesh::connect(config).await?;
+    let _: MeshInfo = mesh.call(&Request::Info { stanza: Some(stanza) }).await?;
+    Ok(mesh)
 }
 
 /// What the mesh is to know of the cluster: from its files, and from the server where it runs.
@@ -66,6 +96,7 @@ async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
         catalog_version: control.catalog_version,
         segment_size: control.segment_size,
         instance,
-        timeline: control.checkpoint_timeline,
+        // Just after a promotion the last checkpoint may still be the old timeline's.
+        timeline: control.checkpoint_timeline.max(control.min_recovery_timeline),
     })
 }

@@ -137,7 +137,9 @@ pub struct Invite {
 
 impl std::fmt::Debug for Invite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Invite").field("expires_at", &self.expires_at).finish_non_exhaustive()
+        f.debug_struct("Invite")
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,7 +158,10 @@ pub struct JoinRequest {
 
 impl std::fmt::Debug for JoinRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JoinRequest").field("token_id", &self.token_id).field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("JoinRequest")
+            .field("token_id", &self.token_id)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

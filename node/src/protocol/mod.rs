@@ -19,9 +19,7 @@ pub use archive::{GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
     BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, PutChunk, QueryChunks,
 };
-pub use info::{
-    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo, StanzaInfo,
-};
+pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo, StanzaInfo};
 pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 
 pub use pgmesh_storage::PayloadHead;

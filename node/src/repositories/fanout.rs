@@ -3,8 +3,8 @@
 //! The payload is compressed once, on the PG host; each repository encrypts it under its own key. The caller gets an
 //! answer as soon as enough repositories have it durably; the others go on, and what they come to is told by [`Late`].
 
-use super::slot::{Slot, SlotError};
 use super::Repositories;
+use super::slot::{Slot, SlotError};
 use crate::budget::Held;
 use crate::{Failure, code};
 use pgmesh_raft::Replica;
@@ -56,7 +56,9 @@ impl Late {
 
     /// Takes what is under way, leaving nothing.
     pub fn take(&mut self) -> Self {
-        Self { tasks: std::mem::take(&mut self.tasks) }
+        Self {
+            tasks: std::mem::take(&mut self.tasks),
+        }
     }
 
     /// Nothing under way.
@@ -116,7 +118,11 @@ impl Repositories {
         }
         let has = |key: &RepoKey| durable.iter().any(|written| written.replica.repo == *key);
         let owed = targets.iter().map(|(key, _)| *key).filter(|key| !has(key)).collect();
-        Ok(WriteOutcome { durable, owed, late: Late { tasks } })
+        Ok(WriteOutcome {
+            durable,
+            owed,
+            late: Late { tasks },
+        })
     }
 }
 
@@ -154,11 +160,18 @@ pub(crate) async fn write_one(
             .await;
         match put {
             Ok(stored) => {
-                return Ok(Written { replica: Replica { repo: slot.key, generation }, stored: stored.bytes });
+                return Ok(Written {
+                    replica: Replica {
+                        repo: slot.key,
+                        generation,
+                    },
+                    stored: stored.bytes,
+                });
             }
-            Err(SlotError::Store { source: StoreError::DamagedExists { .. }, .. })
-                if generation.0 < first.0 + GENERATIONS_TRIED =>
-            {
+            Err(SlotError::Store {
+                source: StoreError::DamagedExists { .. },
+                ..
+            }) if generation.0 < first.0 + GENERATIONS_TRIED => {
                 tracing::warn!(repo = %slot.key, ?object, %generation, "a damaged object stands under this name");
                 generation = generation.next();
             }

@@ -72,7 +72,12 @@ impl Node {
 
     /// A repository that was registered after others owes all that they have: the catalog is walked step by step.
     async fn backfill(&self, repo: RepoKey) -> Result<(), crate::Failure> {
-        while self.catalog.view().repository(repo)?.is_some_and(|record| record.backfill.is_some()) {
+        while self
+            .catalog
+            .view()
+            .repository(repo)?
+            .is_some_and(|record| record.backfill.is_some())
+        {
             match self.catalog.propose(self.actor(), Command::Backfill { repo }).await? {
                 Reply::Backfilled { more: true, .. } => {}
                 _ => break,
@@ -83,11 +88,22 @@ impl Node {
 
     async fn try_open(&self, slot: &Slot) -> Result<Repository, NotOpen> {
         if slot.settings.kind() != "posix" {
-            return Err(NotOpen::Refused(format!("repository type '{}' is not supported yet", slot.settings.kind())));
+            return Err(NotOpen::Refused(format!(
+                "repository type '{}' is not supported yet",
+                slot.settings.kind()
+            )));
         }
-        let view = self.catalog.view_linearizable().await.map_err(|error| NotOpen::Closed(chain(&error)))?;
-        let record = view.repository(slot.key).map_err(|error| NotOpen::Closed(chain(&error)))?;
-        let Some(record) = record else { return self.create_repository(slot).await };
+        let view = self
+            .catalog
+            .view_linearizable()
+            .await
+            .map_err(|error| NotOpen::Closed(chain(&error)))?;
+        let record = view
+            .repository(slot.key)
+            .map_err(|error| NotOpen::Closed(chain(&error)))?;
+        let Some(record) = record else {
+            return self.create_repository(slot).await;
+        };
         // The catalog decides whether this node's definition is the mesh's.
         self.register(slot, &record.uuid, &record.wrapped_keys).await?;
         let store = PosixStore::open(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
@@ -113,7 +129,9 @@ impl Node {
         };
         match self.catalog.propose(self.actor(), command).await {
             Ok(_) => Ok(()),
-            Err(CatalogError::Refused(refusal @ (Refusal::RepositoryDiffers { .. } | Refusal::RepositoryTaken { .. }))) => {
+            Err(CatalogError::Refused(
+                refusal @ (Refusal::RepositoryDiffers { .. } | Refusal::RepositoryTaken { .. }),
+            )) => {
                 let failure = crate::Failure::from(refusal);
                 Err(NotOpen::Refused(match failure.remedy {
                     Some(remedy) => format!("{}; {remedy}", failure.what),
@@ -147,8 +165,11 @@ impl Node {
         let repository = match Repository::open(Arc::new(store.clone()), passphrase.clone(), &[]).await {
             Ok(repository) => repository,
             Err(StoreError::NotARepository { .. }) => {
-                let cipher: Cipher =
-                    slot.settings.cipher().parse().map_err(|error| NotOpen::Refused(chain(&error)))?;
+                let cipher: Cipher = slot
+                    .settings
+                    .cipher()
+                    .parse()
+                    .map_err(|error| NotOpen::Refused(chain(&error)))?;
                 let mesh = self.mesh_id().to_string();
                 let identity = RepositoryIdentity::generate(mesh, self.suite(), cipher, now_unix())
                     .map_err(|error| NotOpen::Closed(chain(&error)))?;
@@ -201,9 +222,9 @@ fn classify(slot: &Slot, error: &StoreError) -> NotOpen {
             NotOpen::Refused(format!("{path}: {why} ({option}, repo{}-cipher-type)", slot.key))
         }
         StoreError::UnknownFormat { .. } => NotOpen::Refused(format!("{path}: {why}")),
-        StoreError::NotARepository { .. } => {
-            NotOpen::Closed(format!("{path} holds no repository although the mesh knows one: is its disk mounted?"))
-        }
+        StoreError::NotARepository { .. } => NotOpen::Closed(format!(
+            "{path} holds no repository although the mesh knows one: is its disk mounted?"
+        )),
         _ => NotOpen::Closed(format!("{path}: {why}")),
     }
 }

@@ -1,7 +1,7 @@
 //! Reading one object from the best of its replicas, and from the next when that fails.
 
-use super::slot::SlotError;
 use super::Repositories;
+use super::slot::SlotError;
 use pgmesh_raft::Replica;
 use pgmesh_storage::{ObjectName, Payload, RepoKey, StoreError};
 
@@ -69,11 +69,21 @@ impl Repositories {
                 })
                 .await;
             match read {
-                Ok(payload) => return Ok(Source { payload, repo: slot.key, bad }),
+                Ok(payload) => {
+                    return Ok(Source {
+                        payload,
+                        repo: slot.key,
+                        bad,
+                    });
+                }
                 Err(error) => {
                     let what = crate::failure::chain(&error);
                     if let Some(missing) = condemns(&error) {
-                        bad.push(BadReplica { replica, missing, what: what.clone() });
+                        bad.push(BadReplica {
+                            replica,
+                            missing,
+                            what: what.clone(),
+                        });
                     }
                     reasons.push(what);
                 }
@@ -91,8 +101,14 @@ impl Repositories {
 /// A repository that cannot be reached says nothing about its objects.
 pub(crate) fn condemns(error: &SlotError) -> Option<bool> {
     match error {
-        SlotError::Store { source: StoreError::NotFound { .. }, .. } => Some(true),
-        SlotError::Store { source: StoreError::Damaged { .. }, .. } => Some(false),
+        SlotError::Store {
+            source: StoreError::NotFound { .. },
+            ..
+        } => Some(true),
+        SlotError::Store {
+            source: StoreError::Damaged { .. },
+            ..
+        } => Some(false),
         SlotError::Store { .. } | SlotError::NotOpen { .. } | SlotError::Silent { .. } => None,
     }
 }

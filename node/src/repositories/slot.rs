@@ -47,7 +47,10 @@ impl Slot {
             key,
             settings,
             io_timeout,
-            opened: Mutex::new(Opened::Closed { why: "it has not been opened yet".to_owned(), since: now_unix() }),
+            opened: Mutex::new(Opened::Closed {
+                why: "it has not been opened yet".to_owned(),
+                since: now_unix(),
+            }),
             health: Mutex::new(Health::default()),
         }
     }
@@ -100,7 +103,10 @@ impl Slot {
         F: Future<Output = Result<T, StoreError>>,
     {
         let Some(repository) = self.repository() else {
-            return Err(SlotError::NotOpen { repo: self.key, why: describe(&self.opened()) });
+            return Err(SlotError::NotOpen {
+                repo: self.key,
+                why: describe(&self.opened()),
+            });
         };
         let began = Instant::now();
         let result = tokio::time::timeout(self.io_timeout, request(repository)).await;
@@ -116,7 +122,10 @@ impl Slot {
                 Err(SlotError::Store { repo: self.key, source })
             }
             Err(_) => {
-                let error = SlotError::Silent { repo: self.key, limit: self.io_timeout };
+                let error = SlotError::Silent {
+                    repo: self.key,
+                    limit: self.io_timeout,
+                };
                 lock(&self.health).failed(error.to_string(), Instant::now(), now_unix());
                 Err(error)
             }

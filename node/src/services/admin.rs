@@ -18,26 +18,42 @@ impl Node {
     pub async fn invite(&self, actor: &str, invite: CreateInvite) -> Result<Invite, Failure> {
         let (role, token_role) = match invite.role.as_str() {
             "client" if invite.stanzas.is_empty() => {
-                return Err(Failure::new(code::OPTION_REQUIRED, "a client's token needs the stanzas it is for")
-                    .remedy("add --stanza=NAME"));
+                return Err(
+                    Failure::new(code::OPTION_REQUIRED, "a client's token needs the stanzas it is for")
+                        .remedy("add --stanza=NAME"),
+                );
             }
             "client" => {
                 let stanzas = invite.stanzas;
-                (Role::Client { stanzas: stanzas.clone() }, TokenRole::Client { stanzas })
+                (
+                    Role::Client {
+                        stanzas: stanzas.clone(),
+                    },
+                    TokenRole::Client { stanzas },
+                )
             }
             "admin" => (Role::Admin, TokenRole::Admin),
             other => {
-                return Err(Failure::new(code::OPTION_INVALID, format!("'{other}' is no role that can be invited"))
-                    .remedy("--role=client or --role=admin"));
+                return Err(Failure::new(
+                    code::OPTION_INVALID,
+                    format!("'{other}' is no role that can be invited"),
+                )
+                .remedy("--role=client or --role=admin"));
             }
         };
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {
-            return Err(Failure::new(code::OPTION_INVALID, format!("a token cannot be good for {} s", invite.expires))
-                .remedy("--expires takes up to 30d"));
+            return Err(Failure::new(
+                code::OPTION_INVALID,
+                format!("a token cannot be good for {} s", invite.expires),
+            )
+            .remedy("--expires takes up to 30d"));
         }
         let expires = now_unix().saturating_add(i64::try_from(invite.expires).unwrap_or(i64::MAX));
-        let addresses =
-            if invite.addresses.is_empty() { vec![self.settings.advertise.clone()] } else { invite.addresses };
+        let addresses = if invite.addresses.is_empty() {
+            vec![self.settings.advertise.clone()]
+        } else {
+            invite.addresses
+        };
         let authority = self.authority()?;
         let token = JoinToken::generate(addresses, authority.fingerprint(), role, expires)
             .map_err(|error| Failure::new(code::CRYPTO, "a token could not be made").because(chain(&error)))?;
@@ -48,21 +64,29 @@ impl Node {
             expires,
         };
         self.catalog.propose(actor, command).await?;
-        Ok(Invite { token: token.to_string(), expires_at: expires })
+        Ok(Invite {
+            token: token.to_string(),
+            expires_at: expires,
+        })
     }
 
     /// Redeems a token and signs the bearer's certificate.
     pub async fn join(&self, join: JoinRequest) -> Result<JoinAccepted, Failure> {
         let name: MemberName = join.name.parse().map_err(|error| {
-            Failure::new(code::OPTION_INVALID, format!("'{}' is no name for a member of the mesh", join.name))
-                .because(error)
+            Failure::new(
+                code::OPTION_INVALID,
+                format!("'{}' is no name for a member of the mesh", join.name),
+            )
+            .because(error)
         })?;
         let authority = self.authority()?;
         // Before the token is used up: a request that cannot be signed shall not cost it.
         let sign = |role: &Role| {
             authority
                 .sign_csr(&join.csr, role, &name, CERTIFICATE_VALIDITY)
-                .map_err(|error| Failure::new(code::CRYPTO, "the certificate could not be signed").because(chain(&error)))
+                .map_err(|error| {
+                    Failure::new(code::CRYPTO, "the certificate could not be signed").because(chain(&error))
+                })
         };
         sign(&Role::Admin)?;
         let command = Command::RedeemToken {
@@ -74,7 +98,10 @@ impl Node {
             Reply::Token(TokenRole::Admin) => Role::Admin,
             Reply::Token(TokenRole::Client { stanzas }) => Role::Client { stanzas },
             Reply::Token(TokenRole::Node) => {
-                return Err(Failure::new(code::OPTION_INVALID, "a node's token is not redeemed in this way"));
+                return Err(Failure::new(
+                    code::OPTION_INVALID,
+                    "a node's token is not redeemed in this way",
+                ));
             }
             other => return Err(unexpected(&other)),
         };
@@ -87,8 +114,11 @@ impl Node {
 
     fn authority(&self) -> Result<MeshCa, Failure> {
         MeshCa::load(&self.layout.ca()).map_err(|error| {
-            Failure::new(code::CRYPTO, "the mesh's certificate authority cannot be read on this node")
-                .because(chain(&error))
+            Failure::new(
+                code::CRYPTO,
+                "the mesh's certificate authority cannot be read on this node",
+            )
+            .because(chain(&error))
         })
     }
 }

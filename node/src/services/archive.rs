@@ -28,9 +28,12 @@ impl Node {
         held: Arc<crate::budget::Held>,
     ) -> Result<Pushed, Failure> {
         let file: WalFileName = push.file.parse().map_err(|error| {
-            Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", push.file))
-                .because(error)
-                .remedy("archive_command must pass %p")
+            Failure::new(
+                code::OPTION_INVALID,
+                format!("'{}' is no name of a WAL file", push.file),
+            )
+            .because(error)
+            .remedy("archive_command must pass %p")
         })?;
         let payload = joined(push.payload, body)?;
         let suite = self.suite();
@@ -41,7 +44,9 @@ impl Node {
         .await
         .map_err(|error| Failure::new(code::ASSERT, "checking a WAL file").because(error))?;
         let plain = plain.map_err(|error| {
-            Failure::new(code::CHECKSUM, format!("{file} did not arrive as it was sent")).because(error).again()
+            Failure::new(code::CHECKSUM, format!("{file} did not arrive as it was sent"))
+                .because(error)
+                .again()
         })?;
         let branches = check_content(&push, &file, &plain)?;
         drop(plain);
@@ -52,7 +57,11 @@ impl Node {
                 Ok(pushed) => return Ok(pushed),
             }
         }
-        Err(Failure::new(code::ARCHIVE_TIMEOUT, format!("the catalog kept changing while {file} was pushed")).again())
+        Err(Failure::new(
+            code::ARCHIVE_TIMEOUT,
+            format!("the catalog kept changing while {file} was pushed"),
+        )
+        .again())
     }
 
     async fn try_push(
@@ -93,7 +102,10 @@ impl Node {
                 .into());
             }
             Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
-            Some(record) => (record.object.replicas.clone(), missing(&view, push, file, &database, record, &all)?),
+            Some(record) => (
+                record.object.replicas.clone(),
+                missing(&view, push, file, &database, record, &all)?,
+            ),
             None => (Vec::new(), all.clone()),
         };
         let name = ObjectName::Segment {
@@ -103,7 +115,10 @@ impl Node {
             digest: payload.digest,
         };
         let wanted = ack.saturating_sub(replicas.len());
-        let mut outcome = self.repositories.write(&name, payload, &targets, wanted, Some(held.clone())).await?;
+        let mut outcome = self
+            .repositories
+            .write(&name, payload, &targets, wanted, Some(held.clone()))
+            .await?;
         replicas.extend(outcome.durable.iter().map(|written| written.replica));
         replicas.sort_by_key(|replica| replica.repo);
         let object = stored_object(payload, replicas);
@@ -115,7 +130,11 @@ impl Node {
             Reply::AlreadyThere { replicas } => (true, replicas),
             other => return Err(unexpected(&other).into()),
         };
-        let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: *file };
+        let object = ObjectRef::Segment {
+            stanza: push.stanza.clone(),
+            db: database.id,
+            file: *file,
+        };
         self.settle(object, payload.digest, &mut outcome);
         Ok(pushed(already, &replicas, &all))
     }
@@ -176,7 +195,11 @@ impl Node {
                 }
             };
             while let Some(written) = late.next().await {
-                let replica = NewReplica { object: object.clone(), digest, replica: written.replica };
+                let replica = NewReplica {
+                    object: object.clone(),
+                    digest,
+                    replica: written.replica,
+                };
                 committer.replica(session.clone(), replica).await;
             }
             repair.wake();
@@ -189,20 +212,28 @@ impl Node {
             Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", get.file)).because(error)
         })?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let stanza = view.stanza(&get.stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(get.stanza.clone())))?;
+        let stanza = view
+            .stanza(&get.stanza)?
+            .ok_or_else(|| Failure::from(Refusal::UnknownStanza(get.stanza.clone())))?;
         let database = match get.system_id {
             None => stanza.current(),
             Some(id) => stanza.databases.iter().rev().find(|database| database.system_id == id),
         }
         .ok_or_else(|| no_such_database(&get))?;
-        let object = ObjectRef::Segment { stanza: get.stanza.clone(), db: database.id, file };
+        let object = ObjectRef::Segment {
+            stanza: get.stanza.clone(),
+            db: database.id,
+            file,
+        };
         let Some(known) = refs::known(&view, &object)? else {
             return Ok((SegmentReply::NeverArchived, None));
         };
         let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
         let source = self.read_known(&object, &known, &avoid).await?;
-        let reply =
-            SegmentReply::Found { payload: source.payload.head(), repo: source.repo.get() };
+        let reply = SegmentReply::Found {
+            payload: source.payload.head(),
+            repo: source.repo.get(),
+        };
         Ok((reply, Some(source.payload.bytes)))
     }
 }
@@ -216,8 +247,14 @@ fn missing(
     record: &SegmentRecord,
     all: &[(RepoKey, Generation)],
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let object = ObjectRef::Segment { stanza: push.stanza.clone(), db: database.id, file: *file };
-    let lacking = all.iter().filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
+    let object = ObjectRef::Segment {
+        stanza: push.stanza.clone(),
+        db: database.id,
+        file: *file,
+    };
+    let lacking = all
+        .iter()
+        .filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
     lacking
         .map(|(key, first)| {
             let debt = view.debt(*key, &object)?;
@@ -247,16 +284,25 @@ impl From<pgmesh_raft::ReadError> for PushError {
 
 /// The stanza and its current database, where it takes WAL.
 pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(StanzaRecord, Database), Failure> {
-    let record = view.stanza(stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(stanza.clone())))?;
+    let record = view
+        .stanza(stanza)?
+        .ok_or_else(|| Failure::from(Refusal::UnknownStanza(stanza.clone())))?;
     if record.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
     }
     if let Some(reason) = &record.stopped {
-        return Err(Refusal::StanzaStopped { stanza: stanza.clone(), reason: reason.clone() }.into());
+        return Err(Refusal::StanzaStopped {
+            stanza: stanza.clone(),
+            reason: reason.clone(),
+        }
+        .into());
     }
     match record.current().cloned() {
         Some(database) => Ok((record, database)),
-        None => Err(Failure::new(code::FORMAT, format!("the catalog's record of stanza {stanza} names no database"))),
+        None => Err(Failure::new(
+            code::FORMAT,
+            format!("the catalog's record of stanza {stanza} names no database"),
+        )),
     }
 }
 
@@ -285,18 +331,30 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
     match file {
         WalFileName::Segment(name) | WalFileName::Partial(name) => {
             let header = WalHeader::parse(plain).map_err(|error| invalid(&error))?;
-            header.check(*name, plain.len() as u64).map_err(|error| invalid(&error))?;
+            header
+                .check(*name, plain.len() as u64)
+                .map_err(|error| invalid(&error))?;
             if header.system_id != push.system_id {
                 return Err(Failure::new(
                     code::ARCHIVE_MISMATCH,
-                    format!("{file} was written by cluster {}, not by {}", header.system_id, push.system_id),
+                    format!(
+                        "{file} was written by cluster {}, not by {}",
+                        header.system_id, push.system_id
+                    ),
                 ));
             }
             Ok(Vec::new())
         }
         WalFileName::History(timeline) => {
             let history = TimelineHistory::parse(*timeline, plain).map_err(|error| invalid(&error))?;
-            Ok(history.entries.iter().map(|entry| Branch { parent: entry.parent, switch: entry.switch }).collect())
+            Ok(history
+                .entries
+                .iter()
+                .map(|entry| Branch {
+                    parent: entry.parent,
+                    switch: entry.switch,
+                })
+                .collect())
         }
         WalFileName::BackupHistory { .. } => Ok(Vec::new()),
     }
@@ -317,7 +375,11 @@ fn already(record: &SegmentRecord, all: &[(RepoKey, Generation)]) -> Pushed {
 
 fn pushed(already: bool, replicas: &[Replica], all: &[(RepoKey, Generation)]) -> Pushed {
     let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.get()).collect();
-    let owed = all.iter().map(|(key, _)| key.get()).filter(|key| !durable.contains(key)).collect();
+    let owed = all
+        .iter()
+        .map(|(key, _)| key.get())
+        .filter(|key| !durable.contains(key))
+        .collect();
     Pushed { already, durable, owed }
 }
 
@@ -332,8 +394,11 @@ fn no_such_database(get: &GetSegment) -> Failure {
 
 /// An answer that does not belong to the command.
 pub(crate) fn unexpected(reply: &Reply) -> Failure {
-    Failure::new(code::ASSERT, "the catalog gave an answer that does not belong to the command")
-        .because(format!("{reply:?}"))
+    Failure::new(
+        code::ASSERT,
+        "the catalog gave an answer that does not belong to the command",
+    )
+    .because(format!("{reply:?}"))
 }
 
 /// A payload, once its body has arrived.

@@ -1,10 +1,8 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
-use crate::failure::chain;
-use crate::protocol::{
-    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks,
-};
 use crate::committer::ChunkCommit;
+use crate::failure::chain;
+use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
 use crate::services::{current_database, joined, stored_object, unexpected};
 use crate::settings::effective_ack;
@@ -54,7 +52,11 @@ impl Node {
         }
         let all = refs::targets(&view)?;
         let ack = self.backup_ack(begin.backup_ack, all.len())?;
-        let prior = view.backups(&begin.stanza, None).last().transpose()?.map(|(label, _)| label);
+        let prior = view
+            .backups(&begin.stanza, None)
+            .last()
+            .transpose()?
+            .map(|(label, _)| label);
         let session = self.open_backup_session(actor, &begin, ack).await?;
         let command = Command::BeginBackup {
             stanza: begin.stanza.clone(),
@@ -100,7 +102,10 @@ impl Node {
     /// Ends a session whose holder is gone or has given up; its backup lock goes with it.
     pub async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
         self.backups.ended(session);
-        let command = Command::ExpireSession { session, reason: reason.to_owned() };
+        let command = Command::ExpireSession {
+            session,
+            reason: reason.to_owned(),
+        };
         if let Err(error) = self.catalog.propose(actor, command).await {
             tracing::warn!(%session, error = %chain(&error), "a session could not be ended; it ends when the node starts again");
         }
@@ -109,7 +114,10 @@ impl Node {
     /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
     pub fn query_chunks(&self, query: &QueryChunks) -> Result<Vec<bool>, Failure> {
         if query.digests.len() > QUERY_LIMIT {
-            return Err(Failure::new(code::PROTOCOL, format!("more than {QUERY_LIMIT} chunks in one query")));
+            return Err(Failure::new(
+                code::PROTOCOL,
+                format!("more than {QUERY_LIMIT} chunks in one query"),
+            ));
         }
         let ack = self.backups.ack(SessionId(LogIndex(query.session)))?;
         let states = self.catalog.view().chunks(&query.digests)?;
@@ -131,7 +139,10 @@ impl Node {
             let view = self.catalog.view();
             let targets = chunk_targets(&view, payload.digest, first)?;
             let name = ObjectName::Chunk(payload.digest);
-            let mut outcome = self.repositories.write(&name, &payload, &targets, ack, Some(held.clone())).await?;
+            let mut outcome = self
+                .repositories
+                .write(&name, &payload, &targets, ack, Some(held.clone()))
+                .await?;
             let stored = outcome.durable.first().map_or(0, |written| written.stored);
             let chunk = NewChunk {
                 digest: payload.digest,
@@ -147,7 +158,11 @@ impl Node {
                 ChunkCommit::Stale(generation) => first = Some(generation),
             }
         }
-        Err(Failure::new(code::ARCHIVE_TIMEOUT, "a chunk's name kept being deleted while it was written").again())
+        Err(Failure::new(
+            code::ARCHIVE_TIMEOUT,
+            "a chunk's name kept being deleted while it was written",
+        )
+        .again())
     }
 
     /// Commits a backup when all that it names is durable (invariant 4).
@@ -163,7 +178,9 @@ impl Node {
         let payload = joined(commit.manifest, body)?;
         let suite = self.suite();
         let plain = payload.open(suite).map_err(|error| {
-            Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent").because(error).again()
+            Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent")
+                .because(error)
+                .again()
         })?;
         let root = ManifestRoot::decode(&plain)
             .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
@@ -181,7 +198,10 @@ impl Node {
                 label: commit.label.clone(),
                 digest: payload.digest,
             };
-            let mut outcome = self.repositories.write(&name, &payload, &targets, ack, Some(held.clone())).await?;
+            let mut outcome = self
+                .repositories
+                .write(&name, &payload, &targets, ack, Some(held.clone()))
+                .await?;
             let record = backup_record(&root, &payload, &outcome, &targets, sums);
             let command = Command::CommitBackup(Box::new(command::CommitBackup {
                 stanza: commit.stanza.clone(),
@@ -193,11 +213,18 @@ impl Node {
             }));
             match self.catalog.propose(actor, command).await {
                 Ok(_) => {
-                    let object = ObjectRef::Manifest { stanza: commit.stanza.clone(), label: commit.label.clone() };
+                    let object = ObjectRef::Manifest {
+                        stanza: commit.stanza.clone(),
+                        label: commit.label.clone(),
+                    };
                     self.settle(object, payload.digest, &mut outcome);
                     self.end_session(actor, session, "the backup is committed").await;
                     return Ok(CommittedBackup::Committed {
-                        durable: outcome.durable.iter().map(|written| written.replica.repo.get()).collect(),
+                        durable: outcome
+                            .durable
+                            .iter()
+                            .map(|written| written.replica.repo.get())
+                            .collect(),
                         owed: outcome.owed.iter().map(|key| key.get()).collect(),
                     });
                 }
@@ -205,7 +232,11 @@ impl Node {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Failure::new(code::RUNTIME, "chunks kept being deleted while the backup was committed").again())
+        Err(Failure::new(
+            code::RUNTIME,
+            "chunks kept being deleted while the backup was committed",
+        )
+        .again())
     }
 
     /// Looks every chunk of a manifest up. Reads the manifest's parts one after the other (invariant 11).
@@ -224,7 +255,11 @@ impl Node {
                 break;
             }
         }
-        Ok(if missing.is_empty() { Checked::Whole(sums) } else { Checked::Missing(missing) })
+        Ok(if missing.is_empty() {
+            Checked::Whole(sums)
+        } else {
+            Checked::Missing(missing)
+        })
     }
 
     /// The distinct chunks that one part of a manifest names, sorted.
@@ -238,7 +273,9 @@ impl Node {
             match source.payload.open(self.suite()) {
                 Ok(plain) => return digests_of(&plain),
                 Err(error) if avoid.contains(&source.repo) => {
-                    return Err(Failure::new(code::CHECKSUM, "a part of the manifest is damaged everywhere").because(error));
+                    return Err(
+                        Failure::new(code::CHECKSUM, "a part of the manifest is damaged everywhere").because(error),
+                    );
                 }
                 Err(_) => avoid.push(source.repo),
             }
@@ -255,9 +292,12 @@ async fn checked(payload: Payload, suite: pgmesh_storage::DigestSuite) -> Result
     .await
     .map_err(|error| Failure::new(code::ASSERT, "checking a chunk").because(error))?;
     opened.map_err(|error| {
-        Failure::new(code::CHECKSUM, format!("chunk {} did not arrive as it was sent", payload.digest))
-            .because(error)
-            .again()
+        Failure::new(
+            code::CHECKSUM,
+            format!("chunk {} did not arrive as it was sent", payload.digest),
+        )
+        .because(error)
+        .again()
     })?;
     Ok(payload)
 }
@@ -313,7 +353,13 @@ fn chunk_targets(
     };
     refs::targets(view)?
         .into_iter()
-        .map(|(key, _)| Ok((key, view.debt(key, &object)?.map_or(lowest, |debt| debt.generation.max(lowest)))))
+        .map(|(key, _)| {
+            Ok((
+                key,
+                view.debt(key, &object)?
+                    .map_or(lowest, |debt| debt.generation.max(lowest)),
+            ))
+        })
         .collect()
 }
 
@@ -323,7 +369,10 @@ fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> 
     }
     Err(Failure::new(
         code::PROTOCOL,
-        format!("the manifest is of backup {} of stanza {}, not of {label} of {stanza}", root.label, root.stanza),
+        format!(
+            "the manifest is of backup {} of stanza {}, not of {label} of {stanza}",
+            root.label, root.stanza
+        ),
     ))
 }
 
@@ -347,7 +396,10 @@ fn backup_record(
         size: root.sizes.size,
         delta: root.sizes.delta,
         stored: sums.stored,
-        stored_delta: targets.iter().map(|(key, _)| (*key, root.sizes.repository_delta)).collect(),
+        stored_delta: targets
+            .iter()
+            .map(|(key, _)| (*key, root.sizes.repository_delta))
+            .collect(),
         files: root.file_count,
         page_errors: !root.errors.is_empty(),
         annotations: root.annotations.clone(),

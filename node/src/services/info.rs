@@ -46,7 +46,11 @@ impl Node {
 
     fn repository_infos(&self, view: &View) -> Result<Vec<RepositoryInfo>, Failure> {
         let option = |record: &pgmesh_raft::RepositoryRecord, name: &str, default: &str| {
-            record.definition.get(name).cloned().unwrap_or_else(|| default.to_owned())
+            record
+                .definition
+                .get(name)
+                .cloned()
+                .unwrap_or_else(|| default.to_owned())
         };
         let mut infos = Vec::new();
         for (key, record) in view.repositories()? {
@@ -58,10 +62,16 @@ impl Node {
                 cipher: option(&record, "cipher-type", "none"),
                 host: record.host.as_ref().map(ToString::to_string),
                 health: self.repositories.slot(key).map_or_else(
-                    || HealthInfo::Refused { why: format!("this node's file declares no repo{key}") },
+                    || HealthInfo::Refused {
+                        why: format!("this node's file declares no repo{key}"),
+                    },
                     |slot| slot.health(),
                 ),
-                debt: DebtInfo { objects: counters.debts, bytes: counters.debt_bytes, since },
+                debt: DebtInfo {
+                    objects: counters.debts,
+                    bytes: counters.debt_bytes,
+                    since,
+                },
             });
         }
         // One that this node declares and that could not be registered is worth knowing about too.
@@ -84,13 +94,21 @@ impl Node {
     /// Where the WAL of a range is.
     pub async fn archive_status(&self, ask: ArchiveStatus) -> Result<SegmentPresence, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let record =
-            view.stanza(&ask.stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(ask.stanza.clone())))?;
-        let database =
-            record.databases.iter().rev().find(|database| database.system_id == ask.system_id).ok_or_else(|| {
+        let record = view
+            .stanza(&ask.stanza)?
+            .ok_or_else(|| Failure::from(Refusal::UnknownStanza(ask.stanza.clone())))?;
+        let database = record
+            .databases
+            .iter()
+            .rev()
+            .find(|database| database.system_id == ask.system_id)
+            .ok_or_else(|| {
                 Failure::new(
                     code::ARCHIVE_MISMATCH,
-                    format!("stanza {} has no database with system identifier {}", ask.stanza, ask.system_id),
+                    format!(
+                        "stanza {} has no database with system identifier {}",
+                        ask.stanza, ask.system_id
+                    ),
                 )
                 .remedy("check --stanza and pg1-path")
             })?;
@@ -190,7 +208,12 @@ fn backup_info(label: BackupLabel, record: &BackupRecord) -> BackupInfo {
         delta: record.delta,
         stored_size: record.stored.values().copied().max().unwrap_or(0),
         stored_delta: record.stored_delta.values().copied().max().unwrap_or(0),
-        owed: record.stored_delta.keys().copied().filter(|key| !repositories.contains(key)).collect(),
+        owed: record
+            .stored_delta
+            .keys()
+            .copied()
+            .filter(|key| !repositories.contains(key))
+            .collect(),
         repositories,
         annotations: record.annotations.clone(),
         program: record.program.clone(),

@@ -24,9 +24,12 @@ impl Node {
             }
             Err(failure) => {
                 self.report_bad(object, &failure.bad).await;
-                let error = Failure::new(code::REPO_INVALID, format!("{object} cannot be read from any repository"))
-                    .because(&failure)
-                    .remedy("'pgmesh check' and 'pgmesh verify' say what is wrong with which repository");
+                let error = Failure::new(
+                    code::REPO_INVALID,
+                    format!("{object} cannot be read from any repository"),
+                )
+                .because(&failure)
+                .remedy("'pgmesh check' and 'pgmesh verify' say what is wrong with which repository");
                 Err(if failure.hopeless { error } else { error.again() })
             }
         }
@@ -41,7 +44,11 @@ impl Node {
                 repo,
                 object: object.clone(),
                 generation,
-                reason: if replica.missing { DebtReason::Missing } else { DebtReason::Damaged },
+                reason: if replica.missing {
+                    DebtReason::Missing
+                } else {
+                    DebtReason::Damaged
+                },
                 what: replica.what.clone(),
             };
             if let Err(error) = self.catalog.propose(self.actor(), command).await {
@@ -66,16 +73,26 @@ impl Node {
         let known = known.ok_or_else(unknown)?;
         let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
         let source = self.read_known(&object, &known, &avoid).await?;
-        let reply = ChunkReply { payload: source.payload.head(), repo: source.repo.get() };
+        let reply = ChunkReply {
+            payload: source.payload.head(),
+            repo: source.repo.get(),
+        };
         Ok((reply, source.payload.bytes))
     }
 
     /// Reads a backup's manifest.
     pub async fn get_manifest(&self, get: GetManifest) -> Result<(PayloadHead, Bytes), Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let object = ObjectRef::Manifest { stanza: get.stanza.clone(), label: get.label.clone() };
-        let known = refs::known(&view, &object)?
-            .ok_or_else(|| Failure::from(Refusal::UnknownBackup { stanza: get.stanza, label: get.label }))?;
+        let object = ObjectRef::Manifest {
+            stanza: get.stanza.clone(),
+            label: get.label.clone(),
+        };
+        let known = refs::known(&view, &object)?.ok_or_else(|| {
+            Failure::from(Refusal::UnknownBackup {
+                stanza: get.stanza,
+                label: get.label,
+            })
+        })?;
         let source = self.read_known(&object, &known, &[]).await?;
         Ok((source.payload.head(), source.payload.bytes))
     }

@@ -32,7 +32,11 @@ impl Node {
                 let mut entries: BTreeMap<String, Option<u64>> = BTreeMap::new();
                 let mut objects = repository.list(&prefix);
                 while let Some(object) = objects.try_next().await? {
-                    let below = object.path.strip_prefix(&prefix).unwrap_or(&object.path).trim_start_matches('/');
+                    let below = object
+                        .path
+                        .strip_prefix(&prefix)
+                        .unwrap_or(&object.path)
+                        .trim_start_matches('/');
                     match below.split_once('/') {
                         Some((folder, _)) if !recurse => entries.insert(format!("{folder}/"), None),
                         _ => entries.insert(below.to_owned(), Some(object.length)),
@@ -45,7 +49,10 @@ impl Node {
             })
             .await
             .map_err(|error| unreadable(list.repo, &path, &error))?;
-        Ok(entries.into_iter().map(|(name, size)| RepositoryObject { name, size }).collect())
+        Ok(entries
+            .into_iter()
+            .map(|(name, size)| RepositoryObject { name, size })
+            .collect())
     }
 
     /// Reads an object: checked, decrypted and decompressed.
@@ -57,8 +64,11 @@ impl Node {
             .request(|repository| async move { repository.get_by_path(&wanted).await })
             .await
             .map_err(|error| unreadable(read.repo, &path, &error))?;
-        let payload =
-            Payload { codec: Codec::None, bytes: checked.plain, ..checked.payload };
+        let payload = Payload {
+            codec: Codec::None,
+            bytes: checked.plain,
+            ..checked.payload
+        };
         Ok((payload.head(), payload.bytes))
     }
 

@@ -7,7 +7,9 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_raft::command::Cluster;
 use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
-use pgmesh_storage::{MANIFEST_FORMAT, ArchiveId, Codec, DbId, Generation, ObjectName, Payload, RepoKey, StanzaInfo, StanzaName};
+use pgmesh_storage::{
+    ArchiveId, Codec, DbId, Generation, MANIFEST_FORMAT, ObjectName, Payload, RepoKey, StanzaInfo, StanzaName,
+};
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
@@ -23,8 +25,9 @@ impl Node {
     /// Starts a new database id after pg_upgrade.
     pub async fn upgrade_stanza(&self, actor: &str, create: CreateStanza) -> Result<NewStanza, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let record =
-            view.stanza(&create.stanza)?.ok_or_else(|| Failure::from(Refusal::UnknownStanza(create.stanza.clone())))?;
+        let record = view
+            .stanza(&create.stanza)?
+            .ok_or_else(|| Failure::from(Refusal::UnknownStanza(create.stanza.clone())))?;
         let database = current(&record, &create.stanza)?;
         if (database.system_id, database.version) == (create.system_id, create.version) {
             return self.confirm(actor, &create, &record, &database).await;
@@ -58,9 +61,25 @@ impl Node {
             };
             self.catalog.propose(actor, command).await?;
         }
-        let durable: Vec<u16> = database.info.replicas.iter().map(|replica| replica.repo.get()).collect();
-        let owed = self.repositories.keys().iter().map(|key| key.get()).filter(|key| !durable.contains(key)).collect();
-        Ok(NewStanza { archive_id: database.archive_id(), already: true, durable, owed })
+        let durable: Vec<u16> = database
+            .info
+            .replicas
+            .iter()
+            .map(|replica| replica.repo.get())
+            .collect();
+        let owed = self
+            .repositories
+            .keys()
+            .iter()
+            .map(|key| key.get())
+            .filter(|key| !durable.contains(key))
+            .collect();
+        Ok(NewStanza {
+            archive_id: database.archive_id(),
+            already: true,
+            durable,
+            owed,
+        })
     }
 
     async fn add_database(
@@ -71,19 +90,38 @@ impl Node {
         upgrade: bool,
     ) -> Result<NewStanza, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let archive_id = ArchiveId { db: id, version: create.version };
+        let archive_id = ArchiveId {
+            db: id,
+            version: create.version,
+        };
         let payload = self.describe(create, archive_id)?;
-        let object = ObjectRef::StanzaInfo { stanza: create.stanza.clone(), db: id };
+        let object = ObjectRef::StanzaInfo {
+            stanza: create.stanza.clone(),
+            db: id,
+        };
         // A stanza of this name may have been deleted a moment ago: its objects' names are not free yet.
         let generation = view.generation_for(&object)?;
-        let targets: Vec<(RepoKey, Generation)> =
-            refs::targets(&view)?.into_iter().map(|(key, _)| (key, generation)).collect();
+        let targets: Vec<(RepoKey, Generation)> = refs::targets(&view)?
+            .into_iter()
+            .map(|(key, _)| (key, generation))
+            .collect();
         let ack = effective_ack(self.settings.backup_ack, targets.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))?;
-        let name = ObjectName::StanzaInfo { stanza: create.stanza.clone(), archive_id, digest: payload.digest };
+        let name = ObjectName::StanzaInfo {
+            stanza: create.stanza.clone(),
+            archive_id,
+            digest: payload.digest,
+        };
         let mut outcome = self.repositories.write(&name, &payload, &targets, ack, None).await?;
-        let info = stored_object(&payload, outcome.durable.iter().map(|written| written.replica).collect());
-        match self.catalog.propose(actor, database_command(create, info, upgrade)).await? {
+        let info = stored_object(
+            &payload,
+            outcome.durable.iter().map(|written| written.replica).collect(),
+        );
+        match self
+            .catalog
+            .propose(actor, database_command(create, info, upgrade))
+            .await?
+        {
             Reply::Database(db) if db == id => {}
             other => return Err(unexpected(&other)),
         }
@@ -91,7 +129,11 @@ impl Node {
         Ok(NewStanza {
             archive_id,
             already: false,
-            durable: outcome.durable.iter().map(|written| written.replica.repo.get()).collect(),
+            durable: outcome
+                .durable
+                .iter()
+                .map(|written| written.replica.repo.get())
+                .collect(),
             owed: outcome.owed.iter().map(|key| key.get()).collect(),
         })
     }
@@ -119,11 +161,17 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let stanzas = match set.stanza {
             Some(stanza) => vec![stanza],
-            None => view.stanzas(None).map(|row| row.map(|(name, _)| name)).collect::<Result<Vec<_>, _>>()?,
+            None => view
+                .stanzas(None)
+                .map(|row| row.map(|(name, _)| name))
+                .collect::<Result<Vec<_>, _>>()?,
         };
         for stanza in stanzas {
             let command = match &set.stopped {
-                Some(reason) => Command::StopStanza { stanza, reason: reason.clone() },
+                Some(reason) => Command::StopStanza {
+                    stanza,
+                    reason: reason.clone(),
+                },
                 None => Command::StartStanza { stanza },
             };
             self.catalog.propose(actor, command).await?;
@@ -133,8 +181,21 @@ impl Node {
 
     /// Sets annotations of a backup.
     pub async fn annotate(&self, actor: &str, annotate: AnnotateBackup) -> Result<(), Failure> {
-        let AnnotateBackup { stanza, label, annotations } = annotate;
-        self.catalog.propose(actor, Command::Annotate { stanza, label, annotations }).await?;
+        let AnnotateBackup {
+            stanza,
+            label,
+            annotations,
+        } = annotate;
+        self.catalog
+            .propose(
+                actor,
+                Command::Annotate {
+                    stanza,
+                    label,
+                    annotations,
+                },
+            )
+            .await?;
         Ok(())
     }
 
@@ -143,7 +204,10 @@ impl Node {
     pub async fn delete_stanza(&self, actor: &str, stanza: StanzaName, force: bool) -> Result<u64, Failure> {
         if force {
             let reason = "it is being deleted".to_owned();
-            let command = Command::StopStanza { stanza: stanza.clone(), reason };
+            let command = Command::StopStanza {
+                stanza: stanza.clone(),
+                reason,
+            };
             match self.catalog.propose(actor, command).await {
                 // A deletion that was interrupted goes on.
                 Ok(_) | Err(pgmesh_raft::CatalogError::Refused(Refusal::StanzaDeleting(_))) => {}
@@ -182,8 +246,10 @@ fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Database, Failu
     if record.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
     }
-    record
-        .current()
-        .cloned()
-        .ok_or_else(|| Failure::new(code::FORMAT, format!("the catalog's record of stanza {stanza} names no database")))
+    record.current().cloned().ok_or_else(|| {
+        Failure::new(
+            code::FORMAT,
+            format!("the catalog's record of stanza {stanza} names no database"),
+        )
+    })
 }

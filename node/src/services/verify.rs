@@ -51,8 +51,14 @@ impl Node {
 
     async fn run_verify(&self, request: VerifyRequest, sink: VerifySink) -> Result<VerifySummary, Failure> {
         let holder = format!("node {}: verify", self.name);
-        let _session =
-            OpenSession::open(&self.catalog, &self.name, SessionKind::Verify, request.stanza.clone(), holder).await?;
+        let _session = OpenSession::open(
+            &self.catalog,
+            &self.name,
+            SessionKind::Verify,
+            request.stanza.clone(),
+            holder,
+        )
+        .await?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         if let Some(stanza) = &request.stanza
             && view.stanza(stanza)?.is_none()
@@ -66,7 +72,10 @@ impl Node {
             .cloned()
             .collect();
         if slots.is_empty() {
-            return Err(Failure::new(code::REPO_INVALID, "this node's file declares no such repository"));
+            return Err(Failure::new(
+                code::REPO_INVALID,
+                "this node's file declares no such repository",
+            ));
         }
         let mut verification = Verification {
             node: self,
@@ -91,8 +100,13 @@ impl Node {
         stanza: &StanzaName,
         label: &BackupLabel,
     ) -> Result<Option<ManifestRoot>, Failure> {
-        let object = ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() };
-        let Some(known) = refs::known(view, &object)? else { return Ok(None) };
+        let object = ObjectRef::Manifest {
+            stanza: stanza.clone(),
+            label: label.clone(),
+        };
+        let Some(known) = refs::known(view, &object)? else {
+            return Ok(None);
+        };
         let source = self.read_known(&object, &known, &[]).await?;
         let plain = source
             .payload
@@ -110,7 +124,10 @@ impl Verification<'_> {
     }
 
     async fn tell(&self, event: VerifyEvent) -> Result<(), Failure> {
-        self.sink.send(event).await.map_err(|_| Failure::new(code::RUNTIME, "whoever asked for the verification has gone"))
+        self.sink
+            .send(event)
+            .await
+            .map_err(|_| Failure::new(code::RUNTIME, "whoever asked for the verification has gone"))
     }
 
     /// Reads every object of one repository (invariant 6), and says which known ones are not there.
@@ -157,7 +174,11 @@ impl Verification<'_> {
     fn folders(&self) -> Vec<String> {
         match &self.request.stanza {
             None => vec![String::new()],
-            Some(stanza) => vec![pgmesh_storage::prefix::stanza(stanza), "chunk".to_owned(), "pgmesh.key".to_owned()],
+            Some(stanza) => vec![
+                pgmesh_storage::prefix::stanza(stanza),
+                "chunk".to_owned(),
+                "pgmesh.key".to_owned(),
+            ],
         }
     }
 
@@ -244,7 +265,10 @@ impl Verification<'_> {
     async fn missing(&mut self, view: &View, repo: RepoKey, repository: &Repository) -> Result<(), Failure> {
         let mut after: Option<Digest> = None;
         loop {
-            let page = view.all_chunks(after.as_ref()).take(1024).collect::<Result<Vec<_>, _>>()?;
+            let page = view
+                .all_chunks(after.as_ref())
+                .take(1024)
+                .collect::<Result<Vec<_>, _>>()?;
             let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (digest, record) in page {
@@ -252,24 +276,37 @@ impl Verification<'_> {
                     continue;
                 }
                 let object = ObjectRef::Chunk(digest);
-                self.check_present(view, repo, repository, object, &record.replicas).await?;
+                self.check_present(view, repo, repository, object, &record.replicas)
+                    .await?;
             }
         }
         for (stanza, record) in self.stanza_rows(view)? {
             for database in &record.databases {
-                let object = ObjectRef::StanzaInfo { stanza: stanza.clone(), db: database.id };
-                self.check_present(view, repo, repository, object, &database.info.replicas).await?;
+                let object = ObjectRef::StanzaInfo {
+                    stanza: stanza.clone(),
+                    db: database.id,
+                };
+                self.check_present(view, repo, repository, object, &database.info.replicas)
+                    .await?;
                 for row in view.segments(&stanza, database.id, None) {
                     let (file, segment) = row?;
-                    let object =
-                        ObjectRef::Segment { stanza: stanza.clone(), db: database.id, file };
-                    self.check_present(view, repo, repository, object, &segment.object.replicas).await?;
+                    let object = ObjectRef::Segment {
+                        stanza: stanza.clone(),
+                        db: database.id,
+                        file,
+                    };
+                    self.check_present(view, repo, repository, object, &segment.object.replicas)
+                        .await?;
                 }
             }
             for row in view.backups(&stanza, None) {
                 let (label, backup) = row?;
-                let object = ObjectRef::Manifest { stanza: stanza.clone(), label };
-                self.check_present(view, repo, repository, object, &backup.manifest.replicas).await?;
+                let object = ObjectRef::Manifest {
+                    stanza: stanza.clone(),
+                    label,
+                };
+                self.check_present(view, repo, repository, object, &backup.manifest.replicas)
+                    .await?;
             }
         }
         Ok(())
@@ -284,9 +321,12 @@ impl Verification<'_> {
         object: ObjectRef,
         replicas: &[Replica],
     ) -> Result<(), Failure> {
-        let Some(known) = refs::known(view, &object)? else { return Ok(()) };
+        let Some(known) = refs::known(view, &object)? else {
+            return Ok(());
+        };
         let Some(replica) = replicas.iter().find(|replica| replica.repo == repo) else {
-            return self.lost(repo, &object, replicas).await;
+            let path = repository.path_of(&known.name, Generation::FIRST).to_string();
+            return self.lost(repo, &object, path, replicas).await;
         };
         let path = repository.path_of(&known.name, replica.generation).to_string();
         if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
@@ -317,23 +357,38 @@ impl Verification<'_> {
     }
 
     /// An object that no repository has in good order any more; said once, for the first repository.
-    async fn lost(&mut self, repo: RepoKey, object: &ObjectRef, replicas: &[Replica]) -> Result<(), Failure> {
+    async fn lost(
+        &mut self,
+        repo: RepoKey,
+        object: &ObjectRef,
+        path: String,
+        replicas: &[Replica],
+    ) -> Result<(), Failure> {
         let first = self.node.repositories.keys().first().copied();
         if !replicas.is_empty() || first != Some(repo) {
             return Ok(());
         }
         self.found(Finding {
             kind: FindingKind::Missing,
-            repo: None,
+            repo: Some(repo.get()),
             stanza: stanza_of(object),
-            subject: object.to_string(),
-            what: "no repository has a good replica of it".to_owned(),
+            subject: path,
+            what: format!("no repository has a good replica of {object}"),
         })
         .await
     }
 
     async fn report(&self, object: &ObjectRef, replica: Replica, missing: bool, what: &str) {
-        self.node.report_bad(object, &[BadReplica { replica, missing, what: what.to_owned() }]).await;
+        self.node
+            .report_bad(
+                object,
+                &[BadReplica {
+                    replica,
+                    missing,
+                    what: what.to_owned(),
+                }],
+            )
+            .await;
     }
 
     fn stanza_rows(&self, view: &View) -> Result<Vec<(StanzaName, StanzaRecord)>, Failure> {
@@ -378,7 +433,10 @@ impl Verification<'_> {
         slots: &[Arc<Slot>],
     ) -> Result<(), Failure> {
         let mut broken: BTreeMap<RepoKey, Vec<String>> = BTreeMap::new();
-        let object = ObjectRef::Manifest { stanza: stanza.clone(), label: label.clone() };
+        let object = ObjectRef::Manifest {
+            stanza: stanza.clone(),
+            label: label.clone(),
+        };
         self.hold_against(&object, slots, &mut broken)?;
         match self.node.manifest_root(view, stanza, label).await {
             Ok(Some(root)) => {
@@ -429,18 +487,29 @@ impl Verification<'_> {
         for slot in slots {
             let repo = slot.key;
             let Some(known) = &known else {
-                broken.entry(repo).or_default().push(format!("{object} is not in the catalog"));
+                broken
+                    .entry(repo)
+                    .or_default()
+                    .push(format!("{object} is not in the catalog"));
                 continue;
             };
             if lost {
-                broken.entry(repo).or_default().push(format!("{object} has no good replica anywhere"));
+                broken
+                    .entry(repo)
+                    .or_default()
+                    .push(format!("{object} has no good replica anywhere"));
                 continue;
             }
-            if now.debt(repo, object)?.is_some_and(|debt| debt.reason != DebtReason::Owed) {
+            if now
+                .debt(repo, object)?
+                .is_some_and(|debt| debt.reason != DebtReason::Owed)
+            {
                 broken.entry(repo).or_default().push(object.to_string());
                 continue;
             }
-            let Some(replica) = known.replicas.iter().find(|replica| replica.repo == repo) else { continue };
+            let Some(replica) = known.replicas.iter().find(|replica| replica.repo == repo) else {
+                continue;
+            };
             let Some(repository) = slot.repository() else { continue };
             let path = repository.path_of(&known.name, replica.generation).to_string();
             if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
@@ -461,7 +530,9 @@ impl Verification<'_> {
                 }
             }
             for range in ranges.ranges() {
-                self.summary.archives.push(format!("{stanza} {}: {range}", database.archive_id()));
+                self.summary
+                    .archives
+                    .push(format!("{stanza} {}: {range}", database.archive_id()));
             }
             for gap in ranges.gaps() {
                 self.found(Finding {
@@ -469,7 +540,11 @@ impl Verification<'_> {
                     repo: None,
                     stanza: Some(stanza.to_string()),
                     subject: format!("{} to {}", gap.first, gap.last),
-                    what: format!("{} WAL segments are missing from archive {}: point-in-time recovery cannot cross them", gap.count, database.archive_id()),
+                    what: format!(
+                        "{} WAL segments are missing from archive {}: point-in-time recovery cannot cross them",
+                        gap.count,
+                        database.archive_id()
+                    ),
                 })
                 .await?;
             }
@@ -487,9 +562,9 @@ fn broken_everywhere(broken: &mut BTreeMap<RepoKey, Vec<String>>, slots: &[Arc<S
 fn stanza_of(object: &ObjectRef) -> Option<String> {
     match object {
         ObjectRef::Chunk(_) => None,
-        ObjectRef::Segment { stanza, .. } | ObjectRef::Manifest { stanza, .. } | ObjectRef::StanzaInfo { stanza, .. } => {
-            Some(stanza.to_string())
-        }
+        ObjectRef::Segment { stanza, .. }
+        | ObjectRef::Manifest { stanza, .. }
+        | ObjectRef::StanzaInfo { stanza, .. } => Some(stanza.to_string()),
     }
 }
 
@@ -497,9 +572,11 @@ fn stanza_of(object: &ObjectRef) -> Option<String> {
 async fn check_object(repo: RepoKey, repository: &Repository, path: &str) -> Result<Option<ObjectName>, SlotError> {
     let store = |source| SlotError::Store { repo, source };
     match ObjectPath::parse(path).and_then(|parsed| parsed.kind()) {
-        Some(ObjectKind::Chunk | ObjectKind::Segment | ObjectKind::Manifest | ObjectKind::StanzaInfo) => {
-            repository.get_by_path(path).await.map(|(name, _)| Some(name)).map_err(store)
-        }
+        Some(ObjectKind::Chunk | ObjectKind::Segment | ObjectKind::Manifest | ObjectKind::StanzaInfo) => repository
+            .get_by_path(path)
+            .await
+            .map(|(name, _)| Some(name))
+            .map_err(store),
         None => repository.verify_path(path).await.map(|_| None).map_err(store),
     }
 }

@@ -61,14 +61,21 @@ pub const OPTIONS: &[OptionSpec] = &[
             and for `invite`, which puts it in the token.",
         "node-advertise=node1.example.com:8433",
     ),
-    new("node-buffer", Kind::Size { min: 16 << 20, max: 1 << 40 }, "memory of this node for segments and chunks under way")
-        .commands(NODE)
-        .default("160MiB")
-        .about(
-            "What does not fit waits. The node's memory is this plus about 100MiB; a single larger WAL segment is \
+    new(
+        "node-buffer",
+        Kind::Size {
+            min: 16 << 20,
+            max: 1 << 40,
+        },
+        "memory of this node for segments and chunks under way",
+    )
+    .commands(NODE)
+    .default("160MiB")
+    .about(
+        "What does not fit waits. The node's memory is this plus about 100MiB; a single larger WAL segment is \
                 let through alone.",
-            "node-buffer=160MiB",
-        ),
+        "node-buffer=160MiB",
+    ),
     new("node-region", Kind::Text, "where this host stands")
         .check(NAME, is_name)
         .about(

@@ -6,11 +6,8 @@ use pgmesh_tests::Postgres;
 
 use crate::measure::Figures;
 
-/// A backup program that is set up for the cluster of the benchmark.
+/// A backup program that is set up anew for the cluster of the benchmark, with an empty repository.
 pub trait Contestant {
-    /// Its name in the table.
-    fn name(&self) -> &'static str;
-
     /// What PostgreSQL is told to archive with.
     fn archive_command(&self) -> String;
 

@@ -1,14 +1,16 @@
 //! `make bench`: pgmesh beside Debian's pgbackrest, in one run on the same cluster: same codec and level, same cipher,
 //! same number of workers, one posix repository each. Prints wall time, CPU, peak memory and stored bytes as ratios.
 //!
-//! `BENCH_MIB` is the size of the data (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (24),
-//! `BENCH_WORKERS` the workers (2).
+//! Each round sets both up anew, with empty repositories, and takes turns in who begins. `BENCH_MIB` is the size of the data
+//! (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (16), `BENCH_WORKERS` the numbers of workers
+//! (`1,2`), `BENCH_ROUNDS` the rounds of each (3).
 #![allow(clippy::expect_used, reason = "a panic is how a benchmark fails")]
 
 mod contestant;
 mod measure;
 mod pgbackrest;
 mod pgmesh;
+mod table;
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,69 +18,108 @@ use std::path::PathBuf;
 use pgmesh_tests::{Postgres, Scratch, run_with_input, wait_for};
 
 use contestant::Contestant;
-use measure::{Figures, Table};
+use measure::Figures;
 use pgbackrest::PgBackRest;
 use pgmesh::PgMesh;
+use table::Table;
 
 /// Compresses between 2:1 and 3:1 with zst, as real tables do.
 const DATASET: &str = include_str!("dataset.sql");
 
-fn setting(name: &str, default: u32) -> u32 {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
+fn setting(name: &str, default: &str) -> Vec<u32> {
+    let text = std::env::var(name).unwrap_or_else(|_| default.to_owned());
+    let numbers = text.split(',').map(|number| number.trim().parse().ok());
+    numbers
+        .collect::<Option<_>>()
+        .unwrap_or_else(|| panic!("{name}={text}: numbers with commas between are needed"))
 }
 
 fn main() {
-    let (mebibytes, workers) = (setting("BENCH_MIB", 500), setting("BENCH_WORKERS", 2));
+    let number = |name, default| setting(name, default).into_iter().next().unwrap_or_default();
+    let (mebibytes, rounds) = (number("BENCH_MIB", "500"), number("BENCH_ROUNDS", "3"));
     let scratch = Scratch::new("bench");
     let postgres = make_cluster(&scratch, mebibytes);
-    let segments = finished_segments(&postgres, setting("BENCH_SEGMENTS", 24));
+    let segments = finished_segments(&postgres, number("BENCH_SEGMENTS", "16"));
     println!(
-        "{mebibytes} MiB of tables, {} WAL segments, zst level 3, aes-256-cbc, process-max {workers}\n",
+        "{mebibytes} MiB of tables, {} WAL segments, zst level 3, aes-256-cbc, {rounds} rounds\n",
         segments.len()
     );
-
-    let contestants: [Box<dyn Contestant>; 2] = [
-        Box::new(PgMesh::set_up(&scratch, &postgres, workers)),
-        Box::new(PgBackRest::set_up(&scratch, &postgres, workers)),
-    ];
     let mut table = Table::default();
-    for contestant in contestants {
-        let pushes: Figures = segments.iter().map(|segment| contestant.push(segment)).sum();
-        table.add(
-            "archive-push",
-            contestant.name(),
-            pushes.storing(contestant.stored_bytes()),
-        );
-
-        archive_through(&postgres, contestant.as_ref());
-        let before = contestant.stored_bytes();
-        let backup = contestant.backup();
-        table.add(
-            "full backup",
-            contestant.name(),
-            backup.storing(contestant.stored_bytes() - before),
-        );
-        postgres.archive_everything();
-
-        let mut restored = Postgres::empty(&scratch, &format!("restored-{}", contestant.name()));
-        let figures = contestant.restore(&restored);
-        table.add("full restore", contestant.name(), figures);
-        restored.start_promoted();
-        let count = |postgres: &Postgres| postgres.query("select count(*), sum(amount) from event");
-        assert_eq!(
-            count(&restored),
-            count(&postgres),
-            "what {} restored is not what was there",
-            contestant.name()
-        );
-        restored.stop();
-        fs::remove_dir_all(restored.data()).expect("removing a restored cluster");
-        postgres.set("archive_command", "");
+    for workers in setting("BENCH_WORKERS", "1,2") {
+        for round in 0..rounds {
+            let name = format!("{workers}-{round}");
+            let pairs = compete(&scratch, &postgres, &segments, &name, workers, round % 2 == 1);
+            for (operation, pair) in pairs.into_iter().enumerate() {
+                table.add(workers, operation, pair);
+            }
+        }
     }
     table.print();
+}
+
+/// One round: for each operation the figures of pgmesh and of pgbackrest.
+fn compete(
+    scratch: &Scratch,
+    postgres: &Postgres,
+    segments: &[PathBuf],
+    name: &str,
+    workers: u32,
+    second_begins: bool,
+) -> [[Figures; 2]; 3] {
+    let contestants: [Box<dyn Contestant>; 2] = [
+        Box::new(PgMesh::set_up(scratch, postgres, name, workers)),
+        Box::new(PgBackRest::set_up(scratch, postgres, name, workers)),
+    ];
+    let in_turn = |mut operation: Box<dyn FnMut(usize, &dyn Contestant) -> Figures + '_>| {
+        let mut pair = [Figures::default(); 2];
+        let order = if second_begins { [1, 0] } else { [0, 1] };
+        for index in order {
+            pair[index] = operation(index, contestants[index].as_ref());
+        }
+        pair
+    };
+    let mut pushes = [Vec::new(), Vec::new()];
+    for segment in segments {
+        let pair = in_turn(Box::new(|_, contestant| contestant.push(segment)));
+        for (all, one) in pushes.iter_mut().zip(pair) {
+            all.push(one);
+        }
+    }
+    let pushes = pushes.map(|figures| figures.into_iter().sum::<Figures>());
+    let pushes = [0, 1].map(|index| pushes[index].storing(contestants[index].stored_bytes()));
+    let backups = in_turn(Box::new(|_, contestant| {
+        archive_through(postgres, contestant);
+        let before = contestant.stored_bytes();
+        let figures = contestant.backup();
+        let figures = figures.storing(contestant.stored_bytes() - before);
+        postgres.archive_everything();
+        postgres.set("archive_command", "");
+        figures
+    }));
+    let restores = in_turn(Box::new(|index, contestant| {
+        restore(scratch, postgres, contestant, &format!("{name}-{index}"))
+    }));
+    drop(contestants);
+    for folder in ["node", "pgbackrest"] {
+        fs::remove_dir_all(scratch.join(format!("{folder}-{name}"))).ok();
+    }
+    [pushes, backups, restores]
+}
+
+/// Restores, and looks whether what was restored is what was there.
+fn restore(scratch: &Scratch, postgres: &Postgres, contestant: &dyn Contestant, name: &str) -> Figures {
+    let mut restored = Postgres::empty(scratch, &format!("restored-{name}"));
+    let figures = contestant.restore(&restored);
+    restored.start_promoted();
+    let count = |postgres: &Postgres| postgres.query("select count(*), sum(amount) from event");
+    assert_eq!(
+        count(&restored),
+        count(postgres),
+        "what was restored is not what was there"
+    );
+    restored.stop();
+    fs::remove_dir_all(restored.data()).expect("removing a restored cluster");
+    figures
 }
 
 /// A cluster with the data set, whose WAL is kept for the pushes.

@@ -1,36 +1,37 @@
-//! Figures, and the table of them.
+//! Running one command and counting all that it uses: its children's part too, and a server's.
 
-use std::fmt::Write;
+use std::fs;
 use std::iter::Sum;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use pgmesh_tests::Outcome;
+use pgmesh_tests::Process;
+use wait4::Wait4;
+
+/// How often the memory of the processes is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// `USER_HZ`, the unit of the times in `/proc`: 100 on every Linux.
+const TICK: Duration = Duration::from_millis(10);
 
 /// What an operation took.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     /// Wall time.
     pub wall: Duration,
-    /// User and system CPU time, of servers too.
-    pub cpu: Duration,
-    /// The most memory held, in bytes, of servers too.
+    /// User CPU time of all processes.
+    pub user: Duration,
+    /// System CPU time of all processes.
+    pub system: Duration,
+    /// The most memory held, in bytes: the largest sum of the peaks of the processes that were alive at one moment.
     pub memory: u64,
     /// What it added to the repository, in bytes, where it is known.
     pub stored: Option<u64>,
 }
 
 impl Figures {
-    /// What a program used by itself.
-    #[must_use]
-    pub fn of(outcome: &Outcome) -> Self {
-        Self {
-            wall: outcome.elapsed,
-            cpu: outcome.cpu,
-            memory: outcome.peak_memory,
-            stored: None,
-        }
-    }
-
     /// The same, with the bytes that were stored.
     #[must_use]
     pub fn storing(self, bytes: u64) -> Self {
@@ -46,74 +47,104 @@ impl Sum for Figures {
     fn sum<I: Iterator<Item = Self>>(figures: I) -> Self {
         figures.fold(Self::default(), |sum, one| Self {
             wall: sum.wall + one.wall,
-            cpu: sum.cpu + one.cpu,
+            user: sum.user + one.user,
+            system: sum.system + one.system,
             memory: sum.memory.max(one.memory),
             stored: None,
         })
     }
 }
 
-/// The figures of all operations, by contestant.
-#[derive(Debug, Default)]
-pub struct Table {
-    rows: Vec<(&'static str, &'static str, Figures)>,
+/// Runs a command to its end. What the processes that it starts and waits for use is counted, and what `server` uses
+/// meanwhile.
+///
+/// # Panics
+/// When it fails.
+pub fn measure(mut command: Command, server: Option<&Process>) -> Figures {
+    // What others have written is not waited for by the one that comes next.
+    rustix::fs::sync();
+    if let Some(server) = server {
+        server.reset_peak_memory();
+    }
+    let before = server.map(cpu).unwrap_or_default();
+    let began = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+    let roots: Vec<u32> = std::iter::once(child.id()).chain(server.map(Process::id)).collect();
+    let ended = AtomicBool::new(false);
+    let (usage, wall, memory) = thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch_memory(&roots, &ended));
+        let usage = child.wait4().expect("waiting for a child");
+        let wall = began.elapsed();
+        ended.store(true, Ordering::Relaxed);
+        (usage, wall, watcher.join().expect("the watching thread"))
+    });
+    assert!(usage.status.success(), "{command:?} failed: {}", usage.status);
+    let after = server.map(cpu).unwrap_or_default();
+    Figures {
+        wall,
+        user: usage.rusage.utime + (after.0 - before.0),
+        system: usage.rusage.stime + (after.1 - before.1),
+        memory,
+        stored: None,
+    }
 }
 
-impl Table {
-    /// Adds the figures of an operation.
-    pub fn add(&mut self, operation: &'static str, contestant: &'static str, figures: Figures) {
-        self.rows.push((operation, contestant, figures));
-    }
+/// User and system time that a process has used so far.
+fn cpu(process: &Process) -> (Duration, Duration) {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("reading a server's state");
+    // Behind the name, which may hold anything, the fields begin with the third; user and system time are 14 and 15.
+    let mut times = stat
+        .rsplit_once(')')
+        .map_or("", |(_, rest)| rest)
+        .split_whitespace()
+        .skip(11)
+        .map(|field| TICK * field.parse::<u32>().expect("a number of ticks"));
+    let mut next = || times.next().expect("a time in a server's state");
+    (next(), next())
+}
 
-    /// Prints each operation's figures side by side: those of the first contestant, of the second, and their ratio.
-    pub fn print(&self) {
-        println!(
-            "{:14} {:12} {:>12} {:>12} {:>7}",
-            "", "", "pgmesh", "pgbackrest", "ratio"
-        );
-        let (Some((_, first, _)), Some((_, second, _))) = (self.rows.first(), self.rows.last()) else {
-            return;
-        };
-        for (operation, _, mine) in self.rows.iter().filter(|(_, contestant, _)| contestant == first) {
-            let theirs = self
-                .rows
-                .iter()
-                .find(|(name, contestant, _)| name == operation && contestant == second);
-            let Some((_, _, theirs)) = theirs else { continue };
-            print!("{}", lines(operation, *mine, *theirs));
+/// Looks at the processes and all their descendants until `ended`: the largest sum of the peaks of those alive at once.
+fn watch_memory(roots: &[u32], ended: &AtomicBool) -> u64 {
+    let mut most = 0;
+    loop {
+        // Once more after the end, for the server.
+        let last = ended.load(Ordering::Relaxed);
+        let sum = roots.iter().map(|root| peak_of_tree(*root)).sum();
+        most = most.max(sum);
+        if last {
+            return most;
         }
-        println!(
-            "\na ratio below 1 is better for pgmesh; memory is that of client and node, and of the largest process of pgbackrest"
-        );
+        thread::sleep(LOOK);
     }
 }
 
-/// The four lines of one operation.
-#[allow(clippy::cast_precision_loss, reason = "figures for people, of three digits")]
-fn lines(operation: &str, mine: Figures, theirs: Figures) -> String {
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let rows = [
-        ("wall s", mine.wall.as_secs_f64(), theirs.wall.as_secs_f64()),
-        ("CPU s", mine.cpu.as_secs_f64(), theirs.cpu.as_secs_f64()),
-        ("memory MiB", mebibytes(mine.memory), mebibytes(theirs.memory)),
-        (
-            "stored MiB",
-            mebibytes(mine.stored.unwrap_or(0)),
-            mebibytes(theirs.stored.unwrap_or(0)),
-        ),
-    ];
-    let mut text = String::new();
-    let mut label = operation;
-    for (what, mine, theirs) in rows {
-        if theirs > 0.0 {
-            writeln!(
-                text,
-                "{label:14} {what:12} {mine:12.2} {theirs:12.2} {:7.2}",
-                mine / theirs
-            )
-            .expect("writing to a string");
-            label = "";
-        }
-    }
-    text
+/// The peaks of a process and its descendants, in bytes. Those that have gone count no more.
+fn peak_of_tree(process: u32) -> u64 {
+    let folder = format!("/proc/{process}");
+    let status = fs::read_to_string(format!("{folder}/status")).unwrap_or_default();
+    let kibibytes: u64 = status
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    let threads = fs::read_dir(format!("{folder}/task")).into_iter().flatten().flatten();
+    let children: u64 = threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok())
+        .map(|children| {
+            let numbers = children.split_whitespace().filter_map(|number| number.parse().ok());
+            numbers.map(peak_of_tree).sum::<u64>()
+        })
+        .sum();
+    kibibytes * 1024 + children
 }

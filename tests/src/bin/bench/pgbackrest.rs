@@ -6,7 +6,7 @@ use std::process::Command;
 use pgmesh_tests::{Account, Postgres, Repository, Scratch, run};
 
 use crate::contestant::Contestant;
-use crate::measure::Figures;
+use crate::measure::{Figures, measure};
 
 const PROGRAM: &str = "/usr/bin/pgbackrest";
 
@@ -20,9 +20,9 @@ pub struct PgBackRest {
 impl PgBackRest {
     /// Writes its configuration and creates its stanza.
     #[must_use]
-    pub fn set_up(scratch: &Scratch, postgres: &Postgres, workers: u32) -> Self {
+    pub fn set_up(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32) -> Self {
         let account = scratch.account();
-        let home = scratch.folder("pgbackrest");
+        let home = scratch.folder(format!("pgbackrest-{round}"));
         for folder in ["repo", "lock", "log", "spool"] {
             account.create_folder(&home.join(folder));
         }
@@ -58,10 +58,6 @@ impl PgBackRest {
 }
 
 impl Contestant for PgBackRest {
-    fn name(&self) -> &'static str {
-        "pgbackrest"
-    }
-
     fn archive_command(&self) -> String {
         format!(
             "{PROGRAM} --config={} --stanza=main archive-push %p",
@@ -70,16 +66,16 @@ impl Contestant for PgBackRest {
     }
 
     fn push(&self, segment: &Path) -> Figures {
-        Figures::of(&run(self.command(&["archive-push", &segment.display().to_string()])).ok())
+        measure(self.command(&["archive-push", &segment.display().to_string()]), None)
     }
 
     fn backup(&self) -> Figures {
-        Figures::of(&run(self.command(&["backup", "--type=full"])).ok())
+        measure(self.command(&["backup", "--type=full"]), None)
     }
 
     fn restore(&self, target: &Postgres) -> Figures {
         let path = format!("--pg1-path={}", target.data().display());
-        Figures::of(&run(self.command(&["restore", &path, "--archive-mode=off"])).ok())
+        measure(self.command(&["restore", &path, "--archive-mode=off"]), None)
     }
 
     fn stored_bytes(&self) -> u64 {

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use pgmesh_tests::{Host, Node, Outcome, Postgres, Scratch, run};
+use pgmesh_tests::{Host, Node, Postgres, Scratch};
 
 use crate::contestant::Contestant;
-use crate::measure::Figures;
+use crate::measure::{Figures, measure};
 
 /// A node with one encrypted repository, and the host of the cluster.
 pub struct PgMesh {
@@ -18,9 +18,9 @@ pub struct PgMesh {
 impl PgMesh {
     /// Starts the node and joins it.
     #[must_use]
-    pub fn set_up(scratch: &Scratch, postgres: &Postgres, workers: u32) -> Self {
-        let node = Node::builder(scratch, "alpha").repository().start();
-        let host = Host::join(scratch, "host-main", &node, postgres, "main");
+    pub fn set_up(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32) -> Self {
+        let node = Node::builder(scratch, &format!("node-{round}")).repository().start();
+        let host = Host::join(scratch, &format!("host-{round}"), &node, postgres, "main");
         host.run(&["stanza-create"]).succeeds();
         Self {
             node,
@@ -29,26 +29,13 @@ impl PgMesh {
         }
     }
 
-    /// Runs a command of the client, and adds what the node used meanwhile.
+    /// Runs a command of the client, and adds what the node uses meanwhile.
     fn measure(&self, command: Command) -> Figures {
-        let node = self.node.process();
-        node.reset_peak_memory();
-        let before = node.cpu();
-        let outcome: Outcome = run(command).ok();
-        let client = Figures::of(&outcome);
-        Figures {
-            cpu: client.cpu + (node.cpu() - before),
-            memory: client.memory + node.peak_memory(),
-            ..client
-        }
+        measure(command, Some(self.node.process()))
     }
 }
 
 impl Contestant for PgMesh {
-    fn name(&self) -> &'static str {
-        "pgmesh"
-    }
-
     fn archive_command(&self) -> String {
         self.host.archive_command()
     }
