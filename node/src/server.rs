@@ -269,8 +269,13 @@ impl Served {
             }
             Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
             Request::Join(join) => logged(stream, "join", node.join(join).await).await,
-            Request::UpdateRepository { repo } => {
-                logged(stream, "repo-update", node.update_repository(actor, repo).await).await
+            Request::UpdateRepository { repo, definition } => {
+                logged(
+                    stream,
+                    "repo-update",
+                    node.update_repository(actor, repo, &definition).await,
+                )
+                .await
             }
             other => {
                 let failure = Failure::new(code::ASSERT, format!("{} is not served here", other.name()));

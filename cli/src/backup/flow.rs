@@ -12,12 +12,15 @@ use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{BackupLabel, StanzaName};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long the mesh may take to answer that a backup was given up.
 const ABORT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the lock of a backup that was perhaps killed is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
 const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 
 /// Backs the cluster at `pg1-path` up to the mesh.
@@ -99,13 +102,29 @@ async fn begin(
         system_id: cluster.control.system_id,
         version: cluster.control.version,
         instance: cluster.instance.clone(),
+        timeline: cluster
+            .control
+            .checkpoint_timeline
+            .max(cluster.control.min_recovery_timeline),
         label: label.clone(),
         holder: format!("process {} on {}", std::process::id(), host_name()),
         backup_ack: settings.backup_ack,
     });
-    let begun: BackupBegun = mesh.call(&request).await?;
-    tracing::info!("new backup label = {label}");
-    Ok(begun)
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match mesh.call::<BackupBegun>(&request).await {
+            // A backup that was killed holds the lock until the node has noticed.
+            Err(failure) if failure.code == code::LOCK_ACQUIRE && Instant::now() < deadline => {
+                tracing::info!("{failure}; waiting, in case it was killed");
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            begun => {
+                let begun = begun?;
+                tracing::info!("new backup label = {label}");
+                return Ok(begun);
+            }
+        }
+    }
 }
 
 fn host_name() -> String {

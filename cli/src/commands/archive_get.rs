@@ -4,6 +4,7 @@
 //! cannot know it tries again, and then fails in a way that PostgreSQL does not take for the end of the archive; the
 //! dispatch turns the exit code of any such failure into one that stops recovery.
 
+use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
@@ -33,8 +34,8 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let given = Path::new(argument(config, 1, "where to put the file (%p)")?);
     let pgdata = config.pg_path();
     let destination = match pgdata {
-        Some(pgdata) if given.is_relative() => pgdata.join(given),
-        _ => given.to_owned(),
+        Some(pgdata) => resolve(given, pgdata)?,
+        None => given.to_owned(),
     };
     // The newest database of the stanza, where the data directory does not say which.
     let system_id = pgdata

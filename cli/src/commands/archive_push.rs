@@ -1,18 +1,21 @@
 //! `archive-push`: what PostgreSQL runs for each WAL file. Exits 0 only when the file is durable in `archive-ack`
 //! repositories and in the catalog (invariant 1).
 
+use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::node_file::ack;
+use bytes::Bytes;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{PushSegment, Pushed, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, PgVersion, SystemId, TimelineId, WalFileName, WalHeader, instance_fingerprint};
-use pgmesh_storage::{Codec, DigestSuite, Payload};
-use std::path::{Path, PathBuf};
+use pgmesh_storage::{Codec, Digest, Payload};
+use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::task::{JoinError, JoinHandle};
 
 /// The pause before a push is tried again; it grows.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -23,11 +26,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let given = Path::new(argument(config, 0, "the path of a WAL file (%p)")?);
     let pgdata = config.required_pg_path()?;
-    let path: PathBuf = if given.is_absolute() {
-        given.to_owned()
-    } else {
-        pgdata.join(given)
-    };
+    let path = resolve(given, &pgdata)?;
     let file = file_name(&path)?;
     let content = std::fs::read(&path).map_err(|error| {
         Failure::new(
@@ -37,10 +36,15 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         .because(error)
     })?;
     let origin = origin(config, &pgdata, file, &content)?;
+    let content = Bytes::from(content);
+    // Compressed while the connection is made and finds out what size of packet it may use.
+    let compressing = begin_compressing(config, content.clone())?;
     let mesh = Mesh::connect(config).await?;
     let suite = mesh.suite().await?;
-    let payload = pack(config, suite, &content)?;
-    drop(content);
+    let digesting = tokio::task::spawn_blocking(move || suite.digest(&content));
+    let payload = compressing.await.map_err(|error| abnormal(&error))??;
+    let digest = digesting.await.map_err(|error| abnormal(&error))?;
+    let payload = Payload { digest, ..payload };
     let request = Request::PushSegment(PushSegment {
         stanza,
         file: file.to_string(),
@@ -146,7 +150,8 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> 
     })
 }
 
-fn pack(config: &Config, suite: DigestSuite, content: &[u8]) -> Result<Payload, Failure> {
+/// Begins to compress on another thread. The payload's digest is still to be set.
+fn begin_compressing(config: &Config, content: Bytes) -> Result<JoinHandle<Result<Payload, Failure>>, Failure> {
     let codec: Codec = config
         .required_text("compress-type")?
         .parse()
@@ -154,6 +159,13 @@ fn pack(config: &Config, suite: DigestSuite, content: &[u8]) -> Result<Payload, 
     let level = config
         .optional_integer("compress-level")
         .and_then(|level| i32::try_from(level).ok());
-    Payload::pack(suite, codec, level, content)
-        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error)))
+    Ok(tokio::task::spawn_blocking(move || {
+        Payload::pack_known(Digest([0; 32]), codec, level, &content).map_err(|error| {
+            Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error))
+        })
+    }))
+}
+
+fn abnormal(error: &JoinError) -> Failure {
+    Failure::new(code::ASSERT, "compressing a WAL file ended abnormally").because(error)
 }

@@ -9,12 +9,14 @@ mod info;
 mod invite;
 mod join;
 mod node;
+mod origin;
 mod repository;
 mod restore;
 mod stanza;
 mod stop;
 mod verify;
 
+use crate::allocator;
 use crate::config::{Command, Config};
 use crate::exit::{CommandError, ExitCode};
 use crate::output;
@@ -26,6 +28,9 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Runs the command that the configuration names.
 pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
+    if config.command() == Command::NodeStart {
+        allocator::bound_memory();
+    }
     // Asked while there is one thread: the C library's time zone functions are not safe beside others.
     output::local_offset();
     let runtime = runtime(config.command())

@@ -61,7 +61,8 @@ pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
 pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
     let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
     let mesh = Mesh::connect(config).await?;
-    let changed: Vec<String> = mesh.call(&Request::UpdateRepository { repo }).await?;
+    let definition = config.repositories().remove(&repo.get()).unwrap_or_default().definition;
+    let changed: Vec<String> = mesh.call(&Request::UpdateRepository { repo, definition }).await?;
     output::print(&update_text(repo, &changed))?;
     Ok(ExitCode::Ok)
 }

@@ -83,7 +83,9 @@ pub fn database_of(path: &str) -> Option<u32> {
 /// Whether a file of a database that is left out is needed nevertheless: without them the database could not be dropped.
 pub fn is_needed_to_drop(path: &str) -> bool {
     let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-    matches!(name, "PG_VERSION" | "pg_filenode.map")
+    // Not pg_filenode.map: with it a session would go on to a zeroed system index and take the whole server down;
+    // without it connecting fails for that session alone.
+    name == "PG_VERSION"
 }
 
 #[cfg(test)]

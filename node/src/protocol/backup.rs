@@ -1,7 +1,7 @@
 //! Taking and reading backups.
 
 use super::PayloadHead;
-use pgmesh_postgres::{PgVersion, SystemId};
+use pgmesh_postgres::{PgVersion, SystemId, TimelineId};
 use pgmesh_storage::{ArchiveId, BackupLabel, Digest, DigestSuite, StanzaName};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ pub struct BeginBackup {
     pub version: PgVersion,
     /// Tells this data directory from a copy of it (invariant 12).
     pub instance: String,
+    /// The timeline that the cluster is on.
+    pub timeline: TimelineId,
     /// The label that the backup will have.
     pub label: BackupLabel,
     /// Who asks: host and process, for the message that another one gets.

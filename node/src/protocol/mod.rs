@@ -25,6 +25,7 @@ pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary
 pub use pgmesh_storage::PayloadHead;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The largest message (not body): bounds what a peer can make us allocate.
 pub const MESSAGE_LIMIT: usize = 4 << 20;
@@ -99,6 +100,8 @@ pub enum Request {
     UpdateRepository {
         /// The repository.
         repo: pgmesh_storage::RepoKey,
+        /// The definition in the asker's file, to be held against the node's.
+        definition: BTreeMap<String, String>,
     },
 }
 

@@ -39,12 +39,12 @@ impl Node {
             .remedy("check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'"));
         }
         // Invariant 12: a copy's backup would rest on the original's WAL.
-        if let Some((timeline, writer)) = stanza.writers.last_key_value()
+        if let Some(writer) = stanza.writers.get(&begin.timeline)
             && writer.instance != begin.instance
         {
             return Err(Refusal::OtherWriter {
                 stanza: begin.stanza.clone(),
-                timeline: *timeline,
+                timeline: begin.timeline,
                 known: writer.instance.clone(),
                 given: begin.instance.clone(),
             }

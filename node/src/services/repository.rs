@@ -7,7 +7,7 @@ use crate::{Failure, Node, code};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use pgmesh_raft::Command;
-use pgmesh_storage::{Codec, Payload, RepoKey};
+use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -59,6 +59,13 @@ impl Node {
     pub async fn read_repository(&self, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
         let slot = self.open_slot(read.repo)?;
         let path = read.path.trim_matches('/').to_owned();
+        if ObjectPath::parse(&path).is_none() {
+            return Err(Failure::new(
+                code::FILE_MISSING,
+                format!("repo{} can have no object {path:?}", read.repo),
+            )
+            .remedy("'pgmesh repo-ls' lists the objects there are"));
+        }
         let wanted = path.clone();
         let (_, checked) = slot
             .request(|repository| async move { repository.get_by_path(&wanted).await })
@@ -73,8 +80,23 @@ impl Node {
     }
 
     /// Makes this node's definition of a repository the mesh's. The options that changed.
-    pub async fn update_repository(&self, actor: &str, repo: RepoKey) -> Result<Vec<String>, Failure> {
+    ///
+    /// # Errors
+    /// `asked` is what the file of whoever asks says: where this node runs with something else, nothing is changed.
+    pub async fn update_repository(
+        &self,
+        actor: &str,
+        repo: RepoKey,
+        asked: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>, Failure> {
         let slot = self.open_slot(repo)?.clone();
+        if *asked != slot.settings.definition {
+            return Err(Failure::new(
+                code::CONFIG,
+                format!("this node runs with another definition of repo{repo} than the file has"),
+            )
+            .remedy("start the node again with the new file, then run repo-update"));
+        }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let record = view
             .repository(repo)?

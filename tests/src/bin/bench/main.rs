@@ -70,7 +70,7 @@ fn compete(
         Box::new(PgMesh::set_up(scratch, postgres, name, workers)),
         Box::new(PgBackRest::set_up(scratch, postgres, name, workers)),
     ];
-    let in_turn = |mut operation: Box<dyn FnMut(usize, &dyn Contestant) -> Figures + '_>| {
+    let in_turn = |operation: &mut dyn FnMut(usize, &dyn Contestant) -> Figures| {
         let mut pair = [Figures::default(); 2];
         let order = if second_begins { [1, 0] } else { [0, 1] };
         for index in order {
@@ -80,14 +80,14 @@ fn compete(
     };
     let mut pushes = [Vec::new(), Vec::new()];
     for segment in segments {
-        let pair = in_turn(Box::new(|_, contestant| contestant.push(segment)));
+        let pair = in_turn(&mut |_, contestant| contestant.push(segment));
         for (all, one) in pushes.iter_mut().zip(pair) {
             all.push(one);
         }
     }
     let pushes = pushes.map(|figures| figures.into_iter().sum::<Figures>());
     let pushes = [0, 1].map(|index| pushes[index].storing(contestants[index].stored_bytes()));
-    let backups = in_turn(Box::new(|_, contestant| {
+    let backups = in_turn(&mut |_, contestant| {
         archive_through(postgres, contestant);
         let before = contestant.stored_bytes();
         let figures = contestant.backup();
@@ -95,13 +95,15 @@ fn compete(
         postgres.archive_everything();
         postgres.set("archive_command", "");
         figures
-    }));
-    let restores = in_turn(Box::new(|index, contestant| {
-        restore(scratch, postgres, contestant, &format!("{name}-{index}"))
-    }));
+    });
+    let restores = in_turn(&mut |index, contestant| restore(scratch, postgres, contestant, &format!("{name}-{index}")));
     drop(contestants);
+    // Not earlier: for some seconds after files were removed, ext4 is slow at making new ones.
     for folder in ["node", "pgbackrest"] {
         fs::remove_dir_all(scratch.join(format!("{folder}-{name}"))).ok();
+    }
+    for index in 0..2 {
+        fs::remove_dir_all(Postgres::at(scratch, &format!("restored-{name}-{index}")).data()).ok();
     }
     [pushes, backups, restores]
 }
@@ -118,7 +120,6 @@ fn restore(scratch: &Scratch, postgres: &Postgres, contestant: &dyn Contestant, 
         "what was restored is not what was there"
     );
     restored.stop();
-    fs::remove_dir_all(restored.data()).expect("removing a restored cluster");
     figures
 }
 

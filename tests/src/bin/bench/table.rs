@@ -26,8 +26,8 @@ impl Table {
     /// Prints each operation's figures side by side: the medians of the rounds, and the median of the ratios within a round.
     pub fn print(&self) {
         println!(
-            "{:11} {:14} {:11} {:>10} {:>10} {:>7}  {}",
-            "process-max", "", "", "pgmesh", "pgbackrest", "ratio", "of each round"
+            "{:11} {:14} {:11} {:>10} {:>10} {:>7}  of each round",
+            "process-max", "", "", "pgmesh", "pgbackrest", "ratio"
         );
         for ((workers, operation), rounds) in &self.rows {
             let mut label = format!("{workers:<11} {:14}", OPERATIONS[*operation]);
