@@ -41,10 +41,11 @@ fn a_stanza_that_the_certificate_does_not_name_is_refused() {
     let forge = WalForge::new(&site.postgres);
     let file = forge.make(1).display().to_string();
     let pg1_path = format!("--pg1-path={}", site.postgres.data().display());
+    let destination = forge.path("fetched").display().to_string();
     for command in [
         vec!["archive-push", file.as_str()],
         vec!["stanza-create"],
-        vec!["archive-get", "000000010000000000000001", "x"],
+        vec!["archive-get", "000000010000000000000001", destination.as_str()],
     ] {
         let mut arguments = vec!["--stanza=other", &pg1_path];
         arguments.extend(command);
@@ -108,6 +109,35 @@ fn a_copy_of_the_cluster_cannot_write_into_its_stanza() {
         "nothing of it was archived"
     );
     site.host.push(&forge.make(2)).succeeds();
+}
+
+#[test]
+fn a_copy_with_the_originals_configuration_cannot_push_the_originals_segments() {
+    let mut site = Site::without_archiving("copied", 1, 1);
+    site.postgres.stop();
+    let copy = Postgres::at(&site.scratch, "copy");
+    let mut command = site.scratch.account().command("/bin/cp", site.scratch.path());
+    command.arg("--archive").arg(site.postgres.data()).arg(copy.data());
+    run(command).succeeds();
+    site.postgres.start();
+    let segment = fs::read_dir(site.postgres.data().join("pg_wal"))
+        .expect("the WAL folder")
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .find(|name| name.len() == 24)
+        .expect("a segment that is being written");
+    // As the copy's PostgreSQL would run it: %p is relative, the working directory is the copy's.
+    let mut push = site.host.command(&["archive-push"]);
+    push.arg(format!("pg_wal/{segment}")).current_dir(copy.data());
+    run(push).fails(&[58], &["pg1-path"]);
+    // The same with the whole path.
+    let path = copy.data().join("pg_wal").join(&segment).display().to_string();
+    site.host.run(&["archive-push", &path]).fails(&[58], &["pg1-path"]);
+    let fetched = site.scratch.join("fetched");
+    assert_eq!(
+        site.host.get(&segment, &fetched).code(),
+        Some(1),
+        "nothing was archived"
+    );
 }
 
 #[test]
