@@ -96,6 +96,11 @@ fn lock(layout: &crate::Layout) -> Result<File, Failure> {
     }
 }
 
+/// Memory that an answer takes until it is sent: as it was stored, and decrypted. A segment is 16 MiB unless a cluster
+/// was made with larger ones.
+const SEGMENT_READ: u64 = 32 << 20;
+const CHUNK_READ: u64 = 2 << 20;
+
 /// What one connection holds: sessions that end with it.
 struct Served {
     node: Arc<Node>,
@@ -196,7 +201,10 @@ impl Served {
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 logged(stream, "archive-push", node.push_segment(actor, push, body, held).await).await
             }
-            Request::GetSegment(get) => reply_with_body(stream, node.get_segment(get).await).await,
+            Request::GetSegment(get) => {
+                let _held = node.budget.hold(SEGMENT_READ).await;
+                reply_with_body(stream, node.get_segment(get).await).await
+            }
             Request::BeginBackup(begin) => {
                 let begun = node.begin_backup(actor, begin).await;
                 if let Ok(begun) = &begun {
@@ -213,7 +221,12 @@ impl Served {
                     return reply::<u64>(stream, Err(failure)).await;
                 }
                 let copies = 1 + node.repositories.keys().len() as u64;
-                let held = Arc::new(node.budget.hold(put.payload.length.saturating_mul(copies)).await);
+                let memory = put
+                    .payload
+                    .length
+                    .saturating_mul(copies)
+                    .saturating_add(put.payload.plain_length);
+                let held = Arc::new(node.budget.hold(memory).await);
                 let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
                 reply(stream, node.put_chunk(put, body, held).await).await
             }
@@ -237,6 +250,7 @@ impl Served {
                 reply_with_body(stream, read).await
             }
             Request::GetChunk(get) => {
+                let _held = node.budget.hold(CHUNK_READ).await;
                 let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
