@@ -1,5 +1,6 @@
 //! How the program ends: exit codes and the errors that a user reads.
 
+pub use pgmesh_node::failure::chain;
 use std::error::Error;
 use std::fmt;
 
@@ -227,21 +228,6 @@ impl fmt::Display for CommandError {
 }
 
 impl Error for CommandError {}
-
-/// An error and its sources in one line, each said once (many libraries repeat the source in their own text).
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let said = inner.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = inner.source();
-    }
-    text
-}
 
 /// Turns a library's error into a [`CommandError`] at the place that knows what was being done.
 pub trait OrExit<T> {
