@@ -20,6 +20,7 @@ mod dispatch;
 pub mod exit;
 mod failed;
 pub mod help;
+mod host;
 pub mod logging;
 mod manual;
 pub mod mesh;

@@ -107,7 +107,7 @@ async fn begin(
             .checkpoint_timeline
             .max(cluster.control.min_recovery_timeline),
         label: label.clone(),
-        holder: format!("process {} on {}", std::process::id(), host_name()),
+        holder: format!("process {} on {}", std::process::id(), crate::host::name_for_people()),
         backup_ack: settings.backup_ack,
     });
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -124,16 +124,6 @@ async fn begin(
                 return Ok(begun);
             }
         }
-    }
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() {
-        "a PostgreSQL host".to_owned()
-    } else {
-        name.to_owned()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::output;
 use crate::pg::{OpenCluster, open_cluster, read_cluster_files};
 use pgmesh_node::Failure;
 use pgmesh_node::protocol::{CreateStanza, MeshInfo, NewStanza, Request};
+use pgmesh_storage::StanzaName;
 
 /// Creates the stanza for the cluster at `pg1-path`.
 pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
@@ -20,12 +21,7 @@ pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
     } else {
         "created"
     };
-    output::print(&format!(
-        "stanza {stanza} {verb}: archive {}{}",
-        new.archive_id,
-        owed(&new)
-    ))?;
-    Ok(ExitCode::Ok)
+    tell(&stanza, verb, &new)
 }
 
 /// Starts a new database id after pg_upgrade.
@@ -35,12 +31,7 @@ pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = upgrade.stanza.clone();
     let new: NewStanza = mesh.call(&Request::UpgradeStanza(upgrade)).await?;
     let verb = if new.already { "is up to date" } else { "upgraded" };
-    output::print(&format!(
-        "stanza {stanza} {verb}: archive {}{}",
-        new.archive_id,
-        owed(&new)
-    ))?;
-    Ok(ExitCode::Ok)
+    tell(&stanza, verb, &new)
 }
 
 /// Deletes the stanza with everything in it.
@@ -54,6 +45,15 @@ pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
     let objects: u64 = mesh.call(&request).await?;
     output::print(&format!(
         "stanza {stanza} deleted: {objects} objects removed; chunks that nothing else needs follow"
+    ))?;
+    Ok(ExitCode::Ok)
+}
+
+fn tell(stanza: &StanzaName, verb: &str, new: &NewStanza) -> Result<ExitCode, Failure> {
+    output::print(&format!(
+        "stanza {stanza} {verb}: archive {}{}",
+        new.archive_id,
+        owed(new)
     ))?;
     Ok(ExitCode::Ok)
 }

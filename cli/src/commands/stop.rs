@@ -17,7 +17,7 @@ pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {
     }
     let reason = format!(
         "'pgmesh stop' was called on {} at {}",
-        host_name(),
+        crate::host::name_for_people(),
         timestamp(now_unix())
     );
     set(config, Some(reason)).await
@@ -39,14 +39,4 @@ async fn set(config: &Config, stopped: Option<String>) -> Result<ExitCode, Failu
         .await?;
     tracing::info!("{subject} is {state}");
     Ok(ExitCode::Ok)
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() {
-        "a PostgreSQL host".to_owned()
-    } else {
-        name.to_owned()
-    }
 }

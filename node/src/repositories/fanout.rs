@@ -34,6 +34,18 @@ pub struct WriteOutcome {
     pub late: Late,
 }
 
+impl WriteOutcome {
+    /// The repositories that have it, by number.
+    pub fn durable_numbers(&self) -> Vec<u16> {
+        self.durable.iter().map(|written| written.replica.repo.get()).collect()
+    }
+
+    /// The repositories that do not have it yet, by number.
+    pub fn owed_numbers(&self) -> Vec<u16> {
+        self.owed.iter().map(|key| key.get()).collect()
+    }
+}
+
 /// Writes still under way after the acknowledgement. Dropping it lets them run to their end unobserved.
 pub struct Late {
     tasks: JoinSet<(RepoKey, Result<Written, SlotError>)>,

@@ -220,12 +220,8 @@ impl Node {
                     self.settle(object, payload.digest, &mut outcome);
                     self.end_session(actor, session, "the backup is committed").await;
                     return Ok(CommittedBackup::Committed {
-                        durable: outcome
-                            .durable
-                            .iter()
-                            .map(|written| written.replica.repo.get())
-                            .collect(),
-                        owed: outcome.owed.iter().map(|key| key.get()).collect(),
+                        durable: outcome.durable_numbers(),
+                        owed: outcome.owed_numbers(),
                     });
                 }
                 Err(CatalogError::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}

@@ -129,12 +129,8 @@ impl Node {
         Ok(NewStanza {
             archive_id,
             already: false,
-            durable: outcome
-                .durable
-                .iter()
-                .map(|written| written.replica.repo.get())
-                .collect(),
-            owed: outcome.owed.iter().map(|key| key.get()).collect(),
+            durable: outcome.durable_numbers(),
+            owed: outcome.owed_numbers(),
         })
     }
 

@@ -1,0 +1,13 @@
+//! This machine's name.
+
+/// What the machine calls itself; `None` where it has no name.
+pub fn name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// The same, in words for people: who holds a lock, who stopped a stanza.
+pub fn name_for_people() -> String {
+    name().unwrap_or_else(|| "a PostgreSQL host".to_owned())
+}
