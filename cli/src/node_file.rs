@@ -21,6 +21,10 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
         archive_ack: ack(config, "archive-ack"),
         backup_ack: ack(config, "backup-ack"),
         io_timeout: config.duration("io-timeout"),
+        seeds: config.list("mesh-node").to_vec(),
+        routes: BTreeMap::new(),
+        voters: 5,
+        repair_rate: None,
         buffer: config.size("node-buffer"),
     })
 }

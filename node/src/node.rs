@@ -4,6 +4,7 @@ use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::failure::chain;
+use crate::protocol::NodeAddress;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
 use crate::sessions::SharedSession;
@@ -116,6 +117,20 @@ impl Node {
     /// The mesh's identity.
     pub fn mesh_id(&self) -> &str {
         &self.mesh.mesh_id
+    }
+
+    /// All nodes, for clients to remember.
+    pub(crate) fn addresses(&self) -> Vec<NodeAddress> {
+        let nodes = self.catalog.view().nodes().unwrap_or_default();
+        nodes
+            .into_iter()
+            .map(|(name, record)| NodeAddress {
+                name: name.to_string(),
+                region: record.region,
+                addresses: record.advertise,
+                serves: true,
+            })
+            .collect()
     }
 
     /// This node in the audit trail.

@@ -186,6 +186,8 @@ impl Served {
                 let facts = MeshFacts {
                     mesh_id: node.mesh_id().to_owned(),
                     suite: node.suite(),
+                    node: node.name.to_string(),
+                    nodes: node.addresses(),
                 };
                 reply(stream, Ok(facts)).await
             }

@@ -27,6 +27,15 @@ pub struct NodeSettings {
     pub backup_ack: Option<u16>,
     /// `io-timeout`: how long one request to a repository may take.
     pub io_timeout: Duration,
+    /// `mesh-node`: where other nodes are looked for, besides what the catalog says, when this node starts.
+    pub seeds: Vec<String>,
+    /// `mesh-route`: the address at which this node reaches another, by name, where that is not what the other
+    /// advertises (address translation, tunnels).
+    pub routes: BTreeMap<String, String>,
+    /// `mesh-voters`: how many nodes vote at most; odd.
+    pub voters: usize,
+    /// `repair-rate`: bytes a second that repairs may write to one repository; unlimited where it is not set.
+    pub repair_rate: Option<u64>,
     /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
     pub buffer: u64,
 }

@@ -43,6 +43,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         secret: token.secret.clone(),
         csr,
         name: host_name(),
+        node: None,
     };
     let accepted = redeem(&connection, join).await?;
     let identity = request

@@ -116,7 +116,7 @@ pub struct ReadRepository {
 /// Asks for a join token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateInvite {
-    /// `client` or `admin`.
+    /// `client`, `admin` or `node`.
     pub role: String,
     /// The stanzas of a client.
     pub stanzas: Vec<StanzaName>,
@@ -152,8 +152,10 @@ pub struct JoinRequest {
     pub secret: TokenSecret,
     /// The new identity's certificate signing request, DER.
     pub csr: Vec<u8>,
-    /// What the new identity is called: the host's name.
+    /// What the new identity is called: the host's name, or the node's.
     pub name: String,
+    /// What the mesh should know of a new node; a node's token is redeemed with it, others without.
+    pub node: Option<super::NewNode>,
 }
 
 impl std::fmt::Debug for JoinRequest {
@@ -174,4 +176,6 @@ pub struct JoinAccepted {
     pub ca: Vec<u8>,
     /// Addresses of the mesh's nodes.
     pub nodes: Vec<String>,
+    /// What a new node has become.
+    pub node: Option<super::JoinedNode>,
 }

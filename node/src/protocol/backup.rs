@@ -29,7 +29,7 @@ pub struct BeginBackup {
 /// An open backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupBegun {
-    /// The session; it ends with the commit, an abort, or the loss of the connection.
+    /// The session; it ends with the commit, an abort, or when nobody has gone on with it for a while.
     pub session: u64,
     /// How digests are made.
     pub suite: DigestSuite,
@@ -41,6 +41,21 @@ pub struct BackupBegun {
     pub backup_ack: u16,
     /// The newest backup before this one.
     pub prior: Option<BackupLabel>,
+    /// Proves to any node that the session is the bearer's; a secret of the session.
+    pub resume_key: [u8; 16],
+}
+
+/// Goes on with an open backup on a new connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResumeBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The session of [`BackupBegun`].
+    pub session: u64,
+    /// The key of [`BackupBegun`]: who has it is the holder.
+    pub resume_key: [u8; 16],
+    /// How many repositories must have everything before the commit, as [`BackupBegun`] said.
+    pub backup_ack: u16,
 }
 
 /// Which chunks are known?

@@ -9,6 +9,8 @@ mod admin;
 mod archive;
 mod backup;
 mod info;
+mod mesh;
+mod peer;
 mod verify;
 
 pub use admin::{
@@ -18,8 +20,17 @@ pub use admin::{
 pub use archive::{GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
     BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, PutChunk, QueryChunks,
+    ResumeBackup,
 };
 pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo, StanzaInfo};
+pub use mesh::{
+    MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RenewCertificate, RepositoryStatus,
+    SyncEvent,
+};
+pub use peer::{
+    Announce, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
+    StoreTarget, Stored,
+};
 pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 
 pub use pgmesh_storage::PayloadHead;
@@ -53,6 +64,9 @@ pub enum Request {
     PutChunk(PutChunk),
     /// Writes the manifest and commits the backup; the manifest's payload follows. Reply: [`CommittedBackup`].
     CommitBackup(CommitBackup),
+    /// Goes on with a backup session that was begun through another connection, perhaps to another node, which is gone.
+    /// Reply: `()`.
+    ResumeBackup(ResumeBackup),
     /// Gives a backup session up and frees the lock. Reply: `()`.
     AbortBackup {
         /// The stanza.
@@ -103,6 +117,41 @@ pub enum Request {
         /// The definition in the asker's file, to be held against the node's.
         definition: BTreeMap<String, String>,
     },
+    /// A new certificate for the one that the asker shows, of the same name and role. Reply: [`JoinAccepted`].
+    Renew(RenewCertificate),
+    /// The nodes of the mesh. Reply: `Vec<NodeInfo>`.
+    ListNodes,
+    /// Changes a node's part in the mesh. Reply: `()`, when it is so.
+    ChangeNode {
+        /// The node.
+        name: String,
+        /// What is asked.
+        change: NodeChange,
+    },
+    /// How the whole mesh does, as the asked node can find out. Reply: [`MeshStatus`].
+    Status,
+    /// Owes a repository all that the others have, and tells how the debt goes down. Replies: any number of
+    /// [`SyncEvent`], the last being `Done` or `Failed`.
+    SyncRepository {
+        /// The repository.
+        repo: pgmesh_storage::RepoKey,
+    },
+
+    /// Between nodes: a message of the Raft group. Reply: [`pgmesh_raft::peers::PeerReply`].
+    Raft(Box<pgmesh_raft::peers::PeerRequest>),
+    /// Between nodes: the asker has started, is reached there, runs that program. Reply: `()`.
+    Announce(Announce),
+    /// Between nodes: the mesh's certificate authority, key included. Reply: `pgmesh_transport::Authority`.
+    Authority,
+    /// Between nodes: how the asked node does. Reply: [`NodeStatus`].
+    NodeStatus,
+    /// Between nodes: writes an object to repositories that the asked node hosts; its payload follows. Replies: one
+    /// [`Stored`] for each target, as each comes to its end.
+    StoreObject(StoreObject),
+    /// Between nodes: reads an object from a repository that the asked node hosts. Reply: [`ObjectAnswer`] and a body.
+    ReadObject(ReadObject),
+    /// Between nodes: deletes an object that nothing needs any more. Reply: `()`.
+    DeleteObject(DeleteObject),
 }
 
 /// The answer to [`Request::Hello`].
@@ -112,6 +161,10 @@ pub struct MeshFacts {
     pub mesh_id: String,
     /// How digests are made in it.
     pub suite: pgmesh_storage::DigestSuite,
+    /// The node that answers.
+    pub node: String,
+    /// All nodes of the mesh, to be remembered: the next connection may go to any of them.
+    pub nodes: Vec<NodeAddress>,
 }
 
 impl Request {
@@ -124,6 +177,7 @@ impl Request {
             Self::QueryChunks(r) => Some(&r.stanza),
             Self::PutChunk(r) => Some(&r.stanza),
             Self::CommitBackup(r) => Some(&r.stanza),
+            Self::ResumeBackup(r) => Some(&r.stanza),
             Self::AbortBackup { stanza, .. } | Self::DeleteStanza { stanza, .. } => Some(stanza),
             Self::GetManifest(r) => Some(&r.stanza),
             Self::GetChunk(r) => Some(&r.stanza),
@@ -138,7 +192,19 @@ impl Request {
             | Self::ReadRepository(_)
             | Self::Invite(_)
             | Self::Join(_)
-            | Self::UpdateRepository { .. } => None,
+            | Self::UpdateRepository { .. }
+            | Self::Renew(_)
+            | Self::ListNodes
+            | Self::ChangeNode { .. }
+            | Self::Status
+            | Self::SyncRepository { .. }
+            | Self::Raft(_)
+            | Self::Announce(_)
+            | Self::Authority
+            | Self::NodeStatus
+            | Self::StoreObject(_)
+            | Self::ReadObject(_)
+            | Self::DeleteObject(_) => None,
         }
     }
 
@@ -152,6 +218,7 @@ impl Request {
             Self::QueryChunks(_) => "chunk query",
             Self::PutChunk(_) => "chunk put",
             Self::CommitBackup(_) => "backup commit",
+            Self::ResumeBackup(_) => "backup resume",
             Self::AbortBackup { .. } => "backup abort",
             Self::GetManifest(_) => "manifest read",
             Self::GetChunk(_) => "chunk read",
@@ -168,6 +235,18 @@ impl Request {
             Self::Invite(_) => "invite",
             Self::Join(_) => "join",
             Self::UpdateRepository { .. } => "repo-update",
+            Self::Renew(_) => "certificate renewal",
+            Self::ListNodes => "node list",
+            Self::ChangeNode { .. } => "node change",
+            Self::Status => "status",
+            Self::SyncRepository { .. } => "repo-sync",
+            Self::Raft(_) => "consensus",
+            Self::Announce(_) => "announcement",
+            Self::Authority => "authority",
+            Self::NodeStatus => "node status",
+            Self::StoreObject(_) => "object store",
+            Self::ReadObject(_) => "object read",
+            Self::DeleteObject(_) => "object delete",
         }
     }
 }

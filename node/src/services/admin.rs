@@ -109,6 +109,7 @@ impl Node {
             certificate: sign(&role)?,
             ca: authority.certificate_der().to_vec(),
             nodes: vec![self.settings.advertise.clone()],
+            node: None,
         })
     }
 

@@ -75,6 +75,7 @@ impl Node {
             repositories: all.iter().map(|(key, _)| key.get()).collect(),
             backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
             prior,
+            resume_key: [0; 16],
         })
     }
 

@@ -1,0 +1,176 @@
+//! Nodes, their parts in the mesh, and how the mesh does.
+
+use super::{DebtInfo, HealthInfo};
+use pgmesh_storage::RepoKey;
+use serde::{Deserialize, Serialize};
+
+/// Where a node is: what a client remembers of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddress {
+    /// Its name.
+    pub name: String,
+    /// Its region; empty where none is set.
+    pub region: String,
+    /// The `host:port` addresses it is reached at, the best first.
+    pub addresses: Vec<String>,
+    /// Whether it takes clients: one that is being drained does not.
+    pub serves: bool,
+}
+
+/// Asks for a new certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RenewCertificate {
+    /// The new key's certificate signing request, DER.
+    pub csr: Vec<u8>,
+}
+
+/// What may be done to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeChange {
+    /// Takes it out of the mesh for good, also when it is dead.
+    Remove {
+        /// Also when it hosts repositories, which are then away until another node takes them over.
+        force: bool,
+    },
+    /// Sends its clients elsewhere and takes no new ones: before maintenance.
+    Drain,
+    /// Ends `Drain`.
+    Resume,
+    /// Gives it a vote.
+    Promote,
+    /// Takes its vote away.
+    Demote,
+}
+
+/// A node's part in consensus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeRole {
+    /// It takes the writes.
+    Leader,
+    /// It votes.
+    Voter,
+    /// It receives the log and has no vote.
+    Learner,
+    /// It has been admitted and is not in the group yet.
+    Joining,
+}
+
+/// Whether a node takes clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// It does.
+    InService,
+    /// It is being drained.
+    Draining,
+}
+
+/// A node as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number in the Raft group.
+    pub node_id: u64,
+    /// Its region; empty where none is set.
+    pub region: String,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// Its part in consensus.
+    pub role: NodeRole,
+    /// Whether it takes clients.
+    pub state: NodeState,
+    /// The program it last started with.
+    pub program: String,
+    /// The repositories that it hosts.
+    pub repositories: Vec<RepoKey>,
+}
+
+/// How one node does, by its own account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// The program that runs.
+    pub program: String,
+    /// Seconds since it started.
+    pub uptime: u64,
+    /// Its clock, Unix seconds.
+    pub clock: i64,
+    /// The leader that it follows, by number.
+    pub leader: Option<u64>,
+    /// Its current term.
+    pub term: u64,
+    /// The last entry of its log.
+    pub last_log: Option<u64>,
+    /// The last entry that it has applied.
+    pub last_applied: Option<u64>,
+    /// The last entry in its snapshot.
+    pub snapshot: Option<u64>,
+    /// When its certificate ends, Unix seconds.
+    pub certificate_expires: i64,
+    /// Bytes that are free where its catalog is; none where that is not known.
+    pub disk_free: Option<u64>,
+    /// How the repositories do that it hosts.
+    pub repositories: Vec<(RepoKey, HealthInfo)>,
+    /// Why its catalog has stopped, if it has.
+    pub failure: Option<String>,
+}
+
+/// A repository in [`MeshStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryStatus {
+    /// Its number.
+    pub key: RepoKey,
+    /// `posix`, …
+    pub kind: String,
+    /// The node that hosts it; none for a shared one.
+    pub host: Option<String>,
+    /// How it does, as the answering node sees it.
+    pub health: HealthInfo,
+    /// Objects that it has.
+    pub objects: u64,
+    /// Bytes that they take, about.
+    pub bytes: u64,
+    /// What it owes.
+    pub debt: DebtInfo,
+}
+
+/// How the mesh does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// The mesh's identity.
+    pub mesh_id: String,
+    /// The node that answers.
+    pub node: String,
+    /// The leader's name, where one is known.
+    pub leader: Option<String>,
+    /// Whether a majority answered the linearizable read that this status began with; why not, if it did not.
+    pub quorum: Result<(), String>,
+    /// The catalog's format.
+    pub catalog_format: u32,
+    /// Each node with its own account, or why it could not be asked.
+    pub nodes: Vec<(NodeInfo, Result<NodeStatus, String>)>,
+    /// The measured round trip to each node, in microseconds, in the order of `nodes`; none where it was not reached.
+    pub round_trips: Vec<Option<u64>>,
+    /// All repositories.
+    pub repositories: Vec<RepositoryStatus>,
+}
+
+/// What a synchronization tells while it runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum SyncEvent {
+    /// What is still owed.
+    Progress {
+        /// The debt now.
+        debt: DebtInfo,
+    },
+    /// Nothing is owed any more.
+    Done {
+        /// Objects that were made during the synchronization.
+        objects: u64,
+    },
+    /// It cannot go on.
+    Failed(crate::Failure),
+}

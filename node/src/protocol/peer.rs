@@ -1,0 +1,127 @@
+//! What nodes say to each other.
+
+use super::PayloadHead;
+use pgmesh_storage::{Generation, ObjectName, RepoKey};
+use serde::{Deserialize, Serialize};
+
+/// What the mesh should know of a node that joins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewNode {
+    /// Its region; empty where none is set.
+    pub region: String,
+    /// Where it will be reached.
+    pub advertise: Vec<String>,
+    /// Its program's version.
+    pub program: String,
+    /// The catalog format that its program writes.
+    pub catalog_format: u32,
+}
+
+/// What a node that has joined must keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedNode {
+    /// Its number in the Raft group: a name that comes back with an empty disk gets a new one.
+    pub node_id: u64,
+    /// How digests are made in the mesh.
+    pub suite: pgmesh_storage::DigestSuite,
+}
+
+/// A node has started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announce {
+    /// Its number in the Raft group.
+    pub node_id: u64,
+    /// Its region; empty where none is set.
+    pub region: String,
+    /// Where it is reached from now on.
+    pub advertise: Vec<String>,
+    /// Its program's version.
+    pub program: String,
+    /// The catalog format that its program writes.
+    pub catalog_format: u32,
+}
+
+/// One repository to write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreTarget {
+    /// The repository.
+    pub repo: RepoKey,
+    /// The first generation to try.
+    pub generation: Generation,
+}
+
+/// Writes one object to repositories of the asked node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoreObject {
+    /// Its name at rest.
+    pub object: ObjectName,
+    /// The payload that follows.
+    pub payload: PayloadHead,
+    /// Where to.
+    pub targets: Vec<StoreTarget>,
+}
+
+/// What became of one target.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stored {
+    /// The repository.
+    pub repo: RepoKey,
+    /// The generation and the bytes at rest, or why it is not written.
+    pub outcome: Result<(Generation, u64), RemoteError>,
+}
+
+/// Reads one object of a repository of the asked node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadObject {
+    /// The repository.
+    pub repo: RepoKey,
+    /// Its name at rest.
+    pub object: ObjectName,
+    /// Which writing of it; any that is good where it is not given.
+    pub generation: Option<Generation>,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ObjectAnswer {
+    /// It follows, its tag checked.
+    Found {
+        /// The generation that it was read under.
+        generation: Generation,
+        /// The payload that follows.
+        payload: PayloadHead,
+    },
+    /// It could not be read.
+    Failed(RemoteError),
+}
+
+/// Deletes one object of a repository of the asked node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeleteObject {
+    /// The repository.
+    pub repo: RepoKey,
+    /// Its name at rest.
+    pub object: ObjectName,
+    /// Which writing of it.
+    pub generation: Generation,
+}
+
+/// Why a hosting node could not do what was asked of one of its repositories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteError {
+    /// What kind of failure it is.
+    pub kind: RemoteErrorKind,
+    /// In words.
+    pub what: String,
+}
+
+/// The kinds of failure that the asker treats differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RemoteErrorKind {
+    /// The object is not there.
+    Missing,
+    /// The object is there and damaged.
+    Damaged,
+    /// The repository is not open, silent or failing: nothing is said about the object.
+    Unavailable,
+}
