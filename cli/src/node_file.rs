@@ -25,6 +25,7 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
         routes: BTreeMap::new(),
         voters: 5,
         repair_rate: None,
+        snapshot_entries: None,
         buffer: config.size("node-buffer"),
     })
 }

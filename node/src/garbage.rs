@@ -99,14 +99,13 @@ impl Node {
     }
 
     async fn delete_object(&self, repo: RepoKey, name: &ObjectName, generation: Generation) -> bool {
-        let Some(slot) = self.repositories.slot(repo) else {
+        let Ok(place) = self.repositories.place(repo) else {
             return false;
         };
-        let name = name.clone();
-        match slot
-            .request(|repository| async move { repository.delete(&name, generation).await })
-            .await
-        {
+        if !place.admits() {
+            return false;
+        }
+        match place.delete(name, generation).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%repo, error = %chain(&error), "an object that is not needed any more cannot be deleted");
