@@ -86,6 +86,37 @@ impl Drop for Progress {
     }
 }
 
+/// How far a piece of work has come of which nobody knows beforehand how much it is.
+#[derive(Debug)]
+pub struct Counter(ProgressBar);
+
+impl Counter {
+    /// Begins: `what` is a word for the user.
+    pub fn start(what: &'static str) -> Self {
+        let bar = bars().add(ProgressBar::new_spinner());
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {spinner} {msg}") {
+            bar.set_style(style);
+        }
+        bar.set_prefix(what);
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(REDRAW);
+        }
+        Self(bar)
+    }
+
+    /// What there is to say now.
+    pub fn show(&self, message: String) {
+        self.0.set_message(message);
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+        bars().remove(&self.0);
+    }
+}
+
 /// Whole tenths of the work that are done; none while there is nothing to do.
 fn tenths(done: u64, total: u64) -> u64 {
     if total == 0 {

@@ -54,6 +54,12 @@ pub enum IdentityError {
         /// The mesh that the authority is for.
         mesh_id: MeshId,
     },
+    /// The certificate that was to replace ours is not ours.
+    #[error("the new certificate is not for {name} in the same role and mesh: it is not used")]
+    OtherMember {
+        /// Who asked for it.
+        name: MemberName,
+    },
     /// The authority is not the one that the join token names.
     #[error(
         "the certificate authority has fingerprint {found}, the join token says {expected}: this is not the mesh that the token is for"
@@ -90,12 +96,7 @@ impl KeyRequest {
     /// # Errors
     /// Signing failed.
     pub fn csr_der(&self) -> Result<Vec<u8>, IdentityError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        let request = params
-            .serialize_request(&self.key)
-            .map_err(key_error("signing a certificate request"))?;
-        Ok(request.der().to_vec())
+        csr_for(&self.key)
     }
 
     /// The identity, once the authority has answered.
@@ -117,6 +118,20 @@ impl KeyRequest {
         }
         Identity::from_parts(ca_der, certificate_der, Zeroizing::new(self.key.serialize_der()))
     }
+}
+
+fn csr_for(key: &KeyPair) -> Result<Vec<u8>, IdentityError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params
+        .serialize_request(key)
+        .map_err(key_error("signing a certificate request"))?;
+    Ok(request.der().to_vec())
+}
+
+fn read_key(pkcs8: &[u8]) -> Result<KeyPair, IdentityError> {
+    KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_ED25519)
+        .map_err(key_error("reading the private key"))
 }
 
 /// Who this process is in its mesh. Cheap enough to clone; never printed with its key.
@@ -164,14 +179,7 @@ impl Identity {
         )?;
         durable_file::write_pem(directory, KEY_FILE, KEY_TAG, &self.key_pkcs8, Audience::Owner)?;
         // Last: a crash before this leaves no certificate, or one that load finds not to fit the key.
-        durable_file::write_pem(
-            directory,
-            CERTIFICATE_FILE,
-            CERTIFICATE_TAG,
-            &self.certificate,
-            Audience::Public,
-        )?;
-        Ok(())
+        self.save_certificate(directory)
     }
 
     /// Whether a directory holds a member's certificate.
@@ -198,9 +206,7 @@ impl Identity {
                 mesh_id,
             });
         }
-        let key = PrivatePkcs8KeyDer::from(key_pkcs8.as_slice());
-        let key =
-            KeyPair::from_pkcs8_der_and_sign_algo(&key, &PKCS_ED25519).map_err(key_error("reading the private key"))?;
+        let key = read_key(&key_pkcs8)?;
         if certificate.public_key().subject_public_key.data != key.public_key_raw() {
             return Err(IdentityError::OtherKey { name: member.name });
         }
@@ -210,6 +216,47 @@ impl Identity {
             key_pkcs8,
             member,
         })
+    }
+
+    /// A request for a newer certificate of the same key, in DER. The key stays, so that replacing the certificate is
+    /// replacing one file: a crash leaves the old pair or the new one.
+    ///
+    /// # Errors
+    /// Signing failed.
+    pub fn renewal_csr_der(&self) -> Result<Vec<u8>, IdentityError> {
+        csr_for(&read_key(&self.key_pkcs8)?)
+    }
+
+    /// The same member with a newer certificate.
+    ///
+    /// # Errors
+    /// The certificate is not from the same authority, not for this key, or not for this name and role.
+    pub fn renewed(&self, ca_der: &[u8], certificate_der: &[u8]) -> Result<Self, IdentityError> {
+        let (expected, found) = (self.ca_fingerprint(), Fingerprint::of(ca_der));
+        if found != expected {
+            return Err(IdentityError::OtherFingerprint { expected, found });
+        }
+        let new = Self::from_parts(ca_der, certificate_der, self.key_pkcs8.clone())?;
+        if new.name() != self.name() || new.role() != self.role() {
+            let name = self.name().clone();
+            return Err(IdentityError::OtherMember { name });
+        }
+        Ok(new)
+    }
+
+    /// Replaces the certificate alone, where the key and the authority are there already: durable when it returns.
+    ///
+    /// # Errors
+    /// The file system refused.
+    pub fn save_certificate(&self, directory: &Path) -> Result<(), IdentityError> {
+        durable_file::write_pem(
+            directory,
+            CERTIFICATE_FILE,
+            CERTIFICATE_TAG,
+            &self.certificate,
+            Audience::Public,
+        )?;
+        Ok(())
     }
 
     /// The mesh.
@@ -324,6 +371,36 @@ mod tests {
                 _ => assert!(matches!(error, IdentityError::OtherAuthority { .. }), "{error}"),
             }
         }
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_for_the_same_key_and_member_only() {
+        let ca = MeshCa::create(MeshId::random().unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let old = issue(&ca);
+        old.save(directory.path()).unwrap();
+        let csr = old.renewal_csr_der().unwrap();
+        let sign = |ca: &MeshCa, role: &Role, name: &str| ca.sign_csr(&csr, role, &name.parse().unwrap(), 2 * YEAR);
+        let certificate = sign(&ca, &Role::Node, "n1").unwrap();
+        let new = old.renewed(ca.certificate_der(), &certificate).unwrap();
+        assert!(new.expires_at() > old.expires_at());
+        new.save_certificate(directory.path()).unwrap();
+        let read = Identity::load(directory.path()).unwrap();
+        assert_eq!((read.member(), read.key_pkcs8()), (new.member(), old.key_pkcs8()));
+
+        let (other_name, other_role) = (sign(&ca, &Role::Node, "n2"), sign(&ca, &Role::Admin, "n1"));
+        for certificate in [other_name.unwrap(), other_role.unwrap()] {
+            let error = old.renewed(ca.certificate_der(), &certificate).unwrap_err();
+            assert!(matches!(error, IdentityError::OtherMember { .. }), "{error}");
+        }
+        let error = old
+            .renewed(ca.certificate_der(), issue(&ca).certificate_der())
+            .unwrap_err();
+        assert!(matches!(error, IdentityError::OtherKey { .. }), "{error}");
+        let impostor = MeshCa::create(ca.mesh_id().clone()).unwrap();
+        let certificate = sign(&impostor, &Role::Node, "n1").unwrap();
+        assert!(old.renewed(impostor.certificate_der(), &certificate).is_err());
+        assert!(old.renewed(ca.certificate_der(), &certificate).is_err());
     }
 
     #[test]

@@ -28,8 +28,8 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 /// The label is made of local time where [`local_offset`] was asked before the runtime began, else of UTC.
 ///
 /// # Errors
-/// All that keeps a whole backup from being committed. Nothing is left locked then: the mesh is told, or notices when
-/// the connection ends; the server ends the backup when its connection does.
+/// All that keeps a whole backup from being committed; that a node dies does not. Nothing is left locked then: the mesh is
+/// told, or notices when nobody goes on; the server ends the backup when its connection does.
 pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
     let settings = BackupSettings::of(config)?;
     warn_of_type(config);
@@ -50,10 +50,12 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     let outcome = tokio::select! {
         outcome = Box::pin(take(config, context)) => outcome,
         name = signals.caught() => Err(stopped(name)),
+        failure = mesh.keep_session() => Err(failure),
     };
     if outcome.is_err() {
         abort(&mesh, stanza, session).await;
     }
+    mesh.forget_session();
     outcome.map_err(resumable)
 }
 
@@ -97,7 +99,7 @@ async fn begin(
     cluster: &OpenCluster,
     label: &BackupLabel,
 ) -> Result<BackupBegun, Failure> {
-    let request = Request::BeginBackup(BeginBackup {
+    let request = BeginBackup {
         stanza: settings.stanza.clone(),
         system_id: cluster.control.system_id,
         version: cluster.control.version,
@@ -109,10 +111,10 @@ async fn begin(
         label: label.clone(),
         holder: format!("process {} on {}", std::process::id(), crate::host::name_for_people()),
         backup_ack: settings.backup_ack,
-    });
+    };
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        match mesh.call::<BackupBegun>(&request).await {
+        match mesh.begin_backup(request.clone()).await {
             // A backup that was killed holds the lock until the node has noticed.
             Err(failure) if failure.code == code::LOCK_ACQUIRE && Instant::now() < deadline => {
                 tracing::info!("{failure}; waiting, in case it was killed");

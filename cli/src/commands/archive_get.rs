@@ -8,7 +8,7 @@ use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{BAD_COPIES, Mesh};
 use crate::restore::{DirectArchive, DirectFile};
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
@@ -19,10 +19,6 @@ use pgmesh_storage::{Payload, StanzaName};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Gets one file.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -79,54 +75,39 @@ async fn from_mesh(
     system_id: Option<SystemId>,
     file: WalFileName,
 ) -> Result<Option<Bytes>, Failure> {
-    let deadline = Instant::now() + config.duration("archive-timeout");
-    let mut pause = FIRST_PAUSE;
-    let mut avoid = Vec::new();
-    loop {
-        match ask(config, stanza, system_id, file, &mut avoid).await {
-            Ok(answer) => return Ok(answer),
-            Err(failure) if failure.again && Instant::now() < deadline => {
-                tracing::info!("{failure}; trying again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
-}
-
-async fn ask(
-    config: &Config,
-    stanza: &StanzaName,
-    system_id: Option<SystemId>,
-    file: WalFileName,
-    avoid: &mut Vec<u16>,
-) -> Result<Option<Bytes>, Failure> {
     let mesh = Mesh::connect(config).await?;
     let suite = mesh.suite().await?;
-    let request = Request::GetSegment(GetSegment {
-        stanza: stanza.clone(),
-        file: file.to_string(),
-        system_id,
-        avoid: avoid.clone(),
-    });
-    let (reply, body) = mesh
-        .fetch::<SegmentReply>(&request, |reply| match reply {
+    let mut avoid = Vec::new();
+    loop {
+        let request = Request::GetSegment(GetSegment {
+            stanza: stanza.clone(),
+            file: file.to_string(),
+            system_id,
+            avoid: avoid.clone(),
+        });
+        let length = |reply: &SegmentReply| match reply {
             SegmentReply::Found { payload, .. } => Some(payload.length),
             SegmentReply::NeverArchived => None,
-        })
-        .await?;
-    let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else {
-        return Ok(None);
-    };
-    // Invariant 6: nothing is handed out before its digest has been checked.
-    let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
-    opened.map(Some).map_err(|error| {
-        avoid.push(repo);
-        Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged"))
-            .because(chain(&error))
-            .again()
-    })
+        };
+        let (reply, body) = mesh.fetch(&request, length).await?;
+        let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else {
+            return Ok(None);
+        };
+        // Invariant 6: nothing is handed out before its digest has been checked.
+        let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
+        match opened {
+            Ok(content) => return Ok(Some(content)),
+            Err(error) => {
+                let failure = Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged"))
+                    .because(chain(&error));
+                if avoid.len() == BAD_COPIES {
+                    return Err(failure);
+                }
+                tracing::warn!("{failure}; it is asked for again from elsewhere");
+                avoid.push(repo);
+            }
+        }
+    }
 }
 
 /// Writes the file under another name first: PostgreSQL never sees a part of it.

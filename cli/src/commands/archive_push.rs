@@ -14,12 +14,7 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, PgVersion, SystemId, TimelineId, WalFileName, WalHeader, instance_fingerprint};
 use pgmesh_storage::{Codec, Digest, Payload};
 use std::path::Path;
-use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinHandle};
-
-/// The pause before a push is tried again; it grows.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Archives one file.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -55,31 +50,15 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         instance: origin.instance,
         archive_ack: ack(config, "archive-ack"),
     });
-    let pushed = push(config, &mesh, &request, &payload).await?;
+    // Again while nodes fail: the same bytes again are no error (invariant 3). The repositories' own refusal is told at
+    // once: PostgreSQL tries again by itself.
+    let pushed: Pushed = mesh.send(&request, &payload.bytes).await?;
     if pushed.already {
         tracing::warn!("WAL file '{file}' already exists in the archive with the same content");
     } else {
         tracing::info!(durable = ?pushed.durable, owed = ?pushed.owed, "pushed WAL file '{file}'");
     }
     Ok(ExitCode::Ok)
-}
-
-/// Sends it, and again while the mesh says that trying again may help: the same bytes again are no error (invariant 3).
-async fn push(config: &Config, mesh: &Mesh, request: &Request, payload: &Payload) -> Result<Pushed, Failure> {
-    let deadline = Instant::now() + config.duration("archive-timeout");
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match mesh.send::<Pushed>(request, &payload.bytes).await {
-            Ok(pushed) => return Ok(pushed),
-            // The repositories' own refusal is told at once: PostgreSQL tries again by itself.
-            Err(failure) if failure.again && failure.code == code::HOST_CONNECT && Instant::now() < deadline => {
-                tracing::info!("{failure}; trying again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
 }
 
 fn file_name(path: &Path) -> Result<WalFileName, Failure> {

@@ -168,19 +168,15 @@ async fn wait(mesh: &Mesh, request: &Request, limit: Duration, report: &Report) 
     let deadline = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
-        let answer: Result<SegmentPresence, Failure> = mesh.call(request).await;
-        let over = Instant::now() >= deadline;
-        match answer {
-            Ok(presence) if over || is_settled(&presence, report) => return Ok(presence),
-            Ok(presence) => tracing::debug!(
-                "waiting for the WAL segment: archived: {}, owed to {:?}",
-                presence.missing.is_empty(),
-                presence.owed
-            ),
-            // A node that restarts is no verdict on archiving.
-            Err(failure) if failure.again && !over => tracing::debug!("{failure}; it is asked again"),
-            Err(failure) => return Err(failure),
+        let presence: SegmentPresence = mesh.call(request).await?;
+        if Instant::now() >= deadline || is_settled(&presence, report) {
+            return Ok(presence);
         }
+        tracing::debug!(
+            "waiting for the WAL segment: archived: {}, owed to {:?}",
+            presence.missing.is_empty(),
+            presence.owed
+        );
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -6,17 +6,14 @@
 use super::stanza;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{Heard, Mesh};
 use crate::output::{self, OutputFormat, size};
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::progress::Counter;
 use pgmesh_node::protocol::{Finding, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_node::{Failure, code};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::ops::ControlFlow;
-use std::time::Duration;
-
-const REDRAW: Duration = Duration::from_millis(200);
 
 /// Verifies one stanza, or all; in one repository, or in all.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -44,61 +41,38 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 
 /// Collects what the mesh tells until the verification ends.
 async fn watch(mesh: &Mesh, request: &Request, report: &mut Report) -> Result<(), Failure> {
-    let reading = Reading::start();
-    let mut failed = None;
-    let events = mesh.events(request, |event| match event {
-        VerifyEvent::Progress { objects, bytes } => {
-            (report.summary.objects, report.summary.bytes) = (objects, bytes);
-            reading.show(objects, bytes, report.errors());
+    let reading = Counter::start("verify");
+    let events = mesh.events(request, |heard| match heard {
+        // Another node begins anew; what the last one had found is found again.
+        Heard::Begun => {
+            *report = Report::default();
             ControlFlow::Continue(())
         }
-        VerifyEvent::Found(finding) => {
+        Heard::Event(VerifyEvent::Progress { objects, bytes }) => {
+            (report.summary.objects, report.summary.bytes) = (objects, bytes);
+            reading.show(so_far(objects, bytes, report.errors()));
+            ControlFlow::Continue(())
+        }
+        Heard::Event(VerifyEvent::Found(finding)) => {
             report.findings.push(finding);
             ControlFlow::Continue(())
         }
-        VerifyEvent::Done(summary) => {
+        Heard::Event(VerifyEvent::Done(summary)) => {
             (report.summary, report.complete) = (summary, true);
-            ControlFlow::Break(())
+            ControlFlow::Break(Ok(()))
         }
-        VerifyEvent::Failed(failure) => {
-            failed = Some(failure);
-            ControlFlow::Break(())
-        }
+        Heard::Event(VerifyEvent::Failed(failure)) => ControlFlow::Break(Err(failure)),
     });
-    events.await?;
-    failed.map_or(Ok(()), Err)
+    events.await
 }
 
-/// How much has been read: how much there is nobody knows beforehand, so it is no bar.
-struct Reading(ProgressBar);
-
-impl Reading {
-    fn start() -> Self {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("verify {spinner} {msg}") {
-            bar.set_style(style);
-        }
-        if !bar.is_hidden() {
-            bar.enable_steady_tick(REDRAW);
-        }
-        Self(bar)
-    }
-
-    fn show(&self, objects: u64, bytes: u64, errors: usize) {
-        let trouble = if errors == 0 {
-            String::new()
-        } else {
-            format!(", {}", counted(errors, "error"))
-        };
-        self.0
-            .set_message(format!("{objects} objects, {} read{trouble}", size(bytes)));
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
+fn so_far(objects: u64, bytes: u64, errors: usize) -> String {
+    let trouble = if errors == 0 {
+        String::new()
+    } else {
+        format!(", {}", counted(errors, "error"))
+    };
+    format!("{objects} objects, {} read{trouble}", size(bytes))
 }
 
 /// What a verification came to.

@@ -96,20 +96,20 @@ impl fmt::Display for Command {
 
 /// A set of commands, to say which of them take an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CommandSet(u32);
+pub struct CommandSet(u64);
 
 impl CommandSet {
     /// No command.
     pub const NONE: Self = Self(0);
     /// All commands.
-    pub const ALL: Self = Self(u32::MAX);
+    pub const ALL: Self = Self(u64::MAX);
 
     /// These commands.
     pub const fn of(commands: &[Command]) -> Self {
         let mut bits = 0;
         let mut at = 0;
         while at < commands.len() {
-            bits |= 1 << commands[at] as u32;
+            bits |= 1_u64 << commands[at] as u32;
             at += 1;
         }
         Self(bits)
@@ -122,7 +122,7 @@ impl CommandSet {
 
     /// Whether the command is in the set.
     pub const fn contains(self, command: Command) -> bool {
-        self.0 & (1 << command as u32) != 0
+        self.0 & (1_u64 << command as u32) != 0
     }
 }
 
@@ -480,7 +480,7 @@ mod tests {
             assert_eq!(spec.command as usize, at, "{} stands in the wrong place", spec.name);
         }
         assert_eq!(COMMANDS.len(), Command::Version as usize + 1);
-        assert!(COMMANDS.len() <= 32, "CommandSet has 32 bits");
+        assert!(COMMANDS.len() <= 64, "CommandSet has 64 bits");
         assert!(
             COMMANDS.iter().all(|spec| !spec.examples.is_empty()),
             "each command shows an example"

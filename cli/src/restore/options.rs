@@ -7,7 +7,6 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{RecoverySettings, TargetAction};
 use pgmesh_storage::{RepoKey, StanzaName};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// What may be done with what lies in the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +48,6 @@ pub struct RestoreOptions {
     pub direct: bool,
     /// `repo`: read from this one only.
     pub repo: Option<RepoKey>,
-    /// `io-timeout`: how long a node may stay away before the restore gives up.
-    pub io_timeout: Duration,
 }
 
 /// Where tablespaces and links go.
@@ -101,7 +98,6 @@ impl RestoreOptions {
             workers: usize::try_from(config.integer("process-max")).unwrap_or(1).max(1),
             direct: config.flag("repo-direct"),
             repo: repository(config)?,
-            io_timeout: config.duration("io-timeout"),
         };
         if options.write_manifest && !(options.include.is_empty() && options.exclude.is_empty()) {
             return Err(Failure::new(

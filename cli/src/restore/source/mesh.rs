@@ -4,7 +4,7 @@ use super::super::options::RestoreOptions;
 use super::super::workers::Workers;
 use super::decode_root;
 use crate::config::Config;
-use crate::mesh::Mesh;
+use crate::mesh::{BAD_COPIES, Mesh};
 use bytes::Bytes;
 use pgmesh_node::protocol::{
     BackupInfo, ChunkReply, GetChunk, GetManifest, GetSegment, MeshInfo, PayloadHead, Request, SegmentReply,
@@ -12,14 +12,6 @@ use pgmesh_node::protocol::{
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
-use serde::de::DeserializeOwned;
-use std::time::{Duration, Instant};
-
-/// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
-const BAD_COPIES: usize = 8;
-/// The pauses before a request is repeated that a lost node could not answer.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The mesh as a source.
 pub struct MeshSource {
@@ -29,8 +21,6 @@ pub struct MeshSource {
     /// Where only one repository may be read: that one, and all others.
     only: Option<(RepoKey, Vec<u16>)>,
     suite: DigestSuite,
-    /// How long no node may answer.
-    limit: Duration,
 }
 
 impl MeshSource {
@@ -46,7 +36,6 @@ impl MeshSource {
             stanza: options.stanza.clone(),
             workers,
             only: None,
-            limit: options.io_timeout,
         };
         if let Some(repo) = options.repo {
             let info = source.info().await?;
@@ -63,7 +52,7 @@ impl MeshSource {
         let request = Request::Info {
             stanza: Some(self.stanza.clone()),
         };
-        self.ask(&request, |_: &MeshInfo| None).await.map(|(info, _)| info)
+        self.mesh.call(&request).await
     }
 
     /// The stanza's backups.
@@ -96,7 +85,7 @@ impl MeshSource {
         });
         let mut bad = 0;
         loop {
-            let (head, body) = self.ask(&request, |head: &PayloadHead| Some(head.length)).await?;
+            let (head, body) = self.mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
             match self.open(head, body).await {
                 Ok(plain) => return decode_root(&plain, &self.stanza, label),
                 Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),
@@ -117,7 +106,8 @@ impl MeshSource {
                 avoid: avoid.clone(),
             });
             let (reply, body) = self
-                .ask(&request, |reply: &ChunkReply| Some(reply.payload.length))
+                .mesh
+                .fetch(&request, |reply: &ChunkReply| Some(reply.payload.length))
                 .await?;
             self.check_repository(reply.repo)?;
             let opened = if reply.payload.digest == digest {
@@ -155,7 +145,7 @@ impl MeshSource {
                 SegmentReply::Found { payload, .. } => Some(payload.length),
                 SegmentReply::NeverArchived => None,
             };
-            let (reply, body) = self.ask(&request, length).await?;
+            let (reply, body) = self.mesh.fetch(&request, length).await?;
             let SegmentReply::Found { payload, repo } = reply else {
                 return Ok(None);
             };
@@ -202,26 +192,6 @@ impl MeshSource {
         self.workers
             .run(move || open(head, body.unwrap_or_default(), suite))
             .await
-    }
-
-    /// Asks; a request that a node which is going away could not answer is repeated until `io-timeout` has passed.
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        request: &Request,
-        body_length: impl Fn(&T) -> Option<u64>,
-    ) -> Result<(T, Option<Bytes>), Failure> {
-        let began = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.mesh.fetch(request, &body_length).await {
-                Err(failure) if failure.again && began.elapsed() + pause < self.limit => {
-                    tracing::debug!("{failure}; it is tried again in {pause:?}");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                answer => return answer,
-            }
-        }
     }
 }
 

@@ -1,0 +1,111 @@
+//! One connection to one node, and what is said on it.
+
+use bytes::Bytes;
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeBackup};
+use pgmesh_node::{Failure, code};
+use pgmesh_transport::{Connection, Stream, StreamError};
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+
+/// Bodies are at most a WAL segment of the largest size, uncompressed.
+const BODY_LIMIT: usize = (1 << 30) + 4096;
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Link {
+    /// The connection.
+    pub connection: Connection,
+    /// The address that was dialled.
+    pub address: String,
+    /// The backup session that the node knows to be this connection's.
+    held: Mutex<Option<u64>>,
+}
+
+impl Link {
+    /// Over a new connection.
+    pub fn new(connection: Connection, address: String) -> Self {
+        Self {
+            connection,
+            address,
+            held: Mutex::new(None),
+        }
+    }
+
+    /// The node at the other end.
+    pub fn node(&self) -> &str {
+        self.connection.node().name.as_str()
+    }
+
+    /// A request, its reply, and the body that follows where `body_length` says that one does.
+    pub async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        body: Option<&Bytes>,
+        body_length: impl Fn(&T) -> Option<u64>,
+    ) -> Result<(T, Option<Bytes>), Failure> {
+        let mut stream = self.ask(request, body).await?;
+        let answer: T = reply(&mut stream, request).await?;
+        let Some(length) = body_length(&answer) else {
+            return Ok((answer, None));
+        };
+        let limit = if matches!(request, Request::GetChunk(_)) {
+            usize::try_from(CHUNK_BODY_LIMIT).unwrap_or(BODY_LIMIT)
+        } else {
+            BODY_LIMIT
+        };
+        let received = stream.recv_bytes(length, limit).await;
+        received
+            .map(|body| (answer, Some(body)))
+            .map_err(|error| lost(request, &error))
+    }
+
+    /// Opens a stream and sends the request.
+    pub async fn ask(&self, request: &Request, body: Option<&Bytes>) -> Result<Stream, Failure> {
+        let mut stream = self.connection.open().await.map_err(|error| lost(request, &error.into()))?;
+        let sent = async {
+            stream.send(request).await?;
+            if let Some(body) = body {
+                stream.send_bytes(body).await?;
+            }
+            stream.finish()
+        };
+        sent.await.map_err(|error| lost(request, &error))?;
+        Ok(stream)
+    }
+
+    /// Makes the session this connection's, unless it is; whoever comes meanwhile waits.
+    pub async fn take_up(&self, session: &ResumeBackup) -> Result<(), Failure> {
+        let mut held = self.held.lock().await;
+        if *held == Some(session.session) {
+            return Ok(());
+        }
+        let request = Request::ResumeBackup(session.clone());
+        self.exchange::<()>(&request, None, |()| None).await?;
+        *held = Some(session.session);
+        tracing::info!("the backup goes on through node {}", self.node());
+        Ok(())
+    }
+
+    /// The session was begun on this connection.
+    pub async fn holds(&self, session: u64) {
+        *self.held.lock().await = Some(session);
+    }
+}
+
+/// The next message of an answer.
+pub async fn reply<T: DeserializeOwned>(stream: &mut Stream, request: &Request) -> Result<T, Failure> {
+    stream
+        .recv::<Result<T, Failure>>(MESSAGE_LIMIT)
+        .await
+        .map_err(|error| lost(request, &error))?
+}
+
+/// What is not answered may or may not have been done: the same request again has one effect all the same.
+fn lost(request: &Request, error: &StreamError) -> Failure {
+    let what = format!("{} was interrupted", request.name());
+    if error.is_violation() {
+        return Failure::new(code::PROTOCOL, what).because(chain(error));
+    }
+    Failure::new(code::HOST_CONNECT, what).because(chain(error)).again()
+}

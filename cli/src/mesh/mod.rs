@@ -1,0 +1,419 @@
+//! This host's way to the mesh: requests and replies over the nearest node that does its work.
+//!
+//! ```text
+//! access ─► candidates ◄─ cache          who there is, and in which order
+//!              │
+//!            race ─► link                the first that answers
+//!              │
+//!            Mesh: a request, repeated by `retry` over another link until it is answered
+//! ```
+//!
+//! A node that dies is replaced in the middle of anything. A backup session goes along: each new link takes it up first.
+
+mod access;
+mod cache;
+mod candidates;
+mod link;
+mod nodes;
+mod probe;
+mod race;
+mod renewal;
+mod retry;
+
+pub use access::Access;
+pub use probe::Probed;
+pub use renewal::renew_if_due;
+
+use crate::config::Config;
+use bytes::Bytes;
+use candidates::Candidate;
+use link::{Link, reply};
+use nodes::{Nodes, Reached};
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshFacts, Request, ResumeBackup};
+use pgmesh_node::{Failure, code};
+use pgmesh_storage::DigestSuite;
+use pgmesh_transport::{Client, ConnectError, Identity};
+use race::{Outcome, race};
+use retry::Retry;
+use serde::de::DeserializeOwned;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
+pub const BAD_COPIES: usize = 8;
+
+/// The next node is dialled when the one before has not answered for this long.
+const STAGGER: Duration = Duration::from_millis(150);
+/// So long all nodes together are dialled before it counts as a failure.
+const ROUND: Duration = Duration::from_secs(6);
+/// How often it is looked which connection a backup session goes along with.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// A way to the mesh.
+pub struct Mesh {
+    client: Client,
+    access: Access,
+    nodes: Nodes,
+    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    facts: std::sync::OnceLock<MeshFacts>,
+    /// The backup under way.
+    session: Mutex<Option<ResumeBackup>>,
+}
+
+/// What [`Mesh::events`] tells.
+pub enum Heard<E> {
+    /// The request was sent, perhaps once more: what was heard before is void.
+    Begun,
+    /// An event.
+    Event(E),
+}
+
+/// A request that failed, and where.
+struct Failed {
+    failure: Failure,
+    link: Option<Arc<Link>>,
+}
+
+impl Mesh {
+    /// Connects with this host's identity: a PG host's from `identity-path`, or the administrator's of a node.
+    ///
+    /// # Errors
+    /// No identity (37, 95), or no node answers (49).
+    pub async fn connect(config: &Config) -> Result<Self, Failure> {
+        let mesh = Self::open(config)?;
+        mesh.greet().await?;
+        Ok(mesh)
+    }
+
+    /// Like [`Self::connect`], and asks nobody yet.
+    ///
+    /// # Errors
+    /// As there, save that no node is asked.
+    pub fn open(config: &Config) -> Result<Self, Failure> {
+        let access = Access::of(config)?;
+        let identity = access.identity()?;
+        let client = Client::new(&identity)
+            .map_err(|error| Failure::new(code::CRYPTO, "this host cannot connect").because(chain(&error)))?;
+        let mesh = identity.mesh_id().to_string();
+        Ok(Self {
+            client,
+            nodes: Nodes::open(access.directory.clone(), mesh, access.ways.clone()),
+            access,
+            link: tokio::sync::Mutex::new(None),
+            facts: std::sync::OnceLock::new(),
+            session: Mutex::new(None),
+        })
+    }
+
+    /// Asks a node what every flow needs to know, and remembers the mesh's nodes; once.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn greet(&self) -> Result<&MeshFacts, Failure> {
+        if let Some(facts) = self.facts.get() {
+            return Ok(facts);
+        }
+        let mut retry = Retry::new(self.access.greeting);
+        let facts: MeshFacts = loop {
+            match self.attempt(&Request::Hello, None, &|_: &MeshFacts| None).await {
+                Ok(((facts, _), link)) => {
+                    self.nodes.learn(&facts.nodes, reached(&link));
+                    break facts;
+                }
+                Err(failed) => self.settle(&Request::Hello, &mut retry, failed).await?,
+            }
+        };
+        Ok(self.facts.get_or_init(|| facts))
+    }
+
+    /// Who this host is.
+    pub fn identity(&self) -> &Identity {
+        self.client.identity()
+    }
+
+    /// How digests are made in this mesh.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn suite(&self) -> Result<DigestSuite, Failure> {
+        Ok(self.greet().await?.suite)
+    }
+
+    /// A request without a body, and its reply.
+    ///
+    /// # Errors
+    /// What the node answers, or that none could be asked for as long as the configuration allows.
+    pub async fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failure> {
+        self.exchange(request, None, |_| None).await.map(|(answer, _)| answer)
+    }
+
+    /// A request with a body, and its reply.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn send<T: DeserializeOwned>(&self, request: &Request, body: &Bytes) -> Result<T, Failure> {
+        self.exchange(request, Some(body), |_| None).await.map(|(answer, _)| answer)
+    }
+
+    /// A request, its reply, and the body that follows where `body_length` says that one does.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn fetch<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        body_length: impl Fn(&T) -> Option<u64>,
+    ) -> Result<(T, Option<Bytes>), Failure> {
+        self.exchange(request, None, body_length).await
+    }
+
+    /// A request that is answered by events until `hear` breaks. A failure that `hear` breaks with counts like one of the
+    /// request.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn events<E: DeserializeOwned>(
+        &self,
+        request: &Request,
+        mut hear: impl FnMut(Heard<E>) -> ControlFlow<Result<(), Failure>>,
+    ) -> Result<(), Failure> {
+        let mut retry = Retry::new(self.access.limit);
+        loop {
+            match self.attempt_events(request, &mut retry, &mut hear).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => self.settle(request, &mut retry, failed).await?,
+            }
+        }
+    }
+
+    /// Opens a backup session. From now on it is taken up by whichever node serves this host, until
+    /// [`Self::forget_session`].
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn begin_backup(&self, begin: BeginBackup) -> Result<BackupBegun, Failure> {
+        let stanza = begin.stanza.clone();
+        let request = Request::BeginBackup(begin);
+        let mut retry = Retry::new(self.access.limit);
+        loop {
+            match self.attempt(&request, None, &|_: &BackupBegun| None).await {
+                Ok(((begun, _), link)) => {
+                    link.holds(begun.session).await;
+                    *self.lock_session() = Some(ResumeBackup {
+                        stanza,
+                        session: begun.session,
+                        resume_key: begun.resume_key,
+                        backup_ack: begun.backup_ack,
+                    });
+                    return Ok(begun);
+                }
+                Err(failed) => self.settle(&request, &mut retry, failed).await?,
+            }
+        }
+    }
+
+    /// Keeps the session with a node while nothing else is said, as while PostgreSQL makes its checkpoint. Returns only
+    /// when it is lost.
+    pub async fn keep_session(&self) -> Failure {
+        let request = Request::Hello;
+        let mut retry = Retry::new(self.access.limit);
+        loop {
+            match self.ready(&request).await {
+                Ok(link) => {
+                    retry.progress();
+                    // Other requests may have left it for another one that is to be watched then.
+                    let _ = tokio::time::timeout(WATCH, link.connection.closed()).await;
+                }
+                Err(failed) => {
+                    if let Err(failure) = self.settle(&request, &mut retry, failed).await {
+                        return failure;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The session has ended.
+    pub fn forget_session(&self) {
+        self.lock_session().take();
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        body: Option<&Bytes>,
+        body_length: impl Fn(&T) -> Option<u64>,
+    ) -> Result<(T, Option<Bytes>), Failure> {
+        let mut retry = Retry::new(self.access.limit);
+        loop {
+            match self.attempt(request, body, &body_length).await {
+                Ok((answer, _)) => return Ok(answer),
+                Err(failed) => self.settle(request, &mut retry, failed).await?,
+            }
+        }
+    }
+
+    async fn attempt<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+        body: Option<&Bytes>,
+        body_length: &impl Fn(&T) -> Option<u64>,
+    ) -> Result<((T, Option<Bytes>), Arc<Link>), Failed> {
+        let link = self.ready(request).await?;
+        match link.exchange(request, body, body_length).await {
+            Ok(answer) => Ok((answer, link)),
+            Err(failure) => Err(Failed::at(link, failure)),
+        }
+    }
+
+    async fn attempt_events<E: DeserializeOwned>(
+        &self,
+        request: &Request,
+        retry: &mut Retry,
+        hear: &mut impl FnMut(Heard<E>) -> ControlFlow<Result<(), Failure>>,
+    ) -> Result<(), Failed> {
+        let link = self.ready(request).await?;
+        let mut stream = match link.ask(request, None).await {
+            Ok(stream) => stream,
+            Err(failure) => return Err(Failed::at(link, failure)),
+        };
+        let mut heard = Heard::Begun;
+        loop {
+            if let ControlFlow::Break(end) = hear(heard) {
+                return end.map_err(|failure| Failed::at(link, failure));
+            }
+            match reply(&mut stream, request).await {
+                Ok(event) => heard = Heard::Event(event),
+                Err(failure) => return Err(Failed::at(link, failure)),
+            }
+            retry.progress();
+        }
+    }
+
+    /// A link for a request: one that has taken the backup session up, if there is one.
+    async fn ready(&self, request: &Request) -> Result<Arc<Link>, Failed> {
+        let link = self.link().await.map_err(|failure| Failed { failure, link: None })?;
+        let session = self.lock_session().clone();
+        if let Some(session) = session
+            && let Err(failure) = link.take_up(&session).await
+        {
+            // A commit ends the session: whether it has, its repetition answers best.
+            if failure.again || !matches!(request, Request::CommitBackup(_)) {
+                return Err(Failed::at(link, failure));
+            }
+            tracing::debug!("{failure}; the commit is repeated all the same");
+        }
+        Ok(link)
+    }
+
+    /// After a failure: waits until it is time to try again, or tells it.
+    async fn settle(&self, request: &Request, retry: &mut Retry, failed: Failed) -> Result<(), Failure> {
+        let Failed { failure, link } = failed;
+        let Some(repeat) = retry.after(&failure, Instant::now()) else {
+            return Err(failure);
+        };
+        let node = link.as_deref().map(Link::node).unwrap_or_default();
+        tracing::info!(node, "{failure}; {} is tried again", request.name());
+        if let Some(link) = link.filter(|_| repeat.elsewhere) {
+            self.leave(&link).await;
+        }
+        tokio::time::sleep(repeat.pause).await;
+        Ok(())
+    }
+
+    /// The next request goes elsewhere.
+    async fn leave(&self, link: &Arc<Link>) {
+        let mut kept = self.link.lock().await;
+        // Of several requests that failed on it, the first says so.
+        if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, link)) {
+            kept.take();
+            self.nodes.failed(link.node());
+        }
+    }
+
+    async fn link(&self) -> Result<Arc<Link>, Failure> {
+        let mut kept = self.link.lock().await;
+        if let Some(link) = kept.as_ref() {
+            let Some(lost) = link.connection.lost() else {
+                return Ok(link.clone());
+            };
+            tracing::info!("node {} is left: {lost}", link.node());
+            self.nodes.failed(link.node());
+        }
+        kept.take();
+        let link = Arc::new(self.dial().await?);
+        tracing::debug!("connected to node {} at {}", link.node(), link.address);
+        Ok(kept.insert(link).clone())
+    }
+
+    /// Races all nodes.
+    async fn dial(&self) -> Result<Link, Failure> {
+        let candidates = self.nodes.candidates();
+        let runners: Vec<(&Candidate, &str)> = candidates
+            .iter()
+            .flat_map(|candidate| candidate.addresses.iter().map(move |address| (candidate, address.as_str())))
+            .collect();
+        let dial = |(_, address): &(&Candidate, &str)| {
+            let (client, address) = (self.client.clone(), (*address).to_owned());
+            async move { client.connect(&address).await }
+        };
+        match race(&runners, STAGGER, ROUND, dial).await {
+            Outcome::Won {
+                winner,
+                prize,
+                failed,
+                overtaken,
+            } => {
+                let candidate = |at: usize| runners.get(at).map(|(candidate, _)| *candidate);
+                let beaten = failed.iter().map(|(at, _)| *at).chain(overtaken).filter_map(candidate);
+                // One of several addresses may fail: the node has not.
+                let beaten: Vec<&Candidate> = beaten
+                    .filter(|beaten| candidate(winner) != Some(*beaten))
+                    .collect();
+                let address = runners.get(winner).map(|(_, address)| *address);
+                let link = Link::new(prize, address.unwrap_or_default().to_owned());
+                self.nodes.raced(&beaten, Some(reached(&link)));
+                Ok(link)
+            }
+            Outcome::Lost { failed, silent } => {
+                let everybody: Vec<&Candidate> = candidates.iter().collect();
+                self.nodes.raced(&everybody, None);
+                let silent = silent.iter().filter_map(|at| runners.get(*at).map(|(_, address)| *address));
+                Err(unreachable(&failed, silent))
+            }
+        }
+    }
+
+    fn lock_session(&self) -> std::sync::MutexGuard<'_, Option<ResumeBackup>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failed {
+    fn at(link: Arc<Link>, failure: Failure) -> Self {
+        let link = Some(link);
+        Self { failure, link }
+    }
+}
+
+fn reached(link: &Link) -> Reached<'_> {
+    Reached {
+        name: link.node(),
+        address: &link.address,
+        round_trip: link.connection.rtt(),
+    }
+}
+
+fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item = &'a str>) -> Failure {
+    let mut reasons: Vec<String> = failed.iter().map(|(_, error)| chain(error)).collect();
+    let refused_by_all = !failed.is_empty() && failed.iter().all(|(_, error)| !error.is_transient());
+    let before = reasons.len();
+    reasons.extend(silent.map(|address| format!("connecting to {address}: no answer")));
+    let may_change = !refused_by_all || reasons.len() > before;
+    let failure = Failure::new(code::HOST_CONNECT, "no node of the mesh can be reached")
+        .because(reasons.join("; "))
+        .remedy("check mesh-node, and that 'pgmesh node start' runs there");
+    if may_change { failure.again() } else { failure }
+}

@@ -1,0 +1,117 @@
+//! When a request is repeated, where, and after what pause. Every request of the program goes by this: what the protocol
+//! knows may be repeated, at the same node and at others, and has one effect.
+
+use pgmesh_node::{Failure, code};
+use std::time::{Duration, Instant};
+
+/// The pause after the second failure in a row; the first is followed by a try elsewhere at once.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// An election is over within a second or two: who waits longer than this between two tries adds to it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A request is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeat {
+    /// At another node, if there is one; this one is put last for a while.
+    pub elsewhere: bool,
+    /// After this long.
+    pub pause: Duration,
+}
+
+/// One request's failures in a row.
+#[derive(Debug)]
+pub struct Retry {
+    limit: Duration,
+    failing_since: Option<Instant>,
+    failures: u32,
+}
+
+impl Retry {
+    /// For a request that may keep failing for `limit`.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            failing_since: None,
+            failures: 0,
+        }
+    }
+
+    /// What follows a failure at `now`; `None`: it is told.
+    pub fn after(&mut self, failure: &Failure, now: Instant) -> Option<Repeat> {
+        let elsewhere = is_the_nodes(failure)?;
+        let since = *self.failing_since.get_or_insert(now);
+        let pause = pause(self.failures, elsewhere);
+        self.failures = self.failures.saturating_add(1);
+        let over = now.saturating_duration_since(since) + pause >= self.limit;
+        (!over).then_some(Repeat { elsewhere, pause })
+    }
+
+    /// The request has come on since it failed: what fails from now on is another failure.
+    pub fn progress(&mut self) {
+        (self.failing_since, self.failures) = (None, 0);
+    }
+}
+
+/// Whether another node may know better; `None` where trying again is no use, or not wanted.
+fn is_the_nodes(failure: &Failure) -> Option<bool> {
+    match failure.code {
+        _ if !failure.again => None,
+        // The repositories' own refusal: PostgreSQL, or whoever runs the backup, decides when to try again.
+        code::ARCHIVE_TIMEOUT => None,
+        // Gone, going, without a majority; or its catalog fails.
+        code::HOST_CONNECT | code::RUNTIME => Some(true),
+        _ => Some(false),
+    }
+}
+
+fn pause(failures_before: u32, elsewhere: bool) -> Duration {
+    match failures_before {
+        0 if elsewhere => Duration::ZERO,
+        0 => FIRST_PAUSE,
+        n => FIRST_PAUSE.saturating_mul(1 << (n - 1).min(8)).min(LONGEST_PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn failure(code: u8) -> Failure {
+        Failure::new(code, "it failed").again()
+    }
+
+    #[test]
+    fn a_lost_node_is_left_at_once_and_others_are_asked_ever_more_slowly() {
+        let (mut retry, now) = (Retry::new(LIMIT), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..7 {
+            let repeat = retry.after(&failure(code::HOST_CONNECT), now).unwrap();
+            assert!(repeat.elsewhere);
+            pauses.push(repeat.pause.as_millis());
+        }
+        assert_eq!(pauses, [0, 50, 100, 200, 400, 500, 500]);
+    }
+
+    #[test]
+    fn what_is_no_nodes_fault_is_told_or_asked_again_there() {
+        let (mut retry, now) = (Retry::new(LIMIT), Instant::now());
+        assert_eq!(retry.after(&failure(code::ARCHIVE_TIMEOUT), now), None);
+        assert_eq!(retry.after(&Failure::new(code::HOST_CONNECT, "refused"), now), None);
+        let repeat = retry.after(&failure(code::CHECKSUM), now).unwrap();
+        assert!(!repeat.elsewhere && repeat.pause == FIRST_PAUSE);
+    }
+
+    #[test]
+    fn the_limit_counts_from_the_first_failure_in_a_row() {
+        let (mut retry, start) = (Retry::new(LIMIT), Instant::now());
+        let lost = failure(code::HOST_CONNECT);
+        assert!(retry.after(&lost, start + LIMIT).is_some(), "it had not failed before");
+        assert!(retry.after(&lost, start + LIMIT + Duration::from_secs(9)).is_some());
+        assert!(retry.after(&lost, start + LIMIT + LIMIT).is_none());
+        retry.progress();
+        assert!(retry.after(&lost, start + LIMIT + LIMIT).is_some());
+        assert!(Retry::new(Duration::ZERO).after(&lost, start).is_none());
+    }
+}
