@@ -64,7 +64,8 @@ impl Node {
             Step::AddLearner(node_id) => {
                 let found = nodes.iter().find(|(_, record)| record.node_id == node_id);
                 let address = found.and_then(|(_, record)| record.advertise.first().cloned());
-                self.catalog.add_learner(node_id, address.unwrap_or_default()).await?;
+                let address = address.unwrap_or_default();
+                self.catalog.add_learner(node_id, &address).await?;
             }
         }
         Ok(())

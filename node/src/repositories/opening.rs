@@ -8,7 +8,7 @@ use super::slot::{Opened, Slot};
 use crate::failure::chain;
 use crate::{Node, now_unix};
 use pgmesh_raft::{CatalogError, Command, Refusal, RepositoryRecord};
-use pgmesh_storage::{Cipher, PosixStore, RepoKey, Repository, RepositoryIdentity, StoreError, WrappedKey};
+use pgmesh_storage::{Cipher, PosixStore, Repository, RepositoryIdentity, StoreError, WrappedKey};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
