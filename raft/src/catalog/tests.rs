@@ -32,6 +32,10 @@ fn node(node_id: u64) -> NodeRecord {
         region: String::new(),
         advertise: vec![format!("localhost:{node_id}")],
         fingerprint: [0; 32],
+        program: String::new(),
+        service: NodeService::InService,
+        vote: VotePolicy::Auto,
+        revoked: Vec::new(),
     }
 }
 
@@ -150,7 +154,7 @@ async fn snapshots_replace_the_log() {
         note(&catalog, format!("note {number}")).await;
     }
     let is_purged = |metrics: &openraft::RaftMetrics<u64, BasicNode>| metrics.purged.index() >= Some(20);
-    let wait = catalog.raft.wait(LIMIT);
+    let wait = catalog.way.raft.wait(LIMIT);
     wait.metrics(is_purged, "purged").await.unwrap();
     let before = notes(&catalog);
     drop(catalog);
@@ -207,20 +211,21 @@ async fn a_new_node_gets_the_snapshot_and_then_the_log() {
         note(&one, format!("note {number}")).await;
     }
     let is_purged = |metrics: &openraft::RaftMetrics<u64, BasicNode>| metrics.purged.index() >= Some(20);
-    one.raft.wait(LIMIT).metrics(is_purged, "purged").await.unwrap();
+    one.way.raft.wait(LIMIT).metrics(is_purged, "purged").await.unwrap();
     let folder = Folder::create(&dir.path().join("two")).await.unwrap();
     let peers = Arc::clone(&lan);
     let two = Catalog::start(&folder, Some(2), peers, &options()).await.unwrap();
     lan.0.lock().unwrap().extend([(1, one.clone()), (2, two.clone())]);
     let old_view = two.view();
-    one.raft.add_learner(2, BasicNode::new("two"), true).await.unwrap();
+    one.way.raft.add_learner(2, BasicNode::new("two"), true).await.unwrap();
     for number in 60..100 {
         note(&one, format!("note {number}")).await;
     }
-    one.raft.change_membership([1, 2], false).await.unwrap();
+    one.way.raft.change_membership([1, 2], false).await.unwrap();
     note(&one, "with two voters".to_owned()).await;
     let last = one.status().last_applied;
-    two.raft
+    two.way
+        .raft
         .wait(LIMIT)
         .applied_index_at_least(last, "caught up")
         .await
