@@ -74,8 +74,13 @@ impl Faults {
     /// The same, with so many bytes a second, and a queue that holds what comes in 100 ms (64 KiB at least).
     #[must_use]
     pub fn with_bandwidth(self, bytes_per_second: u64) -> Self {
-        let queue = usize::try_from(bytes_per_second / 10).unwrap_or(usize::MAX).max(64 << 10);
-        let bandwidth = Some(Bandwidth { bytes_per_second, queue });
+        let queue = usize::try_from(bytes_per_second / 10)
+            .unwrap_or(usize::MAX)
+            .max(64 << 10);
+        let bandwidth = Some(Bandwidth {
+            bytes_per_second,
+            queue,
+        });
         Self { bandwidth, ..self }
     }
 }

@@ -93,9 +93,7 @@ impl Network {
     #[must_use]
     pub fn routes(&self, from: &str) -> Vec<(String, SocketAddr)> {
         let of_this = self.relays.iter().filter(|((dialler, _), _)| dialler == from);
-        of_this
-            .map(|((_, to), relay)| (to.clone(), relay.address()))
-            .collect()
+        of_this.map(|((_, to), relay)| (to.clone(), relay.address())).collect()
     }
 
     /// The relay by which `from` dials `to`.
@@ -114,7 +112,9 @@ impl Network {
     pub fn delivered_bytes(&self, from: &str, to: &str) -> u64 {
         let passed = |dialler: &str, dialled: &str, direction| {
             let relay = self.relays.get(&(dialler.to_owned(), dialled.to_owned()));
-            relay.map_or(Counts::default(), |relay| relay.counts(direction)).delivered_bytes
+            relay
+                .map_or(Counts::default(), |relay| relay.counts(direction))
+                .delivered_bytes
         };
         passed(from, to, Direction::Forward) + passed(to, from, Direction::Backward)
     }

@@ -76,11 +76,7 @@ impl Pump {
         while !self.shared.end.load(Ordering::Relaxed) {
             events.clear();
             let timeout = self.sleep(sweep);
-            let waited = epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                Some(&timeout),
-            );
+            let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
             // Only an interruption can happen here: then there is nothing to read.
             if waited.is_ok() {
                 for event in &events {

@@ -124,7 +124,9 @@ fn lost_datagrams_are_those_of_the_seed() {
 fn duplicates_arrive_twice() {
     let bench = Bench::new();
     let peer = bench.peer();
-    bench.relay.set(Direction::Forward, Faults::none().with_duplication(1.0));
+    bench
+        .relay
+        .set(Direction::Forward, Faults::none().with_duplication(1.0));
     send(&peer, 5);
     assert_eq!([bench.next().0, bench.next().0], [5, 5]);
 }
@@ -133,9 +135,10 @@ fn duplicates_arrive_twice() {
 fn jitter_lets_later_datagrams_overtake() {
     let bench = Bench::new();
     let peer = bench.peer();
-    bench
-        .relay
-        .set(Direction::Forward, Faults::none().with_jitter(Duration::from_millis(50)));
+    bench.relay.set(
+        Direction::Forward,
+        Faults::none().with_jitter(Duration::from_millis(50)),
+    );
     (0..50).for_each(|number| send(&peer, number));
     let arrived: Vec<u32> = (0..50).map(|_| bench.next().0).collect();
     assert!(!arrived.is_sorted(), "{arrived:?}");
