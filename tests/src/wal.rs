@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::account::Account;
 use crate::postgres::Postgres;
-use crate::random::Random;
+use pgmesh_chaos::Random;
 
 /// The long header of a segment's first page (`XLogLongPageHeaderData`): 40 bytes, the page's address at byte 8.
 const HEADER_LENGTH: usize = 40;
