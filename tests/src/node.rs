@@ -104,6 +104,14 @@ impl Node {
         self.account.write(&self.configuration, &self.settings);
     }
 
+    /// Has it listen on another port from its next start on.
+    pub fn move_to_another_port(&mut self) {
+        let from = self.address();
+        let port = Port::reserve_at(self.port.ip());
+        self.reconfigure(&from, &port.address());
+        self.port = port;
+    }
+
     /// A `pgmesh` command that uses the node's configuration, and so its administrator's identity.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

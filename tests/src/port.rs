@@ -1,7 +1,7 @@
 //! Ports that nobody else takes.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use crate::program::shared_folder;
 
@@ -12,7 +12,7 @@ const RANGE: std::ops::Range<u16> = 21000..29000;
 /// A UDP port of this machine that belongs to one test as long as this value lives.
 #[derive(Debug)]
 pub struct Port {
-    address: SocketAddr,
+    address: SocketAddrV4,
     /// Its lock ends with the process, however that ends.
     _lock: File,
 }
@@ -38,7 +38,7 @@ impl Port {
             .find_map(|number| {
                 let lock = File::create(folder.join(format!("port-{number}"))).ok()?;
                 lock.try_lock().ok()?;
-                let address = SocketAddr::from((ip, number));
+                let address = SocketAddrV4::new(ip, number);
                 UdpSocket::bind(address).ok()?;
                 Some(Self { address, _lock: lock })
             })
@@ -51,10 +51,16 @@ impl Port {
         self.address.port()
     }
 
+    /// The address that it is a port of.
+    #[must_use]
+    pub fn ip(&self) -> Ipv4Addr {
+        *self.address.ip()
+    }
+
     /// Where it is.
     #[must_use]
     pub fn socket_address(&self) -> SocketAddr {
-        self.address
+        self.address.into()
     }
 
     /// `ADDRESS:PORT`.
