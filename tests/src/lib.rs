@@ -47,7 +47,7 @@ pub use mesh::{Mesh, MeshBuilder, MeshStatus, NodeStatus};
 pub use node::{Node, NodeBuilder, RepositoryFiles};
 pub use objects::{Damage, Kind, Object, Repository};
 pub use outcome::{Outcome, run, run_with_input};
-pub use pgmesh_chaos::{Faults, Network, Random};
+pub use pgmesh_chaos::{Faults, Network, Random, history};
 pub use port::Port;
 pub use postgres::{Load, Postgres, PostgresBuilder};
 pub use process::Process;

@@ -83,6 +83,16 @@ impl WalForge {
         path
     }
 
+    /// As [`write`](Self::write), into a folder of its own: several writers may have the same name at the same time.
+    #[must_use]
+    pub fn write_in(&self, folder: &str, name: &str, content: &[u8]) -> PathBuf {
+        let folder = self.folder.join(folder);
+        self.account.create_folder(&folder);
+        let path = folder.join(name);
+        self.account.write(&path, content);
+        path
+    }
+
     /// A path in its folder for a segment that comes back.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use pgmesh_tests::{Host, Kind, Ledger, Mesh, MeshBuilder, MeshSite, Scratch, WalForge, wait_for};
+use pgmesh_tests::{Host, Kind, Ledger, Mesh, MeshSite, Scratch, WalForge, wait_for};
 
 /// Longer than it takes a write that was acknowledged to reach the last repository.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ fn wait_for_segment(site: &MeshSite, repositories: usize, name: &str) {
 
 #[test]
 fn a_push_through_any_node_is_in_all_repositories() {
-    let mut site = MeshSite::without_archiving("forms", MeshBuilder::with_relays);
+    let mut site = MeshSite::without_archiving("forms", |mesh| mesh.with_relays());
     let forge = WalForge::new(&site.postgres);
     // A host for each node, that reaches no other.
     let hosts: Vec<(String, Host)> = [("alpha", "eu"), ("beta", "us"), ("gamma", "ap")]

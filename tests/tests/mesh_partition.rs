@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::{Faults, Figures, Host, Mesh, MeshBuilder, MeshSite, Outcome, Pushes, WalForge};
+use pgmesh_tests::{Faults, Figures, Host, Mesh, MeshSite, Outcome, Pushes, WalForge};
 
 /// A pause that is no pause any more. What it really is the tests print.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
@@ -25,7 +25,7 @@ fn other_content(forge: &WalForge, number: u32) -> Vec<u8> {
 
 #[test]
 fn a_minority_acknowledges_nothing_and_the_majority_goes_on() {
-    let mut site = MeshSite::without_archiving("minority", MeshBuilder::with_relays);
+    let mut site = MeshSite::without_archiving("minority", |mesh| mesh.with_relays());
     let forge = WalForge::new(&site.postgres);
     push(&site.host, forge.make(1)).succeeds();
     // The leader, and a host that knows no other node, on one side.
@@ -102,7 +102,7 @@ fn push_through(site: &mut MeshSite, fault: impl FnOnce(&mut Mesh)) {
 
 #[test]
 fn pushes_go_on_when_the_leader_is_cut_off_from_the_nodes_but_not_from_the_host() {
-    let mut site = MeshSite::without_archiving("cut-off", MeshBuilder::with_relays);
+    let mut site = MeshSite::without_archiving("cut-off", |mesh| mesh.with_relays());
     push_through(&mut site, |mesh| {
         let leader = mesh.leader();
         let names = mesh.names();
@@ -117,7 +117,7 @@ fn pushes_go_on_when_the_leader_is_cut_off_from_the_nodes_but_not_from_the_host(
 
 #[test]
 fn pushes_go_on_when_the_leader_speaks_and_hears_nothing() {
-    let mut site = MeshSite::without_archiving("deaf", MeshBuilder::with_relays);
+    let mut site = MeshSite::without_archiving("deaf", |mesh| mesh.with_relays());
     push_through(&mut site, |mesh| {
         let leader = mesh.leader();
         for name in mesh.names() {
@@ -130,7 +130,7 @@ fn pushes_go_on_when_the_leader_speaks_and_hears_nothing() {
 
 #[test]
 fn pushes_go_on_over_a_bad_network() {
-    let mut site = MeshSite::without_archiving("lossy", MeshBuilder::with_relays);
+    let mut site = MeshSite::without_archiving("lossy", |mesh| mesh.with_relays());
     push_through(&mut site, |mesh| {
         let bad = Faults::delayed(Duration::from_millis(5))
             .with_jitter(Duration::from_millis(10))
@@ -143,7 +143,7 @@ fn pushes_go_on_over_a_bad_network() {
 #[test]
 fn a_silent_node_is_hardly_felt() {
     const COUNT: u32 = 20;
-    let mut site = MeshSite::without_archiving("silent", MeshBuilder::with_relays);
+    let mut site = MeshSite::without_archiving("silent", |mesh| mesh.with_relays());
     let forge = WalForge::new(&site.postgres);
     let fetched = forge.path("fetched");
     let push_and_get = |site: &MeshSite, first: u32| {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pgmesh_tests::{
-    Damage, Host, Kind, Ledger, Mesh, MeshBuilder, MeshSite, Postgres, Pushes, Scratch, SmallDisk, WalForge,
+    Damage, Host, Kind, Ledger, Mesh, MeshSite, Postgres, Pushes, Scratch, SmallDisk, WalForge,
     number_from_environment, wait_for,
 };
 
@@ -150,7 +150,7 @@ fn a_full_disk_on_one_node_stops_nobody() {
 
 #[test]
 fn what_rots_on_one_node_is_read_elsewhere_and_made_anew() {
-    let site = MeshSite::new("rot", MeshBuilder::with_relays);
+    let site = MeshSite::new("rot", |mesh| mesh);
     site.postgres.make_accounts(1);
     let mut ledger = Ledger::create(&site.postgres);
     site.host.backup();
