@@ -2,6 +2,7 @@
 
 mod builder;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -72,6 +73,12 @@ impl Node {
         self.port.address()
     }
 
+    /// The same, not as text.
+    #[must_use]
+    pub fn socket_address(&self) -> SocketAddr {
+        self.port.socket_address()
+    }
+
     /// The number of its port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -102,6 +109,14 @@ impl Node {
         assert!(self.settings.contains(from), "no {from:?} in the node's configuration");
         self.settings = self.settings.replace(from, to);
         self.account.write(&self.configuration, &self.settings);
+    }
+
+    /// Declares an encrypted repository in its file: from its next start on it hosts it.
+    pub fn declare_repository(&mut self, number: usize) {
+        let repository = RepositoryFiles::encrypted(&self.home, number);
+        self.settings += &repository.lines();
+        self.account.write(&self.configuration, &self.settings);
+        self.repositories.push(repository);
     }
 
     /// Has it listen on another port from its next start on.

@@ -90,6 +90,7 @@ fn a_backup_through_a_mesh_is_restored_and_is_whole_in_each_repository() {
         });
     }
     site.host.run(&["verify"]).succeeds();
+    site.mesh.run(&["doctor"]).succeeds();
 }
 
 #[test]

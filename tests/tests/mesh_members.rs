@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::{Host, MeshSite, Pushes, WalForge, wait_for};
+use pgmesh_tests::{Host, Kind, Ledger, MeshSite, Pushes, WalForge, wait_for};
 
 #[test]
 fn a_rolling_restart_fails_no_push() {
@@ -119,4 +119,31 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     for number in 1..=5 {
         site.host.get(&forge.name(number), &forge.path("fetched")).succeeds();
     }
+}
+
+#[test]
+fn a_new_repository_is_filled_from_the_others() {
+    let mut site = MeshSite::new("sync", |mesh| mesh.repositories(2));
+    site.postgres.make_accounts(1);
+    let mut ledger = Ledger::create(&site.postgres);
+    site.host.backup();
+    let last = ledger.add_some(&site.postgres, 3);
+    site.postgres.archive_everything();
+    site.mesh.node_mut("gamma").stop();
+    site.mesh.node_mut("gamma").declare_repository(3);
+    site.mesh.start_node("gamma");
+    site.mesh.run(&["--repo=3", "repo-sync"]).succeeds();
+    for kind in [Kind::Chunk, Kind::Segment, Kind::Manifest] {
+        let counts = [1, 3].map(|number| site.mesh.objects(number).all(kind).len());
+        assert!(counts[0] > 0 && counts[0] == counts[1], "{kind:?}: {counts:?}");
+    }
+    site.host.run(&["verify"]).succeeds();
+    // Now the two others may go for good.
+    for number in [1, 2] {
+        site.mesh.objects(number).take_away();
+    }
+    let mut restored = site.restore("again", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end, from the new repository alone");
+    restored.check_all();
 }

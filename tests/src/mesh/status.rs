@@ -35,7 +35,7 @@ impl MeshStatus {
         let nodes = json["nodes"].as_array().unwrap_or_else(|| panic!("no nodes in {json}"));
         Self {
             leader: text(&json["leader"]),
-            quorum: json["quorum"] == true || json["quorum"]["ok"] == true,
+            quorum: json["quorum"]["reached"] == true,
             nodes: nodes.iter().map(node).collect(),
         }
     }

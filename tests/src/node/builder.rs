@@ -1,7 +1,7 @@
 //! Nodes to be set up.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::node::Node;
 use crate::outcome::run;
@@ -18,6 +18,30 @@ pub struct RepositoryFiles {
     pub path: PathBuf,
     /// Its passphrase, `None` for a repository without encryption.
     pub passphrase: Option<String>,
+}
+
+impl RepositoryFiles {
+    /// An encrypted one in a node's folder.
+    pub(super) fn encrypted(home: &Path, number: usize) -> Self {
+        Self {
+            number,
+            path: home.join(format!("repo{number}")),
+            passphrase: Some(format!("passphrase of {number}: correct horse")),
+        }
+    }
+
+    /// What a node's file says about it.
+    pub(super) fn lines(&self) -> String {
+        let Self { number, path, .. } = self;
+        let cipher = match &self.passphrase {
+            Some(passphrase) => format!("aes-256-cbc\nrepo{number}-cipher-pass={passphrase}"),
+            None => "none".to_owned(),
+        };
+        format!(
+            "repo{number}-type=posix\nrepo{number}-path={}\nrepo{number}-cipher-type={cipher}\n",
+            path.display()
+        )
+    }
 }
 
 /// A node to be set up.
@@ -68,10 +92,10 @@ impl<'a> NodeBuilder<'a> {
 
     /// Adds an encrypted posix repository with a number of its own in the mesh.
     #[must_use]
-    pub fn repository_numbered(self, number: usize) -> Self {
-        let path = self.scratch.join(&self.name).join(format!("repo{number}"));
-        let passphrase = format!("passphrase of {number}: correct horse");
-        self.add(number, path, Some(passphrase))
+    pub fn repository_numbered(mut self, number: usize) -> Self {
+        let repository = RepositoryFiles::encrypted(&self.scratch.join(&self.name), number);
+        self.repositories.push(repository);
+        self
     }
 
     /// Adds a posix repository at a path, the next number.
@@ -122,17 +146,7 @@ impl<'a> NodeBuilder<'a> {
             self.region
         );
         for repository in &self.repositories {
-            let number = repository.number;
-            let path = repository.path.display();
-            writeln!(settings, "repo{number}-type=posix\nrepo{number}-path={path}").expect("writing to a string");
-            match &repository.passphrase {
-                Some(passphrase) => writeln!(
-                    settings,
-                    "repo{number}-cipher-type=aes-256-cbc\nrepo{number}-cipher-pass={passphrase}"
-                ),
-                None => writeln!(settings, "repo{number}-cipher-type=none"),
-            }
-            .expect("writing to a string");
+            settings += &repository.lines();
         }
         settings += &self.options;
         let node = Node {
