@@ -205,5 +205,4 @@ impl<T> PartialEq for Datagram<T> {
 impl<T> Eq for Datagram<T> {}
 
 #[cfg(test)]
-#[path = "pipe_tests.rs"]
 mod tests;

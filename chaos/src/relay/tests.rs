@@ -82,7 +82,7 @@ fn answers_find_their_way_back_to_each_peer() {
 fn a_delay_is_felt_in_its_direction_only() {
     let bench = Bench::new();
     let peer = bench.peer();
-    let delay = Duration::from_millis(80);
+    let delay = Duration::from_millis(300);
     bench.relay.set(Direction::Backward, Faults::delayed(delay));
     let began = Instant::now();
     send(&peer, 1);
