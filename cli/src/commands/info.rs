@@ -10,7 +10,7 @@ mod status;
 mod text;
 
 pub(super) use json::{debt, health};
-pub(super) use status::troubles;
+pub(super) use status::{describe_troubles, troubles};
 
 use super::stanza;
 use crate::config::Config;
