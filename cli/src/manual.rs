@@ -41,7 +41,7 @@ fn documented() -> clap::Command {
         .disable_version_flag(true);
     let (plain, node): (Vec<_>, Vec<_>) = COMMANDS.iter().partition(|spec| spec.command.section() == spec.name);
     let node_root = clap::Command::new("node")
-        .about("Create or run a node of the mesh")
+        .about("Create, run and change nodes of the mesh")
         .disable_help_flag(true)
         .disable_help_subcommand(true)
         .subcommands(node.into_iter().map(subcommand));

@@ -6,6 +6,9 @@ use pgmesh_storage::{Passphrase, RepoKey};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// Where the configuration's number were none.
+const DEFAULT_VOTERS: usize = 5;
+
 /// The settings of the node that the configuration describes.
 ///
 /// # Errors
@@ -22,10 +25,12 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
         backup_ack: ack(config, "backup-ack"),
         io_timeout: config.duration("io-timeout"),
         seeds: config.list("mesh-node").to_vec(),
-        routes: BTreeMap::new(),
-        voters: 5,
-        repair_rate: None,
-        snapshot_entries: None,
+        routes: config.map("mesh-route").iter().cloned().collect(),
+        voters: usize::try_from(config.integer("mesh-voters")).unwrap_or(DEFAULT_VOTERS),
+        repair_rate: config.optional_size("repair-rate"),
+        snapshot_entries: config
+            .optional_integer("node-snapshot-entries")
+            .and_then(|entries| u64::try_from(entries).ok()),
         buffer: config.size("node-buffer"),
     })
 }

@@ -31,33 +31,33 @@ impl Pace {
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
         let begin = {
             let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            let begin = free_at.get(&repo).copied().unwrap_or(now).max(now);
-            free_at.insert(repo, begin + takes);
+            let (begin, end) = book(free_at.get(&repo).copied(), Instant::now(), takes);
+            free_at.insert(repo, end);
             begin
         };
         tokio::time::sleep_until(begin).await;
     }
 }
 
+/// When a write that takes so long may begin, and when the one after it may. Pure.
+fn book(free_at: Option<Instant>, now: Instant, takes: Duration) -> (Instant, Instant) {
+    let begin = free_at.unwrap_or(now).max(now);
+    (begin, begin + takes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn bytes_are_written_no_faster_than_the_rate() {
-        let (pace, repo) = (Pace::new(Some(1 << 20)), RepoKey::new(1).unwrap());
-        let began = Instant::now();
-        for _ in 0..5 {
-            pace.wait(repo, 1 << 20).await;
-        }
-        assert_eq!(began.elapsed().as_secs(), 4, "the first begins at once");
-        // What was not used while idle is not made up for.
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        let began = Instant::now();
-        pace.wait(repo, 1 << 20).await;
-        pace.wait(repo, 1 << 20).await;
-        assert_eq!(began.elapsed().as_secs(), 1);
+    #[test]
+    fn each_write_waits_for_those_before_it_and_nothing_is_saved_up() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let (first, free) = book(None, now, second);
+        assert_eq!((first, free), (now, now + second), "the first begins at once");
+        let (second_begins, free) = book(Some(free), now, 3 * second);
+        assert_eq!((second_begins, free), (now + second, now + 4 * second));
+        let later = now + 100 * second;
+        assert_eq!(book(Some(free), later, second), (later, later + second));
     }
 
     #[tokio::test]

@@ -8,21 +8,15 @@ use crate::output;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
 use pgmesh_node::{Failure, code};
-use pgmesh_transport::{Connection, Identity, JoinClient, JoinToken, KeyRequest};
+use pgmesh_transport::{Connection, Identity, JoinClient, JoinToken, KeyRequest, Role};
 
 /// Joins.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
-    let text = match argument(config, 0, "a token")? {
-        // Not in the process title, where others could read it.
-        "-" => std::io::read_to_string(std::io::stdin())
-            .map_err(|error| Failure::new(code::RUNTIME, "the token cannot be read from stdin").because(error))?,
-        text => text.to_owned(),
-    };
-    let token: JoinToken = text.trim().parse().map_err(|error| {
-        Failure::new(code::CRYPTO, "this is no join token")
-            .because(chain(&error))
-            .remedy("give the whole line that 'pgmesh invite' printed")
-    })?;
+    let token = token(config)?;
+    if token.role == Role::Node {
+        return Err(Failure::new(code::OPTION_INVALID, "this token is a node's")
+            .remedy("run 'pgmesh --config=FILE node join TOKEN', with the new node's own file"));
+    }
     let directory = config.required_path("identity-path")?;
     if Identity::exists(directory) && !config.flag("force") {
         return Err(
@@ -60,6 +54,21 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         directory.display()
     ))?;
     Ok(ExitCode::Ok)
+}
+
+/// The token that the command line gives, or stdin.
+pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
+    let text = match argument(config, 0, "a token")? {
+        // Not in the process title, where others could read it.
+        "-" => std::io::read_to_string(std::io::stdin())
+            .map_err(|error| Failure::new(code::RUNTIME, "the token cannot be read from stdin").because(error))?,
+        text => text.to_owned(),
+    };
+    text.trim().parse().map_err(|error| {
+        Failure::new(code::CRYPTO, "this is no join token")
+            .because(chain(&error))
+            .remedy("give the whole line that 'pgmesh invite' printed")
+    })
 }
 
 async fn connect(token: &JoinToken) -> Result<Connection, Failure> {

@@ -5,21 +5,28 @@ mod archive_get;
 mod archive_push;
 mod backup;
 mod check;
+mod columns;
+mod doctor;
 mod info;
 mod invite;
 mod join;
+mod membership;
 mod node;
 mod origin;
+mod repo_sync;
 mod repository;
 mod restore;
 mod stanza;
+mod status;
 mod stop;
 mod verify;
 
 use crate::allocator;
+use crate::config::table::sets;
 use crate::config::{Command, Config};
 use crate::exit::{CommandError, ExitCode};
-use crate::output;
+use crate::{mesh, output};
+use pgmesh_node::protocol::NodeChange;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
 
@@ -35,8 +42,14 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
     output::local_offset();
     let runtime = runtime(config.command())
         .map_err(|error| CommandError::runtime("the runtime cannot be started").because(&error))?;
-    let outcome = runtime.block_on(dispatch(config));
-    if matches!(config.command(), Command::NodeStart | Command::NodeInit) {
+    let outcome = runtime.block_on(async {
+        let outcome = dispatch(config).await;
+        if outcome.is_ok() && sets::MESH.contains(config.command()) {
+            mesh::renew_if_due(config).await;
+        }
+        outcome
+    });
+    if sets::NODE.contains(config.command()) {
         // The catalog's database must be closed before the process ends: its threads do not outlive its globals.
         runtime.shutdown_timeout(SHUTDOWN);
     } else {
@@ -48,10 +61,7 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
 
 /// A node and a backup use all cores; a push or a get starts faster with one thread.
 fn runtime(command: Command) -> std::io::Result<tokio::runtime::Runtime> {
-    let many = matches!(
-        command,
-        Command::NodeInit | Command::NodeStart | Command::Backup | Command::Restore
-    );
+    let many = sets::NODE.contains(command) || matches!(command, Command::Backup | Command::Restore);
     let mut builder = if many {
         tokio::runtime::Builder::new_multi_thread()
     } else {
@@ -67,19 +77,29 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::ArchivePush => archive_push::run(config).await,
         Command::Backup => backup::run(config).await,
         Command::Check => check::run(config).await,
+        Command::Doctor => doctor::run(config).await,
         Command::Info => info::run(config).await,
         Command::Invite => invite::run(config).await,
         Command::Join => join::run(config).await,
+        Command::NodeDemote => membership::change(config, NodeChange::Demote).await,
+        Command::NodeDrain => membership::change(config, NodeChange::Drain).await,
         Command::NodeInit => node::init(config).await,
+        Command::NodeJoin => node::join(config).await,
+        Command::NodeList => membership::list(config).await,
+        Command::NodePromote => membership::change(config, NodeChange::Promote).await,
+        Command::NodeRemove => membership::remove(config).await,
+        Command::NodeResume => membership::change(config, NodeChange::Resume).await,
         Command::NodeStart => node::start(config).await,
         Command::RepoGet => repository::get(config).await,
         Command::RepoLs => repository::list(config).await,
+        Command::RepoSync => repo_sync::run(config).await,
         Command::RepoUpdate => repository::update(config).await,
         Command::Restore => restore::run(config).await,
         Command::StanzaCreate => stanza::create(config).await,
         Command::StanzaDelete => stanza::delete(config).await,
         Command::StanzaUpgrade => stanza::upgrade(config).await,
         Command::Start => stop::start(config).await,
+        Command::Status => status::run(config).await,
         Command::Stop => stop::stop(config).await,
         Command::Verify => verify::run(config).await,
         other => Err(Failure::new(48, format!("command '{other}' is not run in this way"))),

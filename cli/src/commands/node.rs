@@ -1,10 +1,11 @@
-//! `node init` and `node start`.
+//! `node init`, `node join` and `node start`.
 
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::{node_file, output};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
+use pgmesh_transport::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Makes a new mesh of one node.
@@ -21,6 +22,27 @@ pub async fn init(config: &Config) -> Result<ExitCode, Failure> {
         settings.name,
         settings.path.display(),
         made.ca_fingerprint
+    ))?;
+    Ok(ExitCode::Ok)
+}
+
+/// Makes this host another node of a mesh.
+pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
+    let settings = node_file::settings(config)?;
+    let token = super::join::token(config)?;
+    if token.role != Role::Node {
+        let what = format!("this token is for a {}, not for a node", token.role.kind());
+        return Err(Failure::new(code::OPTION_INVALID, what)
+            .remedy("run 'pgmesh join TOKEN' with it, or make a node's with 'pgmesh invite --role=node'"));
+    }
+    let joined = pgmesh_node::join(&settings, &token).await?;
+    output::print(&format!(
+        "node {} ({}) joined mesh {} as its node number {}; CA fingerprint {}\nstart it with: pgmesh --config=FILE node start",
+        settings.name,
+        settings.path.display(),
+        joined.mesh_id,
+        joined.node_id,
+        joined.ca_fingerprint
     ))?;
     Ok(ExitCode::Ok)
 }

@@ -105,13 +105,17 @@ impl Config {
         })
     }
 
-    /// A size in bytes.
+    /// A size in bytes with a default.
     pub fn size(&self, name: &str) -> u64 {
-        match self.value(name) {
-            Some(Value::Size(bytes)) => *bytes,
-            Some(_) => wrong_kind(name),
-            None => no_default(name),
-        }
+        self.optional_size(name).unwrap_or_else(|| no_default(name))
+    }
+
+    /// A size in bytes without a default.
+    pub fn optional_size(&self, name: &str) -> Option<u64> {
+        self.value(name).map(|value| match value {
+            Value::Size(bytes) => *bytes,
+            _ => wrong_kind(name),
+        })
     }
 
     /// A span of time.
@@ -288,7 +292,7 @@ impl fmt::Debug for Config {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Config");
         shown.field("command", &self.command.name());
-        if self.command == Command::Join {
+        if matches!(self.command, Command::Join | Command::NodeJoin) {
             shown.field("arguments", &"<redacted>");
         } else {
             shown.field("arguments", &self.arguments);

@@ -13,20 +13,30 @@ pub enum Command {
     Backup,
     Check,
     Completions,
+    Doctor,
     Help,
     Info,
     Invite,
     Join,
+    NodeDemote,
+    NodeDrain,
     NodeInit,
+    NodeJoin,
+    NodeList,
+    NodePromote,
+    NodeRemove,
+    NodeResume,
     NodeStart,
     RepoGet,
     RepoLs,
+    RepoSync,
     RepoUpdate,
     Restore,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,
     Start,
+    Status,
     Stop,
     Verify,
     Version,
@@ -238,6 +248,21 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: true,
     },
     CommandSpec {
+        command: Command::Doctor,
+        name: "doctor",
+        summary: "Look for everything that is wrong with the mesh",
+        about: "Looks at this host's configuration and certificate, dials each node, and asks the mesh how it does: a line a check, with ok, warn or FAIL, what was found, and what to do about it. Exits 0 when nothing failed, else with the code of the first failure. `--output=json`: `status` (ok, warn, fail) and `checks`, each with `check`, `verdict`, `found`, `remedy` and `code`.",
+        arguments: &[],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf doctor",
+                "on a node, before and after every change",
+            ),
+            ("pgmesh --output=json doctor", "on a PG host, for monitoring"),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::Help,
         name: "help",
         summary: "Explain a command or an option",
@@ -287,6 +312,10 @@ pub const COMMANDS: &[CommandSpec] = &[
                 "pgmesh invite --role=client --stanza=main --stanza=reports",
                 "one client for two stanzas",
             ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node",
+                "for `pgmesh node join` on another host",
+            ),
         ],
         hidden: false,
     },
@@ -295,11 +324,35 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "join",
         summary: "Join a mesh with a token",
         about: "Exchanges the token of `pgmesh invite` for this host's own certificate, stored at identity-path. The \
-                private key never leaves the host.",
-        arguments: &[required("TOKEN", "what `pgmesh invite` printed")],
+                private key never leaves the host. The certificate renews itself while the host uses the mesh.",
+        arguments: &[required("TOKEN", "what `pgmesh invite` printed; - reads it from stdin")],
         examples: &[(
             "pgmesh join pgmesh1.eyJhZGRy…",
             "on the PG host, as the user that runs PostgreSQL",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeDemote,
+        name: "node demote",
+        summary: "Take a node's vote away",
+        about: "The node keeps its catalog and its clients, and votes no more. The mesh gives the vote to another node if one is there: see mesh-voters.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node demote n3",
+            "before n3 is moved to a far place",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeDrain,
+        name: "node drain",
+        summary: "Send a node's clients elsewhere",
+        about: "The node takes no new clients and hands leadership on; its repositories stay in use. For maintenance: drain, work, `node resume`.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node drain n2",
+            "before n2 is restarted for an upgrade",
         )],
         hidden: false,
     },
@@ -313,6 +366,84 @@ pub const COMMANDS: &[CommandSpec] = &[
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf node init",
             "once, before the first `node start`",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeJoin,
+        name: "node join",
+        summary: "Join a mesh as another node",
+        about: "Exchanges a token of `pgmesh invite --role=node` for this node's own certificate and creates the data directory; refuses a directory that holds a node already. The node then starts with `node start`, fetches the catalog, and becomes a voter when it has caught up. A host that lost its disk joins again under its old name. The private key never leaves the host.",
+        arguments: &[required(
+            "TOKEN",
+            "what `pgmesh invite --role=node` printed; - reads it from stdin",
+        )],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf node join pgmesh1.eyJhZGRy…",
+                "on the new host, before the first `node start`",
+            ),
+            (
+                "ssh node1 pgmesh --config=/etc/pgmesh/node.conf invite --role=node | pgmesh --config=/etc/pgmesh/node.conf node join -",
+                "without the token in any process list",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeList,
+        name: "node list",
+        summary: "List the nodes of the mesh",
+        about: "Name, region, part in consensus, state, addresses, program and repositories of each node, as the catalog has them; `pgmesh status` asks the nodes themselves. `--output=json`: an array of objects with the keys `name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --config=/etc/pgmesh/node.conf node list", "for people"),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --output=json node list",
+                "for programs",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodePromote,
+        name: "node promote",
+        summary: "Give a node a vote",
+        about: "The node becomes a voter when it has caught up. An odd number of voters is best: of 3, one may be lost; of 5, two.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node promote n4",
+            "instead of waiting for the mesh to choose",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeRemove,
+        name: "node remove",
+        summary: "Take a node out of the mesh for good",
+        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are away then until another node takes them over. The name may come back with `node join`.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf node remove n3",
+                "after it was drained",
+            ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --force node remove n3",
+                "after its host burnt down with its repository",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeResume,
+        name: "node resume",
+        summary: "Let a drained node take clients again",
+        about: "Ends `node drain`.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node resume n2",
+            "after maintenance",
         )],
         hidden: false,
     },
@@ -353,6 +484,18 @@ pub const COMMANDS: &[CommandSpec] = &[
         examples: &[(
             "pgmesh --repo=1 repo-ls stanza/main/backup",
             "the stored manifests of a stanza",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoSync,
+        name: "repo-sync",
+        summary: "Fill a repository from the others",
+        about: "Makes a debt of all that the other repositories have and this one has not, and waits until it is paid. The nodes copy among themselves; no PG host is involved, nothing is compressed anew. The work goes on when this command is stopped, and `info` shows what is left. See repair-rate.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=3 repo-sync",
+            "after repo3 was added or lost its disk",
         )],
         hidden: false,
     },
@@ -435,6 +578,21 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::Status,
+        name: "status",
+        summary: "Show how the whole mesh does",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `failure`) and `repositories` (`key`, `type`, `host`, `health`, `objects`, `bytes`, `debt`).",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --output=json status",
+                "for programs",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::Stop,
         name: "stop",
         summary: "Refuse pushes and backups of a stanza",
@@ -498,6 +656,10 @@ mod tests {
             Some((Command::ArchivePush, 1))
         );
         assert_eq!(Command::from_words(&["node"]), None);
+        assert_eq!(
+            Command::from_words(&["node", "remove", "n1"]),
+            Some((Command::NodeRemove, 2))
+        );
         assert_eq!(Command::NodeStart.section(), "node");
     }
 

@@ -237,7 +237,15 @@ fn command_of(words: &[OsString]) -> Result<(Command, usize), CommandError> {
         return Err(error("there is no command".into()).remedy("`pgmesh help` shows them all"));
     };
     if *word == "node" {
-        return Err(error("command 'node' needs 'init' or 'start' behind it".into()).remedy("see `pgmesh help`"));
+        let words: Vec<&str> = COMMANDS
+            .iter()
+            .filter_map(|spec| spec.name.strip_prefix("node "))
+            .collect();
+        let what = format!(
+            "command 'node' needs one of these words behind it: {}",
+            words.join(", ")
+        );
+        return Err(error(what).remedy("see `pgmesh help`"));
     }
     if NOT_YET.contains(word) {
         return Err(error(format!("pgmesh does not have pgBackRest's command '{word}'")).remedy("see `pgmesh help`"));

@@ -45,7 +45,11 @@ impl Access {
         let io_timeout = config.duration("io-timeout");
         // PostgreSQL waits there, and nobody else: better long than an error that it makes of it.
         let archives = matches!(config.command(), Command::ArchivePush | Command::ArchiveGet);
-        let limit = if archives { config.duration("archive-timeout") } else { io_timeout };
+        let limit = if archives {
+            config.duration("archive-timeout")
+        } else {
+            io_timeout
+        };
         Ok(Self {
             directory,
             ways: Ways {

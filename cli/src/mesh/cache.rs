@@ -123,7 +123,11 @@ impl MeshCache {
             region: said.region.clone(),
             addresses: said.addresses.clone(),
             serves: said.serves,
-            ..known.iter().find(|node| node.name == said.name).cloned().unwrap_or_default()
+            ..known
+                .iter()
+                .find(|node| node.name == said.name)
+                .cloned()
+                .unwrap_or_default()
         };
         self.nodes = nodes.iter().map(node).collect();
         *self = std::mem::take(self).bounded();
@@ -132,7 +136,8 @@ impl MeshCache {
     /// Within the limits, and without what cannot be: a file is not trusted to be ours.
     fn bounded(mut self) -> Self {
         let is_text = |text: &String| !text.is_empty() && text.len() <= MAX_TEXT;
-        self.nodes.retain(|node| is_text(&node.name) && node.region.len() <= MAX_TEXT);
+        self.nodes
+            .retain(|node| is_text(&node.name) && node.region.len() <= MAX_TEXT);
         self.nodes.truncate(MAX_NODES);
         for node in &mut self.nodes {
             node.addresses.retain(is_text);
@@ -174,7 +179,11 @@ mod tests {
         cache.renewal_asked = Some(7);
         assert!(cache.write(folder.path()));
         assert_eq!(MeshCache::read(folder.path(), "m"), cache);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary file stays"
+        );
         let other = MeshCache::read(folder.path(), "another mesh");
         assert_eq!((other.mesh.as_str(), other.nodes.len()), ("another mesh", 0));
     }

@@ -94,7 +94,9 @@ fn addresses(node: &KnownNode, ways: &Ways) -> Vec<String> {
 /// The lower, the earlier: those in good order by home, region and round trip; then those that drain; then those that
 /// failed lately, the one that failed longest ago first, so that in the end each is tried.
 fn rank(candidate: &Candidate, now: i64) -> (u8, i64, bool, bool, bool, u64) {
-    let failed = candidate.failed.filter(|failed| (0..PENALTY).contains(&now.saturating_sub(*failed)));
+    let failed = candidate
+        .failed
+        .filter(|failed| (0..PENALTY).contains(&now.saturating_sub(*failed)));
     let class = match (failed, candidate.drains) {
         (Some(_), _) => 2,
         (None, true) => 1,
@@ -136,7 +138,9 @@ mod tests {
     }
 
     fn order(ways: &Ways, cache: &MeshCache) -> Vec<String> {
-        let dialled = candidates(ways, cache, NOW).into_iter().map(|candidate| candidate.addresses.join("+"));
+        let dialled = candidates(ways, cache, NOW)
+            .into_iter()
+            .map(|candidate| candidate.addresses.join("+"));
         dialled.collect()
     }
 
@@ -156,7 +160,10 @@ mod tests {
             node("d", "eu", Some(800)),
             node("e", "", None),
         ]);
-        assert_eq!(order(&in_region("eu"), &cache), ["d:8433", "c:8433", "b:8433", "a:8433", "e:8433"]);
+        assert_eq!(
+            order(&in_region("eu"), &cache),
+            ["d:8433", "c:8433", "b:8433", "a:8433", "e:8433"]
+        );
         let anywhere = order(&Ways::default(), &cache);
         assert_eq!(anywhere, ["a:8433", "d:8433", "c:8433", "b:8433", "e:8433"]);
     }
@@ -177,7 +184,14 @@ mod tests {
         nodes[3].failed = Some(NOW - PENALTY);
         // A clock that was set back must not put a node last for hours.
         nodes[4].failed = Some(NOW + 1_000_000);
-        let expected = ["forgiven", "from-the-future", "far", "drains", "failed-before", "failed"];
+        let expected = [
+            "forgiven",
+            "from-the-future",
+            "far",
+            "drains",
+            "failed-before",
+            "failed",
+        ];
         let expected: Vec<String> = expected.iter().map(|name| format!("{name}:8433")).collect();
         assert_eq!(order(&in_region("eu"), &cache(nodes)), expected);
     }
@@ -185,7 +199,10 @@ mod tests {
     #[test]
     fn seeds_are_dialled_in_their_order_until_they_are_known() {
         let seeds = vec!["s1:1".to_owned(), "s2:1".to_owned(), "s3:1".to_owned()];
-        let ways = Ways { seeds, ..Ways::default() };
+        let ways = Ways {
+            seeds,
+            ..Ways::default()
+        };
         assert_eq!(order(&ways, &MeshCache::default()), ["s1:1", "s2:1", "s3:1"]);
         let mut known = cache(vec![node("n", "", Some(5))]);
         known.nodes[0].reached_at = Some("s2:1".to_owned());

@@ -62,7 +62,11 @@ impl Link {
 
     /// Opens a stream and sends the request.
     pub async fn ask(&self, request: &Request, body: Option<&Bytes>) -> Result<Stream, Failure> {
-        let mut stream = self.connection.open().await.map_err(|error| lost(request, &error.into()))?;
+        let mut stream = self
+            .connection
+            .open()
+            .await
+            .map_err(|error| lost(request, &error.into()))?;
         let sent = async {
             stream.send(request).await?;
             if let Some(body) = body {

@@ -13,6 +13,7 @@
 mod access;
 mod cache;
 mod candidates;
+mod dial;
 mod link;
 mod nodes;
 mod probe;
@@ -26,15 +27,13 @@ pub use renewal::renew_if_due;
 
 use crate::config::Config;
 use bytes::Bytes;
-use candidates::Candidate;
 use link::{Link, reply};
 use nodes::{Nodes, Reached};
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshFacts, Request, ResumeBackup};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
-use pgmesh_transport::{Client, ConnectError, Identity};
-use race::{Outcome, race};
+use pgmesh_transport::{Client, Identity};
 use retry::Retry;
 use serde::de::DeserializeOwned;
 use std::ops::ControlFlow;
@@ -44,10 +43,6 @@ use std::time::{Duration, Instant};
 /// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
 pub const BAD_COPIES: usize = 8;
 
-/// The next node is dialled when the one before has not answered for this long.
-const STAGGER: Duration = Duration::from_millis(150);
-/// So long all nodes together are dialled before it counts as a failure.
-const ROUND: Duration = Duration::from_secs(6);
 /// How often it is looked which connection a backup session goes along with.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -154,7 +149,9 @@ impl Mesh {
     /// # Errors
     /// As [`Self::call`].
     pub async fn send<T: DeserializeOwned>(&self, request: &Request, body: &Bytes) -> Result<T, Failure> {
-        self.exchange(request, Some(body), |_| None).await.map(|(answer, _)| answer)
+        self.exchange(request, Some(body), |_| None)
+            .await
+            .map(|(answer, _)| answer)
     }
 
     /// A request, its reply, and the body that follows where `body_length` says that one does.
@@ -348,44 +345,6 @@ impl Mesh {
         Ok(kept.insert(link).clone())
     }
 
-    /// Races all nodes.
-    async fn dial(&self) -> Result<Link, Failure> {
-        let candidates = self.nodes.candidates();
-        let runners: Vec<(&Candidate, &str)> = candidates
-            .iter()
-            .flat_map(|candidate| candidate.addresses.iter().map(move |address| (candidate, address.as_str())))
-            .collect();
-        let dial = |(_, address): &(&Candidate, &str)| {
-            let (client, address) = (self.client.clone(), (*address).to_owned());
-            async move { client.connect(&address).await }
-        };
-        match race(&runners, STAGGER, ROUND, dial).await {
-            Outcome::Won {
-                winner,
-                prize,
-                failed,
-                overtaken,
-            } => {
-                let candidate = |at: usize| runners.get(at).map(|(candidate, _)| *candidate);
-                let beaten = failed.iter().map(|(at, _)| *at).chain(overtaken).filter_map(candidate);
-                // One of several addresses may fail: the node has not.
-                let beaten: Vec<&Candidate> = beaten
-                    .filter(|beaten| candidate(winner) != Some(*beaten))
-                    .collect();
-                let address = runners.get(winner).map(|(_, address)| *address);
-                let link = Link::new(prize, address.unwrap_or_default().to_owned());
-                self.nodes.raced(&beaten, Some(reached(&link)));
-                Ok(link)
-            }
-            Outcome::Lost { failed, silent } => {
-                let everybody: Vec<&Candidate> = candidates.iter().collect();
-                self.nodes.raced(&everybody, None);
-                let silent = silent.iter().filter_map(|at| runners.get(*at).map(|(_, address)| *address));
-                Err(unreachable(&failed, silent))
-            }
-        }
-    }
-
     fn lock_session(&self) -> std::sync::MutexGuard<'_, Option<ResumeBackup>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -404,16 +363,4 @@ fn reached(link: &Link) -> Reached<'_> {
         address: &link.address,
         round_trip: link.connection.rtt(),
     }
-}
-
-fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item = &'a str>) -> Failure {
-    let mut reasons: Vec<String> = failed.iter().map(|(_, error)| chain(error)).collect();
-    let refused_by_all = !failed.is_empty() && failed.iter().all(|(_, error)| !error.is_transient());
-    let before = reasons.len();
-    reasons.extend(silent.map(|address| format!("connecting to {address}: no answer")));
-    let may_change = !refused_by_all || reasons.len() > before;
-    let failure = Failure::new(code::HOST_CONNECT, "no node of the mesh can be reached")
-        .because(reasons.join("; "))
-        .remedy("check mesh-node, and that 'pgmesh node start' runs there");
-    if may_change { failure.again() } else { failure }
 }

@@ -190,7 +190,11 @@ mod tests {
     }
 
     fn order(nodes: &Nodes) -> Vec<String> {
-        nodes.candidates().iter().map(|candidate| candidate.addresses[0].clone()).collect()
+        nodes
+            .candidates()
+            .iter()
+            .map(|candidate| candidate.addresses[0].clone())
+            .collect()
     }
 
     #[test]

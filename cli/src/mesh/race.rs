@@ -30,12 +30,7 @@ pub enum Outcome<T, E> {
 
 /// Starts the first of `runners` at once, each next one `stagger` later or as soon as one has failed. Whoever has not
 /// arrived when the race is over is dropped.
-pub async fn race<C, T, E, F>(
-    runners: &[C],
-    stagger: Duration,
-    limit: Duration,
-    run: impl Fn(&C) -> F,
-) -> Outcome<T, E>
+pub async fn race<C, T, E, F>(runners: &[C], stagger: Duration, limit: Duration, run: impl Fn(&C) -> F) -> Outcome<T, E>
 where
     F: Future<Output = Result<T, E>>,
 {
@@ -109,7 +104,17 @@ mod tests {
     #[tokio::test]
     async fn the_first_in_the_order_wins_when_it_is_quick() {
         let (outcome, took) = run(&[(1, Ok("near")), (0, Ok("far"))]).await;
-        assert!(matches!(outcome, Outcome::Won { winner: 0, prize: "near", .. }), "{outcome:?}");
+        assert!(
+            matches!(
+                outcome,
+                Outcome::Won {
+                    winner: 0,
+                    prize: "near",
+                    ..
+                }
+            ),
+            "{outcome:?}"
+        );
         assert!(took < STAGGER, "{took:?}");
     }
 
@@ -143,9 +148,21 @@ mod tests {
         assert_eq!(outcome, Outcome::Lost { failed, silent: vec![] });
         let (outcome, took) = run(&[(60_000, Ok("never")), (1, Err("b"))]).await;
         let failed = vec![(1, "b")];
-        assert_eq!(outcome, Outcome::Lost { failed, silent: vec![0] });
+        assert_eq!(
+            outcome,
+            Outcome::Lost {
+                failed,
+                silent: vec![0]
+            }
+        );
         assert!(took >= LIMIT && took < 2 * LIMIT, "{took:?}");
         let (outcome, _) = run(&[]).await;
-        assert_eq!(outcome, Outcome::Lost { failed: vec![], silent: vec![] });
+        assert_eq!(
+            outcome,
+            Outcome::Lost {
+                failed: vec![],
+                silent: vec![]
+            }
+        );
     }
 }

@@ -53,7 +53,10 @@ async fn renew(config: &Config) -> Result<Option<i64>, Failure> {
         .renewed(&accepted.ca, &accepted.certificate)
         .map_err(crypto("the node's answer is not what was asked for"))?;
     if new.expires_at() <= old.expires_at() {
-        return Err(Failure::new(code::CRYPTO, "the new certificate ends no later than the old one"));
+        return Err(Failure::new(
+            code::CRYPTO,
+            "the new certificate ends no later than the old one",
+        ));
     }
     new.save_certificate(&mesh.access.directory)
         .map_err(crypto("the certificate cannot be saved"))?;
@@ -86,7 +89,14 @@ mod tests {
             not_before: 1000,
             not_after: 4000,
         };
-        for (now, due) in [(1000, false), (2000, false), (2001, true), (3999, true), (9000, true), (0, false)] {
+        for (now, due) in [
+            (1000, false),
+            (2000, false),
+            (2001, true),
+            (3999, true),
+            (9000, true),
+            (0, false),
+        ] {
             assert_eq!(is_due(&certificate, now), due, "{now}");
         }
         let endless = MemberCertificate {

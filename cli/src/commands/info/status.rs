@@ -1,7 +1,7 @@
 //! pgBackRest's status codes of `info`, and how they follow from what the mesh says. Pure.
 
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{HealthInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_node::protocol::{DebtInfo, HealthInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, RepoKey};
 
 /// The status of a stanza, in one repository or in all.
@@ -93,12 +93,16 @@ impl Status {
 
 /// What is wrong with a repository, a sentence each without its number: that it is away, and what it owes.
 pub fn troubles(repository: &RepositoryInfo) -> Vec<String> {
-    let away = match &repository.health {
+    describe_troubles(&repository.health, &repository.debt)
+}
+
+/// The same of one that is not described otherwise.
+pub fn describe_troubles(health: &HealthInfo, debt: &DebtInfo) -> Vec<String> {
+    let away = match health {
         HealthInfo::Up => None,
         HealthInfo::Down { since, why } => Some(format!("down since {}: {}", timestamp(*since), one_line(why))),
         HealthInfo::Refused { why } => Some(format!("not served: {}", one_line(why))),
     };
-    let debt = &repository.debt;
     let owes = (debt.objects > 0).then(|| {
         let objects = if debt.objects == 1 { "object" } else { "objects" };
         let since = debt

@@ -55,7 +55,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         Kind::Integer { min: 1, max: 256 },
         "repositories that must hold a WAL segment",
     )
-    .commands(ACKNOWLEDGED)
+    .commands(ACKNOWLEDGED.and(CommandSet::of(&[Doctor])))
     .about(
         "archive-push succeeds as soon as so many repositories hold the segment durably; the rest follows in \
             the background. Default: 2, or 1 where there is only one repository.",

@@ -11,6 +11,12 @@ pub const HOST_PORT: &str = "HOST:PORT, such as node1.example.com:8433 or [2001:
 /// What [`is_socket`] accepts, in words.
 pub const SOCKET: &str = "ADDRESS:PORT, such as 0.0.0.0:8433 or [::]:8433";
 
+/// What [`is_route`] accepts, in words.
+pub const ROUTE: &str = "NAME=HOST:PORT, such as node2=relay.example.com:8433";
+
+/// What [`is_odd`] accepts, in words.
+pub const VOTERS: &str = "1, 3, 5 or 7: an even number of voters bears no more losses than the odd one below it";
+
 /// The name of a stanza or node: safe as a file name, and not a section of the configuration file.
 pub fn is_name(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
@@ -30,6 +36,17 @@ pub fn is_host_port(text: &str) -> bool {
     };
     let host_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     !host.is_empty() && host.bytes().all(host_allowed) && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// A node's name and the address that leads to it.
+pub fn is_route(text: &str) -> bool {
+    let parts = text.split_once('=');
+    parts.is_some_and(|(name, address)| is_name(name.trim()) && is_host_port(address))
+}
+
+/// An odd number.
+pub fn is_odd(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|number| number % 2 == 1)
 }
 
 /// An address to listen on; port 0 lets the system choose.
@@ -64,6 +81,11 @@ mod tests {
         ] {
             assert!(!is_host_port(bad), "{bad}");
         }
+        assert!(is_route("n1=relay:7") && is_route("n-1=[::1]:7"));
+        for bad in ["n1", "n1=", "=relay:7", "n1=relay", "n 1=relay:7", "n1=a=b:7"] {
+            assert!(!is_route(bad), "{bad}");
+        }
+        assert!(is_odd("5") && !is_odd("4") && !is_odd("-1") && !is_odd("x"));
         assert!(is_socket("0.0.0.0:8433") && is_socket("[::]:0") && !is_socket("localhost:8433"));
     }
 }

@@ -57,7 +57,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             "--stanza=main",
         ),
     new("output", Kind::Choice(&["text", "json"]), "how results are written")
-        .commands(CommandSet::of(&[Check, Info, RepoLs, Verify]))
+        .commands(CommandSet::of(&[Check, Doctor, Info, NodeList, RepoLs, Status, Verify]))
         .default("text")
         .about(
             "text is for people and may change; json is for programs.",
@@ -107,17 +107,19 @@ pub const OPTIONS: &[OptionSpec] = &[
         "compress-level=1",
     ),
     new("force", Kind::Flag, "go on where the command would refuse")
-        .commands(CommandSet::of(&[Backup, Restore, StanzaDelete, Stop]))
+        .commands(CommandSet::of(&[Backup, NodeRemove, Restore, StanzaDelete, Stop]))
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
-            exists. stanza-delete: although PostgreSQL runs. stop: do not wait for what is under way.",
+            exists. stanza-delete: although PostgreSQL runs. stop: do not wait for what is under way. node remove: \
+            although it hosts repositories.",
             "--force",
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
-            ArchiveGet, Info, RepoGet, RepoLs, RepoUpdate, Restore, Verify,
+            ArchiveGet, Info, RepoGet, RepoLs, RepoSync, RepoUpdate, Restore, Verify,
         ]))
+        .required(CommandSet::of(&[RepoSync]))
         .scope(Scope::OutsideFile)
         .about(
             "Use only this repository. Without it, the best of all is used.",
@@ -216,11 +218,14 @@ pub const LOG_OPTIONS: &[OptionSpec] = &[
                 ArchiveGet,
                 ArchivePush,
                 Completions,
+                Doctor,
                 Help,
                 Info,
+                NodeList,
                 NodeStart,
                 RepoGet,
                 RepoLs,
+                Status,
                 Version,
             ]),
             kind: None,

@@ -7,7 +7,7 @@ mod node;
 mod not_yet;
 mod repository;
 mod restore;
-mod sets;
+pub(crate) mod sets;
 
 use super::option::{IndexKey, LAST_NUMBER, OptionKey, OptionSpec};
 use super::suggest::nearest;

@@ -1,6 +1,6 @@
 //! Options of nodes, and of the way to them.
 
-use super::checks::{HOST_PORT, NAME, SOCKET, is_host_port, is_name, is_socket};
+use super::checks::{HOST_PORT, NAME, ROUTE, SOCKET, VOTERS, is_host_port, is_name, is_odd, is_route, is_socket};
 use super::sets::{MESH, NODE};
 use crate::config::command::Command::*;
 use crate::config::command::CommandSet;
@@ -19,9 +19,59 @@ pub const OPTIONS: &[OptionSpec] = &[
     new("mesh-node", Kind::List { separator: ',' }, "a node of the mesh")
         .check(HOST_PORT, is_host_port)
         .about(
-            "HOST:PORT, may be given several times. A few are enough: the host learns the others.",
+            "HOST:PORT, may be given several times. A few are enough: the host learns the others and keeps them in \
+            mesh.json beside its identity. A node looks for the others there, too, when it starts.",
             "mesh-node=node1.example.com:8433",
         ),
+    new(
+        "mesh-route",
+        Kind::Map { separator: ',' },
+        "how this host reaches a node",
+    )
+    .check(ROUTE, is_route)
+    .about(
+        "NAME=HOST:PORT, may be given several times: the address by which this host reaches the node of that \
+            name, where that is not what the node advertises. For address translation and tunnels.",
+        "mesh-route=node2=10.8.0.2:8433",
+    ),
+    new(
+        "mesh-voters",
+        Kind::Integer { min: 1, max: 7 },
+        "how many nodes vote at most",
+    )
+    .commands(NODE)
+    .default("5")
+    .check(VOTERS, is_odd)
+    .about(
+        "The nodes beyond that receive the catalog and take over when a voter goes for good. Of 3 voters one may be \
+            lost, of 5 two. The leader's value counts: give all nodes the same.",
+        "mesh-voters=3",
+    ),
+    new(
+        "node-snapshot-entries",
+        Kind::Integer { min: 10, max: 1_000_000 },
+        "log entries between two snapshots of the catalog",
+    )
+    .commands(NODE)
+    .about(
+        "When so many entries have come since the last snapshot, another is made and older entries are dropped from \
+            the log. A node that was away for longer gets a snapshot instead of the entries. Without it: 20000.",
+        "node-snapshot-entries=20000",
+    ),
+    new(
+        "repair-rate",
+        Kind::Size {
+            min: 64 << 10,
+            max: 1 << 40,
+        },
+        "bytes a second that repairs may write",
+    )
+    .commands(NODE)
+    .about(
+        "Limits how fast this node makes up what each repository owes, so that archiving and restores keep their \
+            share. Without it: as fast as it goes.",
+        "repair-rate=50MiB",
+    ),
     new(
         "identity-path",
         Kind::Path,

@@ -10,16 +10,25 @@ pub const MESH: CommandSet = CommandSet::of(&[
     ArchivePush,
     Backup,
     Check,
+    Doctor,
     Info,
     Invite,
+    NodeDemote,
+    NodeDrain,
+    NodeList,
+    NodePromote,
+    NodeRemove,
+    NodeResume,
     RepoGet,
     RepoLs,
+    RepoSync,
     RepoUpdate,
     Restore,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,
     Start,
+    Status,
     Stop,
     Verify,
 ]);
@@ -59,11 +68,11 @@ pub const POSTGRES_PATH: CommandSet =
 /// Commands that connect to PostgreSQL.
 pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[Backup, Check, StanzaCreate, StanzaDelete, StanzaUpgrade]);
 
-/// Commands of a node.
-pub const NODE: CommandSet = CommandSet::of(&[NodeInit, NodeStart]);
+/// Commands of a node: those that make or run one.
+pub const NODE: CommandSet = CommandSet::of(&[NodeInit, NodeJoin, NodeStart]);
 
 /// Commands that need to know repositories by themselves: the node's, and those that can do without a node.
-pub const REPOSITORY: CommandSet = CommandSet::of(&[NodeInit, NodeStart, RepoUpdate, Restore, ArchiveGet]);
+pub const REPOSITORY: CommandSet = CommandSet::of(&[NodeInit, NodeJoin, NodeStart, RepoUpdate, Restore, ArchiveGet]);
 
 /// Every command that does work, and so may have something to log.
 pub const WORK: CommandSet = MESH.and(NODE).and(CommandSet::of(&[Join]));

@@ -85,7 +85,10 @@ impl MeshSource {
         });
         let mut bad = 0;
         loop {
-            let (head, body) = self.mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
+            let (head, body) = self
+                .mesh
+                .fetch(&request, |head: &PayloadHead| Some(head.length))
+                .await?;
             match self.open(head, body).await {
                 Ok(plain) => return decode_root(&plain, &self.stanza, label),
                 Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),

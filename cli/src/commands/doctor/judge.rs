@@ -1,0 +1,379 @@
+//! What is to be thought of what was seen. Pure.
+
+use super::check::{Check, OTHER};
+use crate::commands::info::describe_troubles;
+use crate::commands::status::words::{role, round_trip};
+use crate::mesh::Probed;
+use crate::output::{size, timestamp};
+use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus};
+use pgmesh_node::{Failure, code};
+use std::collections::BTreeSet;
+
+/// A clock that differs by less, in seconds, is right.
+const CLOCK_TOLERANCE: u64 = 5;
+/// A certificate that ends sooner, in seconds, should have renewed itself before.
+const CERTIFICATE_MARGIN: i64 = 30 * 86_400;
+/// A node with less room, in bytes, is soon full.
+const LITTLE_ROOM: u64 = 1 << 30;
+/// A node that lags by more log entries has not just been overtaken.
+const LAG: u64 = 1000;
+
+/// This host's certificate.
+#[derive(Debug, Clone)]
+pub struct HostIdentity {
+    /// The name that it carries.
+    pub name: String,
+    /// The role.
+    pub role: String,
+    /// The mesh.
+    pub mesh: String,
+    /// Its end, Unix seconds.
+    pub expires: i64,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// What the configuration's reader had to say.
+    pub warnings: Vec<String>,
+    /// `archive-ack`.
+    pub archive_ack: Option<u16>,
+    /// This program's version.
+    pub program: String,
+    /// This host's certificate.
+    pub identity: Result<HostIdentity, Failure>,
+    /// Each node, dialled by itself.
+    pub probes: Vec<Probed>,
+    /// What the mesh says of itself, if it was asked.
+    pub status: Option<Result<MeshStatus, Failure>>,
+    /// When it was asked, Unix seconds of this host's clock.
+    pub asked: i64,
+    /// When it had answered.
+    pub answered: i64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            warnings: Vec::new(),
+            archive_ack: None,
+            program: String::new(),
+            identity: Err(Failure::new(code::CRYPTO, "the identity was not looked at")),
+            probes: Vec::new(),
+            status: None,
+            asked: 0,
+            answered: 0,
+        }
+    }
+}
+
+/// All checks, in the order in which one thing depends on the other.
+pub fn judge(seen: &Seen) -> Vec<Check> {
+    let mut checks = vec![configuration(seen), identity(seen)];
+    checks.extend(seen.probes.iter().map(reachable));
+    match &seen.status {
+        None => {}
+        Some(Err(failure)) => checks.push(not_asked(failure)),
+        Some(Ok(status)) => {
+            checks.extend(programs(seen, status));
+            checks.extend(consensus(status));
+            for (info, own) in &status.nodes {
+                checks.extend(node(seen, status, info, own));
+            }
+            checks.extend(repositories(seen, status));
+        }
+    }
+    checks
+}
+
+fn configuration(seen: &Seen) -> Check {
+    match seen.warnings.as_slice() {
+        [] => Check::ok("configuration", "read, nothing to complain of"),
+        warnings => Check::warn("configuration", warnings.join("; "), "correct the lines that are named"),
+    }
+}
+
+fn identity(seen: &Seen) -> Check {
+    let subject = "identity";
+    let host = match &seen.identity {
+        Ok(host) => host,
+        Err(failure) => {
+            let remedy = failure.remedy.clone().unwrap_or_else(|| "join the mesh".to_owned());
+            return Check::fail(subject, failure.code, failure.to_string(), remedy);
+        }
+    };
+    let found = format!("{} {} of mesh {}", host.role, host.name, host.mesh);
+    certificate(
+        subject,
+        &found,
+        host.expires,
+        seen.asked,
+        "join the mesh again: 'pgmesh join TOKEN --force'",
+    )
+}
+
+/// A certificate's end.
+fn certificate(subject: &str, found: &str, expires: i64, now: i64, remedy: &str) -> Check {
+    let end = timestamp(expires);
+    if expires <= now {
+        let what = format!("{found}: the certificate ended at {end}");
+        return Check::fail(subject, code::CRYPTO, what, remedy);
+    }
+    let what = format!("{found}, certificate until {end}");
+    if expires - now < CERTIFICATE_MARGIN {
+        let remedy = "it should have renewed itself: see the log for why it did not";
+        return Check::warn(subject, what, remedy);
+    }
+    Check::ok(subject, what)
+}
+
+fn reachable(probed: &Probed) -> Check {
+    let subject = match &probed.name {
+        Some(name) => format!("way to {name}"),
+        None => format!("way to {}", probed.address),
+    };
+    match &probed.outcome {
+        Ok((trip, program)) => {
+            let found = format!("{} in {}, program {program}", probed.address, round_trip(*trip));
+            Check::ok(subject, found)
+        }
+        Err(why) => Check::fail(
+            subject,
+            code::HOST_CONNECT,
+            format!("not reached: {why}"),
+            "see that 'pgmesh node start' runs there and that UDP passes; mesh-route says how to reach a node that is behind \
+             address translation; 'pgmesh node remove' forgets one that is gone for good",
+        ),
+    }
+}
+
+fn not_asked(failure: &Failure) -> Check {
+    if failure.code == code::PROTOCOL && !failure.again {
+        return Check::warn(
+            "mesh",
+            failure.to_string(),
+            "run the doctor on a node, with its file, to see more",
+        );
+    }
+    let remedy = failure.remedy.clone();
+    let remedy = remedy.unwrap_or_else(|| "see to the nodes that are not reached first".to_owned());
+    Check::fail("mesh", failure.code, failure.to_string(), remedy)
+}
+
+fn programs(seen: &Seen, status: &MeshStatus) -> Option<Check> {
+    let own = status.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
+    let nodes: BTreeSet<&str> = own.map(|own| own.program.as_str()).collect();
+    let all: BTreeSet<&str> = nodes.iter().copied().chain([seen.program.as_str()]).collect();
+    if nodes.is_empty() {
+        return None;
+    }
+    let versions = all.iter().copied().collect::<Vec<_>>().join(", ");
+    Some(if all.len() == 1 {
+        Check::ok("programs", format!("all of version {versions}"))
+    } else {
+        let found = format!("several versions: {versions}; this program is {}", seen.program);
+        Check::warn(
+            "programs",
+            found,
+            "finish the upgrade: drain, replace and restart one node after the other",
+        )
+    })
+}
+
+/// Leader, quorum, and how many nodes may be lost.
+fn consensus(status: &MeshStatus) -> Vec<Check> {
+    let leader = match &status.leader {
+        Some(leader) => Check::ok("leader", leader.clone()),
+        None => Check::fail(
+            "leader",
+            code::HOST_CONNECT,
+            "there is none",
+            "wait for a few seconds; if it stays so, bring back the voters that are away",
+        ),
+    };
+    vec![leader, quorum(status)]
+}
+
+fn quorum(status: &MeshStatus) -> Check {
+    let voters: Vec<&(NodeInfo, Result<NodeStatus, String>)> = status
+        .nodes
+        .iter()
+        .filter(|(info, _)| matches!(info.role, NodeRole::Leader | NodeRole::Voter))
+        .collect();
+    let alive = voters.iter().filter(|(_, own)| own.is_ok()).count();
+    let needed = voters.len() / 2 + 1;
+    let count = format!("{alive} of {} voters answer, {needed} are needed", voters.len());
+    if let Err(why) = &status.quorum {
+        return Check::fail(
+            "quorum",
+            code::HOST_CONNECT,
+            format!("{count}: {why}"),
+            "bring voters back: until then nothing is acknowledged, and PostgreSQL keeps its WAL",
+        );
+    }
+    match alive.saturating_sub(needed) {
+        0 if voters.len() == 1 => Check::warn(
+            "quorum",
+            "one voter: when it is lost, nothing is acknowledged",
+            "let two more nodes join: 'pgmesh invite --role=node'",
+        ),
+        0 => Check::warn(
+            "quorum",
+            format!("{count}: no further node may be lost"),
+            "bring the voters back that are away, or promote others: 'pgmesh node promote NAME'",
+        ),
+        spare => Check::ok("quorum", format!("{count}: {spare} more may be lost")),
+    }
+}
+
+/// One node, by its own account.
+fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStatus, String>) -> Vec<Check> {
+    let subject = format!("node {}", info.name);
+    let own = match own {
+        Ok(own) => own,
+        Err(why) => {
+            let found = format!("node {} does not reach it: {why}", status.node);
+            let remedy = "see that it runs; 'pgmesh node remove' forgets one that is gone for good";
+            return vec![Check::fail(subject, code::HOST_CONNECT, found, remedy)];
+        }
+    };
+    let mut checks = vec![caught_up(&subject, status, info, own), clock(seen, info, own)];
+    let certificate_subject = format!("certificate of {}", info.name);
+    let remedy = "restart the node while the mesh is reachable; if that does not help, let it join again";
+    let found = format!("node {}", info.name);
+    checks.push(certificate(
+        &certificate_subject,
+        &found,
+        own.certificate_expires,
+        seen.answered,
+        remedy,
+    ));
+    checks.extend(own.disk_free.map(|free| room(info, free)));
+    checks
+}
+
+fn caught_up(subject: &str, status: &MeshStatus, info: &NodeInfo, own: &NodeStatus) -> Check {
+    if let Some(why) = &own.failure {
+        let found = format!("its catalog has stopped: {why}");
+        return Check::fail(
+            subject,
+            OTHER,
+            found,
+            "remove the cause (often a full disk) and restart it",
+        );
+    }
+    let told = status.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
+    let newest = told.filter_map(|own| own.last_applied).max().unwrap_or_default();
+    let lag = newest.saturating_sub(own.last_applied.unwrap_or_default());
+    if info.role == NodeRole::Joining {
+        let found = "admitted, and not in the group yet";
+        return Check::warn(subject, found, "start it: it fetches the catalog by itself");
+    }
+    if lag > LAG {
+        let found = format!("{lag} log entries behind");
+        return Check::warn(
+            subject,
+            found,
+            "wait; if the lag grows, look at its disk and the way to it",
+        );
+    }
+    Check::ok(
+        subject,
+        format!("{}, caught up (applied {newest}, lag {lag})", role(info.role)),
+    )
+}
+
+/// Compares a node's clock with this host's, which looked before and after.
+fn clock(seen: &Seen, info: &NodeInfo, own: &NodeStatus) -> Check {
+    let subject = format!("clock of {}", info.name);
+    let difference = match own.clock {
+        clock if clock < seen.asked => clock - seen.asked,
+        clock if clock > seen.answered => clock - seen.answered,
+        _ => 0,
+    };
+    if difference.unsigned_abs() <= CLOCK_TOLERANCE {
+        return Check::ok(subject, "agrees with this host's");
+    }
+    let side = if difference < 0 { "behind" } else { "ahead of" };
+    let found = format!("{} s {side} this host's", difference.unsigned_abs());
+    let remedy = "let NTP set both; no data depend on it, but times shown, labels of backups and the ends of tokens and \
+                  certificates do";
+    Check::warn(subject, found, remedy)
+}
+
+fn room(info: &NodeInfo, free: u64) -> Check {
+    let subject = format!("disk of {}", info.name);
+    let found = format!("{} free where its catalog is", size(free));
+    if free < LITTLE_ROOM {
+        return Check::warn(subject, found, "make room: a node whose disk is full stops");
+    }
+    Check::ok(subject, found)
+}
+
+/// Each repository, and how many of them may be lost.
+fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
+    let mut checks: Vec<Check> = Vec::new();
+    for repository in &status.repositories {
+        let subject = format!("repo{}", repository.key);
+        let troubles = describe_troubles(&repository.health, &repository.debt).join("; ");
+        checks.push(match &repository.health {
+            HealthInfo::Up if repository.debt.objects == 0 => Check::ok(subject, "up, owes nothing"),
+            HealthInfo::Up => Check::warn(
+                subject,
+                troubles,
+                "wait: the debt is paid by itself; repair-rate limits how fast",
+            ),
+            HealthInfo::Down { .. } => Check::fail(
+                subject,
+                code::REPO_INVALID,
+                troubles,
+                "bring its storage back; what it owes is made up by itself",
+            ),
+            HealthInfo::Refused { .. } => Check::fail(
+                subject,
+                code::REPO_INVALID,
+                troubles,
+                "correct its options in the file of the node that hosts it",
+            ),
+        });
+    }
+    checks.push(spare_repositories(seen, status));
+    checks
+}
+
+fn spare_repositories(seen: &Seen, status: &MeshStatus) -> Check {
+    let all = status.repositories.len();
+    let up = status
+        .repositories
+        .iter()
+        .filter(|repository| repository.health == HealthInfo::Up)
+        .count();
+    // As a node decides where archive-ack is not set.
+    let ack = seen.archive_ack.map_or(all.clamp(1, 2), usize::from);
+    let found = format!("{up} of {all} repositories are up, {ack} must acknowledge (archive-ack)");
+    if all == 0 {
+        return Check::fail(
+            "repositories",
+            code::REPO_INVALID,
+            "the mesh has none",
+            "declare one in a node's file: repo1-path=…",
+        );
+    }
+    match up.checked_sub(ack) {
+        None => Check::fail(
+            "repositories",
+            code::ARCHIVE_TIMEOUT,
+            format!("{found}: pushes fail"),
+            "bring repositories back, or lower archive-ack for as long as it takes",
+        ),
+        Some(0) => Check::warn(
+            "repositories",
+            format!("{found}: none may be lost without stopping archiving"),
+            "add a repository on another node, or lower archive-ack",
+        ),
+        Some(spare) => Check::ok("repositories", format!("{found}: {spare} may be lost")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! What the doctor thinks of meshes in good order and in bad.
+
+use super::*;
+use crate::commands::doctor::check::Verdict;
+use crate::commands::status::samples::{self, NOW, YEAR};
+use std::time::Duration;
+
+fn seen(status: MeshStatus) -> Seen {
+    let probe = |name: &str| Probed {
+        name: Some(name.to_owned()),
+        address: format!("{name}:8433"),
+        outcome: Ok((Duration::from_millis(3), env!("CARGO_PKG_VERSION").to_owned())),
+    };
+    Seen {
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        identity: Ok(HostIdentity {
+            name: "db1".to_owned(),
+            role: "client".to_owned(),
+            mesh: "4f2a".to_owned(),
+            expires: NOW + YEAR,
+        }),
+        probes: vec![probe("n1"), probe("n2")],
+        status: Some(Ok(status)),
+        archive_ack: Some(1),
+        asked: NOW - 1,
+        answered: NOW + 1,
+        ..Seen::default()
+    }
+}
+
+fn of(checks: &[Check], subject: &str) -> (Verdict, String, u8) {
+    let found = checks.iter().find(|check| check.subject == subject);
+    let found = found.unwrap_or_else(|| panic!("no check {subject} in {checks:?}"));
+    (found.verdict, found.found.clone(), found.code)
+}
+
+#[test]
+fn a_mesh_in_good_order_passes_every_check() {
+    let checks = judge(&seen(samples::healthy()));
+    let bad: Vec<&Check> = checks.iter().filter(|check| check.verdict != Verdict::Ok).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    assert!(of(&checks, "quorum").1.ends_with("1 more may be lost"));
+    assert!(of(&checks, "repositories").1.ends_with("1 may be lost"));
+    assert!(of(&checks, "way to n1").1.starts_with("n1:8433 in 3.0 ms"));
+}
+
+#[test]
+fn every_trouble_has_its_line_and_remedy() {
+    let mut status = samples::mesh();
+    if let Ok(own) = &mut status.nodes[1].1 {
+        own.clock = NOW + 12;
+        own.disk_free = Some(500 << 20);
+        own.certificate_expires = NOW + 86_400;
+        own.last_applied = Some(0);
+        own.program = "9.9.9".to_owned();
+    }
+    if let Ok(own) = &mut status.nodes[0].1 {
+        own.last_applied = Some(5000);
+    }
+    let mut seen = seen(status);
+    seen.archive_ack = None;
+    seen.warnings.push("line 7: unknown option".to_owned());
+    seen.probes[1].outcome = Err("refused".to_owned());
+    let checks = judge(&seen);
+    assert!(
+        checks
+            .iter()
+            .all(|check| (check.verdict == Verdict::Ok) == check.remedy.is_none())
+    );
+    let verdict = |subject| of(&checks, subject).0;
+    for subject in [
+        "configuration",
+        "clock of n2",
+        "disk of n2",
+        "certificate of n2",
+        "node n2",
+        "programs",
+    ] {
+        assert_eq!(verdict(subject), Verdict::Warn, "{subject}");
+    }
+    assert_eq!(of(&checks, "way to n2").2, code::HOST_CONNECT);
+    assert_eq!(of(&checks, "node n3").2, code::HOST_CONNECT);
+    assert_eq!(of(&checks, "repo2").2, code::REPO_INVALID);
+    // One of two is up, and two must acknowledge where nothing else is said.
+    assert_eq!(of(&checks, "repositories").2, code::ARCHIVE_TIMEOUT);
+    assert!(of(&checks, "clock of n2").1.starts_with("11 s ahead of"));
+    assert_eq!(
+        of(&checks, "quorum"),
+        (
+            Verdict::Warn,
+            "2 of 2 voters answer, 2 are needed: no further node may be lost".to_owned(),
+            0
+        )
+    );
+}
+
+#[test]
+fn without_a_majority_the_quorum_fails_and_the_rest_is_still_told() {
+    let mut status = samples::healthy();
+    status.quorum = Err("no majority".to_owned());
+    status.leader = None;
+    for at in [1, 2] {
+        status.nodes[at].1 = Err("silent".to_owned());
+    }
+    let checks = judge(&seen(status));
+    assert_eq!(of(&checks, "leader").0, Verdict::Fail);
+    assert!(
+        of(&checks, "quorum")
+            .1
+            .starts_with("1 of 3 voters answer, 2 are needed: no majority")
+    );
+    assert_eq!(of(&checks, "repo1").0, Verdict::Ok);
+}
+
+#[test]
+fn who_has_no_identity_or_may_not_ask_is_told_what_to_do() {
+    let mut without = seen(samples::healthy());
+    without.identity = Err(Failure::new(code::CRYPTO, "no identity").remedy("join"));
+    (without.status, without.probes) = (None, vec![]);
+    let checks = judge(&without);
+    assert_eq!((checks.len(), of(&checks, "identity").2), (2, code::CRYPTO));
+
+    let mut client = seen(samples::healthy());
+    client.status = Some(Err(Failure::new(code::PROTOCOL, "only administrators")));
+    assert_eq!(of(&judge(&client), "mesh").0, Verdict::Warn);
+    client.status = Some(Err(Failure::new(code::HOST_CONNECT, "nobody").again()));
+    assert_eq!(of(&judge(&client), "mesh").2, code::HOST_CONNECT);
+
+    let mut expired = seen(samples::healthy());
+    if let Ok(host) = &mut expired.identity {
+        host.expires = NOW - 5;
+    }
+    assert_eq!(of(&judge(&expired), "identity").2, code::CRYPTO);
+}

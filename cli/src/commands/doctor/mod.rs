@@ -1,0 +1,57 @@
+//! `doctor`: looks for everything that is wrong, a line a check. `judge` decides and is pure; here is only the looking.
+
+mod check;
+mod judge;
+
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::{Access, Mesh};
+use crate::output::{self, OutputFormat};
+use check::{render_json, render_text, verdict};
+use judge::{HostIdentity, Seen, judge};
+use pgmesh_node::protocol::{MeshStatus, Request};
+use pgmesh_node::{Failure, now_unix};
+
+/// Examines, shows what it saw, and exits by the first failure.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let checks = judge(&look(config).await);
+    match OutputFormat::of(config) {
+        OutputFormat::Json => output::print_json(&render_json(&checks))?,
+        OutputFormat::Text => output::print(&render_text(&checks))?,
+    }
+    Ok(verdict(&checks))
+}
+
+async fn look(config: &Config) -> Seen {
+    let mut seen = Seen {
+        warnings: config.warnings().to_vec(),
+        archive_ack: crate::node_file::ack(config, "archive-ack"),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        identity: Access::of(config)
+            .and_then(|access| access.identity())
+            .map(|identity| HostIdentity {
+                name: identity.name().to_string(),
+                role: identity.role().kind().to_owned(),
+                mesh: identity.mesh_id().to_string(),
+                expires: identity.expires_at(),
+            }),
+        asked: now_unix(),
+        ..Seen::default()
+    };
+    if seen.identity.is_ok() {
+        match Mesh::open(config) {
+            Ok(mesh) => {
+                // The first node that answers names the others, which are then dialled each by itself.
+                let status = match mesh.greet().await {
+                    Ok(_) => mesh.call::<MeshStatus>(&Request::Status).await,
+                    Err(failure) => Err(failure),
+                };
+                seen.answered = now_unix();
+                seen.status = Some(status);
+                seen.probes = mesh.probe().await;
+            }
+            Err(failure) => seen.identity = Err(failure),
+        }
+    }
+    seen
+}

@@ -1,0 +1,43 @@
+//! `repo-sync`: fills a repository from the others, and tells how its debt goes down.
+
+use super::info::repository as asked_repository;
+use crate::config::Config;
+use crate::exit::{CommandError, ExitCode};
+use crate::mesh::{Heard, Mesh};
+use crate::output::{self, size};
+use crate::progress::Counter;
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::{DebtInfo, Request, SyncEvent};
+use std::ops::ControlFlow;
+
+/// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
+    let mesh = Mesh::connect(config).await?;
+    let counter = Counter::start("repo-sync");
+    let mut made = 0;
+    let request = Request::SyncRepository { repo };
+    let events = mesh.events(&request, |heard| match heard {
+        Heard::Begun => ControlFlow::Continue(()),
+        Heard::Event(SyncEvent::Progress { debt }) => {
+            tracing::debug!(objects = debt.objects, bytes = debt.bytes, "repo{repo} owes");
+            counter.show(owing(debt));
+            ControlFlow::Continue(())
+        }
+        Heard::Event(SyncEvent::Done { objects }) => {
+            made = objects;
+            ControlFlow::Break(Ok(()))
+        }
+        Heard::Event(SyncEvent::Failed(failure)) => ControlFlow::Break(Err(failure)),
+    });
+    events.await?;
+    drop(counter);
+    output::print(&format!(
+        "repo{repo} has all that the others have; {made} objects were made"
+    ))?;
+    Ok(ExitCode::Ok)
+}
+
+fn owing(debt: DebtInfo) -> String {
+    format!("{} objects ({}) to go", debt.objects, size(debt.bytes))
+}

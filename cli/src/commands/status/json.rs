@@ -1,0 +1,86 @@
+//! `status --output=json`: the keys that `pgmesh help status` names.
+
+use super::super::info::{debt, health};
+use super::super::membership;
+use super::text::term;
+use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
+use serde_json::{Value, json};
+
+/// The whole object.
+pub fn render(status: &MeshStatus) -> Value {
+    let nodes = status.nodes.iter().enumerate();
+    json!({
+        "mesh": status.mesh_id,
+        "node": status.node,
+        "leader": status.leader,
+        "term": term(status),
+        "quorum": {
+            "reached": status.quorum.is_ok(),
+            "error": status.quorum.as_ref().err(),
+        },
+        "catalog-format": status.catalog_format,
+        "nodes": nodes
+            .map(|(at, (info, own))| node(info, own, status.round_trips.get(at).copied().flatten()))
+            .collect::<Value>(),
+        "repositories": status.repositories.iter().map(repository).collect::<Value>(),
+    })
+}
+
+/// What the catalog says, and what the node itself says; null where it did not.
+fn node(info: &NodeInfo, own: &Result<NodeStatus, String>, round_trip: Option<u64>) -> Value {
+    let told = own.as_ref().ok();
+    let mut node = membership::json(info);
+    node["program"] = json!(told.map_or(&info.program, |own| &own.program));
+    node["reachable"] = json!(own.is_ok());
+    node["error"] = json!(own.as_ref().err());
+    node["round-trip-us"] = json!(round_trip);
+    node["uptime"] = json!(told.map(|own| own.uptime));
+    node["clock"] = json!(told.map(|own| own.clock));
+    node["term"] = json!(told.map(|own| own.term));
+    node["leader-id"] = json!(told.and_then(|own| own.leader));
+    node["last-log"] = json!(told.and_then(|own| own.last_log));
+    node["last-applied"] = json!(told.and_then(|own| own.last_applied));
+    node["snapshot"] = json!(told.and_then(|own| own.snapshot));
+    node["certificate-expires"] = json!(told.map(|own| own.certificate_expires));
+    node["disk-free"] = json!(told.and_then(|own| own.disk_free));
+    node["failure"] = json!(told.and_then(|own| own.failure.as_ref()));
+    node
+}
+
+fn repository(repository: &RepositoryStatus) -> Value {
+    json!({
+        "key": repository.key.get(),
+        "type": repository.kind,
+        "host": repository.host,
+        "health": health(&repository.health),
+        "objects": repository.objects,
+        "bytes": repository.bytes,
+        "debt": debt(repository.debt),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+    use crate::config::Command;
+
+    #[test]
+    fn what_is_not_known_is_null_and_every_key_is_documented() {
+        let status = render(&samples::mesh());
+        assert_eq!(status["quorum"], json!({"reached": true, "error": null}));
+        assert_eq!(status["term"], 7);
+        assert_eq!(status["nodes"][0]["last-applied"], 119);
+        assert_eq!(status["nodes"][2]["reachable"], false);
+        assert_eq!(status["nodes"][2]["error"], "connection lost");
+        assert_eq!(status["nodes"][2]["last-log"], Value::Null);
+        assert_eq!(status["repositories"][1]["health"]["state"], "down");
+        assert_eq!(status["repositories"][1]["debt"]["objects"], 12);
+        let about = Command::Status.spec().about;
+        for object in [&status, &status["nodes"][0], &status["repositories"][0]] {
+            for key in object.as_object().unwrap().keys() {
+                assert!(about.contains(&format!("`{key}`")), "{key} is not documented");
+            }
+        }
+    }
+}

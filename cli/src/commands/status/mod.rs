@@ -1,0 +1,25 @@
+//! `status`: how the whole mesh does, as one node can find out. `text` and `json` render; both are pure.
+
+mod json;
+#[cfg(test)]
+pub(super) mod samples;
+mod text;
+pub(super) mod words;
+
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::output::{self, OutputFormat};
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::{MeshStatus, Request};
+
+/// Shows it. That something is wrong is no failure of the command: `doctor` judges.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let mesh = Mesh::connect(config).await?;
+    let status: MeshStatus = mesh.call(&Request::Status).await?;
+    match OutputFormat::of(config) {
+        OutputFormat::Json => output::print_json(&json::render(&status))?,
+        OutputFormat::Text => output::print(&text::render(&status))?,
+    }
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,94 @@
+//! A mesh to show: three nodes, of which one is away, and two repositories, of which one owes.
+
+use pgmesh_node::protocol::{
+    DebtInfo, HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus,
+};
+use pgmesh_storage::RepoKey;
+
+pub const NOW: i64 = 1_800_000_000;
+pub const YEAR: i64 = 365 * 86_400;
+
+fn info(number: u64, region: &str, role: NodeRole, repositories: Vec<RepoKey>) -> NodeInfo {
+    NodeInfo {
+        name: format!("n{number}"),
+        node_id: number,
+        region: region.to_owned(),
+        addresses: vec![format!("10.0.0.{number}:8433")],
+        role,
+        state: NodeState::InService,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        repositories,
+    }
+}
+
+pub fn status(name: &str) -> NodeStatus {
+    NodeStatus {
+        name: name.to_owned(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime: 273_600,
+        clock: NOW,
+        leader: Some(1),
+        term: 7,
+        last_log: Some(120),
+        last_applied: Some(119),
+        snapshot: Some(100),
+        certificate_expires: NOW + YEAR,
+        disk_free: Some(50 << 30),
+        repositories: vec![],
+        failure: None,
+    }
+}
+
+fn repository(number: u16, health: HealthInfo, debt: DebtInfo) -> RepositoryStatus {
+    RepositoryStatus {
+        key: RepoKey::new(number).unwrap(),
+        kind: "posix".to_owned(),
+        host: Some(format!("n{number}")),
+        health,
+        objects: 1234,
+        bytes: 3 << 30,
+        debt,
+    }
+}
+
+/// n3 drains and cannot be asked; repo2 is down and owes.
+pub fn mesh() -> MeshStatus {
+    let key = |number| RepoKey::new(number).unwrap();
+    let mut third = info(3, "", NodeRole::Learner, vec![]);
+    third.state = NodeState::Draining;
+    let down = HealthInfo::Down {
+        since: NOW - 60,
+        why: "no such\ndirectory".to_owned(),
+    };
+    let debt = DebtInfo {
+        objects: 12,
+        bytes: 25_270_000,
+        since: Some(NOW - 60),
+    };
+    MeshStatus {
+        mesh_id: "4f2a".to_owned(),
+        node: "n2".to_owned(),
+        leader: Some("n1".to_owned()),
+        quorum: Ok(()),
+        catalog_format: 1,
+        nodes: vec![
+            (info(1, "eu", NodeRole::Leader, vec![key(1)]), Ok(status("n1"))),
+            (info(2, "eu", NodeRole::Voter, vec![key(2)]), Ok(status("n2"))),
+            (third, Err("connection lost".to_owned())),
+        ],
+        round_trips: vec![Some(412), Some(0), None],
+        repositories: vec![
+            repository(1, HealthInfo::Up, DebtInfo::default()),
+            repository(2, down, debt),
+        ],
+    }
+}
+
+/// Three voters and two repositories in good order.
+pub fn healthy() -> MeshStatus {
+    let mut mesh = mesh();
+    mesh.nodes[2] = (info(3, "us", NodeRole::Voter, vec![]), Ok(status("n3")));
+    mesh.round_trips[2] = Some(90_000);
+    mesh.repositories[1] = repository(2, HealthInfo::Up, DebtInfo::default());
+    mesh
+}

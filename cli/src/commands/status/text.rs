@@ -1,0 +1,177 @@
+//! `status` for people: two tables, and a line for each trouble.
+
+use super::super::columns::{columns, or_dash};
+use super::super::info::describe_troubles;
+use super::words::{health, role, round_trip, span, state};
+use crate::output::size;
+use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
+use std::time::Duration;
+
+/// The whole text.
+pub fn render(status: &MeshStatus) -> String {
+    let nodes: Vec<Vec<String>> = status
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(at, (info, own))| node(info, own.as_ref().ok(), status.round_trips.get(at).copied().flatten()))
+        .collect();
+    let repositories: Vec<Vec<String>> = status.repositories.iter().map(repository).collect();
+    let mut text = format!("{}\n\n", heading(status));
+    text += &columns(
+        &[
+            "node",
+            "region",
+            "role",
+            "state",
+            "address",
+            "program",
+            "log/applied",
+            "RTT",
+            "uptime",
+        ],
+        &nodes,
+    );
+    if !repositories.is_empty() {
+        text.push('\n');
+        text += &columns(
+            &["repository", "type", "host", "health", "objects", "size", "owes"],
+            &repositories,
+        );
+    }
+    let troubles = troubles(status);
+    if !troubles.is_empty() {
+        text.push('\n');
+    }
+    for trouble in troubles {
+        text += &trouble;
+        text.push('\n');
+    }
+    text
+}
+
+fn heading(status: &MeshStatus) -> String {
+    let leader = status.leader.as_deref().unwrap_or("none");
+    let term = term(status).map_or_else(String::new, |term| format!(", term {term}"));
+    let quorum = match &status.quorum {
+        Ok(()) => "quorum: yes",
+        Err(_) => "quorum: NO",
+    };
+    format!(
+        "mesh {}: leader {leader}{term}, {quorum}, catalog format {}; as node {} sees it",
+        status.mesh_id, status.catalog_format, status.node
+    )
+}
+
+/// The highest term that any node tells.
+pub fn term(status: &MeshStatus) -> Option<u64> {
+    status
+        .nodes
+        .iter()
+        .filter_map(|(_, own)| own.as_ref().ok())
+        .map(|own| own.term)
+        .max()
+}
+
+fn node(info: &NodeInfo, own: Option<&NodeStatus>, micros: Option<u64>) -> Vec<String> {
+    let position = |index: Option<u64>| index.map_or_else(|| "-".to_owned(), |index| index.to_string());
+    vec![
+        info.name.clone(),
+        or_dash(info.region.as_str()),
+        role(info.role).to_owned(),
+        state(info.state).to_owned(),
+        or_dash(info.addresses.first().cloned().unwrap_or_default()),
+        or_dash(own.map_or(info.program.as_str(), |own| own.program.as_str())),
+        own.map_or_else(
+            || "-".to_owned(),
+            |own| format!("{}/{}", position(own.last_log), position(own.last_applied)),
+        ),
+        or_dash(
+            micros
+                .map(|micros| round_trip(Duration::from_micros(micros)))
+                .unwrap_or_default(),
+        ),
+        own.map_or_else(|| "not reached".to_owned(), |own| span(own.uptime)),
+    ]
+}
+
+fn repository(repository: &RepositoryStatus) -> Vec<String> {
+    let owes = match repository.debt.objects {
+        0 => "nothing".to_owned(),
+        objects => format!("{objects} ({})", size(repository.debt.bytes)),
+    };
+    vec![
+        format!("repo{}", repository.key),
+        repository.kind.clone(),
+        or_dash(repository.host.clone().unwrap_or_default()),
+        health(&repository.health).to_owned(),
+        repository.objects.to_string(),
+        size(repository.bytes),
+        owes,
+    ]
+}
+
+/// What the tables have no room for.
+fn troubles(status: &MeshStatus) -> Vec<String> {
+    let quorum = status
+        .quorum
+        .as_ref()
+        .err()
+        .map(|why| format!("no quorum: {}", one_line(why)));
+    let nodes = status.nodes.iter().filter_map(|(info, own)| match own {
+        Err(why) => Some(format!("{}: not reached: {}", info.name, one_line(why))),
+        Ok(own) => own
+            .failure
+            .as_ref()
+            .map(|why| format!("{}: its catalog has stopped: {}", info.name, one_line(why))),
+    });
+    let repositories = status.repositories.iter().flat_map(|repository| {
+        let key = repository.key;
+        describe_troubles(&repository.health, &repository.debt)
+            .into_iter()
+            .map(move |trouble| format!("repo{key}: {trouble}"))
+    });
+    quorum.into_iter().chain(nodes).chain(repositories).collect()
+}
+
+/// A text of several lines as one.
+pub fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn a_mesh_with_troubles_is_shown() {
+        let text = render(&samples::mesh());
+        let program = env!("CARGO_PKG_VERSION");
+        let expected = format!(
+            "mesh 4f2a: leader n1, term 7, quorum: yes, catalog format 1; as node n2 sees it\n\n\
+             node  region  role     state       address        program  log/applied  RTT     uptime\n\
+             n1    eu      leader   in service  10.0.0.1:8433  {program}    120/119      0.4 ms  3d 4h\n\
+             n2    eu      voter    in service  10.0.0.2:8433  {program}    120/119      0.0 ms  3d 4h\n\
+             n3    -       learner  draining    10.0.0.3:8433  {program}    -            -       not reached\n\n\
+             repository  type   host  health  objects  size  owes\n\
+             repo1       posix  n1    up      1234     3GB   nothing\n\
+             repo2       posix  n2    down    1234     3GB   12 (24MB)\n\n\
+             n3: not reached: connection lost\n\
+             repo2: down since "
+        );
+        assert!(text.starts_with(&expected), "{text}\n---\n{expected}");
+        assert!(text.contains(": no such directory\n"), "{text}");
+        assert!(text.contains("repo2: owes 12 objects (24MB)"), "{text}");
+    }
+
+    #[test]
+    fn a_mesh_in_good_order_has_no_troubles_and_one_without_a_majority_says_so() {
+        let mut status = samples::healthy();
+        assert!(render(&status).ends_with("nothing\n"));
+        status.quorum = Err("1 of 3 voters\nanswered".to_owned());
+        status.leader = None;
+        let text = render(&status);
+        assert!(text.contains("leader none, term 7, quorum: NO"), "{text}");
+        assert!(text.contains("no quorum: 1 of 3 voters answered\n"), "{text}");
+    }
+}
