@@ -84,6 +84,9 @@ struct Link {
     failed: Option<(Instant, String)>,
 }
 
+/// Held while a connection is made: whoever else wants it waits for that one.
+type SharedLink = Arc<tokio::sync::Mutex<Link>>;
+
 /// All ways from this node.
 pub struct Links {
     me: NodeName,
@@ -91,7 +94,7 @@ pub struct Links {
     clients: RwLock<(Client, Client)>,
     catalog: OnceLock<Catalog>,
     announced: Mutex<HashMap<NodeName, Vec<String>>>,
-    links: Mutex<HashMap<(Whom, Lane), Arc<tokio::sync::Mutex<Link>>>>,
+    links: Mutex<HashMap<(Whom, Lane), SharedLink>>,
 }
 
 impl Links {

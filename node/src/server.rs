@@ -42,11 +42,9 @@ pub async fn run(
     })?);
     let address = server.local_address().unwrap_or(listen);
     let node = Arc::new(Node::open(settings, identity).await?);
-    if node.is_alone() {
-        // Nobody else is needed for it, and whoever finds the node ready finds its repositories, too. A node of several
-        // must answer the others first: without them it cannot ask the catalog.
-        node.open_repositories().await;
-    }
+    // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about: they
+    // need its answers first.
+    node.open_known_repositories().await;
     let workers = [
         tokio::spawn(node.clone().end_earlier_sessions()),
         tokio::spawn(node.clone().keep_opening()),

@@ -199,6 +199,12 @@ impl Served {
                 )
                 .await
             }
+            Request::ReplaceRepository { repo } => {
+                logged(stream, "repo-replace", node.replace_repository(actor, repo).await).await
+            }
+            Request::RemoveRepository { repo, force } => {
+                logged(stream, "repo-remove", node.remove_repository(actor, repo, force).await).await
+            }
             other => self.serve_nodes(other, stream).await,
         }
     }

@@ -117,6 +117,19 @@ pub enum Request {
         /// The definition in the asker's file, to be held against the node's.
         definition: BTreeMap<String, String>,
     },
+    /// Puts an empty repository, at the place that the asked node's file declares, where one was lost with its disk.
+    /// Reply: `()`; what it has lost is owed to it from then on.
+    ReplaceRepository {
+        /// The repository.
+        repo: pgmesh_storage::RepoKey,
+    },
+    /// Forgets a repository. What lies there is not deleted. Reply: `()`.
+    RemoveRepository {
+        /// The repository.
+        repo: pgmesh_storage::RepoKey,
+        /// Also when nothing else has some of what it holds.
+        force: bool,
+    },
     /// A new certificate for the one that the asker shows, of the same name and role. Reply: [`JoinAccepted`].
     Renew(RenewCertificate),
     /// The nodes of the mesh. Reply: `Vec<NodeInfo>`.
@@ -193,6 +206,8 @@ impl Request {
             | Self::Invite(_)
             | Self::Join(_)
             | Self::UpdateRepository { .. }
+            | Self::ReplaceRepository { .. }
+            | Self::RemoveRepository { .. }
             | Self::Renew(_)
             | Self::ListNodes
             | Self::ChangeNode { .. }
@@ -235,6 +250,8 @@ impl Request {
             Self::Invite(_) => "invite",
             Self::Join(_) => "join",
             Self::UpdateRepository { .. } => "repo-update",
+            Self::ReplaceRepository { .. } => "repo-replace",
+            Self::RemoveRepository { .. } => "repo-remove",
             Self::Renew(_) => "certificate renewal",
             Self::ListNodes => "node list",
             Self::ChangeNode { .. } => "node change",

@@ -38,7 +38,7 @@ pub struct Repositories {
 }
 
 impl Repositories {
-    /// One closed slot for each declared repository; [`crate::Node::open_repositories`] opens them.
+    /// One closed slot for each declared repository; [`crate::Node::keep_opening`] opens them.
     pub fn declared(settings: &NodeSettings, me: NodeName, catalog: Catalog, links: Arc<Links>) -> Self {
         let slots = settings
             .repositories

@@ -25,11 +25,19 @@ enum NotOpen {
 }
 
 impl Node {
-    /// Opens every declared repository once.
-    pub async fn open_repositories(&self) {
+    /// Opens once every declared repository that needs no majority of the mesh for it.
+    pub async fn open_known_repositories(&self) {
         for slot in self.repositories.slots() {
-            self.open_one(slot).await;
+            let record = self.catalog.view().repository(slot.key).ok().flatten();
+            if self.is_alone() || record.is_some_and(|record| self.is_as_declared(slot, &record)) {
+                self.open_one(slot).await;
+            }
         }
+    }
+
+    /// Whether the catalog says of a repository what this node's file says.
+    fn is_as_declared(&self, slot: &Slot, record: &RepositoryRecord) -> bool {
+        record.definition == slot.settings.definition && record.host.as_ref() == Some(&self.name)
     }
 
     /// Tries closed ones again, until the node stops.
@@ -81,9 +89,7 @@ impl Node {
         let known = self.catalog.view().repository(slot.key);
         let mut record = known.map_err(|error| NotOpen::Closed(chain(&error)))?;
         // Nothing to register: a repository serves restores also while no majority can be asked.
-        let is_as_declared = record.as_ref().is_some_and(|record| {
-            record.definition == slot.settings.definition && record.host.as_ref() == Some(&self.name)
-        });
+        let is_as_declared = record.as_ref().is_some_and(|record| self.is_as_declared(slot, record));
         if !is_as_declared {
             let view = self.catalog.view_linearizable().await;
             let view = view.map_err(|error| NotOpen::Closed(chain(&error)))?;
@@ -152,6 +158,23 @@ impl Node {
 
     /// A number that the mesh does not know yet: make it, or take up what an interrupted try has left.
     async fn create_repository(&self, slot: &Slot) -> Result<Repository, NotOpen> {
+        let repository = self.make_repository(slot).await?;
+        let (uuid, keys) = (repository.identity().uuid.clone(), repository.wrapped_keys().to_vec());
+        self.register(slot, &uuid, &keys).await?;
+        Ok(repository)
+    }
+
+    /// An empty repository at the declared place, for [`Node::replace_repository`].
+    ///
+    /// # Errors
+    /// The place cannot be used, or holds another mesh's repository.
+    pub(crate) async fn make_empty_repository(&self, slot: &Slot) -> Result<Repository, crate::Failure> {
+        self.make_repository(slot).await.map_err(|error| match error {
+            NotOpen::Closed(why) | NotOpen::Refused(why) => crate::Failure::new(crate::code::REPO_INVALID, why),
+        })
+    }
+
+    async fn make_repository(&self, slot: &Slot) -> Result<Repository, NotOpen> {
         let store = PosixStore::create(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
         let passphrase = slot.settings.passphrase.clone();
         let repository = match Repository::open(Arc::new(store.clone()), passphrase.clone(), &[]).await {
@@ -179,8 +202,6 @@ impl Node {
                 slot.key
             )));
         }
-        let (uuid, keys) = (repository.identity().uuid.clone(), repository.wrapped_keys().to_vec());
-        self.register(slot, &uuid, &keys).await?;
         Ok(repository)
     }
 }
@@ -215,7 +236,7 @@ fn classify(slot: &Slot, error: &StoreError) -> NotOpen {
         }
         StoreError::UnknownFormat { .. } => NotOpen::Refused(format!("{path}: {why}")),
         StoreError::NotARepository { .. } => NotOpen::Closed(format!(
-            "{path} holds no repository although the mesh knows one: is its disk mounted?"
+            "{path} holds no repository although the mesh knows one: is its disk mounted? (lost for good: 'pgmesh repo-replace' puts an empty one in its place)"
         )),
         _ => NotOpen::Closed(format!("{path}: {why}")),
     }

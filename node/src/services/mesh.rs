@@ -287,8 +287,8 @@ fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure>
         format!("node {node} hosts {}", names.join(", ")),
     )
     .remedy(
-        "declare the repository on another node that reaches its files and run 'pgmesh repo-update' there first; or give \
-         --force: the repository is then away until a node declares it",
+        "declare the repository on another node that reaches its files and run 'pgmesh repo-update' there first, or forget \
+         it: 'pgmesh repo-remove'; or give --force: the repository is then away until another node declares it",
     ))
 }
 

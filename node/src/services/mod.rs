@@ -8,6 +8,7 @@ mod mesh;
 mod peer;
 mod read;
 mod repository;
+mod repository_change;
 mod stanza;
 mod sync;
 mod verify;

@@ -7,11 +7,13 @@ use crate::services::info::debt_info;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// How often it is told what is still owed.
 const PERIOD: Duration = Duration::from_millis(500);
+/// How long a repository may take to be registered.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(5);
 /// A debt that does not shrink for so long while the repository is away is no progress: whoever asks is told why.
 const STUCK_AFTER: u32 = 120;
 
@@ -26,10 +28,7 @@ impl Node {
     }
 
     async fn follow_debt(&self, repo: RepoKey, sink: &mpsc::Sender<SyncEvent>) -> Result<(), Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        if view.repository(repo)?.is_none() {
-            return Err(Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)));
-        }
+        self.wait_for_registration(repo).await?;
         self.finish_backfill(repo).await?;
         let before = self.catalog.view().counters(repo)?.objects;
         self.repair.wake();
@@ -50,6 +49,21 @@ impl Node {
             }
             if sink.send(SyncEvent::Progress { debt }).await.is_err() {
                 return Ok(());
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+
+    /// A node that has just been started with a new repository registers it a moment later.
+    async fn wait_for_registration(&self, repo: RepoKey) -> Result<(), Failure> {
+        let deadline = Instant::now() + REGISTRATION_LIMIT;
+        loop {
+            let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+            if view.repository(repo)?.is_some() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)));
             }
             tokio::time::sleep(PERIOD).await;
         }

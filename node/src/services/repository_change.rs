@@ -1,0 +1,96 @@
+//! Repositories that are lost with their disks, or given up.
+
+use crate::{Failure, Node, code};
+use pgmesh_raft::{Command, ObjectRef, Reply, View};
+use pgmesh_storage::RepoKey;
+
+impl Node {
+    /// Puts an empty repository in the place of one that was lost with its disk. What the mesh believes to be in the old one
+    /// is withdrawn, and owed to the new one.
+    ///
+    /// # Errors
+    /// This node does not host it, or the old one is still there: what can be read is not thrown away.
+    pub(crate) async fn replace_repository(&self, actor: &str, repo: RepoKey) -> Result<(), Failure> {
+        let slot = self.own_slot(repo)?.clone();
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let record = view
+            .repository(repo)?
+            .ok_or_else(|| Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)))?;
+        if self.check_same_repository(&slot, &record).await.is_ok() {
+            return Err(Failure::new(
+                code::COMMAND_INVALID,
+                format!(
+                    "{} holds repo{repo}, as the mesh knows it: nothing is lost",
+                    slot.settings.path()
+                ),
+            )
+            .remedy("objects that are damaged or missing are found by 'pgmesh verify' and made good by themselves"));
+        }
+        // An empty one that an interrupted replacement has made is taken up.
+        let made = self.make_empty_repository(&slot).await?;
+        loop {
+            let command = Command::ReplaceRepository {
+                repo,
+                uuid: made.identity().uuid.clone(),
+                wrapped_keys: made.wrapped_keys().to_vec(),
+                node: self.name.clone(),
+            };
+            match self.catalog.propose(actor, command).await? {
+                Reply::Replacing { more: true } => {}
+                _ => break,
+            }
+        }
+        self.open_one(&slot).await;
+        self.repair.wake();
+        Ok(())
+    }
+
+    /// Forgets a repository; what lies there stays.
+    ///
+    /// # Errors
+    /// It is the only one, or the only one that has some object, and `force` is not given.
+    pub(crate) async fn remove_repository(&self, actor: &str, repo: RepoKey, force: bool) -> Result<(), Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let all = view.repositories()?;
+        if !all.iter().any(|(key, _)| *key == repo) {
+            return Err(Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)));
+        }
+        if all.len() == 1 {
+            return Err(Failure::new(
+                code::COMMAND_INVALID,
+                format!("repo{repo} is the mesh's only repository"),
+            )
+            .remedy("declare another one first"));
+        }
+        if !force && let Some(object) = only_there(&view, repo)? {
+            return Err(Failure::new(
+                code::COMMAND_INVALID,
+                format!("nothing but repo{repo} has {object}, and perhaps more"),
+            )
+            .remedy("let the other repositories be filled first (pgmesh repo-sync), or give --force to lose it"));
+        }
+        loop {
+            match self.catalog.propose(actor, Command::RetireRepository { repo }).await? {
+                Reply::Retiring { more: true } => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// An object that only this repository has, if there is one that another one owes: whoever has all has no debts.
+fn only_there(view: &View, repo: RepoKey) -> Result<Option<ObjectRef>, Failure> {
+    for (other, _) in view.repositories()? {
+        if other == repo {
+            continue;
+        }
+        for row in view.debts(other, None) {
+            let (object, _) = row?;
+            let held = view.object(&object)?.map(|stored| stored.replicas).unwrap_or_default();
+            if !held.is_empty() && held.iter().all(|replica| replica.repo == repo) {
+                return Ok(Some(object));
+            }
+        }
+    }
+    Ok(None)
+}
