@@ -319,8 +319,12 @@ impl Mesh {
         let Some(repeat) = retry.after(&failure, Instant::now()) else {
             return Err(failure);
         };
-        let node = link.as_deref().map(Link::node).unwrap_or_default();
-        tracing::info!(node, "{failure}; {} is tried again", request.name());
+        match link.as_deref() {
+            Some(link) => tracing::info!(node = link.node(), "{failure}; {} is tried again", request.name()),
+            // Whoever waits shall know what for.
+            None if retry.begins_a_long_wait() => tracing::warn!("{failure}; waiting for a node"),
+            None => tracing::debug!("{failure}; waiting for a node"),
+        }
         if let Some(link) = link.filter(|_| repeat.elsewhere) {
             self.leave(&link).await;
         }
