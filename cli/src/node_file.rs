@@ -28,6 +28,9 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
         routes: config.map("mesh-route").iter().cloned().collect(),
         voters: usize::try_from(config.integer("mesh-voters")).unwrap_or(DEFAULT_VOTERS),
         repair_rate: config.optional_size("repair-rate"),
+        snapshot_entries: config
+            .optional_integer("node-snapshot-entries")
+            .and_then(|entries| u64::try_from(entries).ok()),
         buffer: config.size("node-buffer"),
     })
 }

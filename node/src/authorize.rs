@@ -8,19 +8,42 @@ use pgmesh_transport::{Peer, Role};
 /// Refuses a request beyond the peer's role.
 ///
 /// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. What concerns
-/// the whole mesh, or destroys, is an administrator's. Nodes administer nothing on each other's behalf yet.
+/// the whole mesh, or destroys, is an administrator's. A node asks others for their part of what it was asked itself, after
+/// it has looked at who asked.
 pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
     let allowed = match (peer, request) {
         (Peer::Joining, Request::Join(_)) => true,
         (Peer::Joining, _) => false,
         (Peer::Member(_), Request::Hello) => true,
         (Peer::Member(member), request) => match &member.role {
-            Role::Admin => !matches!(request, Request::Join(_)),
+            Role::Admin => !matches!(request, Request::Join(_)) && !between_nodes(request),
             Role::Client { stanzas } => client_may(stanzas, request),
-            Role::Node => false,
+            Role::Node => node_may(request),
         },
     };
     if allowed { Ok(()) } else { Err(refusal(peer, request)) }
+}
+
+/// What only nodes say to each other.
+fn between_nodes(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Raft(_)
+            | Request::Announce(_)
+            | Request::Authority
+            | Request::NodeStatus
+            | Request::StoreObject(_)
+            | Request::ReadObject(_)
+            | Request::DeleteObject(_)
+    )
+}
+
+fn node_may(request: &Request) -> bool {
+    between_nodes(request)
+        || matches!(
+            request,
+            Request::Hello | Request::Verify(_) | Request::ListRepository(_) | Request::ReadRepository(_)
+        )
 }
 
 fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
@@ -33,7 +56,8 @@ fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
         })
     };
     match request {
-        Request::Hello => true,
+        // The answer to a renewal is for the name and the stanzas that the client has.
+        Request::Hello | Request::Renew(_) => true,
         Request::DeleteStanza { .. } | Request::Invite(_) | Request::Join(_) | Request::UpdateRepository { .. } => {
             false
         }
@@ -161,6 +185,26 @@ mod tests {
         for path in ["", "stanza", "stanza/mainly", "stanza/main/../other", "chunk/00"] {
             assert!(authorize(&peer, &list(path)).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn what_nodes_say_to_each_other_is_theirs_alone() {
+        let certificate = |role| {
+            Peer::Member(Arc::new(MemberCertificate {
+                mesh_id: MeshId::random().unwrap(),
+                name: "x".parse().unwrap(),
+                role,
+                fingerprint: Fingerprint([0; 32]),
+                not_before: 0,
+                not_after: i64::MAX,
+            }))
+        };
+        assert!(authorize(&certificate(Role::Node), &Request::Authority).is_ok());
+        assert!(authorize(&certificate(Role::Admin), &Request::Authority).is_err());
+        assert!(authorize(&client_of("main"), &Request::Authority).is_err());
+        assert!(authorize(&client_of("main"), &Request::Status).is_err());
+        // A node works for stanzas only through its own services.
+        assert!(authorize(&certificate(Role::Node), &get("main")).is_err());
     }
 
     #[test]

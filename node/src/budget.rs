@@ -1,6 +1,6 @@
 //! Invariant 11: memory is bounded. Whatever holds a body in memory holds a part of the budget while it does.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Permits are counted in units of this many bytes, so that the count fits a semaphore.
@@ -16,7 +16,17 @@ pub struct Budget {
 /// A part of the budget; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
-    _permit: OwnedSemaphorePermit,
+    permit: Mutex<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// Gives back what is more than so many bytes.
+    pub fn keep_only(&self, bytes: u64) {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX);
+        let spare = permit.num_permits().saturating_sub(kept);
+        drop(permit.split(spare));
+    }
 }
 
 impl Budget {
@@ -33,7 +43,9 @@ impl Budget {
     pub async fn hold(&self, bytes: u64) -> Held {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
         match self.units.clone().acquire_many_owned(units).await {
-            Ok(permit) => Held { _permit: permit },
+            Ok(permit) => Held {
+                permit: Mutex::new(permit),
+            },
             // The semaphore is never closed; waiting for ever is the honest answer to a state that cannot be.
             Err(_) => std::future::pending().await,
         }
@@ -53,6 +65,18 @@ mod tests {
         assert!(futures::poll!(waiting.as_mut()).is_pending());
         drop(first);
         let _second = waiting.await;
+    }
+
+    #[tokio::test]
+    async fn what_is_not_needed_any_more_is_given_back_early() {
+        let budget = Budget::new(10 * UNIT);
+        let held = budget.hold(8 * UNIT).await;
+        held.keep_only(3 * UNIT);
+        assert_eq!(budget.units.available_permits(), 7);
+        held.keep_only(5 * UNIT);
+        assert_eq!(budget.units.available_permits(), 7);
+        drop(held);
+        assert_eq!(budget.units.available_permits(), 10);
     }
 
     #[tokio::test]

@@ -27,6 +27,8 @@ pub mod code {
     pub const ARCHIVE_DUPLICATE: u8 = 45;
     /// A PostgreSQL version that is not supported.
     pub const VERSION_NOT_SUPPORTED: u8 = 46;
+    /// The command cannot be run as things are.
+    pub const COMMAND_INVALID: u8 = 48;
     /// A node cannot be reached.
     pub const HOST_CONNECT: u8 = 49;
     /// Somebody else is at it.

@@ -41,7 +41,7 @@ impl Node {
                     tracing::error!(?key, "a garbage record names no object");
                     continue;
                 };
-                if self.delete_object(key.repo, &name, key.generation).await {
+                if self.delete_replica(key.repo, &name, key.generation).await {
                     gone.push(key);
                 }
             }
@@ -89,7 +89,7 @@ impl Node {
         };
         for replica in record.replicas {
             if !self
-                .delete_object(replica.repo, &ObjectName::Chunk(digest), replica.generation)
+                .delete_replica(replica.repo, &ObjectName::Chunk(digest), replica.generation)
                 .await
             {
                 return Ok(false);
@@ -98,15 +98,14 @@ impl Node {
         Ok(true)
     }
 
-    async fn delete_object(&self, repo: RepoKey, name: &ObjectName, generation: Generation) -> bool {
-        let Some(slot) = self.repositories.slot(repo) else {
+    async fn delete_replica(&self, repo: RepoKey, name: &ObjectName, generation: Generation) -> bool {
+        let Ok(place) = self.repositories.place(repo) else {
             return false;
         };
-        let name = name.clone();
-        match slot
-            .request(|repository| async move { repository.delete(&name, generation).await })
-            .await
-        {
+        if !place.admits() {
+            return false;
+        }
+        match place.delete(name, generation).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%repo, error = %chain(&error), "an object that is not needed any more cannot be deleted");

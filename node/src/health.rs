@@ -1,7 +1,9 @@
-//! How a repository does: a small state machine fed with the outcome of each request.
+//! How a repository does: a small state machine fed with the beginning and the outcome of each request.
 //!
-//! Pure: the time is an argument. A repository that fails is put aside after a few failures in a row, tried again after
-//! a pause that grows, and taken back at the first success.
+//! Pure: the time is an argument. A repository that fails is put aside after a few failures in a row; one that keeps
+//! silent, as soon as it has been silent for longer than it ever takes (about two seconds). It is tried again after a
+//! pause that grows, and taken back at the first success. Which repository a read goes to is decided by its measured
+//! latency times the requests that wait there already, so that several good ones share a load each cannot carry alone.
 
 use crate::protocol::HealthInfo;
 use std::time::{Duration, Instant};
@@ -10,9 +12,25 @@ use std::time::{Duration, Instant};
 const FAILURES_TO_OPEN: u32 = 2;
 /// The first pause before a probe; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Weight of the newest latency in the running mean.
 const LATENCY_WEIGHT: f64 = 0.2;
+/// Requests are under way and none has come to an end for so many times the usual latency: the repository is silent.
+const SILENT_LATENCIES: u32 = 8;
+/// Within these bounds.
+const SILENT_AT_LEAST: Duration = Duration::from_millis(1500);
+const SILENT_AT_MOST: Duration = Duration::from_secs(15);
+/// A latency that was measured so long ago counts half: a repository that was slow once is tried again.
+const LATENCY_HALF_LIFE: f64 = 10.0;
+
+/// What a request does: reads and writes take their own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Reads an object.
+    Read,
+    /// Writes or deletes one.
+    Write,
+}
 
 /// The state of one repository.
 #[derive(Debug, Clone, Default)]
@@ -21,39 +39,104 @@ pub struct Health {
     down_since: Option<i64>,
     why: Option<String>,
     retry_at: Option<Instant>,
-    mean_latency: Option<Duration>,
+    reads: Latency,
+    writes: Latency,
+    pending: u32,
+    /// When a request last came to an end, or the first of those under way began.
+    progress: Option<Instant>,
+}
+
+/// A running mean of latencies that fades with time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Latency {
+    mean: Option<(Duration, Instant)>,
+}
+
+impl Latency {
+    fn add(&mut self, took: Duration, now: Instant) {
+        let mean = match self.mean {
+            None => took,
+            Some((mean, _)) => mean.mul_f64(1.0 - LATENCY_WEIGHT) + took.mul_f64(LATENCY_WEIGHT),
+        };
+        self.mean = Some((mean, now));
+    }
+
+    fn at(&self, now: Instant) -> Duration {
+        self.mean.map_or(Duration::ZERO, |(mean, at)| {
+            let age = now.saturating_duration_since(at).as_secs_f64();
+            mean.mul_f64(0.5_f64.powf(age / LATENCY_HALF_LIFE))
+        })
+    }
 }
 
 impl Health {
+    /// A request was sent.
+    pub fn began(&mut self, now: Instant) {
+        if self.pending == 0 {
+            self.progress = Some(now);
+        }
+        self.pending += 1;
+    }
+
     /// A request succeeded in this time.
-    pub fn succeeded(&mut self, took: Duration) {
-        self.failures = 0;
-        self.down_since = None;
-        self.why = None;
-        self.retry_at = None;
-        self.mean_latency = Some(match self.mean_latency {
-            None => took,
-            Some(mean) => mean.mul_f64(1.0 - LATENCY_WEIGHT) + took.mul_f64(LATENCY_WEIGHT),
-        });
+    pub fn succeeded(&mut self, work: Work, took: Duration, now: Instant) {
+        self.ended(now);
+        match work {
+            Work::Read => self.reads.add(took, now),
+            Work::Write => self.writes.add(took, now),
+        }
+        self.recover();
+    }
+
+    /// A request was answered in a way that speaks against the object, not against the repository.
+    pub fn answered(&mut self, now: Instant) {
+        self.ended(now);
+        self.recover();
     }
 
     /// A request failed in a way that speaks against the repository, not against one object.
     pub fn failed(&mut self, why: String, now: Instant, unix_now: i64) {
-        self.failures = self.failures.saturating_add(1);
-        self.down_since.get_or_insert(unix_now);
-        self.why = Some(why);
-        let doublings = self.failures.saturating_sub(FAILURES_TO_OPEN).min(10);
-        self.retry_at = Some(now + (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE));
+        self.ended(now);
+        self.put_down(why, now, unix_now);
+    }
+
+    /// A request was given up by whoever asked, after this time: another repository was faster.
+    pub fn given_up(&mut self, took: Duration, now: Instant, unix_now: i64) {
+        self.pending = self.pending.saturating_sub(1);
+        if took >= self.silence_limit(now) {
+            self.put_down(format!("no answer within {} ms", took.as_millis()), now, unix_now);
+        } else if took > self.reads.at(now) {
+            self.reads.add(took, now);
+        }
     }
 
     /// Whether a request should be sent there now: always while it is well, and once a pause is over when it is not.
     pub fn admits(&self, now: Instant) -> bool {
-        self.failures < FAILURES_TO_OPEN || self.retry_at.is_none_or(|at| now >= at)
+        let rested = self.failures < FAILURES_TO_OPEN || self.retry_at.is_none_or(|at| now >= at);
+        rested && !self.is_silent(now)
     }
 
-    /// Where it stands among replicas: failing ones last, then by latency; an unmeasured one is worth a try.
+    /// Where it stands among replicas; lower is better: those put aside last, then by failures, then by how long one
+    /// more request would take. An unmeasured one is worth a try.
     pub fn rank(&self, now: Instant) -> (bool, u32, Duration) {
-        (!self.admits(now), self.failures, self.mean_latency.unwrap_or_default())
+        let expected = self.reads.at(now).saturating_mul(self.pending.saturating_add(1));
+        (!self.admits(now), self.failures, expected)
+    }
+
+    /// After this time without an answer a read is also asked of another repository.
+    pub fn hedge_after(&self, now: Instant) -> Duration {
+        let usual = self.reads.at(now);
+        if usual.is_zero() {
+            Duration::from_millis(250)
+        } else {
+            (usual * 3).clamp(Duration::from_millis(30), SILENT_AT_LEAST)
+        }
+    }
+
+    /// Forgets what was held against it: it has been started anew.
+    pub fn forgive(&mut self) {
+        self.recover();
+        self.progress = None;
     }
 
     /// For `info`.
@@ -66,19 +149,62 @@ impl Health {
             _ => HealthInfo::Up,
         }
     }
+
+    fn ended(&mut self, now: Instant) {
+        self.pending = self.pending.saturating_sub(1);
+        self.progress = Some(now);
+    }
+
+    fn recover(&mut self) {
+        self.failures = 0;
+        self.down_since = None;
+        self.why = None;
+        self.retry_at = None;
+    }
+
+    fn put_down(&mut self, why: String, now: Instant, unix_now: i64) {
+        self.failures = self.failures.saturating_add(1);
+        self.down_since.get_or_insert(unix_now);
+        self.why = Some(why);
+        let doublings = self.failures.saturating_sub(FAILURES_TO_OPEN).min(10);
+        self.retry_at = Some(now + (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE));
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        self.pending > 0
+            && self
+                .progress
+                .is_some_and(|at| now.saturating_duration_since(at) > self.silence_limit(now))
+    }
+
+    fn silence_limit(&self, now: Instant) -> Duration {
+        (self.reads.at(now).max(self.writes.at(now)) * SILENT_LATENCIES).clamp(SILENT_AT_LEAST, SILENT_AT_MOST)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MS: Duration = Duration::from_millis(1);
+
+    fn fail(health: &mut Health, why: &str, now: Instant, unix_now: i64) {
+        health.began(now);
+        health.failed(why.to_owned(), now, unix_now);
+    }
+
+    fn succeed(health: &mut Health, took: Duration, now: Instant) {
+        health.began(now);
+        health.succeeded(Work::Read, took, now);
+    }
+
     #[test]
     fn opens_after_failures_in_a_row_and_closes_at_a_success() {
         let mut health = Health::default();
         let start = Instant::now();
-        health.failed("refused".to_owned(), start, 100);
+        fail(&mut health, "refused", start, 100);
         assert!(health.admits(start), "one failure is no verdict");
-        health.failed("refused".to_owned(), start, 101);
+        fail(&mut health, "refused", start, 101);
         assert!(!health.admits(start));
         assert_eq!(
             health.info(),
@@ -88,7 +214,7 @@ mod tests {
             }
         );
         assert!(health.admits(start + FIRST_PAUSE), "a probe goes through");
-        health.succeeded(Duration::from_millis(3));
+        succeed(&mut health, 3 * MS, start);
         assert!(health.admits(start));
         assert_eq!(health.info(), HealthInfo::Up);
     }
@@ -98,9 +224,9 @@ mod tests {
         let mut health = Health::default();
         let start = Instant::now();
         for _ in 0..40 {
-            health.failed("silent".to_owned(), start, 0);
+            fail(&mut health, "silent", start, 0);
         }
-        assert!(!health.admits(start + LONGEST_PAUSE - Duration::from_millis(1)));
+        assert!(!health.admits(start + LONGEST_PAUSE - MS));
         assert!(health.admits(start + LONGEST_PAUSE));
     }
 
@@ -108,10 +234,68 @@ mod tests {
     fn a_failing_repository_ranks_last_whatever_its_latency() {
         let now = Instant::now();
         let (mut fast, mut slow) = (Health::default(), Health::default());
-        fast.succeeded(Duration::from_millis(1));
-        slow.succeeded(Duration::from_millis(50));
+        succeed(&mut fast, MS, now);
+        succeed(&mut slow, 50 * MS, now);
         assert!(fast.rank(now) < slow.rank(now));
-        fast.failed("io".to_owned(), now, 0);
+        fail(&mut fast, "io", now, 0);
         assert!(slow.rank(now) < fast.rank(now));
+    }
+
+    #[test]
+    fn silence_puts_a_repository_aside_within_two_seconds_and_an_answer_takes_it_back() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        succeed(&mut health, 5 * MS, start);
+        health.began(start);
+        assert!(health.admits(start + 1000 * MS));
+        assert!(!health.admits(start + 2000 * MS));
+        health.succeeded(Work::Write, 2100 * MS, start + 2100 * MS);
+        assert!(health.admits(start + 2100 * MS));
+    }
+
+    #[test]
+    fn a_slow_repository_that_makes_progress_is_not_silent() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        for second in 0..10 {
+            health.began(start + second * 1000 * MS);
+            health.began(start + second * 1000 * MS);
+            health.succeeded(Work::Write, 1000 * MS, start + (second + 1) * 1000 * MS);
+        }
+        assert!(health.admits(start + 11_000 * MS));
+    }
+
+    #[test]
+    fn requests_that_others_overtook_count_against_it() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        for _ in 0..2 {
+            health.began(start);
+            health.given_up(1600 * MS, start + 1600 * MS, 7);
+        }
+        assert!(!health.admits(start + 1601 * MS));
+    }
+
+    #[test]
+    fn a_load_is_shared_in_proportion_to_speed() {
+        let now = Instant::now();
+        let (mut near, mut far) = (Health::default(), Health::default());
+        succeed(&mut near, 10 * MS, now);
+        succeed(&mut far, 40 * MS, now);
+        let mut counts = (0, 0);
+        for _ in 0..25 {
+            if near.rank(now) <= far.rank(now) {
+                near.began(now);
+                counts.0 += 1;
+            } else {
+                far.began(now);
+                counts.1 += 1;
+            }
+        }
+        assert_eq!(counts, (20, 5));
+    }
+
+    #[test]
+    fn a_bad_time_is_forgotten() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        succeed(&mut health, 800 * MS, start);
+        assert!(health.rank(start + Duration::from_secs(60)).2 < 20 * MS);
     }
 }

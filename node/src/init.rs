@@ -1,14 +1,18 @@
 //! `node init`: a new mesh of one node.
 
 use crate::failure::chain;
+use crate::mesh_file::MeshFile;
 use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use crate::{Failure, code, now_unix};
-use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord, NodeName, NodeRecord};
+use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy};
 use pgmesh_storage::DigestSuite;
-use pgmesh_transport::{MemberName, MeshCa, MeshId, Role};
+use pgmesh_transport::{Identity, MemberName, MeshCa, MeshId, Role};
 use std::fs;
 use std::path::Path;
+
+/// The number of a mesh's first node.
+const FOUNDER: u64 = 1;
 
 /// What `node init` made.
 #[derive(Debug, Clone)]
@@ -27,14 +31,7 @@ pub struct Initialized {
 pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initialized, Failure> {
     let layout = Layout::new(&settings.path);
     check_directory(&layout)?;
-    let name: NodeName = settings
-        .name
-        .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
-    let member: MemberName = settings
-        .name
-        .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+    let (name, member) = node_names(settings)?;
     make_private_directory(layout.root())?;
     let crypto = |what: &'static str| {
         move |error: pgmesh_transport::CaError| Failure::new(code::CRYPTO, what).because(chain(&error))
@@ -49,13 +46,7 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
         let identity = authority
             .issue(&role, &member, CERTIFICATE_VALIDITY)
             .map_err(crypto("a certificate cannot be made"))?;
-        identity.save(&directory).map_err(|error| {
-            Failure::new(
-                code::CRYPTO,
-                format!("the identity in {} cannot be saved", directory.display()),
-            )
-            .because(chain(&error))
-        })?;
+        identity_at(&identity, &directory)?;
         if role == Role::Node {
             fingerprint = identity.fingerprint().0;
         }
@@ -67,13 +58,24 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
         catalog_format: MeshRecord::CATALOG_FORMAT,
     };
     let node = NodeRecord {
-        node_id: 1,
+        node_id: FOUNDER,
         region: settings.region.clone().unwrap_or_default(),
         advertise: vec![settings.advertise.clone()],
         fingerprint,
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        service: NodeService::InService,
+        vote: VotePolicy::Auto,
+        revoked: Vec::new(),
     };
     let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
     catalog.shutdown().await?;
+    let file = MeshFile {
+        mesh_id: mesh_id.to_string(),
+        suite,
+        node_id: FOUNDER,
+        seeds: Vec::new(),
+    };
+    file.write(&layout)?;
     write_marker(&layout)?;
     Ok(Initialized {
         mesh_id: mesh_id.to_string(),
@@ -81,7 +83,29 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
     })
 }
 
-fn check_directory(layout: &Layout) -> Result<(), Failure> {
+/// The node's name, as the catalog and as its certificate have it.
+pub(crate) fn node_names(settings: &NodeSettings) -> Result<(NodeName, MemberName), Failure> {
+    let unusable =
+        |error: &dyn std::fmt::Display| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error);
+    Ok((
+        settings.name.parse().map_err(|error| unusable(&error))?,
+        settings.name.parse().map_err(|error| unusable(&error))?,
+    ))
+}
+
+/// Keeps an identity.
+pub(crate) fn identity_at(identity: &Identity, directory: &Path) -> Result<(), Failure> {
+    identity.save(directory).map_err(|error| {
+        Failure::new(
+            code::CRYPTO,
+            format!("the identity in {} cannot be saved", directory.display()),
+        )
+        .because(chain(&error))
+    })
+}
+
+/// A data directory is empty, or holds what an interrupted attempt has left, which is removed.
+pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
     let root = layout.root();
     if layout.marker().exists() {
         return Err(
@@ -89,7 +113,13 @@ fn check_directory(layout: &Layout) -> Result<(), Failure> {
                 .remedy("start it with 'pgmesh --config=FILE node start'"),
         );
     }
-    let ours = [layout.ca(), layout.identity(), layout.admin(), layout.catalog()];
+    let ours = [
+        layout.ca(),
+        layout.identity(),
+        layout.admin(),
+        layout.catalog(),
+        layout.mesh(),
+    ];
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -108,13 +138,18 @@ fn check_directory(layout: &Layout) -> Result<(), Failure> {
     // What an interrupted attempt left: nobody has been told its identities yet.
     for path in ours {
         if path.exists() {
-            fs::remove_dir_all(&path).map_err(|error| unusable(&path, &error))?;
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(|error| unusable(&path, &error))?;
         }
     }
     Ok(())
 }
 
-fn make_private_directory(root: &Path) -> Result<(), Failure> {
+pub(crate) fn make_private_directory(root: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     fs::DirBuilder::new()
         .recursive(true)
@@ -124,7 +159,7 @@ fn make_private_directory(root: &Path) -> Result<(), Failure> {
     fs::set_permissions(root, fs::Permissions::from_mode(0o700)).map_err(|error| unusable(root, &error))
 }
 
-fn write_marker(layout: &Layout) -> Result<(), Failure> {
+pub(crate) fn write_marker(layout: &Layout) -> Result<(), Failure> {
     let path = layout.marker();
     let written = fs::File::create(&path)
         .and_then(|file| file.sync_all())

@@ -5,27 +5,39 @@
 //! server ── authorize ── services ──┬── repositories (fan-out, best replica)
 //!   │                               ├── committer, sessions ──► catalog (pgmesh-raft)
 //!   │                               └── refs: catalog name ⇄ name at rest
-//!   └── workers: opening, repair, garbage, sweep
+//!   ├── links, consensus ──► other nodes
+//!   └── workers: opening, repair, garbage, sweep, announcing, renewal; on the leader also leading
 //! ```
 //!
 //! - [`protocol`]: the messages; [`failure`]: what goes wrong, as a user reads it.
-//! - `server` accepts, `authorize` decides by role, `services` carry out.
+//! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
+//! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
+mod announcing;
 mod authorize;
 mod backups;
 mod budget;
 mod clock;
 mod committer;
+mod consensus;
+mod dispatch;
 pub mod failure;
 mod garbage;
 mod health;
 mod init;
+mod join;
+mod leading;
+mod links;
+mod membership;
+mod mesh_file;
 mod node;
+mod pace;
 pub mod protocol;
 mod refs;
 mod refused;
+mod renewal;
 mod repair;
 mod repositories;
 mod server;
@@ -38,6 +50,8 @@ mod wal_ranges;
 pub use clock::now_unix;
 pub use failure::{Failure, code};
 pub use init::{Initialized, init};
+pub use join::{Joined, join};
+pub use mesh_file::MeshFile;
 pub use node::Node;
 pub use server::run;
 pub use settings::{Layout, NodeSettings, RepositorySettings};

@@ -3,17 +3,23 @@
 use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::committer::Committer;
+use crate::consensus::Consensus;
 use crate::failure::chain;
-use crate::protocol::NodeAddress;
+use crate::init::node_names;
+use crate::links::Links;
+use crate::mesh_file::MeshFile;
+use crate::pace::Pace;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
 use crate::sessions::SharedSession;
 use crate::settings::{Layout, NodeSettings};
 use crate::sweep::Sweep;
 use crate::{Failure, code};
-use pgmesh_raft::{Catalog, CatalogOptions, Command, MeshRecord, NodeName};
+use pgmesh_raft::{Catalog, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
-use std::sync::Arc;
+use pgmesh_transport::Identity;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 /// The state of a running node. Its services are methods, one file a kind of request, in `services`.
 pub struct Node {
@@ -30,7 +36,14 @@ pub struct Node {
     pub(crate) sweep: Sweep,
     /// Held while garbage is collected: one at a time.
     pub(crate) collecting: tokio::sync::Mutex<()>,
-    mesh: MeshRecord,
+    /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
+    /// wait for each other's memory for ever.
+    pub(crate) peer_budget: Budget,
+    pub(crate) pace: Pace,
+    pub(crate) links: Arc<Links>,
+    pub(crate) mesh: MeshFile,
+    pub(crate) started: Instant,
+    pub(crate) identity: RwLock<Identity>,
     actor: String,
 }
 
@@ -39,19 +52,28 @@ impl Node {
     ///
     /// # Errors
     /// It was not initialised, another process uses it, or it cannot be read.
-    pub async fn open(settings: NodeSettings) -> Result<Self, Failure> {
+    pub async fn open(settings: NodeSettings, identity: Identity) -> Result<Self, Failure> {
         let layout = Layout::new(&settings.path);
-        if !layout.marker().exists() {
-            return Err(
-                Failure::new(code::CONFIG, format!("{} holds no node", settings.path.display()))
-                    .remedy("run 'pgmesh --config=FILE node init' first"),
-            );
+        let (name, member) = node_names(&settings)?;
+        if *identity.name() != member {
+            return Err(Failure::new(
+                code::CONFIG,
+                format!(
+                    "node-name is '{name}', and this node's certificate is for '{}'",
+                    identity.name()
+                ),
+            )
+            .remedy("set node-name to the name that the node was made with"));
         }
-        let name: NodeName = settings
-            .name
-            .parse()
-            .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
-        let catalog = Catalog::open(&layout.catalog(), CatalogOptions::default())
+        let mesh = MeshFile::read(&layout)?;
+        let links = Arc::new(Links::new(&settings, name.clone(), &identity)?);
+        let mut options = CatalogOptions::default();
+        if let Some(entries) = settings.snapshot_entries {
+            options.entries_per_snapshot = entries.max(1);
+            options.entries_kept = options.entries_kept.min(entries / 2);
+        }
+        let consensus = Arc::new(Consensus(links.clone()));
+        let catalog = Catalog::open_with_peers(&layout.catalog(), options, consensus)
             .await
             .map_err(|error| {
                 Failure::new(
@@ -60,53 +82,48 @@ impl Node {
                 )
                 .because(chain(&error))
             })?;
-        let view = catalog.view_linearizable().await.map_err(Failure::from)?;
-        let mesh = view.mesh()?.ok_or_else(|| {
-            Failure::new(
-                code::CONFIG,
-                format!("the catalog in {} was never founded", layout.catalog().display()),
-            )
-            .remedy("remove the directory and run 'pgmesh --config=FILE node init' again")
-        })?;
-        if view.node(&name)?.is_none() {
-            return Err(Failure::new(
-                code::CONFIG,
-                format!("node-name is '{name}', which is not this node's name"),
-            )
-            .remedy("set node-name to the name that 'node init' was run with"));
-        }
+        links.set_catalog(catalog.clone());
         let actor = format!("node {name}");
-        let node = Self {
-            repositories: Repositories::declared(&settings),
+        Ok(Self {
+            repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
+            peer_budget: Budget::new(settings.buffer),
             committer: Committer::start(catalog.clone(), actor.clone()),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
             backups: Backups::default(),
             repair: Repair::default(),
+            pace: Pace::new(settings.repair_rate),
             sweep: Sweep::default(),
             collecting: tokio::sync::Mutex::new(()),
+            identity: RwLock::new(identity),
+            started: Instant::now(),
+            links,
             settings,
             layout,
             name,
             catalog,
             mesh,
             actor,
-        };
-        node.expire_own_sessions().await?;
-        Ok(node)
+        })
     }
 
-    /// Sessions that were open when this node stopped: their holders' connections are gone.
-    async fn expire_own_sessions(&self) -> Result<(), Failure> {
-        for (session, record) in self.catalog.view().sessions()? {
-            if record.node == self.name {
-                let reason = format!("node {} has restarted", self.name);
-                self.catalog
-                    .propose(self.actor(), Command::ExpireSession { session, reason })
-                    .await?;
-            }
-        }
-        Ok(())
+    /// Whether this node alone is the whole Raft group.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.catalog.status().voters == [self.mesh.node_id]
+    }
+
+    /// SHA-256 of this node's certificate.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        self.identity().fingerprint().0
+    }
+
+    /// When this node's certificate ends, Unix seconds.
+    pub(crate) fn certificate_expires(&self) -> i64 {
+        self.identity().expires_at()
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How digests are made in this mesh.
@@ -117,20 +134,6 @@ impl Node {
     /// The mesh's identity.
     pub fn mesh_id(&self) -> &str {
         &self.mesh.mesh_id
-    }
-
-    /// All nodes, for clients to remember.
-    pub(crate) fn addresses(&self) -> Vec<NodeAddress> {
-        let nodes = self.catalog.view().nodes().unwrap_or_default();
-        nodes
-            .into_iter()
-            .map(|(name, record)| NodeAddress {
-                name: name.to_string(),
-                region: record.region,
-                addresses: record.advertise,
-                serves: true,
-            })
-            .collect()
     }
 
     /// This node in the audit trail.

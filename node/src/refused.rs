@@ -18,6 +18,13 @@ impl From<CatalogError> for Failure {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Refused(refusal) => refusal.into(),
+            // Another node may be on the side of the majority, or may not be stopping: whoever asks goes there.
+            error @ (CatalogError::NoQuorum(_) | CatalogError::NotLeader { .. } | CatalogError::Stopped(_)) => {
+                Self::new(code::HOST_CONNECT, "this node cannot decide anything at the moment")
+                    .because(chain(&error))
+                    .remedy("'pgmesh status' and 'pgmesh doctor' say which nodes are away")
+                    .again()
+            }
             other => Self::new(code::RUNTIME, "the catalog could not be changed or read")
                 .because(chain(&other))
                 .again(),
@@ -39,6 +46,17 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         R::NoMesh | R::OtherMesh { .. } | R::OtherFormat { .. } | R::NodeTaken { .. } | R::UnknownNode(_) => {
             (code::CONFIG, None)
         }
+        R::NodeFormat { .. } => (
+            code::VERSION_NOT_SUPPORTED,
+            Some("install the version of pgmesh that the other nodes run"),
+        ),
+        R::NodeReplaced { .. } | R::NodeRemoved(_) | R::CertificateRevoked(_) => (
+            code::CRYPTO,
+            Some("to bring it back: 'pgmesh invite --role=node' on another node, then 'pgmesh node join TOKEN' with an empty node-path"),
+        ),
+        R::LastNode(_) => (code::COMMAND_INVALID, None),
+        R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),
+        R::SessionKeyDiffers(_) => (code::LOCK_ACQUIRE, None),
         R::RepositoryDiffers { .. } => (
             code::REPO_INVALID,
             Some("give the same value, or change the definition for the whole mesh with 'pgmesh repo-update'"),

@@ -1,7 +1,9 @@
 //! Paying debts: replicas that should exist and do not are made from one that does.
 //!
-//! A debt is in the catalog from the moment its object is committed, so a crash forgets none. This worker goes through
-//! the debts of every repository that is well, reads each object elsewhere, checks it, and writes it where it is owed.
+//! A debt is in the catalog from the moment its object is committed, so a crash forgets none. Each node pays the debts of
+//! the repositories that it hosts: nobody else can, so hosting is the lease. This worker goes through the debts of every
+//! repository that is well, reads each object elsewhere, checks it, and writes it where it is owed, no faster than
+//! `repair-rate` allows.
 
 use crate::failure::chain;
 use crate::refs;
@@ -50,7 +52,10 @@ impl Node {
                     tracing::warn!(repo = %slot.key, error = %failure, "debts stay");
                 }
             }
-            if let Err(failure) = self.collect_garbage().await {
+            // One node decides what is deleted, and any node deletes: see `garbage`.
+            if self.catalog.is_leader()
+                && let Err(failure) = self.collect_garbage().await
+            {
                 tracing::warn!(error = %failure, "garbage stays");
             }
         }
@@ -85,13 +90,14 @@ impl Node {
 
     /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
     async fn read_withdrawn(&self, known: &refs::Known) -> Option<Payload> {
-        for slot in self.repositories.slots().filter(|slot| slot.admits()) {
-            let name = known.name.clone();
-            let read = slot
-                .request(|repository| async move { repository.get_any_generation(&name).await })
-                .await;
-            if let Ok((_, checked)) = read {
-                return Some(checked.payload);
+        for (repo, _) in self.catalog.view().repositories().ok()? {
+            let Ok(place) = self.repositories.place(repo) else {
+                continue;
+            };
+            if place.admits()
+                && let Ok(payload) = place.get_any_generation(&known.name).await
+            {
+                return Some(payload);
             }
         }
         None
@@ -119,6 +125,7 @@ impl Node {
         .await
         .map_err(|error| Failure::new(code::ASSERT, "checking an object").because(error))?;
         checked.map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
+        self.pace.wait(slot.key, payload.bytes.len() as u64).await;
         let written = write_one(slot, &known.name, debt.generation, &payload)
             .await
             .map_err(|error| {

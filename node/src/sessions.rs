@@ -32,6 +32,7 @@ impl OpenSession {
             stanza,
             holder,
             node: node.clone(),
+            resume_key: None,
         };
         match catalog.propose(&format!("node {node}"), command).await? {
             Reply::Session(id) => Ok(Self {

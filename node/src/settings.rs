@@ -36,6 +36,8 @@ pub struct NodeSettings {
     pub voters: usize,
     /// `repair-rate`: bytes a second that repairs may write to one repository; unlimited where it is not set.
     pub repair_rate: Option<u64>,
+    /// `node-snapshot-entries`: log entries between two snapshots of the catalog; the usual number where it is not set.
+    pub snapshot_entries: Option<u64>,
     /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
     pub buffer: u64,
 }
@@ -101,6 +103,11 @@ impl Layout {
     /// The catalog: Raft log and state.
     pub fn catalog(&self) -> PathBuf {
         self.root.join("catalog")
+    }
+
+    /// Which mesh this is a node of; see [`MeshFile`](crate::MeshFile).
+    pub fn mesh(&self) -> PathBuf {
+        self.root.join("mesh.json")
     }
 
     /// Locked while a node runs on it.

@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 const MARKS: u64 = 4 << 20;
 /// Chunks condemned in one command.
 const BATCH: usize = 512;
+/// How often a node that does not lead looks whether it does now.
+const FOLLOWER_LOOK: Duration = Duration::from_secs(60);
 /// How often it runs unasked.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
 
@@ -40,6 +42,11 @@ impl Node {
     /// Sweeps when asked to, when a running backup has ended, and once a day, until the node stops.
     pub async fn keep_sweeping(self: Arc<Self>) {
         loop {
+            if !self.catalog.is_leader() {
+                // Whoever leads does it for the whole mesh; who leads may change.
+                let _ = tokio::time::timeout(FOLLOWER_LOOK, self.sweep.notify.notified()).await;
+                continue;
+            }
             match self.sweep().await {
                 Ok(Swept::Done(0)) => {}
                 Ok(Swept::Done(chunks)) => {

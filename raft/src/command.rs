@@ -10,13 +10,16 @@ use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName, Wrapp
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackupRecord, Branch, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, ObjectRef, Replica,
-    SessionId, SessionKind, StoredObject, TokenId, TokenRole,
+    BackupRecord, Branch, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
+    Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
+    /// The request that it belongs to: a proposal with an identifier that was applied before changes nothing and gets the
+    /// same answer.
+    pub id: RequestId,
     /// When it was proposed, in seconds since the Unix epoch. Invariant 10: `apply` knows no other clock.
     pub at: i64,
     /// Who asked for it, in words for the audit trail (`admin alice`, `node n1`, `client pg1`).
@@ -36,6 +39,52 @@ pub enum Command {
         name: NodeName,
         /// What is known of it.
         record: NodeRecord,
+    },
+    /// Takes a node in, or back. The same name with the same certificate again changes nothing; with another one it is a
+    /// node that has lost its disk or returns, which gets a new number, and its old certificate is revoked. Reply:
+    /// `Admitted`.
+    AdmitNode {
+        /// Its name.
+        name: NodeName,
+        /// Its region; empty where none is set.
+        region: String,
+        /// The `host:port` addresses that it is reached at.
+        advertise: Vec<String>,
+        /// SHA-256 of its certificate.
+        fingerprint: [u8; 32],
+        /// Its program's version.
+        program: String,
+        /// The catalog format that its program writes.
+        catalog_format: u32,
+    },
+    /// Says where a node is reached and what it runs. Reply: `Done`.
+    AnnounceNode {
+        /// Its name.
+        name: NodeName,
+        /// Its number, which must be the registered one.
+        node_id: u64,
+        /// Its region; empty where none is set.
+        region: String,
+        /// The `host:port` addresses that it is reached at.
+        advertise: Vec<String>,
+        /// SHA-256 of its certificate, which may have been renewed.
+        fingerprint: [u8; 32],
+        /// Its program's version.
+        program: String,
+    },
+    /// Drains a node, ends that, or removes it from the mesh for good. Reply: `Done`.
+    SetNodeService {
+        /// The node.
+        name: NodeName,
+        /// What it is to do.
+        service: NodeService,
+    },
+    /// Says whether a node may vote. Reply: `Done`.
+    SetNodeVote {
+        /// The node.
+        name: NodeName,
+        /// Whether.
+        vote: VotePolicy,
     },
 
     /// Declares a repository. The same again changes nothing but adds keys that were not known; anything else is
@@ -64,6 +113,24 @@ pub enum Command {
         host: Option<Option<NodeName>>,
         /// The new list of wrapped keys.
         wrapped_keys: Option<Vec<WrappedKey>>,
+    },
+    /// Forgets a repository: repeat it while the reply is `Retiring { more: true }`; each step withdraws a bounded number
+    /// of replicas and debts. What lies there is not deleted. From the first step on there is no way back.
+    RetireRepository {
+        /// Its number.
+        repo: RepoKey,
+    },
+    /// Puts an empty repository in the place of one whose disk was lost: repeat it while the reply is
+    /// `Replacing { more: true }`; each step withdraws a bounded number of replicas and owes them anew.
+    ReplaceRepository {
+        /// Its number.
+        repo: RepoKey,
+        /// The identifier in the new `pgmesh.repo` object.
+        uuid: String,
+        /// The new wrapped master keys.
+        wrapped_keys: Vec<WrappedKey>,
+        /// The node that found the empty repository.
+        node: NodeName,
     },
     /// Owes the next few thousand of the objects that were known before the repository was registered to it. Propose
     /// it while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`.
@@ -142,6 +209,17 @@ pub enum Command {
         holder: String,
         /// The node that keeps it alive.
         node: NodeName,
+        /// What its holder must show to go on with it by way of another node.
+        resume_key: Option<[u8; 16]>,
+    },
+    /// Makes another node keep a session alive, for a holder that lost its node. Reply: `Done`.
+    AdoptSession {
+        /// The session.
+        session: SessionId,
+        /// The node that keeps it alive from now on.
+        node: NodeName,
+        /// Its resume key.
+        key: [u8; 16],
     },
     /// Ends a session. One that is not open changes nothing. Reply: `Done`.
     CloseSession {
@@ -152,6 +230,8 @@ pub enum Command {
     ExpireSession {
         /// The session.
         session: SessionId,
+        /// The node that kept it alive: if another one has adopted it meanwhile, it goes on. `None` ends it anyway.
+        node: Option<NodeName>,
         /// Why, for the audit trail.
         reason: String,
     },

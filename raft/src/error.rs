@@ -105,6 +105,9 @@ pub enum CatalogError {
         /// Its address, if known.
         address: Option<String>,
     },
+    /// The members of the Raft group could not be changed, or not now.
+    #[error("the members of the mesh's Raft group cannot be changed: {0}")]
+    Membership(String),
     /// A majority of nodes could not be reached.
     #[error("no majority of the mesh's nodes could be reached: {0}")]
     NoQuorum(String),

@@ -3,7 +3,7 @@
 
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 
-use crate::model::{GarbageKey, LogIndex, NodeName, ObjectRef, SessionId, TokenId};
+use crate::model::{GarbageKey, LogIndex, NodeName, ObjectRef, RequestId, SessionId, TokenId};
 
 /// The mesh record in table `Mesh`.
 pub const MESH: &[u8] = b"mesh";
@@ -13,6 +13,8 @@ pub const APPLIED: &[u8] = b"applied";
 pub const WITHDRAWN: &[u8] = b"withdrawn";
 /// When a backup was last committed, in table `Mesh`.
 pub const COMMITTED: &[u8] = b"committed";
+/// The highest node number that was given out, in table `Mesh`.
+pub const LAST_NODE_ID: &[u8] = b"last-node-id";
 /// The last applied Raft entry and the membership, in table `Raft`.
 pub const RAFT_STATE: &[u8] = b"state";
 
@@ -118,6 +120,18 @@ pub fn token(id: TokenId) -> Vec<u8> {
 #[must_use]
 pub fn index(index: LogIndex) -> Vec<u8> {
     index.0.to_be_bytes().to_vec()
+}
+
+/// A key in table `Requests`.
+#[must_use]
+pub fn request(id: RequestId) -> Vec<u8> {
+    id.0.to_vec()
+}
+
+/// A key in table `RequestRing`.
+#[must_use]
+pub fn request_slot(slot: u32) -> Vec<u8> {
+    slot.to_be_bytes().to_vec()
 }
 
 /// Where a scan starts that goes on after `key`.

@@ -12,7 +12,7 @@
 //! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
 //! - [`store`]: the log store and the state store on RocksDB, snapshots.
 //! - [`view`]: queries over the applied state.
-//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue and its settings.
+//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, what nodes say to each other, and the settings.
 //!
 //! This crate knows nothing of networks and opens no repository.
 
@@ -23,6 +23,7 @@ pub mod consensus;
 pub mod error;
 pub mod key;
 pub mod model;
+mod network;
 pub mod options;
 pub mod peers;
 pub mod refusal;
@@ -37,10 +38,10 @@ pub use catalog::Catalog;
 pub use command::{Command, Proposal};
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    AuditRecord, BackupRecord, Branch, ChunkRecord, ChunkState, Database, Debt, DebtReason, Garbage, GarbageKey,
-    HistoryRecord, LogIndex, MeshRecord, NodeName, NodeRecord, ObjectRef, Redeemed, Replica, RepositoryCounters,
-    RepositoryRecord, RunningBackup, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject,
-    TokenId, TokenRecord, TokenRole, Writer,
+    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, Database, Debt, DebtReason, Garbage,
+    GarbageKey, HistoryRecord, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Redeemed, Replica,
+    RepositoryChange, RepositoryCounters, RepositoryRecord, RequestId, RunningBackup, SegmentRecord, SessionId,
+    SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

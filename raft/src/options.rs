@@ -5,10 +5,15 @@ use std::time::{Duration, SystemTime};
 /// Settings of a catalog on one node. The defaults suit a node of any size.
 #[derive(Debug, Clone)]
 pub struct CatalogOptions {
-    /// How often a leader shows that it is alive.
+    /// How often a leader shows that it is alive (openraft makes it half as much again). It should be longer than the way
+    /// to the farthest node and back.
     pub heartbeat: Duration,
-    /// The shortest time without a heartbeat after which a follower stands for election; the longest is twice that.
+    /// The unit of elections: a follower stands for election after three to four of it without a sign of the leader. It
+    /// must be longer than the way to the farthest node and back, and than a heartbeat.
     pub election: Duration,
+    /// How long a proposal or a linearizable read is tried for, through elections and silence, before it fails with
+    /// [`CatalogError::NoQuorum`](crate::CatalogError::NoQuorum).
+    pub patience: Duration,
     /// After how many Raft entries a snapshot is made and older entries are dropped.
     pub entries_per_snapshot: u64,
     /// How many entries that are in the snapshot already are kept for followers that lag a little.
@@ -26,7 +31,8 @@ impl Default for CatalogOptions {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(250),
-            election: Duration::from_millis(1000),
+            election: Duration::from_millis(300),
+            patience: Duration::from_secs(8),
             entries_per_snapshot: 20_000,
             entries_kept: 2_000,
             block_cache: 32 << 20,

@@ -1,29 +1,46 @@
 //! How the catalog reaches its peers. The transport is the node's; the catalog hands it messages.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use openraft::BasicNode;
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
-use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::command::Proposal;
 use crate::consensus::TypeConfig;
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+
+/// The longest [`PeerRequest`] and [`PeerReply`] on the wire, in bytes.
+pub const MESSAGE_LIMIT: usize = 16 << 20;
 
 /// What one node's catalog asks another's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum PeerRequest {
+pub struct PeerRequest {
+    /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of the
+    /// first was lost, must not answer for it: it has not promised what the first has.
+    pub to: u64,
+    /// What is asked.
+    pub message: PeerMessage,
+}
+
+/// The messages.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum PeerMessage {
     /// Append these entries.
     Append(AppendEntriesRequest<TypeConfig>),
     /// Vote for me.
     Vote(VoteRequest<u64>),
     /// Take this part of a snapshot.
     Snapshot(InstallSnapshotRequest<TypeConfig>),
+    /// To the leader: have these proposals applied.
+    Propose(Vec<Proposal>),
+    /// To the leader: which entry must be applied by whoever wants to see all that is committed now?
+    ReadIndex,
 }
 
 /// What a node's catalog answers.
@@ -35,6 +52,48 @@ pub enum PeerReply {
     Vote(Result<VoteResponse<u64>, RaftError<u64>>),
     /// To `Snapshot`.
     Snapshot(Result<InstallSnapshotResponse<u64>, RaftError<u64, InstallSnapshotError>>),
+    /// To `Propose`: one outcome for each proposal.
+    Proposed(Result<Vec<Applied>, Setback>),
+    /// To `ReadIndex`: the index of a Raft entry.
+    ReadIndex(Result<u64, Setback>),
+    /// To everything that was meant for another node.
+    NotMe {
+        /// The number of the node that answers.
+        node_id: u64,
+    },
+}
+
+/// What became of a proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The index of the Raft entry with whose application it shows.
+    pub entry: u64,
+    /// The outcome.
+    pub outcome: Result<Reply, Refusal>,
+}
+
+/// Why a request to the leader was not carried out, as far as is known. It may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Setback {
+    /// The asked node does not lead.
+    #[error("{}", not_leading(*leader))]
+    NotLeading {
+        /// The leader that it knows of.
+        leader: Option<u64>,
+    },
+    /// No answer, or none of a majority.
+    #[error("{0}")]
+    Silent(String),
+    /// The catalog has stopped.
+    #[error("the catalog has stopped: {0}")]
+    Stopped(String),
+}
+
+fn not_leading(leader: Option<u64>) -> String {
+    match leader {
+        Some(leader) => format!("the asked node does not lead, node {leader} does"),
+        None => "no leader is known".to_owned(),
+    }
 }
 
 /// Why a peer did not answer.
@@ -50,6 +109,16 @@ pub enum PeerError {
         /// Why, in words.
         reason: String,
     },
+    /// Another node is there: the peer's disk was replaced, or its address given to someone else.
+    #[error("node {node_id} at {address} has become node {is}")]
+    NotItself {
+        /// The peer.
+        node_id: u64,
+        /// Where it was looked for.
+        address: String,
+        /// The node that is there.
+        is: u64,
+    },
     /// It answered something else than was asked.
     #[error("node {node_id} at {address} gave an answer of the wrong kind")]
     WrongReply {
@@ -60,9 +129,11 @@ pub enum PeerError {
     },
 }
 
-/// Carries messages to other nodes. Consensus has its own connection, so that a heartbeat never queues behind bulk data.
+/// Carries messages to other nodes. Consensus has its own connection, so that a heartbeat never queues behind bulk data,
+/// and each call its own stream, so that it never queues behind another call.
 pub trait Peers: Send + Sync + 'static {
-    /// Sends a request to a peer and waits for its answer, at most for `limit`.
+    /// Sends a request to a peer and waits for its answer, at most for `limit`. A call whose future is dropped may or may
+    /// not have been delivered.
     fn call(
         &self,
         node_id: u64,
@@ -89,87 +160,5 @@ impl Peers for NoPeers {
             address,
             reason: "this program connects to no other nodes".to_owned(),
         })))
-    }
-}
-
-/// openraft's network over [`Peers`].
-#[derive(Clone)]
-pub(crate) struct Network(pub(crate) Arc<dyn Peers>);
-
-/// The way to one peer.
-pub(crate) struct PeerClient {
-    peers: Arc<dyn Peers>,
-    node_id: u64,
-    node: BasicNode,
-}
-
-type CallError<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
-
-impl RaftNetworkFactory<TypeConfig> for Network {
-    type Network = PeerClient;
-
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> PeerClient {
-        PeerClient {
-            peers: Arc::clone(&self.0),
-            node_id: target,
-            node: node.clone(),
-        }
-    }
-}
-
-impl PeerClient {
-    async fn call(&self, request: PeerRequest, option: &RPCOption) -> Result<PeerReply, PeerError> {
-        let address = self.node.addr.clone();
-        self.peers.call(self.node_id, address, request, option.hard_ttl()).await
-    }
-
-    fn wrong_reply<E: std::error::Error>(&self) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
-        unreachable(&PeerError::WrongReply {
-            node_id: self.node_id,
-            address: self.node.addr.clone(),
-        })
-    }
-
-    fn remote<E: std::error::Error>(&self, source: RaftError<u64, E>) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
-        let node = self.node.clone();
-        RPCError::RemoteError(RemoteError::new_with_node(self.node_id, node, source))
-    }
-}
-
-fn unreachable<E: std::error::Error>(error: &PeerError) -> RPCError<u64, BasicNode, RaftError<u64, E>> {
-    RPCError::Unreachable(Unreachable::new(error))
-}
-
-impl RaftNetwork<TypeConfig> for PeerClient {
-    async fn append_entries(
-        &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, CallError> {
-        match self.call(PeerRequest::Append(rpc), &option).await {
-            Ok(PeerReply::Append(reply)) => reply.map_err(|source| self.remote(source)),
-            Ok(_) => Err(self.wrong_reply()),
-            Err(error) => Err(unreachable(&error)),
-        }
-    }
-
-    async fn install_snapshot(
-        &mut self,
-        rpc: InstallSnapshotRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
-        match self.call(PeerRequest::Snapshot(rpc), &option).await {
-            Ok(PeerReply::Snapshot(reply)) => reply.map_err(|source| self.remote(source)),
-            Ok(_) => Err(self.wrong_reply()),
-            Err(error) => Err(unreachable(&error)),
-        }
-    }
-
-    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
-        match self.call(PeerRequest::Vote(rpc), &option).await {
-            Ok(PeerReply::Vote(reply)) => reply.map_err(|source| self.remote(source)),
-            Ok(_) => Err(self.wrong_reply()),
-            Err(error) => Err(unreachable(&error)),
-        }
     }
 }

@@ -42,6 +42,39 @@ pub enum Refusal {
     #[error("node {0} is not registered in the mesh")]
     UnknownNode(NodeName),
 
+    /// A node whose program writes another catalog format.
+    #[error(
+        "node {node} runs a program with catalog format {given}, but the mesh has format {known}: run the same version \
+         of pgmesh on all nodes"
+    )]
+    NodeFormat {
+        /// The node.
+        node: NodeName,
+        /// The mesh's format.
+        known: u32,
+        /// The format that the node's program writes.
+        given: u32,
+    },
+    /// A node that has another number now: its disk was replaced, or a copy of it runs.
+    #[error("node {node} has number {known} in the mesh, not {given}: what runs with {given} is an old copy of it")]
+    NodeReplaced {
+        /// The node.
+        node: NodeName,
+        /// Its number.
+        known: u64,
+        /// The number that was given.
+        given: u64,
+    },
+    /// A node that was removed from the mesh.
+    #[error("node {0} was removed from the mesh; invite it again to bring it back")]
+    NodeRemoved(NodeName),
+    /// A certificate that is not accepted any more.
+    #[error("the certificate of node {0} was revoked; invite the node again")]
+    CertificateRevoked(NodeName),
+    /// A mesh has at least one node.
+    #[error("node {0} is the last one of the mesh and cannot be removed")]
+    LastNode(NodeName),
+
     /// The repository is registered differently.
     #[error(
         "repo{repo} is registered in the mesh with {option}={}, but is given with {option}={}",
@@ -69,6 +102,15 @@ pub enum Refusal {
     /// A repository that is not registered.
     #[error("repo{0} is not registered in the mesh")]
     UnknownRepository(RepoKey),
+
+    /// The repository is being forgotten, or made good after the loss of its disk.
+    #[error("repo{repo} is being {doing}; wait until that is done")]
+    RepositoryChanging {
+        /// The repository.
+        repo: RepoKey,
+        /// `retired` or `replaced`.
+        doing: String,
+    },
 
     /// No such stanza.
     #[error("stanza {0} does not exist")]
@@ -287,6 +329,9 @@ pub enum Refusal {
     /// The session is not open (any more).
     #[error("session {0} has ended")]
     SessionEnded(SessionId),
+    /// Whoever wants to go on with a session does not have its key.
+    #[error("session {0} belongs to someone else")]
+    SessionKeyDiffers(SessionId),
     /// Invariant 5: a session may still use what is to be forgotten.
     #[error("session {session} began before log position {since}: what it may read is not deleted yet")]
     SessionOpen {

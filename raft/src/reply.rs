@@ -51,6 +51,23 @@ pub enum Reply {
         /// The number.
         chunks: u32,
     },
+    /// The node is part of the mesh.
+    Admitted {
+        /// Its number in the Raft group.
+        node_id: u64,
+        /// The number that the name had before, of a node that is gone now and must leave the Raft group.
+        replaced: Option<u64>,
+    },
+    /// One step of forgetting a repository.
+    Retiring {
+        /// Whether rows are left: propose it again.
+        more: bool,
+    },
+    /// One step of owing a repository everything that its lost disk held.
+    Replacing {
+        /// Whether objects are left: propose it again.
+        more: bool,
+    },
     /// The token was good and is used up.
     Token(TokenRole),
 }

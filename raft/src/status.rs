@@ -1,5 +1,8 @@
 //! How a catalog is doing on this node.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// A node's part in the Raft group.
@@ -38,6 +41,17 @@ pub struct CatalogStatus {
     pub purged: Option<u64>,
     /// The identifiers of the nodes that vote.
     pub voters: Vec<u64>,
+    /// The identifiers of the nodes that receive the log and have no vote.
+    pub learners: Vec<u64>,
+    /// The addresses of all members, as the Raft group knows them.
+    pub addresses: BTreeMap<u64, String>,
+    /// Whether it has become part of a group: not before the leader has contacted a node that joins.
+    pub initialized: bool,
+    /// On the leader: the last entry that each member is known to have.
+    pub matched: BTreeMap<u64, Option<u64>>,
+    /// On the leader: how long ago the last request was sent that a majority has answered. A transfer that takes long can
+    /// make it a few seconds.
+    pub quorum_age: Option<Duration>,
     /// Why it has stopped, if it has.
     pub failure: Option<String>,
 }

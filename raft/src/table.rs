@@ -5,7 +5,7 @@ use std::fmt;
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Single values: the mesh, the number of applied commands, when replicas were last withdrawn.
+    /// Single values: the mesh, the number of applied commands, the last node number, when replicas were last withdrawn.
     Mesh,
     /// Node name → node.
     Nodes,
@@ -33,13 +33,17 @@ pub enum Table {
     Tokens,
     /// Log position → audit line.
     Audit,
+    /// Request identifier → what became of the request; the newest ones only.
+    Requests,
+    /// Slot of a ring → request identifier: which request is forgotten next.
+    RequestRing,
     /// What Raft needs to know of the state: last applied entry and membership. `apply` does not see it.
     Raft,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -54,6 +58,8 @@ impl Table {
         Self::Sessions,
         Self::Tokens,
         Self::Audit,
+        Self::Requests,
+        Self::RequestRing,
         Self::Raft,
     ];
 
@@ -75,6 +81,8 @@ impl Table {
             Self::Sessions => "sessions",
             Self::Tokens => "tokens",
             Self::Audit => "audit",
+            Self::Requests => "requests",
+            Self::RequestRing => "request-ring",
             Self::Raft => "raft",
         }
     }

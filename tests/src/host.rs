@@ -25,12 +25,18 @@ impl Host {
     /// Writes the configuration of a host of `stanza` that knows one node; it has not joined yet.
     #[must_use]
     pub fn new(scratch: &Scratch, name: &str, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
+        let way = format!("mesh-node={}\n", node.address());
+        Self::with_way(scratch, name, &way, postgres, stanza)
+    }
+
+    /// Writes the configuration of a host of `stanza`; `way` are the lines that say how it gets to the mesh.
+    #[must_use]
+    pub fn with_way(scratch: &Scratch, name: &str, way: &str, postgres: &Postgres, stanza: &str) -> Self {
         let account = scratch.account();
         let home = scratch.folder(name);
         let settings = format!(
-            "[global]\nmesh-node={}\nidentity-path={}\nlock-path={}\n\n\
+            "[global]\n{way}identity-path={}\nlock-path={}\n\n\
              [{stanza}]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=postgres\n",
-            node.address(),
             home.join("identity").display(),
             home.join("lock").display(),
             postgres.data().display(),

@@ -5,8 +5,10 @@
 //! - [`Account`], [`Outcome`], [`Process`]: who runs programs here, what a finished one left, and one that still runs;
 //! - [`Postgres`], [`Load`], [`Ledger`]: a cluster, traffic on it, and rows whose time of commit is known;
 //! - [`Node`], [`Host`]: a node of a mesh, and a PG host that has joined it;
-//! - [`Site`]: all of these together, as most stories begin;
-//! - [`Repository`], [`Damage`], [`WalForge`]: stored objects and ways to harm them, and WAL segments made by hand.
+//! - [`Mesh`]: several nodes with one catalog, if wanted with a relay between any two processes;
+//! - [`Site`], [`MeshSite`]: all of these together, as most stories begin;
+//! - [`Repository`], [`Damage`], [`WalForge`]: stored objects and ways to harm them, and WAL segments made by hand;
+//! - [`Pushes`], [`Figures`]: such segments pushed under way of anything, and how long that took.
 //!
 //! They panic where something is not as a test needs it: a panic is a harness's verdict. Nothing here waits for a fixed
 //! time: [`wait_for`] waits for a condition.
@@ -18,8 +20,10 @@
 
 mod account;
 mod disk;
+mod figures;
 mod host;
 mod ledger;
+mod mesh;
 mod node;
 mod objects;
 mod outcome;
@@ -27,7 +31,8 @@ mod port;
 mod postgres;
 mod process;
 mod program;
-mod random;
+mod pushes;
+mod scale;
 mod scratch;
 mod site;
 mod wait;
@@ -35,17 +40,21 @@ mod wal;
 
 pub use account::Account;
 pub use disk::SmallDisk;
+pub use figures::Figures;
 pub use host::Host;
 pub use ledger::{Ledger, LedgerRow};
+pub use mesh::{Mesh, MeshBuilder, MeshStatus, NodeStatus};
 pub use node::{Node, NodeBuilder, RepositoryFiles};
 pub use objects::{Damage, Kind, Object, Repository};
 pub use outcome::{Outcome, run, run_with_input};
+pub use pgmesh_chaos::{Faults, Network, Random, history};
 pub use port::Port;
 pub use postgres::{Load, Postgres, PostgresBuilder};
 pub use process::Process;
 pub use program::{pgmesh, shared_folder};
-pub use random::Random;
+pub use pushes::Pushes;
+pub use scale::number_from_environment;
 pub use scratch::Scratch;
-pub use site::Site;
-pub use wait::wait_for;
+pub use site::{MeshSite, Site};
+pub use wait::{wait_for, wait_for_some};
 pub use wal::WalForge;

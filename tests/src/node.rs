@@ -1,47 +1,32 @@
 //! Nodes of a mesh.
 
-use std::fmt::Write;
+mod builder;
+
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+pub use builder::{NodeBuilder, RepositoryFiles};
+
 use crate::account::Account;
 use crate::objects::Repository;
 use crate::outcome::{Outcome, run};
 use crate::port::Port;
 use crate::process::Process;
-use crate::program::pgmesh;
 use crate::scratch::Scratch;
 use crate::wait::wait_for;
 
 /// How long a node may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A repository of a node, as its configuration has it.
-#[derive(Clone, Debug)]
-pub struct RepositoryFiles {
-    /// Its folder.
-    pub path: PathBuf,
-    /// Its passphrase, `None` for a repository without encryption.
-    pub passphrase: Option<String>,
-}
-
-/// A node to be set up.
-#[derive(Debug)]
-pub struct NodeBuilder<'a> {
-    scratch: &'a Scratch,
-    name: String,
-    repositories: Vec<RepositoryFiles>,
-    options: String,
-    initialize: Vec<String>,
-}
-
 /// A node of its own mesh, and its process while that runs.
 #[derive(Debug)]
 pub struct Node {
     account: Account,
+    name: String,
     program: PathBuf,
     home: PathBuf,
     configuration: PathBuf,
@@ -51,100 +36,17 @@ pub struct Node {
     process: Option<Process>,
 }
 
-impl<'a> NodeBuilder<'a> {
-    /// Adds an encrypted posix repository, the next number.
-    #[must_use]
-    pub fn repository(self) -> Self {
-        let number = self.repositories.len() + 1;
-        let path = self.scratch.join(&self.name).join(format!("repo{number}"));
-        self.repository_at(path, Some(&format!("passphrase of {number}: correct horse")))
-    }
-
-    /// Adds a posix repository at a path.
-    #[must_use]
-    pub fn repository_at(mut self, path: PathBuf, passphrase: Option<&str>) -> Self {
-        let passphrase = passphrase.map(str::to_owned);
-        self.repositories.push(RepositoryFiles { path, passphrase });
-        self
-    }
-
-    /// Adds a line to the `[global]` section of its file.
-    #[must_use]
-    pub fn option(mut self, name: &str, value: &str) -> Self {
-        writeln!(self.options, "{name}={value}").expect("writing to a string");
-        self
-    }
-
-    /// Adds an argument of `node init`.
-    #[must_use]
-    pub fn initialize_with(mut self, argument: &str) -> Self {
-        self.initialize.push(argument.to_owned());
-        self
-    }
-
-    /// Writes its configuration and has it initialized; it does not run yet.
-    #[must_use]
-    pub fn create(self) -> Node {
-        let account = self.scratch.account();
-        let home = self.scratch.folder(&self.name);
-        let port = Port::reserve();
-        let address = port.address();
-        let mut settings = format!(
-            "[global]\nnode-name={}\nnode-path={}\nnode-listen={address}\nnode-advertise={address}\nnode-region=eu\n",
-            self.name,
-            home.join("node").display()
-        );
-        for (index, repository) in self.repositories.iter().enumerate() {
-            let number = index + 1;
-            let path = repository.path.display();
-            writeln!(settings, "repo{number}-type=posix\nrepo{number}-path={path}").expect("writing to a string");
-            match &repository.passphrase {
-                Some(passphrase) => writeln!(
-                    settings,
-                    "repo{number}-cipher-type=aes-256-cbc\nrepo{number}-cipher-pass={passphrase}"
-                ),
-                None => writeln!(settings, "repo{number}-cipher-type=none"),
-            }
-            .expect("writing to a string");
-        }
-        settings += &self.options;
-        let node = Node {
-            account,
-            program: pgmesh(self.scratch.path()),
-            configuration: home.join("node.conf"),
-            home,
-            settings,
-            port,
-            repositories: self.repositories,
-            process: None,
-        };
-        node.account.write(&node.configuration, &node.settings);
-        let mut command = node.command(&["node", "init"]);
-        command.args(&self.initialize);
-        run(command).succeeds();
-        node
-    }
-
-    /// Has it initialized and starts it.
-    #[must_use]
-    pub fn start(self) -> Node {
-        let mut node = self.create();
-        node.start();
-        node
-    }
-}
-
 impl Node {
     /// Describes a new node with a mesh of its own.
     #[must_use]
     pub fn builder<'a>(scratch: &'a Scratch, name: &str) -> NodeBuilder<'a> {
-        NodeBuilder {
-            scratch,
-            name: name.to_owned(),
-            repositories: Vec::new(),
-            options: String::new(),
-            initialize: Vec::new(),
-        }
+        NodeBuilder::new(scratch, name)
+    }
+
+    /// Its name in the mesh.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its folder: configuration, log, `node` (its data directory) and its repositories.
@@ -165,10 +67,16 @@ impl Node {
         &self.configuration
     }
 
-    /// Where it listens, `127.0.0.1:PORT`.
+    /// Where it listens, `ADDRESS:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         self.port.address()
+    }
+
+    /// The same, not as text.
+    #[must_use]
+    pub fn socket_address(&self) -> SocketAddr {
+        self.port.socket_address()
     }
 
     /// The number of its port.
@@ -177,13 +85,17 @@ impl Node {
         self.port.number()
     }
 
-    /// Repository `number`, from 1, as configured.
+    /// Repository `number` of the mesh, as configured here.
+    ///
+    /// # Panics
+    /// When this node has it not.
     #[must_use]
     pub fn repository(&self, number: usize) -> &RepositoryFiles {
-        &self.repositories[number - 1]
+        let found = self.repositories.iter().find(|repository| repository.number == number);
+        found.unwrap_or_else(|| panic!("{} has no repo{number}", self.name))
     }
 
-    /// The stored objects of repository `number`, from 1.
+    /// The stored objects of repository `number` of the mesh.
     #[must_use]
     pub fn objects(&self, number: usize) -> Repository {
         Repository::new(self.repository(number).path.clone())
@@ -197,6 +109,22 @@ impl Node {
         assert!(self.settings.contains(from), "no {from:?} in the node's configuration");
         self.settings = self.settings.replace(from, to);
         self.account.write(&self.configuration, &self.settings);
+    }
+
+    /// Declares an encrypted repository in its file: from its next start on it hosts it.
+    pub fn declare_repository(&mut self, number: usize) {
+        let repository = RepositoryFiles::encrypted(&self.home, number);
+        self.settings += &repository.lines();
+        self.account.write(&self.configuration, &self.settings);
+        self.repositories.push(repository);
+    }
+
+    /// Has it listen on another port from its next start on.
+    pub fn move_to_another_port(&mut self) {
+        let from = self.address();
+        let port = Port::reserve_at(self.port.ip());
+        self.reconfigure(&from, &port.address());
+        self.port = port;
     }
 
     /// A `pgmesh` command that uses the node's configuration, and so its administrator's identity.
@@ -230,21 +158,56 @@ impl Node {
     /// # Errors
     /// What the node left that ended.
     pub fn try_start(&mut self) -> Result<(), (Option<i32>, String)> {
-        let mut process = Process::start(
-            "the node",
-            self.command(&["node", "start"]),
-            &self.home.join("node.log"),
-        );
+        self.launch();
+        self.await_start(|node| node.run(&["info"]).code() == Some(0))
+    }
+
+    /// Starts it, and does not wait for anything.
+    pub fn launch(&mut self) {
+        let command = self.command(&["node", "start"]);
+        let log = self.home.join("node.log");
+        self.process = Some(Process::start("the node", command, &log));
+    }
+
+    /// Waits until a node that was launched is `ready`; its exit code and log, if it ends instead.
+    ///
+    /// # Errors
+    /// What the node left that ended.
+    pub fn await_start(&mut self, ready: impl Fn(&Self) -> bool) -> Result<(), (Option<i32>, String)> {
         let mut ended = None;
-        wait_for("the node to answer", LIMIT, || {
-            ended = process.ended();
-            ended.is_some() || self.run(&["info"]).code() == Some(0)
+        wait_for(&format!("{} to answer", self.name), LIMIT, || {
+            ended = self.process.as_mut().and_then(Process::ended);
+            ended.is_some() || ready(self)
         });
-        if let Some(status) = ended {
-            return Err((status.code(), process.log()));
+        match ended {
+            None => Ok(()),
+            Some(status) => {
+                let log = self.process().log();
+                self.process = None;
+                Err((status.code(), log))
+            }
         }
-        self.process = Some(process);
-        Ok(())
+    }
+
+    /// Has it join a mesh by an invitation; it does not run yet.
+    pub fn join(&self, token: &str) {
+        self.run(&["node", "join", token]).succeeds();
+    }
+
+    /// SIGSTOP: it holds its port and all it has, and does nothing.
+    pub fn pause(&self) {
+        self.process().signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.process().signal(Signal::CONT);
+    }
+
+    /// Whether it was started and neither stopped nor killed.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Asks it to stop (SIGTERM) and checks that it does so without complaint.

@@ -1,7 +1,9 @@
 //! What lies in a repository, and ways to harm it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The fixed header of a stored object (docs/architecture.md, "At rest"); then 16 bytes of IV, the body and a tag of 32.
@@ -160,6 +162,13 @@ impl Repository {
         objects
     }
 
+    /// The objects of one kind and the inodes of their files: another inode is another writing.
+    #[must_use]
+    pub fn inodes(&self, kind: Kind) -> BTreeMap<String, u64> {
+        let inode = |object: Object| Some((object.name, fs::metadata(object.file).ok()?.ino()));
+        self.all(kind).into_iter().filter_map(inode).collect()
+    }
+
     /// The stored object of a WAL segment.
     ///
     /// # Panics
@@ -170,6 +179,34 @@ impl Repository {
             .into_iter()
             .find(|object| object.name.contains(name))
             .unwrap_or_else(|| panic!("no segment {name} in {}", self.path.display()))
+    }
+
+    /// Takes it away, as a disk that is not there any more: a file stands where its folder was, so that nothing can be
+    /// written, not even a new folder.
+    pub fn take_away(&self) {
+        fs::rename(&self.path, self.away()).expect("taking a repository away");
+        fs::write(&self.path, "not a folder").expect("writing a file in its place");
+    }
+
+    /// Ends [`take_away`](Self::take_away).
+    pub fn bring_back(&self) {
+        fs::remove_file(&self.path).expect("removing the file in its place");
+        fs::rename(self.away(), &self.path).expect("bringing a repository back");
+    }
+
+    fn away(&self) -> PathBuf {
+        let mut name = self.path.clone().into_os_string();
+        name.push(".away");
+        name.into()
+    }
+
+    /// The WAL segments that it has, each by stanza, archive and name. The digest behind the name is left out: its form is
+    /// another in each repository.
+    #[must_use]
+    pub fn segments(&self) -> BTreeSet<String> {
+        let objects = self.all(Kind::Segment);
+        let names = objects.iter().filter_map(|object| object.name.rsplit_once('-'));
+        names.map(|(name, _)| name.to_owned()).collect()
     }
 
     /// The bytes that its files have together.

@@ -1,7 +1,7 @@
 //! Ports that nobody else takes.
 
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 
 use crate::program::shared_folder;
 
@@ -9,21 +9,27 @@ use crate::program::shared_folder;
 /// still free when it starts again.
 const RANGE: std::ops::Range<u16> = 21000..29000;
 
-/// A UDP port on 127.0.0.1 that belongs to one test as long as this value lives.
+/// A UDP port of this machine that belongs to one test as long as this value lives.
 #[derive(Debug)]
 pub struct Port {
-    number: u16,
+    address: SocketAddrV4,
     /// Its lock ends with the process, however that ends.
     _lock: File,
 }
 
 impl Port {
-    /// Takes a free one.
+    /// Takes a free one of 127.0.0.1.
+    #[must_use]
+    pub fn reserve() -> Self {
+        Self::reserve_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Takes a free one of an address. No other test takes the same number, whatever its address.
     ///
     /// # Panics
     /// When none is.
     #[must_use]
-    pub fn reserve() -> Self {
+    pub fn reserve_at(ip: Ipv4Addr) -> Self {
         let folder = shared_folder();
         // Starting at different places saves asking for those that other tests hold.
         let first = RANGE.start + u16::try_from(std::process::id() % 400).unwrap_or(0) * 20;
@@ -32,8 +38,9 @@ impl Port {
             .find_map(|number| {
                 let lock = File::create(folder.join(format!("port-{number}"))).ok()?;
                 lock.try_lock().ok()?;
-                UdpSocket::bind(("127.0.0.1", number)).ok()?;
-                Some(Self { number, _lock: lock })
+                let address = SocketAddrV4::new(ip, number);
+                UdpSocket::bind(address).ok()?;
+                Some(Self { address, _lock: lock })
             })
             .expect("a free UDP port")
     }
@@ -41,12 +48,24 @@ impl Port {
     /// Its number.
     #[must_use]
     pub fn number(&self) -> u16 {
-        self.number
+        self.address.port()
     }
 
-    /// `127.0.0.1:PORT`.
+    /// The address that it is a port of.
+    #[must_use]
+    pub fn ip(&self) -> Ipv4Addr {
+        *self.address.ip()
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn socket_address(&self) -> SocketAddr {
+        self.address.into()
+    }
+
+    /// `ADDRESS:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.number)
+        self.address.to_string()
     }
 }

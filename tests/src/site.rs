@@ -1,6 +1,7 @@
 //! What most stories begin with.
 
 use crate::host::Host;
+use crate::mesh::{Mesh, MeshBuilder};
 use crate::node::{Node, NodeBuilder};
 use crate::postgres::Postgres;
 use crate::scratch::Scratch;
@@ -68,6 +69,67 @@ impl Site {
             node,
             scratch,
         }
+    }
+
+    /// Restores the stanza into a new cluster of this name, without starting its server.
+    #[must_use]
+    pub fn restore(&self, name: &str, arguments: &[&str]) -> Postgres {
+        self.host.restore(&self.scratch, name, arguments)
+    }
+}
+
+/// A mesh of several nodes, a running PostgreSQL, and its host `host` in region `eu` with the stanza `main` created.
+///
+/// The fields are dropped in their order: the servers end before their folder is removed.
+#[derive(Debug)]
+pub struct MeshSite {
+    /// The PG host.
+    pub host: Host,
+    /// The cluster of the host.
+    pub postgres: Postgres,
+    /// The nodes.
+    pub mesh: Mesh,
+    /// The folder of it all.
+    pub scratch: Scratch,
+}
+
+impl MeshSite {
+    /// With a mesh as described, PostgreSQL archiving through pgmesh.
+    #[must_use]
+    pub fn new(name: &str, describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>) -> Self {
+        let site = Self::with_segments(name, 16, describe);
+        site.postgres.set("archive_command", &site.host.archive_command());
+        site
+    }
+
+    /// With a mesh as described, and a PostgreSQL with segments of 1 MiB that archives nothing: the test pushes what it
+    /// forges.
+    #[must_use]
+    pub fn without_archiving(name: &str, describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>) -> Self {
+        Self::with_segments(name, 1, describe)
+    }
+
+    fn with_segments(name: &str, mebibytes: u32, describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>) -> Self {
+        let scratch = Scratch::new(name);
+        let mut mesh = describe(Mesh::builder(&scratch)).start();
+        let postgres = Postgres::builder(&scratch, "pg").segment_mebibytes(mebibytes).start();
+        let names = mesh.names();
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        let host = mesh.host(&scratch, "host", ("eu", &known), &postgres, "main");
+        host.run(&["stanza-create"]).succeeds();
+        Self {
+            host,
+            postgres,
+            mesh,
+            scratch,
+        }
+    }
+
+    /// One more host of the same cluster, in a region, that knows one node.
+    #[must_use]
+    pub fn another_host(&mut self, name: &str, region: &str, known: &str) -> Host {
+        self.mesh
+            .host(&self.scratch, name, (region, &[known]), &self.postgres, "main")
     }
 
     /// Restores the stanza into a new cluster of this name, without starting its server.

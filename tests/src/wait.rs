@@ -8,13 +8,24 @@ use std::time::{Duration, Instant};
 /// # Panics
 /// When it does not within `limit`: the message names `what` was waited for.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    wait_for_some(what, limit, || if condition() { Ok(()) } else { Err(String::new()) });
+}
+
+/// Asks again and again, 20 ms apart, until there is an answer.
+///
+/// # Panics
+/// When there is none within `limit`: the message names `what` was waited for, and what was the matter in the end.
+pub fn wait_for_some<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
-    while !condition() {
-        assert!(
-            began.elapsed() < limit,
-            "waited {} s in vain for {what}",
-            limit.as_secs()
-        );
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(matter) => assert!(
+                began.elapsed() < limit,
+                "waited {} s in vain for {what} {matter}",
+                limit.as_secs()
+            ),
+        }
         thread::sleep(Duration::from_millis(20));
     }
 }

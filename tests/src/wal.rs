@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::account::Account;
 use crate::postgres::Postgres;
-use crate::random::Random;
+use pgmesh_chaos::Random;
 
 /// The long header of a segment's first page (`XLogLongPageHeaderData`): 40 bytes, the page's address at byte 8.
 const HEADER_LENGTH: usize = 40;
@@ -79,6 +79,16 @@ impl WalForge {
     #[must_use]
     pub fn write(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.folder.join(name);
+        self.account.write(&path, content);
+        path
+    }
+
+    /// As [`write`](Self::write), into a folder of its own: several writers may have the same name at the same time.
+    #[must_use]
+    pub fn write_in(&self, folder: &str, name: &str, content: &[u8]) -> PathBuf {
+        let folder = self.folder.join(folder);
+        self.account.create_folder(&folder);
+        let path = folder.join(name);
         self.account.write(&path, content);
         path
     }

@@ -1,6 +1,10 @@
 //! The harness itself: what the other tests rely on.
 
-use pgmesh_tests::{Damage, Kind, Ledger, Node, Postgres, Repository, Scratch, WalForge};
+use std::time::Duration;
+
+use pgmesh_tests::{
+    Damage, Faults, Figures, Host, Kind, Ledger, Network, Node, Postgres, Repository, Scratch, WalForge,
+};
 
 #[test]
 fn a_crashed_cluster_has_all_committed_rows() {
@@ -68,4 +72,52 @@ fn the_program_is_where_the_harness_looks() {
     let scratch = Scratch::new("harness");
     let node = Node::builder(&scratch, "alpha").repository().create();
     assert!(node.run(&["version"]).ok().text().starts_with("pgmesh "));
+}
+
+#[test]
+fn a_relay_stands_between_a_host_and_its_node() {
+    let scratch = Scratch::new("harness");
+    let node = Node::builder(&scratch, "alpha").repository().start();
+    let postgres = Postgres::builder(&scratch, "pg").segment_mebibytes(1).start();
+    let mut network = Network::new(1);
+    network.add_client("host").expect("a network");
+    network.add("alpha", node.socket_address()).expect("a relay");
+    let way = format!("mesh-node={}\n", network.route("host", "alpha"));
+    let host = Host::with_way(&scratch, "host", &way, &postgres, "main");
+    host.plain(&["join", &node.invite("main")]).succeeds();
+    host.run(&["stanza-create"]).succeeds();
+    let forge = WalForge::new(&postgres);
+    host.push(&forge.make(1)).succeeds();
+    let passed = network.delivered_bytes("host", "alpha");
+    // Half of a forged segment is random, the other half zero.
+    assert!((1 << 19..1 << 20).contains(&passed), "{passed} bytes passed the relay");
+
+    let bad = Faults::delayed(Duration::from_millis(5))
+        .with_jitter(Duration::from_millis(10))
+        .with_loss(0.02)
+        .with_duplication(0.02);
+    network.shape_all(bad);
+    host.push(&forge.make(2)).succeeds();
+
+    network.isolate("alpha");
+    let file = forge.make(3).display().to_string();
+    let outcome = host.run(&["archive-push", "--archive-timeout=2s", &file]);
+    outcome.fails(&[49, 82], &[]);
+
+    network.clear();
+    host.push(&forge.make(3)).succeeds();
+    host.run(&["verify"]).succeeds();
+}
+
+#[test]
+fn figures_tell_the_middle_and_the_longest() {
+    let figures = Figures::new((1..=200).rev().map(Duration::from_millis).collect());
+    assert_eq!(figures.median(), Duration::from_millis(100));
+    assert_eq!(figures.percentile(99), Duration::from_millis(198));
+    assert_eq!(figures.longest(), Duration::from_millis(200));
+    assert_eq!(Figures::default().longest(), Duration::ZERO);
+    assert_eq!(
+        Figures::new(vec![Duration::from_secs(1)]).median(),
+        Duration::from_secs(1)
+    );
 }

@@ -1,7 +1,6 @@
 //! One node, end to end: a running PostgreSQL pushes and is backed up, and what is restored is what was committed.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -264,20 +263,8 @@ fn a_repository_that_was_away_is_made_whole() {
             .option("archive-ack", "1")
             .option("backup-ack", "1")
     });
-    let account = site.scratch.account();
-    let away = site.scratch.join("repo2-away");
-    let path = site.node.repository(2).path.clone();
-    // A file where the folder was: nothing can be written there, not even a new folder.
-    let take_away = || {
-        fs::rename(&path, &away).expect("taking a repository away");
-        account.write(&path, "not a folder");
-    };
-    let bring_back = || {
-        fs::remove_file(&path).expect("removing the file");
-        fs::rename(&away, &path).expect("bringing a repository back");
-    };
-
-    take_away();
+    let second = site.node.objects(2);
+    second.take_away();
     let while_away = site.postgres.archive_everything();
     site.host.backup();
     site.host.run(&["info"]).succeeds();
@@ -286,17 +273,8 @@ fn a_repository_that_was_away_is_made_whole() {
         format!("{}{}", said.stdout, said.stderr).contains("repo2"),
         "check names the repository that is away: {said}"
     );
-    bring_back();
-    let names = |site: &Site, repository| -> BTreeSet<String> {
-        let objects = site.node.objects(repository);
-        // Names differ, as each repository has its own naming key: a segment is told by the part before its digest.
-        objects
-            .all(Kind::Segment)
-            .iter()
-            .filter_map(|object| object.name.rsplit_once('-'))
-            .map(|(name, _)| name.to_owned())
-            .collect()
-    };
+    second.bring_back();
+    let names = |site: &Site, repository| site.node.objects(repository).segments();
     let count = |site: &Site, repository, kind| site.node.objects(repository).all(kind).len();
     let whole = |site: &Site| {
         names(site, 1) == names(site, 2)
@@ -311,10 +289,10 @@ fn a_repository_that_was_away_is_made_whole() {
     assert!(names(&site, 2).iter().any(|name| name.contains(&while_away)));
 
     // And once more with a node that dies while the repository is away: the debt is not forgotten.
-    take_away();
+    second.take_away();
     site.postgres.archive_everything();
     site.node.kill();
-    bring_back();
+    second.bring_back();
     site.node.start();
     wait_for(
         "the debt to be made up after a restart",

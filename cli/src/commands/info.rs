@@ -36,6 +36,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     }
     let mesh = Mesh::connect(config).await?;
     let info: MeshInfo = mesh.call(&Request::Info { stanza: asked.clone() }).await?;
+    if let Some(why) = &info.stale {
+        tracing::warn!("this may be stale, it is what node {} last knew: {why}", info.node);
+    }
     if let Some(key) = only
         && !info.repositories.iter().any(|repository| repository.key == key)
     {

@@ -3,9 +3,9 @@
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::{node_file, output};
-use pgmesh_node::{Failure, NodeSettings, code};
+use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
-use pgmesh_transport::{JoinToken, Role};
+use pgmesh_transport::Role;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Makes a new mesh of one node.
@@ -35,7 +35,7 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
         return Err(Failure::new(code::OPTION_INVALID, what)
             .remedy("run 'pgmesh join TOKEN' with it, or make a node's with 'pgmesh invite --role=node'"));
     }
-    let joined = join_mesh(&settings, &token).await?;
+    let joined = pgmesh_node::join(&settings, &token).await?;
     output::print(&format!(
         "node {} ({}) joined mesh {} as its node number {}; CA fingerprint {}\nstart it with: pgmesh --config=FILE node start",
         settings.name,
@@ -45,18 +45,6 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
         joined.ca_fingerprint
     ))?;
     Ok(ExitCode::Ok)
-}
-
-// MERGE: replaced by `pgmesh_node::{Joined, join}` of the same signature, which is on another branch.
-struct Joined {
-    mesh_id: String,
-    node_id: u64,
-    ca_fingerprint: String,
-}
-
-// MERGE: see above.
-async fn join_mesh(_settings: &NodeSettings, _token: &JoinToken) -> Result<Joined, Failure> {
-    Err(Failure::new(code::ASSERT, "this build cannot make a node join"))
 }
 
 /// Runs the node in the foreground until SIGTERM or SIGINT.

@@ -18,6 +18,8 @@ pub struct MeshInfo {
     pub stanzas: Vec<StanzaInfo>,
     /// The node's clock, Unix seconds, to compare with the asker's.
     pub clock: i64,
+    /// Why this is only what the node last knew, where no majority of the mesh could be asked.
+    pub stale: Option<String>,
 }
 
 /// One repository.

@@ -28,8 +28,8 @@ pub use mesh::{
     SyncEvent,
 };
 pub use peer::{
-    Announce, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
-    StoreTarget, Stored,
+    Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
+    StoreObject, StoreTarget, Stored,
 };
 pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -141,7 +141,7 @@ pub enum Request {
     Raft(Box<pgmesh_raft::peers::PeerRequest>),
     /// Between nodes: the asker has started, is reached there, runs that program. Reply: `()`.
     Announce(Announce),
-    /// Between nodes: the mesh's certificate authority, key included. Reply: `pgmesh_transport::Authority`.
+    /// Between nodes: the mesh's certificate authority, key included. Reply: [`AuthorityKey`].
     Authority,
     /// Between nodes: how the asked node does. Reply: [`NodeStatus`].
     NodeStatus,

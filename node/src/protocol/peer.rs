@@ -125,3 +125,18 @@ pub enum RemoteErrorKind {
     /// The repository is not open, silent or failing: nothing is said about the object.
     Unavailable,
 }
+
+/// The mesh's certificate authority, as one node hands it to another.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AuthorityKey {
+    /// Its certificate, DER.
+    pub certificate: Vec<u8>,
+    /// Its private key, PKCS#8 DER. A secret (invariant 9).
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for AuthorityKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthorityKey").finish_non_exhaustive()
+    }
+}

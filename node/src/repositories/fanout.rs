@@ -1,19 +1,28 @@
 //! Writing one object to several repositories at once.
 //!
-//! The payload is compressed once, on the PG host; each repository encrypts it under its own key. The caller gets an
-//! answer as soon as enough repositories have it durably; the others go on, and what they come to is told by [`Late`].
+//! The payload is compressed once, on the PG host, and crosses the mesh once to each node that hosts repositories; each
+//! repository encrypts it under its own key. The caller gets an answer as soon as enough repositories have it durably; the
+//! others go on, and what they come to is told by [`Late`].
 
 use super::Repositories;
+use super::place::Place;
+use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use crate::budget::Held;
 use crate::{Failure, code};
-use pgmesh_raft::Replica;
+use pgmesh_raft::{NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// How many damaged objects in a row under one name are passed over before a repository is given up.
 const GENERATIONS_TRIED: u32 = 8;
+
+/// When those that seemed well have not acknowledged for this long, those that were put aside are tried as well.
+const ASIDE_AFTER: Duration = Duration::from_secs(2);
 
 /// One repository that has the object durably.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,21 +55,26 @@ impl WriteOutcome {
     }
 }
 
-/// Writes still under way after the acknowledgement. Dropping it lets them run to their end unobserved.
+/// What a write to one repository has come to.
+type End = (RepoKey, Result<Written, SlotError>);
+
+/// Writes still under way after the acknowledgement.
 pub struct Late {
-    tasks: JoinSet<(RepoKey, Result<Written, SlotError>)>,
+    under_way: usize,
+    ends: mpsc::UnboundedReceiver<End>,
+    tasks: JoinSet<()>,
 }
 
 impl Late {
     /// The next one that is done; failures are left to the debts.
     pub async fn next(&mut self) -> Option<Written> {
-        while let Some(joined) = self.tasks.join_next().await {
-            match joined {
-                Ok((_, Ok(written))) => return Some(written),
-                Ok((repo, Err(error))) => {
+        while let Some((repo, end)) = self.ends.recv().await {
+            self.under_way = self.under_way.saturating_sub(1);
+            match end {
+                Ok(written) => return Some(written),
+                Err(error) => {
                     tracing::warn!(%repo, error = %crate::failure::chain(&error), "a write was not finished; it is owed");
                 }
-                Err(error) => tracing::error!(%error, "a write ended abnormally; it is owed"),
             }
         }
         None
@@ -68,22 +82,78 @@ impl Late {
 
     /// Takes what is under way, leaving nothing.
     pub fn take(&mut self) -> Self {
-        Self {
-            tasks: std::mem::take(&mut self.tasks),
-        }
+        std::mem::replace(self, Self::nothing())
     }
 
     /// Nothing under way.
     pub fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
+        self.under_way == 0
+    }
+
+    fn nothing() -> Self {
+        Self {
+            under_way: 0,
+            ends: mpsc::unbounded_channel().1,
+            tasks: JoinSet::new(),
+        }
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        // Let them run to their end, unobserved.
+        self.tasks.detach_all();
+    }
+}
+
+/// A write to many, as it is being started.
+struct Start<'a> {
+    object: &'a ObjectName,
+    payload: &'a Payload,
+    held: Option<Arc<Held>>,
+    ends: mpsc::UnboundedSender<End>,
+    tasks: JoinSet<()>,
+    under_way: usize,
+}
+
+impl Start<'_> {
+    fn places(&mut self, places: Vec<(Place, Generation)>) {
+        let mut there: BTreeMap<NodeName, Vec<(Arc<RemoteSlot>, Generation)>> = BTreeMap::new();
+        for (place, generation) in places {
+            self.under_way += 1;
+            match place {
+                Place::Here(slot) => self.here(slot, generation),
+                Place::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
+            }
+        }
+        for targets in there.into_values() {
+            let write = write_there(targets, self.object.clone(), self.payload.clone(), self.ends.clone());
+            let held = self.held.clone();
+            self.tasks.spawn(async move {
+                write.await;
+                drop(held);
+            });
+        }
+    }
+
+    fn here(&mut self, slot: Arc<Slot>, generation: Generation) {
+        let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
+        let ends = self.ends.clone();
+        self.tasks.spawn(async move {
+            let result = write_one(&slot, &object, generation, &payload).await;
+            drop((payload, held));
+            // Whoever asked may have gone: the debt tells the repair.
+            let _ = ends.send((slot.key, result));
+        });
     }
 }
 
 impl Repositories {
     /// Writes to all of `targets` and returns when `ack` of them have it durably (invariant 1).
     ///
-    /// Repositories that are put aside get no request, unless `ack` cannot be reached without them. `held` is the part of
-    /// the memory budget that the payload takes; it is given back when the last write is done.
+    /// Repositories that are put aside, or have as much under way as one may have, get no request, unless `ack` cannot be
+    /// reached without them. `held` is the part of the memory budget that the payload takes; what the writes that go on
+    /// after the answer do not need is given back with the answer.
     ///
     /// # Errors
     /// [`code::ARCHIVE_TIMEOUT`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays, and
@@ -96,62 +166,75 @@ impl Repositories {
         ack: usize,
         held: Option<Arc<Held>>,
     ) -> Result<WriteOutcome, Failure> {
-        let mut tasks = JoinSet::new();
-        let mut aside = Vec::new();
+        let bytes = payload.bytes.len() as u64;
         let mut reasons = Vec::new();
+        let (mut chosen, mut aside) = (Vec::new(), Vec::new());
         for (key, generation) in targets {
-            match self.slot(*key) {
-                None => reasons.push(format!("repo{key} is not declared on this node")),
-                Some(slot) if slot.admits() => {
-                    spawn_write(&mut tasks, slot.clone(), object, *generation, payload, held.clone());
-                }
-                Some(slot) => aside.push((slot.clone(), *generation)),
+            match self.place(*key) {
+                Err(why) => reasons.push(why),
+                Ok(place) if place.admits_write(bytes) => chosen.push((place, *generation)),
+                Ok(place) => aside.push((place, *generation)),
             }
         }
-        if tasks.len() < ack {
-            for (slot, generation) in aside.drain(..) {
-                spawn_write(&mut tasks, slot, object, generation, payload, held.clone());
-            }
+        if chosen.len() < ack {
+            chosen.append(&mut aside);
         }
+        let (sender, mut ends) = mpsc::unbounded_channel();
+        let mut start = Start {
+            object,
+            payload,
+            held: held.clone(),
+            ends: sender,
+            tasks: JoinSet::new(),
+            under_way: 0,
+        };
+        start.places(chosen);
         let mut durable: Vec<Written> = Vec::new();
         while durable.len() < ack {
-            match tasks.join_next().await {
-                Some(Ok((_, Ok(written)))) => durable.push(written),
-                Some(Ok((_, Err(error)))) => reasons.push(crate::failure::chain(&error)),
-                Some(Err(error)) => reasons.push(format!("a write ended abnormally: {error}")),
-                None => return Err(too_few(object, ack, durable.len(), &reasons)),
+            if start.under_way == 0 {
+                // Those put aside may have come back, and nothing is left to lose.
+                if aside.is_empty() {
+                    return Err(too_few(object, ack, durable.len(), &reasons));
+                }
+                start.places(std::mem::take(&mut aside));
+            }
+            let end = if aside.is_empty() {
+                ends.recv().await
+            } else {
+                match tokio::time::timeout(ASIDE_AFTER, ends.recv()).await {
+                    Ok(end) => end,
+                    Err(_) => {
+                        start.places(std::mem::take(&mut aside));
+                        continue;
+                    }
+                }
+            };
+            let Some((_, end)) = end else {
+                return Err(too_few(object, ack, durable.len(), &reasons));
+            };
+            start.under_way -= 1;
+            match end {
+                Ok(written) => durable.push(written),
+                Err(error) => reasons.push(crate::failure::chain(&error)),
             }
         }
         // What is finished already costs no later catalog entry.
-        while let Some(joined) = tasks.try_join_next() {
-            if let Ok((_, Ok(written))) = joined {
-                durable.push(written);
-            }
+        while let Ok((_, end)) = ends.try_recv() {
+            start.under_way -= 1;
+            durable.extend(end.ok());
+        }
+        let Start { tasks, under_way, .. } = start;
+        if let Some(held) = &held {
+            held.keep_only(bytes.saturating_mul(2 * under_way as u64));
         }
         let has = |key: &RepoKey| durable.iter().any(|written| written.replica.repo == *key);
         let owed = targets.iter().map(|(key, _)| *key).filter(|key| !has(key)).collect();
         Ok(WriteOutcome {
             durable,
             owed,
-            late: Late { tasks },
+            late: Late { under_way, ends, tasks },
         })
     }
-}
-
-fn spawn_write(
-    tasks: &mut JoinSet<(RepoKey, Result<Written, SlotError>)>,
-    slot: Arc<Slot>,
-    object: &ObjectName,
-    generation: Generation,
-    payload: &Payload,
-    held: Option<Arc<Held>>,
-) {
-    let (object, payload) = (object.clone(), payload.clone());
-    tasks.spawn(async move {
-        let result = write_one(&slot, &object, generation, &payload).await;
-        drop((payload, held));
-        (slot.key, result)
-    });
 }
 
 /// Writes to one repository. An object of that name that is already there and damaged is passed over: the next
@@ -165,7 +248,7 @@ pub(crate) async fn write_one(
     let mut generation = first;
     loop {
         let put = slot
-            .request(|repository| {
+            .write(payload.bytes.len() as u64, |repository| {
                 let (object, payload) = (object.clone(), payload.clone());
                 async move { repository.put(&object, generation, &payload).await }
             })

@@ -7,8 +7,8 @@
 use super::slot::{Opened, Slot};
 use crate::failure::chain;
 use crate::{Node, now_unix};
-use pgmesh_raft::{CatalogError, Command, Refusal, Reply, RepositoryRecord};
-use pgmesh_storage::{Cipher, PosixStore, RepoKey, Repository, RepositoryIdentity, StoreError, WrappedKey};
+use pgmesh_raft::{CatalogError, Command, Refusal, RepositoryRecord};
+use pgmesh_storage::{Cipher, PosixStore, Repository, RepositoryIdentity, StoreError, WrappedKey};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,8 +34,9 @@ impl Node {
 
     /// Tries closed ones again, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
+        let mut retry = tokio::time::interval(RETRY);
         loop {
-            tokio::time::sleep(RETRY).await;
+            retry.tick().await;
             for slot in self.repositories.slots() {
                 if matches!(slot.opened(), Opened::Closed { .. }) {
                     self.open_one(slot).await;
@@ -51,7 +52,7 @@ impl Node {
         match self.try_open(slot).await {
             Ok(repository) => {
                 tracing::info!(%repo, path = slot.settings.path(), "repository open");
-                if let Err(failure) = self.backfill(repo).await {
+                if let Err(failure) = self.finish_backfill(repo).await {
                     tracing::warn!(%repo, error = %failure, "what this repository owes of older objects is not known yet");
                 }
                 slot.set(Opened::Open(repository));
@@ -70,22 +71,6 @@ impl Node {
         }
     }
 
-    /// A repository that was registered after others owes all that they have: the catalog is walked step by step.
-    async fn backfill(&self, repo: RepoKey) -> Result<(), crate::Failure> {
-        while self
-            .catalog
-            .view()
-            .repository(repo)?
-            .is_some_and(|record| record.backfill.is_some())
-        {
-            match self.catalog.propose(self.actor(), Command::Backfill { repo }).await? {
-                Reply::Backfilled { more: true, .. } => {}
-                _ => break,
-            }
-        }
-        Ok(())
-    }
-
     async fn try_open(&self, slot: &Slot) -> Result<Repository, NotOpen> {
         if slot.settings.kind() != "posix" {
             return Err(NotOpen::Refused(format!(
@@ -93,19 +78,26 @@ impl Node {
                 slot.settings.kind()
             )));
         }
-        let view = self
-            .catalog
-            .view_linearizable()
-            .await
-            .map_err(|error| NotOpen::Closed(chain(&error)))?;
-        let record = view
-            .repository(slot.key)
-            .map_err(|error| NotOpen::Closed(chain(&error)))?;
+        let known = self.catalog.view().repository(slot.key);
+        let mut record = known.map_err(|error| NotOpen::Closed(chain(&error)))?;
+        // Nothing to register: a repository serves restores also while no majority can be asked.
+        let is_as_declared = record.as_ref().is_some_and(|record| {
+            record.definition == slot.settings.definition && record.host.as_ref() == Some(&self.name)
+        });
+        if !is_as_declared {
+            let view = self.catalog.view_linearizable().await;
+            let view = view.map_err(|error| NotOpen::Closed(chain(&error)))?;
+            record = view
+                .repository(slot.key)
+                .map_err(|error| NotOpen::Closed(chain(&error)))?;
+        }
         let Some(record) = record else {
             return self.create_repository(slot).await;
         };
-        // The catalog decides whether this node's definition is the mesh's.
-        self.register(slot, &record.uuid, &record.wrapped_keys).await?;
+        if !is_as_declared {
+            // The catalog decides whether this node's definition is the mesh's.
+            self.register(slot, &record.uuid, &record.wrapped_keys).await?;
+        }
         let store = PosixStore::open(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
         let repository = open_store(slot, store.clone(), &record.wrapped_keys).await?;
         same_repository(slot, &repository, &record).map_err(NotOpen::Closed)?;

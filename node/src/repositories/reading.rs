@@ -1,9 +1,18 @@
-//! Reading one object from the best of its replicas, and from the next when that fails.
+//! Reading one object from the best of its replicas, and from the next when that fails or is slow.
+//!
+//! The best is the one where one more request is expected to be answered first (`health`): so a good repository serves
+//! alone while it is idle, and several share a load that one cannot carry. The slow tail is hedged: when the chosen one
+//! takes much longer than usual, the next best is asked too, and the first good answer counts. Hedges are rationed, but for
+//! a repository that keeps silent as no slow one does.
 
 use super::Repositories;
+use super::place::Place;
 use super::slot::SlotError;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use pgmesh_raft::Replica;
-use pgmesh_storage::{ObjectName, Payload, RepoKey, StoreError};
+use pgmesh_storage::{ObjectName, Payload, RepoKey};
+use std::time::Duration;
 
 /// Where a payload came from, and what was found wrong on the way there.
 #[derive(Debug, Clone)]
@@ -39,8 +48,14 @@ pub struct ReadFailure {
     pub hopeless: bool,
 }
 
+/// What one replica answered.
+type Answer = (RepoKey, Replica, Result<Payload, SlotError>);
+
+/// A replica that is silent for this long is overtaken whatever the ration says.
+const OVERTAKE_ALWAYS: Duration = Duration::from_millis(1500);
+
 impl Repositories {
-    /// Reads an object. Replicas are tried one after the other: those not in `avoid` first, then by health and latency.
+    /// Reads an object. Replicas not in `avoid` are tried first, then by health and expected time.
     ///
     /// # Errors
     /// When none can be read; what is damaged or missing is told in either case.
@@ -50,42 +65,58 @@ impl Repositories {
         replicas: &[Replica],
         avoid: &[RepoKey],
     ) -> Result<Source, ReadFailure> {
-        let mut ranked: Vec<_> = replicas
-            .iter()
-            .filter_map(|replica| self.slot(replica.repo).map(|slot| (slot, *replica)))
-            .collect();
-        ranked.sort_by_key(|(slot, _)| (avoid.contains(&slot.key), slot.rank()));
+        let mut reasons = Vec::new();
+        let mut candidates: Vec<(Place, Replica)> = Vec::new();
+        for replica in replicas {
+            match self.place(replica.repo) {
+                Ok(place) => candidates.push((place, *replica)),
+                Err(why) => reasons.push(why),
+            }
+        }
+        // The best last, where it can be taken from.
+        candidates.sort_by_key(|(place, _)| std::cmp::Reverse((avoid.contains(&place.key()), place.rank())));
         let mut bad = Vec::new();
-        let mut reasons: Vec<String> = replicas
-            .iter()
-            .filter(|replica| self.slot(replica.repo).is_none())
-            .map(|replica| format!("repo{} is not declared on this node", replica.repo))
-            .collect();
-        for (slot, replica) in ranked {
-            let read = slot
-                .request(|repository| {
-                    let object = object.clone();
-                    async move { repository.get(&object, replica.generation).await }
-                })
-                .await;
-            match read {
-                Ok(payload) => {
-                    return Ok(Source {
-                        payload,
-                        repo: slot.key,
-                        bad,
-                    });
-                }
-                Err(error) => {
-                    let what = crate::failure::chain(&error);
-                    if let Some(missing) = condemns(&error) {
-                        bad.push(BadReplica {
-                            replica,
-                            missing,
-                            what: what.clone(),
-                        });
+        let mut asked = FuturesUnordered::new();
+        loop {
+            let Some((place, replica)) = candidates.pop() else {
+                break;
+            };
+            let patience = place.watch().hedge_after();
+            asked.push(ask(place, object, replica));
+            self.hedges.earn();
+            // Waits for answers until one is good, or until the next replica is to be asked.
+            let mut overtaking = candidates.is_empty();
+            loop {
+                let answer = if overtaking {
+                    asked.next().await
+                } else {
+                    match tokio::time::timeout(patience, asked.next()).await {
+                        Ok(answer) => answer,
+                        Err(_) if self.hedges.spend() => break,
+                        Err(_) => match tokio::time::timeout(OVERTAKE_ALWAYS, asked.next()).await {
+                            Ok(answer) => answer,
+                            Err(_) => break,
+                        },
                     }
-                    reasons.push(what);
+                };
+                match answer {
+                    None => break,
+                    Some((repo, _, Ok(payload))) => return Ok(Source { payload, repo, bad }),
+                    Some((_, replica, Err(error))) => {
+                        let what = crate::failure::chain(&error);
+                        if let Some(missing) = error.condemns() {
+                            bad.push(BadReplica {
+                                replica,
+                                missing,
+                                what: what.clone(),
+                            });
+                        }
+                        reasons.push(what);
+                        if !candidates.is_empty() {
+                            break;
+                        }
+                        overtaking = true;
+                    }
                 }
             }
         }
@@ -97,18 +128,7 @@ impl Repositories {
     }
 }
 
-/// Whether an error says that the replica itself is bad: `Some(true)` when it is missing, `Some(false)` when damaged.
-/// A repository that cannot be reached says nothing about its objects.
-pub(crate) fn condemns(error: &SlotError) -> Option<bool> {
-    match error {
-        SlotError::Store {
-            source: StoreError::NotFound { .. },
-            ..
-        } => Some(true),
-        SlotError::Store {
-            source: StoreError::Damaged { .. },
-            ..
-        } => Some(false),
-        SlotError::Store { .. } | SlotError::NotOpen { .. } | SlotError::Silent { .. } => None,
-    }
+async fn ask(place: Place, object: &ObjectName, replica: Replica) -> Answer {
+    let answer = place.get(object, replica.generation).await;
+    (place.key(), replica, answer)
 }

@@ -1,13 +1,15 @@
 //! One repository of this node: closed or opened, and how it does.
 
-use crate::health::Health;
+use super::watch::Watch;
+use crate::health::Work;
 use crate::now_unix;
-use crate::protocol::HealthInfo;
+use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
+use pgmesh_raft::NodeName;
 use pgmesh_storage::{RepoKey, Repository, StoreError};
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// An opened repository, or why it is not.
 #[derive(Clone)]
@@ -37,7 +39,7 @@ pub struct Slot {
     /// How long one request may take before the repository counts as silent.
     pub io_timeout: Duration,
     opened: Mutex<Opened>,
-    health: Mutex<Health>,
+    pub(crate) watch: Arc<Watch>,
 }
 
 impl Slot {
@@ -51,7 +53,7 @@ impl Slot {
                 why: "it has not been opened yet".to_owned(),
                 since: now_unix(),
             }),
-            health: Mutex::new(Health::default()),
+            watch: Arc::default(),
         }
     }
 
@@ -79,26 +81,43 @@ impl Slot {
 
     /// Whether requests should be sent there now.
     pub fn admits(&self) -> bool {
-        self.repository().is_some() && lock(&self.health).admits(Instant::now())
-    }
-
-    /// Where it stands among replicas; lower is better.
-    pub fn rank(&self) -> (bool, u32, Duration) {
-        let (aside, failures, latency) = lock(&self.health).rank(Instant::now());
-        (aside || self.repository().is_none(), failures, latency)
+        self.repository().is_some() && self.watch.admits()
     }
 
     /// For `info` and `check`.
     pub fn health(&self) -> HealthInfo {
         match self.opened() {
-            Opened::Open(_) => lock(&self.health).info(),
+            Opened::Open(_) => self.watch.info(),
             Opened::Closed { why, since } => HealthInfo::Down { since, why },
             Opened::Refused { why } => HealthInfo::Refused { why },
         }
     }
 
-    /// Runs one request against the repository within `io-timeout`, and learns from its outcome.
+    /// Reads from the repository within `io-timeout`, and learns from the outcome.
+    pub async fn read<T, F>(&self, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.watched(Work::Read, 0, request).await
+    }
+
+    /// Writes so many bytes to the repository within `io-timeout`, and learns from the outcome.
+    pub async fn write<T, F>(&self, bytes: u64, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.watched(Work::Write, bytes, request).await
+    }
+
+    /// Any other request, within `io-timeout`; learns from the outcome.
     pub async fn request<T, F>(&self, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.watched(Work::Write, 0, request).await
+    }
+
+    async fn watched<T, F>(&self, work: Work, bytes: u64, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -108,16 +127,17 @@ impl Slot {
                 why: describe(&self.opened()),
             });
         };
-        let began = Instant::now();
-        let result = tokio::time::timeout(self.io_timeout, request(repository)).await;
-        match result {
+        let attempt = self.watch.begin(work, bytes);
+        match tokio::time::timeout(self.io_timeout, request(repository)).await {
             Ok(Ok(value)) => {
-                lock(&self.health).succeeded(began.elapsed());
+                attempt.succeeded();
                 Ok(value)
             }
             Ok(Err(source)) => {
                 if source.is_of_the_repository() {
-                    lock(&self.health).failed(crate::failure::chain(&source), Instant::now(), now_unix());
+                    attempt.failed(crate::failure::chain(&source));
+                } else {
+                    attempt.answered();
                 }
                 Err(SlotError::Store { repo: self.key, source })
             }
@@ -126,7 +146,7 @@ impl Slot {
                     repo: self.key,
                     limit: self.io_timeout,
                 };
-                lock(&self.health).failed(error.to_string(), Instant::now(), now_unix());
+                attempt.failed(error.to_string());
                 Err(error)
             }
         }
@@ -161,6 +181,52 @@ pub enum SlotError {
         /// The limit.
         limit: Duration,
     },
+    /// The node that hosts it cannot be reached.
+    #[error("repo{repo}: {why}")]
+    Away {
+        /// Which.
+        repo: RepoKey,
+        /// Why, in words.
+        why: String,
+    },
+    /// The node that hosts it answered with an error.
+    #[error("repo{repo} at node {host}: {what}")]
+    Remote {
+        /// Which.
+        repo: RepoKey,
+        /// The node.
+        host: NodeName,
+        /// What kind of error.
+        kind: RemoteErrorKind,
+        /// In words.
+        what: String,
+    },
+}
+
+impl SlotError {
+    /// Whether the error says that the object itself is bad: `Some(true)` when it is missing, `Some(false)` when damaged.
+    /// A repository that cannot be reached says nothing about its objects.
+    pub fn condemns(&self) -> Option<bool> {
+        match self {
+            Self::Store {
+                source: StoreError::NotFound { .. },
+                ..
+            }
+            | Self::Remote {
+                kind: RemoteErrorKind::Missing,
+                ..
+            } => Some(true),
+            Self::Store {
+                source: StoreError::Damaged { .. },
+                ..
+            }
+            | Self::Remote {
+                kind: RemoteErrorKind::Damaged,
+                ..
+            } => Some(false),
+            _ => None,
+        }
+    }
 }
 
 fn describe(opened: &Opened) -> String {

@@ -1,15 +1,18 @@
 //! Join tokens and certificates.
 
 use crate::failure::chain;
-use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest};
+use crate::links::{Lane, Whom};
+use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NodeStatus, Request};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
-use pgmesh_raft::{Command, Reply, TokenId, TokenRole};
-use pgmesh_transport::{JoinToken, MemberName, MeshCa, Role};
+use pgmesh_raft::{Command, MeshRecord, NodeName, NodeService, Reply, RequestId, TokenId, TokenRole};
+use pgmesh_transport::{Fingerprint, JoinToken, MemberName, MeshCa, Role};
 use std::time::Duration;
 
-/// How long a certificate is valid. Members of later meshes renew by themselves; until then a long time.
-pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
+pub const CERTIFICATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Addresses in a token: it must stay short enough to be handed over.
+const TOKEN_ADDRESSES: usize = 5;
 /// The longest that a token may be good.
 const LONGEST_EXPIRY: u64 = 30 * 24 * 3600;
 
@@ -33,12 +36,13 @@ impl Node {
                 )
             }
             "admin" => (Role::Admin, TokenRole::Admin),
+            "node" => (Role::Node, TokenRole::Node),
             other => {
                 return Err(Failure::new(
                     code::OPTION_INVALID,
                     format!("'{other}' is no role that can be invited"),
                 )
-                .remedy("--role=client or --role=admin"));
+                .remedy("--role=client, --role=admin or --role=node"));
             }
         };
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {
@@ -50,7 +54,7 @@ impl Node {
         }
         let expires = now_unix().saturating_add(i64::try_from(invite.expires).unwrap_or(i64::MAX));
         let addresses = if invite.addresses.is_empty() {
-            vec![self.settings.advertise.clone()]
+            self.token_addresses()
         } else {
             invite.addresses
         };
@@ -89,31 +93,124 @@ impl Node {
                 })
         };
         sign(&Role::Admin)?;
+        if let Some(new) = &join.node {
+            self.check_new_node(&name, new).await?;
+        }
         let command = Command::RedeemToken {
             id: catalog_token_id(&join.token_id.0),
             secret_hash: join.secret.hash(),
             name: name.to_string(),
         };
-        let role = match self.catalog.propose(&format!("joining {name}"), command).await? {
+        // The same request again, perhaps through another node because the answer was lost, is the same redemption.
+        let request = RequestId(first_half(&self.suite().digest(&join.csr)));
+        let actor = format!("joining {name}");
+        let role = match self.catalog.propose_as(&actor, request, command).await? {
             Reply::Token(TokenRole::Admin) => Role::Admin,
             Reply::Token(TokenRole::Client { stanzas }) => Role::Client { stanzas },
-            Reply::Token(TokenRole::Node) => {
-                return Err(Failure::new(
-                    code::OPTION_INVALID,
-                    "a node's token is not redeemed in this way",
-                ));
-            }
+            Reply::Token(TokenRole::Node) => Role::Node,
             other => return Err(unexpected(&other)),
         };
+        let certificate = sign(&role)?;
+        let node = match (&role, join.node) {
+            (Role::Node, Some(new)) => Some(self.admit(&actor, &name, new, &certificate).await?),
+            (Role::Node, None) => {
+                return Err(Failure::new(
+                    code::OPTION_INVALID,
+                    "this token makes a node, and this is no node's request",
+                )
+                .remedy("run 'pgmesh node join TOKEN' with the new node's configuration file and a new token"));
+            }
+            _ => None,
+        };
         Ok(JoinAccepted {
-            certificate: sign(&role)?,
+            certificate,
             ca: authority.certificate_der().to_vec(),
-            nodes: vec![self.settings.advertise.clone()],
-            node: None,
+            nodes: self.token_addresses(),
+            node,
         })
     }
 
-    fn authority(&self) -> Result<MeshCa, Failure> {
+    /// A name that is taken by a node that lives must not be given to another.
+    async fn check_new_node(&self, name: &MemberName, new: &NewNode) -> Result<(), Failure> {
+        let known = MeshRecord::CATALOG_FORMAT;
+        if new.catalog_format != known {
+            return Err(Failure::new(
+                code::VERSION_NOT_SUPPORTED,
+                format!(
+                    "the new node's program (pgmesh {}) writes catalog format {}, the mesh has {known}",
+                    new.program, new.catalog_format
+                ),
+            )
+            .remedy("install the version of pgmesh that the other nodes run"));
+        }
+        let node: NodeName = name
+            .as_str()
+            .parse()
+            .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+        let taken = || {
+            Failure::new(code::OPTION_INVALID, format!("the mesh has a node '{node}', and it is running"))
+                .remedy(format!("choose another node-name, or stop that node first; if it is to go for good: 'pgmesh node remove {node}'"))
+        };
+        if node == self.name {
+            return Err(taken());
+        }
+        let record = self.catalog.view().node(&node)?;
+        if record.is_some_and(|record| record.service != NodeService::Removed) {
+            let whom = Whom::Named(node.clone());
+            let limit = Duration::from_secs(2);
+            let answer = self
+                .links
+                .call::<NodeStatus>(&whom, Lane::Data, &Request::NodeStatus, limit)
+                .await;
+            if answer.is_ok() {
+                return Err(taken());
+            }
+        }
+        Ok(())
+    }
+
+    async fn admit(
+        &self,
+        actor: &str,
+        name: &MemberName,
+        new: NewNode,
+        certificate: &[u8],
+    ) -> Result<JoinedNode, Failure> {
+        let name: NodeName = name
+            .as_str()
+            .parse()
+            .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+        let command = Command::AdmitNode {
+            name,
+            region: new.region,
+            advertise: new.advertise,
+            fingerprint: Fingerprint::of(certificate).0,
+            program: new.program,
+            catalog_format: new.catalog_format,
+        };
+        match self.catalog.propose(actor, command).await? {
+            Reply::Admitted { node_id, .. } => Ok(JoinedNode {
+                node_id,
+                suite: self.suite(),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Where whoever joins finds the mesh: this node first, and others in case it is gone by then.
+    fn token_addresses(&self) -> Vec<String> {
+        let mut addresses = vec![self.settings.advertise.clone()];
+        for node in self.addresses() {
+            for address in node.addresses {
+                if !addresses.contains(&address) && addresses.len() < TOKEN_ADDRESSES {
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
+    }
+
+    pub(crate) fn authority(&self) -> Result<MeshCa, Failure> {
         MeshCa::load(&self.layout.ca()).map_err(|error| {
             Failure::new(
                 code::CRYPTO,
@@ -131,4 +228,12 @@ fn catalog_token_id(bytes: &[u8]) -> TokenId {
         *to = *from;
     }
     TokenId(id)
+}
+
+fn first_half(digest: &pgmesh_storage::Digest) -> [u8; 16] {
+    let mut half = [0; 16];
+    for (to, from) in half.iter_mut().zip(digest.as_bytes()) {
+        *to = *from;
+    }
+    half
 }

@@ -1,7 +1,7 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
+use crate::backups::{ConnectionNumber, ResumeKey};
 use crate::committer::ChunkCommit;
-use crate::failure::chain;
 use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
 use crate::services::{current_database, joined, stored_object, unexpected};
@@ -25,7 +25,12 @@ const TRIES: usize = 8;
 
 impl Node {
     /// Opens a backup session and takes the stanza's lock.
-    pub async fn begin_backup(&self, actor: &str, begin: BeginBackup) -> Result<BackupBegun, Failure> {
+    pub async fn begin_backup(
+        &self,
+        actor: &str,
+        begin: BeginBackup,
+        connection: ConnectionNumber,
+    ) -> Result<BackupBegun, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let (stanza, database) = current_database(&view, &begin.stanza)?;
         if database.system_id != begin.system_id || database.version != begin.version {
@@ -57,7 +62,9 @@ impl Node {
             .last()
             .transpose()?
             .map(|(label, _)| label);
-        let session = self.open_backup_session(actor, &begin, ack).await?;
+        let resume_key = random_key()?;
+        let session = self.open_backup_session(actor, &begin, resume_key).await?;
+        self.backups.attach(session, ack, connection);
         let command = Command::BeginBackup {
             stanza: begin.stanza.clone(),
             session,
@@ -75,7 +82,7 @@ impl Node {
             repositories: all.iter().map(|(key, _)| key.get()).collect(),
             backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
             prior,
-            resume_key: [0; 16],
+            resume_key,
         })
     }
 
@@ -84,18 +91,21 @@ impl Node {
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))
     }
 
-    async fn open_backup_session(&self, actor: &str, begin: &BeginBackup, ack: usize) -> Result<SessionId, Failure> {
+    async fn open_backup_session(
+        &self,
+        actor: &str,
+        begin: &BeginBackup,
+        resume_key: ResumeKey,
+    ) -> Result<SessionId, Failure> {
         let command = Command::OpenSession {
             kind: SessionKind::Backup,
             stanza: Some(begin.stanza.clone()),
             holder: begin.holder.clone(),
             node: self.name.clone(),
+            resume_key: Some(resume_key),
         };
         match self.catalog.propose(actor, command).await? {
-            Reply::Session(session) => {
-                self.backups.began(session, ack);
-                Ok(session)
-            }
+            Reply::Session(session) => Ok(session),
             other => Err(unexpected(&other)),
         }
     }
@@ -103,13 +113,8 @@ impl Node {
     /// Ends a session whose holder is gone or has given up; its backup lock goes with it.
     pub async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
         self.backups.ended(session);
-        let command = Command::ExpireSession {
-            session,
-            reason: reason.to_owned(),
-        };
-        if let Err(error) = self.catalog.propose(actor, command).await {
-            tracing::warn!(%session, error = %chain(&error), "a session could not be ended; it ends when the node starts again");
-        }
+        tracing::debug!(%session, actor, reason, "a session ends");
+        self.expire(session, None, reason).await;
     }
 
     /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
@@ -177,6 +182,11 @@ impl Node {
         let session = SessionId(LogIndex(commit.session));
         let ack = self.backups.ack(session)?;
         let payload = joined(commit.manifest, body)?;
+        // A commit whose answer was lost is asked for again, perhaps through another node: it is done already.
+        if let Some(done) = self.committed_before(&commit, &payload).await? {
+            self.end_session(actor, session, "the backup is committed").await;
+            return Ok(done);
+        }
         let suite = self.suite();
         let plain = payload.open(suite).map_err(|error| {
             Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent")
@@ -236,6 +246,33 @@ impl Node {
         .again())
     }
 
+    async fn committed_before(
+        &self,
+        commit: &CommitBackup,
+        payload: &Payload,
+    ) -> Result<Option<CommittedBackup>, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let Some(record) = view.backup(&commit.stanza, &commit.label)? else {
+            return Ok(None);
+        };
+        if record.manifest.digest != payload.digest {
+            return Ok(None);
+        }
+        let durable: Vec<u16> = record
+            .manifest
+            .replicas
+            .iter()
+            .map(|replica| replica.repo.get())
+            .collect();
+        let all = refs::targets(&view)?;
+        let owed = all
+            .iter()
+            .map(|(key, _)| key.get())
+            .filter(|key| !durable.contains(key))
+            .collect();
+        Ok(Some(CommittedBackup::Committed { durable, owed }))
+    }
+
     /// Looks every chunk of a manifest up. Reads the manifest's parts one after the other (invariant 11).
     async fn check_chunks(&self, view: &View, root: &ManifestRoot, ack: usize) -> Result<Checked, Failure> {
         let mut missing = Vec::new();
@@ -278,6 +315,12 @@ impl Node {
             }
         }
     }
+}
+
+fn random_key() -> Result<ResumeKey, Failure> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    Ok(key)
 }
 
 /// Chunks are shared between stanzas: one that is not what its digest says would poison the others' backups.

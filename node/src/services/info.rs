@@ -1,5 +1,6 @@
 //! What `info` and `check` ask.
 
+use crate::failure::chain;
 use crate::protocol::{
     ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo,
     SegmentPresence, StanzaInfo,
@@ -7,7 +8,7 @@ use crate::protocol::{
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_postgres::WalFileName;
 use pgmesh_raft::{BackupRecord, Refusal, StanzaRecord, View};
-use pgmesh_storage::{BackupLabel, StanzaName};
+use pgmesh_storage::{BackupLabel, RepoKey, StanzaName};
 use pgmesh_transport::Peer;
 
 /// How many missing segments one answer names.
@@ -18,7 +19,11 @@ const SEGMENTS_ASKED: usize = 65_536;
 impl Node {
     /// What is there, as far as the asker may know.
     pub async fn info(&self, peer: &Peer, stanza: Option<StanzaName>) -> Result<MeshInfo, Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        // Without a majority it says what this node last knew, and that it is so.
+        let (view, stale) = match self.catalog.view_linearizable().await {
+            Ok(view) => (view, None),
+            Err(error) => (self.catalog.view(), Some(chain(&error))),
+        };
         let mut stanzas = Vec::new();
         match &stanza {
             Some(name) => {
@@ -38,13 +43,14 @@ impl Node {
         Ok(MeshInfo {
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),
-            repositories: self.repository_infos(&view)?,
+            repositories: self.repository_infos(&view).await?,
             stanzas,
             clock: now_unix(),
+            stale,
         })
     }
 
-    fn repository_infos(&self, view: &View) -> Result<Vec<RepositoryInfo>, Failure> {
+    async fn repository_infos(&self, view: &View) -> Result<Vec<RepositoryInfo>, Failure> {
         let option = |record: &pgmesh_raft::RepositoryRecord, name: &str, default: &str| {
             record
                 .definition
@@ -53,25 +59,15 @@ impl Node {
                 .unwrap_or_else(|| default.to_owned())
         };
         let mut infos = Vec::new();
+        let mut healths = self.healths(view).await?;
         for (key, record) in view.repositories()? {
-            let counters = view.counters(key)?;
-            let since = view.debts(key, None).next().transpose()?.map(|(_, debt)| debt.since);
             infos.push(RepositoryInfo {
                 key,
                 kind: option(&record, "type", "posix"),
                 cipher: option(&record, "cipher-type", "none"),
                 host: record.host.as_ref().map(ToString::to_string),
-                health: self.repositories.slot(key).map_or_else(
-                    || HealthInfo::Refused {
-                        why: format!("this node's file declares no repo{key}"),
-                    },
-                    |slot| slot.health(),
-                ),
-                debt: DebtInfo {
-                    objects: counters.debts,
-                    bytes: counters.debt_bytes,
-                    since,
-                },
+                health: healths.remove(&key).unwrap_or(HealthInfo::Up),
+                debt: debt_info(view, key)?,
             });
         }
         // One that this node declares and that could not be registered is worth knowing about too.
@@ -148,6 +144,17 @@ impl Node {
         presence.owed.truncate(SEGMENTS_NAMED);
         Ok(presence)
     }
+}
+
+/// What a repository owes.
+pub(crate) fn debt_info(view: &View, key: RepoKey) -> Result<DebtInfo, Failure> {
+    let counters = view.counters(key)?;
+    let first = view.debts(key, None).next().transpose()?;
+    Ok(DebtInfo {
+        objects: counters.debts,
+        bytes: counters.debt_bytes,
+        since: first.map(|(_, debt)| debt.since),
+    })
 }
 
 fn stanza_info(view: &View, name: &StanzaName, record: &StanzaRecord) -> Result<StanzaInfo, Failure> {

@@ -4,10 +4,14 @@ mod admin;
 mod archive;
 mod backup;
 mod info;
+mod mesh;
+mod peer;
 mod read;
 mod repository;
 mod stanza;
+mod sync;
 mod verify;
+mod verify_mesh;
 
 pub(crate) use admin::CERTIFICATE_VALIDITY;
 pub(crate) use archive::{current_database, joined, stored_object, unexpected};

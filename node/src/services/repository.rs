@@ -1,30 +1,39 @@
 //! Looking into one repository, and changing its definition.
 
 use crate::failure::chain;
-use crate::protocol::{ListRepository, PayloadHead, ReadRepository, RepositoryObject};
-use crate::repositories::Slot;
+use crate::links::{Lane, Whom, receive, receive_body};
+use crate::protocol::{BODY_LIMIT, ListRepository, PayloadHead, ReadRepository, RepositoryObject, Request};
+use crate::repositories::Place;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use pgmesh_raft::Command;
 use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// How many objects one listing names.
 const LISTED: usize = 100_000;
 
 impl Node {
-    fn open_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
-        self.repositories.slot(repo).ok_or_else(|| {
-            Failure::new(code::REPO_INVALID, format!("this node's file declares no repo{repo}"))
-                .remedy("'pgmesh info' lists the repositories there are")
-        })
+    /// The node that hosts a repository, where it is not this one: what is asked of it is asked there.
+    fn host_elsewhere(&self, repo: RepoKey) -> Result<Option<Whom>, Failure> {
+        match self.repositories.place(repo) {
+            Ok(Place::Here(_)) => Ok(None),
+            Ok(Place::There(slot)) => Ok(Some(Whom::Named(slot.host.clone()))),
+            Err(why) => Err(Failure::new(code::REPO_INVALID, format!("repo{repo} cannot be asked"))
+                .because(why)
+                .remedy("'pgmesh info' lists the repositories there are")),
+        }
     }
 
     /// Lists objects and folders.
     pub async fn list_repository(&self, list: ListRepository) -> Result<Vec<RepositoryObject>, Failure> {
-        let slot = self.open_slot(list.repo)?;
+        if let Some(host) = self.host_elsewhere(list.repo)? {
+            let request = Request::ListRepository(list);
+            let limit = self.settings.io_timeout;
+            return Ok(self.links.call(&host, Lane::Data, &request, limit).await?);
+        }
+        let slot = self.own_slot(list.repo)?;
         let path = list.path.trim_matches('/').to_owned();
         let (prefix, recurse) = (path.clone(), list.recurse);
         let entries = slot
@@ -57,7 +66,10 @@ impl Node {
 
     /// Reads an object: checked, decrypted and decompressed.
     pub async fn read_repository(&self, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
-        let slot = self.open_slot(read.repo)?;
+        if let Some(host) = self.host_elsewhere(read.repo)? {
+            return self.read_elsewhere(&host, read).await;
+        }
+        let slot = self.own_slot(read.repo)?;
         let path = read.path.trim_matches('/').to_owned();
         if ObjectPath::parse(&path).is_none() {
             return Err(Failure::new(
@@ -79,6 +91,17 @@ impl Node {
         Ok((payload.head(), payload.bytes))
     }
 
+    async fn read_elsewhere(&self, host: &Whom, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
+        let request = Request::ReadRepository(read);
+        let work = async {
+            let mut stream = self.links.ask(host, Lane::Data, &request, None).await?;
+            let head: PayloadHead = receive(&mut stream, host).await?;
+            let body = receive_body(&mut stream, host, head.length, BODY_LIMIT).await?;
+            Ok((head, body))
+        };
+        Ok(self.links.within(host, self.settings.io_timeout, work).await?)
+    }
+
     /// Makes this node's definition of a repository the mesh's. The options that changed.
     ///
     /// # Errors
@@ -89,7 +112,7 @@ impl Node {
         repo: RepoKey,
         asked: &BTreeMap<String, String>,
     ) -> Result<Vec<String>, Failure> {
-        let slot = self.open_slot(repo)?.clone();
+        let slot = self.own_slot(repo)?.clone();
         if *asked != slot.settings.definition {
             return Err(Failure::new(
                 code::CONFIG,
@@ -103,18 +126,22 @@ impl Node {
             .ok_or_else(|| Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)))?;
         let given = &slot.settings.definition;
         let options: std::collections::BTreeSet<&String> = record.definition.keys().chain(given.keys()).collect();
-        let changed: Vec<String> = options
+        let moved = record.host.as_ref() != Some(&self.name);
+        let mut changed: Vec<String> = options
             .into_iter()
             .filter(|option| record.definition.get(*option) != given.get(*option))
             .cloned()
             .collect();
+        if moved {
+            changed.push("host".to_owned());
+        }
         if !changed.is_empty() {
             // It must be the same repository at its new place: nothing that the catalog counts on may be lost.
             self.check_same_repository(&slot, &record).await?;
             let command = Command::UpdateRepository {
                 repo,
                 definition: Some(given.clone()),
-                host: None,
+                host: moved.then(|| Some(self.name.clone())),
                 wrapped_keys: None,
             };
             self.catalog.propose(actor, command).await?;
@@ -125,7 +152,7 @@ impl Node {
 }
 
 fn unreadable(repo: RepoKey, path: &str, error: &crate::repositories::SlotError) -> Failure {
-    let code = match crate::repositories::condemns(error) {
+    let code = match error.condemns() {
         Some(true) => code::FILE_MISSING,
         Some(false) => code::CHECKSUM,
         None => code::REPO_INVALID,

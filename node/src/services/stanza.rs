@@ -67,11 +67,10 @@ impl Node {
             .iter()
             .map(|replica| replica.repo.get())
             .collect();
-        let owed = self
-            .repositories
-            .keys()
+        let repositories = self.catalog.view().repositories()?;
+        let owed = repositories
             .iter()
-            .map(|key| key.get())
+            .map(|(key, _)| key.get())
             .filter(|key| !durable.contains(key))
             .collect();
         Ok(NewStanza {

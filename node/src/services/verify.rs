@@ -2,7 +2,7 @@
 
 use crate::failure::chain;
 use crate::protocol::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
-use crate::repositories::{BadReplica, Slot, SlotError, condemns};
+use crate::repositories::{BadReplica, Slot, SlotError};
 use crate::sessions::OpenSession;
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
@@ -38,8 +38,8 @@ struct Verification<'n> {
 }
 
 impl Node {
-    /// Verifies. Events go into `sink`; the last is `Done` or `Failed`.
-    pub(crate) async fn verify(&self, request: VerifyRequest, sink: VerifySink) {
+    /// Verifies this node's own repositories. Events go into `sink`; the last is `Done` or `Failed`.
+    pub(crate) async fn verify_own(&self, request: VerifyRequest, sink: VerifySink) {
         let last = match self.run_verify(request, sink.clone()).await {
             Ok(summary) => VerifyEvent::Done(summary),
             Err(failure) => VerifyEvent::Failed(failure),
@@ -214,7 +214,7 @@ impl Verification<'_> {
             match checked {
                 Ok(Some(name)) => self.referenced(view, repo, &name, &listed.path).await?,
                 Ok(None) => {}
-                Err(error) => match condemns(&error) {
+                Err(error) => match error.condemns() {
                     // Deleted between the listing and the reading: whether it should be there is asked below.
                     Some(true) => {}
                     Some(false) => self.damaged(repo, &listed.path, &chain(&error)).await?,
@@ -326,7 +326,7 @@ impl Verification<'_> {
         };
         let Some(replica) = replicas.iter().find(|replica| replica.repo == repo) else {
             let path = repository.path_of(&known.name, Generation::FIRST).to_string();
-            return self.lost(repo, &object, path, replicas).await;
+            return self.lost(view, repo, &object, path, replicas).await;
         };
         let path = repository.path_of(&known.name, replica.generation).to_string();
         if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
@@ -359,12 +359,13 @@ impl Verification<'_> {
     /// An object that no repository has in good order any more; said once, for the first repository.
     async fn lost(
         &mut self,
+        view: &View,
         repo: RepoKey,
         object: &ObjectRef,
         path: String,
         replicas: &[Replica],
     ) -> Result<(), Failure> {
-        let first = self.node.repositories.keys().first().copied();
+        let first = view.repositories()?.first().map(|(key, _)| *key);
         if !replicas.is_empty() || first != Some(repo) {
             return Ok(());
         }

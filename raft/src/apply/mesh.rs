@@ -1,8 +1,8 @@
-//! The mesh and its nodes.
+//! The mesh itself.
 
 use super::{Base, Outcome, Step};
 use crate::key;
-use crate::model::{MeshRecord, NodeName, NodeRecord};
+use crate::model::MeshRecord;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -28,28 +28,6 @@ pub(super) fn found<B: Base>(step: &mut Step<'_, '_, B>, record: MeshRecord) -> 
             Ok(Reply::Done)
         }
     }
-}
-
-pub(super) fn register_node<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, record: NodeRecord) -> Outcome {
-    for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
-        let (key, known) = row?;
-        let has_name = key == key::node(&name);
-        if has_name != (known.node_id == record.node_id) {
-            let known_name = String::from_utf8_lossy(&key).parse();
-            return Err(Refusal::NodeTaken {
-                known: known_name.unwrap_or_else(|_| name.clone()),
-                given: name,
-                node_id: record.node_id,
-            }
-            .into());
-        }
-        if has_name && known == record {
-            return Ok(Reply::Done);
-        }
-    }
-    step.audit(format!("node {name} registered as number {}", record.node_id));
-    step.txn.put(Table::Nodes, key::node(&name), &record);
-    Ok(Reply::Done)
 }
 
 pub(super) fn audit<B: Base>(step: &mut Step<'_, '_, B>, what: String) -> Outcome {

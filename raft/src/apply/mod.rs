@@ -8,8 +8,11 @@ mod base;
 mod chunk;
 mod garbage;
 mod mesh;
+mod node;
 pub(crate) mod objects;
 mod repository;
+mod request;
+mod retire;
 mod segment;
 mod session;
 mod stanza;
@@ -29,7 +32,7 @@ pub use txn::{Txn, Writes};
 use crate::command::{Command, Proposal};
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{AuditRecord, LogIndex, MeshRecord};
+use crate::model::{AuditRecord, LogIndex, MeshRecord, SessionRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -82,7 +85,8 @@ pub fn next_index<B: Base>(txn: &Txn<'_, B>) -> Result<LogIndex, ReadError> {
     Ok(LogIndex(applied.0 + 1))
 }
 
-/// Applies a command at `index`, which must be [`next_index`]. A refused command changes nothing but that it counts.
+/// Applies a command at `index`, which must be [`next_index`]. A refused command changes nothing but that it counts and
+/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again.
 ///
 /// # Errors
 /// The tables cannot be read. Then nothing of the transaction may be used.
@@ -91,19 +95,25 @@ pub fn apply<B: Base>(
     index: LogIndex,
     proposal: Proposal,
 ) -> Result<Result<Reply, Refusal>, ReadError> {
-    let mut step = Step {
-        txn,
-        index,
-        at: proposal.at,
-        actor: &proposal.actor,
-    };
-    let outcome = match run(&mut step, proposal.command) {
-        Ok(reply) => Ok(reply),
-        Err(Stop::Refused(refusal)) => {
-            txn.refuse();
-            Err(refusal)
-        }
-        Err(Stop::Failed(error)) => return Err(error),
+    let outcome = if let Some(known) = request::outcome(txn, proposal.id)? {
+        known
+    } else {
+        let mut step = Step {
+            txn,
+            index,
+            at: proposal.at,
+            actor: &proposal.actor,
+        };
+        let outcome = match run(&mut step, proposal.command) {
+            Ok(reply) => Ok(reply),
+            Err(Stop::Refused(refusal)) => {
+                txn.refuse();
+                Err(refusal)
+            }
+            Err(Stop::Failed(error)) => return Err(error),
+        };
+        request::remember(txn, proposal.id, index, &outcome)?;
+        outcome
     };
     txn.put(Table::Mesh, key::APPLIED.to_vec(), &index);
     txn.accept();
@@ -117,7 +127,41 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
     }
     match command {
         Command::FoundMesh(record) => mesh::found(step, record),
-        Command::RegisterNode { name, record } => mesh::register_node(step, name, record),
+        Command::RegisterNode { name, record } => node::register(step, name, record),
+        Command::AdmitNode {
+            name,
+            region,
+            advertise,
+            fingerprint,
+            program,
+            catalog_format,
+        } => {
+            let given = node::Given {
+                region,
+                advertise,
+                fingerprint,
+                program,
+            };
+            node::admit(step, name, given, catalog_format)
+        }
+        Command::AnnounceNode {
+            name,
+            node_id,
+            region,
+            advertise,
+            fingerprint,
+            program,
+        } => {
+            let given = node::Given {
+                region,
+                advertise,
+                fingerprint,
+                program,
+            };
+            node::announce(step, &name, node_id, given)
+        }
+        Command::SetNodeService { name, service } => node::set_service(step, &name, service),
+        Command::SetNodeVote { name, vote } => node::set_vote(step, &name, vote),
         Command::Audit { what } => mesh::audit(step, what),
         Command::RegisterRepository {
             repo,
@@ -134,6 +178,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 wrapped_keys,
                 registered_by: node,
                 backfill: None,
+                change: None,
             };
             repository::register(step, repo, given)
         }
@@ -143,6 +188,13 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             host,
             wrapped_keys,
         } => repository::update(step, repo, definition, host, wrapped_keys),
+        Command::RetireRepository { repo } => retire::retire(step, repo),
+        Command::ReplaceRepository {
+            repo,
+            uuid,
+            wrapped_keys,
+            node,
+        } => retire::replace(step, repo, uuid, wrapped_keys, &node),
         Command::Backfill { repo } => repository::backfill(step, repo),
         Command::CreateStanza { stanza, cluster, info } => stanza::create(step, stanza, cluster, info),
         Command::UpgradeStanza { stanza, cluster, info } => stanza::upgrade(step, stanza, cluster, info),
@@ -161,9 +213,21 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             stanza,
             holder,
             node,
-        } => session::open(step, kind, stanza, holder, node),
+            resume_key,
+        } => {
+            let record = SessionRecord {
+                kind,
+                stanza,
+                holder,
+                node,
+                opened_at: step.at,
+                resume_key,
+            };
+            session::open(step, &record)
+        }
+        Command::AdoptSession { session, node, key } => session::adopt(step, session, node, key),
         Command::CloseSession { session } => session::close(step, session),
-        Command::ExpireSession { session, reason } => session::expire(step, session, &reason),
+        Command::ExpireSession { session, node, reason } => session::expire(step, session, node.as_ref(), &reason),
         Command::BeginBackup {
             stanza,
             session,

@@ -150,17 +150,17 @@ pub(super) fn need_session<B: Base>(step: &Step<'_, '_, B>, session: SessionId) 
     Ok(record)
 }
 
-pub(super) fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<RepoKey>, ReadError> {
+fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<(RepoKey, RepositoryRecord)>, ReadError> {
     step.txn
-        .scan(Table::Repositories, &[], &[])
+        .records(Table::Repositories, &[])
         .map(|row| {
-            let (key, _) = row?;
-            KeyReader::new(&key)
-                .repository()
-                .ok_or_else(|| ReadError::MalformedKey {
-                    table: Table::Repositories,
-                    key: hex::encode(&key),
-                })
+            let (key, record) = row?;
+            let repo = KeyReader::new(&key).repository();
+            let repo = repo.ok_or_else(|| ReadError::MalformedKey {
+                table: Table::Repositories,
+                key: hex::encode(&key),
+            })?;
+            Ok((repo, record))
         })
         .collect()
 }
@@ -192,7 +192,7 @@ fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64)
     })
 }
 
-fn uncount_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
+pub(super) fn uncount_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
     count(step, repo, |counters| {
         counters.objects = counters.objects.saturating_sub(1);
         counters.bytes = counters.bytes.saturating_sub(bytes);
@@ -261,8 +261,12 @@ pub(super) fn place_new<B: Base>(
     }
     let generation = free_generation(step.txn, object, &[])?;
     let mut replicas = Vec::new();
-    for repo in repositories(step)? {
-        if let Some(replica) = given.replicas.iter().find(|replica| replica.repo == repo) {
+    for (repo, record) in repositories(step)? {
+        if record.is_retiring() {
+            continue;
+        }
+        let held = given.replicas.iter().find(|replica| replica.repo == repo);
+        if let Some(replica) = held.filter(|_| record.takes_replicas()) {
             replicas.push(*replica);
             count_replica(step, repo, given.stored_length)?;
         } else {
@@ -289,7 +293,9 @@ pub(super) fn place_more<B: Base>(
     let mut replicas = known.object.replicas.clone();
     let mut accepted = 0;
     for replica in given {
-        need_repository(step, replica.repo)?;
+        if !need_repository(step, replica.repo)?.takes_replicas() {
+            continue;
+        }
         if let Some(held) = replicas.iter().find(|held| held.repo == replica.repo) {
             if held.generation == replica.generation {
                 accepted += 1;
@@ -342,7 +348,7 @@ pub(super) fn retire<B: Base>(
     for replica in &known.replicas {
         uncount_replica(step, replica.repo, known.stored_length)?;
     }
-    for repo in repositories(step)? {
+    for (repo, _) in repositories(step)? {
         settle(step, repo, object)?;
     }
     Ok(())
@@ -374,7 +380,7 @@ pub(super) fn report_bad<B: Base>(
     reason: DebtReason,
     what: &str,
 ) -> Outcome {
-    need_repository(step, repo)?;
+    let record = need_repository(step, repo)?;
     let bad = Replica { repo, generation };
     let Some(known) = find(step.txn, object)? else {
         return Ok(Reply::Withdrawn { remaining: 0 });
@@ -390,13 +396,15 @@ pub(super) fn report_bad<B: Base>(
             archive: known.archive,
         };
         throw_away(step, object, bad, &garbage);
-        let debt = Debt {
-            since: step.at,
-            reason,
-            generation: free_generation(step.txn, object, &[])?,
-            bytes: known.object.stored_length,
-        };
-        owe(step, repo, object, &debt)?;
+        if !record.is_retiring() {
+            let debt = Debt {
+                since: step.at,
+                reason,
+                generation: free_generation(step.txn, object, &[])?,
+                bytes: known.object.stored_length,
+            };
+            owe(step, repo, object, &debt)?;
+        }
         set_replicas(step, object, replicas.clone())?;
         withdraw(step);
         step.audit(format!("bad replica of {object} in repo{repo}: {what}"));

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use pgmesh_storage::{RepoKey, WrappedKey};
 
 use super::objects::{free_generation, need_repository, owe};
+use super::retire::changing;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    Backfill, BackupRecord, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryRecord, SegmentRecord,
-    StanzaRecord, StoredObject,
+    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryRecord,
+    SegmentRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -22,6 +23,9 @@ const BACKFILL_STEP: usize = 2_000;
 pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut given: RepositoryRecord) -> Outcome {
     let key = key::repository(repo);
     if let Some(mut known) = step.txn.record::<RepositoryRecord>(Table::Repositories, &key)? {
+        if known.is_retiring() {
+            return Err(changing(repo, ChangeKind::Retiring).into());
+        }
         if let Some(refusal) = difference(repo, &known, &given) {
             return Err(refusal.into());
         }
@@ -43,7 +47,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut g
     Ok(Reply::Done)
 }
 
-fn refuse_known_storage<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, uuid: &str) -> Outcome<()> {
+pub(super) fn refuse_known_storage<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, uuid: &str) -> Outcome<()> {
     for row in step.txn.records::<RepositoryRecord>(Table::Repositories, &[]) {
         let (key, other) = row?;
         if let Some(known) = KeyReader::new(&key).repository()
@@ -89,6 +93,9 @@ pub(super) fn update<B: Base>(
     wrapped_keys: Option<Vec<WrappedKey>>,
 ) -> Outcome {
     let mut record = need_repository(step, repo)?;
+    if record.is_retiring() {
+        return Err(changing(repo, ChangeKind::Retiring).into());
+    }
     let mut changed = Vec::new();
     if let Some(definition) = definition {
         changed.push("definition");

@@ -8,7 +8,8 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey
 use super::{MemoryBase, Txn, apply, next_index};
 use crate::command::{Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
 use crate::model::{
-    BackupRecord, Branch, LogIndex, MeshRecord, NodeRecord, Replica, SessionId, SessionKind, StoredObject,
+    BackupRecord, Branch, LogIndex, MeshRecord, NodeRecord, NodeService, Replica, RequestId, SessionId, SessionKind,
+    StoredObject, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -49,7 +50,14 @@ impl World {
 
     pub(crate) fn run(&mut self, command: Command) -> Result<Reply, Refusal> {
         self.at += 1;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.at.to_be_bytes());
+        self.run_as(RequestId(id), command)
+    }
+
+    pub(crate) fn run_as(&mut self, id: RequestId, command: Command) -> Result<Reply, Refusal> {
         let proposal = Proposal {
+            id,
             at: self.at,
             actor: "test".to_owned(),
             command,
@@ -77,6 +85,7 @@ impl World {
             stanza: Some(stanza()),
             holder: "test".to_owned(),
             node: "n1".parse().unwrap(),
+            resume_key: None,
         });
         match opened {
             Ok(Reply::Session(session)) => session,
@@ -113,6 +122,10 @@ pub(crate) fn register_node(name: &str, node_id: u64) -> Command {
             region: String::new(),
             advertise: vec!["localhost:1".to_owned()],
             fingerprint: [0; 32],
+            program: String::new(),
+            service: NodeService::InService,
+            vote: VotePolicy::Auto,
+            revoked: Vec::new(),
         },
     }
 }

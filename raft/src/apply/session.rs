@@ -1,34 +1,39 @@
 //! Sessions.
 
-use pgmesh_storage::StanzaName;
-
+use super::node::need_member;
+use super::objects::need_session;
 use super::{Base, Outcome, Step};
 use crate::key;
-use crate::model::{NodeName, SessionId, SessionKind, SessionRecord, StanzaRecord};
+use crate::model::{NodeName, SessionId, SessionRecord, StanzaRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
-pub(super) fn open<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    kind: SessionKind,
-    stanza: Option<StanzaName>,
-    holder: String,
-    node: NodeName,
-) -> Outcome {
-    if step.txn.get(Table::Nodes, &key::node(&node))?.is_none() {
-        return Err(Refusal::UnknownNode(node).into());
-    }
+pub(super) fn open<B: Base>(step: &mut Step<'_, '_, B>, record: &SessionRecord) -> Outcome {
+    need_member(step, &record.node)?;
     let session = SessionId(step.index);
-    let record = SessionRecord {
-        kind,
-        stanza,
-        holder,
-        node,
-        opened_at: step.at,
-    };
-    step.txn.put(Table::Sessions, key::session(session), &record);
+    step.txn.put(Table::Sessions, key::session(session), record);
     Ok(Reply::Session(session))
+}
+
+pub(super) fn adopt<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    session: SessionId,
+    node: NodeName,
+    resume_key: [u8; 16],
+) -> Outcome {
+    let mut record = need_session(step, session)?;
+    if record.resume_key != Some(resume_key) {
+        return Err(Refusal::SessionKeyDiffers(session).into());
+    }
+    need_member(step, &node)?;
+    if record.node != node {
+        let holder = &record.holder;
+        step.audit(format!("session {session} of {holder} goes on by way of node {node}"));
+        record.node = node;
+        step.txn.put(Table::Sessions, key::session(session), &record);
+    }
+    Ok(Reply::Done)
 }
 
 pub(super) fn close<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> Outcome {
@@ -36,7 +41,21 @@ pub(super) fn close<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> 
     Ok(Reply::Done)
 }
 
-pub(super) fn expire<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, reason: &str) -> Outcome {
+pub(super) fn expire<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    session: SessionId,
+    node: Option<&NodeName>,
+    reason: &str,
+) -> Outcome {
+    if let Some(node) = node {
+        let known = step
+            .txn
+            .record::<SessionRecord>(Table::Sessions, &key::session(session))?;
+        // Another node keeps it alive now: this one only knows that its own connection is gone.
+        if known.is_some_and(|known| known.node != *node) {
+            return Ok(Reply::Done);
+        }
+    }
     if let Some(record) = end(step, session)? {
         let holder = record.holder;
         step.audit(format!("session {session} of {holder} ended: {reason}"));

@@ -30,6 +30,6 @@ pub struct MeshRecord {
 }
 
 impl MeshRecord {
-    /// The table format that this program reads and writes.
-    pub const CATALOG_FORMAT: u32 = 1;
+    /// The table format that this program reads and writes. Format 1 was never released.
+    pub const CATALOG_FORMAT: u32 = 2;
 }

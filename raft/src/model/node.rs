@@ -52,6 +52,26 @@ impl From<NodeName> for String {
     }
 }
 
+impl fmt::Display for NodeService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InService => "in service",
+            Self::Draining => "draining",
+            Self::Removed => "removed",
+        })
+    }
+}
+
+impl fmt::Display for VotePolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
+}
+
 impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -69,6 +89,44 @@ pub struct NodeRecord {
     pub advertise: Vec<String>,
     /// SHA-256 of its certificate.
     pub fingerprint: [u8; 32],
+    /// The program's version that it last started with.
+    pub program: String,
+    /// Whether it takes clients, or has left.
+    pub service: NodeService,
+    /// Whether it may vote.
+    pub vote: VotePolicy,
+    /// Fingerprints of certificates under this name that are not accepted any more.
+    pub revoked: Vec<[u8; 32]>,
+}
+
+impl NodeRecord {
+    /// Whether it is part of the mesh.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.service != NodeService::Removed
+    }
+}
+
+/// What a node does for clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NodeService {
+    /// It takes them.
+    InService,
+    /// It takes no new ones: it is about to be maintained or removed.
+    Draining,
+    /// It has left the mesh. Its name and its revoked certificates are remembered.
+    Removed,
+}
+
+/// Whether a node may vote in the Raft group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum VotePolicy {
+    /// It does when the mesh is short of voters.
+    Auto,
+    /// It does.
+    Always,
+    /// It does not.
+    Never,
 }
 
 #[cfg(test)]

@@ -22,6 +22,46 @@ pub struct RepositoryRecord {
     pub registered_by: NodeName,
     /// Set until every object that was known before it was registered has been owed to it.
     pub backfill: Option<Backfill>,
+    /// Set while its replicas are being withdrawn.
+    pub change: Option<RepositoryChange>,
+}
+
+impl RepositoryRecord {
+    /// Whether replicas in it count at present.
+    #[must_use]
+    pub fn takes_replicas(&self) -> bool {
+        self.change.is_none()
+    }
+
+    /// Whether it is being forgotten.
+    #[must_use]
+    pub fn is_retiring(&self) -> bool {
+        self.change
+            .as_ref()
+            .is_some_and(|change| change.kind == ChangeKind::Retiring)
+    }
+}
+
+/// A walk over the catalog that withdraws a repository's replicas. A step that is repeated goes on where it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryChange {
+    /// What it is for.
+    pub kind: ChangeKind,
+    /// Which of the tables of the walk it has come to.
+    pub table: u8,
+    /// The key of the last row that was looked at there.
+    pub after: Option<Vec<u8>>,
+    /// How many objects have lost their last replica so far.
+    pub orphans: u64,
+}
+
+/// Why a repository's replicas are withdrawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// The repository is being forgotten.
+    Retiring,
+    /// Its disk was replaced by an empty one: what lay there is owed anew.
+    Replacing,
 }
 
 /// How far [`Command::Backfill`](crate::Command::Backfill) has come in owing all known objects to a new repository.

@@ -43,4 +43,6 @@ pub struct SessionRecord {
     pub node: NodeName,
     /// When it was opened, in seconds since the Unix epoch.
     pub opened_at: i64,
+    /// What its holder must show to go on with it by way of another node; `None` where it cannot.
+    pub resume_key: Option<[u8; 16]>,
 }

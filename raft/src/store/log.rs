@@ -28,10 +28,10 @@ const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
 const NODE_ID: &[u8] = b"node-id";
 
-/// The longest entry in bytes: a batch that was just short of full, and one proposal of the largest size.
+/// The longest entry in bytes, with room to spare: a batch, or one proposal of the largest size.
 const ENTRY_LIMIT: usize = 16 << 20;
 /// How many bytes of entries are read for one message to a follower (at least one entry is).
-const READ_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
 
 /// Raft's log, vote and node identifier. An append is one synced write.
 #[derive(Debug, Clone)]

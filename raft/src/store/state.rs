@@ -12,6 +12,8 @@ use openraft::{
     StorageError, StoredMembership,
 };
 
+use tokio::sync::watch;
+
 use super::files::{create_folder, io_error, remove_folder, rename, replace_file};
 use super::folder::Folder;
 use super::log::storage_error;
@@ -36,6 +38,8 @@ struct Inner {
     folder: PathBuf,
     options: CatalogOptions,
     current: RwLock<Arc<StateDb>>,
+    /// The index of the last Raft entry that views show.
+    applied: watch::Sender<u64>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
 }
@@ -61,6 +65,7 @@ impl StateStore {
                 catalog: catalog.clone(),
                 folder,
                 options: options.clone(),
+                applied: watch::Sender::new(db.raft_state()?.last_applied.map_or(0, |id| id.index)),
                 current: RwLock::new(Arc::new(db)),
                 snapshots: Mutex::new(()),
             }),
@@ -71,6 +76,17 @@ impl StateStore {
     #[must_use]
     pub fn current(&self) -> Arc<StateDb> {
         self.inner.current()
+    }
+
+    /// Waits until views show the Raft entry with this index.
+    pub async fn wait_until_applied(&self, entry: u64) {
+        // The sender is this store's: it cannot be gone.
+        let _ = self
+            .inner
+            .applied
+            .subscribe()
+            .wait_for(|applied| *applied >= entry)
+            .await;
     }
 
     /// Does blocking work off the asynchronous threads.
@@ -136,6 +152,7 @@ impl Inner {
             replies.push(Outcomes(outcomes));
         }
         db.write(&txn.into_writes(), &raft)?;
+        self.applied.send_replace(raft.last_applied.map_or(0, |id| id.index));
         Ok(replies)
     }
 
@@ -237,6 +254,8 @@ impl Inner {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(db));
         old.retire();
+        drop(current);
+        self.applied.send_replace(state.last_applied.map_or(0, |id| id.index));
         Ok(())
     }
 }

@@ -36,6 +36,7 @@ pub fn mesh() -> MeshInfo {
         ],
         stanzas: vec![stanza()],
         clock: 1_795_408_197,
+        stale: None,
     }
 }
 

@@ -48,6 +48,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         "mesh-voters=3",
     ),
     new(
+        "node-snapshot-entries",
+        Kind::Integer { min: 10, max: 1_000_000 },
+        "log entries between two snapshots of the catalog",
+    )
+    .commands(NODE)
+    .about(
+        "When so many entries have come since the last snapshot, another is made and older entries are dropped from \
+            the log. A node that was away for longer gets a snapshot instead of the entries. Without it: 20000.",
+        "node-snapshot-entries=20000",
+    ),
+    new(
         "repair-rate",
         Kind::Size {
             min: 64 << 10,

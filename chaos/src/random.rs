@@ -16,13 +16,19 @@ impl Random {
     /// Starts from `PGMESH_SEED`, or from the clock; says from what, so that a failed run can be told again.
     #[must_use]
     pub fn from_environment() -> Self {
+        Self(Self::seed_from_environment())
+    }
+
+    /// The seed of [`from_environment`](Self::from_environment), where more than one thing follows from it.
+    #[must_use]
+    pub fn seed_from_environment() -> u64 {
         let seed = std::env::var("PGMESH_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             u64::from(now.subsec_nanos()) ^ now.as_secs()
         });
         println!("PGMESH_SEED={seed}");
-        Self(seed)
+        seed
     }
 
     /// The next 64 bits.
@@ -37,5 +43,11 @@ impl Random {
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.bits() % limit.max(1)
+    }
+
+    /// A number from 0 to below 1.
+    pub fn fraction(&mut self) -> f64 {
+        // As many bits as the number can hold.
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

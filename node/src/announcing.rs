@@ -1,0 +1,130 @@
+//! Telling the others that this node has started, and where it is now; hearing it from them.
+
+use crate::links::{Lane, Whom};
+use crate::protocol::{Announce, Request};
+use crate::{Failure, Node, code};
+use pgmesh_raft::{Command, MeshRecord, NodeName, NodeService};
+use pgmesh_transport::MemberCertificate;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two rounds until the catalog says of this node what its file says, and afterwards.
+const EAGER: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(30);
+/// How long another node may take to answer.
+const LIMIT: Duration = Duration::from_secs(3);
+
+impl Node {
+    /// Announces this node until the catalog agrees, and again when it does not any more, until the node stops.
+    pub async fn keep_announcing(self: Arc<Self>) {
+        // Others may have put this node's repositories aside while it was away: they hear of it in any case.
+        let mut heard = false;
+        loop {
+            if !heard || !self.is_recorded() {
+                heard |= self.announce().await;
+                self.record_oneself().await;
+            }
+            let pause = if heard && self.is_recorded() { IDLE } else { EAGER };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Whether the catalog says of this node what its file says.
+    fn is_recorded(&self) -> bool {
+        let record = self.catalog.view().node(&self.name).ok().flatten();
+        record.is_some_and(|record| {
+            let announce = self.announcement();
+            record.node_id == announce.node_id
+                && record.region == announce.region
+                && record.advertise == announce.advertise
+                && record.program == announce.program
+                && record.fingerprint == self.fingerprint()
+        })
+    }
+
+    fn announcement(&self) -> Announce {
+        Announce {
+            node_id: self.mesh.node_id,
+            region: self.settings.region.clone().unwrap_or_default(),
+            advertise: vec![self.settings.advertise.clone()],
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            catalog_format: MeshRecord::CATALOG_FORMAT,
+        }
+    }
+
+    /// Tells all nodes that are known, or else the addresses that were known when this node joined. Whether any has heard,
+    /// or there is none.
+    async fn announce(&self) -> bool {
+        let others: Vec<NodeName> = self
+            .catalog
+            .view()
+            .nodes()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(name, record)| *name != self.name && record.service != NodeService::Removed)
+            .map(|(name, _)| name)
+            .collect();
+        let is_alone = others.is_empty() && self.catalog.status().voters == [self.mesh.node_id];
+        let mut whom: Vec<Whom> = others.into_iter().map(Whom::Named).collect();
+        let seeds = self.settings.seeds.iter().chain(&self.mesh.seeds);
+        whom.extend(seeds.map(|address| Whom::At(address.clone())));
+        let request = Request::Announce(self.announcement());
+        let told = whom.iter().map(|whom| async {
+            let answer = self.links.call::<()>(whom, Lane::Data, &request, LIMIT).await;
+            if let Err(error) = &answer {
+                tracing::debug!(%error, "an announcement was not heard");
+            }
+            answer.is_ok()
+        });
+        let heard = futures::future::join_all(told).await;
+        is_alone || heard.contains(&true)
+    }
+
+    async fn record_oneself(&self) {
+        let announce = self.announcement();
+        let command = Command::AnnounceNode {
+            name: self.name.clone(),
+            node_id: announce.node_id,
+            region: announce.region,
+            advertise: announce.advertise,
+            fingerprint: self.fingerprint(),
+            program: announce.program,
+        };
+        if let Err(error) = self.catalog.propose(self.actor(), command).await {
+            tracing::debug!(error = %crate::failure::chain(&error), "the catalog does not know yet where this node is");
+        }
+    }
+
+    /// Another node has started.
+    pub(crate) fn hear(&self, member: &MemberCertificate, announce: &Announce) -> Result<(), Failure> {
+        if announce.catalog_format != MeshRecord::CATALOG_FORMAT {
+            return Err(Failure::new(
+                code::VERSION_NOT_SUPPORTED,
+                format!(
+                    "node {} writes catalog format {}, the mesh has {}",
+                    member.name,
+                    announce.catalog_format,
+                    MeshRecord::CATALOG_FORMAT
+                ),
+            )
+            .remedy("start it with the version of pgmesh that the other nodes run"));
+        }
+        let name: NodeName = member
+            .name
+            .as_str()
+            .parse()
+            .map_err(|error| Failure::new(code::PROTOCOL, "the certificate names no node").because(error))?;
+        let known = self.catalog.view().node(&name)?;
+        if known.is_some_and(|record| record.node_id > announce.node_id) {
+            return Err(Failure::new(
+                code::PROTOCOL,
+                format!("node {name} has joined again with another disk: this one is not part of the mesh any more"),
+            ));
+        }
+        tracing::info!(node = %name, addresses = ?announce.advertise, "node has started");
+        self.links.announced(name.clone(), announce.advertise.clone());
+        self.repositories.forgive(&name);
+        self.repair.wake();
+        Ok(())
+    }
+}

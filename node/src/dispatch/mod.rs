@@ -1,0 +1,279 @@
+//! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
+
+mod nodes;
+
+use crate::authorize::authorize;
+use crate::backups::ConnectionNumber;
+use crate::links::CONSENSUS_LIMIT;
+use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
+use crate::{Failure, Node, code};
+use bytes::Bytes;
+use pgmesh_raft::{LogIndex, SessionId};
+use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
+use serde::Serialize;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Memory that an answer takes until it is sent: as it was stored, and decrypted. A segment is 16 MiB unless a cluster
+/// was made with larger ones.
+const SEGMENT_READ: u64 = 32 << 20;
+const CHUNK_READ: u64 = 2 << 20;
+
+/// One connection.
+pub(crate) struct Served {
+    node: Arc<Node>,
+    peer: Peer,
+    actor: String,
+    number: ConnectionNumber,
+}
+
+impl Served {
+    /// A connection of this peer, who is `actor` in the audit trail.
+    pub fn new(node: Arc<Node>, peer: Peer, actor: String, number: ConnectionNumber) -> Self {
+        Self {
+            node,
+            peer,
+            actor,
+            number,
+        }
+    }
+
+    /// Serves until the connection ends.
+    pub async fn accept_streams(self: &Arc<Self>, session: &Session) {
+        loop {
+            match session.accept_stream().await {
+                Ok(stream) => drop(tokio::spawn(serve_stream(self.clone(), stream))),
+                Err(lost) => {
+                    if !lost.is_orderly() {
+                        tracing::debug!(actor = self.actor, %lost, "disconnected");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
+    let limit = if served.peer.is_node() {
+        CONSENSUS_LIMIT
+    } else {
+        MESSAGE_LIMIT
+    };
+    let request: Request = match stream.recv(limit).await {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::debug!(actor = served.actor, %error, "a request did not arrive");
+            return;
+        }
+    };
+    let name = request.name();
+    let allowed = authorize(&served.peer, &request).and_then(|()| served.check_draining(&request));
+    let result = match allowed {
+        Ok(()) => served.answer(request, &mut stream).await,
+        Err(refusal) => {
+            tracing::warn!(actor = served.actor, request = name, "refused: {refusal}");
+            reply::<()>(&mut stream, Err(refusal)).await
+        }
+    };
+    match result.and_then(|()| stream.finish()) {
+        // Wait until the reply has arrived: a node that stops must not cut it off.
+        Ok(()) => drop(stream.delivered().await),
+        Err(error) => tracing::debug!(actor = served.actor, request = name, %error, "a reply was not delivered"),
+    }
+}
+
+impl Served {
+    /// Carries a request out and replies.
+    async fn answer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+        let (node, actor) = (&*self.node, self.actor.as_str());
+        match request {
+            Request::Hello => {
+                let facts = MeshFacts {
+                    mesh_id: node.mesh_id().to_owned(),
+                    suite: node.suite(),
+                    node: node.name.to_string(),
+                    nodes: node.addresses(),
+                };
+                reply(stream, Ok(facts)).await
+            }
+            Request::PushSegment(push) => {
+                // Compressed, decompressed to be checked, and encrypted once for each repository.
+                let copies = 1 + node.repositories.keys().len() as u64;
+                let memory = push
+                    .payload
+                    .length
+                    .saturating_mul(copies)
+                    .saturating_add(push.payload.plain_length);
+                let held = Arc::new(node.budget.hold(memory).await);
+                let body = body(stream, push.payload, BODY_LIMIT).await?;
+                logged(stream, "archive-push", node.push_segment(actor, push, body, held).await).await
+            }
+            Request::GetSegment(get) => {
+                let _held = node.budget.hold(SEGMENT_READ).await;
+                reply_with_body(stream, node.get_segment(get).await).await
+            }
+            Request::BeginBackup(begin) => {
+                logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
+            }
+            Request::ResumeBackup(resume) => {
+                let resumed = node.resume_backup(actor, &resume, self.number).await;
+                logged(stream, "backup", resumed).await
+            }
+            Request::QueryChunks(query) => {
+                let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
+                reply(stream, known).await
+            }
+            Request::PutChunk(put) => {
+                if let Err(failure) = self.check_held(put.session) {
+                    return reply::<u64>(stream, Err(failure)).await;
+                }
+                let copies = 1 + node.repositories.keys().len() as u64;
+                let memory = put
+                    .payload
+                    .length
+                    .saturating_mul(copies)
+                    .saturating_add(put.payload.plain_length);
+                let held = Arc::new(node.budget.hold(memory).await);
+                let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
+                reply(stream, node.put_chunk(put, body, held).await).await
+            }
+            Request::CommitBackup(commit) => {
+                if let Err(failure) = self.check_held(commit.session) {
+                    return reply::<()>(stream, Err(failure)).await;
+                }
+                let held = Arc::new(node.budget.hold(commit.manifest.length.saturating_mul(4)).await);
+                let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
+                logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
+            }
+            Request::AbortBackup { session, .. } => {
+                if self.check_held(session).is_ok() {
+                    let session = SessionId(LogIndex(session));
+                    node.end_session(actor, session, "its holder gave it up").await;
+                }
+                reply(stream, Ok(())).await
+            }
+            Request::GetManifest(get) => {
+                let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
+                reply_with_body(stream, read).await
+            }
+            Request::GetChunk(get) => {
+                let _held = node.budget.hold(CHUNK_READ).await;
+                let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
+                reply_with_body(stream, read).await
+            }
+            other => self.administer(other, stream).await,
+        }
+    }
+
+    /// The requests that are not about bulk data.
+    async fn administer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+        let (node, actor) = (&*self.node, self.actor.as_str());
+        match request {
+            Request::Info { stanza } => reply(stream, node.info(&self.peer, stanza).await).await,
+            Request::ArchiveStatus(ask) => reply(stream, node.archive_status(ask).await).await,
+            Request::Verify(request) => self.verify(request, stream).await,
+            Request::CreateStanza(create) => {
+                logged(stream, "stanza-create", node.create_stanza(actor, create).await).await
+            }
+            Request::UpgradeStanza(create) => {
+                logged(stream, "stanza-upgrade", node.upgrade_stanza(actor, create).await).await
+            }
+            Request::DeleteStanza { stanza, force } => {
+                logged(stream, "stanza-delete", node.delete_stanza(actor, stanza, force).await).await
+            }
+            Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
+            Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
+            Request::ListRepository(list) => reply(stream, node.list_repository(list).await).await,
+            Request::ReadRepository(read) => {
+                let read = node.read_repository(read).await.map(|(head, body)| (head, Some(body)));
+                reply_with_body(stream, read).await
+            }
+            Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
+            Request::Join(join) => logged(stream, "join", node.join(join).await).await,
+            Request::UpdateRepository { repo, definition } => {
+                logged(
+                    stream,
+                    "repo-update",
+                    node.update_repository(actor, repo, &definition).await,
+                )
+                .await
+            }
+            other => self.serve_nodes(other, stream).await,
+        }
+    }
+
+    /// Passes a verification's events on as they come.
+    async fn verify(&self, request: crate::protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
+        let (sink, mut events) = mpsc::channel(64);
+        let run = self.node.verify(&self.peer, request, sink);
+        let pass_on = async {
+            while let Some(event) = events.recv().await {
+                reply(stream, Ok(event)).await?;
+            }
+            Ok(())
+        };
+        // Joined, not spawned: when the asker goes, the verification ends with the stream.
+        let ((), passed) = tokio::join!(run, pass_on);
+        passed
+    }
+
+    fn check_held(&self, session: u64) -> Result<(), Failure> {
+        self.node.backups.check_held(session, self.number)
+    }
+
+    /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their holders.
+    fn check_draining(&self, request: &Request) -> Result<(), Failure> {
+        let is_client = matches!(self.peer.member().map(|member| &member.role), Some(Role::Client { .. }));
+        if !is_client || matches!(request, Request::Hello) || !self.node.is_draining() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            code::HOST_CONNECT,
+            format!("node {} is being drained and serves no clients", self.node.name),
+        )
+        .remedy("another node of the mesh does: give more than one mesh-node")
+        .again())
+    }
+}
+
+async fn body(stream: &mut Stream, head: PayloadHead, limit: u64) -> Result<Bytes, StreamError> {
+    stream
+        .recv_bytes(head.length, usize::try_from(limit).unwrap_or(usize::MAX))
+        .await
+}
+
+async fn reply<T: Serialize>(stream: &mut Stream, result: Result<T, Failure>) -> Result<(), StreamError> {
+    stream.send(&result).await
+}
+
+/// A reply whose failure belongs into the node's log as well.
+async fn logged<T: Serialize>(
+    stream: &mut Stream,
+    request: &'static str,
+    result: Result<T, Failure>,
+) -> Result<(), StreamError> {
+    if let Err(failure) = &result {
+        tracing::warn!(request, code = failure.code, "{failure}");
+    }
+    reply(stream, result).await
+}
+
+async fn reply_with_body<T: Serialize>(
+    stream: &mut Stream,
+    result: Result<(T, Option<Bytes>), Failure>,
+) -> Result<(), StreamError> {
+    match result {
+        Ok((head, body)) => {
+            reply(stream, Ok(head)).await?;
+            match body {
+                Some(body) => stream.send_bytes(&body).await,
+                None => Ok(()),
+            }
+        }
+        Err(failure) => {
+            tracing::warn!(code = failure.code, "{failure}");
+            reply::<T>(stream, Err(failure)).await
+        }
+    }
+}

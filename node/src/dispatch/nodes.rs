@@ -1,0 +1,81 @@
+//! Requests about the nodes of the mesh, and those that nodes ask of each other.
+
+use super::{CHUNK_READ, Served, body, logged, reply, reply_with_body};
+use crate::protocol::{BODY_LIMIT, Request};
+use crate::{Failure, code};
+use pgmesh_transport::{Stream, StreamError};
+use tokio::sync::mpsc;
+
+impl Served {
+    pub(super) async fn serve_nodes(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+        let (node, actor) = (&*self.node, self.actor.as_str());
+        match request {
+            Request::Renew(renew) => {
+                let renewed = self.member().and_then(|member| node.renew(member, &renew));
+                logged(stream, "certificate renewal", renewed).await
+            }
+            Request::ListNodes => reply(stream, node.list_nodes()).await,
+            Request::ChangeNode { name, change } => {
+                logged(stream, "node change", node.change_node(actor, &name, change).await).await
+            }
+            Request::Status => reply(stream, node.mesh_status().await).await,
+            Request::SyncRepository { repo } => {
+                let (sink, mut events) = mpsc::channel(4);
+                let pass_on = async {
+                    while let Some(event) = events.recv().await {
+                        reply(stream, Ok(event)).await?;
+                    }
+                    Ok(())
+                };
+                // Joined, not spawned: when the asker goes, the telling ends with the stream; the repair goes on.
+                let ((), passed) = tokio::join!(node.sync_repository(repo, sink), pass_on);
+                passed
+            }
+            other => self.serve_peer(other, stream).await,
+        }
+    }
+
+    async fn serve_peer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
+        let node = &*self.node;
+        match request {
+            Request::Raft(message) => reply(stream, Ok(node.catalog.answer(*message).await)).await,
+            Request::Announce(announce) => {
+                let heard = self.member().and_then(|member| node.hear(member, &announce));
+                logged(stream, "announcement", heard).await
+            }
+            Request::Authority => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::NodeStatus => reply(stream, Ok(node.node_status())).await,
+            Request::StoreObject(store) => {
+                // As it came, and encrypted once for each repository.
+                let copies = 1 + store.targets.len() as u64;
+                let _held = node.peer_budget.hold(store.payload.length.saturating_mul(copies)).await;
+                let body = body(stream, store.payload, BODY_LIMIT).await?;
+                let (ends, mut ended) = mpsc::channel(store.targets.len().max(1));
+                let pass_on = async {
+                    while let Some(stored) = ended.recv().await {
+                        reply(stream, Ok(stored)).await?;
+                    }
+                    Ok(())
+                };
+                let ((), passed) = tokio::join!(node.store_object(store, body, ends), pass_on);
+                passed
+            }
+            Request::ReadObject(read) => {
+                let _held = node.peer_budget.hold(CHUNK_READ).await;
+                let (answer, body) = node.read_object(read).await;
+                reply_with_body(stream, Ok((answer, body))).await
+            }
+            Request::DeleteObject(delete) => reply(stream, node.delete_object(delete).await).await,
+            other => {
+                let failure = Failure::new(code::ASSERT, format!("{} is not served here", other.name()));
+                reply::<()>(stream, Err(failure)).await
+            }
+        }
+    }
+
+    fn member(&self) -> Result<&pgmesh_transport::MemberCertificate, Failure> {
+        self.peer
+            .member()
+            .ok_or_else(|| Failure::new(code::PROTOCOL, "only members of the mesh may ask for this"))
+    }
+}

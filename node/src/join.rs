@@ -1,0 +1,143 @@
+//! `node join`: this host becomes a node of a mesh that exists.
+//!
+//! The token's bearer gets a certificate from any node; with it, as a node, the mesh's certificate authority, so that the
+//! new node can admit others when all older ones are gone; and a number in the Raft group. The catalog itself comes by
+//! replication once the node runs.
+
+use crate::failure::chain;
+use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
+use crate::links::CONSENSUS_LIMIT;
+use crate::mesh_file::MeshFile;
+use crate::protocol::{AuthorityKey, JoinAccepted, JoinRequest, NewNode, Request};
+use crate::services::CERTIFICATE_VALIDITY;
+use crate::settings::{Layout, NodeSettings};
+use crate::{Failure, code};
+use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
+use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MeshCa, Role};
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+/// What `node join` made.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// The mesh.
+    pub mesh_id: String,
+    /// The node's number in it.
+    pub node_id: u64,
+    /// SHA-256 of the certificate of the mesh's authority.
+    pub ca_fingerprint: String,
+}
+
+/// Makes the data directory of a node that joins. The marker is written last, so that an attempt that was interrupted is
+/// started over; the token may be used up by it.
+///
+/// # Errors
+/// The directory holds something, no node that the token names can be reached, or the mesh refuses.
+pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, Failure> {
+    let layout = Layout::new(&settings.path);
+    check_directory(&layout)?;
+    let (_, member) = node_names(settings)?;
+    make_private_directory(layout.root())?;
+    let request = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
+    let csr = request
+        .csr_der()
+        .map_err(|error| crypto("a certificate request cannot be made", &error))?;
+    let (address, connection) = connect(token).await?;
+    let join = Request::Join(JoinRequest {
+        token_id: token.id,
+        secret: token.secret.clone(),
+        csr,
+        name: member.to_string(),
+        node: Some(NewNode {
+            region: settings.region.clone().unwrap_or_default(),
+            advertise: vec![settings.advertise.clone()],
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            catalog_format: MeshRecord::CATALOG_FORMAT,
+        }),
+    });
+    let accepted: JoinAccepted = call(&connection, &join).await?;
+    let Some(node) = accepted.node else {
+        return Err(Failure::new(code::OPTION_INVALID, "this token does not make a node")
+            .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node"));
+    };
+    let identity = request
+        .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
+        .map_err(|error| crypto("the node's answer is not what the token promises", &error))?;
+    let authority = fetch_authority(&identity, &address).await?;
+    if authority.fingerprint() != token.ca_fingerprint {
+        return Err(Failure::new(
+            code::CRYPTO,
+            "the authority that the node handed over is not the one that the token names",
+        ));
+    }
+    authority
+        .save(&layout.ca())
+        .map_err(|error| crypto("the mesh's authority cannot be saved", &error))?;
+    let administrator = authority
+        .issue(&Role::Admin, &member, CERTIFICATE_VALIDITY)
+        .map_err(|error| crypto("a certificate cannot be made", &error))?;
+    identity_at(&administrator, &layout.admin())?;
+    identity_at(&identity, &layout.identity())?;
+    Catalog::create_joining(&layout.catalog(), node.node_id, &CatalogOptions::default()).await?;
+    let mut seeds = accepted.nodes;
+    if !seeds.contains(&address) {
+        seeds.push(address);
+    }
+    let file = MeshFile {
+        mesh_id: identity.mesh_id().to_string(),
+        suite: node.suite,
+        node_id: node.node_id,
+        seeds,
+    };
+    file.write(&layout)?;
+    write_marker(&layout)?;
+    Ok(Joined {
+        mesh_id: file.mesh_id,
+        node_id: node.node_id,
+        ca_fingerprint: authority.fingerprint().to_string(),
+    })
+}
+
+async fn connect(token: &JoinToken) -> Result<(String, Connection), Failure> {
+    let mut reasons = Vec::new();
+    for address in &token.addresses {
+        match JoinClient::connect(address, token.ca_fingerprint).await {
+            Ok(connection) => return Ok((address.clone(), connection)),
+            Err(error) => reasons.push(chain(&error)),
+        }
+    }
+    Err(
+        Failure::new(code::HOST_CONNECT, "no node that the token names can be reached")
+            .because(reasons.join("; "))
+            .remedy("check that the node runs, and that its node-advertise can be reached from here"),
+    )
+}
+
+/// As the node that it has just become, this host asks for what only nodes get.
+async fn fetch_authority(identity: &Identity, address: &str) -> Result<MeshCa, Failure> {
+    let client = Client::new(identity).map_err(|error| crypto("the new identity cannot be used", &error))?;
+    let connection = client.connect(address).await.map_err(|error| interrupted(&error))?;
+    let key: AuthorityKey = call(&connection, &Request::Authority).await?;
+    MeshCa::from_parts(&key.certificate, Zeroizing::new(key.key))
+        .map_err(|error| crypto("the authority that the node handed over cannot be used", &error))
+}
+
+async fn call<T: DeserializeOwned>(connection: &Connection, request: &Request) -> Result<T, Failure> {
+    let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
+    stream.send(request).await.map_err(|error| interrupted(&error))?;
+    stream.finish().map_err(|error| interrupted(&error))?;
+    stream
+        .recv::<Result<T, Failure>>(CONSENSUS_LIMIT)
+        .await
+        .map_err(|error| interrupted(&error))?
+}
+
+fn interrupted(error: &dyn std::error::Error) -> Failure {
+    Failure::new(code::HOST_CONNECT, "joining was interrupted")
+        .because(chain(error))
+        .remedy("the token may be used up: try again, and ask for a new one if it is refused")
+}
+
+fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(code::CRYPTO, what).because(chain(error))
+}

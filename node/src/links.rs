@@ -1,0 +1,372 @@
+//! The ways to the other nodes: one connection for consensus and one for everything else to each, made when first needed
+//! and anew when lost.
+//!
+//! Consensus has sockets and connections of its own, so that a heartbeat never queues behind bulk data. Where a node is
+//! found out in this order: `mesh-route` of this node's file, what the node itself has announced since this node started,
+//! what the catalog says, what the Raft group's membership says.
+
+use crate::failure::chain;
+use crate::protocol::{MESSAGE_LIMIT, Request};
+use crate::settings::NodeSettings;
+use crate::{Failure, code};
+use bytes::Bytes;
+use pgmesh_raft::{Catalog, NodeName};
+use pgmesh_transport::{Client, Connection, Identity, Role, Stream};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// How long a connection attempt that failed speaks for the next ones: a dead node costs one attempt in this time,
+/// whatever the number of those who ask for it.
+const FAILED_FOR: Duration = Duration::from_millis(250);
+/// The longest that one attempt to connect may take.
+const CONNECT_LIMIT: Duration = Duration::from_millis(1500);
+/// The largest reply of consensus: as the largest log entry, with room for its envelope.
+pub const CONSENSUS_LIMIT: usize = 24 << 20;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Raft.
+    Consensus,
+    /// Everything else.
+    Data,
+}
+
+/// Which node is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Whom {
+    /// A node by name; whoever answers must have a certificate of that name.
+    Named(NodeName),
+    /// Whichever node of the mesh is there: for one whose name this node has not learnt yet.
+    At(String),
+}
+
+impl std::fmt::Display for Whom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Named(name) => write!(f, "node {name}"),
+            Self::At(address) => write!(f, "the node at {address}"),
+        }
+    }
+}
+
+/// Why a node did not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LinkError {
+    /// It cannot be reached, or fell silent.
+    #[error("{whom} cannot be reached: {why}")]
+    Unreachable {
+        /// Which.
+        whom: String,
+        /// Why, in words.
+        why: String,
+    },
+    /// It answered that it did not do it.
+    #[error("{0}")]
+    Failed(Failure),
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        match error {
+            LinkError::Unreachable { .. } => Failure::new(code::HOST_CONNECT, error.to_string()).again(),
+            LinkError::Failed(failure) => failure,
+        }
+    }
+}
+
+/// One way: a connection, or when the last attempt to make one failed.
+#[derive(Default)]
+struct Link {
+    connection: Option<Connection>,
+    failed: Option<(Instant, String)>,
+}
+
+/// All ways from this node.
+pub struct Links {
+    me: NodeName,
+    routes: BTreeMap<String, String>,
+    clients: RwLock<(Client, Client)>,
+    catalog: OnceLock<Catalog>,
+    announced: Mutex<HashMap<NodeName, Vec<String>>>,
+    links: Mutex<HashMap<(Whom, Lane), Arc<tokio::sync::Mutex<Link>>>>,
+}
+
+impl Links {
+    /// No connection yet.
+    ///
+    /// # Errors
+    /// The identity cannot be used.
+    pub fn new(settings: &NodeSettings, me: NodeName, identity: &Identity) -> Result<Self, Failure> {
+        Ok(Self {
+            me,
+            routes: settings.routes.clone(),
+            clients: RwLock::new(clients(identity)?),
+            catalog: OnceLock::new(),
+            announced: Mutex::default(),
+            links: Mutex::default(),
+        })
+    }
+
+    /// From now on addresses and names are looked up in this catalog.
+    pub fn set_catalog(&self, catalog: Catalog) {
+        // Set once, when the node opens.
+        let _ = self.catalog.set(catalog);
+    }
+
+    /// Uses a renewed identity for connections from now on.
+    ///
+    /// # Errors
+    /// The identity cannot be used.
+    pub fn replace_identity(&self, identity: &Identity) -> Result<(), Failure> {
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients(identity)?;
+        Ok(())
+    }
+
+    /// A node has said where it is.
+    pub fn announced(&self, name: NodeName, addresses: Vec<String>) {
+        let before = lock(&self.announced).insert(name.clone(), addresses.clone());
+        if before.as_ref() != Some(&addresses) {
+            lock(&self.links).retain(|(whom, _), _| *whom != Whom::Named(name.clone()));
+        }
+    }
+
+    /// The node with this number in the Raft group; `address` is what the group's membership has of it.
+    pub fn whom(&self, node_id: u64, address: &str) -> Whom {
+        let known = self.catalog.get().and_then(|catalog| catalog.view().nodes().ok());
+        known
+            .unwrap_or_default()
+            .into_iter()
+            .find(|(_, record)| record.node_id == node_id)
+            .map_or_else(|| Whom::At(address.to_owned()), |(name, _)| Whom::Named(name))
+    }
+
+    /// Where a node is looked for, the best address first.
+    pub fn addresses(&self, whom: &Whom) -> Vec<String> {
+        let name = match whom {
+            Whom::At(address) => return vec![address.clone()],
+            Whom::Named(name) => name,
+        };
+        if let Some(route) = self.routes.get(name.as_str()) {
+            return vec![route.clone()];
+        }
+        let mut addresses = lock(&self.announced).get(name).cloned().unwrap_or_default();
+        let recorded = self
+            .catalog
+            .get()
+            .and_then(|catalog| catalog.view().node(name).ok().flatten());
+        for address in recorded.map(|record| record.advertise).unwrap_or_default() {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    /// A request without a body, and its reply.
+    ///
+    /// # Errors
+    /// The node cannot be reached within `limit`, or answers with a failure.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        whom: &Whom,
+        lane: Lane,
+        request: &Request,
+        limit: Duration,
+    ) -> Result<T, LinkError> {
+        let work = async {
+            let mut stream = self.ask(whom, lane, request, None).await?;
+            receive(&mut stream, whom).await
+        };
+        self.within(whom, limit, work).await
+    }
+
+    /// Opens a stream, sends the request and the body, and leaves the replies to the caller.
+    ///
+    /// # Errors
+    /// The node cannot be reached.
+    pub async fn ask(
+        &self,
+        whom: &Whom,
+        lane: Lane,
+        request: &Request,
+        body: Option<&Bytes>,
+    ) -> Result<Stream, LinkError> {
+        // A kept connection may turn out to be dead when it is used: then a new one is made, once.
+        let mut last = None;
+        for _ in 0..2 {
+            let connection = self.connection(whom, lane).await?;
+            match connection.open().await {
+                Ok(mut stream) => {
+                    send(&mut stream, request, body)
+                        .await
+                        .map_err(|error| unreachable(whom, chain(&error)))?;
+                    return Ok(stream);
+                }
+                Err(lost) => last = Some(chain(&lost)),
+            }
+        }
+        Err(unreachable(whom, last.unwrap_or_default()))
+    }
+
+    /// The round trip to a node, as measured on its connection.
+    pub async fn round_trip(&self, whom: &Whom) -> Option<Duration> {
+        let link = lock(&self.links).get(&(whom.clone(), Lane::Data)).cloned()?;
+        let link = link.lock().await;
+        link.connection.as_ref().map(Connection::rtt)
+    }
+
+    /// Runs work on a link within a time limit.
+    ///
+    /// # Errors
+    /// The work's, or that the limit has passed.
+    pub async fn within<T>(
+        &self,
+        whom: &Whom,
+        limit: Duration,
+        work: impl Future<Output = Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or_else(|_| Err(unreachable(whom, format!("no answer within {limit:?}"))))
+    }
+
+    async fn connection(&self, whom: &Whom, lane: Lane) -> Result<Connection, LinkError> {
+        let link = lock(&self.links).entry((whom.clone(), lane)).or_default().clone();
+        let mut link = link.lock().await;
+        if let Some(connection) = &link.connection
+            && connection.lost().is_none()
+        {
+            return Ok(connection.clone());
+        }
+        link.connection = None;
+        if let Some((at, why)) = &link.failed
+            && at.elapsed() < FAILED_FOR
+        {
+            return Err(unreachable(whom, why.clone()));
+        }
+        match self.dial(whom, lane).await {
+            Ok(connection) => {
+                link.failed = None;
+                link.connection = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(why) => {
+                link.failed = Some((Instant::now(), why.clone()));
+                Err(unreachable(whom, why))
+            }
+        }
+    }
+
+    async fn dial(&self, whom: &Whom, lane: Lane) -> Result<Connection, String> {
+        let client = {
+            let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+            match lane {
+                Lane::Consensus => clients.0.clone(),
+                Lane::Data => clients.1.clone(),
+            }
+        };
+        let mut reasons = Vec::new();
+        for address in self.addresses(whom) {
+            match tokio::time::timeout(CONNECT_LIMIT, client.connect(&address)).await {
+                Ok(Ok(connection)) => match self.is_whom(whom, &connection) {
+                    Ok(()) => return Ok(connection),
+                    Err(why) => reasons.push(why),
+                },
+                Ok(Err(error)) => reasons.push(chain(&error)),
+                Err(_) => reasons.push(format!("{address} does not answer")),
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push("no address of it is known".to_owned());
+        }
+        Err(reasons.join("; "))
+    }
+
+    /// Who answers at a node's address must be that node.
+    fn is_whom(&self, whom: &Whom, connection: &Connection) -> Result<(), String> {
+        let found = connection.node();
+        if found.role != Role::Node {
+            return Err(format!("{} is no node", found.name));
+        }
+        match whom {
+            Whom::Named(name) if name.as_str() != found.name.as_str() => {
+                let address = connection.remote_address();
+                Err(format!("node {} answers at {address}, not node {name}", found.name))
+            }
+            Whom::At(_) if found.name.as_str() == self.me.as_str() => Err("this node itself answers there".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn clients(identity: &Identity) -> Result<(Client, Client), Failure> {
+    let client = || {
+        Client::new(identity).map_err(|error| {
+            Failure::new(code::CRYPTO, "this node's identity cannot be used to reach other nodes")
+                .because(chain(&error))
+        })
+    };
+    Ok((client()?, client()?))
+}
+
+async fn send(
+    stream: &mut Stream,
+    request: &Request,
+    body: Option<&Bytes>,
+) -> Result<(), pgmesh_transport::StreamError> {
+    stream.send(request).await?;
+    if let Some(body) = body {
+        stream.send_bytes(body).await?;
+    }
+    stream.finish()
+}
+
+/// One reply.
+///
+/// # Errors
+/// The connection is lost, or the node answers with a failure.
+pub async fn receive<T: DeserializeOwned>(stream: &mut Stream, whom: &Whom) -> Result<T, LinkError> {
+    receive_at_most(stream, whom, MESSAGE_LIMIT).await
+}
+
+/// One reply of at most so many bytes.
+///
+/// # Errors
+/// As [`receive`].
+pub async fn receive_at_most<T: DeserializeOwned>(
+    stream: &mut Stream,
+    whom: &Whom,
+    limit: usize,
+) -> Result<T, LinkError> {
+    let reply: Result<T, Failure> = stream
+        .recv(limit)
+        .await
+        .map_err(|error| unreachable(whom, chain(&error)))?;
+    reply.map_err(LinkError::Failed)
+}
+
+/// The body that follows a reply.
+///
+/// # Errors
+/// The connection is lost.
+pub async fn receive_body(stream: &mut Stream, whom: &Whom, length: u64, limit: u64) -> Result<Bytes, LinkError> {
+    stream
+        .recv_bytes(length, usize::try_from(limit).unwrap_or(usize::MAX))
+        .await
+        .map_err(|error| unreachable(whom, chain(&error)))
+}
+
+fn unreachable(whom: &Whom, why: impl Into<String>) -> LinkError {
+    LinkError::Unreachable {
+        whom: whom.to_string(),
+        why: why.into(),
+    }
+}
+
+/// A panic of another holder leaves nothing half-changed in these maps: go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

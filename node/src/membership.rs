@@ -1,0 +1,187 @@
+//! Who votes: what the leader does, one step at a time, so that the Raft group becomes what the catalog asks for. Pure.
+//!
+//! An admitted node becomes a learner; once it has caught up it may vote. Voters are an odd number, at most `mesh-voters`:
+//! an even one tolerates no more failures than the odd number below it and waits for more answers. Where the removal of a
+//! node has left an even number it is not made smaller still: two that both have every acknowledged entry are better than one.
+
+use pgmesh_raft::{NodeService, VotePolicy};
+use std::collections::BTreeSet;
+
+/// A node that the catalog knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Its number.
+    pub node_id: u64,
+    /// Whether it is still there.
+    pub service: NodeService,
+    /// Whether it should vote.
+    pub vote: VotePolicy,
+}
+
+/// The Raft group as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Group {
+    /// Those who vote.
+    pub voters: BTreeSet<u64>,
+    /// Those who only receive the log.
+    pub learners: BTreeSet<u64>,
+    /// Those, of both, who have all but the newest entries.
+    pub caught_up: BTreeSet<u64>,
+}
+
+/// One change of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// These are not in the catalog any more.
+    Remove(BTreeSet<u64>),
+    /// This one has been admitted.
+    AddLearner(u64),
+    /// These should vote.
+    SetVoters(BTreeSet<u64>),
+}
+
+/// What is to be done next, if anything.
+pub fn next_step(members: &[Member], group: &Group, most_voters: usize) -> Option<Step> {
+    let present: Vec<&Member> = members
+        .iter()
+        .filter(|member| member.service != NodeService::Removed)
+        .collect();
+    let is_present = |id: &u64| present.iter().any(|member| member.node_id == *id);
+    let gone: BTreeSet<u64> = group
+        .voters
+        .union(&group.learners)
+        .copied()
+        .filter(|id| !is_present(id))
+        .collect();
+    // Never the last voter: a group without one can decide nothing any more.
+    if !gone.is_empty() && group.voters.iter().any(|id| !gone.contains(id)) {
+        return Some(Step::Remove(gone));
+    }
+    let in_group = |id: u64| group.voters.contains(&id) || group.learners.contains(&id);
+    if let Some(new) = present.iter().find(|member| !in_group(member.node_id)) {
+        return Some(Step::AddLearner(new.node_id));
+    }
+    let voters = wanted_voters(&present, group, most_voters);
+    (!voters.is_empty() && voters != group.voters).then_some(Step::SetVoters(voters))
+}
+
+fn wanted_voters(present: &[&Member], group: &Group, most_voters: usize) -> BTreeSet<u64> {
+    let votes = |member: &Member| group.voters.contains(&member.node_id);
+    let mut able: Vec<&&Member> = present
+        .iter()
+        .filter(|member| member.vote != VotePolicy::Never)
+        .filter(|member| votes(member) || group.caught_up.contains(&member.node_id))
+        .collect();
+    // Those asked for by name first, then those who vote already, then the older ones.
+    able.sort_by_key(|member| (member.vote != VotePolicy::Always, !votes(member), member.node_id));
+    let asked_for = able.iter().filter(|member| member.vote == VotePolicy::Always).count();
+    let voting = able.iter().filter(|member| votes(member)).count();
+    let odd = match able.len().min(most_voters) {
+        count if count % 2 == 0 => count.saturating_sub(1),
+        count => count,
+    };
+    let count = odd.max(asked_for).max(voting.min(most_voters));
+    able.into_iter().take(count).map(|member| member.node_id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(node_id: u64) -> Member {
+        Member {
+            node_id,
+            service: NodeService::InService,
+            vote: VotePolicy::Auto,
+        }
+    }
+
+    fn members(ids: &[u64]) -> Vec<Member> {
+        ids.iter().map(|id| member(*id)).collect()
+    }
+
+    fn set(ids: &[u64]) -> BTreeSet<u64> {
+        ids.iter().copied().collect()
+    }
+
+    fn group(voters: &[u64], learners: &[u64]) -> Group {
+        Group {
+            voters: set(voters),
+            learners: set(learners),
+            caught_up: set(voters).union(&set(learners)).copied().collect(),
+        }
+    }
+
+    #[test]
+    fn a_mesh_grows_by_learners_to_an_odd_number_of_voters() {
+        let nodes = members(&[1, 2, 3]);
+        assert_eq!(next_step(&nodes, &group(&[1], &[]), 5), Some(Step::AddLearner(2)));
+        assert_eq!(next_step(&nodes, &group(&[1], &[2]), 5), Some(Step::AddLearner(3)));
+        let step = next_step(&nodes, &group(&[1], &[2, 3]), 5);
+        assert_eq!(step, Some(Step::SetVoters(set(&[1, 2, 3]))));
+        assert_eq!(next_step(&nodes, &group(&[1, 2, 3], &[]), 5), None);
+    }
+
+    #[test]
+    fn two_nodes_have_one_voter_until_a_second_is_asked_for() {
+        let mut nodes = members(&[1, 2]);
+        assert_eq!(next_step(&nodes, &group(&[1], &[2]), 5), None);
+        for node in &mut nodes {
+            node.vote = VotePolicy::Always;
+        }
+        let step = next_step(&nodes, &group(&[1], &[2]), 5);
+        assert_eq!(step, Some(Step::SetVoters(set(&[1, 2]))));
+    }
+
+    #[test]
+    fn nobody_votes_before_it_has_caught_up() {
+        let mut behind = group(&[1], &[2, 3]);
+        behind.caught_up = set(&[1, 2]);
+        assert_eq!(next_step(&members(&[1, 2, 3]), &behind, 5), None);
+    }
+
+    #[test]
+    fn no_more_than_the_limit_vote_and_those_who_do_stay() {
+        let nodes = members(&[1, 2, 3, 4, 5, 6, 7]);
+        let step = next_step(&nodes, &group(&[3, 4, 7], &[1, 2, 5, 6]), 5);
+        assert_eq!(step, Some(Step::SetVoters(set(&[1, 2, 3, 4, 7]))));
+    }
+
+    #[test]
+    fn a_removed_node_goes_and_the_others_keep_voting() {
+        let mut nodes = members(&[1, 2, 3]);
+        nodes[1].service = NodeService::Removed;
+        let step = next_step(&nodes, &group(&[1, 2, 3], &[]), 5);
+        assert_eq!(step, Some(Step::Remove(set(&[2]))));
+        assert_eq!(next_step(&nodes, &group(&[1, 3], &[]), 5), None);
+    }
+
+    #[test]
+    fn a_node_that_lost_its_disk_is_replaced_by_its_new_number() {
+        let nodes = members(&[1, 2, 4]);
+        let step = next_step(&nodes, &group(&[1, 2, 3], &[]), 5);
+        assert_eq!(step, Some(Step::Remove(set(&[3]))));
+        assert_eq!(next_step(&nodes, &group(&[1, 2], &[]), 5), Some(Step::AddLearner(4)));
+        let step = next_step(&nodes, &group(&[1, 2], &[4]), 5);
+        assert_eq!(step, Some(Step::SetVoters(set(&[1, 2, 4]))));
+    }
+
+    #[test]
+    fn a_demoted_node_loses_its_vote_and_a_spare_one_gets_it() {
+        let mut nodes = members(&[1, 2, 3, 4]);
+        nodes[2].vote = VotePolicy::Never;
+        let step = next_step(&nodes, &group(&[1, 2, 3], &[4]), 5);
+        assert_eq!(step, Some(Step::SetVoters(set(&[1, 2, 4]))));
+    }
+
+    #[test]
+    fn the_last_voter_is_never_taken_away() {
+        let mut nodes = members(&[1, 2]);
+        nodes[0].service = NodeService::Removed;
+        assert_ne!(next_step(&nodes, &group(&[1], &[2]), 5), Some(Step::Remove(set(&[1]))));
+        nodes[0] = member(1);
+        nodes[0].vote = VotePolicy::Never;
+        nodes[1].vote = VotePolicy::Never;
+        assert_eq!(next_step(&nodes, &group(&[1], &[2]), 5), None);
+    }
+}

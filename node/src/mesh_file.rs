@@ -1,0 +1,54 @@
+//! What a node knows of its mesh before its catalog has told it anything: written when it is made, never changed.
+
+use crate::settings::Layout;
+use crate::{Failure, code};
+use pgmesh_storage::DigestSuite;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+
+/// `<node-path>/mesh.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshFile {
+    /// The mesh's identity.
+    pub mesh_id: String,
+    /// How digests are made in it.
+    pub suite: DigestSuite,
+    /// This node's number in the Raft group.
+    pub node_id: u64,
+    /// Addresses of nodes that were known when this one joined.
+    pub seeds: Vec<String>,
+}
+
+impl MeshFile {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is missing or not understood.
+    pub fn read(layout: &Layout) -> Result<Self, Failure> {
+        let path = layout.mesh();
+        let unusable = |error: &dyn std::fmt::Display| {
+            Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+        };
+        let text = fs::read(&path).map_err(|error| unusable(&error))?;
+        serde_json::from_slice(&text).map_err(|error| unusable(&error))
+    }
+
+    /// Writes it durably.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn write(&self, layout: &Layout) -> Result<(), Failure> {
+        let path = layout.mesh();
+        let unusable = |error: &dyn std::fmt::Display| {
+            Failure::new(code::CONFIG, format!("{} cannot be written", path.display())).because(error)
+        };
+        let text = serde_json::to_vec_pretty(self).map_err(|error| unusable(&error))?;
+        fs::File::create(&path)
+            .and_then(|mut file| {
+                file.write_all(&text)?;
+                file.sync_all()
+            })
+            .map_err(|error| unusable(&error))
+    }
+}

@@ -1,0 +1,108 @@
+//! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask in
+//! time.
+
+use crate::failure::chain;
+use crate::protocol::{JoinAccepted, RenewCertificate};
+use crate::services::CERTIFICATE_VALIDITY;
+use crate::{Failure, Node, code, now_unix};
+use pgmesh_transport::{Identity, MemberCertificate, Role, Server};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// How often a node looks at its certificates.
+const PERIOD: Duration = Duration::from_secs(3600);
+
+/// Whether it is time: a third of the certificate's life is over. Pure.
+fn is_due(not_before: i64, not_after: i64, now: i64) -> bool {
+    now.saturating_sub(not_before) > not_after.saturating_sub(not_before) / 3
+}
+
+impl Node {
+    /// Renews this node's certificate and its administrator's in time, until the node stops.
+    pub(crate) async fn keep_renewing(self: Arc<Self>, server: Arc<Server>) {
+        loop {
+            if let Err(failure) = self.renew_own(&server) {
+                tracing::warn!(error = %failure, "this node's certificates could not be renewed; it is tried again");
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+
+    fn renew_own(&self, server: &Server) -> Result<(), Failure> {
+        if let Some(renewed) = self.renewed(&self.layout.admin())? {
+            tracing::info!(
+                expires = renewed.expires_at(),
+                "the administrator's certificate is renewed"
+            );
+        }
+        let Some(renewed) = self.renewed(&self.layout.identity())? else {
+            return Ok(());
+        };
+        server
+            .replace_identity(&renewed)
+            .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
+        self.links.replace_identity(&renewed)?;
+        tracing::info!(expires = renewed.expires_at(), "this node's certificate is renewed");
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = renewed;
+        Ok(())
+    }
+
+    /// The identity in a directory with a new certificate for its key, kept there, when it is due.
+    fn renewed(&self, directory: &Path) -> Result<Option<Identity>, Failure> {
+        let identity =
+            Identity::load(directory).map_err(|error| crypto("a certificate of this node cannot be read", &error))?;
+        let member = identity.member();
+        if !is_due(member.not_before, member.not_after, now_unix()) {
+            return Ok(None);
+        }
+        let csr = identity
+            .renewal_csr_der()
+            .map_err(|error| crypto("a certificate request cannot be made", &error))?;
+        let authority = self.authority()?;
+        let certificate = authority
+            .sign_csr(&csr, &member.role, &member.name, CERTIFICATE_VALIDITY)
+            .map_err(|error| crypto("the certificate could not be signed", &error))?;
+        let renewed = identity
+            .renewed(authority.certificate_der(), &certificate)
+            .map_err(|error| crypto("the renewed certificate cannot be used", &error))?;
+        renewed
+            .save_certificate(directory)
+            .map_err(|error| crypto("the renewed certificate cannot be saved", &error))?;
+        Ok(Some(renewed))
+    }
+
+    /// A new certificate for a member that shows the one it has.
+    pub(crate) fn renew(&self, member: &MemberCertificate, renew: &RenewCertificate) -> Result<JoinAccepted, Failure> {
+        if member.role == Role::Node {
+            return Err(Failure::new(code::PROTOCOL, "a node renews its certificate itself"));
+        }
+        let authority = self.authority()?;
+        let certificate = authority
+            .sign_csr(&renew.csr, &member.role, &member.name, CERTIFICATE_VALIDITY)
+            .map_err(|error| crypto("the certificate could not be signed", &error))?;
+        let nodes = self.addresses();
+        Ok(JoinAccepted {
+            certificate,
+            ca: authority.certificate_der().to_vec(),
+            nodes: nodes.into_iter().flat_map(|node| node.addresses).collect(),
+            node: None,
+        })
+    }
+}
+
+fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(code::CRYPTO, what).because(chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_due;
+
+    #[test]
+    fn a_certificate_is_renewed_when_a_third_of_its_life_is_over() {
+        assert!(!is_due(0, 300, 100));
+        assert!(is_due(0, 300, 101));
+        assert!(is_due(0, 300, 10_000));
+    }
+}

@@ -1,0 +1,182 @@
+//! A repository that another node hosts: that node encrypts, stores, reads and checks; this one watches how it does.
+
+use super::fanout::Written;
+use super::slot::SlotError;
+use super::watch::{Attempt, Watch};
+use crate::health::Work;
+use crate::links::{Lane, LinkError, Links, Whom, receive, receive_body};
+use crate::protocol::{
+    BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, Request, StoreObject,
+    StoreTarget, Stored,
+};
+use pgmesh_raft::{NodeName, Replica};
+use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// A repository of another node.
+pub struct RemoteSlot {
+    /// Its number.
+    pub key: RepoKey,
+    /// The node that hosts it.
+    pub host: NodeName,
+    pub(crate) watch: Arc<Watch>,
+    links: Arc<Links>,
+    io_timeout: Duration,
+}
+
+impl RemoteSlot {
+    /// One that has not been asked for anything yet.
+    pub fn new(key: RepoKey, host: NodeName, links: Arc<Links>, io_timeout: Duration) -> Self {
+        Self {
+            key,
+            host,
+            watch: Arc::default(),
+            links,
+            io_timeout,
+        }
+    }
+
+    /// Reads an object; any generation of it that is good where none is given.
+    pub async fn get(&self, object: &ObjectName, generation: Option<Generation>) -> Result<Payload, SlotError> {
+        let attempt = self.watch.begin(Work::Read, 0);
+        let request = Request::ReadObject(ReadObject {
+            repo: self.key,
+            object: object.clone(),
+            generation,
+        });
+        let whom = self.whom();
+        let work = async {
+            let mut stream = self.links.ask(&whom, Lane::Data, &request, None).await?;
+            match receive::<ObjectAnswer>(&mut stream, &whom).await? {
+                ObjectAnswer::Failed(error) => Ok(Err(error)),
+                ObjectAnswer::Found { payload, .. } => {
+                    let body = receive_body(&mut stream, &whom, payload.length, BODY_LIMIT).await?;
+                    Ok(Payload::from_parts(payload, body).map_err(|error| damaged_in_transit(&error)))
+                }
+            }
+        };
+        let answer = self.links.within(&whom, self.io_timeout, work).await;
+        self.judge(attempt, answer)
+    }
+
+    /// Deletes an object.
+    pub async fn delete(&self, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
+        let attempt = self.watch.begin(Work::Write, 0);
+        let request = Request::DeleteObject(DeleteObject {
+            repo: self.key,
+            object: object.clone(),
+            generation,
+        });
+        let answer = self
+            .links
+            .call::<()>(&self.whom(), Lane::Data, &request, self.io_timeout)
+            .await;
+        self.judge(attempt, answer.map(Ok))
+    }
+
+    fn whom(&self) -> Whom {
+        Whom::Named(self.host.clone())
+    }
+
+    /// What an answer says of the repository, and of the object.
+    fn judge<T>(&self, attempt: Attempt, answer: Result<Result<T, RemoteError>, LinkError>) -> Result<T, SlotError> {
+        match answer {
+            Ok(Ok(value)) => {
+                attempt.succeeded();
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                match error.kind {
+                    RemoteErrorKind::Unavailable => attempt.failed(error.what.clone()),
+                    RemoteErrorKind::Missing | RemoteErrorKind::Damaged => attempt.answered(),
+                }
+                Err(self.error(error))
+            }
+            Err(error) => {
+                attempt.failed(error.to_string());
+                Err(SlotError::Away {
+                    repo: self.key,
+                    why: error.to_string(),
+                })
+            }
+        }
+    }
+
+    fn error(&self, error: RemoteError) -> SlotError {
+        SlotError::Remote {
+            repo: self.key,
+            host: self.host.clone(),
+            kind: error.kind,
+            what: error.what,
+        }
+    }
+}
+
+fn damaged_in_transit(error: &dyn std::error::Error) -> RemoteError {
+    RemoteError {
+        kind: RemoteErrorKind::Unavailable,
+        what: format!("what the node sent is not whole: {error}"),
+    }
+}
+
+/// Writes one object to several repositories of one node: the payload crosses the mesh once. Each target's end is told
+/// to `ends` as it comes; when the node falls silent, all that are left end with that.
+pub async fn write_there(
+    targets: Vec<(Arc<RemoteSlot>, Generation)>,
+    object: ObjectName,
+    payload: Payload,
+    ends: mpsc::UnboundedSender<(RepoKey, Result<Written, SlotError>)>,
+) {
+    let Some((first, _)) = targets.first() else { return };
+    let (links, whom, limit) = (first.links.clone(), first.whom(), first.io_timeout);
+    let request = Request::StoreObject(StoreObject {
+        object,
+        payload: payload.head(),
+        targets: targets
+            .iter()
+            .map(|(slot, generation)| StoreTarget {
+                repo: slot.key,
+                generation: *generation,
+            })
+            .collect(),
+    });
+    let bytes = payload.bytes.len() as u64;
+    let mut waiting: BTreeMap<RepoKey, (Arc<RemoteSlot>, Attempt)> = targets
+        .into_iter()
+        .map(|(slot, _)| {
+            let attempt = slot.watch.begin(Work::Write, bytes);
+            (slot.key, (slot, attempt))
+        })
+        .collect();
+    let work = async {
+        let mut stream = links.ask(&whom, Lane::Data, &request, Some(&payload.bytes)).await?;
+        while !waiting.is_empty() {
+            let stored: Stored = receive(&mut stream, &whom).await?;
+            let Some((slot, attempt)) = waiting.remove(&stored.repo) else {
+                continue;
+            };
+            let written = slot
+                .judge(attempt, Ok(stored.outcome))
+                .map(|(generation, bytes)| Written {
+                    replica: Replica {
+                        repo: slot.key,
+                        generation,
+                    },
+                    stored: bytes,
+                });
+            // Whoever asked may have gone: the debt tells the repair.
+            let _ = ends.send((slot.key, written));
+        }
+        Ok(())
+    };
+    let outcome = links.within(&whom, limit, work).await;
+    if let Err(error) = outcome {
+        for (key, (slot, attempt)) in waiting {
+            let ended = slot.judge(attempt, Err(error.clone()));
+            let _ = ends.send((key, ended));
+        }
+    }
+}

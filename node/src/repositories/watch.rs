@@ -1,0 +1,113 @@
+//! Watching the requests to one repository: each is begun, and comes to one of several ends.
+
+use crate::health::{Health, Work};
+use crate::now_unix;
+use crate::protocol::HealthInfo;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Bytes of writes under way to one repository at once; a single larger one goes alone. What a slow repository holds of
+/// this node's memory is no more than this (invariant 11): beyond it, it is passed over, and owed.
+const WRITING: u64 = 48 << 20;
+
+/// The health of one repository, and what is under way there.
+#[derive(Default)]
+pub struct Watch {
+    health: Mutex<Health>,
+    writing: AtomicU64,
+}
+
+impl Watch {
+    /// Whether requests should be sent there now.
+    pub fn admits(&self) -> bool {
+        self.health().admits(Instant::now())
+    }
+
+    /// Whether a write of so many bytes should be sent there now.
+    pub fn admits_write(&self, bytes: u64) -> bool {
+        let writing = self.writing.load(Ordering::Relaxed);
+        self.admits() && (writing == 0 || writing.saturating_add(bytes) <= WRITING)
+    }
+
+    /// Where it stands among replicas; lower is better.
+    pub fn rank(&self) -> (bool, u32, Duration) {
+        self.health().rank(Instant::now())
+    }
+
+    /// After this time without an answer a read is also asked of another repository.
+    pub fn hedge_after(&self) -> Duration {
+        self.health().hedge_after(Instant::now())
+    }
+
+    /// For `info`.
+    pub fn info(&self) -> HealthInfo {
+        self.health().info()
+    }
+
+    /// Forgets what was held against it.
+    pub fn forgive(&self) {
+        self.health().forgive();
+    }
+
+    /// A request begins.
+    pub fn begin(self: &Arc<Self>, work: Work, bytes: u64) -> Attempt {
+        let now = Instant::now();
+        self.health().began(now);
+        self.writing.fetch_add(bytes, Ordering::Relaxed);
+        Attempt {
+            watch: self.clone(),
+            work,
+            bytes,
+            began: now,
+            ended: false,
+        }
+    }
+
+    /// A panic of another holder leaves nothing half-changed in this state: go on.
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request under way. Dropped without an end, it was given up.
+pub struct Attempt {
+    watch: Arc<Watch>,
+    work: Work,
+    bytes: u64,
+    began: Instant,
+    ended: bool,
+}
+
+impl Attempt {
+    /// It did what was asked.
+    pub fn succeeded(mut self) {
+        self.ended = true;
+        self.watch
+            .health()
+            .succeeded(self.work, self.began.elapsed(), Instant::now());
+    }
+
+    /// The repository is well; the object is not.
+    pub fn answered(mut self) {
+        self.ended = true;
+        self.watch.health().answered(Instant::now());
+    }
+
+    /// The repository failed.
+    pub fn failed(mut self, why: String) {
+        self.ended = true;
+        self.watch.health().failed(why, Instant::now(), now_unix());
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.watch.writing.fetch_sub(self.bytes, Ordering::Relaxed);
+        if !self.ended {
+            self.watch
+                .health()
+                .given_up(self.began.elapsed(), Instant::now(), now_unix());
+        }
+    }
+}

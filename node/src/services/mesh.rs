@@ -1,0 +1,315 @@
+//! The nodes of the mesh: listing them, changing their part, asking all how they do.
+
+use crate::failure::chain;
+use crate::links::{Lane, Whom};
+use crate::protocol::{
+    HealthInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus,
+    Request,
+};
+use crate::services::info::debt_info;
+use crate::{Failure, Node, code, now_unix};
+use futures::future::join_all;
+use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, View, VotePolicy};
+use pgmesh_storage::RepoKey;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long another node may take to say how it does.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// How long the group may take to become what was asked for.
+const CHANGE_LIMIT: Duration = Duration::from_secs(20);
+
+impl Node {
+    /// All nodes, for clients to remember.
+    pub(crate) fn addresses(&self) -> Vec<NodeAddress> {
+        let nodes = self.catalog.view().nodes().unwrap_or_default();
+        let present = nodes
+            .into_iter()
+            .filter(|(_, record)| record.service != NodeService::Removed);
+        present
+            .map(|(name, record)| NodeAddress {
+                name: name.to_string(),
+                region: record.region,
+                addresses: record.advertise,
+                serves: record.service == NodeService::InService,
+            })
+            .collect()
+    }
+
+    /// Whether this node is being drained.
+    pub(crate) fn is_draining(&self) -> bool {
+        let record = self.catalog.view().node(&self.name).ok().flatten();
+        record.is_some_and(|record| record.service != NodeService::InService)
+    }
+
+    /// The nodes as the catalog has them.
+    pub(crate) fn list_nodes(&self) -> Result<Vec<NodeInfo>, Failure> {
+        let view = self.catalog.view();
+        let status = self.catalog.status();
+        let mut hosted = hosted(&view)?;
+        let nodes = view.nodes()?.into_iter();
+        Ok(nodes
+            .filter(|(_, record)| record.service != NodeService::Removed)
+            .map(|(name, record)| {
+                let role = match record.node_id {
+                    id if status.leader == Some(id) => NodeRole::Leader,
+                    id if status.voters.contains(&id) => NodeRole::Voter,
+                    id if status.learners.contains(&id) => NodeRole::Learner,
+                    _ => NodeRole::Joining,
+                };
+                let repositories = hosted.remove(&name).unwrap_or_default();
+                node_info(&name, record, role, repositories)
+            })
+            .collect())
+    }
+
+    /// Changes a node's part, and waits until it is so.
+    pub(crate) async fn change_node(&self, actor: &str, name: &str, change: NodeChange) -> Result<(), Failure> {
+        let unknown = || {
+            Failure::new(code::OPTION_INVALID, format!("the mesh has no node '{name}'"))
+                .remedy("'pgmesh node list' names the nodes there are")
+        };
+        let node: NodeName = name.parse().map_err(|_| unknown())?;
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let record = view
+            .node(&node)?
+            .filter(|record| record.service != NodeService::Removed)
+            .ok_or_else(unknown)?;
+        let service = |service| Command::SetNodeService {
+            name: node.clone(),
+            service,
+        };
+        let vote = |vote| Command::SetNodeVote {
+            name: node.clone(),
+            vote,
+        };
+        let command = match change {
+            NodeChange::Remove { force } => {
+                refuse_host(&view, &node, force)?;
+                service(NodeService::Removed)
+            }
+            NodeChange::Drain => service(NodeService::Draining),
+            NodeChange::Resume => service(NodeService::InService),
+            NodeChange::Promote => vote(VotePolicy::Always),
+            NodeChange::Demote => vote(VotePolicy::Never),
+        };
+        self.catalog.propose(actor, command).await?;
+        self.wait_for_group(&node, record.node_id, change).await
+    }
+
+    async fn wait_for_group(&self, node: &NodeName, id: u64, change: NodeChange) -> Result<(), Failure> {
+        let is_so = || {
+            let status = self.catalog.status();
+            let votes = status.voters.contains(&id);
+            match change {
+                NodeChange::Remove { .. } => !votes && !status.learners.contains(&id),
+                NodeChange::Promote => votes,
+                NodeChange::Demote => !votes,
+                NodeChange::Drain | NodeChange::Resume => true,
+            }
+        };
+        let waiting = async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        // A node that has removed itself hears no more of the group.
+        let itself = *node == self.name && matches!(change, NodeChange::Remove { .. });
+        let limit = if itself { Duration::from_secs(3) } else { CHANGE_LIMIT };
+        match tokio::time::timeout(limit, waiting).await {
+            Ok(()) => Ok(()),
+            Err(_) if itself => Ok(()),
+            Err(_) => Err(Failure::new(
+                code::RUNTIME,
+                format!("the change of node {node} is recorded, but the group of voters has not followed yet"),
+            )
+            .remedy("'pgmesh status' shows how far it is: a node must have caught up before it votes, and one must keep voting")),
+        }
+    }
+
+    /// How this node does.
+    pub(crate) fn node_status(&self) -> NodeStatus {
+        let status = self.catalog.status();
+        let repositories = self.repositories.slots().map(|slot| (slot.key, slot.health()));
+        NodeStatus {
+            name: self.name.to_string(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: self.started.elapsed().as_secs(),
+            clock: now_unix(),
+            leader: status.leader,
+            term: status.term,
+            last_log: status.last_log,
+            last_applied: status.last_applied,
+            snapshot: status.snapshot,
+            certificate_expires: self.certificate_expires(),
+            disk_free: free_bytes(self.layout.root()),
+            repositories: repositories.collect(),
+            failure: status.failure,
+        }
+    }
+
+    /// How the whole mesh does.
+    pub(crate) async fn mesh_status(&self) -> Result<MeshStatus, Failure> {
+        let quorum = match self.catalog.view_linearizable().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(chain(&error)),
+        };
+        let nodes = self.list_nodes()?;
+        let accounts = join_all(nodes.iter().map(|node| self.account_of(&node.name))).await;
+        let trips = join_all(nodes.iter().map(|node| self.round_trip_to(&node.name))).await;
+        let view = self.catalog.view();
+        let leader = nodes.iter().find(|node| node.role == NodeRole::Leader);
+        let repositories = self.repository_states(&view, &nodes, &accounts)?;
+        Ok(MeshStatus {
+            mesh_id: self.mesh_id().to_owned(),
+            node: self.name.to_string(),
+            leader: leader.map(|node| node.name.clone()),
+            quorum,
+            catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
+            round_trips: trips,
+            repositories,
+            nodes: nodes.into_iter().zip(accounts).collect(),
+        })
+    }
+
+    fn repository_states(
+        &self,
+        view: &View,
+        nodes: &[NodeInfo],
+        accounts: &[Result<NodeStatus, String>],
+    ) -> Result<Vec<RepositoryStatus>, Failure> {
+        let mut states = Vec::new();
+        for (key, record) in view.repositories()? {
+            let counters = view.counters(key)?;
+            let host = record.host.map(|host| host.to_string());
+            let at = nodes.iter().position(|node| Some(&node.name) == host.as_ref());
+            states.push(RepositoryStatus {
+                key,
+                kind: record
+                    .definition
+                    .get("type")
+                    .cloned()
+                    .unwrap_or_else(|| "posix".to_owned()),
+                health: self.health_by(key, at.and_then(|at| accounts.get(at))),
+                host,
+                objects: counters.objects,
+                bytes: counters.bytes,
+                debt: debt_info(view, key)?,
+            });
+        }
+        Ok(states)
+    }
+
+    async fn account_of(&self, name: &str) -> Result<NodeStatus, String> {
+        if name == self.name.as_str() {
+            return Ok(self.node_status());
+        }
+        let whom = Whom::Named(name.parse().map_err(|error| format!("{error}"))?);
+        self.links
+            .call(&whom, Lane::Data, &Request::NodeStatus, ASK_LIMIT)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    async fn round_trip_to(&self, name: &str) -> Option<u64> {
+        let trip = self.links.round_trip(&Whom::Named(name.parse().ok()?)).await?;
+        u64::try_from(trip.as_micros()).ok()
+    }
+
+    /// How each repository does: by the account of the node that hosts it, where that answers.
+    pub(crate) async fn healths(&self, view: &View) -> Result<BTreeMap<RepoKey, HealthInfo>, Failure> {
+        let records = view.repositories()?;
+        let mut hosts: Vec<&NodeName> = records.iter().filter_map(|(_, record)| record.host.as_ref()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        let accounts = join_all(hosts.iter().map(|host| self.account_of(host.as_str()))).await;
+        let accounts: BTreeMap<&NodeName, Result<NodeStatus, String>> = hosts.iter().copied().zip(accounts).collect();
+        Ok(records
+            .iter()
+            .map(|(key, record)| {
+                let account = record.host.as_ref().and_then(|host| accounts.get(host));
+                (*key, self.health_by(*key, account))
+            })
+            .collect())
+    }
+
+    pub(crate) fn health_by(&self, key: RepoKey, account: Option<&Result<NodeStatus, String>>) -> HealthInfo {
+        if let Some(slot) = self.repositories.slot(key) {
+            return slot.health();
+        }
+        match account {
+            Some(Ok(account)) => {
+                let reported = account.repositories.iter().find(|(repo, _)| *repo == key);
+                reported.map_or_else(
+                    || HealthInfo::Refused {
+                        why: format!("the file of node {} does not declare it any more", account.name),
+                    },
+                    |(_, health)| health.clone(),
+                )
+            }
+            Some(Err(why)) => {
+                let since = match self.repositories.place(key).map(|place| place.watch().info()) {
+                    Ok(HealthInfo::Down { since, .. }) => since,
+                    _ => now_unix(),
+                };
+                HealthInfo::Down {
+                    since,
+                    why: why.clone(),
+                }
+            }
+            None => HealthInfo::Refused {
+                why: "this node's file does not declare it".to_owned(),
+            },
+        }
+    }
+}
+
+/// Which repositories each node hosts.
+fn hosted(view: &View) -> Result<BTreeMap<NodeName, Vec<RepoKey>>, Failure> {
+    let mut hosted: BTreeMap<NodeName, Vec<RepoKey>> = BTreeMap::new();
+    for (key, record) in view.repositories()? {
+        if let Some(host) = record.host {
+            hosted.entry(host).or_default().push(key);
+        }
+    }
+    Ok(hosted)
+}
+
+/// A node that hosts repositories takes them with it: that must be meant.
+fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure> {
+    let hosted = hosted(view)?.remove(node).unwrap_or_default();
+    if force || hosted.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = hosted.iter().map(|key| format!("repo{key}")).collect();
+    Err(Failure::new(
+        code::COMMAND_INVALID,
+        format!("node {node} hosts {}", names.join(", ")),
+    )
+    .remedy(
+        "declare the repository on another node that reaches its files and run 'pgmesh repo-update' there first; or give \
+         --force: the repository is then away until a node declares it",
+    ))
+}
+
+fn node_info(name: &NodeName, record: NodeRecord, role: NodeRole, repositories: Vec<RepoKey>) -> NodeInfo {
+    NodeInfo {
+        name: name.to_string(),
+        node_id: record.node_id,
+        region: record.region,
+        addresses: record.advertise,
+        role,
+        state: if record.service == NodeService::InService {
+            NodeState::InService
+        } else {
+            NodeState::Draining
+        },
+        program: record.program,
+        repositories,
+    }
+}
+
+fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}

@@ -1,0 +1,137 @@
+//! What other nodes ask of the repositories that this node hosts.
+
+use crate::failure::chain;
+use crate::protocol::{
+    AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored,
+};
+use crate::repositories::{Slot, SlotError, write_one};
+use crate::services::joined;
+use crate::{Failure, Node, code};
+use bytes::Bytes;
+use pgmesh_storage::{Payload, RepoKey};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+impl Node {
+    /// Writes an object to repositories of this node, each under its own key; what becomes of each is told to `ends`.
+    ///
+    /// The payload's digest is not checked here: the node that sends it has done so, or the repair that reads it will.
+    pub(crate) async fn store_object(&self, store: StoreObject, body: Bytes, ends: mpsc::Sender<Stored>) {
+        let payload = match joined(store.payload, body) {
+            Ok(payload) => payload,
+            Err(failure) => {
+                for target in store.targets {
+                    let error = unavailable(failure.to_string());
+                    let _ = ends.send(stored(target.repo, Err(error))).await;
+                }
+                return;
+            }
+        };
+        let mut writes = JoinSet::new();
+        for target in store.targets {
+            let Some(slot) = self.repositories.slot(target.repo).cloned() else {
+                let error = unavailable(format!("node {} does not host repo{}", self.name, target.repo));
+                let _ = ends.send(stored(target.repo, Err(error))).await;
+                continue;
+            };
+            let (object, payload, ends) = (store.object.clone(), payload.clone(), ends.clone());
+            writes.spawn(async move {
+                let written = write_one(&slot, &object, target.generation, &payload).await;
+                drop(payload);
+                let outcome = match written {
+                    Ok(written) => Ok((written.replica.generation, written.stored)),
+                    Err(error) => Err(remote_error(&error)),
+                };
+                // Whoever asked may have gone: what was written is found again by the next try.
+                let _ = ends.send(stored(slot.key, outcome)).await;
+            });
+        }
+        // Joined, so that the memory that was taken for the payload is held until the last write is done.
+        while writes.join_next().await.is_some() {}
+    }
+
+    /// Reads an object from a repository of this node; its tag is checked.
+    pub(crate) async fn read_object(&self, read: ReadObject) -> (ObjectAnswer, Option<Bytes>) {
+        let Some(slot) = self.repositories.slot(read.repo) else {
+            let error = unavailable(format!("node {} does not host repo{}", self.name, read.repo));
+            return (ObjectAnswer::Failed(error), None);
+        };
+        match read_from(slot, read).await {
+            Ok((generation, payload)) => {
+                let found = ObjectAnswer::Found {
+                    generation,
+                    payload: payload.head(),
+                };
+                (found, Some(payload.bytes))
+            }
+            Err(error) => (ObjectAnswer::Failed(remote_error(&error)), None),
+        }
+    }
+
+    /// Deletes an object from a repository of this node.
+    pub(crate) async fn delete_object(&self, delete: DeleteObject) -> Result<(), Failure> {
+        let slot = self.own_slot(delete.repo)?;
+        slot.request(|repository| async move { repository.delete(&delete.object, delete.generation).await })
+            .await
+            .map_err(|error| Failure::new(code::REPO_INVALID, "an object cannot be deleted").because(chain(&error)))
+    }
+
+    /// The mesh's authority, for another node.
+    pub(crate) fn hand_over_authority(&self) -> Result<AuthorityKey, Failure> {
+        let authority = self.authority()?;
+        Ok(AuthorityKey {
+            certificate: authority.certificate_der().to_vec(),
+            key: authority.key_pkcs8().to_vec(),
+        })
+    }
+
+    pub(crate) fn own_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
+        self.repositories.slot(repo).ok_or_else(|| {
+            Failure::new(
+                code::REPO_INVALID,
+                format!("node {} does not host repo{repo}", self.name),
+            )
+            .remedy("'pgmesh info' lists the repositories there are")
+        })
+    }
+}
+
+async fn read_from(slot: &Slot, read: ReadObject) -> Result<(pgmesh_storage::Generation, Payload), SlotError> {
+    match read.generation {
+        Some(generation) => {
+            let payload = slot
+                .read(|repository| async move { repository.get(&read.object, generation).await })
+                .await?;
+            Ok((generation, payload))
+        }
+        None => {
+            let (generation, checked) = slot
+                .read(|repository| async move { repository.get_any_generation(&read.object).await })
+                .await?;
+            Ok((generation, checked.payload))
+        }
+    }
+}
+
+fn stored(repo: RepoKey, outcome: Result<(pgmesh_storage::Generation, u64), RemoteError>) -> Stored {
+    Stored { repo, outcome }
+}
+
+fn unavailable(what: String) -> RemoteError {
+    RemoteError {
+        kind: RemoteErrorKind::Unavailable,
+        what,
+    }
+}
+
+fn remote_error(error: &SlotError) -> RemoteError {
+    RemoteError {
+        kind: match error.condemns() {
+            Some(true) => RemoteErrorKind::Missing,
+            Some(false) => RemoteErrorKind::Damaged,
+            None => RemoteErrorKind::Unavailable,
+        },
+        what: chain(error),
+    }
+}

@@ -1,0 +1,97 @@
+//! `repo-sync`: a repository gets all that the others have, and whoever asks is told how far it is.
+
+use crate::links::{Lane, Whom};
+use crate::protocol::{NodeStatus, Request, SyncEvent};
+use crate::repositories::Place;
+use crate::services::info::debt_info;
+use crate::{Failure, Node, code};
+use pgmesh_raft::{Command, Reply};
+use pgmesh_storage::RepoKey;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often it is told what is still owed.
+const PERIOD: Duration = Duration::from_millis(500);
+/// A debt that does not shrink for so long while the repository is away is no progress: whoever asks is told why.
+const STUCK_AFTER: u32 = 120;
+
+impl Node {
+    /// Tells how the debt of a repository goes down until none is left. The repair itself is its host's, and goes on
+    /// whether anybody listens or not.
+    pub(crate) async fn sync_repository(&self, repo: RepoKey, sink: mpsc::Sender<SyncEvent>) {
+        if let Err(failure) = self.follow_debt(repo, &sink).await {
+            // Whoever asked may have gone.
+            let _ = sink.send(SyncEvent::Failed(failure)).await;
+        }
+    }
+
+    async fn follow_debt(&self, repo: RepoKey, sink: &mpsc::Sender<SyncEvent>) -> Result<(), Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        if view.repository(repo)?.is_none() {
+            return Err(Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)));
+        }
+        self.finish_backfill(repo).await?;
+        let before = self.catalog.view().counters(repo)?.objects;
+        self.repair.wake();
+        let mut last = u64::MAX;
+        let mut stuck = 0;
+        loop {
+            let view = self.catalog.view();
+            let debt = debt_info(&view, repo)?;
+            if debt.objects == 0 {
+                let objects = view.counters(repo)?.objects.saturating_sub(before);
+                let _ = sink.send(SyncEvent::Done { objects }).await;
+                return Ok(());
+            }
+            stuck = if debt.objects == last { stuck + 1 } else { 0 };
+            last = debt.objects;
+            if stuck > STUCK_AFTER {
+                return Err(self.why_stuck(repo).await);
+            }
+            if sink.send(SyncEvent::Progress { debt }).await.is_err() {
+                return Ok(());
+            }
+            tokio::time::sleep(PERIOD).await;
+        }
+    }
+
+    /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node.
+    pub(crate) async fn finish_backfill(&self, repo: RepoKey) -> Result<(), Failure> {
+        while self
+            .catalog
+            .view()
+            .repository(repo)?
+            .is_some_and(|record| record.backfill.is_some())
+        {
+            match self.catalog.propose(self.actor(), Command::Backfill { repo }).await? {
+                Reply::Backfilled { more: true, .. } => {}
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn why_stuck(&self, repo: RepoKey) -> Failure {
+        let failure = Failure::new(
+            code::REPO_INVALID,
+            format!("what repo{repo} owes has not become less for a minute"),
+        )
+        .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
+        match self.repositories.place(repo) {
+            Ok(Place::There(slot)) => {
+                let whom = Whom::Named(slot.host.clone());
+                let limit = Duration::from_secs(2);
+                let account = self
+                    .links
+                    .call::<NodeStatus>(&whom, Lane::Data, &Request::NodeStatus, limit)
+                    .await;
+                match account {
+                    Ok(_) => failure,
+                    Err(error) => failure.because(error),
+                }
+            }
+            Ok(Place::Here(_)) => failure,
+            Err(why) => failure.because(why),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, and the node that was asked
+//! puts together what they find.
+
+use super::verify::VerifySink;
+use crate::links::{Lane, LinkError, Whom, receive};
+use crate::protocol::{Finding, FindingKind, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::{Failure, Node, code};
+use pgmesh_raft::NodeName;
+use pgmesh_storage::RepoKey;
+use pgmesh_transport::Peer;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::mpsc;
+
+/// Events under way from one node.
+const EVENTS: usize = 64;
+
+/// What the nodes have told so far.
+#[derive(Default)]
+struct Together {
+    /// Objects and bytes, per node: each tells its own sums.
+    progress: BTreeMap<usize, (u64, u64)>,
+    /// What concerns the catalog is found by each of them, and told once.
+    told: BTreeSet<(FindingKind, Option<u16>, String)>,
+    summary: VerifySummary,
+}
+
+impl Together {
+    fn progress(&mut self, source: usize, objects: u64, bytes: u64) -> VerifyEvent {
+        self.progress.insert(source, (objects, bytes));
+        let sums = self.progress.values();
+        let (objects, bytes) = sums.fold((0, 0), |(objects, bytes), more| (objects + more.0, bytes + more.1));
+        VerifyEvent::Progress { objects, bytes }
+    }
+
+    /// Whether a finding is news.
+    fn is_new(&mut self, finding: &Finding) -> bool {
+        let subject = match finding.kind {
+            // The object's name differs from repository to repository; the sentence names it as the catalog does.
+            FindingKind::Missing if finding.repo.is_none() => finding.what.clone(),
+            _ => finding.subject.clone(),
+        };
+        self.told.insert((finding.kind, finding.repo, subject))
+    }
+
+    fn add(&mut self, summary: VerifySummary) {
+        let sum = &mut self.summary;
+        sum.objects += summary.objects;
+        sum.bytes += summary.bytes;
+        sum.backups = sum.backups.max(summary.backups);
+        sum.segments = sum.segments.max(summary.segments);
+        for backup in summary.damaged_backups {
+            if !sum.damaged_backups.contains(&backup) {
+                sum.damaged_backups.push(backup);
+            }
+        }
+        for archive in summary.archives {
+            if !sum.archives.contains(&archive) {
+                sum.archives.push(archive);
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Verifies. Events go into `sink`; the last is `Done` or `Failed`. Another node that asks means this node's own
+    /// repositories, anybody else those of the mesh.
+    pub(crate) async fn verify(&self, peer: &Peer, request: VerifyRequest, sink: VerifySink) {
+        if peer.is_node() {
+            return self.verify_own(request, sink).await;
+        }
+        let last = match self.verify_together(request, &sink).await {
+            Ok(summary) => VerifyEvent::Done(summary),
+            Err(failure) => VerifyEvent::Failed(failure),
+        };
+        // Whoever asked may have gone.
+        let _ = sink.send(last).await;
+    }
+
+    async fn verify_together(&self, request: VerifyRequest, sink: &VerifySink) -> Result<VerifySummary, Failure> {
+        let hosts = self.hosts(request.repo)?;
+        let (sender, mut events) = mpsc::channel::<(usize, VerifyEvent)>(EVENTS);
+        let work = hosts.iter().enumerate().map(|(source, (host, repositories))| {
+            let (request, sender) = (request.clone(), sender.clone());
+            async move {
+                if *host == self.name {
+                    self.verify_here(source, request, sender).await;
+                } else if let Err(error) = self.verify_there(source, host, request, &sender).await {
+                    for repo in repositories {
+                        // Whoever asked may have gone.
+                        let _ = sender.send((source, away(*repo, &error))).await;
+                    }
+                }
+            }
+        });
+        let work = futures::future::join_all(work.collect::<Vec<_>>());
+        drop(sender);
+        let gather = gather(&mut events, sink);
+        let (_, gathered) = tokio::join!(work, gather);
+        gathered
+    }
+
+    /// The nodes to ask, each with its repositories.
+    fn hosts(&self, only: Option<u16>) -> Result<Vec<(NodeName, Vec<RepoKey>)>, Failure> {
+        let mut hosts: BTreeMap<NodeName, Vec<RepoKey>> = BTreeMap::new();
+        for (key, record) in self.catalog.view().repositories()? {
+            if only.is_none_or(|repo| repo == key.get()) {
+                let host = record.host.unwrap_or_else(|| self.name.clone());
+                hosts.entry(host).or_default().push(key);
+            }
+        }
+        if hosts.is_empty() {
+            return Err(Failure::new(code::REPO_INVALID, "the mesh has no such repository")
+                .remedy("'pgmesh info' lists the repositories there are"));
+        }
+        Ok(hosts.into_iter().collect())
+    }
+
+    async fn verify_here(&self, source: usize, request: VerifyRequest, sender: mpsc::Sender<(usize, VerifyEvent)>) {
+        let (own, mut events) = mpsc::channel(EVENTS);
+        let pass_on = async {
+            while let Some(event) = events.recv().await {
+                if sender.send((source, event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(self.verify_own(request, own), pass_on);
+    }
+
+    async fn verify_there(
+        &self,
+        source: usize,
+        host: &NodeName,
+        request: VerifyRequest,
+        sender: &mpsc::Sender<(usize, VerifyEvent)>,
+    ) -> Result<(), LinkError> {
+        let whom = Whom::Named(host.clone());
+        let mut stream = self
+            .links
+            .ask(&whom, Lane::Data, &Request::Verify(request), None)
+            .await?;
+        loop {
+            let event: VerifyEvent = receive(&mut stream, &whom).await?;
+            let is_last = matches!(event, VerifyEvent::Done(_) | VerifyEvent::Failed(_));
+            if sender.send((source, event)).await.is_err() || is_last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn gather(
+    events: &mut mpsc::Receiver<(usize, VerifyEvent)>,
+    sink: &VerifySink,
+) -> Result<VerifySummary, Failure> {
+    let mut together = Together::default();
+    let mut failed = None;
+    while let Some((source, event)) = events.recv().await {
+        let told = match event {
+            VerifyEvent::Progress { objects, bytes } => Some(together.progress(source, objects, bytes)),
+            VerifyEvent::Found(finding) => together.is_new(&finding).then_some(VerifyEvent::Found(finding)),
+            VerifyEvent::Done(summary) => {
+                together.add(summary);
+                None
+            }
+            VerifyEvent::Failed(failure) => {
+                failed.get_or_insert(failure);
+                None
+            }
+        };
+        if let Some(event) = told
+            && sink.send(event).await.is_err()
+        {
+            return Err(Failure::new(
+                code::RUNTIME,
+                "whoever asked for the verification has gone",
+            ));
+        }
+    }
+    failed.map_or(Ok(together.summary), Err)
+}
+
+fn away(repo: RepoKey, error: &LinkError) -> VerifyEvent {
+    VerifyEvent::Found(Finding {
+        kind: FindingKind::Unreadable,
+        repo: Some(repo.get()),
+        stanza: None,
+        subject: format!("repo{repo}"),
+        what: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(kind: FindingKind, repo: Option<u16>, subject: &str) -> Finding {
+        Finding {
+            kind,
+            repo,
+            stanza: None,
+            subject: subject.to_owned(),
+            what: format!("{subject} is wrong"),
+        }
+    }
+
+    #[test]
+    fn what_all_nodes_find_in_the_catalog_is_told_once() {
+        let mut together = Together::default();
+        let gap = finding(FindingKind::WalGap, None, "a to b");
+        assert!(together.is_new(&gap));
+        assert!(!together.is_new(&gap));
+        assert!(together.is_new(&finding(FindingKind::Damaged, Some(1), "chunk/x")));
+        assert!(together.is_new(&finding(FindingKind::Damaged, Some(2), "chunk/x")));
+    }
+
+    #[test]
+    fn sums_are_of_objects_and_not_of_what_each_node_knows() {
+        let mut together = Together::default();
+        for objects in [10, 20] {
+            together.add(VerifySummary {
+                objects,
+                bytes: objects * 100,
+                backups: 3,
+                damaged_backups: vec!["main/x".to_owned()],
+                segments: 7,
+                archives: vec!["main 15-1".to_owned()],
+            });
+        }
+        let sum = together.summary;
+        assert_eq!((sum.objects, sum.bytes, sum.backups, sum.segments), (30, 3000, 3, 7));
+        assert_eq!((sum.damaged_backups.len(), sum.archives.len()), (1, 1));
+    }
+}

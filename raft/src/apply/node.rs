@@ -1,0 +1,209 @@
+//! The nodes of the mesh. A number in the Raft group stands for one disk: a name that comes back with an empty one gets
+//! another number, so that what the old disk had promised is never expected of the new one.
+
+use super::{Base, Outcome, Step};
+use crate::error::ReadError;
+use crate::key;
+use crate::model::{MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+
+/// How many revoked certificates of a name are remembered: the oldest ones have run out by then.
+const REVOKED_KEPT: usize = 64;
+
+/// What a node says of itself.
+pub(super) struct Given {
+    pub(super) region: String,
+    pub(super) advertise: Vec<String>,
+    pub(super) fingerprint: [u8; 32],
+    pub(super) program: String,
+}
+
+pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, record: NodeRecord) -> Outcome {
+    for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
+        let (key, known) = row?;
+        let has_name = key == key::node(&name);
+        if has_name != (known.node_id == record.node_id) {
+            let known_name = String::from_utf8_lossy(&key).parse();
+            return Err(Refusal::NodeTaken {
+                known: known_name.unwrap_or_else(|_| name.clone()),
+                given: name,
+                node_id: record.node_id,
+            }
+            .into());
+        }
+        if has_name && known == record {
+            return Ok(Reply::Done);
+        }
+    }
+    step.audit(format!("node {name} registered as number {}", record.node_id));
+    let last = last_node_id(step)?.max(record.node_id);
+    step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &last);
+    put(step, &name, &record);
+    Ok(Reply::Done)
+}
+
+pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: Given, catalog_format: u32) -> Outcome {
+    let mesh = step.txn.record::<MeshRecord>(Table::Mesh, key::MESH)?;
+    let format = mesh.ok_or(Refusal::NoMesh)?.catalog_format;
+    if catalog_format != format {
+        return Err(Refusal::NodeFormat {
+            node: name,
+            known: format,
+            given: catalog_format,
+        }
+        .into());
+    }
+    let known = step.txn.record::<NodeRecord>(Table::Nodes, &key::node(&name))?;
+    let mut revoked = Vec::new();
+    let mut replaced = None;
+    if let Some(known) = known {
+        if known.is_member() && known.fingerprint == given.fingerprint {
+            return Ok(Reply::Admitted {
+                node_id: known.node_id,
+                replaced: None,
+            });
+        }
+        replaced = known.is_member().then_some(known.node_id);
+        revoked = known.revoked;
+        revoke(&mut revoked, known.fingerprint);
+    }
+    if revoked.contains(&given.fingerprint) {
+        return Err(Refusal::CertificateRevoked(name).into());
+    }
+    let node_id = last_node_id(step)?.saturating_add(1);
+    step.audit(match replaced {
+        Some(old) => format!("node {name} admitted as number {node_id} in place of {old}"),
+        None => format!("node {name} admitted as number {node_id}"),
+    });
+    step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &node_id);
+    let record = NodeRecord {
+        node_id,
+        region: given.region,
+        advertise: given.advertise,
+        fingerprint: given.fingerprint,
+        program: given.program,
+        service: NodeService::InService,
+        vote: VotePolicy::Auto,
+        revoked,
+    };
+    put(step, &name, &record);
+    Ok(Reply::Admitted { node_id, replaced })
+}
+
+pub(super) fn announce<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, node_id: u64, given: Given) -> Outcome {
+    let known = need(step, name)?;
+    if !known.is_member() {
+        return Err(Refusal::NodeRemoved(name.clone()).into());
+    }
+    if known.node_id != node_id {
+        return Err(Refusal::NodeReplaced {
+            node: name.clone(),
+            known: known.node_id,
+            given: node_id,
+        }
+        .into());
+    }
+    if known.revoked.contains(&given.fingerprint) {
+        return Err(Refusal::CertificateRevoked(name.clone()).into());
+    }
+    let record = NodeRecord {
+        region: given.region,
+        advertise: given.advertise,
+        // A renewed certificate; the old one is not revoked, it runs out.
+        fingerprint: given.fingerprint,
+        program: given.program,
+        ..known.clone()
+    };
+    if record != known {
+        step.audit(format!(
+            "node {name} is reached at {} in region '{}', certificate {}, runs {}",
+            record.advertise.join(", "),
+            record.region,
+            short(record.fingerprint),
+            record.program
+        ));
+        put(step, name, &record);
+    }
+    Ok(Reply::Done)
+}
+
+pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, service: NodeService) -> Outcome {
+    let mut record = need(step, name)?;
+    if record.service == service {
+        return Ok(Reply::Done);
+    }
+    // There is no way back but by another invitation: its certificate was revoked.
+    if !record.is_member() {
+        return Err(Refusal::NodeRemoved(name.clone()).into());
+    }
+    if service == NodeService::Removed {
+        if members(step)? <= 1 {
+            return Err(Refusal::LastNode(name.clone()).into());
+        }
+        revoke(&mut record.revoked, record.fingerprint);
+    }
+    step.audit(format!("node {name} (number {}) is {service}", record.node_id));
+    record.service = service;
+    put(step, name, &record);
+    Ok(Reply::Done)
+}
+
+pub(super) fn set_vote<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, vote: VotePolicy) -> Outcome {
+    let mut record = need(step, name)?;
+    if !record.is_member() {
+        return Err(Refusal::NodeRemoved(name.clone()).into());
+    }
+    if record.vote != vote {
+        step.audit(format!("vote of node {name} (number {}) set to {vote}", record.node_id));
+        record.vote = vote;
+        put(step, name, &record);
+    }
+    Ok(Reply::Done)
+}
+
+/// A node that is part of the mesh.
+pub(super) fn need_member<B: Base>(step: &Step<'_, '_, B>, name: &NodeName) -> Outcome<NodeRecord> {
+    let record = need(step, name)?;
+    if !record.is_member() {
+        return Err(Refusal::NodeRemoved(name.clone()).into());
+    }
+    Ok(record)
+}
+
+fn need<B: Base>(step: &Step<'_, '_, B>, name: &NodeName) -> Outcome<NodeRecord> {
+    let record = step.txn.record(Table::Nodes, &key::node(name))?;
+    Ok(record.ok_or_else(|| Refusal::UnknownNode(name.clone()))?)
+}
+
+fn put<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, record: &NodeRecord) {
+    step.txn.put(Table::Nodes, key::node(name), record);
+}
+
+fn members<B: Base>(step: &Step<'_, '_, B>) -> Result<usize, ReadError> {
+    let mut members = 0;
+    for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
+        members += usize::from(row?.1.is_member());
+    }
+    Ok(members)
+}
+
+/// The highest number that was ever given out.
+fn last_node_id<B: Base>(step: &Step<'_, '_, B>) -> Result<u64, ReadError> {
+    Ok(step.txn.record(Table::Mesh, key::LAST_NODE_ID)?.unwrap_or_default())
+}
+
+fn revoke(revoked: &mut Vec<[u8; 32]>, fingerprint: [u8; 32]) {
+    if !revoked.contains(&fingerprint) {
+        revoked.push(fingerprint);
+    }
+    let surplus = revoked.len().saturating_sub(REVOKED_KEPT);
+    revoked.drain(..surplus);
+}
+
+fn short(fingerprint: [u8; 32]) -> String {
+    let mut text = hex::encode(fingerprint);
+    text.truncate(16);
+    text
+}

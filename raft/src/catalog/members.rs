@@ -1,0 +1,81 @@
+//! Changes of the Raft group. They are the leader's to make, one at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::{BasicNode, ChangeMembers};
+use tokio::time::timeout;
+
+use super::Catalog;
+use crate::error::CatalogError;
+
+impl Catalog {
+    /// Makes a node a learner, or changes the address that a member is reached at. Returns when that is committed; the
+    /// learner gets the log, or a snapshot, from then on. The same again changes nothing.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotLeader`]; [`CatalogError::Membership`] while another change is under way;
+    /// [`CatalogError::NoQuorum`] when it is not known whether the change was or will be made.
+    pub async fn add_learner(&self, node_id: u64, address: &str) -> Result<(), CatalogError> {
+        let node = BasicNode::new(address);
+        let known = self.members().0.get(&node_id).cloned();
+        let nodes = BTreeMap::from([(node_id, node)]);
+        match known {
+            Some(known) if known == address => Ok(()),
+            Some(_) => self.change(ChangeMembers::SetNodes(nodes)).await,
+            None => self.change(ChangeMembers::AddNodes(nodes)).await,
+        }
+    }
+
+    /// Gives the vote to these members and to no others. The others stay as learners. The same again changes nothing,
+    /// but for a change that a leader did not bring to its end: that is done then.
+    ///
+    /// # Errors
+    /// As [`Self::add_learner`]; [`CatalogError::Membership`] also for a node that is no member, or no node at all.
+    pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), CatalogError> {
+        self.change(ChangeMembers::ReplaceAllVoters(voters)).await
+    }
+
+    /// Takes nodes out of the group, first their vote. Those that are no members change nothing.
+    ///
+    /// # Errors
+    /// As [`Self::set_voters`]: someone must be left to vote.
+    pub async fn remove_members(&self, nodes: &BTreeSet<u64>) -> Result<(), CatalogError> {
+        let (members, voters) = self.members();
+        if voters.intersection(nodes).next().is_some() {
+            self.set_voters(voters.difference(nodes).copied().collect()).await?;
+        }
+        let gone: BTreeSet<_> = members.into_keys().filter(|member| nodes.contains(member)).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.change(ChangeMembers::RemoveNodes(gone)).await
+    }
+
+    /// The addresses of all members, and who of them votes.
+    fn members(&self) -> (BTreeMap<u64, String>, BTreeSet<u64>) {
+        let metrics = self.way.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let members = membership.nodes().map(|(id, node)| (*id, node.addr.clone()));
+        (members.collect(), membership.voter_ids().collect())
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<(), CatalogError> {
+        let changed = timeout(self.way.patience, self.way.raft.change_membership(change, true)).await;
+        match changed {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader)))) => Err(CatalogError::NotLeader {
+                leader_id: leader.leader_id,
+                address: leader.leader_node.map(|node| node.addr),
+            }),
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+                Err(CatalogError::Membership(error.to_string()))
+            }
+            Ok(Err(RaftError::Fatal(fatal))) => Err(CatalogError::Stopped(fatal.to_string())),
+            Err(_) => Err(CatalogError::NoQuorum(
+                "the change of members was not committed in time".to_owned(),
+            )),
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The catalog as the rest of a node uses it.
+
+mod answer;
+mod batcher;
+mod config;
+mod leader;
+mod leadership;
+mod members;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{InitializeError, RaftError};
+use openraft::{BasicNode, Raft, ServerState};
+use pgmesh_storage::wire;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use self::batcher::{Batcher, Limits};
+use self::config::raft_config;
+use self::leader::Way;
+use self::leadership::watch_leader;
+use crate::command::{Command, Proposal};
+use crate::error::CatalogError;
+use crate::model::{MeshRecord, NodeName, NodeRecord, RequestId};
+use crate::network::Network;
+use crate::options::CatalogOptions;
+use crate::peers::{Applied, NoPeers, Peers, Setback};
+use crate::reply::Reply;
+use crate::status::{CatalogStatus, Role};
+use crate::store::{Folder, LogStore, StateStore};
+use crate::view::View;
+
+#[cfg(test)]
+mod tests;
+
+/// How proposals are grouped into Raft entries, and into messages to the leader. An entry has at most 1 MiB, or one
+/// proposal.
+const PROPOSALS: Limits = Limits {
+    members: 256,
+    weight: 1 << 20,
+    in_flight: 4,
+};
+/// How linearizable reads share rounds.
+const READS: Limits = Limits {
+    members: 4096,
+    weight: usize::MAX,
+    in_flight: 2,
+};
+/// The largest proposal in bytes.
+const PROPOSAL_BYTES: usize = 4 << 20;
+/// How long a group of one may take to make its only member the leader.
+const ELECTION_LIMIT: Duration = Duration::from_secs(10);
+/// The pause before a request is tried again, unless there is another leader before.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The catalog on this node. Clones share it.
+#[derive(Clone)]
+pub struct Catalog {
+    node_id: u64,
+    clock: fn() -> i64,
+    way: Way,
+    state: StateStore,
+    own_proposals: Batcher<Proposal, Applied>,
+    forwarded_proposals: Batcher<Proposal, Applied>,
+    own_reads: Batcher<(), u64>,
+    forwarded_reads: Batcher<(), u64>,
+}
+
+impl Catalog {
+    /// Founds a mesh: makes its catalog in `dir`, with this node as the only member of the Raft group. What an attempt
+    /// that was interrupted left in `dir` is replaced.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when `dir` holds a catalog; errors of disk and database.
+    pub async fn create(
+        dir: &Path,
+        mesh: MeshRecord,
+        name: NodeName,
+        node: NodeRecord,
+        options: CatalogOptions,
+    ) -> Result<Self, CatalogError> {
+        Self::create_with_peers(dir, mesh, name, node, options, Arc::new(NoPeers)).await
+    }
+
+    /// Founds a mesh that other nodes can join.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn create_with_peers(
+        dir: &Path,
+        mesh: MeshRecord,
+        name: NodeName,
+        node: NodeRecord,
+        options: CatalogOptions,
+        peers: Arc<dyn Peers>,
+    ) -> Result<Self, CatalogError> {
+        let folder = Folder::create(dir).await?;
+        let node_id = node.node_id;
+        let address = node.advertise.first().cloned().unwrap_or_default();
+        let catalog = Self::start(&folder, Some(node_id), peers, &options).await?;
+        let members = BTreeMap::from([(node_id, BasicNode::new(address))]);
+        catalog
+            .way
+            .raft
+            .initialize(members)
+            .await
+            .map_err(|error| initialize_error(&error))?;
+        catalog.wait_for_leadership().await?;
+        let actor = format!("node {name}");
+        catalog.propose(&actor, Command::FoundMesh(mesh)).await?;
+        let register = Command::RegisterNode { name, record: node };
+        catalog.propose(&actor, register).await?;
+        folder.complete()?;
+        Ok(catalog)
+    }
+
+    /// Opens the catalog in `dir`, with no way to other nodes.
+    ///
+    /// # Errors
+    /// [`CatalogError::Missing`], [`CatalogError::InUse`], [`CatalogError::Format`]; errors of disk and database.
+    pub async fn open(dir: &Path, options: CatalogOptions) -> Result<Self, CatalogError> {
+        Self::open_with_peers(dir, options, Arc::new(NoPeers)).await
+    }
+
+    /// Opens the catalog in `dir`. Waits until this node leads if it is the only one that votes, and for nothing else.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with_peers(
+        dir: &Path,
+        options: CatalogOptions,
+        peers: Arc<dyn Peers>,
+    ) -> Result<Self, CatalogError> {
+        let folder = Folder::open(dir).await?;
+        let catalog = Self::start(&folder, None, peers, &options).await?;
+        if catalog.is_sole_voter().await? {
+            catalog.wait_for_leadership().await?;
+        }
+        Ok(catalog)
+    }
+
+    /// Prepares `dir` for a node that has been admitted with this number. [`Self::open_with_peers`] then starts it with an
+    /// empty catalog, and the leader, once it has made it a learner, fills it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`] when `dir` holds a catalog; errors of disk and database.
+    pub async fn create_joining(dir: &Path, node_id: u64, options: &CatalogOptions) -> Result<(), CatalogError> {
+        let folder = Folder::create(dir).await?;
+        let log = LogStore::open(&folder, options)?;
+        log.node_id(Some(node_id)).await?;
+        StateStore::open(&folder, options)?;
+        folder.complete()
+    }
+
+    async fn start(
+        folder: &Folder,
+        new_node_id: Option<u64>,
+        peers: Arc<dyn Peers>,
+        options: &CatalogOptions,
+    ) -> Result<Self, CatalogError> {
+        let log = LogStore::open(folder, options)?;
+        let node_id = log.node_id(new_node_id).await?;
+        let state = StateStore::open(folder, options)?;
+        let config = Arc::new(raft_config(options)?);
+        let network = Network {
+            peers: Arc::clone(&peers),
+            heartbeat: options.heartbeat,
+        };
+        let raft = Raft::new(node_id, config, network, log, state.clone())
+            .await
+            .map_err(|fatal| CatalogError::Stopped(fatal.to_string()))?;
+        let leader = watch_leader(node_id, &raft);
+        let way = Way {
+            node_id,
+            raft,
+            peers,
+            leader,
+            patience: options.patience,
+        };
+        Ok(Self {
+            node_id,
+            clock: options.clock,
+            state,
+            own_proposals: grouped(&way, PROPOSALS, |way, group| async move { way.write(group).await }),
+            forwarded_proposals: grouped(&way, PROPOSALS, |way, group| async move { way.forward(group).await }),
+            own_reads: grouped(&way, READS, |way, group| async move {
+                Ok(vec![way.own_read_index().await?; group.len()])
+            }),
+            forwarded_reads: grouped(&way, READS, |way, group| async move {
+                Ok(vec![way.remote_read_index().await?; group.len()])
+            }),
+            way,
+        })
+    }
+
+    async fn is_sole_voter(&self) -> Result<bool, CatalogError> {
+        let node_id = self.node_id;
+        let is_sole = self.way.raft.with_raft_state(move |state| {
+            let membership = state.membership_state.effective().membership();
+            membership.voter_ids().eq([node_id])
+        });
+        is_sole.await.map_err(|fatal| CatalogError::Stopped(fatal.to_string()))
+    }
+
+    async fn wait_for_leadership(&self) -> Result<(), CatalogError> {
+        let mut leader = self.way.leader.clone();
+        let leads = leader.wait_for(|leader| *leader == Some(self.node_id));
+        match timeout(ELECTION_LIMIT, leads).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(CatalogError::Stopped("it was shut down".to_owned())),
+            Err(_) => Err(CatalogError::NoQuorum("this node did not become the leader".to_owned())),
+        }
+    }
+
+    /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is applied:
+    /// committed by a majority, durable, and visible in views of this node. It is tried again, with one effect, while the
+    /// leader changes or is silent, for as long as [`CatalogOptions::patience`].
+    ///
+    /// # Errors
+    /// [`CatalogError::Refused`] when the catalog refuses it. After [`CatalogError::NoQuorum`] and
+    /// [`CatalogError::Stopped`] it is not known whether it was or will be applied; commands may be repeated.
+    pub async fn propose(&self, actor: &str, command: Command) -> Result<Reply, CatalogError> {
+        self.propose_as(actor, RequestId::random(), command).await
+    }
+
+    /// Asks for a change that may have been asked for before, by way of this node or another: requests with one
+    /// identifier have one effect and one answer.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_as(&self, actor: &str, id: RequestId, command: Command) -> Result<Reply, CatalogError> {
+        self.propose_stamped(Proposal {
+            id,
+            at: (self.clock)(),
+            actor: actor.to_owned(),
+            command,
+        })
+        .await
+    }
+
+    /// Asks for a change that has its identifier and its time already.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_stamped(&self, proposal: Proposal) -> Result<Reply, CatalogError> {
+        let weight = wire::encode(&proposal).len();
+        if weight > PROPOSAL_BYTES {
+            return Err(CatalogError::TooLarge {
+                given: weight,
+                limit: PROPOSAL_BYTES,
+            });
+        }
+        let asked = self.until_answered(|leads| {
+            let queue = if leads {
+                &self.own_proposals
+            } else {
+                &self.forwarded_proposals
+            };
+            queue.ask(proposal.clone(), weight)
+        });
+        let applied = self.patiently(asked, |applied| applied.entry).await?;
+        Ok(applied.outcome?)
+    }
+
+    /// A view that shows everything that was committed when this was called, by whichever node.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoQuorum`], [`CatalogError::Stopped`].
+    pub async fn view_linearizable(&self) -> Result<View, CatalogError> {
+        let asked = self.until_answered(|leads| {
+            let rounds = if leads { &self.own_reads } else { &self.forwarded_reads };
+            rounds.ask((), 1)
+        });
+        self.patiently(asked, |entry| *entry).await?;
+        Ok(self.view())
+    }
+
+    /// Tries again and again: by itself where this node leads, else by way of the leader.
+    async fn until_answered<T, F>(&self, attempt: impl Fn(bool) -> F) -> Result<T, Setback>
+    where
+        F: Future<Output = Result<T, Setback>>,
+    {
+        let mut leader = self.way.leader.clone();
+        loop {
+            let now = *leader.borrow_and_update();
+            match attempt(now == Some(self.node_id)).await {
+                Err(setback @ (Setback::NotLeading { .. } | Setback::Silent(_))) => {
+                    tracing::debug!(%setback, "the leader is asked again");
+                    let _ = timeout(RETRY_PAUSE, leader.changed()).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Waits for an answer, and until this node has applied the entry with which it shows, but not for ever.
+    async fn patiently<T>(
+        &self,
+        asked: impl Future<Output = Result<T, Setback>>,
+        entry: impl Fn(&T) -> u64,
+    ) -> Result<T, CatalogError> {
+        let work = async {
+            let answer = asked.await?;
+            self.state.wait_until_applied(entry(&answer)).await;
+            Ok(answer)
+        };
+        match timeout(self.way.patience, work).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Setback::Stopped(reason))) => Err(CatalogError::Stopped(reason)),
+            Ok(Err(setback)) => Err(CatalogError::NoQuorum(setback.to_string())),
+            Err(_) => Err(CatalogError::NoQuorum(self.why_silent())),
+        }
+    }
+
+    fn why_silent(&self) -> String {
+        let seconds = self.way.patience.as_secs_f32();
+        match self.leader() {
+            None => format!("no leader was elected within {seconds} s"),
+            Some(leader) if leader == self.node_id => {
+                format!("this node leads, but no majority has answered within {seconds} s")
+            }
+            Some(leader) => format!("nothing was heard of the leader, node {leader}, within {seconds} s"),
+        }
+    }
+
+    /// Whether this node leads the mesh, as far as it knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.leader() == Some(self.node_id)
+    }
+
+    /// The number of the node that leads the mesh, as far as this one knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        *self.way.leader.borrow()
+    }
+
+    /// Tells when another node leads the mesh.
+    #[must_use]
+    pub fn leader_changes(&self) -> watch::Receiver<Option<u64>> {
+        self.way.leader.clone()
+    }
+
+    /// This node's number.
+    #[must_use]
+    pub fn node_id(&self) -> u64 {
+        self.node_id
+    }
+
+    /// A view of what this node has applied, which may be older than what the mesh has committed.
+    #[must_use]
+    pub fn view(&self) -> View {
+        View::new(self.state.current())
+    }
+
+    /// How the catalog is doing on this node.
+    #[must_use]
+    pub fn status(&self) -> CatalogStatus {
+        let metrics = self.way.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let matched = metrics.replication.iter().flatten();
+        CatalogStatus {
+            node_id: self.node_id,
+            role: match metrics.state {
+                ServerState::Learner => Role::Learner,
+                ServerState::Follower => Role::Follower,
+                ServerState::Candidate => Role::Candidate,
+                ServerState::Leader => Role::Leader,
+                ServerState::Shutdown => Role::Stopped,
+            },
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_log: metrics.last_log_index,
+            last_applied: metrics.last_applied.map(|id| id.index),
+            snapshot: metrics.snapshot.map(|id| id.index),
+            purged: metrics.purged.map(|id| id.index),
+            voters: membership.voter_ids().collect(),
+            learners: membership.learner_ids().collect(),
+            addresses: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
+            initialized: membership.voter_ids().next().is_some(),
+            matched: matched.map(|(id, matched)| (*id, matched.map(|id| id.index))).collect(),
+            quorum_age: metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Makes a snapshot now and drops the entries that it holds from the log. Returns when it has begun.
+    ///
+    /// # Errors
+    /// [`CatalogError::Stopped`].
+    pub async fn begin_snapshot(&self) -> Result<(), CatalogError> {
+        self.way
+            .raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|fatal| CatalogError::Stopped(fatal.to_string()))
+    }
+
+    /// Stops taking part. Proposals that wait fail; the databases close when the last clone and view are dropped.
+    ///
+    /// # Errors
+    /// [`CatalogError::Stopped`] when the Raft task has failed.
+    pub async fn shutdown(&self) -> Result<(), CatalogError> {
+        self.way
+            .raft
+            .shutdown()
+            .await
+            .map_err(|error| CatalogError::Stopped(error.to_string()))
+    }
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog")
+            .field("node_id", &self.node_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A queue whose groups are done by way of `work`.
+fn grouped<T, R, F>(way: &Way, limits: Limits, work: fn(Way, Vec<T>) -> F) -> Batcher<T, R>
+where
+    T: Send + 'static,
+    R: Send + 'static,
+    F: Future<Output = Result<Vec<R>, Setback>> + Send + 'static,
+{
+    let way = way.clone();
+    Batcher::new(limits, move |group| work(way.clone(), group))
+}
+
+fn initialize_error(error: &RaftError<u64, InitializeError<u64, BasicNode>>) -> CatalogError {
+    CatalogError::Stopped(error.to_string())
+}

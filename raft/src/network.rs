@@ -1,0 +1,250 @@
+//! openraft's network over [`Peers`].
+//!
+//! openraft gives an append as long as one heartbeat interval, then drops it and sends it again. On a slow way a large
+//! append would so never arrive in time, and heartbeats, which share its stream, would wait behind it until followers
+//! stand for election. Therefore a call goes on here when openraft has lost patience: the next attempt to send from the
+//! same place joins it. And while something large is on its way, empty appends tell the follower that its leader lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::BasicNode;
+use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{LogId, Vote};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::consensus::TypeConfig;
+use crate::peers::{PeerError, PeerMessage, PeerReply, PeerRequest, Peers};
+
+/// How long an append with entries may take: at most about 5 MB.
+const APPEND_LIMIT: Duration = Duration::from_secs(15);
+/// How long a part of a snapshot that is not the last may take: 4 MiB.
+const PART_LIMIT: Duration = Duration::from_secs(30);
+/// For how long a part of a snapshot is sent again and again over a connection that breaks, before openraft begins the
+/// transfer anew.
+const PART_PATIENCE: Duration = Duration::from_secs(60);
+/// The pause before a peer that could not be reached is tried again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Makes ways to peers.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) peers: Arc<dyn Peers>,
+    /// How often a follower must hear of its leader while something large is on its way.
+    pub(crate) heartbeat: Duration,
+}
+
+/// The way to one peer.
+pub(crate) struct PeerClient {
+    line: Line,
+    running: Option<RunningAppend>,
+}
+
+/// What it takes to call the peer.
+#[derive(Clone)]
+struct Line {
+    peers: Arc<dyn Peers>,
+    heartbeat: Duration,
+    node_id: u64,
+    address: String,
+}
+
+/// An append that openraft may have lost patience with.
+struct RunningAppend {
+    vote: Vote<u64>,
+    after: Option<LogId<u64>>,
+    last: Option<LogId<u64>>,
+    reply: JoinHandle<Result<PeerReply, PeerError>>,
+}
+
+impl Drop for RunningAppend {
+    fn drop(&mut self) {
+        self.reply.abort();
+    }
+}
+
+type CallError<E = openraft::error::Infallible> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> PeerClient {
+        PeerClient {
+            line: Line {
+                peers: Arc::clone(&self.peers),
+                heartbeat: self.heartbeat,
+                node_id: target,
+                address: node.addr.clone(),
+            },
+            running: None,
+        }
+    }
+}
+
+impl Line {
+    async fn call(&self, message: PeerMessage, limit: Duration) -> Result<PeerReply, PeerError> {
+        call(&*self.peers, self.node_id, &self.address, message, limit).await
+    }
+
+    /// Calls, and keeps the follower from standing for election meanwhile.
+    async fn long_call(&self, message: PeerMessage, vote: Vote<u64>, limit: Duration) -> Result<PeerReply, PeerError> {
+        let call = self.call(message, limit);
+        tokio::pin!(call);
+        loop {
+            tokio::select! {
+                reply = &mut call => return reply,
+                () = sleep(self.heartbeat) => self.keep_alive(vote),
+            }
+        }
+    }
+
+    /// Says that the leader lives, and nothing else. Whether it is heard is seen by the call that it accompanies.
+    fn keep_alive(&self, vote: Vote<u64>) {
+        let line = self.clone();
+        tokio::spawn(async move {
+            let limit = line.heartbeat;
+            // Nobody waits for it.
+            let _ = line.call(PeerMessage::Append(empty_append(vote)), limit).await;
+        });
+    }
+
+    fn wrong_reply<E: std::error::Error>(&self) -> CallError<E> {
+        unreachable(&PeerError::WrongReply {
+            node_id: self.node_id,
+            address: self.address.clone(),
+        })
+    }
+
+    fn remote<E: std::error::Error>(&self, source: RaftError<u64, E>) -> CallError<E> {
+        let node = BasicNode::new(self.address.clone());
+        RPCError::RemoteError(RemoteError::new_with_node(self.node_id, node, source))
+    }
+}
+
+/// An append without entries, which any follower of the leader with this vote accepts.
+pub(crate) fn empty_append(vote: Vote<u64>) -> AppendEntriesRequest<TypeConfig> {
+    AppendEntriesRequest {
+        vote,
+        prev_log_id: None,
+        entries: Vec::new(),
+        leader_commit: None,
+    }
+}
+
+/// Sends a message to a node and waits for its answer, which must be that node's.
+pub(crate) async fn call(
+    peers: &dyn Peers,
+    node_id: u64,
+    address: &str,
+    message: PeerMessage,
+    limit: Duration,
+) -> Result<PeerReply, PeerError> {
+    let request = PeerRequest { to: node_id, message };
+    match peers.call(node_id, address.to_owned(), request, limit).await? {
+        PeerReply::NotMe { node_id: is } => Err(PeerError::NotItself {
+            node_id,
+            address: address.to_owned(),
+            is,
+        }),
+        reply => Ok(reply),
+    }
+}
+
+fn unreachable<E: std::error::Error>(error: &PeerError) -> CallError<E> {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+impl PeerClient {
+    /// The running append, if it begins where the given one does and is not beyond it; else a new one.
+    fn start_append(&mut self, rpc: AppendEntriesRequest<TypeConfig>) -> &mut RunningAppend {
+        let last = rpc.entries.last().map(|entry| entry.log_id);
+        let joined = self
+            .running
+            .take()
+            .filter(|running| running.vote == rpc.vote && running.after == rpc.prev_log_id && running.last <= last);
+        self.running.insert(joined.unwrap_or_else(|| {
+            let line = self.line.clone();
+            let (vote, after) = (rpc.vote, rpc.prev_log_id);
+            let call = async move { line.long_call(PeerMessage::Append(rpc), vote, APPEND_LIMIT).await };
+            RunningAppend {
+                vote,
+                after,
+                last,
+                reply: tokio::spawn(call),
+            }
+        }))
+    }
+}
+
+impl RaftNetwork<TypeConfig> for PeerClient {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, CallError> {
+        let asked = rpc.entries.last().map(|entry| entry.log_id);
+        let reply = if asked.is_none() {
+            self.line.call(PeerMessage::Append(rpc), option.hard_ttl()).await
+        } else {
+            // Dropped in this wait, the append goes on and waits for the next attempt.
+            let reply = (&mut self.start_append(rpc).reply).await;
+            let sent = self.running.take().and_then(|running| running.last);
+            match reply {
+                // Entries have been added since the append was begun: they are next.
+                Ok(Ok(PeerReply::Append(Ok(AppendEntriesResponse::Success)))) if sent < asked => {
+                    return Ok(AppendEntriesResponse::PartialSuccess(sent));
+                }
+                Ok(reply) => reply,
+                Err(error) => return Err(RPCError::Network(NetworkError::new(&error))),
+            }
+        };
+        match reply {
+            Ok(PeerReply::Append(reply)) => reply.map_err(|source| self.line.remote(source)),
+            Ok(_) => Err(self.line.wrong_reply()),
+            Err(error) => Err(unreachable(&error)),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        rpc: InstallSnapshotRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
+        let began = Instant::now();
+        let vote = rpc.vote;
+        // The last part is answered when the snapshot is in place.
+        let limit = if rpc.done { option.hard_ttl() } else { PART_LIMIT };
+        // openraft sends no heartbeats to a follower that is being sent a snapshot.
+        self.line.keep_alive(vote);
+        loop {
+            let message = PeerMessage::Snapshot(rpc.clone());
+            match self.line.long_call(message, vote, limit).await {
+                Ok(PeerReply::Snapshot(reply)) => return reply.map_err(|source| self.line.remote(source)),
+                Ok(_) => return Err(self.line.wrong_reply()),
+                Err(error) if began.elapsed() > PART_PATIENCE || rpc.done => return Err(unreachable(&error)),
+                Err(error) => {
+                    tracing::debug!(%error, offset = rpc.offset, "a part of a snapshot is sent again");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, CallError> {
+        match self.line.call(PeerMessage::Vote(rpc), option.hard_ttl()).await {
+            Ok(PeerReply::Vote(reply)) => reply.map_err(|source| self.line.remote(source)),
+            Ok(_) => Err(self.line.wrong_reply()),
+            Err(error) => Err(unreachable(&error)),
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(PAUSE))
+    }
+}

@@ -1,0 +1,242 @@
+//! Meshes of several nodes.
+
+mod builder;
+mod status;
+
+use std::fmt::Write;
+use std::fs;
+use std::time::Duration;
+
+use pgmesh_chaos::Network;
+
+pub use builder::MeshBuilder;
+pub use status::{MeshStatus, NodeStatus};
+
+use crate::host::Host;
+use crate::node::Node;
+use crate::outcome::Outcome;
+use crate::postgres::Postgres;
+use crate::scratch::Scratch;
+use crate::wait::wait_for_some;
+
+/// How long a mesh may take to be whole again after anything that was done to it.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// Several nodes with one catalog, and what is between them.
+#[derive(Debug)]
+pub struct Mesh {
+    pub(super) nodes: Vec<Node>,
+    /// Dropped after the nodes, so that none of them complains about its end.
+    pub(super) network: Option<Network>,
+}
+
+impl Mesh {
+    /// Describes a new mesh.
+    #[must_use]
+    pub fn builder(scratch: &Scratch) -> MeshBuilder<'_> {
+        MeshBuilder::new(scratch)
+    }
+
+    /// The names of its nodes, in the order in which they joined.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.name().to_owned()).collect()
+    }
+
+    /// Its nodes.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A node.
+    ///
+    /// # Panics
+    /// When it has none of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> &Node {
+        let found = self.nodes.iter().find(|node| node.name() == name);
+        found.unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    /// A node, to be changed.
+    ///
+    /// # Panics
+    /// When it has none of this name.
+    #[must_use]
+    pub fn node_mut(&mut self, name: &str) -> &mut Node {
+        let found = self.nodes.iter_mut().find(|node| node.name() == name);
+        found.unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    /// The node that hosts repository `number`: its file declares it.
+    #[must_use]
+    pub fn hosting(&self, number: usize) -> &Node {
+        &self.nodes[number - 1]
+    }
+
+    /// The stored objects of repository `number`.
+    #[must_use]
+    pub fn objects(&self, number: usize) -> crate::Repository {
+        self.hosting(number).objects(number)
+    }
+
+    /// The relays between its processes.
+    ///
+    /// # Panics
+    /// When it was set up without.
+    #[must_use]
+    pub fn network(&mut self) -> &mut Network {
+        self.network.as_mut().expect("a mesh with relays")
+    }
+
+    /// A node that runs, other than the one named.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn running_beside(&self, name: &str) -> &Node {
+        let found = self.nodes.iter().find(|node| node.is_running() && node.name() != name);
+        found.unwrap_or_else(|| panic!("no node runs beside {name}"))
+    }
+
+    /// Runs a `pgmesh` command as the administrator, with the file of some node that runs.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
+        self.running_beside("").run(arguments)
+    }
+
+    /// How the mesh does, asked with the file of a node; `None` when nobody answers.
+    #[must_use]
+    pub fn status_from(&self, name: &str) -> Option<MeshStatus> {
+        let outcome = self.node(name).run(&["status", "--output=json"]);
+        (outcome.code() == Some(0)).then(|| MeshStatus::read(&outcome.json()))
+    }
+
+    /// Waits until the mesh does as wanted, by the account of one of its running nodes; how it does then.
+    ///
+    /// # Panics
+    /// When it does not in time: the message names `what` was waited for, and how it does instead.
+    pub fn wait_for_status(&self, what: &str, wanted: impl Fn(&MeshStatus) -> bool) -> MeshStatus {
+        wait_for_some(what, LIMIT, || {
+            let mut last = None;
+            let running = self.nodes.iter().filter(|node| node.is_running());
+            for status in running.filter_map(|node| self.status_from(node.name())) {
+                if wanted(&status) {
+                    return Ok(status);
+                }
+                last = Some(status);
+            }
+            Err(format!("({last:#?})"))
+        })
+    }
+
+    /// Waits until all its nodes answer and have a vote, and it has a leader.
+    pub fn wait_until_whole(&self) {
+        let names = self.names();
+        self.wait_for_status("all nodes to have a vote", |status| status.is_whole(&names));
+    }
+
+    /// Which node leads: waits until one does that runs.
+    #[must_use]
+    pub fn leader(&self) -> String {
+        let leads = |status: &MeshStatus| {
+            let leader = status.leader.as_deref();
+            leader.is_some_and(|name| self.nodes.iter().any(|node| node.name() == name && node.is_running()))
+        };
+        let status = self.wait_for_status("a leader", |status| status.quorum && leads(status));
+        status.leader.expect("it was waited for")
+    }
+
+    /// A node that does not lead.
+    #[must_use]
+    pub fn follower(&self) -> String {
+        let leader = self.leader();
+        self.running_beside(&leader).name().to_owned()
+    }
+
+    /// Has a node join that belongs to no mesh yet, and starts it; does not wait until it has a vote.
+    pub fn add(&mut self, node: Node) {
+        let name = node.name().to_owned();
+        self.nodes.push(node);
+        self.join(&name);
+        self.start_node(&name);
+    }
+
+    /// Has a node join that has no data directory, by a new invitation.
+    pub fn join(&self, name: &str) {
+        let token = self.running_beside(name).invite_with(&["--role=node", "--expires=1h"]);
+        self.node(name).join(&token);
+    }
+
+    /// Starts a node and waits until it answers for itself.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub fn start_node(&mut self, name: &str) {
+        self.node_mut(name).launch();
+        self.await_node(name);
+    }
+
+    /// Waits until a node that was launched answers for itself.
+    ///
+    /// # Panics
+    /// When it ends instead.
+    pub fn await_node(&mut self, name: &str) {
+        let node = self.node_mut(name);
+        let answers = |node: &Node| {
+            let outcome = node.run(&["status", "--output=json"]);
+            outcome.code() == Some(0)
+                && MeshStatus::read(&outcome.json())
+                    .node(node.name())
+                    .is_some_and(|status| status.answers)
+        };
+        if let Err((code, log)) = node.await_start(answers) {
+            panic!("{name} ended with exit code {code:?} instead of serving:\n{log}");
+        }
+    }
+
+    /// Kills a node, takes its data directory away, and has it join again under its name: a new disk in an old machine.
+    pub fn replace_disk(&mut self, name: &str) {
+        self.node_mut(name).kill();
+        fs::remove_dir_all(self.node(name).data()).expect("removing a node's data directory");
+        self.join(name);
+        self.start_node(name);
+    }
+
+    /// The lines of a host's file that say how it gets to the mesh: it knows the nodes in `known`, and reaches all by
+    /// the relays, where there are any. Names the host in the network.
+    fn way(&mut self, host: &str, region: &str, known: &[&str]) -> String {
+        let names = self.names();
+        let mut way = format!("node-region={region}\n");
+        if let Some(network) = &mut self.network {
+            network.add_client(host).expect("adding a host to the network");
+            for name in &names {
+                writeln!(way, "mesh-route={name}={}", network.route(host, name)).expect("writing to a string");
+            }
+        }
+        for name in known {
+            let address = match &self.network {
+                Some(network) => network.route(host, name).to_string(),
+                None => self.node(name).address(),
+            };
+            writeln!(way, "mesh-node={address}").expect("writing to a string");
+        }
+        way
+    }
+
+    /// A PG host in a region that has joined by the invitation of the first node it knows.
+    pub fn host(
+        &mut self,
+        scratch: &Scratch,
+        name: &str,
+        (region, known): (&str, &[&str]),
+        postgres: &Postgres,
+        stanza: &str,
+    ) -> Host {
+        let way = self.way(name, region, known);
+        let host = Host::with_way(scratch, name, &way, postgres, stanza);
+        host.plain(&["join", &self.node(known[0]).invite(stanza)]).succeeds();
+        host
+    }
+}

@@ -1,0 +1,136 @@
+//! Meshes to be set up.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use pgmesh_chaos::{Network, Random};
+
+use crate::mesh::Mesh;
+use crate::node::Node;
+use crate::port::Port;
+use crate::scratch::Scratch;
+
+/// The nodes of a mesh and their regions, in order.
+const NODES: [(&str, &str); 7] = [
+    ("alpha", "eu"),
+    ("beta", "us"),
+    ("gamma", "ap"),
+    ("delta", "eu"),
+    ("epsilon", "us"),
+    ("zeta", "ap"),
+    ("eta", "eu"),
+];
+
+/// A mesh to be set up.
+#[derive(Debug)]
+pub struct MeshBuilder<'a> {
+    scratch: &'a Scratch,
+    nodes: usize,
+    repositories: usize,
+    paths: BTreeMap<usize, PathBuf>,
+    relays: bool,
+    options: Vec<(String, String)>,
+}
+
+impl<'a> MeshBuilder<'a> {
+    pub(super) fn new(scratch: &'a Scratch) -> Self {
+        Self {
+            scratch,
+            nodes: 3,
+            repositories: usize::MAX,
+            paths: BTreeMap::new(),
+            relays: false,
+            options: Vec::new(),
+        }
+    }
+
+    /// How many nodes, 3 unless told.
+    #[must_use]
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// How many of them have a repository, the first ones; each has one unless told.
+    #[must_use]
+    pub fn repositories(mut self, repositories: usize) -> Self {
+        self.repositories = repositories;
+        self
+    }
+
+    /// Where the repository of a number lies, and so that of the node of that number.
+    #[must_use]
+    pub fn repository_at(mut self, number: usize, path: PathBuf) -> Self {
+        self.paths.insert(number, path);
+        self
+    }
+
+    /// With a relay between any two nodes, and between hosts and nodes.
+    #[must_use]
+    pub fn with_relays(mut self) -> Self {
+        self.relays = true;
+        self
+    }
+
+    /// Adds a line to the `[global]` section of each node's file.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the first node begin the mesh and the others join it, and waits until all have a vote.
+    #[must_use]
+    pub fn start(self) -> Mesh {
+        let (mut mesh, waiting) = self.start_first();
+        for node in waiting {
+            mesh.add(node);
+        }
+        mesh.wait_until_whole();
+        mesh
+    }
+
+    /// Has the first node begin the mesh; the others, in order, belong to no mesh yet.
+    #[must_use]
+    pub fn start_first(self) -> (Mesh, Vec<Node>) {
+        assert!((1..=NODES.len()).contains(&self.nodes), "one to {} nodes", NODES.len());
+        let ports: Vec<Port> = (1..)
+            .take(self.nodes)
+            .map(|last| Port::reserve_at(Ipv4Addr::new(127, 0, 0, last)))
+            .collect();
+        let network = self.relays.then(|| {
+            let mut network = Network::new(Random::seed_from_environment());
+            for ((name, _), port) in NODES.iter().zip(&ports) {
+                network
+                    .add(name, port.socket_address())
+                    .expect("adding a node to the network");
+            }
+            network
+        });
+        let mut nodes = Vec::new();
+        for (number, ((name, region), port)) in (1..).zip(NODES.into_iter().zip(ports)) {
+            let mut node = Node::builder(self.scratch, name).port(port).region(region);
+            if number <= self.repositories {
+                node = match self.paths.get(&number) {
+                    None => node.repository_numbered(number),
+                    Some(path) => node.add(number, path.clone(), Some(format!("passphrase of {number}"))),
+                };
+            }
+            for (to, address) in network.iter().flat_map(|network| network.routes(name)) {
+                node = node.option("mesh-route", &format!("{to}={address}"));
+            }
+            for (name, value) in &self.options {
+                node = node.option(name, value);
+            }
+            nodes.push(if number == 1 { node.create() } else { node.write() });
+        }
+        let first = nodes.remove(0);
+        let mut mesh = Mesh {
+            nodes: vec![first],
+            network,
+        };
+        mesh.start_node("alpha");
+        (mesh, nodes)
+    }
+}

@@ -1,0 +1,184 @@
+//! Nodes to be set up.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::node::Node;
+use crate::outcome::run;
+use crate::port::Port;
+use crate::program::pgmesh;
+use crate::scratch::Scratch;
+
+/// A repository of a node, as its configuration has it.
+#[derive(Clone, Debug)]
+pub struct RepositoryFiles {
+    /// Its number in the mesh.
+    pub number: usize,
+    /// Its folder.
+    pub path: PathBuf,
+    /// Its passphrase, `None` for a repository without encryption.
+    pub passphrase: Option<String>,
+}
+
+impl RepositoryFiles {
+    /// An encrypted one in a node's folder.
+    pub(super) fn encrypted(home: &Path, number: usize) -> Self {
+        Self {
+            number,
+            path: home.join(format!("repo{number}")),
+            passphrase: Some(format!("passphrase of {number}: correct horse")),
+        }
+    }
+
+    /// What a node's file says about it.
+    pub(super) fn lines(&self) -> String {
+        let Self { number, path, .. } = self;
+        let cipher = match &self.passphrase {
+            Some(passphrase) => format!("aes-256-cbc\nrepo{number}-cipher-pass={passphrase}"),
+            None => "none".to_owned(),
+        };
+        format!(
+            "repo{number}-type=posix\nrepo{number}-path={}\nrepo{number}-cipher-type={cipher}\n",
+            path.display()
+        )
+    }
+}
+
+/// A node to be set up.
+#[derive(Debug)]
+pub struct NodeBuilder<'a> {
+    scratch: &'a Scratch,
+    name: String,
+    port: Option<Port>,
+    region: String,
+    repositories: Vec<RepositoryFiles>,
+    options: String,
+    initialize: Vec<String>,
+}
+
+impl<'a> NodeBuilder<'a> {
+    pub(super) fn new(scratch: &'a Scratch, name: &str) -> Self {
+        Self {
+            scratch,
+            name: name.to_owned(),
+            port: None,
+            region: "eu".to_owned(),
+            repositories: Vec::new(),
+            options: String::new(),
+            initialize: Vec::new(),
+        }
+    }
+
+    /// Where it listens; a free port of 127.0.0.1 unless told.
+    #[must_use]
+    pub fn port(mut self, port: Port) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Its region, `eu` unless told.
+    #[must_use]
+    pub fn region(mut self, region: &str) -> Self {
+        region.clone_into(&mut self.region);
+        self
+    }
+
+    /// Adds an encrypted posix repository, the next number.
+    #[must_use]
+    pub fn repository(self) -> Self {
+        let number = self.repositories.len() + 1;
+        self.repository_numbered(number)
+    }
+
+    /// Adds an encrypted posix repository with a number of its own in the mesh.
+    #[must_use]
+    pub fn repository_numbered(mut self, number: usize) -> Self {
+        let repository = RepositoryFiles::encrypted(&self.scratch.join(&self.name), number);
+        self.repositories.push(repository);
+        self
+    }
+
+    /// Adds a posix repository at a path, the next number.
+    #[must_use]
+    pub fn repository_at(self, path: PathBuf, passphrase: Option<&str>) -> Self {
+        let number = self.repositories.len() + 1;
+        self.add(number, path, passphrase.map(str::to_owned))
+    }
+
+    pub(crate) fn add(mut self, number: usize, path: PathBuf, passphrase: Option<String>) -> Self {
+        self.repositories.push(RepositoryFiles {
+            number,
+            path,
+            passphrase,
+        });
+        self
+    }
+
+    /// Adds a line to the `[global]` section of its file.
+    #[must_use]
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        writeln!(self.options, "{name}={value}").expect("writing to a string");
+        self
+    }
+
+    /// Adds an argument of `node init`.
+    #[must_use]
+    pub fn initialize_with(mut self, argument: &str) -> Self {
+        self.initialize.push(argument.to_owned());
+        self
+    }
+
+    /// Writes its configuration; it belongs to no mesh yet.
+    #[must_use]
+    pub fn write(self) -> Node {
+        self.write_with_arguments().0
+    }
+
+    fn write_with_arguments(self) -> (Node, Vec<String>) {
+        let account = self.scratch.account();
+        let home = self.scratch.folder(&self.name);
+        let port = self.port.unwrap_or_else(Port::reserve);
+        let address = port.address();
+        let mut settings = format!(
+            "[global]\nnode-name={}\nnode-path={}\nnode-listen={address}\nnode-advertise={address}\nnode-region={}\n",
+            self.name,
+            home.join("node").display(),
+            self.region
+        );
+        for repository in &self.repositories {
+            settings += &repository.lines();
+        }
+        settings += &self.options;
+        let node = Node {
+            account,
+            name: self.name,
+            program: pgmesh(self.scratch.path()),
+            configuration: home.join("node.conf"),
+            home,
+            settings,
+            port,
+            repositories: self.repositories,
+            process: None,
+        };
+        node.account.write(&node.configuration, &node.settings);
+        (node, self.initialize)
+    }
+
+    /// Writes its configuration and has it begin a mesh; it does not run yet.
+    #[must_use]
+    pub fn create(self) -> Node {
+        let (node, arguments) = self.write_with_arguments();
+        let mut command = node.command(&["node", "init"]);
+        command.args(&arguments);
+        run(command).succeeds();
+        node
+    }
+
+    /// Has it begin a mesh and starts it.
+    #[must_use]
+    pub fn start(self) -> Node {
+        let mut node = self.create();
+        node.start();
+        node
+    }
+}

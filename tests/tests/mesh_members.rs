@@ -1,0 +1,149 @@
+//! Nodes that come and go on purpose: restarts, moves, new disks, drained, without a vote, removed.
+#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::time::{Duration, Instant};
+
+use pgmesh_tests::{Host, Kind, Ledger, MeshSite, Pushes, WalForge, wait_for};
+
+#[test]
+fn a_rolling_restart_fails_no_push() {
+    let mut site = MeshSite::without_archiving("rolling", |mesh| mesh);
+    let forge = WalForge::new(&site.postgres);
+    let MeshSite { host, mesh, .. } = &mut site;
+    let host: &Host = host;
+    let mut span = None;
+    let pushes = Pushes::during(&[host, host, host], &forge, |pushes| {
+        let began = Instant::now();
+        for name in mesh.names() {
+            pushes.wait_for_more(3);
+            mesh.node_mut(&name).stop();
+            pushes.wait_for_more(3);
+            mesh.start_node(&name);
+            mesh.wait_until_whole();
+        }
+        span = Some((began, Instant::now()));
+    });
+    let (from, to) = span.expect("the story ran");
+    println!(
+        "longest pause {:?}; pushes took {}",
+        pushes.longest_pause(from, to),
+        pushes.times(from, to)
+    );
+    assert_eq!(pushes.failed(), 0, "no push failed");
+    pushes.assert_all_are_there(host, &forge);
+    host.run(&["verify"]).succeeds();
+}
+
+#[test]
+fn a_node_with_a_new_disk_comes_back_under_its_name() {
+    let mut site = MeshSite::without_archiving("disk", |mesh| mesh);
+    let forge = WalForge::new(&site.postgres);
+    site.host.push(&forge.make(1)).succeeds();
+    site.mesh.node_mut("gamma").kill();
+    site.host.push(&forge.make(2)).succeeds();
+    site.mesh.replace_disk("gamma");
+    site.mesh.wait_until_whole();
+    site.host.push(&forge.make(3)).succeeds();
+    // It counts: with another node dead the two still are a majority, and its repository takes part.
+    site.mesh.node_mut("alpha").kill();
+    site.host.push(&forge.make(4)).succeeds();
+    site.mesh.start_node("alpha");
+    site.mesh.wait_until_whole();
+    wait_for("repo3 to have what it missed", Duration::from_secs(60), || {
+        site.mesh.objects(3).segments().len() == 4
+    });
+    site.host.run(&["verify"]).succeeds();
+}
+
+#[test]
+fn a_node_that_moves_to_another_address_is_found() {
+    let mut site = MeshSite::without_archiving("moves", |mesh| mesh);
+    let forge = WalForge::new(&site.postgres);
+    site.host.push(&forge.make(1)).succeeds();
+    site.mesh.node_mut("beta").stop();
+    site.mesh.node_mut("beta").move_to_another_port();
+    site.mesh.start_node("beta");
+    site.mesh.wait_until_whole();
+    site.host.push(&forge.make(2)).succeeds();
+    // The two that have moved apart are a majority.
+    site.mesh.node_mut("alpha").kill();
+    site.host.push(&forge.make(3)).succeeds();
+    site.mesh.start_node("alpha");
+    site.mesh.wait_until_whole();
+    for number in 1..=3 {
+        site.host.get(&forge.name(number), &forge.path("fetched")).succeeds();
+    }
+}
+
+#[test]
+fn nodes_are_drained_demoted_promoted_and_removed() {
+    let mut site = MeshSite::without_archiving("parts", |mesh| mesh.nodes(4));
+    let forge = WalForge::new(&site.postgres);
+    let wait_for_node = |site: &MeshSite, name: &str, what: &str, wanted: &dyn Fn(&str, &str) -> bool| {
+        site.mesh.wait_for_status(&format!("{name} {what}"), |status| {
+            status.node(name).is_some_and(|node| wanted(&node.role, &node.state))
+        });
+    };
+    site.host.push(&forge.make(1)).succeeds();
+
+    site.mesh.run(&["node", "drain", "alpha"]).succeeds();
+    wait_for_node(&site, "alpha", "to be drained", &|_, state| state == "draining");
+    site.host.push(&forge.make(2)).succeeds();
+    site.mesh.run(&["node", "resume", "alpha"]).succeeds();
+    wait_for_node(&site, "alpha", "to serve again", &|_, state| state == "in-service");
+
+    let leader = site.mesh.leader();
+    site.mesh.run(&["node", "demote", &leader]).succeeds();
+    wait_for_node(&site, &leader, "to have no vote", &|role, _| role == "learner");
+    site.host.push(&forge.make(3)).succeeds();
+    site.mesh.run(&["node", "promote", &leader]).succeeds();
+    wait_for_node(&site, &leader, "to have its vote again", &|role, _| role != "learner");
+
+    // A dead node, that hosts a repository: only when that is meant.
+    site.mesh.node_mut("delta").kill();
+    site.mesh.run(&["node", "remove", "delta"]).refuses(&["repo4"]);
+    site.mesh.run(&["node", "remove", "delta", "--force"]).succeeds();
+    let list = site.mesh.run(&["node", "list", "--output=json"]).ok().json();
+    let names: Vec<&str> = list
+        .as_array()
+        .expect("a list of nodes")
+        .iter()
+        .filter_map(|node| node["name"].as_str())
+        .collect();
+    assert_eq!(names, ["alpha", "beta", "gamma"]);
+    site.host.push(&forge.make(4)).succeeds();
+    // What was removed is not let in again by its old certificate.
+    site.mesh.node_mut("delta").launch();
+    site.host.push(&forge.make(5)).succeeds();
+    site.mesh.run(&["node", "remove", "nobody"]).refuses(&["nobody"]);
+    for number in 1..=5 {
+        site.host.get(&forge.name(number), &forge.path("fetched")).succeeds();
+    }
+}
+
+#[test]
+fn a_new_repository_is_filled_from_the_others() {
+    let mut site = MeshSite::new("sync", |mesh| mesh.repositories(2));
+    site.postgres.make_accounts(1);
+    let mut ledger = Ledger::create(&site.postgres);
+    site.host.backup();
+    let last = ledger.add_some(&site.postgres, 3);
+    site.postgres.archive_everything();
+    site.mesh.node_mut("gamma").stop();
+    site.mesh.node_mut("gamma").declare_repository(3);
+    site.mesh.start_node("gamma");
+    site.mesh.run(&["--repo=3", "repo-sync"]).succeeds();
+    for kind in [Kind::Chunk, Kind::Segment, Kind::Manifest] {
+        let counts = [1, 3].map(|number| site.mesh.objects(number).all(kind).len());
+        assert!(counts[0] > 0 && counts[0] == counts[1], "{kind:?}: {counts:?}");
+    }
+    site.host.run(&["verify"]).succeeds();
+    // Now the two others may go for good.
+    for number in [1, 2] {
+        site.mesh.objects(number).take_away();
+    }
+    let mut restored = site.restore("again", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end, from the new repository alone");
+    restored.check_all();
+}
