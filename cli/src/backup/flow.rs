@@ -50,7 +50,7 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     let outcome = tokio::select! {
         outcome = Box::pin(take(config, context)) => outcome,
         name = signals.caught() => Err(stopped(name)),
-        failure = mesh.keep_session() => Err(failure),
+        never = mesh.keep_session() => match never {},
     };
     if outcome.is_err() {
         abort(&mesh, stanza, session).await;

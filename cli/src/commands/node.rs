@@ -31,7 +31,7 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
     let settings = node_file::settings(config)?;
     let token = super::join::token(config)?;
     if token.role != Role::Node {
-        let what = format!("this token is for a {}, not for a node", token.role.kind());
+        let what = format!("this token is not a node's: its role is {}", token.role.kind());
         return Err(Failure::new(code::OPTION_INVALID, what)
             .remedy("run 'pgmesh join TOKEN' with it, or make a node's with 'pgmesh invite --role=node'"));
     }

@@ -96,3 +96,89 @@ fn no_identity(directory: &Path, error: &IdentityError) -> Failure {
     .because(chain(error))
     .remedy("join the mesh: 'pgmesh invite' on a node prints a token for 'pgmesh join TOKEN' here")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn access(arguments: &[&str]) -> Result<Access, Failure> {
+        let arguments: Vec<std::ffi::OsString> = ["--no-config"].iter().chain(arguments).map(Into::into).collect();
+        Access::of(&Config::load(&arguments, &[]).unwrap())
+    }
+
+    const NODE: [&str; 4] = [
+        "--node-name=n1",
+        "--node-path=/node",
+        "--node-listen=0.0.0.0:7",
+        "--mesh-node=n2:8",
+    ];
+
+    #[test]
+    fn a_pg_host_goes_by_its_own_identity_to_the_nodes_that_it_names() {
+        let given = [
+            "--mesh-node=n1:8",
+            "--mesh-node=n2:8",
+            "--mesh-route=n2=relay:9",
+            "--node-region=eu",
+            "--identity-path=/id",
+            "info",
+        ];
+        let access = access(&given).unwrap();
+        assert_eq!(access.directory, Path::new("/id"));
+        let expected = Ways {
+            seeds: vec!["n1:8".to_owned(), "n2:8".to_owned()],
+            routes: BTreeMap::from([("n2".to_owned(), "relay:9".to_owned())]),
+            region: Some("eu".to_owned()),
+            home: None,
+        };
+        assert_eq!(access.ways, expected);
+        assert!(access.greeting < access.limit, "a person waits");
+    }
+
+    #[test]
+    fn who_archives_waits_as_long_as_it_may() {
+        let access = access(&[
+            "--stanza=main",
+            "--pg1-path=/pg",
+            "--archive-timeout=9",
+            "--mesh-node=n:1",
+            "archive-push",
+            "x",
+        ]);
+        let access = access.unwrap();
+        assert_eq!([access.greeting, access.limit], [Duration::from_secs(9); 2]);
+    }
+
+    #[test]
+    fn a_nodes_file_means_its_administrator_and_the_node_itself_first() {
+        let access = access(&[&NODE[..], &["info"]].concat()).unwrap();
+        assert_eq!(access.directory, Path::new("/node/admin"));
+        assert_eq!(access.ways.seeds, ["127.0.0.1:7", "n2:8"]);
+        assert_eq!(access.ways.home.as_deref(), Some("n1"));
+    }
+
+    #[test]
+    fn one_file_may_serve_a_node_and_the_cluster_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = format!("--identity-path={}", folder.path().display());
+        let push = ["--stanza=main", "--pg1-path=/pg", "archive-push", "x"];
+        let both = [&NODE[..], &[identity.as_str()], &push].concat();
+        assert_eq!(
+            access(&both).unwrap().directory,
+            Path::new("/node/admin"),
+            "it has not joined"
+        );
+        std::fs::write(folder.path().join("identity.crt"), "").unwrap();
+        let joined = access(&both).unwrap();
+        assert_eq!((joined.directory.as_path(), joined.ways.home), (folder.path(), None));
+        assert_eq!(joined.ways.seeds, ["n2:8"]);
+    }
+
+    #[test]
+    fn without_any_node_the_option_is_named() {
+        let failure = access(&["info"]).unwrap_err();
+        assert_eq!(failure.code, code::OPTION_REQUIRED);
+        assert!(failure.what.contains("mesh-node"), "{failure}");
+    }
+}

@@ -20,6 +20,8 @@ mod probe;
 mod race;
 mod renewal;
 mod retry;
+#[cfg(test)]
+mod tests;
 
 pub use access::Access;
 pub use probe::Probed;
@@ -36,6 +38,7 @@ use pgmesh_storage::DigestSuite;
 use pgmesh_transport::{Client, Identity};
 use retry::Retry;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -89,7 +92,11 @@ impl Mesh {
     pub fn open(config: &Config) -> Result<Self, Failure> {
         let access = Access::of(config)?;
         let identity = access.identity()?;
-        let client = Client::new(&identity)
+        Self::with(access, &identity)
+    }
+
+    fn with(access: Access, identity: &Identity) -> Result<Self, Failure> {
+        let client = Client::new(identity)
             .map_err(|error| Failure::new(code::CRYPTO, "this host cannot connect").because(chain(&error)))?;
         let mesh = identity.mesh_id().to_string();
         Ok(Self {
@@ -211,9 +218,9 @@ impl Mesh {
         }
     }
 
-    /// Keeps the session with a node while nothing else is said, as while PostgreSQL makes its checkpoint. Returns only
-    /// when it is lost.
-    pub async fn keep_session(&self) -> Failure {
+    /// Keeps the session with a node while nothing else is said, as while PostgreSQL makes its checkpoint. Never returns: where
+    /// the session cannot be kept, the next request tells, and a commit that has ended it succeeds.
+    pub async fn keep_session(&self) -> Infallible {
         let request = Request::Hello;
         let mut retry = Retry::new(self.access.limit);
         loop {
@@ -225,7 +232,8 @@ impl Mesh {
                 }
                 Err(failed) => {
                     if let Err(failure) = self.settle(&request, &mut retry, failed).await {
-                        return failure;
+                        tracing::debug!("the backup session is not kept any more: {failure}");
+                        return std::future::pending().await;
                     }
                 }
             }
@@ -311,8 +319,12 @@ impl Mesh {
         let Some(repeat) = retry.after(&failure, Instant::now()) else {
             return Err(failure);
         };
-        let node = link.as_deref().map(Link::node).unwrap_or_default();
-        tracing::info!(node, "{failure}; {} is tried again", request.name());
+        match link.as_deref() {
+            Some(link) => tracing::info!(node = link.node(), "{failure}; {} is tried again", request.name()),
+            // Whoever waits shall know what for.
+            None if retry.begins_a_long_wait() => tracing::warn!("{failure}; waiting for a node"),
+            None => tracing::debug!("{failure}; waiting for a node"),
+        }
         if let Some(link) = link.filter(|_| repeat.elsewhere) {
             self.leave(&link).await;
         }

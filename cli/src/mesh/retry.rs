@@ -9,6 +9,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// An election is over within a second or two: who waits longer than this between two tries adds to it.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// A wait that somebody may want to know the reason of.
+const LONG: Duration = Duration::from_secs(5);
+
 /// A request is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeat {
@@ -44,6 +47,11 @@ impl Retry {
         self.failures = self.failures.saturating_add(1);
         let over = now.saturating_duration_since(since) + pause >= self.limit;
         (!over).then_some(Repeat { elsewhere, pause })
+    }
+
+    /// Whether a wait begins that is long enough to be told of.
+    pub fn begins_a_long_wait(&self) -> bool {
+        self.failures == 1 && self.limit >= LONG
     }
 
     /// The request has come on since it failed: what fails from now on is another failure.
@@ -112,6 +120,7 @@ mod tests {
         assert!(retry.after(&lost, start + LIMIT + LIMIT).is_none());
         retry.progress();
         assert!(retry.after(&lost, start + LIMIT + LIMIT).is_some());
+        assert!(retry.begins_a_long_wait());
         assert!(Retry::new(Duration::ZERO).after(&lost, start).is_none());
     }
 }

@@ -155,8 +155,11 @@ fn not_asked(failure: &Failure) -> Check {
             "run the doctor on a node, with its file, to see more",
         );
     }
-    let remedy = failure.remedy.clone();
-    let remedy = remedy.unwrap_or_else(|| "see to the nodes that are not reached first".to_owned());
+    let next = match failure.code {
+        code::HOST_CONNECT => "see to the nodes that are not reached first",
+        _ => "see that all nodes run the same version of pgmesh, and what the log of the one that answered says",
+    };
+    let remedy = failure.remedy.clone().unwrap_or_else(|| next.to_owned());
     Check::fail("mesh", failure.code, failure.to_string(), remedy)
 }
 

@@ -107,12 +107,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         "compress-level=1",
     ),
     new("force", Kind::Flag, "go on where the command would refuse")
-        .commands(CommandSet::of(&[Backup, NodeRemove, Restore, StanzaDelete, Stop]))
+        .commands(CommandSet::of(&[Backup, Join, NodeRemove, Restore, StanzaDelete, Stop]))
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
             exists. stanza-delete: although PostgreSQL runs. stop: do not wait for what is under way. node remove: \
-            although it hosts repositories.",
+            although it hosts repositories. join: although there is an identity already.",
             "--force",
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
