@@ -52,7 +52,9 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         ),
         R::NodeReplaced { .. } | R::NodeRemoved(_) | R::CertificateRevoked(_) => (
             code::CRYPTO,
-            Some("to bring it back: 'pgmesh invite --role=node' on another node, then 'pgmesh node join TOKEN' with an empty node-path"),
+            Some(
+                "to bring it back: 'pgmesh invite --role=node' on another node, then 'pgmesh node join TOKEN' with an empty node-path",
+            ),
         ),
         R::LastNode(_) => (code::COMMAND_INVALID, None),
         R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),

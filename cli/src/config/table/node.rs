@@ -49,7 +49,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     new(
         "node-snapshot-entries",
-        Kind::Integer { min: 10, max: 1_000_000 },
+        Kind::Integer {
+            min: 10,
+            max: 1_000_000,
+        },
         "log entries between two snapshots of the catalog",
     )
     .commands(NODE)
