@@ -24,6 +24,8 @@ mod properties;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod refusals_mesh;
+#[cfg(test)]
 mod scenario;
 
 pub use base::{Base, MemoryBase, Row, Rows};
