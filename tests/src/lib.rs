@@ -43,7 +43,7 @@ pub use disk::SmallDisk;
 pub use figures::Figures;
 pub use host::Host;
 pub use ledger::{Ledger, LedgerRow};
-pub use mesh::{Mesh, MeshBuilder, MeshStatus, NodeStatus};
+pub use mesh::{Mesh, MeshBuilder, MeshStatus, NodeStatus, RepositoryStatus};
 pub use node::{Node, NodeBuilder, RepositoryFiles};
 pub use objects::{Damage, Kind, Object, Repository};
 pub use outcome::{Outcome, run, run_with_input};

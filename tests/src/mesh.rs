@@ -10,7 +10,7 @@ use std::time::Duration;
 use pgmesh_chaos::Network;
 
 pub use builder::MeshBuilder;
-pub use status::{MeshStatus, NodeStatus};
+pub use status::{MeshStatus, NodeStatus, RepositoryStatus};
 
 use crate::host::Host;
 use crate::node::Node;
@@ -131,10 +131,16 @@ impl Mesh {
         })
     }
 
-    /// Waits until all its nodes answer and have a vote, and it has a leader.
+    /// Waits until all its nodes answer and are in the group, it has as many voters as it should, and a leader.
     pub fn wait_until_whole(&self) {
         let names = self.names();
-        self.wait_for_status("all nodes to have a vote", |status| status.is_whole(&names));
+        self.wait_for_status("all nodes to be in the group", |status| status.is_whole(&names));
+    }
+
+    /// Waits until all its nodes answer, all repositories are up, and none of them owes anything: so `verify` finds nothing
+    /// to complain of.
+    pub fn wait_until_settled(&self) {
+        self.wait_for_status("all repositories to be up and to owe nothing", MeshStatus::is_settled);
     }
 
     /// Which node leads: waits until one does that runs.

@@ -19,6 +19,15 @@ fn wait_for_segment(site: &MeshSite, repositories: usize, name: &str) {
     }
 }
 
+/// Segment `number` with other bytes under the same name.
+fn other_content(forge: &WalForge, number: u32) -> Vec<u8> {
+    let mut content = forge.content(number);
+    if let Some(last) = content.last_mut() {
+        *last ^= 1;
+    }
+    content
+}
+
 #[test]
 fn a_push_through_any_node_is_in_all_repositories() {
     let mut site = MeshSite::without_archiving("forms", |mesh| mesh.with_relays());
@@ -43,6 +52,17 @@ fn a_push_through_any_node_is_in_all_repositories() {
         wait_for_segment(&site, 3, &forge.name(number));
     }
     let fetched = forge.path("fetched");
+    // Pushed again, through whichever node, a segment is what it was: no push has two effects.
+    let stored = [1, 2, 3].map(|number| site.mesh.objects(number).inodes(Kind::Segment));
+    for (node, host) in &hosts {
+        for number in 1..=3 {
+            host.push(&forge.make(number)).succeeds();
+        }
+        let other = forge.write(&forge.name(2), &other_content(&forge, 2));
+        host.push(&other).fails(&[45], &[&forge.name(2)]);
+        let after = [1, 2, 3].map(|number| site.mesh.objects(number).inodes(Kind::Segment));
+        assert!(after == stored, "a push through {node} was stored again");
+    }
     for (node, host) in &hosts {
         for number in 1..=3 {
             host.get(&forge.name(number), &fetched).succeeds();

@@ -248,7 +248,6 @@ fn one_catalog_can_have_said_what_clients_were_told_under_faults() {
         }
     }
     judge(history, 100);
-    site.host.run(&["verify"]).succeeds();
 }
 
 /// Asserts that a history is linearizable, and that enough was answered for that to mean something.

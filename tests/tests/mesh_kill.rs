@@ -53,6 +53,7 @@ fn kill_under_load(name: &str, rounds: u32, who: impl Fn(&Mesh) -> String) {
         pushes.failed()
     );
     pushes.assert_all_are_there(host, &forge);
+    mesh.wait_until_settled();
     host.run(&["verify"]).succeeds();
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::{Host, Kind, Ledger, MeshSite, Pushes, WalForge, wait_for};
+use pgmesh_tests::{Host, Kind, Ledger, MeshSite, Pushes, RepositoryStatus, WalForge, wait_for};
 
 #[test]
 fn a_rolling_restart_fails_no_push() {
@@ -31,6 +31,7 @@ fn a_rolling_restart_fails_no_push() {
     );
     assert_eq!(pushes.failed(), 0, "no push failed");
     pushes.assert_all_are_there(host, &forge);
+    mesh.wait_until_settled();
     host.run(&["verify"]).succeeds();
 }
 
@@ -52,6 +53,7 @@ fn a_node_with_a_new_disk_comes_back_under_its_name() {
     wait_for("repo3 to have what it missed", Duration::from_secs(60), || {
         site.mesh.objects(3).segments().len() == 4
     });
+    site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
 }
 
@@ -92,12 +94,30 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     site.mesh.run(&["node", "resume", "alpha"]).succeeds();
     wait_for_node(&site, "alpha", "to serve again", &|_, state| state == "in-service");
 
+    // Three of the four vote. The one that does not takes the place of one that shall not.
+    let status = site
+        .mesh
+        .wait_for_status("three voters", |status| status.voters().len() == 3);
+    let spare = status
+        .nodes
+        .iter()
+        .find(|node| !node.votes())
+        .expect("a fourth node")
+        .name
+        .clone();
     let leader = site.mesh.leader();
     site.mesh.run(&["node", "demote", &leader]).succeeds();
     wait_for_node(&site, &leader, "to have no vote", &|role, _| role == "learner");
+    wait_for_node(&site, &spare, "to vote instead", &|role, _| role != "learner");
     site.host.push(&forge.make(3)).succeeds();
     site.mesh.run(&["node", "promote", &leader]).succeeds();
     wait_for_node(&site, &leader, "to have its vote again", &|role, _| role != "learner");
+    // Only who asks for an even number has one.
+    for name in site.mesh.names() {
+        site.mesh.run(&["node", "promote", &name]).succeeds();
+    }
+    site.mesh
+        .wait_for_status("four voters", |status| status.voters().len() == 4);
 
     // A dead node, that hosts a repository: only when that is meant.
     site.mesh.node_mut("delta").kill();
@@ -111,6 +131,9 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
         .filter_map(|node| node["name"].as_str())
         .collect();
     assert_eq!(names, ["alpha", "beta", "gamma"]);
+    let three: Vec<String> = names.into_iter().map(str::to_owned).collect();
+    site.mesh
+        .wait_for_status("the three others to vote", |status| status.is_whole(&three));
     site.host.push(&forge.make(4)).succeeds();
     // What was removed is not let in again by its old certificate.
     site.mesh.node_mut("delta").launch();
@@ -132,6 +155,9 @@ fn a_new_repository_is_filled_from_the_others() {
     site.mesh.node_mut("gamma").stop();
     site.mesh.node_mut("gamma").declare_repository(3);
     site.mesh.start_node("gamma");
+    site.mesh.wait_for_status("repo3 to be known", |status| {
+        status.repository(3).is_some_and(RepositoryStatus::is_up)
+    });
     site.mesh.run(&["--repo=3", "repo-sync"]).succeeds();
     for kind in [Kind::Chunk, Kind::Segment, Kind::Manifest] {
         let counts = [1, 3].map(|number| site.mesh.objects(number).all(kind).len());

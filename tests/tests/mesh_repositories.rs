@@ -37,6 +37,7 @@ fn wait_until_all_have_all(site: &MeshSite) {
             "repo{number} has other segments"
         );
     }
+    site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
 }
 

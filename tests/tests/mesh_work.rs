@@ -20,13 +20,9 @@ const LIMIT: Duration = Duration::from_secs(100);
 /// to be interrupted.
 fn site(name: &str) -> (MeshSite, Ledger) {
     let mut site = MeshSite::new(name, |mesh| mesh.with_relays().option("backup-ack", "2"));
-    site.postgres.query(
-        "create table noise as select number, (select string_agg(md5(random()::text || number), '') \
-         from generate_series(1, 8)) as text from generate_series(1, 160000) as number",
-    );
+    site.postgres.make_noise(45);
     let mut ledger = Ledger::create(&site.postgres);
     ledger.add_some(&site.postgres, 3);
-    site.postgres.query("checkpoint");
     let link = Faults::none().with_bandwidth(16 * MEBIBYTE);
     for node in site.mesh.names() {
         site.mesh.network().shape_both("host", &node, link);
@@ -112,6 +108,7 @@ fn a_backup_goes_on_when_its_node_dies() {
         let count = |number| site.mesh.objects(number).all(Kind::Chunk).len();
         count(number) == count(survivor)
     });
+    site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
 }
 

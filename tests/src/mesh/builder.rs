@@ -80,7 +80,7 @@ impl<'a> MeshBuilder<'a> {
         self
     }
 
-    /// Has the first node begin the mesh and the others join it, and waits until all have a vote.
+    /// Has the first node begin the mesh and the others join it, and waits until it is whole.
     #[must_use]
     pub fn start(self) -> Mesh {
         let (mut mesh, waiting) = self.start_first();

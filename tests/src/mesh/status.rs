@@ -11,6 +11,8 @@ pub struct MeshStatus {
     pub quorum: bool,
     /// The nodes.
     pub nodes: Vec<NodeStatus>,
+    /// The repositories.
+    pub repositories: Vec<RepositoryStatus>,
 }
 
 /// How one node does.
@@ -26,17 +28,31 @@ pub struct NodeStatus {
     pub answers: bool,
     /// The last entry of the catalog's log that it has applied.
     pub applied: Option<u64>,
+    /// The last entry that its newest snapshot of the catalog covers.
+    pub snapshot: Option<u64>,
+}
+
+/// How one repository does.
+#[derive(Clone, Debug)]
+pub struct RepositoryStatus {
+    /// Its number.
+    pub number: u64,
+    /// `up`, `down` or `refused`.
+    pub state: String,
+    /// How many objects it owes.
+    pub debt: u64,
 }
 
 impl MeshStatus {
     /// Reads the JSON of `status`.
     #[must_use]
     pub fn read(json: &Value) -> Self {
-        let nodes = json["nodes"].as_array().unwrap_or_else(|| panic!("no nodes in {json}"));
+        let list = |key: &str| json[key].as_array().unwrap_or_else(|| panic!("no {key} in {json}"));
         Self {
             leader: text(&json["leader"]),
             quorum: json["quorum"]["reached"] == true,
-            nodes: nodes.iter().map(node).collect(),
+            nodes: list("nodes").iter().map(node).collect(),
+            repositories: list("repositories").iter().map(repository).collect(),
         }
     }
 
@@ -46,14 +62,42 @@ impl MeshStatus {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// Whether all of `names` answer and have a vote, and a majority and a leader are there.
+    /// Whether all of `names` answer and are in the group, as many of them vote as should, and a majority and a leader are
+    /// there.
     #[must_use]
     pub fn is_whole(&self, names: &[String]) -> bool {
+        let found: Vec<&NodeStatus> = names.iter().filter_map(|name| self.node(name)).collect();
+        let voters = found.iter().filter(|node| node.votes()).count();
         self.quorum
             && self.leader.is_some()
-            && names
+            && found.len() == names.len()
+            && found.iter().all(|node| node.answers && node.role != "joining")
+            && voters >= odd_voters(names.len())
+    }
+
+    /// The names of those that have a vote.
+    #[must_use]
+    pub fn voters(&self) -> Vec<&str> {
+        let voters = self.nodes.iter().filter(|node| node.votes());
+        voters.map(|node| node.name.as_str()).collect()
+    }
+
+    /// Whether a majority, a leader and all nodes answer, and all repositories are up and owe nothing.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.quorum
+            && self.leader.is_some()
+            && self.nodes.iter().all(|node| node.answers)
+            && self
+                .repositories
                 .iter()
-                .all(|name| self.node(name).is_some_and(|node| node.answers && node.votes()))
+                .all(|repository| repository.is_up() && repository.debt == 0)
+    }
+
+    /// What it says of one repository, if it knows it.
+    #[must_use]
+    pub fn repository(&self, number: u64) -> Option<&RepositoryStatus> {
+        self.repositories.iter().find(|repository| repository.number == number)
     }
 }
 
@@ -65,6 +109,22 @@ impl NodeStatus {
     }
 }
 
+impl RepositoryStatus {
+    /// Whether it is used.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.state == "up"
+    }
+}
+
+/// How many of so many nodes vote, unless told: an odd number, five at most.
+fn odd_voters(nodes: usize) -> usize {
+    match nodes.min(5) {
+        0 => 0,
+        count => count - (count + 1) % 2,
+    }
+}
+
 fn node(json: &Value) -> NodeStatus {
     let required = |key: &str| text(&json[key]).unwrap_or_else(|| panic!("no {key} of a node in {json}"));
     NodeStatus {
@@ -73,6 +133,20 @@ fn node(json: &Value) -> NodeStatus {
         state: required("state"),
         answers: json["reachable"] == true,
         applied: json["last-applied"].as_u64(),
+        snapshot: json["snapshot"].as_u64(),
+    }
+}
+
+fn repository(json: &Value) -> RepositoryStatus {
+    let number = |value: &Value| {
+        value
+            .as_u64()
+            .unwrap_or_else(|| panic!("no number {value} of a repository in {json}"))
+    };
+    RepositoryStatus {
+        number: number(&json["key"]),
+        state: text(&json["health"]["state"]).unwrap_or_else(|| panic!("no state of a repository in {json}")),
+        debt: number(&json["debt"]["objects"]),
     }
 }
 

@@ -18,6 +18,17 @@ impl Postgres {
         run(command).succeeds();
     }
 
+    /// Makes a table of about so many mebibytes that compress to half, and no further.
+    pub fn make_noise(&self, mebibytes: u32) {
+        // A row has 256 bytes of digits and about 40 of its own.
+        let rows = mebibytes * (1 << 20) / 296;
+        self.query(&format!(
+            "create table noise as select number, part.text from generate_series(1, {rows}) as number, lateral \
+             (select string_agg(md5(number || '.' || piece), '') as text from generate_series(1, 8) as piece) as part"
+        ));
+        self.query("checkpoint");
+    }
+
     /// Starts `clients` that run about `rate` transactions a second together: steady traffic that leaves the machine
     /// time for what is tested.
     #[must_use]

@@ -1,0 +1,117 @@
+//! Nodes that were away for longer than the others keep their log: they come back by a snapshot of the catalog, complete.
+#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::thread;
+
+use pgmesh_tests::{Host, Mesh, MeshSite, Node, WalForge};
+
+/// Log entries between two snapshots, as all nodes are told.
+const BETWEEN_SNAPSHOTS: u64 = 50;
+
+/// How many entries are written while a node is away: many times what is kept of the log.
+const MISSED: u64 = 300;
+
+/// The database in which a node keeps its catalog. A received snapshot becomes a new one; what comes as log entries goes
+/// into the one that is there.
+fn database(node: &Node) -> String {
+    let file = node.data().join("catalog/state/CURRENT");
+    fs::read_to_string(&file).unwrap_or_else(|error| panic!("reading {}: {error}", file.display()))
+}
+
+/// The last entry that any node has applied.
+fn position(mesh: &Mesh) -> u64 {
+    let status = mesh.wait_for_status("a leader", |status| status.quorum && status.leader.is_some());
+    let applied = status.nodes.iter().filter_map(|node| node.applied);
+    applied.max().expect("a position")
+}
+
+/// Has several administrators write into the catalog until it has so many entries more.
+fn write_entries(mesh: &Mesh, count: u64) {
+    let wanted = position(mesh) + count;
+    while position(mesh) < wanted {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        mesh.run(&["invite", "--role=client", "--stanza=main", "--expires=1h"])
+                            .succeeds();
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Asserts that a host gets all these segments.
+fn assert_all(host: &Host, forge: &WalForge, last: u32) {
+    let fetched = forge.path("fetched");
+    for number in 1..=last {
+        host.get(&forge.name(number), &fetched).succeeds();
+        let content = fs::read(&fetched).expect("the fetched segment");
+        assert!(content == forge.content(number), "segment {number}");
+    }
+}
+
+#[test]
+fn a_node_that_was_away_for_long_or_lost_its_disk_comes_back_by_snapshot() {
+    let between = BETWEEN_SNAPSHOTS.to_string();
+    let mut site = MeshSite::without_archiving("snapshot", |mesh| mesh.option("node-snapshot-entries", &between));
+    let forge = WalForge::new(&site.postgres);
+    // It reaches no other node: what it is told, gamma knows.
+    let near_gamma = site.another_host("near-gamma", "ap", "gamma");
+    site.host.push(&forge.make(1)).succeeds();
+    site.host.push(&forge.make(2)).succeeds();
+
+    let left_at = position(&site.mesh);
+    let database_before = database(site.mesh.node("gamma"));
+    site.mesh.node_mut("gamma").kill();
+    site.host.push(&forge.make(3)).succeeds();
+    write_entries(&site.mesh, MISSED);
+    site.host.push(&forge.make(4)).succeeds();
+    let missed_until = position(&site.mesh);
+    let status = site
+        .mesh
+        .wait_for_status("all who run to have a newer snapshot", |status| {
+            let mut running = status.nodes.iter().filter(|node| node.answers);
+            running.all(|node| node.snapshot.is_some_and(|at| at + BETWEEN_SNAPSHOTS > missed_until))
+        });
+    let snapshots: Vec<_> = status
+        .nodes
+        .iter()
+        .map(|node| (&node.name, node.applied, node.snapshot))
+        .collect();
+    println!("gamma left at {left_at}; applied and snapshot now: {snapshots:?}");
+
+    site.mesh.start_node("gamma");
+    site.mesh.wait_for_status("gamma to have all entries", |status| {
+        status
+            .node("gamma")
+            .is_some_and(|node| node.applied >= Some(missed_until))
+    });
+    assert_ne!(
+        database(site.mesh.node("gamma")),
+        database_before,
+        "it came by snapshot"
+    );
+    site.mesh.wait_until_whole();
+    site.mesh.wait_until_settled();
+    assert_eq!(site.mesh.objects(3).segments().len(), 4);
+    assert_all(&near_gamma, &forge, 4);
+
+    // It counts: with another node dead the two still are a majority.
+    site.mesh.node_mut("beta").kill();
+    near_gamma.push(&forge.make(5)).succeeds();
+    site.mesh.start_node("beta");
+    site.mesh.wait_until_whole();
+
+    // With a new disk, of all the log only what is kept can come as entries.
+    site.mesh.replace_disk("gamma");
+    site.mesh.wait_until_whole();
+    assert_ne!(database(site.mesh.node("gamma")), "db-1", "it came by snapshot");
+    site.mesh.wait_until_settled();
+    near_gamma.push(&forge.make(6)).succeeds();
+    assert_all(&near_gamma, &forge, 6);
+    site.mesh.wait_until_settled();
+    site.host.run(&["verify"]).succeeds();
+}

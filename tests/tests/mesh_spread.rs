@@ -1,0 +1,67 @@
+//! Reads are spread over repositories by what each can carry.
+#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::time::Duration;
+
+use pgmesh_tests::{Faults, Ledger, MeshSite, Outcome, Postgres, run};
+
+const MEBIBYTE: u64 = 1 << 20;
+
+/// What came from the repositories of alpha and beta, so far, to the node that asks them.
+fn came(site: &mut MeshSite) -> [u64; 2] {
+    let network = site.mesh.network();
+    ["alpha", "beta"].map(|node| network.delivered_bytes(node, "gamma"))
+}
+
+/// Restores into a new cluster; what was said, and what came from each repository.
+fn restore(site: &mut MeshSite, name: &str, arguments: &[&str]) -> (Postgres, Outcome, [u64; 2]) {
+    let before = came(site);
+    let target = Postgres::empty(&site.scratch, name);
+    let all = [&["--process-max=8"], arguments].concat();
+    let outcome = run(site.host.restore_command(&target, &all)).ok();
+    let after = came(site);
+    let bytes = [after[0] - before[0], after[1] - before[1]];
+    println!(
+        "{name}: {:.1} s, {} MiB from repo1 (40 ms, 12 MiB/s), {} MiB from repo2 (5 ms, 6 MiB/s)",
+        outcome.elapsed.as_secs_f64(),
+        bytes[0] / MEBIBYTE,
+        bytes[1] / MEBIBYTE
+    );
+    (target, outcome, bytes)
+}
+
+#[test]
+fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
+    // The host's node has no repository: both are behind links.
+    let mut site = MeshSite::new("spread", |mesh| mesh.repositories(2).with_relays());
+    site.mesh.network().partition(&["host"], &["alpha", "beta"]);
+    site.postgres.make_noise(30);
+    let mut ledger = Ledger::create(&site.postgres);
+    let last = ledger.add_some(&site.postgres, 3);
+    site.host.backup();
+    site.postgres.archive_everything();
+    site.mesh.wait_until_settled();
+
+    let far = Faults::delayed(Duration::from_millis(20)).with_bandwidth(12 * MEBIBYTE);
+    let near = Faults::delayed(Duration::from_micros(2500)).with_bandwidth(6 * MEBIBYTE);
+    site.mesh.network().shape_both("gamma", "alpha", far);
+    site.mesh.network().shape_both("gamma", "beta", near);
+    let (_, far_alone, _) = restore(&mut site, "far alone", &["--repo=1"]);
+    let (_, near_alone, _) = restore(&mut site, "near alone", &["--repo=2"]);
+    let (mut both, together, [from_far, from_near]) = restore(&mut site, "both", &["--write-manifest"]);
+    let better = far_alone.elapsed.min(near_alone.elapsed);
+    println!(
+        "both took {:.2} of the better one alone",
+        together.elapsed.as_secs_f64() / better.as_secs_f64()
+    );
+    // How much faster that is, a benchmark says; that it is not one alone, the bytes say.
+    let all = from_far + from_near;
+    assert!(
+        from_far > all / 8 && from_near > all / 8,
+        "{from_far} and {from_near} bytes"
+    );
+    both.verify_backup();
+    both.start_promoted();
+    Ledger::assert_ends_with(&both, last.number, "the end");
+    both.check_all();
+}
