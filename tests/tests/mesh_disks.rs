@@ -15,7 +15,9 @@ fn a_repository_lost_with_its_disk_is_replaced_by_an_empty_one_and_filled() {
     site.mesh.wait_until_settled();
     // What is there is not thrown away.
     let gamma = site.mesh.node("gamma");
-    gamma.run(&["--repo=3", "repo-replace"]).fails(&[48], &["nothing is lost"]);
+    gamma
+        .run(&["--repo=3", "repo-replace"])
+        .fails(&[48], &["nothing is lost"]);
 
     site.mesh.node_mut("gamma").kill();
     fs::remove_dir_all(site.mesh.objects(3).path()).expect("losing the repository");
