@@ -6,6 +6,7 @@
 //! if a majority says so. That decides nothing, the election itself does; it only keeps elections that are of no use away.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog
             (ServerState::Shutdown, _) => return,
             (ServerState::Leader, _) => {
                 signs.seen();
-                if last_beat.elapsed() >= options.heartbeat {
+                if last_beat.elapsed() >= options.heartbeat && !way.aside.load(Ordering::Relaxed) {
                     last_beat = Instant::now();
                     if way.raft.trigger().heartbeat().await.is_err() {
                         return;

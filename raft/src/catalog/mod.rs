@@ -184,6 +184,7 @@ impl Catalog {
             peers,
             leader,
             patience: options.patience,
+            aside: Arc::default(),
         };
         let signs = Signs::new(options.election);
         let alive = Arc::new(());
