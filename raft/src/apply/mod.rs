@@ -26,7 +26,7 @@ mod refusals;
 #[cfg(test)]
 mod refusals_mesh;
 #[cfg(test)]
-mod scenario;
+pub(crate) mod scenario;
 
 pub use base::{Base, MemoryBase, Row, Rows};
 pub use txn::{Txn, Writes};

@@ -1,6 +1,7 @@
 //! The catalog on real disks: restarts, kills, snapshots, replication.
 
 mod lan;
+mod large;
 mod mesh;
 
 use std::collections::BTreeSet;
