@@ -210,6 +210,11 @@ impl Mesh {
         self.start_node(name);
     }
 
+    /// Leaves its nodes running when this value is dropped. Relays, where there are any, end nevertheless.
+    pub fn keep(&mut self) {
+        self.nodes.iter_mut().for_each(Node::keep);
+    }
+
     /// The lines of a host's file that say how it gets to the mesh: it knows the nodes in `known`, and reaches all by
     /// the relays, where there are any. Names the host in the network.
     fn way(&mut self, host: &str, region: &str, known: &[&str]) -> String {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::{Host, Kind, Ledger, MeshSite, Pushes, RepositoryStatus, WalForge, wait_for};
+use pgmesh_tests::{Host, Kind, Ledger, MeshSite, MeshStatus, Pushes, RepositoryStatus, WalForge, wait_for};
 
 #[test]
 fn a_rolling_restart_fails_no_push() {
@@ -98,20 +98,17 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     let status = site
         .mesh
         .wait_for_status("three voters", |status| status.voters().len() == 3);
-    let spare = status
-        .nodes
-        .iter()
-        .find(|node| !node.votes())
-        .expect("a fourth node")
-        .name
-        .clone();
+    let spare = status.nodes.iter().find(|node| !node.votes());
+    let spare = spare.expect("a fourth node").name.clone();
     let leader = site.mesh.leader();
-    site.mesh.run(&["node", "demote", &leader]).succeeds();
-    wait_for_node(&site, &leader, "to have no vote", &|role, _| role == "learner");
+    let follower = status.voters().into_iter().find(|name| *name != leader);
+    let follower = follower.expect("a voter that does not lead").to_owned();
+    site.mesh.run(&["node", "demote", &follower]).succeeds();
+    wait_for_node(&site, &follower, "to have no vote", &|role, _| role == "learner");
     wait_for_node(&site, &spare, "to vote instead", &|role, _| role != "learner");
     site.host.push(&forge.make(3)).succeeds();
-    site.mesh.run(&["node", "promote", &leader]).succeeds();
-    wait_for_node(&site, &leader, "to have its vote again", &|role, _| role != "learner");
+    site.mesh.run(&["node", "promote", &follower]).succeeds();
+    wait_for_node(&site, &follower, "to have its vote again", &|role, _| role != "learner");
     // Only who asks for an even number has one.
     for name in site.mesh.names() {
         site.mesh.run(&["node", "promote", &name]).succeeds();
@@ -142,6 +139,26 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     for number in 1..=5 {
         site.host.get(&forge.name(number), &forge.path("fetched")).succeeds();
     }
+}
+
+#[test]
+fn a_leader_without_a_vote_leads_no_more() {
+    let site = MeshSite::without_archiving("demoted", |mesh| mesh);
+    let forge = WalForge::new(&site.postgres);
+    site.host.push(&forge.make(1)).succeeds();
+    let leader = site.mesh.leader();
+    site.mesh.run(&["node", "demote", &leader]).succeeds();
+    let status = site.mesh.wait_for_status("another leader", |status| {
+        status.quorum && status.leader.as_ref().is_some_and(|name| *name != leader)
+    });
+    println!("{leader} led, now {:?} does", status.leader);
+    let role = |status: &MeshStatus| status.node(&leader).map(|node| node.role.clone());
+    assert_eq!(role(&status).as_deref(), Some("learner"));
+    site.host.push(&forge.make(2)).succeeds();
+    site.mesh.run(&["node", "promote", &leader]).succeeds();
+    site.mesh.wait_until_whole();
+    site.mesh.wait_until_settled();
+    site.host.run(&["verify"]).succeeds();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pgmesh_tests::{Faults, Ledger, MeshSite, Outcome, Postgres, run};
+use pgmesh_tests::{Faults, Ledger, MeshSite, Postgres, run};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -13,21 +13,32 @@ fn came(site: &mut MeshSite) -> [u64; 2] {
     ["alpha", "beta"].map(|node| network.delivered_bytes(node, "gamma"))
 }
 
-/// Restores into a new cluster; what was said, and what came from each repository.
-fn restore(site: &mut MeshSite, name: &str, arguments: &[&str]) -> (Postgres, Outcome, [u64; 2]) {
+/// Restores into a new cluster; how long that took, and what came from each repository.
+fn restore(site: &mut MeshSite, name: &str) -> (Postgres, Duration, [u64; 2]) {
     let before = came(site);
     let target = Postgres::empty(&site.scratch, name);
-    let all = [&["--process-max=8"], arguments].concat();
-    let outcome = run(site.host.restore_command(&target, &all)).ok();
+    let arguments = ["--process-max=8", "--write-manifest"];
+    let took = run(site.host.restore_command(&target, &arguments)).ok().elapsed;
     let after = came(site);
     let bytes = [after[0] - before[0], after[1] - before[1]];
     println!(
         "{name}: {:.1} s, {} MiB from repo1 (40 ms, 12 MiB/s), {} MiB from repo2 (5 ms, 6 MiB/s)",
-        outcome.elapsed.as_secs_f64(),
+        took.as_secs_f64(),
         bytes[0] / MEBIBYTE,
         bytes[1] / MEBIBYTE
     );
-    (target, outcome, bytes)
+    (target, took, bytes)
+}
+
+/// The same from one of them alone: the other one is away.
+fn restore_without(site: &mut MeshSite, away: usize, name: &str) -> Duration {
+    let objects = site.mesh.objects(away);
+    objects.take_away();
+    let (_, took, bytes) = restore(site, name);
+    objects.bring_back();
+    site.mesh.wait_until_settled();
+    assert!(bytes[away - 1] < MEBIBYTE, "{bytes:?} bytes came");
+    took
 }
 
 #[test]
@@ -35,7 +46,7 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
     // The host's node has no repository: both are behind links.
     let mut site = MeshSite::new("spread", |mesh| mesh.repositories(2).with_relays());
     site.mesh.network().partition(&["host"], &["alpha", "beta"]);
-    site.postgres.make_noise(30);
+    site.postgres.make_noise(60);
     let mut ledger = Ledger::create(&site.postgres);
     let last = ledger.add_some(&site.postgres, 3);
     site.host.backup();
@@ -46,13 +57,12 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
     let near = Faults::delayed(Duration::from_micros(2500)).with_bandwidth(6 * MEBIBYTE);
     site.mesh.network().shape_both("gamma", "alpha", far);
     site.mesh.network().shape_both("gamma", "beta", near);
-    let (_, far_alone, _) = restore(&mut site, "far alone", &["--repo=1"]);
-    let (_, near_alone, _) = restore(&mut site, "near alone", &["--repo=2"]);
-    let (mut both, together, [from_far, from_near]) = restore(&mut site, "both", &["--write-manifest"]);
-    let better = far_alone.elapsed.min(near_alone.elapsed);
+    let far_alone = restore_without(&mut site, 2, "far");
+    let near_alone = restore_without(&mut site, 1, "near");
+    let (mut both, together, [from_far, from_near]) = restore(&mut site, "both");
     println!(
         "both took {:.2} of the better one alone",
-        together.elapsed.as_secs_f64() / better.as_secs_f64()
+        together.as_secs_f64() / far_alone.min(near_alone).as_secs_f64()
     );
     // How much faster that is, a benchmark says; that it is not one alone, the bytes say.
     let all = from_far + from_near;

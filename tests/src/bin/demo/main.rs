@@ -1,0 +1,396 @@
+//! `make demo`: three nodes in three regions are one mesh. A real PostgreSQL under load archives and is backed up through
+//! it while its leader is killed; rows are lost by mistake, and restored to the moment before with a repository away,
+//! another one damaged, and the node in use killed half-way. Each line says what is done, and what was seen.
+//!
+//! With `--keep` it leaves all of it running and says how to look around. It fails loudly, and then keeps its files.
+#![allow(clippy::expect_used, reason = "a panic is how the demo fails, loudly")]
+
+mod archiver;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use archiver::counters;
+use pgmesh_tests::{Damage, Host, Kind, Load, Mesh, Object, Postgres, Process, Scratch, wait_for};
+
+/// The node in the region of the PG host. Not the one that began the mesh: that leads, and is killed first.
+const NEAR_NODE: &str = "beta";
+
+/// Which repository lies on that node, and which on another one.
+const NEAR: usize = 2;
+const FAR: usize = 3;
+
+/// How long a restore may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn main() {
+    let keep = std::env::args().any(|argument| argument == "--keep");
+    let began = Instant::now();
+    let mut demo = Demo::set_up();
+    let pause = demo.kill_the_leader();
+    let label = demo.back_up();
+    let (moment, before) = demo.lose_rows();
+    let harmed = demo.harm();
+    let restored = demo.restore_to(&moment, &before);
+    demo.heal(&harmed);
+    demo.show(&label);
+    demo.judge(pause);
+    println!("\nall of it held, in {:.0} s", began.elapsed().as_secs_f64());
+    if keep {
+        demo.leave_running(restored);
+    }
+}
+
+/// The actors. Dropped in this order: the servers end before their folder is removed.
+struct Demo {
+    load: Option<Load>,
+    host: Host,
+    postgres: Postgres,
+    mesh: Mesh,
+    scratch: Scratch,
+}
+
+fn doing(what: &str) {
+    println!("* {what}");
+}
+
+fn saw(what: &str) {
+    println!("  {what}");
+}
+
+fn seconds(since: Instant) -> String {
+    format!("{:.1} s", since.elapsed().as_secs_f64())
+}
+
+impl Demo {
+    fn set_up() -> Self {
+        let scratch = Scratch::new("demo");
+        doing("start three nodes: alpha in region eu, beta in us, gamma in ap, an encrypted repository each");
+        let mut mesh = Mesh::builder(&scratch).start();
+        for node in mesh.nodes() {
+            saw(&format!("{} listens on {}", node.name(), node.address()));
+        }
+        saw(&format!(
+            "two joined by the token of the first, all three vote, {} leads; their files are in {}",
+            mesh.leader(),
+            scratch.path().display()
+        ));
+
+        doing("start a PostgreSQL and fill it");
+        let postgres = Postgres::builder(&scratch, "primary").start();
+        postgres.make_accounts(4);
+        postgres.make_noise(60);
+        postgres.query(
+            "create table invoice as select number, (number * 37 % 1000)::numeric as amount, now() as issued \
+             from generate_series(1, 10000) as number",
+        );
+        let size = postgres.query("select pg_size_pretty(sum(pg_database_size(oid))) from pg_database");
+        let version = postgres.query("show server_version");
+        saw(&format!(
+            "PostgreSQL {version}, {size}, page checksums {}",
+            postgres.query("show data_checksums")
+        ));
+
+        doing("invite its host, in region us, join with the token, create the stanza, archive through pgmesh");
+        let host = mesh.host(&scratch, "host", ("us", &["alpha"]), &postgres, "main");
+        host.run(&["stanza-create"]).succeeds();
+        postgres.set("archive_command", &host.archive_command());
+        saw(&format!(
+            "it was told of alpha alone, has learnt the others from it, and prefers {NEAR_NODE}, in its own region"
+        ));
+        saw(&format!("archive_command = '{}'", host.archive_command()));
+        let load = postgres.load(2, 100);
+        host.run(&["check"]).succeeds();
+        saw("`check` switched the WAL, and its segment arrived in all three repositories; pgbench runs all the while");
+        Self {
+            load: Some(load),
+            host,
+            postgres,
+            mesh,
+            scratch,
+        }
+    }
+
+    /// Kills the leader while PostgreSQL archives, and starts it again; the longest pause of the archiver.
+    fn kill_the_leader(&mut self) -> Duration {
+        let leader = self.mesh.leader();
+        doing(&format!(
+            "kill the leader, {leader}, while PostgreSQL archives segment after segment"
+        ));
+        let usual = archiver::archive(&self.postgres, 5);
+        let failed = counters(&self.postgres).failed;
+        archiver::switch(&self.postgres);
+        self.mesh.node_mut(&leader).kill();
+        let pause = archiver::archive(&self.postgres, 10);
+        saw(&format!(
+            "{} leads now. PostgreSQL archived on: its longest pause was {:.1} s (before: {:.1} s), failed_count grew by {}",
+            self.mesh.leader(),
+            pause.as_secs_f64(),
+            usual.as_secs_f64(),
+            counters(&self.postgres).failed - failed
+        ));
+        self.settle(&format!("start {leader} again"), |mesh| mesh.start_node(&leader));
+        pause
+    }
+
+    /// Does something after which debts can be paid, and waits until they are.
+    fn settle(&mut self, what: &str, act: impl FnOnce(&mut Mesh)) {
+        let owing = self.mesh.wait_for_status("a leader", |status| status.leader.is_some());
+        let owing: Vec<String> = owing
+            .repositories
+            .iter()
+            .filter(|repository| repository.debt > 0)
+            .map(|repository| format!("repo{} owes {} objects", repository.number, repository.debt))
+            .collect();
+        doing(what);
+        let began = Instant::now();
+        act(&mut self.mesh);
+        self.mesh.wait_until_whole();
+        self.mesh.wait_until_settled();
+        saw(&format!(
+            "{}; {} later all nodes vote, all repositories are up and none owes anything",
+            if owing.is_empty() {
+                "nothing was owed".to_owned()
+            } else {
+                owing.join(", ")
+            },
+            seconds(began)
+        ));
+    }
+
+    fn back_up(&self) -> String {
+        doing("take a full backup of the running cluster");
+        let began = Instant::now();
+        let label = self.host.backup();
+        let took = seconds(began);
+        self.mesh.wait_until_settled();
+        let chunks = [1, 2, 3].map(|number| self.mesh.objects(number).all(Kind::Chunk).len());
+        let [first, second, third] = chunks;
+        saw(&format!(
+            "{label} in {took}: {first} chunks in repo1, {second} in repo2, {third} in repo3"
+        ));
+        label
+    }
+
+    /// Writes on, then deletes what should have stayed; the moment before, and what the table held then.
+    fn lose_rows(&mut self) -> (String, String) {
+        doing("write on after the backup, then delete rows by mistake");
+        self.postgres
+            .query("insert into invoice select number, 1, now() from generate_series(10001, 12000) as number");
+        // A time chooses among the backups that ended before it, in whole seconds: so it must be a later one.
+        let ended = self.host.last_backup()["timestamp"]["stop"].to_string();
+        let later = format!("select clock_timestamp() > to_timestamp({ended} + 2)");
+        wait_for("a later second than the backup's last", Duration::from_secs(10), || {
+            self.postgres.query(&later) == "t"
+        });
+        let before = invoices(&self.postgres);
+        let moment = self.postgres.query("set time zone 'UTC'; select clock_timestamp()");
+        self.postgres.query("delete from invoice where number % 3 = 0");
+        let after = invoices(&self.postgres);
+        assert_ne!(before, after, "the mistake deleted nothing");
+        saw(&format!("at {moment}: {before}; after the mistake: {after}"));
+        // pgbench goes on to the end of the story; the segment with the mistake goes to the archive now.
+        self.postgres.archive_everything();
+        (moment, before)
+    }
+
+    /// Takes one repository away and damages the nearest; what was damaged there.
+    fn harm(&self) -> Vec<Object> {
+        doing(&format!(
+            "take repo{FAR} away (its directory is moved), and damage bytes of repo{NEAR}, the nearest"
+        ));
+        self.mesh.objects(FAR).take_away();
+        let chunks = self.mesh.objects(NEAR).all(Kind::Chunk);
+        let every = chunks.len().div_ceil(Damage::ALL.len()).max(1);
+        let harmed: Vec<Object> = chunks.into_iter().step_by(every).collect();
+        for (damage, object) in Damage::ALL.iter().zip(&harmed) {
+            damage.harm(object);
+        }
+        saw(&format!(
+            "{} chunks of repo{NEAR} have a flipped bit, or are cut short, too long, empty or gone",
+            harmed.len()
+        ));
+        harmed
+    }
+
+    /// Restores, and kills the node in use in the middle of that.
+    fn restore_to(&mut self, moment: &str, before: &str) -> Postgres {
+        doing("restore to the moment before the mistake, beside the running cluster");
+        let began = Instant::now();
+        let mut restored = Postgres::empty(&self.scratch, "restored");
+        let arguments = [
+            "--type=time",
+            "--target",
+            moment,
+            "--target-action=promote",
+            "--write-manifest",
+            "--log-level-console=info",
+        ];
+        let command = self.host.restore_command(&restored, &arguments);
+        let log = self.scratch.join("restore.log");
+        let mut restore = Process::start("the restore", command, &log);
+        let half = bytes_in(self.postgres.data().join("base").as_path()) / 2;
+        wait_for("half of the files to be restored", LIMIT, || {
+            assert!(restore.ended().is_none(), "it ended too soon:\n{}", restore.log());
+            bytes_in(restored.data()) > half
+        });
+        saw(&format!(
+            "after {} half of it is there; kill {NEAR_NODE}, the node in use",
+            seconds(began)
+        ));
+        self.mesh.node_mut(NEAR_NODE).kill();
+        let status = restore.wait(LIMIT);
+        assert!(status.success(), "the restore ended with {status}:\n{}", restore.log());
+        let log = fs::read_to_string(&log).unwrap_or_default();
+        let interrupted = format!("is tried again node={NEAR_NODE}");
+        let interrupted = log.lines().find(|line| line.contains(&interrupted));
+        saw(interrupted.unwrap_or_else(|| panic!("the restore did not go through {NEAR_NODE}:\n{log}")));
+        saw(&format!(
+            "the same restore went on through another node, and ended well after {}",
+            seconds(began)
+        ));
+        doing(&format!("start {NEAR_NODE} again, and look at what was restored"));
+        self.mesh.start_node(NEAR_NODE);
+        restored.verify_backup();
+        saw("pg_verifybackup finds each file as it was backed up");
+        restored.start_promoted();
+        let found = invoices(&restored);
+        assert_eq!(
+            found, before,
+            "the restored cluster does not hold what the original held before the mistake"
+        );
+        saw(&format!(
+            "it started, recovered to {moment}, and every row is back: {found}"
+        ));
+        restored.check_all();
+        saw("pg_amcheck --all is content");
+        restored
+    }
+
+    /// Ends all that was done to the mesh, and has `verify` find what is damaged until nothing is.
+    fn heal(&mut self, harmed: &[Object]) {
+        // The original goes on archiving all the while, into the repositories that are there.
+        archiver::archive(&self.postgres, 3);
+        self.settle(&format!("bring repo{FAR} back"), |mesh| mesh.objects(FAR).bring_back());
+        doing("read and check every object of all repositories (verify)");
+        let first = self.host.run(&["verify"]);
+        let found: Vec<&str> = first
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
+        found.iter().take(1).for_each(|line| saw(line));
+        saw(&format!(
+            "{} errors; the other harmed chunks the restore had met. What is bad is made anew from another repository",
+            found.len()
+        ));
+        let mut last = String::new();
+        wait_for("all damage to be healed", LIMIT, || {
+            let verify = self.host.run(&["verify"]);
+            last = verify.text().lines().last().unwrap_or_default().to_owned();
+            verify.code() == Some(0)
+        });
+        let whole = self.mesh.objects(NEAR).all(Kind::Chunk);
+        let renewed = |object: &&Object| {
+            whole
+                .iter()
+                .any(|other| other.name.starts_with(&object.name) && other.name != object.name)
+        };
+        saw(&format!(
+            "verify again: {last}; {} of {} harmed chunks have a new generation in repo{NEAR}",
+            harmed.iter().filter(renewed).count(),
+            harmed.len()
+        ));
+    }
+
+    fn show(&self, label: &str) {
+        doing("show how the mesh does (status)");
+        self.mesh.run(&["status"]).ok().text().lines().for_each(saw);
+        doing("show what there is (info)");
+        let info = self.host.run(&["info"]).ok();
+        assert!(info.stdout.contains(label), "info does not show {label}");
+        info.text().lines().for_each(saw);
+    }
+
+    /// What a DBA would have noticed of all this.
+    fn judge(&mut self, pause: Duration) {
+        doing("what would a DBA have noticed?");
+        if let Some(load) = self.load.take() {
+            load.stop();
+            saw("pgbench ran until now without an error");
+        }
+        let archiver::Counters { archived, failed } = counters(&self.postgres);
+        saw(&format!(
+            "pg_stat_archiver: {archived} segments archived, failed_count {failed}, longest pause {:.1} s",
+            pause.as_secs_f64()
+        ));
+        assert!(failed <= 2, "two nodes were killed: one push was under way at each");
+        saw(match failed {
+            0 => "so: nothing",
+            _ => "so: as many lines in PostgreSQL's log, and that it had tried again; nothing else",
+        });
+    }
+
+    fn leave_running(mut self, mut restored: Postgres) {
+        let pgmesh = pgmesh_tests::pgmesh(self.scratch.path());
+        let host = format!(
+            "{} --config={} --stanza=main",
+            pgmesh.display(),
+            self.host.configuration().display()
+        );
+        let node = self.mesh.node(NEAR_NODE).configuration();
+        let administrator = format!("{} --config={}", pgmesh.display(), node.display());
+        println!("\nleft running. Look around:");
+        println!("  {host} info");
+        println!("  {host} backup --type=full");
+        println!("  {administrator} status");
+        println!("  {administrator} doctor");
+        println!(
+            "  psql -h {} -U postgres postgres      # the original",
+            self.postgres.socket().display()
+        );
+        println!(
+            "  psql -h {} -U postgres postgres      # the restored one",
+            restored.socket().display()
+        );
+        let mut nodes = String::new();
+        for node in self.mesh.nodes() {
+            println!(
+                "  kill -9 {}      # {}, and see what happens",
+                node.process().id(),
+                node.name()
+            );
+            nodes += &format!(" {}", node.process().id());
+        }
+        let clusters = [&self.postgres, &restored].map(|cluster| cluster.process_id().expect("it runs"));
+        let [original, copy] = clusters;
+        println!(
+            "End it: kill -INT {original} {copy}; kill{nodes}; rm -rf {}",
+            self.scratch.path().display()
+        );
+        self.mesh.keep();
+        self.postgres.keep();
+        restored.keep();
+        self.scratch.keep();
+    }
+}
+
+fn invoices(postgres: &Postgres) -> String {
+    postgres.query("select count(*) || ' invoices over ' || sum(amount) from invoice")
+}
+
+/// What the files in a folder and those below have together.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, metadata)| {
+            if metadata.is_dir() {
+                bytes_in(&path)
+            } else {
+                metadata.len()
+            }
+        })
+        .sum()
+}
