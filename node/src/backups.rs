@@ -2,6 +2,7 @@
 //!
 //! A session outlives its connection for a while: its holder may come back, here or through another node, and go on.
 
+use crate::failure::chain;
 use crate::protocol::ResumeBackup;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{Command, LogIndex, SessionId, SessionKind};
@@ -12,6 +13,9 @@ use std::time::Duration;
 /// How long a session whose connection has ended waits for its holder: longer than it takes a holder to notice that a node
 /// is gone and to find another.
 pub(crate) const ORPHANED: Duration = Duration::from_secs(8);
+
+/// How long until a node without a majority looks again for sessions that it has left behind.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Proves that a session is the bearer's.
 pub(crate) type ResumeKey = [u8; 16];
@@ -140,20 +144,35 @@ impl Node {
         });
     }
 
-    /// Sessions that were this node's when it stopped: backups whose holders do not come back, and its own work.
+    /// Sessions that an earlier process of this node left behind: backups whose holders do not come back, and its own work.
+    /// They are looked for in a view that shows all of them; what this process opens meanwhile it knows by the time that any
+    /// is ended.
     pub(crate) async fn end_earlier_sessions(self: Arc<Self>) {
-        let Ok(earlier) = self.catalog.view().sessions() else {
-            return;
+        let view = loop {
+            match self.catalog.view_linearizable().await {
+                Ok(view) => break view,
+                Err(error) => tracing::debug!(error = %chain(&error), "earlier sessions are looked for later"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         };
-        let earlier: Vec<_> = earlier
+        let sessions = match view.sessions() {
+            Ok(sessions) => sessions,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "sessions of an earlier process stay open");
+                return;
+            }
+        };
+        let earlier: Vec<SessionId> = sessions
             .into_iter()
             .filter(|(_, record)| record.node == self.name)
+            .map(|(session, _)| session)
             .collect();
-        if earlier.iter().any(|(_, record)| record.kind == SessionKind::Backup) {
-            tokio::time::sleep(ORPHANED).await;
+        if earlier.is_empty() {
+            return;
         }
-        for (session, _) in earlier {
-            if !self.backups.is_attached(session) {
+        tokio::time::sleep(ORPHANED).await;
+        for session in earlier {
+            if !self.backups.is_attached(session) && !self.sessions.holds(session) {
                 let reason = format!("node {} has restarted", self.name);
                 self.expire(session, Some(self.name.clone()), &reason).await;
             }

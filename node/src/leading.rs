@@ -55,8 +55,12 @@ impl Node {
             })
             .collect();
         let Some(step) = next_step(&members, &self.group(), self.settings.voters) else {
-            return Ok(());
+            return self.leave_the_lead(&members).await;
         };
+        // A leader that shall not vote any more lets another take over, which then makes the change.
+        if takes_vote(&step, self.mesh.node_id) && self.catalog.step_aside().await {
+            return Ok(());
+        }
         tracing::info!(?step, "the group of voters changes");
         match step {
             Step::Remove(gone) => self.catalog.remove_members(&gone).await?,
@@ -67,6 +71,24 @@ impl Node {
                 let address = address.unwrap_or_default();
                 self.catalog.add_learner(node_id, &address).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// A node that is being drained does not lead, where another can.
+    async fn leave_the_lead(&self, members: &[Member]) -> Result<(), Failure> {
+        let draining = |member: &&Member| member.service == NodeService::Draining;
+        let is_draining = members
+            .iter()
+            .filter(draining)
+            .any(|member| member.node_id == self.mesh.node_id);
+        let voters = self.catalog.status().voters;
+        let others = members
+            .iter()
+            .filter(|member| voters.contains(&member.node_id) && !draining(member))
+            .count();
+        if is_draining && others > 0 {
+            self.catalog.step_aside().await;
         }
         Ok(())
     }
@@ -135,5 +157,14 @@ impl Node {
         if let Err(error) = self.catalog.propose(self.actor(), command).await {
             tracing::warn!(%session, error = %chain(&error), "a session could not be ended");
         }
+    }
+}
+
+/// Whether a step takes the vote of a node, and leaves somebody else's.
+fn takes_vote(step: &Step, node_id: u64) -> bool {
+    match step {
+        Step::Remove(gone) => gone.contains(&node_id),
+        Step::SetVoters(voters) => !voters.contains(&node_id),
+        Step::AddLearner(_) => false,
     }
 }

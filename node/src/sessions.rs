@@ -3,51 +3,30 @@
 use crate::Failure;
 use pgmesh_raft::{Catalog, Command, NodeName, Reply, SessionId, SessionKind};
 use pgmesh_storage::StanzaName;
-use std::sync::{Arc, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// How long one session is shared before the next begins: what is condemned meanwhile waits that long for its deletion.
 const SHARED_FOR: Duration = Duration::from_secs(30);
 
+/// The sessions that this process holds, so that those which an earlier one left behind can be told from them.
+type Held = Arc<StdMutex<HashSet<SessionId>>>;
+
 /// An open session; closed in the background when it is dropped.
 pub struct OpenSession {
     /// Its identifier in the catalog.
     pub id: SessionId,
     catalog: Catalog,
+    held: Held,
     runtime: tokio::runtime::Handle,
-}
-
-impl OpenSession {
-    /// Opens one.
-    pub async fn open(
-        catalog: &Catalog,
-        node: &NodeName,
-        kind: SessionKind,
-        stanza: Option<StanzaName>,
-        holder: String,
-    ) -> Result<Self, Failure> {
-        let command = Command::OpenSession {
-            kind,
-            stanza,
-            holder,
-            node: node.clone(),
-            resume_key: None,
-        };
-        match catalog.propose(&format!("node {node}"), command).await? {
-            Reply::Session(id) => Ok(Self {
-                id,
-                catalog: catalog.clone(),
-                runtime: tokio::runtime::Handle::current(),
-            }),
-            other => Err(crate::services::unexpected(&other)),
-        }
-    }
 }
 
 impl Drop for OpenSession {
     fn drop(&mut self) {
         let (catalog, session) = (self.catalog.clone(), self.id);
+        lock(&self.held).remove(&session);
         self.runtime.spawn(async move {
             // A session that stays open after a crash is expired when its node starts again.
             if let Err(error) = catalog.propose("node", Command::CloseSession { session }).await {
@@ -62,6 +41,7 @@ pub struct SharedSession {
     catalog: Catalog,
     node: NodeName,
     current: Mutex<Option<(Instant, Weak<OpenSession>)>>,
+    held: Held,
 }
 
 impl SharedSession {
@@ -71,6 +51,7 @@ impl SharedSession {
             catalog,
             node,
             current: Mutex::new(None),
+            held: Held::default(),
         }
     }
 
@@ -84,8 +65,46 @@ impl SharedSession {
             return Ok(session);
         }
         let holder = format!("node {}: replicas made good", self.node);
-        let session = Arc::new(OpenSession::open(&self.catalog, &self.node, SessionKind::Repair, None, holder).await?);
+        let session = Arc::new(self.open(SessionKind::Repair, None, holder).await?);
         *current = Some((Instant::now(), Arc::downgrade(&session)));
         Ok(session)
     }
+
+    /// Opens one of its own.
+    pub async fn open(
+        &self,
+        kind: SessionKind,
+        stanza: Option<StanzaName>,
+        holder: String,
+    ) -> Result<OpenSession, Failure> {
+        let command = Command::OpenSession {
+            kind,
+            stanza,
+            holder,
+            node: self.node.clone(),
+            resume_key: None,
+        };
+        match self.catalog.propose(&format!("node {}", self.node), command).await? {
+            Reply::Session(id) => {
+                lock(&self.held).insert(id);
+                Ok(OpenSession {
+                    id,
+                    catalog: self.catalog.clone(),
+                    held: self.held.clone(),
+                    runtime: tokio::runtime::Handle::current(),
+                })
+            }
+            other => Err(crate::services::unexpected(&other)),
+        }
+    }
+
+    /// Whether this process holds it.
+    pub fn holds(&self, session: SessionId) -> bool {
+        lock(&self.held).contains(&session)
+    }
+}
+
+/// A panic of another holder leaves nothing half-changed in this set: go on.
+fn lock<T>(mutex: &StdMutex<T>) -> StdMutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

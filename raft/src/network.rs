@@ -16,16 +16,22 @@ use openraft::raft::{
     VoteResponse,
 };
 use openraft::{LogId, Vote};
+use pgmesh_storage::wire;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::consensus::TypeConfig;
 use crate::peers::{PeerError, PeerMessage, PeerReply, PeerRequest, Peers};
 
-/// How long an append with entries may take: at most about 5 MB.
-const APPEND_LIMIT: Duration = Duration::from_secs(15);
-/// How long a part of a snapshot that is not the last may take: 4 MiB.
-const PART_LIMIT: Duration = Duration::from_secs(30);
+/// How long a message with content may take, and how many bytes may take a second more.
+const LIMIT: Duration = Duration::from_secs(2);
+const BYTES_A_SECOND: usize = 512 << 10;
+/// The longest that any of them may take.
+const LONGEST: Duration = Duration::from_secs(30);
+/// How long an empty append may take.
+const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(1);
+/// A message of at most so many bytes is not overtaken by an empty one that is sent later, unless it was lost.
+const SMALL: usize = 64 << 10;
 /// For how long a part of a snapshot is sent again and again over a connection that breaks, before openraft begins the
 /// transfer anew.
 const PART_PATIENCE: Duration = Duration::from_secs(60);
@@ -92,26 +98,49 @@ impl Line {
         call(&*self.peers, self.node_id, &self.address, message, limit).await
     }
 
-    /// Calls, and keeps the follower from standing for election meanwhile.
-    async fn long_call(&self, message: PeerMessage, vote: Vote<u64>, limit: Duration) -> Result<PeerReply, PeerError> {
-        let call = self.call(message, limit);
-        tokio::pin!(call);
+    /// Calls with a message that may be large, for as long as `limit`, or as its size explains. Keeps the follower from
+    /// standing for election meanwhile, and sees by that when the message was lost with a connection that was replaced.
+    async fn long_call(
+        &self,
+        message: PeerMessage,
+        vote: Vote<u64>,
+        limit: Option<Duration>,
+    ) -> Result<PeerReply, PeerError> {
+        let began = Instant::now();
+        let longest = limit.unwrap_or(LONGEST);
+        let mut call = Box::pin(self.call(message.clone(), longest));
+        let mut size = None;
         loop {
             tokio::select! {
                 reply = &mut call => return reply,
-                () = sleep(self.heartbeat) => self.keep_alive(vote),
+                () = sleep(self.heartbeat) => {}
+            }
+            // Only now: what is answered at once need not be measured.
+            let size = *size.get_or_insert_with(|| wire::encode(&message).len());
+            let explained = LIMIT + Duration::from_secs((size / BYTES_A_SECOND) as u64);
+            if limit.is_none() && began.elapsed() > explained {
+                return Err(PeerError::Unreachable {
+                    node_id: self.node_id,
+                    address: self.address.clone(),
+                    reason: format!("no answer to {size} bytes within {explained:?}"),
+                });
+            }
+            tokio::select! {
+                reply = &mut call => return reply,
+                // A follower answers in order: what was sent earlier and is small enough has not arrived.
+                is_alive = self.keep_alive(vote) => if is_alive && size <= SMALL {
+                    call = Box::pin(self.call(message.clone(), longest));
+                },
             }
         }
     }
 
-    /// Says that the leader lives, and nothing else. Whether it is heard is seen by the call that it accompanies.
-    fn keep_alive(&self, vote: Vote<u64>) {
-        let line = self.clone();
-        tokio::spawn(async move {
-            let limit = line.heartbeat;
-            // Nobody waits for it.
-            let _ = line.call(PeerMessage::Append(empty_append(vote)), limit).await;
-        });
+    /// Says that the leader lives, and nothing else.
+    async fn keep_alive(&self, vote: Vote<u64>) -> bool {
+        let reply = self
+            .call(PeerMessage::Append(empty_append(vote)), KEEP_ALIVE_LIMIT)
+            .await;
+        matches!(reply, Ok(PeerReply::Append(Ok(AppendEntriesResponse::Success))))
     }
 
     fn wrong_reply<E: std::error::Error>(&self) -> CallError<E> {
@@ -171,7 +200,7 @@ impl PeerClient {
         self.running.insert(joined.unwrap_or_else(|| {
             let line = self.line.clone();
             let (vote, after) = (rpc.vote, rpc.prev_log_id);
-            let call = async move { line.long_call(PeerMessage::Append(rpc), vote, APPEND_LIMIT).await };
+            let call = async move { line.long_call(PeerMessage::Append(rpc), vote, None).await };
             RunningAppend {
                 vote,
                 after,
@@ -219,9 +248,10 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         let began = Instant::now();
         let vote = rpc.vote;
         // The last part is answered when the snapshot is in place.
-        let limit = if rpc.done { option.hard_ttl() } else { PART_LIMIT };
+        let limit = rpc.done.then(|| option.hard_ttl());
         // openraft sends no heartbeats to a follower that is being sent a snapshot.
-        self.line.keep_alive(vote);
+        let line = self.line.clone();
+        tokio::spawn(async move { line.keep_alive(vote).await });
         loop {
             let message = PeerMessage::Snapshot(rpc.clone());
             match self.line.long_call(message, vote, limit).await {

@@ -5,11 +5,10 @@ use std::time::{Duration, SystemTime};
 /// Settings of a catalog on one node. The defaults suit a node of any size.
 #[derive(Debug, Clone)]
 pub struct CatalogOptions {
-    /// How often a leader shows that it is alive (openraft makes it half as much again). It should be longer than the way
-    /// to the farthest node and back.
+    /// How often a leader shows that it is alive.
     pub heartbeat: Duration,
-    /// The unit of elections: a follower stands for election after three to four of it without a sign of the leader. It
-    /// must be longer than the way to the farthest node and back, and than a heartbeat.
+    /// How long after a sign of the leader no other is elected. It must be several heartbeats long, and twice the way to
+    /// the farthest voter and back.
     pub election: Duration,
     /// How long a proposal or a linearizable read is tried for, through elections and silence, before it fails with
     /// [`CatalogError::NoQuorum`](crate::CatalogError::NoQuorum).
@@ -18,6 +17,8 @@ pub struct CatalogOptions {
     pub entries_per_snapshot: u64,
     /// How many entries that are in the snapshot already are kept for followers that lag a little.
     pub entries_kept: u64,
+    /// How many bytes of a snapshot go to another node in one message.
+    pub snapshot_part: u64,
     /// Memory for blocks read from the state database, in bytes.
     pub block_cache: usize,
     /// Memory for writes that are not in table files yet, in bytes, for each of the two databases.
@@ -30,11 +31,12 @@ pub struct CatalogOptions {
 impl Default for CatalogOptions {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(250),
-            election: Duration::from_millis(300),
+            heartbeat: Duration::from_millis(150),
+            election: Duration::from_millis(700),
             patience: Duration::from_secs(8),
             entries_per_snapshot: 20_000,
             entries_kept: 2_000,
+            snapshot_part: 4 << 20,
             block_cache: 32 << 20,
             write_buffer: 16 << 20,
             clock: system_clock,

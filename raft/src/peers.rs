@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use openraft::LogId;
 use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
@@ -41,6 +42,11 @@ pub enum PeerMessage {
     Propose(Vec<Proposal>),
     /// To the leader: which entry must be applied by whoever wants to see all that is committed now?
     ReadIndex,
+    /// Has the leader been silent to you, too, and is my log as new as yours?
+    MayStand {
+        /// The last entry of the asker's log.
+        last_log: Option<LogId<u64>>,
+    },
 }
 
 /// What a node's catalog answers.
@@ -56,6 +62,8 @@ pub enum PeerReply {
     Proposed(Result<Vec<Applied>, Setback>),
     /// To `ReadIndex`: the index of a Raft entry.
     ReadIndex(Result<u64, Setback>),
+    /// To `MayStand`.
+    MayStand(bool),
     /// To everything that was meant for another node.
     NotMe {
         /// The number of the node that answers.

@@ -82,7 +82,8 @@ fn a_relay_stands_between_a_host_and_its_node() {
     let mut network = Network::new(1);
     network.add_client("host").expect("a network");
     network.add("alpha", node.socket_address()).expect("a relay");
-    let way = format!("mesh-node={}\n", network.route("host", "alpha"));
+    let address = network.route("host", "alpha");
+    let way = format!("mesh-node={address}\nmesh-route=alpha={address}\n");
     let host = Host::with_way(&scratch, "host", &way, &postgres, "main");
     host.plain(&["join", &node.invite("main")]).succeeds();
     host.run(&["stanza-create"]).succeeds();

@@ -92,6 +92,8 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::NodeStart => node::start(config).await,
         Command::RepoGet => repository::get(config).await,
         Command::RepoLs => repository::list(config).await,
+        Command::RepoRemove => repository::remove(config).await,
+        Command::RepoReplace => repository::replace(config).await,
         Command::RepoSync => repo_sync::run(config).await,
         Command::RepoUpdate => repository::update(config).await,
         Command::Restore => restore::run(config).await,

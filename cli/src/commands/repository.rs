@@ -57,9 +57,36 @@ pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
+/// Puts an empty repository in the place of a lost one.
+pub async fn replace(config: &Config) -> Result<ExitCode, Failure> {
+    let repo = required_repository(config)?;
+    let mesh = Mesh::connect(config).await?;
+    mesh.call::<()>(&Request::ReplaceRepository { repo }).await?;
+    output::print(&format!(
+        "repo{repo} is an empty one now, and is being filled: 'pgmesh --repo={repo} repo-sync' tells how far it is"
+    ))?;
+    Ok(ExitCode::Ok)
+}
+
+/// Forgets a repository.
+pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
+    let repo = required_repository(config)?;
+    let force = config.flag("force");
+    let mesh = Mesh::connect(config).await?;
+    mesh.call::<()>(&Request::RemoveRepository { repo, force }).await?;
+    output::print(&format!(
+        "repo{repo} is not part of the mesh any more; what lies there is untouched"
+    ))?;
+    Ok(ExitCode::Ok)
+}
+
+fn required_repository(config: &Config) -> Result<RepoKey, Failure> {
+    Ok(asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?)
+}
+
 /// Makes the asked node's declaration of a repository the mesh's.
 pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
-    let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
+    let repo = required_repository(config)?;
     let mesh = Mesh::connect(config).await?;
     let definition = config.repositories().remove(&repo.get()).unwrap_or_default().definition;
     let changed: Vec<String> = mesh.call(&Request::UpdateRepository { repo, definition }).await?;

@@ -29,6 +29,8 @@ pub enum Command {
     NodeStart,
     RepoGet,
     RepoLs,
+    RepoRemove,
+    RepoReplace,
     RepoSync,
     RepoUpdate,
     Restore,
@@ -484,6 +486,34 @@ pub const COMMANDS: &[CommandSpec] = &[
         examples: &[(
             "pgmesh --repo=1 repo-ls stanza/main/backup",
             "the stored manifests of a stanza",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoRemove,
+        name: "repo-remove",
+        summary: "Forget a repository",
+        about: "Takes a repository out of the mesh: nothing is written to it any more, and nothing is owed to it. What lies \
+                there is not deleted, and can be restored from with --repo-direct. Refused when nothing else has some of what it \
+                holds, unless --force is given. Remove it from the node's file, too, or it is declared anew.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-remove",
+            "after repo2 was given up",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoReplace,
+        name: "repo-replace",
+        summary: "Put an empty repository where one was lost with its disk",
+        about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all that the \
+                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. Refused \
+                while the old one can still be read.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-replace && pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-sync",
+            "after the disk of repo2 was replaced",
         )],
         hidden: false,
     },

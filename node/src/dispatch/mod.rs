@@ -139,11 +139,14 @@ impl Served {
                 reply(stream, node.put_chunk(put, body, held).await).await
             }
             Request::CommitBackup(commit) => {
-                if let Err(failure) = self.check_held(commit.session) {
-                    return reply::<()>(stream, Err(failure)).await;
-                }
                 let held = Arc::new(node.budget.hold(commit.manifest.length.saturating_mul(4)).await);
                 let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
+                if let Err(failure) = self.check_held(commit.session) {
+                    // The session ends with its commit: who asks again has not heard that it succeeded.
+                    let done = node.committed_before(&commit).await;
+                    let answer = done.and_then(|done| done.ok_or(failure));
+                    return logged(stream, "backup", answer).await;
+                }
                 logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
             }
             Request::AbortBackup { session, .. } => {

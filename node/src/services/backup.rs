@@ -183,7 +183,7 @@ impl Node {
         let ack = self.backups.ack(session)?;
         let payload = joined(commit.manifest, body)?;
         // A commit whose answer was lost is asked for again, perhaps through another node: it is done already.
-        if let Some(done) = self.committed_before(&commit, &payload).await? {
+        if let Some(done) = self.committed_before(&commit).await? {
             self.end_session(actor, session, "the backup is committed").await;
             return Ok(done);
         }
@@ -246,16 +246,13 @@ impl Node {
         .again())
     }
 
-    async fn committed_before(
-        &self,
-        commit: &CommitBackup,
-        payload: &Payload,
-    ) -> Result<Option<CommittedBackup>, Failure> {
+    /// The answer to a commit that has succeeded before.
+    pub(crate) async fn committed_before(&self, commit: &CommitBackup) -> Result<Option<CommittedBackup>, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let Some(record) = view.backup(&commit.stanza, &commit.label)? else {
             return Ok(None);
         };
-        if record.manifest.digest != payload.digest {
+        if record.manifest.digest != commit.manifest.digest {
             return Ok(None);
         }
         let durable: Vec<u16> = record

@@ -169,9 +169,10 @@ fn stanza_info(view: &View, name: &StanzaName, record: &StanzaRecord) -> Result<
             });
         }
     }
+    let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(key, _)| key).collect();
     let backups = view
         .backups(name, None)
-        .map(|row| row.map(|(label, backup)| backup_info(label, &backup)))
+        .map(|row| row.map(|(label, backup)| backup_info(label, &backup, &registered)))
         .collect::<Result<Vec<_>, _>>()?;
     let backup_held_by = match &record.backup {
         None => None,
@@ -195,7 +196,7 @@ fn stanza_info(view: &View, name: &StanzaName, record: &StanzaRecord) -> Result<
     })
 }
 
-fn backup_info(label: BackupLabel, record: &BackupRecord) -> BackupInfo {
+fn backup_info(label: BackupLabel, record: &BackupRecord, registered: &[RepoKey]) -> BackupInfo {
     let repositories: Vec<_> = record.manifest.replicas.iter().map(|replica| replica.repo).collect();
     BackupInfo {
         kind: label.backup_type().to_string(),
@@ -219,7 +220,7 @@ fn backup_info(label: BackupLabel, record: &BackupRecord) -> BackupInfo {
             .stored_delta
             .keys()
             .copied()
-            .filter(|key| !repositories.contains(key))
+            .filter(|key| !repositories.contains(key) && registered.contains(key))
             .collect(),
         repositories,
         annotations: record.annotations.clone(),

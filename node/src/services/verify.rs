@@ -3,7 +3,6 @@
 use crate::failure::chain;
 use crate::protocol::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::{BadReplica, Slot, SlotError};
-use crate::sessions::OpenSession;
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_postgres::WalFileName;
@@ -51,14 +50,10 @@ impl Node {
 
     async fn run_verify(&self, request: VerifyRequest, sink: VerifySink) -> Result<VerifySummary, Failure> {
         let holder = format!("node {}: verify", self.name);
-        let _session = OpenSession::open(
-            &self.catalog,
-            &self.name,
-            SessionKind::Verify,
-            request.stanza.clone(),
-            holder,
-        )
-        .await?;
+        let _session = self
+            .sessions
+            .open(SessionKind::Verify, request.stanza.clone(), holder)
+            .await?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         if let Some(stanza) = &request.stanza
             && view.stanza(stanza)?.is_none()

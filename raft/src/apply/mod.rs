@@ -24,7 +24,9 @@ mod properties;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
-mod scenario;
+mod refusals_mesh;
+#[cfg(test)]
+pub(crate) mod scenario;
 
 pub use base::{Base, MemoryBase, Row, Rows};
 pub use txn::{Txn, Writes};

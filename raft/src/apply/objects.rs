@@ -212,7 +212,7 @@ pub(super) fn owe<B: Base>(
     })
 }
 
-fn settle<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, object: &ObjectRef) -> Result<(), ReadError> {
+pub(super) fn settle<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, object: &ObjectRef) -> Result<(), ReadError> {
     let key = key::debt(repo, object);
     if let Some(debt) = step.txn.record::<Debt>(Table::Debts, &key)? {
         step.txn.delete(Table::Debts, key);

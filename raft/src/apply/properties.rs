@@ -144,9 +144,36 @@ impl Simulation {
             19 if a.is_multiple_of(4) => drop(self.world.run(register(3))),
             19 => drop(self.world.run(create_stanza(7))),
             20 => drop(self.world.run(Command::Backfill { repo: repo(3) })),
+            26 if a.is_multiple_of(3) => self.retire(),
+            26 => self.replace(a),
             _ if a < 50 => self.delete_and_create_stanza(a),
             _ => self.upload_segment(b, c, a),
         }
+    }
+
+    /// A step of forgetting the third repository. What lies there stays.
+    fn retire(&mut self) {
+        drop(self.world.run(Command::RetireRepository { repo: repo(3) }));
+    }
+
+    /// Loses the disk of a repository, or makes another step of owing what it held.
+    fn replace(&mut self, a: u8) {
+        let lost = repo(2);
+        let record = self.view().repository(lost).unwrap().unwrap();
+        let mut uuid = record.uuid;
+        if record.change.is_none() {
+            uuid = format!("uuid-2-{}-{a}", self.world.at);
+            self.disk.retain(|(_, _, replica)| replica.repo != lost);
+            // What was on its way there has failed.
+            self.promises.clear();
+        }
+        let command = Command::ReplaceRepository {
+            repo: lost,
+            uuid,
+            wrapped_keys: Vec::new(),
+            node: "n1".parse().unwrap(),
+        };
+        self.world.run(command).unwrap();
     }
 
     fn open_session(&mut self, a: u8) {
@@ -356,6 +383,14 @@ impl Simulation {
     fn check(&mut self) {
         let objects = self.objects();
         self.check_replicas_and_debts(&objects);
+        let changing: BTreeSet<_> = self
+            .view()
+            .repositories()
+            .unwrap()
+            .into_iter()
+            .filter(|(_, record)| record.change.is_some())
+            .map(|(repo, _)| repo)
+            .collect();
         for (object, stored) in &objects {
             // Invariant 3: one name, one content.
             if matches!(object, ObjectRef::Segment { .. }) {
@@ -364,6 +399,9 @@ impl Simulation {
             }
             // Invariant 5: nothing referenced is deleted.
             for replica in &stored.replicas {
+                if changing.contains(&replica.repo) {
+                    continue;
+                }
                 let row = (object.clone(), stored.digest, *replica);
                 assert!(self.disk.contains(&row), "{row:?} was deleted");
             }
@@ -393,7 +431,7 @@ impl Simulation {
                     counted.bytes += stored.stored_length;
                 }
                 let is_owed = owed.contains(object);
-                if record.backfill.is_none() {
+                if record.backfill.is_none() && !record.is_retiring() {
                     assert!(is_held != is_owed, "{object} in repo{repo}: {is_held}, {is_owed}");
                 } else {
                     assert!(!(is_held && is_owed), "{object} in repo{repo}");
@@ -429,7 +467,7 @@ proptest! {
 
     #[test]
     fn a_mesh_keeps_its_promises(
-        actions in proptest::collection::vec((0_u8..26, any::<u8>(), any::<u8>(), any::<u8>()), 1..160),
+        actions in proptest::collection::vec((0_u8..27, any::<u8>(), any::<u8>(), any::<u8>()), 1..160),
         cuts in proptest::collection::vec(any::<usize>(), 0..6),
         is_busy: bool,
     ) {

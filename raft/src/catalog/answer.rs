@@ -2,11 +2,11 @@
 
 use futures::future::try_join_all;
 use openraft::error::{InstallSnapshotError, RaftError};
-use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse};
+use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse};
 use pgmesh_storage::wire;
 use tokio::time::timeout;
 
-use super::Catalog;
+use super::{Catalog, election};
 use crate::command::Proposal;
 use crate::consensus::TypeConfig;
 use crate::peers::{Applied, PeerMessage, PeerReply, PeerRequest, Setback};
@@ -18,8 +18,24 @@ impl Catalog {
             return PeerReply::NotMe { node_id: self.node_id };
         }
         match request.message {
-            PeerMessage::Append(request) => PeerReply::Append(self.way.raft.append_entries(request).await),
-            PeerMessage::Vote(request) => PeerReply::Vote(self.way.raft.vote(request).await),
+            PeerMessage::Append(request) => {
+                let reply = self.way.raft.append_entries(request).await;
+                if matches!(&reply, Ok(reply) if !matches!(reply, AppendEntriesResponse::HigherVote(_))) {
+                    self.signs.seen();
+                }
+                PeerReply::Append(reply)
+            }
+            PeerMessage::Vote(request) => {
+                let reply = self.way.raft.vote(request).await;
+                if matches!(&reply, Ok(reply) if reply.vote_granted) {
+                    self.signs.seen();
+                }
+                PeerReply::Vote(reply)
+            }
+            PeerMessage::MayStand { last_log } => {
+                let is_as_new = last_log >= election::last_log(&self.way);
+                PeerReply::MayStand(is_as_new && !self.is_leader() && self.signs.is_leader_missed())
+            }
             PeerMessage::Snapshot(request) => PeerReply::Snapshot(self.take_snapshot(request).await),
             PeerMessage::Propose(proposals) => PeerReply::Proposed(self.take_proposals(proposals).await),
             PeerMessage::ReadIndex => PeerReply::ReadIndex(self.leader_read_index().await),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -33,11 +34,14 @@ pub(super) struct Way {
     pub(super) leader: watch::Receiver<Option<u64>>,
     /// How long an answer is waited for.
     pub(super) patience: Duration,
+    /// Set while this node, as the leader, lets another be elected.
+    pub(super) aside: Arc<AtomicBool>,
 }
 
 impl Way {
     /// Writes proposals into the log as one entry and waits until it is applied: the leader's part.
     pub(super) async fn write(&self, proposals: Vec<Proposal>) -> Result<Vec<Applied>, Setback> {
+        self.refuse_aside()?;
         // Without a majority an entry is neither committed nor dropped: openraft would wait for ever.
         let written = timeout(self.patience, self.raft.client_write(Batch(proposals))).await;
         match written {
@@ -104,6 +108,7 @@ impl Way {
     /// The index of an entry up to which everything was committed when this was called: the leader's part. A majority
     /// confirms that there was no later leader then.
     pub(super) async fn own_read_index(&self) -> Result<u64, Setback> {
+        self.refuse_aside()?;
         let (standing, read_index) = self.standing().await?;
         let mut confirmed = BTreeSet::from([self.node_id]);
         let mut rounds: FuturesUnordered<_> = standing
@@ -136,6 +141,14 @@ impl Way {
 }
 
 impl Way {
+    /// Whatever this leader sends is a sign of it, and keeps the others from electing another.
+    fn refuse_aside(&self) -> Result<(), Setback> {
+        if self.aside.load(Ordering::Relaxed) {
+            return Err(Setback::Silent("the leader is stepping aside for another".to_owned()));
+        }
+        Ok(())
+    }
+
     /// A new leader begins with an entry of its own; this waits until that is committed.
     async fn standing(&self) -> Result<(Standing, u64), Setback> {
         let deadline = Instant::now() + ROUND_LIMIT;

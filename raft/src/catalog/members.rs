@@ -1,6 +1,8 @@
 //! Changes of the Raft group. They are the leader's to make, one at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{BasicNode, ChangeMembers};
@@ -8,6 +10,9 @@ use tokio::time::timeout;
 
 use super::Catalog;
 use crate::error::CatalogError;
+
+/// How long a leader that steps aside waits for another: several elections.
+const ASIDE_LIMIT: Duration = Duration::from_secs(4);
 
 impl Catalog {
     /// Makes a node a learner, or changes the address that a member is reached at. Returns when that is committed; the
@@ -50,6 +55,19 @@ impl Catalog {
             return Ok(());
         }
         self.change(ChangeMembers::RemoveNodes(gone)).await
+    }
+
+    /// Lets another voter become the leader: this one gives no sign of itself until the others have elected one of them, for
+    /// at most a few seconds. Proposals and reads wait meanwhile, as in any election. Whether another leads now.
+    pub async fn step_aside(&self) -> bool {
+        self.way.aside.store(true, Ordering::Relaxed);
+        self.way.raft.runtime_config().heartbeat(false);
+        let mut leader = self.way.leader.clone();
+        let other = leader.wait_for(|leader| leader.is_some_and(|leader| leader != self.node_id()));
+        let done = matches!(timeout(ASIDE_LIMIT, other).await, Ok(Ok(_)));
+        self.way.aside.store(false, Ordering::Relaxed);
+        self.way.raft.runtime_config().heartbeat(true);
+        done
     }
 
     /// The addresses of all members, and who of them votes.

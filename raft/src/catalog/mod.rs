@@ -3,6 +3,7 @@
 mod answer;
 mod batcher;
 mod config;
+mod election;
 mod leader;
 mod leadership;
 mod members;
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 
 use self::batcher::{Batcher, Limits};
 use self::config::raft_config;
+use self::election::Signs;
 use self::leader::Way;
 use self::leadership::watch_leader;
 use crate::command::{Command, Proposal};
@@ -62,6 +64,9 @@ pub struct Catalog {
     node_id: u64,
     clock: fn() -> i64,
     way: Way,
+    signs: Signs,
+    /// What works for the catalog on its own ends with the last clone.
+    _alive: Arc<()>,
     state: StateStore,
     own_proposals: Batcher<Proposal, Applied>,
     forwarded_proposals: Batcher<Proposal, Applied>,
@@ -179,10 +184,17 @@ impl Catalog {
             peers,
             leader,
             patience: options.patience,
+            aside: Arc::default(),
         };
+        let signs = Signs::new(options.election);
+        let alive = Arc::new(());
+        let elections = election::run(way.clone(), signs.clone(), options.clone(), Arc::downgrade(&alive));
+        tokio::spawn(elections);
         Ok(Self {
             node_id,
             clock: options.clock,
+            signs,
+            _alive: alive,
             state,
             own_proposals: grouped(&way, PROPOSALS, |way, group| async move { way.write(group).await }),
             forwarded_proposals: grouped(&way, PROPOSALS, |way, group| async move { way.forward(group).await }),

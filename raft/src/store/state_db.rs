@@ -21,9 +21,9 @@ use crate::value;
 
 /// What Raft needs to know of the state; written with every batch of entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RaftState {
-    pub(super) last_applied: Option<LogId<u64>>,
-    pub(super) membership: StoredMembership<u64, BasicNode>,
+pub(crate) struct RaftState {
+    pub(crate) last_applied: Option<LogId<u64>>,
+    pub(crate) membership: StoredMembership<u64, BasicNode>,
 }
 
 /// The state database.
@@ -96,12 +96,12 @@ impl StateDb {
         self.folder.is_retired.store(true, Ordering::Release);
     }
 
-    pub(super) fn raft_state(&self) -> Result<RaftState, ReadError> {
+    pub(crate) fn raft_state(&self) -> Result<RaftState, ReadError> {
         Ok(self.record(Table::Raft, key::RAFT_STATE)?.unwrap_or_default())
     }
 
     /// Writes a transaction and how far it goes, as one. Not synced: the log is, and entries are applied again.
-    pub(super) fn write(&self, writes: &Writes, raft: &RaftState) -> Result<(), CatalogError> {
+    pub(crate) fn write(&self, writes: &Writes, raft: &RaftState) -> Result<(), CatalogError> {
         let mut batch = WriteBatch::default();
         for ((table, key), value) in writes {
             let family = self.family(*table)?;

@@ -75,7 +75,9 @@ impl Check {
         let found = self.found.replace('\n', " ");
         let mut line = format!("{:<4}  {}: {found}", self.verdict.word(), self.subject);
         if let Some(remedy) = &self.remedy {
-            line.push_str(". To do: ");
+            let end = if found.ends_with(['.', '?', '!']) { "" } else { "." };
+            line.push_str(end);
+            line.push_str(" To do: ");
             line.push_str(&remedy.replace('\n', " "));
         }
         line
@@ -131,14 +133,14 @@ mod tests {
             Check::ok("configuration", "read"),
             Check::warn("clock of n2", "7 s\nahead", "set it right"),
             Check::fail("node n3", 49, "not reached", "start it"),
-            Check::fail("repo2", 103, "down", "mount it"),
+            Check::fail("repo2", 103, "down?", "mount it"),
         ]
     }
 
     #[test]
     fn a_line_a_check_and_the_sum() {
         let expected = "ok    configuration: read\nwarn  clock of n2: 7 s ahead. To do: set it right\n\
-                        FAIL  node n3: not reached. To do: start it\nFAIL  repo2: down. To do: mount it\n\
+                        FAIL  node n3: not reached. To do: start it\nFAIL  repo2: down? To do: mount it\n\
                         4 checks: 2 failed, 1 warned\n";
         assert_eq!(render_text(&checks()), expected);
         let json = render_json(&checks());

@@ -107,19 +107,20 @@ pub const OPTIONS: &[OptionSpec] = &[
         "compress-level=1",
     ),
     new("force", Kind::Flag, "go on where the command would refuse")
-        .commands(CommandSet::of(&[Backup, Join, NodeRemove, Restore, StanzaDelete, Stop]))
+        .commands(CommandSet::of(&[Backup, Join, NodeRemove, RepoRemove, Restore, StanzaDelete, Stop]))
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
             exists. stanza-delete: although PostgreSQL runs. stop: do not wait for what is under way. node remove: \
-            although it hosts repositories. join: although there is an identity already.",
+            although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is an \
+            identity already.",
             "--force",
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
-            ArchiveGet, Info, RepoGet, RepoLs, RepoSync, RepoUpdate, Restore, Verify,
+            ArchiveGet, Info, RepoGet, RepoLs, RepoRemove, RepoReplace, RepoSync, RepoUpdate, Restore, Verify,
         ]))
-        .required(CommandSet::of(&[RepoSync]))
+        .required(CommandSet::of(&[RepoRemove, RepoReplace, RepoSync]))
         .scope(Scope::OutsideFile)
         .about(
             "Use only this repository. Without it, the best of all is used.",

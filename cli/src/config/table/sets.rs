@@ -21,6 +21,8 @@ pub const MESH: CommandSet = CommandSet::of(&[
     NodeResume,
     RepoGet,
     RepoLs,
+    RepoRemove,
+    RepoReplace,
     RepoSync,
     RepoUpdate,
     Restore,

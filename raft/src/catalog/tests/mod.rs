@@ -1,18 +1,21 @@
 //! The catalog on real disks: restarts, kills, snapshots, replication.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod lan;
+mod large;
+mod mesh;
+
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command as Process, Stdio};
-use std::sync::Mutex;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 use openraft::LogIdOptionExt;
 use pgmesh_storage::DigestSuite;
 
+use self::lan::Lan;
 use super::*;
 use crate::apply::Base;
 use crate::model::{LogIndex, NodeService, VotePolicy};
-use crate::peers::{PeerError, PeerReply, PeerRequest};
 use crate::table::Table;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
@@ -168,40 +171,13 @@ async fn snapshots_replace_the_log() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// All catalogs of a mesh in one process.
-#[derive(Default)]
-struct Lan(Mutex<BTreeMap<u64, Catalog>>);
-
-impl Peers for Lan {
-    fn call(
-        &self,
-        node_id: u64,
-        address: String,
-        request: PeerRequest,
-        _limit: Duration,
-    ) -> BoxFuture<'static, Result<PeerReply, PeerError>> {
-        let peer = self.0.lock().unwrap().get(&node_id).cloned();
-        Box::pin(async move {
-            let peer = peer.ok_or(PeerError::Unreachable {
-                node_id,
-                address,
-                reason: "not in the test".to_owned(),
-            })?;
-            // As on a wire.
-            let request: PeerRequest = wire::decode(&wire::encode(&request), 64 << 20).unwrap();
-            let reply = peer.answer(request).await;
-            Ok(wire::decode(&wire::encode(&reply), 64 << 20).unwrap())
-        })
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_node_gets_the_snapshot_and_then_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let lan = Arc::new(Lan::default());
     let name = "n1".parse().unwrap();
     let path = dir.path().join("one");
-    let peers = Arc::clone(&lan);
+    let peers = lan.from(1);
     let one = Catalog::create_with_peers(&path, mesh(), name, node(1), options(), peers)
         .await
         .unwrap();
@@ -211,9 +187,10 @@ async fn a_new_node_gets_the_snapshot_and_then_the_log() {
     let is_purged = |metrics: &openraft::RaftMetrics<u64, BasicNode>| metrics.purged.index() >= Some(20);
     one.way.raft.wait(LIMIT).metrics(is_purged, "purged").await.unwrap();
     let folder = Folder::create(&dir.path().join("two")).await.unwrap();
-    let peers = Arc::clone(&lan);
+    let peers = lan.from(2);
     let two = Catalog::start(&folder, Some(2), peers, &options()).await.unwrap();
-    lan.0.lock().unwrap().extend([(1, one.clone()), (2, two.clone())]);
+    lan.connect(&one);
+    lan.connect(&two);
     let old_view = two.view();
     one.way.raft.add_learner(2, BasicNode::new("two"), true).await.unwrap();
     for number in 60..100 {
@@ -238,7 +215,8 @@ async fn a_new_node_gets_the_snapshot_and_then_the_log() {
     assert!(notes(&two).contains("by way of the other"));
     folder.complete().unwrap();
     let before = dump(&two);
-    lan.0.lock().unwrap().clear();
+    lan.disconnect(1);
+    lan.disconnect(2);
     one.shutdown().await.unwrap();
     two.shutdown().await.unwrap();
     drop((one, two, old_view, folder));

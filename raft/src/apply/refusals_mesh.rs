@@ -1,0 +1,321 @@
+//! What the catalog takes and refuses of nodes, sessions that move, repeated requests, and repositories that go.
+
+use pgmesh_storage::Generation;
+
+use super::request::REMEMBERED;
+use super::scenario::*;
+use crate::command::{Command, NewReplica};
+use crate::model::{
+    DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind, VotePolicy,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+
+fn name(text: &str) -> NodeName {
+    text.parse().unwrap()
+}
+
+fn admit(node: &str, fingerprint: u8) -> Command {
+    Command::AdmitNode {
+        name: name(node),
+        region: "eu".to_owned(),
+        advertise: vec![format!("{node}:1")],
+        fingerprint: [fingerprint; 32],
+        program: "0.1.0".to_owned(),
+        catalog_format: MeshRecord::CATALOG_FORMAT,
+    }
+}
+
+fn announce(node: &str, node_id: u64, fingerprint: u8) -> Command {
+    Command::AnnounceNode {
+        name: name(node),
+        node_id,
+        region: "eu".to_owned(),
+        advertise: vec![format!("{node}:2")],
+        fingerprint: [fingerprint; 32],
+        program: "0.2.0".to_owned(),
+    }
+}
+
+fn serve(node: &str, service: NodeService) -> Command {
+    Command::SetNodeService {
+        name: name(node),
+        service,
+    }
+}
+
+fn admitted(node_id: u64, replaced: Option<u64>) -> Result<Reply, Refusal> {
+    Ok(Reply::Admitted { node_id, replaced })
+}
+
+fn audit_lines(world: &World) -> usize {
+    world.view().audit(LogIndex(0)).count()
+}
+
+#[test]
+fn numbers_of_nodes_are_never_given_out_twice() {
+    let mut world = World::empty();
+    world.run(register_node("far", 7)).unwrap();
+    assert_eq!(world.run(admit("n2", 2)), admitted(8, None));
+    assert_eq!(world.run(admit("n2", 2)), admitted(8, None));
+    // Its disk was lost.
+    assert_eq!(world.run(admit("n2", 3)), admitted(9, Some(8)));
+    let record = world.view().node(&name("n2")).unwrap().unwrap();
+    assert_eq!((record.node_id, record.revoked), (9, vec![[2; 32]]));
+    assert_eq!(world.run(admit("n2", 2)), Err(Refusal::CertificateRevoked(name("n2"))));
+    world.run(serve("n2", NodeService::Removed)).unwrap();
+    // It comes back: there is nothing in its place.
+    assert_eq!(world.run(admit("n2", 4)), admitted(10, None));
+    let record = world.view().node(&name("n2")).unwrap().unwrap();
+    assert_eq!(record.service, NodeService::InService);
+    assert_eq!(record.revoked, [[2; 32], [3; 32]]);
+    assert_eq!(world.run(admit("n3", 5)), admitted(11, None));
+}
+
+#[test]
+fn a_node_with_another_format_is_not_admitted() {
+    let mut world = World::empty();
+    let mut old = admit("n2", 2);
+    if let Command::AdmitNode { catalog_format, .. } = &mut old {
+        *catalog_format = 1;
+    }
+    let refusal = world.run(old).unwrap_err().to_string();
+    assert!(
+        refusal.contains("format 1") && refusal.contains("format 2"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_node_announces_itself_with_the_number_of_its_disk() {
+    let mut world = World::empty();
+    world.run(admit("n2", 2)).unwrap();
+    let before = audit_lines(&world);
+    assert_eq!(world.run(announce("n2", 2, 3)), Ok(Reply::Done));
+    assert_eq!(audit_lines(&world), before + 1);
+    // Nothing has changed: no line.
+    assert_eq!(world.run(announce("n2", 2, 3)), Ok(Reply::Done));
+    assert_eq!(audit_lines(&world), before + 1);
+    let record = world.view().node(&name("n2")).unwrap().unwrap();
+    assert_eq!(record.advertise, ["n2:2"]);
+    assert_eq!((record.fingerprint, record.revoked.len()), ([3; 32], 0));
+    assert_eq!(world.run(announce("x", 2, 3)), Err(Refusal::UnknownNode(name("x"))));
+    let replaced = Refusal::NodeReplaced {
+        node: name("n2"),
+        known: 2,
+        given: 1,
+    };
+    assert_eq!(world.run(announce("n2", 1, 3)), Err(replaced));
+    world.run(admit("n2", 9)).unwrap();
+    assert_eq!(
+        world.run(announce("n2", 3, 3)),
+        Err(Refusal::CertificateRevoked(name("n2")))
+    );
+    world.run(serve("n2", NodeService::Removed)).unwrap();
+    assert_eq!(world.run(announce("n2", 3, 9)), Err(Refusal::NodeRemoved(name("n2"))));
+}
+
+#[test]
+fn a_node_is_drained_and_removed() {
+    let mut world = World::empty();
+    assert_eq!(
+        world.run(serve("n1", NodeService::Removed)),
+        Err(Refusal::LastNode(name("n1")))
+    );
+    world.run(admit("n2", 2)).unwrap();
+    world.run(serve("n2", NodeService::Draining)).unwrap();
+    world.run(serve("n2", NodeService::InService)).unwrap();
+    let vote = |vote| Command::SetNodeVote { name: name("n2"), vote };
+    world.run(vote(VotePolicy::Never)).unwrap();
+    assert_eq!(world.view().node(&name("n2")).unwrap().unwrap().vote, VotePolicy::Never);
+    world.run(serve("n2", NodeService::Removed)).unwrap();
+    assert_eq!(world.run(serve("n2", NodeService::Removed)), Ok(Reply::Done));
+    let gone = || Err(Refusal::NodeRemoved(name("n2")));
+    assert_eq!(world.run(serve("n2", NodeService::InService)), gone());
+    assert_eq!(world.run(vote(VotePolicy::Always)), gone());
+    assert_eq!(world.view().node(&name("n2")).unwrap().unwrap().revoked, [[2; 32]]);
+    let open = Command::OpenSession {
+        kind: SessionKind::Repair,
+        stanza: None,
+        holder: "n2".to_owned(),
+        node: name("n2"),
+        resume_key: None,
+    };
+    assert_eq!(world.run(open), gone());
+}
+
+#[test]
+fn a_session_goes_on_by_way_of_another_node() {
+    let mut world = World::empty();
+    world.run(admit("n2", 2)).unwrap();
+    let open = |resume_key| Command::OpenSession {
+        kind: SessionKind::Backup,
+        stanza: None,
+        holder: "pg1".to_owned(),
+        node: name("n1"),
+        resume_key,
+    };
+    let Ok(Reply::Session(session)) = world.run(open(Some([7; 16]))) else {
+        panic!();
+    };
+    let adopt = |session, key| Command::AdoptSession {
+        session,
+        node: name("n2"),
+        key: [key; 16],
+    };
+    assert_eq!(world.run(adopt(session, 8)), Err(Refusal::SessionKeyDiffers(session)));
+    assert_eq!(world.run(adopt(session, 7)), Ok(Reply::Done));
+    assert_eq!(world.run(adopt(session, 7)), Ok(Reply::Done));
+    let expire = |node: Option<&str>| Command::ExpireSession {
+        session,
+        node: node.map(name),
+        reason: "its connection is gone".to_owned(),
+    };
+    // The node that it left does not end it.
+    assert_eq!(world.run(expire(Some("n1"))), Ok(Reply::Done));
+    assert_eq!(world.view().session(session).unwrap().unwrap().node, name("n2"));
+    assert_eq!(world.run(expire(Some("n2"))), Ok(Reply::Done));
+    assert_eq!(world.view().session(session).unwrap(), None);
+    assert_eq!(world.run(adopt(session, 7)), Err(Refusal::SessionEnded(session)));
+    let Ok(Reply::Session(without)) = world.run(open(None)) else {
+        panic!();
+    };
+    assert_eq!(world.run(adopt(without, 0)), Err(Refusal::SessionKeyDiffers(without)));
+}
+
+#[test]
+fn a_repeated_request_has_one_effect_and_the_same_answer() {
+    let mut world = World::new();
+    let open = || Command::OpenSession {
+        kind: SessionKind::Verify,
+        stanza: None,
+        holder: "x".to_owned(),
+        node: name("n1"),
+        resume_key: None,
+    };
+    let id = RequestId([1; 16]);
+    let first = world.run_as(id, open()).unwrap();
+    let applied = world.applied();
+    assert_eq!(world.run_as(id, open()).unwrap(), first);
+    assert_eq!(world.view().sessions().unwrap().len(), 1);
+    assert_eq!(world.applied(), LogIndex(applied.0 + 1));
+    // A refusal stands, even when it would not be given any more.
+    let refused = RequestId([2; 16]);
+    let serve = || serve("n1", NodeService::Removed);
+    assert!(world.run_as(refused, serve()).is_err());
+    world.run(admit("n2", 2)).unwrap();
+    assert!(world.run_as(refused, serve()).is_err());
+    assert!(world.run(serve()).is_ok());
+}
+
+#[test]
+fn the_memory_of_requests_is_bounded() {
+    let mut world = World::empty();
+    let audit = || Command::Audit { what: "x".to_owned() };
+    let id = RequestId([1; 16]);
+    world.run_as(id, audit()).unwrap();
+    for _ in 0..REMEMBERED - 1 {
+        world.run(audit()).unwrap();
+    }
+    let is_known = |world: &World| {
+        super::Base::get(&world.base, Table::Requests, &[1; 16])
+            .unwrap()
+            .is_some()
+    };
+    assert!(is_known(&world));
+    world.run(audit()).unwrap();
+    assert!(!is_known(&world));
+    let before = audit_lines(&world);
+    world.run_as(id, audit()).unwrap();
+    assert_eq!(audit_lines(&world), before + 1, "forgotten");
+    let count = |table| super::Base::scan(&world.base, table, &[], &[]).count();
+    assert_eq!(count(Table::Requests) as u64, REMEMBERED);
+    assert_eq!(count(Table::RequestRing) as u64, REMEMBERED);
+}
+
+fn steps(world: &mut World, command: &Command, more: &Reply) -> usize {
+    for number in 1.. {
+        if world.run(command.clone()).unwrap() != *more {
+            return number;
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_retired_repository_leaves_nothing_behind() {
+    let mut world = World::with_stanza();
+    let session = world.open_session(SessionKind::Backup);
+    let only = vec![
+        new_chunk(1, &[replica(2, 0)]),
+        new_chunk(2, &[replica(1, 0), replica(2, 0)]),
+    ];
+    world.run(Command::AddChunks { session, chunks: only }).unwrap();
+    for segment in 1..=8 {
+        world.push(push_segment(1, segment.into(), segment)).unwrap();
+    }
+    let retire = Command::RetireRepository { repo: repo(2) };
+    assert_eq!(world.run(retire.clone()), Ok(Reply::Retiring { more: true }));
+    // From now on it takes nothing, and nothing is owed to it.
+    world.push(push_segment(1, 9, 9)).unwrap();
+    assert!(matches!(
+        world.run(register(2)),
+        Err(Refusal::RepositoryChanging { .. })
+    ));
+    assert!(steps(&mut world, &retire, &Reply::Retiring { more: true }) > 2);
+    assert_eq!(world.run(retire), Err(Refusal::UnknownRepository(repo(2))));
+    let view = world.view();
+    assert_eq!(view.debts(repo(2), None).count(), 0);
+    assert_eq!(view.counters(repo(2)).unwrap().objects, 0);
+    for row in view.segments(&stanza(), pgmesh_storage::DbId(1), None) {
+        assert_eq!(row.unwrap().1.object.replicas, [replica(1, 0)]);
+    }
+    let last = view.audit(LogIndex(0)).last().unwrap().unwrap().1.what;
+    assert!(last.contains("1 objects were nowhere else"), "{last}");
+    assert_eq!(world.run(register(2)), Ok(Reply::Done));
+}
+
+#[test]
+fn a_replaced_disk_is_owed_all_that_the_lost_one_held() {
+    let mut world = World::with_stanza();
+    for segment in 1..=8 {
+        world.push(push_segment(1, segment.into(), segment)).unwrap();
+    }
+    let replace = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: name("n1"),
+    };
+    assert_eq!(world.run(replace.clone()), Ok(Reply::Replacing { more: true }));
+    // What was written meanwhile is owed: the walk may have gone past it.
+    world.push(push_segment(1, 9, 9)).unwrap();
+    steps(&mut world, &replace, &Reply::Replacing { more: true });
+    assert_eq!(world.run(replace), Ok(Reply::Replacing { more: false }));
+    let debts: Vec<_> = world.view().debts(repo(2), None).map(Result::unwrap).collect();
+    // Nine segments, and the stanza's information, which was owed before.
+    assert_eq!(debts.len(), 10);
+    let lost = debts
+        .iter()
+        .filter(|(_, debt)| debt.reason == DebtReason::Missing)
+        .count();
+    assert_eq!(lost, 8);
+    assert_eq!(world.view().counters(repo(2)).unwrap().objects, 0);
+    let (object, debt) = &debts[0];
+    assert_eq!(debt.generation, Generation(1), "{object}");
+    let session = world.open_session(SessionKind::Repair);
+    let add = |generation| Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: debts[0].0.clone(),
+            digest: digest(1),
+            replica: replica(2, generation),
+        }],
+    };
+    assert!(matches!(debts[0].0, ObjectRef::Segment { .. }));
+    assert_eq!(world.run(add(0)), Ok(Reply::Added { accepted: 0 }));
+    assert_eq!(world.run(add(1)), Ok(Reply::Added { accepted: 1 }));
+    let record = world.view().repository(repo(2)).unwrap().unwrap();
+    assert_eq!((record.uuid.as_str(), record.change), ("new", None));
+}

@@ -1,0 +1,166 @@
+//! When a leader shows that it is alive, and when a follower stands for election.
+//!
+//! openraft does both with one clock that is coarse, draws its timeout once for the life of a process, and lets whoever is
+//! cut off stand for election again and again, with ever higher terms that depose the leader when it comes back. Here a
+//! voter first asks the others whether they miss the leader too and whether its log is as new as theirs, and stands only
+//! if a majority says so. That decides nothing, the election itself does; it only keeps elections that are of no use away.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::{LogId, ServerState};
+use tokio::time::{Instant, sleep};
+
+use super::leader::Way;
+use crate::network::call;
+use crate::options::CatalogOptions;
+use crate::peers::{PeerMessage, PeerReply};
+
+/// How often it is looked whether something is due.
+const TICK: Duration = Duration::from_millis(25);
+
+/// When this node last heard of a leader, or promised its vote to someone who wants to become it.
+#[derive(Debug, Clone)]
+pub(super) struct Signs {
+    last: Arc<Mutex<Instant>>,
+    lease: Duration,
+}
+
+impl Signs {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self {
+            last: Arc::new(Mutex::new(Instant::now())),
+            lease,
+        }
+    }
+
+    /// There is a leader, or will be one soon.
+    pub(super) fn seen(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// For how long there has been no sign.
+    fn quiet(&self) -> Duration {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether another node may become the leader as far as this one is concerned.
+    pub(super) fn is_leader_missed(&self) -> bool {
+        self.quiet() >= self.lease
+    }
+}
+
+/// What the node is at the moment.
+struct Part {
+    state: ServerState,
+    /// The other voters, with their addresses; `None` where this node has no vote.
+    others: Option<Vec<(u64, String)>>,
+    configs: Vec<BTreeSet<u64>>,
+}
+
+impl Part {
+    fn of(way: &Way) -> Self {
+        let metrics = way.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let configs = membership.get_joint_config().clone();
+        let has_vote = configs.iter().any(|config| config.contains(&way.node_id));
+        let others = membership.voter_ids().filter(|voter| *voter != way.node_id);
+        let others = others.filter_map(|voter| membership.get_node(&voter).map(|node| (voter, node.addr.clone())));
+        Self {
+            state: metrics.state,
+            others: has_vote.then(|| others.collect()),
+            configs,
+        }
+    }
+
+    fn is_majority(&self, nodes: &BTreeSet<u64>) -> bool {
+        self.configs
+            .iter()
+            .all(|config| config.intersection(nodes).count() * 2 > config.len())
+    }
+}
+
+/// Runs until the catalog stops, or nobody has it any more.
+pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog: Weak<()>) {
+    let mut last_beat = Instant::now();
+    // When this node looks the next time whether it should stand for election.
+    let mut not_before = Instant::now();
+    let mut patience = drawn(options.election);
+    loop {
+        sleep(TICK).await;
+        if catalog.strong_count() == 0 {
+            return;
+        }
+        let part = Part::of(&way);
+        match (part.state, &part.others) {
+            (ServerState::Shutdown, _) => return,
+            (ServerState::Leader, _) => {
+                signs.seen();
+                if last_beat.elapsed() >= options.heartbeat && !way.aside.load(Ordering::Relaxed) {
+                    last_beat = Instant::now();
+                    if way.raft.trigger().heartbeat().await.is_err() {
+                        return;
+                    }
+                }
+            }
+            (_, Some(others)) if not_before <= Instant::now() => {
+                let is_alone = others.is_empty();
+                if !is_alone && signs.quiet() < patience {
+                    continue;
+                }
+                if is_alone || may_stand(&way, &part, others, options.election).await && signs.is_leader_missed() {
+                    tracing::info!(quiet = ?signs.quiet(), "this node stands for election");
+                    if way.raft.trigger().elect().await.is_err() {
+                        return;
+                    }
+                    not_before = Instant::now() + drawn(options.election / 2);
+                } else {
+                    not_before = Instant::now() + drawn(options.election / 8);
+                }
+                patience = drawn(options.election);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Asks the other voters whether it makes sense to stand for election.
+async fn may_stand(way: &Way, part: &Part, others: &[(u64, String)], limit: Duration) -> bool {
+    let last_log = last_log(way);
+    let mut agreed = BTreeSet::from([way.node_id]);
+    let mut asked: FuturesUnordered<_> = others
+        .iter()
+        .map(|(voter, address)| async move {
+            let message = PeerMessage::MayStand { last_log };
+            (*voter, call(&*way.peers, *voter, address, message, limit).await)
+        })
+        .collect();
+    while !part.is_majority(&agreed) {
+        match asked.next().await {
+            Some((voter, Ok(PeerReply::MayStand(true)))) => {
+                agreed.insert(voter);
+            }
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    true
+}
+
+/// The last entry of this node's log.
+pub(super) fn last_log(way: &Way) -> Option<LogId<u64>> {
+    way.raft.data_metrics().borrow().last_log
+}
+
+/// Between `base` and half as much again, so that not all stand at the same moment.
+fn drawn(base: Duration) -> Duration {
+    let mut bytes = [0; 2];
+    // Without randomness elections may take longer.
+    let _ = getrandom::fill(&mut bytes);
+    base + base.mul_f64(f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX) / 2.0)
+}
