@@ -132,15 +132,17 @@ fn two_of_five_nodes_may_die_and_a_third_is_told() {
     });
     let third = third.expect("three nodes without a repository");
     site.mesh.node_mut(&third).kill();
-    let refused = push(&site, 3);
+    // Both wait as long as they may: at the same time.
+    let (refused, unknown) = thread::scope(|scope| {
+        let refused = scope.spawn(|| push(&site, 3));
+        let fetched = forge.path("fetched").display().to_string();
+        let unknown = site
+            .host
+            .run(&["archive-get", "--archive-timeout=2s", &forge.name(3), &fetched]);
+        (refused.join().expect("the pushing thread"), unknown)
+    });
     refused.fails(&[49, 82], &[]);
     assert!(refused.elapsed < Duration::from_secs(60), "{refused}");
-    let unknown = site.host.run(&[
-        "archive-get",
-        "--archive-timeout=2s",
-        &forge.name(3),
-        &forge.path("fetched").display().to_string(),
-    ]);
     assert!(
         unknown.code().is_some_and(|code| code > 125),
         "nobody can know whether it was archived: {unknown}"

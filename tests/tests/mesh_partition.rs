@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pgmesh_tests::{Faults, Figures, Host, Mesh, MeshSite, Outcome, Pushes, WalForge};
@@ -42,15 +43,16 @@ fn a_minority_acknowledges_nothing_and_the_majority_goes_on() {
     majority.push("host");
     site.mesh.network().partition(&[&leader, "lonely"], &majority);
 
-    let refused = push(&lonely, forge.write(&forge.name(2), &other_content(&forge, 2)));
+    let other = forge.write(&forge.name(2), &other_content(&forge, 2));
+    // Both wait as long as they may: at the same time.
+    let (refused, unknown) = thread::scope(|scope| {
+        let refused = scope.spawn(|| push(&lonely, other));
+        let fetched = forge.path("fetched").display().to_string();
+        let unknown = lonely.run(&["archive-get", "--archive-timeout=2s", &forge.name(3), &fetched]);
+        (refused.join().expect("the pushing thread"), unknown)
+    });
     refused.refuses(&[]);
     assert!(refused.elapsed < Duration::from_secs(60), "{refused}");
-    let unknown = lonely.run(&[
-        "archive-get",
-        "--archive-timeout=2s",
-        &forge.name(3),
-        &forge.path("fetched").display().to_string(),
-    ]);
     assert!(
         unknown.code().is_some_and(|code| code > 125),
         "the minority cannot know whether it was archived: {unknown}"
