@@ -269,6 +269,7 @@ async fn logs_are_compacted_everywhere_and_who_lags_gets_a_snapshot() {
     for number in 0..60 {
         note(&leader, format!("note {number}")).await;
     }
+    wait_until("compacted", || leader.status().purged >= Some(40)).await;
     // A quarter of all messages of the transfer are lost, both ways.
     mesh.lan.loss.store(15, Ordering::Relaxed);
     mesh.join(learner).await;
@@ -293,6 +294,7 @@ async fn logs_are_compacted_everywhere_and_who_lags_gets_a_snapshot() {
     for number in 60..160 {
         note(&leader, format!("note {number}")).await;
     }
+    wait_until("compacted", || leader.status().purged >= Some(140)).await;
     mesh.lan.heal();
     let lagging = mesh.nodes.iter().find(|node| node.node_id() == lagging).unwrap();
     let applied = leader.view().applied().unwrap();
