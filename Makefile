@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 export PGMESH_CACHE := $(shell .ci/cache)
 stage := @.ci/stage
-# Rounds of killing the node (tests/tests/kill.rs): few in every run, many in test-all.
+# Rounds of killing a node (tests/tests/kill.rs, mesh_kill.rs): few in every run, many in test-all.
 ROUNDS ?= 5
 
 .PHONY: help setup build demo test test-all test-unit test-e2e bench lint clean
@@ -40,8 +40,8 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 	$(stage) build cargo build --quiet --locked --workspace --bins
 	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast
 
-test-all: ## as test, with 50 rounds of killing the node
-	@$(MAKE) test ROUNDS=50
+test-all: ## as test, with 50 rounds of killing nodes, and faults that last longer
+	@PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 $(MAKE) test ROUNDS=50
 
 test-unit: ## unit and property tests only
 	@.ci/setup build test

@@ -1,6 +1,7 @@
 //! The catalog as the rest of a node uses it.
 
 mod answer;
+mod ask;
 mod batcher;
 mod config;
 mod election;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use openraft::error::{InitializeError, RaftError};
 use openraft::{BasicNode, Raft, ServerState};
-use pgmesh_storage::wire;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -26,11 +26,10 @@ use self::leader::Way;
 use self::leadership::watch_leader;
 use crate::command::{Command, Proposal};
 use crate::error::CatalogError;
-use crate::model::{MeshRecord, NodeName, NodeRecord, RequestId};
+use crate::model::{MeshRecord, NodeName, NodeRecord};
 use crate::network::Network;
 use crate::options::CatalogOptions;
 use crate::peers::{Applied, NoPeers, Peers, Setback};
-use crate::reply::Reply;
 use crate::status::{CatalogStatus, Role};
 use crate::store::{Folder, LogStore, StateStore};
 use crate::view::View;
@@ -51,13 +50,8 @@ const READS: Limits = Limits {
     weight: usize::MAX,
     in_flight: 2,
 };
-/// The largest proposal in bytes.
-const PROPOSAL_BYTES: usize = 4 << 20;
 /// How long a group of one may take to make its only member the leader.
 const ELECTION_LIMIT: Duration = Duration::from_secs(10);
-/// The pause before a request is tried again, unless there is another leader before.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
 /// The catalog on this node. Clones share it.
 #[derive(Clone)]
 pub struct Catalog {
@@ -224,117 +218,6 @@ impl Catalog {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(CatalogError::Stopped("it was shut down".to_owned())),
             Err(_) => Err(CatalogError::NoQuorum("this node did not become the leader".to_owned())),
-        }
-    }
-
-    /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is applied:
-    /// committed by a majority, durable, and visible in views of this node. It is tried again, with one effect, while the
-    /// leader changes or is silent, for as long as [`CatalogOptions::patience`].
-    ///
-    /// # Errors
-    /// [`CatalogError::Refused`] when the catalog refuses it. After [`CatalogError::NoQuorum`] and
-    /// [`CatalogError::Stopped`] it is not known whether it was or will be applied; commands may be repeated.
-    pub async fn propose(&self, actor: &str, command: Command) -> Result<Reply, CatalogError> {
-        self.propose_as(actor, RequestId::random(), command).await
-    }
-
-    /// Asks for a change that may have been asked for before, by way of this node or another: requests with one
-    /// identifier have one effect and one answer.
-    ///
-    /// # Errors
-    /// As [`Self::propose`].
-    pub async fn propose_as(&self, actor: &str, id: RequestId, command: Command) -> Result<Reply, CatalogError> {
-        self.propose_stamped(Proposal {
-            id,
-            at: (self.clock)(),
-            actor: actor.to_owned(),
-            command,
-        })
-        .await
-    }
-
-    /// Asks for a change that has its identifier and its time already.
-    ///
-    /// # Errors
-    /// As [`Self::propose`].
-    pub async fn propose_stamped(&self, proposal: Proposal) -> Result<Reply, CatalogError> {
-        let weight = wire::encode(&proposal).len();
-        if weight > PROPOSAL_BYTES {
-            return Err(CatalogError::TooLarge {
-                given: weight,
-                limit: PROPOSAL_BYTES,
-            });
-        }
-        let asked = self.until_answered(|leads| {
-            let queue = if leads {
-                &self.own_proposals
-            } else {
-                &self.forwarded_proposals
-            };
-            queue.ask(proposal.clone(), weight)
-        });
-        let applied = self.patiently(asked, |applied| applied.entry).await?;
-        Ok(applied.outcome?)
-    }
-
-    /// A view that shows everything that was committed when this was called, by whichever node.
-    ///
-    /// # Errors
-    /// [`CatalogError::NoQuorum`], [`CatalogError::Stopped`].
-    pub async fn view_linearizable(&self) -> Result<View, CatalogError> {
-        let asked = self.until_answered(|leads| {
-            let rounds = if leads { &self.own_reads } else { &self.forwarded_reads };
-            rounds.ask((), 1)
-        });
-        self.patiently(asked, |entry| *entry).await?;
-        Ok(self.view())
-    }
-
-    /// Tries again and again: by itself where this node leads, else by way of the leader.
-    async fn until_answered<T, F>(&self, attempt: impl Fn(bool) -> F) -> Result<T, Setback>
-    where
-        F: Future<Output = Result<T, Setback>>,
-    {
-        let mut leader = self.way.leader.clone();
-        loop {
-            let now = *leader.borrow_and_update();
-            match attempt(now == Some(self.node_id)).await {
-                Err(setback @ (Setback::NotLeading { .. } | Setback::Silent(_))) => {
-                    tracing::debug!(%setback, "the leader is asked again");
-                    let _ = timeout(RETRY_PAUSE, leader.changed()).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    /// Waits for an answer, and until this node has applied the entry with which it shows, but not for ever.
-    async fn patiently<T>(
-        &self,
-        asked: impl Future<Output = Result<T, Setback>>,
-        entry: impl Fn(&T) -> u64,
-    ) -> Result<T, CatalogError> {
-        let work = async {
-            let answer = asked.await?;
-            self.state.wait_until_applied(entry(&answer)).await;
-            Ok(answer)
-        };
-        match timeout(self.way.patience, work).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Setback::Stopped(reason))) => Err(CatalogError::Stopped(reason)),
-            Ok(Err(setback)) => Err(CatalogError::NoQuorum(setback.to_string())),
-            Err(_) => Err(CatalogError::NoQuorum(self.why_silent())),
-        }
-    }
-
-    fn why_silent(&self) -> String {
-        let seconds = self.way.patience.as_secs_f32();
-        match self.leader() {
-            None => format!("no leader was elected within {seconds} s"),
-            Some(leader) if leader == self.node_id => {
-                format!("this node leads, but no majority has answered within {seconds} s")
-            }
-            Some(leader) => format!("nothing was heard of the leader, node {leader}, within {seconds} s"),
         }
     }
 

@@ -254,6 +254,8 @@ impl Inner {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(db));
         old.retire();
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        tracing::info!(index, "the catalog came as a snapshot");
         drop(current);
         self.applied.send_replace(state.last_applied.map_or(0, |id| id.index));
         Ok(())

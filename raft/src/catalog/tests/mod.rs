@@ -1,5 +1,6 @@
 //! The catalog on real disks: restarts, kills, snapshots, replication.
 
+mod harness;
 mod lan;
 mod large;
 mod mesh;
@@ -13,6 +14,7 @@ use openraft::LogIdOptionExt;
 use pgmesh_storage::DigestSuite;
 
 use self::lan::Lan;
+use super::ask::PROPOSAL_BYTES;
 use super::*;
 use crate::apply::Base;
 use crate::model::{LogIndex, NodeService, VotePolicy};
