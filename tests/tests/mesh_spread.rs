@@ -1,4 +1,4 @@
-//! Reads are spread over repositories by what each can carry.
+//! Reads are spread over repositories by what each can carry, and one that carries nothing is left out.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -13,12 +13,18 @@ fn came(site: &mut MeshSite) -> [u64; 2] {
     ["alpha", "beta"].map(|node| network.delivered_bytes(node, "gamma"))
 }
 
-/// Restores into a new cluster; how long that took, and what came from each repository.
-fn restore(site: &mut MeshSite, name: &str) -> (Postgres, Duration, [u64; 2]) {
-    let before = came(site);
+/// Restores into a new cluster; how long that took.
+fn restore(site: &MeshSite, name: &str) -> (Postgres, Duration) {
     let target = Postgres::empty(&site.scratch, name);
     let arguments = ["--process-max=8", "--write-manifest"];
     let took = run(site.host.restore_command(&target, &arguments)).ok().elapsed;
+    (target, took)
+}
+
+/// The same, and what came from each repository.
+fn restore_counting(site: &mut MeshSite, name: &str) -> (Postgres, Duration, [u64; 2]) {
+    let before = came(site);
+    let (target, took) = restore(site, name);
     let after = came(site);
     let bytes = [after[0] - before[0], after[1] - before[1]];
     println!(
@@ -33,7 +39,7 @@ fn restore(site: &mut MeshSite, name: &str) -> (Postgres, Duration, [u64; 2]) {
 /// The same from one of them alone: the other one is away, and stays away.
 fn restore_without(site: &mut MeshSite, away: usize, name: &str) -> Duration {
     site.mesh.objects(away).take_away();
-    let (_, took, bytes) = restore(site, name);
+    let (_, took, bytes) = restore_counting(site, name);
     assert!(bytes[away - 1] < MEBIBYTE, "{bytes:?} bytes came");
     took
 }
@@ -53,7 +59,7 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
     let near = Faults::delayed(Duration::from_micros(2500)).with_bandwidth(6 * MEBIBYTE);
     site.mesh.network().shape_both("gamma", "alpha", far);
     site.mesh.network().shape_both("gamma", "beta", near);
-    let (mut both, together, [from_far, from_near]) = restore(&mut site, "both");
+    let (mut both, together, [from_far, from_near]) = restore_counting(&mut site, "both");
     let near_alone = restore_without(&mut site, 1, "near");
     site.mesh.objects(1).bring_back();
     site.mesh.wait_until_settled();
@@ -72,4 +78,38 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
     both.start_promoted();
     Ledger::assert_ends_with(&both, last.number, "the end");
     both.check_all();
+}
+
+#[test]
+fn a_restore_hardly_feels_a_silent_repository() {
+    let mut site = MeshSite::new("felt", |mesh| mesh.with_relays());
+    site.postgres.make_noise(30);
+    let mut ledger = Ledger::create(&site.postgres);
+    let last = ledger.add_some(&site.postgres, 3);
+    site.host.backup();
+    site.postgres.archive_everything();
+    site.mesh.wait_until_settled();
+    let (_, before) = restore(&site, "before");
+    // Not the leader: it is the repository alone that is missing.
+    let silent = site.mesh.follower();
+    let names = site.mesh.names();
+    let mut others: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| *name != silent)
+        .collect();
+    others.push("host");
+    site.mesh.network().partition(&[&silent], &others);
+    let (mut during, with_silence) = restore(&site, "during");
+    println!(
+        "a restore took {:.1} s, and {:.1} s with {silent} silent: {:.2} times as long",
+        before.as_secs_f64(),
+        with_silence.as_secs_f64(),
+        with_silence.as_secs_f64() / before.as_secs_f64()
+    );
+    assert!(with_silence < before * 4 + Duration::from_secs(10), "{with_silence:?}");
+    during.verify_backup();
+    during.start_promoted();
+    Ledger::assert_ends_with(&during, last.number, "the end");
+    during.check_all();
 }

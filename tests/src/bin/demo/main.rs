@@ -72,7 +72,7 @@ impl Demo {
             saw(&format!("{} listens on {}", node.name(), node.address()));
         }
         saw(&format!(
-            "two joined by the token of the first, all three vote, {} leads; their files are in {}",
+            "two of them joined by tokens of the first, all three vote, {} leads; their files are in {}",
             mesh.leader(),
             scratch.path().display()
         ));
