@@ -34,6 +34,9 @@ pub const DETAIL: &str = "pgmesh::detail";
 /// The crates of pgmesh begin like this; others are heard from `warn` on only, until `trace` is asked for.
 const OURS: &str = "pgmesh";
 
+/// The library that does consensus.
+const CONSENSUS_LIBRARY: &str = "openraft";
+
 /// What stands between the lines of one message.
 const CONTINUED: &str = "\n            ";
 
@@ -94,6 +97,8 @@ impl LogLevel {
         };
         Targets::new()
             .with_default(ours.min(LevelFilter::WARN))
+            // Of a node that is away it complains several times a second. What matters of it the catalog says itself.
+            .with_target(CONSENSUS_LIBRARY, LevelFilter::OFF)
             .with_target(OURS, ours)
     }
 }
@@ -349,8 +354,10 @@ mod tests {
         let events = || {
             tracing::info!(target: "openraft::engine", "vote");
             tracing::warn!(target: "openraft::engine", "lost");
+            tracing::info!(target: "rustls::client", "hello");
+            tracing::warn!(target: "rustls::client", "odd");
         };
-        assert_eq!(logged(LogLevel::Debug, false, events), "P00   WARN: lost\n");
+        assert_eq!(logged(LogLevel::Debug, false, events), "P00   WARN: odd\n");
         assert!(logged(LogLevel::Trace, false, events).contains("vote"));
     }
 

@@ -3,7 +3,7 @@
 use crate::links::{Lane, Whom};
 use crate::protocol::{Announce, Request};
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Command, MeshRecord, NodeName, NodeService};
+use pgmesh_raft::{Command, MeshRecord, NodeName};
 use pgmesh_transport::MemberCertificate;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,7 +61,7 @@ impl Node {
             .nodes()
             .unwrap_or_default()
             .into_iter()
-            .filter(|(name, record)| *name != self.name && record.service != NodeService::Removed)
+            .filter(|(name, record)| *name != self.name && record.is_member())
             .map(|(name, _)| name)
             .collect();
         let is_alone = others.is_empty() && self.catalog.status().voters == [self.mesh.node_id];

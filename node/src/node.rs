@@ -87,7 +87,7 @@ impl Node {
         Ok(Self {
             repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
-            peer_budget: Budget::new(settings.buffer),
+            peer_budget: Budget::new(settings.buffer / 2),
             committer: Committer::start(catalog.clone(), actor.clone()),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
             backups: Backups::default(),

@@ -1,8 +1,9 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
-use super::{CHUNK_READ, Served, body, logged, reply, reply_with_body};
+use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
 use crate::protocol::{BODY_LIMIT, Request};
 use crate::{Failure, code};
+use pgmesh_storage::ObjectName;
 use pgmesh_transport::{Stream, StreamError};
 use tokio::sync::mpsc;
 
@@ -61,7 +62,11 @@ impl Served {
                 passed
             }
             Request::ReadObject(read) => {
-                let _held = node.peer_budget.hold(CHUNK_READ).await;
+                let memory = match read.object {
+                    ObjectName::Segment { .. } => SEGMENT_READ,
+                    _ => CHUNK_READ,
+                };
+                let _held = node.peer_budget.hold(memory).await;
                 let (answer, body) = node.read_object(read).await;
                 reply_with_body(stream, Ok((answer, body))).await
             }

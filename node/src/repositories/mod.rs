@@ -76,11 +76,17 @@ impl Repositories {
     /// # Errors
     /// In words: nobody who is known hosts it.
     pub fn place(&self, key: RepoKey) -> Result<Place, String> {
-        let host = match self.catalog.view().repository(key) {
-            Ok(Some(record)) => record.host,
-            Ok(None) => None,
+        let view = self.catalog.view();
+        let host = match view.repository(key) {
+            Ok(record) => record.and_then(|record| record.host),
             Err(error) => return Err(crate::failure::chain(&error)),
         };
+        if let Some(host) = host.as_ref().filter(|host| **host != self.me)
+            && let Ok(Some(record)) = view.node(host)
+            && !record.is_member()
+        {
+            return Err(format!("node {host}, which hosts repo{key}, was removed from the mesh"));
+        }
         match (self.slots.get(&key), host) {
             // The catalog says who hosts it: a file that still declares what another node has taken over is not right.
             (Some(slot), None) => Ok(Place::Here(slot.clone())),

@@ -5,7 +5,7 @@ use crate::links::{Lane, Whom};
 use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NodeStatus, Request};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
-use pgmesh_raft::{Command, MeshRecord, NodeName, NodeService, Reply, RequestId, TokenId, TokenRole};
+use pgmesh_raft::{Command, MeshRecord, NodeName, Reply, RequestId, TokenId, TokenRole};
 use pgmesh_transport::{Fingerprint, JoinToken, MemberName, MeshCa, Role};
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ impl Node {
             return Err(taken());
         }
         let record = self.catalog.view().node(&node)?;
-        if record.is_some_and(|record| record.service != NodeService::Removed) {
+        if record.is_some_and(|record| record.is_member()) {
             let whom = Whom::Named(node.clone());
             let limit = Duration::from_secs(2);
             let answer = self

@@ -23,9 +23,7 @@ impl Node {
     /// All nodes, for clients to remember.
     pub(crate) fn addresses(&self) -> Vec<NodeAddress> {
         let nodes = self.catalog.view().nodes().unwrap_or_default();
-        let present = nodes
-            .into_iter()
-            .filter(|(_, record)| record.service != NodeService::Removed);
+        let present = nodes.into_iter().filter(|(_, record)| record.is_member());
         present
             .map(|(name, record)| NodeAddress {
                 name: name.to_string(),
@@ -49,7 +47,7 @@ impl Node {
         let mut hosted = hosted(&view)?;
         let nodes = view.nodes()?.into_iter();
         Ok(nodes
-            .filter(|(_, record)| record.service != NodeService::Removed)
+            .filter(|(_, record)| record.is_member())
             .map(|(name, record)| {
                 let role = match record.node_id {
                     id if status.leader == Some(id) => NodeRole::Leader,
@@ -73,7 +71,7 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let record = view
             .node(&node)?
-            .filter(|record| record.service != NodeService::Removed)
+            .filter(|record| record.is_member())
             .ok_or_else(unknown)?;
         let service = |service| Command::SetNodeService {
             name: node.clone(),

@@ -125,7 +125,8 @@ pub const OPTIONS: &[OptionSpec] = &[
     .commands(NODE)
     .default("160MiB")
     .about(
-        "What does not fit waits. The node's memory is this plus about 100MiB; a single larger WAL segment is \
+        "What does not fit waits. The node's memory is this, half as much again for what other nodes ask of its \
+                repositories, and about 100MiB; a single larger WAL segment is \
                 let through alone.",
         "node-buffer=160MiB",
     ),
