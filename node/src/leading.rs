@@ -2,9 +2,7 @@
 //! died end.
 
 use crate::failure::chain;
-use crate::links::{Lane, Whom};
 use crate::membership::{Group, Member, Step, next_step};
-use crate::protocol::{NodeStatus, Request};
 use crate::{Failure, Node};
 use pgmesh_raft::{Command, NodeName, NodeService};
 use std::collections::{BTreeSet, HashMap};
@@ -118,19 +116,12 @@ impl Node {
             .filter(|name| *name != self.name)
             .collect();
         let asked = holders.into_iter().map(|name| async {
-            let whom = Whom::Named(name.clone());
-            let limit = Duration::from_secs(2);
-            let answer = self
-                .links
-                .call::<NodeStatus>(&whom, Lane::Data, &Request::NodeStatus, limit)
-                .await;
-            (name, answer.is_ok())
+            let is_alive = self.ask_node(&name).await.is_ok();
+            (name, is_alive)
         });
         for (name, is_alive) in futures::future::join_all(asked).await {
             let since = heard.entry(name.clone()).or_insert_with(Instant::now);
-            let is_removed = view
-                .node(&name)?
-                .is_none_or(|record| record.service == NodeService::Removed);
+            let is_removed = view.node(&name)?.is_none_or(|record| !record.is_member());
             if is_alive && !is_removed {
                 *since = Instant::now();
             } else if is_removed || since.elapsed() > DEAD_AFTER {

@@ -4,6 +4,7 @@ mod nodes;
 
 use crate::authorize::authorize;
 use crate::backups::ConnectionNumber;
+use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
 use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
 use crate::{Failure, Node, code};
@@ -98,14 +99,7 @@ impl Served {
                 reply(stream, Ok(facts)).await
             }
             Request::PushSegment(push) => {
-                // Compressed, decompressed to be checked, and encrypted once for each repository.
-                let copies = 1 + node.repositories.keys().len() as u64;
-                let memory = push
-                    .payload
-                    .length
-                    .saturating_mul(copies)
-                    .saturating_add(push.payload.plain_length);
-                let held = Arc::new(node.budget.hold(memory).await);
+                let held = self.hold_copies(push.payload).await;
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 logged(stream, "archive-push", node.push_segment(actor, push, body, held).await).await
             }
@@ -128,13 +122,7 @@ impl Served {
                 if let Err(failure) = self.check_held(put.session) {
                     return reply::<u64>(stream, Err(failure)).await;
                 }
-                let copies = 1 + node.repositories.keys().len() as u64;
-                let memory = put
-                    .payload
-                    .length
-                    .saturating_mul(copies)
-                    .saturating_add(put.payload.plain_length);
-                let held = Arc::new(node.budget.hold(memory).await);
+                let held = self.hold_copies(put.payload).await;
                 let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
                 reply(stream, node.put_chunk(put, body, held).await).await
             }
@@ -225,6 +213,15 @@ impl Served {
         // Joined, not spawned: when the asker goes, the verification ends with the stream.
         let ((), passed) = tokio::join!(run, pass_on);
         passed
+    }
+
+    /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted once
+    /// for each repository of this node.
+    async fn hold_copies(&self, payload: PayloadHead) -> Arc<Held> {
+        let copies = 1 + self.node.repositories.keys().len() as u64;
+        let memory = payload.length.saturating_mul(copies);
+        let memory = memory.saturating_add(payload.plain_length);
+        Arc::new(self.node.budget.hold(memory).await)
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {

@@ -1,8 +1,7 @@
 //! Join tokens and certificates.
 
 use crate::failure::chain;
-use crate::links::{Lane, Whom};
-use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NodeStatus, Request};
+use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Reply, RequestId, TokenId, TokenRole};
@@ -155,16 +154,8 @@ impl Node {
             return Err(taken());
         }
         let record = self.catalog.view().node(&node)?;
-        if record.is_some_and(|record| record.is_member()) {
-            let whom = Whom::Named(node.clone());
-            let limit = Duration::from_secs(2);
-            let answer = self
-                .links
-                .call::<NodeStatus>(&whom, Lane::Data, &Request::NodeStatus, limit)
-                .await;
-            if answer.is_ok() {
-                return Err(taken());
-            }
+        if record.is_some_and(|record| record.is_member()) && self.ask_node(&node).await.is_ok() {
+            return Err(taken());
         }
         Ok(())
     }

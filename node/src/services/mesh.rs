@@ -1,7 +1,7 @@
 //! The nodes of the mesh: listing them, changing their part, asking all how they do.
 
 use crate::failure::chain;
-use crate::links::{Lane, Whom};
+use crate::links::{Lane, LinkError, Whom};
 use crate::protocol::{
     HealthInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus,
     Request,
@@ -202,11 +202,16 @@ impl Node {
         if name == self.name.as_str() {
             return Ok(self.node_status());
         }
-        let whom = Whom::Named(name.parse().map_err(|error| format!("{error}"))?);
+        let name = name.parse().map_err(|error| format!("{error}"))?;
+        self.ask_node(&name).await.map_err(|error| error.to_string())
+    }
+
+    /// Asks another node how it does: the way to find out whether it is there.
+    pub(crate) async fn ask_node(&self, name: &NodeName) -> Result<NodeStatus, LinkError> {
+        let whom = Whom::Named(name.clone());
         self.links
             .call(&whom, Lane::Data, &Request::NodeStatus, ASK_LIMIT)
             .await
-            .map_err(|error| error.to_string())
     }
 
     async fn round_trip_to(&self, name: &str) -> Option<u64> {

@@ -1,7 +1,6 @@
 //! `repo-sync`: a repository gets all that the others have, and whoever asks is told how far it is.
 
-use crate::links::{Lane, Whom};
-use crate::protocol::{NodeStatus, Request, SyncEvent};
+use crate::protocol::SyncEvent;
 use crate::repositories::Place;
 use crate::services::info::debt_info;
 use crate::{Failure, Node, code};
@@ -92,18 +91,10 @@ impl Node {
         )
         .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
         match self.repositories.place(repo) {
-            Ok(Place::There(slot)) => {
-                let whom = Whom::Named(slot.host.clone());
-                let limit = Duration::from_secs(2);
-                let account = self
-                    .links
-                    .call::<NodeStatus>(&whom, Lane::Data, &Request::NodeStatus, limit)
-                    .await;
-                match account {
-                    Ok(_) => failure,
-                    Err(error) => failure.because(error),
-                }
-            }
+            Ok(Place::There(slot)) => match self.ask_node(&slot.host).await {
+                Ok(_) => failure,
+                Err(error) => failure.because(error),
+            },
             Ok(Place::Here(_)) => failure,
             Err(why) => failure.because(why),
         }
