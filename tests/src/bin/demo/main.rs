@@ -32,13 +32,17 @@ fn main() {
     let label = demo.back_up();
     let (moment, before) = demo.lose_rows();
     let harmed = demo.harm();
-    let restored = demo.restore_to(&moment, &before);
+    let mut restored = demo.restore_to(&moment, &before);
     demo.heal(&harmed);
     demo.show(&label);
     demo.judge(pause);
     println!("\nall of it held, in {:.0} s", began.elapsed().as_secs_f64());
     if keep {
         demo.leave_running(restored);
+    } else {
+        // The clusters first, while there is a mesh: so no archive_command is left behind that looks for one.
+        restored.stop();
+        demo.postgres.stop();
     }
 }
 
