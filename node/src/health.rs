@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 const FAILURES_TO_OPEN: u32 = 2;
 /// The first pause before a probe; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// So many requests in a row that others overtook: it is put aside as if it had failed.
+const OVERTAKEN_TO_OPEN: u32 = 4;
 /// Weight of the newest latency in the running mean.
 const LATENCY_WEIGHT: f64 = 0.2;
 /// Requests are under way and none has come to an end for so many times the usual latency: the repository is silent.
@@ -42,6 +44,10 @@ pub struct Health {
     reads: Latency,
     writes: Latency,
     pending: u32,
+    /// Requests in a row that were given up because another repository was faster.
+    overtaken: u32,
+    /// When the last failure came to light.
+    failed_at: Option<Instant>,
     /// When a request last came to an end, or the first of those under way began.
     progress: Option<Instant>,
 }
@@ -95,16 +101,27 @@ impl Health {
     }
 
     /// A request failed in a way that speaks against the repository, not against one object.
-    pub fn failed(&mut self, why: String, now: Instant, unix_now: i64) {
+    pub fn failed(&mut self, why: String, began: Instant, now: Instant, unix_now: i64) {
         self.ended(now);
-        self.put_down(why, now, unix_now);
+        self.put_down(why, began, now, unix_now);
     }
 
     /// A request was given up by whoever asked, after this time: another repository was faster.
     pub fn given_up(&mut self, took: Duration, now: Instant, unix_now: i64) {
         self.pending = self.pending.saturating_sub(1);
+        let began = now.checked_sub(took).unwrap_or(now);
+        self.overtaken = self.overtaken.saturating_add(1);
         if took >= self.silence_limit(now) {
-            self.put_down(format!("no answer within {} ms", took.as_millis()), now, unix_now);
+            self.put_down(
+                format!("no answer within {} ms", took.as_millis()),
+                began,
+                now,
+                unix_now,
+            );
+        } else if self.overtaken >= OVERTAKEN_TO_OPEN {
+            let why = format!("others answered sooner {} times in a row", self.overtaken);
+            self.put_down(why, began, now, unix_now);
+            self.failures = self.failures.max(FAILURES_TO_OPEN);
         } else if took > self.reads.at(now) {
             self.reads.add(took, now);
         }
@@ -157,13 +174,19 @@ impl Health {
 
     fn recover(&mut self) {
         self.failures = 0;
+        self.overtaken = 0;
+        self.failed_at = None;
         self.down_since = None;
         self.why = None;
         self.retry_at = None;
     }
 
-    fn put_down(&mut self, why: String, now: Instant, unix_now: i64) {
-        self.failures = self.failures.saturating_add(1);
+    fn put_down(&mut self, why: String, began: Instant, now: Instant, unix_now: i64) {
+        // Requests that were under way together fail together: that is one failure, not many in a row.
+        if self.failed_at.is_none_or(|at| began >= at) {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.failed_at = Some(now);
         self.down_since.get_or_insert(unix_now);
         self.why = Some(why);
         let doublings = self.failures.saturating_sub(FAILURES_TO_OPEN).min(10);
@@ -190,7 +213,7 @@ mod tests {
 
     fn fail(health: &mut Health, why: &str, now: Instant, unix_now: i64) {
         health.began(now);
-        health.failed(why.to_owned(), now, unix_now);
+        health.failed(why.to_owned(), now, now, unix_now);
     }
 
     fn succeed(health: &mut Health, took: Duration, now: Instant) {
@@ -264,13 +287,44 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_others_overtook_count_against_it() {
+    fn silence_while_others_answer_is_a_verdict() {
         let (mut health, start) = (Health::default(), Instant::now());
-        for _ in 0..2 {
-            health.began(start);
-            health.given_up(1600 * MS, start + 1600 * MS, 7);
-        }
+        health.began(start);
+        health.given_up(1600 * MS, start + 1600 * MS, 7);
         assert!(!health.admits(start + 1601 * MS));
+    }
+
+    #[test]
+    fn requests_that_fail_together_are_one_failure() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        for _ in 0..8 {
+            health.began(start);
+        }
+        for _ in 0..8 {
+            health.failed("gone".to_owned(), start, start + 5 * MS, 0);
+        }
+        assert!(health.admits(start + 6 * MS), "one failure is no verdict");
+        fail(&mut health, "gone", start + 10 * MS, 0);
+        assert!(!health.admits(start + 11 * MS));
+        assert!(
+            health.admits(start + 10 * MS + FIRST_PAUSE),
+            "and the pause has not grown"
+        );
+    }
+
+    #[test]
+    fn what_is_overtaken_again_and_again_is_put_aside_long_before_it_counts_as_silent() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        succeed(&mut health, 5 * MS, start);
+        for _ in 0..OVERTAKEN_TO_OPEN {
+            assert!(health.admits(start + 30 * MS));
+            health.began(start);
+            health.given_up(30 * MS, start + 30 * MS, 0);
+        }
+        assert!(!health.admits(start + 31 * MS));
+        assert!(health.admits(start + 30 * MS + FIRST_PAUSE), "a probe goes through");
+        succeed(&mut health, 5 * MS, start + 600 * MS);
+        assert_eq!(health.info(), HealthInfo::Up);
     }
 
     #[test]

@@ -63,7 +63,13 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
     let near_alone = restore_without(&mut site, 1, "near");
     site.mesh.objects(1).bring_back();
     site.mesh.wait_until_settled();
-    let far_alone = restore_without(&mut site, 2, "far");
+    // The other one is there, and not asked for.
+    let before = came(&mut site);
+    let target = Postgres::empty(&site.scratch, "far");
+    let command = site.host.restore_command(&target, &["--process-max=8", "--repo=1"]);
+    let far_alone = run(command).ok().elapsed;
+    let after = came(&mut site);
+    assert!(after[1] - before[1] < MEBIBYTE, "{before:?} and {after:?} bytes came");
     println!(
         "both took {:.2} of the better one alone",
         together.as_secs_f64() / far_alone.min(near_alone).as_secs_f64()

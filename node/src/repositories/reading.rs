@@ -52,7 +52,7 @@ pub struct ReadFailure {
 type Answer = (RepoKey, Replica, Result<Payload, SlotError>);
 
 /// A replica that is silent for this long is overtaken whatever the ration says.
-const OVERTAKE_ALWAYS: Duration = Duration::from_millis(1500);
+const OVERTAKE_ALWAYS: Duration = Duration::from_millis(500);
 
 impl Repositories {
     /// Reads an object. Replicas not in `avoid` are tried first, then by health and expected time.
@@ -85,9 +85,10 @@ impl Repositories {
             asked.push(ask(place, object, replica));
             self.hedges.earn();
             // Waits for answers until one is good, or until the next replica is to be asked.
-            let mut overtaking = candidates.is_empty();
+            // What the asker does not want is asked when nothing else is left, not to be faster.
+            let mut is_last = candidates.last().is_none_or(|(next, _)| avoid.contains(&next.key()));
             loop {
-                let answer = if overtaking {
+                let answer = if is_last {
                     asked.next().await
                 } else {
                     match tokio::time::timeout(patience, asked.next()).await {
@@ -115,7 +116,7 @@ impl Repositories {
                         if !candidates.is_empty() {
                             break;
                         }
-                        overtaking = true;
+                        is_last = true;
                     }
                 }
             }

@@ -97,7 +97,7 @@ impl Attempt {
     /// The repository failed.
     pub fn failed(mut self, why: String) {
         self.ended = true;
-        self.watch.health().failed(why, Instant::now(), now_unix());
+        self.watch.health().failed(why, self.began, Instant::now(), now_unix());
     }
 }
 

@@ -3,8 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+use openraft::ServerState;
 use pgmesh_storage::wire;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Catalog;
 use crate::command::{Command, Proposal};
@@ -16,6 +17,8 @@ use crate::view::View;
 
 /// The largest proposal in bytes.
 pub(super) const PROPOSAL_BYTES: usize = 4 << 20;
+/// How often it is looked whether this node is cut off, while somebody waits.
+const CUT_OFF_LOOK: Duration = Duration::from_millis(100);
 /// The pause before a request is tried again, unless there is another leader before.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -112,11 +115,45 @@ impl Catalog {
             self.state.wait_until_applied(entry(&answer)).await;
             Ok(answer)
         };
-        match timeout(self.way.patience, work).await {
+        let patient = async {
+            tokio::select! {
+                answer = work => answer,
+                // Whoever asked can go to a node that is on the side of the majority: it shall not wait here for long.
+                () = self.cut_off() => Err(Setback::Silent(self.why_cut_off())),
+            }
+        };
+        match timeout(self.way.patience, patient).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Setback::Stopped(reason))) => Err(CatalogError::Stopped(reason)),
             Ok(Err(setback)) => Err(CatalogError::NoQuorum(setback.to_string())),
             Err(_) => Err(CatalogError::NoQuorum(self.why_silent())),
+        }
+    }
+
+    /// Returns when this node has heard of no majority for longer than an election takes.
+    async fn cut_off(&self) {
+        while !self.is_cut_off() {
+            sleep(CUT_OFF_LOOK).await;
+        }
+    }
+
+    fn is_cut_off(&self) -> bool {
+        let metrics = self.way.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return self.signs.is_cut_off();
+        }
+        let is_alone = metrics.membership_config.membership().voter_ids().count() < 2;
+        let quiet = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+        !is_alone && quiet.is_some_and(|quiet| quiet >= self.signs.lost_after())
+    }
+
+    fn why_cut_off(&self) -> String {
+        let seconds = self.signs.lost_after().as_secs_f32();
+        if self.is_leader() {
+            format!("this node led, but no majority has answered for {seconds} s")
+        } else {
+            format!("no leader has been heard of for {seconds} s")
         }
     }
 

@@ -48,6 +48,17 @@ impl Signs {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
+    /// Whether there has been no sign for so long that other voters, if they are a majority, have a leader by now, or
+    /// nobody has.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.quiet() >= self.lost_after()
+    }
+
+    /// An election takes two leases at most; one that has not come to its end by then has no majority.
+    pub(super) fn lost_after(&self) -> Duration {
+        self.lease * 3
+    }
+
     /// Whether another node may become the leader as far as this one is concerned.
     pub(super) fn is_leader_missed(&self) -> bool {
         self.quiet() >= self.lease
