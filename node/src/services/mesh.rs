@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// How long another node may take to say how it does.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// The same where the answer is an ornament: restores and backups ask for `info`, too, and shall not wait for a silent node.
+const GLANCE_LIMIT: Duration = Duration::from_millis(500);
 /// How long the group may take to become what was asked for.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -153,7 +155,7 @@ impl Node {
             Err(error) => Err(chain(&error)),
         };
         let nodes = self.list_nodes()?;
-        let accounts = join_all(nodes.iter().map(|node| self.account_of(&node.name))).await;
+        let accounts = join_all(nodes.iter().map(|node| self.account_of(&node.name, ASK_LIMIT))).await;
         let trips = join_all(nodes.iter().map(|node| self.round_trip_to(&node.name))).await;
         let view = self.catalog.view();
         let leader = nodes.iter().find(|node| node.role == NodeRole::Leader);
@@ -198,20 +200,22 @@ impl Node {
         Ok(states)
     }
 
-    async fn account_of(&self, name: &str) -> Result<NodeStatus, String> {
+    async fn account_of(&self, name: &str, limit: Duration) -> Result<NodeStatus, String> {
         if name == self.name.as_str() {
             return Ok(self.node_status());
         }
         let name = name.parse().map_err(|error| format!("{error}"))?;
-        self.ask_node(&name).await.map_err(|error| error.to_string())
+        self.ask_within(&name, limit).await.map_err(|error| error.to_string())
     }
 
     /// Asks another node how it does: the way to find out whether it is there.
     pub(crate) async fn ask_node(&self, name: &NodeName) -> Result<NodeStatus, LinkError> {
+        self.ask_within(name, ASK_LIMIT).await
+    }
+
+    async fn ask_within(&self, name: &NodeName, limit: Duration) -> Result<NodeStatus, LinkError> {
         let whom = Whom::Named(name.clone());
-        self.links
-            .call(&whom, Lane::Data, &Request::NodeStatus, ASK_LIMIT)
-            .await
+        self.links.call(&whom, Lane::Data, &Request::NodeStatus, limit).await
     }
 
     async fn round_trip_to(&self, name: &str) -> Option<u64> {
@@ -225,7 +229,8 @@ impl Node {
         let mut hosts: Vec<&NodeName> = records.iter().filter_map(|(_, record)| record.host.as_ref()).collect();
         hosts.sort_unstable();
         hosts.dedup();
-        let accounts = join_all(hosts.iter().map(|host| self.account_of(host.as_str()))).await;
+        let accounts = hosts.iter().map(|host| self.account_of(host.as_str(), GLANCE_LIMIT));
+        let accounts = join_all(accounts).await;
         let accounts: BTreeMap<&NodeName, Result<NodeStatus, String>> = hosts.iter().copied().zip(accounts).collect();
         Ok(records
             .iter()
