@@ -82,7 +82,7 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
                     member.name,
                     stanzas.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                 ),
-                if request.stanza().is_some_and(|stanza| stanzas.contains(stanza)) {
+                if request.stanza().is_none_or(|stanza| stanzas.contains(stanza)) {
                     as_administrator
                 } else {
                     "run it as an administrator (with a node's configuration file), or join with a token for this stanza"

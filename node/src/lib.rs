@@ -24,6 +24,7 @@ mod committer;
 mod consensus;
 mod dispatch;
 pub mod failure;
+mod fate;
 mod garbage;
 mod health;
 mod init;

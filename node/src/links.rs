@@ -11,7 +11,7 @@ use crate::settings::NodeSettings;
 use crate::{Failure, code};
 use bytes::Bytes;
 use pgmesh_raft::{Catalog, NodeName};
-use pgmesh_transport::{Client, Connection, Identity, Role, Stream};
+use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, Role, Stream};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -95,6 +95,7 @@ pub struct Links {
     catalog: OnceLock<Catalog>,
     announced: Mutex<HashMap<NodeName, Vec<String>>>,
     links: Mutex<HashMap<(Whom, Lane), SharedLink>>,
+    shut_out: Mutex<Option<String>>,
 }
 
 impl Links {
@@ -110,6 +111,7 @@ impl Links {
             catalog: OnceLock::new(),
             announced: Mutex::default(),
             links: Mutex::default(),
+            shut_out: Mutex::default(),
         })
     }
 
@@ -208,7 +210,10 @@ impl Links {
                         .map_err(|error| unreachable(whom, chain(&error)))?;
                     return Ok(stream);
                 }
-                Err(lost) => last = Some(chain(&lost)),
+                Err(lost) => {
+                    self.note_shut_out(&lost);
+                    last = Some(chain(&lost));
+                }
             }
         }
         Err(unreachable(whom, last.unwrap_or_default()))
@@ -244,7 +249,9 @@ impl Links {
         {
             return Ok(connection.clone());
         }
-        link.connection = None;
+        if let Some(lost) = link.connection.take().and_then(|connection| connection.lost()) {
+            self.note_shut_out(&lost);
+        }
         if let Some((at, why)) = &link.failed
             && at.elapsed() < FAILED_FOR
         {
@@ -260,6 +267,19 @@ impl Links {
                 link.failed = Some((Instant::now(), why.clone()));
                 Err(unreachable(whom, why))
             }
+        }
+    }
+
+    /// Why other nodes do not let this one in any more, if they have said so.
+    pub fn shut_out(&self) -> Option<String> {
+        lock(&self.shut_out).clone()
+    }
+
+    fn note_shut_out(&self, lost: &ConnectionLost) {
+        if let ConnectionLost::ClosedByPeer { code, reason } = lost
+            && *code == CloseCode::FORBIDDEN
+        {
+            *lock(&self.shut_out) = Some(reason.clone());
         }
     }
 

@@ -57,6 +57,10 @@ pub async fn run(
     tracing::info!(node = %node.name, mesh = node.mesh_id(), %address, "node ready");
     ready(address);
     tokio::pin!(stop);
+    let watched = node.clone();
+    let fate = watched.fate();
+    tokio::pin!(fate);
+    let mut failed = None;
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
@@ -64,6 +68,11 @@ pub async fn run(
                 None => break,
             },
             () = &mut stop => break,
+            failure = &mut fate => {
+                tracing::error!("{failure}");
+                failed = Some(failure);
+                break;
+            }
         }
     }
     tracing::info!("stopping");
@@ -71,9 +80,12 @@ pub async fn run(
     for worker in workers {
         worker.abort();
     }
-    node.catalog.shutdown().await?;
+    let stopped = node.catalog.shutdown().await;
     tracing::info!("stopped");
-    Ok(())
+    match failed {
+        Some(failure) => Err(failure),
+        None => Ok(stopped?),
+    }
 }
 
 /// One process a data directory.
@@ -81,8 +93,9 @@ fn lock(layout: &crate::Layout) -> Result<File, Failure> {
     let path = layout.lock();
     if !layout.marker().exists() {
         return Err(
-            Failure::new(code::CONFIG, format!("{} holds no node", layout.root().display()))
-                .remedy("run 'pgmesh --config=FILE node init' first"),
+            Failure::new(code::CONFIG, format!("{} holds no node", layout.root().display())).remedy(
+                "'pgmesh node join TOKEN' makes it a node of a mesh that exists, 'pgmesh node init' founds a new one",
+            ),
         );
     }
     let unusable = |error: &dyn std::fmt::Display| {

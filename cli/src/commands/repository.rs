@@ -75,7 +75,8 @@ pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(config).await?;
     mesh.call::<()>(&Request::RemoveRepository { repo, force }).await?;
     output::print(&format!(
-        "repo{repo} is not part of the mesh any more; what lies there is untouched"
+        "repo{repo} is not part of the mesh any more; what lies there is untouched\n\
+         take it out of the node's file, too: a node that declares it registers it again when it starts"
     ))?;
     Ok(ExitCode::Ok)
 }

@@ -75,6 +75,9 @@ impl Node {
             .node(&node)?
             .filter(|record| record.is_member())
             .ok_or_else(unknown)?;
+        if change == NodeChange::Drain {
+            refuse_last_in_service(&view, &node)?;
+        }
         let service = |service| Command::SetNodeService {
             name: node.clone(),
             service,
@@ -281,6 +284,22 @@ fn hosted(view: &View) -> Result<BTreeMap<NodeName, Vec<RepoKey>>, Failure> {
         }
     }
     Ok(hosted)
+}
+
+/// Somebody must serve the clients.
+fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
+    let others = view
+        .nodes()?
+        .into_iter()
+        .filter(|(name, record)| name != node && record.service == NodeService::InService);
+    if others.count() > 0 {
+        return Ok(());
+    }
+    Err(Failure::new(
+        code::COMMAND_INVALID,
+        format!("node {node} is the last that serves clients: without it nothing would be archived"),
+    )
+    .remedy("'pgmesh node resume NAME' puts another one into service first"))
 }
 
 /// A node that hosts repositories takes them with it: that must be meant.

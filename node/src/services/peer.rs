@@ -4,7 +4,7 @@ use crate::failure::chain;
 use crate::protocol::{
     AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored,
 };
-use crate::repositories::{Slot, SlotError, write_one};
+use crate::repositories::{Place, Slot, SlotError, write_one};
 use crate::services::joined;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
@@ -88,11 +88,17 @@ impl Node {
 
     pub(crate) fn own_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
         self.repositories.slot(repo).ok_or_else(|| {
-            Failure::new(
+            let failure = Failure::new(
                 code::REPO_INVALID,
                 format!("node {} does not host repo{repo}", self.name),
-            )
-            .remedy("'pgmesh info' lists the repositories there are")
+            );
+            match self.repositories.place(repo) {
+                Ok(Place::There(slot)) => failure.remedy(format!(
+                    "run it on node {}, which does, with that node's file",
+                    slot.host
+                )),
+                _ => failure.remedy("'pgmesh status' lists the repositories and their nodes"),
+            }
         })
     }
 }

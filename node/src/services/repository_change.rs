@@ -1,5 +1,6 @@
 //! Repositories that are lost with their disks, or given up.
 
+use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{Command, ObjectRef, Reply, View};
 use pgmesh_storage::RepoKey;
@@ -61,6 +62,18 @@ impl Node {
                 format!("repo{repo} is the mesh's only repository"),
             )
             .remedy("declare another one first"));
+        }
+        let left = all.len() - 1;
+        let ack = effective_ack(self.settings.archive_ack, all.len()).unwrap_or(left);
+        if !force && left <= ack {
+            return Err(Failure::new(
+                code::COMMAND_INVALID,
+                format!(
+                    "without repo{repo} there are {left} repositories, and {ack} must acknowledge each push: the next one that \
+                     is away would stop archiving"
+                ),
+            )
+            .remedy("declare another repository first, or give --force"));
         }
         if !force && let Some(object) = only_there(&view, repo)? {
             return Err(Failure::new(

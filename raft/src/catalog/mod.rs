@@ -202,6 +202,15 @@ impl Catalog {
         })
     }
 
+    /// Whether consensus works on this node at all: it ends with its disk, or with a state that contradicts what the
+    /// others say, and does not come back in this process.
+    ///
+    /// # Errors
+    /// [`CatalogError::Stopped`] when it has ended.
+    pub async fn check_alive(&self) -> Result<(), CatalogError> {
+        self.is_sole_voter().await.map(drop)
+    }
+
     async fn is_sole_voter(&self) -> Result<bool, CatalogError> {
         let node_id = self.node_id;
         let is_sole = self.way.raft.with_raft_state(move |state| {
