@@ -23,7 +23,7 @@ build: ## build the pgmesh program
 	$(stage) build cargo build --locked --workspace --bins
 	@.ci/env bash -c 'echo "$$CARGO_TARGET_DIR/debug/pgmesh"'
 
-demo: ## back up and restore a real PostgreSQL before your eyes; KEEP=1 leaves it running
+demo: ## three nodes and a real PostgreSQL, faults before your eyes; KEEP=1 leaves it running
 	@.ci/setup build
 	@.ci/env cargo build --quiet --locked --workspace --bins
 	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/demo" $(if $(KEEP),--keep)'

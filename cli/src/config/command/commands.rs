@@ -1,0 +1,512 @@
+//! What there is to say about each command: its words, its help, its examples.
+
+use super::{Argument, Command, CommandSpec};
+
+const fn required(name: &'static str, help: &'static str) -> Argument {
+    Argument {
+        name,
+        required: true,
+        help,
+    }
+}
+
+const fn optional(name: &'static str, help: &'static str) -> Argument {
+    Argument {
+        name,
+        required: false,
+        help,
+    }
+}
+
+/// Every command, in the order of [`Command`].
+pub const COMMANDS: &[CommandSpec] = &[
+    CommandSpec {
+        command: Command::Annotate,
+        name: "annotate",
+        summary: "Add, change or remove notes of a backup",
+        about: "Sets key=value notes of an existing backup. An empty value removes the key. `info --set` shows them.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --stanza=main --set=20261123-020001F --annotation=why='before the upgrade' annotate",
+            "note why the backup was taken",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::ArchiveGet,
+        name: "archive-get",
+        summary: "Fetch a WAL segment (restore_command)",
+        about: "Writes the checked bytes of a WAL segment, history, backup or partial file to a path. Exits 1 only \
+                when the catalog says for certain that the file was never archived; when that cannot be known it \
+                exits above 125, so that PostgreSQL stops instead of ending recovery early. While standby.signal is \
+                present PostgreSQL retries, and the exit code stays below 126.",
+        arguments: &[
+            required("SEGMENT", "the file's name, %f in restore_command"),
+            required("DEST", "where to write it, %p in restore_command"),
+        ],
+        examples: &[(
+            "restore_command = 'pgmesh --stanza=main archive-get %f \"%p\"'",
+            "in postgresql.conf; restore writes this line itself",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::ArchivePush,
+        name: "archive-push",
+        summary: "Archive a WAL segment (archive_command)",
+        about: "Sends one WAL file to all repositories of the stanza and exits 0 when archive-ack of them hold it \
+                durably and the catalog has recorded it. The same file again succeeds with a warning; other content \
+                under a known name is refused with exit 45.",
+        arguments: &[required("PATH", "the file, %p in archive_command")],
+        examples: &[(
+            "archive_command = 'pgmesh --stanza=main archive-push %p'",
+            "in postgresql.conf",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Backup,
+        name: "backup",
+        summary: "Back up the running cluster",
+        about: "Reads the cluster once through PostgreSQL's backup API and stores it in all repositories of the \
+                stanza. A backup that was killed is taken up again by the next one.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --stanza=main --type=full backup", "a full backup"),
+            (
+                "pgmesh --stanza=main --type=full --process-max=4 --start-fast backup",
+                "four readers, no waiting for a checkpoint",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Check,
+        name: "check",
+        summary: "Prove that archiving works from end to end",
+        about: "Compares the configuration with the running cluster, switches the WAL and waits until the segment is \
+                in every repository.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Completions,
+        name: "completions",
+        summary: "Print completions for a shell",
+        about: "Prints a completion script for bash, zsh, fish, elvish or powershell.",
+        arguments: &[required("SHELL", "bash, zsh, fish, elvish or powershell")],
+        examples: &[(
+            "pgmesh completions bash > /etc/bash_completion.d/pgmesh",
+            "for all users of bash",
+        )],
+        hidden: true,
+    },
+    CommandSpec {
+        command: Command::Doctor,
+        name: "doctor",
+        summary: "Look for everything that is wrong with the mesh",
+        about: "Looks at this host's configuration and certificate, dials each node, and asks the mesh how it does: a line a check, with ok, warn or FAIL, what was found, and what to do about it. Exits 0 when nothing failed, else with the code of the first failure. `--output=json`: `status` (ok, warn, fail) and `checks`, each with `check`, `verdict`, `found`, `remedy` and `code`.",
+        arguments: &[],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf doctor",
+                "on a node, before and after every change",
+            ),
+            ("pgmesh --output=json doctor", "on a PG host, for monitoring"),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Help,
+        name: "help",
+        summary: "Explain a command or an option",
+        about: "Without an argument: all commands. With a command: its options. With a command and an option: all \
+                about that option.",
+        arguments: &[
+            optional("COMMAND", "the command to explain"),
+            optional("OPTION", "the option of that command to explain"),
+        ],
+        examples: &[
+            ("pgmesh help restore", "the options of restore"),
+            ("pgmesh help restore target-action", "one option at length"),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Info,
+        name: "info",
+        summary: "Show stanzas, backups and repositories",
+        about: "Shows what is archived and backed up, per stanza and repository, and what is wrong with it. \
+                `--output=json` has the keys that pgBackRest's monitoring plugins read.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh info", "everything, for people"),
+            ("pgmesh --stanza=main --output=json info", "one stanza, for programs"),
+            (
+                "pgmesh --stanza=main --set=20261123-020001F info",
+                "one backup at length",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Invite,
+        name: "invite",
+        summary: "Make a one-time token that lets a host join",
+        about: "Prints a token, alone on stdout, that `pgmesh join` exchanges once for a certificate. It carries the \
+                fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Whoever has \
+                the token can join: hand it over safely and let it expire soon.",
+        arguments: &[],
+        examples: &[
+            (
+                "pgmesh invite --role=client --stanza=main --expires=1h",
+                "for the PG host of stanza main",
+            ),
+            (
+                "pgmesh invite --role=client --stanza=main --stanza=reports",
+                "one client for two stanzas",
+            ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node",
+                "for `pgmesh node join` on another host",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Join,
+        name: "join",
+        summary: "Join a mesh with a token",
+        about: "Exchanges the token of `pgmesh invite` for this host's own certificate, stored at identity-path. The \
+                private key never leaves the host. The certificate renews itself while the host uses the mesh.",
+        arguments: &[required("TOKEN", "what `pgmesh invite` printed; - reads it from stdin")],
+        examples: &[(
+            "pgmesh join pgmesh1.eyJhZGRy…",
+            "on the PG host, as the user that runs PostgreSQL",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeDemote,
+        name: "node demote",
+        summary: "Take a node's vote away",
+        about: "The node keeps its catalog and its clients, and votes no more. The mesh gives the vote to another node if one is there: see mesh-voters.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node demote n3",
+            "before n3 is moved to a far place",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeDrain,
+        name: "node drain",
+        summary: "Send a node's clients elsewhere",
+        about: "The node takes no new clients and hands leadership on; its repositories stay in use. For maintenance: drain, work, `node resume`.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node drain n2",
+            "before n2 is restarted for an upgrade",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeInit,
+        name: "node init",
+        summary: "Create a mesh with this host as its first node",
+        about: "Creates the data directory, the mesh's certificate authority, the node's own identity and an \
+                administrator's. Refuses a directory that holds a node already.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node init",
+            "once, before the first `node start`",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeJoin,
+        name: "node join",
+        summary: "Join a mesh as another node",
+        about: "Exchanges a token of `pgmesh invite --role=node` for this node's own certificate and creates the data directory; refuses a directory that holds a node already. The node then starts with `node start`, fetches the catalog, and becomes a voter when it has caught up. A host that lost its disk joins again under its old name. The private key never leaves the host.",
+        arguments: &[required(
+            "TOKEN",
+            "what `pgmesh invite --role=node` printed; - reads it from stdin",
+        )],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf node join pgmesh1.eyJhZGRy…",
+                "on the new host, before the first `node start`",
+            ),
+            (
+                "ssh node1 pgmesh --config=/etc/pgmesh/node.conf invite --role=node | pgmesh --config=/etc/pgmesh/node.conf node join -",
+                "without the token in any process list",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeList,
+        name: "node list",
+        summary: "List the nodes of the mesh",
+        about: "Name, region, part in consensus, state, addresses, program and repositories of each node, as the catalog has them; `pgmesh status` asks the nodes themselves. `--output=json`: an array of objects with the keys `name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --config=/etc/pgmesh/node.conf node list", "for people"),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --output=json node list",
+                "for programs",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodePromote,
+        name: "node promote",
+        summary: "Give a node a vote",
+        about: "The node becomes a voter when it has caught up. An odd number of voters is best: of 3, one may be lost; of 5, two.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node promote n4",
+            "instead of waiting for the mesh to choose",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeRemove,
+        name: "node remove",
+        summary: "Take a node out of the mesh for good",
+        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are away then until another node takes them over. The name may come back with `node join`.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf node remove n3",
+                "after it was drained",
+            ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --force node remove n3",
+                "after its host burnt down with its repository",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeResume,
+        name: "node resume",
+        summary: "Let a drained node take clients again",
+        about: "Ends `node drain`.",
+        arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node resume n2",
+            "after maintenance",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::NodeStart,
+        name: "node start",
+        summary: "Run this host's node in the foreground",
+        about: "Serves the mesh until SIGTERM or SIGINT, then finishes what is under way and exits 0. Logs go to \
+                stderr, for systemd or a container to keep.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf node start",
+            "from a service unit",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoGet,
+        name: "repo-get",
+        summary: "Print a stored object, decrypted and checked",
+        about: "Writes the content of one object of a repository to stdout after checking it.",
+        arguments: &[required(
+            "FILE",
+            "the object's path in the repository, as repo-ls prints it",
+        )],
+        examples: &[(
+            "pgmesh --repo=1 repo-get stanza/main/archive/15-1/00000001.history",
+            "one object of repo1",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoLs,
+        name: "repo-ls",
+        summary: "List the objects of a repository",
+        about: "Lists what lies under a path of a repository.",
+        arguments: &[optional("PATH", "where to look; everything when left out")],
+        examples: &[(
+            "pgmesh --repo=1 repo-ls stanza/main/backup",
+            "the stored manifests of a stanza",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoRemove,
+        name: "repo-remove",
+        summary: "Forget a repository",
+        about: "Takes a repository out of the mesh: nothing is written to it any more, and nothing is owed to it. What lies \
+                there is not deleted, and can be restored from with --repo-direct. Refused when nothing else has some of what it \
+                holds, unless --force is given. Remove it from the node's file, too, or it is declared anew.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-remove",
+            "after repo2 was given up",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoReplace,
+        name: "repo-replace",
+        summary: "Put an empty repository where one was lost with its disk",
+        about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all that the \
+                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. Refused \
+                while the old one can still be read.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-replace && pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-sync",
+            "after the disk of repo2 was replaced",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoSync,
+        name: "repo-sync",
+        summary: "Fill a repository from the others",
+        about: "Makes a debt of all that the other repositories have and this one has not, and waits until it is paid. The nodes copy among themselves; no PG host is involved, nothing is compressed anew. The work goes on when this command is stopped, and `info` shows what is left. See repair-rate.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=3 repo-sync",
+            "after repo3 was added or lost its disk",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::RepoUpdate,
+        name: "repo-update",
+        summary: "Change a repository's definition in the catalog",
+        about: "The first node that declares a repository registers it; a node that declares it differently does \
+                not serve it. This command makes this node's declaration the valid one.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-update",
+            "after repo2 was moved",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Restore,
+        name: "restore",
+        summary: "Restore a backup, up to any moment after it",
+        about: "Writes a backup to pg1-path and the settings by which PostgreSQL recovers to the target when it \
+                starts. Refuses a running cluster, and a directory that is not empty without --force or --delta.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --stanza=main restore", "the newest backup and all WAL after it"),
+            (
+                "pgmesh --stanza=main --type=time --target='2026-11-23 04:29:57+00' --target-action=promote restore",
+                "as it was at that second",
+            ),
+            (
+                "pgmesh --stanza=main --repo-direct --repo=1 --config=/etc/pgmesh/disaster.conf restore",
+                "from one repository and its passphrase, with no node alive",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaCreate,
+        name: "stanza-create",
+        summary: "Make the mesh know a cluster",
+        about: "Registers the cluster at pg1-path under the stanza's name. Doing it again changes nothing; another \
+                cluster under the same name is refused with exit 28.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main stanza-create", "once, before archiving starts")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaDelete,
+        name: "stanza-delete",
+        summary: "Forget a stanza with all its backups and WAL",
+        about: "Deletes everything that belongs to a stanza. The stanza must have been stopped, and PostgreSQL must \
+                not run unless --force is given.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --stanza=old stop && pgmesh --stanza=old stanza-delete",
+            "after the cluster is gone",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaUpgrade,
+        name: "stanza-upgrade",
+        summary: "Follow a cluster through pg_upgrade",
+        about: "Starts a new database id for the upgraded cluster under the same stanza. Earlier backups and WAL \
+                stay restorable.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --stanza=main stanza-upgrade",
+            "after pg_upgrade, before archiving goes on",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Start,
+        name: "start",
+        summary: "Let commands run again after `stop`",
+        about: "Takes back `pgmesh stop` for one stanza, or for all when no stanza is given.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main start", "after maintenance")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Status,
+        name: "status",
+        summary: "Show how the whole mesh does",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `failure`) and `repositories` (`key`, `type`, `host`, `health`, `objects`, `bytes`, `debt`).",
+        arguments: &[],
+        examples: &[
+            ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --output=json status",
+                "for programs",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Stop,
+        name: "stop",
+        summary: "Refuse pushes and backups of a stanza",
+        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main stop", "before maintenance")],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Verify,
+        name: "verify",
+        summary: "Read and check everything that is stored",
+        about: "Reads every object of every repository, checks its MAC, digest and length, resolves every backup's \
+                extents, and reports gaps in the WAL. Exits with an error when anything is wrong.",
+        arguments: &[],
+        examples: &[
+            ("pgmesh verify", "all stanzas in all repositories"),
+            (
+                "pgmesh --stanza=main --repo=2 --output=json verify",
+                "one repository, for programs",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::Version,
+        name: "version",
+        summary: "Print the program's version",
+        about: "Prints the program's name and version.",
+        arguments: &[],
+        examples: &[("pgmesh version", "")],
+        hidden: false,
+    },
+];
