@@ -118,6 +118,7 @@ impl Health {
                 now,
                 unix_now,
             );
+            self.failures = self.failures.max(FAILURES_TO_OPEN);
         } else if self.overtaken >= OVERTAKEN_TO_OPEN {
             let why = format!("others answered sooner {} times in a row", self.overtaken);
             self.put_down(why, began, now, unix_now);

@@ -130,8 +130,10 @@ impl Catalog {
         }
     }
 
-    /// Returns when this node has heard of no majority for longer than an election takes.
+    /// Returns when this node has heard of no majority for longer than an election takes. Not at once: it may just have
+    /// come back.
     async fn cut_off(&self) {
+        sleep(self.signs.lost_after() / 3).await;
         while !self.is_cut_off() {
             sleep(CUT_OFF_LOOK).await;
         }
