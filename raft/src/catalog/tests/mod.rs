@@ -17,7 +17,7 @@ use self::lan::Lan;
 use super::ask::PROPOSAL_BYTES;
 use super::*;
 use crate::apply::Base;
-use crate::model::{LogIndex, NodeService, VotePolicy};
+use crate::model::{LogIndex, NodeService, RequestId, VotePolicy};
 use crate::table::Table;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(30));
@@ -58,8 +58,18 @@ async fn create(dir: &Path) -> Catalog {
 }
 
 async fn note(catalog: &Catalog, what: String) {
-    let command = Command::Audit { what };
-    catalog.propose("test", command).await.unwrap();
+    let (id, command) = (RequestId::random(), Command::Audit { what });
+    // As clients do: whoever hears of no majority at the moment is asked again, for the same one effect.
+    for _ in 0..10 {
+        match catalog.propose_as("test", id, command.clone()).await {
+            Err(CatalogError::NoQuorum(_)) => {}
+            answer => {
+                answer.unwrap();
+                return;
+            }
+        }
+    }
+    panic!("no majority in ten tries");
 }
 
 fn notes(catalog: &Catalog) -> BTreeSet<String> {
