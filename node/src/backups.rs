@@ -138,7 +138,8 @@ impl Node {
                 if !node.backups.is_attached(session) {
                     let reason = format!("the connection of {actor} ended, and it did not come back");
                     node.backups.ended(session);
-                    node.expire(session, Some(node.name.clone()), &reason).await;
+                    node.expire(node.actor(), session, Some(node.name.clone()), &reason)
+                        .await;
                 }
             }
         });
@@ -174,7 +175,8 @@ impl Node {
         for session in earlier {
             if !self.backups.is_attached(session) && !self.sessions.holds(session) {
                 let reason = format!("node {} has restarted", self.name);
-                self.expire(session, Some(self.name.clone()), &reason).await;
+                self.expire(self.actor(), session, Some(self.name.clone()), &reason)
+                    .await;
             }
         }
     }

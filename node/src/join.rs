@@ -42,7 +42,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let csr = request
         .csr_der()
         .map_err(|error| crypto("a certificate request cannot be made", &error))?;
-    let (address, connection) = connect(token).await?;
+    let (address, connection) = connect_by_token(token).await?;
     let join = Request::Join(JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -98,7 +98,11 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     })
 }
 
-async fn connect(token: &JoinToken) -> Result<(String, Connection), Failure> {
+/// Connects to the first node of a token that answers; where that was.
+///
+/// # Errors
+/// None can be reached.
+pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection), Failure> {
     let mut reasons = Vec::new();
     for address in &token.addresses {
         match JoinClient::connect(address, token.ca_fingerprint).await {

@@ -127,6 +127,7 @@ impl Node {
             } else if is_removed || since.elapsed() > DEAD_AFTER {
                 for (session, _) in sessions.iter().filter(|(_, record)| record.node == name) {
                     self.expire(
+                        self.actor(),
                         *session,
                         Some(name.clone()),
                         &format!("node {name}, which held it, is gone"),
@@ -139,13 +140,19 @@ impl Node {
     }
 
     /// Ends a session, but for one that a node other than `node` has taken over.
-    pub(crate) async fn expire(&self, session: pgmesh_raft::SessionId, node: Option<NodeName>, reason: &str) {
+    pub(crate) async fn expire(
+        &self,
+        actor: &str,
+        session: pgmesh_raft::SessionId,
+        node: Option<NodeName>,
+        reason: &str,
+    ) {
         let command = Command::ExpireSession {
             session,
             reason: reason.to_owned(),
             node,
         };
-        if let Err(error) = self.catalog.propose(self.actor(), command).await {
+        if let Err(error) = self.catalog.propose(actor, command).await {
             tracing::warn!(%session, error = %chain(&error), "a session could not be ended");
         }
     }

@@ -51,7 +51,7 @@ mod wal_ranges;
 pub use clock::now_unix;
 pub use failure::{Failure, code};
 pub use init::{Initialized, init};
-pub use join::{Joined, join};
+pub use join::{Joined, connect_by_token, join};
 pub use mesh_file::MeshFile;
 pub use node::Node;
 pub use server::run;

@@ -105,6 +105,11 @@ impl Node {
 
     /// Makes one replica.
     async fn pay(&self, slot: &Slot, object: &ObjectRef, debt: &Debt) -> Result<(), Failure> {
+        // Before anything is held that others may wait for.
+        let Some(known) = refs::known(&self.catalog.view(), object)? else {
+            return Ok(());
+        };
+        self.pace.wait(slot.key, known.stored_length).await;
         // Under a session, so that nothing it reads or writes is deleted meanwhile (invariant 5).
         let session = self.sessions.get().await?;
         let view = self.catalog.view();
@@ -125,7 +130,6 @@ impl Node {
         .await
         .map_err(|error| Failure::new(code::ASSERT, "checking an object").because(error))?;
         checked.map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
-        self.pace.wait(slot.key, payload.bytes.len() as u64).await;
         let written = write_one(slot, &known.name, debt.generation, &payload)
             .await
             .map_err(|error| {

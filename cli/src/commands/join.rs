@@ -8,7 +8,7 @@ use crate::output;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
 use pgmesh_node::{Failure, code};
-use pgmesh_transport::{Connection, Identity, JoinClient, JoinToken, KeyRequest, Role};
+use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
 
 /// Joins.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -31,7 +31,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let csr = request
         .csr_der()
         .map_err(crypto("a certificate request cannot be made"))?;
-    let connection = connect(&token).await?;
+    let (_, connection) = pgmesh_node::connect_by_token(&token).await?;
     let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -69,21 +69,6 @@ pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
             .because(chain(&error))
             .remedy("give the whole line that 'pgmesh invite' printed")
     })
-}
-
-async fn connect(token: &JoinToken) -> Result<Connection, Failure> {
-    let mut reasons = Vec::new();
-    for address in &token.addresses {
-        match JoinClient::connect(address, token.ca_fingerprint).await {
-            Ok(connection) => return Ok(connection),
-            Err(error) => reasons.push(chain(&error)),
-        }
-    }
-    Err(
-        Failure::new(code::HOST_CONNECT, "no node that the token names can be reached")
-            .because(reasons.join("; "))
-            .remedy("check that the node runs, and that its node-advertise can be reached from here"),
-    )
 }
 
 async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccepted, Failure> {

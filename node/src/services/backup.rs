@@ -113,8 +113,7 @@ impl Node {
     /// Ends a session whose holder is gone or has given up; its backup lock goes with it.
     pub async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
         self.backups.ended(session);
-        tracing::debug!(%session, actor, reason, "a session ends");
-        self.expire(session, None, reason).await;
+        self.expire(actor, session, None, reason).await;
     }
 
     /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
