@@ -68,6 +68,22 @@ pub enum StoreError {
         /// What the store said.
         source: Source,
     },
+    /// The object may not be deleted (yet): it is under object lock, or the credentials cannot. It stays, and nothing is wrong.
+    #[error("{path} is kept: {why}")]
+    Retained {
+        /// The object.
+        path: String,
+        /// What keeps it.
+        why: String,
+    },
+    /// The repository's options cannot be used as they are.
+    #[error("{what} cannot be used: {source}")]
+    Unusable {
+        /// Which option, or what of the place.
+        what: String,
+        /// Why.
+        source: Source,
+    },
     /// There is no `pgmesh.repo`: nothing has been created here.
     #[error("there is no repository here: {path} is missing")]
     NotARepository {
@@ -162,7 +178,11 @@ impl StoreError {
     pub fn is_of_the_repository(&self) -> bool {
         !matches!(
             self,
-            Self::NotFound { .. } | Self::Damaged { .. } | Self::DamagedExists { .. } | Self::WrongPayload { .. }
+            Self::NotFound { .. }
+                | Self::Damaged { .. }
+                | Self::DamagedExists { .. }
+                | Self::Retained { .. }
+                | Self::WrongPayload { .. }
         )
     }
 

@@ -29,6 +29,7 @@ mod payload;
 mod posix;
 mod random;
 mod repository;
+mod store;
 pub mod wire;
 
 pub use checked_text::CheckedTextError;
@@ -52,3 +53,6 @@ pub use payload::{MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
 pub use posix::PosixStore;
 pub use random::RandomError;
 pub use repository::{Checked, Listed, Repository, Stored};
+pub use store::{
+    FixedSecrets, ParseStoreKindError, SecretSource, SecretText, Secrets, Store, StoreKind, StoreSettings,
+};

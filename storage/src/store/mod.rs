@@ -1,0 +1,84 @@
+//! Where a repository lies: a directory of this machine, or a bucket that every node with its credentials reaches.
+
+mod kind;
+mod secrets;
+mod settings;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+
+pub use self::kind::{ParseStoreKindError, StoreKind};
+pub use self::secrets::{FixedSecrets, SecretSource, SecretText, Secrets};
+pub use self::settings::StoreSettings;
+use crate::error::StoreError;
+use crate::posix::PosixStore;
+
+/// The storage of one repository, of any type. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    posix: Option<PosixStore>,
+}
+
+impl Store {
+    /// The storage where a repository is expected. Nothing is written, and no network is used yet.
+    ///
+    /// # Errors
+    /// An option that cannot be used; for a directory: it is missing or cannot be reached.
+    pub fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
+        match settings.kind()? {
+            StoreKind::Posix => Ok(Self::of_directory(PosixStore::open(Path::new(settings.path()))?)),
+            kind => Err(StoreError::Unusable {
+                what: format!("repository type '{kind}'"),
+                source: "not built yet".into(),
+            }),
+        }
+    }
+
+    /// The storage where a repository may be made: a directory is made durably where it is missing. A bucket is never made.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; the directory cannot be made.
+    pub fn create(settings: &StoreSettings) -> Result<Self, StoreError> {
+        match settings.kind()? {
+            StoreKind::Posix => Ok(Self::of_directory(PosixStore::create(Path::new(settings.path()))?)),
+            _ => Self::open(settings),
+        }
+    }
+
+    fn of_directory(posix: PosixStore) -> Self {
+        Self {
+            objects: Arc::new(posix.clone()),
+            posix: Some(posix),
+        }
+    }
+
+    /// The objects, for [`Repository`](crate::Repository).
+    #[must_use]
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
+    /// Whether objects may be deleted here at all: not where `delete=n` says that the credentials cannot.
+    #[must_use]
+    pub fn may_delete(&self) -> bool {
+        true
+    }
+
+    /// Removes what killed processes were writing and nobody will finish. The number of files.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn remove_leftovers(&self) -> Result<u64, StoreError> {
+        let Some(posix) = self.posix.clone() else {
+            return Ok(0);
+        };
+        match tokio::task::spawn_blocking(move || posix.remove_leftovers()).await {
+            Ok(removed) => removed,
+            // The runtime is shutting down.
+            Err(_) => Ok(0),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use super::kind::StoreKind;
+use super::secrets::{FixedSecrets, SecretSource};
+use crate::error::StoreError;
+
+/// How one repository is reached. Options go by what follows `repoN-`.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// What all nodes must agree on: type, path, bucket, endpoint.
+    pub definition: BTreeMap<String, String>,
+    /// This machine's own way there: time-outs, certificates, proxies.
+    pub local: BTreeMap<String, String>,
+    /// Credentials.
+    pub secrets: Arc<dyn SecretSource>,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            definition: BTreeMap::new(),
+            local: BTreeMap::new(),
+            secrets: Arc::new(FixedSecrets::default()),
+        }
+    }
+}
+
+impl StoreSettings {
+    /// `type`; a directory where nothing is said.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] for a type that is not known.
+    pub fn kind(&self) -> Result<StoreKind, StoreError> {
+        let text = self.definition.get("type").map_or("posix", String::as_str);
+        text.parse().map_err(|error| StoreError::Unusable {
+            what: "the type of the repository".to_owned(),
+            source: Box::<super::ParseStoreKindError>::new(error),
+        })
+    }
+
+    /// `path`: a directory, or what stands before the names of all objects in a bucket.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.definition.get("path").map_or("/var/lib/pgmesh", String::as_str)
+    }
+
+    /// An option that is no secret.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.definition.get(name).or_else(|| self.local.get(name));
+        found.map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// Where it lies, for messages: `/backup/repo1`, `s3://bucket/path`.
+impl fmt::Display for StoreSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bucket = match self.kind() {
+            Ok(StoreKind::S3) => Some(("s3", "s3-bucket")),
+            Ok(StoreKind::Azure) => Some(("azure", "azure-container")),
+            Ok(StoreKind::Gcs) => Some(("gs", "gcs-bucket")),
+            Ok(StoreKind::Posix) | Err(_) => None,
+        };
+        match bucket {
+            Some((scheme, option)) => {
+                let path = self.path().trim_matches('/');
+                write!(formatter, "{scheme}://{}/{path}", self.get(option).unwrap_or("?"))
+            }
+            None => formatter.write_str(self.path()),
+        }
+    }
+}
