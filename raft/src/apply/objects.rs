@@ -108,7 +108,7 @@ fn set_replicas<B: Base>(
     Ok(())
 }
 
-/// The lowest generation above all of `held` and of the object's garbage: its object name is free everywhere.
+/// The lowest generation above all of `held` and of the object's garbage, kept or not: its object name is free everywhere.
 pub(crate) fn free_generation<B: Base>(
     base: &B,
     object: &ObjectRef,
@@ -117,13 +117,15 @@ pub(crate) fn free_generation<B: Base>(
     let held = held.iter().map(|replica| replica.generation.next()).max();
     let mut free = held.unwrap_or_default();
     let prefix = key::object(object);
-    for row in base.scan(Table::Garbage, &prefix, &prefix) {
-        let (key, _) = row?;
-        let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
-            table: Table::Garbage,
-            key: hex::encode(&key),
-        })?;
-        free = free.max(garbage.generation.next());
+    for table in [Table::Garbage, Table::Kept] {
+        for row in base.scan(table, &prefix, &prefix) {
+            let (key, _) = row?;
+            let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
+                table,
+                key: hex::encode(&key),
+            })?;
+            free = free.max(garbage.generation.next());
+        }
     }
     Ok(free)
 }
@@ -189,6 +191,13 @@ fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64)
     count(step, repo, |counters| {
         counters.objects += 1;
         counters.bytes += bytes;
+    })
+}
+
+/// Counts a mark of what a repository does not let go; `by` is 1 or −1.
+pub(super) fn count_kept<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, by: i8) -> Result<(), ReadError> {
+    count(step, repo, |counters| {
+        counters.kept = counters.kept.saturating_add_signed(i64::from(by));
     })
 }
 
