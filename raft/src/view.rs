@@ -16,8 +16,8 @@ use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
     AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, MeshRecord, NodeName,
-    NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord,
-    StoredObject, TokenId, TokenRecord,
+    NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord,
+    StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;

@@ -184,6 +184,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 registered_by: node,
                 backfill: None,
                 change: None,
+                replaced: LogIndex(0),
             };
             repository::register(step, repo, given)
         }

@@ -256,11 +256,13 @@ pub(super) fn stale<B: Base>(
 }
 
 /// Takes in the replicas of an object that was not known, and owes it to all other repositories. Returns the replicas
-/// that its record is to have.
+/// that its record is to have. `begun` is when those who made them began: before the replacement of a repository they may
+/// have written to the one that was lost.
 pub(super) fn place_new<B: Base>(
     step: &mut Step<'_, '_, B>,
     object: &ObjectRef,
     given: &StoredObject,
+    begun: LogIndex,
 ) -> Outcome<Vec<Replica>> {
     if let Some(stale) = stale(step, object, given.digest, &given.replicas)? {
         return Err(Refusal::StaleGenerations(vec![stale]).into());
@@ -275,7 +277,7 @@ pub(super) fn place_new<B: Base>(
             continue;
         }
         let held = given.replicas.iter().find(|replica| replica.repo == repo);
-        if let Some(replica) = held.filter(|_| record.takes_replicas()) {
+        if let Some(replica) = held.filter(|_| record.takes_replicas(begun)) {
             replicas.push(*replica);
             count_replica(step, repo, given.stored_length)?;
         } else {
@@ -298,11 +300,12 @@ pub(super) fn place_more<B: Base>(
     object: &ObjectRef,
     known: &Found,
     given: &[Replica],
+    begun: LogIndex,
 ) -> Outcome<(u32, Vec<Replica>)> {
     let mut replicas = known.object.replicas.clone();
     let mut accepted = 0;
     for replica in given {
-        if !need_repository(step, replica.repo)?.takes_replicas() {
+        if !need_repository(step, replica.repo)?.takes_replicas(begun) {
             continue;
         }
         if let Some(held) = replicas.iter().find(|held| held.repo == replica.repo) {
@@ -373,7 +376,7 @@ pub(super) fn add_replicas<B: Base>(step: &mut Step<'_, '_, B>, session: Session
         if known.object.digest != new.digest {
             continue;
         }
-        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.replica])?;
+        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.replica], session.0)?;
         total += accepted;
         set_replicas(step, &new.object, replicas)?;
     }

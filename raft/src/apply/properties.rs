@@ -168,9 +168,8 @@ impl Simulation {
         let mut uuid = record.uuid;
         if record.change.is_none() {
             uuid = format!("uuid-2-{}-{a}", self.world.at);
+            // What is on its way there has been written to the lost one.
             self.disk.retain(|(_, _, replica)| replica.repo != lost);
-            // What was on its way there has failed.
-            self.promises.clear();
         }
         let command = Command::ReplaceRepository {
             repo: lost,
@@ -347,7 +346,8 @@ impl Simulation {
             garbage.push(key);
         }
         self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
-        self.promises.push(Promise::Propose(Command::KeepGarbage { garbage: kept }));
+        self.promises
+            .push(Promise::Propose(Command::KeepGarbage { garbage: kept }));
     }
 
     fn keeps_all_of(&self, owner: RepoKey) -> bool {

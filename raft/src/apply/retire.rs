@@ -6,8 +6,8 @@
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
-use super::objects::{count_kept, free_generation, need_repository, owe, settle, uncount_replica, withdraw};
 use super::node::lose_reach;
+use super::objects::{count_kept, free_generation, need_repository, owe, settle, uncount_replica, withdraw};
 use super::repository::refuse_known_storage;
 use super::{Base, Outcome, Row, Step};
 use crate::error::ReadError;
@@ -88,6 +88,7 @@ pub(super) fn replace<B: Base>(
     let done = walk(step, repo, &mut record)?;
     if let Some(orphans) = done {
         record.change = None;
+        record.replaced = step.index;
         step.audit(format!(
             "repo{repo}: all that the lost disk held is owed; {orphans} objects were nowhere else"
         ));

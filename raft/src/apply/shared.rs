@@ -153,7 +153,12 @@ fn marks_go_with_the_repository() {
     let mut world = World::with_stanza();
     let writer = world.open_session(SessionKind::Backup);
     let chunks = vec![new_chunk(1, &[replica(1, 0), replica(2, 0)])];
-    world.run(Command::AddChunks { session: writer, chunks }).unwrap();
+    world
+        .run(Command::AddChunks {
+            session: writer,
+            chunks,
+        })
+        .unwrap();
     let reason = crate::model::DebtReason::Damaged;
     let bad = Command::ReportBad {
         repo: repo(2),
@@ -165,7 +170,11 @@ fn marks_go_with_the_repository() {
     world.run(bad).unwrap();
     world.run(Command::CloseSession { session: writer }).unwrap();
     let garbage: Vec<_> = world.view().garbage(None).map(|row| row.unwrap().0).collect();
-    world.run(Command::KeepGarbage { garbage: garbage.clone() }).unwrap();
+    world
+        .run(Command::KeepGarbage {
+            garbage: garbage.clone(),
+        })
+        .unwrap();
     world.run(Command::KeepGarbage { garbage }).unwrap();
     assert_eq!(kept(&world, repo(2)), 1);
     let replace = || Command::ReplaceRepository {
