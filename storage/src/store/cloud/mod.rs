@@ -252,7 +252,7 @@ fn build(
     secrets: &Secrets,
     budget: &Arc<Budget>,
 ) -> Result<Built, StoreError> {
-    let clients = Clients::build(options)?;
+    let clients = Clients::build(options, secrets)?;
     let store: Arc<dyn ObjectStore> = match options.kind {
         StoreKind::S3 => Arc::new(s3::build(settings, options, secrets, clients, budget)?),
         StoreKind::Azure => Arc::new(azure::build(settings, options, secrets, clients, budget)?),
