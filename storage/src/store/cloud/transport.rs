@@ -8,8 +8,9 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Proxy};
 
-use super::options::{Options, unusable};
+use super::options::{Options, secret, unusable};
 use crate::error::StoreError;
+use crate::store::Secrets;
 
 /// How long a connection may take to come about.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -30,15 +31,15 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn build(options: &Options) -> Result<Self, StoreError> {
+    pub fn build(options: &Options, secrets: &Secrets) -> Result<Self, StoreError> {
         // reqwest takes the provider from the process; whoever was first chose the same.
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
-        let mut bucket = with_proxy(trusted(usual(), options)?, options)?;
+        let mut bucket = with_proxy(trusted(usual(), options)?, secret(secrets, "storage-proxy"))?;
         if let Some((host, port)) = options.connect_to.clone() {
             bucket = bucket.dns_resolver(Elsewhere { host, port });
         }
-        let tokens = with_proxy(trusted(usual(), options)?, options)?;
+        let tokens = with_proxy(trusted(usual(), options)?, secret(secrets, "storage-proxy"))?;
         let metadata = usual().connect_timeout(METADATA_CONNECT_LIMIT).no_proxy();
         let build = |builder: reqwest::ClientBuilder| {
             builder.build().map_err(|error| StoreError::Unusable {
@@ -109,8 +110,8 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 }
 
 /// `storage-proxy`; without it, what the environment says (`HTTPS_PROXY`, `NO_PROXY`).
-fn with_proxy(builder: reqwest::ClientBuilder, options: &Options) -> Result<reqwest::ClientBuilder, StoreError> {
-    match options.proxy.as_deref() {
+fn with_proxy(builder: reqwest::ClientBuilder, proxy: Option<&str>) -> Result<reqwest::ClientBuilder, StoreError> {
+    match proxy {
         None => Ok(builder),
         Some("none") => Ok(builder.no_proxy()),
         Some(url) => {
