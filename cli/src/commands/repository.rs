@@ -206,6 +206,7 @@ mod tests {
             host: None,
             health,
             debt: DebtInfo::default(),
+            kept: pgmesh_node::protocol::KeptInfo::default(),
         };
         let down = HealthInfo::Down {
             since: 0,
