@@ -9,6 +9,7 @@ use crate::checked_text::CheckedTextError;
 use crate::envelope::EnvelopeError;
 use crate::keys::KeyError;
 use crate::payload::PayloadError;
+use crate::store::Trouble;
 
 /// A cause from below, whatever the kind of store.
 pub type Source = Box<dyn StdError + Send + Sync + 'static>;
@@ -66,6 +67,16 @@ pub enum StoreError {
         /// To which object.
         path: String,
         /// What the store said.
+        source: Source,
+    },
+    /// The place is not as the options say: no such bucket, no trusted certificate, another region or server.
+    #[error("{action} {path}: {source}")]
+    Misplaced {
+        /// What was being done.
+        action: &'static str,
+        /// To which object.
+        path: String,
+        /// What was met.
         source: Source,
     },
     /// The object may not be deleted (yet): it is under object lock, or the credentials cannot. It stays, and nothing is wrong.
@@ -166,7 +177,28 @@ pub enum Damage {
     Path,
 }
 
+/// What helps against an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// The same again, later.
+    Retry,
+    /// Nothing, until somebody changes something.
+    GiveUp,
+    /// The same object in another repository: this one is well, or well enough.
+    Elsewhere,
+}
+
 impl StoreError {
+    /// What helps. Requests that may be repeated have been, within bounds.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Unavailable { .. } => Advice::Retry,
+            Self::NotFound { .. } | Self::Damaged { .. } | Self::DamagedExists { .. } => Advice::Elsewhere,
+            _ => Advice::GiveUp,
+        }
+    }
+
     /// Whether the object itself is bad, as opposed to the way to it.
     #[must_use]
     pub fn is_damage(&self) -> bool {
@@ -200,6 +232,9 @@ impl StoreError {
 
     /// Sorts a store's error into a class.
     pub(crate) fn from_store(action: &'static str, path: &str, error: object_store::Error) -> Self {
+        if let Some(trouble) = Trouble::of(&error) {
+            return trouble.clone().into_store_error(action, path);
+        }
         match error {
             object_store::Error::NotFound { .. } => Self::NotFound { path: path.to_owned() },
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {

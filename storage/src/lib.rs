@@ -36,7 +36,7 @@ pub use checked_text::CheckedTextError;
 pub use codec::{Codec, CodecError, ParseCodecError};
 pub use digest::{DIGEST_LENGTH, Digest, DigestSuite, Hasher, ParseDigestError, ParseDigestSuiteError};
 pub use envelope::EnvelopeError;
-pub use error::{Damage, Source, StoreError};
+pub use error::{Advice, Damage, Source, StoreError};
 pub use identity::{Cipher, ParseCipherError, RepositoryIdentity};
 pub use keys::{EmptyPassphraseError, HexBytes, KeyDerivation, KeyError, Passphrase, WrappedKey};
 pub use manifest::{
@@ -54,5 +54,5 @@ pub use posix::PosixStore;
 pub use random::RandomError;
 pub use repository::{Checked, Listed, Repository, Stored};
 pub use store::{
-    FixedSecrets, ParseStoreKindError, SecretSource, SecretText, Secrets, Store, StoreKind, StoreSettings,
+    Conditions, FixedSecrets, ParseStoreKindError, SecretSource, SecretText, Secrets, Store, StoreKind, StoreSettings,
 };

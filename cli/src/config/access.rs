@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::Command;
@@ -34,6 +35,14 @@ pub struct Config {
     arguments: Vec<OsString>,
     values: BTreeMap<OptionKey, Resolved>,
     warnings: Vec<String>,
+    origin: Arc<Origin>,
+}
+
+/// What the program was called with: read again, the files may say something else.
+#[derive(Default)]
+pub(super) struct Origin {
+    pub arguments: Vec<OsString>,
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Config {
@@ -48,7 +57,20 @@ impl Config {
             arguments,
             values,
             warnings,
+            origin: Arc::default(),
         }
+    }
+
+    pub(super) fn set_origin(&mut self, origin: Origin) {
+        self.origin = Arc::new(origin);
+    }
+
+    /// What the files say now, for the same call of the program.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn reload(&self) -> Result<Self, CommandError> {
+        Self::load(&self.origin.arguments, &self.origin.environment)
     }
 
     /// The command to run.

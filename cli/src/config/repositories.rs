@@ -1,6 +1,9 @@
 //! The repositories that a configuration declares.
 
+use pgmesh_storage::{SecretSource, SecretText, Secrets, StoreKind, StoreSettings};
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 use super::access::Config;
 use super::command::Command;
@@ -19,6 +22,93 @@ pub struct DeclaredRepository {
     pub local: BTreeMap<String, String>,
     /// Passphrases and keys, which reach no catalog, log or message (invariant 9).
     pub secrets: BTreeMap<String, Secret>,
+}
+
+impl DeclaredRepository {
+    /// The type, where it is known.
+    fn kind(&self) -> Option<StoreKind> {
+        let kind = self.definition.get("type").map(|kind| kind.parse().ok());
+        kind.unwrap_or(Some(StoreKind::Posix))
+    }
+
+    /// Whether the file says where it lies, so that it can be used here, as opposed to being mentioned.
+    pub fn is_reachable(&self) -> bool {
+        match self.kind() {
+            Some(StoreKind::Posix) => self.definition.contains_key("path"),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// The options that the type needs and that are missing.
+    fn missing(&self) -> Option<&'static str> {
+        let has = |name: &str| {
+            self.definition.contains_key(name) || self.local.contains_key(name) || self.secrets.contains_key(name)
+        };
+        let key_type = |name: &str, usual: &'static str| self.local.get(name).map_or(usual, String::as_str).to_owned();
+        let needed: Vec<&'static str> = match self.kind()? {
+            StoreKind::Posix => vec!["path"],
+            StoreKind::S3 => match (key_type("s3-key-type", "shared").as_str(), has("s3-endpoint")) {
+                ("shared", true) => vec!["s3-bucket", "s3-key", "s3-key-secret"],
+                ("shared", false) => vec!["s3-bucket", "s3-region", "s3-key", "s3-key-secret"],
+                (_, true) => vec!["s3-bucket"],
+                (_, false) => vec!["s3-bucket", "s3-region"],
+            },
+            StoreKind::Azure => match key_type("azure-key-type", "shared").as_str() {
+                "auto" => vec!["azure-account", "azure-container"],
+                _ => vec!["azure-account", "azure-container", "azure-key"],
+            },
+            StoreKind::Gcs => match key_type("gcs-key-type", "service").as_str() {
+                "auto" => vec!["gcs-bucket"],
+                _ => vec!["gcs-bucket", "gcs-key"],
+            },
+        };
+        needed.into_iter().find(|name| !has(name))
+    }
+
+    /// How `pgmesh_storage` reaches it, with credentials that are read anew from the files whenever they are wanted.
+    pub fn store_settings(&self, config: &Config, number: u16) -> StoreSettings {
+        StoreSettings {
+            definition: self.definition.clone(),
+            local: self.local.clone(),
+            secrets: Arc::new(ReadAnew {
+                config: config.clone(),
+                number,
+            }),
+        }
+    }
+
+    fn store_secrets(&self) -> Secrets {
+        let secrets = self.secrets.iter().filter(|(name, _)| *name != "cipher-pass");
+        secrets
+            .map(|(name, secret)| (name.clone(), SecretText::new(secret.expose())))
+            .collect()
+    }
+}
+
+/// The credentials of one repository, as the files have them now.
+struct ReadAnew {
+    config: Config,
+    number: u16,
+}
+
+impl SecretSource for ReadAnew {
+    fn read(&self) -> Result<Secrets, String> {
+        let now = self.config.reload().map_err(|error| error.to_string())?;
+        match now.repositories().get(&self.number) {
+            Some(repository) => Ok(repository.store_secrets()),
+            None => Err(format!(
+                "the configuration does not declare repo{} any more",
+                self.number
+            )),
+        }
+    }
+}
+
+impl fmt::Debug for ReadAnew {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "ReadAnew(repo{})", self.number)
+    }
 }
 
 impl Config {
@@ -50,6 +140,12 @@ impl Config {
             return Ok(());
         }
         for (number, repository) in self.repositories() {
+            let is_used = self.command() == Command::NodeStart || repository.is_reachable();
+            if let Some(name) = repository.missing().filter(|_| is_used) {
+                let error = CommandError::option_required(format!("repo{number}-{name}"), self.command());
+                let kind = repository.definition.get("type").map_or("posix", String::as_str);
+                return Err(error.because_of(format!("repo{number}-type is {kind}")));
+            }
             let encrypted = repository
                 .definition
                 .get("cipher-type")

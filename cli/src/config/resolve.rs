@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::access::{Config, Resolved};
+use super::access::{Config, Origin, Resolved};
 use super::command::Command;
 use super::command_line::{self, CommandLine};
 use super::files::{self, ConfigFile};
@@ -21,6 +21,10 @@ impl Config {
     /// 27 or 55 for a file that cannot be read, 31 for an option or value that is not allowed, 37 for a missing one, 48
     /// for a command that does not exist.
     pub fn load(arguments: &[OsString], environment: &[(OsString, OsString)]) -> Result<Self, CommandError> {
+        let origin = Origin {
+            arguments: arguments.to_vec(),
+            environment: environment.to_vec(),
+        };
         let CommandLine {
             command,
             arguments,
@@ -35,7 +39,9 @@ impl Config {
         loader.warnings = warnings;
         loader.add(settings);
         loader.read_files()?;
-        loader.finish(arguments)
+        let mut config = loader.finish(arguments)?;
+        config.set_origin(origin);
+        Ok(config)
     }
 }
 

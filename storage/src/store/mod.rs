@@ -1,5 +1,6 @@
 //! Where a repository lies: a directory of this machine, or a bucket that every node with its credentials reaches.
 
+mod cloud;
 mod kind;
 mod secrets;
 mod settings;
@@ -9,6 +10,9 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 
+use self::cloud::CloudStore;
+pub use self::cloud::Conditions;
+pub(crate) use self::cloud::Trouble;
 pub use self::kind::{ParseStoreKindError, StoreKind};
 pub use self::secrets::{FixedSecrets, SecretSource, SecretText, Secrets};
 pub use self::settings::StoreSettings;
@@ -20,6 +24,7 @@ use crate::posix::PosixStore;
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     posix: Option<PosixStore>,
+    cloud: Option<CloudStore>,
 }
 
 impl Store {
@@ -30,10 +35,14 @@ impl Store {
     pub fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
         match settings.kind()? {
             StoreKind::Posix => Ok(Self::of_directory(PosixStore::open(Path::new(settings.path()))?)),
-            kind => Err(StoreError::Unusable {
-                what: format!("repository type '{kind}'"),
-                source: "not built yet".into(),
-            }),
+            StoreKind::S3 | StoreKind::Azure | StoreKind::Gcs => {
+                let cloud = CloudStore::open(settings)?;
+                Ok(Self {
+                    objects: Arc::new(cloud.clone()),
+                    posix: None,
+                    cloud: Some(cloud),
+                })
+            }
         }
     }
 
@@ -52,6 +61,7 @@ impl Store {
         Self {
             objects: Arc::new(posix.clone()),
             posix: Some(posix),
+            cloud: None,
         }
     }
 
@@ -64,7 +74,19 @@ impl Store {
     /// Whether objects may be deleted here at all: not where `delete=n` says that the credentials cannot.
     #[must_use]
     pub fn may_delete(&self) -> bool {
-        true
+        self.cloud.as_ref().is_none_or(CloudStore::may_delete)
+    }
+
+    /// Finds out whether the store heeds conditional writes, by a write that changes nothing. A repository must be there. Until
+    /// then they are used and not relied upon.
+    ///
+    /// # Errors
+    /// As the store answers: it may not be writable.
+    pub async fn learn_conditions(&self) -> Result<Conditions, StoreError> {
+        match &self.cloud {
+            None => Ok(Conditions::Heeded),
+            Some(cloud) => cloud.learn().await,
+        }
     }
 
     /// Removes what killed processes were writing and nobody will finish. The number of files.

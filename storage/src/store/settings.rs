@@ -46,6 +46,12 @@ impl StoreSettings {
         self.definition.get("path").map_or("/var/lib/pgmesh", String::as_str)
     }
 
+    /// `path` as what stands before all names in a bucket; empty where it is the root.
+    #[must_use]
+    pub fn path_in_bucket(&self) -> &str {
+        self.definition.get("path").map_or("", |path| path.trim_matches('/'))
+    }
+
     /// An option that is no secret.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -65,8 +71,12 @@ impl fmt::Display for StoreSettings {
         };
         match bucket {
             Some((scheme, option)) => {
-                let path = self.path().trim_matches('/');
-                write!(formatter, "{scheme}://{}/{path}", self.get(option).unwrap_or("?"))
+                write!(
+                    formatter,
+                    "{scheme}://{}/{}",
+                    self.get(option).unwrap_or("?"),
+                    self.path_in_bucket()
+                )
             }
             None => formatter.write_str(self.path()),
         }

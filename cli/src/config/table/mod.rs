@@ -1,6 +1,7 @@
 //! The table of options: each is defined once, here, and everything else about options follows from it.
 
 mod backup;
+mod bucket;
 mod checks;
 mod general;
 mod node;
@@ -50,6 +51,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         title: "Repository options",
         options: repository::OPTIONS,
+    },
+    Group {
+        title: "Options of repositories in buckets",
+        options: bucket::OPTIONS,
     },
     Group {
         title: "Options of pgBackRest that pgmesh does not have",

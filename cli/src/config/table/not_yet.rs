@@ -6,7 +6,6 @@ use crate::config::option::{IndexKey, OptionSpec};
 const ASYNC: &str = "pgmesh pushes and fetches each WAL segment at once and has no queue of its own";
 const EXPIRE: &str = "pgmesh keeps every backup and all WAL until it has an expire command";
 const RETENTION_HISTORY: &str = "pgmesh keeps no copies of manifests beyond their backups";
-const OBJECT_STORE: &str = "pgmesh has only posix repositories so far";
 const FOREIGN_STORE: &str = "pgmesh has no repositories over CIFS or SFTP";
 const REMOTE: &str = "pgmesh runs on the PostgreSQL host and reaches repositories through its nodes (mesh-node)";
 const TLS_SERVER: &str = "a pgmesh node makes its own certificates and listens at node-listen";
@@ -123,36 +122,6 @@ pub const OPTIONS: &[OptionSpec] = &[
     repo("host-port", REMOTE),
     repo("host-type", REMOTE),
     repo("host-user", REMOTE),
-    repo("storage-ca-file", OBJECT_STORE).local(),
-    repo("storage-ca-path", OBJECT_STORE).local(),
-    repo("storage-host", OBJECT_STORE).local(),
-    repo("storage-port", OBJECT_STORE).local(),
-    repo("storage-tag", OBJECT_STORE),
-    repo("storage-upload-chunk-size", OBJECT_STORE).local(),
-    repo("storage-verify-tls", OBJECT_STORE).local(),
-    repo("s3-bucket", OBJECT_STORE),
-    repo("s3-endpoint", OBJECT_STORE),
-    repo("s3-key", OBJECT_STORE).secret(),
-    repo("s3-key-secret", OBJECT_STORE).secret(),
-    repo("s3-key-type", OBJECT_STORE).local(),
-    repo("s3-kms-key-id", OBJECT_STORE).secret(),
-    repo("s3-region", OBJECT_STORE),
-    repo("s3-requester-pays", OBJECT_STORE).local(),
-    repo("s3-role", OBJECT_STORE).local(),
-    repo("s3-sse-customer-key", OBJECT_STORE).secret(),
-    repo("s3-token", OBJECT_STORE).secret(),
-    repo("s3-uri-style", OBJECT_STORE).local(),
-    repo("azure-account", OBJECT_STORE).secret(),
-    repo("azure-container", OBJECT_STORE),
-    repo("azure-endpoint", OBJECT_STORE),
-    repo("azure-key", OBJECT_STORE).secret(),
-    repo("azure-key-type", OBJECT_STORE).local(),
-    repo("azure-uri-style", OBJECT_STORE).local(),
-    repo("gcs-bucket", OBJECT_STORE),
-    repo("gcs-endpoint", OBJECT_STORE),
-    repo("gcs-key", OBJECT_STORE).secret(),
-    repo("gcs-key-type", OBJECT_STORE).local(),
-    repo("gcs-user-project", OBJECT_STORE).local(),
     repo("sftp-host", FOREIGN_STORE),
     repo("sftp-host-fingerprint", FOREIGN_STORE),
     repo("sftp-host-key-check-type", FOREIGN_STORE),
@@ -163,6 +132,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     repo("sftp-private-key-file", FOREIGN_STORE),
     repo("sftp-private-key-passphrase", FOREIGN_STORE).secret(),
     repo("sftp-public-key-file", FOREIGN_STORE),
+    repo("s3-role", "the metadata service tells the role by itself"),
     pg("local", REMOTE),
     pg("host", REMOTE),
     pg("host-ca-file", REMOTE),

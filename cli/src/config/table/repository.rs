@@ -1,10 +1,9 @@
 //! Options of repositories (`repoN-…`) and PostgreSQL clusters (`pgN-…`).
 
 use super::sets::{POSTGRES, POSTGRES_PATH, POSTGRES_SESSION, REPOSITORY};
-use crate::config::command::Command::*;
-use crate::config::command::CommandSet;
 use crate::config::kind::Kind;
 use crate::config::option::{IndexKey, OptionSpec};
+use std::time::Duration;
 
 const fn repository(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
     OptionSpec::new(name, kind, help)
@@ -18,21 +17,20 @@ const fn postgres(name: &'static str, kind: Kind, help: &'static str) -> OptionS
         .indexed(IndexKey::Pg)
 }
 
-/// Options of repositories.
+/// Options of repositories of any type.
 pub const OPTIONS: &[OptionSpec] = &[
-    repository("type", Kind::Choice(&["posix"]), "kind of storage")
+    repository("type", Kind::Choice(&["posix", "s3", "azure", "gcs"]), "kind of storage")
         .default("posix")
         .about(
-            "posix: a directory of the node that hosts the repository. s3, azure and gcs are not there yet; cifs and \
-            sftp are pgBackRest's only.",
-            "repo1-type=posix",
+            "posix: a directory of the node that hosts the repository. s3, azure and gcs: a bucket that every node with \
+            the credentials reaches. cifs and sftp are pgBackRest's only.",
+            "repo2-type=s3",
         ),
-    repository("path", Kind::Path, "where the repository lies")
-        .required(CommandSet::of(&[NodeStart]))
-        .about(
-            "For posix: a directory of its own, on storage that does not fail together with the others.",
-            "repo1-path=/backup/repo1",
-        ),
+    repository("path", Kind::Path, "where the repository lies").about(
+        "For posix: a directory of its own, on storage that does not fail together with the others. In a bucket: what \
+        stands before the names of all objects; the bucket's root where it is not given.",
+        "repo1-path=/backup/repo1",
+    ),
     repository(
         "cipher-type",
         Kind::Choice(&["none", "aes-256-cbc"]),
@@ -50,6 +48,30 @@ pub const OPTIONS: &[OptionSpec] = &[
             repository. `openssl rand -base64 48` makes a good one.",
             "repo1-cipher-pass=…",
         ),
+    repository("delete", Kind::Flag, "whether objects may be deleted").about(
+        "With n the credentials need no permission to delete: what is not needed any more stays, is marked in the catalog \
+        and counted by status. Default: y.",
+        "repo2-delete=n",
+    ),
+    repository(
+        "object-lock",
+        Kind::Choice(&["none", "governance", "compliance"]),
+        "retention of every object in a bucket",
+    )
+    .about(
+        "Each object is written with a date before which nobody can delete it (compliance), or nobody without a special \
+        permission (governance). The bucket must allow it. Default: none.",
+        "repo2-object-lock=compliance",
+    ),
+    repository(
+        "object-lock-period",
+        Kind::Duration {
+            min: Duration::from_secs(60),
+            max: Duration::from_secs(100 * 366 * 24 * 3600),
+        },
+        "how long object-lock keeps an object",
+    )
+    .about("From the moment it is written.", "repo2-object-lock-period=30d"),
 ];
 
 /// Options of PostgreSQL clusters.

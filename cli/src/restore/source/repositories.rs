@@ -2,18 +2,40 @@
 
 use crate::config::{Config, DeclaredRepository};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
-use pgmesh_storage::{DigestSuite, ObjectName, ObjectPath, Passphrase, PosixStore, RepoKey, Repository, StoreError};
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use pgmesh_storage::{
+    DigestSuite, ObjectName, ObjectPath, Passphrase, RepoKey, Repository, Store, StoreError, StoreSettings,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the others are waited for when one repository is open.
+const GRACE: Duration = Duration::from_secs(10);
+/// As long as it takes: each repository gives up by itself.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
 /// One declared repository.
 struct Declared {
     key: RepoKey,
     /// The repository, or why it cannot be read.
     opened: Result<Repository, Failure>,
+    /// How many requests in a row it has not answered: those that answer are asked first.
+    failures: AtomicU32,
+}
+
+impl Declared {
+    fn new(key: RepoKey, opened: Result<Repository, Failure>) -> Self {
+        Self {
+            key,
+            opened,
+            failures: AtomicU32::new(0),
+        }
+    }
 }
 
 /// All declared repositories, by number. At least one of them is open.
@@ -33,18 +55,36 @@ impl DirectRepositories {
     /// # Errors
     /// None is declared, or none can be opened.
     pub async fn open(config: &Config, repo: Option<RepoKey>) -> Result<Self, Failure> {
-        let mut declared = Vec::new();
+        let mut opening = FuturesUnordered::new();
+        let mut waited_for = BTreeSet::new();
         for (number, settings) in config.repositories() {
             let key = RepoKey::new(number).map_err(|error| {
                 Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error)
             })?;
-            if repo.is_none_or(|only| only == key) && settings.definition.contains_key("path") {
-                declared.push(Declared {
-                    key,
-                    opened: open(key, &settings).await,
-                });
+            if repo.is_none_or(|only| only == key) && settings.is_reachable() {
+                waited_for.insert(key);
+                let store = settings.store_settings(config, number);
+                opening.push(async move { (key, open(key, &store, &settings).await) });
             }
         }
+        let mut declared = Vec::new();
+        let mut deadline = None;
+        while !opening.is_empty() {
+            let limit = deadline.unwrap_or_else(|| Instant::now() + FOREVER);
+            let Ok(Some((key, opened))) = tokio::time::timeout_at(limit, opening.next()).await else {
+                break;
+            };
+            if opened.is_ok() && deadline.is_none() {
+                deadline = Some(Instant::now() + GRACE);
+            }
+            waited_for.remove(&key);
+            declared.push(Declared::new(key, opened));
+        }
+        for key in waited_for {
+            let what = format!("repo{key} has not answered, {} s after another one", GRACE.as_secs());
+            declared.push(Declared::new(key, Err(Failure::new(code::REPO_INVALID, what))));
+        }
+        declared.sort_by_key(|one| one.key);
         Self::of(declared)
     }
 
@@ -72,10 +112,7 @@ impl DirectRepositories {
         Self(
             repositories
                 .into_iter()
-                .map(|(key, repository)| Declared {
-                    key: RepoKey::new(key).unwrap(),
-                    opened: Ok(repository),
-                })
+                .map(|(key, repository)| Declared::new(RepoKey::new(key).unwrap(), Ok(repository)))
                 .collect(),
         )
     }
@@ -107,12 +144,20 @@ impl DirectRepositories {
     /// No repository has a good copy.
     pub async fn object(&self, name: &ObjectName) -> Result<Bytes, Failure> {
         let mut reasons = Vec::new();
-        for one in &self.0 {
+        let mut order: Vec<&Declared> = self.0.iter().collect();
+        order.sort_by_key(|one| one.failures.load(Ordering::Relaxed));
+        for one in order {
             let key = one.key;
             match &one.opened {
                 Ok(repository) => match repository.get_any_generation(name).await {
-                    Ok((_, checked)) => return Ok(checked.plain),
+                    Ok((_, checked)) => {
+                        one.failures.store(0, Ordering::Relaxed);
+                        return Ok(checked.plain);
+                    }
                     Err(error) => {
+                        if error.is_of_the_repository() {
+                            one.failures.fetch_add(1, Ordering::Relaxed);
+                        }
                         if !matches!(error, StoreError::NotFound { .. }) {
                             tracing::warn!("repo{key}: {name}: {}", chain(&error));
                         }
@@ -161,18 +206,11 @@ impl DirectRepositories {
     }
 }
 
-async fn open(key: RepoKey, settings: &DeclaredRepository) -> Result<Repository, Failure> {
-    let definition = |name: &str| settings.definition.get(name).map_or("", String::as_str);
-    let (kind, path) = (definition("type"), definition("path"));
-    if !matches!(kind, "" | "posix") {
-        return Err(Failure::new(
-            code::REPO_INVALID,
-            format!("repo{key} is of type {kind}, which is not supported yet"),
-        ));
-    }
-    let opened = try_open(Path::new(path), settings).await;
+async fn open(key: RepoKey, store: &StoreSettings, settings: &DeclaredRepository) -> Result<Repository, Failure> {
+    let opened = try_open(store, settings).await;
     opened.map_err(|error| {
-        let failure = |code| Failure::new(code, format!("repo{key} in {path} cannot be opened")).because(chain(&error));
+        let failure =
+            |code| Failure::new(code, format!("repo{key} in {store} cannot be opened")).because(chain(&error));
         match error {
             StoreError::WrongPassphrase { .. } | StoreError::PassphraseNeeded | StoreError::PassphraseNotNeeded => {
                 failure(code::CRYPTO).remedy(format!("check repo{key}-cipher-pass and repo{key}-cipher-type"))
@@ -180,19 +218,23 @@ async fn open(key: RepoKey, settings: &DeclaredRepository) -> Result<Repository,
             StoreError::NotARepository { .. } => {
                 failure(code::REPO_INVALID).remedy(format!("check repo{key}-path, and that its disk is mounted"))
             }
+            StoreError::Unusable { .. } => failure(code::OPTION_INVALID),
+            StoreError::Denied { .. } | StoreError::Misplaced { .. } => {
+                failure(code::REPO_INVALID).remedy(format!("'pgmesh --repo={key} repo-check' tries it step by step"))
+            }
             _ => failure(code::REPO_INVALID),
         }
     })
 }
 
-async fn try_open(path: &Path, settings: &DeclaredRepository) -> Result<Repository, StoreError> {
+async fn try_open(store: &StoreSettings, settings: &DeclaredRepository) -> Result<Repository, StoreError> {
     let passphrase = match settings.secrets.get("cipher-pass") {
         Some(secret) => Some(Passphrase::new(secret.expose().to_owned()).map_err(|_| StoreError::PassphraseNeeded)?),
         None => None,
     };
-    let store = PosixStore::open(path)?;
+    let store = Store::open(store)?;
     // Without a catalog there are no other keys than those in the repository.
-    Repository::open(Arc::new(store), passphrase, &[]).await
+    Repository::open(store.objects(), passphrase, &[]).await
 }
 
 /// Objects by what they are, with every copy of each: repositories, generations.

@@ -1,0 +1,267 @@
+//! Every HTTP request of a bucket goes through here: signed headers are added, progress is watched, failures are sorted
+//! and repeated within a budget, and bodies arrive whole or not at all.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::header::CONTENT_LENGTH;
+use http::{Method, StatusCode, Uri};
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
+};
+
+use super::budget::{Budget, TRIES, pause};
+use super::progress::{Progress, Sent};
+use super::transport::Clients;
+use super::trouble::{Answer, Trouble, TroubleKind, of_transport};
+
+/// The longest answer that is taken into memory: more than any object has.
+const LONGEST_ANSWER: u64 = 2 << 30;
+
+/// Changes a request for an object before it is sent: object lock, checksums, and a signature over them.
+#[async_trait]
+pub trait Decorate: fmt::Debug + Send + Sync {
+    async fn decorate(&self, request: &mut HttpRequest) -> Result<(), Trouble>;
+}
+
+/// The way to one bucket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Service(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clients: Clients,
+    /// `HOST[:PORT]` of the bucket's URLs.
+    authority: String,
+    /// The path of the bucket itself; objects lie below it.
+    bucket_path: String,
+    timeout: Duration,
+    budget: Arc<Budget>,
+    decorator: OnceLock<Box<dyn Decorate>>,
+}
+
+impl Service {
+    pub fn new(clients: Clients, bucket_url: &Uri, timeout: Duration, budget: Arc<Budget>) -> Self {
+        let authority = bucket_url.authority().map(ToString::to_string).unwrap_or_default();
+        Self(Arc::new(Inner {
+            clients,
+            authority,
+            bucket_path: bucket_url.path().trim_end_matches('/').to_owned(),
+            timeout,
+            budget,
+            decorator: OnceLock::new(),
+        }))
+    }
+
+    /// Sets what changes requests, once: it needs the credentials of the store that is built upon this.
+    pub fn decorate_with(&self, decorator: Box<dyn Decorate>) {
+        // Set once by whoever builds the store.
+        let _ = self.0.decorator.set(decorator);
+    }
+}
+
+impl HttpConnector for Service {
+    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(self.clone()))
+    }
+}
+
+#[async_trait]
+impl HttpService for Service {
+    async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let inner = &self.0;
+        let of_bucket = inner.is_of_bucket(request.uri());
+        let of_object = of_bucket && inner.is_of_object(request.uri());
+        if of_object && let Some(decorator) = inner.decorator.get() {
+            decorator.decorate(&mut request).await.map_err(given_up)?;
+        }
+        let mut tries = 1;
+        let began = Instant::now();
+        loop {
+            let trouble = match inner.once(request.clone(), of_bucket, of_object).await {
+                Ok(response) => {
+                    inner.budget.earn();
+                    return Ok(response);
+                }
+                Err(trouble) => trouble,
+            };
+            if !trouble.kind.is_transient() {
+                return Err(given_up(trouble));
+            }
+            if tries >= TRIES || !inner.budget.spend() {
+                return Err(given_up(told_tries(trouble, tries, began.elapsed())));
+            }
+            tries += 1;
+            tracing::debug!(method = %request.method(), trouble = %trouble, tries, "a request is tried again");
+            tokio::time::sleep(pause(tries, trouble.wait, chance())).await;
+        }
+    }
+}
+
+impl Inner {
+    /// Whether a request goes to the bucket, as opposed to a server of tokens.
+    fn is_of_bucket(&self, uri: &Uri) -> bool {
+        uri.authority()
+            .is_some_and(|authority| authority.as_str() == self.authority)
+            && uri.path().starts_with(self.bucket_path.as_str())
+    }
+
+    /// Whether it is for one object, as opposed to the bucket.
+    fn is_of_object(&self, uri: &Uri) -> bool {
+        let below = uri.path().strip_prefix(self.bucket_path.as_str()).unwrap_or("");
+        !below.trim_matches('/').is_empty()
+    }
+
+    async fn once(&self, request: HttpRequest, of_bucket: bool, of_object: bool) -> Result<HttpResponse, Trouble> {
+        let client = match (of_bucket, is_metadata(request.uri())) {
+            (true, _) => &self.clients.bucket,
+            (false, true) => &self.clients.metadata,
+            (false, false) => &self.clients.tokens,
+        };
+        let method = request.method().clone();
+        let host = request.uri().host().unwrap_or("?").to_owned();
+        let progress = Progress::default();
+        let exchange = self.exchange(client, request, &progress);
+        let exchanged = tokio::select! {
+            exchanged = exchange => exchanged,
+            () = progress.stalled(self.timeout) => {
+                let what = format!("the server is silent for {:?} (storage-timeout)", self.timeout);
+                Err(Trouble::new(TroubleKind::Silent, what))
+            }
+        };
+        let (parts, body) = exchanged.map_err(|trouble| match of_bucket {
+            true => trouble,
+            false => Trouble {
+                what: format!("asking {host} for a token: {}", trouble.what),
+                ..trouble
+            },
+        })?;
+        let answer = Answer {
+            method: &method,
+            status: parts.status,
+            headers: &parts.headers,
+            body: &body,
+            of_object,
+        };
+        // What a token server answers is its own business, but its failures are not all the same either.
+        match answer.trouble() {
+            Some(trouble) if of_bucket => Err(trouble),
+            Some(trouble) => Err(of_credentials(trouble, parts.status)),
+            None => Ok(HttpResponse::from_parts(parts, body.into())),
+        }
+    }
+
+    /// Sends a request and takes the whole answer, telling `progress` of every step.
+    async fn exchange(
+        &self,
+        client: &reqwest::Client,
+        request: HttpRequest,
+        progress: &Progress,
+    ) -> Result<(http::response::Parts, Bytes), Trouble> {
+        let (parts, body) = request.into_parts();
+        let url = parts.uri.to_string().parse::<reqwest::Url>();
+        let url = url.map_err(|error| Trouble::new(TroubleKind::Refused, format!("no URL: {error}")))?;
+        let is_head = parts.method == Method::HEAD;
+        let mut outgoing = reqwest::Request::new(parts.method, url);
+        *outgoing.headers_mut() = parts.headers;
+        let length = body.content_length();
+        if length > 0 {
+            // Said, so that a body that comes in pieces is not sent in chunks: S3 takes none.
+            outgoing.headers_mut().insert(CONTENT_LENGTH, length.into());
+            *outgoing.body_mut() = Some(reqwest::Body::wrap(Sent::new(body, progress.clone())));
+        }
+        let mut response = client
+            .execute(outgoing)
+            .await
+            .map_err(|error| of_transport(&error.without_url()))?;
+        progress.made();
+        let said = response.content_length().filter(|_| !is_head);
+        if said.is_some_and(|length| length > LONGEST_ANSWER) {
+            return Err(Trouble::new(
+                TroubleKind::Refused,
+                "the answer is longer than any object",
+            ));
+        }
+        let mut whole = BytesMut::with_capacity(said.and_then(|length| usize::try_from(length).ok()).unwrap_or(0));
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| of_transport(&error.without_url()))?
+        {
+            progress.made();
+            if (whole.len() + piece.len()) as u64 > LONGEST_ANSWER {
+                return Err(Trouble::new(
+                    TroubleKind::Refused,
+                    "the answer is longer than any object",
+                ));
+            }
+            whole.extend_from_slice(&piece);
+        }
+        if let Some(length) = said.filter(|length| *length != whole.len() as u64) {
+            let what = format!("{} of {length} bytes have come", whole.len());
+            return Err(Trouble::new(TroubleKind::Cut, what));
+        }
+        let mut answer = http::Response::new(());
+        *answer.status_mut() = response.status();
+        *answer.headers_mut() = std::mem::take(response.headers_mut());
+        Ok((answer.into_parts().0, whole.freeze()))
+    }
+}
+
+/// The metadata services of machines and containers.
+fn is_metadata(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or("");
+    host.starts_with("169.254.")
+        || host == "metadata.google.internal"
+        || host == "metadata"
+        || host == "localhost"
+        || host.starts_with("127.")
+        || host.starts_with("[fd00:ec2")
+}
+
+/// A server of tokens that refuses does not know the credentials.
+fn of_credentials(trouble: Trouble, status: StatusCode) -> Trouble {
+    let kind = match trouble.kind {
+        kind if kind.is_transient() => kind,
+        TroubleKind::ClockSkew => TroubleKind::ClockSkew,
+        _ => TroubleKind::Credentials,
+    };
+    Trouble {
+        kind,
+        what: format!("no token could be had for the credentials: the token server answers {status}"),
+        wait: trouble.wait,
+    }
+}
+
+fn told_tries(trouble: Trouble, tries: u32, elapsed: Duration) -> Trouble {
+    if tries == 1 {
+        return trouble;
+    }
+    Trouble {
+        what: format!("{} ({tries} tries in {:.1} s)", trouble.what, elapsed.as_secs_f64()),
+        ..trouble
+    }
+}
+
+/// Of a kind that nobody above repeats.
+fn given_up(trouble: Trouble) -> HttpError {
+    HttpError::new(HttpErrorKind::Decode, trouble)
+}
+
+/// Drawn for pauses only: where the system has no chance to give, a counter does.
+fn chance() -> u32 {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut bytes = [0; 4];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u32::from_ne_bytes(bytes),
+        Err(_) => {
+            let count = COUNTER.fetch_add(0x9E37_79B9, Ordering::Relaxed);
+            u32::try_from(count & u64::from(u32::MAX)).unwrap_or(0)
+        }
+    }
+}
