@@ -1,10 +1,11 @@
 //! A node's settings, from its configuration file.
 
-use crate::config::Config;
+use crate::config::{Config, Secret};
 use pgmesh_node::{Failure, NodeSettings, RepositorySettings, code};
-use pgmesh_storage::{Passphrase, RepoKey};
+use pgmesh_storage::{FixedSecrets, Passphrase, RepoKey, SecretText, Secrets};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// Where the configuration's number were none.
 const DEFAULT_VOTERS: usize = 5;
@@ -85,9 +86,18 @@ fn repositories(config: &Config) -> Result<BTreeMap<RepoKey, RepositorySettings>
             key,
             RepositorySettings {
                 definition: declared.definition,
+                local: declared.local,
+                secrets: Arc::new(FixedSecrets(credentials(&declared.secrets))),
                 passphrase,
             },
         );
     }
     Ok(repositories)
+}
+
+/// What opens the storage; the passphrase is another matter.
+fn credentials(secrets: &BTreeMap<String, Secret>) -> Secrets {
+    let own = secrets.iter().filter(|(name, _)| *name != "cipher-pass");
+    own.map(|(name, secret)| (name.clone(), SecretText::new(secret.expose())))
+        .collect()
 }

@@ -2,15 +2,18 @@
 
 use crate::links::{Lane, Whom};
 use crate::protocol::{Announce, Request};
+use crate::repositories::Opened;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{Command, MeshRecord, NodeName};
+use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two rounds until the catalog says of this node what its file says, and afterwards.
+/// Between two looks until the catalog says of this node what its file says, and afterwards.
 const EAGER: Duration = Duration::from_secs(1);
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(5);
 /// How long another node may take to answer.
 const LIMIT: Duration = Duration::from_secs(3);
 
@@ -25,7 +28,8 @@ impl Node {
                 self.record_oneself().await;
             }
             let pause = if heard && self.is_recorded() { IDLE } else { EAGER };
-            tokio::time::sleep(pause).await;
+            // Woken when a repository was opened, or turned out not to be this node's to open.
+            let _ = tokio::time::timeout(pause, self.announcing.notified()).await;
         }
     }
 
@@ -39,7 +43,24 @@ impl Node {
                 && record.advertise == announce.advertise
                 && record.program == announce.program
                 && record.fingerprint == self.fingerprint()
+                && record.reaches == self.reaches(&record.reaches)
         })
+    }
+
+    /// The shared repositories that this node reaches: those that it has opened as the mesh defines them, until it turns
+    /// out that its file cannot open them. One that is away for a while is still reached: how it does is nobody's state.
+    fn reaches(&self, known: &BTreeSet<RepoKey>) -> BTreeSet<RepoKey> {
+        let view = self.catalog.view();
+        let shared = self.repositories.slots().filter(|slot| {
+            let record = view.repository(slot.key).ok().flatten();
+            slot.settings.is_shared() && record.is_some_and(|record| self.is_as_declared(slot, &record))
+        });
+        let reached = shared.filter(|slot| match slot.opened() {
+            Opened::Open(_) => true,
+            Opened::Closed { .. } => known.contains(&slot.key),
+            Opened::Refused { .. } => false,
+        });
+        reached.map(|slot| slot.key).collect()
     }
 
     fn announcement(&self) -> Announce {
@@ -82,6 +103,8 @@ impl Node {
 
     async fn record_oneself(&self) {
         let announce = self.announcement();
+        let record = self.catalog.view().node(&self.name).ok().flatten();
+        let known = record.map(|record| record.reaches).unwrap_or_default();
         let command = Command::AnnounceNode {
             name: self.name.clone(),
             node_id: announce.node_id,
@@ -89,6 +112,7 @@ impl Node {
             advertise: announce.advertise,
             fingerprint: self.fingerprint(),
             program: announce.program,
+            reaches: self.reaches(&known),
         };
         if let Err(error) = self.catalog.propose(self.actor(), command).await {
             tracing::debug!(error = %crate::failure::chain(&error), "the catalog does not know yet where this node is");

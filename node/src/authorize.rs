@@ -42,7 +42,11 @@ fn node_may(request: &Request) -> bool {
     between_nodes(request)
         || matches!(
             request,
-            Request::Hello | Request::Verify(_) | Request::ListRepository(_) | Request::ReadRepository(_)
+            Request::Hello
+                | Request::Verify(_)
+                | Request::ListRepository(_)
+                | Request::ReadRepository(_)
+                | Request::ReplaceRepository { .. }
         )
 }
 
@@ -140,6 +144,7 @@ mod tests {
         assert_eq!(refused.code, code::PROTOCOL);
         assert!(refused.what.contains("main"), "{refused}");
         let all = Request::Verify(VerifyRequest {
+            part: None,
             stanza: None,
             repo: None,
         });

@@ -66,6 +66,7 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
         service: NodeService::InService,
         vote: VotePolicy::Auto,
         revoked: Vec::new(),
+        reaches: std::collections::BTreeSet::new(),
     };
     let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
     catalog.shutdown().await?;

@@ -5,6 +5,7 @@ use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
 use crate::failure::chain;
+use crate::garbage::AskedKept;
 use crate::init::node_names;
 use crate::links::Links;
 use crate::mesh_file::MeshFile;
@@ -34,6 +35,10 @@ pub struct Node {
     pub(crate) backups: Backups,
     pub(crate) repair: Repair,
     pub(crate) sweep: Sweep,
+    /// Wakes whoever tells the catalog where this node is and what it reaches.
+    pub(crate) announcing: tokio::sync::Notify,
+    /// When what a repository keeps was last asked for, and how far.
+    pub(crate) asked_kept: AskedKept,
     /// Held while garbage is collected: one at a time.
     pub(crate) collecting: tokio::sync::Mutex<()>,
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
@@ -94,6 +99,8 @@ impl Node {
             repair: Repair::default(),
             pace: Pace::new(settings.repair_rate),
             sweep: Sweep::default(),
+            announcing: tokio::sync::Notify::new(),
+            asked_kept: AskedKept::default(),
             collecting: tokio::sync::Mutex::new(()),
             identity: RwLock::new(identity),
             started: Instant::now(),

@@ -1,25 +1,34 @@
 //! Paying debts: replicas that should exist and do not are made from one that does.
 //!
 //! A debt is in the catalog from the moment its object is committed, so a crash forgets none. Each node pays the debts of
-//! the repositories that it hosts: nobody else can, so hosting is the lease. This worker goes through the debts of every
-//! repository that is well, reads each object elsewhere, checks it, and writes it where it is owed, no faster than
-//! `repair-rate` allows.
+//! the repositories that it hosts: nobody else can, so hosting is the lease. Those of shared repositories are paid by the
+//! Raft leader, by itself or through a node that reaches the repository: leading is the lease. This worker goes through the
+//! debts of every repository that is well, each for itself, reads each object elsewhere, checks it, and writes it where it is
+//! owed, no faster than `repair-rate` allows.
+//!
+//! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same name,
+//! where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
 
 use crate::failure::chain;
 use crate::refs;
-use crate::repositories::{Slot, write_one};
+use crate::repositories::Place;
 use crate::{Failure, Node, code};
+use futures::stream::{self, StreamExt};
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef};
-use pgmesh_storage::Payload;
-use std::sync::Arc;
+use pgmesh_storage::{Payload, RepoKey};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 /// How often the worker looks without being woken: repositories come back by themselves.
 const PERIOD: Duration = Duration::from_secs(2);
 /// Debts looked at between two looks at the repository's health.
 const PAGE: usize = 64;
+/// Debts of one repository that are paid at once: a store across a network takes its time for each.
+const AT_ONCE: usize = 4;
 /// Debts younger than this are left to the write that is probably still under way.
 const YOUNG_SECONDS: i64 = 2;
 
@@ -36,54 +45,119 @@ impl Repair {
     }
 }
 
+/// What is being worked on: a repository that is silent holds up no other.
+type Busy = Arc<Mutex<BTreeSet<RepoKey>>>;
+
+/// Marks a repository as worked on, for as long as it lives.
+struct Work {
+    busy: Busy,
+    repo: RepoKey,
+}
+
+impl Work {
+    /// None where somebody is at it.
+    fn begin(busy: &Busy, repo: RepoKey) -> Option<Self> {
+        let mut keys = busy.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(repo).then(|| Self {
+            busy: busy.clone(),
+            repo,
+        })
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut keys = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.remove(&self.repo);
+    }
+}
+
 impl Node {
     /// Pays debts until the node stops.
     pub async fn keep_repairing(self: Arc<Self>) {
+        let busy = Busy::default();
+        // Dropped with this worker, and with it what is under way.
+        let mut tasks = JoinSet::new();
         loop {
             let woken = self.repair.notify.notified();
             if tokio::time::timeout(PERIOD, woken).await.is_ok() {
                 // Let the writes that woke us come to their own end.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            for slot in self.repositories.slots() {
-                if slot.admits()
-                    && let Err(failure) = self.pay_all(slot).await
-                {
-                    tracing::warn!(repo = %slot.key, error = %failure, "debts stay");
+            while tasks.try_join_next().is_some() {}
+            for repo in self.debtors() {
+                if let Some(work) = Work::begin(&busy, repo) {
+                    let node = self.clone();
+                    tasks.spawn(async move {
+                        if let Err(failure) = node.pay_all(work.repo).await {
+                            tracing::warn!(repo = %work.repo, error = %failure, "debts stay");
+                        }
+                    });
                 }
             }
             // One node decides what is deleted, and any node deletes: see `garbage`.
-            if self.catalog.is_leader()
-                && let Err(failure) = self.collect_garbage().await
-            {
-                tracing::warn!(error = %failure, "garbage stays");
+            if self.catalog.is_leader() {
+                let node = self.clone();
+                tasks.spawn(async move {
+                    if let Err(failure) = node.collect_garbage().await {
+                        tracing::warn!(error = %failure, "garbage stays");
+                    }
+                });
             }
         }
     }
 
-    /// One pass over a repository's debts; ends early when the repository fails.
-    async fn pay_all(&self, slot: &Slot) -> Result<(), Failure> {
+    /// The repositories whose debts this node pays now and that owe something.
+    fn debtors(&self) -> Vec<RepoKey> {
+        let view = self.catalog.view();
+        let mut keys = self.repositories.keys();
+        if self.catalog.is_leader() {
+            keys.extend(view.repositories().unwrap_or_default().into_iter().map(|(key, _)| key));
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        let owes = |key: &RepoKey| view.debts(*key, None).next().is_some();
+        keys.into_iter()
+            .filter(|key| self.payer(*key).is_some() && owes(key))
+            .collect()
+    }
+
+    /// The way to a repository whose debts are this node's to pay, if it should be written to now.
+    fn payer(&self, repo: RepoKey) -> Option<Place> {
+        let record = self.catalog.view().repository(repo).ok().flatten()?;
+        let place = self.repositories.place(repo).ok()?;
+        let has_lease = match record.host {
+            Some(_) => matches!(place, Place::Here(_)),
+            None => self.catalog.is_leader(),
+        };
+        (has_lease && place.admits()).then_some(place)
+    }
+
+    /// One pass over a repository's debts; ends early when the repository fails, or is not this node's to pay any more.
+    async fn pay_all(&self, repo: RepoKey) -> Result<(), Failure> {
         let mut after: Option<ObjectRef> = None;
         loop {
             let page = self
                 .catalog
                 .view()
-                .debts(slot.key, after.as_ref())
+                .debts(repo, after.as_ref())
                 .take(PAGE)
                 .collect::<Result<Vec<(ObjectRef, Debt)>, _>>()?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            for (object, debt) in page {
-                // A clock that was set back makes no debt young for ever.
-                if (0..YOUNG_SECONDS).contains(&(crate::now_unix() - debt.since)) {
-                    continue;
-                }
-                if !slot.admits() {
-                    return Ok(());
-                }
-                if let Err(failure) = self.pay(slot, &object, &debt).await {
-                    tracing::debug!(repo = %slot.key, %object, error = %failure, "a debt stays");
-                }
+            // A clock that was set back makes no debt young for ever.
+            let is_young = |debt: &Debt| (0..YOUNG_SECONDS).contains(&(crate::now_unix() - debt.since));
+            let due = page.into_iter().filter(|(_, debt)| !is_young(debt));
+            stream::iter(due)
+                .for_each_concurrent(AT_ONCE, |(object, debt)| async move {
+                    let Some(place) = self.payer(repo) else { return };
+                    if let Err(failure) = self.pay(&place, &object, &debt).await {
+                        tracing::debug!(%repo, %object, error = %failure, "a debt stays");
+                    }
+                })
+                .await;
+            if self.payer(repo).is_none() {
+                return Ok(());
             }
         }
     }
@@ -104,12 +178,13 @@ impl Node {
     }
 
     /// Makes one replica.
-    async fn pay(&self, slot: &Slot, object: &ObjectRef, debt: &Debt) -> Result<(), Failure> {
+    async fn pay(&self, place: &Place, object: &ObjectRef, debt: &Debt) -> Result<(), Failure> {
         // Before anything is held that others may wait for.
         let Some(known) = refs::known(&self.catalog.view(), object)? else {
             return Ok(());
         };
-        self.pace.wait(slot.key, known.stored_length).await;
+        let repo = place.key();
+        self.pace.wait(repo, known.stored_length).await;
         // Under a session, so that nothing it reads or writes is deleted meanwhile (invariant 5).
         let session = self.sessions.get().await?;
         let view = self.catalog.view();
@@ -117,7 +192,7 @@ impl Node {
             return Ok(());
         };
         let _held = self.budget.hold(known.stored_length * 2).await;
-        let payload = match self.read_known(object, &known, &[slot.key]).await {
+        let payload = match self.read_known(object, &known, &[repo]).await {
             Ok(source) => source.payload,
             Err(failure) => self.read_withdrawn(&known).await.ok_or(failure)?,
         };
@@ -130,12 +205,13 @@ impl Node {
         .await
         .map_err(|error| Failure::new(code::ASSERT, "checking an object").because(error))?;
         checked.map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
-        let written = write_one(slot, &known.name, debt.generation, &payload)
+        let written = place
+            .put(&known.name, debt.generation, &payload)
             .await
             .map_err(|error| {
                 Failure::new(code::REPO_INVALID, format!("{object} cannot be written")).because(chain(&error))
             })?;
-        tracing::info!(repo = %slot.key, %object, reason = ?debt.reason, "replica made");
+        tracing::info!(%repo, %object, reason = ?debt.reason, "replica made");
         let replica = NewReplica {
             object: object.clone(),
             digest: known.digest,

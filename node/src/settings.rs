@@ -1,9 +1,10 @@
 //! What a node's configuration file says, typed.
 
-use pgmesh_storage::{Passphrase, RepoKey};
+use pgmesh_storage::{Passphrase, RepoKey, SecretSource, StoreKind, StoreSettings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One node.
@@ -45,8 +46,12 @@ pub struct NodeSettings {
 /// One repository as a node's file defines it.
 #[derive(Debug, Clone)]
 pub struct RepositorySettings {
-    /// All options without the `repoN-` and without secrets: they go into the catalog.
+    /// The options that all nodes must agree on, without the `repoN-` and without secrets: they go into the catalog.
     pub definition: BTreeMap<String, String>,
+    /// This node's own way there: time-outs, certificates, proxies.
+    pub local: BTreeMap<String, String>,
+    /// Credentials, read anew whenever they are needed.
+    pub secrets: Arc<dyn SecretSource>,
     /// `repoN-cipher-pass`; none where `cipher-type` is `none`.
     pub passphrase: Option<Passphrase>,
 }
@@ -62,9 +67,18 @@ impl RepositorySettings {
         self.definition.get("cipher-type").map_or("none", String::as_str)
     }
 
-    /// `repoN-path`.
-    pub fn path(&self) -> &str {
-        self.definition.get("path").map_or("/var/lib/pgmesh", String::as_str)
+    /// Whether every node with the credentials reaches it. A type that is not known is none that is.
+    pub fn is_shared(&self) -> bool {
+        self.kind().parse().is_ok_and(StoreKind::is_shared)
+    }
+
+    /// Where it lies; its `Display` is the place for messages: `/backup/repo1`, `s3://bucket/path`.
+    pub fn store(&self) -> StoreSettings {
+        StoreSettings {
+            definition: self.definition.clone(),
+            local: self.local.clone(),
+            secrets: Arc::clone(&self.secrets),
+        }
     }
 }
 

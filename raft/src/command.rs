@@ -3,7 +3,7 @@
 //! Commands are facts that the proposer vouches for ("these replicas are durable"); whether they may become part of
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName, WrappedKey};
@@ -71,6 +71,8 @@ pub enum Command {
         fingerprint: [u8; 32],
         /// Its program's version.
         program: String,
+        /// The shared repositories that it declares as the mesh defines them.
+        reaches: BTreeSet<RepoKey>,
     },
     /// Drains a node, ends that, or removes it from the mesh for good. Reply: `Done`.
     SetNodeService {
@@ -303,9 +305,17 @@ pub enum Command {
     Forget {
         /// The chunks.
         chunks: Vec<Digest>,
+        /// Those of their objects that the repositories do not let go: they stay as marks, as by `KeepGarbage`.
+        kept: Vec<GarbageKey>,
     },
-    /// Drops garbage whose objects were deleted; refused like `Forget`. Reply: `Done`.
+    /// Drops garbage whose objects were deleted, kept or not; refused like `Forget`. Reply: `Done`.
     ForgetGarbage {
+        /// The garbage.
+        garbage: Vec<GarbageKey>,
+    },
+    /// Sets garbage aside that its repository does not let go (object lock, no right to delete): it stays as a mark, so that no
+    /// other object gets its name. What is no garbage is passed over. Refused like `Forget`. Reply: `Done`.
+    KeepGarbage {
         /// The garbage.
         garbage: Vec<GarbageKey>,
     },

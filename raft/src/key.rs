@@ -87,7 +87,7 @@ pub fn debt(repo: RepoKey, object: &ObjectRef) -> Vec<u8> {
     key
 }
 
-/// The prefix of all garbage of an object. No object's prefix begins another's.
+/// The prefix of all garbage of an object, kept or not. No object's prefix begins another's.
 #[must_use]
 pub fn object(object: &ObjectRef) -> Vec<u8> {
     let mut key = Vec::with_capacity(40);
@@ -95,7 +95,7 @@ pub fn object(object: &ObjectRef) -> Vec<u8> {
     key
 }
 
-/// A key in table `Garbage`.
+/// A key in tables `Garbage` and `Kept`.
 #[must_use]
 pub fn garbage(garbage: &GarbageKey) -> Vec<u8> {
     let mut key = object(&garbage.object);
@@ -268,7 +268,7 @@ impl<'a> KeyReader<'a> {
     }
 }
 
-/// Reads a key of table `Garbage`.
+/// Reads a key of tables `Garbage` and `Kept`.
 #[must_use]
 pub fn read_garbage(key: &[u8]) -> Option<GarbageKey> {
     let mut reader = KeyReader::new(key);

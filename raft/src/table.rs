@@ -27,6 +27,9 @@ pub enum Table {
     Debts,
     /// Object, repository, generation → garbage.
     Garbage,
+    /// Object, repository, generation → garbage that the repository does not let go (object lock, no right to delete): a mark,
+    /// so that its name is not used again.
+    Kept,
     /// Session identifier → session.
     Sessions,
     /// Token identifier → token.
@@ -43,7 +46,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -55,6 +58,7 @@ impl Table {
         Self::Backups,
         Self::Debts,
         Self::Garbage,
+        Self::Kept,
         Self::Sessions,
         Self::Tokens,
         Self::Audit,
@@ -78,6 +82,7 @@ impl Table {
             Self::Backups => "backups",
             Self::Debts => "debts",
             Self::Garbage => "garbage",
+            Self::Kept => "kept",
             Self::Sessions => "sessions",
             Self::Tokens => "tokens",
             Self::Audit => "audit",

@@ -16,8 +16,8 @@ use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
     AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, MeshRecord, NodeName,
-    NodeRecord, ObjectRef, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord,
-    StoredObject, TokenId, TokenRecord,
+    NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord,
+    StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -261,6 +261,38 @@ impl<B: Base> View<B> {
     ) -> impl Iterator<Item = Result<(GarbageKey, Garbage), ReadError>> + Send {
         let from = after.map_or_else(Vec::new, |garbage| key::after(key::garbage(garbage)));
         self.rows(Table::Garbage, &from, &[], key::read_garbage)
+    }
+
+    /// Garbage that its repository does not let go, by object, that after `after` if given.
+    pub fn kept(
+        &self,
+        after: Option<&GarbageKey>,
+    ) -> impl Iterator<Item = Result<(GarbageKey, Garbage), ReadError>> + Send {
+        let from = after.map_or_else(Vec::new, |garbage| key::after(key::garbage(garbage)));
+        self.rows(Table::Kept, &from, &[], key::read_garbage)
+    }
+
+    /// Whether an object is known to be of no use any more: condemned, garbage, or garbage that its repository keeps.
+    pub fn is_useless(&self, garbage: &GarbageKey) -> Result<bool, ReadError> {
+        let row = key::garbage(garbage);
+        if self.base.get(Table::Garbage, &row)?.is_some() || self.base.get(Table::Kept, &row)?.is_some() {
+            return Ok(true);
+        }
+        let ObjectRef::Chunk(digest) = &garbage.object else {
+            return Ok(false);
+        };
+        let chunk: Option<ChunkRecord> = self.base.record(Table::Chunks, &key::chunk(digest))?;
+        Ok(chunk.is_some_and(|chunk| {
+            let has = |replica: &Replica| replica.repo == garbage.repo && replica.generation == garbage.generation;
+            chunk.condemned.is_some() && chunk.replicas.iter().any(has)
+        }))
+    }
+
+    /// The members of the mesh that reach a shared repository, by name.
+    pub fn reaching(&self, repo: RepoKey) -> Result<Vec<(NodeName, NodeRecord)>, ReadError> {
+        let mut nodes = self.nodes()?;
+        nodes.retain(|(_, record)| record.is_member() && record.reaches.contains(&repo));
+        Ok(nodes)
     }
 
     /// Whether what was condemned, or became garbage, at `since` may be deleted from repositories (invariant 5).

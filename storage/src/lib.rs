@@ -54,5 +54,6 @@ pub use posix::PosixStore;
 pub use random::RandomError;
 pub use repository::{Checked, Listed, Repository, Stored};
 pub use store::{
-    Conditions, FixedSecrets, ParseStoreKindError, SecretSource, SecretText, Secrets, Store, StoreKind, StoreSettings,
+    CheckOutcome, CheckSize, CheckStep, Conditions, FixedSecrets, ParseStoreKindError, SecretSource, SecretText,
+    Secrets, Store, StoreKind, StoreSettings, check_store,
 };

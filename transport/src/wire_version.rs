@@ -4,7 +4,7 @@
 //! that says which one it does: the other program can then name both versions instead of showing a TLS alert.
 
 /// The version of the wire protocol that this program speaks.
-pub const WIRE_VERSION: u16 = 2;
+pub const WIRE_VERSION: u16 = 3;
 
 /// The highest version that a server knows how to refuse politely.
 const HIGHEST_REFUSED: u16 = 16;
@@ -60,10 +60,10 @@ mod tests {
     #[test]
     fn the_own_version_is_preferred_and_alone_spoken() {
         let alpns = server_alpns();
-        assert_eq!(alpns[0], b"pgmesh/2");
-        assert_eq!(alpns[1], b"pgmesh-join/2");
-        assert_eq!(negotiated(b"pgmesh/2"), Negotiated::Spoken(Purpose::Member));
-        assert_eq!(negotiated(b"pgmesh-join/2"), Negotiated::Spoken(Purpose::Join));
+        assert_eq!(alpns[0], b"pgmesh/3");
+        assert_eq!(alpns[1], b"pgmesh-join/3");
+        assert_eq!(negotiated(b"pgmesh/3"), Negotiated::Spoken(Purpose::Member));
+        assert_eq!(negotiated(b"pgmesh-join/3"), Negotiated::Spoken(Purpose::Join));
         for alpn in &alpns[2..] {
             assert_eq!(negotiated(alpn), Negotiated::Foreign);
         }

@@ -42,11 +42,22 @@ pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
         stanza: stanza.clone(),
         force: config.flag("force"),
     };
-    let objects: u64 = mesh.call(&request).await?;
-    output::print(&format!(
-        "stanza {stanza} deleted: {objects} objects removed; chunks that nothing else needs follow"
-    ))?;
+    let gone: DeletedStanza = mesh.call(&request).await?;
+    output::print(&deleted(&stanza, gone))?;
     Ok(ExitCode::Ok)
+}
+
+fn deleted(stanza: &StanzaName, gone: DeletedStanza) -> String {
+    let kept = match gone.kept {
+        0 => String::new(),
+        kept => {
+            format!("\n{kept} objects are kept where they are: object lock, or delete=n ('pgmesh info' counts them)")
+        }
+    };
+    format!(
+        "stanza {stanza} deleted: {} objects removed; chunks that nothing else needs follow{kept}",
+        gone.deleted
+    )
 }
 
 fn tell(stanza: &StanzaName, verb: &str, new: &NewStanza) -> Result<ExitCode, Failure> {

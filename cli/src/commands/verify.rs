@@ -22,6 +22,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             .remedy("leave --set out: every backup of the stanza is verified"));
     }
     let request = VerifyRequest {
+        part: None,
         stanza: config.stanza().map(|_| stanza(config)).transpose()?,
         repo: super::info::repository(config)?.map(pgmesh_storage::RepoKey::get),
     };

@@ -175,9 +175,12 @@ impl Served {
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
-            Request::ListRepository(list) => reply(stream, node.list_repository(list).await).await,
+            Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
             Request::ReadRepository(read) => {
-                let read = node.read_repository(read).await.map(|(head, body)| (head, Some(body)));
+                let read = node
+                    .read_repository(read, self.peer.is_node())
+                    .await
+                    .map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
@@ -191,7 +194,12 @@ impl Served {
                 .await
             }
             Request::ReplaceRepository { repo } => {
-                logged(stream, "repo-replace", node.replace_repository(actor, repo).await).await
+                logged(
+                    stream,
+                    "repo-replace",
+                    node.replace_repository(actor, repo, self.peer.is_node()).await,
+                )
+                .await
             }
             Request::RemoveRepository { repo, force } => {
                 logged(stream, "repo-remove", node.remove_repository(actor, repo, force).await).await

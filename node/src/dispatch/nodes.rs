@@ -70,7 +70,7 @@ impl Served {
                 let (answer, body) = node.read_object(read).await;
                 reply_with_body(stream, Ok((answer, body))).await
             }
-            Request::DeleteObject(delete) => reply(stream, node.delete_object(delete).await).await,
+            Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
             other => {
                 let failure = Failure::new(code::ASSERT, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await

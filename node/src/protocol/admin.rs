@@ -113,6 +113,15 @@ pub struct ReadRepository {
     pub path: String,
 }
 
+/// What became of a stanza's objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedStanza {
+    /// So many are deleted already.
+    pub deleted: u64,
+    /// So many stay, because their repository does not let them go (object lock, `delete=n`).
+    pub kept: u64,
+}
+
 /// Asks for a join token.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CreateInvite {

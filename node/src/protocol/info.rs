@@ -31,12 +31,14 @@ pub struct RepositoryInfo {
     pub kind: String,
     /// `aes-256-cbc` or `none`.
     pub cipher: String,
-    /// The node that hosts it, for a posix repository.
+    /// The node that hosts it; none for a shared one.
     pub host: Option<String>,
     /// How it does.
     pub health: HealthInfo,
     /// What it owes.
     pub debt: DebtInfo,
+    /// What it does not let go.
+    pub kept: KeptInfo,
 }
 
 /// How a repository does.
@@ -67,6 +69,15 @@ pub struct DebtInfo {
     pub bytes: u64,
     /// When the oldest began, Unix seconds.
     pub since: Option<i64>,
+}
+
+/// Objects that nothing needs any more and that their repository does not let go.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptInfo {
+    /// Objects.
+    pub objects: u64,
+    /// `object lock` or `delete=n`; empty where nothing is kept.
+    pub why: String,
 }
 
 /// One stanza.

@@ -1,6 +1,6 @@
 //! Nodes, their parts in the mesh, and how the mesh does.
 
-use super::{DebtInfo, HealthInfo};
+use super::{DebtInfo, HealthInfo, KeptInfo};
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +112,7 @@ pub struct NodeStatus {
     pub certificate_expires: i64,
     /// Bytes that are free where its catalog is; none where that is not known.
     pub disk_free: Option<u64>,
-    /// How the repositories do that it hosts.
+    /// How the repositories do that it declares.
     pub repositories: Vec<(RepoKey, HealthInfo)>,
     /// Why its catalog has stopped, if it has.
     pub failure: Option<String>,
@@ -127,7 +127,11 @@ pub struct RepositoryStatus {
     pub kind: String,
     /// The node that hosts it; none for a shared one.
     pub host: Option<String>,
-    /// How it does, as the answering node sees it.
+    /// Where it lies: `/backup/repo1`, `s3://bucket/path`.
+    pub place: String,
+    /// The nodes that reach it or declare it, where it is shared.
+    pub nodes: Vec<ReachInfo>,
+    /// How it does, as the answering node sees it; a shared one does as the best of its nodes says.
     pub health: HealthInfo,
     /// Objects that it has.
     pub objects: u64,
@@ -135,6 +139,19 @@ pub struct RepositoryStatus {
     pub bytes: u64,
     /// What it owes.
     pub debt: DebtInfo,
+    /// What it does not let go.
+    pub kept: KeptInfo,
+}
+
+/// One node's way to a shared repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachInfo {
+    /// The node.
+    pub node: String,
+    /// Whether it has had it open, so that others may go through it.
+    pub reaches: bool,
+    /// How it does there, by the node's own account.
+    pub health: HealthInfo,
 }
 
 /// How the mesh does.

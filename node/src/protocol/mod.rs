@@ -14,18 +14,20 @@ mod peer;
 mod verify;
 
 pub use admin::{
-    AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, Invite, JoinAccepted, JoinRequest, ListRepository,
-    NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
+    AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted, JoinRequest,
+    ListRepository, NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
 };
 pub use archive::{GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
     BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, PutChunk, QueryChunks,
     ResumeBackup,
 };
-pub use info::{ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo, StanzaInfo};
+pub use info::{
+    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
+};
 pub use mesh::{
-    MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RenewCertificate, RepositoryStatus,
-    SyncEvent,
+    MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
+    RepositoryStatus, SyncEvent,
 };
 pub use peer::{
     Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
@@ -91,7 +93,7 @@ pub enum Request {
     CreateStanza(CreateStanza),
     /// Starts a new database id after a major upgrade. Reply: [`NewStanza`].
     UpgradeStanza(CreateStanza),
-    /// Deletes a stanza with all its backups and WAL. Reply: `u64`, the number of objects deleted.
+    /// Deletes a stanza with all its backups and WAL. Reply: [`DeletedStanza`].
     DeleteStanza {
         /// The stanza.
         stanza: StanzaName,
@@ -158,12 +160,12 @@ pub enum Request {
     Authority,
     /// Between nodes: how the asked node does. Reply: [`NodeStatus`].
     NodeStatus,
-    /// Between nodes: writes an object to repositories that the asked node hosts; its payload follows. Replies: one
+    /// Between nodes: writes an object to repositories that the asked node hosts or reaches; its payload follows. Replies: one
     /// [`Stored`] for each target, as each comes to its end.
     StoreObject(StoreObject),
-    /// Between nodes: reads an object from a repository that the asked node hosts. Reply: [`ObjectAnswer`] and a body.
+    /// Between nodes: reads an object from a repository that the asked node hosts or reaches. Reply: [`ObjectAnswer`] and a body.
     ReadObject(ReadObject),
-    /// Between nodes: deletes an object that nothing needs any more. Reply: `()`.
+    /// Between nodes: deletes an object that nothing needs any more. Reply: `Result<(), RemoteError>`.
     DeleteObject(DeleteObject),
 }
 

@@ -42,10 +42,12 @@ pub struct Announce {
 }
 
 /// One repository to write to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreTarget {
     /// The repository.
     pub repo: RepoKey,
+    /// Its identity, as the asker's catalog has it: the asked node may have another one open.
+    pub uuid: String,
     /// The first generation to try.
     pub generation: Generation,
 }
@@ -75,6 +77,8 @@ pub struct Stored {
 pub struct ReadObject {
     /// The repository.
     pub repo: RepoKey,
+    /// Its identity, as the asker's catalog has it.
+    pub uuid: String,
     /// Its name at rest.
     pub object: ObjectName,
     /// Which writing of it; any that is good where it is not given.
@@ -100,6 +104,8 @@ pub enum ObjectAnswer {
 pub struct DeleteObject {
     /// The repository.
     pub repo: RepoKey,
+    /// Its identity, as the asker's catalog has it.
+    pub uuid: String,
     /// Its name at rest.
     pub object: ObjectName,
     /// Which writing of it.
@@ -122,6 +128,8 @@ pub enum RemoteErrorKind {
     Missing,
     /// The object is there and damaged.
     Damaged,
+    /// The object is there and the repository does not let it go: object lock, or no right to delete.
+    Retained,
     /// The repository is not open, silent or failing: nothing is said about the object.
     Unavailable,
 }

@@ -1,6 +1,6 @@
 //! Reading and checking everything.
 
-use pgmesh_storage::StanzaName;
+use pgmesh_storage::{RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
 /// What to verify.
@@ -10,6 +10,8 @@ pub struct VerifyRequest {
     pub stanza: Option<StanzaName>,
     /// Only this repository.
     pub repo: Option<u16>,
+    /// Between nodes: the asked node's part. A shared repository is verified by one node.
+    pub part: Option<Vec<RepoKey>>,
 }
 
 /// Something that is wrong.

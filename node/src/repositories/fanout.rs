@@ -1,13 +1,14 @@
 //! Writing one object to several repositories at once.
 //!
 //! The payload is compressed once, on the PG host, and crosses the mesh once to each node that hosts repositories; each
-//! repository encrypts it under its own key. The caller gets an answer as soon as enough repositories have it durably; the
+//! repository is written once, by one node, and encrypted there under its own key. The caller gets an answer as soon as enough repositories have it durably; the
 //! others go on, and what they come to is told by [`Late`].
 
 use super::Repositories;
 use super::place::Place;
 use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
+use super::ways::Way;
 use crate::budget::Held;
 use crate::{Failure, code};
 use pgmesh_raft::{NodeName, Replica};
@@ -180,6 +181,10 @@ impl Repositories {
             chosen.append(&mut aside);
         }
         let (sender, mut ends) = mpsc::unbounded_channel();
+        self.gather(&mut chosen, bytes);
+        // Which ways to a shared repository were taken, and the generation that is written there.
+        let mut tried = Tried::default();
+        let generations: BTreeMap<RepoKey, Generation> = targets.iter().copied().collect();
         let mut start = Start {
             object,
             payload,
@@ -188,6 +193,7 @@ impl Repositories {
             tasks: JoinSet::new(),
             under_way: 0,
         };
+        tried.add(&chosen);
         start.places(chosen);
         let mut durable: Vec<Written> = Vec::new();
         while durable.len() < ack {
@@ -196,6 +202,7 @@ impl Repositories {
                 if aside.is_empty() {
                     return Err(too_few(object, ack, durable.len(), &reasons));
                 }
+                tried.add(&aside);
                 start.places(std::mem::take(&mut aside));
             }
             let end = if aside.is_empty() {
@@ -204,18 +211,30 @@ impl Repositories {
                 match tokio::time::timeout(ASIDE_AFTER, ends.recv()).await {
                     Ok(end) => end,
                     Err(_) => {
+                        tried.add(&aside);
                         start.places(std::mem::take(&mut aside));
                         continue;
                     }
                 }
             };
-            let Some((_, end)) = end else {
+            let Some((key, end)) = end else {
                 return Err(too_few(object, ack, durable.len(), &reasons));
             };
             start.under_way -= 1;
             match end {
                 Ok(written) => durable.push(written),
-                Err(error) => reasons.push(crate::failure::chain(&error)),
+                Err(error) => {
+                    reasons.push(crate::failure::chain(&error));
+                    // A shared repository may be well, and only the way there not.
+                    let generation = generations.get(&key).filter(|_| error.is_of_the_way());
+                    if let Some(generation) = generation
+                        && let Some(place) = self.another_way(key, tried.ways(key))
+                    {
+                        let next = vec![(place, *generation)];
+                        tried.add(&next);
+                        start.places(next);
+                    }
+                }
             }
         }
         // What is finished already costs no later catalog entry.
@@ -234,6 +253,39 @@ impl Repositories {
             owed,
             late: Late { under_way, ends, tasks },
         })
+    }
+}
+
+impl Repositories {
+    /// Sends what goes to a shared repository through another node there by way of a node that gets the payload anyway,
+    /// where one of those reaches it.
+    fn gather(&self, chosen: &mut [(Place, Generation)], bytes: u64) {
+        let hosts: Vec<NodeName> = chosen.iter().filter_map(|(place, _)| place.host().cloned()).collect();
+        for (place, _) in chosen.iter_mut() {
+            let Some(host) = place.host() else { continue };
+            let is_alone = hosts.iter().filter(|other| *other == host).count() == 1;
+            let others: Vec<NodeName> = hosts.iter().filter(|other| *other != host).cloned().collect();
+            if is_alone && let Some(through) = self.way_through(place.key(), &others, bytes) {
+                *place = through;
+            }
+        }
+    }
+}
+
+/// By which ways each repository was tried.
+#[derive(Default)]
+struct Tried(BTreeMap<RepoKey, Vec<Way>>);
+
+impl Tried {
+    fn add(&mut self, places: &[(Place, Generation)]) {
+        for (place, _) in places {
+            let ways = self.0.entry(place.key()).or_default();
+            ways.push(place.host().cloned());
+        }
+    }
+
+    fn ways(&self, key: RepoKey) -> &[Way] {
+        self.0.get(&key).map_or(&[], Vec::as_slice)
     }
 }
 

@@ -8,11 +8,13 @@ mod reading;
 mod remote;
 mod slot;
 mod watch;
+mod ways;
 
 pub(crate) use fanout::{WriteOutcome, write_one};
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
-pub(crate) use slot::{Slot, SlotError};
+pub(crate) use slot::{Opened, Slot, SlotError};
+pub(crate) use ways::Way;
 
 use crate::links::Links;
 use crate::settings::NodeSettings;
@@ -29,7 +31,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Repositories {
     slots: Arc<BTreeMap<RepoKey, Arc<Slot>>>,
-    remote: Arc<Mutex<BTreeMap<RepoKey, Arc<RemoteSlot>>>>,
+    remote: Arc<Mutex<BTreeMap<(RepoKey, NodeName), Arc<RemoteSlot>>>>,
     hedges: Arc<Hedges>,
     catalog: Catalog,
     me: NodeName,
@@ -61,6 +63,11 @@ impl Repositories {
         self.slots.get(&key)
     }
 
+    /// This node's slot of a repository, if what is open there is the one of this identity.
+    pub fn serving(&self, key: RepoKey, uuid: &str) -> Option<&Arc<Slot>> {
+        self.slots.get(&key).filter(|slot| slot.has_open(uuid))
+    }
+
     /// This node's own slots by number.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         self.slots.values()
@@ -71,34 +78,6 @@ impl Repositories {
         self.slots.keys().copied().collect()
     }
 
-    /// Where a repository is reached.
-    ///
-    /// # Errors
-    /// In words: nobody who is known hosts it.
-    pub fn place(&self, key: RepoKey) -> Result<Place, String> {
-        let view = self.catalog.view();
-        let host = match view.repository(key) {
-            Ok(record) => record.and_then(|record| record.host),
-            Err(error) => return Err(crate::failure::chain(&error)),
-        };
-        if let Some(host) = host.as_ref().filter(|host| **host != self.me)
-            && let Ok(Some(record)) = view.node(host)
-            && !record.is_member()
-        {
-            return Err(format!("node {host}, which hosts repo{key}, was removed from the mesh"));
-        }
-        match (self.slots.get(&key), host) {
-            // The catalog says who hosts it: a file that still declares what another node has taken over is not right.
-            (Some(slot), None) => Ok(Place::Here(slot.clone())),
-            (Some(slot), Some(host)) if host == self.me => Ok(Place::Here(slot.clone())),
-            (None, Some(host)) if host == self.me => Err(format!(
-                "node {host} hosts repo{key}, but its file does not declare it any more"
-            )),
-            (_, Some(host)) => Ok(Place::There(self.remote(key, host))),
-            (None, None) => Err(format!("repo{key} is not declared on this node")),
-        }
-    }
-
     /// Forgets what was held against the repositories of a node: it has been started anew.
     pub fn forgive(&self, host: &NodeName) {
         let remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,15 +86,15 @@ impl Repositories {
         }
     }
 
-    fn remote(&self, key: RepoKey, host: NodeName) -> Arc<RemoteSlot> {
+    fn remote(&self, key: RepoKey, host: NodeName, uuid: &str) -> Arc<RemoteSlot> {
         let mut remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = remote.get(&key)
-            && known.host == host
-        {
+        let way = (key, host.clone());
+        if let Some(known) = remote.get(&way).filter(|known| known.uuid == uuid) {
             return known.clone();
         }
-        let slot = Arc::new(RemoteSlot::new(key, host, self.links.clone(), self.io_timeout));
-        remote.insert(key, slot.clone());
+        let links = self.links.clone();
+        let slot = Arc::new(RemoteSlot::new(key, host, uuid.to_owned(), links, self.io_timeout));
+        remote.insert(way, slot.clone());
         slot
     }
 }

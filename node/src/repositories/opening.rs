@@ -3,116 +3,204 @@
 //! The first node that declares a number defines it. A node that declares it differently does not serve it and says
 //! which option differs. A repository that was registered is never created again: one that has vanished is down, since a
 //! disk that is not mounted must not be filled under its mount point.
+//!
+//! A shared repository is registered by every node that declares it, each time with the same identity: `pgmesh.repo`, which
+//! is created only where there is none, decides which of two nodes that start at once has made it, and the other takes that
+//! one up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up no other.
 
 use super::slot::{Opened, Slot};
 use crate::failure::chain;
-use crate::{Node, now_unix};
-use pgmesh_raft::{CatalogError, Command, Refusal, RepositoryRecord};
-use pgmesh_storage::{Cipher, PosixStore, Repository, RepositoryIdentity, StoreError, WrappedKey};
-use std::path::Path;
+use crate::{Node, code, now_unix};
+use futures::future::join_all;
+use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, RepositoryRecord};
+use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, StoreError, WrappedKey};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a repository that could not be opened is tried again.
+/// How soon a repository that could not be opened is tried again; a shared one later each time.
 const RETRY: Duration = Duration::from_secs(2);
+/// Until it comes to this.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How long the start of a node waits for shared repositories to open; those that take longer open later.
+const START_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a repository is not open.
 enum NotOpen {
     /// Tried again.
-    Closed(String),
-    /// The node's file, or the mesh's definition, must change first.
+    Closed(String, Again),
+    /// The node's file must change first.
     Refused(String),
+    /// The node's file, or the mesh's definition, must change first.
+    Differs(String),
+}
+
+/// When an opening that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// Soon: the mesh was not ready, or the disk may be mounted any moment.
+    Soon,
+    /// Later each time: a server on the network is not asked all the time by all nodes.
+    Later,
+    /// After the longest pause: somebody must change credentials, or make the bucket.
+    Slowly,
+    /// It is open, or will not be tried as things stand.
+    Never,
+}
+
+impl NotOpen {
+    fn mesh(error: &dyn std::error::Error) -> Self {
+        Self::Closed(chain(error), Again::Soon)
+    }
+
+    fn failure(self) -> crate::Failure {
+        let (Self::Closed(why, _) | Self::Refused(why) | Self::Differs(why)) = self;
+        crate::Failure::new(code::REPO_INVALID, why)
+    }
 }
 
 impl Node {
-    /// Opens once every declared repository that needs no majority of the mesh for it.
+    /// Opens once every declared repository that needs no majority of the mesh for it, all at once.
     pub async fn open_known_repositories(&self) {
-        for slot in self.repositories.slots() {
+        let opened = self.repositories.slots().map(|slot| async {
             let record = self.catalog.view().repository(slot.key).ok().flatten();
-            if self.is_alone() || record.is_some_and(|record| self.is_as_declared(slot, &record)) {
-                self.open_one(slot).await;
+            if !self.is_alone() && !record.is_some_and(|record| self.is_as_declared(slot, &record)) {
+                return;
             }
-        }
+            let opening = self.open_one(slot);
+            if slot.settings.is_shared() {
+                // What takes longer is begun again by `keep_opening`.
+                let _ = tokio::time::timeout(START_LIMIT, opening).await;
+            } else {
+                opening.await;
+            }
+        });
+        join_all(opened).await;
+    }
+
+    /// The node that hosts a repository that this one declares: this one, or none where it is shared.
+    pub(crate) fn host_of(&self, slot: &Slot) -> Option<NodeName> {
+        (!slot.settings.is_shared()).then(|| self.name.clone())
     }
 
     /// Whether the catalog says of a repository what this node's file says.
-    fn is_as_declared(&self, slot: &Slot, record: &RepositoryRecord) -> bool {
-        record.definition == slot.settings.definition && record.host.as_ref() == Some(&self.name)
+    pub(crate) fn is_as_declared(&self, slot: &Slot, record: &RepositoryRecord) -> bool {
+        slot.is_defined_by(record) && record.host == self.host_of(slot) && !record.is_retiring()
     }
 
-    /// Tries closed ones again, until the node stops.
+    /// Tries closed ones again, each at its own pace, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
-        let mut retry = tokio::time::interval(RETRY);
+        join_all(self.repositories.slots().map(|slot| self.keep_open(slot))).await;
+    }
+
+    async fn keep_open(&self, slot: &Slot) {
+        let mut pause = RETRY;
         loop {
-            retry.tick().await;
-            for slot in self.repositories.slots() {
-                if matches!(slot.opened(), Opened::Closed { .. }) {
-                    self.open_one(slot).await;
+            let again = match slot.opened() {
+                Opened::Closed { .. } => self.open_one(slot).await,
+                Opened::Open(open) if slot.settings.is_shared() && self.is_another(slot, &open) => {
+                    let why = "what this node has open is not the mesh's repository any more".to_owned();
+                    slot.set(Opened::Closed { why, since: now_unix() });
+                    self.open_one(slot).await
                 }
-            }
+                Opened::Refused { differs: true, .. } if !self.is_redefined(slot) => self.open_one(slot).await,
+                Opened::Open(_) | Opened::Refused { .. } => Again::Never,
+            };
+            let wait = match again {
+                Again::Never | Again::Soon => {
+                    pause = RETRY;
+                    RETRY
+                }
+                Again::Later => {
+                    let wait = pause;
+                    pause = (pause * 2).min(LONGEST_RETRY);
+                    jittered(wait)
+                }
+                Again::Slowly => jittered(LONGEST_RETRY),
+            };
+            tokio::time::sleep(wait).await;
         }
     }
 
+    /// Whether the mesh knows the repository, and as something else than this node's file says.
+    fn is_redefined(&self, slot: &Slot) -> bool {
+        let record = self.catalog.view().repository(slot.key).ok().flatten();
+        record.is_some_and(|record| !self.is_as_declared(slot, &record))
+    }
+
+    /// Whether what is open here is not what the mesh has under the number: redefined, or replaced by way of another node.
+    fn is_another(&self, slot: &Slot, open: &Repository) -> bool {
+        let record = self.catalog.view().repository(slot.key).ok().flatten();
+        record.is_some_and(|record| !self.is_as_declared(slot, &record) || record.uuid != open.identity().uuid)
+    }
+
     /// Opens one, and says in the log what came of it when that is news.
-    pub(crate) async fn open_one(&self, slot: &Slot) {
+    pub(crate) async fn open_one(&self, slot: &Slot) -> Again {
+        let _once_at_a_time = slot.opening.lock().await;
         let before = slot.opened();
         let repo = slot.key;
-        match self.try_open(slot).await {
+        let place = slot.settings.store();
+        let again = match self.try_open(slot).await {
             Ok(repository) => {
-                tracing::info!(%repo, path = slot.settings.path(), "repository open");
+                tracing::info!(%repo, %place, "repository open");
                 if let Err(failure) = self.finish_backfill(repo).await {
                     tracing::warn!(%repo, error = %failure, "what this repository owes of older objects is not known yet");
                 }
                 slot.set(Opened::Open(repository));
                 self.repair.wake();
+                Again::Never
             }
-            Err(NotOpen::Closed(why)) => {
+            Err(NotOpen::Closed(why, again)) => {
                 if !matches!(&before, Opened::Closed { why: known, .. } if *known == why) {
                     tracing::warn!(%repo, why, "repository cannot be opened; it is tried again");
                 }
                 slot.set(Opened::Closed { why, since: now_unix() });
+                again
             }
-            Err(NotOpen::Refused(why)) => {
-                tracing::error!(%repo, why, "repository is not served");
-                slot.set(Opened::Refused { why });
+            Err(error @ (NotOpen::Refused(_) | NotOpen::Differs(_))) => {
+                let differs = matches!(error, NotOpen::Differs(_));
+                let why = error.failure().what;
+                if !matches!(&before, Opened::Refused { why: known, .. } if *known == why) {
+                    tracing::error!(%repo, why, "repository is not served");
+                }
+                slot.set(Opened::Refused { why, differs });
+                Again::Never
             }
-        }
+        };
+        self.announcing.notify_one();
+        again
     }
 
     async fn try_open(&self, slot: &Slot) -> Result<Repository, NotOpen> {
-        if slot.settings.kind() != "posix" {
-            return Err(NotOpen::Refused(format!(
-                "repository type '{}' is not supported yet",
-                slot.settings.kind()
-            )));
-        }
         let known = self.catalog.view().repository(slot.key);
-        let mut record = known.map_err(|error| NotOpen::Closed(chain(&error)))?;
+        let mut record = known.map_err(|error| NotOpen::mesh(&error))?;
         // Nothing to register: a repository serves restores also while no majority can be asked.
         let is_as_declared = record.as_ref().is_some_and(|record| self.is_as_declared(slot, record));
         if !is_as_declared {
             let view = self.catalog.view_linearizable().await;
-            let view = view.map_err(|error| NotOpen::Closed(chain(&error)))?;
-            record = view
-                .repository(slot.key)
-                .map_err(|error| NotOpen::Closed(chain(&error)))?;
+            let view = view.map_err(|error| NotOpen::mesh(&error))?;
+            record = view.repository(slot.key).map_err(|error| NotOpen::mesh(&error))?;
         }
-        let Some(record) = record else {
-            return self.create_repository(slot).await;
+        let (store, repository) = match record {
+            None => {
+                let (store, repository) = self.make_repository(slot).await?;
+                let keys = repository.wrapped_keys().to_vec();
+                self.register(slot, &repository.identity().uuid, &keys).await?;
+                (store, repository)
+            }
+            Some(record) => {
+                if !is_as_declared {
+                    // The catalog decides whether this node's definition is the mesh's.
+                    self.register(slot, &record.uuid, &record.wrapped_keys).await?;
+                }
+                let (store, repository) = open_store(slot, &record.wrapped_keys).await?;
+                same_repository(slot, &repository, &record)
+                    .map_err(|why| NotOpen::Closed(why, Again::Later.at(slot)))?;
+                (store, repository)
+            }
         };
-        if !is_as_declared {
-            // The catalog decides whether this node's definition is the mesh's.
-            self.register(slot, &record.uuid, &record.wrapped_keys).await?;
-        }
-        let store = PosixStore::open(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
-        let repository = open_store(slot, store.clone(), &record.wrapped_keys).await?;
-        same_repository(slot, &repository, &record).map_err(NotOpen::Closed)?;
-        // What a killed process was writing; nothing refers to it.
-        match tokio::task::spawn_blocking(move || store.remove_leftovers()).await {
-            Ok(Ok(0)) | Err(_) => {}
-            Ok(Ok(files)) => tracing::info!(repo = %slot.key, files, "unfinished files of an earlier process removed"),
-            Ok(Err(error)) => tracing::warn!(repo = %slot.key, error = %chain(&error), "unfinished files stay"),
-        }
+        slot.set_may_delete(store.may_delete());
+        make_ready(slot, &store).await;
         Ok(repository)
     }
 
@@ -120,7 +208,7 @@ impl Node {
         let command = Command::RegisterRepository {
             repo: slot.key,
             definition: slot.settings.definition.clone(),
-            host: Some(self.name.clone()),
+            host: self.host_of(slot),
             uuid: uuid.to_owned(),
             wrapped_keys: keys.to_vec(),
             node: self.name.clone(),
@@ -131,12 +219,12 @@ impl Node {
                 refusal @ (Refusal::RepositoryDiffers { .. } | Refusal::RepositoryTaken { .. }),
             )) => {
                 let failure = crate::Failure::from(refusal);
-                Err(NotOpen::Refused(match failure.remedy {
+                Err(NotOpen::Differs(match failure.remedy {
                     Some(remedy) => format!("{}; {remedy}", failure.what),
                     None => failure.what,
                 }))
             }
-            Err(error) => Err(NotOpen::Closed(chain(&error))),
+            Err(error) => Err(NotOpen::mesh(&error)),
         }
     }
 
@@ -147,21 +235,10 @@ impl Node {
         record: &RepositoryRecord,
     ) -> Result<(), crate::Failure> {
         let checked = async {
-            let store = PosixStore::open(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
-            let repository = open_store(slot, store, &record.wrapped_keys).await?;
+            let (_, repository) = open_store(slot, &record.wrapped_keys).await?;
             same_repository(slot, &repository, record).map_err(NotOpen::Refused)
         };
-        checked.await.map_err(|error| match error {
-            NotOpen::Closed(why) | NotOpen::Refused(why) => crate::Failure::new(crate::code::REPO_INVALID, why),
-        })
-    }
-
-    /// A number that the mesh does not know yet: make it, or take up what an interrupted try has left.
-    async fn create_repository(&self, slot: &Slot) -> Result<Repository, NotOpen> {
-        let repository = self.make_repository(slot).await?;
-        let (uuid, keys) = (repository.identity().uuid.clone(), repository.wrapped_keys().to_vec());
-        self.register(slot, &uuid, &keys).await?;
-        Ok(repository)
+        checked.await.map_err(NotOpen::failure)
     }
 
     /// An empty repository at the declared place, for [`Node::replace_repository`].
@@ -169,47 +246,136 @@ impl Node {
     /// # Errors
     /// The place cannot be used, or holds another mesh's repository.
     pub(crate) async fn make_empty_repository(&self, slot: &Slot) -> Result<Repository, crate::Failure> {
-        self.make_repository(slot).await.map_err(|error| match error {
-            NotOpen::Closed(why) | NotOpen::Refused(why) => crate::Failure::new(crate::code::REPO_INVALID, why),
-        })
+        let made = self.make_repository(slot).await;
+        made.map(|(_, repository)| repository).map_err(NotOpen::failure)
     }
 
-    async fn make_repository(&self, slot: &Slot) -> Result<Repository, NotOpen> {
-        let store = PosixStore::create(Path::new(slot.settings.path())).map_err(|error| classify(slot, &error))?;
-        let passphrase = slot.settings.passphrase.clone();
-        let repository = match Repository::open(Arc::new(store.clone()), passphrase.clone(), &[]).await {
-            Ok(repository) => repository,
-            Err(StoreError::NotARepository { .. }) => {
-                let cipher: Cipher = slot
-                    .settings
-                    .cipher()
-                    .parse()
-                    .map_err(|error| NotOpen::Refused(chain(&error)))?;
-                let mesh = self.mesh_id().to_string();
-                let identity = RepositoryIdentity::generate(mesh, self.suite(), cipher, now_unix())
-                    .map_err(|error| NotOpen::Closed(chain(&error)))?;
-                let created = Repository::create(Arc::new(store), identity, passphrase).await;
-                created.map_err(|error| classify(slot, &error))?.0
+    /// A repository of this mesh at the declared place: what is there, or a new one.
+    async fn make_repository(&self, slot: &Slot) -> Result<(Store, Repository), NotOpen> {
+        let settings = slot.settings.store();
+        let made = async {
+            let of_place = settings.clone();
+            let store = blocking(slot, move || Store::create(&of_place)).await?;
+            match open_objects(slot, &store, &[]).await {
+                Ok(repository) => Ok((store, repository)),
+                Err(StoreError::NotARepository { .. }) => {
+                    let repository = self.create_repository(slot, &store).await?;
+                    Ok((store, repository))
+                }
+                Err(error) => Err(classify(slot, &error)),
             }
-            Err(error) => return Err(classify(slot, &error)),
         };
+        let (store, repository) = within(slot, made).await?;
         let (found, ours) = (&repository.identity().mesh, self.mesh_id().to_string());
         if *found != ours {
             return Err(NotOpen::Refused(format!(
-                "{} holds a repository of mesh {found}, this is mesh {ours}; give another repo{}-path, or restore from \
-                 it with --repo-direct",
-                slot.settings.path(),
+                "{settings} holds a repository of mesh {found}, this is mesh {ours}; give another repo{}-path, or restore \
+                 from it with --repo-direct",
                 slot.key
             )));
         }
-        Ok(repository)
+        Ok((store, repository))
+    }
+
+    async fn create_repository(&self, slot: &Slot, store: &Store) -> Result<Repository, NotOpen> {
+        let cipher: Cipher = slot
+            .settings
+            .cipher()
+            .parse()
+            .map_err(|error| NotOpen::Refused(chain(&error)))?;
+        let mesh = self.mesh_id().to_string();
+        let identity = RepositoryIdentity::generate(mesh, self.suite(), cipher, now_unix())
+            .map_err(|error| NotOpen::mesh(&error))?;
+        let passphrase = slot.settings.passphrase.clone();
+        match Repository::create(store.objects(), identity, passphrase).await {
+            Ok((repository, _)) => Ok(repository),
+            Err(StoreError::AlreadyARepository { .. }) if slot.settings.is_shared() => {
+                // Another node was first, or is about to be: what it has made is the repository.
+                match open_objects(slot, store, &[]).await {
+                    Err(StoreError::NotARepository { .. }) => Err(NotOpen::Closed(
+                        format!("{}: another node is making the repository", slot.settings.store()),
+                        Again::Soon,
+                    )),
+                    other => other.map_err(|error| classify(slot, &error)),
+                }
+            }
+            Err(error) => Err(classify(slot, &error)),
+        }
     }
 }
 
-async fn open_store(slot: &Slot, store: PosixStore, keys: &[WrappedKey]) -> Result<Repository, NotOpen> {
-    Repository::open(Arc::new(store), slot.settings.passphrase.clone(), keys)
-        .await
-        .map_err(|error| classify(slot, &error))
+impl Again {
+    /// A directory is looked at all the time: it costs nobody anything.
+    fn at(self, slot: &Slot) -> Self {
+        if slot.settings.is_shared() { self } else { Self::Soon }
+    }
+}
+
+/// What is to be done once with a repository that was opened; it serves whatever comes of it.
+async fn make_ready(slot: &Slot, store: &Store) {
+    let repo = slot.key;
+    // What a killed process was writing; nothing refers to it.
+    match store.remove_leftovers().await {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(%repo, files, "unfinished files of an earlier process removed"),
+        Err(error) => tracing::warn!(%repo, error = %chain(&error), "unfinished files stay"),
+    }
+    if !slot.settings.is_shared() {
+        return;
+    }
+    match tokio::time::timeout(slot.io_timeout, store.learn_conditions()).await {
+        Ok(Ok(Conditions::Heeded)) => {}
+        Ok(Ok(other)) => tracing::warn!(
+            %repo,
+            conditions = ?other,
+            "the server is not known to heed conditional writes: it is asked whether an object is there before one is written"
+        ),
+        Ok(Err(error)) => tracing::warn!(%repo, error = %chain(&error), "the repository was not found to be writable"),
+        Err(_) => {
+            tracing::warn!(%repo, limit = ?slot.io_timeout, "the repository was not found to be writable in time")
+        }
+    }
+}
+
+async fn open_store(slot: &Slot, keys: &[WrappedKey]) -> Result<(Store, Repository), NotOpen> {
+    let opened = async {
+        let settings = slot.settings.store();
+        let store = blocking(slot, move || Store::open(&settings)).await?;
+        let repository = open_objects(slot, &store, keys).await;
+        Ok((store, repository.map_err(|error| classify(slot, &error))?))
+    };
+    within(slot, opened).await
+}
+
+async fn open_objects(slot: &Slot, store: &Store, keys: &[WrappedKey]) -> Result<Repository, StoreError> {
+    Repository::open(store.objects(), slot.settings.passphrase.clone(), keys).await
+}
+
+/// Opening a store reads files.
+async fn blocking(
+    slot: &Slot,
+    open: impl FnOnce() -> Result<Store, StoreError> + Send + 'static,
+) -> Result<Store, NotOpen> {
+    match tokio::task::spawn_blocking(open).await {
+        Ok(opened) => opened.map_err(|error| classify(slot, &error)),
+        // The runtime is shutting down.
+        Err(error) => Err(NotOpen::mesh(&error)),
+    }
+}
+
+/// Within `io-timeout`.
+async fn within<T>(slot: &Slot, opening: impl Future<Output = Result<T, NotOpen>>) -> Result<T, NotOpen> {
+    match tokio::time::timeout(slot.io_timeout, opening).await {
+        Ok(opened) => opened,
+        Err(_) => Err(NotOpen::Closed(
+            format!(
+                "{} did not answer within {:?} (io-timeout)",
+                slot.settings.store(),
+                slot.io_timeout
+            ),
+            Again::Later.at(slot),
+        )),
+    }
 }
 
 fn same_repository(slot: &Slot, repository: &Repository, record: &RepositoryRecord) -> Result<(), String> {
@@ -219,7 +385,7 @@ fn same_repository(slot: &Slot, repository: &Repository, record: &RepositoryReco
     }
     Err(format!(
         "{} holds another repository ({found}) than the mesh knows as repo{} ({})",
-        slot.settings.path(),
+        slot.settings.store(),
         slot.key,
         record.uuid
     ))
@@ -227,17 +393,121 @@ fn same_repository(slot: &Slot, repository: &Repository, record: &RepositoryReco
 
 /// What changes by itself is tried again; what the administrator must change is not.
 fn classify(slot: &Slot, error: &StoreError) -> NotOpen {
-    let (path, why) = (slot.settings.path(), chain(error));
+    let (place, why) = (slot.settings.store(), chain(error));
     let option = format!("repo{}-cipher-pass", slot.key);
     match error {
-        StoreError::WrongPassphrase { .. } => NotOpen::Refused(format!("{path}: {why}; give the right {option}")),
+        StoreError::WrongPassphrase { .. } => NotOpen::Refused(format!("{place}: {why}; give the right {option}")),
         StoreError::PassphraseNeeded | StoreError::PassphraseNotNeeded => {
-            NotOpen::Refused(format!("{path}: {why} ({option}, repo{}-cipher-type)", slot.key))
+            NotOpen::Refused(format!("{place}: {why} ({option}, repo{}-cipher-type)", slot.key))
         }
-        StoreError::UnknownFormat { .. } => NotOpen::Refused(format!("{path}: {why}")),
-        StoreError::NotARepository { .. } => NotOpen::Closed(format!(
-            "{path} holds no repository although the mesh knows one: is its disk mounted? (lost for good: 'pgmesh repo-replace' puts an empty one in its place)"
+        StoreError::UnknownFormat { .. } => NotOpen::Refused(format!("{place}: {why}")),
+        StoreError::Unusable { .. } => NotOpen::Refused(format!(
+            "{place}: {why}; correct the options of repo{} and start the node again",
+            slot.key
         )),
-        _ => NotOpen::Closed(format!("{path}: {why}")),
+        StoreError::NotARepository { .. } => {
+            let lost = "lost for good: 'pgmesh repo-replace' puts an empty one in its place";
+            let question = if slot.settings.is_shared() {
+                "is it the right bucket and path?"
+            } else {
+                "is its disk mounted?"
+            };
+            NotOpen::Closed(
+                format!("{place} holds no repository although the mesh knows one: {question} ({lost})"),
+                Again::Later.at(slot),
+            )
+        }
+        StoreError::Denied { .. } | StoreError::Misplaced { .. } => {
+            NotOpen::Closed(format!("{place}: {why}"), Again::Slowly.at(slot))
+        }
+        _ => NotOpen::Closed(format!("{place}: {why}"), Again::Later.at(slot)),
+    }
+}
+
+/// Three quarters to five quarters of a pause: what fails for all nodes at once is not tried by all at once.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [128];
+    // Without randomness all wait the same time.
+    let _ = getrandom::fill(&mut byte);
+    pause * (768 + 2 * u32::from(byte[0])) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::RepositorySettings;
+    use pgmesh_storage::{FixedSecrets, RepoKey};
+    use std::collections::BTreeMap;
+
+    fn slot(options: &[(&str, &str)]) -> Slot {
+        let definition = options
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let settings = RepositorySettings {
+            definition: definition.collect(),
+            local: BTreeMap::new(),
+            secrets: Arc::new(FixedSecrets::default()),
+            passphrase: None,
+        };
+        Slot::new(RepoKey::new(4).unwrap(), settings, Duration::from_secs(1))
+    }
+
+    fn bucket() -> Slot {
+        slot(&[("type", "s3"), ("s3-bucket", "walls"), ("path", "/mesh")])
+    }
+
+    fn denied() -> StoreError {
+        StoreError::Denied {
+            action: "reading",
+            path: "pgmesh.repo".to_owned(),
+            source: "AccessDenied".into(),
+        }
+    }
+
+    #[test]
+    fn what_may_change_by_itself_is_tried_again_and_the_place_is_named() {
+        let closed = |slot: &Slot, error: &StoreError| match classify(slot, error) {
+            NotOpen::Closed(why, again) => (why, again),
+            NotOpen::Refused(why) | NotOpen::Differs(why) => panic!("{why}"),
+        };
+        let (why, again) = closed(&bucket(), &denied());
+        assert!(why.starts_with("s3://walls/mesh: "), "{why}");
+        assert_eq!(again, Again::Slowly, "credentials rotate");
+        let (why, again) = closed(&slot(&[("path", "/backup/r4")]), &denied());
+        assert!(why.starts_with("/backup/r4: "), "{why}");
+        assert_eq!(again, Again::Soon);
+        let missing = StoreError::NotARepository {
+            path: "pgmesh.repo".to_owned(),
+        };
+        let (why, again) = closed(&bucket(), &missing);
+        assert!(why.contains("right bucket"), "{why}");
+        assert_eq!(again, Again::Later);
+    }
+
+    #[test]
+    fn options_that_cannot_be_used_wait_for_the_administrator() {
+        let unusable = StoreError::Unusable {
+            what: "repo4-s3-key".to_owned(),
+            source: "it is missing".into(),
+        };
+        let NotOpen::Refused(why) = classify(&bucket(), &unusable) else {
+            panic!("it is tried again");
+        };
+        assert!(
+            why.contains("repo4-s3-key") && why.contains("start the node again"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn pauses_are_spread() {
+        let pause = Duration::from_secs(8);
+        let spread: Vec<Duration> = (0..64).map(|_| jittered(pause)).collect();
+        let (least, most) = (spread.iter().min().unwrap(), spread.iter().max().unwrap());
+        assert!(
+            *least >= Duration::from_secs(6) && *most <= Duration::from_secs(10),
+            "{spread:?}"
+        );
+        assert!(least < most);
     }
 }

@@ -1,18 +1,21 @@
-//! A repository as this node reaches it: hosted here, or by another node.
+//! A repository as this node reaches it: by itself, or through another node.
 
-use super::remote::RemoteSlot;
+use super::fanout::{Written, write_one};
+use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::watch::Watch;
+use pgmesh_raft::NodeName;
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// One repository.
 #[derive(Clone)]
 pub(crate) enum Place {
     /// This node's own file declares it.
     Here(Arc<Slot>),
-    /// Another node hosts it.
+    /// Another node hosts it, or has a way there.
     There(Arc<RemoteSlot>),
 }
 
@@ -21,6 +24,14 @@ impl Place {
         match self {
             Self::Here(slot) => slot.key,
             Self::There(slot) => slot.key,
+        }
+    }
+
+    /// The node through which it is reached; none for this one.
+    pub fn host(&self) -> Option<&NodeName> {
+        match self {
+            Self::Here(_) => None,
+            Self::There(slot) => Some(&slot.host),
         }
     }
 
@@ -72,6 +83,34 @@ impl Place {
                     .map(|(_, checked)| checked.payload)
             }
             Self::There(slot) => slot.get(object, None).await,
+        }
+    }
+
+    /// Writes an object, under the first generation from this one on whose name is free of damage.
+    pub async fn put(
+        &self,
+        object: &ObjectName,
+        generation: Generation,
+        payload: &Payload,
+    ) -> Result<Written, SlotError> {
+        let slot = match self {
+            Self::Here(slot) => return write_one(slot, object, generation, payload).await,
+            Self::There(slot) => slot,
+        };
+        let (sender, mut ends) = mpsc::unbounded_channel();
+        write_there(
+            vec![(slot.clone(), generation)],
+            object.clone(),
+            payload.clone(),
+            sender,
+        )
+        .await;
+        match ends.recv().await {
+            Some((_, end)) => end,
+            None => Err(SlotError::Away {
+                repo: slot.key,
+                why: format!("node {} did not say what became of it", slot.host),
+            }),
         }
     }
 

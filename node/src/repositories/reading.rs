@@ -3,11 +3,13 @@
 //! The best is the one where one more request is expected to be answered first (`health`): so a good repository serves
 //! alone while it is idle, and several share a load that one cannot carry. The slow tail is hedged: when the chosen one
 //! takes much longer than usual, the next best is asked too, and the first good answer counts. Hedges are rationed, but for
-//! a repository that keeps silent as no slow one does.
+//! a repository that keeps silent as no slow one does. A shared repository is one replica, however many ways lead there:
+//! another way is taken when no other repository is left to ask.
 
 use super::Repositories;
 use super::place::Place;
 use super::slot::SlotError;
+use super::ways::Way;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pgmesh_raft::Replica;
@@ -51,6 +53,9 @@ pub struct ReadFailure {
 /// What one replica answered.
 type Answer = (RepoKey, Replica, Result<Payload, SlotError>);
 
+/// The only replica that is left is asked by another way, where there is one, when it has been silent for so long.
+const ANOTHER_WAY_AFTER: Duration = Duration::from_secs(2);
+
 /// A replica that is silent for this long is overtaken whatever the ration says.
 const OVERTAKE_ALWAYS: Duration = Duration::from_millis(500);
 
@@ -76,19 +81,32 @@ impl Repositories {
         // The best last, where it can be taken from.
         candidates.sort_by_key(|(place, _)| std::cmp::Reverse((avoid.contains(&place.key()), place.rank())));
         let mut bad = Vec::new();
+        let mut tried: Vec<(Replica, Way)> = Vec::new();
         let mut asked = FuturesUnordered::new();
         loop {
             let Some((place, replica)) = candidates.pop() else {
                 break;
             };
             let patience = place.watch().hedge_after();
+            tried.push((replica, place.host().cloned()));
             asked.push(ask(place, object, replica));
             self.hedges.earn();
             // Waits for answers until one is good, or until the next replica is to be asked.
             // What the asker does not want is asked when nothing else is left, not to be faster.
             let mut is_last = candidates.last().is_none_or(|(next, _)| avoid.contains(&next.key()));
             loop {
-                let answer = if is_last {
+                let answer = if is_last && candidates.is_empty() {
+                    match tokio::time::timeout(ANOTHER_WAY_AFTER, asked.next()).await {
+                        Ok(answer) => answer,
+                        Err(_) => match self.other_ways(&tried, None) {
+                            ways if ways.is_empty() => asked.next().await,
+                            ways => {
+                                candidates = ways;
+                                break;
+                            }
+                        },
+                    }
+                } else if is_last {
                     asked.next().await
                 } else {
                     match tokio::time::timeout(patience, asked.next()).await {
@@ -113,6 +131,12 @@ impl Repositories {
                             });
                         }
                         reasons.push(what);
+                        if error.is_of_the_way() {
+                            // Below those that are left: another repository first.
+                            let mut ways = self.other_ways(&tried, Some(replica));
+                            ways.append(&mut candidates);
+                            candidates = ways;
+                        }
                         if !candidates.is_empty() {
                             break;
                         }
@@ -126,6 +150,26 @@ impl Repositories {
         }
         let hopeless = bad.len() == replicas.len();
         Err(ReadFailure { reasons, bad, hopeless })
+    }
+
+    /// Ways to replicas in shared repositories, or to one of them, that were not tried: one for each.
+    fn other_ways(&self, tried: &[(Replica, Way)], only: Option<Replica>) -> Vec<(Place, Replica)> {
+        let mut replicas: Vec<Replica> = tried.iter().map(|(replica, _)| *replica).collect();
+        replicas.sort_unstable();
+        replicas.dedup();
+        let wanted = replicas
+            .into_iter()
+            .filter(|replica| only.is_none_or(|only| only == *replica));
+        wanted
+            .filter_map(|replica| {
+                let ways: Vec<Way> = tried
+                    .iter()
+                    .filter(|(other, _)| *other == replica)
+                    .map(|(_, way)| way.clone())
+                    .collect();
+                Some((self.another_way(replica.repo, &ways)?, replica))
+            })
+            .collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A repository that another node hosts: that node encrypts, stores, reads and checks; this one watches how it does.
+//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this one watches how it does.
 
 use super::fanout::Written;
 use super::slot::SlotError;
@@ -16,12 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A repository of another node.
+/// A repository that another node reaches. A shared one has as many as nodes reach it: each way fails for itself.
 pub struct RemoteSlot {
     /// Its number.
     pub key: RepoKey,
-    /// The node that hosts it.
+    /// The node that hosts it, or by way of which it is reached.
     pub host: NodeName,
+    /// Its identity in the catalog: one that was replaced meanwhile, and is still open there, is another.
+    pub uuid: String,
     pub(crate) watch: Arc<Watch>,
     links: Arc<Links>,
     io_timeout: Duration,
@@ -29,10 +31,11 @@ pub struct RemoteSlot {
 
 impl RemoteSlot {
     /// One that has not been asked for anything yet.
-    pub fn new(key: RepoKey, host: NodeName, links: Arc<Links>, io_timeout: Duration) -> Self {
+    pub fn new(key: RepoKey, host: NodeName, uuid: String, links: Arc<Links>, io_timeout: Duration) -> Self {
         Self {
             key,
             host,
+            uuid,
             watch: Arc::default(),
             links,
             io_timeout,
@@ -44,6 +47,7 @@ impl RemoteSlot {
         let attempt = self.watch.begin(Work::Read, 0);
         let request = Request::ReadObject(ReadObject {
             repo: self.key,
+            uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
         });
@@ -67,14 +71,15 @@ impl RemoteSlot {
         let attempt = self.watch.begin(Work::Write, 0);
         let request = Request::DeleteObject(DeleteObject {
             repo: self.key,
+            uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
         });
         let answer = self
             .links
-            .call::<()>(&self.whom(), Lane::Data, &request, self.io_timeout)
+            .call::<Result<(), RemoteError>>(&self.whom(), Lane::Data, &request, self.io_timeout)
             .await;
-        self.judge(attempt, answer.map(Ok))
+        self.judge(attempt, answer)
     }
 
     fn whom(&self) -> Whom {
@@ -91,7 +96,9 @@ impl RemoteSlot {
             Ok(Err(error)) => {
                 match error.kind {
                     RemoteErrorKind::Unavailable => attempt.failed(error.what.clone()),
-                    RemoteErrorKind::Missing | RemoteErrorKind::Damaged => attempt.answered(),
+                    RemoteErrorKind::Missing | RemoteErrorKind::Damaged | RemoteErrorKind::Retained => {
+                        attempt.answered();
+                    }
                 }
                 Err(self.error(error))
             }
@@ -139,6 +146,7 @@ pub async fn write_there(
             .iter()
             .map(|(slot, generation)| StoreTarget {
                 repo: slot.key,
+                uuid: slot.uuid.clone(),
                 generation: *generation,
             })
             .collect(),

@@ -5,9 +5,10 @@ use crate::health::Work;
 use crate::now_unix;
 use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
-use pgmesh_raft::NodeName;
+use pgmesh_raft::{NodeName, RepositoryRecord};
 use pgmesh_storage::{RepoKey, Repository, StoreError};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub enum Opened {
     Refused {
         /// In words, with the remedy.
         why: String,
+        /// It is the mesh's definition that differs, which may change.
+        differs: bool,
     },
 }
 
@@ -38,7 +41,10 @@ pub struct Slot {
     pub settings: RepositorySettings,
     /// How long one request may take before the repository counts as silent.
     pub io_timeout: Duration,
+    /// Held while it is being opened: once at a time.
+    pub(crate) opening: tokio::sync::Mutex<()>,
     opened: Mutex<Opened>,
+    may_delete: AtomicBool,
     pub(crate) watch: Arc<Watch>,
 }
 
@@ -49,12 +55,19 @@ impl Slot {
             key,
             settings,
             io_timeout,
+            opening: tokio::sync::Mutex::default(),
+            may_delete: AtomicBool::new(true),
             opened: Mutex::new(Opened::Closed {
                 why: "it has not been opened yet".to_owned(),
                 since: now_unix(),
             }),
             watch: Arc::default(),
         }
+    }
+
+    /// Whether the catalog says of the repository what this node's file says; where it lies, not who hosts it.
+    pub fn is_defined_by(&self, record: &RepositoryRecord) -> bool {
+        record.definition == self.settings.definition
     }
 
     /// The state now.
@@ -69,6 +82,22 @@ impl Slot {
             (Opened::Closed { since, .. }, Opened::Closed { why, .. }) => Opened::Closed { why, since: *since },
             (_, state) => state,
         };
+    }
+
+    /// Whether the repository of this identity is the open one.
+    pub fn has_open(&self, uuid: &str) -> bool {
+        self.repository()
+            .is_some_and(|repository| repository.identity().uuid == uuid)
+    }
+
+    /// Whether objects may be deleted there at all, as far as its credentials and options go.
+    pub fn may_delete(&self) -> bool {
+        self.may_delete.load(Ordering::Relaxed)
+    }
+
+    /// What was found out when it was opened.
+    pub fn set_may_delete(&self, may: bool) {
+        self.may_delete.store(may, Ordering::Relaxed);
     }
 
     /// The repository, if it is open.
@@ -89,7 +118,7 @@ impl Slot {
         match self.opened() {
             Opened::Open(_) => self.watch.info(),
             Opened::Closed { why, since } => HealthInfo::Down { since, why },
-            Opened::Refused { why } => HealthInfo::Refused { why },
+            Opened::Refused { why, .. } => HealthInfo::Refused { why },
         }
     }
 
@@ -229,10 +258,35 @@ impl SlotError {
     }
 }
 
+impl SlotError {
+    /// Whether the repository does not let the object go, and all is well.
+    pub fn is_retained(&self) -> bool {
+        matches!(
+            self,
+            Self::Store {
+                source: StoreError::Retained { .. },
+                ..
+            } | Self::Remote {
+                kind: RemoteErrorKind::Retained,
+                ..
+            }
+        )
+    }
+
+    /// Whether another way to the same repository might do better.
+    pub fn is_of_the_way(&self) -> bool {
+        match self {
+            Self::NotOpen { .. } | Self::Silent { .. } | Self::Away { .. } => true,
+            Self::Store { source, .. } => source.is_of_the_repository(),
+            Self::Remote { kind, .. } => *kind == RemoteErrorKind::Unavailable,
+        }
+    }
+}
+
 fn describe(opened: &Opened) -> String {
     match opened {
         Opened::Open(_) => "it was opened just now".to_owned(),
-        Opened::Closed { why, .. } | Opened::Refused { why } => why.clone(),
+        Opened::Closed { why, .. } | Opened::Refused { why, .. } => why.clone(),
     }
 }
 

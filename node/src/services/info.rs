@@ -1,13 +1,14 @@
 //! What `info` and `check` ask.
 
 use crate::failure::chain;
+use crate::garbage::never_deletes;
 use crate::protocol::{
-    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo,
+    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo,
     SegmentPresence, StanzaInfo,
 };
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_postgres::WalFileName;
-use pgmesh_raft::{BackupRecord, Refusal, StanzaRecord, View};
+use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
 use pgmesh_storage::{BackupLabel, RepoKey, StanzaName};
 use pgmesh_transport::Peer;
 
@@ -51,7 +52,7 @@ impl Node {
     }
 
     async fn repository_infos(&self, view: &View) -> Result<Vec<RepositoryInfo>, Failure> {
-        let option = |record: &pgmesh_raft::RepositoryRecord, name: &str, default: &str| {
+        let option = |record: &RepositoryRecord, name: &str, default: &str| {
             record
                 .definition
                 .get(name)
@@ -68,6 +69,7 @@ impl Node {
                 host: record.host.as_ref().map(ToString::to_string),
                 health: healths.remove(&key).unwrap_or(HealthInfo::Up),
                 debt: debt_info(view, key)?,
+                kept: kept_info(view, key, &record)?,
             });
         }
         // One that this node declares and that could not be registered is worth knowing about too.
@@ -77,9 +79,10 @@ impl Node {
                     key: slot.key,
                     kind: slot.settings.kind().to_owned(),
                     cipher: slot.settings.cipher().to_owned(),
-                    host: Some(self.settings.name.clone()),
+                    host: self.host_of(slot).map(|host| host.to_string()),
                     health: slot.health(),
                     debt: DebtInfo::default(),
+                    kept: KeptInfo::default(),
                 });
             }
         }
@@ -154,6 +157,20 @@ pub(crate) fn debt_info(view: &View, key: RepoKey) -> Result<DebtInfo, Failure> 
         objects: counters.debts,
         bytes: counters.debt_bytes,
         since: first.map(|(_, debt)| debt.since),
+    })
+}
+
+/// What a repository does not let go.
+pub(crate) fn kept_info(view: &View, key: RepoKey, record: &RepositoryRecord) -> Result<KeptInfo, Failure> {
+    let objects = view.counters(key)?.kept;
+    let why = match objects {
+        0 => "",
+        _ if never_deletes(&record.definition) => "delete=n",
+        _ => "object lock",
+    };
+    Ok(KeptInfo {
+        objects,
+        why: why.to_owned(),
     })
 }
 

@@ -1,12 +1,12 @@
 //! The nodes of the mesh: listing them, changing their part, asking all how they do.
 
+use super::healths::{Accounts, place_of};
 use crate::failure::chain;
 use crate::links::{Lane, LinkError, Whom};
 use crate::protocol::{
-    HealthInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus,
-    Request,
+    MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus, Request,
 };
-use crate::services::info::debt_info;
+use crate::services::info::{debt_info, kept_info};
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, View, VotePolicy};
@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// How long another node may take to say how it does.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
-/// The same where the answer is an ornament: restores and backups ask for `info`, too, and shall not wait for a silent node.
-const GLANCE_LIMIT: Duration = Duration::from_millis(500);
 /// How long the group may take to become what was asked for.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -181,11 +179,15 @@ impl Node {
         nodes: &[NodeInfo],
         accounts: &[Result<NodeStatus, String>],
     ) -> Result<Vec<RepositoryStatus>, Failure> {
+        let accounts: Accounts = nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .zip(accounts.iter().cloned())
+            .collect();
         let mut states = Vec::new();
         for (key, record) in view.repositories()? {
             let counters = view.counters(key)?;
-            let host = record.host.map(|host| host.to_string());
-            let at = nodes.iter().position(|node| Some(&node.name) == host.as_ref());
+            let nodes = self.ways_of(view, key, &record, &accounts)?;
             states.push(RepositoryStatus {
                 key,
                 kind: record
@@ -193,17 +195,20 @@ impl Node {
                     .get("type")
                     .cloned()
                     .unwrap_or_else(|| "posix".to_owned()),
-                health: self.health_by(key, at.and_then(|at| accounts.get(at))),
-                host,
+                place: place_of(&record),
+                health: self.health_of(key, &record, &nodes, &accounts),
+                nodes,
                 objects: counters.objects,
                 bytes: counters.bytes,
                 debt: debt_info(view, key)?,
+                kept: kept_info(view, key, &record)?,
+                host: record.host.map(|host| host.to_string()),
             });
         }
         Ok(states)
     }
 
-    async fn account_of(&self, name: &str, limit: Duration) -> Result<NodeStatus, String> {
+    pub(crate) async fn account_of(&self, name: &str, limit: Duration) -> Result<NodeStatus, String> {
         if name == self.name.as_str() {
             return Ok(self.node_status());
         }
@@ -224,54 +229,6 @@ impl Node {
     async fn round_trip_to(&self, name: &str) -> Option<u64> {
         let trip = self.links.round_trip(&Whom::Named(name.parse().ok()?)).await?;
         u64::try_from(trip.as_micros()).ok()
-    }
-
-    /// How each repository does: by the account of the node that hosts it, where that answers.
-    pub(crate) async fn healths(&self, view: &View) -> Result<BTreeMap<RepoKey, HealthInfo>, Failure> {
-        let records = view.repositories()?;
-        let mut hosts: Vec<&NodeName> = records.iter().filter_map(|(_, record)| record.host.as_ref()).collect();
-        hosts.sort_unstable();
-        hosts.dedup();
-        let accounts = hosts.iter().map(|host| self.account_of(host.as_str(), GLANCE_LIMIT));
-        let accounts = join_all(accounts).await;
-        let accounts: BTreeMap<&NodeName, Result<NodeStatus, String>> = hosts.iter().copied().zip(accounts).collect();
-        Ok(records
-            .iter()
-            .map(|(key, record)| {
-                let account = record.host.as_ref().and_then(|host| accounts.get(host));
-                (*key, self.health_by(*key, account))
-            })
-            .collect())
-    }
-
-    pub(crate) fn health_by(&self, key: RepoKey, account: Option<&Result<NodeStatus, String>>) -> HealthInfo {
-        if let Some(slot) = self.repositories.slot(key) {
-            return slot.health();
-        }
-        match account {
-            Some(Ok(account)) => {
-                let reported = account.repositories.iter().find(|(repo, _)| *repo == key);
-                reported.map_or_else(
-                    || HealthInfo::Refused {
-                        why: format!("the file of node {} does not declare it any more", account.name),
-                    },
-                    |(_, health)| health.clone(),
-                )
-            }
-            Some(Err(why)) => {
-                let since = match self.repositories.place(key).map(|place| place.watch().info()) {
-                    Ok(HealthInfo::Down { since, .. }) => since,
-                    _ => now_unix(),
-                };
-                HealthInfo::Down {
-                    since,
-                    why: why.clone(),
-                }
-            }
-            None => HealthInfo::Refused {
-                why: "this node's file does not declare it".to_owned(),
-            },
-        }
     }
 }
 
@@ -302,21 +259,46 @@ fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
     .remedy("'pgmesh node resume NAME' puts another one into service first"))
 }
 
-/// A node that hosts repositories takes them with it: that must be meant.
+/// A node that hosts repositories takes them with it, and the last one that reaches a shared one the way there: that must
+/// be meant.
 fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure> {
-    let hosted = hosted(view)?.remove(node).unwrap_or_default();
-    if force || hosted.is_empty() {
+    if force {
         return Ok(());
     }
-    let names: Vec<String> = hosted.iter().map(|key| format!("repo{key}")).collect();
+    let hosted = hosted(view)?.remove(node).unwrap_or_default();
+    if !hosted.is_empty() {
+        return Err(Failure::new(
+            code::COMMAND_INVALID,
+            format!("node {node} hosts {}", named(&hosted)),
+        )
+        .remedy(
+            "declare the repository on another node that reaches its files and run 'pgmesh repo-update' there first, or forget \
+             it: 'pgmesh repo-remove'; or give --force: the repository is then away until another node declares it",
+        ));
+    }
+    let mut last = Vec::new();
+    for (key, record) in view.repositories()? {
+        let reaching = view.reaching(key)?;
+        if record.host.is_none() && reaching.len() == 1 && reaching.iter().any(|(name, _)| name == node) {
+            last.push(key);
+        }
+    }
+    if last.is_empty() {
+        return Ok(());
+    }
     Err(Failure::new(
         code::COMMAND_INVALID,
-        format!("node {node} hosts {}", names.join(", ")),
+        format!("node {node} is the last that reaches {}", named(&last)),
     )
     .remedy(
-        "declare the repository on another node that reaches its files and run 'pgmesh repo-update' there first, or forget \
-         it: 'pgmesh repo-remove'; or give --force: the repository is then away until another node declares it",
+        "declare the repository, with its credentials, on another node first, or forget it: 'pgmesh repo-remove'; or give \
+         --force: the repository is then away until another node declares it",
     ))
+}
+
+fn named(keys: &[RepoKey]) -> String {
+    let names: Vec<String> = keys.iter().map(|key| format!("repo{key}")).collect();
+    names.join(", ")
 }
 
 fn node_info(name: &NodeName, record: NodeRecord, role: NodeRole, repositories: Vec<RepoKey>) -> NodeInfo {

@@ -3,6 +3,7 @@
 mod admin;
 mod archive;
 mod backup;
+mod healths;
 mod info;
 mod mesh;
 mod peer;

@@ -1,10 +1,10 @@
-//! What other nodes ask of the repositories that this node hosts.
+//! What other nodes ask of the repositories that this node hosts or reaches.
 
 use crate::failure::chain;
 use crate::protocol::{
     AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored,
 };
-use crate::repositories::{Place, Slot, SlotError, write_one};
+use crate::repositories::{Opened, Place, Slot, SlotError, write_one};
 use crate::services::joined;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
@@ -30,8 +30,8 @@ impl Node {
         };
         let mut writes = JoinSet::new();
         for target in store.targets {
-            let Some(slot) = self.repositories.slot(target.repo).cloned() else {
-                let error = unavailable(format!("node {} does not host repo{}", self.name, target.repo));
+            let Some(slot) = self.repositories.serving(target.repo, &target.uuid).cloned() else {
+                let error = unavailable(self.not_here(target.repo));
                 let _ = ends.send(stored(target.repo, Err(error))).await;
                 continue;
             };
@@ -53,8 +53,8 @@ impl Node {
 
     /// Reads an object from a repository of this node; its tag is checked.
     pub(crate) async fn read_object(&self, read: ReadObject) -> (ObjectAnswer, Option<Bytes>) {
-        let Some(slot) = self.repositories.slot(read.repo) else {
-            let error = unavailable(format!("node {} does not host repo{}", self.name, read.repo));
+        let Some(slot) = self.repositories.serving(read.repo, &read.uuid) else {
+            let error = unavailable(self.not_here(read.repo));
             return (ObjectAnswer::Failed(error), None);
         };
         match read_from(slot, read).await {
@@ -70,11 +70,19 @@ impl Node {
     }
 
     /// Deletes an object from a repository of this node.
-    pub(crate) async fn delete_object(&self, delete: DeleteObject) -> Result<(), Failure> {
-        let slot = self.own_slot(delete.repo)?;
+    pub(crate) async fn delete_object(&self, delete: DeleteObject) -> Result<(), RemoteError> {
+        let Some(slot) = self.repositories.serving(delete.repo, &delete.uuid) else {
+            return Err(unavailable(self.not_here(delete.repo)));
+        };
+        if !slot.may_delete() {
+            return Err(RemoteError {
+                kind: RemoteErrorKind::Retained,
+                what: format!("repo{}-delete=n says that nothing is deleted there", delete.repo),
+            });
+        }
         slot.request(|repository| async move { repository.delete(&delete.object, delete.generation).await })
             .await
-            .map_err(|error| Failure::new(code::REPO_INVALID, "an object cannot be deleted").because(chain(&error)))
+            .map_err(|error| remote_error(&error))
     }
 
     /// The mesh's authority, for another node.
@@ -84,6 +92,19 @@ impl Node {
             certificate: authority.certificate_der().to_vec(),
             key: authority.key_pkcs8().to_vec(),
         })
+    }
+
+    fn not_here(&self, repo: RepoKey) -> String {
+        let name = &self.name;
+        match self.repositories.slot(repo).map(|slot| slot.opened()) {
+            Some(Opened::Closed { why, .. } | Opened::Refused { why, .. }) => {
+                format!("repo{repo} is not open on node {name}: {why}")
+            }
+            Some(Opened::Open(_)) => {
+                format!("what node {name} has open is another repository than the mesh's repo{repo}")
+            }
+            None => format!("node {name} does not declare repo{repo}"),
+        }
     }
 
     pub(crate) fn own_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
@@ -134,6 +155,7 @@ fn unavailable(what: String) -> RemoteError {
 fn remote_error(error: &SlotError) -> RemoteError {
     RemoteError {
         kind: match error.condemns() {
+            _ if error.is_retained() => RemoteErrorKind::Retained,
             Some(true) => RemoteErrorKind::Missing,
             Some(false) => RemoteErrorKind::Damaged,
             None => RemoteErrorKind::Unavailable,

@@ -3,7 +3,7 @@
 use crate::failure::chain;
 use crate::links::{Lane, Whom, receive, receive_body};
 use crate::protocol::{BODY_LIMIT, ListRepository, PayloadHead, ReadRepository, RepositoryObject, Request};
-use crate::repositories::Place;
+use crate::repositories::{Place, Way};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -15,24 +15,55 @@ use std::collections::BTreeMap;
 const LISTED: usize = 100_000;
 
 impl Node {
-    /// The node that hosts a repository, where it is not this one: what is asked of it is asked there.
-    fn host_elsewhere(&self, repo: RepoKey) -> Result<Option<Whom>, Failure> {
-        match self.repositories.place(repo) {
-            Ok(Place::Here(_)) => Ok(None),
-            Ok(Place::There(slot)) => Ok(Some(Whom::Named(slot.host.clone()))),
-            Err(why) => Err(Failure::new(code::REPO_INVALID, format!("repo{repo} cannot be asked"))
-                .because(why)
-                .remedy("'pgmesh info' lists the repositories there are")),
+    /// How a repository is asked. What another node asks is asked of this one's own: it has chosen the way.
+    fn asked_place(&self, repo: RepoKey, from_node: bool) -> Result<Place, Failure> {
+        if from_node {
+            return self.own_slot(repo).map(|slot| Place::Here(slot.clone()));
         }
+        self.repositories.place(repo).map_err(|why| {
+            Failure::new(code::REPO_INVALID, format!("repo{repo} cannot be asked"))
+                .because(why)
+                .remedy("'pgmesh info' lists the repositories there are")
+        })
     }
 
     /// Lists objects and folders.
-    pub async fn list_repository(&self, list: ListRepository) -> Result<Vec<RepositoryObject>, Failure> {
-        if let Some(host) = self.host_elsewhere(list.repo)? {
-            let request = Request::ListRepository(list);
-            let limit = self.settings.io_timeout;
-            return Ok(self.links.call(&host, Lane::Data, &request, limit).await?);
+    pub async fn list_repository(
+        &self,
+        list: ListRepository,
+        from_node: bool,
+    ) -> Result<Vec<RepositoryObject>, Failure> {
+        let mut tried = Vec::new();
+        let mut place = self.asked_place(list.repo, from_node)?;
+        loop {
+            tried.push(place.host().cloned());
+            let listed = match &place {
+                Place::Here(_) => self.list_here(&list).await,
+                Place::There(slot) => {
+                    let (whom, limit) = (Whom::Named(slot.host.clone()), self.settings.io_timeout);
+                    let request = Request::ListRepository(list.clone());
+                    self.links
+                        .call(&whom, Lane::Data, &request, limit)
+                        .await
+                        .map_err(Failure::from)
+                }
+            };
+            match listed.map_err(|failure| (self.next_way(list.repo, &failure, &tried, from_node), failure)) {
+                Ok(entries) => return Ok(entries),
+                Err((Some(next), _)) => place = next,
+                Err((None, failure)) => return Err(failure),
+            }
         }
+    }
+
+    /// Another way to a shared repository, where the one that was taken is to blame.
+    fn next_way(&self, repo: RepoKey, failure: &Failure, tried: &[Way], from_node: bool) -> Option<Place> {
+        let is_of_the_way = matches!(failure.code, code::REPO_INVALID | code::HOST_CONNECT);
+        let next = || self.repositories.another_way(repo, tried);
+        (is_of_the_way && !from_node).then(next).flatten()
+    }
+
+    async fn list_here(&self, list: &ListRepository) -> Result<Vec<RepositoryObject>, Failure> {
         let slot = self.own_slot(list.repo)?;
         let path = list.path.trim_matches('/').to_owned();
         let (prefix, recurse) = (path.clone(), list.recurse);
@@ -65,10 +96,28 @@ impl Node {
     }
 
     /// Reads an object: checked, decrypted and decompressed.
-    pub async fn read_repository(&self, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
-        if let Some(host) = self.host_elsewhere(read.repo)? {
-            return self.read_elsewhere(&host, read).await;
+    pub async fn read_repository(
+        &self,
+        read: ReadRepository,
+        from_node: bool,
+    ) -> Result<(PayloadHead, Bytes), Failure> {
+        let mut tried = Vec::new();
+        let mut place = self.asked_place(read.repo, from_node)?;
+        loop {
+            tried.push(place.host().cloned());
+            let found = match &place {
+                Place::Here(_) => self.read_here(&read).await,
+                Place::There(slot) => self.read_elsewhere(&Whom::Named(slot.host.clone()), read.clone()).await,
+            };
+            match found.map_err(|failure| (self.next_way(read.repo, &failure, &tried, from_node), failure)) {
+                Ok(found) => return Ok(found),
+                Err((Some(next), _)) => place = next,
+                Err((None, failure)) => return Err(failure),
+            }
         }
+    }
+
+    async fn read_here(&self, read: &ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
         let slot = self.own_slot(read.repo)?;
         let path = read.path.trim_matches('/').to_owned();
         if ObjectPath::parse(&path).is_none() {
@@ -126,7 +175,8 @@ impl Node {
             .ok_or_else(|| Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)))?;
         let given = &slot.settings.definition;
         let options: std::collections::BTreeSet<&String> = record.definition.keys().chain(given.keys()).collect();
-        let moved = record.host.as_ref() != Some(&self.name);
+        let host = self.host_of(&slot);
+        let moved = record.host != host;
         let mut changed: Vec<String> = options
             .into_iter()
             .filter(|option| record.definition.get(*option) != given.get(*option))
@@ -141,7 +191,7 @@ impl Node {
             let command = Command::UpdateRepository {
                 repo,
                 definition: Some(given.clone()),
-                host: moved.then(|| Some(self.name.clone())),
+                host: moved.then_some(host),
                 wrapped_keys: None,
             };
             self.catalog.propose(actor, command).await?;

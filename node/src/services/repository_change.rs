@@ -1,9 +1,15 @@
 //! Repositories that are lost with their disks, or given up.
 
+use crate::links::{Lane, Whom};
+use crate::protocol::Request;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Command, ObjectRef, Reply, View};
+use pgmesh_raft::{Command, NodeName, ObjectRef, Reply, View};
 use pgmesh_storage::RepoKey;
+use std::time::Duration;
+
+/// How long another node may take to replace a repository: it makes one, and walks over the catalog.
+const REPLACE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Node {
     /// Puts an empty repository in the place of one that was lost with its disk. What the mesh believes to be in the old one
@@ -11,7 +17,18 @@ impl Node {
     ///
     /// # Errors
     /// This node does not host it, or the old one is still there: what can be read is not thrown away.
-    pub(crate) async fn replace_repository(&self, actor: &str, repo: RepoKey) -> Result<(), Failure> {
+    pub(crate) async fn replace_repository(&self, actor: &str, repo: RepoKey, from_node: bool) -> Result<(), Failure> {
+        if let Some(host) = self.replacer_elsewhere(repo, from_node)? {
+            let command = Command::Audit {
+                what: format!("repo{repo}: node {host} is asked to put an empty repository in its place"),
+            };
+            self.catalog.propose(actor, command).await?;
+            let request = Request::ReplaceRepository { repo };
+            return Ok(self
+                .links
+                .call(&Whom::Named(host), Lane::Data, &request, REPLACE_LIMIT)
+                .await?);
+        }
         let slot = self.own_slot(repo)?.clone();
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let record = view
@@ -22,7 +39,7 @@ impl Node {
                 code::COMMAND_INVALID,
                 format!(
                     "{} holds repo{repo}, as the mesh knows it: nothing is lost",
-                    slot.settings.path()
+                    slot.settings.store()
                 ),
             )
             .remedy("objects that are damaged or missing are found by 'pgmesh verify' and made good by themselves"));
@@ -44,6 +61,17 @@ impl Node {
         self.open_one(&slot).await;
         self.repair.wake();
         Ok(())
+    }
+
+    /// The node that replaces a shared repository which this one does not declare: one that reaches it.
+    fn replacer_elsewhere(&self, repo: RepoKey, from_node: bool) -> Result<Option<NodeName>, Failure> {
+        if from_node || self.repositories.slot(repo).is_some() {
+            return Ok(None);
+        }
+        let view = self.catalog.view();
+        let is_shared = view.repository(repo)?.is_some_and(|record| record.host.is_none());
+        let mut reaching = view.reaching(repo)?.into_iter().map(|(name, _)| name);
+        Ok(reaching.next().filter(|_| is_shared))
     }
 
     /// Forgets a repository; what lies there stays.

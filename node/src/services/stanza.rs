@@ -1,6 +1,7 @@
 //! Creating, upgrading, stopping and deleting stanzas.
 
-use crate::protocol::{AnnotateBackup, CreateStanza, NewStanza, SetStopped};
+use crate::garbage::Collected;
+use crate::protocol::{AnnotateBackup, CreateStanza, DeletedStanza, NewStanza, SetStopped};
 use crate::refs;
 use crate::services::{stored_object, unexpected};
 use crate::settings::effective_ack;
@@ -195,8 +196,9 @@ impl Node {
     }
 
     /// Deletes a stanza: out of the catalog first, then its objects, as sessions allow (invariant 5). The number of
-    /// objects deleted before this returns; what a session still holds is deleted later.
-    pub async fn delete_stanza(&self, actor: &str, stanza: StanzaName, force: bool) -> Result<u64, Failure> {
+    /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let go
+    /// stays, and is told.
+    pub async fn delete_stanza(&self, actor: &str, stanza: StanzaName, force: bool) -> Result<DeletedStanza, Failure> {
         if force {
             let reason = "it is being deleted".to_owned();
             let command = Command::StopStanza {
@@ -218,7 +220,8 @@ impl Node {
             }
         }
         self.sweep.wake();
-        self.collect_garbage().await
+        let Collected { deleted, kept } = self.collect_garbage().await?;
+        Ok(DeletedStanza { deleted, kept })
     }
 }
 

@@ -6,7 +6,7 @@ use crate::repositories::{BadReplica, Slot, SlotError};
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_postgres::WalFileName;
-use pgmesh_raft::{DebtReason, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
+use pgmesh_raft::{DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
 };
@@ -64,6 +64,7 @@ impl Node {
             .repositories
             .slots()
             .filter(|slot| request.repo.is_none_or(|repo| slot.key.get() == repo))
+            .filter(|slot| request.part.as_ref().is_none_or(|part| part.contains(&slot.key)))
             .cloned()
             .collect();
         if slots.is_empty() {
@@ -233,7 +234,7 @@ impl Verification<'_> {
         .await
     }
 
-    /// Says when nothing refers to a good object.
+    /// Says when nothing refers to a good object, and it is not known either to be of no use and on its way out, or kept.
     async fn referenced(&mut self, view: &View, repo: RepoKey, name: &ObjectName, path: &str) -> Result<(), Failure> {
         let generation = ObjectPath::parse(path).map_or(Generation::FIRST, |path| path.generation());
         let stored = view.object(&refs::object_ref(name))?;
@@ -244,6 +245,14 @@ impl Verification<'_> {
         // It may have been committed since the view was taken.
         let now = self.node.catalog.view().object(&refs::object_ref(name))?;
         if now.is_some_and(|stored| stored.replicas.contains(&replica)) {
+            return Ok(());
+        }
+        let useless = GarbageKey {
+            object: refs::object_ref(name),
+            repo,
+            generation,
+        };
+        if self.node.catalog.view().is_useless(&useless)? {
             return Ok(());
         }
         self.found(Finding {

@@ -1,9 +1,11 @@
-//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, and the node that was asked
-//! puts together what they find.
+//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, one node each shared one, and
+//! the node that was asked puts together what they find.
 
 use super::verify::VerifySink;
+use crate::failure::chain;
 use crate::links::{Lane, LinkError, Whom, receive};
-use crate::protocol::{Finding, FindingKind, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::protocol::{Finding, FindingKind, HealthInfo, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::repositories::Place;
 use crate::{Failure, Node, code};
 use pgmesh_raft::NodeName;
 use pgmesh_storage::RepoKey;
@@ -13,6 +15,9 @@ use tokio::sync::mpsc;
 
 /// Events under way from one node.
 const EVENTS: usize = 64;
+
+/// A node, and what it verifies.
+type Part = (NodeName, Vec<RepoKey>);
 
 /// What the nodes have told so far.
 #[derive(Default)]
@@ -77,17 +82,23 @@ impl Node {
     }
 
     async fn verify_together(&self, request: VerifyRequest, sink: &VerifySink) -> Result<VerifySummary, Failure> {
-        let hosts = self.hosts(request.repo)?;
+        let (hosts, unreached) = self.hosts(request.repo).await?;
+        for (repo, why) in unreached {
+            if sink.send(away(repo, &why)).await.is_err() {
+                break;
+            }
+        }
         let (sender, mut events) = mpsc::channel::<(usize, VerifyEvent)>(EVENTS);
         let work = hosts.iter().enumerate().map(|(source, (host, repositories))| {
-            let (request, sender) = (request.clone(), sender.clone());
+            let (mut request, sender) = (request.clone(), sender.clone());
+            request.part = Some(repositories.clone());
             async move {
                 if *host == self.name {
                     self.verify_here(source, request, sender).await;
                 } else if let Err(error) = self.verify_there(source, host, request, &sender).await {
                     for repo in repositories {
                         // Whoever asked may have gone.
-                        let _ = sender.send((source, away(*repo, &error))).await;
+                        let _ = sender.send((source, away(*repo, &error.to_string()))).await;
                     }
                 }
             }
@@ -99,20 +110,49 @@ impl Node {
         gathered
     }
 
-    /// The nodes to ask, each with its repositories.
-    fn hosts(&self, only: Option<u16>) -> Result<Vec<(NodeName, Vec<RepoKey>)>, Failure> {
+    /// The nodes to ask, each with its repositories; and the repositories that nobody can be asked about, and why.
+    async fn hosts(&self, only: Option<u16>) -> Result<(Vec<Part>, Vec<(RepoKey, String)>), Failure> {
         let mut hosts: BTreeMap<NodeName, Vec<RepoKey>> = BTreeMap::new();
+        let mut unreached = Vec::new();
         for (key, record) in self.catalog.view().repositories()? {
-            if only.is_none_or(|repo| repo == key.get()) {
-                let host = record.host.unwrap_or_else(|| self.name.clone());
-                hosts.entry(host).or_default().push(key);
+            if only.is_some_and(|repo| repo != key.get()) {
+                continue;
+            }
+            let host = match record.host {
+                Some(host) => Ok(host),
+                None => self.verifier_of(key).await,
+            };
+            match host {
+                Ok(host) => hosts.entry(host).or_default().push(key),
+                Err(why) => unreached.push((key, why)),
             }
         }
-        if hosts.is_empty() {
+        if hosts.is_empty() && unreached.is_empty() {
             return Err(Failure::new(code::REPO_INVALID, "the mesh has no such repository")
                 .remedy("'pgmesh info' lists the repositories there are"));
         }
-        Ok(hosts.into_iter().collect())
+        Ok((hosts.into_iter().collect(), unreached))
+    }
+
+    /// One node that has a shared repository open: this one, else the first that says so.
+    async fn verifier_of(&self, key: RepoKey) -> Result<NodeName, String> {
+        let place = self.repositories.place(key)?;
+        if matches!(place, Place::Here(_)) {
+            return Ok(self.name.clone());
+        }
+        let reaching = self.catalog.view().reaching(key).map_err(|error| chain(&error))?;
+        let names = reaching
+            .into_iter()
+            .map(|(name, _)| name)
+            .filter(|name| *name != self.name);
+        let asked = names.map(|name| async {
+            let account = self.ask_node(&name).await;
+            let is_up = account.is_ok_and(|account| account.repositories.contains(&(key, HealthInfo::Up)));
+            is_up.then_some(name)
+        });
+        let answers = futures::future::join_all(asked).await;
+        let found = answers.into_iter().flatten().next();
+        found.ok_or_else(|| "no node has it open at present".to_owned())
     }
 
     async fn verify_here(&self, source: usize, request: VerifyRequest, sender: mpsc::Sender<(usize, VerifyEvent)>) {
@@ -180,13 +220,13 @@ async fn gather(
     failed.map_or(Ok(together.summary), Err)
 }
 
-fn away(repo: RepoKey, error: &LinkError) -> VerifyEvent {
+fn away(repo: RepoKey, why: &str) -> VerifyEvent {
     VerifyEvent::Found(Finding {
         kind: FindingKind::Unreadable,
         repo: Some(repo.get()),
         stanza: None,
         subject: format!("repo{repo}"),
-        what: error.to_string(),
+        what: why.to_owned(),
     })
 }
 

@@ -118,7 +118,7 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
         stanza: name.clone(),
         label: label.clone(),
     };
-    record.manifest.replicas = place_new(step, &object, &record.manifest)?;
+    record.manifest.replicas = place_new(step, &object, &record.manifest, session.0)?;
     need_replicas(&record.manifest.replicas, ack)?;
     owner.backup = None;
     stanza::put(step, &name, &owner);

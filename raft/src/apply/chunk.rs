@@ -5,7 +5,7 @@ use super::{Base, Outcome, Step};
 use crate::command::NewChunk;
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{ChunkRecord, Debt, Garbage, ObjectRef, SessionId, StoredObject};
+use crate::model::{ChunkRecord, Debt, Garbage, LogIndex, ObjectRef, SessionId, StoredObject};
 use crate::refusal::{Refusal, StaleGeneration};
 use crate::reply::Reply;
 use crate::table::Table;
@@ -15,7 +15,7 @@ pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunk
     need_session(step, session)?;
     let mut all_stale = Vec::new();
     for chunk in chunks {
-        all_stale.extend(add_one(step, &chunk)?);
+        all_stale.extend(add_one(step, &chunk, session.0)?);
     }
     if all_stale.is_empty() {
         Ok(Reply::Done)
@@ -24,10 +24,10 @@ pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunk
     }
 }
 
-fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Option<StaleGeneration>> {
+fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk, begun: LogIndex) -> Outcome<Option<StaleGeneration>> {
     let object = ObjectRef::Chunk(chunk.digest);
     match find(step.txn, &object)? {
-        Some(known) => add_to_known(step, chunk, &object, &known),
+        Some(known) => add_to_known(step, chunk, &object, &known, begun),
         None => {
             throw_away_condemned(step, chunk, &object)?;
             if let Some(stale) = stale(step, &object, chunk.digest, &chunk.replicas)? {
@@ -42,7 +42,7 @@ fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Opt
             let record = ChunkRecord {
                 length: chunk.length,
                 stored_length: chunk.stored_length,
-                replicas: place_new(step, &object, &given)?,
+                replicas: place_new(step, &object, &given, begun)?,
                 condemned: None,
             };
             if record.replicas.is_empty() {
@@ -59,6 +59,7 @@ fn add_to_known<B: Base>(
     chunk: &NewChunk,
     object: &ObjectRef,
     known: &Found,
+    begun: LogIndex,
 ) -> Outcome<Option<StaleGeneration>> {
     let key = key::chunk(&chunk.digest);
     let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
@@ -72,7 +73,7 @@ fn add_to_known<B: Base>(
         }
         .into());
     }
-    let (_, replicas) = place_more(step, object, known, &chunk.replicas)?;
+    let (_, replicas) = place_more(step, object, known, &chunk.replicas, begun)?;
     if replicas.is_empty() {
         return Ok(Some(StaleGeneration {
             digest: chunk.digest,

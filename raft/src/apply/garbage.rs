@@ -2,10 +2,10 @@
 
 use pgmesh_storage::Digest;
 
-use super::objects::{find, oldest_session, retire, withdraw};
+use super::objects::{count_kept, find, oldest_session, retire, withdraw};
 use super::{Base, Outcome, Step};
 use crate::key;
-use crate::model::{ChunkRecord, Garbage, GarbageKey, LogIndex, ObjectRef};
+use crate::model::{ChunkRecord, Garbage, GarbageKey, LogIndex, ObjectRef, Replica};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -37,11 +37,27 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
     Ok(Reply::Condemned { chunks: condemned })
 }
 
-pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) -> Outcome {
+pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], kept: &[GarbageKey]) -> Outcome {
     for digest in chunks {
         let key = key::chunk(digest);
         if let Some(since) = step.txn.record::<LogIndex>(Table::Condemned, &key)? {
             need_no_older_session(step, since)?;
+            let record = step.txn.record::<ChunkRecord>(Table::Chunks, &key)?;
+            let replicas = record.map(|record| record.replicas).unwrap_or_default();
+            let garbage = Garbage {
+                since,
+                digest: *digest,
+                archive: None,
+            };
+            for mark in kept.iter().filter(|mark| mark.object == ObjectRef::Chunk(*digest)) {
+                let replica = Replica {
+                    repo: mark.repo,
+                    generation: mark.generation,
+                };
+                if replicas.contains(&replica) {
+                    set_aside(step, mark, &garbage)?;
+                }
+            }
             step.txn.delete(Table::Condemned, key.clone());
             step.txn.delete(Table::Chunks, key);
         }
@@ -55,9 +71,35 @@ pub(super) fn forget_garbage<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[Gar
         if let Some(garbage) = step.txn.record::<Garbage>(Table::Garbage, &key)? {
             need_no_older_session(step, garbage.since)?;
             step.txn.delete(Table::Garbage, key);
+        } else if step.txn.get(Table::Kept, &key)?.is_some() {
+            // No session was older when it was set aside, and none can have become so.
+            step.txn.delete(Table::Kept, key);
+            count_kept(step, row.repo, -1)?;
         }
     }
     Ok(Reply::Done)
+}
+
+pub(super) fn keep<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageKey]) -> Outcome {
+    for row in garbage {
+        let key = key::garbage(row);
+        if let Some(garbage) = step.txn.record::<Garbage>(Table::Garbage, &key)? {
+            need_no_older_session(step, garbage.since)?;
+            step.txn.delete(Table::Garbage, key);
+            set_aside(step, row, &garbage)?;
+        }
+    }
+    Ok(Reply::Done)
+}
+
+/// Invariant 5: what the repository keeps keeps its name, too.
+fn set_aside<B: Base>(step: &mut Step<'_, '_, B>, row: &GarbageKey, garbage: &Garbage) -> Outcome<()> {
+    let key = key::garbage(row);
+    if step.txn.get(Table::Kept, &key)?.is_none() {
+        step.txn.put(Table::Kept, key, garbage);
+        count_kept(step, row.repo, 1)?;
+    }
+    Ok(())
 }
 
 /// Invariant 5: what a session that began before `since` may still use is neither deleted nor forgotten.

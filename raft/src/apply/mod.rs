@@ -27,6 +27,8 @@ mod refusals;
 mod refusals_mesh;
 #[cfg(test)]
 pub(crate) mod scenario;
+#[cfg(test)]
+mod shared;
 
 pub use base::{Base, MemoryBase, Row, Rows};
 pub use txn::{Txn, Writes};
@@ -153,6 +155,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             advertise,
             fingerprint,
             program,
+            reaches,
         } => {
             let given = node::Given {
                 region,
@@ -160,7 +163,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 fingerprint,
                 program,
             };
-            node::announce(step, &name, node_id, given)
+            node::announce(step, &name, node_id, given, reaches)
         }
         Command::SetNodeService { name, service } => node::set_service(step, &name, service),
         Command::SetNodeVote { name, vote } => node::set_vote(step, &name, vote),
@@ -181,6 +184,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 registered_by: node,
                 backfill: None,
                 change: None,
+                replaced: LogIndex(0),
             };
             repository::register(step, repo, given)
         }
@@ -252,8 +256,9 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             what,
         } => objects::report_bad(step, repo, &object, generation, reason, &what),
         Command::Condemn { chunks, checked_at } => garbage::condemn(step, &chunks, checked_at),
-        Command::Forget { chunks } => garbage::forget(step, &chunks),
+        Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),
+        Command::KeepGarbage { garbage } => garbage::keep(step, &garbage),
         Command::CreateToken {
             id,
             secret_hash,

@@ -1,10 +1,14 @@
 //! The nodes of the mesh. A number in the Raft group stands for one disk: a name that comes back with an empty one gets
 //! another number, so that what the old disk had promised is never expected of the new one.
 
+use std::collections::BTreeSet;
+
+use pgmesh_storage::RepoKey;
+
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
-use crate::key;
-use crate::model::{MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy};
+use crate::key::{self, KeyReader};
+use crate::model::{MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, VotePolicy};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -87,13 +91,22 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
         service: NodeService::InService,
         vote: VotePolicy::Auto,
         revoked,
+        // It says so itself when it has started.
+        reaches: BTreeSet::new(),
     };
     put(step, &name, &record);
     Ok(Reply::Admitted { node_id, replaced })
 }
 
-pub(super) fn announce<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, node_id: u64, given: Given) -> Outcome {
+pub(super) fn announce<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &NodeName,
+    node_id: u64,
+    given: Given,
+    mut reaches: BTreeSet<RepoKey>,
+) -> Outcome {
     let known = need(step, name)?;
+    let is_shared = shared_repositories(step)?;
     if !known.is_member() {
         return Err(Refusal::NodeRemoved(name.clone()).into());
     }
@@ -108,9 +121,11 @@ pub(super) fn announce<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, nod
     if known.revoked.contains(&given.fingerprint) {
         return Err(Refusal::CertificateRevoked(name.clone()).into());
     }
+    reaches.retain(|repo| is_shared.contains(repo));
     let record = NodeRecord {
         region: given.region,
         advertise: given.advertise,
+        reaches,
         // A renewed certificate; the old one is not revoked, it runs out.
         fingerprint: given.fingerprint,
         program: given.program,
@@ -118,11 +133,12 @@ pub(super) fn announce<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, nod
     };
     if record != known {
         step.audit(format!(
-            "node {name} is reached at {} in region '{}', certificate {}, runs {}",
+            "node {name} is reached at {} in region '{}', certificate {}, runs {}{}",
             record.advertise.join(", "),
             record.region,
             short(record.fingerprint),
-            record.program
+            record.program,
+            reached(&record.reaches)
         ));
         put(step, name, &record);
     }
@@ -161,6 +177,37 @@ pub(super) fn set_vote<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, vot
         put(step, name, &record);
     }
     Ok(Reply::Done)
+}
+
+/// A shared repository that is forgotten, or whose definition changed, is reached by nobody until nodes say so again.
+pub(super) fn lose_reach<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Result<(), ReadError> {
+    let rows = step.txn.records::<NodeRecord>(Table::Nodes, &[]);
+    for row in rows.collect::<Result<Vec<_>, _>>()? {
+        let (key, mut record) = row;
+        if record.reaches.remove(&repo) {
+            step.txn.put(Table::Nodes, key, &record);
+        }
+    }
+    Ok(())
+}
+
+fn shared_repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<BTreeSet<RepoKey>, ReadError> {
+    let mut shared = BTreeSet::new();
+    for row in step.txn.records::<RepositoryRecord>(Table::Repositories, &[]) {
+        let (key, record) = row?;
+        if record.host.is_none() && !record.is_retiring() {
+            shared.extend(KeyReader::new(&key).repository());
+        }
+    }
+    Ok(shared)
+}
+
+fn reached(reaches: &BTreeSet<RepoKey>) -> String {
+    if reaches.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = reaches.iter().map(|repo| format!("repo{repo}")).collect();
+    format!(", reaches {}", names.join(", "))
 }
 
 /// A node that is part of the mesh.

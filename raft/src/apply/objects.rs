@@ -108,7 +108,7 @@ fn set_replicas<B: Base>(
     Ok(())
 }
 
-/// The lowest generation above all of `held` and of the object's garbage: its object name is free everywhere.
+/// The lowest generation above all of `held` and of the object's garbage, kept or not: its object name is free everywhere.
 pub(crate) fn free_generation<B: Base>(
     base: &B,
     object: &ObjectRef,
@@ -117,13 +117,15 @@ pub(crate) fn free_generation<B: Base>(
     let held = held.iter().map(|replica| replica.generation.next()).max();
     let mut free = held.unwrap_or_default();
     let prefix = key::object(object);
-    for row in base.scan(Table::Garbage, &prefix, &prefix) {
-        let (key, _) = row?;
-        let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
-            table: Table::Garbage,
-            key: hex::encode(&key),
-        })?;
-        free = free.max(garbage.generation.next());
+    for table in [Table::Garbage, Table::Kept] {
+        for row in base.scan(table, &prefix, &prefix) {
+            let (key, _) = row?;
+            let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
+                table,
+                key: hex::encode(&key),
+            })?;
+            free = free.max(garbage.generation.next());
+        }
     }
     Ok(free)
 }
@@ -192,6 +194,13 @@ fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64)
     })
 }
 
+/// Counts a mark of what a repository does not let go; `by` is 1 or −1.
+pub(super) fn count_kept<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, by: i8) -> Result<(), ReadError> {
+    count(step, repo, |counters| {
+        counters.kept = counters.kept.saturating_add_signed(i64::from(by));
+    })
+}
+
 pub(super) fn uncount_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
     count(step, repo, |counters| {
         counters.objects = counters.objects.saturating_sub(1);
@@ -247,11 +256,13 @@ pub(super) fn stale<B: Base>(
 }
 
 /// Takes in the replicas of an object that was not known, and owes it to all other repositories. Returns the replicas
-/// that its record is to have.
+/// that its record is to have. `begun` is when those who made them began: before the replacement of a repository they may
+/// have written to the one that was lost.
 pub(super) fn place_new<B: Base>(
     step: &mut Step<'_, '_, B>,
     object: &ObjectRef,
     given: &StoredObject,
+    begun: LogIndex,
 ) -> Outcome<Vec<Replica>> {
     if let Some(stale) = stale(step, object, given.digest, &given.replicas)? {
         return Err(Refusal::StaleGenerations(vec![stale]).into());
@@ -266,7 +277,7 @@ pub(super) fn place_new<B: Base>(
             continue;
         }
         let held = given.replicas.iter().find(|replica| replica.repo == repo);
-        if let Some(replica) = held.filter(|_| record.takes_replicas()) {
+        if let Some(replica) = held.filter(|_| record.takes_replicas(begun)) {
             replicas.push(*replica);
             count_replica(step, repo, given.stored_length)?;
         } else {
@@ -289,11 +300,12 @@ pub(super) fn place_more<B: Base>(
     object: &ObjectRef,
     known: &Found,
     given: &[Replica],
+    begun: LogIndex,
 ) -> Outcome<(u32, Vec<Replica>)> {
     let mut replicas = known.object.replicas.clone();
     let mut accepted = 0;
     for replica in given {
-        if !need_repository(step, replica.repo)?.takes_replicas() {
+        if !need_repository(step, replica.repo)?.takes_replicas(begun) {
             continue;
         }
         if let Some(held) = replicas.iter().find(|held| held.repo == replica.repo) {
@@ -364,7 +376,7 @@ pub(super) fn add_replicas<B: Base>(step: &mut Step<'_, '_, B>, session: Session
         if known.object.digest != new.digest {
             continue;
         }
-        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.replica])?;
+        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.replica], session.0)?;
         total += accepted;
         set_replicas(step, &new.object, replicas)?;
     }

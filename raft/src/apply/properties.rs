@@ -43,6 +43,8 @@ struct Simulation {
     backup_number: u32,
     /// Whether backups are taken often; they end many sessions.
     is_busy: bool,
+    /// Whether the second repository lets nothing go.
+    keeps: bool,
 }
 
 impl Simulation {
@@ -146,6 +148,9 @@ impl Simulation {
             20 => drop(self.world.run(Command::Backfill { repo: repo(3) })),
             26 if a.is_multiple_of(3) => self.retire(),
             26 => self.replace(a),
+            27 => self.keeps = a < 200,
+            28 if a < 32 => self.let_go(),
+            28 => self.collect_garbage(b),
             _ if a < 50 => self.delete_and_create_stanza(a),
             _ => self.upload_segment(b, c, a),
         }
@@ -163,9 +168,8 @@ impl Simulation {
         let mut uuid = record.uuid;
         if record.change.is_none() {
             uuid = format!("uuid-2-{}-{a}", self.world.at);
+            // What is on its way there has been written to the lost one.
             self.disk.retain(|(_, _, replica)| replica.repo != lost);
-            // What was on its way there has failed.
-            self.promises.clear();
         }
         let command = Command::ReplaceRepository {
             repo: lost,
@@ -302,7 +306,7 @@ impl Simulation {
 
     /// Deletes condemned chunks from the repositories; the catalog is told later.
     fn collect_condemned(&mut self) {
-        let mut chunks = Vec::new();
+        let (mut chunks, mut kept) = (Vec::new(), Vec::new());
         let condemned: Vec<_> = self.view().condemned(None).map(Result::unwrap).collect();
         for (digest, since) in condemned {
             if !self.view().may_delete(since).unwrap() {
@@ -311,25 +315,59 @@ impl Simulation {
             let key = key::chunk(&digest);
             let record: crate::ChunkRecord = self.world.base.record(Table::Chunks, &key).unwrap().unwrap();
             for replica in record.replicas {
-                self.disk.remove(&(ObjectRef::Chunk(digest), digest, replica));
+                let object = ObjectRef::Chunk(digest);
+                if self.keeps_all_of(replica.repo) {
+                    kept.push(GarbageKey {
+                        object,
+                        repo: replica.repo,
+                        generation: replica.generation,
+                    });
+                } else {
+                    self.disk.remove(&(object, digest, replica));
+                }
             }
             chunks.push(digest);
         }
-        self.promises.push(Promise::Propose(Command::Forget { chunks }));
+        self.promises.push(Promise::Propose(Command::Forget { chunks, kept }));
     }
 
     fn collect_garbage(&mut self, a: u8) {
         let rows: Vec<_> = self.view().garbage(None).map(Result::unwrap).collect();
-        let mut garbage: Vec<GarbageKey> = Vec::new();
+        let (mut garbage, mut kept) = (Vec::new(), Vec::new());
         for (index, (key, row)) in rows.into_iter().enumerate() {
             if index % 2 == usize::from(a % 2) || !self.view().may_delete(row.since).unwrap() {
                 continue;
             }
-            let replica = Replica {
-                repo: key.repo,
-                generation: key.generation,
-            };
-            self.disk.remove(&(key.object.clone(), row.digest, replica));
+            if self.keeps_all_of(key.repo) {
+                kept.push(key);
+                continue;
+            }
+            self.remove(&key, row.digest);
+            garbage.push(key);
+        }
+        self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
+        self.promises
+            .push(Promise::Propose(Command::KeepGarbage { garbage: kept }));
+    }
+
+    fn keeps_all_of(&self, owner: RepoKey) -> bool {
+        self.keeps && owner == repo(2)
+    }
+
+    fn remove(&mut self, key: &GarbageKey, digest: Digest) {
+        let replica = Replica {
+            repo: key.repo,
+            generation: key.generation,
+        };
+        self.disk.remove(&(key.object.clone(), digest, replica));
+    }
+
+    /// The repository lets go, for once, what it has kept.
+    fn let_go(&mut self) {
+        let rows: Vec<_> = self.view().kept(None).map(Result::unwrap).collect();
+        let mut garbage = Vec::new();
+        for (key, row) in rows {
+            self.remove(&key, row.digest);
             garbage.push(key);
         }
         self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
@@ -406,6 +444,19 @@ impl Simulation {
                 assert!(self.disk.contains(&row), "{row:?} was deleted");
             }
         }
+        for row in self.view().kept(None) {
+            // Invariant 5: what a repository keeps shares its name with nothing that counts.
+            let (key, _) = row.unwrap();
+            let replica = Replica {
+                repo: key.repo,
+                generation: key.generation,
+            };
+            let stored = objects.get(&key.object);
+            assert!(
+                stored.is_none_or(|stored| !stored.replicas.contains(&replica)),
+                "{key:?} is used again"
+            );
+        }
         for chunk in self.backups.iter().flatten() {
             let known = self.view().chunks(&[*chunk]).unwrap();
             assert!(known[0].is_some(), "chunk {chunk} of a committed backup is gone");
@@ -437,6 +488,9 @@ impl Simulation {
                     assert!(!(is_held && is_owed), "{object} in repo{repo}");
                 }
             }
+            let view = self.view();
+            let kept = view.kept(None).filter(|row| row.as_ref().unwrap().0.repo == repo);
+            counted.kept = kept.count() as u64;
             assert_eq!(self.view().counters(repo).unwrap(), counted, "repo{repo}");
         }
     }
@@ -467,7 +521,7 @@ proptest! {
 
     #[test]
     fn a_mesh_keeps_its_promises(
-        actions in proptest::collection::vec((0_u8..27, any::<u8>(), any::<u8>(), any::<u8>()), 1..160),
+        actions in proptest::collection::vec((0_u8..29, any::<u8>(), any::<u8>(), any::<u8>()), 1..160),
         cuts in proptest::collection::vec(any::<usize>(), 0..6),
         is_busy: bool,
     ) {

@@ -373,6 +373,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     assert!(!world.view().may_delete(since).unwrap());
     let forget = || Command::Forget {
         chunks: vec![digest(1)],
+        kept: Vec::new(),
     };
     assert_eq!(
         world.run(forget()),

@@ -1,5 +1,7 @@
 //! What the catalog takes and refuses of nodes, sessions that move, repeated requests, and repositories that go.
 
+use std::collections::BTreeSet;
+
 use pgmesh_storage::Generation;
 
 use super::request::REMEMBERED;
@@ -35,6 +37,7 @@ fn announce(node: &str, node_id: u64, fingerprint: u8) -> Command {
         advertise: vec![format!("{node}:2")],
         fingerprint: [fingerprint; 32],
         program: "0.2.0".to_owned(),
+        reaches: BTreeSet::new(),
     }
 }
 
@@ -82,7 +85,7 @@ fn a_node_with_another_format_is_not_admitted() {
     }
     let refusal = world.run(old).unwrap_err().to_string();
     assert!(
-        refusal.contains("format 1") && refusal.contains("format 2"),
+        refusal.contains("format 1") && refusal.contains("format 3"),
         "{refusal}"
     );
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
+use super::node::lose_reach;
 use super::objects::{free_generation, need_repository, owe};
 use super::retire::changing;
 use super::{Base, Outcome, Step};
@@ -98,6 +99,8 @@ pub(super) fn update<B: Base>(
     }
     let mut changed = Vec::new();
     if let Some(definition) = definition {
+        // Nodes that declare it otherwise must not write to another place.
+        lose_reach(step, repo)?;
         changed.push("definition");
         record.definition = definition;
     }

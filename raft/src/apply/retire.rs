@@ -6,7 +6,8 @@
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
-use super::objects::{free_generation, need_repository, owe, settle, uncount_replica, withdraw};
+use super::node::lose_reach;
+use super::objects::{count_kept, free_generation, need_repository, owe, settle, uncount_replica, withdraw};
 use super::repository::refuse_known_storage;
 use super::{Base, Outcome, Row, Step};
 use crate::error::ReadError;
@@ -23,16 +24,18 @@ use crate::value;
 /// How many rows one step looks at; few in tests, so that walks there take several.
 const STEP: usize = if cfg!(test) { 3 } else { 2_000 };
 
-/// The tables whose rows mention a retired repository. Those with objects come first: a replaced one is done with them.
-const TABLES: [Table; 6] = [
+/// The tables whose rows mention a retired repository. Those that a replaced one is done with come first.
+const TABLES: [Table; 7] = [
     Table::Chunks,
     Table::Segments,
     Table::Backups,
     Table::Stanzas,
+    Table::Kept,
     Table::Garbage,
     Table::Debts,
 ];
-const OBJECT_TABLES: usize = 4;
+/// With what the lost one kept: the empty one keeps nothing.
+const REPLACED_TABLES: usize = 5;
 
 pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Outcome {
     let mut record = need_repository(step, repo)?;
@@ -49,6 +52,7 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Outc
             "repo{repo} ({}) was removed from the mesh; {orphans} objects were nowhere else",
             record.uuid
         ));
+        lose_reach(step, repo)?;
         step.txn.delete(Table::Repositories, key::repository(repo));
         step.txn.delete(Table::Counters, key::repository(repo));
         return Ok(Reply::Retiring { more: false });
@@ -84,6 +88,7 @@ pub(super) fn replace<B: Base>(
     let done = walk(step, repo, &mut record)?;
     if let Some(orphans) = done {
         record.change = None;
+        record.replaced = step.index;
         step.audit(format!(
             "repo{repo}: all that the lost disk held is owed; {orphans} objects were nowhere else"
         ));
@@ -123,7 +128,7 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
     };
     let end = match change.kind {
         ChangeKind::Retiring => TABLES.len(),
-        ChangeKind::Replacing => OBJECT_TABLES,
+        ChangeKind::Replacing => REPLACED_TABLES,
     };
     let mut left = STEP;
     let mut has_withdrawn = false;
@@ -232,10 +237,13 @@ impl Visit {
                 Ok((withdrawn, orphans(withdrawn, &record.manifest)))
             }
             Table::Stanzas => self.stanza(step, row),
-            Table::Garbage => {
+            Table::Garbage | Table::Kept => {
                 let garbage = key::read_garbage(key).ok_or_else(malformed)?;
                 if garbage.repo == self.repo {
                     step.txn.delete(table, key.clone());
+                    if table == Table::Kept {
+                        count_kept(step, self.repo, -1)?;
+                    }
                 }
                 Ok((false, 0))
             }

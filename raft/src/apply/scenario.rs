@@ -1,6 +1,6 @@
 //! A catalog in memory that tests talk to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
@@ -126,6 +126,7 @@ pub(crate) fn register_node(name: &str, node_id: u64) -> Command {
             service: NodeService::InService,
             vote: VotePolicy::Auto,
             revoked: Vec::new(),
+            reaches: BTreeSet::new(),
         },
     }
 }

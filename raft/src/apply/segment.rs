@@ -42,7 +42,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
             object: known.object.clone(),
             archive: Some(db.archive_id()),
         };
-        let (_, replicas) = place_more(step, &object, &found, &push.object.replicas)?;
+        let (_, replicas) = place_more(step, &object, &found, &push.object.replicas, push.checked_at)?;
         need_replicas(&replicas, push.ack)?;
         if replicas != known.object.replicas {
             known.object.replicas.clone_from(&replicas);
@@ -53,7 +53,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     if fence(step, &mut owner, &push)? {
         stanza::put(step, &push.stanza, &owner);
     }
-    let replicas = place_new(step, &object, &push.object)?;
+    let replicas = place_new(step, &object, &push.object, push.checked_at)?;
     // Invariant 1: durable in enough repositories before it is acknowledged.
     need_replicas(&replicas, push.ack)?;
     let record = SegmentRecord {

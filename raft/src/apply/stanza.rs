@@ -87,7 +87,7 @@ fn new_database<B: Base>(
         stanza: stanza.clone(),
         db,
     };
-    info.replicas = place_new(step, &object, &info)?;
+    info.replicas = place_new(step, &object, &info, step.index)?;
     Ok(Database {
         id: db,
         system_id: cluster.system_id,
@@ -122,7 +122,7 @@ fn same_cluster<B: Base>(
             archive: Some(current.archive_id()),
             object: current.info.clone(),
         };
-        let (_, replicas) = place_more(step, &object, &found, &info.replicas)?;
+        let (_, replicas) = place_more(step, &object, &found, &info.replicas, step.index)?;
         if replicas != current.info.replicas {
             current.info.replicas = replicas;
             put(step, stanza, &known);

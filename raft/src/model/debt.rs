@@ -63,4 +63,6 @@ pub struct RepositoryCounters {
     pub debts: u64,
     /// The stored bytes that they will come to.
     pub debt_bytes: u64,
+    /// Objects that nothing refers to and that the repository does not let go: the rows of table `Kept`.
+    pub kept: u64,
 }

@@ -31,5 +31,5 @@ pub struct MeshRecord {
 
 impl MeshRecord {
     /// The table format that this program reads and writes. Format 1 was never released.
-    pub const CATALOG_FORMAT: u32 = 2;
+    pub const CATALOG_FORMAT: u32 = 3;
 }

@@ -1,8 +1,10 @@
 //! The nodes of the mesh.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
 
 /// A node's name: `[A-Za-z0-9][A-Za-z0-9_.-]{0,63}`.
@@ -97,6 +99,9 @@ pub struct NodeRecord {
     pub vote: VotePolicy,
     /// Fingerprints of certificates under this name that are not accepted any more.
     pub revoked: Vec<[u8; 32]>,
+    /// The shared repositories that its file declares as the mesh defines them: those that others may reach through it. Whether
+    /// it can open them at present is not catalog state.
+    pub reaches: BTreeSet<RepoKey>,
 }
 
 impl NodeRecord {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgmesh_storage::WrappedKey;
 use serde::{Deserialize, Serialize};
 
-use super::{NodeName, ObjectRef};
+use super::{LogIndex, NodeName, ObjectRef};
 
 /// One repository as registered in the mesh. It holds no secret: master keys are wrapped (invariant 9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,13 +24,15 @@ pub struct RepositoryRecord {
     pub backfill: Option<Backfill>,
     /// Set while its replicas are being withdrawn.
     pub change: Option<RepositoryChange>,
+    /// When it was last replaced by an empty one: what was begun before may have been written to the one that was lost.
+    pub replaced: LogIndex,
 }
 
 impl RepositoryRecord {
-    /// Whether replicas in it count at present.
+    /// Whether replicas in it count at present that were made by something that began then.
     #[must_use]
-    pub fn takes_replicas(&self) -> bool {
-        self.change.is_none()
+    pub fn takes_replicas(&self, begun: LogIndex) -> bool {
+        self.change.is_none() && begun >= self.replaced
     }
 
     /// Whether it is being forgotten.

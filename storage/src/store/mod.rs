@@ -1,5 +1,6 @@
 //! Where a repository lies: a directory of this machine, or a bucket that every node with its credentials reaches.
 
+mod check;
 mod cloud;
 mod kind;
 mod secrets;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 
+pub use self::check::{CheckOutcome, CheckSize, CheckStep, check_store};
 use self::cloud::CloudStore;
 pub use self::cloud::Conditions;
 pub(crate) use self::cloud::Trouble;

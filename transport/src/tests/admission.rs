@@ -41,7 +41,7 @@ async fn each_role_is_seen_as_what_it_is() {
 async fn a_member_without_a_certificate_is_told_to_join() {
     let mesh = Mesh::new();
     let (address, mut arrivals) = listen(&mesh.node());
-    let connection = raw_connect(&address, "pgmesh/2", None, &mesh.ca).await.unwrap();
+    let connection = raw_connect(&address, "pgmesh/3", None, &mesh.ca).await.unwrap();
     let lost = ConnectionLost::from(connection.closed().await);
     assert!(
         matches!(
@@ -69,7 +69,7 @@ async fn who_comes_to_join_is_nobody_yet() {
     assert!(!session.peer().is_admin());
     // Showing an administrator's certificate does not make it more.
     let admin = mesh.identity(&Role::Admin, "root");
-    let _connection = raw_connect(&address, "pgmesh-join/2", Some(&admin), &mesh.ca)
+    let _connection = raw_connect(&address, "pgmesh-join/3", Some(&admin), &mesh.ca)
         .await
         .unwrap();
     assert_eq!(*arrivals.recv().await.unwrap().unwrap().peer(), Peer::Joining);
@@ -96,7 +96,7 @@ async fn joining_trusts_only_the_authority_of_the_token() {
     let node = other.node();
     let authority = mesh.node().ca().clone();
     let chain = vec![node.chain()[0].clone(), authority];
-    let middle = raw_listen("pgmesh-join/2", &node, chain);
+    let middle = raw_listen("pgmesh-join/3", &node, chain);
     let address = middle.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         while let Some(incoming) = middle.accept().await {
@@ -115,7 +115,7 @@ async fn a_members_certificate_does_not_make_a_node() {
         let bound = Server::bind("127.0.0.1:0".parse().unwrap(), &identity);
         assert!(matches!(bound, Err(BindError::NotANode { .. })));
         // With a program of its own it listens anyway.
-        for (alpn, joining) in [("pgmesh/2", false), ("pgmesh-join/2", true)] {
+        for (alpn, joining) in [("pgmesh/3", false), ("pgmesh-join/3", true)] {
             let server = raw_listen(alpn, &identity, identity.chain_with_ca());
             let address = server.local_addr().unwrap().to_string();
             tokio::spawn(async move {
@@ -149,7 +149,7 @@ async fn another_mesh_is_refused_by_both_sides() {
     ));
 
     // One that does not look at the node's certificate gets no further.
-    for alpn in ["pgmesh/2", "pgmesh-join/2"] {
+    for alpn in ["pgmesh/3", "pgmesh-join/3"] {
         let connection = raw_connect(&address, alpn, Some(&other.client()), &mesh.ca)
             .await
             .unwrap();
@@ -177,7 +177,7 @@ async fn a_forged_authority_of_the_same_name_is_another_mesh() {
     let found = problem(mesh.dialler().connect(&address).await);
     assert!(matches!(found, NodeCertificateProblem::OtherMesh { .. }), "{found}");
     let (address, mut arrivals) = listen(&mesh.node());
-    let connection = raw_connect(&address, "pgmesh/2", Some(&forged.client()), &mesh.ca)
+    let connection = raw_connect(&address, "pgmesh/3", Some(&forged.client()), &mesh.ca)
         .await
         .unwrap();
     assert!(matches!(
@@ -228,7 +228,7 @@ async fn both_versions_are_named_when_they_differ() {
             panic!("{lost}")
         };
         assert_eq!(code.spoken_version(), Some(2));
-        assert_eq!(reason, "this node speaks pgmesh wire protocol 2");
+        assert_eq!(reason, "this node speaks pgmesh wire protocol 3");
         assert!(matches!(
             arrivals.recv().await.unwrap(),
             Err(EstablishError::Version { .. })
@@ -237,7 +237,7 @@ async fn both_versions_are_named_when_they_differ() {
 
     // A node of the future that refuses us as we refuse others.
     let node = mesh.node();
-    let future = raw_listen("pgmesh/2", &node, node.chain_with_ca());
+    let future = raw_listen("pgmesh/3", &node, node.chain_with_ca());
     let address = future.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         while let Some(incoming) = future.accept().await {

@@ -41,6 +41,7 @@ fn node(node_id: u64) -> NodeRecord {
         service: NodeService::InService,
         vote: VotePolicy::Auto,
         revoked: Vec::new(),
+        reaches: BTreeSet::new(),
     }
 }
 

@@ -9,10 +9,12 @@ use http::Method;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use md5::{Digest, Md5};
+use object_store::Error;
 use object_store::azure::{
     AzureAuthorizer, AzureConfigKey, AzureCredential, AzureCredentialProvider, MicrosoftAzure, MicrosoftAzureBuilder,
 };
-use object_store::client::HttpRequest;
+use object_store::client::{HttpRequest, HttpRequestBody, HttpService};
+use object_store::path::Path as Location;
 
 use super::options::{Lock, Options, path_style, required, required_secret, unusable};
 use super::service::{Decorate, Service};
@@ -32,7 +34,7 @@ pub fn build(
     secrets: &Secrets,
     clients: Clients,
     budget: &Arc<super::budget::Budget>,
-) -> Result<MicrosoftAzure, StoreError> {
+) -> Result<(MicrosoftAzure, Deleting), StoreError> {
     let container = required(settings, "azure-container")?;
     let account = required_secret(secrets, "azure-account")?;
     // With the account in the path, as local servers want it, or in front of the host.
@@ -57,7 +59,51 @@ pub fn build(
         account: account.to_owned(),
         credentials: Arc::clone(store.credentials()),
     }));
-    Ok(store)
+    let deleting = Deleting {
+        service,
+        bucket_url: bucket_url.to_string().trim_end_matches('/').to_owned(),
+        prefix: options.prefix.clone(),
+        account: account.to_owned(),
+        credentials: Arc::clone(store.credentials()),
+    };
+    Ok((store, deleting))
+}
+
+/// Deletes one blob by a request of its own. `object_store` packs deletions into batches, which not every signature allows and
+/// whose answers hide why one blob was not deleted.
+#[derive(Clone, Debug)]
+pub struct Deleting {
+    service: Service,
+    bucket_url: String,
+    prefix: String,
+    account: String,
+    credentials: AzureCredentialProvider,
+}
+
+impl Deleting {
+    /// A blob that is not there counts as deleted.
+    pub async fn delete(&self, location: &Location) -> object_store::Result<()> {
+        let failed = |error| Error::Generic {
+            store: "azure",
+            source: Box::<Trouble>::new(error),
+        };
+        // Names of objects need no escapes: letters, digits, '.', '_', '-'.
+        let below = match self.prefix.as_str() {
+            "" => location.to_string(),
+            prefix => format!("{prefix}/{location}"),
+        };
+        let mut request = http::Request::new(HttpRequestBody::empty());
+        *request.method_mut() = Method::DELETE;
+        *request.uri_mut() = super::uri("azure-endpoint", &format!("{}/{below}", self.bucket_url))
+            .map_err(|error| failed(Trouble::new(TroubleKind::Refused, error.to_string())))?;
+        let credential = self.credentials.get_credential().await?;
+        AzureAuthorizer::new(&credential, &self.account).try_authorize(&mut request)?;
+        let deleted = self.service.call(request).await;
+        deleted.map(drop).map_err(|error| Error::Generic {
+            store: "azure",
+            source: Box::new(error),
+        })
+    }
 }
 
 fn with_credentials(

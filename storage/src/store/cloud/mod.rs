@@ -69,6 +69,8 @@ struct Inner {
 #[derive(Clone)]
 struct Built {
     store: Arc<dyn ObjectStore>,
+    /// Where deleting goes another way.
+    deleting: Option<azure::Deleting>,
     /// A digest of the credentials, to notice others.
     fingerprint: [u8; 32],
     since: Instant,
@@ -139,11 +141,18 @@ impl CloudStore {
     where
         F: Future<Output = object_store::Result<T>>,
     {
+        self.with_built(|built| request(built.store)).await
+    }
+
+    async fn with_built<T, F>(&self, request: impl Fn(Built) -> F) -> object_store::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
         let built = self.store();
-        match request(built.store.clone()).await {
+        match request(built.clone()).await {
             Err(error) if Trouble::of(&error).is_some_and(|trouble| trouble.kind.is_of_credentials()) => {
                 match self.renewed(&built).await {
-                    Some(store) => request(store).await,
+                    Some(built) => request(built).await,
                     None => Err(error),
                 }
             }
@@ -152,11 +161,11 @@ impl CloudStore {
     }
 
     /// The store with other credentials than the refused ones, if there are any.
-    async fn renewed(&self, refused: &Built) -> Option<Arc<dyn ObjectStore>> {
+    async fn renewed(&self, refused: &Built) -> Option<Built> {
         let _one_at_a_time = self.0.renewing.lock().await;
         let now = self.store();
         if !Arc::ptr_eq(&now.store, &refused.store) {
-            return Some(now.store);
+            return Some(now);
         }
         let inner = Arc::clone(&self.0);
         let rebuilt = tokio::task::spawn_blocking(move || {
@@ -181,9 +190,8 @@ impl CloudStore {
                     return None;
                 }
                 tracing::info!(place = %self.0.settings, "the credentials were refused, and are read anew");
-                let store = Arc::clone(&built.store);
-                *self.0.built.write().unwrap_or_else(PoisonError::into_inner) = built;
-                Some(store)
+                *self.0.built.write().unwrap_or_else(PoisonError::into_inner) = built.clone();
+                Some(built)
             }
             Ok(Err(error)) => {
                 tracing::warn!(place = %self.0.settings, %error, "the credentials cannot be read anew");
@@ -253,9 +261,14 @@ fn build(
     budget: &Arc<Budget>,
 ) -> Result<Built, StoreError> {
     let clients = Clients::build(options, secrets)?;
+    let mut deleting = None;
     let store: Arc<dyn ObjectStore> = match options.kind {
         StoreKind::S3 => Arc::new(s3::build(settings, options, secrets, clients, budget)?),
-        StoreKind::Azure => Arc::new(azure::build(settings, options, secrets, clients, budget)?),
+        StoreKind::Azure => {
+            let (store, by_itself) = azure::build(settings, options, secrets, clients, budget)?;
+            deleting = Some(by_itself);
+            Arc::new(store)
+        }
         StoreKind::Gcs => Arc::new(gcs::build(settings, options, secrets, clients, budget)?),
         StoreKind::Posix => return Err(unusable("type", "a directory is no bucket")),
     };
@@ -265,6 +278,7 @@ fn build(
     };
     Ok(Built {
         store,
+        deleting,
         fingerprint: fingerprint(settings, secrets),
         since: Instant::now(),
     })
@@ -434,7 +448,13 @@ impl ObjectStore for CloudStore {
                         });
                     }
                     let wanted = &location;
-                    store.with(|store| async move { store.delete(wanted).await }).await?;
+                    let delete = |built: Built| async move {
+                        match built.deleting {
+                            Some(deleting) => deleting.delete(wanted).await,
+                            None => built.store.delete(wanted).await,
+                        }
+                    };
+                    store.with_built(delete).await?;
                     Ok(location)
                 }
             })
@@ -445,15 +465,14 @@ impl ObjectStore for CloudStore {
         let (store, prefix) = (self.clone(), prefix.cloned());
         // The first page shows whether the credentials are accepted.
         let listing = async move {
-            let (prefix, known) = (&prefix, store.store());
+            let prefix = &prefix;
             let begin = |objects: Arc<dyn ObjectStore>| async move {
-                let mut listing = objects.list(prefix.as_ref());
+                let mut listing = objects.list(prefix.as_ref()).fuse();
                 match listing.next().await {
                     Some(Err(error)) => Err(error),
                     first => Ok(stream::iter(first).chain(listing).boxed()),
                 }
             };
-            let _ = known;
             store.with(begin).await
         };
         stream::once(listing).try_flatten().boxed()

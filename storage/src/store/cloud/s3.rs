@@ -19,6 +19,8 @@ const ANY_REGION: &str = "us-east-1";
 static LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
 static LOCK_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
 
+static CHECKSUM: HeaderName = HeaderName::from_static("x-amz-sdk-checksum-algorithm");
+
 /// Builds the store.
 pub fn build(
     settings: &StoreSettings,
@@ -156,6 +158,13 @@ impl Decorate for Locking {
         let headers = request.headers_mut();
         headers.insert(&LOCK_MODE, HeaderValue::from_static(mode));
         headers.insert(&LOCK_UNTIL, super::header(&until)?);
+        if *request.method() == Method::PUT {
+            // S3 takes no locked object without a checksum, and this is how it is told of one.
+            request
+                .headers_mut()
+                .insert(&CHECKSUM, HeaderValue::from_static("SHA256"));
+        }
+        let headers = request.headers_mut();
         let refused = |what: String| Trouble::new(TroubleKind::Credentials, what);
         // The digest of the payload that the first signature was made over.
         let digest = headers

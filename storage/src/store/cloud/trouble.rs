@@ -171,6 +171,7 @@ const CREDENTIALS: &[&str] = &[
     "AuthorizationHeaderMalformed",
     "AuthenticationRequired",
     "AuthenticationFailed",
+    "AuthorizationFailure",
     "InvalidAuthenticationInfo",
     "NoAuthenticationInformation",
     "UserProjectAccountProblem",
@@ -345,9 +346,9 @@ fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     if error.is::<rustls::Error>() {
         return true;
     }
-    // rustls comes wrapped in an I/O error, whose inner error `source` passes over.
+    // rustls comes wrapped in I/O errors, whose inner errors `source` passes over.
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    inner.is_some_and(|inner| inner.is::<rustls::Error>())
+    inner.is_some_and(|inner| is_tls(inner))
 }
 
 #[cfg(test)]
