@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::azure::{MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::gcp::{GcpCredential, GoogleCloudStorage, GoogleCloudStorageBuilder};
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, StaticCredentialProvider, integration,
+    Certificate, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, StaticCredentialProvider,
+    integration,
 };
 use pgmesh_tests::http::{Fault, HttpProxy};
-use pgmesh_tests::stores::GcsServer;
+use pgmesh_tests::stores::{AzureServer, Bucket, Fitness, GarageServer, GcsServer, S3Server};
 
 const BUCKET: &str = "tests";
 
@@ -244,4 +247,158 @@ fn our_gcs_server_refuses_what_google_refuses() {
     );
     refuses("DELETE /tests/kept", 403, "RetentionPolicyNotMet");
     refuses("PUT /tests/kept", 403, "RetentionPolicyNotMet");
+}
+
+fn option<'a>(bucket: &'a Bucket, name: &str) -> &'a str {
+    bucket.option(name).unwrap_or_else(|| panic!("no {name} in {bucket:?}"))
+}
+
+fn s3_builder(bucket: &Bucket) -> AmazonS3Builder {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    AmazonS3Builder::new()
+        .with_bucket_name(option(bucket, "s3-bucket"))
+        .with_endpoint(option(bucket, "s3-endpoint"))
+        .with_region(option(bucket, "s3-region"))
+        .with_access_key_id(option(bucket, "s3-key"))
+        .with_secret_access_key(option(bucket, "s3-key-secret"))
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_client_options(ClientOptions::new().with_allow_http(true))
+        .with_retry(RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        })
+}
+
+fn s3(bucket: &Bucket) -> AmazonS3 {
+    s3_builder(bucket).build().expect("a client")
+}
+
+fn azure(bucket: &Bucket) -> MicrosoftAzure {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    MicrosoftAzureBuilder::new()
+        .with_account(option(bucket, "azure-account"))
+        .with_container_name(option(bucket, "azure-container"))
+        .with_access_key(option(bucket, "azure-key"))
+        .with_endpoint(format!(
+            "{}/{}",
+            option(bucket, "azure-endpoint"),
+            option(bucket, "azure-account")
+        ))
+        .with_client_options(ClientOptions::new().with_allow_http(true))
+        .build()
+        .expect("a client")
+}
+
+/// Writes an object under the condition that it is not there, twice, and reads it.
+async fn creates_once(store: &dyn ObjectStore, name: &str) {
+    let path = Path::from(name);
+    let put = |content: &'static str| store.put_opts(&path, content.into(), PutMode::Create.into());
+    put("first").await.expect("a put");
+    let again = put("second").await;
+    assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+    let found = store
+        .get(&path)
+        .await
+        .expect("a get")
+        .bytes()
+        .await
+        .expect("its content");
+    assert_eq!(found, "first");
+}
+
+#[test]
+fn moto_stores_behind_a_proxy_and_checks_credentials_where_asked() {
+    let mut server = S3Server::start(BUCKET);
+    let proxy = HttpProxy::start(server.address()).expect("a proxy");
+    let bucket = server.bucket(BUCKET, proxy.address());
+    let path = Path::from("a & b/c d");
+    run(async {
+        creates_once(&s3(&bucket), "a & b/c d").await;
+        assert_eq!(server.names(BUCKET), ["a & b/c d"]);
+        server.harm(BUCKET, "a & b/c d", |content| content.extend_from_slice(b" and more"));
+        assert_eq!(server.content(BUCKET, "a & b/c d"), b"first and more");
+        server.enforce_credentials();
+        let error = s3(&bucket).get(&path).await.expect_err("an unknown key");
+        assert!(error.to_string().contains("InvalidAccessKeyId"), "{error}");
+        let bucket = server.bucket(BUCKET, proxy.address());
+        s3(&bucket).get(&path).await.expect("a get");
+        let error = s3(&bucket.clone().with("s3-key-secret", "another")).get(&path).await;
+        let error = error.expect_err("a wrong signature");
+        assert!(error.to_string().contains("SignatureDoesNotMatch"), "{error}");
+        s3(&bucket).put(&Path::from("d"), "x".into()).await.expect("a put");
+        assert_eq!(server.names(BUCKET).len(), 2);
+    });
+    assert_eq!(proxy.count(|request| request.method == "PUT"), 3);
+    assert_eq!(server.open_uploads(BUCKET), 0);
+}
+
+#[test]
+fn moto_speaks_tls_with_fit_and_unfit_certificates() {
+    for fitness in [Fitness::Fit, Fitness::OtherHost, Fitness::Expired] {
+        let server = S3Server::start_with_tls(BUCKET, fitness);
+        let bucket = server.bucket(BUCKET, server.address());
+        let authority = std::fs::read(server.ca_file()).expect("the authority's certificate");
+        let authority = Certificate::from_pem(&authority).expect("a certificate");
+        let trusting = ClientOptions::new().with_root_certificate(authority);
+        let store = s3_builder(&bucket)
+            .with_client_options(trusting)
+            .build()
+            .expect("a client");
+        let answer = run(store.put(&Path::from("a"), "x".into()));
+        assert_eq!(answer.is_ok(), fitness == Fitness::Fit, "{fitness:?}: {answer:?}");
+        let stranger = run(s3(&bucket).put(&Path::from("a"), "x".into()));
+        stranger.expect_err("an unknown authority");
+    }
+}
+
+#[test]
+fn azurite_stores_behind_a_proxy() {
+    let server = AzureServer::start(BUCKET);
+    let proxy = HttpProxy::start(server.address()).expect("a proxy");
+    run(creates_once(
+        &azure(&server.bucket(BUCKET, proxy.address())),
+        "a & b/c d",
+    ));
+    assert_eq!(server.names(BUCKET), ["a & b/c d"]);
+    server.harm(BUCKET, "a & b/c d", |content| content.extend_from_slice(b" and more"));
+    assert_eq!(server.content(BUCKET, "a & b/c d"), b"first and more");
+    let target = format!("/devstoreaccount1/{BUCKET}/a%20%26%20b/c%20d");
+    let status = |permissions: &str| {
+        let signature = server.shared_access(BUCKET, permissions, "2999-01-01T00:00:00Z");
+        let target = format!("{target}?{signature}");
+        pgmesh_tests::http::request(server.address(), "GET", &target, &[], &[])
+            .expect("an answer")
+            .status
+    };
+    assert_eq!([status("r"), status("w")], [200, 403]);
+}
+
+#[test]
+fn garage_stores_and_ignores_conditions() {
+    if !GarageServer::is_installed() {
+        eprintln!("no garage on this machine: `make test-all` installs it");
+        return;
+    }
+    let server = GarageServer::start(BUCKET);
+    let store = s3(&server.bucket(BUCKET, server.address()));
+    let path = Path::from("a & b/c d");
+    run(async {
+        for content in ["first", "second"] {
+            store
+                .put_opts(&path, content.into(), PutMode::Create.into())
+                .await
+                .expect("a put");
+        }
+        let found = store
+            .get(&path)
+            .await
+            .expect("a get")
+            .bytes()
+            .await
+            .expect("its content");
+        assert_eq!(
+            found, "second",
+            "it has learnt conditions: then the tests need another server that has not"
+        );
+    });
 }

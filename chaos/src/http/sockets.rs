@@ -16,9 +16,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A port that is ours as long as this value lives, whether somebody listens there or not.
+/// A TCP port that is ours as long as this value lives, whether somebody listens there or not. Listeners need `SO_REUSEADDR`, as
+/// servers have it.
 #[derive(Debug)]
-pub(super) struct HeldPort {
+pub struct HeldPort {
     address: SocketAddr,
     /// Bound, and never listening: so nobody else gets the port, and who connects is refused.
     _socket: OwnedFd,
@@ -26,7 +27,10 @@ pub(super) struct HeldPort {
 
 impl HeldPort {
     /// A free one of 127.0.0.1.
-    pub(super) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn new() -> io::Result<Self> {
         let held = socket(AddressFamily::INET, SocketType::STREAM, None)?;
         // The listener has this option too: with it, both can be bound while only one of them listens.
         sockopt::set_socket_reuseaddr(&held, true)?;
@@ -39,11 +43,17 @@ impl HeldPort {
         })
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    /// Where it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(super) fn listen(&self) -> io::Result<TcpListener> {
+    /// Listens there.
+    ///
+    /// # Errors
+    /// Somebody of ours does already.
+    pub fn listen(&self) -> io::Result<TcpListener> {
         TcpListener::bind(self.address)
     }
 }

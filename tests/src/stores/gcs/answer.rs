@@ -5,6 +5,7 @@ use std::fmt::Write;
 use pgmesh_chaos::http::Response;
 
 use super::date;
+use crate::stores::xml::escaped;
 
 /// Why a request is refused.
 #[derive(Debug)]
@@ -115,22 +116,4 @@ impl Page {
 /// A successful answer with XML.
 pub fn document(xml: impl Into<Vec<u8>>) -> Response {
     Response::new(200, xml).with_header("Content-Type", "application/xml; charset=UTF-8")
-}
-
-/// Text as it may stand in XML.
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
-/// The contents of all elements of a name, not nested in one of the same name.
-pub fn elements<'a>(xml: &'a str, name: &str) -> Vec<&'a str> {
-    let (begin, end) = (format!("<{name}>"), format!("</{name}>"));
-    xml.split(&begin)
-        .skip(1)
-        .filter_map(|rest| rest.split_once(&end))
-        .map(|(content, _)| content)
-        .collect()
 }

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use super::answer::{Failure, document};
 use super::call::Call;
 use super::date;
+use crate::stores::xml::escaped;
 use conditions::Retention;
 use parts::Upload;
 
@@ -125,7 +126,7 @@ impl Bucket {
         if copies {
             let body = format!(
                 "<?xml version='1.0' encoding='UTF-8'?><CopyObjectResult><ETag>{}</ETag><LastModified>{}</LastModified></CopyObjectResult>",
-                super::answer::escaped(&version.tag),
+                escaped(&version.tag),
                 date::rfc3339(version.modified)
             );
             return Ok(version.tell(document(body)));

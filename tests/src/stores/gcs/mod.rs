@@ -11,12 +11,11 @@
 mod answer;
 mod bucket;
 mod call;
-mod date;
+pub(super) mod date;
 mod identity;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +26,16 @@ use bucket::Bucket;
 use call::Call;
 use identity::Identities;
 
+use crate::scratch::Scratch;
+use crate::stores::Bucket as StoreBucket;
+use crate::stores::bucket::endpoint;
+
 /// A running server. It ends, with all that it stores, when it is dropped.
 #[derive(Debug)]
 pub struct GcsServer {
     server: HttpServer,
     state: Arc<Mutex<State>>,
+    scratch: Scratch,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +55,8 @@ impl GcsServer {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
         let server = HttpServer::start(move |request| lock(&shared).answer(&request)).expect("starting a GCS server");
-        let server = Self { server, state };
+        let scratch = Scratch::new("gcs");
+        let server = Self { server, state, scratch };
         server.create_bucket(bucket);
         server
     }
@@ -147,9 +152,16 @@ impl GcsServer {
         lock(&self.state).buckets[bucket].retention(name)
     }
 
-    /// Writes the service account's key file.
-    pub fn write_key_file(&self, path: &Path, address: SocketAddr) {
-        crate::Account::current().write(path, self.key_file(address));
+    /// How a node gets to a bucket, `address` being that of the server or of a proxy before it: by a service account.
+    #[must_use]
+    pub fn bucket(&self, bucket: &str, address: SocketAddr) -> StoreBucket {
+        let file = self.scratch.join(format!("key-{}.json", address.port()));
+        self.scratch.account().write(&file, self.key_file(address));
+        StoreBucket::new("gcs")
+            .with("gcs-bucket", bucket)
+            .with("gcs-endpoint", endpoint(address))
+            .with("gcs-key-type", "service")
+            .with("gcs-key", file.display().to_string())
     }
 }
 

@@ -7,7 +7,8 @@ use pgmesh_chaos::http::Response;
 
 use super::conditions::Retention;
 use super::{Bucket, Call, Failure, check_hashes, hex};
-use crate::stores::gcs::answer::{document, elements, escaped};
+use crate::stores::gcs::answer::document;
+use crate::stores::xml::{elements, escaped};
 
 /// All parts but the last are this long at least.
 const SHORTEST_PART: usize = 5 << 20;
