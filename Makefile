@@ -40,7 +40,8 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 	$(stage) build cargo build --quiet --locked --workspace --bins
 	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast
 
-test-all: ## as test, with 50 rounds of killing nodes, and faults that last longer
+test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, and one more object store
+	@.ci/setup build test-all
 	@PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 $(MAKE) test ROUNDS=50
 
 test-unit: ## unit and property tests only

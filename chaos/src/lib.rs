@@ -6,6 +6,7 @@
 //! - [`Faults`]: what a link does to the datagrams of one direction; `pipe` decides it, without a socket and without a clock;
 //! - [`Relay`]: one listening UDP address before another, with faults in both directions;
 //! - [`Network`]: a relay for every ordered pair of named processes, to be partitioned, slowed down and healed;
+//! - [`http`]: a proxy before an HTTP server that counts requests and harms them, and a small server;
 //! - [`history`]: what concurrent clients asked and were told, and the judgement whether one catalog can have said so.
 //!
 //! ```text
@@ -15,6 +16,7 @@
 
 mod faults;
 pub mod history;
+pub mod http;
 mod network;
 mod pipe;
 mod random;

@@ -35,6 +35,7 @@ mod pushes;
 mod scale;
 mod scratch;
 mod site;
+pub mod stores;
 mod wait;
 mod wal;
 
@@ -47,6 +48,7 @@ pub use mesh::{Mesh, MeshBuilder, MeshStatus, NodeStatus, RepositoryStatus};
 pub use node::{Node, NodeBuilder, RepositoryFiles};
 pub use objects::{Damage, Kind, Object, Repository};
 pub use outcome::{Outcome, run, run_with_input};
+pub use pgmesh_chaos::http;
 pub use pgmesh_chaos::{Faults, Network, Random, history};
 pub use port::Port;
 pub use postgres::{Load, Postgres, PostgresBuilder};

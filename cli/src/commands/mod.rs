@@ -13,6 +13,7 @@ mod join;
 mod membership;
 mod node;
 mod origin;
+mod repo_check;
 mod repo_sync;
 mod repository;
 mod restore;
@@ -90,6 +91,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::NodeRemove => membership::remove(config).await,
         Command::NodeResume => membership::change(config, NodeChange::Resume).await,
         Command::NodeStart => node::start(config).await,
+        Command::RepoCheck => repo_check::run(config).await,
         Command::RepoGet => repository::get(config).await,
         Command::RepoLs => repository::list(config).await,
         Command::RepoRemove => repository::remove(config).await,

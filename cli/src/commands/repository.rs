@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
+use crate::restore::DirectRepositories;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{
     HealthInfo, ListRepository, MeshInfo, PayloadHead, ReadRepository, RepositoryInfo, RepositoryObject, Request,
@@ -13,6 +14,9 @@ use pgmesh_node::protocol::{
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{Payload, RepoKey};
 use serde_json::{Map, Value, json};
+
+/// How many names one listing has.
+const LISTED: usize = 100_000;
 
 /// Lists what lies under a path: under the stanza's folder where only a stanza is given, which is what its client may
 /// see, else under the repository's root.
@@ -22,14 +26,17 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
         (None, Some(_)) => format!("stanza/{}", stanza(config)?),
         (None, None) => String::new(),
     };
-    let mesh = Mesh::connect(config).await?;
-    let repo = repository(config, &mesh).await?;
-    let request = Request::ListRepository(ListRepository {
-        repo,
-        path: path.clone(),
-        recurse: false,
-    });
-    let objects: Vec<RepositoryObject> = mesh.call(&request).await?;
+    let objects = if config.flag("repo-direct") {
+        let folder = path.trim_matches('/');
+        let names = DirectRepositories::open(config, asked_repository(config)?).await?;
+        let names = names.names(folder, LISTED).await?;
+        names
+            .into_iter()
+            .map(|(name, size)| RepositoryObject { name, size })
+            .collect()
+    } else {
+        list_through_node(config, &path).await?
+    };
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&listing_json(&objects))?,
         OutputFormat::Text => output::print(&listing_text(&path, &objects))?,
@@ -37,9 +44,26 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
+async fn list_through_node(config: &Config, path: &str) -> Result<Vec<RepositoryObject>, Failure> {
+    let mesh = Mesh::connect(config).await?;
+    let repo = repository(config, &mesh).await?;
+    let request = Request::ListRepository(ListRepository {
+        repo,
+        path: path.to_owned(),
+        recurse: false,
+    });
+    mesh.call(&request).await
+}
+
 /// Writes the content of one object to stdout, checked once more on this side (invariant 6).
 pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
     let path = argument(config, 0, "the path of an object")?.to_owned();
+    if config.flag("repo-direct") {
+        let repositories = DirectRepositories::open(config, asked_repository(config)?).await?;
+        let content = repositories.content(path.trim_matches('/')).await?;
+        output::print_bytes(&content)?;
+        return Ok(ExitCode::Ok);
+    }
     let mesh = Mesh::connect(config).await?;
     let suite = mesh.suite().await?;
     let repo = repository(config, &mesh).await?;

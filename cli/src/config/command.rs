@@ -30,6 +30,7 @@ pub enum Command {
     NodeRemove,
     NodeResume,
     NodeStart,
+    RepoCheck,
     RepoGet,
     RepoLs,
     RepoRemove,

@@ -19,6 +19,10 @@ impl Sample {
         Self { directory }
     }
 
+    fn rewrite(&self, text: &str) {
+        std::fs::write(self.directory.path().join("pgmesh.conf"), text).unwrap();
+    }
+
     fn load_with(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Result<Config, CommandError> {
         let config = format!("--config={}", self.directory.path().join("pgmesh.conf").display());
         load_with(environment, &[&[config.as_str()], arguments].concat())
@@ -208,7 +212,7 @@ fn options_that_only_pgbackrest_has_are_named_and_never_stop_a_command() {
     let sample =
         Sample::new("[global]\narchive-async=y\nrepo1-retention-full=2\nstanza=main\n[global:expire]\nprocess-max=3\n");
     let config = sample
-        .load_with(&[("PGMESH_REPO1_S3_KEY", "hunter2")], &["info"])
+        .load_with(&[("PGMESH_REPO1_SFTP_PRIVATE_KEY_PASSPHRASE", "hunter2")], &["info"])
         .unwrap();
     let warnings = config.warnings().join("\n");
     for part in [
@@ -216,7 +220,7 @@ fn options_that_only_pgbackrest_has_are_named_and_never_stop_a_command() {
         ":3: option 'repo1-retention-full' is not used",
         ":4: option 'stanza' is not used: it belongs on the command line",
         "section [global:expire] is not used",
-        "PGMESH_REPO1_S3_KEY is not used",
+        "PGMESH_REPO1_SFTP_PRIVATE_KEY_PASSPHRASE is not used",
     ] {
         assert!(warnings.contains(part), "{part} is not in\n{warnings}");
     }
@@ -387,8 +391,50 @@ fn repositories_that_cannot_be() {
         error.to_string().contains("would not be encrypted") && !error.to_string().contains("hunter2"),
         "{error}"
     );
-    let error = refused("[global]\nnode-name=n\nrepo1-path=/x\nrepo1-type=s3\n");
+    let error = refused("[global]\nnode-name=n\nrepo1-path=/x\nrepo1-type=sftp\n");
     assert!(error.to_string().contains("allowed: posix"), "{error}");
+    for (options, missing) in [
+        ("type=s3", "s3-bucket"),
+        (
+            "type=s3\nrepo1-s3-bucket=b\nrepo1-s3-key=k\nrepo1-s3-key-secret=s",
+            "s3-region",
+        ),
+        ("type=s3\nrepo1-s3-bucket=b\nrepo1-s3-endpoint=e", "s3-key"),
+        ("type=s3\nrepo1-s3-bucket=b\nrepo1-s3-key-type=auto", "s3-region"),
+        (
+            "type=azure\nrepo1-azure-container=c\nrepo1-azure-key=k",
+            "azure-account",
+        ),
+        ("type=gcs\nrepo1-gcs-bucket=b", "gcs-key"),
+    ] {
+        let error = refused(&format!("[global]\nnode-name=n\nrepo1-{options}\n"));
+        let named = error.to_string().contains(&format!("'repo1-{missing}'"));
+        assert!(error.code == ExitCode::OptionRequired && named, "{options}: {error}");
+    }
+}
+
+#[test]
+fn credentials_are_read_anew_when_they_rotate() {
+    let file = |secret: &str| {
+        format!(
+            "[global]\nnode-name=n\nrepo1-type=s3\nrepo1-s3-bucket=b\nrepo1-s3-region=r\nrepo1-s3-key=k\n\
+             repo1-s3-key-secret={secret}\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=p\n"
+        )
+    };
+    let sample = Sample::new(&file("old"));
+    let config = sample.load(&["node", "start"]).unwrap();
+    let settings = config.repositories()[&1].store_settings(&config, 1);
+    let secret = |settings: &pgmesh_storage::StoreSettings| {
+        let secrets = settings.secrets.read().unwrap();
+        assert!(!secrets.contains_key("cipher-pass"));
+        secrets["s3-key-secret"].expose().to_owned()
+    };
+    assert_eq!(secret(&settings), "old");
+    sample.rewrite(&file("hunter3"));
+    assert_eq!(secret(&settings), "hunter3");
+    assert!(!format!("{settings:?}").contains("hunter3"));
+    sample.rewrite("[global\n");
+    assert!(settings.secrets.read().is_err());
 }
 
 #[test]

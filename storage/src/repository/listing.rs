@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::WalFileName;
@@ -47,6 +49,36 @@ impl Repository {
                 Err(error) => Err(StoreError::from_store("listing", &folder, error)),
             })
             .boxed()
+    }
+
+    /// The names directly below a folder, or of everything below it, each with its length or none for a folder (which ends with
+    /// `/`); no more than `limit`. An object that is asked for by its own path has the name `""`.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub async fn list_names(
+        &self,
+        folder: &str,
+        recurse: bool,
+        limit: usize,
+    ) -> Result<BTreeMap<String, Option<u64>>, StoreError> {
+        let mut names = BTreeMap::new();
+        let mut objects = self.list(folder);
+        while let Some(object) = objects.try_next().await? {
+            let below = object
+                .path
+                .strip_prefix(folder)
+                .unwrap_or(&object.path)
+                .trim_start_matches('/');
+            match below.split_once('/') {
+                Some((folder, _)) if !recurse => names.insert(format!("{folder}/"), None),
+                _ => names.insert(below.to_owned(), Some(object.length)),
+            };
+            if names.len() >= limit {
+                break;
+            }
+        }
+        Ok(names)
     }
 
     /// All objects below a folder whose paths can be read, sorted. For folders of bounded size.

@@ -316,10 +316,26 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::RepoCheck,
+        name: "repo-check",
+        summary: "Try whether a place can hold a repository",
+        about: "Writes, reads, lists and deletes a few objects beside the repository, from this host and with this host's \
+                options and credentials, and says what works and how long it took: connection, credentials, \
+                conditional writes, parts of objects, long objects, object lock. No node is needed, and nothing of \
+                the repository is touched.",
+        arguments: &[],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-check",
+            "before repo2 is used for the first time",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::RepoGet,
         name: "repo-get",
         summary: "Print a stored object, decrypted and checked",
-        about: "Writes the content of one object of a repository to stdout after checking it.",
+        about: "Writes the content of one object of a repository to stdout after checking it. With --repo-direct no node \
+                is asked.",
         arguments: &[required(
             "FILE",
             "the object's path in the repository, as repo-ls prints it",
@@ -334,7 +350,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::RepoLs,
         name: "repo-ls",
         summary: "List the objects of a repository",
-        about: "Lists what lies under a path of a repository.",
+        about: "Lists what lies under a path of a repository. With --repo-direct no node is asked.",
         arguments: &[optional("PATH", "where to look; everything when left out")],
         examples: &[(
             "pgmesh --repo=1 repo-ls stanza/main/backup",

@@ -44,10 +44,10 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     repository("s3-key-secret", Kind::Text, "secret of the access key")
         .secret()
-        .about("", "repo2-s3-key-secret=…"),
+        .about("Only in a file or the environment; read again when the server refuses it.", "repo2-s3-key-secret=…"),
     repository("s3-token", Kind::Text, "session token of temporary keys")
         .secret()
-        .about("", "repo2-s3-token=…"),
+        .about("Where the keys are temporary; read again from the file when it has expired.", "repo2-s3-token=…"),
     repository("s3-kms-key-id", Kind::Text, "key for encryption by the server (SSE-KMS)")
         .secret()
         .about("Beside pgmesh's own encryption, where a policy asks for it.", "repo2-s3-kms-key-id=arn:aws:kms:…"),
@@ -55,11 +55,12 @@ pub const OPTIONS: &[OptionSpec] = &[
         .secret()
         .about("32 bytes in base64; whoever loses it loses the repository.", "repo2-s3-sse-customer-key=…"),
     repository("s3-requester-pays", Kind::Flag, "whether requests are paid by this account")
+    .default("n")
         .local()
-        .about("", "repo2-s3-requester-pays=y"),
+        .about("For buckets whose owner lets others pay.", "repo2-s3-requester-pays=y"),
     repository("azure-account", Kind::Text, "storage account of Azure")
         .secret()
-        .about("", "repo3-azure-account=backups"),
+        .about("Kept with the credentials, as by pgBackRest.", "repo3-azure-account=backups"),
     repository("azure-container", Kind::Text, "container of Azure").about("It must exist.", "repo3-azure-container=pgmesh"),
     repository("azure-endpoint", Kind::Text, "server of Azure").local().about(
         "HOST[:PORT]; https unless http:// stands before it. Default: blob.core.windows.net.",
@@ -104,7 +105,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         .about("Read again when the server refuses it.", "repo4-gcs-key=/etc/pgmesh/gcs-key.json"),
     repository("gcs-user-project", Kind::Text, "project that pays for requests")
         .local()
-        .about("", "repo4-gcs-user-project=backups"),
+        .about("For buckets whose owner lets others pay.", "repo4-gcs-user-project=backups"),
     repository("storage-host", Kind::Text, "host to connect to instead of the endpoint")
         .local()
         .about("Names and signatures stay those of the endpoint: for proxies and private networks.", "repo2-storage-host=10.0.0.7"),
@@ -118,8 +119,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         .local()
         .about("PEM files; instead of the system's authorities.", "repo2-storage-ca-path=/etc/pgmesh/ca"),
     repository("storage-verify-tls", Kind::Flag, "whether the server's certificate is checked")
+    .default("y")
         .local()
-        .about("For tests only: with n anybody in between can read the credentials. Default: y.", "repo2-storage-verify-tls=n"),
+        .about("For tests only: with n anybody in between can read the credentials.", "repo2-storage-verify-tls=n"),
     repository("storage-proxy", Kind::Text, "HTTP proxy on the way")
         .secret()
         .about(

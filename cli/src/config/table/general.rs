@@ -57,7 +57,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             "--stanza=main",
         ),
     new("output", Kind::Choice(&["text", "json"]), "how results are written")
-        .commands(CommandSet::of(&[Check, Doctor, Info, NodeList, RepoLs, Status, Verify]))
+        .commands(CommandSet::of(&[Check, Doctor, Info, NodeList, RepoCheck, RepoLs, Status, Verify]))
         .default("text")
         .about(
             "text is for people and may change; json is for programs.",
@@ -118,9 +118,9 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
-            ArchiveGet, Info, RepoGet, RepoLs, RepoRemove, RepoReplace, RepoSync, RepoUpdate, Restore, Verify,
+            ArchiveGet, Info, RepoCheck, RepoGet, RepoLs, RepoRemove, RepoReplace, RepoSync, RepoUpdate, Restore, Verify,
         ]))
-        .required(CommandSet::of(&[RepoRemove, RepoReplace, RepoSync]))
+        .required(CommandSet::of(&[RepoCheck, RepoRemove, RepoReplace, RepoSync]))
         .scope(Scope::OutsideFile)
         .about(
             "Use only this repository. Without it, the best of all is used.",
@@ -224,6 +224,7 @@ pub const LOG_OPTIONS: &[OptionSpec] = &[
                 Info,
                 NodeList,
                 NodeStart,
+                RepoCheck,
                 RepoGet,
                 RepoLs,
                 Status,

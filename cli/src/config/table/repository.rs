@@ -48,9 +48,9 @@ pub const OPTIONS: &[OptionSpec] = &[
             repository. `openssl rand -base64 48` makes a good one.",
             "repo1-cipher-pass=…",
         ),
-    repository("delete", Kind::Flag, "whether objects may be deleted").about(
+    repository("delete", Kind::Flag, "whether objects may be deleted").default("y").about(
         "With n the credentials need no permission to delete: what is not needed any more stays, is marked in the catalog \
-        and counted by status. Default: y.",
+        and counted by status.",
         "repo2-delete=n",
     ),
     repository(

@@ -102,7 +102,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             "--delta",
         ),
     new("repo-direct", Kind::Flag, "read a repository without any node")
-        .commands(CommandSet::of(&[Restore, ArchiveGet]))
+        .commands(CommandSet::of(&[Restore, ArchiveGet, RepoGet, RepoLs]))
         .default("n")
         .about(
             "For the day when the mesh is gone: one repository, described by its repoN-… options, and its \

@@ -74,7 +74,9 @@ pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[Backup, Check, StanzaC
 pub const NODE: CommandSet = CommandSet::of(&[NodeInit, NodeJoin, NodeStart]);
 
 /// Commands that need to know repositories by themselves: the node's, and those that can do without a node.
-pub const REPOSITORY: CommandSet = CommandSet::of(&[NodeInit, NodeJoin, NodeStart, RepoUpdate, Restore, ArchiveGet]);
+pub const REPOSITORY: CommandSet = CommandSet::of(&[
+    NodeInit, NodeJoin, NodeStart, RepoCheck, RepoGet, RepoLs, RepoUpdate, Restore, ArchiveGet,
+]);
 
 /// Every command that does work, and so may have something to log.
-pub const WORK: CommandSet = MESH.and(NODE).and(CommandSet::of(&[Join]));
+pub const WORK: CommandSet = MESH.and(NODE).and(CommandSet::of(&[Join, RepoCheck]));

@@ -193,6 +193,42 @@ impl DirectRepositories {
         listing
     }
 
+    /// The names below a folder of one repository, as [`Repository::list_names`] gives them.
+    ///
+    /// # Errors
+    /// It is not open, or cannot be listed.
+    pub async fn names(&self, folder: &str, limit: usize) -> Result<BTreeMap<String, Option<u64>>, Failure> {
+        let (key, repository) = self.first()?;
+        let listed = repository.list_names(folder, false, limit).await;
+        listed.map_err(|error| {
+            Failure::new(code::REPO_INVALID, format!("repo{key}: {folder:?} cannot be listed")).because(chain(&error))
+        })
+    }
+
+    /// The checked content of one object of one repository.
+    ///
+    /// # Errors
+    /// It is not there (55), damaged (26), or the repository cannot be read (103).
+    pub async fn content(&self, path: &str) -> Result<Bytes, Failure> {
+        let (key, repository) = self.first()?;
+        match repository.get_by_path(path).await {
+            Ok((_, checked)) => Ok(checked.plain),
+            Err(error) => {
+                let code = match &error {
+                    StoreError::NotFound { .. } => code::FILE_MISSING,
+                    error if error.is_damage() => code::CHECKSUM,
+                    _ => code::REPO_INVALID,
+                };
+                Err(Failure::new(code, format!("repo{key}: {path:?} cannot be read")).because(chain(&error)))
+            }
+        }
+    }
+
+    fn first(&self) -> Result<(RepoKey, &Repository), Failure> {
+        let first = self.open_ones().next();
+        first.ok_or_else(|| Failure::new(code::REPO_INVALID, "no declared repository is open"))
+    }
+
     /// What lies at a path that a listing gave, checked (invariant 6).
     ///
     /// # Errors

@@ -1,0 +1,23 @@
+//! HTTP/1.1 as far as object stores speak it, by hand and with a thread for each connection.
+//!
+//! - [`Head`], [`Framing`]: a message's head as it came, byte for byte, and how long its body is;
+//! - [`request`]: one request on a connection of its own;
+//! - [`HttpServer`]: answers requests with what a function says;
+//! - [`HttpProxy`]: stands before a server, counts its requests ([`HttpRecord`]), and does to them what a [`Rule`] says;
+//! - [`HeldPort`]: a port for a server that comes and goes.
+
+mod client;
+mod fault;
+mod message;
+mod proxy;
+mod record;
+mod server;
+mod sockets;
+
+pub use client::request;
+pub use fault::{Answer, Fault, Rule};
+pub use message::{Framing, Head, Piece, pass_body};
+pub use proxy::HttpProxy;
+pub use record::HttpRecord;
+pub use server::{HttpServer, Request, Response};
+pub use sockets::HeldPort;
