@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+pub(crate) use builder::encrypted_bucket;
 pub use builder::{NodeBuilder, RepositoryFiles};
 
 use crate::account::Account;
@@ -17,6 +18,7 @@ use crate::outcome::{Outcome, run};
 use crate::port::Port;
 use crate::process::Process;
 use crate::scratch::Scratch;
+use crate::stores::Bucket;
 use crate::wait::wait_for;
 
 /// How long a node may take to start or to stop.
@@ -117,6 +119,12 @@ impl Node {
         self.settings += &repository.lines();
         self.account.write(&self.configuration, &self.settings);
         self.repositories.push(repository);
+    }
+
+    /// Declares an encrypted repository in a bucket: from its next start on it reaches it.
+    pub fn declare_bucket(&mut self, number: usize, bucket: &Bucket) {
+        self.settings += &encrypted_bucket(number, bucket);
+        self.account.write(&self.configuration, &self.settings);
     }
 
     /// Has it listen on another port from its next start on.

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use pgmesh_chaos::{Network, Random};
 
 use crate::mesh::Mesh;
-use crate::node::Node;
+use crate::node::{Node, encrypted_bucket};
 use crate::port::Port;
 use crate::scratch::Scratch;
+use crate::stores::Bucket;
 
 /// The nodes of a mesh and their regions, in order.
 const NODES: [(&str, &str); 7] = [
@@ -31,6 +32,7 @@ pub struct MeshBuilder<'a> {
     paths: BTreeMap<usize, PathBuf>,
     relays: bool,
     options: Vec<(String, String)>,
+    lines: BTreeMap<usize, String>,
 }
 
 impl<'a> MeshBuilder<'a> {
@@ -42,6 +44,7 @@ impl<'a> MeshBuilder<'a> {
             paths: BTreeMap::new(),
             relays: false,
             options: Vec::new(),
+            lines: BTreeMap::new(),
         }
     }
 
@@ -77,6 +80,13 @@ impl<'a> MeshBuilder<'a> {
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Has the node of a number declare the encrypted repository `repository` in a bucket, beside what it has.
+    #[must_use]
+    pub fn bucket(mut self, node: usize, repository: usize, bucket: &Bucket) -> Self {
+        *self.lines.entry(node).or_default() += &encrypted_bucket(repository, bucket);
         self
     }
 
@@ -121,6 +131,10 @@ impl<'a> MeshBuilder<'a> {
                 node = node.option("mesh-route", &format!("{to}={address}"));
             }
             for (name, value) in &self.options {
+                node = node.option(name, value);
+            }
+            for line in self.lines.get(&number).iter().flat_map(|lines| lines.lines()) {
+                let (name, value) = line.split_once('=').expect("a line of a node's file");
                 node = node.option(name, value);
             }
             nodes.push(if number == 1 { node.create() } else { node.write() });

@@ -8,6 +8,7 @@ use crate::outcome::run;
 use crate::port::Port;
 use crate::program::pgmesh;
 use crate::scratch::Scratch;
+use crate::stores::Bucket;
 
 /// A repository of a node, as its configuration has it.
 #[derive(Clone, Debug)]
@@ -42,6 +43,14 @@ impl RepositoryFiles {
             path.display()
         )
     }
+}
+
+/// What a node's file says about an encrypted repository in a bucket.
+pub(crate) fn encrypted_bucket(number: usize, bucket: &Bucket) -> String {
+    let cipher = format!(
+        "repo{number}-cipher-type=aes-256-cbc\nrepo{number}-cipher-pass=passphrase of {number}: correct horse\n"
+    );
+    bucket.lines(number) + &cipher
 }
 
 /// A node to be set up.

@@ -199,6 +199,11 @@ impl S3Server {
         self.ask("PUT", &format!("/{bucket}/{}", encoded_path(name)), &[], &content);
     }
 
+    /// Takes an object away behind everybody's back.
+    pub fn remove(&self, bucket: &str, name: &str) {
+        self.ask("DELETE", &format!("/{bucket}/{}", encoded_path(name)), &[], &[]);
+    }
+
     /// How many uploads in parts were begun in a bucket and neither completed nor given up.
     #[must_use]
     pub fn open_uploads(&self, bucket: &str) -> usize {
