@@ -31,7 +31,10 @@ async fn checks(place: &Place) {
     // Nothing is left of it.
     let objects = Store::create(&place.settings("")).unwrap().objects();
     let left: Vec<_> = objects.list(None).try_collect().await.unwrap();
-    let left: Vec<_> = left.iter().filter(|meta| meta.location.as_ref().contains("pgmesh-check")).collect();
+    let left: Vec<_> = left
+        .iter()
+        .filter(|meta| meta.location.as_ref().contains("pgmesh-check"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -50,9 +53,14 @@ async fn long_listings(place: &Place) {
     let store = Store::create(&place.settings("listing")).unwrap();
     let repository = create(store.objects(), Cipher::None).await;
     let chunks: Vec<_> = (0..count).map(|number: u32| chunk(&number.to_le_bytes())).collect();
-    let puts = chunks.iter().map(|(name, payload)| repository.put(name, Generation::FIRST, payload));
+    let puts = chunks
+        .iter()
+        .map(|(name, payload)| repository.put(name, Generation::FIRST, payload));
     let puts = futures::stream::iter(puts.map(Ok::<_, StoreError>).map(|put| put.unwrap()));
-    let stored: Vec<_> = futures::StreamExt::buffer_unordered(puts, 16).try_collect().await.unwrap();
+    let stored: Vec<_> = futures::StreamExt::buffer_unordered(puts, 16)
+        .try_collect()
+        .await
+        .unwrap();
     assert_eq!(stored.len(), chunks.len());
     let listed = repository.list_sorted("chunk").await.unwrap();
     assert_eq!(listed.len(), chunks.len());

@@ -107,5 +107,7 @@ impl Drop for Tmpfs {
 /// A number that the environment may set, to do more than usual.
 pub fn number_from_environment(name: &str, usual: u32) -> u32 {
     let set = std::env::var(name).ok();
-    set.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    set.map_or(usual, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
 }

@@ -15,14 +15,30 @@ type Story = (&'static str, fn(Repository) -> BoxFuture<'static, ()>);
 
 /// All stories.
 pub const STORIES: &[Story] = &[
-    ("what_was_put_is_got_by_name_and_by_path", |repository| Box::pin(what_was_put_is_got_by_name_and_by_path(repository))),
-    ("listings_are_by_folder", |repository| Box::pin(listings_are_by_folder(repository))),
-    ("a_second_put_finds_the_first", |repository| Box::pin(a_second_put_finds_the_first(repository))),
-    ("what_is_not_there_is_not_found", |repository| Box::pin(what_is_not_there_is_not_found(repository))),
-    ("a_payload_under_a_name_that_is_not_its_own_is_refused", |repository| Box::pin(a_payload_under_a_name_that_is_not_its_own_is_refused(repository))),
-    ("generations_stand_side_by_side", |repository| Box::pin(generations_stand_side_by_side(repository))),
-    ("sixteen_writers_of_one_object_agree", |repository| Box::pin(sixteen_writers_of_one_object_agree(repository))),
-    ("what_was_made_is_usable", |repository| Box::pin(what_was_made_is_usable(repository))),
+    ("what_was_put_is_got_by_name_and_by_path", |repository| {
+        Box::pin(what_was_put_is_got_by_name_and_by_path(repository))
+    }),
+    ("listings_are_by_folder", |repository| {
+        Box::pin(listings_are_by_folder(repository))
+    }),
+    ("a_second_put_finds_the_first", |repository| {
+        Box::pin(a_second_put_finds_the_first(repository))
+    }),
+    ("what_is_not_there_is_not_found", |repository| {
+        Box::pin(what_is_not_there_is_not_found(repository))
+    }),
+    ("a_payload_under_a_name_that_is_not_its_own_is_refused", |repository| {
+        Box::pin(a_payload_under_a_name_that_is_not_its_own_is_refused(repository))
+    }),
+    ("generations_stand_side_by_side", |repository| {
+        Box::pin(generations_stand_side_by_side(repository))
+    }),
+    ("sixteen_writers_of_one_object_agree", |repository| {
+        Box::pin(sixteen_writers_of_one_object_agree(repository))
+    }),
+    ("what_was_made_is_usable", |repository| {
+        Box::pin(what_was_made_is_usable(repository))
+    }),
 ];
 
 /// One object of each kind.
