@@ -1,6 +1,8 @@
 //! What the tests of this folder share.
 #![allow(dead_code, clippy::unwrap_used, reason = "shared by several test programs")]
 
+pub mod places;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -100,4 +102,10 @@ impl Drop for Tmpfs {
             .arg(self.path())
             .status();
     }
+}
+
+/// A number that the environment may set, to do more than usual.
+pub fn number_from_environment(name: &str, usual: u32) -> u32 {
+    let set = std::env::var(name).ok();
+    set.map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
