@@ -10,6 +10,7 @@ use crate::mesh::Mesh;
 use crate::node::Node;
 use crate::port::Port;
 use crate::scratch::Scratch;
+use crate::stores::Bucket;
 
 /// The nodes of a mesh and their regions, in order.
 const NODES: [(&str, &str); 7] = [
@@ -29,8 +30,18 @@ pub struct MeshBuilder<'a> {
     nodes: usize,
     repositories: usize,
     paths: BTreeMap<usize, PathBuf>,
+    shared: Vec<Shared>,
     relays: bool,
     options: Vec<(String, String)>,
+}
+
+/// A repository in a bucket that several nodes declare.
+#[derive(Debug)]
+struct Shared {
+    number: usize,
+    bucket: Bucket,
+    /// Which nodes; all where it is empty.
+    nodes: Vec<String>,
 }
 
 impl<'a> MeshBuilder<'a> {
@@ -40,6 +51,7 @@ impl<'a> MeshBuilder<'a> {
             nodes: 3,
             repositories: usize::MAX,
             paths: BTreeMap::new(),
+            shared: Vec::new(),
             relays: false,
             options: Vec::new(),
         }
@@ -63,6 +75,23 @@ impl<'a> MeshBuilder<'a> {
     #[must_use]
     pub fn repository_at(mut self, number: usize, path: PathBuf) -> Self {
         self.paths.insert(number, path);
+        self
+    }
+
+    /// A repository in a bucket that all nodes declare.
+    #[must_use]
+    pub fn shared_repository(self, number: usize, bucket: &Bucket) -> Self {
+        self.repository_shared_by(number, bucket, &[])
+    }
+
+    /// A repository in a bucket that the nodes of these names declare.
+    #[must_use]
+    pub fn repository_shared_by(mut self, number: usize, bucket: &Bucket, nodes: &[&str]) -> Self {
+        self.shared.push(Shared {
+            number,
+            bucket: bucket.clone(),
+            nodes: nodes.iter().map(|&name| name.to_owned()).collect(),
+        });
         self
     }
 
@@ -116,6 +145,11 @@ impl<'a> MeshBuilder<'a> {
                     None => node.repository_numbered(number),
                     Some(path) => node.add(number, path.clone(), Some(format!("passphrase of {number}"))),
                 };
+            }
+            for shared in &self.shared {
+                if shared.nodes.is_empty() || shared.nodes.iter().any(|other| other == name) {
+                    node = node.repository_numbered_on(shared.number, &shared.bucket);
+                }
             }
             for (to, address) in network.iter().flat_map(|network| network.routes(name)) {
                 node = node.option("mesh-route", &format!("{to}={address}"));

@@ -2,7 +2,7 @@
 //!
 //! - [`S3Server`]: moto, to be had by `make setup`; [`GarageServer`]: Garage, where `make test-all` has installed it;
 //! - [`AzureServer`]: Azurite, to be had by `make setup`;
-//! - [`GcsServer`]: ours;
+//! - [`GcsServer`]: ours, in the process of the test;
 //! - [`Bucket`]: how a node gets to a bucket of one of them, straight or through a proxy;
 //! - [`Certificates`]: what a server shows for TLS.
 //!
