@@ -1,11 +1,10 @@
 //! A node's settings, from its configuration file.
 
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use pgmesh_node::{Failure, NodeSettings, RepositorySettings, code};
-use pgmesh_storage::{FixedSecrets, Passphrase, RepoKey, SecretText, Secrets};
+use pgmesh_storage::{Passphrase, RepoKey};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
 /// Where the configuration's number were none.
 const DEFAULT_VOTERS: usize = 5;
@@ -82,22 +81,16 @@ fn repositories(config: &Config) -> Result<BTreeMap<RepoKey, RepositorySettings>
                 Failure::new(code::OPTION_INVALID, format!("repo{number}-cipher-pass cannot be used")).because(error)
             })?),
         };
+        let store = declared.store_settings(config, number);
         repositories.insert(
             key,
             RepositorySettings {
-                definition: declared.definition,
-                local: declared.local,
-                secrets: Arc::new(FixedSecrets(credentials(&declared.secrets))),
+                definition: store.definition,
+                local: store.local,
+                secrets: store.secrets,
                 passphrase,
             },
         );
     }
     Ok(repositories)
-}
-
-/// What opens the storage; the passphrase is another matter.
-fn credentials(secrets: &BTreeMap<String, Secret>) -> Secrets {
-    let own = secrets.iter().filter(|(name, _)| *name != "cipher-pass");
-    own.map(|(name, secret)| (name.clone(), SecretText::new(secret.expose())))
-        .collect()
 }

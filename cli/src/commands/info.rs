@@ -9,8 +9,8 @@ pub(super) mod samples;
 mod status;
 mod text;
 
-pub(super) use json::{debt, health};
-pub(super) use status::{describe_troubles, troubles};
+pub(super) use json::{debt, health, kept};
+pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
 use crate::config::Config;

@@ -230,6 +230,7 @@ mod tests {
             host: None,
             health,
             debt: DebtInfo::default(),
+            kept: pgmesh_node::protocol::KeptInfo::default(),
         };
         let down = HealthInfo::Down {
             since: 0,

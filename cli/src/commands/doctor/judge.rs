@@ -1,11 +1,11 @@
 //! What is to be thought of what was seen. Pure.
 
 use super::check::{Check, OTHER};
-use crate::commands::info::describe_troubles;
+use crate::commands::info::{describe_kept, describe_troubles};
 use crate::commands::status::words::{role, round_trip};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus};
+use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
 use pgmesh_node::{Failure, code};
 use std::collections::BTreeSet;
 
@@ -320,7 +320,7 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
         let subject = format!("repo{}", repository.key);
         let troubles = describe_troubles(&repository.health, &repository.debt).join("; ");
         checks.push(match &repository.health {
-            HealthInfo::Up if repository.debt.objects == 0 => Check::ok(subject, "up, owes nothing"),
+            HealthInfo::Up if repository.debt.objects == 0 => Check::ok(subject, in_order(repository)),
             HealthInfo::Up => Check::warn(
                 subject,
                 troubles,
@@ -336,11 +336,50 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
                 subject,
                 code::REPO_INVALID,
                 troubles,
-                "correct its options in the file of the node that hosts it",
+                "correct its options in the file of the node that hosts it, or of those that declare it",
             ),
         });
+        checks.extend(ways(status, repository));
     }
     checks.push(spare_repositories(seen, status));
+    checks
+}
+
+/// A repository that is up and owes nothing.
+fn in_order(repository: &RepositoryStatus) -> String {
+    let kept = describe_kept(&repository.kept).map_or_else(String::new, |kept| format!("; {kept}"));
+    match repository.host {
+        Some(_) => format!("up, owes nothing{kept}"),
+        None => format!("{} is up, owes nothing{kept}", repository.place),
+    }
+}
+
+/// The ways to a shared repository: those that are closed, and whether one is all there is.
+fn ways(status: &MeshStatus, repository: &RepositoryStatus) -> Vec<Check> {
+    let key = repository.key;
+    let closed = repository.nodes.iter().filter_map(|way| {
+        let (why, remedy) = match &way.health {
+            HealthInfo::Up => return None,
+            HealthInfo::Down { why, .. } => (why, "see to its network and credentials; until then others are the way"),
+            HealthInfo::Refused { why } => (
+                why,
+                "correct its file, or take the repository out of it, and start it again",
+            ),
+        };
+        let found = format!("not open there: {why}");
+        Some(Check::warn(format!("repo{key} on {}", way.node), found, remedy))
+    });
+    let mut checks: Vec<Check> = closed.collect();
+    let mut open = repository.nodes.iter().filter(|way| way.health == HealthInfo::Up);
+    if let (Some(only), None) = (open.next(), open.next())
+        && status.nodes.len() > 1
+    {
+        checks.push(Check::warn(
+            format!("ways to repo{key}"),
+            format!("{} is the only one: without that node it is out of reach", only.node),
+            "declare it, with its credentials, on another node, too",
+        ));
+    }
     checks
 }
 

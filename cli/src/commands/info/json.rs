@@ -2,7 +2,7 @@
 
 use super::Shown;
 use super::status::{Status, chosen, troubles};
-use pgmesh_node::protocol::{BackupInfo, DebtInfo, HealthInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_node::protocol::{BackupInfo, DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
 
@@ -59,6 +59,7 @@ fn repository(repository: &RepositoryInfo, status: Status) -> Value {
         "host": repository.host,
         "health": health(&repository.health),
         "debt": debt(repository.debt),
+        "kept": kept(&repository.kept),
     })
 }
 
@@ -74,6 +75,12 @@ pub fn health(health: &HealthInfo) -> Value {
 /// What a repository owes: a key of pgmesh's own.
 pub fn debt(debt: DebtInfo) -> Value {
     json!({"objects": debt.objects, "bytes": debt.bytes, "since": debt.since})
+}
+
+/// What a repository does not let go: a key of pgmesh's own.
+pub fn kept(kept: &KeptInfo) -> Value {
+    let why = (kept.objects > 0).then_some(&kept.why);
+    json!({"objects": kept.objects, "why": why})
 }
 
 /// The catalog is about all repositories; pgBackRest's readers look for each one's own list.

@@ -48,6 +48,7 @@ fn repository(number: u16, health: HealthInfo, debt: DebtInfo) -> RepositoryInfo
         host: Some("alpha".into()),
         health,
         debt,
+        kept: pgmesh_node::protocol::KeptInfo::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! pgBackRest's status codes of `info`, and how they follow from what the mesh says. Pure.
 
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{DebtInfo, HealthInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_node::protocol::{DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, RepoKey};
 
 /// The status of a stanza, in one repository or in all.
@@ -114,6 +114,16 @@ pub fn describe_troubles(health: &HealthInfo, debt: &DebtInfo) -> Vec<String> {
     away.into_iter().chain(owes).collect()
 }
 
+/// What a repository does not let go, in a sentence; no trouble.
+pub fn describe_kept(kept: &KeptInfo) -> Option<String> {
+    let sentence = match kept.objects {
+        0 => return None,
+        1 => "1 object is no longer needed and is kept".to_owned(),
+        objects => format!("{objects} objects are no longer needed and are kept"),
+    };
+    Some(format!("{sentence}: {}", kept.why))
+}
+
 /// What `--repo` leaves of the repositories.
 pub fn chosen(repositories: &[RepositoryInfo], only: Option<RepoKey>) -> Vec<&RepositoryInfo> {
     repositories
@@ -145,6 +155,25 @@ mod tests {
         assert_eq!(Status::overall(&each[..1], stanza, None), Status::Ok);
         assert_eq!(Status::overall(&[], stanza, None), Status::NoBackups);
         assert_eq!(Status::overall(&[], None, None), Status::MissingStanza);
+    }
+
+    #[test]
+    fn what_is_kept_is_told_with_its_reason() {
+        let kept = |objects, why: &str| {
+            describe_kept(&KeptInfo {
+                objects,
+                why: why.to_owned(),
+            })
+        };
+        assert_eq!(kept(0, ""), None);
+        assert_eq!(
+            kept(1, "object lock").unwrap(),
+            "1 object is no longer needed and is kept: object lock"
+        );
+        assert_eq!(
+            kept(7, "delete=n").unwrap(),
+            "7 objects are no longer needed and are kept: delete=n"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `info` for people, in pgBackRest's words and order.
 
 use super::Shown;
-use super::status::{Status, chosen, troubles};
+use super::status::{Status, chosen, describe_kept, troubles};
 use crate::output::{size, timestamp};
 use pgmesh_node::protocol::{BackupInfo, DatabaseInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, BackupType, BlockRange, ManifestRoot};
@@ -37,8 +37,8 @@ impl Lines {
     }
 
     fn troubles(&mut self, level: usize, repository: &RepositoryInfo) {
-        for trouble in troubles(repository) {
-            self.add(level, format!("repo{}: {trouble}", repository.key));
+        for line in troubles(repository).into_iter().chain(describe_kept(&repository.kept)) {
+            self.add(level, format!("repo{}: {line}", repository.key));
         }
     }
 }

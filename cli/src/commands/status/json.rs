@@ -1,9 +1,9 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
-use super::super::info::{debt, health};
+use super::super::info::{debt, health, kept};
 use super::super::membership;
 use super::text::term;
-use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
+use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus};
 use serde_json::{Value, json};
 
 /// The whole object.
@@ -52,11 +52,19 @@ fn repository(repository: &RepositoryStatus) -> Value {
         "key": repository.key.get(),
         "type": repository.kind,
         "host": repository.host,
+        "place": repository.place,
+        "nodes": repository.nodes.iter().map(way).collect::<Value>(),
         "health": health(&repository.health),
         "objects": repository.objects,
         "bytes": repository.bytes,
         "debt": debt(repository.debt),
+        "kept": kept(&repository.kept),
     })
+}
+
+/// A node's way to a shared repository.
+fn way(way: &ReachInfo) -> Value {
+    json!({"name": way.node, "reaches": way.reaches, "health": health(&way.health)})
 }
 
 #[cfg(test)]
@@ -76,8 +84,19 @@ mod tests {
         assert_eq!(status["nodes"][2]["last-log"], Value::Null);
         assert_eq!(status["repositories"][1]["health"]["state"], "down");
         assert_eq!(status["repositories"][1]["debt"]["objects"], 12);
+        let shared = repository(&samples::shared());
+        assert_eq!(shared["host"], Value::Null);
+        assert_eq!(shared["place"], "s3://walls/mesh");
+        assert_eq!(shared["nodes"][1]["health"]["state"], "down");
+        assert_eq!(shared["nodes"][2]["reaches"], false);
+        assert_eq!(shared["kept"], json!({"objects": 7, "why": "object lock"}));
         let about = Command::Status.spec().about;
-        for object in [&status, &status["nodes"][0], &status["repositories"][0]] {
+        for object in [
+            &status,
+            &status["nodes"][0],
+            &status["repositories"][0],
+            &shared["nodes"][0],
+        ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(about.contains(&format!("`{key}`")), "{key} is not documented");
             }

@@ -1,7 +1,7 @@
 //! A mesh to show: three nodes, of which one is away, and two repositories, of which one owes.
 
 use pgmesh_node::protocol::{
-    DebtInfo, HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus,
+    DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RepositoryStatus,
 };
 use pgmesh_storage::RepoKey;
 
@@ -44,10 +44,13 @@ fn repository(number: u16, health: HealthInfo, debt: DebtInfo) -> RepositoryStat
         key: RepoKey::new(number).unwrap(),
         kind: "posix".to_owned(),
         host: Some(format!("n{number}")),
+        place: format!("/backup/repo{number}"),
+        nodes: vec![],
         health,
         objects: 1234,
         bytes: 3 << 30,
         debt,
+        kept: KeptInfo::default(),
     }
 }
 
@@ -81,6 +84,37 @@ pub fn mesh() -> MeshStatus {
             repository(1, HealthInfo::Up, DebtInfo::default()),
             repository(2, down, debt),
         ],
+    }
+}
+
+/// A bucket that n1 has open, n2 has lost its way to, and n3 declares otherwise.
+pub fn shared() -> RepositoryStatus {
+    let way = |node: &str, reaches, health| ReachInfo {
+        node: node.to_owned(),
+        reaches,
+        health,
+    };
+    let down = HealthInfo::Down {
+        since: NOW - 60,
+        why: "no answer\nwithin 2 s".to_owned(),
+    };
+    let refused = HealthInfo::Refused {
+        why: "repo3 is registered in the mesh with s3-bucket=walls".to_owned(),
+    };
+    RepositoryStatus {
+        kind: "s3".to_owned(),
+        host: None,
+        place: "s3://walls/mesh".to_owned(),
+        nodes: vec![
+            way("n1", true, HealthInfo::Up),
+            way("n2", true, down),
+            way("n3", false, refused),
+        ],
+        kept: KeptInfo {
+            objects: 7,
+            why: "object lock".to_owned(),
+        },
+        ..repository(3, HealthInfo::Up, DebtInfo::default())
     }
 }
 

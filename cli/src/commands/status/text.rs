@@ -1,10 +1,10 @@
 //! `status` for people: two tables, and a line for each trouble.
 
 use super::super::columns::{columns, or_dash};
-use super::super::info::describe_troubles;
+use super::super::info::{describe_kept, describe_troubles};
 use super::words::{health, role, round_trip, span, state};
 use crate::output::size;
-use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
+use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
 use std::time::Duration;
 
 /// The whole text.
@@ -102,7 +102,7 @@ fn repository(repository: &RepositoryStatus) -> Vec<String> {
     vec![
         format!("repo{}", repository.key),
         repository.kind.clone(),
-        or_dash(repository.host.clone().unwrap_or_default()),
+        repository.host.clone().unwrap_or_else(|| "shared".to_owned()),
         health(&repository.health).to_owned(),
         repository.objects.to_string(),
         size(repository.bytes),
@@ -126,11 +126,37 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
     });
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
-        describe_troubles(&repository.health, &repository.debt)
+        let troubles = describe_troubles(&repository.health, &repository.debt);
+        ways(repository)
             .into_iter()
-            .map(move |trouble| format!("repo{key}: {trouble}"))
+            .chain(troubles)
+            .chain(describe_kept(&repository.kept))
+            .map(move |line| format!("repo{key}: {line}"))
     });
     quorum.into_iter().chain(nodes).chain(repositories).collect()
+}
+
+/// Where a shared repository lies, which nodes have it open, and why others have not.
+pub fn ways(repository: &RepositoryStatus) -> Vec<String> {
+    if repository.host.is_some() {
+        return Vec::new();
+    }
+    let open = repository.nodes.iter().filter(|way| way.health == HealthInfo::Up);
+    let open: Vec<&str> = open.map(|way| way.node.as_str()).collect();
+    let open = match open.as_slice() {
+        [] => "open on no node".to_owned(),
+        open => format!("open on {}", open.join(", ")),
+    };
+    let closed = repository.nodes.iter().filter_map(|way| {
+        let reach = if way.reaches { "reaches it" } else { "declares it" };
+        let why = match &way.health {
+            HealthInfo::Up => return None,
+            HealthInfo::Down { why, .. } | HealthInfo::Refused { why } => one_line(why),
+        };
+        Some(format!("{} {reach} and does not have it open: {why}", way.node))
+    });
+    let first = format!("{}, {open}", repository.place);
+    std::iter::once(first).chain(closed).collect()
 }
 
 /// A text of several lines as one.
@@ -162,6 +188,19 @@ mod tests {
         assert!(text.starts_with(&expected), "{text}\n---\n{expected}");
         assert!(text.contains(": no such directory\n"), "{text}");
         assert!(text.contains("repo2: owes 12 objects (24MB)"), "{text}");
+    }
+
+    #[test]
+    fn a_shared_repository_says_which_nodes_reach_it() {
+        let mut status = samples::healthy();
+        status.repositories.push(samples::shared());
+        let text = render(&status);
+        assert!(text.contains("repo3       s3     shared  up"), "{text}");
+        let lines = "\nrepo3: s3://walls/mesh, open on n1\n\
+                     repo3: n2 reaches it and does not have it open: no answer within 2 s\n\
+                     repo3: n3 declares it and does not have it open: repo3 is registered in the mesh with s3-bucket=walls\n\
+                     repo3: 7 objects are no longer needed and are kept: object lock\n";
+        assert!(text.ends_with(lines), "{text}");
     }
 
     #[test]

@@ -132,3 +132,24 @@ fn who_has_no_identity_or_may_not_ask_is_told_what_to_do() {
     }
     assert_eq!(of(&judge(&expired), "identity").2, code::CRYPTO);
 }
+
+#[test]
+fn the_ways_to_a_shared_repository_are_judged_one_by_one() {
+    let mut status = samples::healthy();
+    status.repositories.push(samples::shared());
+    let checks = judge(&seen(status.clone()));
+    let (verdict, found, _) = of(&checks, "repo3");
+    assert_eq!(verdict, Verdict::Ok);
+    assert!(
+        found.starts_with("s3://walls/mesh is up") && found.contains("7 objects"),
+        "{found}"
+    );
+    assert_eq!(of(&checks, "repo3 on n2").0, Verdict::Warn);
+    assert!(of(&checks, "repo3 on n3").1.contains("s3-bucket=walls"));
+    assert!(of(&checks, "ways to repo3").1.starts_with("n1 is the only one"));
+    for way in &mut status.repositories[2].nodes {
+        way.health = HealthInfo::Up;
+    }
+    let checks = judge(&seen(status));
+    assert!(checks.iter().all(|check| check.verdict == Verdict::Ok), "{checks:?}");
+}
