@@ -154,7 +154,7 @@ pub(crate) fn lock_directory(layout: &Layout) -> Result<fs::File, Failure> {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Failure::new(
             code::LOCK_ACQUIRE,
-            format!("a node runs on {} already", layout.root().display()),
+            format!("another process works on {} already", layout.root().display()),
         )),
         Err(fs::TryLockError::Error(error)) => Err(unusable(&error)),
     }

@@ -128,7 +128,6 @@ fn text(rebuilt: &Rebuilt, settings: &NodeSettings) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use pgmesh_node::rebuild::{Problem, ProblemKind};
 
     #[test]
