@@ -7,7 +7,7 @@ use crate::mesh::Mesh;
 use crate::output;
 use crate::pg::{OpenCluster, open_cluster, read_cluster_files};
 use pgmesh_node::Failure;
-use pgmesh_node::protocol::{CreateStanza, MeshInfo, NewStanza, Request};
+use pgmesh_node::protocol::{CreateStanza, DeletedStanza, MeshInfo, NewStanza, Request};
 use pgmesh_storage::StanzaName;
 
 /// Creates the stanza for the cluster at `pg1-path`.
