@@ -369,7 +369,7 @@ pub enum Adopt {
         /// Its label.
         label: BackupLabel,
         /// What its manifest says.
-        record: BackupRecord,
+        record: Box<BackupRecord>,
     },
 }
 
