@@ -379,7 +379,7 @@ pub enum Adopt {
         /// Its label.
         label: BackupLabel,
         /// What its manifest says.
-        record: BackupRecord,
+        record: Box<BackupRecord>,
     },
 }
 

@@ -235,7 +235,7 @@ impl Rebuilding {
         let adopt = Adopt::Backup {
             stanza: backup.stanza.clone(),
             label: backup.label.clone(),
-            record,
+            record: Box::new(record),
         };
         self.propose(Command::Adopt(Box::new(adopt))).await?;
         Ok(())

@@ -19,6 +19,9 @@ mod report;
 mod stanzas;
 mod wal;
 
+#[cfg(test)]
+mod tests;
+
 pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tell};
 
 use crate::failure::chain;

@@ -167,8 +167,7 @@ impl Rebuilding {
         })
     }
 
-    /// What the first good segment of an archive says; all that it cannot say is a number that only restores use, which
-    /// read it in the manifest.
+    /// What the first good segment of an archive says.
     async fn cluster_of_wal(
         &self,
         archive_id: ArchiveId,
@@ -188,7 +187,7 @@ impl Rebuilding {
                     return Ok(Some(Cluster {
                         system_id: header.system_id,
                         version: archive_id.version,
-                        catalog_version: 0,
+                        catalog_version: archive_id.version.catalog_version(),
                         segment_size: header.segment_size,
                     }));
                 }

@@ -22,7 +22,7 @@ pub(super) fn adopt<B: Base>(step: &mut Step<'_, '_, B>, adopt: Adopt) -> Outcom
     match adopt {
         Adopt::Stanza { stanza, databases } => stanza_with(step, stanza, databases),
         Adopt::WalFiles { stanza, db, files } => wal_files(step, &stanza, db, files),
-        Adopt::Backup { stanza, label, record } => backup(step, &stanza, label, record),
+        Adopt::Backup { stanza, label, record } => backup(step, &stanza, label, *record),
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
         let backup = |record: &BackupRecord| Adopt::Backup {
             stanza: stanza(),
             label: label("20250215-020001F"),
-            record: record.clone(),
+            record: Box::new(record.clone()),
         };
         adopt(&mut world, backup(&record)).unwrap();
         adopt(&mut world, backup(&record)).unwrap();
