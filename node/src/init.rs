@@ -30,13 +30,41 @@ pub struct Initialized {
 /// The directory holds a node already or something else; a file cannot be written.
 pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initialized, Failure> {
     let layout = Layout::new(&settings.path);
-    check_directory(&layout)?;
-    let (name, member) = node_names(settings)?;
+    let mesh_id = MeshId::random().map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    let _lock = claim(&layout)?;
+    let founded = found(settings, &layout, mesh_id, suite).await?;
+    founded.catalog.shutdown().await?;
+    write_marker(&layout)?;
+    Ok(founded.initialized)
+}
+
+/// A mesh whose first node is not whole yet: its marker is missing.
+pub(crate) struct Founded {
+    pub(crate) initialized: Initialized,
+    pub(crate) catalog: Catalog,
+}
+
+/// Takes a data directory for a new node: it holds none, nobody else works on it, and what an interrupted attempt has left is
+/// gone. It is ours for as long as the file is kept.
+pub(crate) fn claim(layout: &Layout) -> Result<fs::File, Failure> {
+    refuse_initialized(layout)?;
     make_private_directory(layout.root())?;
+    let lock = lock_directory(layout)?;
+    check_directory(layout)?;
+    Ok(lock)
+}
+
+/// Makes all of a mesh's first node but the marker. Nobody has been told its identities yet.
+pub(crate) async fn found(
+    settings: &NodeSettings,
+    layout: &Layout,
+    mesh_id: MeshId,
+    suite: DigestSuite,
+) -> Result<Founded, Failure> {
+    let (name, member) = node_names(settings)?;
     let crypto = |what: &'static str| {
         move |error: pgmesh_transport::CaError| Failure::new(code::CRYPTO, what).because(chain(&error))
     };
-    let mesh_id = MeshId::random().map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
     let authority = MeshCa::create(mesh_id.clone()).map_err(crypto("the mesh's authority cannot be made"))?;
     authority
         .save(&layout.ca())
@@ -69,19 +97,18 @@ pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initial
         reaches: std::collections::BTreeSet::new(),
     };
     let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
-    catalog.shutdown().await?;
     let file = MeshFile {
         mesh_id: mesh_id.to_string(),
         suite,
         node_id: FOUNDER,
         seeds: Vec::new(),
     };
-    file.write(&layout)?;
-    write_marker(&layout)?;
-    Ok(Initialized {
+    file.write(layout)?;
+    let initialized = Initialized {
         mesh_id: mesh_id.to_string(),
         ca_fingerprint: authority.fingerprint().to_string(),
-    })
+    };
+    Ok(Founded { initialized, catalog })
 }
 
 /// The node's name, as the catalog and as its certificate have it.
@@ -105,15 +132,39 @@ pub(crate) fn identity_at(identity: &Identity, directory: &Path) -> Result<(), F
     })
 }
 
+/// A data directory that holds a whole node is left alone.
+fn refuse_initialized(layout: &Layout) -> Result<(), Failure> {
+    if layout.marker().exists() {
+        return Err(Failure::new(
+            code::CONFIG,
+            format!("{} holds a node already", layout.root().display()),
+        )
+        .remedy("start it with 'pgmesh --config=FILE node start', or give node-path an empty directory"));
+    }
+    Ok(())
+}
+
+/// One process a data directory.
+pub(crate) fn lock_directory(layout: &Layout) -> Result<fs::File, Failure> {
+    let path = layout.lock();
+    let unusable = |error: &dyn std::fmt::Display| {
+        Failure::new(code::LOCK_ACQUIRE, format!("{} cannot be locked", path.display())).because(error.to_string())
+    };
+    let file = fs::File::create(&path).map_err(|error| unusable(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Failure::new(
+            code::LOCK_ACQUIRE,
+            format!("another process works on {} already", layout.root().display()),
+        )),
+        Err(fs::TryLockError::Error(error)) => Err(unusable(&error)),
+    }
+}
+
 /// A data directory is empty, or holds what an interrupted attempt has left, which is removed.
 pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
     let root = layout.root();
-    if layout.marker().exists() {
-        return Err(
-            Failure::new(code::CONFIG, format!("{} holds a node already", root.display()))
-                .remedy("start it with 'pgmesh --config=FILE node start'"),
-        );
-    }
+    refuse_initialized(layout)?;
     let ours = [
         layout.ca(),
         layout.identity(),
@@ -128,7 +179,7 @@ pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
     };
     for entry in entries {
         let path = entry.map_err(|error| unusable(root, &error))?.path();
-        if !ours.contains(&path) {
+        if !ours.contains(&path) && path != layout.lock() {
             return Err(Failure::new(
                 40,
                 format!("{} is not empty: it holds {}", root.display(), path.display()),

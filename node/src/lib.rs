@@ -13,6 +13,7 @@
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
+//! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
 mod announcing;
@@ -36,6 +37,7 @@ mod mesh_file;
 mod node;
 mod pace;
 pub mod protocol;
+pub mod rebuild;
 mod refs;
 mod refused;
 mod renewal;

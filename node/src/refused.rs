@@ -113,7 +113,7 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             Some("this cluster has another past than the archive: give it a stanza of its own"),
         ),
         R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } => (code::ARCHIVE_TIMEOUT, None),
-        R::LengthDiffers { .. } | R::WalRange { .. } => (code::ASSERT, None),
+        R::LengthDiffers { .. } | R::WalRange { .. } | R::KnownOtherwise(_) => (code::ASSERT, None),
         R::BackupRunning { .. } => (code::LOCK_ACQUIRE, Some("wait until it has ended")),
         R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => (
             code::LOCK_ACQUIRE,

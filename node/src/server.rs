@@ -2,6 +2,7 @@
 
 use crate::dispatch::Served;
 use crate::failure::chain;
+use crate::init::lock_directory;
 use crate::settings::NodeSettings;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{NodeName, NodeService};
@@ -88,28 +89,17 @@ pub async fn run(
     }
 }
 
-/// One process a data directory.
+/// One process a data directory, and only where it holds a whole node.
 fn lock(layout: &crate::Layout) -> Result<File, Failure> {
-    let path = layout.lock();
     if !layout.marker().exists() {
         return Err(
             Failure::new(code::CONFIG, format!("{} holds no node", layout.root().display())).remedy(
-                "'pgmesh node join TOKEN' makes it a node of a mesh that exists, 'pgmesh node init' founds a new one",
+                "'pgmesh node join TOKEN' makes it a node of a mesh that exists, 'pgmesh node init' founds a new one, \
+                 'pgmesh catalog-rebuild' founds one anew from a repository",
             ),
         );
     }
-    let unusable = |error: &dyn std::fmt::Display| {
-        Failure::new(code::LOCK_ACQUIRE, format!("{} cannot be locked", path.display())).because(error.to_string())
-    };
-    let file = File::create(&path).map_err(|error| unusable(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Failure::new(
-            code::LOCK_ACQUIRE,
-            format!("a node runs on {} already", layout.root().display()),
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(unusable(&error)),
-    }
+    lock_directory(layout)
 }
 
 /// Numbers the connections of this process.

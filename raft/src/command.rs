@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName, WrappedKey};
+use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName, WrappedKey};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
@@ -346,6 +346,63 @@ pub enum Command {
         /// What was done.
         what: String,
     },
+
+    /// Takes in what a repository says of itself, while a catalog is rebuilt from it. Chunks come by `AddChunks`, writers by
+    /// `AdoptWriter`. Reply: `Done`.
+    Adopt(Box<Adopt>),
+}
+
+/// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where nothing
+/// contradicts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Adopt {
+    /// A stanza that the catalog does not have, with all its databases.
+    Stanza {
+        /// Its name.
+        stanza: StanzaName,
+        /// Its databases, in the order of their identifiers, at least one.
+        databases: Vec<AdoptedDatabase>,
+    },
+    /// WAL files of one database of a known stanza. All or nothing.
+    WalFiles {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The database.
+        db: DbId,
+        /// The files.
+        files: Vec<AdoptedFile>,
+    },
+    /// A backup whose chunks are all known.
+    Backup {
+        /// The stanza.
+        stanza: StanzaName,
+        /// Its label.
+        label: BackupLabel,
+        /// What its manifest says.
+        record: Box<BackupRecord>,
+    },
+}
+
+/// One database of a stanza, as its repository describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedDatabase {
+    /// Its identifier.
+    pub id: DbId,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// The object that describes it, and where it is.
+    pub info: StoredObject,
+}
+
+/// One WAL file, as found in a repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedFile {
+    /// The file.
+    pub file: WalFileName,
+    /// Its content, and where it is; [`StoredObject::unknown`] where no good content was found.
+    pub object: StoredObject,
+    /// The lines of a history file; empty for other files.
+    pub branches: Vec<Branch>,
 }
 
 /// What tells one cluster from another.

@@ -361,6 +361,10 @@ pub enum Refusal {
         /// By whom.
         name: String,
     },
+
+    /// Something that the catalog is told while it is rebuilt, and that it has otherwise.
+    #[error("the catalog has {0} already, and not as the repository describes it")]
+    KnownOtherwise(String),
 }
 
 /// An object uploaded under a generation that is condemned or garbage.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-pub(crate) use builder::encrypted_bucket;
 pub use builder::{NodeBuilder, RepositoryFiles};
 
 use crate::account::Account;
@@ -97,10 +96,19 @@ impl Node {
         found.unwrap_or_else(|| panic!("{} has no repo{number}", self.name))
     }
 
-    /// The stored objects of repository `number` of the mesh.
+    /// The stored objects of repository `number` of the mesh, that lies in a folder.
+    ///
+    /// # Panics
+    /// When it lies in a bucket: its server knows the objects then.
     #[must_use]
     pub fn objects(&self, number: usize) -> Repository {
-        Repository::new(self.repository(number).path.clone())
+        let repository = self.repository(number);
+        assert!(
+            repository.bucket.is_none(),
+            "repo{number} of {} lies in a bucket",
+            self.name
+        );
+        Repository::new(repository.path.clone())
     }
 
     /// Replaces text in its configuration file; what a running node has read stays.
@@ -115,16 +123,18 @@ impl Node {
 
     /// Declares an encrypted repository in its file: from its next start on it hosts it.
     pub fn declare_repository(&mut self, number: usize) {
-        let repository = RepositoryFiles::encrypted(&self.home, number);
+        self.declare(RepositoryFiles::encrypted(&self.home, number));
+    }
+
+    /// Declares an encrypted repository in a bucket in its file: from its next start on it reaches it.
+    pub fn declare_repository_on(&mut self, number: usize, bucket: &Bucket) {
+        self.declare(RepositoryFiles::in_bucket(number, bucket));
+    }
+
+    fn declare(&mut self, repository: RepositoryFiles) {
         self.settings += &repository.lines();
         self.account.write(&self.configuration, &self.settings);
         self.repositories.push(repository);
-    }
-
-    /// Declares an encrypted repository in a bucket: from its next start on it reaches it.
-    pub fn declare_bucket(&mut self, number: usize, bucket: &Bucket) {
-        self.settings += &encrypted_bucket(number, bucket);
-        self.account.write(&self.configuration, &self.settings);
     }
 
     /// Has it listen on another port from its next start on.

@@ -52,15 +52,25 @@ impl Site {
     /// test pushes what it forges.
     #[must_use]
     pub fn without_archiving(name: &str, repositories: usize, segment_mebibytes: u32) -> Self {
+        Self::with_node_and_segments(name, segment_mebibytes, |mut node| {
+            for _ in 0..repositories {
+                node = node.repository();
+            }
+            node
+        })
+    }
+
+    /// With a node as described, and a PostgreSQL with segments of a size that archives nothing: the test pushes what it
+    /// forges.
+    #[must_use]
+    pub fn with_node_and_segments(
+        name: &str,
+        mebibytes: u32,
+        describe: impl FnOnce(NodeBuilder<'_>) -> NodeBuilder<'_>,
+    ) -> Self {
         let scratch = Scratch::new(name);
-        let mut node = Node::builder(&scratch, "alpha");
-        for _ in 0..repositories {
-            node = node.repository();
-        }
-        let node = node.start();
-        let postgres = Postgres::builder(&scratch, "pg")
-            .segment_mebibytes(segment_mebibytes)
-            .start();
+        let node = describe(Node::builder(&scratch, "alpha")).start();
+        let postgres = Postgres::builder(&scratch, "pg").segment_mebibytes(mebibytes).start();
         let host = Host::join(&scratch, "host-main", &node, &postgres, "main");
         host.run(&["stanza-create"]).succeeds();
         Self {

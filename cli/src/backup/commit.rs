@@ -141,6 +141,7 @@ fn root(
         stop_lsn: stop.lsn,
         checkpoint: label.checkpoint,
         timeline: label.start_timeline,
+        instance: Some(context.cluster.instance.clone()),
         wal_start: wal.first,
         wal_stop: wal.last,
         segment_size: control.segment_size,

@@ -4,6 +4,7 @@ mod annotate;
 mod archive_get;
 mod archive_push;
 mod backup;
+mod catalog_rebuild;
 mod check;
 mod columns;
 mod doctor;
@@ -77,6 +78,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::ArchiveGet => archive_get::run(config).await,
         Command::ArchivePush => archive_push::run(config).await,
         Command::Backup => backup::run(config).await,
+        Command::CatalogRebuild => catalog_rebuild::run(config).await,
         Command::Check => check::run(config).await,
         Command::Doctor => doctor::run(config).await,
         Command::Info => info::run(config).await,

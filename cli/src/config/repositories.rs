@@ -136,11 +136,12 @@ impl Config {
     /// What the table cannot say about one option alone. Other commands than the node's see the repositories of the
     /// file too, but use them only with `--repo-direct`.
     pub(super) fn check_repositories(&self) -> Result<(), CommandError> {
-        if self.command() != Command::NodeStart && !self.flag("repo-direct") {
+        let is_node = matches!(self.command(), Command::NodeStart | Command::CatalogRebuild);
+        if !is_node && !self.flag("repo-direct") {
             return Ok(());
         }
         for (number, repository) in self.repositories() {
-            let is_used = self.command() == Command::NodeStart || repository.is_reachable();
+            let is_used = is_node || repository.is_reachable();
             if let Some(name) = repository.missing().filter(|_| is_used) {
                 let error = CommandError::option_required(format!("repo{number}-{name}"), self.command());
                 let kind = repository.definition.get("type").map_or("posix", String::as_str);

@@ -316,6 +316,7 @@ fn root(parts: Vec<PartRef>, fast: &Path) -> ManifestRoot {
         stop_lsn: Lsn(0x300_0100),
         checkpoint: Lsn(0x200_0060),
         timeline: TimelineId(1),
+        instance: None,
         wal_start: "000000010000000000000002".parse().unwrap(),
         wal_stop: "000000010000000000000003".parse().unwrap(),
         segment_size: SegmentSize::default(),

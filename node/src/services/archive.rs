@@ -6,7 +6,7 @@ use crate::refs;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::{TimelineHistory, WalFileName, WalHeader};
+use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader};
 use pgmesh_raft::command::{self, NewReplica};
 use pgmesh_raft::{
     Branch, CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord, StanzaRecord,
@@ -90,7 +90,10 @@ impl Node {
         let all = refs::targets(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
-        let known = view.segment(&push.stanza, database.id, file)?;
+        // What a rebuilt catalog knows by name alone is archived anew.
+        let known = view
+            .segment(&push.stanza, database.id, file)?
+            .filter(|record| !record.object.is_unknown());
         let (mut replicas, targets) = match &known {
             Some(record) if record.object.digest != payload.digest => {
                 return Err(Failure::from(Refusal::Duplicate {
@@ -227,6 +230,9 @@ impl Node {
         let Some(known) = refs::known(&view, &object)? else {
             return Ok((SegmentReply::NeverArchived, None));
         };
+        if view.object(&object)?.is_some_and(|stored| stored.is_unknown()) {
+            return Err(content_unknown(&file));
+        }
         let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
         let source = self.read_known(&object, &known, &avoid).await?;
         let reply = SegmentReply::Found {
@@ -348,19 +354,23 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
             }
             Ok(Vec::new())
         }
-        WalFileName::History(timeline) => {
-            let history = TimelineHistory::parse(*timeline, plain).map_err(|error| invalid(&error))?;
-            Ok(history
-                .entries
-                .iter()
-                .map(|entry| Branch {
-                    parent: entry.parent,
-                    switch: entry.switch,
-                })
-                .collect())
+        WalFileName::History(_) | WalFileName::BackupHistory { .. } => {
+            branches_of(*file, plain).map_err(|error| invalid(&error))
         }
-        WalFileName::BackupHistory { .. } => Ok(Vec::new()),
     }
+}
+
+/// The lines of a history file; none of other files.
+pub(crate) fn branches_of(file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, TimelineHistoryError> {
+    let WalFileName::History(timeline) = file else {
+        return Ok(Vec::new());
+    };
+    let history = TimelineHistory::parse(timeline, plain)?;
+    let branch = |entry: &TimelineHistoryEntry| Branch {
+        parent: entry.parent,
+        switch: entry.switch,
+    };
+    Ok(history.entries.iter().map(branch).collect())
 }
 
 pub(crate) fn stored_object(payload: &Payload, replicas: Vec<Replica>) -> StoredObject {
@@ -384,6 +394,18 @@ fn pushed(already: bool, replicas: &[Replica], all: &[(RepoKey, Generation)]) ->
         .filter(|key| !durable.contains(key))
         .collect();
     Pushed { already, durable, owed }
+}
+
+/// Invariant 7: it was archived, so "not found" would be a lie, and would end a recovery early.
+fn content_unknown(file: &WalFileName) -> Failure {
+    Failure::new(
+        code::FILE_MISSING,
+        format!("{file} was archived once, but the repository that the catalog was rebuilt from has no good copy of it"),
+    )
+    .remedy(
+        "if the cluster still has it in pg_wal, push it again with 'pgmesh archive-push'; else recover to a target before it, \
+         or from a later backup",
+    )
 }
 
 fn no_such_database(get: &GetSegment) -> Failure {

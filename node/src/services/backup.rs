@@ -10,7 +10,8 @@ use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
-    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, View,
+    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind,
+    StoredObject, View,
 };
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
@@ -216,7 +217,9 @@ impl Node {
                 .repositories
                 .write(&name, &payload, &targets, ack, Some(held.clone()))
                 .await?;
-            let record = backup_record(&root, &payload, &outcome, &targets, sums);
+            let replicas = outcome.durable.iter().map(|written| written.replica).collect();
+            let manifest = stored_object(&payload, replicas);
+            let record = backup_record(&root, manifest, sums.stored, targets.iter().map(|(key, _)| *key));
             let command = Command::CommitBackup(Box::new(command::CommitBackup {
                 stanza: commit.stanza.clone(),
                 session,
@@ -412,14 +415,13 @@ fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> 
     ))
 }
 
-fn backup_record(
+/// What the catalog keeps of a manifest.
+pub(crate) fn backup_record(
     root: &ManifestRoot,
-    payload: &Payload,
-    outcome: &crate::repositories::WriteOutcome,
-    targets: &[(RepoKey, Generation)],
-    sums: Sums,
+    manifest: StoredObject,
+    stored: BTreeMap<RepoKey, u64>,
+    targets: impl Iterator<Item = RepoKey>,
 ) -> BackupRecord {
-    let replicas = outcome.durable.iter().map(|written| written.replica).collect();
     BackupRecord {
         db: root.archive_id.db,
         started_at: root.start_time,
@@ -431,17 +433,14 @@ fn backup_record(
         timeline: root.timeline,
         size: root.sizes.size,
         delta: root.sizes.delta,
-        stored: sums.stored,
-        stored_delta: targets
-            .iter()
-            .map(|(key, _)| (*key, root.sizes.repository_delta))
-            .collect(),
+        stored,
+        stored_delta: targets.map(|key| (key, root.sizes.repository_delta)).collect(),
         files: root.file_count,
         page_errors: !root.errors.is_empty(),
         annotations: root.annotations.clone(),
         prior: root.prior.clone(),
         references: root.references.clone(),
-        manifest: stored_object(payload, replicas),
+        manifest,
         program: root.pgmesh_version.clone(),
     }
 }

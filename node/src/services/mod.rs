@@ -16,4 +16,5 @@ mod verify;
 mod verify_mesh;
 
 pub(crate) use admin::CERTIFICATE_VALIDITY;
-pub(crate) use archive::{current_database, joined, stored_object, unexpected};
+pub(crate) use archive::{branches_of, current_database, joined, stored_object, unexpected};
+pub(crate) use backup::backup_record;

@@ -3,6 +3,7 @@
 //! Invariant 10: it reads the tables and the command and nothing else — no clock, no randomness, no I/O — so that every
 //! node comes to the same state, whatever the batches in which it is given the commands.
 
+mod adopt;
 mod backup;
 mod base;
 mod chunk;
@@ -168,6 +169,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::SetNodeService { name, service } => node::set_service(step, &name, service),
         Command::SetNodeVote { name, vote } => node::set_vote(step, &name, vote),
         Command::Audit { what } => mesh::audit(step, what),
+        Command::Adopt(adopt) => adopt::adopt(step, *adopt),
         Command::RegisterRepository {
             repo,
             definition,

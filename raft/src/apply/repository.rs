@@ -135,6 +135,10 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     let more = objects.len() == BACKFILL_STEP;
     let mut debts = 0;
     for (object, stored) in &objects {
+        // Nobody can make what nobody knows.
+        if stored.is_unknown() {
+            continue;
+        }
         let holds = stored.replicas.iter().any(|replica| replica.repo == repo);
         let owes = step.txn.get(Table::Debts, &key::debt(repo, object))?.is_some();
         if !holds && !owes {

@@ -1,6 +1,7 @@
 //! Archiving WAL files: invariants 1, 3 and 12.
 
 use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_storage::StanzaName;
 
 use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
@@ -21,6 +22,8 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     };
     let key = key::segment(&push.stanza, db.id, &push.file.to_string());
     let known = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
+    // What is known by name alone is archived anew.
+    let known = known.filter(|known| !known.object.is_unknown());
     if let Some(known) = &known
         && known.object.digest != push.object.digest
     {
@@ -93,7 +96,7 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
     let timeline = push.file.timeline();
     match push.file {
         WalFileName::History(_) => {
-            refuse_contradiction(owner, push, timeline)?;
+            refuse_contradiction(owner, &push.stanza, timeline, &push.branches)?;
             let history = HistoryRecord {
                 digest: push.object.digest,
                 branches: push.branches.clone(),
@@ -184,17 +187,22 @@ fn position(branches: &[Branch], parent: TimelineId) -> Option<usize> {
 }
 
 /// Where two histories share a timeline they must say the same of how it came about.
-fn refuse_contradiction(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
+pub(super) fn refuse_contradiction(
+    owner: &StanzaRecord,
+    stanza: &StanzaName,
+    timeline: TimelineId,
+    branches: &[Branch],
+) -> Result<(), Refusal> {
     for (known_timeline, known) in &owner.histories {
-        let pair = if let Some(end) = position(&push.branches, *known_timeline) {
+        let pair = if let Some(end) = position(branches, *known_timeline) {
             // The given timeline descends from the known one.
-            (known.branches.as_slice(), push.branches.get(..end))
+            (known.branches.as_slice(), branches.get(..end))
         } else if let Some(end) = position(&known.branches, timeline) {
             // The known timeline descends from the given one.
             let Some(before) = known.branches.get(..end) else {
                 continue;
             };
-            (before, Some(push.branches.as_slice()))
+            (before, Some(branches))
         } else {
             continue;
         };
@@ -204,7 +212,7 @@ fn refuse_contradiction(owner: &StanzaRecord, push: &PushSegment, timeline: Time
             if known != given {
                 let parent = given.or(known).map_or(timeline, |branch| branch.parent);
                 return Err(Refusal::HistoryContradicts {
-                    stanza: push.stanza.clone(),
+                    stanza: stanza.clone(),
                     timeline,
                     parent,
                     known: known.map(|branch| branch.switch),

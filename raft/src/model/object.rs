@@ -57,6 +57,9 @@ pub struct Replica {
 }
 
 /// Content and whereabouts of an object that is no chunk.
+///
+/// After the catalog was rebuilt from a repository, a WAL file may be known by its name alone: it was archived, and nobody
+/// knows with which content. See [`StoredObject::unknown`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
     /// Digest of the plain content.
@@ -67,4 +70,25 @@ pub struct StoredObject {
     pub stored_length: u64,
     /// The good replicas, ordered by repository, at most one a repository.
     pub replicas: Vec<Replica>,
+}
+
+impl StoredObject {
+    /// An object that was there, and of which no good content was found. It is no "not found" (invariant 7), it is owed to
+    /// nobody, and the first content that its writer brings again takes its place.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self {
+            // No content has it.
+            digest: Digest([0; 32]),
+            plain_length: 0,
+            stored_length: 0,
+            replicas: Vec::new(),
+        }
+    }
+
+    /// Whether it is known by name alone.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::unknown()
+    }
 }

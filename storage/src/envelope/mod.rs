@@ -14,6 +14,8 @@
 
 mod header;
 
+use std::ops::RangeInclusive;
+
 use aes::Aes256;
 use aes::cipher::block_padding::Pkcs7;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
@@ -110,6 +112,18 @@ impl Envelope {
 
     pub(crate) fn naming_key(&self) -> Option<&[u8; 32]> {
         self.keys.as_ref().map(KeyRing::naming)
+    }
+
+    /// How long a payload in an object of this length may be: exactly known but for the padding. `None` for a length that no
+    /// object of the repository has.
+    pub(crate) fn payload_bounds(&self, object: u64) -> Option<RangeInclusive<u64>> {
+        let around = (HEADER_LENGTH + TAG_LENGTH) as u64;
+        if self.keys.is_none() {
+            return object.checked_sub(around).map(|payload| payload..=payload);
+        }
+        let block = BLOCK_LENGTH as u64;
+        let ciphertext = object.checked_sub(around + IV_LENGTH as u64)?;
+        (ciphertext >= block && ciphertext.is_multiple_of(block)).then(|| ciphertext - block..=ciphertext - 1)
     }
 
     /// The object for `payload` at `path`, as pieces to be written one after the other.

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use thiserror::Error;
 
@@ -76,19 +76,32 @@ impl PartReader {
     /// # Errors
     /// Bytes that are no part.
     pub fn chunks(part: &[u8]) -> Result<Vec<Digest>, PartError> {
+        Ok(Self::chunk_lengths(part)?.into_keys().collect())
+    }
+
+    /// The chunks that one part names, each with how many bytes of it the part reaches to: its length, where all of it
+    /// belongs to files of the part. Needs no other part.
+    ///
+    /// # Errors
+    /// Bytes that are no part.
+    pub fn chunk_lengths(part: &[u8]) -> Result<BTreeMap<Digest, u64>, PartError> {
         let records: Vec<PartRecord> = wire::decode(part, MAX_PART_LENGTH)?;
-        let mut chunks = BTreeSet::new();
+        let mut chunks = BTreeMap::new();
         for record in records {
-            match record {
-                PartRecord::Entry { entry, .. } => {
-                    if let EntryKind::File { extents, .. } = entry.kind {
-                        chunks.extend(extents.iter().map(|extent| extent.digest));
-                    }
-                }
-                PartRecord::Extents { extents, .. } => chunks.extend(extents.iter().map(|extent| extent.digest)),
+            let extents = match record {
+                PartRecord::Entry { entry, .. } => match entry.kind {
+                    EntryKind::File { extents, .. } => extents,
+                    EntryKind::Directory | EntryKind::Link { .. } => continue,
+                },
+                PartRecord::Extents { extents, .. } => extents,
+            };
+            for extent in extents {
+                let end = u64::from(extent.offset) + u64::from(extent.length);
+                let length: &mut u64 = chunks.entry(extent.digest).or_default();
+                *length = (*length).max(end);
             }
         }
-        Ok(chunks.into_iter().collect())
+        Ok(chunks)
     }
 
     /// Checks that no entry was left unfinished by the last part.
@@ -123,6 +136,8 @@ fn out_of_order(entry: Option<FileEntry>) -> PartError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::super::file_entry::{BlockRange, Extent};
@@ -217,6 +232,8 @@ mod tests {
         let all: BTreeSet<_> = (0..=u8::MAX).map(|byte| Digest([byte; 32])).collect();
         assert_eq!(named, all);
         assert_eq!(PartReader::chunks(&write(&[file("a", 2)]).concat()).unwrap().len(), 2);
+        let lengths = PartReader::chunk_lengths(&write(&[file("a", 2)]).concat()).unwrap();
+        assert_eq!(lengths.into_values().collect::<Vec<_>>(), [8192, 8193]);
         assert!(PartReader::chunks(b"\xff").is_err());
     }
 

@@ -72,6 +72,10 @@ pub struct ManifestRoot {
     pub checkpoint: Lsn,
     /// The timeline that the backup was made on.
     pub timeline: TimelineId,
+    /// The data directory that was backed up, as the writer fence tells it from its copies (invariant 12): a catalog that is
+    /// rebuilt learns from it who writes the timeline. Not in backups of early versions.
+    #[serde(default)]
+    pub instance: Option<String>,
     /// The first segment that recovery needs.
     pub wal_start: SegmentName,
     /// The last segment that recovery needs to be consistent.
@@ -275,6 +279,7 @@ mod tests {
             stop_lsn: Lsn(u64::MAX),
             checkpoint: Lsn(3),
             timeline: TimelineId(1),
+            instance: Some("1-2".into()),
             wal_start: "000000010000000000000001".parse().unwrap(),
             wal_stop: "000000010000000000000002".parse().unwrap(),
             segment_size: SegmentSize::default(),
@@ -324,8 +329,9 @@ mod tests {
         let mut json: serde_json::Value = serde_json::from_slice(&root().encode().unwrap()).unwrap();
         json["later"] = "addition".into();
         json.as_object_mut().unwrap().remove("tablespace_map");
+        json.as_object_mut().unwrap().remove("instance");
         let read = ManifestRoot::decode(json.to_string().as_bytes()).unwrap();
-        assert_eq!(read.tablespace_map, None);
+        assert_eq!((read.tablespace_map, read.instance), (None, None));
         json["format"] = 2.into();
         assert!(matches!(
             ManifestRoot::decode(json.to_string().as_bytes()),

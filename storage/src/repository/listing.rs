@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -95,6 +96,13 @@ impl Repository {
             .await?;
         found.sort();
         Ok(found)
+    }
+
+    /// How long the payload of an object of this length may be, in bytes: compressed, before encryption. One length without a
+    /// cipher, one of 16 with it. `None` for a length that no object here has.
+    #[must_use]
+    pub fn payload_bounds(&self, object_length: u64) -> Option<RangeInclusive<u64>> {
+        self.0.envelope.payload_bounds(object_length)
     }
 
     /// The objects that hold an archived file, whatever their content and generation: without a catalog, the name is all that is known.

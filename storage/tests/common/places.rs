@@ -34,7 +34,7 @@ pub enum Server {
     Directory(tempfile::TempDir),
     S3(S3Server),
     Azure(AzureServer),
-    Gcs(GcsServer, tempfile::TempDir),
+    Gcs(GcsServer),
 }
 
 impl Place {
@@ -51,13 +51,13 @@ impl Place {
     }
 
     pub fn gcs() -> Self {
-        Self::of(Server::Gcs(GcsServer::start(BUCKET), tempfile::tempdir().unwrap()))
+        Self::of(Server::Gcs(GcsServer::start(BUCKET)))
     }
 
     fn of(server: Server) -> Self {
         let mut place = Self { server, proxy: None };
         if let Some(address) = place.address() {
-            place.proxy = Some(HttpProxy::start(address));
+            place.proxy = Some(HttpProxy::start(address).unwrap());
         }
         place
     }
@@ -67,7 +67,7 @@ impl Place {
             Server::Directory(_) => None,
             Server::S3(server) => Some(server.address()),
             Server::Azure(server) => Some(server.address()),
-            Server::Gcs(server, _) => Some(server.address()),
+            Server::Gcs(server) => Some(server.address()),
         }
     }
 
@@ -87,11 +87,7 @@ impl Place {
             Server::Directory(_) => panic!("a directory is no bucket"),
             Server::S3(server) => server.bucket(BUCKET, address),
             Server::Azure(server) => server.bucket(BUCKET, address),
-            Server::Gcs(server, folder) => {
-                let key = folder.path().join("key.json");
-                std::fs::write(&key, server.key_file(address)).unwrap();
-                server.bucket(BUCKET, address, &key)
-            }
+            Server::Gcs(server) => server.bucket(BUCKET, address),
         }
     }
 

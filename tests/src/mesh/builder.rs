@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use pgmesh_chaos::{Network, Random};
 
 use crate::mesh::Mesh;
-use crate::node::{Node, encrypted_bucket};
+use crate::node::Node;
 use crate::port::Port;
 use crate::scratch::Scratch;
 use crate::stores::Bucket;
@@ -30,9 +30,18 @@ pub struct MeshBuilder<'a> {
     nodes: usize,
     repositories: usize,
     paths: BTreeMap<usize, PathBuf>,
+    shared: Vec<Shared>,
     relays: bool,
     options: Vec<(String, String)>,
-    lines: BTreeMap<usize, String>,
+}
+
+/// A repository in a bucket that several nodes declare.
+#[derive(Debug)]
+struct Shared {
+    number: usize,
+    bucket: Bucket,
+    /// Which nodes; all where it is empty.
+    nodes: Vec<String>,
 }
 
 impl<'a> MeshBuilder<'a> {
@@ -42,9 +51,9 @@ impl<'a> MeshBuilder<'a> {
             nodes: 3,
             repositories: usize::MAX,
             paths: BTreeMap::new(),
+            shared: Vec::new(),
             relays: false,
             options: Vec::new(),
-            lines: BTreeMap::new(),
         }
     }
 
@@ -69,6 +78,23 @@ impl<'a> MeshBuilder<'a> {
         self
     }
 
+    /// A repository in a bucket that all nodes declare.
+    #[must_use]
+    pub fn shared_repository(self, number: usize, bucket: &Bucket) -> Self {
+        self.repository_shared_by(number, bucket, &[])
+    }
+
+    /// A repository in a bucket that the nodes of these names declare.
+    #[must_use]
+    pub fn repository_shared_by(mut self, number: usize, bucket: &Bucket, nodes: &[&str]) -> Self {
+        self.shared.push(Shared {
+            number,
+            bucket: bucket.clone(),
+            nodes: nodes.iter().map(|&name| name.to_owned()).collect(),
+        });
+        self
+    }
+
     /// With a relay between any two nodes, and between hosts and nodes.
     #[must_use]
     pub fn with_relays(mut self) -> Self {
@@ -80,13 +106,6 @@ impl<'a> MeshBuilder<'a> {
     #[must_use]
     pub fn option(mut self, name: &str, value: &str) -> Self {
         self.options.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Has the node of a number declare the encrypted repository `repository` in a bucket, beside what it has.
-    #[must_use]
-    pub fn bucket(mut self, node: usize, repository: usize, bucket: &Bucket) -> Self {
-        *self.lines.entry(node).or_default() += &encrypted_bucket(repository, bucket);
         self
     }
 
@@ -127,14 +146,15 @@ impl<'a> MeshBuilder<'a> {
                     Some(path) => node.add(number, path.clone(), Some(format!("passphrase of {number}"))),
                 };
             }
+            for shared in &self.shared {
+                if shared.nodes.is_empty() || shared.nodes.iter().any(|other| other == name) {
+                    node = node.repository_numbered_on(shared.number, &shared.bucket);
+                }
+            }
             for (to, address) in network.iter().flat_map(|network| network.routes(name)) {
                 node = node.option("mesh-route", &format!("{to}={address}"));
             }
             for (name, value) in &self.options {
-                node = node.option(name, value);
-            }
-            for line in self.lines.get(&number).iter().flat_map(|lines| lines.lines()) {
-                let (name, value) = line.split_once('=').expect("a line of a node's file");
                 node = node.option(name, value);
             }
             nodes.push(if number == 1 { node.create() } else { node.write() });

@@ -15,7 +15,9 @@ use crate::stores::Bucket;
 pub struct RepositoryFiles {
     /// Its number in the mesh.
     pub number: usize,
-    /// Its folder.
+    /// The bucket that it lies in, `None` for a folder.
+    pub bucket: Option<Bucket>,
+    /// Its folder; in a bucket, what all names begin with.
     pub path: PathBuf,
     /// Its passphrase, `None` for a repository without encryption.
     pub passphrase: Option<String>,
@@ -26,31 +28,49 @@ impl RepositoryFiles {
     pub(super) fn encrypted(home: &Path, number: usize) -> Self {
         Self {
             number,
+            bucket: None,
             path: home.join(format!("repo{number}")),
-            passphrase: Some(format!("passphrase of {number}: correct horse")),
+            passphrase: Some(passphrase(number)),
+        }
+    }
+
+    /// An encrypted one in a bucket, under a prefix of its own.
+    pub(crate) fn in_bucket(number: usize, bucket: &Bucket) -> Self {
+        Self {
+            number,
+            bucket: Some(bucket.clone()),
+            path: format!("/repo{number}").into(),
+            passphrase: Some(passphrase(number)),
         }
     }
 
     /// What a node's file says about it.
-    pub(super) fn lines(&self) -> String {
-        let Self { number, path, .. } = self;
+    #[must_use]
+    pub fn lines(&self) -> String {
+        self.lines_as(self.number)
+    }
+
+    /// What a configuration file says about it that gives it another number, as for a restore without nodes.
+    #[must_use]
+    pub fn lines_as(&self, number: usize) -> String {
+        let path = &self.path;
         let cipher = match &self.passphrase {
             Some(passphrase) => format!("aes-256-cbc\nrepo{number}-cipher-pass={passphrase}"),
             None => "none".to_owned(),
         };
+        let place = match &self.bucket {
+            Some(bucket) => bucket.lines(number),
+            None => format!("repo{number}-type=posix\n"),
+        };
         format!(
-            "repo{number}-type=posix\nrepo{number}-path={}\nrepo{number}-cipher-type={cipher}\n",
+            "{place}repo{number}-path={}\nrepo{number}-cipher-type={cipher}\n",
             path.display()
         )
     }
 }
 
-/// What a node's file says about an encrypted repository in a bucket.
-pub(crate) fn encrypted_bucket(number: usize, bucket: &Bucket) -> String {
-    let cipher = format!(
-        "repo{number}-cipher-type=aes-256-cbc\nrepo{number}-cipher-pass=passphrase of {number}: correct horse\n"
-    );
-    bucket.lines(number) + &cipher
+fn passphrase(number: usize) -> String {
+    format!("passphrase of {number}: correct horse")
 }
 
 /// A node to be set up.
@@ -114,9 +134,25 @@ impl<'a> NodeBuilder<'a> {
         self.add(number, path, passphrase.map(str::to_owned))
     }
 
+    /// Adds an encrypted repository in a bucket, the next number.
+    #[must_use]
+    pub fn repository_on(self, bucket: &Bucket) -> Self {
+        let number = self.repositories.len() + 1;
+        self.repository_numbered_on(number, bucket)
+    }
+
+    /// Adds an encrypted repository in a bucket with a number of its own in the mesh, under the prefix of that number:
+    /// nodes that declare the same share it.
+    #[must_use]
+    pub fn repository_numbered_on(mut self, number: usize, bucket: &Bucket) -> Self {
+        self.repositories.push(RepositoryFiles::in_bucket(number, bucket));
+        self
+    }
+
     pub(crate) fn add(mut self, number: usize, path: PathBuf, passphrase: Option<String>) -> Self {
         self.repositories.push(RepositoryFiles {
             number,
+            bucket: None,
             path,
             passphrase,
         });

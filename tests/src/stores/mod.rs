@@ -2,7 +2,8 @@
 //!
 //! - [`S3Server`]: moto, to be had by `make setup`; [`GarageServer`]: Garage, where `make test-all` has installed it;
 //! - [`AzureServer`]: Azurite, to be had by `make setup`;
-//! - [`GcsServer`]: ours;
+//! - [`GcsServer`]: ours, in the process of the test;
+//! - [`Clouds`]: one of each type, with a proxy before each;
 //! - [`Bucket`]: how a node gets to a bucket of one of them, straight or through a proxy;
 //! - [`Certificates`]: what a server shows for TLS.
 //!
@@ -12,6 +13,7 @@
 mod azure;
 mod bucket;
 mod certificates;
+mod clouds;
 mod garage;
 mod gcs;
 mod program;
@@ -21,6 +23,7 @@ mod xml;
 pub use azure::AzureServer;
 pub use bucket::Bucket;
 pub use certificates::{Certificates, Fitness};
+pub use clouds::Clouds;
 pub use garage::GarageServer;
 pub use gcs::GcsServer;
 pub use s3::S3Server;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use pgmesh_chaos::http::Response;
+
 use super::Bucket;
 use super::bucket::endpoint;
 use super::certificates::{Certificates, Fitness};
@@ -117,21 +119,41 @@ impl S3Server {
     /// Accepts from now on only credentials that it has handed out: those that [`bucket`](Self::bucket) tells from now on.
     /// Each request takes it about three times as long then.
     pub fn enforce_credentials(&mut self) {
-        let iam = |query: &str| {
-            let target = format!("/?{query}&UserName=backup&Version=2010-05-08");
-            self.server.ask_text("POST", &target, &[unsigned("iam")])
-        };
+        if self.enforcing {
+            self.set_free_requests(1_000_000);
+        } else {
+            self.iam("Action=CreateUser");
+        }
         let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}"#;
-        iam("Action=CreateUser");
-        iam(&format!(
+        self.iam(&format!(
             "Action=PutUserPolicy&PolicyName=all&PolicyDocument={}",
             encoded_value(policy)
         ));
-        let answer = iam("Action=CreateAccessKey");
+        let answer = self.iam("Action=CreateAccessKey");
         let text = |name| element(&answer, name).unwrap_or_else(|| panic!("no {name} in {answer}"));
         self.credentials = (text("AccessKeyId"), text("SecretAccessKey"));
         self.set_free_requests(0);
         self.enforcing = true;
+    }
+
+    /// A request to its identity service.
+    fn iam(&self, query: &str) -> String {
+        let target = format!("/?{query}&UserName=backup&Version=2010-05-08");
+        // It tells its services apart by the scope of the signature, which it does not check now.
+        let scope = format!(
+            "AWS4-HMAC-SHA256 Credential={ANY_KEY}/20200101/{REGION}/iam/aws4_request, SignedHeaders=host, Signature=0"
+        );
+        self.server
+            .ask_text("POST", &target, &[("Authorization".to_owned(), scope)])
+    }
+
+    /// Withdraws the credentials in force and hands out others: those that [`bucket`](Self::bucket) tells from now on.
+    pub fn rotate_credentials(&mut self) {
+        let withdrawn = self.credentials.0.clone();
+        self.enforce_credentials();
+        self.set_free_requests(1_000_000);
+        self.iam(&format!("Action=DeleteAccessKey&AccessKeyId={withdrawn}"));
+        self.set_free_requests(0);
     }
 
     /// How many requests are accepted with any credentials from now on.
@@ -142,6 +164,10 @@ impl S3Server {
 
     /// A request of the test's own.
     fn ask(&self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
+        self.answer(method, target, headers, body).body
+    }
+
+    fn answer(&self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> Response {
         if self.enforcing {
             self.set_free_requests(1_000_000);
         }
@@ -150,7 +176,7 @@ impl S3Server {
         if self.enforcing {
             self.set_free_requests(0);
         }
-        answer.body
+        answer
     }
 
     fn ask_text(&self, target: &str) -> String {
@@ -190,6 +216,17 @@ impl S3Server {
     #[must_use]
     pub fn content(&self, bucket: &str, name: &str) -> Vec<u8> {
         self.ask("GET", &format!("/{bucket}/{}", encoded_path(name)), &[], &[])
+    }
+
+    /// The mode in which an object is retained, if it is.
+    #[must_use]
+    pub fn retention(&self, bucket: &str, name: &str) -> Option<String> {
+        let answer = self.answer("HEAD", &format!("/{bucket}/{}", encoded_path(name)), &[], &[]);
+        let found = answer
+            .headers
+            .into_iter()
+            .find(|(header, _)| header.eq_ignore_ascii_case("x-amz-object-lock-mode"));
+        found.map(|(_, mode)| mode)
     }
 
     /// Replaces the content of an object behind everybody's back.

@@ -132,6 +132,7 @@ pub fn root() -> ManifestRoot {
         stop_lsn: Lsn(2),
         checkpoint: Lsn(1),
         timeline: TimelineId(1),
+        instance: None,
         wal_start: "000000010000000000000001".parse().unwrap(),
         wal_stop: "000000010000000000000002".parse().unwrap(),
         segment_size: SegmentSize::default(),

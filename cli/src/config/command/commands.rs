@@ -81,6 +81,34 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::CatalogRebuild,
+        name: "catalog-rebuild",
+        summary: "Make a node anew from a repository when all nodes are gone",
+        about: "Needs a repository of any type, declared in the node's file with its passphrase, and no network between nodes. \
+                Makes node-path as `node init` does, under the mesh's old identity and with a new certificate authority, and \
+                fills the catalog with what the repository says of itself: stanzas, backups, WAL. All WAL is read and \
+                checked; of chunks it is looked whether they are there, their content is read by `verify`. Nothing in the \
+                repository is changed or deleted. No node of the old mesh may run any more.\n\n\
+                Where the file declares several repositories, --repo says which one is read; the others are taken up when the \
+                node starts, and `repo-sync` fills them. What cannot be used is listed with what to do about it. \
+                `--output=json`: `stanzas`, `chunks`, `unnamed`, and `problems`, each with `kind`, `stanza`, `subject`, \
+                `what` and `remedy`. Interrupted, it is run again and starts over. Afterwards: `node start`, then let every \
+                host join (`invite`, `join`), and run `check`. A cluster of which no backup tells the data directory is \
+                refused until `stanza-create` is run beside it.",
+        arguments: &[],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf catalog-rebuild",
+                "on a new host whose file declares the repository that is left",
+            ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --repo=2 --process-max=8 catalog-rebuild",
+                "from the second of several, eight objects at once",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::Check,
         name: "check",
         summary: "Prove that archiving works from end to end",

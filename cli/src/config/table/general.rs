@@ -57,14 +57,16 @@ pub const OPTIONS: &[OptionSpec] = &[
             "--stanza=main",
         ),
     new("output", Kind::Choice(&["text", "json"]), "how results are written")
-        .commands(CommandSet::of(&[Check, Doctor, Info, NodeList, RepoCheck, RepoLs, Status, Verify]))
+        .commands(CommandSet::of(&[
+            CatalogRebuild, Check, Doctor, Info, NodeList, RepoCheck, RepoLs, Status, Verify,
+        ]))
         .default("text")
         .about(
             "text is for people and may change; json is for programs.",
             "--output=json",
         ),
     new("process-max", Kind::Integer { min: 1, max: 999 }, "workers at once")
-        .commands(CommandSet::of(&[Backup, Restore, Verify]))
+        .commands(CommandSet::of(&[Backup, CatalogRebuild, Restore, Verify]))
         .default("1")
         .about(
             "How many workers read, compress, check and send at the same time.",
@@ -118,7 +120,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
-            ArchiveGet, Info, RepoCheck, RepoGet, RepoLs, RepoRemove, RepoReplace, RepoSync, RepoUpdate, Restore, Verify,
+            ArchiveGet, CatalogRebuild, Info, RepoCheck, RepoGet, RepoLs, RepoRemove, RepoReplace, RepoSync, RepoUpdate, Restore, Verify,
         ]))
         .required(CommandSet::of(&[RepoCheck, RepoRemove, RepoReplace, RepoSync]))
         .scope(Scope::OutsideFile)

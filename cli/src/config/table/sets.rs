@@ -71,11 +71,20 @@ pub const POSTGRES_PATH: CommandSet =
 pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[Backup, Check, StanzaCreate, StanzaDelete, StanzaUpgrade]);
 
 /// Commands of a node: those that make or run one.
-pub const NODE: CommandSet = CommandSet::of(&[NodeInit, NodeJoin, NodeStart]);
+pub const NODE: CommandSet = CommandSet::of(&[CatalogRebuild, NodeInit, NodeJoin, NodeStart]);
 
 /// Commands that need to know repositories by themselves: the node's, and those that can do without a node.
 pub const REPOSITORY: CommandSet = CommandSet::of(&[
-    NodeInit, NodeJoin, NodeStart, RepoCheck, RepoGet, RepoLs, RepoUpdate, Restore, ArchiveGet,
+    CatalogRebuild,
+    NodeInit,
+    NodeJoin,
+    NodeStart,
+    RepoCheck,
+    RepoGet,
+    RepoLs,
+    RepoUpdate,
+    Restore,
+    ArchiveGet,
 ]);
 
 /// Every command that does work, and so may have something to log.

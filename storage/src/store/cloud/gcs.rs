@@ -97,7 +97,7 @@ impl Decorate for Guarding {
             request.headers_mut().insert(&HASH, super::header(&hash)?);
         }
         if let Some(lock) = self.lock.filter(|_| is_whole || begins_parts) {
-            let mode = if lock.compliance { "Locked" } else { "Unlocked" };
+            let mode = if lock.compliance { "COMPLIANCE" } else { "GOVERNANCE" };
             let until = super::lock_until(lock).format("%Y-%m-%dT%H:%M:%SZ").to_string();
             request.headers_mut().insert(&LOCK_MODE, HeaderValue::from_static(mode));
             request.headers_mut().insert(&LOCK_UNTIL, super::header(&until)?);

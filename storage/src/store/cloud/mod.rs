@@ -49,8 +49,8 @@ use crate::store::{Secrets, StoreKind, StoreSettings};
 
 /// Parts of one object under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// Credentials that come from elsewhere are asked for anew no more often than this.
-const RENEWAL_PERIOD: Duration = Duration::from_secs(30);
+/// Tokens that are refused are asked for anew no more often than this.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(1);
 
 /// A bucket. Cheap to clone.
 #[derive(Clone)]
@@ -178,12 +178,8 @@ impl CloudStore {
         });
         match rebuilt.await {
             Ok(Ok(built)) => {
-                // Credentials that this program does not hold may have changed where they come from.
-                let from_elsewhere = self
-                    .0
-                    .settings
-                    .get(key_type(self.0.options.kind))
-                    .is_some_and(is_from_elsewhere);
+                // A token may have been withdrawn before its time: another is asked for.
+                let from_elsewhere = has_tokens(self.0.options.kind, &self.0.settings);
                 let is_other = built.fingerprint != refused.fingerprint
                     || from_elsewhere && refused.since.elapsed() >= RENEWAL_PERIOD;
                 if !is_other {
@@ -302,16 +298,13 @@ fn fingerprint(settings: &StoreSettings, secrets: &Secrets) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-fn key_type(kind: StoreKind) -> &'static str {
+/// Whether the credentials are held here only for a while, and come from a server of tokens or from this machine.
+fn has_tokens(kind: StoreKind, settings: &StoreSettings) -> bool {
     match kind {
-        StoreKind::S3 | StoreKind::Posix => "s3-key-type",
-        StoreKind::Azure => "azure-key-type",
-        StoreKind::Gcs => "gcs-key-type",
+        StoreKind::S3 | StoreKind::Posix => !matches!(settings.get("s3-key-type"), None | Some("shared")),
+        StoreKind::Azure => settings.get("azure-key-type") == Some("auto"),
+        StoreKind::Gcs => settings.get("gcs-key-type") != Some("token"),
     }
-}
-
-fn is_from_elsewhere(key_type: &str) -> bool {
-    !matches!(key_type, "shared" | "sas" | "service" | "token")
 }
 
 /// Repeating is [`service`]'s.

@@ -14,6 +14,7 @@ use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
 };
+use percent_encoding::percent_decode_str;
 
 use super::budget::{Budget, TRIES, pause};
 use super::progress::{Progress, Sent};
@@ -108,13 +109,19 @@ impl Inner {
     fn is_of_bucket(&self, uri: &Uri) -> bool {
         uri.authority()
             .is_some_and(|authority| authority.as_str() == self.authority)
-            && uri.path().starts_with(self.bucket_path.as_str())
+            && self.below(uri).is_some()
     }
 
     /// Whether it is for one object, as opposed to the bucket.
     fn is_of_object(&self, uri: &Uri) -> bool {
-        let below = uri.path().strip_prefix(self.bucket_path.as_str()).unwrap_or("");
-        !below.trim_matches('/').is_empty()
+        self.below(uri).is_some_and(|below| !below.trim_matches('/').is_empty())
+    }
+
+    /// What stands behind the bucket's path. Clients escape more of a path than they must.
+    fn below(&self, uri: &Uri) -> Option<String> {
+        let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
+        let below = path.strip_prefix(self.bucket_path.as_str())?;
+        (below.is_empty() || below.starts_with('/')).then(|| below.to_owned())
     }
 
     async fn once(&self, request: HttpRequest, of_bucket: bool, of_object: bool) -> Result<HttpResponse, Trouble> {
@@ -263,5 +270,56 @@ fn chance() -> u32 {
             let count = COUNTER.fetch_add(0x9E37_79B9, Ordering::Relaxed);
             u32::try_from(count & u64::from(u32::MAX)).unwrap_or(0)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inner(bucket_url: &str) -> Inner {
+        let nothing = reqwest::Client::new;
+        let clients = Clients {
+            bucket: nothing(),
+            tokens: nothing(),
+            metadata: nothing(),
+        };
+        let service = Service::new(clients, &bucket_url.parse().unwrap(), Duration::ZERO, Arc::default());
+        Arc::into_inner(service.0).unwrap()
+    }
+
+    #[test]
+    fn requests_for_objects_are_told_from_those_for_the_bucket_and_for_tokens() {
+        rustls::crypto::ring::default_provider().install_default().unwrap();
+        let service = inner("http://127.0.0.1:80/pgmesh-test");
+        let uri = |text: &str| text.parse::<Uri>().unwrap();
+        for object in [
+            "http://127.0.0.1:80/pgmesh-test/a/b",
+            "http://127.0.0.1:80/pgmesh%2Dtest/a%2Fb?uploads",
+        ] {
+            assert!(
+                service.is_of_bucket(&uri(object)) && service.is_of_object(&uri(object)),
+                "{object}"
+            );
+        }
+        for bucket in [
+            "http://127.0.0.1:80/pgmesh-test",
+            "http://127.0.0.1:80/pgmesh%2Dtest/?list-type=2",
+        ] {
+            assert!(
+                service.is_of_bucket(&uri(bucket)) && !service.is_of_object(&uri(bucket)),
+                "{bucket}"
+            );
+        }
+        for other in [
+            "http://127.0.0.1:80/token",
+            "http://127.0.0.1:80/pgmesh-tests/a",
+            "http://127.0.0.1:81/pgmesh-test/a",
+        ] {
+            assert!(!service.is_of_bucket(&uri(other)), "{other}");
+        }
+        let by_host = inner("https://bucket.s3.example.com");
+        assert!(by_host.is_of_object(&uri("https://bucket.s3.example.com/a")));
+        assert!(!by_host.is_of_object(&uri("https://bucket.s3.example.com/?list-type=2")));
     }
 }

@@ -310,6 +310,12 @@ fn element(body: &[u8], name: &str) -> Option<String> {
 /// passed on, nor is anything else of an error's XML.
 fn printable(words: &str) -> String {
     let line = words.lines().next().unwrap_or("");
+    let line = line
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&amp;", "&");
     line.chars().filter(|letter| !letter.is_control()).take(WORDS).collect()
 }
 

@@ -1,0 +1,149 @@
+//! `catalog-rebuild`: a node made from a repository when all nodes are gone.
+
+use super::info::repository as asked_repository;
+use crate::config::Config;
+use crate::exit::{CommandError, ExitCode};
+use crate::node_file;
+use crate::output::{self, OutputFormat};
+use crate::progress::{Counter, Progress};
+use pgmesh_node::rebuild::{RebuildEvent, RebuildSource, Rebuilt, RebuiltStanza, Tell, rebuild};
+use pgmesh_node::{Failure, NodeSettings, code};
+use pgmesh_storage::RepoKey;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Rebuilds. What could not be taken up as it was is told, and is no failure: the command has done what can be done.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let settings = node_file::settings(config)?;
+    let repo = chosen(config, &settings)?;
+    let declared = config.repositories().remove(&repo.get()).unwrap_or_default();
+    let source = RebuildSource {
+        repo,
+        store: declared.store_settings(config, repo.get()),
+        passphrase: settings
+            .repositories
+            .get(&repo)
+            .and_then(|repository| repository.passphrase.clone()),
+        workers: usize::try_from(config.integer("process-max")).unwrap_or(1),
+    };
+    let rebuilt = rebuild(&settings, source, tell()).await?;
+    match OutputFormat::of(config) {
+        OutputFormat::Json => output::print_json(&rebuilt)?,
+        OutputFormat::Text => output::print(&text(&rebuilt, &settings))?,
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// The repository that is asked for, or the only one that the file declares.
+fn chosen(config: &Config, settings: &NodeSettings) -> Result<RepoKey, Failure> {
+    let declared: Vec<RepoKey> = settings.repositories.keys().copied().collect();
+    match (asked_repository(config)?, declared.as_slice()) {
+        (Some(asked), declared) if declared.contains(&asked) => Ok(asked),
+        (Some(asked), _) => Err(
+            Failure::new(code::OPTION_INVALID, format!("the node's file declares no repo{asked}"))
+                .remedy(format!("declare it: repo{asked}-type, repo{asked}-path and the rest")),
+        ),
+        (None, [only]) => Ok(*only),
+        (None, []) => Err(CommandError::option_required("repo1-path", config.command())
+            .remedy("declare the repository that is left in the node's file")
+            .into()),
+        (None, several) => {
+            let numbers: Vec<String> = several.iter().map(|key| format!("repo{key}")).collect();
+            Err(CommandError::option_required("repo", config.command())
+                .because_of(format!("the node's file declares {}", numbers.join(", ")))
+                .remedy("give the number of the one that has the most: --repo=N; the others are taken up when the node starts")
+                .into())
+        }
+    }
+}
+
+/// Shows how far it is.
+fn tell() -> Tell {
+    let listing = Mutex::new(Some(Counter::start("catalog-rebuild")));
+    let reading: Mutex<Option<Progress>> = Mutex::new(None);
+    Arc::new(move |event| {
+        let mut listing = listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            RebuildEvent::Listed(objects) => {
+                tracing::debug!(objects, "listed");
+                if let Some(counter) = &*listing {
+                    counter.show(format!("{objects} objects listed"));
+                }
+            }
+            RebuildEvent::Reading(bytes) => {
+                *listing = None;
+                *reading = Some(Progress::start("catalog-rebuild", bytes));
+            }
+            RebuildEvent::Read(bytes) => {
+                if let Some(progress) = &*reading {
+                    progress.advance(bytes);
+                }
+            }
+            RebuildEvent::Found(problem) => tracing::warn!("{problem}"),
+        }
+    })
+}
+
+fn text(rebuilt: &Rebuilt, settings: &NodeSettings) -> String {
+    let mut text = format!(
+        "mesh {} rebuilt from repo{} on node {} ({}); CA fingerprint {}\n",
+        rebuilt.mesh_id,
+        rebuilt.repo,
+        settings.name,
+        settings.path.display(),
+        rebuilt.ca_fingerprint
+    );
+    for RebuiltStanza {
+        name,
+        databases,
+        backups,
+        wal_files,
+    } in &rebuilt.stanzas
+    {
+        let databases = databases.join(", ");
+        let _ = writeln!(
+            text,
+            "stanza {name}: {backups} backups, {wal_files} WAL files, databases {databases}"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "{} chunks; {} objects that no backup and no archive names were left alone",
+        rebuilt.chunks, rebuilt.unnamed
+    );
+    match rebuilt.problems.len() {
+        0 => {}
+        count => {
+            let _ = writeln!(text, "{count} things need attention:");
+            for problem in &rebuilt.problems {
+                let _ = writeln!(text, "  {problem}");
+            }
+        }
+    }
+    text + "the content of chunks was not read: 'pgmesh verify' does that on the running node\n\
+            no node of the old mesh may run any more; all hosts and nodes must join anew: the authority is a new one\n\
+            start it with: pgmesh --config=FILE node start"
+}
+
+#[cfg(test)]
+mod tests {
+    use pgmesh_node::rebuild::{Problem, ProblemKind};
+
+    #[test]
+    fn the_summary_says_what_is_wrong() {
+        let problem = Problem {
+            kind: ProblemKind::WalGap,
+            stanza: Some("main".to_owned()),
+            subject: "A to B".to_owned(),
+            what: "2 segments are missing".to_owned(),
+            remedy: Some("take a new backup".to_owned()),
+        };
+        assert_eq!(
+            problem.to_string(),
+            "stanza main: A to B: 2 segments are missing; take a new backup"
+        );
+        let json = serde_json::to_value(&problem).unwrap();
+        assert_eq!(json["kind"], "wal-gap");
+    }
+}

@@ -1,0 +1,121 @@
+//! One listing of a repository: which stanzas, archives and backups there are, and all chunks.
+
+use super::chunks::{ChunkTable, Listing};
+use super::report::{RebuildEvent, Tell};
+use crate::failure::chain;
+use crate::{Failure, code};
+use futures::TryStreamExt;
+use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_storage::{ArchiveId, BackupLabel, ObjectPath, Repository, StanzaName, prefix};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How many objects are listed between two words of progress.
+const PROGRESS_EVERY: u64 = 10_000;
+
+/// What a repository has, by name alone. Of the WAL only the folders are kept: an archive has some hundred files in each
+/// (invariant 11).
+#[derive(Debug, Default)]
+pub struct Inventory {
+    /// The stanzas.
+    pub stanzas: BTreeMap<StanzaName, FoundStanza>,
+    /// How many objects there are, but chunks and what belongs to the repository itself; files that no object's name fits
+    /// count too.
+    pub others: u64,
+    /// The bytes of WAL and manifests.
+    pub bytes: u64,
+}
+
+/// One stanza, by the names of its objects.
+#[derive(Debug, Default)]
+pub struct FoundStanza {
+    /// What describes its databases.
+    pub infos: BTreeMap<ArchiveId, Vec<ObjectPath>>,
+    /// Its backups.
+    pub manifests: BTreeMap<BackupLabel, Vec<ObjectPath>>,
+    /// Its archives.
+    pub archives: BTreeMap<ArchiveId, FoundArchive>,
+}
+
+/// One archive, by the names of its files.
+#[derive(Debug, Default)]
+pub struct FoundArchive {
+    /// The folders of its segments. Their order is that of timelines and positions.
+    pub folders: BTreeSet<String>,
+    /// Its history files; one a timeline.
+    pub histories: Vec<ObjectPath>,
+    /// The timelines that it has complete segments of.
+    pub timelines: BTreeSet<TimelineId>,
+}
+
+impl Inventory {
+    /// Lists all of a repository.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub async fn take(repository: &Repository, tell: &Tell) -> Result<(Self, ChunkTable), Failure> {
+        let (mut inventory, mut chunks) = (Self::default(), Listing::default());
+        let mut listed = 0u64;
+        let mut objects = repository.list("");
+        let unlistable = |error: &pgmesh_storage::StoreError| {
+            Failure::new(code::REPO_INVALID, "the repository cannot be listed").because(chain(error))
+        };
+        while let Some(object) = objects.try_next().await.map_err(|error| unlistable(&error))? {
+            listed += 1;
+            if listed.is_multiple_of(PROGRESS_EVERY) {
+                tell(RebuildEvent::Listed(listed));
+            }
+            match ObjectPath::parse(&object.path) {
+                Some(ObjectPath::Chunk { name, generation }) => chunks.add(name, generation, object.length),
+                path => inventory.add(path, object.length),
+            }
+        }
+        tell(RebuildEvent::Listed(listed));
+        Ok((inventory, chunks.sorted()))
+    }
+
+    fn add(&mut self, path: Option<ObjectPath>, length: u64) {
+        match &path {
+            None => self.others += 1,
+            Some(ObjectPath::Identity | ObjectPath::Key { .. } | ObjectPath::Chunk { .. }) => {}
+            Some(path @ ObjectPath::StanzaInfo { stanza, archive_id, .. }) => {
+                self.others += 1;
+                let infos = &mut self.stanza(stanza).infos;
+                infos.entry(*archive_id).or_default().push(path.clone());
+            }
+            Some(path @ ObjectPath::Manifest { stanza, label, .. }) => {
+                self.others += 1;
+                self.bytes += length;
+                let manifests = &mut self.stanza(stanza).manifests;
+                manifests.entry(label.clone()).or_default().push(path.clone());
+            }
+            Some(
+                path @ ObjectPath::Segment {
+                    stanza,
+                    archive_id,
+                    file,
+                    ..
+                },
+            ) => {
+                self.others += 1;
+                self.bytes += length;
+                let archive = self.stanza(stanza).archives.entry(*archive_id).or_default();
+                match file {
+                    WalFileName::History(_) => archive.histories.push(path.clone()),
+                    file => {
+                        let folder = prefix::archived_file(stanza, *archive_id, file);
+                        if !archive.folders.contains(&folder) {
+                            archive.folders.insert(folder);
+                        }
+                    }
+                }
+                if let WalFileName::Segment(segment) = file {
+                    archive.timelines.insert(segment.timeline);
+                }
+            }
+        }
+    }
+
+    fn stanza(&mut self, name: &StanzaName) -> &mut FoundStanza {
+        self.stanzas.entry(name.clone()).or_default()
+    }
+}

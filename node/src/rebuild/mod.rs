@@ -1,0 +1,270 @@
+//! A catalog made anew from what one repository says of itself (invariant 8): every node is gone, one repository is left.
+//!
+//! ```text
+//! open repository ─ claim node-path ─ found the mesh anew, under its old identity
+//!   └─ list all (inventory, chunks) ─ read manifests and their parts ─ stanzas ─ WAL ─ chunks ─ backups ─ writers ─ marker
+//! ```
+//!
+//! Nothing in the repository is changed or deleted; a description of a cluster that is damaged is written anew beside it. The
+//! marker comes last: an attempt that was interrupted is no node, and the next one starts over.
+//!
+//! What cannot be read is not passed over in silence. An archived file without a good copy is kept in the catalog by its name
+//! alone, so that a recovery that needs it stops instead of ending early (invariant 7). A backup that is not whole is left out
+//! (invariant 4): its objects stay, and `restore --repo-direct` still reads what there is.
+
+mod backups;
+mod chunks;
+mod inventory;
+mod report;
+mod stanzas;
+mod wal;
+
+#[cfg(test)]
+mod tests;
+
+pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tell};
+
+use crate::failure::chain;
+use crate::init::{claim, found, write_marker};
+use crate::services::unexpected;
+use crate::settings::{Layout, NodeSettings};
+use crate::{Failure, code};
+use inventory::Inventory;
+use pgmesh_raft::{Catalog, Command, NodeName, Reply, SessionId, SessionKind};
+use pgmesh_storage::{Passphrase, RepoKey, Repository, Store, StoreError, StoreSettings};
+use pgmesh_transport::MeshId;
+use std::collections::BTreeMap;
+
+/// What a catalog is rebuilt from.
+pub struct RebuildSource {
+    /// The repository's number, as the node's file declares it.
+    pub repo: RepoKey,
+    /// How it is reached.
+    pub store: StoreSettings,
+    /// Its passphrase.
+    pub passphrase: Option<Passphrase>,
+    /// How many objects are read at once; each is held in memory as a whole.
+    pub workers: usize,
+}
+
+/// Makes the node's data directory from a repository.
+///
+/// # Errors
+/// The directory holds a node or something else; the repository cannot be opened, listed or read; the catalog cannot be
+/// written. Nothing is half done: the same command starts over.
+pub async fn rebuild(settings: &NodeSettings, source: RebuildSource, tell: Tell) -> Result<Rebuilt, Failure> {
+    let layout = Layout::new(&settings.path);
+    // Before anything is made: a passphrase with a typing error leaves no trace.
+    let repository = open(&source).await?;
+    let identity = repository.identity();
+    let mesh_id: MeshId = identity.mesh.parse().map_err(|error| {
+        Failure::new(code::REPO_INVALID, "the repository names a mesh that cannot be").because(chain(&error))
+    })?;
+    let _lock = claim(&layout)?;
+    let founded = found(settings, &layout, mesh_id, identity.suite).await?;
+    let name: NodeName = settings
+        .name
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+    let mut rebuilding = Rebuilding {
+        actor: format!("node {name}"),
+        name,
+        catalog: founded.catalog.clone(),
+        repo: source.repo,
+        repository,
+        workers: source.workers.max(1),
+        tell,
+        problems: Vec::new(),
+    };
+    let outcome = rebuilding.run(settings, &source).await;
+    let stopped = founded.catalog.shutdown().await;
+    let Outcome {
+        stanzas,
+        chunks,
+        unnamed,
+    } = outcome?;
+    stopped?;
+    write_marker(&layout)?;
+    Ok(Rebuilt {
+        mesh_id: founded.initialized.mesh_id,
+        ca_fingerprint: founded.initialized.ca_fingerprint,
+        repo: source.repo.get(),
+        stanzas,
+        chunks,
+        unnamed,
+        problems: rebuilding.problems,
+    })
+}
+
+async fn open(source: &RebuildSource) -> Result<Repository, Failure> {
+    let RebuildSource { repo, store, .. } = source;
+    let unusable = |error: &StoreError| {
+        let failure = Failure::new(code::REPO_INVALID, format!("repo{repo} ({store}) cannot be opened"));
+        let failure = failure.because(chain(error));
+        match error {
+            StoreError::WrongPassphrase { .. } => failure.remedy(format!("give the right repo{repo}-cipher-pass")),
+            StoreError::PassphraseNeeded => failure.remedy(format!(
+                "the repository is encrypted: set repo{repo}-cipher-type=aes-256-cbc and repo{repo}-cipher-pass"
+            )),
+            StoreError::PassphraseNotNeeded => {
+                failure.remedy(format!("the repository is not encrypted: set repo{repo}-cipher-type=none"))
+            }
+            StoreError::NotARepository { .. } => failure.remedy(format!(
+                "see that repo{repo}-path is right, and that what it lies on is mounted; for a new mesh use 'pgmesh node init'"
+            )),
+            _ => failure,
+        }
+    };
+    let opened = Store::open(store).map_err(|error| unusable(&error))?;
+    Repository::open(opened.objects(), source.passphrase.clone(), &[])
+        .await
+        .map_err(|error| unusable(&error))
+}
+
+/// One rebuilding under way.
+struct Rebuilding {
+    catalog: Catalog,
+    name: NodeName,
+    actor: String,
+    repo: RepoKey,
+    repository: Repository,
+    workers: usize,
+    tell: Tell,
+    problems: Vec<Problem>,
+}
+
+struct Outcome {
+    stanzas: Vec<RebuiltStanza>,
+    chunks: u64,
+    unnamed: u64,
+}
+
+impl Rebuilding {
+    async fn run(&mut self, settings: &NodeSettings, source: &RebuildSource) -> Result<Outcome, Failure> {
+        self.register(settings, source).await?;
+        let (inventory, mut chunks) = Inventory::take(&self.repository, &self.tell).await?;
+        (self.tell)(RebuildEvent::Reading(inventory.bytes));
+        let mut others = inventory.others;
+        let mut backups = Vec::new();
+        for (stanza, found) in &inventory.stanzas {
+            for (label, paths) in &found.manifests {
+                backups.extend(self.read_manifest(stanza, label, paths).await?);
+            }
+        }
+        let mut whole = Vec::new();
+        for backup in backups {
+            if self.is_whole(&backup, &mut chunks).await? {
+                whole.push(backup);
+            }
+        }
+        let mut stanzas = BTreeMap::new();
+        for (name, found) in &inventory.stanzas {
+            let Some(databases) = self.adopt_stanza(name, found, &whole).await? else {
+                continue;
+            };
+            let mut rebuilt = RebuiltStanza {
+                name: name.to_string(),
+                databases: databases
+                    .iter()
+                    .map(|database| database.archive_id.to_string())
+                    .collect(),
+                ..RebuiltStanza::default()
+            };
+            others = others.saturating_sub(databases.iter().filter(|database| database.was_described).count() as u64);
+            for database in &databases {
+                if let Some(archive) = found.archives.get(&database.archive_id) {
+                    rebuilt.wal_files += self.adopt_archive(name, database, archive).await?;
+                }
+            }
+            others = others.saturating_sub(rebuilt.wal_files);
+            if let Some(current) = databases.last() {
+                self.adopt_writers(name, current, found, &whole).await?;
+            }
+            stanzas.insert(name.clone(), rebuilt);
+        }
+        let session = self.open_session().await?;
+        for backup in whole {
+            let Some(rebuilt) = stanzas.get_mut(&backup.stanza) else {
+                continue;
+            };
+            self.adopt_backup(session, &backup, &mut chunks).await?;
+            rebuilt.backups += 1;
+            others = others.saturating_sub(1);
+        }
+        self.propose(Command::CloseSession { session }).await?;
+        let (named, not_named) = chunks.counts();
+        let uuid = self.repository.identity().uuid.clone();
+        self.propose(Command::Audit {
+            what: format!("the catalog was rebuilt from repo{} ({uuid})", self.repo),
+        })
+        .await?;
+        Ok(Outcome {
+            stanzas: stanzas.into_values().collect(),
+            chunks: named,
+            unnamed: others + not_named,
+        })
+    }
+
+    async fn register(&mut self, settings: &NodeSettings, source: &RebuildSource) -> Result<(), Failure> {
+        let is_shared = source.store.kind().is_ok_and(|kind| kind.is_shared());
+        let declared = settings.repositories.get(&self.repo);
+        let command = Command::RegisterRepository {
+            repo: self.repo,
+            definition: declared.map(|declared| declared.definition.clone()).unwrap_or_default(),
+            host: (!is_shared).then(|| self.name.clone()),
+            uuid: self.repository.identity().uuid.clone(),
+            wrapped_keys: self.repository.wrapped_keys().to_vec(),
+            node: self.name.clone(),
+        };
+        self.propose(command).await?;
+        for problem in self
+            .repository
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+        {
+            self.found(Problem::new(
+                ProblemKind::Key,
+                format!("repo{}", self.repo),
+                format!("a key object cannot be used; another one serves: {problem}"),
+            ));
+        }
+        Ok(())
+    }
+
+    async fn open_session(&self) -> Result<SessionId, Failure> {
+        let command = Command::OpenSession {
+            kind: SessionKind::Repair,
+            stanza: None,
+            holder: "catalog-rebuild".to_owned(),
+            node: self.name.clone(),
+            resume_key: None,
+        };
+        match self.propose(command).await? {
+            Reply::Session(session) => Ok(session),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn propose(&self, command: Command) -> Result<Reply, Failure> {
+        Ok(self.catalog.propose(&self.actor, command).await?)
+    }
+
+    fn found(&mut self, problem: Problem) {
+        (self.tell)(RebuildEvent::Found(&problem));
+        self.problems.push(problem);
+    }
+}
+
+/// Storage that does not answer ends the rebuilding: what is merely not to be reached must not be taken for lost.
+fn unreadable(repo: RepoKey, error: &StoreError) -> Failure {
+    Failure::new(code::REPO_INVALID, format!("repo{repo} cannot be read"))
+        .because(chain(error))
+        .remedy("make it readable and run the command again: it starts over")
+}
+
+/// Whether the repository answered, and what it answered is no good.
+fn is_bad(error: &StoreError) -> bool {
+    error.is_damage() || matches!(error, StoreError::NotFound { .. })
+}

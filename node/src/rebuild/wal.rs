@@ -1,0 +1,283 @@
+//! Archives: every file is read and checked, some at once, a folder after the other.
+//!
+//! A name says neither the digest, in an encrypted repository, nor whether the content is good. What a recovery asks for and
+//! does not find ends it; so a file that was archived and has no good copy stays known by its name (invariant 7), and so does
+//! the first segment of every gap, which a recovery would meet.
+
+use super::inventory::FoundArchive;
+use super::report::{Problem, ProblemKind, RebuildEvent, Tell};
+use super::stanzas::RebuiltDatabase;
+use super::{Rebuilding, is_bad, unreadable};
+use crate::Failure;
+use crate::failure::chain;
+use crate::services::{branches_of, stored_object};
+use crate::wal_ranges::Ranges;
+use futures::{StreamExt, stream};
+use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
+use pgmesh_raft::command::{Adopt, AdoptedFile, Cluster};
+use pgmesh_raft::{Branch, CatalogError, Command, Refusal, Replica, StoredObject};
+use pgmesh_storage::{ObjectPath, RepoKey, Repository, StanzaName};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Files in one command.
+const BATCH: usize = 500;
+
+/// What lies under the name of one archived file.
+#[derive(Debug, PartialEq, Eq)]
+enum Copies {
+    /// One content, in these objects; the last writing first.
+    One(Vec<ObjectPath>),
+    /// Several contents: nobody can tell which one was acknowledged.
+    Different(Vec<ObjectPath>),
+}
+
+/// What a file is found to be.
+enum Found {
+    Good(StoredObject, Vec<Branch>),
+    Damaged(String),
+    Foreign(String),
+    Different(Vec<ObjectPath>),
+}
+
+impl Rebuilding {
+    /// Takes up an archive. How many files are good.
+    pub(super) async fn adopt_archive(
+        &mut self,
+        stanza: &StanzaName,
+        database: &RebuiltDatabase,
+        archive: &FoundArchive,
+    ) -> Result<u64, Failure> {
+        let mut good = 0;
+        let mut ranges = Ranges::new(database.cluster.segment_size);
+        let mut batch = Vec::new();
+        let folders = std::iter::once(None).chain(archive.folders.iter().map(Some));
+        for folder in folders {
+            let listed = match folder {
+                None => archive.histories.clone(),
+                Some(folder) => {
+                    let listed = self.repository.list_sorted(folder).await;
+                    let listed = listed.map_err(|error| unreadable(self.repo, &error))?;
+                    listed.into_iter().map(|(path, _)| path).collect()
+                }
+            };
+            let reader = Reader {
+                repository: self.repository.clone(),
+                repo: self.repo,
+                cluster: database.cluster,
+                tell: self.tell.clone(),
+            };
+            let reads = grouped(listed).into_iter().map(|(file, copies)| {
+                let reader = &reader;
+                async move { (file, reader.read(file, copies).await) }
+            });
+            let mut reads = stream::iter(reads).buffered(self.workers);
+            while let Some((file, found)) = reads.next().await {
+                if let WalFileName::Segment(name) = file {
+                    ranges.add(name);
+                }
+                let (object, branches) = match found? {
+                    Found::Good(object, branches) => (object, branches),
+                    bad => {
+                        let is_foreign = matches!(bad, Found::Foreign(_));
+                        self.found(problem(stanza, file, &bad));
+                        if is_foreign {
+                            continue;
+                        }
+                        (StoredObject::unknown(), Vec::new())
+                    }
+                };
+                good += u64::from(!object.is_unknown());
+                batch.push(AdoptedFile { file, object, branches });
+                // A history that contradicts others is refused alone.
+                if batch.len() >= BATCH || matches!(file, WalFileName::History(_)) {
+                    good -= self.adopt_files(stanza, database, std::mem::take(&mut batch)).await?;
+                }
+            }
+        }
+        for gap in ranges.gaps() {
+            self.found(gap_problem(stanza, &gap));
+            batch.push(AdoptedFile {
+                file: WalFileName::Segment(gap.first),
+                object: StoredObject::unknown(),
+                branches: Vec::new(),
+            });
+        }
+        good -= self.adopt_files(stanza, database, batch).await?;
+        Ok(good)
+    }
+
+    /// Adds files to the catalog. How many were refused.
+    async fn adopt_files(
+        &mut self,
+        stanza: &StanzaName,
+        database: &RebuiltDatabase,
+        files: Vec<AdoptedFile>,
+    ) -> Result<u64, Failure> {
+        let Some(first) = files.first().map(|file| file.file) else {
+            return Ok(0);
+        };
+        let adopt = Adopt::WalFiles {
+            stanza: stanza.clone(),
+            db: database.archive_id.db,
+            files,
+        };
+        match self.catalog.propose(&self.actor, Command::Adopt(Box::new(adopt))).await {
+            Ok(_) => Ok(0),
+            Err(CatalogError::Refused(refusal @ Refusal::HistoryContradicts { .. })) => {
+                self.found(problem(stanza, first, &Found::Foreign(refusal.to_string())));
+                Ok(1)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Reads one file after the other of an archive.
+struct Reader {
+    repository: Repository,
+    repo: RepoKey,
+    cluster: Cluster,
+    tell: Tell,
+}
+
+impl Reader {
+    async fn read(&self, file: WalFileName, copies: Copies) -> Result<Found, Failure> {
+        let paths = match copies {
+            Copies::One(paths) => paths,
+            Copies::Different(paths) => return Ok(Found::Different(paths)),
+        };
+        let mut why = String::new();
+        for path in paths {
+            match self.repository.get_by_path(&path.to_string()).await {
+                Ok((_, checked)) => {
+                    (self.tell)(RebuildEvent::Read(checked.payload.bytes.len() as u64));
+                    return Ok(match self.check(file, &checked.plain) {
+                        Ok(branches) => {
+                            let replica = Replica {
+                                repo: self.repo,
+                                generation: path.generation(),
+                            };
+                            Found::Good(stored_object(&checked.payload, vec![replica]), branches)
+                        }
+                        Err(why) => Found::Foreign(why),
+                    });
+                }
+                Err(error) if is_bad(&error) => why = chain(&error),
+                Err(error) => return Err(unreadable(self.repo, &error)),
+            }
+        }
+        Ok(Found::Damaged(why))
+    }
+
+    /// Whether a content that is whole belongs to this archive and this name; the lines of a history.
+    fn check(&self, file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, String> {
+        if let WalFileName::Segment(name) | WalFileName::Partial(name) = file {
+            self.check_header(name, plain)?;
+        }
+        branches_of(file, plain).map_err(|error| chain(&error))
+    }
+
+    fn check_header(&self, name: SegmentName, plain: &[u8]) -> Result<(), String> {
+        let header = WalHeader::parse(plain).map_err(|error| chain(&error))?;
+        header.check(name, plain.len() as u64).map_err(|error| chain(&error))?;
+        if header.system_id == self.cluster.system_id {
+            return Ok(());
+        }
+        Err(format!(
+            "it was written by cluster {}, not by {}",
+            header.system_id, self.cluster.system_id
+        ))
+    }
+}
+
+/// The objects of a folder by file, in the order of the files' names.
+fn grouped(paths: Vec<ObjectPath>) -> BTreeMap<WalFileName, Copies> {
+    let mut files: BTreeMap<WalFileName, Vec<ObjectPath>> = BTreeMap::new();
+    for path in paths {
+        if let ObjectPath::Segment { file, .. } = &path {
+            files.entry(*file).or_default().push(path);
+        }
+    }
+    files
+        .into_iter()
+        .map(|(file, mut paths)| {
+            let names: BTreeSet<_> = paths.iter().filter_map(ObjectPath::name).collect();
+            paths.sort_by_key(|path| std::cmp::Reverse(path.generation()));
+            let copies = if names.len() > 1 {
+                Copies::Different(paths)
+            } else {
+                Copies::One(paths)
+            };
+            (file, copies)
+        })
+        .collect()
+}
+
+fn problem(stanza: &StanzaName, file: WalFileName, found: &Found) -> Problem {
+    let again = "push it again with 'pgmesh archive-push' if the cluster still has it in pg_wal";
+    let of = |kind, what: String| Problem::new(kind, file, what).of(stanza);
+    match found {
+        Found::Good(..) => of(ProblemKind::WalDamaged, String::new()),
+        Found::Damaged(why) => of(
+            ProblemKind::WalDamaged,
+            format!("no good copy is there, and a recovery that needs it stops there: {why}"),
+        )
+        .remedy(again),
+        Found::Foreign(why) => of(
+            ProblemKind::WalForeign,
+            format!("it is left out, and stays where it is: {why}"),
+        ),
+        Found::Different(paths) => {
+            let paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
+            of(
+                ProblemKind::WalDuplicate,
+                format!(
+                    "different contents lie under its name, and only the lost catalog knew which one is right; neither is used, both stay: {}",
+                    paths.join(", ")
+                ),
+            )
+            .remedy(format!(
+                "{again}; else find out which is right ('pgmesh repo-get PATH' reads each), move the other away, and rebuild into an empty node-path"
+            ))
+        }
+    }
+}
+
+fn gap_problem(stanza: &StanzaName, gap: &crate::wal_ranges::Range) -> Problem {
+    Problem::new(
+        ProblemKind::WalGap,
+        format!("{} to {}", gap.first, gap.last),
+        format!(
+            "{} segments are missing between others: no recovery crosses them",
+            gap.count
+        ),
+    )
+    .of(stanza)
+    .remedy("another repository may have them; else take a new backup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(file: &str, name: char, suffix: &str) -> ObjectPath {
+        let folder = "stanza/main/archive/15-1/0000000100000000";
+        let name: String = std::iter::repeat_n(name, 64).collect();
+        ObjectPath::parse(&format!("{folder}/{file}-{name}{suffix}")).unwrap()
+    }
+
+    #[test]
+    fn invariant_3_two_contents_are_told_from_two_writings() {
+        let (one, two) = ("000000010000000000000001", "000000010000000000000002");
+        let paths = vec![
+            path(two, 'a', ""),
+            path(one, 'b', ""),
+            path(two, 'c', ".g1"),
+            path(one, 'b', ".g2"),
+        ];
+        let files = grouped(paths);
+        let of = |file: &str| &files[&file.parse::<WalFileName>().unwrap()];
+        assert_eq!(*of(one), Copies::One(vec![path(one, 'b', ".g2"), path(one, 'b', "")]));
+        assert!(matches!(of(two), Copies::Different(paths) if paths.len() == 2));
+    }
+}

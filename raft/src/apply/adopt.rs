@@ -1,0 +1,319 @@
+//! Rebuilding the catalog from what a repository says of itself (invariant 8).
+//!
+//! What is taken in was acknowledged once, so it passes no fence; but nothing replaces what the catalog has, and the same
+//! again changes nothing.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::WalFileName;
+use pgmesh_storage::{BackupLabel, DbId, StanzaName};
+
+use super::objects::place_new;
+use super::segment::refuse_contradiction;
+use super::{Base, Outcome, Step, stanza};
+use crate::command::{Adopt, AdoptedDatabase, AdoptedFile};
+use crate::key;
+use crate::model::{BackupRecord, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+
+pub(super) fn adopt<B: Base>(step: &mut Step<'_, '_, B>, adopt: Adopt) -> Outcome {
+    match adopt {
+        Adopt::Stanza { stanza, databases } => stanza_with(step, stanza, databases),
+        Adopt::WalFiles { stanza, db, files } => wal_files(step, &stanza, db, files),
+        Adopt::Backup { stanza, label, record } => backup(step, &stanza, label, *record),
+    }
+}
+
+fn stanza_with<B: Base>(step: &mut Step<'_, '_, B>, name: StanzaName, given: Vec<AdoptedDatabase>) -> Outcome {
+    let is_known = step.txn.get(Table::Stanzas, &key::stanza(&name))?.is_some();
+    let is_ordered = given.windows(2).all(|pair| pair[0].id < pair[1].id);
+    if is_known || given.is_empty() || !is_ordered {
+        return Err(Refusal::KnownOtherwise(format!("stanza {name}")).into());
+    }
+    let mut databases = Vec::new();
+    for AdoptedDatabase { id, cluster, mut info } in given {
+        let object = ObjectRef::StanzaInfo {
+            stanza: name.clone(),
+            db: id,
+        };
+        info.replicas = place_new(step, &object, &info, step.index)?;
+        databases.push(Database {
+            id,
+            system_id: cluster.system_id,
+            version: cluster.version,
+            catalog_version: cluster.catalog_version,
+            segment_size: cluster.segment_size,
+            info,
+        });
+    }
+    let record = StanzaRecord {
+        databases,
+        stopped: None,
+        deleting: false,
+        writers: BTreeMap::new(),
+        histories: BTreeMap::new(),
+        backup: None,
+        since: step.index,
+    };
+    step.audit(format!("stanza {name} taken up from a repository"));
+    stanza::put(step, &name, &record);
+    Ok(Reply::Done)
+}
+
+fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, files: Vec<AdoptedFile>) -> Outcome {
+    let mut owner = stanza::need(step, name)?;
+    if owner.database(db).is_none() {
+        return Err(Refusal::UnknownStanza(name.clone()).into());
+    }
+    let is_current = owner.current().is_some_and(|current| current.id == db);
+    let mut has_histories = false;
+    for AdoptedFile {
+        file,
+        mut object,
+        branches,
+    } in files
+    {
+        let key = key::segment(name, db, &file.to_string());
+        if let Some(known) = step.txn.record::<SegmentRecord>(Table::Segments, &key)? {
+            if known.object.digest != object.digest {
+                return Err(Refusal::Duplicate {
+                    stanza: name.clone(),
+                    file,
+                    known: known.object.digest,
+                    given: object.digest,
+                }
+                .into());
+            }
+            continue;
+        }
+        if let WalFileName::History(timeline) = file
+            && is_current
+            && !object.is_unknown()
+        {
+            refuse_contradiction(&owner, name, timeline, &branches)?;
+            let digest = object.digest;
+            owner.histories.insert(timeline, HistoryRecord { digest, branches });
+            has_histories = true;
+        }
+        if !object.is_unknown() {
+            let place = ObjectRef::Segment {
+                stanza: name.clone(),
+                db,
+                file,
+            };
+            object.replicas = place_new(step, &place, &object, step.index)?;
+        }
+        let record = SegmentRecord {
+            object,
+            pushed_at: step.at,
+        };
+        step.txn.put(Table::Segments, key, &record);
+    }
+    if has_histories {
+        stanza::put(step, name, &owner);
+    }
+    Ok(Reply::Done)
+}
+
+fn backup<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    label: BackupLabel,
+    mut record: BackupRecord,
+) -> Outcome {
+    let owner = stanza::need(step, name)?;
+    if owner.database(record.db).is_none() {
+        return Err(Refusal::UnknownStanza(name.clone()).into());
+    }
+    let key = key::backup(name, &label);
+    if let Some(known) = step.txn.record::<BackupRecord>(Table::Backups, &key)? {
+        if known.manifest.digest == record.manifest.digest {
+            return Ok(Reply::Done);
+        }
+        return Err(Refusal::KnownOtherwise(format!("backup {label} of stanza {name}")).into());
+    }
+    let object = ObjectRef::Manifest {
+        stanza: name.clone(),
+        label: label.clone(),
+    };
+    record.manifest.replicas = place_new(step, &object, &record.manifest, step.index)?;
+    step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
+    // Whoever looked for chunks that no backup names must look again (invariant 5).
+    step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
+    step.txn.put(Table::Backups, key, &record);
+    Ok(Reply::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use pgmesh_postgres::TimelineId;
+
+    use super::super::scenario::{
+        World, cluster, commit, label, push_file, push_history, push_segment, replica, repo, segment_name, stanza,
+        stored,
+    };
+    use super::*;
+    use crate::command::Command;
+    use crate::model::{Branch, LogIndex, SessionId, StoredObject};
+
+    fn adopt(world: &mut World, adopt: Adopt) -> Result<Reply, Refusal> {
+        world.run(Command::Adopt(Box::new(adopt)))
+    }
+
+    /// Two databases; the second identifier is 3.
+    fn with_stanza() -> World {
+        let mut world = World::new();
+        let database = |id, system| AdoptedDatabase {
+            id: DbId(id),
+            cluster: cluster(system),
+            info: stored(u8::try_from(id).unwrap(), 100, &[replica(1, 0)]),
+        };
+        let databases = vec![database(1, 6), database(3, 7)];
+        let stanza = stanza();
+        adopt(&mut world, Adopt::Stanza { stanza, databases }).unwrap();
+        world
+    }
+
+    fn file(file: WalFileName, object: StoredObject, branches: Vec<Branch>) -> AdoptedFile {
+        AdoptedFile { file, object, branches }
+    }
+
+    fn files(world: &mut World, db: u32, files: Vec<AdoptedFile>) -> Result<Reply, Refusal> {
+        let (stanza, db) = (stanza(), DbId(db));
+        adopt(world, Adopt::WalFiles { stanza, db, files })
+    }
+
+    fn segment(timeline: u32, number: u32) -> WalFileName {
+        WalFileName::Segment(segment_name(timeline, number))
+    }
+
+    #[test]
+    fn what_a_repository_says_is_owed_to_the_others() {
+        let mut world = with_stanza();
+        let content = stored(9, 16 << 20, &[replica(1, 2)]);
+        files(&mut world, 1, vec![file(segment(1, 5), content.clone(), Vec::new())]).unwrap();
+        // The same again changes nothing; another content is refused.
+        let counters = world.view().counters(repo(1)).unwrap();
+        files(&mut world, 1, vec![file(segment(1, 5), content, Vec::new())]).unwrap();
+        assert_eq!(world.view().counters(repo(1)).unwrap(), counters);
+        let other = stored(8, 16 << 20, &[replica(1, 0)]);
+        let refused = files(&mut world, 1, vec![file(segment(1, 5), other, Vec::new())]);
+        assert!(matches!(refused, Err(Refusal::Duplicate { .. })), "{refused:?}");
+
+        let view = world.view();
+        let known = view.segment(&stanza(), DbId(1), &segment(1, 5)).unwrap().unwrap();
+        assert_eq!(known.object.replicas, [replica(1, 2)]);
+        // Two descriptions and a segment.
+        assert_eq!(view.counters(repo(1)).unwrap().objects, 3);
+        assert_eq!(view.counters(repo(2)).unwrap().debts, 3);
+        let record = view.stanza(&stanza()).unwrap().unwrap();
+        assert_eq!(record.current().unwrap().id, DbId(3));
+    }
+
+    #[test]
+    fn a_stanza_is_taken_up_once_and_in_order() {
+        let mut world = with_stanza();
+        let databases = vec![AdoptedDatabase {
+            id: DbId(1),
+            cluster: cluster(6),
+            info: stored(1, 100, &[replica(1, 0)]),
+        }];
+        let stanza = stanza();
+        let refused = adopt(&mut world, Adopt::Stanza { stanza, databases });
+        assert!(matches!(refused, Err(Refusal::KnownOtherwise(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_file_known_by_name_alone_is_archived_anew() {
+        let mut world = with_stanza();
+        files(
+            &mut world,
+            3,
+            vec![file(segment(1, 1), StoredObject::unknown(), Vec::new())],
+        )
+        .unwrap();
+        let known = world.view().segment(&stanza(), DbId(3), &segment(1, 1)).unwrap();
+        assert!(
+            known.unwrap().object.is_unknown(),
+            "invariant 7: it is no file that was never archived"
+        );
+        assert_eq!(world.view().counters(repo(2)).unwrap().debts, 2, "nobody can make it");
+        assert!(matches!(world.push(push_segment(1, 1, 4)), Ok(Reply::Pushed { .. })));
+        // From then on invariant 3 holds for it.
+        let other = world.push(push_segment(1, 1, 5));
+        assert!(matches!(other, Err(Refusal::Duplicate { .. })), "{other:?}");
+    }
+
+    #[test]
+    fn a_new_repository_is_not_owed_what_nobody_knows() {
+        let mut world = with_stanza();
+        files(
+            &mut world,
+            3,
+            vec![file(segment(1, 1), StoredObject::unknown(), Vec::new())],
+        )
+        .unwrap();
+        world.run(super::super::scenario::register(3)).unwrap();
+        let backfill = world.run(Command::Backfill { repo: repo(3) }).unwrap();
+        assert_eq!(backfill, Reply::Backfilled { debts: 2, more: false });
+    }
+
+    #[test]
+    fn histories_and_writers_fence_as_before() {
+        let mut world = with_stanza();
+        let branch = |parent, switch| Branch {
+            parent: TimelineId(parent),
+            switch: pgmesh_postgres::Lsn(switch),
+        };
+        let history = |timeline| WalFileName::History(TimelineId(timeline));
+        let two = file(history(2), stored(20, 50, &[replica(1, 0)]), vec![branch(1, 100)]);
+        files(&mut world, 3, vec![two]).unwrap();
+        let wrong = file(
+            history(3),
+            stored(30, 50, &[replica(1, 0)]),
+            vec![branch(1, 90), branch(2, 200)],
+        );
+        let refused = files(&mut world, 3, vec![wrong]);
+        assert!(
+            matches!(refused, Err(Refusal::HistoryContradicts { .. })),
+            "{refused:?}"
+        );
+        world
+            .run(Command::AdoptWriter {
+                stanza: stanza(),
+                timeline: TimelineId(2),
+                instance: "a".to_owned(),
+            })
+            .unwrap();
+        let mut clone = push_segment(2, 5, 7);
+        clone.instance = "b".to_owned();
+        assert!(matches!(world.push(clone), Err(Refusal::OtherWriter { .. })));
+        assert!(matches!(world.push(push_segment(2, 5, 7)), Ok(Reply::Pushed { .. })));
+        assert!(matches!(
+            world.push(push_history(3, &[(1, 90), (2, 120)])),
+            Err(Refusal::HistoryContradicts { .. })
+        ));
+        let known = push_file(history(2), 20, &[replica(1, 0)]);
+        assert!(matches!(world.push(known), Ok(Reply::AlreadyThere { .. })));
+    }
+
+    #[test]
+    fn a_backup_is_taken_up_once() {
+        let mut world = with_stanza();
+        let mut record = commit(SessionId(LogIndex(1)), "20250215-020001F", LogIndex(1)).record;
+        record.db = DbId(3);
+        let backup = |record: &BackupRecord| Adopt::Backup {
+            stanza: stanza(),
+            label: label("20250215-020001F"),
+            record: Box::new(record.clone()),
+        };
+        adopt(&mut world, backup(&record)).unwrap();
+        adopt(&mut world, backup(&record)).unwrap();
+        assert_eq!(world.view().counters(repo(1)).unwrap().objects, 3);
+        record.manifest.digest = super::super::scenario::digest(99);
+        let refused = adopt(&mut world, backup(&record));
+        assert!(matches!(refused, Err(Refusal::KnownOtherwise(_))), "{refused:?}");
+    }
+}

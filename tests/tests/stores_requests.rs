@@ -1,0 +1,194 @@
+//! What buckets cost: requests counted at the servers, and time where the way to them is long.
+#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use pgmesh_tests::http::{Fault, HttpProxy, HttpRecord};
+use pgmesh_tests::stores::{Clouds, S3Server};
+use pgmesh_tests::{Ledger, MeshStatus, Site, WalForge, wait_for_some};
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn wait_until_settled(site: &Site) {
+    wait_for_some("all repositories to be up and to owe nothing", LIMIT, || {
+        let status = MeshStatus::read(&site.node.run(&["status", "--output=json"]).ok().json());
+        if status.is_settled() {
+            Ok(())
+        } else {
+            Err(format!("{status:#?}"))
+        }
+    });
+}
+
+fn is_of(kind: &'static str) -> impl Fn(&HttpRecord) -> bool {
+    move |request| request.path().replace("%2F", "/").contains(kind)
+}
+
+fn methods(proxy: &HttpProxy) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for request in proxy.requests() {
+        let name = if request.is_list() {
+            "LIST".to_owned()
+        } else {
+            request.method
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_segment_is_one_put_everywhere_and_one_get_brings_it_back() {
+    let clouds = Clouds::start();
+    let site = Site::with_node_and_segments("counted", 16, |node| {
+        clouds
+            .buckets()
+            .iter()
+            .fold(node, |node, bucket| node.repository_on(bucket))
+    });
+    let forge = WalForge::new(&site.postgres);
+    site.host.push(&forge.make(1)).succeeds();
+    wait_until_settled(&site);
+
+    clouds.clear();
+    site.host.push(&forge.make(2)).succeeds();
+    wait_until_settled(&site);
+    for (proxy, name) in clouds.proxies.iter().zip(["S3", "Azure", "GCS"]) {
+        println!("{name}: a push is {:?}", methods(proxy));
+        let of_segment = is_of("/archive/");
+        assert_eq!(
+            proxy.count(|request| request.method == "PUT" && of_segment(request)),
+            1,
+            "{name}"
+        );
+        assert_eq!(
+            proxy.count(|request| of_segment(request)),
+            1,
+            "{name}: nothing but the PUT"
+        );
+        assert_eq!(proxy.count(HttpRecord::is_list), 0, "{name}");
+    }
+
+    clouds.clear();
+    let fetched = forge.path("fetched");
+    site.host.get(&forge.name(2), &fetched).succeeds();
+    assert!(std::fs::read(&fetched).expect("the fetched segment") == forge.content(2));
+    let requests: Vec<HttpRecord> = clouds.proxies.iter().flat_map(HttpProxy::requests).collect();
+    assert_eq!(requests.len(), 1, "one GET and nothing else: {requests:#?}");
+    assert_eq!(requests[0].method, "GET");
+    assert!(!requests[0].is_list());
+
+    clouds.clear();
+    let missing = site.host.get(&forge.name(99), &fetched);
+    assert_eq!(missing.code(), Some(1), "{missing}");
+    println!(
+        "a segment that is not there: {:?}",
+        clouds.proxies.each_ref().map(methods)
+    );
+}
+
+#[test]
+fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_once() {
+    let clouds = Clouds::start();
+    let site = Site::with_node("objects", |node| {
+        clouds
+            .buckets()
+            .iter()
+            .fold(node, |node, bucket| node.repository_on(bucket))
+    });
+    site.postgres.make_accounts(5);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add_some(&site.postgres, 3);
+    site.postgres.archive_everything();
+    wait_until_settled(&site);
+
+    let before = clouds.names();
+    clouds.clear();
+    site.host.backup();
+    wait_until_settled(&site);
+    let after = clouds.names();
+    for (number, name) in ["S3", "Azure", "GCS"].into_iter().enumerate() {
+        let new: Vec<&String> = after[number]
+            .iter()
+            .filter(|name| !before[number].contains(name))
+            .collect();
+        let count = |part: &str| new.iter().filter(|name| name.contains(part)).count();
+        let (chunks, manifests, segments) = (count("/chunk/"), count("/backup/"), count("/archive/"));
+        let proxy = &clouds.proxies[number];
+        println!(
+            "{name}: {chunks} chunks, {manifests} manifests, {segments} segments; {:?}",
+            methods(proxy)
+        );
+        assert_eq!(new.len(), chunks + manifests + segments, "{name}: {new:?}");
+        assert!(manifests >= 1 && chunks >= 1, "{name}: {new:?}");
+        let puts = proxy.count(|request| request.method == "PUT");
+        assert_eq!(puts, new.len(), "{name}: each object is written by one PUT");
+        assert_eq!(
+            proxy.count(|request| request.method == "POST" && is_of("/chunk/")(request)),
+            0
+        );
+    }
+
+    let last = ledger.add_some(&site.postgres, 3);
+    site.postgres.archive_everything();
+    wait_until_settled(&site);
+    clouds.clear();
+    let mut restored = site.restore("restored", &[]);
+    let mut reads: BTreeMap<String, usize> = BTreeMap::new();
+    for request in clouds.proxies.iter().flat_map(HttpProxy::requests) {
+        assert!(!request.is_list(), "a restore lists nothing: {request:?}");
+        if is_of("/chunk/")(&request) {
+            let path = request.path().replace("%2F", "/");
+            let (_, name) = path.split_once("/chunk/").expect("a chunk");
+            *reads.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    println!("a restore: {:?}", clouds.proxies.each_ref().map(methods));
+    let twice: Vec<_> = reads.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(
+        !reads.is_empty() && twice.is_empty(),
+        "read more than once: {twice:?} of {}",
+        reads.len()
+    );
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end");
+}
+
+#[test]
+fn a_long_way_to_the_bucket_costs_a_backup_little() {
+    let server = S3Server::start("backups");
+    let proxy = HttpProxy::start(server.address()).expect("a proxy");
+    let bucket = server.bucket("backups", proxy.address());
+    let site = Site::with_node("far", |node| node.repository_on(&bucket));
+    site.postgres.make_accounts(15);
+    site.postgres.query("checkpoint");
+    let mut took = Vec::new();
+    for delay in [0, 20] {
+        // Other content each time: else nothing is left to be written.
+        site.postgres
+            .query("update pgbench_accounts set filler = md5(random()::text)");
+        site.postgres.query("vacuum full pgbench_accounts");
+        site.postgres.query("checkpoint");
+        site.postgres.archive_everything();
+        proxy.set(Fault::delay_each_way(Duration::from_millis(delay)));
+        proxy.clear();
+        let began = Instant::now();
+        site.host.backup();
+        took.push(began.elapsed());
+        let bytes: u64 = proxy.requests().iter().map(|request| request.request_bytes).sum();
+        println!(
+            "{} ms there and back: {:.2} s, {} PUTs, {} MB, at most {} requests at once",
+            2 * delay,
+            took[took.len() - 1].as_secs_f64(),
+            proxy.count(|request| request.method == "PUT"),
+            bytes >> 20,
+            proxy.most_in_flight()
+        );
+    }
+    let ratio = took[1].as_secs_f64() / took[0].as_secs_f64();
+    println!("with 40 ms it takes {ratio:.2} times as long as without");
+    // The figure is 1.3; other tests run beside this one.
+    assert!(ratio < 3.0, "{took:?}");
+    assert!(proxy.most_in_flight() > 1);
+}

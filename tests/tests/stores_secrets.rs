@@ -1,0 +1,109 @@
+//! What opens a bucket is nowhere but in the configuration.
+#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use pgmesh_tests::http::Fault;
+use pgmesh_tests::stores::Clouds;
+use pgmesh_tests::{Outcome, Site, run};
+
+/// The command lines of all processes that may be read, until told to stop.
+fn watch_processes(end: &AtomicBool) -> String {
+    let mut seen = String::new();
+    while !end.load(Ordering::Relaxed) {
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let is_ours = fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe.ends_with("pgmesh"));
+            if is_ours && let Ok(line) = fs::read(entry.path().join("cmdline")) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                if !seen.contains(&line) {
+                    seen += &line;
+                }
+            }
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    seen
+}
+
+#[test]
+fn credentials_are_in_no_log_no_error_no_command_line_and_no_catalog() {
+    let clouds = Clouds::start();
+    let mut secrets = clouds.secrets();
+    secrets.push("correct horse".to_owned());
+    let end = AtomicBool::new(false);
+    let (site, said) = thread::scope(|scope| {
+        let watch = scope.spawn(|| watch_processes(&end));
+        let (site, said) = story(&clouds);
+        end.store(true, Ordering::Relaxed);
+        (site, said + &watch.join().expect("the watch"))
+    });
+    assert!(said.contains("archive-push"), "something was seen");
+    for secret in &secrets {
+        assert!(secret.len() >= 12, "{secret:?} says nothing");
+        assert!(!said.contains(secret.as_str()), "{secret:?} was shown");
+        let mut command = site.scratch.account().command("/bin/grep", site.scratch.path());
+        command
+            .args([
+                "--recursive",
+                "--text",
+                "--fixed-strings",
+                "--files-with-matches",
+                "-e",
+                secret,
+            ])
+            .arg(site.node.data())
+            .arg(site.host.home());
+        let found = run(command);
+        assert_eq!(found.code(), Some(1), "{secret:?} lies in {found}");
+    }
+}
+
+/// Everything goes well, and then everything goes wrong; all that was said.
+fn story(clouds: &Clouds) -> (Site, String) {
+    let site = Site::with_node("secrets", |node| {
+        let node = node.repository().option("log-level-console", "trace");
+        let node = node.option("archive-ack", "1").option("backup-ack", "1");
+        clouds
+            .buckets()
+            .iter()
+            .fold(node, |node, bucket| node.repository_on(bucket))
+    });
+    let mut said = String::new();
+    let mut note = |outcome: Outcome| said += &format!("{outcome}");
+    let trace = "--log-level-console=trace";
+    note(site.host.run(&["backup", "--type=full", "--start-fast", trace]));
+    site.postgres.archive_everything();
+    let commands: [&[&str]; 5] = [
+        &["info", "--output=json", trace],
+        &["check", trace],
+        &["verify", trace],
+        &["status", trace],
+        &["repo-check", "--repo=2", trace],
+    ];
+    let faults = [
+        Fault::forbidden("SignatureDoesNotMatch"),
+        Fault::forbidden("RequestTimeTooSkewed"),
+        Fault::slow_down(),
+        Fault::Truncate(3),
+    ];
+    for fault in [None].into_iter().chain(faults.into_iter().map(Some)) {
+        if let Some(fault) = fault {
+            clouds.proxies.iter().for_each(|proxy| proxy.set(fault.clone()));
+            site.postgres.archive_everything();
+        }
+        for command in commands {
+            note(site.node.run(command));
+            note(site.host.run(command));
+        }
+    }
+    let log = fs::read_to_string(site.node.home().join("node.log")).expect("the node's log");
+    assert!(
+        log.contains("TRACE") || log.contains("trace"),
+        "the node logs at trace level"
+    );
+    said += &log;
+    (site, said)
+}
