@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::http::{Fault, HttpProxy};
+use pgmesh_tests::http::{Answer, Fault, HttpProxy, Rule};
 use pgmesh_tests::stores::{Bucket, S3Server};
 use pgmesh_tests::{Ledger, MeshSite, Node, WalForge, wait_for};
 use serde_json::Value;
@@ -317,4 +317,31 @@ fn an_emptied_bucket_is_replaced_from_a_node_that_does_not_reach_it() {
     assert_eq!(segments(&server).len(), 6);
     site.host.run(&["verify"]).succeeds();
     node.run(&["repo-remove", "--repo=4", "--force"]).succeeds();
+}
+
+#[test]
+fn what_is_under_object_lock_is_asked_for_once_and_told() {
+    let server = S3Server::start(BUCKET);
+    let lock = proxy(&server);
+    lock.add(Rule::new(Fault::Answer(Answer::error(409, "ObjectIsRetained"))).on("DELETE"));
+    let site = MeshSite::without_archiving("locked", |mesh| {
+        mesh.repository_shared_by(SHARED, &by_way_of(&server, &lock), &["beta"])
+    });
+    let forge = WalForge::new(&site.postgres);
+    for number in 1..=5 {
+        site.host.push(&forge.make(number)).succeeds();
+    }
+    site.mesh.wait_until_settled();
+    let node = site.mesh.node("gamma");
+    node.run(&["stanza-delete", "--stanza=main", "--force"]).succeeds();
+    wait_for("what is kept to be counted", LIMIT, || shared(node)["kept"]["objects"] == 6);
+    assert_eq!(shared(node)["kept"]["why"], "object lock");
+    assert_eq!(segments(&server).len(), 5);
+    // Several rounds of the collector.
+    thread::sleep(Duration::from_secs(6));
+    assert_eq!(lock.count(|record| record.method == "DELETE"), 6, "each was asked for once");
+    assert_eq!(shared(node)["health"]["state"], "up");
+    let logs: String = site.mesh.nodes().iter().map(|node| node.process().log()).collect();
+    assert!(!logs.contains("cannot be deleted"), "it is no failure");
+    node.run(&["verify"]).succeeds();
 }
