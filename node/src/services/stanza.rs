@@ -8,9 +8,7 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_raft::command::Cluster;
 use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
-use pgmesh_storage::{
-    ArchiveId, Codec, DbId, MANIFEST_FORMAT, ObjectName, Payload, StanzaInfo, StanzaName,
-};
+use pgmesh_storage::{ArchiveId, Codec, DbId, MANIFEST_FORMAT, ObjectName, Payload, StanzaInfo, StanzaName};
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).

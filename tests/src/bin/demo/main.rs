@@ -80,7 +80,10 @@ impl Demo {
         doing("start three nodes: alpha in region eu, beta in us, gamma in ap, and three encrypted repositories");
         let second = Second::start(with_s3);
         let mut mesh = second.declare(Mesh::builder(&scratch)).start();
-        saw(&format!("repo1 is a directory of alpha, repo{NEAR} {}, repo{FAR} a directory of gamma", second.what()));
+        saw(&format!(
+            "repo1 is a directory of alpha, repo{NEAR} {}, repo{FAR} a directory of gamma",
+            second.what()
+        ));
         for node in mesh.nodes() {
             saw(&format!("{} listens on {}", node.name(), node.address()));
         }
@@ -131,7 +134,9 @@ impl Demo {
         if self.second.server().is_none() {
             return;
         }
-        doing(&format!("stop the S3 server of repo{NEAR} (SIGSTOP: it takes requests and says nothing), while PostgreSQL archives"));
+        doing(&format!(
+            "stop the S3 server of repo{NEAR} (SIGSTOP: it takes requests and says nothing), while PostgreSQL archives"
+        ));
         self.second.server().into_iter().for_each(S3Server::pause);
         let pause = archiver::archive(&self.postgres, 5);
         saw(&format!(

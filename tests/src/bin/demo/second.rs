@@ -130,7 +130,10 @@ impl Second {
         match (self, harmed) {
             (Self::Bucket(server), Harmed::Names(harmed)) => {
                 let names = Self::names(server);
-                harmed.iter().filter(|old| names.iter().any(|new| is_newer(old, new))).count()
+                harmed
+                    .iter()
+                    .filter(|old| names.iter().any(|new| is_newer(old, new)))
+                    .count()
             }
             (_, Harmed::Objects(harmed)) => {
                 let whole = mesh.objects(NEAR).all(Kind::Chunk);
