@@ -57,7 +57,7 @@ fn each_step_is_told_and_nothing_is_left() {
     let folder = scratch.folder("directory");
     let directory = Bucket::new("posix").with("path", folder.join("repo").display().to_string());
     for bucket in [
-        s3.bucket(BUCKET, s3.address()).with("path", "some/where"),
+        s3.bucket(BUCKET, s3.address()).with("path", "/some/where"),
         azure.bucket(BUCKET, azure.address()),
         gcs.bucket(BUCKET, gcs.address()),
         directory,
@@ -92,8 +92,8 @@ fn each_step_is_told_and_nothing_is_left() {
 #[test]
 fn s3_takes_roles_from_the_machine_the_pod_and_a_web_identity() {
     let scratch = Scratch::new("repo-check-roles");
-    let mut s3 = S3Server::start(BUCKET);
-    s3.enforce_credentials();
+    // It takes any credentials: what is judged is where they come from.
+    let s3 = S3Server::start(BUCKET);
     let bucket = s3.bucket(BUCKET, s3.address());
     let option = |name: &str| bucket.option(name).expect("an option").to_owned();
     let (key, secret) = (option("s3-key"), option("s3-key-secret"));
