@@ -132,11 +132,12 @@ async fn commit_replicas(catalog: Catalog, actor: String, mut waiting: mpsc::Rec
         }
         for (id, (held, replicas)) in sessions {
             let count = replicas.len();
-            if let Err(error) = catalog
-                .propose(&actor, Command::AddReplicas { session: id, replicas })
-                .await
-            {
-                tracing::warn!(count, error = %crate::failure::chain(&error), "late replicas stay owed");
+            let command = Command::AddReplicas { session: id, replicas };
+            match catalog.propose(&actor, command).await {
+                Ok(reply) => tracing::debug!(count, ?reply, "replicas recorded"),
+                Err(error) => {
+                    tracing::warn!(count, error = %crate::failure::chain(&error), "late replicas stay owed");
+                }
             }
             drop(held);
         }

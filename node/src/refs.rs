@@ -75,6 +75,13 @@ pub fn targets(view: &View) -> Result<Vec<(RepoKey, Generation)>, Failure> {
     Ok(all)
 }
 
+/// The same for an object whose name may have been used before: what lies there, or is kept there, as garbage is neither
+/// taken over nor waited for.
+pub fn targets_of(view: &View, object: &ObjectRef) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+    let generation = view.generation_for(object)?;
+    Ok(targets(view)?.into_iter().map(|(key, _)| (key, generation)).collect())
+}
+
 /// The catalog's name of what lies under a name at rest.
 pub fn object_ref(name: &ObjectName) -> ObjectRef {
     match name {

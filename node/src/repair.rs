@@ -89,6 +89,8 @@ impl Node {
                 if let Some(work) = Work::begin(&busy, repo) {
                     let node = self.clone();
                     tasks.spawn(async move {
+                        // All of it, not its number alone.
+                        let work = work;
                         if let Err(failure) = node.pay_all(work.repo).await {
                             tracing::warn!(repo = %work.repo, error = %failure, "debts stay");
                         }
@@ -188,7 +190,8 @@ impl Node {
         // Under a session, so that nothing it reads or writes is deleted meanwhile (invariant 5).
         let session = self.sessions.get().await?;
         let view = self.catalog.view();
-        let Some(known) = refs::known(&view, object)? else {
+        // Others may have paid it while this one waited for its turn.
+        let (Some(known), Some(_)) = (refs::known(&view, object)?, view.debt(repo, object)?) else {
             return Ok(());
         };
         let _held = self.budget.hold(known.stored_length * 2).await;
@@ -219,5 +222,21 @@ impl Node {
         };
         self.committer.replica(session, replica).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_pass_at_a_time_over_a_repository() {
+        let (busy, repo) = (Busy::default(), RepoKey::new(2).unwrap());
+        let work = Work::begin(&busy, repo);
+        assert!(work.is_some());
+        assert!(Work::begin(&busy, repo).is_none());
+        assert!(Work::begin(&busy, RepoKey::new(3).unwrap()).is_some());
+        drop(work);
+        assert!(Work::begin(&busy, repo).is_some());
     }
 }

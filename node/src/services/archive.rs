@@ -109,7 +109,10 @@ impl Node {
                 record.object.replicas.clone(),
                 missing(&view, push, file, &database, record, &all)?,
             ),
-            None => (Vec::new(), all.clone()),
+            None => (
+                Vec::new(),
+                refs::targets_of(&view, &segment_ref(push, &database, file))?,
+            ),
         };
         let name = ObjectName::Segment {
             stanza: push.stanza.clone(),
@@ -133,11 +136,7 @@ impl Node {
             Reply::AlreadyThere { replicas } => (true, replicas),
             other => return Err(unexpected(&other).into()),
         };
-        let object = ObjectRef::Segment {
-            stanza: push.stanza.clone(),
-            db: database.id,
-            file: *file,
-        };
+        let object = segment_ref(push, &database, file);
         self.settle(object, payload.digest, &mut outcome);
         Ok(pushed(already, &replicas, &all))
     }
@@ -244,6 +243,14 @@ impl Node {
     }
 }
 
+fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {
+    ObjectRef::Segment {
+        stanza: push.stanza.clone(),
+        db: database.id,
+        file: *file,
+    }
+}
+
 /// The repositories that lack a known segment, each with the generation to write.
 fn missing(
     view: &View,
@@ -253,11 +260,7 @@ fn missing(
     record: &SegmentRecord,
     all: &[(RepoKey, Generation)],
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let object = ObjectRef::Segment {
-        stanza: push.stanza.clone(),
-        db: database.id,
-        file: *file,
-    };
+    let object = segment_ref(push, database, file);
     let lacking = all
         .iter()
         .filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));

@@ -203,7 +203,11 @@ impl Node {
                 Checked::Missing(missing) => return Ok(CommittedBackup::Missing(missing)),
                 Checked::Whole(sums) => sums,
             };
-            let targets = refs::targets(&view)?;
+            let object = ObjectRef::Manifest {
+                stanza: commit.stanza.clone(),
+                label: commit.label.clone(),
+            };
+            let targets = refs::targets_of(&view, &object)?;
             let name = ObjectName::Manifest {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
@@ -226,10 +230,6 @@ impl Node {
             }));
             match self.catalog.propose(actor, command).await {
                 Ok(_) => {
-                    let object = ObjectRef::Manifest {
-                        stanza: commit.stanza.clone(),
-                        label: commit.label.clone(),
-                    };
                     self.settle(object, payload.digest, &mut outcome);
                     self.end_session(actor, session, "the backup is committed").await;
                     return Ok(CommittedBackup::Committed {

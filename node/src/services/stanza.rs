@@ -9,7 +9,7 @@ use crate::{Failure, Node, code};
 use pgmesh_raft::command::Cluster;
 use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
 use pgmesh_storage::{
-    ArchiveId, Codec, DbId, Generation, MANIFEST_FORMAT, ObjectName, Payload, RepoKey, StanzaInfo, StanzaName,
+    ArchiveId, Codec, DbId, MANIFEST_FORMAT, ObjectName, Payload, StanzaInfo, StanzaName,
 };
 
 impl Node {
@@ -100,11 +100,7 @@ impl Node {
             db: id,
         };
         // A stanza of this name may have been deleted a moment ago: its objects' names are not free yet.
-        let generation = view.generation_for(&object)?;
-        let targets: Vec<(RepoKey, Generation)> = refs::targets(&view)?
-            .into_iter()
-            .map(|(key, _)| (key, generation))
-            .collect();
+        let targets = refs::targets_of(&view, &object)?;
         let ack = effective_ack(self.settings.backup_ack, targets.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))?;
         let name = ObjectName::StanzaInfo {

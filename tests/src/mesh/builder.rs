@@ -30,6 +30,7 @@ pub struct MeshBuilder<'a> {
     nodes: usize,
     repositories: usize,
     paths: BTreeMap<usize, PathBuf>,
+    without: Vec<usize>,
     shared: Vec<Shared>,
     relays: bool,
     options: Vec<(String, String)>,
@@ -51,6 +52,7 @@ impl<'a> MeshBuilder<'a> {
             nodes: 3,
             repositories: usize::MAX,
             paths: BTreeMap::new(),
+            without: Vec::new(),
             shared: Vec::new(),
             relays: false,
             options: Vec::new(),
@@ -68,6 +70,13 @@ impl<'a> MeshBuilder<'a> {
     #[must_use]
     pub fn repositories(mut self, repositories: usize) -> Self {
         self.repositories = repositories;
+        self
+    }
+
+    /// The node of this number hosts none: the number is free for a shared one.
+    #[must_use]
+    pub fn without_repository(mut self, number: usize) -> Self {
+        self.without.push(number);
         self
     }
 
@@ -109,6 +118,13 @@ impl<'a> MeshBuilder<'a> {
         self
     }
 
+    /// Has the node of a number declare the encrypted repository `repository` in a bucket, beside what it has.
+    #[must_use]
+    pub fn bucket(self, node: usize, repository: usize, bucket: &Bucket) -> Self {
+        let (name, _) = NODES[node - 1];
+        self.repository_shared_by(repository, bucket, &[name])
+    }
+
     /// Has the first node begin the mesh and the others join it, and waits until it is whole.
     #[must_use]
     pub fn start(self) -> Mesh {
@@ -140,7 +156,7 @@ impl<'a> MeshBuilder<'a> {
         let mut nodes = Vec::new();
         for (number, ((name, region), port)) in (1..).zip(NODES.into_iter().zip(ports)) {
             let mut node = Node::builder(self.scratch, name).port(port).region(region);
-            if number <= self.repositories {
+            if number <= self.repositories && !self.without.contains(&number) {
                 node = match self.paths.get(&number) {
                     None => node.repository_numbered(number),
                     Some(path) => node.add(number, path.clone(), Some(format!("passphrase of {number}"))),

@@ -236,6 +236,11 @@ impl S3Server {
         self.ask("PUT", &format!("/{bucket}/{}", encoded_path(name)), &[], &content);
     }
 
+    /// Takes an object away behind everybody's back.
+    pub fn remove(&self, bucket: &str, name: &str) {
+        self.ask("DELETE", &format!("/{bucket}/{}", encoded_path(name)), &[], &[]);
+    }
+
     /// How many uploads in parts were begun in a bucket and neither completed nor given up.
     #[must_use]
     pub fn open_uploads(&self, bucket: &str) -> usize {
@@ -246,6 +251,11 @@ impl S3Server {
     #[must_use]
     pub fn process(&self) -> &Process {
         self.server.process()
+    }
+
+    /// Leaves it running, whoever drops this; its process.
+    pub fn keep(&mut self) -> u32 {
+        self.server.keep()
     }
 
     /// SIGKILL: it does not come back.
