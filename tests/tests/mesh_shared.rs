@@ -17,7 +17,7 @@ const SHARED: usize = 4;
 
 /// How a node gets to the bucket by way of a proxy of its own.
 fn by_way_of(server: &S3Server, proxy: &HttpProxy) -> Bucket {
-    server.bucket(BUCKET, proxy.address()).with("path", "/mesh")
+    server.bucket(BUCKET, proxy.address())
 }
 
 fn proxy(server: &S3Server) -> HttpProxy {
@@ -66,8 +66,8 @@ fn a_node_without_credentials_works_through_those_that_have_them() {
     let server = S3Server::start(BUCKET);
     let (first, second) = (proxy(&server), proxy(&server));
     let site = MeshSite::new("shared", |mesh| {
-        let mesh = mesh.bucket(1, SHARED, &by_way_of(&server, &first));
-        mesh.bucket(2, SHARED, &by_way_of(&server, &second))
+        let mesh = mesh.repository_shared_by(SHARED, &by_way_of(&server, &first), &["alpha"]);
+        mesh.repository_shared_by(SHARED, &by_way_of(&server, &second), &["beta"])
     });
     let mut site = site;
     let gamma = site.another_host("far", "ap", "gamma");
@@ -78,7 +78,7 @@ fn a_node_without_credentials_works_through_those_that_have_them() {
     let status = shared(node);
     assert_eq!(status["type"], "s3");
     assert_eq!(status["host"], Value::Null);
-    assert_eq!(status["place"], "s3://walls/mesh");
+    assert_eq!(status["place"], "s3://walls/repo4");
 
     site.postgres.make_accounts(1);
     let mut ledger = Ledger::create(&site.postgres);
@@ -94,7 +94,7 @@ fn a_node_without_credentials_works_through_those_that_have_them() {
     assert!(listed.text().contains("1"), "{listed}");
     gamma.run(&["verify", "--repo=4"]).succeeds();
     let doctor = node.run(&["doctor"]);
-    assert!(doctor.text().contains("repo4: s3://walls/mesh is up"), "{doctor}");
+    assert!(doctor.text().contains("repo4: s3://walls/repo4 is up"), "{doctor}");
 
     // Only the bucket is left, and gamma has no credentials for it.
     for number in 1..=3 {
@@ -109,7 +109,7 @@ fn a_node_without_credentials_works_through_those_that_have_them() {
 fn nodes_that_start_at_once_make_one_repository() {
     let server = S3Server::start(BUCKET);
     let mut site = MeshSite::without_archiving("at-once", |mesh| mesh);
-    let bucket = server.bucket(BUCKET, server.address()).with("path", "/mesh");
+    let bucket = server.bucket(BUCKET, server.address());
     let names = site.mesh.names();
     for name in &names {
         let node = site.mesh.node_mut(name);
@@ -143,8 +143,8 @@ fn what_is_owed_to_a_bucket_is_paid_though_the_leader_dies() {
     let server = S3Server::start(BUCKET);
     let proxies = [proxy(&server), proxy(&server), proxy(&server)];
     let mut site = MeshSite::without_archiving("payer", |mut mesh| {
-        for (number, proxy) in (1..).zip(&proxies) {
-            mesh = mesh.bucket(number, SHARED, &by_way_of(&server, proxy));
+        for (name, proxy) in ["alpha", "beta", "gamma"].into_iter().zip(&proxies) {
+            mesh = mesh.repository_shared_by(SHARED, &by_way_of(&server, proxy), &[name]);
         }
         mesh.option("repair-rate", "1MiB")
     });
@@ -180,8 +180,8 @@ fn a_node_that_loses_its_way_goes_through_another_and_a_silent_endpoint_stops_no
     let server = S3Server::start(BUCKET);
     let proxies = [proxy(&server), proxy(&server)];
     let mut site = MeshSite::without_archiving("lost-way", |mut mesh| {
-        for (number, proxy) in (1..).zip(&proxies) {
-            mesh = mesh.bucket(number, SHARED, &by_way_of(&server, proxy));
+        for (name, proxy) in ["alpha", "beta", "gamma"].into_iter().zip(&proxies) {
+            mesh = mesh.repository_shared_by(SHARED, &by_way_of(&server, proxy), &[name]);
         }
         // Only what all four have is acknowledged: each push needs a way to the bucket.
         mesh.option("archive-ack", "4").option("io-timeout", "5s")
@@ -228,10 +228,10 @@ fn a_node_that_loses_its_way_goes_through_another_and_a_silent_endpoint_stops_no
 #[test]
 fn what_a_bucket_keeps_is_counted_and_let_go_when_it_may_be() {
     let server = S3Server::start(BUCKET);
-    let bucket = server.bucket(BUCKET, server.address()).with("path", "/mesh");
+    let bucket = server.bucket(BUCKET, server.address());
     let mut site = MeshSite::without_archiving("keeps", |mesh| {
         let bucket = bucket.clone().with("delete", "n");
-        mesh.bucket(1, SHARED, &bucket).bucket(2, SHARED, &bucket)
+        mesh.repository_shared_by(SHARED, &bucket, &["alpha", "beta"])
     });
     let forge = WalForge::new(&site.postgres);
     for number in 1..=5 {
@@ -290,9 +290,9 @@ fn what_a_bucket_keeps_is_counted_and_let_go_when_it_may_be() {
 #[test]
 fn an_emptied_bucket_is_replaced_from_a_node_that_does_not_reach_it() {
     let server = S3Server::start(BUCKET);
-    let bucket = server.bucket(BUCKET, server.address()).with("path", "/mesh");
+    let bucket = server.bucket(BUCKET, server.address());
     let site = MeshSite::without_archiving("emptied", |mesh| {
-        mesh.bucket(1, SHARED, &bucket).bucket(2, SHARED, &bucket)
+        mesh.repository_shared_by(SHARED, &bucket, &["alpha", "beta"])
     });
     let forge = WalForge::new(&site.postgres);
     for number in 1..=3 {

@@ -118,13 +118,6 @@ impl<'a> MeshBuilder<'a> {
         self
     }
 
-    /// Has the node of a number declare the encrypted repository `repository` in a bucket, beside what it has.
-    #[must_use]
-    pub fn bucket(self, node: usize, repository: usize, bucket: &Bucket) -> Self {
-        let (name, _) = NODES[node - 1];
-        self.repository_shared_by(repository, bucket, &[name])
-    }
-
     /// Has the first node begin the mesh and the others join it, and waits until it is whole.
     #[must_use]
     pub fn start(self) -> Mesh {
