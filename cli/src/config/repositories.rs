@@ -147,6 +147,10 @@ impl Config {
                 let kind = repository.definition.get("type").map_or("posix", String::as_str);
                 return Err(error.because_of(format!("repo{number}-type is {kind}")));
             }
+            if is_tried {
+                // Nothing of the repository is opened.
+                continue;
+            }
             let encrypted = repository
                 .definition
                 .get("cipher-type")
