@@ -42,7 +42,7 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 
 test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, and one more object store
 	@.ci/setup build test-all
-	@PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 $(MAKE) test ROUNDS=50
+	@PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 $(MAKE) test ROUNDS=50
 
 test-unit: ## unit and property tests only
 	@.ci/setup build test
