@@ -23,10 +23,10 @@ build: ## build the pgmesh program
 	$(stage) build cargo build --locked --workspace --bins
 	@.ci/env bash -c 'echo "$$CARGO_TARGET_DIR/debug/pgmesh"'
 
-demo: ## three nodes and a real PostgreSQL, faults before your eyes; KEEP=1 leaves it running
-	@.ci/setup build
+demo: ## three nodes and a real PostgreSQL, faults before your eyes; S3=1: one repository in a bucket, KEEP=1: leaves it running
+	@.ci/setup build $(if $(S3),s3)
 	@.ci/env cargo build --quiet --locked --workspace --bins
-	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/demo" $(if $(KEEP),--keep)'
+	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/demo" $(if $(S3),--s3) $(if $(KEEP),--keep)'
 
 lint: ## formatting, clippy, licences and sources of dependencies
 	@.ci/setup build test
@@ -42,7 +42,7 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 
 test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, and one more object store
 	@.ci/setup build test-all
-	@PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 $(MAKE) test ROUNDS=50
+	@PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 $(MAKE) test ROUNDS=50
 
 test-unit: ## unit and property tests only
 	@.ci/setup build test

@@ -102,6 +102,25 @@ macro_rules! conforming {
 
 conforming!(directory, s3, azure, gcs);
 
+/// Garage takes conditional writes and ignores the condition. It is found out; all stories hold but for how many of several
+/// writers at once are told that they were first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ignores_conditions_conforms() {
+    let Some(place) = Place::garage() else {
+        eprintln!("no garage on this machine: `make test-all` installs it");
+        return;
+    };
+    check(&place.settings("checked"), &["refuse to replace", "writers"]).await;
+    for (name, story) in STORIES.iter().filter(|(name, _)| !name.contains("writers")) {
+        println!("{name}");
+        let store = Store::create(&place.settings(name)).unwrap();
+        let repository = create(store.objects(), Cipher::Aes256Cbc).await;
+        assert_eq!(store.learn_conditions().await.unwrap(), Conditions::Ignored);
+        story(repository).await;
+    }
+    long_listings(&place).await;
+}
+
 #[tokio::test]
 async fn a_repository_is_made_once() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,8 +6,8 @@ use crate::exit::{CommandError, ExitCode};
 use crate::node_file;
 use crate::output::{self, OutputFormat};
 use crate::progress::{Counter, Progress};
-use pgmesh_node::rebuild::{RebuildEvent, RebuildSource, Rebuilt, RebuiltStanza, Tell, rebuild};
-use pgmesh_node::{Failure, NodeSettings, code};
+use pgmesh_node::rebuild::{RebuildEvent, Rebuilt, RebuiltStanza, Tell, rebuild};
+use pgmesh_node::{Failure, NodeSettings};
 use pgmesh_storage::RepoKey;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,17 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let settings = node_file::settings(config)?;
     let repo = chosen(config, &settings)?;
-    let declared = config.repositories().remove(&repo.get()).unwrap_or_default();
-    let source = RebuildSource {
-        repo,
-        store: declared.store_settings(config, repo.get()),
-        passphrase: settings
-            .repositories
-            .get(&repo)
-            .and_then(|repository| repository.passphrase.clone()),
-        workers: usize::try_from(config.integer("process-max")).unwrap_or(1),
-    };
-    let rebuilt = rebuild(&settings, source, tell()).await?;
+    let workers = usize::try_from(config.integer("process-max")).unwrap_or(1);
+    let rebuilt = rebuild(&settings, repo, workers, tell()).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&rebuilt)?,
         OutputFormat::Text => output::print(&text(&rebuilt, &settings))?,
@@ -38,11 +29,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 fn chosen(config: &Config, settings: &NodeSettings) -> Result<RepoKey, Failure> {
     let declared: Vec<RepoKey> = settings.repositories.keys().copied().collect();
     match (asked_repository(config)?, declared.as_slice()) {
-        (Some(asked), declared) if declared.contains(&asked) => Ok(asked),
-        (Some(asked), _) => Err(
-            Failure::new(code::OPTION_INVALID, format!("the node's file declares no repo{asked}"))
-                .remedy(format!("declare it: repo{asked}-type, repo{asked}-path and the rest")),
-        ),
+        (Some(asked), _) => Ok(asked),
         (None, [only]) => Ok(*only),
         (None, []) => Err(CommandError::option_required("repo1-path", config.command())
             .remedy("declare the repository that is left in the node's file")

@@ -136,16 +136,24 @@ impl Config {
     /// What the table cannot say about one option alone. Other commands than the node's see the repositories of the
     /// file too, but use them only with `--repo-direct`.
     pub(super) fn check_repositories(&self) -> Result<(), CommandError> {
+        let is_tried = self.command() == Command::RepoCheck;
         let is_node = matches!(self.command(), Command::NodeStart | Command::CatalogRebuild);
-        if !is_node && !self.flag("repo-direct") {
+        if !is_tried && !is_node && !self.flag("repo-direct") {
             return Ok(());
         }
         for (number, repository) in self.repositories() {
-            let is_used = is_node || repository.is_reachable();
+            if is_tried && self.optional_integer("repo") != Some(i64::from(number)) {
+                continue;
+            }
+            let is_used = is_tried || is_node || repository.is_reachable();
             if let Some(name) = repository.missing().filter(|_| is_used) {
                 let error = CommandError::option_required(format!("repo{number}-{name}"), self.command());
                 let kind = repository.definition.get("type").map_or("posix", String::as_str);
                 return Err(error.because_of(format!("repo{number}-type is {kind}")));
+            }
+            if is_tried {
+                // Nothing of the repository is opened.
+                continue;
             }
             let encrypted = repository
                 .definition

@@ -27,35 +27,28 @@ pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tel
 use crate::failure::chain;
 use crate::init::{claim, found, write_marker};
 use crate::services::unexpected;
-use crate::settings::{Layout, NodeSettings};
+use crate::settings::{Layout, NodeSettings, RepositorySettings};
 use crate::{Failure, code};
 use inventory::Inventory;
 use pgmesh_raft::{Catalog, Command, NodeName, Reply, SessionId, SessionKind};
-use pgmesh_storage::{Passphrase, RepoKey, Repository, Store, StoreError, StoreSettings};
+use pgmesh_storage::{RepoKey, Repository, Store, StoreError};
 use pgmesh_transport::MeshId;
 use std::collections::BTreeMap;
 
-/// What a catalog is rebuilt from.
-pub struct RebuildSource {
-    /// The repository's number, as the node's file declares it.
-    pub repo: RepoKey,
-    /// How it is reached.
-    pub store: StoreSettings,
-    /// Its passphrase.
-    pub passphrase: Option<Passphrase>,
-    /// How many objects are read at once; each is held in memory as a whole.
-    pub workers: usize,
-}
-
-/// Makes the node's data directory from a repository.
+/// Makes the node's data directory from a repository that its file declares. `workers` objects are read at once; each is held
+/// in memory as a whole.
 ///
 /// # Errors
 /// The directory holds a node or something else; the repository cannot be opened, listed or read; the catalog cannot be
 /// written. Nothing is half done: the same command starts over.
-pub async fn rebuild(settings: &NodeSettings, source: RebuildSource, tell: Tell) -> Result<Rebuilt, Failure> {
+pub async fn rebuild(settings: &NodeSettings, repo: RepoKey, workers: usize, tell: Tell) -> Result<Rebuilt, Failure> {
     let layout = Layout::new(&settings.path);
+    let declared = settings.repositories.get(&repo).ok_or_else(|| {
+        Failure::new(code::OPTION_INVALID, format!("the node's file declares no repo{repo}"))
+            .remedy(format!("declare it: repo{repo}-type, repo{repo}-path and the rest"))
+    })?;
     // Before anything is made: a passphrase with a typing error leaves no trace.
-    let repository = open(&source).await?;
+    let repository = open(repo, declared).await?;
     let identity = repository.identity();
     let mesh_id: MeshId = identity.mesh.parse().map_err(|error| {
         Failure::new(code::REPO_INVALID, "the repository names a mesh that cannot be").because(chain(&error))
@@ -70,13 +63,13 @@ pub async fn rebuild(settings: &NodeSettings, source: RebuildSource, tell: Tell)
         actor: format!("node {name}"),
         name,
         catalog: founded.catalog.clone(),
-        repo: source.repo,
+        repo,
         repository,
-        workers: source.workers.max(1),
+        workers: workers.max(1),
         tell,
         problems: Vec::new(),
     };
-    let outcome = rebuilding.run(settings, &source).await;
+    let outcome = rebuilding.run(declared).await;
     let stopped = founded.catalog.shutdown().await;
     let Outcome {
         stanzas,
@@ -88,7 +81,7 @@ pub async fn rebuild(settings: &NodeSettings, source: RebuildSource, tell: Tell)
     Ok(Rebuilt {
         mesh_id: founded.initialized.mesh_id,
         ca_fingerprint: founded.initialized.ca_fingerprint,
-        repo: source.repo.get(),
+        repo: repo.get(),
         stanzas,
         chunks,
         unnamed,
@@ -96,8 +89,8 @@ pub async fn rebuild(settings: &NodeSettings, source: RebuildSource, tell: Tell)
     })
 }
 
-async fn open(source: &RebuildSource) -> Result<Repository, Failure> {
-    let RebuildSource { repo, store, .. } = source;
+async fn open(repo: RepoKey, declared: &RepositorySettings) -> Result<Repository, Failure> {
+    let store = declared.store();
     let unusable = |error: &StoreError| {
         let failure = Failure::new(code::REPO_INVALID, format!("repo{repo} ({store}) cannot be opened"));
         let failure = failure.because(chain(error));
@@ -115,8 +108,8 @@ async fn open(source: &RebuildSource) -> Result<Repository, Failure> {
             _ => failure,
         }
     };
-    let opened = Store::open(store).map_err(|error| unusable(&error))?;
-    Repository::open(opened.objects(), source.passphrase.clone(), &[])
+    let opened = Store::open(&store).map_err(|error| unusable(&error))?;
+    Repository::open(opened.objects(), declared.passphrase.clone(), &[])
         .await
         .map_err(|error| unusable(&error))
 }
@@ -140,8 +133,8 @@ struct Outcome {
 }
 
 impl Rebuilding {
-    async fn run(&mut self, settings: &NodeSettings, source: &RebuildSource) -> Result<Outcome, Failure> {
-        self.register(settings, source).await?;
+    async fn run(&mut self, declared: &RepositorySettings) -> Result<Outcome, Failure> {
+        self.register(declared).await?;
         let (inventory, mut chunks) = Inventory::take(&self.repository, &self.tell).await?;
         (self.tell)(RebuildEvent::Reading(inventory.bytes));
         let mut others = inventory.others;
@@ -205,13 +198,11 @@ impl Rebuilding {
         })
     }
 
-    async fn register(&mut self, settings: &NodeSettings, source: &RebuildSource) -> Result<(), Failure> {
-        let is_shared = source.store.kind().is_ok_and(|kind| kind.is_shared());
-        let declared = settings.repositories.get(&self.repo);
+    async fn register(&mut self, declared: &RepositorySettings) -> Result<(), Failure> {
         let command = Command::RegisterRepository {
             repo: self.repo,
-            definition: declared.map(|declared| declared.definition.clone()).unwrap_or_default(),
-            host: (!is_shared).then(|| self.name.clone()),
+            definition: declared.definition.clone(),
+            host: (!declared.is_shared()).then(|| self.name.clone()),
             uuid: self.repository.identity().uuid.clone(),
             wrapped_keys: self.repository.wrapped_keys().to_vec(),
             node: self.name.clone(),

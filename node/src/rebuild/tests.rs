@@ -7,7 +7,7 @@ use pgmesh_raft::{CatalogOptions, View};
 use pgmesh_storage::{
     ArchiveId, BackupSizes, BackupType, Cipher, Codec, DbId, Digest, DigestSuite, EntryKind, Extent, FileEntry,
     Generation, MANIFEST_FORMAT, ManifestRoot, ObjectName, PartRef, PartWriter, Payload, RepositoryIdentity,
-    StanzaInfo, StanzaName,
+    StanzaInfo, StanzaName, StoreSettings,
 };
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -120,14 +120,24 @@ impl Site {
 
     async fn rebuild(&self) -> Result<Rebuilt, Failure> {
         let repo = RepoKey::new(1).unwrap();
-        let store = store_settings(&self.folder.path().join("repo"));
+        let StoreSettings {
+            definition,
+            local,
+            secrets,
+        } = store_settings(&self.folder.path().join("repo"));
+        let declared = RepositorySettings {
+            definition,
+            local,
+            secrets,
+            passphrase: None,
+        };
         let settings = NodeSettings {
             name: "n1".to_owned(),
             path: self.node_path(),
             listen: "127.0.0.1:1".parse().unwrap(),
             advertise: "127.0.0.1:1".to_owned(),
             region: None,
-            repositories: BTreeMap::new(),
+            repositories: BTreeMap::from([(repo, declared)]),
             archive_ack: None,
             backup_ack: None,
             io_timeout: Duration::from_secs(1),
@@ -138,13 +148,7 @@ impl Site {
             snapshot_entries: None,
             buffer: 1 << 20,
         };
-        let source = RebuildSource {
-            repo,
-            store,
-            passphrase: None,
-            workers: 4,
-        };
-        rebuild(&settings, source, std::sync::Arc::new(|_| {})).await
+        rebuild(&settings, repo, 4, std::sync::Arc::new(|_| {})).await
     }
 
     async fn catalog(&self) -> Catalog {

@@ -14,7 +14,9 @@ use crate::{Failure, code};
 use pgmesh_raft::{NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -115,6 +117,29 @@ struct Start<'a> {
     ends: mpsc::UnboundedSender<End>,
     tasks: JoinSet<()>,
     under_way: usize,
+    /// Set when whoever asked has the answer: what goes on then is in nobody's way.
+    answered: Arc<AtomicBool>,
+}
+
+/// How often a write that goes on after the answer is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A write; nothing where it has gone on after the answer and its repository has fallen silent: what it holds of the memory
+/// is wanted by those that are well (invariant 11), and the debt is known.
+async fn unless_silent<T>(
+    look: Duration,
+    answered: &AtomicBool,
+    is_well: impl Fn() -> bool,
+    write: impl Future<Output = T>,
+) -> Option<T> {
+    let mut write = std::pin::pin!(write);
+    loop {
+        match tokio::time::timeout(look, &mut write).await {
+            Ok(written) => return Some(written),
+            Err(_) if answered.load(Ordering::Relaxed) && !is_well() => return None,
+            Err(_) => {}
+        }
+    }
 }
 
 impl Start<'_> {
@@ -128,10 +153,18 @@ impl Start<'_> {
             }
         }
         for targets in there.into_values() {
+            let slots: Vec<Arc<RemoteSlot>> = targets.iter().map(|(slot, _)| slot.clone()).collect();
             let write = write_there(targets, self.object.clone(), self.payload.clone(), self.ends.clone());
-            let held = self.held.clone();
+            let (held, answered) = (self.held.clone(), self.answered.clone());
             self.tasks.spawn(async move {
-                write.await;
+                let is_well = || slots.iter().any(|slot| slot.watch.admits());
+                if unless_silent(LOOK, &answered, is_well, write).await.is_none() {
+                    let repos: Vec<String> = slots.iter().map(|slot| format!("repo{}", slot.key)).collect();
+                    tracing::warn!(
+                        repositories = repos.join(", "),
+                        "a write to a silent repository is given up; it is owed"
+                    );
+                }
                 drop(held);
             });
         }
@@ -139,12 +172,18 @@ impl Start<'_> {
 
     fn here(&mut self, slot: Arc<Slot>, generation: Generation) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
-        let ends = self.ends.clone();
+        let (ends, answered) = (self.ends.clone(), self.answered.clone());
         self.tasks.spawn(async move {
-            let result = write_one(&slot, &object, generation, &payload).await;
+            let write = write_one(&slot, &object, generation, &payload);
+            // A thread that writes to a disk cannot be called back, nor what it holds.
+            let is_well = || !slot.settings.is_shared() || slot.watch.admits();
+            let result = unless_silent(LOOK, &answered, is_well, write).await;
             drop((payload, held));
-            // Whoever asked may have gone: the debt tells the repair.
-            let _ = ends.send((slot.key, result));
+            match result {
+                // Whoever asked may have gone: the debt tells the repair.
+                Some(result) => drop(ends.send((slot.key, result))),
+                None => tracing::warn!(repo = %slot.key, "a write to a silent repository is given up; it is owed"),
+            }
         });
     }
 }
@@ -192,6 +231,7 @@ impl Repositories {
             ends: sender,
             tasks: JoinSet::new(),
             under_way: 0,
+            answered: Arc::default(),
         };
         tried.add(&chosen);
         start.places(chosen);
@@ -242,7 +282,13 @@ impl Repositories {
             start.under_way -= 1;
             durable.extend(end.ok());
         }
-        let Start { tasks, under_way, .. } = start;
+        let Start {
+            tasks,
+            under_way,
+            answered,
+            ..
+        } = start;
+        answered.store(true, Ordering::Relaxed);
         if let Some(held) = &held {
             held.keep_only(bytes.saturating_mul(2 * under_way as u64));
         }
@@ -341,4 +387,24 @@ fn too_few(object: &ObjectName, ack: usize, have: usize, reasons: &[String]) -> 
     .because(reasons.join("; "))
     .remedy("bring the repository back, or lower archive-ack (WAL) or backup-ack (backups); PostgreSQL keeps the WAL until then")
     .again()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_is_given_up_only_when_it_is_late_and_its_repository_silent() {
+        let (look, long) = (Duration::from_millis(1), Duration::from_millis(50));
+        let never = || std::future::pending::<()>();
+        let answered = AtomicBool::new(false);
+        // Before the answer it is waited for, whatever the repository seems.
+        let early = tokio::time::timeout(long, unless_silent(look, &answered, || false, never()));
+        assert!(early.await.is_err());
+        answered.store(true, Ordering::Relaxed);
+        let late = tokio::time::timeout(long, unless_silent(look, &answered, || true, never()));
+        assert!(late.await.is_err());
+        assert_eq!(unless_silent(look, &answered, || false, never()).await, None);
+        assert_eq!(unless_silent(look, &answered, || false, async { 7 }).await, Some(7));
+    }
 }

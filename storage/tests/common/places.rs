@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pgmesh_chaos::http::HttpProxy;
 use pgmesh_storage::{CheckOutcome, CheckSize, FixedSecrets, SecretText, StoreSettings, check_store};
-use pgmesh_tests::stores::{AzureServer, Bucket, GcsServer, S3Server};
+use pgmesh_tests::stores::{AzureServer, Bucket, GarageServer, GcsServer, S3Server};
 
 /// The bucket or container of all tests.
 pub const BUCKET: &str = "pgmesh-test";
@@ -35,6 +35,7 @@ pub enum Server {
     S3(S3Server),
     Azure(AzureServer),
     Gcs(GcsServer),
+    Garage(GarageServer),
 }
 
 impl Place {
@@ -54,6 +55,11 @@ impl Place {
         Self::of(Server::Gcs(GcsServer::start(BUCKET)))
     }
 
+    /// Where `make test-all` has installed it.
+    pub fn garage() -> Option<Self> {
+        GarageServer::is_installed().then(|| Self::of(Server::Garage(GarageServer::start(BUCKET))))
+    }
+
     fn of(server: Server) -> Self {
         let mut place = Self { server, proxy: None };
         if let Some(address) = place.address() {
@@ -68,6 +74,7 @@ impl Place {
             Server::S3(server) => Some(server.address()),
             Server::Azure(server) => Some(server.address()),
             Server::Gcs(server) => Some(server.address()),
+            Server::Garage(server) => Some(server.address()),
         }
     }
 
@@ -88,6 +95,7 @@ impl Place {
             Server::S3(server) => server.bucket(BUCKET, address),
             Server::Azure(server) => server.bucket(BUCKET, address),
             Server::Gcs(server) => server.bucket(BUCKET, address),
+            Server::Garage(server) => server.bucket(BUCKET, address),
         }
     }
 

@@ -30,6 +30,7 @@ pub struct MeshBuilder<'a> {
     nodes: usize,
     repositories: usize,
     paths: BTreeMap<usize, PathBuf>,
+    without: Vec<usize>,
     shared: Vec<Shared>,
     relays: bool,
     options: Vec<(String, String)>,
@@ -51,6 +52,7 @@ impl<'a> MeshBuilder<'a> {
             nodes: 3,
             repositories: usize::MAX,
             paths: BTreeMap::new(),
+            without: Vec::new(),
             shared: Vec::new(),
             relays: false,
             options: Vec::new(),
@@ -68,6 +70,13 @@ impl<'a> MeshBuilder<'a> {
     #[must_use]
     pub fn repositories(mut self, repositories: usize) -> Self {
         self.repositories = repositories;
+        self
+    }
+
+    /// The node of this number hosts none: the number is free for a shared one.
+    #[must_use]
+    pub fn without_repository(mut self, number: usize) -> Self {
+        self.without.push(number);
         self
     }
 
@@ -140,7 +149,7 @@ impl<'a> MeshBuilder<'a> {
         let mut nodes = Vec::new();
         for (number, ((name, region), port)) in (1..).zip(NODES.into_iter().zip(ports)) {
             let mut node = Node::builder(self.scratch, name).port(port).region(region);
-            if number <= self.repositories {
+            if number <= self.repositories && !self.without.contains(&number) {
                 node = match self.paths.get(&number) {
                     None => node.repository_numbered(number),
                     Some(path) => node.add(number, path.clone(), Some(format!("passphrase of {number}"))),

@@ -34,12 +34,13 @@ impl RepositoryFiles {
         }
     }
 
-    /// An encrypted one in a bucket, under a prefix of its own.
+    /// An encrypted one in a bucket, under the prefix that the bucket tells, or one of its own.
     pub(crate) fn in_bucket(number: usize, bucket: &Bucket) -> Self {
+        let path = bucket.option("path").map(str::to_owned);
         Self {
             number,
-            bucket: Some(bucket.clone()),
-            path: format!("/repo{number}").into(),
+            bucket: Some(bucket.clone().without("path")),
+            path: path.unwrap_or_else(|| format!("/repo{number}")).into(),
             passphrase: Some(passphrase(number)),
         }
     }

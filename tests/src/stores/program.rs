@@ -22,7 +22,7 @@ pub struct Server {
     process: Process,
     port: HeldPort,
     /// Dropped last: the server may have files in it.
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Server {
@@ -45,7 +45,7 @@ impl Server {
             name,
             process,
             port,
-            _scratch: scratch,
+            scratch,
         }
     }
 
@@ -59,6 +59,13 @@ impl Server {
 
     pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// Leaves it running, and its folder; its process.
+    pub fn keep(&mut self) -> u32 {
+        self.process.keep();
+        self.scratch.keep();
+        self.process.id()
     }
 
     pub fn pause(&self) {

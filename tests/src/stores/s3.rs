@@ -253,6 +253,11 @@ impl S3Server {
         self.server.process()
     }
 
+    /// Leaves it running, whoever drops this; its process.
+    pub fn keep(&mut self) -> u32 {
+        self.server.keep()
+    }
+
     /// SIGKILL: it does not come back.
     pub fn kill(&mut self) {
         self.server.process_mut().kill();

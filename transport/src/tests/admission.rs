@@ -2,6 +2,8 @@
 
 use quinn::ConnectionError;
 
+use crate::wire_version::WIRE_VERSION;
+
 use super::support::{Mesh, YEAR, listen, pair, raw_connect, raw_listen};
 use crate::{
     BindError, Client, CloseCode, ConnectError, ConnectionLost, EstablishError, Fingerprint, JoinClient,
@@ -227,8 +229,8 @@ async fn both_versions_are_named_when_they_differ() {
         let ConnectionLost::ClosedByPeer { code, reason } = &lost else {
             panic!("{lost}")
         };
-        assert_eq!(code.spoken_version(), Some(2));
-        assert_eq!(reason, "this node speaks pgmesh wire protocol 3");
+        assert_eq!(code.spoken_version(), Some(WIRE_VERSION));
+        assert_eq!(*reason, format!("this node speaks pgmesh wire protocol {WIRE_VERSION}"));
         assert!(matches!(
             arrivals.recv().await.unwrap(),
             Err(EstablishError::Version { .. })
@@ -236,21 +238,22 @@ async fn both_versions_are_named_when_they_differ() {
     }
 
     // A node of the future that refuses us as we refuse others.
+    let next = WIRE_VERSION + 1;
     let node = mesh.node();
-    let future = raw_listen("pgmesh/3", &node, node.chain_with_ca());
+    let future = raw_listen(&format!("pgmesh/{next}"), &node, node.chain_with_ca());
     let address = future.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         while let Some(incoming) = future.accept().await {
             let connection = incoming.await.unwrap();
-            connection.close(CloseCode::speaks(3).0.into(), b"");
+            connection.close(CloseCode::speaks(next).0.into(), b"");
             connection.closed().await;
         }
     });
     let error = mesh.dialler().connect(&address).await.unwrap_err();
     assert!(
-        error
-            .to_string()
-            .contains("speaks pgmesh wire protocol 3, this program 2"),
+        error.to_string().contains(&format!(
+            "speaks pgmesh wire protocol {next}, this program {WIRE_VERSION}"
+        )),
         "{error}"
     );
 

@@ -16,10 +16,10 @@ use object_store::azure::{
 use object_store::client::{HttpRequest, HttpRequestBody, HttpService};
 use object_store::path::Path as Location;
 
-use super::options::{Lock, Options, path_style, required, required_secret, unusable};
+use super::options::{Lock, path_style, required, required_secret, unusable};
 use super::service::{Decorate, Service};
 use super::trouble::{Trouble, TroubleKind};
-use super::{Clients, no_retries};
+use super::{Parts, no_retries};
 use crate::error::StoreError;
 use crate::store::{Secrets, StoreSettings};
 
@@ -28,13 +28,13 @@ static LOCK_UNTIL: HeaderName = HeaderName::from_static("x-ms-immutability-polic
 static CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 
 /// Builds the store.
-pub fn build(
-    settings: &StoreSettings,
-    options: &Options,
-    secrets: &Secrets,
-    clients: Clients,
-    budget: &Arc<super::budget::Budget>,
-) -> Result<(MicrosoftAzure, Deleting), StoreError> {
+pub fn build(parts: Parts<'_>) -> Result<(MicrosoftAzure, Deleting), StoreError> {
+    let Parts {
+        settings,
+        options,
+        secrets,
+        ..
+    } = parts;
     let container = required(settings, "azure-container")?;
     let account = required_secret(secrets, "azure-account")?;
     // With the account in the path, as local servers want it, or in front of the host.
@@ -44,7 +44,7 @@ pub fn build(
         options.endpoint.below(account).to_string()
     };
     let bucket_url = super::uri("azure-endpoint", &format!("{url}/{container}"))?;
-    let service = Service::new(clients, &bucket_url, options.timeout, Arc::clone(budget));
+    let service = parts.service(&bucket_url);
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(container)
         .with_account(account)

@@ -12,12 +12,11 @@ use object_store::StaticCredentialProvider;
 use object_store::client::HttpRequest;
 use object_store::gcp::{GcpCredential, GoogleCloudStorage, GoogleCloudStorageBuilder};
 
-use super::options::{Lock, Options, required, required_secret, unusable};
-use super::service::{Decorate, Service};
+use super::options::{Lock, required, required_secret, unusable};
+use super::service::Decorate;
 use super::trouble::Trouble;
-use super::{Clients, no_retries};
+use super::{Parts, no_retries};
 use crate::error::StoreError;
-use crate::store::{Secrets, StoreSettings};
 
 static LOCK_MODE: HeaderName = HeaderName::from_static("x-goog-object-lock-mode");
 static LOCK_UNTIL: HeaderName = HeaderName::from_static("x-goog-object-lock-retain-until-date");
@@ -25,17 +24,17 @@ static HASH: HeaderName = HeaderName::from_static("x-goog-hash");
 static USER_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project");
 
 /// Builds the store.
-pub fn build(
-    settings: &StoreSettings,
-    options: &Options,
-    secrets: &Secrets,
-    clients: Clients,
-    budget: &Arc<super::budget::Budget>,
-) -> Result<GoogleCloudStorage, StoreError> {
+pub fn build(parts: Parts<'_>) -> Result<GoogleCloudStorage, StoreError> {
+    let Parts {
+        settings,
+        options,
+        secrets,
+        ..
+    } = parts;
     let bucket = required(settings, "gcs-bucket")?;
     let url = options.endpoint.to_string();
     let bucket_url = super::uri("gcs-endpoint", &format!("{url}/{bucket}"))?;
-    let service = Service::new(clients, &bucket_url, options.timeout, Arc::clone(budget));
+    let service = parts.service(&bucket_url);
     let mut builder = GoogleCloudStorageBuilder::new()
         .with_bucket_name(bucket)
         .with_base_url(&url)

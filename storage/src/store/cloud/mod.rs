@@ -40,6 +40,7 @@ use self::budget::Budget;
 pub use self::conditions::Conditions;
 use self::conditions::Learned;
 use self::options::{Lock, Options, unusable};
+use self::service::Service;
 use self::transport::Clients;
 pub use self::trouble::{Trouble, TroubleKind};
 use crate::digest::DigestSuite;
@@ -250,22 +251,49 @@ impl CloudStore {
     }
 }
 
+/// What a store is built of.
+struct Parts<'a> {
+    settings: &'a StoreSettings,
+    options: &'a Options,
+    secrets: &'a Secrets,
+    clients: Clients,
+    budget: &'a Arc<Budget>,
+}
+
+impl Parts<'_> {
+    /// The way to the bucket at this address.
+    fn service(&self, bucket: &Uri) -> Service {
+        Service::new(
+            self.clients.clone(),
+            bucket,
+            self.options.timeout,
+            Arc::clone(self.budget),
+        )
+    }
+}
+
 fn build(
     settings: &StoreSettings,
     options: &Options,
     secrets: &Secrets,
     budget: &Arc<Budget>,
 ) -> Result<Built, StoreError> {
-    let clients = Clients::build(options, secrets)?;
+    let parts = Parts {
+        settings,
+        options,
+        secrets,
+        clients: Clients::build(options, secrets)?,
+        budget,
+    };
     let mut deleting = None;
     let store: Arc<dyn ObjectStore> = match options.kind {
-        StoreKind::S3 => Arc::new(s3::build(settings, options, secrets, clients, budget)?),
+        StoreKind::S3 => Arc::new(s3::build(parts)?),
         StoreKind::Azure => {
-            let (store, by_itself) = azure::build(settings, options, secrets, clients, budget)?;
+            let (store, by_itself) = azure::build(parts)?;
             deleting = Some(by_itself);
             Arc::new(store)
         }
-        StoreKind::Gcs => Arc::new(gcs::build(settings, options, secrets, clients, budget)?),
+        StoreKind::Gcs => Arc::new(gcs::build(parts)?),
         StoreKind::Posix => return Err(unusable("type", "a directory is no bucket")),
     };
     let store = match options.prefix.as_str() {

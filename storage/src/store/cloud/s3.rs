@@ -7,10 +7,10 @@ use http::{HeaderName, HeaderValue, Method};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredentialProvider, Checksum};
 use object_store::client::HttpRequest;
 
-use super::options::{Lock, Options, path_style, required, required_secret, secret, unusable};
-use super::service::{Decorate, Service};
+use super::options::{Lock, path_style, required, required_secret, secret, unusable};
+use super::service::Decorate;
 use super::trouble::{Trouble, TroubleKind};
-use super::{Clients, no_retries};
+use super::{Parts, no_retries};
 use crate::error::StoreError;
 use crate::store::{Secrets, StoreSettings};
 
@@ -22,13 +22,13 @@ static LOCK_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retai
 static CHECKSUM: HeaderName = HeaderName::from_static("x-amz-sdk-checksum-algorithm");
 
 /// Builds the store.
-pub fn build(
-    settings: &StoreSettings,
-    options: &Options,
-    secrets: &Secrets,
-    clients: Clients,
-    budget: &Arc<super::budget::Budget>,
-) -> Result<AmazonS3, StoreError> {
+pub fn build(parts: Parts<'_>) -> Result<AmazonS3, StoreError> {
+    let Parts {
+        settings,
+        options,
+        secrets,
+        ..
+    } = parts;
     let bucket = required(settings, "s3-bucket")?;
     let region = settings.get("s3-region").unwrap_or(ANY_REGION);
     let by_path = path_style(settings, "s3-uri-style");
@@ -40,12 +40,7 @@ pub fn build(
         let endpoint = options.endpoint.below(bucket).to_string();
         (endpoint.clone(), endpoint)
     };
-    let service = Service::new(
-        clients,
-        &super::uri("s3-endpoint", &url)?,
-        options.timeout,
-        Arc::clone(budget),
-    );
+    let service = parts.service(&super::uri("s3-endpoint", &url)?);
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(region)

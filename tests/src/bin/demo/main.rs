@@ -2,22 +2,26 @@
 //! it while its leader is killed; rows are lost by mistake, and restored to the moment before with a repository away,
 //! another one damaged, and the node in use killed half-way. Each line says what is done, and what was seen.
 //!
+//! With `--s3` the second repository is a bucket that all nodes share, and its endpoint falls silent for a while.
 //! With `--keep` it leaves all of it running and says how to look around. It fails loudly, and then keeps its files.
 #![allow(clippy::expect_used, reason = "a panic is how the demo fails, loudly")]
 
 mod archiver;
+mod second;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use archiver::counters;
-use pgmesh_tests::{Damage, Host, Kind, Load, Mesh, Object, Postgres, Process, Scratch, wait_for};
+use pgmesh_tests::stores::S3Server;
+use pgmesh_tests::{Host, Kind, Load, Mesh, Postgres, Process, Scratch, wait_for};
+use second::{Harmed, Second};
 
 /// The node in the region of the PG host. Not the one that began the mesh: that leads, and is killed first.
 const NEAR_NODE: &str = "beta";
 
-/// Which repository lies on that node, and which on another one.
+/// The second repository, on that node unless it is a bucket; and one on another node.
 const NEAR: usize = 2;
 const FAR: usize = 3;
 
@@ -25,10 +29,12 @@ const FAR: usize = 3;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn main() {
-    let keep = std::env::args().any(|argument| argument == "--keep");
+    let asked = |option: &str| std::env::args().any(|argument| argument == option);
+    let (keep, with_s3) = (asked("--keep"), asked("--s3"));
     let began = Instant::now();
-    let mut demo = Demo::set_up();
+    let mut demo = Demo::set_up(with_s3);
     let pause = demo.kill_the_leader();
+    demo.silence_the_bucket();
     let label = demo.back_up();
     let (moment, before) = demo.lose_rows();
     let harmed = demo.harm();
@@ -52,6 +58,7 @@ struct Demo {
     host: Host,
     postgres: Postgres,
     mesh: Mesh,
+    second: Second,
     scratch: Scratch,
 }
 
@@ -68,10 +75,15 @@ fn seconds(since: Instant) -> String {
 }
 
 impl Demo {
-    fn set_up() -> Self {
+    fn set_up(with_s3: bool) -> Self {
         let scratch = Scratch::new("demo");
-        doing("start three nodes: alpha in region eu, beta in us, gamma in ap, an encrypted repository each");
-        let mut mesh = Mesh::builder(&scratch).start();
+        doing("start three nodes: alpha in region eu, beta in us, gamma in ap, and three encrypted repositories");
+        let second = Second::start(with_s3);
+        let mut mesh = second.declare(Mesh::builder(&scratch)).start();
+        saw(&format!(
+            "repo1 is a directory of alpha, repo{NEAR} {}, repo{FAR} a directory of gamma",
+            second.what()
+        ));
         for node in mesh.nodes() {
             saw(&format!("{} listens on {}", node.name(), node.address()));
         }
@@ -112,8 +124,27 @@ impl Demo {
             host,
             postgres,
             mesh,
+            second,
             scratch,
         }
+    }
+
+    /// With a bucket: its endpoint answers nothing for a while.
+    fn silence_the_bucket(&mut self) {
+        if self.second.server().is_none() {
+            return;
+        }
+        doing(&format!(
+            "stop the S3 server of repo{NEAR} (SIGSTOP: it takes requests and says nothing), while PostgreSQL archives"
+        ));
+        self.second.server().into_iter().for_each(S3Server::pause);
+        let pause = archiver::archive(&self.postgres, 5);
+        saw(&format!(
+            "nobody waits for it: the longest pause was {:.1} s; what it did not take is owed",
+            pause.as_secs_f64()
+        ));
+        self.second.server().into_iter().for_each(S3Server::resume);
+        self.settle("let it go on (SIGCONT)", |_| {});
     }
 
     /// Kills the leader while PostgreSQL archives, and starts it again; the longest pause of the archiver.
@@ -169,8 +200,8 @@ impl Demo {
         let label = self.host.backup();
         let took = seconds(began);
         self.mesh.wait_until_settled();
-        let chunks = [1, 2, 3].map(|number| self.mesh.objects(number).all(Kind::Chunk).len());
-        let [first, second, third] = chunks;
+        let [first, third] = [1, FAR].map(|number| self.mesh.objects(number).all(Kind::Chunk).len());
+        let second = self.second.chunks(&self.mesh);
         saw(&format!(
             "{label} in {took}: {first} chunks in repo1, {second} in repo2, {third} in repo3"
         ));
@@ -199,18 +230,13 @@ impl Demo {
         (moment, before)
     }
 
-    /// Takes one repository away and damages the nearest; what was damaged there.
-    fn harm(&self) -> Vec<Object> {
+    /// Takes one repository away and damages the second; what was damaged there.
+    fn harm(&self) -> Harmed {
         doing(&format!(
-            "take repo{FAR} away (its directory is moved), and damage bytes of repo{NEAR}, the nearest"
+            "take repo{FAR} away (its directory is moved), and damage bytes of repo{NEAR}"
         ));
         self.mesh.objects(FAR).take_away();
-        let chunks = self.mesh.objects(NEAR).all(Kind::Chunk);
-        let every = chunks.len().div_ceil(Damage::ALL.len()).max(1);
-        let harmed: Vec<Object> = chunks.into_iter().step_by(every).collect();
-        for (damage, object) in Damage::ALL.iter().zip(&harmed) {
-            damage.harm(object);
-        }
+        let harmed = self.second.harm(&self.mesh);
         saw(&format!(
             "{} chunks of repo{NEAR} have a flipped bit, or are cut short, too long, empty or gone",
             harmed.len()
@@ -273,7 +299,7 @@ impl Demo {
     }
 
     /// Ends all that was done to the mesh, and has `verify` find what is damaged until nothing is.
-    fn heal(&mut self, harmed: &[Object]) {
+    fn heal(&mut self, harmed: &Harmed) {
         // The original goes on archiving all the while, into the repositories that are there.
         archiver::archive(&self.postgres, 3);
         self.settle(&format!("bring repo{FAR} back"), |mesh| mesh.objects(FAR).bring_back());
@@ -295,15 +321,9 @@ impl Demo {
             last = verify.text().lines().last().unwrap_or_default().to_owned();
             verify.code() == Some(0)
         });
-        let whole = self.mesh.objects(NEAR).all(Kind::Chunk);
-        let renewed = |object: &&Object| {
-            whole
-                .iter()
-                .any(|other| other.name.starts_with(&object.name) && other.name != object.name)
-        };
         saw(&format!(
             "verify again: {last}; {} of {} harmed chunks have a new generation in repo{NEAR}",
-            harmed.iter().filter(renewed).count(),
+            self.second.renewed(&self.mesh, harmed),
             harmed.len()
         ));
     }
@@ -369,6 +389,7 @@ impl Demo {
         }
         let clusters = [&self.postgres, &restored].map(|cluster| cluster.process_id().expect("it runs"));
         let [original, copy] = clusters;
+        nodes.extend(self.second.keep().map(|process| format!(" {process}")));
         println!(
             "End it: kill -INT {original} {copy}; kill{nodes}; rm -rf {}",
             self.scratch.path().display()
