@@ -334,12 +334,18 @@ fn what_is_under_object_lock_is_asked_for_once_and_told() {
     site.mesh.wait_until_settled();
     let node = site.mesh.node("gamma");
     node.run(&["stanza-delete", "--stanza=main", "--force"]).succeeds();
-    wait_for("what is kept to be counted", LIMIT, || shared(node)["kept"]["objects"] == 6);
+    wait_for("what is kept to be counted", LIMIT, || {
+        shared(node)["kept"]["objects"] == 6
+    });
     assert_eq!(shared(node)["kept"]["why"], "object lock");
     assert_eq!(segments(&server).len(), 5);
     // Several rounds of the collector.
     thread::sleep(Duration::from_secs(6));
-    assert_eq!(lock.count(|record| record.method == "DELETE"), 6, "each was asked for once");
+    assert_eq!(
+        lock.count(|record| record.method == "DELETE"),
+        6,
+        "each was asked for once"
+    );
     assert_eq!(shared(node)["health"]["state"], "up");
     let logs: String = site.mesh.nodes().iter().map(|node| node.process().log()).collect();
     assert!(!logs.contains("cannot be deleted"), "it is no failure");

@@ -2,7 +2,7 @@
 
 use super::check::{Check, OTHER};
 use crate::commands::info::{describe_kept, describe_troubles};
-use crate::commands::status::words::{role, round_trip};
+use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
 use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
@@ -341,6 +341,14 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
         });
         checks.extend(ways(status, repository));
     }
+    checks.extend(unopened(status).into_iter().map(|(key, node, why)| {
+        Check::fail(
+            format!("repo{key} on {node}"),
+            code::REPO_INVALID,
+            format!("declared, and not part of the mesh yet: {why}"),
+            format!("correct its options in that node's file; 'pgmesh --repo={key} repo-check' there tries them"),
+        )
+    }));
     checks.push(spare_repositories(seen, status));
     checks
 }

@@ -3,6 +3,7 @@
 use super::super::info::{debt, health, kept};
 use super::super::membership;
 use super::text::term;
+use super::words::unopened;
 use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus};
 use serde_json::{Value, json};
 
@@ -23,6 +24,10 @@ pub fn render(status: &MeshStatus) -> Value {
             .map(|(at, (info, own))| node(info, own, status.round_trips.get(at).copied().flatten()))
             .collect::<Value>(),
         "repositories": status.repositories.iter().map(repository).collect::<Value>(),
+        "unopened": unopened(status)
+            .iter()
+            .map(|(key, node, why)| json!({"key": key.get(), "node": node, "why": why}))
+            .collect::<Value>(),
     })
 }
 

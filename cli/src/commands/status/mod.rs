@@ -3,7 +3,7 @@
 mod json;
 #[cfg(test)]
 pub(super) mod samples;
-mod text;
+pub(super) mod text;
 pub(super) mod words;
 
 use crate::config::Config;

@@ -2,7 +2,7 @@
 
 use super::super::columns::{columns, or_dash};
 use super::super::info::{describe_kept, describe_troubles};
-use super::words::{health, role, round_trip, span, state};
+use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::size;
 use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
 use std::time::Duration;
@@ -133,7 +133,19 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
             .chain(describe_kept(&repository.kept))
             .map(move |line| format!("repo{key}: {line}"))
     });
-    quorum.into_iter().chain(nodes).chain(repositories).collect()
+    let unopened = unopened(status);
+    let unopened = unopened.iter().map(|(key, node, why)| {
+        format!(
+            "repo{key}: declared on {node}, not part of the mesh yet: {}",
+            one_line(why)
+        )
+    });
+    quorum
+        .into_iter()
+        .chain(nodes)
+        .chain(repositories)
+        .chain(unopened)
+        .collect()
 }
 
 /// Where a shared repository lies, which nodes have it open, and why others have not.

@@ -1,8 +1,29 @@
 //! Words of `status`, `node list` and `doctor`.
 
-use pgmesh_node::protocol::{HealthInfo, NodeRole, NodeState};
+use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeRole, NodeState};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
+
+/// Repositories that nodes declare and the mesh does not know, since none has been able to open them: number, node, why.
+pub fn unopened(status: &MeshStatus) -> Vec<(RepoKey, &str, &str)> {
+    let is_known = |key: RepoKey| status.repositories.iter().any(|known| known.key == key);
+    let declared = status
+        .nodes
+        .iter()
+        .filter_map(|(info, own)| Some((info, own.as_ref().ok()?)));
+    declared
+        .flat_map(|(info, own)| {
+            own.repositories
+                .iter()
+                .map(|(key, health)| (*key, info.name.as_str(), health))
+        })
+        .filter(|(key, _, _)| !is_known(*key))
+        .filter_map(|(key, node, health)| match health {
+            HealthInfo::Up => None,
+            HealthInfo::Down { why, .. } | HealthInfo::Refused { why } => Some((key, node, why.as_str())),
+        })
+        .collect()
+}
 
 /// A node's part in consensus.
 pub fn role(role: NodeRole) -> &'static str {

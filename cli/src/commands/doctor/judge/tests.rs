@@ -3,6 +3,7 @@
 use super::*;
 use crate::commands::doctor::check::Verdict;
 use crate::commands::status::samples::{self, NOW, YEAR};
+use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
 fn seen(status: MeshStatus) -> Seen {
@@ -131,6 +132,27 @@ fn who_has_no_identity_or_may_not_ask_is_told_what_to_do() {
         host.expires = NOW - 5;
     }
     assert_eq!(of(&judge(&expired), "identity").2, code::CRYPTO);
+}
+
+#[test]
+fn a_repository_that_no_node_could_open_is_not_passed_over() {
+    let mut status = samples::healthy();
+    let why = "s3://nowhere/: there is no such bucket".to_owned();
+    if let (_, Ok(own)) = &mut status.nodes[0] {
+        own.repositories
+            .push((RepoKey::new(9).unwrap(), HealthInfo::Down { since: 0, why }));
+    }
+    let name = status.nodes[0].0.name.clone();
+    let text = crate::commands::status::text::render(&status);
+    assert!(
+        text.contains(&format!(
+            "repo9: declared on {name}, not part of the mesh yet: s3://nowhere/"
+        )),
+        "{text}"
+    );
+    let checks = judge(&seen(status));
+    let (verdict, found, _) = of(&checks, &format!("repo9 on {name}"));
+    assert!(verdict == Verdict::Fail && found.contains("no such bucket"), "{found}");
 }
 
 #[test]
