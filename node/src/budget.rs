@@ -1,5 +1,6 @@
 //! Invariant 11: memory is bounded. Whatever holds a body in memory holds a part of the budget while it does.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -11,15 +12,39 @@ const UNIT: u64 = 4096;
 pub struct Budget {
     units: Arc<Semaphore>,
     total: u32,
+    /// How many wait for a part.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// A part of the budget; given back when dropped.
 #[derive(Debug)]
 pub struct Held {
     permit: Mutex<OwnedSemaphorePermit>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One that waits, until dropped.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn begin(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Held {
+    /// Whether somebody waits for a part of the budget.
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Gives back what is more than so many bytes.
     pub fn keep_only(&self, bytes: u64) {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,15 +61,20 @@ impl Budget {
         Self {
             units: Arc::new(Semaphore::new(total as usize)),
             total,
+            waiting: Arc::default(),
         }
     }
 
     /// Waits for so many bytes. What is larger than the whole budget waits for all of it: one such body at a time.
     pub async fn hold(&self, bytes: u64) -> Held {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
-        match self.units.clone().acquire_many_owned(units).await {
+        let waiting = Waiting::begin(&self.waiting);
+        let acquired = self.units.clone().acquire_many_owned(units).await;
+        drop(waiting);
+        match acquired {
             Ok(permit) => Held {
                 permit: Mutex::new(permit),
+                waiting: self.waiting.clone(),
             },
             // The semaphore is never closed; waiting for ever is the honest answer to a state that cannot be.
             Err(_) => std::future::pending().await,

@@ -122,7 +122,7 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
         );
         assert_eq!(new.len(), chunks + manifests + segments, "{name}: {new:?}");
         assert!(manifests >= 1 && chunks >= 1, "{name}: {new:?}");
-        let puts = proxy.count(|request| request.method == "PUT");
+        let puts = proxy.count(|request| request.method == "PUT" && request.succeeded());
         assert_eq!(puts, new.len(), "{name}: each object is written by one PUT");
         assert_eq!(
             proxy.count(|request| request.method == "POST" && is_of("/chunk/")(request)),

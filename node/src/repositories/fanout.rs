@@ -124,8 +124,13 @@ struct Start<'a> {
 /// How often a write that goes on after the answer is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// A write; nothing where it has gone on after the answer and its repository has fallen silent: what it holds of the memory
-/// is wanted by those that are well (invariant 11), and the debt is known.
+/// Whether others wait for the memory that a write holds.
+fn is_wanted(held: Option<&Arc<Held>>) -> bool {
+    held.is_some_and(|held| held.is_wanted())
+}
+
+/// A write; nothing where it has gone on after the answer, its repository has fallen silent, and what it holds of the memory
+/// is wanted by those that are well (invariant 11): the debt is known.
 async fn unless_silent<T>(
     look: Duration,
     answered: &AtomicBool,
@@ -157,7 +162,7 @@ impl Start<'_> {
             let write = write_there(targets, self.object.clone(), self.payload.clone(), self.ends.clone());
             let (held, answered) = (self.held.clone(), self.answered.clone());
             self.tasks.spawn(async move {
-                let is_well = || slots.iter().any(|slot| slot.watch.admits());
+                let is_well = || !is_wanted(held.as_ref()) || slots.iter().any(|slot| slot.watch.admits());
                 if unless_silent(LOOK, &answered, is_well, write).await.is_none() {
                     let repos: Vec<String> = slots.iter().map(|slot| format!("repo{}", slot.key)).collect();
                     tracing::warn!(
@@ -176,7 +181,7 @@ impl Start<'_> {
         self.tasks.spawn(async move {
             let write = write_one(&slot, &object, generation, &payload);
             // A thread that writes to a disk cannot be called back, nor what it holds.
-            let is_well = || !slot.settings.is_shared() || slot.watch.admits();
+            let is_well = || !is_wanted(held.as_ref()) || !slot.settings.is_shared() || slot.watch.admits();
             let result = unless_silent(LOOK, &answered, is_well, write).await;
             drop((payload, held));
             match result {
