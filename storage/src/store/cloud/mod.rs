@@ -198,12 +198,17 @@ impl CloudStore {
         }
     }
 
-    /// Writes an object, if wanted under the condition that it is not there.
-    async fn write(&self, location: &Location, payload: PutPayload, create: bool) -> object_store::Result<PutResult> {
+    fn tags(&self) -> TagSet {
         let mut tags = TagSet::default();
         for (key, value) in &self.0.options.tags {
             tags.push(key, value);
         }
+        tags
+    }
+
+    /// Writes an object, if wanted under the condition that it is not there.
+    async fn write(&self, location: &Location, payload: PutPayload, create: bool) -> object_store::Result<PutResult> {
+        let tags = self.tags();
         let mode = if create { PutMode::Create } else { PutMode::Overwrite };
         self.with(|store| {
             let options = PutOptions {
@@ -219,10 +224,7 @@ impl CloudStore {
 
     /// Writes a long object in parts, each of which is repeated by itself. Nothing is visible before the last step.
     async fn write_parts(&self, location: &Location, payload: PutPayload) -> object_store::Result<PutResult> {
-        let mut tags = TagSet::default();
-        for (key, value) in &self.0.options.tags {
-            tags.push(key, value);
-        }
+        let tags = self.tags();
         let upload = self
             .with(|store| {
                 let options = PutMultipartOptions {
@@ -234,7 +236,11 @@ impl CloudStore {
             .await?;
         let mut parts = WriteMultipart::new_with_chunk_size(upload, self.0.options.upload_chunk);
         for piece in &payload {
-            parts.wait_for_capacity(PARTS_AT_ONCE).await?;
+            if let Err(error) = parts.wait_for_capacity(PARTS_AT_ONCE).await {
+                // `finish` takes the parts away when it fails; here nobody else does. What stays is invisible.
+                let _ = parts.abort().await;
+                return Err(error);
+            }
             parts.put(piece.clone());
         }
         // On failure the parts are taken away again.
