@@ -6,7 +6,6 @@ use crate::protocol::{BODY_LIMIT, ListRepository, PayloadHead, ReadRepository, R
 use crate::repositories::{Place, Way};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use futures::TryStreamExt;
 use pgmesh_raft::Command;
 use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey};
 use std::collections::BTreeMap;
@@ -66,30 +65,12 @@ impl Node {
     async fn list_here(&self, list: &ListRepository) -> Result<Vec<RepositoryObject>, Failure> {
         let slot = self.own_slot(list.repo)?;
         let path = list.path.trim_matches('/').to_owned();
-        let (prefix, recurse) = (path.clone(), list.recurse);
-        let entries = slot
-            .request(|repository| async move {
-                let mut entries: BTreeMap<String, Option<u64>> = BTreeMap::new();
-                let mut objects = repository.list(&prefix);
-                while let Some(object) = objects.try_next().await? {
-                    let below = object
-                        .path
-                        .strip_prefix(&prefix)
-                        .unwrap_or(&object.path)
-                        .trim_start_matches('/');
-                    match below.split_once('/') {
-                        Some((folder, _)) if !recurse => entries.insert(format!("{folder}/"), None),
-                        _ => entries.insert(below.to_owned(), Some(object.length)),
-                    };
-                    if entries.len() >= LISTED {
-                        break;
-                    }
-                }
-                Ok(entries)
-            })
+        let (folder, recurse) = (path.clone(), list.recurse);
+        let names = slot
+            .request(|repository| async move { repository.list_names(&folder, recurse, LISTED).await })
             .await
             .map_err(|error| unreadable(list.repo, &path, &error))?;
-        Ok(entries
+        Ok(names
             .into_iter()
             .map(|(name, size)| RepositoryObject { name, size })
             .collect())
