@@ -1,10 +1,12 @@
 //! What most stories begin with.
 
 use crate::host::Host;
-use crate::mesh::{Mesh, MeshBuilder};
+use crate::mesh::{Mesh, MeshBuilder, MeshStatus};
 use crate::node::{Node, NodeBuilder};
 use crate::postgres::Postgres;
 use crate::scratch::Scratch;
+use crate::wait::wait_for_some;
+use std::time::Duration;
 
 /// A mesh of one node, a running PostgreSQL, and its host with the stanza `main` created.
 ///
@@ -79,6 +81,18 @@ impl Site {
             node,
             scratch,
         }
+    }
+
+    /// Waits until all repositories are up and owe nothing.
+    pub fn wait_until_settled(&self, limit: Duration) {
+        wait_for_some("all repositories to be up and to owe nothing", limit, || {
+            let status = MeshStatus::read(&self.node.run(&["status", "--output=json"]).ok().json());
+            if status.is_settled() {
+                Ok(())
+            } else {
+                Err(format!("{status:#?}"))
+            }
+        });
     }
 
     /// Restores the stanza into a new cluster of this name, without starting its server.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pgmesh_tests::http::HttpProxy;
 use pgmesh_tests::stores::Clouds;
-use pgmesh_tests::{Ledger, MeshStatus, Postgres, Site, pgmesh, run, wait_for, wait_for_some};
+use pgmesh_tests::{Ledger, Postgres, Site, pgmesh, run, wait_for};
 
 /// How long it may take until nothing is owed any more.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -22,17 +22,6 @@ fn site(name: &str, clouds: &Clouds) -> Site {
             .iter()
             .fold(node, |node, bucket| node.repository_on(bucket))
     })
-}
-
-fn wait_until_settled(site: &Site) {
-    wait_for_some("all repositories to be up and to owe nothing", LIMIT, || {
-        let status = MeshStatus::read(&site.node.run(&["status", "--output=json"]).ok().json());
-        if status.is_settled() {
-            Ok(())
-        } else {
-            Err(format!("{status:#?}"))
-        }
-    });
 }
 
 /// Restores from one repository alone, without a node: a new cluster that is promoted.
@@ -77,7 +66,7 @@ fn four_types_at_once_restore_to_any_moment_and_each_alone_without_a_node() {
     let last = ledger.add_some(&site.postgres, 3);
     load.stop();
     site.postgres.archive_everything();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
     site.host.run(&["check"]).succeeds();
     site.host.run(&["verify"]).succeeds();
 
@@ -119,7 +108,7 @@ fn three_of_four_repositories_may_vanish_in_the_middle_of_a_restore() {
     site.host.backup();
     let last = ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
 
     let mut restored = Postgres::empty(&site.scratch, "restored");
     let whole = size(&site.postgres.data().join("base"));

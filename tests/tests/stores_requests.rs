@@ -6,20 +6,9 @@ use std::time::{Duration, Instant};
 
 use pgmesh_tests::http::{Fault, HttpProxy, HttpRecord};
 use pgmesh_tests::stores::{Clouds, S3Server};
-use pgmesh_tests::{Ledger, MeshStatus, Site, WalForge, wait_for_some};
+use pgmesh_tests::{Ledger, Site, WalForge};
 
 const LIMIT: Duration = Duration::from_secs(90);
-
-fn wait_until_settled(site: &Site) {
-    wait_for_some("all repositories to be up and to owe nothing", LIMIT, || {
-        let status = MeshStatus::read(&site.node.run(&["status", "--output=json"]).ok().json());
-        if status.is_settled() {
-            Ok(())
-        } else {
-            Err(format!("{status:#?}"))
-        }
-    });
-}
 
 fn is_of(kind: &'static str) -> impl Fn(&HttpRecord) -> bool {
     move |request| request.path().replace("%2F", "/").contains(kind)
@@ -49,11 +38,11 @@ fn a_segment_is_one_put_everywhere_and_one_get_brings_it_back() {
     });
     let forge = WalForge::new(&site.postgres);
     site.host.push(&forge.make(1)).succeeds();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
 
     clouds.clear();
     site.host.push(&forge.make(2)).succeeds();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
     for (proxy, name) in clouds.proxies.iter().zip(["S3", "Azure", "GCS"]) {
         println!("{name}: a push is {:?}", methods(proxy));
         let of_segment = is_of("/archive/");
@@ -101,12 +90,12 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
     let mut ledger = Ledger::create(&site.postgres);
     ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
 
     let before = clouds.names();
     clouds.clear();
     site.host.backup();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
     let after = clouds.names();
     for (number, name) in ["S3", "Azure", "GCS"].into_iter().enumerate() {
         let new: Vec<&String> = after[number]
@@ -132,7 +121,7 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
 
     let last = ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
-    wait_until_settled(&site);
+    site.wait_until_settled(LIMIT);
     clouds.clear();
     let mut restored = site.restore("restored", &[]);
     let mut reads: BTreeMap<String, usize> = BTreeMap::new();
