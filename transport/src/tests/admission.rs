@@ -237,10 +237,10 @@ async fn both_versions_are_named_when_they_differ() {
         ));
     }
 
-    // A node of the future that refuses us as we refuse others.
+    // A node of the future that refuses us as we refuse others: it completes the handshake of our version to say so.
     let next = WIRE_VERSION + 1;
     let node = mesh.node();
-    let future = raw_listen(&format!("pgmesh/{next}"), &node, node.chain_with_ca());
+    let future = raw_listen(&format!("pgmesh/{WIRE_VERSION}"), &node, node.chain_with_ca());
     let address = future.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         while let Some(incoming) = future.accept().await {
