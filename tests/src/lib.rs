@@ -51,7 +51,7 @@ pub use outcome::{Outcome, run, run_with_input};
 pub use pgmesh_chaos::http;
 pub use pgmesh_chaos::{Faults, Network, Random, history};
 pub use port::Port;
-pub use postgres::{Load, Postgres, PostgresBuilder};
+pub use postgres::{Load, Postgres, PostgresBuilder, majors, programs_of};
 pub use process::Process;
 pub use program::{pgmesh, shared_folder};
 pub use pushes::Pushes;

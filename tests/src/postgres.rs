@@ -2,6 +2,7 @@
 
 mod builder;
 mod load;
+mod majors;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +13,7 @@ use rustix::process::Signal;
 
 pub use builder::PostgresBuilder;
 pub use load::Load;
+pub use majors::{majors, programs_of};
 
 use crate::account::Account;
 use crate::outcome::{run, run_with_input};

@@ -8,16 +8,28 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
+use crate::majors::programs_of;
+
 /// A cluster in a directory of its own. It belongs to the user postgres, since the server does not run as root. Its server, if it
 /// was started, is stopped when this is dropped.
 pub struct Cluster {
     directory: TempDir,
+    programs: PathBuf,
     is_running: bool,
 }
 
 impl Cluster {
-    /// Makes a cluster with `initdb`.
+    /// Makes a cluster with `initdb` of the PostgreSQL on the path.
     pub fn new(options: &[&str]) -> Self {
+        Self::with_programs(bindir().to_owned(), options)
+    }
+
+    /// Makes a cluster of one major version with `initdb`.
+    pub fn of_major(major: u32, options: &[&str]) -> Self {
+        Self::with_programs(programs_of(major), options)
+    }
+
+    fn with_programs(programs: PathBuf, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         if is_root() {
             let (user, group) = postgres_ids();
@@ -25,6 +37,7 @@ impl Cluster {
         }
         let cluster = Self {
             directory,
+            programs,
             is_running: false,
         };
         let mut arguments = vec![
@@ -125,7 +138,7 @@ impl Cluster {
 
     /// Runs a program of PostgreSQL's as the user postgres.
     pub fn attempt(&self, program: &str, arguments: &[impl AsRef<OsStr>]) -> Output {
-        let program = bindir().join(program);
+        let program = self.programs.join(program);
         let mut command = if is_root() {
             let mut command = Command::new("runuser");
             command.args(["-u", "postgres", "--"]).arg(program);

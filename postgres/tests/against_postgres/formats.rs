@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use crate::cluster::Cluster;
+use crate::majors::majors;
 use pgmesh_postgres::page::{self, PageCheck};
 use pgmesh_postgres::{
     BackupLabel, ClusterState, ControlFile, EntryKind, PostmasterPid, RecoverySettings, RecoveryTarget, RelationFile,
@@ -12,8 +13,14 @@ use pgmesh_postgres::{
 
 #[test]
 fn control_file_agrees_with_pg_controldata() {
-    for (options, checksums) in [(vec!["--data-checksums", "--wal-segsize=4"], 1), (vec![], 0)] {
-        let cluster = Cluster::new(&options);
+    let cases = majors().into_iter().flat_map(|major| {
+        // From 18 on a cluster has checksums unless it is told otherwise, and before there is no word for that.
+        let without: &[&str] = if major >= 18 { &["--no-data-checksums"] } else { &[] };
+        let with: &[&str] = &["--data-checksums", "--wal-segsize=4"];
+        [(major, with, 1), (major, without, 0)]
+    });
+    for (major, options, checksums) in cases {
+        let cluster = Cluster::of_major(major, options);
         let control = ControlFile::read(&cluster.pgdata()).unwrap();
         let told = cluster.run("pg_controldata", &[cluster.pgdata()]);
         let field = |label: &str| Cluster::field(&told, label);
@@ -57,7 +64,12 @@ fn control_file_agrees_with_pg_controldata() {
 
 #[test]
 fn a_segments_header_names_its_cluster() {
-    let cluster = Cluster::new(&["--wal-segsize=1"]);
+    for major in majors() {
+        header_names_cluster(&Cluster::of_major(major, &["--wal-segsize=1"]));
+    }
+}
+
+fn header_names_cluster(cluster: &Cluster) {
     let control = ControlFile::read(&cluster.pgdata()).unwrap();
     let current = SegmentName::containing(control.checkpoint_timeline, control.checkpoint, control.segment_size);
     let mut written = 0;

@@ -4,4 +4,6 @@
 
 mod cluster;
 mod formats;
+#[path = "../../../tests/src/postgres/majors.rs"]
+mod majors;
 mod walking;
