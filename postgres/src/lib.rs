@@ -6,7 +6,8 @@
 //!    [`WalFileName`];
 //! 2. small files: [`WalHeader`], [`TimelineHistory`], [`ControlFile`], [`BackupLabel`], [`PostmasterPid`];
 //! 3. the data directory: [`page`], [`RelationFile`], [`walk`], [`instance_fingerprint`];
-//! 4. what a restore writes: [`RecoverySettings`], [`ManifestWriter`].
+//! 4. [`wal`]: which blocks the WAL has changed;
+//! 5. what a restore writes: [`RecoverySettings`], [`ManifestWriter`].
 //!
 //! Nothing that comes from a disk is trusted: every parser takes any bytes and answers with a value or an error. What differs
 //! between PostgreSQL's versions is asked of [`PgVersion`].
@@ -24,6 +25,7 @@ mod relation;
 mod segment;
 mod timeline_history;
 mod version;
+pub mod wal;
 mod wal_file_name;
 mod wal_header;
 mod walk;
