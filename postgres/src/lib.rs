@@ -41,6 +41,7 @@ pub use relation::{BLOCKS_PER_SEGMENT, DEFAULT_TABLESPACE, Fork, GLOBAL_TABLESPA
 pub use segment::{ParseSegmentNameError, SegmentName, SegmentSize, SegmentSizeError};
 pub use timeline_history::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError};
 pub use version::{PgVersion, UnsupportedVersion};
+pub use wal::{Candidates, ChangeMap, RelationFork};
 pub use wal_file_name::{ParseWalFileNameError, WalFileName};
 pub use wal_header::{WalHeader, WalHeaderError};
 pub use walk::{ClusterTree, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions, walk};

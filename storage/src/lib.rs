@@ -40,9 +40,10 @@ pub use error::{Advice, Damage, Source, StoreError};
 pub use identity::{Cipher, ParseCipherError, RepositoryIdentity};
 pub use keys::{EmptyPassphraseError, HexBytes, KeyDerivation, KeyError, Passphrase, WrappedKey};
 pub use manifest::{
-    BackupSizes, BlockRange, DatabaseRecord, EntryKind, Extent, FileEntry, FileErrors, InvalidEntry, LinkRecord,
-    MANIFEST_FORMAT, MAX_PART_LENGTH, ManifestError, ManifestRoot, PART_LENGTH, PartError, PartReader, PartRef,
-    PartWriter, StanzaInfo, TablespaceRecord,
+    BackupSizes, BlockRange, DatabaseRecord, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FileErrors,
+    FingerprintError, FingerprintSeed, FingerprintTable, Fingerprints, InvalidEntry, LinkRecord, MANIFEST_FORMAT,
+    MAX_PART_LENGTH, ManifestError, ManifestRoot, PART_LENGTH, PageFingerprint, PartError, PartReader, PartRef,
+    PartWriter, STANZA_FORMAT, StanzaInfo, StoredTable, TablespaceRecord,
 };
 pub use names::{
     ArchiveId, BackupLabel, BackupType, DbId, Generation, ParseArchiveIdError, ParseBackupLabelError,

@@ -1,8 +1,6 @@
-//! Bundles: small files, and the short ends of larger ones, share chunks.
+//! Bundles: small files, the short ends of larger ones, changed pages and fingerprints share chunks.
 //!
-//! A reader has one open bundle. Its digest is known only when it is full, so the entries of the files in it wait for it.
-
-use pgmesh_storage::{Digest, EntryKind, Extent, FileEntry};
+//! A bundle's digest is known only when it is full, so the extents in it wait for it.
 
 /// Pieces below this size, in bytes, are bundled; larger ones are chunks of their own.
 pub const BUNDLE_BELOW: usize = 256 << 10;
@@ -15,137 +13,100 @@ pub fn bundled_length(size: u64) -> usize {
     if last < BUNDLE_BELOW { last } else { 0 }
 }
 
-/// An open bundle with the files that wait for it.
-#[derive(Default)]
+/// Which of the lists of extents of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// The file's content.
+    Content,
+    /// The base of its fingerprints.
+    Base,
+    /// The patch of its fingerprints.
+    Patch,
+}
+
+/// An extent that waits for the digest of a bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// The number of the file's entry.
+    pub file: u64,
+    /// In which of its lists.
+    pub list: List,
+    /// Which extent of the list.
+    pub index: usize,
+}
+
+/// An open bundle with the extents that wait for it.
+#[derive(Debug, Default)]
 pub struct Bundle {
     bytes: Vec<u8>,
-    waiting: Vec<Waiting>,
+    slots: Vec<Slot>,
 }
-
-struct Waiting {
-    number: u64,
-    entry: FileEntry,
-    offset: u32,
-    length: u32,
-}
-
-/// A bundle that is full: one chunk, and the entries that are complete with its digest.
-pub struct Sealed {
-    /// The chunk's plaintext.
-    pub bytes: Vec<u8>,
-    /// The files that wait for the chunk's digest.
-    pub waiting: WaitingFiles,
-}
-
-/// Files whose entries lack an extent in a bundle.
-pub struct WaitingFiles(Vec<Waiting>);
 
 impl Bundle {
-    /// Whether a piece of this size must wait for the next bundle.
-    pub fn is_full_for(&self, length: usize) -> bool {
-        !self.bytes.is_empty() && self.bytes.len() + length > CHUNK_SIZE
+    /// How many bytes are still free, of [`CHUNK_SIZE`].
+    pub fn room(&self) -> usize {
+        CHUNK_SIZE.saturating_sub(self.bytes.len())
     }
 
-    /// Adds the last piece of a file, which is entry `number`; the caller has made room with [`Self::seal`].
-    pub fn add(&mut self, number: u64, entry: FileEntry, piece: &[u8]) {
-        assert!(
-            self.bytes.len() + piece.len() <= CHUNK_SIZE,
-            "a bundle is no larger than a chunk"
-        );
+    /// How many bytes are in it.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many extents wait.
+    pub fn waiting(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Adds a piece, for which there is room, and answers with its offset.
+    pub fn add(&mut self, piece: &[u8]) -> u32 {
+        assert!(piece.len() <= self.room(), "a bundle is no larger than a chunk");
         let offset = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        let length = u32::try_from(piece.len()).unwrap_or(u32::MAX);
         if self.bytes.capacity() == 0 {
-            self.bytes.reserve_exact(CHUNK_SIZE);
+            self.bytes.reserve_exact(CHUNK_SIZE.min(piece.len().max(BUNDLE_BELOW)));
         }
         self.bytes.extend_from_slice(piece);
-        self.waiting.push(Waiting {
-            number,
-            entry,
-            offset,
-            length,
-        });
+        offset
     }
 
-    /// Takes the bundle, leaving an empty one; none where nothing is in it.
-    pub fn seal(&mut self) -> Option<Sealed> {
-        if self.waiting.is_empty() {
-            return None;
+    /// The extent that is to get the digest, unless it waits already.
+    pub fn wait(&mut self, slot: Slot) {
+        if self.slots.last() != Some(&slot) {
+            self.slots.push(slot);
         }
-        let Self { bytes, waiting } = std::mem::take(self);
-        Some(Sealed {
-            bytes,
-            waiting: WaitingFiles(waiting),
-        })
     }
-}
 
-impl WaitingFiles {
-    /// The entries with their numbers, each with its extent in the bundle of that digest.
-    pub fn complete(self, digest: Digest) -> impl Iterator<Item = (u64, FileEntry)> {
-        self.0.into_iter().map(move |waiting| {
-            let mut entry = waiting.entry;
-            if let EntryKind::File { extents, .. } = &mut entry.kind {
-                extents.push(Extent {
-                    digest,
-                    offset: waiting.offset,
-                    length: waiting.length,
-                });
-            }
-            (waiting.number, entry)
-        })
+    /// The extent that was added last, if it is still the end of the bundle.
+    pub fn last(&self) -> Option<Slot> {
+        self.slots.last().copied()
+    }
+
+    /// Takes the bundle, leaving an empty one: its bytes and what waits for their digest; none where nothing is in it.
+    pub fn seal(&mut self) -> Option<(Vec<u8>, Vec<Slot>)> {
+        let Self { bytes, slots } = std::mem::take(self);
+        (!slots.is_empty()).then_some((bytes, slots))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgmesh_storage::DigestSuite;
-
-    fn file(path: &str, size: u64) -> FileEntry {
-        FileEntry {
-            path: path.to_owned(),
-            kind: EntryKind::File {
-                size,
-                crc32c: 0,
-                extents: vec![],
-                bad_pages: vec![],
-            },
-            modified: 0,
-            mode: 0o600,
-            user: None,
-            group: None,
-        }
-    }
 
     #[test]
-    fn every_piece_is_found_again_at_its_extent() {
+    fn pieces_follow_each_other_and_wait_together() {
+        let slot = |file| Slot {
+            file,
+            list: List::Content,
+            index: 0,
+        };
         let mut bundle = Bundle::default();
-        bundle.add(0, file("a", 3), b"abc");
-        bundle.add(1, file("b", 2), b"de");
-        let Sealed { bytes, waiting } = bundle.seal().unwrap();
-        let digest = DigestSuite::Blake3.digest(&bytes);
-        let pieces: Vec<_> = waiting
-            .complete(digest)
-            .map(|(number, entry)| {
-                entry.check().unwrap();
-                let EntryKind::File { extents, .. } = entry.kind else {
-                    unreachable!()
-                };
-                let at = extents[0].offset as usize;
-                (number, bytes[at..at + extents[0].length as usize].to_vec())
-            })
-            .collect();
-        assert_eq!(pieces, [(0, b"abc".to_vec()), (1, b"de".to_vec())]);
-        assert!(bundle.seal().is_none());
-    }
-
-    #[test]
-    fn a_bundle_never_outgrows_a_chunk() {
-        let mut bundle = Bundle::default();
-        assert!(!bundle.is_full_for(CHUNK_SIZE));
-        bundle.add(0, file("a", 1), b"x");
-        assert!(bundle.is_full_for(CHUNK_SIZE));
-        assert!(!bundle.is_full_for(CHUNK_SIZE - 1));
+        assert_eq!((bundle.add(b"abc"), bundle.room()), (0, CHUNK_SIZE - 3));
+        bundle.wait(slot(0));
+        bundle.wait(slot(0));
+        assert_eq!(bundle.add(b"de"), 3);
+        bundle.wait(slot(1));
+        assert_eq!(bundle.seal(), Some((b"abcde".to_vec(), vec![slot(0), slot(1)])));
+        assert_eq!(bundle.seal(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::manifest::FileList;
 use super::plan::Plan;
 use super::summary::BackupSummary;
 use super::take::Context;
+use super::tally::Sums;
 use super::uploader::UploadCounts;
 use super::wal::NeededWal;
 use crate::pg::{BackupStart, BackupStop, DatabaseName, TablespaceName};
@@ -12,7 +13,8 @@ use pgmesh_node::protocol::{CommitBackup, CommittedBackup, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{BackupLabel, Tablespace};
 use pgmesh_storage::{
-    BackupSizes, BackupType, DatabaseRecord, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload, TablespaceRecord,
+    BackupLabel as BackupLabelName, BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord,
+    MANIFEST_FORMAT, ManifestRoot, Payload, TablespaceRecord,
 };
 use std::sync::atomic::Ordering;
 
@@ -24,6 +26,14 @@ pub struct Facts {
     links: Vec<LinkRecord>,
     /// Page checksums are checked.
     pub page_checksums: bool,
+    /// What fingerprints are seeded with.
+    pub fingerprint_seed: Option<FingerprintSeed>,
+    /// When everything was last read, where this backup does not.
+    pub scanned_at: Option<i64>,
+    /// All backups whose chunks this one may name.
+    pub references: Vec<BackupLabelName>,
+    /// What was read and found.
+    pub sums: Sums,
 }
 
 impl Facts {
@@ -52,6 +62,10 @@ impl Facts {
                 .collect(),
             links: links.collect(),
             page_checksums: false,
+            fingerprint_seed: None,
+            scanned_at: None,
+            references: Vec::new(),
+            sums: Sums::default(),
         }
     }
 }
@@ -82,7 +96,9 @@ pub async fn commit(
     wal: NeededWal,
     counts: &UploadCounts,
 ) -> Result<BackupSummary, Failure> {
+    let facts_sums = facts.sums;
     let root = root(context, facts, list, stop, &label, wal, counts);
+    let sums = facts_sums;
     let payload = pack(context, &root)?;
     let request = Request::CommitBackup(CommitBackup {
         stanza: context.settings.stanza.clone(),
@@ -92,7 +108,7 @@ pub async fn commit(
     });
     let body: Bytes = payload.bytes;
     match context.mesh.send(&request, &body).await? {
-        CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, durable, owed)),
+        CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, sums, durable, owed)),
         CommittedBackup::Missing(missing) => Err(Failure::new(
             code::RUNTIME,
             format!(
@@ -128,13 +144,12 @@ fn root(
         pgmesh_version: env!("CARGO_PKG_VERSION").to_owned(),
         stanza: context.settings.stanza.clone(),
         label: context.label.clone(),
-        backup_type: BackupType::Full,
+        backup_type: context.kind,
         archive_id: context.begun.archive_id,
         system_id: control.system_id,
         catalog_version: control.catalog_version,
-        // A full backup is compared with none.
-        prior: None,
-        references: Vec::new(),
+        prior: context.prior.clone(),
+        references: facts.references,
         start_time: facts.start.time,
         stop_time: stop.time,
         start_lsn: label.start,
@@ -150,10 +165,13 @@ fn root(
         tablespaces: facts.tablespaces,
         databases: facts.databases,
         links: facts.links,
+        fingerprint_seed: facts.fingerprint_seed,
+        scanned_at: facts.scanned_at.or(Some(facts.start.time)),
+        data_checksums: Some(control.has_page_checksums()),
         annotations: context.settings.annotations.clone(),
         sizes: BackupSizes {
             size: list.size,
-            delta: list.size,
+            delta: delta(context.kind, list.size, counts),
             // What chunks take that were there before, only the catalog knows: `info` shows its sum.
             repository: stored_new,
             repository_delta: stored_new,
@@ -165,10 +183,23 @@ fn root(
     }
 }
 
-fn summary(root: ManifestRoot, counts: &UploadCounts, durable: Vec<u16>, owed: Vec<u16>) -> BackupSummary {
+/// What the backup had to take in: all of the cluster for a full one.
+fn delta(kind: BackupType, size: u64, counts: &UploadCounts) -> u64 {
+    match kind {
+        BackupType::Full => size,
+        BackupType::Diff | BackupType::Incr => counts.plain_new.load(Ordering::Relaxed),
+    }
+}
+
+fn summary(root: ManifestRoot, counts: &UploadCounts, sums: Sums, durable: Vec<u16>, owed: Vec<u16>) -> BackupSummary {
     BackupSummary {
         label: root.label,
         backup_type: root.backup_type,
+        prior: root.prior,
+        read: sums.read,
+        pages_changed: sums.changed,
+        pages_rewritten: sums.rewritten,
+        pages_missed: sums.missed,
         start_time: root.start_time,
         stop_time: root.stop_time,
         start_lsn: root.start_lsn,

@@ -1,6 +1,7 @@
 //! A backup from the command to the commit.
 
 use super::label;
+use super::prior;
 use super::settings::BackupSettings;
 use super::summary::BackupSummary;
 use super::take::{Context, take};
@@ -10,7 +11,8 @@ use crate::output::local_offset;
 use crate::pg::{OpenCluster, open_cluster};
 use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
 use pgmesh_node::{Failure, code};
-use pgmesh_storage::{BackupLabel, StanzaName};
+use pgmesh_postgres::TimelineId;
+use pgmesh_storage::{BackupLabel, BackupType, StanzaName};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
@@ -32,10 +34,9 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 /// told, or notices when nobody goes on; the server ends the backup when its connection does.
 pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
     let settings = BackupSettings::of(config)?;
-    warn_of_type(config);
     let cluster = open_cluster(config).await?;
     cluster.check_primary().await?;
-    let label = next_label(&mesh, &settings.stanza).await?;
+    let Chosen { label, kind, prior } = choose(&mesh, &settings, &cluster).await?;
     let mut signals = Signals::catch()?;
     let begun = begin(&mesh, &settings, &cluster, &label).await?;
     let session = begun.session;
@@ -46,6 +47,8 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
         cluster,
         begun,
         label,
+        kind,
+        prior,
     };
     let outcome = tokio::select! {
         outcome = Box::pin(take(config, context)) => outcome,
@@ -59,30 +62,34 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     outcome.map_err(resumable)
 }
 
-fn warn_of_type(config: &Config) {
-    let kind = config.text("type").unwrap_or("full");
-    if kind != "full" {
-        tracing::warn!(
-            "backups of type {kind} are not available yet: this is a full backup, of which only content that the mesh \
-             does not have is sent and stored"
-        );
-    }
+/// What the stanza's backups decide together with the clock.
+struct Chosen {
+    label: BackupLabel,
+    kind: BackupType,
+    prior: Option<BackupLabel>,
 }
 
-/// The stanza's backups decide together with the clock.
-async fn next_label(mesh: &Mesh, stanza: &StanzaName) -> Result<BackupLabel, Failure> {
+async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
+    let stanza = &settings.stanza;
     let info: MeshInfo = mesh
         .call(&Request::Info {
             stanza: Some(stanza.clone()),
         })
         .await?;
-    let backups = info
-        .stanzas
-        .iter()
-        .filter(|known| known.name == stanza.as_str())
-        .flat_map(|known| &known.backups);
+    let known = info.stanzas.iter().find(|known| known.name == stanza.as_str());
+    let backups = known.map_or(&[][..], |known| &known.backups);
+    let database = known.and_then(|known| known.databases.last());
+    let database = database.filter(|database| database.system_id == cluster.control.system_id);
+    let (kind, prior) = prior::choose(settings.kind, backups, database.map(|database| database.id));
+    if kind != settings.kind {
+        tracing::warn!(
+            "no prior backup exists, {} backup has been changed to {kind}",
+            settings.kind
+        );
+    }
     let now = OffsetDateTime::now_utc().to_offset(local_offset());
-    let chosen = label::choose(now, backups.map(|backup| &backup.label));
+    let labels = backups.iter().map(|backup| &backup.label);
+    let chosen = label::choose(now, kind, prior.as_ref(), labels);
     if chosen.clock_is_behind {
         tracing::warn!(
             "this host's clock stands before the newest backup of stanza {stanza}: the new one is named {} nevertheless, \
@@ -90,7 +97,11 @@ async fn next_label(mesh: &Mesh, stanza: &StanzaName) -> Result<BackupLabel, Fai
             chosen.label
         );
     }
-    Ok(chosen.label)
+    Ok(Chosen {
+        label: chosen.label,
+        kind,
+        prior,
+    })
 }
 
 async fn begin(
@@ -104,10 +115,7 @@ async fn begin(
         system_id: cluster.control.system_id,
         version: cluster.control.version,
         instance: cluster.instance.clone(),
-        timeline: cluster
-            .control
-            .checkpoint_timeline
-            .max(cluster.control.min_recovery_timeline),
+        timeline: timeline_of(cluster),
         label: label.clone(),
         holder: format!("process {} on {}", std::process::id(), crate::host::name_for_people()),
         backup_ack: settings.backup_ack,
@@ -127,6 +135,12 @@ async fn begin(
             }
         }
     }
+}
+
+/// The timeline that a cluster is on.
+pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
+    let control = &cluster.control;
+    control.checkpoint_timeline.max(control.min_recovery_timeline)
 }
 
 /// Frees the stanza's lock. The node does so itself when the connection ends; this is sooner.

@@ -1,6 +1,6 @@
 //! The label of the next backup.
 
-use pgmesh_storage::BackupLabel;
+use pgmesh_storage::{BackupLabel, BackupType};
 use time::macros::format_description;
 use time::{Duration, OffsetDateTime, PrimitiveDateTime};
 
@@ -13,14 +13,23 @@ pub struct ChosenLabel {
     pub clock_is_behind: bool,
 }
 
-/// The label of a full backup that begins at `now`, in the offset that `now` carries: later than all `existing` ones,
-/// whatever the clock says, because labels must sort as the backups were made.
-pub fn choose<'a>(now: OffsetDateTime, existing: impl IntoIterator<Item = &'a BackupLabel>) -> ChosenLabel {
+/// The label of a backup that begins at `now`, in the offset that `now` carries, and is compared with `prior`: later than all
+/// `existing` ones, whatever the clock says, because labels must sort as the backups were made.
+pub fn choose<'a>(
+    now: OffsetDateTime,
+    kind: BackupType,
+    prior: Option<&BackupLabel>,
+    existing: impl IntoIterator<Item = &'a BackupLabel>,
+) -> ChosenLabel {
     let now = PrimitiveDateTime::new(now.date(), now.time());
     let newest = existing.into_iter().filter_map(made_at).max();
     let after_newest = newest.and_then(|newest| newest.checked_add(Duration::SECOND));
+    let at = after_newest.map_or(now, |after| after.max(now)).assume_utc();
     ChosenLabel {
-        label: BackupLabel::full(after_newest.map_or(now, |after| after.max(now)).assume_utc()),
+        label: match prior {
+            Some(prior) => BackupLabel::dependent(prior, kind, at),
+            None => BackupLabel::full(at),
+        },
         clock_is_behind: newest.is_some_and(|newest| newest > now),
     }
 }
@@ -41,34 +50,47 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn full(now: OffsetDateTime, existing: &[BackupLabel]) -> ChosenLabel {
+        choose(now, BackupType::Full, None, existing)
+    }
+
+    #[test]
+    fn a_dependent_one_is_named_after_its_full_backup() {
+        let now = datetime!(2026-11-23 05:15:53 UTC);
+        let made = labels(&["20261122-230000F", "20261122-230000F_20261123-010000D"]);
+        let label = |kind, prior| choose(now, kind, Some(prior), &made).label.to_string();
+        assert_eq!(label(BackupType::Diff, &made[0]), "20261122-230000F_20261123-051553D");
+        assert_eq!(label(BackupType::Incr, &made[1]), "20261122-230000F_20261123-051553I");
+    }
+
     #[test]
     fn the_clock_names_the_backup() {
         let now = datetime!(2026-11-23 05:15:53.9 +1);
-        let chosen = choose(now, &[]);
+        let chosen = full(now, &[]);
         assert_eq!(chosen.label.as_str(), "20261123-051553F");
         assert!(!chosen.clock_is_behind);
-        let chosen = choose(now, &labels(&["20261122-230000F", "20261122-230000F_20261123-051552I"]));
+        let chosen = full(now, &labels(&["20261122-230000F", "20261122-230000F_20261123-051552I"]));
         assert_eq!(chosen.label.as_str(), "20261123-051553F");
     }
 
     #[test]
     fn a_clock_set_back_does_not_put_a_backup_before_others() {
         let existing = labels(&["20261122-230000F_20261231-235959I", "20261123-000000F"]);
-        let chosen = choose(datetime!(2026-11-23 05:15:53 UTC), &existing);
+        let chosen = full(datetime!(2026-11-23 05:15:53 UTC), &existing);
         assert_eq!(chosen.label.as_str(), "20270101-000000F");
         assert!(chosen.clock_is_behind);
     }
 
     #[test]
     fn two_backups_in_one_second_differ() {
-        let chosen = choose(datetime!(2026-11-23 05:15:53 UTC), &labels(&["20261123-051553F"]));
+        let chosen = full(datetime!(2026-11-23 05:15:53 UTC), &labels(&["20261123-051553F"]));
         assert_eq!(chosen.label.as_str(), "20261123-051554F");
         assert!(!chosen.clock_is_behind);
     }
 
     #[test]
     fn a_label_that_is_no_time_does_no_harm() {
-        let chosen = choose(datetime!(2026-11-23 05:15:53 UTC), &labels(&["99999999-999999F"]));
+        let chosen = full(datetime!(2026-11-23 05:15:53 UTC), &labels(&["99999999-999999F"]));
         assert_eq!(chosen.label.as_str(), "20261123-051553F");
     }
 
@@ -77,8 +99,11 @@ mod tests {
         fn labels_always_ascend(times in prop::collection::vec(0i64..4_000_000_000, 1..20)) {
             let mut made: Vec<BackupLabel> = Vec::new();
             for time in times {
-                let next = choose(OffsetDateTime::from_unix_timestamp(time).unwrap(), &made).label;
-                prop_assert!(made.last().is_none_or(|last| *last < next));
+                // Every third one is a full backup; the others go with the last of these, as the last backup does.
+                let prior = made.last().filter(|_| made.len() % 3 != 0);
+                let kind = if made.len() % 3 == 1 { BackupType::Diff } else { BackupType::Incr };
+                let next = choose(OffsetDateTime::from_unix_timestamp(time).unwrap(), kind, prior, &made).label;
+                prop_assert!(made.last().is_none_or(|last| *last < next), "{made:?} {next}");
                 made.push(next);
             }
         }

@@ -128,6 +128,7 @@ pub fn file_entry(entry: &Entry, kind: EntryKind) -> FileEntry {
         mode: entry.mode,
         user: entry.user.clone(),
         group: entry.group.clone(),
+        fingerprints: None,
     }
 }
 
@@ -149,6 +150,7 @@ mod tests {
             mode: 0o600,
             user: None,
             group: None,
+            fingerprints: None,
         }
     }
 

@@ -13,16 +13,25 @@
 //! that was killed resumes for free, because its chunks are in the mesh already.
 
 mod bundle;
+mod changed;
+mod changes;
 mod commit;
+mod delta;
+mod feed;
 mod flow;
 mod label;
+mod look;
 mod manifest;
+mod output;
 mod pages;
 mod plan;
+mod prior;
 mod reader;
 mod settings;
+mod source;
 mod summary;
 mod take;
+mod tally;
 mod uploader;
 mod wal;
 

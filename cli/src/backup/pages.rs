@@ -2,6 +2,7 @@
 
 use pgmesh_postgres::page::{self, PAGE_SIZE, Page, PageCheck};
 use pgmesh_storage::BlockRange;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,17 +18,19 @@ pub struct PageChecker<'file> {
     file: &'file File,
     /// The number of the file's first page in its fork.
     first_block: u32,
-    /// Numbers within the file, ascending.
-    bad: Vec<u32>,
+    /// Numbers within the file.
+    bad: BTreeSet<u32>,
 }
 
 impl<'file> PageChecker<'file> {
-    /// A checker for `file`, whose first page is page `first_block` of the relation's fork.
-    pub fn new(file: &'file File, first_block: u32) -> Self {
+    /// A checker for `file`, whose first page is page `first_block` of the relation's fork. `known`: pages that were bad
+    /// when they were last read.
+    pub fn new(file: &'file File, first_block: u32, known: &[BlockRange]) -> Self {
+        let pages = |range: &BlockRange| range.first..range.first.saturating_add(range.count);
         Self {
             file,
             first_block,
-            bad: Vec::new(),
+            bad: known.iter().flat_map(pages).collect(),
         }
     }
 
@@ -38,6 +41,10 @@ impl<'file> PageChecker<'file> {
     pub fn check(&mut self, offset: u64, piece: &mut [u8]) {
         let first = u32::try_from(offset / PAGE_SIZE as u64).unwrap_or(u32::MAX);
         let pages = piece.as_chunks_mut::<PAGE_SIZE>().0;
+        if !self.bad.is_empty() {
+            let last = first.saturating_add(u32::try_from(pages.len()).unwrap_or(u32::MAX));
+            self.bad.retain(|page| !(first..last).contains(page));
+        }
         let block_of = |index: u32| self.first_block.wrapping_add(first).wrapping_add(index);
         let failed: Vec<(u32, &mut Page)> = (0u32..)
             .zip(pages)
@@ -55,29 +62,26 @@ impl<'file> PageChecker<'file> {
                 continue;
             }
             if again == *page {
-                self.bad.push(first.wrapping_add(index));
+                self.bad.insert(first.wrapping_add(index));
             } else {
                 *page = again;
             }
         }
     }
 
-    /// The pages that are really bad, as ranges of numbers within the file.
-    pub fn into_bad(self) -> Vec<BlockRange> {
-        ranges(&self.bad)
+    /// The pages that are really bad, of the first `pages`, as ranges of numbers within the file.
+    pub fn into_bad(self, pages: u32) -> Vec<BlockRange> {
+        ranges(self.bad.range(..pages).copied())
     }
 }
 
 /// Joins ascending numbers to ranges.
-fn ranges(blocks: &[u32]) -> Vec<BlockRange> {
+fn ranges(blocks: impl IntoIterator<Item = u32>) -> Vec<BlockRange> {
     let mut ranges: Vec<BlockRange> = Vec::new();
     for block in blocks {
         match ranges.last_mut() {
-            Some(range) if range.first.checked_add(range.count) == Some(*block) => range.count += 1,
-            _ => ranges.push(BlockRange {
-                first: *block,
-                count: 1,
-            }),
+            Some(range) if range.first.checked_add(range.count) == Some(block) => range.count += 1,
+            _ => ranges.push(BlockRange { first: block, count: 1 }),
         }
     }
     ranges
@@ -122,9 +126,9 @@ mod tests {
     }
 
     fn bad(file: &File, first_block: u32, offset: u64, piece: &mut [u8]) -> Vec<BlockRange> {
-        let mut checker = PageChecker::new(file, first_block);
+        let mut checker = PageChecker::new(file, first_block, &[]);
         checker.check(offset, piece);
-        checker.into_bad()
+        checker.into_bad(u32::MAX)
     }
 
     #[test]
@@ -158,6 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_bad_stays_so_until_it_is_read_again() {
+        let pages = [page(0, 1), page(1, 2)];
+        let file = file(&pages);
+        let known = [BlockRange { first: 0, count: 3 }];
+        let mut checker = PageChecker::new(&file, 0, &known);
+        checker.check(8192, &mut { pages[1] });
+        let bad = checker.into_bad(3);
+        assert_eq!(
+            bad,
+            [BlockRange { first: 0, count: 1 }, BlockRange { first: 2, count: 1 }]
+        );
+        assert!(PageChecker::new(&file, 0, &known).into_bad(0).is_empty());
+    }
+
+    #[test]
     fn a_page_that_was_truncated_away_is_not_bad() {
         let file = file(&[]);
         assert!(bad(&file, 0, 0, &mut [7; PAGE_SIZE]).is_empty());
@@ -165,12 +184,12 @@ mod tests {
 
     #[test]
     fn ranges_are_joined_and_shown() {
-        let found = ranges(&[0, 3, 4, 5, 9]);
+        let found = ranges([0, 3, 4, 5, 9]);
         assert_eq!(found.len(), 3);
         assert_eq!(ShownRanges(&found).to_string(), "0, 3-5, 9");
-        let many: Vec<u32> = (0..20).map(|n| n * 2).collect();
+        let many = (0..20).map(|n| n * 2);
         assert!(
-            ShownRanges(&ranges(&many))
+            ShownRanges(&ranges(many))
                 .to_string()
                 .ends_with("14 and 12 more ranges")
         );

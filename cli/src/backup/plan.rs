@@ -1,10 +1,9 @@
-//! What is to be read, and in which order: from the tree that the walk found to a queue of jobs.
+//! What is to be read, and in which order: from the tree that the walk found to jobs.
 
 use super::bundle::{CHUNK_SIZE, bundled_length};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entry, EntryKind, Link, Tablespace};
 use std::iter::Peekable;
-use std::sync::{Mutex, PoisonError};
 use std::vec::IntoIter;
 
 /// No entry joins a job that has so many bytes already. Together with the next limit it bounds how far readers run ahead
@@ -76,39 +75,33 @@ pub struct Job {
     pub entries: Vec<Entry>,
 }
 
-/// The entries that no reader has taken yet.
-#[derive(Debug)]
-pub struct Queue {
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
+/// All jobs, in order.
+pub struct Jobs {
     entries: Peekable<IntoIter<Entry>>,
     next: u64,
 }
 
-impl Queue {
-    /// A queue of these entries, in this order.
-    pub fn new(entries: Vec<Entry>) -> Self {
+impl Jobs {
+    /// Of these entries, in this order.
+    pub fn of(entries: Vec<Entry>) -> Self {
         Self {
-            state: Mutex::new(State {
-                entries: entries.into_iter().peekable(),
-                next: 0,
-            }),
+            entries: entries.into_iter().peekable(),
+            next: 0,
         }
     }
+}
 
-    /// Takes the next job.
-    pub fn next(&self) -> Option<Job> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = state.next;
+impl Iterator for Jobs {
+    type Item = Job;
+
+    fn next(&mut self) -> Option<Job> {
+        let number = self.next;
         let mut group = Group::default();
         let mut entries: Vec<Entry> = Vec::new();
-        while let Some(entry) = state.entries.next_if(|entry| group.takes(entries.last(), entry)) {
+        while let Some(entry) = self.entries.next_if(|entry| group.takes(entries.last(), entry)) {
             entries.push(entry);
         }
-        state.next += entries.len() as u64;
+        self.next += entries.len() as u64;
         (!entries.is_empty()).then_some(Job { number, entries })
     }
 }
@@ -211,8 +204,7 @@ mod tests {
     }
 
     fn jobs(entries: Vec<Entry>) -> Vec<Job> {
-        let queue = Queue::new(entries);
-        std::iter::from_fn(|| queue.next()).collect()
+        Jobs::of(entries).collect()
     }
 
     fn files(directory: &str, names: impl Iterator<Item = u32>) -> Vec<Entry> {

@@ -1,56 +1,50 @@
-//! Readers: threads that take entries from the queue, read files, check pages, and cut content into pieces.
+//! Readers: threads that take jobs, read files or what changed of them, check pages, and cut content into pieces.
 
-use super::bundle::{BUNDLE_BELOW, Bundle, CHUNK_SIZE};
-use super::manifest::{Taken, file_entry};
-use super::pages::{PageChecker, ShownRanges};
-use super::plan::{Queue, size};
+use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
+use super::delta::pages::{PAGE, combine, page_count};
+use super::feed::{Ready, ReadyJob, What};
+use super::manifest::file_entry;
+use super::output::Output;
+use super::pages::ShownRanges;
+use super::plan::size;
+use super::source::PageSource;
+use super::tally::Tally;
 use super::uploader::{Halt, Piece};
 use crate::progress::Progress;
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{Entry, EntryKind as WalkedKind, RelationFile};
-use pgmesh_storage::{BlockRange, DigestSuite, EntryKind, Extent, FileEntry};
+use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
+use pgmesh_storage::{
+    BlockRange, DigestSuite, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FingerprintSeed, StoredTable,
+};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
-use std::sync::Arc;
+use std::io::{self, ErrorKind};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
+
+/// Files larger than this have no fingerprints, because these are held in memory (invariant 11): files of relations are
+/// never as large.
+const LARGEST_FINGERPRINTED: u64 = 4 << 30;
 
 /// What all readers of a backup share.
 pub struct Reading {
     /// What is still to be read.
-    pub queue: Queue,
+    pub jobs: Mutex<mpsc::Receiver<ReadyJob>>,
     /// How digests are made.
     pub suite: DigestSuite,
+    /// What fingerprints are seeded with.
+    pub seed: FingerprintSeed,
     /// Check page checksums.
     pub checks_pages: bool,
-    /// Counts what was read.
+    /// Counts what was looked at.
     pub progress: Progress,
+    /// Counts what was found.
+    pub tally: Tally,
 }
 
 /// One reader, to be run on a thread of its own: it blocks on files and on channels that are full.
 pub struct Reader {
-    reading: Arc<Reading>,
-    pieces: mpsc::Sender<Piece>,
-    taken: mpsc::Sender<Result<Taken, Failure>>,
-    bundle: Bundle,
-}
-
-/// The content of a file as far as it was read.
-#[derive(Default)]
-struct Content {
-    size: u64,
-    crc32c: u32,
-    extents: Vec<Extent>,
-}
-
-impl Content {
-    fn into_kind(self, bad_pages: Vec<BlockRange>) -> EntryKind {
-        EntryKind::File {
-            size: self.size,
-            crc32c: self.crc32c,
-            extents: self.extents,
-            bad_pages,
-        }
-    }
+    pub(super) reading: Arc<Reading>,
+    pub(super) output: Output,
 }
 
 impl Reader {
@@ -58,158 +52,160 @@ impl Reader {
     pub fn new(
         reading: Arc<Reading>,
         pieces: mpsc::Sender<Piece>,
-        taken: mpsc::Sender<Result<Taken, Failure>>,
+        taken: mpsc::Sender<Result<super::manifest::Taken, Failure>>,
     ) -> Self {
-        Self {
-            reading,
-            pieces,
-            taken,
-            bundle: Bundle::default(),
-        }
+        let output = Output::new(reading.suite, pieces, taken);
+        Self { reading, output }
     }
 
-    /// Reads until the queue is empty, something fails, or nobody listens any more.
+    /// Reads until there are no more jobs, something fails, or nobody listens any more.
     pub fn run(mut self) {
         if let Err(Halt::Failed(failure)) = self.read_all() {
-            // Nobody listens any more: then another failure has been told already.
-            let _ = self.taken.blocking_send(Err(failure));
+            self.output.fail(failure);
         }
     }
 
     fn read_all(&mut self) -> Result<(), Halt> {
-        let reading = self.reading.clone();
-        while let Some(job) = reading.queue.next() {
-            for (number, entry) in (job.number..).zip(&job.entries) {
-                self.take_entry(number, entry)?;
+        while let Some(job) = self.next_job() {
+            for (number, ready) in (job.number..).zip(job.entries) {
+                self.take(number, ready)?;
             }
-            self.send_bundle()?;
+            self.output.end_job()?;
         }
-        Ok(())
+        self.output.end()
     }
 
-    fn take_entry(&mut self, number: u64, entry: &Entry) -> Result<(), Halt> {
+    fn next_job(&self) -> Option<ReadyJob> {
+        let mut jobs = self.reading.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.blocking_recv()
+    }
+
+    fn take(&mut self, number: u64, ready: Ready) -> Result<(), Halt> {
+        let Ready { entry, what } = ready;
         match &entry.kind {
-            WalkedKind::Directory => self.done(number, Some(file_entry(entry, EntryKind::Directory))),
+            WalkedKind::Directory => self.output.tell(number, Some(file_entry(&entry, EntryKind::Directory))),
             WalkedKind::Link { destination } => {
                 let kind = EntryKind::Link {
                     destination: destination.clone(),
                 };
-                self.done(number, Some(file_entry(entry, kind)))
+                self.output.tell(number, Some(file_entry(&entry, kind)))
             }
-            WalkedKind::File { .. } => self.take_file(number, entry),
+            WalkedKind::File { .. } => match what {
+                What::Same(before) => self.same(number, &entry, *before, None),
+                What::New => self.open(number, &entry, &[], |this, source| this.whole(number, &entry, source)),
+                What::Known(known) => {
+                    let bad = known.bad_pages().to_vec();
+                    self.open(number, &entry, &bad, |this, source| {
+                        this.changed(number, &entry, source, *known)
+                    })
+                }
+            },
         }
     }
 
-    fn take_file(&mut self, number: u64, entry: &Entry) -> Result<(), Halt> {
+    fn open(
+        &mut self,
+        number: u64,
+        entry: &Entry,
+        bad: &[BlockRange],
+        work: impl FnOnce(&mut Self, PageSource<'_>) -> Result<(), Halt>,
+    ) -> Result<(), Halt> {
         match File::open(&entry.disk_path) {
-            Ok(file) => self.read_file(number, entry, &file),
+            Ok(file) => {
+                let source = PageSource::new(&file, entry, self.reading.checks_pages, bad);
+                work(self, source)?;
+                self.reading.progress.advance(size(entry));
+                Ok(())
+            }
             // Dropped since the walk: WAL replay drops it too.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 tracing::debug!("{} has vanished since the backup began and is left out", entry.path);
                 self.reading.progress.advance(size(entry));
-                self.done(number, None)
+                self.output.tell(number, None)
             }
             Err(error) => Err(Halt::Failed(unreadable(entry, &error))),
         }
     }
 
-    /// Reads at most the size that the walk saw: what a file has grown since is in the WAL. One that has shrunk ends
-    /// where it ends.
-    fn read_file(&mut self, number: u64, entry: &Entry, file: &File) -> Result<(), Halt> {
-        let size = size(entry);
-        let mut checker = self.checker(entry, file);
-        let mut content = Content::default();
-        let last = loop {
-            let want = (size - content.size).min(CHUNK_SIZE as u64);
-            let mut piece = read_piece(file, want).map_err(|error| Halt::Failed(unreadable(entry, &error)))?;
-            if let Some(checker) = &mut checker {
-                checker.check(content.size, &mut piece);
-            }
-            content.crc32c = crc32c::crc32c_append(content.crc32c, &piece);
-            content.size += piece.len() as u64;
-            self.reading.progress.advance(piece.len() as u64);
-            if content.size == size || (piece.len() as u64) < want {
-                break piece;
-            }
-            content.extents.push(self.send_chunk(piece)?);
-        };
-        self.reading.progress.advance(size - content.size);
-        let bad_pages = checker.map(PageChecker::into_bad).unwrap_or_default();
-        warn_of(entry, &bad_pages);
-        self.finish(number, entry, content, last, bad_pages)
-    }
-
-    fn checker<'file>(&self, entry: &Entry, file: &'file File) -> Option<PageChecker<'file>> {
-        let relation = self
-            .reading
-            .checks_pages
-            .then(|| RelationFile::parse(&entry.path))
-            .flatten()?;
-        Some(PageChecker::new(file, relation.first_block()))
-    }
-
-    /// Stores the last piece of a file, as a chunk or in the bundle.
-    fn finish(
-        &mut self,
+    /// A file whose content is what it was.
+    pub(super) fn same(
+        &self,
         number: u64,
         entry: &Entry,
-        mut content: Content,
-        last: Vec<u8>,
-        bad_pages: Vec<BlockRange>,
+        before: FileEntry,
+        bad: Option<Vec<BlockRange>>,
     ) -> Result<(), Halt> {
-        if last.len() >= BUNDLE_BELOW {
-            content.extents.push(self.send_chunk(last)?);
-            return self.done(number, Some(file_entry(entry, content.into_kind(bad_pages))));
+        let mut same = file_entry(entry, before.kind);
+        same.fingerprints = before.fingerprints;
+        if let (EntryKind::File { bad_pages, .. }, Some(bad)) = (&mut same.kind, bad) {
+            *bad_pages = bad;
+        } else {
+            self.reading.progress.advance(size(entry));
         }
-        let entry = file_entry(entry, content.into_kind(bad_pages));
-        if last.is_empty() {
-            return self.done(number, Some(entry));
-        }
-        if self.bundle.is_full_for(last.len()) {
-            self.send_bundle()?;
-        }
-        self.bundle.add(number, entry, &last);
-        Ok(())
+        self.output.tell(number, Some(same))
     }
 
-    fn send_chunk(&self, bytes: Vec<u8>) -> Result<Extent, Halt> {
-        let digest = self.reading.suite.digest(&bytes);
-        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.pieces
-            .blocking_send(Piece { digest, bytes })
-            .map_err(|_| Halt::UploadEnded)?;
-        Ok(Extent {
-            digest,
-            offset: 0,
-            length,
-        })
-    }
-
-    fn send_bundle(&mut self) -> Result<(), Halt> {
-        let Some(sealed) = self.bundle.seal() else {
-            return Ok(());
-        };
-        let digest = self.send_chunk(sealed.bytes)?.digest;
-        for (number, entry) in sealed.waiting.complete(digest) {
-            self.done(number, Some(entry))?;
+    /// Reads all of a file, at most the size that the walk saw: what it has grown since is in the WAL. One that has shrunk
+    /// ends where it ends.
+    pub(super) fn whole(&mut self, number: u64, entry: &Entry, mut source: PageSource<'_>) -> Result<(), Halt> {
+        self.output.begin(number, file_entry(entry, EntryKind::Directory));
+        let has_fingerprints = source.size <= LARGEST_FINGERPRINTED;
+        let (mut at, mut pages, mut crc) = (0, Vec::new(), 0);
+        while at < source.size {
+            let want = (source.size - at).min(CHUNK_SIZE as u64);
+            let piece = self.read(entry, &mut source, at, want)?;
+            let length = piece.len() as u64;
+            if has_fingerprints {
+                pages.extend(piece.chunks(FINGERPRINT_PAGE).map(|page| self.reading.seed.page(page)));
+            } else {
+                crc = crc32c::crc32c_append(crc, &piece);
+            }
+            at += length;
+            if piece.len() >= BUNDLE_BELOW {
+                self.output.chunk(number, List::Content, piece)?;
+            } else {
+                self.output.bundled(number, List::Content, &piece)?;
+            }
+            if length < want {
+                break;
+            }
         }
-        Ok(())
+        self.reading.tally.stored(at.div_ceil(PAGE), 0);
+        if has_fingerprints {
+            crc = combine(&pages, at);
+            self.store_table(number, &StoredTable::new(&pages), &[])?;
+        }
+        let bad = source.into_bad(page_count(at));
+        warn_of(entry, &bad);
+        self.output.finish(number, at, crc, bad)
     }
 
-    fn done(&self, number: u64, entry: Option<FileEntry>) -> Result<(), Halt> {
-        let taken = Taken { number, entry };
-        self.taken.blocking_send(Ok(taken)).map_err(|_| Halt::UploadEnded)
+    pub(super) fn read(
+        &self,
+        entry: &Entry,
+        source: &mut PageSource<'_>,
+        at: u64,
+        length: u64,
+    ) -> Result<Vec<u8>, Halt> {
+        let read = source.read(at, length);
+        let piece = read.map_err(|error| Halt::Failed(unreadable(entry, &error)))?;
+        self.reading.tally.read(piece.len());
+        Ok(piece)
+    }
+
+    pub(super) fn store_table(&mut self, number: u64, table: &StoredTable, base: &[Extent]) -> Result<(), Halt> {
+        match table {
+            StoredTable::Base(bytes) => self.output.fingerprints(number, List::Base, bytes),
+            StoredTable::Patch(bytes) => {
+                base.iter()
+                    .for_each(|extent| self.output.keep(number, List::Base, *extent));
+                self.output.fingerprints(number, List::Patch, bytes)
+            }
+        }
     }
 }
 
-/// Reads up to `want` bytes from where the file stands; fewer only at its end.
-fn read_piece(mut file: &File, want: u64) -> io::Result<Vec<u8>> {
-    let mut piece = Vec::with_capacity(usize::try_from(want).unwrap_or(CHUNK_SIZE));
-    file.by_ref().take(want).read_to_end(&mut piece)?;
-    Ok(piece)
-}
-
-fn warn_of(entry: &Entry, bad_pages: &[BlockRange]) {
+pub(super) fn warn_of(entry: &Entry, bad_pages: &[BlockRange]) {
     if !bad_pages.is_empty() {
         tracing::warn!(
             "invalid page checksums found in file {} at pages {}",
@@ -231,6 +227,8 @@ pub fn unreadable(entry: &Entry, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use super::super::manifest::Taken;
+    use super::super::plan::{Job, Jobs};
     use super::*;
     use std::path::Path;
 
@@ -251,11 +249,20 @@ mod tests {
     /// Reads all entries with one reader; the pieces and what became of the entries.
     fn read(entries: Vec<Entry>, checks_pages: bool) -> (Vec<Piece>, Vec<Result<Taken, Failure>>) {
         let progress = Progress::start("test", entries.iter().map(size).sum());
+        let (jobs, jobs_taken) = mpsc::channel(1000);
+        for Job { number, entries } in Jobs::of(entries) {
+            let ready = |entry| Ready { entry, what: What::New };
+            let entries = entries.into_iter().map(ready).collect();
+            jobs.blocking_send(ReadyJob { number, entries }).unwrap();
+        }
+        drop(jobs);
         let reading = Arc::new(Reading {
-            queue: Queue::new(entries),
+            jobs: Mutex::new(jobs_taken),
             suite: SUITE,
+            seed: FingerprintSeed::draw().unwrap(),
             checks_pages,
             progress,
+            tally: Tally::new(None),
         });
         let (pieces, mut pieces_sent) = mpsc::channel(1000);
         let (taken, mut all_taken) = mpsc::channel(1000);

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use pgmesh_node::{Failure, code};
-use pgmesh_storage::{Codec, StanzaName};
+use pgmesh_storage::{BackupType, Codec, StanzaName};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +11,12 @@ use std::time::Duration;
 pub struct BackupSettings {
     /// `stanza`.
     pub stanza: StanzaName,
+    /// `type`.
+    pub kind: BackupType,
+    /// `delta`: read everything, whatever is known of changes.
+    pub delta: bool,
+    /// `delta-verify`: how long ago everything may have been read last.
+    pub delta_verify: Duration,
     /// `process-max`: how many files are read, and how many chunks compressed, at once.
     pub workers: usize,
     /// `compress-type`.
@@ -44,6 +50,9 @@ impl BackupSettings {
         let (codec, level) = compression(config)?;
         Ok(Self {
             stanza: stanza(config)?,
+            kind: kind(config)?,
+            delta: config.flag("delta"),
+            delta_verify: config.duration("delta-verify"),
             workers: usize::try_from(config.integer("process-max")).unwrap_or(1).max(1),
             codec,
             level,
@@ -74,6 +83,12 @@ fn stanza(config: &Config) -> Result<StanzaName, Failure> {
     name.parse().map_err(|error| {
         Failure::new(code::OPTION_INVALID, format!("{name:?} cannot be a stanza's name")).because(error)
     })
+}
+
+fn kind(config: &Config) -> Result<BackupType, Failure> {
+    let text = config.text("type").unwrap_or("incr");
+    text.parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("type={text} cannot be")).because(error))
 }
 
 fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {

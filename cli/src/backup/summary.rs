@@ -15,6 +15,17 @@ pub struct BackupSummary {
     /// What it stores.
     #[serde(rename = "type")]
     pub backup_type: BackupType,
+    /// What it was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior: Option<BackupLabel>,
+    /// Bytes of files that were read.
+    pub read: u64,
+    /// Pages, of 8 KiB, that were stored because they are new or changed.
+    pub pages_changed: u64,
+    /// Pages that were stored though they did not change, so that restores need not read too many chunks.
+    pub pages_rewritten: u64,
+    /// Pages that changed without being named by a change map, where that was put to the test.
+    pub pages_missed: u64,
     /// When it began, by the server's clock, Unix seconds.
     pub start_time: i64,
     /// When it was complete, by the server's clock, Unix seconds.
@@ -56,6 +67,21 @@ impl fmt::Display for BackupSummary {
             size(self.size),
             self.files
         )?;
+        if let Some(prior) = &self.prior {
+            writeln!(
+                formatter,
+                "    compared with {prior}: {} read, {} pages changed",
+                size(self.read),
+                self.pages_changed
+            )?;
+        }
+        if self.pages_missed > 0 {
+            writeln!(
+                formatter,
+                "    {} pages changed that the change map does not name: see the warnings",
+                self.pages_missed
+            )?;
+        }
         writeln!(
             formatter,
             "    new content: {}, {} in each repository",
@@ -96,6 +122,11 @@ mod tests {
         let mut summary = BackupSummary {
             label: "20261123-055410F".parse().unwrap(),
             backup_type: BackupType::Full,
+            prior: None,
+            read: 8192,
+            pages_changed: 1,
+            pages_rewritten: 0,
+            pages_missed: 0,
             start_time: 0,
             stop_time: 1,
             start_lsn: Lsn(1),

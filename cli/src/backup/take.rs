@@ -1,12 +1,15 @@
 //! The part of a backup during which the server knows that one is made, and what belongs to it.
 
-use super::bundle::{Bundle, Sealed};
 use super::commit::{Facts, commit};
+use super::feed::feed;
+use super::flow::timeline_of;
 use super::manifest::{FileList, ManifestBuilder, file_entry};
-use super::plan::{Plan, Queue};
+use super::plan::{Jobs, Plan};
+use super::prior::{self, Beginning, Prior};
 use super::reader::{Reader, Reading, unreadable};
 use super::settings::BackupSettings;
 use super::summary::BackupSummary;
+use super::tally::{Sums, Tally};
 use super::uploader::{Halt, Piece, UploadCounts, UploadSettings, Uploader};
 use super::wal::{self, NeededWal};
 use crate::config::Config;
@@ -16,16 +19,18 @@ use crate::progress::Progress;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::BackupBegun;
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{BackupLabel, ControlFile, Entry, WalkError, WalkOptions, walk};
-use pgmesh_storage::{EntryKind, FileEntry};
+use pgmesh_postgres::{BackupLabel, ControlFile, Entry, TimelineId, WalkError, WalkOptions, walk};
+use pgmesh_storage::{BackupType, EntryKind, Extent};
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Entries that readers have finished and the manifest has not taken yet.
 const ENTRIES_WAITING: usize = 256;
+/// Jobs that wait for a reader, with the fingerprints that their files had: at most 3 MiB for a file of 1 GiB.
+const JOBS_WAITING: usize = 2;
 /// `pg_control` may be caught in the middle of a write; the server writes it in an instant.
 const CONTROL_ATTEMPTS: u32 = 10;
 const CONTROL_PAUSE: Duration = Duration::from_millis(10);
@@ -42,6 +47,17 @@ pub struct Context {
     pub begun: BackupBegun,
     /// The backup's label.
     pub label: pgmesh_storage::BackupLabel,
+    /// What it stores.
+    pub kind: BackupType,
+    /// What it is compared with.
+    pub prior: Option<pgmesh_storage::BackupLabel>,
+}
+
+impl Context {
+    /// The timeline that the cluster is on.
+    pub fn timeline(&self) -> TimelineId {
+        timeline_of(&self.cluster)
+    }
 }
 
 /// Takes the backup and commits it.
@@ -61,8 +77,13 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     let databases = client.databases().await.map_err(|error| database_failure(&error))?;
     let tablespaces = client.tablespaces().await.map_err(|error| database_failure(&error))?;
 
+    let beginning = prior::begin(&context, &start).await?;
     let plan = plan(&context).await?;
     let mut facts = Facts::begin(start, databases, tablespaces, &plan);
+    facts.scanned_at = beginning.scanned_at;
+    facts.fingerprint_seed = Some(beginning.seed);
+    let references = beginning.prior.as_ref().map(Prior::references);
+    facts.references = references.unwrap_or_default();
     facts.page_checksums = context
         .settings
         .checks_pages(context.cluster.control.has_page_checksums());
@@ -71,7 +92,9 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
         stop,
         label,
         counts,
-    } = store(&context, plan, facts.page_checksums).await?;
+        sums,
+    } = Box::pin(store(&context, plan, beginning, facts.page_checksums)).await?;
+    facts.sums = sums;
 
     let needed = NeededWal::of(&label, stop.lsn, context.cluster.control.segment_size);
     tracing::info!(
@@ -117,15 +140,16 @@ struct Stored {
     stop: BackupStop,
     label: BackupLabel,
     counts: Arc<UploadCounts>,
+    sums: Sums,
 }
 
 /// Stores all files and the list of them.
-async fn store(context: &Context, plan: Plan, checks_pages: bool) -> Result<Stored, Failure> {
+async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages: bool) -> Result<Stored, Failure> {
     let (pieces, upload) = Uploader::start(context.mesh.clone(), upload_settings(context));
     // In a set, so that it ends when this future is dropped.
     let mut upload_task = JoinSet::new();
     upload_task.spawn(upload);
-    let read = Box::pin(read_all(context, plan, checks_pages, pieces)).await;
+    let read = Box::pin(read_all(context, plan, beginning, checks_pages, pieces)).await;
     let ended = match &read {
         Err(Halt::Failed(failure)) => return Err(failure.clone()),
         Ok(_) | Err(Halt::UploadEnded) => upload_task.join_next().await,
@@ -136,11 +160,12 @@ async fn store(context: &Context, plan: Plan, checks_pages: bool) -> Result<Stor
         None => return Err(Failure::new(code::ASSERT, "the upload was never begun")),
     };
     match read {
-        Ok((list, stop, label)) => Ok(Stored {
+        Ok((list, stop, label, sums)) => Ok(Stored {
             list,
             stop,
             label,
             counts,
+            sums,
         }),
         Err(_) => Err(Failure::new(
             code::ASSERT,
@@ -163,25 +188,33 @@ fn upload_settings(context: &Context) -> UploadSettings {
 async fn read_all(
     context: &Context,
     plan: Plan,
+    beginning: Beginning,
     checks_pages: bool,
     pieces: mpsc::Sender<Piece>,
-) -> Result<(FileList, BackupStop, BackupLabel), Halt> {
+) -> Result<(FileList, BackupStop, BackupLabel, Sums), Halt> {
     let suite = context.begun.suite;
     let mut builder = ManifestBuilder::new(suite, pieces.clone());
     let total = plan.entries.len() as u64;
     let progress = Progress::start("backup", plan.bytes);
+    let (jobs, jobs_taken) = mpsc::channel(JOBS_WAITING);
     let reading = Arc::new(Reading {
-        queue: Queue::new(plan.entries),
+        jobs: Mutex::new(jobs_taken),
         suite,
+        seed: beginning.seed,
         checks_pages,
         progress,
+        tally: Tally::new(beginning.tested),
     });
-    read_files(&reading, context.settings.workers, pieces, &mut builder, total).await?;
+    let feeding = feed(context, Jobs::of(plan.entries), beginning.prior.as_ref(), jobs);
+    let reading_files = read_files(&reading, context.settings.workers, pieces, &mut builder, total);
+    let (fed, read) = tokio::join!(feeding, reading_files);
+    // Readers that got nothing more to read ended early: the cause comes first.
+    fed.map_err(Halt::Failed)?;
+    read?;
 
-    let mut last = Bundle::default();
     let control = read_control(&plan.control).await.map_err(Halt::Failed)?;
     reading.progress.advance(control.len() as u64);
-    add(&mut last, file_entry(&plan.control, file_kind(&control)), &control);
+    push_control(&mut builder, &plan.control, control).await?;
     let stop = context
         .cluster
         .client
@@ -189,13 +222,7 @@ async fn read_all(
         .await
         .map_err(|e| Halt::Failed(database_failure(&e)))?;
     let label = BackupLabel::parse(&stop.label_file).map_err(|error| Halt::Failed(odd_label(&error)))?;
-    if let Some(Sealed { bytes, waiting }) = last.seal() {
-        let digest = builder.send_chunk(bytes).await?;
-        for (_, entry) in waiting.complete(digest) {
-            builder.push(entry).await?;
-        }
-    }
-    Ok((builder.finish().await?, stop, label))
+    Ok((builder.finish().await?, stop, label, reading.tally.sums()))
 }
 
 /// Runs the readers until each entry was taken.
@@ -247,19 +274,21 @@ async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// A file of this content, its extents to be added.
-fn file_kind(content: &[u8]) -> EntryKind {
-    EntryKind::File {
-        size: content.len() as u64,
-        crc32c: crc32c::crc32c(content),
-        extents: Vec::new(),
+/// Adds `pg_control` behind all that the readers have taken; there, the place in the order does not matter.
+async fn push_control(builder: &mut ManifestBuilder, entry: &Entry, control: Vec<u8>) -> Result<(), Halt> {
+    let (size, crc32c) = (control.len() as u64, crc32c::crc32c(&control));
+    let extent = Extent {
+        digest: builder.send_chunk(control).await?,
+        offset: 0,
+        length: u32::try_from(size).unwrap_or(u32::MAX),
+    };
+    let kind = EntryKind::File {
+        size,
+        crc32c,
+        extents: vec![extent],
         bad_pages: Vec::new(),
-    }
-}
-
-/// Adds a file behind all that the readers have taken; there, the place in the order does not matter.
-fn add(bundle: &mut Bundle, entry: FileEntry, content: &[u8]) {
-    bundle.add(u64::MAX, entry, content);
+    };
+    builder.push(file_entry(entry, kind)).await
 }
 
 fn odd_label(error: &pgmesh_postgres::BackupLabelError) -> Failure {

@@ -116,8 +116,8 @@ pub struct ArchiverFailure {
 
 /// A connection to the cluster. A non-exclusive backup lives as long as it does.
 pub struct PgClient {
-    client: Client,
-    timeout: Duration,
+    pub(super) client: Client,
+    pub(super) timeout: Duration,
     version: PgVersion,
 }
 
@@ -293,7 +293,7 @@ impl PgClient {
             .collect()
     }
 
-    async fn one(
+    pub(super) async fn one(
         &self,
         statement: &'static str,
         sql: &str,
@@ -314,7 +314,7 @@ impl PgClient {
         within(self.timeout, statement, work).await
     }
 
-    fn column<'r, T: tokio_postgres::types::FromSql<'r>>(
+    pub(super) fn column<'r, T: tokio_postgres::types::FromSql<'r>>(
         row: &'r Row,
         index: usize,
         statement: &'static str,
@@ -323,7 +323,7 @@ impl PgClient {
             .map_err(|source| PgClientError::Statement { statement, source })
     }
 
-    fn lsn(row: &Row, index: usize, statement: &'static str) -> Result<Lsn, PgClientError> {
+    pub(super) fn lsn(row: &Row, index: usize, statement: &'static str) -> Result<Lsn, PgClientError> {
         let text: String = Self::column(row, index, statement)?;
         text.parse()
             .map_err(|_| PgClientError::Answer { statement, value: text })
@@ -345,7 +345,7 @@ async fn server_version(client: &Client, limit: Duration) -> Result<PgVersion, P
     Ok(PgVersion::from_server_version_num(number)?)
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     limit: Duration,
     statement: &'static str,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,

@@ -38,7 +38,9 @@ mod writer;
 pub use options::{Existing, PlaceOptions, RestoreOptions};
 pub use source::{DirectArchive, DirectFile, DirectRepositories, DirectSource, MeshSource, Source};
 pub use summary::RestoreSummary;
+pub use survey::Parts;
 pub use target::Target;
+pub use workers::Workers;
 
 use crate::config::Config;
 use crate::progress::Progress;
@@ -54,7 +56,6 @@ use prepare::{FileSystems, Tree};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use survey::Survey;
-use workers::Workers;
 use writer::Writer;
 
 /// Restores a backup as the configuration says.

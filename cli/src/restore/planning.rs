@@ -184,6 +184,7 @@ mod tests {
             mode: 0o600,
             user: None,
             group: None,
+            fingerprints: None,
         }
     }
 

@@ -264,6 +264,7 @@ fn entry(path: &str, kind: EntryKind) -> FileEntry {
         mode: 0o750,
         user: None,
         group: None,
+        fingerprints: None,
     }
 }
 
@@ -330,6 +331,9 @@ fn root(parts: Vec<PartRef>, fast: &Path) -> ManifestRoot {
         databases: vec![database(5, "postgres"), database(16_400, "shop")],
         links: vec![],
         annotations: BTreeMap::new(),
+        fingerprint_seed: None,
+        scanned_at: None,
+        data_checksums: None,
         sizes: BackupSizes::default(),
         file_count: 0,
         backup_label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n".to_owned(),

@@ -11,7 +11,7 @@ use pgmesh_postgres::{TimelineId, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, Cluster};
 use pgmesh_raft::{Command, StoredObject};
 use pgmesh_storage::{
-    ArchiveId, Codec, Generation, MANIFEST_FORMAT, ObjectName, ObjectPath, Payload, StanzaInfo, StanzaName, StoreError,
+    ArchiveId, Codec, Generation, ObjectName, ObjectPath, Payload, STANZA_FORMAT, StanzaInfo, StanzaName, StoreError,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -204,7 +204,7 @@ impl Rebuilding {
         cluster: Cluster,
     ) -> Result<StoredObject, Failure> {
         let info = StanzaInfo {
-            format: MANIFEST_FORMAT,
+            format: STANZA_FORMAT,
             stanza: stanza.clone(),
             archive_id,
             system_id: cluster.system_id,

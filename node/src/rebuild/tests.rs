@@ -95,6 +95,7 @@ impl Site {
             mode: 0o600,
             user: None,
             group: None,
+            fingerprints: None,
         };
         let mut writer = PartWriter::new();
         writer.push(entry("a", 0, 10)).unwrap();
@@ -219,6 +220,9 @@ fn root(label: &str, instance: Option<&str>, part: PartRef) -> ManifestRoot {
         databases: Vec::new(),
         links: Vec::new(),
         annotations: BTreeMap::from([("why".to_owned(), "test".to_owned())]),
+        fingerprint_seed: None,
+        scanned_at: None,
+        data_checksums: None,
         sizes: BackupSizes {
             size: 100,
             delta: 100,

@@ -8,7 +8,7 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_raft::command::Cluster;
 use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
-use pgmesh_storage::{ArchiveId, Codec, DbId, MANIFEST_FORMAT, ObjectName, Payload, StanzaInfo, StanzaName};
+use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
@@ -131,7 +131,7 @@ impl Node {
     /// Invariant 8: each repository says by itself which cluster an archive belongs to.
     fn describe(&self, create: &CreateStanza, archive_id: ArchiveId) -> Result<Payload, Failure> {
         let info = StanzaInfo {
-            format: MANIFEST_FORMAT,
+            format: STANZA_FORMAT,
             stanza: create.stanza.clone(),
             archive_id,
             system_id: create.system_id,

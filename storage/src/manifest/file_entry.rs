@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::fingerprints::Fingerprints;
 use crate::digest::Digest;
 
 /// The longest path and link, in bytes: Linux's `PATH_MAX`.
@@ -41,6 +42,9 @@ pub struct FileEntry {
     pub user: Option<String>,
     /// The group's name, where it has one.
     pub group: Option<String>,
+    /// Where a file's page fingerprints lie; not in backups of early versions. A record of its own in a part.
+    #[serde(skip)]
+    pub fingerprints: Option<Fingerprints>,
 }
 
 /// What an entry is, and of what it consists.
@@ -100,6 +104,9 @@ impl FileEntry {
                 fits.then_some(()).ok_or_else(|| invalid("its destination is no path"))
             }
             EntryKind::File { size, extents, .. } => {
+                if self.fingerprints.as_ref().is_some_and(|found| !found.is_plausible()) {
+                    return Err(invalid("its fingerprints are not whole"));
+                }
                 if extents.iter().any(|extent| extent.length == 0) {
                     return Err(invalid("one of its extents is empty"));
                 }
@@ -140,6 +147,7 @@ mod tests {
             mode: 0o700,
             user: None,
             group: None,
+            fingerprints: None,
         }
     }
 

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use super::file_entry::{EntryKind, FileEntry, InvalidEntry};
+use super::file_entry::{EntryKind, Extent, FileEntry, InvalidEntry};
+use super::fingerprints::Fingerprints;
 use super::part_writer::{EXTENTS_PER_RECORD, PART_LENGTH, PartRecord};
 use crate::digest::Digest;
 use crate::wire;
@@ -35,6 +36,8 @@ pub enum PartError {
 pub struct PartReader {
     /// An entry whose extents go on in the next record.
     begun: Option<FileEntry>,
+    /// The fingerprints of the entry that comes next.
+    fingerprints: Option<Fingerprints>,
 }
 
 impl PartReader {
@@ -53,7 +56,15 @@ impl PartReader {
         let mut entries = Vec::with_capacity(records.len());
         for record in records {
             let (entry, more) = match (record, self.begun.take()) {
-                (PartRecord::Entry { entry, more }, None) => (entry, more),
+                (PartRecord::Fingerprints(fingerprints), None) if self.fingerprints.is_none() => {
+                    self.fingerprints = Some(fingerprints);
+                    continue;
+                }
+                (PartRecord::Fingerprints(_), begun) => return Err(out_of_order(begun)),
+                (PartRecord::Entry { mut entry, more }, None) => {
+                    entry.fingerprints = self.fingerprints.take();
+                    (entry, more)
+                }
                 (PartRecord::Extents { extents, more }, Some(mut begun)) => {
                     append(&mut begun, extents)?;
                     (begun, more)
@@ -94,6 +105,7 @@ impl PartReader {
                     EntryKind::Directory | EntryKind::Link { .. } => continue,
                 },
                 PartRecord::Extents { extents, .. } => extents,
+                PartRecord::Fingerprints(Fingerprints { base, patch }) => [base, patch].concat(),
             };
             for extent in extents {
                 let end = u64::from(extent.offset) + u64::from(extent.length);
@@ -110,13 +122,14 @@ impl PartReader {
     /// One was.
     pub fn finish(self) -> Result<(), PartError> {
         match self.begun {
+            None if self.fingerprints.is_some() => Err(out_of_order(None)),
             None => Ok(()),
             begun => Err(out_of_order(begun)),
         }
     }
 }
 
-fn append(begun: &mut FileEntry, mut more: Vec<super::file_entry::Extent>) -> Result<(), PartError> {
+fn append(begun: &mut FileEntry, mut more: Vec<Extent>) -> Result<(), PartError> {
     match &mut begun.kind {
         EntryKind::File { extents, .. }
             if more.len() <= EXTENTS_PER_RECORD && extents.len() + more.len() <= MAX_EXTENTS =>
@@ -140,7 +153,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::file_entry::{BlockRange, Extent};
+    use super::super::file_entry::BlockRange;
     use super::super::part_writer::PartWriter;
     use super::*;
 
@@ -183,6 +196,14 @@ mod tests {
             mode: 0o600,
             user: Some("postgres".into()),
             group: None,
+            fingerprints: (extents != 1).then(|| Fingerprints {
+                base: vec![Extent {
+                    digest: Digest([255; 32]),
+                    offset: 12,
+                    length: 12,
+                }],
+                patch: vec![],
+            }),
         }
     }
 
@@ -231,9 +252,9 @@ mod tests {
             .collect();
         let all: BTreeSet<_> = (0..=u8::MAX).map(|byte| Digest([byte; 32])).collect();
         assert_eq!(named, all);
-        assert_eq!(PartReader::chunks(&write(&[file("a", 2)]).concat()).unwrap().len(), 2);
+        assert_eq!(PartReader::chunks(&write(&[file("a", 2)]).concat()).unwrap().len(), 3);
         let lengths = PartReader::chunk_lengths(&write(&[file("a", 2)]).concat()).unwrap();
-        assert_eq!(lengths.into_values().collect::<Vec<_>>(), [8192, 8193]);
+        assert_eq!(lengths.into_values().collect::<Vec<_>>(), [8192, 8193, 24]);
         assert!(PartReader::chunks(b"\xff").is_err());
     }
 
@@ -300,6 +321,15 @@ mod tests {
                 mode,
                 user,
                 group,
+                fingerprints: None,
+            })
+            .prop_flat_map(|entry| {
+                let is_file = matches!(entry.kind, EntryKind::File { .. });
+                (Just(entry), any::<bool>().prop_map(move |has| has && is_file))
+            })
+            .prop_map(|(mut entry, has_fingerprints)| {
+                entry.fingerprints = has_fingerprints.then(Fingerprints::default);
+                entry
             })
     }
 

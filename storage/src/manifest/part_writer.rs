@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::file_entry::{EntryKind, Extent, FileEntry, InvalidEntry};
+use super::fingerprints::Fingerprints;
 use crate::wire;
 
 /// A part is full when it has as many bytes.
@@ -16,6 +17,8 @@ pub(super) enum PartRecord {
     Entry { entry: FileEntry, more: bool },
     /// The next extents of the entry before.
     Extents { extents: Vec<Extent>, more: bool },
+    /// The fingerprints of the entry that comes next. Not in parts of early versions.
+    Fingerprints(Fingerprints),
 }
 
 /// Turns entries into parts of a manifest, in the order given.
@@ -39,6 +42,9 @@ impl PartWriter {
     pub fn push(&mut self, mut entry: FileEntry) -> Result<Vec<Vec<u8>>, InvalidEntry> {
         entry.check()?;
         let mut parts = Vec::new();
+        if let Some(fingerprints) = entry.fingerprints.take() {
+            self.add(&PartRecord::Fingerprints(fingerprints), &mut parts);
+        }
         let rest = match &mut entry.kind {
             EntryKind::File { extents, .. } if extents.len() > EXTENTS_PER_RECORD => {
                 extents.split_off(EXTENTS_PER_RECORD)

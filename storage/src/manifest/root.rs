@@ -5,11 +5,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::file_entry::BlockRange;
+use super::fingerprints::FingerprintSeed;
 use crate::digest::Digest;
 use crate::names::{ArchiveId, BackupLabel, BackupType, StanzaName};
 
-/// The manifest format that this program writes, and the highest that it reads.
-pub const MANIFEST_FORMAT: u16 = 1;
+/// The manifest format that this program writes, and the highest that it reads. Format 1 has no page fingerprints.
+pub const MANIFEST_FORMAT: u16 = 2;
+
+/// The format of a stanza's information.
+pub const STANZA_FORMAT: u16 = 1;
 
 /// The longest root or stanza information that is read, in bytes.
 const MAX_ROOT_LENGTH: usize = 64 << 20;
@@ -37,7 +41,7 @@ pub enum ManifestError {
 /// The root of a backup's manifest: all about the backup but its files. Unknown fields are ignored, so that it can grow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ManifestRoot {
-    /// The format: 1.
+    /// The format: [`MANIFEST_FORMAT`], or a lower one.
     pub format: u16,
     /// The version of the program that made the backup.
     pub pgmesh_version: String,
@@ -99,6 +103,16 @@ pub struct ManifestRoot {
     /// What the user noted.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// What the page fingerprints are seeded with; none where the files have none.
+    #[serde(default)]
+    pub fingerprint_seed: Option<FingerprintSeed>,
+    /// When all files were last read in whole, in seconds since 1970: this backup, or one that it rests on by way of what was
+    /// known not to have changed.
+    #[serde(default)]
+    pub scanned_at: Option<i64>,
+    /// Whether the cluster has page checksums: where that changed, pages changed that no WAL tells of.
+    #[serde(default)]
+    pub data_checksums: Option<bool>,
     /// How much it is.
     pub sizes: BackupSizes,
     /// How many files there are.
@@ -241,7 +255,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestErr
     check_length(bytes)?;
     // The format first: of a newer one, the fields may not be understood.
     let Format { format } = serde_json::from_slice(bytes)?;
-    if format != MANIFEST_FORMAT {
+    if format == 0 || format > MANIFEST_FORMAT {
         return Err(ManifestError::Format { format });
     }
     Ok(serde_json::from_slice(bytes)?)
@@ -302,6 +316,9 @@ mod tests {
                 destination: "/wal".into(),
             }],
             annotations: BTreeMap::from([("why".into(), "\"quoted\"\n".into())]),
+            fingerprint_seed: Some(FingerprintSeed::draw().unwrap()),
+            scanned_at: Some(4),
+            data_checksums: Some(true),
             sizes: BackupSizes {
                 size: 4,
                 delta: 3,
@@ -332,10 +349,12 @@ mod tests {
         json.as_object_mut().unwrap().remove("instance");
         let read = ManifestRoot::decode(json.to_string().as_bytes()).unwrap();
         assert_eq!((read.tablespace_map, read.instance), (None, None));
-        json["format"] = 2.into();
+        json["format"] = 1.into();
+        assert_eq!(ManifestRoot::decode(json.to_string().as_bytes()).unwrap().format, 1);
+        json["format"] = 3.into();
         assert!(matches!(
             ManifestRoot::decode(json.to_string().as_bytes()),
-            Err(ManifestError::Format { format: 2 })
+            Err(ManifestError::Format { format: 3 })
         ));
         assert!(ManifestRoot::decode(b"{}").is_err());
         assert!(ManifestRoot::decode(&vec![b' '; MAX_ROOT_LENGTH + 1]).is_err());

@@ -12,6 +12,7 @@ const BACKUP: CommandSet = CommandSet::of(&[Backup]);
 const ACKNOWLEDGED: CommandSet = CommandSet::of(&[ArchivePush, Backup, Check]).and(NODE);
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 const THIRTY_DAYS: Duration = Duration::from_secs(30 * 24 * 3600);
 const RESTORE_TYPES: Kind = Kind::Choice(&[
     "default",
@@ -128,6 +129,21 @@ pub const OPTIONS: &[OptionSpec] = &[
         .commands(BACKUP)
         .default("y")
         .about("What a killed backup has stored is not sent again.", "resume=n"),
+    new(
+        "delta-verify",
+        Kind::Duration {
+            min: Duration::ZERO,
+            max: YEAR,
+        },
+        "how often diff and incr backups read everything",
+    )
+    .commands(BACKUP)
+    .default("7d")
+    .about(
+        "A diff or incr reads only what may have changed. When all was last read so long ago, it reads everything again, \
+            and warns of pages that changed though nothing said so. 0 reads everything each time, as --delta does.",
+        "delta-verify=30d",
+    ),
     new("checksum-page", Kind::Flag, "check page checksums while reading")
         .commands(BACKUP)
         .about(

@@ -94,13 +94,19 @@ pub const OPTIONS: &[OptionSpec] = &[
         "off writes archive_mode=off, for a copy that must not archive.",
         "--archive-mode=off",
     ),
-    new("delta", Kind::Flag, "keep files that are right already")
-        .default("n")
-        .about(
-            "Files that are not in the backup are removed; those that are there are compared and rewritten only \
-            where they differ.",
-            "--delta",
-        ),
+    new(
+        "delta",
+        Kind::Flag,
+        "keep, or pass over, what is the same by its content",
+    )
+    .commands(CommandSet::of(&[Backup, Restore]))
+    .default("n")
+    .about(
+        "restore: files that are not in the backup are removed; of those that are there, only the pages that differ \
+            are fetched and written. backup: a diff or incr reads every file and compares it page by page, whatever \
+            sizes, times and the WAL say.",
+        "--delta",
+    ),
     new("repo-direct", Kind::Flag, "read a repository without any node")
         .commands(CommandSet::of(&[Restore, ArchiveGet, RepoGet, RepoLs]))
         .default("n")

@@ -12,10 +12,11 @@ use pgmesh_node::protocol::{
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
+use std::sync::Arc;
 
 /// The mesh as a source.
 pub struct MeshSource {
-    mesh: Mesh,
+    mesh: Arc<Mesh>,
     stanza: StanzaName,
     workers: Workers,
     /// Where only one repository may be read: that one, and all others.
@@ -29,14 +30,9 @@ impl MeshSource {
     /// # Errors
     /// No node, no identity; `repo` is none of the mesh's.
     pub async fn connect(config: &Config, options: &RestoreOptions, workers: Workers) -> Result<Self, Failure> {
-        let mesh = Mesh::connect(config).await?;
-        let mut source = Self {
-            suite: mesh.suite().await?,
-            mesh,
-            stanza: options.stanza.clone(),
-            workers,
-            only: None,
-        };
+        let mesh = Arc::new(Mesh::connect(config).await?);
+        let suite = mesh.suite().await?;
+        let mut source = Self::over(mesh, suite, options.stanza.clone(), workers);
         if let Some(repo) = options.repo {
             let info = source.info().await?;
             let (these, others): (Vec<_>, Vec<_>) = info.repositories.iter().partition(|known| known.key == repo);
@@ -46,6 +42,17 @@ impl MeshSource {
             source.only = Some((repo, others.iter().map(|known| known.key.get()).collect()));
         }
         Ok(source)
+    }
+
+    /// Over a connection that there is.
+    pub fn over(mesh: Arc<Mesh>, suite: DigestSuite, stanza: StanzaName, workers: Workers) -> Self {
+        Self {
+            mesh,
+            stanza,
+            workers,
+            only: None,
+            suite,
+        }
     }
 
     async fn info(&self) -> Result<MeshInfo, Failure> {

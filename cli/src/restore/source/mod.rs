@@ -13,11 +13,13 @@ pub use repositories::DirectRepositories;
 use super::options::RestoreOptions;
 use super::workers::Workers;
 use crate::config::Config;
+use crate::mesh::Mesh;
 use bytes::Bytes;
 use pgmesh_node::protocol::BackupInfo;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
+use std::sync::Arc;
 
 #[expect(clippy::large_enum_variant, reason = "there is one of them in a restore")]
 /// Where a restore reads from. All bytes that come out have been checked against their digests (invariant 6).
@@ -40,6 +42,11 @@ impl Source {
             return Ok(Self::Direct(DirectSource::new(repositories, stanza)));
         }
         Ok(Self::Mesh(MeshSource::connect(config, options, workers.clone()).await?))
+    }
+
+    /// The mesh, over a connection that there is.
+    pub fn over(mesh: Arc<Mesh>, suite: DigestSuite, stanza: StanzaName, workers: Workers) -> Self {
+        Self::Mesh(MeshSource::over(mesh, suite, stanza, workers))
     }
 
     /// The stanza's backups.

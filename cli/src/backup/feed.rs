@@ -1,0 +1,241 @@
+//! Jobs for the readers, each file with what the prior backup knows of it.
+//!
+//! The prior backup's manifest has its entries in the order of the walk, as this one will: the two are read side by side,
+//! part by part (invariant 11).
+
+use super::look::Look;
+use super::plan::Job;
+use super::prior::Prior;
+use super::take::Context;
+use crate::restore::{Parts, Source};
+use bytes::Bytes;
+use pgmesh_node::Failure;
+use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
+use pgmesh_storage::{
+    BlockRange, Digest, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FingerprintTable, Fingerprints,
+};
+use roaring::RoaringBitmap;
+use std::collections::VecDeque;
+use tokio::sync::mpsc;
+
+/// Chunks with fingerprints that are kept at hand: those of neighbouring files lie in one.
+const CHUNKS_KEPT: usize = 4;
+
+/// A job, with what is known of its files.
+#[derive(Debug)]
+pub struct ReadyJob {
+    /// The number of the first entry.
+    pub number: u64,
+    /// The entries.
+    pub entries: Vec<Ready>,
+}
+
+/// An entry, and what is known of it.
+#[derive(Debug)]
+pub struct Ready {
+    /// As the walk found it.
+    pub entry: Entry,
+    /// What the prior backup says.
+    pub what: What,
+}
+
+/// What is known of a file.
+#[derive(Debug)]
+pub enum What {
+    /// Nothing: it is read and stored as a whole.
+    New,
+    /// It has not changed since, and is not read.
+    Same(Box<FileEntry>),
+    /// It may have changed.
+    Known(Box<Known>),
+}
+
+/// A file as it was.
+#[derive(Debug)]
+pub struct Known {
+    /// Its entry in the prior backup.
+    pub before: FileEntry,
+    /// The pages that may have changed, of those that there were; none: any may have.
+    pub look: Option<RoaringBitmap>,
+    /// The fingerprints that it had.
+    pub table: FingerprintTable,
+    /// What the change map names, where it is put to the test.
+    pub named: Option<RoaringBitmap>,
+}
+
+impl Known {
+    /// Where its content lies.
+    pub fn extents(&self) -> &[Extent] {
+        match &self.before.kind {
+            EntryKind::File { extents, .. } => extents,
+            EntryKind::Directory | EntryKind::Link { .. } => &[],
+        }
+    }
+
+    /// The pages whose checksums did not fit.
+    pub fn bad_pages(&self) -> &[BlockRange] {
+        match &self.before.kind {
+            EntryKind::File { bad_pages, .. } => bad_pages,
+            EntryKind::Directory | EntryKind::Link { .. } => &[],
+        }
+    }
+
+    /// Where the base of its fingerprints lies.
+    pub fn base(&self) -> &[Extent] {
+        self.before.fingerprints.as_ref().map_or(&[], |found| &found.base)
+    }
+}
+
+/// Sends all jobs, until nobody takes them any more. What cannot be learnt of the prior backup is read anew: that costs time
+/// and room, and loses nothing.
+///
+/// # Errors
+/// The mesh cannot be asked which chunks it has.
+pub async fn feed(
+    context: &Context,
+    jobs: impl Iterator<Item = Job>,
+    prior: Option<&Prior>,
+    to: mpsc::Sender<ReadyJob>,
+) -> Result<(), Failure> {
+    let mut past = prior.map(Past::of);
+    for Job { number, entries } in jobs {
+        let mut ready = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let what = match &mut past {
+                Some(past) if matches!(entry.kind, WalkedKind::File { .. }) => past.what(&entry).await,
+                _ => What::New,
+            };
+            ready.push(Ready { entry, what });
+        }
+        if past.is_some() {
+            Prior::settle(context, &mut ready).await?;
+        }
+        if to.send(ReadyJob { number, entries: ready }).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The prior backup while it is read.
+struct Past<'a> {
+    prior: &'a Prior,
+    parts: Option<Parts<'a>>,
+    entries: VecDeque<FileEntry>,
+    chunks: Chunks<'a>,
+}
+
+impl<'a> Past<'a> {
+    fn of(prior: &'a Prior) -> Self {
+        Self {
+            prior,
+            parts: Some(Parts::of(&prior.source, &prior.root)),
+            entries: VecDeque::new(),
+            chunks: Chunks {
+                source: &prior.source,
+                kept: VecDeque::new(),
+            },
+        }
+    }
+
+    async fn what(&mut self, entry: &Entry) -> What {
+        let Some(before) = self.find(&entry.path).await else {
+            return What::New;
+        };
+        let Some(fingerprints) = before.fingerprints.clone().or_else(|| is_empty(&before)) else {
+            return What::New;
+        };
+        let Look { pages, named } = self.prior.look(entry, &before);
+        if pages.as_ref().is_some_and(RoaringBitmap::is_empty) && super::plan::size(entry) == before.size() {
+            return What::Same(Box::new(before));
+        }
+        match self.chunks.table(&fingerprints, &before).await {
+            Ok(table) => What::Known(Box::new(Known {
+                before,
+                look: pages,
+                table,
+                named,
+            })),
+            Err(failure) => {
+                tracing::warn!(
+                    "the fingerprints of {} cannot be read: it is stored anew; {failure}",
+                    entry.path
+                );
+                What::New
+            }
+        }
+    }
+
+    /// The file of this path. Paths are asked for in order.
+    async fn find(&mut self, path: &str) -> Option<FileEntry> {
+        loop {
+            while let Some(entry) = self.entries.pop_front() {
+                if !matches!(entry.kind, EntryKind::File { .. }) || entry.path.as_str() < path {
+                    continue;
+                }
+                if entry.path == path {
+                    return Some(entry);
+                }
+                self.entries.push_front(entry);
+                return None;
+            }
+            match self.parts.as_mut()?.next().await {
+                Ok(Some(entries)) => self.entries.extend(entries),
+                Ok(None) => self.parts = None,
+                Err(failure) => {
+                    tracing::warn!("what follows is stored anew: {failure}");
+                    self.parts = None;
+                }
+            }
+        }
+    }
+}
+
+/// An empty file has no fingerprints, and needs none.
+fn is_empty(entry: &FileEntry) -> Option<Fingerprints> {
+    (entry.size() == 0).then(Fingerprints::default)
+}
+
+/// Chunks of the prior backup that hold fingerprints.
+struct Chunks<'a> {
+    source: &'a Source,
+    kept: VecDeque<(Digest, Bytes)>,
+}
+
+impl Chunks<'_> {
+    async fn table(&mut self, fingerprints: &Fingerprints, file: &FileEntry) -> Result<FingerprintTable, Failure> {
+        let base = self.read(&fingerprints.base).await?;
+        let patch = self.read(&fingerprints.patch).await?;
+        let pages = usize::try_from(file.size().div_ceil(FINGERPRINT_PAGE as u64)).unwrap_or(usize::MAX);
+        FingerprintTable::decode(&base, &patch, pages)
+            .map_err(|error| Failure::new(pgmesh_node::code::FORMAT, "they are not understood").because(error))
+    }
+
+    async fn read(&mut self, extents: &[Extent]) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        for extent in extents {
+            let chunk = self.chunk(extent.digest).await?;
+            let from = extent.offset as usize;
+            let piece = chunk.get(from..from.saturating_add(extent.length as usize));
+            bytes.extend_from_slice(piece.ok_or_else(|| {
+                Failure::new(
+                    pgmesh_node::code::FILE_INVALID,
+                    "a chunk is shorter than its extents say",
+                )
+            })?);
+        }
+        Ok(bytes)
+    }
+
+    async fn chunk(&mut self, digest: Digest) -> Result<Bytes, Failure> {
+        if let Some((_, chunk)) = self.kept.iter().find(|(kept, _)| *kept == digest) {
+            return Ok(chunk.clone());
+        }
+        let chunk = self.source.chunk(digest).await?;
+        if self.kept.len() >= CHUNKS_KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((digest, chunk.clone()));
+        Ok(chunk)
+    }
+}

@@ -1,0 +1,143 @@
+//! Which pages of a file are looked at: a pure decision. What is stored, content decides.
+
+use super::plan::size;
+use pgmesh_postgres::{Candidates, ChangeMap, Entry};
+use pgmesh_storage::FileEntry;
+use roaring::RoaringBitmap;
+
+/// A file that was changed so shortly before the prior backup may have been changed again in the same second, in seconds.
+const RACY: i64 = 2;
+
+/// Where it is known from what may have changed.
+#[derive(Debug)]
+pub enum Policy {
+    /// Nowhere: everything is read. A change map that is there all the same is put to the test.
+    Everything(Option<ChangeMap>),
+    /// From the WAL between the two backups.
+    Map(ChangeMap),
+    /// From sizes and times: what has those of the prior backup, which began at this time (Unix seconds), is as it was.
+    Times(i64),
+}
+
+/// What of a file is looked at.
+#[derive(Debug, PartialEq)]
+pub struct Look {
+    /// These pages of those that it had, and all that are new; none: all.
+    pub pages: Option<RoaringBitmap>,
+    /// The pages that a change map names, where it is put to the test.
+    pub named: Option<RoaringBitmap>,
+}
+
+impl Policy {
+    /// Decides about a file that the prior backup has.
+    pub fn look(&self, entry: &Entry, before: &FileEntry) -> Look {
+        let named = |map: &ChangeMap| match map.candidates(&entry.path) {
+            Candidates::All => None,
+            Candidates::Blocks(blocks) => Some(blocks),
+        };
+        match self {
+            Self::Everything(tested) => Look {
+                pages: None,
+                named: tested.as_ref().and_then(named),
+            },
+            Self::Map(map) => Look {
+                pages: named(map),
+                named: None,
+            },
+            Self::Times(began) => {
+                let is_same = size(entry) == before.size()
+                    && entry.modified == before.modified
+                    && before.modified < began.saturating_sub(RACY);
+                Look {
+                    pages: is_same.then(RoaringBitmap::new),
+                    named: None,
+                }
+            }
+        }
+    }
+
+    /// In words, for the user.
+    pub fn in_words(&self) -> &'static str {
+        match self {
+            Self::Everything(_) => "all files are read",
+            Self::Map(_) => "of relations, the pages that the WAL since then names are read",
+            Self::Times(_) => "files of another size or time are read",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgmesh_postgres::{EntryKind as WalkedKind, Fork, RelationFork};
+    use pgmesh_storage::EntryKind;
+
+    fn entry(path: &str, size: u64, modified: i64) -> Entry {
+        Entry {
+            path: path.to_owned(),
+            disk_path: path.into(),
+            kind: WalkedKind::File { size },
+            modified,
+            mode: 0o600,
+            user: None,
+            group: None,
+        }
+    }
+
+    fn before(size: u64, modified: i64) -> FileEntry {
+        FileEntry {
+            path: "base/5/16384".to_owned(),
+            kind: EntryKind::File {
+                size,
+                crc32c: 0,
+                extents: vec![],
+                bad_pages: vec![],
+            },
+            modified,
+            mode: 0o600,
+            user: None,
+            group: None,
+            fingerprints: None,
+        }
+    }
+
+    #[test]
+    fn times_count_only_where_they_cannot_deceive() {
+        let policy = Policy::Times(1000);
+        let looks = |entry: Entry, before: FileEntry| policy.look(&entry, &before).pages.is_none();
+        assert!(!looks(entry("base/5/16384", 10, 900), before(10, 900)));
+        assert!(looks(entry("base/5/16384", 10, 901), before(10, 900)));
+        assert!(looks(entry("base/5/16384", 11, 900), before(10, 900)));
+        // Changed in the second in which the prior backup read it, or later by a clock that was wrong.
+        assert!(looks(entry("base/5/16384", 10, 998), before(10, 998)));
+        assert!(looks(entry("base/5/16384", 10, 2000), before(10, 2000)));
+    }
+
+    #[test]
+    fn a_change_map_names_pages_of_relations_and_nothing_else() {
+        let mut map = ChangeMap::default();
+        let fork = RelationFork {
+            tablespace: 1663,
+            database: 5,
+            relation: 16_384,
+            fork: Fork::Main,
+        };
+        map.add_block(fork, 3);
+        let tested = Policy::Everything(Some(map.clone()));
+        let policy = Policy::Map(map);
+        let look = |path: &str| policy.look(&entry(path, 10, 0), &before(10, 0)).pages;
+        assert_eq!(look("base/5/16384"), Some(RoaringBitmap::from([3])));
+        assert_eq!(look("base/5/16385"), Some(RoaringBitmap::new()));
+        for path in [
+            "base/5/16384_vm",
+            "base/5/16384_fsm",
+            "pg_xact/0000",
+            "postgresql.conf",
+            "base/5/PG_VERSION",
+        ] {
+            assert_eq!(look(path), None, "{path}");
+        }
+        let look = tested.look(&entry("base/5/16384", 10, 0), &before(10, 0));
+        assert_eq!((look.pages, look.named), (None, Some(RoaringBitmap::from([3]))));
+    }
+}

@@ -1,0 +1,255 @@
+//! The backup that an incr or diff is compared with: which one, and what is known of the changes since.
+
+use super::changes::{self, Unknown};
+use super::feed::{Ready, What};
+use super::look::{Look, Policy};
+use super::take::Context;
+use crate::pg::BackupStart;
+use crate::restore::{Source, Workers};
+use pgmesh_node::protocol::{BackupInfo, QUERY_LIMIT, QueryChunks, Request};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{Entry, Lsn};
+use pgmesh_storage::{BackupLabel, BackupType, Digest, EntryKind, FileEntry, FingerprintSeed, ManifestRoot};
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Files up to this size lie in chunks together with others.
+const SMALL: u64 = 1 << 20;
+/// The small files of a job, at most a few MiB together, lie in so many chunks, and in two more for each MiB: a restore
+/// fetches whole chunks. What lies in more is stored anew.
+const SMALL_CHUNKS: u64 = 4;
+
+/// The type that a backup will have, and what it is compared with: pure. A full backup where there is none to compare with.
+pub fn choose(wanted: BackupType, backups: &[BackupInfo], database: Option<u32>) -> (BackupType, Option<BackupLabel>) {
+    let of_this_cluster = backups.iter().filter(|backup| Some(backup.database) == database);
+    let fits = |backup: &&BackupInfo| match wanted {
+        BackupType::Full => false,
+        BackupType::Diff => backup.label.backup_type() == BackupType::Full,
+        BackupType::Incr => true,
+    };
+    match of_this_cluster
+        .filter(fits)
+        .max_by_key(|backup| (backup.time_stop, &backup.label))
+    {
+        Some(prior) => (wanted, Some(prior.label.clone())),
+        None => (BackupType::Full, None),
+    }
+}
+
+/// A backup to compare with.
+pub struct Prior {
+    /// Where it is read from.
+    pub source: Source,
+    /// Its manifest.
+    pub root: ManifestRoot,
+    policy: Policy,
+}
+
+/// How a backup begins.
+pub struct Beginning {
+    /// What its fingerprints are seeded with.
+    pub seed: FingerprintSeed,
+    /// What it is compared with.
+    pub prior: Option<Prior>,
+    /// The WAL of a change map that is put to the test.
+    pub tested: Option<Range<Lsn>>,
+    /// When everything was last read, Unix seconds; none: by this backup.
+    pub scanned_at: Option<i64>,
+}
+
+/// Reads what there is to know before the first file is.
+///
+/// # Errors
+/// No randomness for a first secret. That the prior backup cannot be read costs time and room only, and a warning.
+pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, Failure> {
+    let settings = &context.settings;
+    let workers = Workers::new(settings.workers);
+    let source = Source::over(
+        context.mesh.clone(),
+        context.begun.suite,
+        settings.stanza.clone(),
+        workers,
+    );
+    let Some(label) = context.prior.as_ref().or(context.begun.prior.as_ref()) else {
+        return new_secret();
+    };
+    let root = match source.manifest(label).await {
+        Ok(root) => root,
+        Err(failure) => {
+            tracing::warn!("backup {label} cannot be read, so that all is stored anew: {failure}");
+            return new_secret();
+        }
+    };
+    let Some(seed) = root.fingerprint_seed else {
+        if context.prior.is_some() {
+            tracing::info!("backup {label} has no page fingerprints: all is read and stored anew");
+        }
+        return new_secret();
+    };
+    if context.prior.is_none() {
+        return Ok(Beginning {
+            seed,
+            prior: None,
+            tested: None,
+            scanned_at: None,
+        });
+    }
+    let policy = policy(context, &root, start).await?;
+    tracing::info!("compared with backup {label}: {}", policy.in_words());
+    let tested = match &policy {
+        Policy::Everything(Some(_)) => Some(root.start_lsn..start.lsn),
+        _ => None,
+    };
+    Ok(Beginning {
+        seed,
+        tested,
+        scanned_at: root.scanned_at.filter(|_| !matches!(policy, Policy::Everything(_))),
+        prior: Some(Prior { source, root, policy }),
+    })
+}
+
+fn new_secret() -> Result<Beginning, Failure> {
+    let drawn = FingerprintSeed::draw();
+    Ok(Beginning {
+        seed: drawn.map_err(|error| Failure::new(code::CRYPTO, "no secret for fingerprints").because(error))?,
+        prior: None,
+        tested: None,
+        scanned_at: None,
+    })
+}
+
+/// What is read: as little as can be known to be enough.
+async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> Result<Policy, Failure> {
+    let settings = &context.settings;
+    if settings.delta {
+        return Ok(Policy::Everything(None));
+    }
+    if let Some(why) = unlogged(context, root) {
+        tracing::info!("all files are read: {why}");
+        return Ok(Policy::Everything(None));
+    }
+    let map = match changes::since(context, root, start.lsn).await {
+        Ok(map) => Some(map),
+        Err(Unknown(why)) => {
+            tracing::info!("which pages changed is not known from the WAL: {why}");
+            None
+        }
+    };
+    if is_due(root.scanned_at, start.time, settings.delta_verify) {
+        tracing::info!(
+            "all files are read, as they are every {} s (delta-verify)",
+            settings.delta_verify.as_secs()
+        );
+        // Hint bits may change without WAL where these are not logged, but never a page's position in it.
+        return Ok(Policy::Everything(map));
+    }
+    Ok(map.map_or(Policy::Times(root.start_time), Policy::Map))
+}
+
+/// Why pages may have changed that neither the WAL nor a time tells of.
+fn unlogged(context: &Context, root: &ManifestRoot) -> Option<String> {
+    let control = &context.cluster.control;
+    if root.timeline != context.timeline() {
+        return Some(format!("backup {} is of another timeline", root.label));
+    }
+    if root.data_checksums != Some(control.has_page_checksums()) {
+        return Some("page checksums were turned on or off since".to_owned());
+    }
+    (root.instance.as_ref() != Some(&context.cluster.instance))
+        .then(|| format!("backup {} is of another data directory", root.label))
+}
+
+fn is_due(scanned_at: Option<i64>, now: i64, age: Duration) -> bool {
+    let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+    // A clock that was set back is no reason to wait.
+    scanned_at.is_none_or(|scanned_at| now < scanned_at || now - scanned_at >= age)
+}
+
+impl Prior {
+    /// All backups that this one may share chunks with.
+    pub fn references(&self) -> Vec<BackupLabel> {
+        let mut references = self.root.references.clone();
+        references.push(self.root.label.clone());
+        references
+    }
+
+    /// What of a file is looked at.
+    pub fn look(&self, entry: &Entry, before: &FileEntry) -> Look {
+        self.policy.look(entry, before)
+    }
+
+    /// Has the files of a job stored anew that lie in chunks which the mesh lacks, or in too many.
+    pub async fn settle(context: &Context, ready: &mut [Ready]) -> Result<(), Failure> {
+        gather(ready);
+        let named: BTreeSet<Digest> = ready.iter().flat_map(|ready| chunks(&ready.what)).collect();
+        let named: Vec<Digest> = named.into_iter().collect();
+        let mut missing = BTreeSet::new();
+        for digests in named.chunks(QUERY_LIMIT) {
+            let request = Request::QueryChunks(QueryChunks {
+                stanza: context.settings.stanza.clone(),
+                session: context.begun.session,
+                digests: digests.to_vec(),
+            });
+            let known: Vec<bool> = context.mesh.call(&request).await?;
+            let lost = digests.iter().zip(known).filter(|(_, known)| !known);
+            missing.extend(lost.map(|(digest, _)| *digest));
+        }
+        if !missing.is_empty() {
+            for ready in ready {
+                if chunks(&ready.what).any(|digest| missing.contains(&digest)) {
+                    tracing::debug!("{} is stored anew: chunks of it are missing", ready.entry.path);
+                    ready.what = What::New;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn before(what: &What) -> Option<&FileEntry> {
+    match what {
+        What::New => None,
+        What::Same(before) => Some(before),
+        What::Known(known) => Some(&known.before),
+    }
+}
+
+/// The chunks that a file may go on to name.
+fn chunks(what: &What) -> impl Iterator<Item = Digest> {
+    let before = before(what);
+    let content = before.and_then(|before| match &before.kind {
+        EntryKind::File { extents, .. } => Some(extents),
+        EntryKind::Directory | EntryKind::Link { .. } => None,
+    });
+    let fingerprints = before.and_then(|before| before.fingerprints.as_ref());
+    let fingerprints = fingerprints
+        .into_iter()
+        .flat_map(|found| found.base.iter().chain(&found.patch));
+    content
+        .into_iter()
+        .flatten()
+        .chain(fingerprints)
+        .map(|extent| extent.digest)
+}
+
+/// Has the small files of a job stored anew when they lie in too many chunks.
+fn gather(ready: &mut [Ready]) {
+    let is_small = |ready: &&Ready| before(&ready.what).is_some_and(|before| before.size() <= SMALL);
+    let small = ready.iter().filter(is_small);
+    let bytes: u64 = small
+        .clone()
+        .filter_map(|ready| before(&ready.what))
+        .map(FileEntry::size)
+        .sum();
+    let content = small.filter_map(|ready| match before(&ready.what).map(|before| &before.kind) {
+        Some(EntryKind::File { extents, .. }) => Some(extents),
+        _ => None,
+    });
+    let chunks: BTreeSet<Digest> = content.flatten().map(|extent| extent.digest).collect();
+    if chunks.len() as u64 > SMALL_CHUNKS + 2 * (bytes >> 20) {
+        for ready in ready.iter_mut().filter(|ready| is_small(&&**ready)) {
+            ready.what = What::New;
+        }
+    }
+}
