@@ -128,7 +128,6 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::BACKUP_SET_INVALID,
             Some("'pgmesh info' lists the backups there are"),
         ),
-        R::BackupNeeded { .. } => (code::BACKUP_SET_INVALID, None),
         R::TokenTaken(_) => (code::ASSERT, None),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
             code::CRYPTO,

@@ -250,7 +250,7 @@ pub enum Refusal {
         /// When.
         since: LogIndex,
     },
-    /// An object with a known digest and another length: the proposer is wrong about one of them.
+    /// A chunk with a known digest that is shorter than was known: the proposer is wrong about one of them.
     #[error("chunk {digest} has {known} bytes, not {given}")]
     LengthDiffers {
         /// The chunk.
@@ -314,16 +314,6 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The label.
         label: BackupLabel,
-    },
-    /// Another backup refers to it.
-    #[error("backup {label} of stanza {stanza} is needed by backup {needed_by}")]
-    BackupNeeded {
-        /// The stanza.
-        stanza: StanzaName,
-        /// The backup.
-        label: BackupLabel,
-        /// One that refers to it.
-        needed_by: BackupLabel,
     },
 
     /// The session is not open (any more).

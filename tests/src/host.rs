@@ -154,6 +154,13 @@ impl Host {
             .to_owned()
     }
 
+    /// Takes a backup with these arguments; what it came to, as the program says it.
+    pub fn backup_with(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut all = vec!["backup", "--start-fast", "--output=json"];
+        all.extend_from_slice(arguments);
+        self.run(&all).ok().json()
+    }
+
     /// The newest backup, as `info --output=json` has it.
     ///
     /// # Panics

@@ -313,6 +313,17 @@ impl Postgres {
         run(command).succeeds();
     }
 
+    /// The content of all databases, as pg_dumpall writes it.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut command = self.program("pg_dumpall");
+        command.args(["--no-sync", "--no-comments"]);
+        // Since 2025 a dump carries a random key of its own.
+        let text = run(command).ok().stdout;
+        let is_content = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
+        text.lines().filter(is_content).collect::<Vec<_>>().join("\n")
+    }
+
     /// Leaves the server running when this value is dropped.
     pub fn keep(&mut self) {
         if let Some(process) = &mut self.process {

@@ -2,11 +2,12 @@
 
 use crate::output::size;
 use pgmesh_storage::{BackupLabel, StanzaName};
+use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
 
 /// What a restore did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RestoreSummary {
     /// The stanza.
     pub stanza: StanzaName,

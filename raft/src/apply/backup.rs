@@ -112,7 +112,6 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     if withdrawn > checked_at {
         return Err(Refusal::Recheck { since: withdrawn }.into());
     }
-    need_references(step, &name, &record)?;
     need_wal(step, &name, &db, &record)?;
     let object = ObjectRef::Manifest {
         stanza: name.clone(),
@@ -126,20 +125,6 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
     step.txn.put(Table::Backups, key, &record);
     Ok(Reply::Done)
-}
-
-fn need_references<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName, record: &BackupRecord) -> Outcome<()> {
-    for label in record.prior.iter().chain(&record.references) {
-        let key = key::backup(name, label);
-        if step.txn.get(Table::Backups, &key)?.is_none() {
-            return Err(Refusal::UnknownBackup {
-                stanza: name.clone(),
-                label: label.clone(),
-            }
-            .into());
-        }
-    }
-    Ok(())
 }
 
 /// Invariant 4: the WAL from start to stop is archived, without a gap.
@@ -229,21 +214,9 @@ pub(super) fn annotate<B: Base>(
     Ok(Reply::Done)
 }
 
+/// Others may have been compared with it: each names all its chunks itself, and these stay (invariant 5).
 pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, label: &BackupLabel) -> Outcome {
     let record = need_backup(step, name, label)?;
-    let prefix = key::stanza_prefix(name);
-    for row in step.txn.records::<BackupRecord>(Table::Backups, &prefix) {
-        let (key, other) = row?;
-        if other.prior.as_ref() == Some(label) || other.references.contains(label) {
-            let needed_by = key::read_backup(&key).map_or(label.clone(), |(_, label)| label);
-            return Err(Refusal::BackupNeeded {
-                stanza: name.clone(),
-                label: label.clone(),
-                needed_by,
-            }
-            .into());
-        }
-    }
     let object = ObjectRef::Manifest {
         stanza: name.clone(),
         label: label.clone(),

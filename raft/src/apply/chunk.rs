@@ -65,6 +65,8 @@ fn add_to_known<B: Base>(
     let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
         return Ok(None);
     };
+    // A catalog that was rebuilt knows of a chunk only how far backups reach into it.
+    record.length = record.length.max(chunk.length);
     if record.length != chunk.length {
         return Err(Refusal::LengthDiffers {
             digest: chunk.digest,

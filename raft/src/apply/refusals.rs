@@ -500,3 +500,52 @@ fn a_token_is_good_once_and_in_time() {
     assert_eq!(world.run(redeem(late, 9)), Err(Refusal::TokenExpired { expires: 100 }));
     assert!(world.view().audit(LogIndex(0)).count() >= 4);
 }
+
+#[test]
+fn a_backup_may_go_though_a_later_one_was_compared_with_it() {
+    let mut world = World::with_stanza();
+    world.push(push_segment(1, 1, 1)).unwrap();
+    world.push(push_segment(1, 2, 2)).unwrap();
+    let first = world.begin_backup(FIRST);
+    let checked_at = world.applied();
+    let full = commit(first, FIRST, checked_at);
+    world.run(Command::CommitBackup(Box::new(full))).unwrap();
+    let second = world.open_session(SessionKind::Backup);
+    world.run(begin(second, SECOND)).unwrap();
+    let remove = Command::RemoveBackup {
+        stanza: stanza(),
+        label: label(FIRST),
+    };
+    // Also while the later one is under way: its chunks are looked up at its commit.
+    world.run(remove).unwrap();
+    let checked_at = world.applied();
+    let mut incr = commit(second, SECOND, checked_at);
+    incr.record.prior = Some(label(FIRST));
+    incr.record.references = vec![label(FIRST)];
+    world.run(Command::CommitBackup(Box::new(incr))).unwrap();
+    assert_eq!(world.view().backups(&stanza(), None).count(), 1);
+}
+
+#[test]
+fn a_chunk_of_which_a_rebuilt_catalog_knows_only_a_part_is_known_in_whole_when_it_comes_again() {
+    let mut world = World::with_stanza();
+    let session = world.open_session(SessionKind::Backup);
+    let mut add = |length| {
+        let mut chunk = new_chunk(1, &[replica(1, 0)]);
+        chunk.length = length;
+        world.run(Command::AddChunks {
+            session,
+            chunks: vec![chunk],
+        })
+    };
+    add(100).unwrap();
+    add(120).unwrap();
+    assert_eq!(
+        add(100),
+        Err(Refusal::LengthDiffers {
+            digest: digest(1),
+            known: 120,
+            given: 100,
+        })
+    );
+}

@@ -44,7 +44,7 @@ pub struct BackupRecord {
     pub annotations: BTreeMap<String, String>,
     /// The backup that this one was compared with.
     pub prior: Option<BackupLabel>,
-    /// All backups whose bytes it shares by way of `prior`.
+    /// All backups whose bytes it may share by way of `prior`; some may have been removed since.
     pub references: Vec<BackupLabel>,
     /// Its manifest root.
     pub manifest: StoredObject,

@@ -58,7 +58,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
     new("output", Kind::Choice(&["text", "json"]), "how results are written")
         .commands(CommandSet::of(&[
-            CatalogRebuild, Check, Doctor, Info, NodeList, RepoCheck, RepoLs, Status, Verify,
+            Backup, CatalogRebuild, Check, Doctor, Info, NodeList, RepoCheck, RepoLs, Restore, Status, Verify,
         ]))
         .default("text")
         .about(
