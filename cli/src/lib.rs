@@ -18,6 +18,7 @@ mod commands;
 pub mod config;
 mod dispatch;
 pub mod exit;
+mod extents;
 mod failed;
 pub mod help;
 mod host;

@@ -1,10 +1,12 @@
 //! diff and incr: they store what changed and nothing more, and each restores by itself.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use pgmesh_tests::{Postgres, Site};
+use pgmesh_tests::{Postgres, Site, run};
 use serde_json::Value;
 
 fn number(summary: &Value, key: &str) -> u64 {
@@ -121,4 +123,130 @@ fn other_content_of_the_same_size_and_time_is_found_when_asked_for() {
     write("six");
     site.host.backup_with(&["--type=incr", "--delta-verify=0"]);
     assert_eq!(restored("by-age"), "six");
+}
+
+/// `restore --delta`: the pages that are right stay, and of the others no more than themselves is fetched.
+#[test]
+fn a_delta_restore_fetches_what_is_damaged_and_ends_identical() {
+    let site = Site::new("delta-restore", 1);
+    let postgres = &site.postgres;
+    postgres.query(
+        "create table item as select g as id, md5(g::text) || md5((g * 7)::text) as note, repeat(md5((-g)::text), 30) as body \
+         from generate_series(1, 100000) g",
+    );
+    postgres.query("alter table item add primary key (id)");
+    site.host.backup_with(&["--type=full"]);
+    update_some(postgres, 500);
+    site.host.backup_with(&["--type=incr"]);
+
+    let pristine = site.restore("pristine", &["--type=none"]);
+    let damaged = site.restore("damaged", &["--type=none"]);
+    let harmed = harm(damaged.data());
+    let restore = |arguments: &[&str]| {
+        let mut all = vec!["--delta", "--type=none", "--output=json"];
+        all.extend_from_slice(arguments);
+        run(site.host.restore_command(&damaged, &all)).ok().json()
+    };
+    let summary = restore(&[]);
+    let fetched = number(&summary, "fetched");
+    assert!(
+        fetched <= harmed.bytes * 13 / 10,
+        "{} bytes were harmed: {summary}",
+        harmed.bytes
+    );
+    assert!(number(&summary, "removed") >= harmed.strangers, "{summary}");
+    assert_same(pristine.data(), damaged.data());
+
+    // Size and time prove nothing, unless one says so.
+    let file = largest_file(damaged.data());
+    let time = fs::metadata(&file).and_then(|found| found.modified()).expect("a time");
+    let content = fs::read(&file).expect("a file");
+    let mut other = content.clone();
+    other[100_000] ^= 1;
+    fs::write(&file, &other).expect("the file is written");
+    let opened = fs::File::options().write(true).open(&file).expect("the file");
+    opened.set_modified(time).expect("its time");
+    restore(&["--force"]);
+    assert!(fs::read(&file).expect("the file") == other, "its time was believed");
+    restore(&[]);
+    assert!(
+        fs::read(&file).expect("the file") == content,
+        "its content was compared"
+    );
+}
+
+/// What was done to a data directory.
+struct Harm {
+    bytes: u64,
+    strangers: u64,
+}
+
+/// Damages one page in a hundred, cuts, lengthens and removes files, and adds strangers.
+fn harm(data: &Path) -> Harm {
+    let mut harm = Harm { bytes: 0, strangers: 0 };
+    let mut files: Vec<PathBuf> = all_files(data);
+    files.retain(|path| {
+        path.starts_with(data.join("base")) && fs::metadata(path).is_ok_and(|found| found.len() >= 8192)
+    });
+    files.sort();
+    for (number, path) in files.iter().enumerate() {
+        let mut content = fs::read(path).expect("a file");
+        match number {
+            3 => {
+                harm.bytes += content.len() as u64;
+                fs::remove_file(path).expect("it is removed");
+                continue;
+            }
+            5 => {
+                harm.bytes += 8192;
+                content.truncate(content.len() - 5000);
+            }
+            7 => content.extend_from_slice(&[7; 30_000]),
+            _ => {}
+        }
+        for page in (number % 100..content.len() / 8192).step_by(100) {
+            content[page * 8192 + number % 8000] ^= 0x40;
+            harm.bytes += 8192;
+        }
+        fs::write(path, content).expect("it is written");
+    }
+    for stranger in ["base/1/99999", "stranger.txt", "pg_xact/FFFF"] {
+        fs::write(data.join(stranger), "strange").expect("a stranger");
+        harm.strangers += 1;
+    }
+    harm
+}
+
+fn all_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for name in fs::read_dir(directory).expect("a directory") {
+        let path = name.expect("a name").path();
+        if path.is_dir() {
+            files.extend(all_files(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn largest_file(data: &Path) -> PathBuf {
+    let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len());
+    all_files(data).into_iter().max_by_key(size).expect("files")
+}
+
+fn assert_same(one: &Path, other: &Path) {
+    let relative = |root: &Path| {
+        let strip = |path: PathBuf| path.strip_prefix(root).expect("below the root").to_owned();
+        let files: BTreeSet<PathBuf> = all_files(root).into_iter().map(strip).collect();
+        files
+    };
+    assert_eq!(relative(one), relative(other));
+    for path in relative(one) {
+        // The time of the restore is in a comment there.
+        if path != Path::new("postgresql.auto.conf") {
+            let same = fs::read(one.join(&path)).expect("a file") == fs::read(other.join(&path)).expect("a file");
+            assert!(same, "{} differs", path.display());
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! A file that the prior backup has: what changed of it is found by fingerprints, and stored.
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
-use super::delta::extents::ExtentMap;
 use super::delta::layout::{Fate, Run, new_pages, plan};
 use super::delta::pages::{PAGE, combine, page_count, page_length};
 use super::feed::Known;
@@ -9,6 +8,7 @@ use super::manifest::file_entry;
 use super::reader::{Reader, warn_of};
 use super::source::PageSource;
 use super::uploader::Halt;
+use crate::extents::ExtentMap;
 use pgmesh_postgres::Entry;
 use pgmesh_storage::{EntryKind, FINGERPRINT_PAGE, PageFingerprint};
 use roaring::RoaringBitmap;

@@ -7,19 +7,13 @@ use super::look::Look;
 use super::plan::Job;
 use super::prior::Prior;
 use super::take::Context;
-use crate::restore::{Parts, Source};
-use bytes::Bytes;
+use crate::restore::{Parts, Tables};
 use pgmesh_node::Failure;
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
-use pgmesh_storage::{
-    BlockRange, Digest, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FingerprintTable, Fingerprints,
-};
+use pgmesh_storage::{BlockRange, EntryKind, Extent, FileEntry, FingerprintTable, Fingerprints};
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
-
-/// Chunks with fingerprints that are kept at hand: those of neighbouring files lie in one.
-const CHUNKS_KEPT: usize = 4;
 
 /// A job, with what is known of its files.
 #[derive(Debug)]
@@ -122,7 +116,7 @@ struct Past<'a> {
     prior: &'a Prior,
     parts: Option<Parts<'a>>,
     entries: VecDeque<FileEntry>,
-    chunks: Chunks<'a>,
+    tables: Tables<'a>,
 }
 
 impl<'a> Past<'a> {
@@ -131,10 +125,7 @@ impl<'a> Past<'a> {
             prior,
             parts: Some(Parts::of(&prior.source, &prior.root)),
             entries: VecDeque::new(),
-            chunks: Chunks {
-                source: &prior.source,
-                kept: VecDeque::new(),
-            },
+            tables: Tables::of(&prior.source),
         }
     }
 
@@ -149,7 +140,7 @@ impl<'a> Past<'a> {
         if pages.as_ref().is_some_and(RoaringBitmap::is_empty) && super::plan::size(entry) == before.size() {
             return What::Same(Box::new(before));
         }
-        match self.chunks.table(&fingerprints, &before).await {
+        match self.tables.read(&fingerprints, before.size()).await {
             Ok(table) => What::Known(Box::new(Known {
                 before,
                 look: pages,
@@ -194,48 +185,4 @@ impl<'a> Past<'a> {
 /// An empty file has no fingerprints, and needs none.
 fn is_empty(entry: &FileEntry) -> Option<Fingerprints> {
     (entry.size() == 0).then(Fingerprints::default)
-}
-
-/// Chunks of the prior backup that hold fingerprints.
-struct Chunks<'a> {
-    source: &'a Source,
-    kept: VecDeque<(Digest, Bytes)>,
-}
-
-impl Chunks<'_> {
-    async fn table(&mut self, fingerprints: &Fingerprints, file: &FileEntry) -> Result<FingerprintTable, Failure> {
-        let base = self.read(&fingerprints.base).await?;
-        let patch = self.read(&fingerprints.patch).await?;
-        let pages = usize::try_from(file.size().div_ceil(FINGERPRINT_PAGE as u64)).unwrap_or(usize::MAX);
-        FingerprintTable::decode(&base, &patch, pages)
-            .map_err(|error| Failure::new(pgmesh_node::code::FORMAT, "they are not understood").because(error))
-    }
-
-    async fn read(&mut self, extents: &[Extent]) -> Result<Vec<u8>, Failure> {
-        let mut bytes = Vec::new();
-        for extent in extents {
-            let chunk = self.chunk(extent.digest).await?;
-            let from = extent.offset as usize;
-            let piece = chunk.get(from..from.saturating_add(extent.length as usize));
-            bytes.extend_from_slice(piece.ok_or_else(|| {
-                Failure::new(
-                    pgmesh_node::code::FILE_INVALID,
-                    "a chunk is shorter than its extents say",
-                )
-            })?);
-        }
-        Ok(bytes)
-    }
-
-    async fn chunk(&mut self, digest: Digest) -> Result<Bytes, Failure> {
-        if let Some((_, chunk)) = self.kept.iter().find(|(kept, _)| *kept == digest) {
-            return Ok(chunk.clone());
-        }
-        let chunk = self.source.chunk(digest).await?;
-        if self.kept.len() >= CHUNKS_KEPT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back((digest, chunk.clone()));
-        Ok(chunk)
-    }
 }

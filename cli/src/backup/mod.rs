@@ -19,6 +19,8 @@ mod commit;
 mod delta;
 mod feed;
 mod flow;
+#[cfg(test)]
+mod histories;
 mod label;
 mod look;
 mod manifest;

@@ -1,9 +1,9 @@
 //! What a reader gives: pieces of content for the upload, and entries for the manifest as soon as all their extents are known.
 
 use super::bundle::{BUNDLE_BELOW, Bundle, CHUNK_SIZE, List, Slot};
-use super::delta::extents;
 use super::manifest::Taken;
 use super::uploader::{Halt, Piece};
+use crate::extents;
 use pgmesh_node::Failure;
 use pgmesh_storage::{BlockRange, Digest, DigestSuite, EntryKind, Extent, FileEntry, Fingerprints};
 use std::collections::HashMap;

@@ -234,7 +234,7 @@ fn chunks(what: &What) -> impl Iterator<Item = Digest> {
 }
 
 /// Has the small files of a job stored anew when they lie in too many chunks.
-fn gather(ready: &mut [Ready]) {
+pub fn gather(ready: &mut [Ready]) {
     let is_small = |ready: &&Ready| before(&ready.what).is_some_and(|before| before.size() <= SMALL);
     let small = ready.iter().filter(is_small);
     let bytes: u64 = small

@@ -15,11 +15,13 @@ mod data_directory;
 mod databases;
 mod disk;
 mod existing;
+mod local;
 mod options;
 mod owners;
 mod pg_manifest;
 mod pipeline;
 mod places;
+mod plain;
 mod planning;
 mod prepare;
 mod recovery;
@@ -28,6 +30,7 @@ pub mod select;
 mod source;
 mod summary;
 mod survey;
+mod tables;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -39,6 +42,7 @@ pub use options::{Existing, PlaceOptions, RestoreOptions};
 pub use source::{DirectArchive, DirectFile, DirectRepositories, DirectSource, MeshSource, Source};
 pub use summary::RestoreSummary;
 pub use survey::Parts;
+pub use tables::Tables;
 pub use target::Target;
 pub use workers::Workers;
 
@@ -95,6 +99,8 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
         workers,
         worker_count: options.workers,
         existing: options.existing,
+        trusts_times: options.trusts_times,
+        seed: root.fingerprint_seed,
         progress: Arc::new(Progress::start("restore", survey.bytes)),
         fetched: AtomicU64::new(0),
     });

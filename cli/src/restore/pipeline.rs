@@ -1,15 +1,19 @@
 //! Chunks on their way from the source into files: several requests at once, and no more memory than they need.
 
+use super::local::{self, Local};
 use super::options::Existing;
 use super::pg_manifest::PgManifest;
-use super::planning::{Rules, plan_part};
+use super::plain::{self, Plain};
+use super::planning::{ChunkPlan, PiecePlan, Rules, plan_part};
 use super::source::Source;
 use super::survey::Parts;
+use super::tables::Tables;
 use super::workers::{Workers, abnormal};
 use super::writer::{Part, Writer};
 use crate::progress::Progress;
 use pgmesh_node::Failure;
-use pgmesh_storage::ManifestRoot;
+use pgmesh_storage::{EntryKind, FileEntry, FingerprintSeed, ManifestRoot};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
@@ -32,11 +36,18 @@ pub struct Pipeline {
     pub worker_count: usize,
     /// Whether local files may be right already.
     pub existing: Existing,
+    /// Whether size and time are proof enough for them.
+    pub trusts_times: bool,
+    /// What the backup's fingerprints are seeded with.
+    pub seed: Option<FingerprintSeed>,
     /// How far it is.
     pub progress: Arc<Progress>,
     /// Bytes of plaintext that came from the source.
     pub fetched: AtomicU64,
 }
+
+/// Files that are compared at once, each with its fingerprints: at most 2 MiB (invariant 11).
+const COMPARED_AHEAD: usize = 8;
 
 impl Pipeline {
     /// Restores all files of a backup; `manifest` hears of them, where PostgreSQL's own is wanted.
@@ -52,12 +63,14 @@ impl Pipeline {
         let requests = (self.worker_count * REQUESTS_PER_WORKER).min(MOST_REQUESTS);
         let requests = Arc::new(Semaphore::new(requests));
         let mut parts = Parts::of(&self.source, root);
+        let mut tables = Tables::of(&self.source);
         let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
         while let Some(entries) = parts.next().await? {
             if let Some(manifest) = manifest.as_deref_mut() {
                 manifest.add(&entries)?;
             }
-            let part = Arc::new(Part::new(plan_part(entries, rules)));
+            let local = self.compare(&entries, rules, &mut tables).await?;
+            let part = Arc::new(Part::new(plan_part(entries, rules, local)));
             self.write_without_chunks(&part).await?;
             for chunk in 0..part.plan.chunks.len() {
                 let permit = Arc::clone(&requests).acquire_owned().await;
@@ -74,7 +87,51 @@ impl Pipeline {
         while let Some(done) = tasks.join_next().await {
             done.map_err(|error| abnormal(&error))??;
         }
+        self.fetched.fetch_add(tables.fetched, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What of a part's files is in the data directory already, by their paths.
+    async fn compare(
+        &self,
+        entries: &[FileEntry],
+        rules: &Rules,
+        tables: &mut Tables<'_>,
+    ) -> Result<HashMap<String, Local>, Failure> {
+        let mut found = HashMap::new();
+        if self.existing != Existing::Compare {
+            return Ok(found);
+        }
+        let mut tasks: JoinSet<Result<(String, Local), Failure>> = JoinSet::new();
+        for entry in entries.iter().filter(|entry| rules.is_restored(&entry.path)) {
+            let EntryKind::File { size, crc32c, .. } = entry.kind else {
+                continue;
+            };
+            let path = self.writer.place(&entry.path);
+            if self.trusts_times && local::has_size_and_time(&path, entry) {
+                found.insert(entry.path.clone(), Local::trusted(size, crc32c));
+            } else if let (Some(seed), Some(fingerprints)) = (self.seed, &entry.fingerprints) {
+                let table = match tables.read(fingerprints, size).await {
+                    Ok(table) => table.pages,
+                    Err(failure) => {
+                        tracing::warn!("{} is fetched, since what it was is not known: {failure}", entry.path);
+                        continue;
+                    }
+                };
+                let (workers, name) = (self.workers.clone(), entry.path.clone());
+                tasks.spawn(async move {
+                    let compare = move || Local::compare(&path, size, table, seed);
+                    Ok((name, workers.run(compare).await?))
+                });
+                while tasks.len() > COMPARED_AHEAD {
+                    take_compared(&mut tasks, &mut found).await?;
+                }
+            }
+        }
+        while !tasks.is_empty() {
+            take_compared(&mut tasks, &mut found).await?;
+        }
+        Ok(found)
     }
 
     async fn write_without_chunks(&self, part: &Arc<Part>) -> Result<(), Failure> {
@@ -85,14 +142,19 @@ impl Pipeline {
     }
 
     async fn restore_chunk(&self, part: Arc<Part>, at: usize) -> Result<(), Failure> {
-        let Some(digest) = part.plan.chunks.get(at).map(|chunk| chunk.digest) else {
+        let Some(chunk) = part.plan.chunks.get(at) else {
             return Ok(());
         };
-        if self.existing == Existing::Compare && self.keep_chunk(&part, at).await? {
+        let is_unknown = |piece: &PiecePlan| part.plan.files.get(piece.file).is_none_or(|file| file.table.is_none());
+        let may_be_there = self.existing == Existing::Compare && chunk.pieces.iter().all(is_unknown);
+        if may_be_there && self.keep_chunk(&part, at).await? {
             return Ok(());
         }
-        let plain = self.source.chunk(digest).await?;
-        self.fetched.fetch_add(plain.len() as u64, Ordering::Relaxed);
+        let plain = match self.fetch_pieces(&part, chunk).await? {
+            Some(plain) => plain,
+            None => Plain::Whole(self.source.chunk(chunk.digest).await?),
+        };
+        self.fetched.fetch_add(plain.len(), Ordering::Relaxed);
         let writer = Arc::clone(&self.writer);
         let write = move || match part.plan.chunks.get(at) {
             Some(chunk) => writer.write_chunk(&part, chunk, &plain),
@@ -100,6 +162,26 @@ impl Pipeline {
         };
         self.progress.advance(self.workers.run(write).await?);
         Ok(())
+    }
+
+    /// The pieces of a chunk that are needed, where these are few and can be checked.
+    async fn fetch_pieces(&self, part: &Part, chunk: &ChunkPlan) -> Result<Option<Plain>, Failure> {
+        let Some((seed, ranges)) = self.seed.zip(plain::ranges(chunk, &part.plan.files)) else {
+            return Ok(None);
+        };
+        let Some(bytes) = self.source.pieces(chunk.digest, &ranges).await? else {
+            return Ok(None);
+        };
+        let plain = Plain::pieces(&ranges, bytes);
+        let right = plain.filter(|plain| plain.is_right(chunk, &part.plan.files, seed));
+        if right.is_none() {
+            // Invariant 6: what cannot be proved is not written; all of the chunk can be.
+            tracing::warn!(
+                "pieces of chunk {} are not what they should be; all of it is fetched",
+                chunk.digest
+            );
+        }
+        Ok(right)
     }
 
     async fn keep_chunk(&self, part: &Arc<Part>, at: usize) -> Result<bool, Failure> {
@@ -113,4 +195,15 @@ impl Pipeline {
         self.progress.advance(kept.unwrap_or(0));
         Ok(kept.is_some())
     }
+}
+
+async fn take_compared(
+    tasks: &mut JoinSet<Result<(String, Local), Failure>>,
+    found: &mut HashMap<String, Local>,
+) -> Result<(), Failure> {
+    if let Some(done) = tasks.join_next().await {
+        let (path, local) = done.map_err(|error| abnormal(&error))??;
+        found.insert(path, local);
+    }
+    Ok(())
 }

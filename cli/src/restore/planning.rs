@@ -4,8 +4,11 @@
 //! its pieces go, so that a chunk with a hundred small files costs one request.
 
 use super::databases::{database_of, is_needed_to_drop};
-use pgmesh_storage::{Digest, EntryKind, FileEntry};
+use super::local::{Local, Stretch};
+use crate::extents::ExtentMap;
+use pgmesh_storage::{Digest, EntryKind, FileEntry, PageFingerprint};
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// pg_control, which comes last.
 pub const PG_CONTROL: &str = "global/pg_control";
@@ -47,10 +50,28 @@ pub struct FilePlan {
     pub user: Option<String>,
     /// The group's name.
     pub group: Option<String>,
-    /// The lengths of its extents, in order.
-    pub extents: Vec<u32>,
+    /// Of what it is made, in order.
+    pub runs: Vec<RunPlan>,
+    /// Its fingerprints, where they are known.
+    pub table: Option<Arc<[PageFingerprint]>>,
     /// Where its content comes from.
     pub content: Content,
+}
+
+/// A run of bytes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunPlan {
+    /// How long it is, in bytes.
+    pub length: u64,
+    /// Its CRC-32C, where it is in its place already.
+    pub kept: Option<u32>,
+}
+
+impl FilePlan {
+    /// Whether no chunk is needed for it.
+    pub fn is_there(&self) -> bool {
+        self.runs.iter().all(|run| run.kept.is_some())
+    }
 }
 
 /// A run of bytes of a chunk, and where it goes.
@@ -58,8 +79,8 @@ pub struct FilePlan {
 pub struct PiecePlan {
     /// Index in [`PartPlan::files`].
     pub file: usize,
-    /// Which extent of the file it is.
-    pub extent: usize,
+    /// Which run of the file it is.
+    pub run: usize,
     /// Where it begins in the chunk.
     pub in_chunk: u32,
     /// Where it begins in the file.
@@ -86,8 +107,9 @@ pub struct PartPlan {
     pub chunks: Vec<ChunkPlan>,
 }
 
-/// Plans the files of one part of a manifest. Directories and links are planned from the whole manifest beforehand.
-pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules) -> PartPlan {
+/// Plans the files of one part of a manifest. Directories and links are planned from the whole manifest beforehand. `local`
+/// says by path what is in the data directory already; a file that it does not name is fetched.
+pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules, mut local: HashMap<String, Local>) -> PartPlan {
     let mut plan = PartPlan::default();
     let mut chunk_of: HashMap<Digest, usize> = HashMap::new();
     for entry in entries {
@@ -101,6 +123,7 @@ pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules) -> PartPlan {
             continue;
         }
         let content = rules.content(&entry.path);
+        let local = local.remove(&entry.path).unwrap_or_else(|| Local::unknown(size));
         let file = plan.files.len();
         let mut file_plan = FilePlan {
             path: if entry.path == PG_CONTROL {
@@ -114,22 +137,32 @@ pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules) -> PartPlan {
             mode: entry.mode,
             user: entry.user,
             group: entry.group,
-            extents: Vec::new(),
+            runs: Vec::new(),
+            table: local.table,
             content,
         };
         if content == Content::Stored {
-            let mut in_file = 0;
-            for (index, extent) in extents.into_iter().enumerate() {
-                let piece = PiecePlan {
-                    file,
-                    extent: index,
-                    in_chunk: extent.offset,
-                    in_file,
-                    length: extent.length,
-                };
-                in_file += u64::from(extent.length);
-                file_plan.extents.push(extent.length);
-                plan.add(&mut chunk_of, extent.digest, piece);
+            let map = ExtentMap::of(&extents);
+            for Stretch { bytes, kept } in local.stretches {
+                if kept.is_some() {
+                    let length = bytes.end - bytes.start;
+                    file_plan.runs.push(RunPlan { length, kept });
+                    continue;
+                }
+                let mut in_file = bytes.start;
+                for extent in map.slice(bytes) {
+                    let piece = PiecePlan {
+                        file,
+                        run: file_plan.runs.len(),
+                        in_chunk: extent.offset,
+                        in_file,
+                        length: extent.length,
+                    };
+                    let length = u64::from(extent.length);
+                    in_file += length;
+                    file_plan.runs.push(RunPlan { length, kept: None });
+                    plan.add(&mut chunk_of, extent.digest, piece);
+                }
             }
         }
         plan.files.push(file_plan);
@@ -138,6 +171,11 @@ pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules) -> PartPlan {
 }
 
 impl Rules {
+    /// Whether a file gets the content that it had.
+    pub fn is_restored(&self, path: &str) -> bool {
+        !self.kept.contains(path) && self.content(path) == Content::Stored
+    }
+
     fn content(&self, path: &str) -> Content {
         let is_left_out = database_of(path).is_some_and(|database| self.left_out.contains(&database));
         if is_left_out && !is_needed_to_drop(path) {
@@ -201,6 +239,7 @@ mod tests {
                 entry("b", vec![extent(digest, 3, 2)]),
             ],
             &Rules::default(),
+            HashMap::new(),
         );
         assert_eq!(plan.files.len(), 2);
         let [chunk] = plan.chunks.as_slice() else {
@@ -224,7 +263,7 @@ mod tests {
             "global/pg_control",
         ];
         let entries = paths.map(|path| entry(path, vec![extent(digest, 0, 1)])).to_vec();
-        let plan = plan_part(entries, &rules);
+        let plan = plan_part(entries, &rules, HashMap::new());
         let zeros: Vec<_> = plan
             .files
             .iter()
@@ -267,7 +306,7 @@ mod tests {
                 entries.push(entry(&format!("file{number}"), extents));
                 expected.push(content);
             }
-            let plan = plan_part(entries, &Rules::default());
+            let plan = plan_part(entries, &Rules::default(), HashMap::new());
             let mut seen = BTreeSet::new();
             let mut written: Vec<Vec<u8>> =
                 plan.files.iter().map(|file| vec![0; usize::try_from(file.size).unwrap()]).collect();
@@ -275,7 +314,7 @@ mod tests {
                 prop_assert!(seen.insert(chunk.digest), "a chunk is planned once");
                 let bytes = &chunks[digests.iter().position(|digest| *digest == chunk.digest).unwrap()];
                 for piece in &chunk.pieces {
-                    prop_assert_eq!(plan.files[piece.file].extents[piece.extent], piece.length);
+                    prop_assert_eq!(plan.files[piece.file].runs[piece.run].length, u64::from(piece.length));
                     let (at, length) = (usize::try_from(piece.in_file).unwrap(), piece.length as usize);
                     let from = piece.in_chunk as usize;
                     written[piece.file][at..at + length].copy_from_slice(&bytes[from..from + length]);

@@ -5,8 +5,8 @@
 
 use super::disk::failed;
 use super::owners::Owners;
+use super::plain::Plain;
 use super::planning::{ChunkPlan, Content, FilePlan, PartPlan, PiecePlan};
-use bytes::Bytes;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
@@ -27,7 +27,7 @@ pub struct Part {
 /// How far a file has come.
 struct FileState {
     missing: usize,
-    /// CRC-32C of each extent, as far as they have been written.
+    /// CRC-32C of each run, as far as they are in their places.
     crcs: Vec<u32>,
 }
 
@@ -36,8 +36,8 @@ impl Part {
     pub fn new(plan: PartPlan) -> Self {
         let state = |file: &FilePlan| {
             Mutex::new(FileState {
-                missing: file.extents.len(),
-                crcs: vec![0; file.extents.len()],
+                missing: file.runs.iter().filter(|run| run.kept.is_none()).count(),
+                crcs: file.runs.iter().map(|run| run.kept.unwrap_or(0)).collect(),
             })
         };
         let states = plan.files.iter().map(state).collect();
@@ -76,29 +76,44 @@ impl Writer {
         }
     }
 
+    /// Where a file of the backup lies.
+    pub fn place(&self, path: &str) -> PathBuf {
+        self.pgdata.join(path)
+    }
+
     /// Whose files are.
     pub fn owners(&self) -> &Owners {
         &self.owners
     }
 
-    /// Writes the files of a part that need no chunk: empty ones, and those of databases that are left out, which take no
-    /// room. Answers how many bytes the latter would be.
+    /// Writes the files of a part that need no chunk: empty ones, those that are there, and those of databases that are left
+    /// out, which take no room. Answers for how many bytes of all files no chunk is needed.
     ///
     /// # Errors
     /// The operating system refuses.
     pub fn write_without_chunks(&self, part: &Part) -> Result<u64, Failure> {
-        let mut zeros = 0;
-        for file in part.plan.files.iter().filter(|file| file.extents.is_empty()) {
+        let (mut zeros, mut kept) = (0, 0);
+        for (file, state) in part.plan.files.iter().zip(&part.states) {
+            let there = file.runs.iter().filter(|run| run.kept.is_some());
+            kept += there.map(|run| run.length).sum::<u64>();
+            if !file.is_there() {
+                continue;
+            }
             let path = self.pgdata.join(&file.path);
             let opened = open(&path)?;
-            opened.set_len(0).map_err(failed("truncating", &path))?;
+            if file.runs.is_empty() {
+                opened.set_len(0).map_err(failed("truncating", &path))?;
+            } else {
+                check(state, file, &path)?;
+            }
             self.finish(&opened, &path, file)?;
             if file.content == Content::Zeros {
                 zeros += file.size;
             }
         }
         self.counts.zeros.fetch_add(zeros, Ordering::Relaxed);
-        Ok(zeros)
+        self.counts.kept.fetch_add(kept, Ordering::Relaxed);
+        Ok(zeros + kept)
     }
 
     /// Writes a chunk to all the places that need it. Answers how many bytes that were.
@@ -106,7 +121,7 @@ impl Writer {
     /// # Errors
     /// 28 when the chunk is shorter than the manifest says, 26 when a file that is complete now is not what was backed up;
     /// or the operating system refuses.
-    pub fn write_chunk(&self, part: &Part, chunk: &ChunkPlan, plain: &Bytes) -> Result<u64, Failure> {
+    pub fn write_chunk(&self, part: &Part, chunk: &ChunkPlan, plain: &Plain) -> Result<u64, Failure> {
         let mut written = 0;
         for pieces in chunk.pieces.chunk_by(|one, other| one.file == other.file) {
             let Some((file, path)) = self.file_of(part, pieces) else {
@@ -114,7 +129,7 @@ impl Writer {
             };
             let opened = open(&path)?;
             for piece in pieces {
-                let bytes = slice(plain, piece).ok_or_else(|| too_short(chunk, file))?;
+                let bytes = plain.piece(piece).ok_or_else(|| too_short(chunk, file))?;
                 opened
                     .write_all_at(bytes, piece.in_file)
                     .map_err(failed("writing", &path))?;
@@ -166,27 +181,17 @@ impl Writer {
         let (Some(file), Some(state)) = (part.plan.files.get(piece.file), part.states.get(piece.file)) else {
             return Ok(());
         };
-        let combined = {
+        {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(place) = state.crcs.get_mut(piece.extent) {
+            if let Some(place) = state.crcs.get_mut(piece.run) {
                 *place = crc;
             }
             state.missing = state.missing.saturating_sub(1);
             if state.missing > 0 {
                 return Ok(());
             }
-            combine(&std::mem::take(&mut state.crcs), &file.extents)
-        };
-        if combined != file.crc32c {
-            return Err(
-                Failure::new(code::CHECKSUM, format!("{} is not what was backed up", path.display()))
-                    .because(format!(
-                        "its CRC-32C is {combined:08x}, the manifest says {:08x}",
-                        file.crc32c
-                    ))
-                    .remedy("restore another backup with --set, and report this: it is a defect"),
-            );
         }
+        check(state, file, path)?;
         self.finish(opened, path, file)
     }
 
@@ -220,6 +225,23 @@ impl Writer {
     }
 }
 
+/// Whether a file of which all runs are in their places is what was backed up.
+fn check(state: &Mutex<FileState>, file: &FilePlan, path: &Path) -> Result<(), Failure> {
+    let crcs = std::mem::take(&mut state.lock().unwrap_or_else(PoisonError::into_inner).crcs);
+    let combined = combine(&crcs, file.runs.iter().map(|run| run.length));
+    if combined == file.crc32c {
+        return Ok(());
+    }
+    Err(
+        Failure::new(code::CHECKSUM, format!("{} is not what was backed up", path.display()))
+            .because(format!(
+                "its CRC-32C is {combined:08x}, the manifest says {:08x}",
+                file.crc32c
+            ))
+            .remedy("restore another backup with --set, and report this: it is a defect"),
+    )
+}
+
 fn open(path: &Path) -> Result<File, Failure> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false).mode(0o600);
@@ -239,18 +261,12 @@ fn read(path: &Path, piece: &PiecePlan, buffer: &mut Vec<u8>) -> Result<bool, Fa
     }
 }
 
-fn slice<'p>(plain: &'p Bytes, piece: &PiecePlan) -> Option<&'p [u8]> {
-    let from = usize::try_from(piece.in_chunk).ok()?;
-    let to = from.checked_add(usize::try_from(piece.length).ok()?)?;
-    plain.get(from..to)
-}
-
-/// The CRC-32C of a whole file from those of its extents.
-fn combine(crcs: &[u32], lengths: &[u32]) -> u32 {
+/// The CRC-32C of a whole file from those of its runs.
+fn combine(crcs: &[u32], lengths: impl Iterator<Item = u64>) -> u32 {
     let mut pieces = crcs.iter().zip(lengths);
     let first = pieces.next().map_or(0, |(crc, _)| *crc);
     pieces.fold(first, |sum, (crc, length)| {
-        crc32c::crc32c_combine(sum, *crc, *length as usize)
+        crc32c::crc32c_combine(sum, *crc, usize::try_from(length).unwrap_or(usize::MAX))
     })
 }
 
@@ -271,8 +287,8 @@ mod tests {
         #[test]
         fn the_crc_of_a_file_follows_from_its_pieces(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..9)) {
             let crcs: Vec<u32> = pieces.iter().map(|piece| crc32c::crc32c(piece)).collect();
-            let lengths: Vec<u32> = pieces.iter().map(|piece| u32::try_from(piece.len()).unwrap()).collect();
-            prop_assert_eq!(combine(&crcs, &lengths), crc32c::crc32c(&pieces.concat()));
+            let lengths = pieces.iter().map(|piece| piece.len() as u64);
+            prop_assert_eq!(combine(&crcs, lengths), crc32c::crc32c(&pieces.concat()));
         }
     }
 }

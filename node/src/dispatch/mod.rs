@@ -153,6 +153,11 @@ impl Served {
                 let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
+            Request::GetPieces(get) => {
+                let _held = node.budget.hold(CHUNK_READ).await;
+                let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
+                reply_with_body(stream, read).await
+            }
             other => self.administer(other, stream).await,
         }
     }

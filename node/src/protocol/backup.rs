@@ -127,7 +127,20 @@ pub struct GetChunk {
     pub avoid: Vec<u16>,
 }
 
-/// The answer to [`GetChunk`].
+/// Reads some runs of bytes of one chunk's plaintext.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GetPieces {
+    /// The stanza on whose behalf.
+    pub stanza: StanzaName,
+    /// The chunk.
+    pub digest: Digest,
+    /// Offset and length of each, at most [`super::PIECES_LIMIT`].
+    pub ranges: Vec<(u32, u32)>,
+    /// Repositories that are not to be read.
+    pub avoid: Vec<u16>,
+}
+
+/// The answer to [`GetChunk`], and to [`GetPieces`] with a payload of the pieces one after the other.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ChunkReply {
     /// The payload that follows.

@@ -19,8 +19,8 @@ pub use admin::{
 };
 pub use archive::{GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
-    BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, PutChunk, QueryChunks,
-    ResumeBackup,
+    BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, GetPieces, PutChunk,
+    QueryChunks, ResumeBackup,
 };
 pub use info::{
     ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
@@ -48,6 +48,8 @@ pub const BODY_LIMIT: u64 = (1 << 30) + 4096;
 pub const CHUNK_BODY_LIMIT: u64 = 8 << 20;
 /// How many digests one [`QueryChunks`] may name.
 pub const QUERY_LIMIT: usize = 4096;
+/// How many pieces one [`GetPieces`] may name.
+pub const PIECES_LIMIT: usize = 128;
 
 /// A request: the first message on a stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,6 +82,8 @@ pub enum Request {
     GetManifest(GetManifest),
     /// Reads one chunk. Reply: [`ChunkReply`] and a body.
     GetChunk(GetChunk),
+    /// Reads pieces of one chunk, which is checked here. Reply: [`ChunkReply`] and a body.
+    GetPieces(GetPieces),
     /// What is there. Reply: [`MeshInfo`].
     Info {
         /// Only this stanza.
@@ -196,6 +200,7 @@ impl Request {
             Self::AbortBackup { stanza, .. } | Self::DeleteStanza { stanza, .. } => Some(stanza),
             Self::GetManifest(r) => Some(&r.stanza),
             Self::GetChunk(r) => Some(&r.stanza),
+            Self::GetPieces(r) => Some(&r.stanza),
             Self::Info { stanza } => stanza.as_ref(),
             Self::ArchiveStatus(r) => Some(&r.stanza),
             Self::Verify(r) => r.stanza.as_ref(),
@@ -239,6 +244,7 @@ impl Request {
             Self::AbortBackup { .. } => "backup abort",
             Self::GetManifest(_) => "manifest read",
             Self::GetChunk(_) => "chunk read",
+            Self::GetPieces(_) => "chunk pieces read",
             Self::Info { .. } => "info",
             Self::ArchiveStatus(_) => "archive status",
             Self::Verify(_) => "verify",

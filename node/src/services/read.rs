@@ -1,13 +1,13 @@
 //! Reading objects that the catalog knows, and telling it of replicas that are bad.
 
 use crate::failure::chain;
-use crate::protocol::{ChunkReply, GetChunk, GetManifest, PayloadHead};
+use crate::protocol::{CHUNK_BODY_LIMIT, ChunkReply, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead};
 use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Source};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::{Command, DebtReason, ObjectRef, Refusal};
-use pgmesh_storage::RepoKey;
+use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, PayloadError, RepoKey};
 
 impl Node {
     /// Reads a known object from its best replica; bad ones on the way are reported (invariant 6).
@@ -62,7 +62,49 @@ impl Node {
 
     /// Reads a chunk.
     pub async fn get_chunk(&self, get: GetChunk) -> Result<(ChunkReply, Bytes), Failure> {
-        let object = ObjectRef::Chunk(get.digest);
+        let source = self.read_chunk(get.digest, &get.avoid).await?;
+        let reply = ChunkReply {
+            payload: source.payload.head(),
+            repo: source.repo.get(),
+        };
+        Ok((reply, source.payload.bytes))
+    }
+
+    /// Reads pieces of a chunk. The whole of it is read and checked (invariant 6); only the pieces travel.
+    pub async fn get_pieces(&self, get: GetPieces) -> Result<(ChunkReply, Bytes), Failure> {
+        let total: u64 = get.ranges.iter().map(|(_, length)| u64::from(*length)).sum();
+        if get.ranges.len() > PIECES_LIMIT || total > CHUNK_BODY_LIMIT {
+            let what = format!(
+                "{total} bytes in {} pieces of one chunk are too much at once",
+                get.ranges.len()
+            );
+            return Err(Failure::new(code::PROTOCOL, what));
+        }
+        let mut avoid = get.avoid;
+        loop {
+            let Source { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
+            let (suite, ranges) = (self.suite(), get.ranges.clone());
+            let cut = tokio::task::spawn_blocking(move || cut(&payload, suite, &ranges)).await;
+            match cut.map_err(|error| Failure::new(code::ASSERT, "cutting a chunk").because(error))? {
+                Ok(pieces) => {
+                    let payload = pieces?;
+                    let reply = ChunkReply {
+                        payload: payload.head(),
+                        repo: repo.get(),
+                    };
+                    return Ok((reply, payload.bytes));
+                }
+                Err(error) if avoid.contains(&repo.get()) => {
+                    let what = format!("chunk {} is damaged everywhere", get.digest);
+                    return Err(Failure::new(code::CHECKSUM, what).because(error));
+                }
+                Err(_) => avoid.push(repo.get()),
+            }
+        }
+    }
+
+    async fn read_chunk(&self, digest: Digest, avoid: &[u16]) -> Result<Source, Failure> {
+        let object = ObjectRef::Chunk(digest);
         let unknown = || Failure::new(code::FILE_MISSING, format!("the mesh has no {object}"));
         let mut known = refs::known(&self.catalog.view(), &object)?;
         if known.is_none() {
@@ -71,13 +113,8 @@ impl Node {
             known = refs::known(&view, &object)?;
         }
         let known = known.ok_or_else(unknown)?;
-        let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
-        let source = self.read_known(&object, &known, &avoid).await?;
-        let reply = ChunkReply {
-            payload: source.payload.head(),
-            repo: source.repo.get(),
-        };
-        Ok((reply, source.payload.bytes))
+        let avoid: Vec<RepoKey> = avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
+        self.read_known(&object, &known, &avoid).await
     }
 
     /// Reads a backup's manifest.
@@ -96,4 +133,21 @@ impl Node {
         let source = self.read_known(&object, &known, &[]).await?;
         Ok((source.payload.head(), source.payload.bytes))
     }
+}
+
+/// The pieces of an opened chunk, packed again. The outer error is of the chunk, the inner one of the ranges.
+fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<Result<Payload, Failure>, PayloadError> {
+    let plain = payload.open(suite)?;
+    let mut pieces = Vec::new();
+    for (offset, length) in ranges {
+        let from = *offset as usize;
+        let Some(piece) = plain.get(from..from.saturating_add(*length as usize)) else {
+            let what = format!("chunk {} has no {length} bytes at {offset}", payload.digest);
+            return Ok(Err(Failure::new(code::FILE_INVALID, what)));
+        };
+        pieces.extend_from_slice(piece);
+    }
+    // The fastest: it is unpacked at once, at the other end of one network.
+    let packed = Payload::pack(suite, Codec::Lz4, None, &pieces);
+    Ok(packed.map_err(|error| Failure::new(code::RUNTIME, "packing pieces of a chunk").because(error)))
 }

@@ -4,8 +4,8 @@
 //! restore would read several times its size. So the pages of the least used chunks are stored anew with those that
 //! changed, until what a restore reads for the file is at most [`READ_BOUND`] of its size.
 
-use super::extents::ExtentMap;
 use super::pages::{PAGE, page_count, page_length};
+use crate::extents::ExtentMap;
 use pgmesh_storage::{Digest, Extent};
 use roaring::RoaringBitmap;
 use std::collections::HashMap;

@@ -1,5 +1,4 @@
 //! What of a file changed, and where its pages come to lie: pure decisions over page numbers, fingerprints and extents.
 
-pub mod extents;
 pub mod layout;
 pub mod pages;

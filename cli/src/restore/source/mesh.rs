@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::mesh::{BAD_COPIES, Mesh};
 use bytes::Bytes;
 use pgmesh_node::protocol::{
-    BackupInfo, ChunkReply, GetChunk, GetManifest, GetSegment, MeshInfo, PayloadHead, Request, SegmentReply,
+    BackupInfo, ChunkReply, GetChunk, GetManifest, GetPieces, GetSegment, MeshInfo, PayloadHead, Request, SegmentReply,
 };
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
@@ -134,6 +134,30 @@ impl MeshSource {
                     );
                     avoid.push(reply.repo);
                 }
+                Err(failure) => return Err(failure),
+            }
+            bad += 1;
+        }
+    }
+
+    /// Pieces of a chunk's plaintext, one after the other.
+    pub async fn pieces(&self, digest: Digest, ranges: &[(u32, u32)]) -> Result<Bytes, Failure> {
+        let request = Request::GetPieces(GetPieces {
+            stanza: self.stanza.clone(),
+            digest,
+            ranges: ranges.to_vec(),
+            avoid: self.avoid(),
+        });
+        let mut bad = 0;
+        loop {
+            let (reply, body) = self
+                .mesh
+                .fetch(&request, |reply: &ChunkReply| Some(reply.payload.length))
+                .await?;
+            self.check_repository(reply.repo)?;
+            match self.open(reply.payload, body).await {
+                Ok(plain) => return Ok(plain),
+                Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),
                 Err(failure) => return Err(failure),
             }
             bad += 1;

@@ -82,6 +82,18 @@ impl Source {
         }
     }
 
+    /// Pieces of a chunk's plaintext (offset and length of each), one after the other; none where only the whole chunk can be
+    /// had. They are what a node sent: it has checked the chunk, who asks must check the pieces.
+    ///
+    /// # Errors
+    /// It cannot be read from anywhere.
+    pub async fn pieces(&self, digest: Digest, ranges: &[(u32, u32)]) -> Result<Option<Bytes>, Failure> {
+        match self {
+            Self::Mesh(source) => source.pieces(digest, ranges).await.map(Some),
+            Self::Direct(_) => Ok(None),
+        }
+    }
+
     /// An archived file; `None` when it was never archived.
     ///
     /// # Errors
