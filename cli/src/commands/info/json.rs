@@ -239,7 +239,7 @@ mod tests {
         let expected = json!({
             "annotation": {"why": "before the upgrade"},
             "archive": {"start": "000000000000000000000010", "stop": "000000000000000000000011"},
-            "backrest": {"format": 1, "version": "0.1.0"},
+            "backrest": {"format": 2, "version": "0.1.0"},
             "database": {"id": 2, "repo-key": 1},
             "error": true,
             "info": {"delta": 8192, "repository": {"delta": 4096, "size": 44_917_000_000_u64}, "size": 152_830_000_000_u64},
