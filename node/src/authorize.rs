@@ -105,7 +105,7 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{CreateInvite, GetSegment, ListRepository, VerifyRequest};
+    use crate::protocol::{ChangeMaps, CreateInvite, GetSegment, ListRepository, VerifyRequest};
     use pgmesh_storage::RepoKey;
     use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId};
     use std::sync::Arc;
@@ -143,6 +143,16 @@ mod tests {
         let refused = authorize(&peer, &get("other")).unwrap_err();
         assert_eq!(refused.code, code::PROTOCOL);
         assert!(refused.what.contains("main"), "{refused}");
+        let maps = |name: &str| {
+            let segment = "000000010000000000000001".parse().unwrap();
+            Request::ChangeMaps(ChangeMaps {
+                stanza: stanza(name),
+                first: segment,
+                last: segment,
+            })
+        };
+        assert!(authorize(&peer, &maps("main")).is_ok());
+        assert!(authorize(&peer, &maps("other")).is_err());
         let all = Request::Verify(VerifyRequest {
             part: None,
             stanza: None,

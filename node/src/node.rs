@@ -12,6 +12,7 @@ use crate::mesh_file::MeshFile;
 use crate::pace::Pace;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
+use crate::services::Mapping;
 use crate::sessions::SharedSession;
 use crate::settings::{Layout, NodeSettings};
 use crate::sweep::Sweep;
@@ -34,6 +35,7 @@ pub struct Node {
     pub(crate) sessions: Arc<SharedSession>,
     pub(crate) backups: Backups,
     pub(crate) repair: Repair,
+    pub(crate) mapping: Mapping,
     pub(crate) sweep: Sweep,
     /// Wakes whoever tells the catalog where this node is and what it reaches.
     pub(crate) announcing: tokio::sync::Notify,
@@ -97,6 +99,7 @@ impl Node {
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
             backups: Backups::default(),
             repair: Repair::default(),
+            mapping: Mapping::default(),
             pace: Pace::new(settings.repair_rate),
             sweep: Sweep::default(),
             announcing: tokio::sync::Notify::new(),

@@ -164,6 +164,12 @@ impl Node {
         }
     }
 
+    /// Where no good replica is left of a change map: it follows from the segment that it is of.
+    async fn map_anew(&self, object: &ObjectRef, known: &refs::Known) -> Option<Payload> {
+        let map = self.map_of_archived(object).await?;
+        (map.digest == known.digest).then_some(map)
+    }
+
     /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
     async fn read_withdrawn(&self, known: &refs::Known) -> Option<Payload> {
         for (repo, _) in self.catalog.view().repositories().ok()? {
@@ -194,10 +200,17 @@ impl Node {
         let (Some(known), Some(_)) = (refs::known(&view, object)?, view.debt(repo, object)?) else {
             return Ok(());
         };
-        let _held = self.budget.hold(known.stored_length * 2).await;
+        let held = self.budget.hold(known.stored_length * 2).await;
         let payload = match self.read_known(object, &known, &[repo]).await {
             Ok(source) => source.payload,
-            Err(failure) => self.read_withdrawn(&known).await.ok_or(failure)?,
+            Err(failure) => match self.read_withdrawn(&known).await {
+                Some(payload) => payload,
+                None => {
+                    // Making a map takes more memory, which whoever holds some must not wait for.
+                    drop(held);
+                    self.map_anew(object, &known).await.ok_or(failure)?
+                }
+            },
         };
         let suite = self.suite();
         // Invariant 6: a replica is made only of bytes that have been checked to the digest.

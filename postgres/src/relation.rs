@@ -23,6 +23,27 @@ pub enum Fork {
     Init,
 }
 
+impl Fork {
+    /// Takes PostgreSQL's number of a fork (`ForkNumber`).
+    #[must_use]
+    pub fn from_number(number: u32) -> Option<Self> {
+        [Self::Main, Self::Fsm, Self::Vm, Self::Init]
+            .into_iter()
+            .find(|fork| fork.number() == number)
+    }
+
+    /// PostgreSQL's number of the fork (`ForkNumber`).
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Main => 0,
+            Self::Fsm => 1,
+            Self::Vm => 2,
+            Self::Init => 3,
+        }
+    }
+}
+
 impl fmt::Display for Fork {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

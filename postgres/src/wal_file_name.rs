@@ -1,4 +1,4 @@
-//! The names of all files that PostgreSQL archives.
+//! The names of all files of a WAL archive: those that PostgreSQL archives, and what pgmesh keeps beside them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,8 @@ use thiserror::Error;
 use crate::segment::parse_upper_hex;
 use crate::{SegmentName, TimelineId};
 
-/// A file in `pg_wal` that `archive_command` is given, named as PostgreSQL names it (xlog_internal.h).
+/// A file of a WAL archive: one in `pg_wal` that `archive_command` is given, named as PostgreSQL names it (xlog_internal.h), or
+/// what a node makes of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalFileName {
     /// `000000010000000000000001`: a complete segment.
@@ -25,6 +26,9 @@ pub enum WalFileName {
         /// The start position's offset in that segment, in bytes.
         offset: u32,
     },
+    /// `000000010000000000000001.map`: which blocks a complete segment has changed ([`SegmentMap`](crate::wal::SegmentMap)). No file
+    /// of PostgreSQL's, and of no use to a recovery: it can always be made anew of the segment.
+    Map(SegmentName),
 }
 
 impl WalFileName {
@@ -32,7 +36,10 @@ impl WalFileName {
     #[must_use]
     pub fn timeline(&self) -> TimelineId {
         match self {
-            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory { segment, .. } => segment.timeline,
+            Self::Segment(segment)
+            | Self::Partial(segment)
+            | Self::BackupHistory { segment, .. }
+            | Self::Map(segment) => segment.timeline,
             Self::History(timeline) => *timeline,
         }
     }
@@ -41,7 +48,10 @@ impl WalFileName {
     #[must_use]
     pub fn segment(&self) -> Option<SegmentName> {
         match self {
-            Self::Segment(segment) | Self::Partial(segment) | Self::BackupHistory { segment, .. } => Some(*segment),
+            Self::Segment(segment)
+            | Self::Partial(segment)
+            | Self::BackupHistory { segment, .. }
+            | Self::Map(segment) => Some(*segment),
             Self::History(_) => None,
         }
     }
@@ -62,6 +72,7 @@ impl fmt::Display for WalFileName {
             Self::BackupHistory { segment, offset } => {
                 write!(formatter, "{segment}.{offset:08X}.backup")
             }
+            Self::Map(segment) => write!(formatter, "{segment}.map"),
         }
     }
 }
@@ -90,7 +101,7 @@ impl<'de> Deserialize<'de> for WalFileName {
 
 /// A text that names no file of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text:?} is no file of a WAL archive: a segment, .partial, .history or .backup name is expected")]
+#[error("{text:?} is no file of a WAL archive: a segment, .partial, .history, .backup or .map name is expected")]
 pub struct ParseWalFileNameError {
     /// What was given.
     pub text: String,
@@ -105,6 +116,7 @@ fn parse(text: &str) -> Option<WalFileName> {
     match (second, third) {
         (None, None) => Some(WalFileName::Segment(stem.parse().ok()?)),
         (Some("partial"), None) => Some(WalFileName::Partial(stem.parse().ok()?)),
+        (Some("map"), None) => Some(WalFileName::Map(stem.parse().ok()?)),
         (Some("history"), None) => Some(WalFileName::History(TimelineId(parse_upper_hex(stem)?))),
         (Some(offset), Some("backup")) => Some(WalFileName::BackupHistory {
             segment: stem.parse().ok()?,
@@ -132,6 +144,7 @@ mod tests {
             (WalFileName::Segment(SEGMENT), "0000000A00000016000000B3"),
             (WalFileName::Partial(SEGMENT), "0000000A00000016000000B3.partial"),
             (WalFileName::History(TimelineId(0xA)), "0000000A.history"),
+            (WalFileName::Map(SEGMENT), "0000000A00000016000000B3.map"),
             (
                 WalFileName::BackupHistory {
                     segment: SEGMENT,
@@ -145,7 +158,7 @@ mod tests {
             assert_eq!(name.timeline(), TimelineId(0xA));
             assert_eq!(
                 name.holds_wal(),
-                !text.ends_with("history") && !text.ends_with("backup")
+                !["history", "backup", "map"].iter().any(|end| text.ends_with(end))
             );
         }
     }
@@ -158,6 +171,8 @@ mod tests {
             "RECOVERYHISTORY",
             "0000000a.history",
             "0000000A.history.partial",
+            "0000000A.map",
+            "0000000A00000016000000B3.map.map",
             "0000000A00000016000000B3.backup",
             "0000000A00000016000000B3.28.backup",
             "0000000A00000016000000B3.00000028.backup.done",
@@ -170,7 +185,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_is_written_the_same(text in "[0-9A-F]{8}([0-9A-F]{16})?(\\.[0-9A-F]{8})?(\\.(partial|history|backup))?") {
+        fn what_is_taken_is_written_the_same(text in "[0-9A-F]{8}([0-9A-F]{16})?(\\.[0-9A-F]{8})?(\\.(partial|history|backup|map))?") {
             if let Ok(name) = text.parse::<WalFileName>() {
                 prop_assert_eq!(name.to_string(), text);
             }

@@ -24,6 +24,8 @@ pub enum Kind {
     Chunk,
     /// A WAL segment: `stanza/…/archive/<db-id>/<16 digits>/…`
     Segment,
+    /// What a segment has changed: beside it, `<segment>.map-…`
+    ChangeMap,
     /// `stanza/…/backup/…`
     Manifest,
     /// `stanza/…/db/…`
@@ -129,7 +131,10 @@ impl Object {
         let parts: Vec<&str> = self.name.split('/').collect();
         match parts.as_slice() {
             ["chunk", ..] => Some(Kind::Chunk),
-            ["stanza", _, "archive", _, directory, _] if directory.len() == 16 => Some(Kind::Segment),
+            ["stanza", _, "archive", _, directory, file] if directory.len() == 16 => {
+                let is_map = file.contains(".map-");
+                Some(if is_map { Kind::ChangeMap } else { Kind::Segment })
+            }
             ["stanza", _, "backup", ..] => Some(Kind::Manifest),
             ["stanza", _, "db", ..] => Some(Kind::StanzaInfo),
             ["pgmesh.key", ..] => Some(Kind::Key),

@@ -6,12 +6,20 @@ use std::time::{Duration, Instant};
 
 use pgmesh_tests::http::{Fault, HttpProxy, HttpRecord};
 use pgmesh_tests::stores::{Clouds, S3Server};
-use pgmesh_tests::{Ledger, Site, WalForge};
+use pgmesh_tests::{Ledger, Site, WalForge, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn is_of(kind: &'static str) -> impl Fn(&HttpRecord) -> bool {
-    move |request| request.path().replace("%2F", "/").contains(kind)
+    // GCS has more of a name encoded than others.
+    move |request| {
+        let path = request
+            .path()
+            .replace("%2F", "/")
+            .replace("%2E", ".")
+            .replace("%2D", "-");
+        path.contains(kind)
+    }
 }
 
 fn methods(proxy: &HttpProxy) -> BTreeMap<String, usize> {
@@ -25,6 +33,24 @@ fn methods(proxy: &HttpProxy) -> BTreeMap<String, usize> {
         *counts.entry(name).or_default() += 1;
     }
     counts
+}
+
+/// Waits until each bucket has a change map beside each segment: they are written after the push was answered. How many there are.
+fn wait_for_maps(clouds: &Clouds, site: &Site) -> usize {
+    // `…/archive/15-1/0000000100000000/000000010000000000000001-…`, and the same with `.map`.
+    let file = |name: &str| Some(name.rsplit('/').next()?.split('-').next()?.to_owned());
+    let mut count = 0;
+    wait_for("a change map beside each segment", LIMIT, || {
+        clouds.names().iter().all(|names| {
+            let files = names.iter().filter(|name| name.contains("/archive/"));
+            let files: Vec<String> = files.filter_map(|name| file(name)).collect();
+            count = files.iter().filter(|file| file.ends_with(".map")).count();
+            count == files.iter().filter(|file| file.len() == 24).count()
+        })
+    });
+    // An object is there before its request has ended and is counted.
+    site.wait_until_settled(LIMIT);
+    count
 }
 
 #[test]
@@ -78,6 +104,46 @@ fn a_segment_is_one_put_everywhere_and_one_get_brings_it_back() {
 }
 
 #[test]
+fn a_change_map_is_one_put_more_and_that_of_its_segment_stays_one() {
+    let clouds = Clouds::start();
+    let site = Site::with_node("mapped", |node| {
+        clouds
+            .buckets()
+            .iter()
+            .fold(node, |node, bucket| node.repository_on(bucket))
+    });
+    clouds.clear();
+    site.postgres.archive_everything();
+    let maps = wait_for_maps(&clouds, &site);
+    assert!(maps > 0, "what the server itself has written has a map");
+    for (proxy, name) in clouds.proxies.iter().zip(["S3", "Azure", "GCS"]) {
+        let archived = |is_map: bool| {
+            let of_archive = is_of("/archive/");
+            let requests = proxy.requests();
+            let paths = requests
+                .iter()
+                .filter(|request| of_archive(request) && !request.is_list());
+            let paths = paths.filter(|request| is_of(".map-")(request) == is_map);
+            paths
+                .map(|request| (request.method.clone(), request.path().to_owned()))
+                .collect::<Vec<_>>()
+        };
+        for (is_map, what) in [(false, "segments"), (true, "change maps")] {
+            let requests = archived(is_map);
+            let mut paths: Vec<_> = requests.iter().map(|(_, path)| path).collect();
+            paths.sort_unstable();
+            paths.dedup();
+            assert!(!paths.is_empty(), "{name}: no {what}");
+            assert!(
+                requests.iter().all(|(method, _)| method == "PUT"),
+                "{name}: {requests:?}"
+            );
+            assert_eq!(paths.len(), requests.len(), "{name}: one PUT for each of the {what}");
+        }
+    }
+}
+
+#[test]
 fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_once() {
     let clouds = Clouds::start();
     let site = Site::with_node("objects", |node| {
@@ -90,12 +156,12 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
     let mut ledger = Ledger::create(&site.postgres);
     ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
-    site.wait_until_settled(LIMIT);
+    let maps_before = wait_for_maps(&clouds, &site);
 
     let before = clouds.names();
     clouds.clear();
     site.host.backup();
-    site.wait_until_settled(LIMIT);
+    let new_maps = wait_for_maps(&clouds, &site) - maps_before;
     let after = clouds.names();
     for (number, name) in ["S3", "Azure", "GCS"].into_iter().enumerate() {
         let new: Vec<&String> = after[number]
@@ -103,13 +169,14 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
             .filter(|name| !before[number].contains(name))
             .collect();
         let count = |part: &str| new.iter().filter(|name| name.contains(part)).count();
-        let (chunks, manifests, segments) = (count("/chunk/"), count("/backup/"), count("/archive/"));
+        let (chunks, manifests, archived) = (count("/chunk/"), count("/backup/"), count("/archive/"));
+        assert_eq!(count(".map-"), new_maps, "{name}: {new:?}");
         let proxy = &clouds.proxies[number];
         println!(
-            "{name}: {chunks} chunks, {manifests} manifests, {segments} segments; {:?}",
+            "{name}: {chunks} chunks, {manifests} manifests, {archived} archived files with {new_maps} maps; {:?}",
             methods(proxy)
         );
-        assert_eq!(new.len(), chunks + manifests + segments, "{name}: {new:?}");
+        assert_eq!(new.len(), chunks + manifests + archived, "{name}: {new:?}");
         assert!(manifests >= 1 && chunks >= 1, "{name}: {new:?}");
         let puts = proxy.count(|request| request.method == "PUT" && request.succeeded());
         assert_eq!(puts, new.len(), "{name}: each object is written by one PUT");

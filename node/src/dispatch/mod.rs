@@ -7,6 +7,7 @@ use crate::backups::ConnectionNumber;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
 use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
+use crate::services::MapSource;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::{LogIndex, SessionId};
@@ -101,7 +102,15 @@ impl Served {
             Request::PushSegment(push) => {
                 let held = self.hold_copies(push.payload).await;
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
-                logged(stream, "archive-push", node.push_segment(actor, push, body, held).await).await
+                let source = MapSource::of(&push, &body, &held);
+                let pushed = node.push_segment(actor, push, body, held).await;
+                let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already);
+                let answered = logged(stream, "archive-push", pushed).await;
+                // After the answer: PostgreSQL waits for the push, and for nothing else.
+                if let Some(source) = source.filter(|_| is_new) {
+                    self.node.clone().map_later(source);
+                }
+                answered
             }
             Request::GetSegment(get) => {
                 let _held = node.budget.hold(SEGMENT_READ).await;
@@ -144,6 +153,7 @@ impl Served {
                 }
                 reply(stream, Ok(())).await
             }
+            Request::ChangeMaps(ask) => reply(stream, node.change_maps(ask).await).await,
             Request::GetManifest(get) => {
                 let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await

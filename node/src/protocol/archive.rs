@@ -1,7 +1,8 @@
 //! Pushing and getting WAL.
 
 use super::PayloadHead;
-use pgmesh_postgres::{PgVersion, SystemId, TimelineId};
+use bytes::Bytes;
+use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId};
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
@@ -62,4 +63,26 @@ pub enum SegmentReply {
     },
     /// A linearizable read of the catalog says that it was never archived (invariant 7).
     NeverArchived,
+}
+
+/// Asks which blocks some consecutive segments of the stanza's current database have changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeMaps {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// First segment.
+    pub first: SegmentName,
+    /// Last segment, on the same timeline.
+    pub last: SegmentName,
+}
+
+/// The answer to [`ChangeMaps`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChangeMapsReply {
+    /// Of the first segments of those asked for, one each and in their order, what
+    /// [`SegmentMap::encode`](pgmesh_postgres::wal::SegmentMap::encode) gives. At least one unless `ended` says why not. The asker
+    /// goes on behind the last of them: an answer is no longer than a message may be.
+    pub maps: Vec<Bytes>,
+    /// Why there is no map of the next segment, and so none of a range with it.
+    pub ended: Option<String>,
 }

@@ -17,7 +17,7 @@ pub use admin::{
     AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted, JoinRequest,
     ListRepository, NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
 };
-pub use archive::{GetSegment, PushSegment, Pushed, SegmentReply};
+pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
     BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, GetPieces, PutChunk,
     QueryChunks, ResumeBackup,
@@ -171,6 +171,9 @@ pub enum Request {
     ReadObject(ReadObject),
     /// Between nodes: deletes an object that nothing needs any more. Reply: `Result<(), RemoteError>`.
     DeleteObject(DeleteObject),
+
+    /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the wire.
+    ChangeMaps(ChangeMaps),
 }
 
 /// The answer to [`Request::Hello`].
@@ -192,6 +195,7 @@ impl Request {
         match self {
             Self::PushSegment(r) => Some(&r.stanza),
             Self::GetSegment(r) => Some(&r.stanza),
+            Self::ChangeMaps(r) => Some(&r.stanza),
             Self::BeginBackup(r) => Some(&r.stanza),
             Self::QueryChunks(r) => Some(&r.stanza),
             Self::PutChunk(r) => Some(&r.stanza),
@@ -236,6 +240,7 @@ impl Request {
             Self::Hello => "hello",
             Self::PushSegment(_) => "archive-push",
             Self::GetSegment(_) => "archive-get",
+            Self::ChangeMaps(_) => "change map read",
             Self::BeginBackup(_) => "backup begin",
             Self::QueryChunks(_) => "chunk query",
             Self::PutChunk(_) => "chunk put",

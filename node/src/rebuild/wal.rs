@@ -13,6 +13,7 @@ use crate::failure::chain;
 use crate::services::{branches_of, stored_object};
 use crate::wal_ranges::Ranges;
 use futures::{StreamExt, stream};
+use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, Cluster};
 use pgmesh_raft::{Branch, CatalogError, Command, Refusal, Replica, StoredObject};
@@ -77,6 +78,8 @@ impl Rebuilding {
                 }
                 let (object, branches) = match found? {
                     Found::Good(object, branches) => (object, branches),
+                    // It is made anew of its segment when it is asked for, and no recovery asks for it.
+                    _ if matches!(file, WalFileName::Map(_)) => continue,
                     bad => {
                         let is_foreign = matches!(bad, Found::Foreign(_));
                         self.found(problem(stanza, file, &bad));
@@ -173,6 +176,12 @@ impl Reader {
     fn check(&self, file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, String> {
         if let WalFileName::Segment(name) | WalFileName::Partial(name) = file {
             self.check_header(name, plain)?;
+        }
+        if let WalFileName::Map(name) = file {
+            let map = SegmentMap::decode(plain).map_err(|error| chain(&error))?;
+            if map.name() != name {
+                return Err(format!("it is the map of {}", map.name()));
+            }
         }
         branches_of(file, plain).map_err(|error| chain(&error))
     }

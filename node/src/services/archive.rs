@@ -35,6 +35,12 @@ impl Node {
             .because(error)
             .remedy("archive_command must pass %p")
         })?;
+        if matches!(file, WalFileName::Map(_)) {
+            return Err(
+                Failure::new(code::OPTION_INVALID, format!("{file} is no file of PostgreSQL's"))
+                    .because("a node makes it of the segment that it has archived"),
+            );
+        }
         let payload = joined(push.payload, body)?;
         let suite = self.suite();
         let (payload, plain) = tokio::task::spawn_blocking(move || {
@@ -50,8 +56,21 @@ impl Node {
         })?;
         let branches = check_content(&push, &file, &plain)?;
         drop(plain);
+        self.archive(actor, &push, &file, &payload, &branches, &held).await
+    }
+
+    /// Archives a file whose content was checked.
+    pub(super) async fn archive(
+        &self,
+        actor: &str,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+        branches: &[Branch],
+        held: &Arc<crate::budget::Held>,
+    ) -> Result<Pushed, Failure> {
         for _ in 0..TRIES {
-            match self.try_push(actor, &push, &file, &payload, &branches, &held).await {
+            match self.try_push(actor, push, file, payload, branches, held).await {
                 Err(PushError::Moved) => {}
                 Err(PushError::Failed(failure)) => return Err(failure),
                 Ok(pushed) => return Ok(pushed),
@@ -354,7 +373,7 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
             }
             Ok(Vec::new())
         }
-        WalFileName::History(_) | WalFileName::BackupHistory { .. } => {
+        WalFileName::History(_) | WalFileName::BackupHistory { .. } | WalFileName::Map(_) => {
             branches_of(*file, plain).map_err(|error| invalid(&error))
         }
     }

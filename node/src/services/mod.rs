@@ -3,6 +3,7 @@
 mod admin;
 mod archive;
 mod backup;
+mod change_maps;
 mod healths;
 mod info;
 mod mesh;
@@ -18,3 +19,4 @@ mod verify_mesh;
 pub(crate) use admin::CERTIFICATE_VALIDITY;
 pub(crate) use archive::{branches_of, current_database, joined, stored_object, unexpected};
 pub(crate) use backup::backup_record;
+pub(crate) use change_maps::{MapSource, Mapping};

@@ -117,10 +117,28 @@ impl Cluster {
 
     /// Runs statements, each in a transaction of its own, and gives back what they print.
     pub fn sql(&self, statements: &[&str]) -> String {
+        self.run("psql", &self.psql_arguments(statements))
+    }
+
+    fn psql_arguments<'a>(&'a self, statements: &[&'a str]) -> Vec<&'a str> {
         let host = self.directory.path().to_str().unwrap();
         let mut arguments = vec!["-h", host, "-U", "postgres", "-XqAt", "-v", "ON_ERROR_STOP=1"];
         arguments.extend(statements.iter().flat_map(|statement| ["-c", statement]));
-        self.run("psql", &arguments)
+        arguments
+    }
+
+    /// Runs statements as [`sql`](Self::sql) does; whether they succeeded.
+    pub fn try_sql(&self, statements: &[&str]) -> bool {
+        self.attempt("psql", &self.psql_arguments(statements)).status.success()
+    }
+
+    /// The server dies: nothing is flushed.
+    pub fn crash(&mut self) {
+        self.is_running = false;
+        let pgdata = self.pgdata();
+        let arguments = ["stop", "-w", "-m", "immediate", "-D"].map(OsStr::new);
+        let arguments: Vec<&OsStr> = arguments.into_iter().chain([pgdata.as_os_str()]).collect();
+        self.run("pg_ctl", &arguments);
     }
 
     /// Runs a program of PostgreSQL's as the user postgres; its output when it succeeds, a panic when not.

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used)] // A panic is how a test fails.
 
+mod changes;
 mod cluster;
 mod formats;
 #[path = "../../../tests/src/postgres/majors.rs"]
 mod majors;
+mod waldump;
 mod walking;
+mod workload;

@@ -127,6 +127,11 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             refuse_unknown_timeline(owner, push, timeline)?;
             Ok(false)
         }
+        // Made by a node of a segment that was archived: whoever wrote that one was looked at then.
+        WalFileName::Map(_) => {
+            refuse_unknown_timeline(owner, push, timeline)?;
+            Ok(false)
+        }
     }
 }
 

@@ -1,0 +1,297 @@
+//! Which blocks archived segments have changed: for each segment a map, made after it was pushed, and kept beside it.
+//!
+//! A map saves a backup reading and is of no other use. So whatever goes wrong with one costs nothing but the map: it is made anew of
+//! the archived segment when it is asked for. PostgreSQL summarises its WAL itself from 17 on, so there nothing is made before
+//! somebody asks.
+
+use super::archive::current_database;
+use super::joined;
+use crate::budget::Held;
+use crate::failure::chain;
+use crate::protocol::{ChangeMaps, ChangeMapsReply, MESSAGE_LIMIT, PushSegment};
+use crate::refs;
+use crate::{Failure, Node, code};
+use bytes::Bytes;
+use pgmesh_postgres::wal::SegmentMap;
+use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
+use pgmesh_raft::{Database, ObjectRef, View};
+use pgmesh_storage::{Codec, DigestSuite, Payload, StanzaName};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Maps that are made at once.
+const AT_ONCE: usize = 2;
+/// After so long an answer is given with what there is, so that an asker whose maps must be made sees that it goes on.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The bytes of maps in one answer; the rest of a message is for what is around them.
+const ANSWER_LIMIT: usize = MESSAGE_LIMIT - (256 << 10);
+
+/// What bounds the making of maps.
+pub(crate) struct Mapping {
+    permits: Arc<Semaphore>,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
+/// A segment that is being pushed, as far as a map is made of it.
+pub(crate) struct MapSource {
+    push: PushSegment,
+    name: SegmentName,
+    body: Bytes,
+    /// The memory of the push, which is needed once more.
+    held: Arc<Held>,
+}
+
+impl MapSource {
+    /// What is needed to make a map of a pushed file; `None` for files without one.
+    pub(crate) fn of(push: &PushSegment, body: &Bytes, held: &Arc<Held>) -> Option<Self> {
+        let Ok(WalFileName::Segment(name)) = push.file.parse() else {
+            return None;
+        };
+        (!push.version.has_wal_summaries()).then(|| Self {
+            push: push.clone(),
+            name,
+            body: body.clone(),
+            held: held.clone(),
+        })
+    }
+}
+
+/// Of which segment of which cluster.
+struct Wanted {
+    stanza: StanzaName,
+    database: Database,
+    name: SegmentName,
+}
+
+impl Wanted {
+    fn version(&self) -> PgVersion {
+        self.database.archive_id().version
+    }
+
+    fn object(&self, file: WalFileName) -> ObjectRef {
+        ObjectRef::Segment {
+            stanza: self.stanza.clone(),
+            db: self.database.id,
+            file,
+        }
+    }
+}
+
+impl Node {
+    /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held until
+    /// it is done.
+    pub(crate) fn map_later(self: Arc<Self>, source: MapSource) {
+        let Ok(permit) = self.mapping.permits.clone().try_acquire_owned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let (file, stanza) = (WalFileName::Map(source.name), source.push.stanza.clone());
+            if let Err(failure) = self.map_pushed(source).await {
+                tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
+            }
+            drop(permit);
+        });
+    }
+
+    async fn map_pushed(&self, source: MapSource) -> Result<(), Failure> {
+        let MapSource { push, name, body, held } = source;
+        let view = self.catalog.view();
+        let (_, database) = current_database(&view, &push.stanza)?;
+        if database.system_id != push.system_id {
+            // The stanza was upgraded meanwhile.
+            return Ok(());
+        }
+        let wanted = Wanted {
+            stanza: push.stanza,
+            database,
+            name,
+        };
+        let payload = joined(push.payload, body)?;
+        let (map, payload) = self.map(&wanted, payload).await?;
+        // What the segment took is not needed for the map.
+        drop(held);
+        self.keep(&wanted, &map, payload).await
+    }
+
+    /// The maps of consecutive segments, as many as an answer takes; those that are missing are made.
+    pub(crate) async fn change_maps(&self, ask: ChangeMaps) -> Result<ChangeMapsReply, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let (_, database) = current_database(&view, &ask.stanza)?;
+        let possible = |name: SegmentName| name.is_possible(database.segment_size);
+        if ask.first.timeline != ask.last.timeline || !possible(ask.first) || !possible(ask.last) {
+            return Err(Failure::new(
+                code::OPTION_INVALID,
+                format!("{} to {} is no range of one timeline's segments", ask.first, ask.last),
+            ));
+        }
+        let began = Instant::now();
+        let mut answer = ChangeMapsReply {
+            maps: Vec::new(),
+            ended: None,
+        };
+        let (mut name, mut length) = (ask.first, 0);
+        while name <= ask.last && (answer.maps.is_empty() || began.elapsed() < PATIENCE) {
+            let wanted = Wanted {
+                stanza: ask.stanza.clone(),
+                database: database.clone(),
+                name,
+            };
+            let map = match self.map_to_answer(&view, &wanted).await {
+                Ok(Some(map)) => map,
+                Ok(None) => {
+                    answer.ended = Some(format!("segment {name} is not archived"));
+                    break;
+                }
+                Err(failure) if answer.maps.is_empty() => return Err(failure),
+                // Whoever goes on from here hears it.
+                Err(_) => break,
+            };
+            length += map.len();
+            if length > ANSWER_LIMIT && !answer.maps.is_empty() {
+                break;
+            }
+            answer.maps.push(map);
+            let next = name.next(database.segment_size);
+            if next == name {
+                break;
+            }
+            name = next;
+        }
+        Ok(answer)
+    }
+
+    /// A map that is kept, or one that is made now; `None` when the segment is not archived.
+    async fn map_to_answer(&self, view: &View, wanted: &Wanted) -> Result<Option<Bytes>, Failure> {
+        match self.kept_map(view, wanted).await {
+            Ok(Some(map)) => return Ok(Some(map)),
+            Ok(None) => {}
+            Err(failure) => {
+                tracing::warn!(segment = %wanted.name, error = %failure, "a change map is lost, and made anew");
+            }
+        }
+        let Some((map, payload)) = self.map_archived(view, wanted).await? else {
+            return Ok(None);
+        };
+        if let Err(failure) = self.keep(wanted, &map, payload).await {
+            tracing::warn!(segment = %wanted.name, error = %failure, "a change map was not kept");
+        }
+        Ok(Some(map.encode().into()))
+    }
+
+    async fn kept_map(&self, view: &View, wanted: &Wanted) -> Result<Option<Bytes>, Failure> {
+        let object = wanted.object(WalFileName::Map(wanted.name));
+        let is_unknown = view.object(&object)?.is_some_and(|stored| stored.is_unknown());
+        let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
+            return Ok(None);
+        };
+        let source = self.read_known(&object, &known, &[]).await?;
+        // A map is short: no thread of its own is needed to look at it.
+        let bytes = source
+            .payload
+            .open(self.suite())
+            .map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(chain(&error)))?;
+        let map = SegmentMap::decode(&bytes)
+            .map_err(|error| Failure::new(code::FORMAT, format!("{object} cannot be read")).because(chain(&error)))?;
+        Ok((map.name() == wanted.name && map.version() == wanted.version()).then_some(bytes))
+    }
+
+    /// Makes the payload of a map of the archived segment; `None` for other objects, and when that cannot be.
+    pub(crate) async fn map_of_archived(&self, object: &ObjectRef) -> Option<Payload> {
+        let ObjectRef::Segment {
+            stanza,
+            db,
+            file: WalFileName::Map(name),
+        } = object
+        else {
+            return None;
+        };
+        let view = self.catalog.view();
+        let database = view.stanza(stanza).ok()??.database(*db)?.clone();
+        let wanted = Wanted {
+            stanza: stanza.clone(),
+            database,
+            name: *name,
+        };
+        let made = self.map_archived(&view, &wanted).await.ok()?;
+        made.map(|(_, payload)| payload)
+    }
+
+    /// Makes a map of the archived segment; `None` when it is not archived.
+    async fn map_archived(&self, view: &View, wanted: &Wanted) -> Result<Option<(SegmentMap, Payload)>, Failure> {
+        let object = wanted.object(WalFileName::Segment(wanted.name));
+        let is_unknown = view.object(&object)?.is_none_or(|stored| stored.is_unknown());
+        let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
+            return Ok(None);
+        };
+        let permit = self.mapping.permits.acquire().await;
+        let _permit = permit.map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))?;
+        // As it is stored, decrypted, and plain.
+        let size = u64::from(wanted.database.segment_size.bytes());
+        let _held = self
+            .budget
+            .hold(known.stored_length.saturating_mul(2).saturating_add(size))
+            .await;
+        let source = self.read_known(&object, &known, &[]).await?;
+        self.map(wanted, source.payload).await.map(Some)
+    }
+
+    /// Makes a map of a segment, and what is stored of it.
+    async fn map(&self, wanted: &Wanted, segment: Payload) -> Result<(SegmentMap, Payload), Failure> {
+        let (name, size, version) = (wanted.name, wanted.database.segment_size, wanted.version());
+        let suite = self.suite();
+        let made = tokio::task::spawn_blocking(move || make(name, size, version, &segment, suite));
+        made.await
+            .map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))?
+    }
+
+    /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make more of
+    /// the segment.
+    async fn keep(&self, wanted: &Wanted, map: &SegmentMap, payload: Payload) -> Result<(), Failure> {
+        if let Err(why) = map.changes() {
+            tracing::debug!(segment = %wanted.name, why, "there is no change map");
+            return Ok(());
+        }
+        let copies = 1 + self.repositories.keys().len() as u64;
+        let held = self.budget.hold(payload.bytes.len() as u64 * copies).await;
+        let file = WalFileName::Map(wanted.name);
+        let push = PushSegment {
+            stanza: wanted.stanza.clone(),
+            file: file.to_string(),
+            payload: payload.head(),
+            system_id: wanted.database.system_id,
+            version: wanted.version(),
+            header_timeline: wanted.name.timeline,
+            instance: String::new(),
+            archive_ack: None,
+        };
+        self.archive(self.actor(), &push, &file, &payload, &[], &Arc::new(held))
+            .await
+            .map(drop)
+    }
+}
+
+fn make(
+    name: SegmentName,
+    size: SegmentSize,
+    version: PgVersion,
+    segment: &Payload,
+    suite: DigestSuite,
+) -> Result<(SegmentMap, Payload), Failure> {
+    let plain = segment
+        .open(suite)
+        .map_err(|error| Failure::new(code::CHECKSUM, format!("{name} is damaged")).because(chain(&error)))?;
+    let map = SegmentMap::of(name, size, version, &plain);
+    drop(plain);
+    let payload = Payload::pack(suite, Codec::Zst, None, &map.encode()).map_err(|error| {
+        Failure::new(code::ASSERT, format!("the change map of {name} cannot be packed")).because(chain(&error))
+    })?;
+    Ok((map, payload))
+}
