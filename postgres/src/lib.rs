@@ -26,6 +26,7 @@ mod timeline_history;
 mod version;
 mod wal_file_name;
 mod wal_header;
+mod wal_search;
 mod walk;
 
 pub use backup_label::{BackupLabel, BackupLabelError};
@@ -41,4 +42,7 @@ pub use timeline_history::{TimelineHistory, TimelineHistoryEntry, TimelineHistor
 pub use version::{PgVersion, UnsupportedVersion};
 pub use wal_file_name::{ParseWalFileNameError, WalFileName};
 pub use wal_header::{WalHeader, WalHeaderError};
-pub use walk::{ClusterTree, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions, walk};
+pub use wal_search::WalSearch;
+pub use walk::{
+    ClusterTree, Entry, EntryKind, Exclusions, Link, Skipped, Tablespace, Verdict, WalkError, WalkOptions, walk,
+};

@@ -2,6 +2,7 @@
 
 mod builder;
 mod load;
+mod standby;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +16,7 @@ pub use load::Load;
 
 use crate::account::Account;
 use crate::outcome::{run, run_with_input};
+use crate::port::Port;
 use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::wait::wait_for;
@@ -22,7 +24,7 @@ use crate::wait::wait_for;
 /// How long a server may take to start (recovery included) or to stop.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// The port names the socket file only: each cluster has a socket folder of its own, and none listens on a network.
+/// The port names the socket file: each cluster has a socket folder of its own, and one that listens an address of its own.
 const PORT: u16 = 5432;
 
 /// A cluster, and its server while that runs.
@@ -33,6 +35,9 @@ pub struct Postgres {
     home: PathBuf,
     data: PathBuf,
     process: Option<Process>,
+    /// Where it listens besides its socket; empty for nowhere.
+    address: String,
+    reserved: Option<Port>,
 }
 
 impl Postgres {
@@ -62,6 +67,8 @@ impl Postgres {
             home,
             data,
             process: None,
+            address: String::new(),
+            reserved: None,
         }
     }
 
@@ -131,7 +138,8 @@ impl Postgres {
             .arg("-p")
             .arg(PORT.to_string());
         // On the command line, so that what a restored postgresql.conf says about the original does not count.
-        command.args(["-c", "listen_addresses=", "-c", "logging_collector=off"]);
+        command.arg("-c").arg(format!("listen_addresses={}", self.address));
+        command.args(["-c", "logging_collector=off"]);
         let mut process = Process::start(&self.name, command, &self.home.join("server.log"));
         let mut ended = false;
         wait_for(&format!("{} to take queries", self.name), LIMIT, || {
@@ -240,6 +248,24 @@ impl Postgres {
         let mut command = self.program("psql");
         command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
         command
+    }
+
+    /// The whole cluster as SQL: what a restore must give again. Without where tablespaces lie, and without the random keys
+    /// that newer minor versions put around a dump.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut command = self.program("pg_dumpall");
+        command.arg("--no-sync");
+        let dump = run(command).ok().stdout;
+        let differs = |line: &&str| {
+            ["\\restrict ", "\\unrestrict ", "CREATE TABLESPACE "]
+                .iter()
+                .any(|start| line.starts_with(start))
+        };
+        dump.lines()
+            .filter(|line| !differs(line))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Changes a setting and has the server read it.

@@ -2,12 +2,13 @@
 
 use super::label;
 use super::settings::BackupSettings;
+use super::standby::{self, Source, Standby};
 use super::summary::BackupSummary;
 use super::take::{Context, take};
 use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::output::local_offset;
-use crate::pg::{OpenCluster, open_cluster};
+use crate::pg::OpenCluster;
 use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{BackupLabel, StanzaName};
@@ -33,23 +34,28 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
     let settings = BackupSettings::of(config)?;
     warn_of_type(config);
-    let cluster = open_cluster(config).await?;
-    cluster.check_primary().await?;
+    let Source { mut cluster, standby } = standby::choose(config).await?;
     let label = next_label(&mesh, &settings.stanza).await?;
     let mut signals = Signals::catch()?;
-    let begun = begin(&mesh, &settings, &cluster, &label).await?;
+    let begun = begin(&mesh, &settings, &cluster, standby.as_deref(), &label).await?;
+    if let Some(writer) = begun.writer.clone() {
+        // The same, unless the primary is on another host.
+        cluster.instance = writer;
+    }
     let session = begun.session;
     let stanza = settings.stanza.clone();
     let context = Context {
         mesh: mesh.clone(),
         settings,
         cluster,
+        standby: standby.clone(),
         begun,
         label,
     };
     let outcome = tokio::select! {
         outcome = Box::pin(take(config, context)) => outcome,
         name = signals.caught() => Err(stopped(name)),
+        failure = watch(standby.as_deref()) => Err(failure),
         never = mesh.keep_session() => match never {},
     };
     if outcome.is_err() {
@@ -57,6 +63,14 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     }
     mesh.forget_session();
     outcome.map_err(resumable)
+}
+
+/// Ends when the standby, if there is one, can no longer be backed up.
+async fn watch(standby: Option<&Standby>) -> Failure {
+    match standby {
+        Some(standby) => standby.watch().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn warn_of_type(config: &Config) {
@@ -97,13 +111,16 @@ async fn begin(
     mesh: &Mesh,
     settings: &BackupSettings,
     cluster: &OpenCluster,
+    standby: Option<&Standby>,
     label: &BackupLabel,
 ) -> Result<BackupBegun, Failure> {
     let request = BeginBackup {
         stanza: settings.stanza.clone(),
         system_id: cluster.control.system_id,
         version: cluster.control.version,
-        instance: cluster.instance.clone(),
+        instance: standby
+            .is_none_or(Standby::primary_is_here)
+            .then(|| cluster.instance.clone()),
         timeline: cluster
             .control
             .checkpoint_timeline
