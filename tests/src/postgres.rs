@@ -283,9 +283,9 @@ impl Postgres {
 
     /// Ends the current segment, and waits until it and all before it are archived; its name.
     pub fn archive_everything(&self) -> String {
-        // The first record of a segment must be there, or the switch does nothing.
-        self.query("select pg_create_restore_point('archive everything')");
-        let segment = self.current_segment();
+        // The first record of a segment must be there, or the switch does nothing. It tells the segment: what was written so
+        // far may still end with the one before.
+        let segment = self.query("select pg_walfile_name(pg_create_restore_point('archive everything'))");
         self.query("select pg_switch_wal()");
         wait_for(&format!("{segment} to be archived by {}", self.name), LIMIT, || {
             self.query("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= segment
