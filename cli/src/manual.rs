@@ -91,7 +91,7 @@ fn arguments(option: &'static OptionSpec, command: Command) -> Vec<Arg> {
         .help(option.help)
         .value_name(kind.placeholder());
     let itself = match kind {
-        Kind::Flag => itself.num_args(0..=1).require_equals(true).action(ArgAction::Set),
+        kind if kind.is_switch() => itself.num_args(0..=1).require_equals(true).action(ArgAction::Set),
         Kind::Choice(words) => itself.value_parser(words.to_vec()),
         Kind::Path | Kind::File => itself.value_hint(clap::ValueHint::AnyPath),
         _ if kind.is_repeatable() => itself.action(ArgAction::Append),

@@ -3,6 +3,7 @@
 mod builder;
 mod load;
 mod majors;
+mod standby;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +18,7 @@ pub use majors::{majors, programs_of};
 
 use crate::account::Account;
 use crate::outcome::{run, run_with_input};
+use crate::port::Port;
 use crate::process::Process;
 use crate::scratch::Scratch;
 use crate::wait::wait_for;
@@ -24,7 +26,7 @@ use crate::wait::wait_for;
 /// How long a server may take to start (recovery included) or to stop.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// The port names the socket file only: each cluster has a socket folder of its own, and none listens on a network.
+/// The port names the socket file: each cluster has a socket folder of its own, and one that listens an address of its own.
 const PORT: u16 = 5432;
 
 /// A cluster, and its server while that runs.
@@ -35,6 +37,9 @@ pub struct Postgres {
     home: PathBuf,
     data: PathBuf,
     process: Option<Process>,
+    /// Where it listens besides its socket; empty for nowhere.
+    address: String,
+    reserved: Option<Port>,
 }
 
 impl Postgres {
@@ -64,6 +69,8 @@ impl Postgres {
             home,
             data,
             process: None,
+            address: String::new(),
+            reserved: None,
         }
     }
 
@@ -133,7 +140,8 @@ impl Postgres {
             .arg("-p")
             .arg(PORT.to_string());
         // On the command line, so that what a restored postgresql.conf says about the original does not count.
-        command.args(["-c", "listen_addresses=", "-c", "logging_collector=off"]);
+        command.arg("-c").arg(format!("listen_addresses={}", self.address));
+        command.args(["-c", "logging_collector=off"]);
         let mut process = Process::start(&self.name, command, &self.home.join("server.log"));
         let mut ended = false;
         wait_for(&format!("{} to take queries", self.name), LIMIT, || {
@@ -244,6 +252,24 @@ impl Postgres {
         command
     }
 
+    /// The whole cluster as SQL: what a restore must give again. Without where tablespaces lie, and without the random keys
+    /// that newer minor versions put around a dump.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let mut command = self.program("pg_dumpall");
+        command.arg("--no-sync");
+        let dump = run(command).ok().stdout;
+        let differs = |line: &&str| {
+            ["\\restrict ", "\\unrestrict ", "CREATE TABLESPACE "]
+                .iter()
+                .any(|start| line.starts_with(start))
+        };
+        dump.lines()
+            .filter(|line| !differs(line))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// Changes a setting and has the server read it.
     pub fn set(&self, name: &str, value: &str) {
         let value = value.replace('\'', "''");
@@ -259,9 +285,9 @@ impl Postgres {
 
     /// Ends the current segment, and waits until it and all before it are archived; its name.
     pub fn archive_everything(&self) -> String {
-        // The first record of a segment must be there, or the switch does nothing.
-        self.query("select pg_create_restore_point('archive everything')");
-        let segment = self.current_segment();
+        // The first record of a segment must be there, or the switch does nothing. It tells the segment: what was written so
+        // far may still end with the one before.
+        let segment = self.query("select pg_walfile_name(pg_create_restore_point('archive everything'))");
         self.query("select pg_switch_wal()");
         wait_for(&format!("{segment} to be archived by {}", self.name), LIMIT, || {
             self.query("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= segment
@@ -311,17 +337,6 @@ impl Postgres {
         // The WAL comes from the archive, so pg_wal is empty and has nothing to be parsed.
         command.arg("--no-parse-wal").arg(&self.data);
         run(command).succeeds();
-    }
-
-    /// The content of all databases, as pg_dumpall writes it.
-    #[must_use]
-    pub fn dump(&self) -> String {
-        let mut command = self.program("pg_dumpall");
-        command.args(["--no-sync", "--no-comments"]);
-        // Since 2025 a dump carries a random key of its own.
-        let text = run(command).ok().stdout;
-        let is_content = |line: &&str| !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict");
-        text.lines().filter(is_content).collect::<Vec<_>>().join("\n")
     }
 
     /// Leaves the server running when this value is dropped.

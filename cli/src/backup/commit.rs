@@ -167,6 +167,7 @@ fn root(
         links: facts.links,
         fingerprint_seed: facts.fingerprint_seed,
         scanned_at: facts.scanned_at.or(Some(facts.start.time)),
+        from_standby: context.standby.is_some(),
         data_checksums: Some(control.has_page_checksums()),
         annotations: context.settings.annotations.clone(),
         sizes: BackupSizes {

@@ -3,12 +3,13 @@
 use super::label;
 use super::prior;
 use super::settings::BackupSettings;
+use super::standby::{self, Source, Standby};
 use super::summary::BackupSummary;
 use super::take::{Context, take};
 use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::output::local_offset;
-use crate::pg::{OpenCluster, open_cluster};
+use crate::pg::OpenCluster;
 use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::TimelineId;
@@ -34,17 +35,21 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 /// told, or notices when nobody goes on; the server ends the backup when its connection does.
 pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
     let settings = BackupSettings::of(config)?;
-    let cluster = open_cluster(config).await?;
-    cluster.check_primary().await?;
+    let Source { mut cluster, standby } = standby::choose(config).await?;
     let Chosen { label, kind, prior } = choose(&mesh, &settings, &cluster).await?;
     let mut signals = Signals::catch()?;
-    let begun = begin(&mesh, &settings, &cluster, &label).await?;
+    let begun = begin(&mesh, &settings, &cluster, standby.as_deref(), &label).await?;
+    if let Some(writer) = begun.writer.clone() {
+        // The same, unless the primary is on another host.
+        cluster.instance = writer;
+    }
     let session = begun.session;
     let stanza = settings.stanza.clone();
     let context = Context {
         mesh: mesh.clone(),
         settings,
         cluster,
+        standby: standby.clone(),
         begun,
         label,
         kind,
@@ -53,6 +58,7 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     let outcome = tokio::select! {
         outcome = Box::pin(take(config, context)) => outcome,
         name = signals.caught() => Err(stopped(name)),
+        failure = watch(standby.as_deref()) => Err(failure),
         never = mesh.keep_session() => match never {},
     };
     if outcome.is_err() {
@@ -60,6 +66,14 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
     }
     mesh.forget_session();
     outcome.map_err(resumable)
+}
+
+/// Ends when the standby, if there is one, can no longer be backed up.
+async fn watch(standby: Option<&Standby>) -> Failure {
+    match standby {
+        Some(standby) => standby.watch().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What the stanza's backups decide together with the clock.
@@ -108,13 +122,16 @@ async fn begin(
     mesh: &Mesh,
     settings: &BackupSettings,
     cluster: &OpenCluster,
+    standby: Option<&Standby>,
     label: &BackupLabel,
 ) -> Result<BackupBegun, Failure> {
     let request = BeginBackup {
         stanza: settings.stanza.clone(),
         system_id: cluster.control.system_id,
         version: cluster.control.version,
-        instance: cluster.instance.clone(),
+        instance: standby
+            .is_none_or(Standby::primary_is_here)
+            .then(|| cluster.instance.clone()),
         timeline: timeline_of(cluster),
         label: label.clone(),
         holder: format!("process {} on {}", std::process::id(), crate::host::name_for_people()),

@@ -5,6 +5,7 @@
 //!              ├─ reader    threads: files → pieces, page checksums (pages), small files together (bundle)
 //!              ├─ uploader  pieces → chunks that the mesh lacks, compressed and sent
 //!              └─ manifest  entries in the order of the walk → parts, which are pieces too
+//!        standby a standby's files instead of the primary's
 //!        wal    the segments from start to stop, awaited
 //!        commit the manifest's root, and the mesh's answer
 //! ```
@@ -31,6 +32,7 @@ mod prior;
 mod reader;
 mod settings;
 mod source;
+mod standby;
 mod summary;
 mod take;
 mod tally;

@@ -144,6 +144,10 @@ async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> 
         // Hint bits may change without WAL where these are not logged, but never a page's position in it.
         return Ok(Policy::Everything(map));
     }
+    if root.from_standby || context.standby.is_some() {
+        // A standby writes its files at times of its own.
+        return Ok(map.map_or(Policy::Everything(None), Policy::Map));
+    }
     Ok(map.map_or(Policy::Times(root.start_time), Policy::Map))
 }
 

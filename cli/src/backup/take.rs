@@ -8,6 +8,7 @@ use super::plan::{Jobs, Plan};
 use super::prior::{self, Beginning, Prior};
 use super::reader::{Reader, Reading, unreadable};
 use super::settings::BackupSettings;
+use super::standby::Standby;
 use super::summary::BackupSummary;
 use super::tally::{Sums, Tally};
 use super::uploader::{Halt, Piece, UploadCounts, UploadSettings, Uploader};
@@ -41,8 +42,10 @@ pub struct Context {
     pub mesh: Arc<Mesh>,
     /// The options.
     pub settings: BackupSettings,
-    /// The cluster.
+    /// The cluster; the primary.
     pub cluster: OpenCluster,
+    /// Whose files are read, if not the primary's.
+    pub standby: Option<Arc<Standby>>,
     /// What the mesh said.
     pub begun: BackupBegun,
     /// The backup's label.
@@ -74,6 +77,11 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
         .await
         .map_err(|e| database_failure(&e))?;
     tracing::info!("backup start: WAL position {}", start.lsn);
+    if let Some(standby) = &context.standby {
+        standby
+            .prepare(&context.mesh, &context.settings, &context.cluster, &start)
+            .await?;
+    }
     let databases = client.databases().await.map_err(|error| database_failure(&error))?;
     let tablespaces = client.tablespaces().await.map_err(|error| database_failure(&error))?;
 
@@ -112,17 +120,21 @@ async fn plan(context: &Context) -> Result<Plan, Failure> {
     let mut options = WalkOptions::new(context.cluster.control.version);
     options.exclude.clone_from(&context.settings.exclude);
     let pgdata = context.cluster.pgdata.clone();
-    let tree = tokio::task::spawn_blocking(move || walk(&pgdata, &options))
-        .await
-        .map_err(|error| Failure::new(code::ASSERT, "the walk ended abnormally").because(error))?
-        .map_err(|error| walk_failure(&error))?;
+    let tree = match &context.standby {
+        Some(standby) => standby.tree(&context.cluster, &options.exclude).await?,
+        None => tokio::task::spawn_blocking(move || walk(&pgdata, &options))
+            .await
+            .map_err(|error| Failure::new(code::ASSERT, "the walk ended abnormally").because(error))?
+            .map_err(|error| walk_failure(&error))?,
+    };
     for skipped in &tree.skipped {
         tracing::warn!("{} is {} and is left out", skipped.path, skipped.what);
     }
     Plan::of(tree)
 }
 
-fn walk_failure(error: &WalkError) -> Failure {
+/// Why a data directory could not be walked, for a user.
+pub fn walk_failure(error: &WalkError) -> Failure {
     let failure = Failure::new(code::RUNTIME, "the data directory cannot be backed up").because(chain(error));
     match error {
         WalkError::ReadDirectory { source, .. } | WalkError::Examine { source, .. }
@@ -212,6 +224,9 @@ async fn read_all(
     fed.map_err(Halt::Failed)?;
     read?;
 
+    if let Some(standby) = &context.standby {
+        standby.refresh_control(&context.cluster).await.map_err(Halt::Failed)?;
+    }
     let control = read_control(&plan.control).await.map_err(Halt::Failed)?;
     reading.progress.advance(control.len() as u64);
     push_control(&mut builder, &plan.control, control).await?;
@@ -222,6 +237,9 @@ async fn read_all(
         .await
         .map_err(|e| Halt::Failed(database_failure(&e)))?;
     let label = BackupLabel::parse(&stop.label_file).map_err(|error| Halt::Failed(odd_label(&error)))?;
+    if let Some(standby) = &context.standby {
+        standby.check_end(label.start_timeline).await.map_err(Halt::Failed)?;
+    }
     Ok((builder.finish().await?, stop, label, reading.tally.sums()))
 }
 

@@ -8,14 +8,12 @@ use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::{BAD_COPIES, Mesh};
+use crate::mesh::Mesh;
 use crate::restore::{DirectArchive, DirectFile};
 use bytes::Bytes;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{GetSegment, Request, SegmentReply};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, SystemId, WalFileName};
-use pgmesh_storage::{Payload, StanzaName};
+use pgmesh_storage::StanzaName;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -76,38 +74,7 @@ async fn from_mesh(
     file: WalFileName,
 ) -> Result<Option<Bytes>, Failure> {
     let mesh = Mesh::connect(config).await?;
-    let suite = mesh.suite().await?;
-    let mut avoid = Vec::new();
-    loop {
-        let request = Request::GetSegment(GetSegment {
-            stanza: stanza.clone(),
-            file: file.to_string(),
-            system_id,
-            avoid: avoid.clone(),
-        });
-        let length = |reply: &SegmentReply| match reply {
-            SegmentReply::Found { payload, .. } => Some(payload.length),
-            SegmentReply::NeverArchived => None,
-        };
-        let (reply, body) = mesh.fetch(&request, length).await?;
-        let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else {
-            return Ok(None);
-        };
-        // Invariant 6: nothing is handed out before its digest has been checked.
-        let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
-        match opened {
-            Ok(content) => return Ok(Some(content)),
-            Err(error) => {
-                let failure = Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged"))
-                    .because(chain(&error));
-                if avoid.len() == BAD_COPIES {
-                    return Err(failure);
-                }
-                tracing::warn!("{failure}; it is asked for again from elsewhere");
-                avoid.push(repo);
-            }
-        }
-    }
+    mesh.wal_file(stanza, system_id, file).await
 }
 
 /// Writes the file under another name first: PostgreSQL never sees a part of it.

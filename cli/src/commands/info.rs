@@ -20,8 +20,11 @@ use crate::output::{self, OutputFormat};
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo};
 use pgmesh_node::{Failure, code};
-use pgmesh_storage::{BackupLabel, ManifestRoot, Payload, RepoKey, StanzaName};
+use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
 use status::chosen;
+
+/// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`, transam.h).
+const FIRST_USER_OID: u32 = 16_384;
 
 /// Shows what there is. A stanza or a backup that does not exist is a status, not a failure.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -178,6 +181,13 @@ impl<'i> Shown<'i> {
     fn details(&self, label: &BackupLabel) -> Option<&'i ManifestRoot> {
         self.set.filter(|(set, _)| *set == label).and_then(|(_, root)| root)
     }
+}
+
+/// The databases of a backup that are worth a mention: not the templates that initdb makes, as pgBackRest has it.
+fn listed(root: &ManifestRoot) -> impl Iterator<Item = &DatabaseRecord> {
+    root.databases
+        .iter()
+        .filter(|database| database.oid >= FIRST_USER_OID || !database.name.starts_with("template"))
 }
 
 #[cfg(test)]

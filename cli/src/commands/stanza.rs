@@ -5,9 +5,9 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output;
-use crate::pg::{OpenCluster, open_cluster, read_cluster_files};
-use pgmesh_node::Failure;
+use crate::pg::{OpenCluster, database_failure, open_cluster, read_cluster_files};
 use pgmesh_node::protocol::{CreateStanza, DeletedStanza, MeshInfo, NewStanza, Request};
+use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
 
 /// Creates the stanza for the cluster at `pg1-path`.
@@ -90,12 +90,26 @@ async fn connect(config: &Config) -> Result<Mesh, Failure> {
     Ok(mesh)
 }
 
+/// It archives nothing: bound to the timeline in the primary's place, it would only lock that out (invariant 12).
+async fn refuse_standby(cluster: &OpenCluster) -> Result<(), Failure> {
+    let asked = cluster.client.in_recovery().await;
+    if !asked.map_err(|error| database_failure(&error))? {
+        return Ok(());
+    }
+    let what = format!(
+        "the cluster at {} is a standby: it is in recovery",
+        cluster.pgdata.display()
+    );
+    Err(Failure::new(code::DB_CONNECT, what).remedy("run this on the primary; a standby needs no stanza of its own"))
+}
+
 /// What the mesh is to know of the cluster: from its files, and from the server where it runs.
 async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
     let stanza = stanza(config)?;
     let (control, instance) = if config.flag("online") {
-        let OpenCluster { control, instance, .. } = open_cluster(config).await?;
-        (control, instance)
+        let cluster = open_cluster(config).await?;
+        refuse_standby(&cluster).await?;
+        (cluster.control, cluster.instance)
     } else {
         let files = read_cluster_files(config)?;
         (files.control, files.instance)

@@ -121,7 +121,7 @@ fn option_arguments(key: OptionKey, spec: &OptionSpec) -> Vec<Arg> {
     let itself = Arg::new(name.clone()).long(name.clone()).action(ArgAction::Append);
     let itself = itself.value_parser(ValueParser::os_string());
     let itself = match spec.kind {
-        Kind::Flag => itself.num_args(0..=1).require_equals(true).default_missing_value("y"),
+        kind if kind.is_switch() => itself.num_args(0..=1).require_equals(true).default_missing_value("y"),
         Kind::Integer { .. } => itself.num_args(1).allow_negative_numbers(true),
         _ => itself.num_args(1),
     };
@@ -138,7 +138,7 @@ fn option_arguments(key: OptionKey, spec: &OptionSpec) -> Vec<Arg> {
 
 /// Whether `--no-NAME` exists.
 pub fn is_negatable(spec: &OptionSpec) -> bool {
-    matches!(spec.kind, Kind::Flag) || spec.name == "config"
+    spec.kind.is_switch() || spec.name == "config"
 }
 
 /// What was said about one option. Of `--x`, `--no-x` and `--reset-x` the last one counts.
@@ -167,7 +167,7 @@ fn setting(
     check_allowed(key, spec, command)?;
     let given = match (form, spec.kind) {
         (0, kind) => Given::Texts(texts(matches, &name, kind)?),
-        (1, Kind::Flag) => Given::Texts(vec!["n".to_owned()]),
+        (1, kind) if kind.is_switch() => Given::Texts(vec!["n".to_owned()]),
         (1, _) => Given::Unset,
         _ => Given::Reset,
     };

@@ -104,6 +104,15 @@ impl Drop for Secret {
 }
 
 impl Kind {
+    /// Whether `--name` and `--no-name` mean y and n: of a flag, and of words that y and n are among.
+    pub fn is_switch(self) -> bool {
+        match self {
+            Self::Flag => true,
+            Self::Choice(words) => words.contains(&"y") && words.contains(&"n"),
+            _ => false,
+        }
+    }
+
     /// Whether the option may be given several times.
     pub const fn is_repeatable(self) -> bool {
         matches!(self, Self::List { .. } | Self::Map { .. })

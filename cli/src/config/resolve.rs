@@ -128,7 +128,9 @@ impl Loader {
                 let setting = self.settings.get(&key).filter(|_| spec.is_for(self.command));
                 match resolve(self.command, spec, setting)? {
                     Some(resolved) => drop(values.insert(key, resolved)),
-                    None if spec.required.contains(self.command) => return Err(self.missing(key, spec)),
+                    None if spec.required.contains(self.command) && !self.is_spared(key) => {
+                        return Err(self.missing(key, spec));
+                    }
                     None => {}
                 }
             }
@@ -136,6 +138,19 @@ impl Loader {
         let config = Config::new(self.command, arguments, values, self.warnings);
         config.check_repositories()?;
         Ok(config)
+    }
+
+    /// Whether an option of a cluster is not needed after all: all commands but `backup` are about pg1, and `backup` needs no
+    /// files of a cluster on another host.
+    fn is_spared(&self, key: OptionKey) -> bool {
+        let Some((IndexKey::Pg, number)) = key.index else {
+            return false;
+        };
+        if self.command != Command::Backup {
+            return number != 1;
+        }
+        let host = table::indexed(IndexKey::Pg, "host").map(|spec| spec.key(number));
+        host.is_some_and(|host| self.settings.contains_key(&host))
     }
 
     /// The numbers of a group's members: those that somebody declared, and pg1 always.

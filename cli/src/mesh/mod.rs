@@ -22,6 +22,7 @@ mod renewal;
 mod retry;
 #[cfg(test)]
 mod tests;
+mod wal_file;
 
 pub use access::Access;
 pub use probe::Probed;

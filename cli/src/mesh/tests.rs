@@ -175,7 +175,7 @@ fn begin() -> BeginBackup {
         stanza: "main".parse().unwrap(),
         system_id: pgmesh_postgres::SystemId(1),
         version: "15".parse().unwrap(),
-        instance: String::new(),
+        instance: None,
         timeline: pgmesh_postgres::TimelineId(1),
         label: label(),
         holder: String::new(),
@@ -194,6 +194,7 @@ fn begun() -> BackupBegun {
         repositories: vec![1],
         backup_ack: 2,
         prior: None,
+        writer: None,
         resume_key: [9; 16],
     }
 }

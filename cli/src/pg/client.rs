@@ -1,36 +1,19 @@
 //! The SQL side of a backup: one connection, and the functions of PostgreSQL's backup API.
 
+use super::address::PgAddress;
 use pgmesh_postgres::{Lsn, PgVersion, SystemId, UnsupportedVersion};
 use std::future::Future;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, Row};
-
-/// Where the cluster listens.
-#[derive(Debug, Clone)]
-pub struct PgAddress {
-    /// `pgN-socket-path`: the folder of the Unix socket.
-    pub socket_path: PathBuf,
-    /// `pgN-port`.
-    pub port: u16,
-    /// `pgN-user`; the operating system's user where it is not set.
-    pub user: Option<String>,
-    /// `pgN-database`.
-    pub database: String,
-    /// `db-timeout`.
-    pub timeout: Duration,
-}
 
 /// What can go wrong with the connection or a statement.
 #[derive(Debug, thiserror::Error)]
 pub enum PgClientError {
     /// No connection.
-    #[error("connecting to PostgreSQL on port {port} in {socket_path}")]
+    #[error("connecting to PostgreSQL {place}")]
     Connect {
-        /// The socket's folder.
-        socket_path: String,
-        /// The port.
-        port: u16,
+        /// Where it should listen.
+        place: String,
         /// Why.
         #[source]
         source: tokio_postgres::Error,
@@ -124,23 +107,9 @@ pub struct PgClient {
 impl PgClient {
     /// Connects and asks for the version.
     pub async fn connect(address: &PgAddress) -> Result<Self, PgClientError> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(&address.socket_path)
-            .port(address.port)
-            .dbname(&address.database)
-            .application_name("pgmesh")
-            .connect_timeout(address.timeout.min(Duration::from_secs(30)));
-        match &address.user {
-            Some(user) => config.user(user),
-            None => config.user(operating_system_user()),
-        };
-        if let Ok(password) = std::env::var("PGPASSWORD") {
-            config.password(password);
-        }
+        let config = address.to_config();
         let failed = |source| PgClientError::Connect {
-            socket_path: address.socket_path.display().to_string(),
-            port: address.port,
+            place: address.to_string(),
             source,
         };
         let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
@@ -152,12 +121,10 @@ impl PgClient {
             timeout: address.timeout,
         };
         // Nothing that an administrator sets for other sessions may end ours in the middle of a backup.
-        this.run(
+        this.execute(
             "session set-up",
-            this.client.batch_execute(
-                "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; \
-                 set idle_session_timeout = 0; set search_path = pg_catalog",
-            ),
+            "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; \
+             set idle_session_timeout = 0; set search_path = pg_catalog",
         )
         .await?;
         Ok(this)
@@ -249,12 +216,7 @@ impl PgClient {
     /// Writes a record and switches to the next WAL segment, so that the one under way is archived. Where it lies.
     pub async fn switch_wal(&self) -> Result<Lsn, PgClientError> {
         // Without a record since the last switch there would be nothing to switch.
-        self.one(
-            "pg_create_restore_point",
-            "select pg_catalog.pg_create_restore_point('pgmesh')::text",
-            &[],
-        )
-        .await?;
+        self.write_restore_point("pgmesh").await?;
         let row = self
             .one("pg_switch_wal", "select pg_catalog.pg_switch_wal()::text", &[])
             .await?;
@@ -302,8 +264,21 @@ impl PgClient {
         self.run(statement, self.client.query_one(sql, parameters)).await
     }
 
-    async fn all(&self, statement: &'static str, sql: &str) -> Result<Vec<Row>, PgClientError> {
-        self.run(statement, self.client.query(sql, &[])).await
+    pub(super) async fn all(&self, statement: &'static str, sql: &str) -> Result<Vec<Row>, PgClientError> {
+        self.all_with(statement, sql, &[]).await
+    }
+
+    pub(super) async fn all_with(
+        &self,
+        statement: &'static str,
+        sql: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<Vec<Row>, PgClientError> {
+        self.run(statement, self.client.query(sql, parameters)).await
+    }
+
+    pub(super) async fn execute(&self, statement: &'static str, sql: &str) -> Result<(), PgClientError> {
+        self.run(statement, self.client.batch_execute(sql)).await
     }
 
     async fn run<T>(
@@ -354,8 +329,4 @@ pub(super) async fn within<T>(
         Ok(result) => result.map_err(|source| PgClientError::Statement { statement, source }),
         Err(_) => Err(PgClientError::Timeout { statement, limit }),
     }
-}
-
-fn operating_system_user() -> String {
-    uzers::get_current_username().map_or_else(|| "postgres".to_owned(), |name| name.to_string_lossy().into_owned())
 }

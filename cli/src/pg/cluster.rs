@@ -1,15 +1,13 @@
-//! Opening the cluster that `pg1-…` describes: its files, a connection, and proof that they belong together.
+//! Opening the cluster that `pgN-…` describes: its files, a connection, and proof that they belong together.
 
-use super::client::{PgAddress, PgClient, PgClientError};
+use super::address::PgAddress;
+use super::client::{PgClient, PgClientError};
 use crate::config::{Config, IndexKey};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, ControlFileError, instance_fingerprint};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-
-/// Where PostgreSQL's programs look for the socket when `pg1-socket-path` does not say.
-const DEFAULT_SOCKET_PATH: &str = "/var/run/postgresql";
 
 /// What the files of a cluster say about it, running or not.
 #[derive(Debug, Clone)]
@@ -18,11 +16,11 @@ pub struct ClusterFiles {
     pub control: ControlFile,
     /// Tells this data directory from a copy of it (invariant 12).
     pub instance: String,
-    /// `pg1-path`.
+    /// `pgN-path`.
     pub pgdata: PathBuf,
 }
 
-/// The cluster at `pg1-path`, with a connection to the server that runs it.
+/// A cluster, with a connection to the server that runs it.
 pub struct OpenCluster {
     /// The connection.
     pub client: PgClient,
@@ -30,7 +28,7 @@ pub struct OpenCluster {
     pub control: ControlFile,
     /// Tells this data directory from a copy of it (invariant 12).
     pub instance: String,
-    /// `pg1-path`.
+    /// Where its files are read: `pgN-path`.
     pub pgdata: PathBuf,
 }
 
@@ -39,13 +37,24 @@ pub struct OpenCluster {
 /// # Errors
 /// No `pg1-path` (37), no data directory there (55), an unsupported version (46), or a file that cannot be read.
 pub fn read_cluster_files(config: &Config) -> Result<ClusterFiles, Failure> {
-    let pgdata = config.pg_path().map(Path::to_owned).ok_or_else(|| {
-        Failure::new(code::OPTION_REQUIRED, "option pg1-path is missing")
-            .remedy("set pg1-path to the cluster's data directory in the stanza's section of the configuration file")
+    read_files_of(config, 1)
+}
+
+/// As [`read_cluster_files`], of the cluster with this number.
+///
+/// # Errors
+/// As there.
+pub fn read_files_of(config: &Config, number: u16) -> Result<ClusterFiles, Failure> {
+    let option = format!("pg{number}-path");
+    let pgdata = config.indexed_path(IndexKey::Pg, number, "path");
+    let pgdata = pgdata.map(Path::to_owned).ok_or_else(|| {
+        Failure::new(code::OPTION_REQUIRED, format!("option {option} is missing")).remedy(format!(
+            "set {option} to the cluster's data directory in the stanza's section of the configuration file"
+        ))
     })?;
-    let control = ControlFile::read(&pgdata).map_err(|error| control_failure(&pgdata, &error))?;
+    let control = ControlFile::read(&pgdata).map_err(|error| control_failure(&option, &pgdata, &error))?;
     let instance = instance_fingerprint(&pgdata)
-        .map_err(|error| Failure::new(code::RUNTIME, "pg1-path cannot be examined").because(chain(&error)))?;
+        .map_err(|error| Failure::new(code::RUNTIME, format!("{option} cannot be examined")).because(chain(&error)))?;
     Ok(ClusterFiles {
         control,
         instance,
@@ -59,64 +68,36 @@ pub fn read_cluster_files(config: &Config) -> Result<ClusterFiles, Failure> {
 /// # Errors
 /// As [`read_cluster_files`]; no connection (56); a server of another cluster or data directory (58).
 pub async fn open_cluster(config: &Config) -> Result<OpenCluster, Failure> {
+    let address = PgAddress::of(config, 1);
+    if !address.is_here() {
+        let what = format!("pg1-host: the server {address} is another host's");
+        return Err(Failure::new(code::OPTION_INVALID, what)
+            .because("this command reads the cluster's files")
+            .remedy("run it on that host, with pg1-path and without pg1-host"));
+    }
+    open_here(config, &address).await
+}
+
+/// As [`open_cluster`], of the cluster at an address of this host.
+///
+/// # Errors
+/// As there.
+pub async fn open_here(config: &Config, address: &PgAddress) -> Result<OpenCluster, Failure> {
     let ClusterFiles {
         control,
         instance,
         pgdata,
-    } = read_cluster_files(config)?;
-    let address = address(config);
-    let client = PgClient::connect(&address)
+    } = read_files_of(config, address.number)?;
+    let client = PgClient::connect(address)
         .await
         .map_err(|error| database_failure(&error))?;
-    check_same_cluster(&client, &control, &pgdata, &address).await?;
+    check_same_cluster(&client, &control, &pgdata, address).await?;
     Ok(OpenCluster {
         client,
         control,
         instance,
         pgdata,
     })
-}
-
-impl OpenCluster {
-    /// Refuses a standby.
-    ///
-    /// # Errors
-    /// The cluster is in recovery (56), or could not be asked.
-    pub async fn check_primary(&self) -> Result<(), Failure> {
-        if !self
-            .client
-            .in_recovery()
-            .await
-            .map_err(|error| database_failure(&error))?
-        {
-            return Ok(());
-        }
-        let what = format!(
-            "the cluster at {} is a standby: it is in recovery",
-            self.pgdata.display()
-        );
-        Err(Failure::new(code::DB_CONNECT, what)
-            .because("backup-standby is not available yet")
-            .remedy("run this on the primary"))
-    }
-}
-
-/// Where the configuration says that the server listens.
-fn address(config: &Config) -> PgAddress {
-    let text = |name| config.indexed_text(IndexKey::Pg, 1, name);
-    let socket_path = config
-        .indexed_path(IndexKey::Pg, 1, "socket-path")
-        .unwrap_or(Path::new(DEFAULT_SOCKET_PATH));
-    let port = config
-        .indexed_integer(IndexKey::Pg, 1, "port")
-        .and_then(|port| u16::try_from(port).ok());
-    PgAddress {
-        socket_path: socket_path.to_owned(),
-        port: port.unwrap_or(5432),
-        user: text("user").map(str::to_owned),
-        database: text("database").unwrap_or("postgres").to_owned(),
-        timeout: config.duration("db-timeout"),
-    }
 }
 
 /// A server of another cluster would give a backup whose files and WAL do not belong together; a copy of this one, with
@@ -128,15 +109,12 @@ async fn check_same_cluster(
     address: &PgAddress,
 ) -> Result<(), Failure> {
     let running = client.system_id().await.map_err(|error| database_failure(&error))?;
-    let remedy = "let pg1-path and pg1-port, pg1-socket-path name the same cluster";
-    let server = format!(
-        "the server on port {} in {}",
-        address.port,
-        address.socket_path.display()
-    );
+    let pg = format!("pg{}", address.number);
+    let remedy = format!("let {pg}-path and {pg}-port, {pg}-socket-path or {pg}-host name the same cluster");
+    let server = format!("the server {address}");
     if running != control.system_id {
         let what = format!(
-            "{server} has system identifier {running}, but the cluster at pg1-path {} has {}",
+            "{server} has system identifier {running}, but the cluster at {pg}-path {} has {}",
             pgdata.display(),
             control.system_id
         );
@@ -147,7 +125,7 @@ async fn check_same_cluster(
         .await
         .map_err(|error| database_failure(&error))?;
     if !is_same_directory(Path::new(&directory), pgdata) {
-        let what = format!("{server} runs on {directory}, not on pg1-path {}", pgdata.display());
+        let what = format!("{server} runs on {directory}, not on {pg}-path {}", pgdata.display());
         return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
     }
     Ok(())
@@ -160,15 +138,15 @@ fn is_same_directory(one: &Path, other: &Path) -> bool {
     }
 }
 
-fn control_failure(pgdata: &Path, error: &ControlFileError) -> Failure {
-    let what = format!("pg1-path {} cannot be used", pgdata.display());
+fn control_failure(option: &str, pgdata: &Path, error: &ControlFileError) -> Failure {
+    let what = format!("{option} {} cannot be used", pgdata.display());
     match error {
         ControlFileError::Read { source, .. } if source.kind() == ErrorKind::NotFound => Failure::new(
             code::FILE_MISSING,
-            format!("pg1-path {} is no data directory of PostgreSQL", pgdata.display()),
+            format!("{option} {} is no data directory of PostgreSQL", pgdata.display()),
         )
         .because(chain(error))
-        .remedy("set pg1-path to what 'show data_directory' says"),
+        .remedy(format!("set {option} to what 'show data_directory' says")),
         ControlFileError::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             Failure::new(code::RUNTIME, what)
                 .because(chain(error))
@@ -185,7 +163,7 @@ pub fn database_failure(error: &PgClientError) -> Failure {
     match error {
         PgClientError::Connect { .. } => Failure::new(code::DB_CONNECT, "PostgreSQL cannot be reached")
             .because(chain(error))
-            .remedy("check that it runs, and pg1-port, pg1-socket-path, pg1-user and pg1-database"),
+            .remedy("check that it runs, and pg1-port, pg1-socket-path (or pg1-host), pg1-user and pg1-database"),
         PgClientError::Statement { source, .. } if source.is_closed() => {
             Failure::new(code::DB_CONNECT, "PostgreSQL closed the connection")
                 .because(chain(error))
@@ -224,7 +202,7 @@ mod tests {
     fn a_directory_without_a_cluster_is_said_to_be_none() {
         let empty = tempfile::tempdir().unwrap();
         let error = ControlFile::read(empty.path()).unwrap_err();
-        let failure = control_failure(empty.path(), &error);
+        let failure = control_failure("pg1-path", empty.path(), &error);
         assert_eq!(failure.code, code::FILE_MISSING);
         assert!(failure.what.contains("no data directory"), "{failure}");
     }

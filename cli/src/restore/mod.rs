@@ -52,6 +52,7 @@ use data_directory::DataDirectory;
 use owners::Owners;
 use pg_manifest::PgManifest;
 use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_postgres::instance_fingerprint;
 use pgmesh_storage::ManifestRoot;
 use pipeline::Pipeline;
 use places::PlannedLinks;
@@ -109,6 +110,7 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
 
     file_systems.sync()?;
     directory.enable()?;
+    warn_of_copy(options, &root);
     let counts = &pipeline.writer.counts;
     Ok(RestoreSummary {
         stanza: options.stanza.clone(),
@@ -123,6 +125,21 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
         links: links.into_iter().map(|(path, link)| (path, link.destination)).collect(),
         segments,
     })
+}
+
+/// On its old timeline a copy is refused by the mesh (invariant 12). Promoted, it has a timeline of its own, and cannot be told
+/// from the original that was restored elsewhere.
+fn warn_of_copy(options: &RestoreOptions, root: &ManifestRoot) {
+    let is_another = root
+        .instance
+        .as_ref()
+        .is_some_and(|known| instance_fingerprint(&options.pgdata).is_ok_and(|here| here != *known));
+    if is_another && !options.recovery.archive_mode_off {
+        tracing::warn!(
+            "this is another data directory than the one that was backed up, and it will archive once it is promoted: if the \
+             original goes on running, restore with --archive-mode=off"
+        );
+    }
 }
 
 /// The backup that fits the target, by its manifest.

@@ -334,6 +334,7 @@ fn root(parts: Vec<PartRef>, fast: &Path) -> ManifestRoot {
         fingerprint_seed: None,
         scanned_at: None,
         data_checksums: None,
+        from_standby: false,
         sizes: BackupSizes::default(),
         file_count: 0,
         backup_label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n".to_owned(),

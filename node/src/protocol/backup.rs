@@ -14,8 +14,9 @@ pub struct BeginBackup {
     pub system_id: SystemId,
     /// Its major version.
     pub version: PgVersion,
-    /// Tells this data directory from a copy of it (invariant 12).
-    pub instance: String,
+    /// Tells this data directory from a copy of it (invariant 12). `None` where the primary is on another host and the
+    /// files come from its standby: then the asker proves that the primary's WAL is the archive's before it commits.
+    pub instance: Option<String>,
     /// The timeline that the cluster is on.
     pub timeline: TimelineId,
     /// The label that the backup will have.
@@ -41,6 +42,8 @@ pub struct BackupBegun {
     pub backup_ack: u16,
     /// The newest backup before this one.
     pub prior: Option<BackupLabel>,
+    /// The instance that writes the timeline, as the mesh knows it; `None` before the first segment.
+    pub writer: Option<String>,
     /// Proves to any node that the session is the bearer's; a secret of the session.
     pub resume_key: [u8; 16],
 }

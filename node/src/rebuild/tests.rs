@@ -223,6 +223,7 @@ fn root(label: &str, instance: Option<&str>, part: PartRef) -> ManifestRoot {
         fingerprint_seed: None,
         scanned_at: None,
         data_checksums: None,
+        from_standby: false,
         sizes: BackupSizes {
             size: 100,
             delta: 100,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
     BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind,
-    StoredObject, View,
+    StanzaRecord, StoredObject, View,
 };
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
@@ -44,18 +44,7 @@ impl Node {
             )
             .remedy("check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'"));
         }
-        // Invariant 12: a copy's backup would rest on the original's WAL.
-        if let Some(writer) = stanza.writers.get(&begin.timeline)
-            && writer.instance != begin.instance
-        {
-            return Err(Refusal::OtherWriter {
-                stanza: begin.stanza.clone(),
-                timeline: begin.timeline,
-                known: writer.instance.clone(),
-                given: begin.instance.clone(),
-            }
-            .into());
-        }
+        let writer = known_writer(&stanza, &begin)?;
         let all = refs::targets(&view)?;
         let ack = self.backup_ack(begin.backup_ack, all.len())?;
         let prior = view
@@ -83,6 +72,7 @@ impl Node {
             repositories: all.iter().map(|(key, _)| key.get()).collect(),
             backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
             prior,
+            writer,
             resume_key,
         })
     }
@@ -313,6 +303,36 @@ impl Node {
                 Err(_) => avoid.push(source.repo),
             }
         }
+    }
+}
+
+/// Invariant 12: a copy's backup would rest on the original's WAL. The instance that writes the timeline, if any does yet.
+fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<String>, Failure> {
+    let writer = stanza
+        .writers
+        .get(&begin.timeline)
+        .map(|writer| writer.instance.clone());
+    match (&writer, &begin.instance) {
+        (Some(known), Some(given)) if known != given => Err(Refusal::OtherWriter {
+            stanza: begin.stanza.clone(),
+            timeline: begin.timeline,
+            known: known.clone(),
+            given: given.clone(),
+        }
+        .into()),
+        (None, None) => Err(Failure::new(
+            code::ARCHIVE_MISMATCH,
+            format!(
+                "nobody has archived WAL of timeline {} to stanza {} yet",
+                begin.timeline, begin.stanza
+            ),
+        )
+        .because("the primary is on another host, so that only its WAL tells it from a copy")
+        .remedy(format!(
+            "let the primary archive to the stanza: 'pgmesh --stanza={} check' on its host shows whether it does",
+            begin.stanza
+        ))),
+        _ => Ok(writer),
     }
 }
 

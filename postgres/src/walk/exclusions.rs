@@ -7,7 +7,7 @@ use crate::{Fork, RelationFile};
 
 /// What becomes of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// It belongs to the backup.
     Take,
     /// If it is a directory it belongs to the backup, but nothing in it does.
@@ -47,14 +47,17 @@ const LEFT_OUT: &[&str] = &[
 ];
 
 /// The rules of one walk.
-pub(super) struct Exclusions {
+#[derive(Debug)]
+pub struct Exclusions {
     tablespace_directory: String,
     excluded: HashSet<String>,
     emptied: HashSet<String>,
 }
 
 impl Exclusions {
-    pub(super) fn new(options: &WalkOptions) -> Self {
+    /// The rules of a walk with these options.
+    #[must_use]
+    pub fn new(options: &WalkOptions) -> Self {
         let clean = |path: &String| path.trim_start_matches('/').trim_end_matches('/').to_owned();
         let (emptied, excluded): (Vec<_>, Vec<_>) = options.exclude.iter().partition(|path| path.ends_with('/'));
         Self {
@@ -65,7 +68,8 @@ impl Exclusions {
     }
 
     /// What becomes of `path`, relative to PGDATA, whatever lies beside it.
-    pub(super) fn verdict(&self, path: &str) -> Verdict {
+    #[must_use]
+    pub fn verdict(&self, path: &str) -> Verdict {
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
         if name.starts_with("pgsql_tmp")
             || name == "pg_internal.init"

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::PgVersion;
 
+pub use exclusions::{Exclusions, Verdict};
 pub use walker::walk;
 
 /// What a walk needs to know beforehand.

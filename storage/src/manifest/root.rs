@@ -113,6 +113,9 @@ pub struct ManifestRoot {
     /// Whether the cluster has page checksums: where that changed, pages changed that no WAL tells of.
     #[serde(default)]
     pub data_checksums: Option<bool>,
+    /// Whether the files are those of a standby: they have other times than the primary's.
+    #[serde(default)]
+    pub from_standby: bool,
     /// How much it is.
     pub sizes: BackupSizes,
     /// How many files there are.
@@ -319,6 +322,7 @@ mod tests {
             fingerprint_seed: Some(FingerprintSeed::draw().unwrap()),
             scanned_at: Some(4),
             data_checksums: Some(true),
+            from_standby: true,
             sizes: BackupSizes {
                 size: 4,
                 delta: 3,

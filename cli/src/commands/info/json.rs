@@ -1,7 +1,7 @@
 //! `info --output=json`: pgBackRest's keys, which monitoring reads, and pgmesh's own beside them.
 
-use super::Shown;
 use super::status::{Status, chosen, troubles};
+use super::{Shown, listed};
 use pgmesh_node::protocol::{BackupInfo, DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
@@ -161,10 +161,9 @@ fn backup(shown: &Shown<'_>, backup: &BackupInfo) -> Value {
 
 /// What only `--set` shows.
 fn add_details(fields: &mut Map<String, Value>, root: &ManifestRoot) {
-    let databases = root
-        .databases
-        .iter()
-        .map(|database| json!({"name": database.name, "oid": database.oid}));
+    let databases = listed(root).map(|database| json!({"name": database.name, "oid": database.oid}));
+    // As pgBackRest has it: nothing is null, but databases are always a list.
+    let list = |values: Vec<Value>| if values.is_empty() { Value::Null } else { values.into() };
     let links = root
         .links
         .iter()
@@ -175,8 +174,8 @@ fn add_details(fields: &mut Map<String, Value>, root: &ManifestRoot) {
         .map(|space| json!({"name": space.name, "oid": space.oid, "destination": space.destination}));
     let errors: Vec<&str> = root.errors.iter().map(|error| error.path.as_str()).collect();
     fields.insert("database-ref".to_owned(), databases.collect());
-    fields.insert("link".to_owned(), links.collect());
-    fields.insert("tablespace".to_owned(), tablespaces.collect());
+    fields.insert("link".to_owned(), list(links.collect()));
+    fields.insert("tablespace".to_owned(), list(tablespaces.collect()));
     fields.insert("error-list".to_owned(), json!((!errors.is_empty()).then_some(errors)));
 }
 

@@ -158,6 +158,7 @@ pub fn root() -> ManifestRoot {
         fingerprint_seed: None,
         scanned_at: None,
         data_checksums: None,
+        from_standby: false,
         sizes: BackupSizes::default(),
         file_count: 0,
         backup_label: String::new(),

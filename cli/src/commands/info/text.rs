@@ -1,7 +1,7 @@
 //! `info` for people, in pgBackRest's words and order.
 
-use super::Shown;
 use super::status::{Status, chosen, describe_kept, troubles};
+use super::{Shown, listed};
 use crate::output::{size, timestamp};
 use pgmesh_node::protocol::{BackupInfo, DatabaseInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, BackupType, BlockRange, ManifestRoot};
@@ -181,9 +181,7 @@ fn references(labels: &[BackupLabel], all: bool) -> String {
 
 /// What only `--set` shows.
 fn details(text: &mut Lines, root: &ManifestRoot) {
-    let databases: Vec<String> = root
-        .databases
-        .iter()
+    let databases: Vec<String> = listed(root)
         .map(|database| format!("{} ({})", database.name, database.oid))
         .collect();
     let databases = if databases.is_empty() {

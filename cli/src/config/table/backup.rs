@@ -110,6 +110,18 @@ pub const OPTIONS: &[OptionSpec] = &[
             "With archive_mode=always a standby archives too, and its segments may differ in their unused ends.",
             "archive-mode-check=y",
         ),
+    new(
+        "backup-standby",
+        Kind::Choice(&["n", "y", "prefer"]),
+        "read the files of a standby",
+    )
+    .commands(BACKUP)
+    .default("n")
+    .about(
+        "The standby is one of pgN-path on this host, the primary another one, on this host or at pgN-host. y: without a \
+            standby that fits the backup fails; prefer: it is taken from the primary then, if that is on this host.",
+        "backup-standby=y",
+    ),
     new("start-fast", Kind::Flag, "ask PostgreSQL for an immediate checkpoint")
         .commands(BACKUP)
         .default("n")

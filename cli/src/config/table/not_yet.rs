@@ -12,7 +12,6 @@ const TLS_SERVER: &str = "a pgmesh node makes its own certificates and listens a
 const BUNDLE: &str = "pgmesh always bundles small files";
 const BLOCK: &str = "pgmesh stores chunks and needs no block map";
 const NETWORK: &str = "pgmesh speaks QUIC, which sees to keep-alive and compression by itself";
-const STANDBY: &str = "pgmesh backs up from one cluster only, the one at pg1-path";
 const LISTING: &str = "pgmesh lists and prints objects in one way so far";
 const INTERNAL: &str = "it is of use inside pgBackRest only";
 
@@ -38,7 +37,6 @@ pub const OPTIONS: &[OptionSpec] = &[
         "pgmesh knows from its catalog whether a segment exists and asks only once",
     ),
     plain("archive-copy", "pgmesh does not copy WAL into a backup"),
-    plain("backup-standby", STANDBY),
     plain("expire-auto", EXPIRE),
     plain("dry-run", EXPIRE),
     plain("cmd", "pgmesh calls itself by the path it was started from"),
@@ -134,7 +132,6 @@ pub const OPTIONS: &[OptionSpec] = &[
     repo("sftp-public-key-file", FOREIGN_STORE),
     repo("s3-role", "the metadata service tells the role by itself"),
     pg("local", REMOTE),
-    pg("host", REMOTE),
     pg("host-ca-file", REMOTE),
     pg("host-ca-path", REMOTE),
     pg("host-cert-file", REMOTE),

@@ -80,6 +80,11 @@ pub const POSTGRES_OPTIONS: &[OptionSpec] = &[
         .commands(POSTGRES)
         .required(POSTGRES_PATH)
         .about("What PostgreSQL calls PGDATA.", "pg1-path=/var/lib/postgresql/15/main"),
+    postgres("host", Kind::Text, "host of the cluster").about(
+        "The server is connected to over TCP, with the password that PGPASSWORD, PGPASSFILE or ~/.pgpass gives. On another \
+            host than this one only a primary that backup-standby needs can be: of it pgN-path is not read.",
+        "pg2-host=db1.example.com",
+    ),
     postgres("port", Kind::Integer { min: 0, max: 65535 }, "port of the cluster")
         .default("5432")
         .about("It names the socket as well.", "pg1-port=5433"),
