@@ -333,7 +333,7 @@ fn cases() -> u32 {
     let asked = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok());
-    asked.unwrap_or(2000)
+    asked.unwrap_or(1000)
 }
 
 proptest! {

@@ -100,7 +100,7 @@ mod tests {
             let mut made: Vec<BackupLabel> = Vec::new();
             for time in times {
                 // Every third one is a full backup; the others go with the last of these, as the last backup does.
-                let prior = made.last().filter(|_| made.len() % 3 != 0);
+                let prior = made.last().filter(|_| !made.len().is_multiple_of(3));
                 let kind = if made.len() % 3 == 1 { BackupType::Diff } else { BackupType::Incr };
                 let next = choose(OffsetDateTime::from_unix_timestamp(time).unwrap(), kind, prior, &made).label;
                 prop_assert!(made.last().is_none_or(|last| *last < next), "{made:?} {next}");

@@ -108,7 +108,7 @@ impl Output {
         if piece.len() > self.bundle(list).room() {
             self.seal(list)?;
         }
-        self.into_bundle(number, list, piece);
+        self.add_to_bundle(number, list, piece);
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Output {
                 continue;
             }
             let (piece, rest) = pages.split_at(room.min(pages.len()));
-            self.into_bundle(number, List::Content, piece);
+            self.add_to_bundle(number, List::Content, piece);
             pages = rest;
         }
         Ok(())
@@ -187,7 +187,7 @@ impl Output {
         }
     }
 
-    fn into_bundle(&mut self, number: u64, list: List, piece: &[u8]) {
+    fn add_to_bundle(&mut self, number: u64, list: List, piece: &[u8]) {
         let bundle = match list {
             List::Content => &mut self.content,
             List::Base | List::Patch => &mut self.marks,

@@ -21,7 +21,6 @@ use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
 use std::sync::Arc;
 
-#[expect(clippy::large_enum_variant, reason = "there is one of them in a restore")]
 /// Where a restore reads from. All bytes that come out have been checked against their digests (invariant 6).
 pub enum Source {
     /// The mesh, which knows the best replica of each object.
