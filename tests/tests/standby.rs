@@ -151,6 +151,9 @@ fn the_primary_may_be_on_another_host() {
         .query("grant pg_read_all_settings, pg_checkpoint to copier");
     let standby = standby_of(&site, "standby");
     let host = host_of_standby(&site, &standby, &address);
+    let mut encrypted = host.command(&["backup"]);
+    encrypted.env("PGSSLMODE", "verify-full");
+    run(encrypted).fails(&[56], &["PGSSLMODE=verify-full", "tunnel"]);
     with_password(&host, &site.scratch, "wrong").fails(&[56], &["pg2", "password authentication failed"]);
     with_password(&host, &site.scratch, "let\\: me in").fails(&[56], &["pg_read_binary_file", "grant"]);
 

@@ -73,6 +73,13 @@ impl PgAddress {
         }
     }
 
+    /// `PGSSLMODE`, where it demands more than this program can do on this way: nothing is sent in the clear then.
+    pub fn demanded_encryption(&self) -> Option<String> {
+        let mode = std::env::var("PGSSLMODE").ok()?;
+        let demands = !matches!(mode.as_str(), "" | "disable" | "allow" | "prefer");
+        (demands && matches!(self.way, Way::Host(_))).then_some(mode)
+    }
+
     /// For the client library.
     pub fn to_config(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();

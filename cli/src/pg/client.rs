@@ -18,6 +18,14 @@ pub enum PgClientError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// Encryption is demanded, and is not there.
+    #[error("PGSSLMODE={mode} demands an encrypted connection to PostgreSQL {place}, which pgmesh does not have yet")]
+    Unencrypted {
+        /// `PGSSLMODE`.
+        mode: String,
+        /// Where it should listen.
+        place: String,
+    },
     /// A statement failed.
     #[error("running {statement}")]
     Statement {
@@ -107,6 +115,10 @@ pub struct PgClient {
 impl PgClient {
     /// Connects and asks for the version.
     pub async fn connect(address: &PgAddress) -> Result<Self, PgClientError> {
+        if let Some(mode) = address.demanded_encryption() {
+            let place = address.to_string();
+            return Err(PgClientError::Unencrypted { mode, place });
+        }
         let config = address.to_config();
         let failed = |source| PgClientError::Connect {
             place: address.to_string(),

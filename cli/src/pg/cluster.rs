@@ -164,6 +164,9 @@ pub fn database_failure(error: &PgClientError) -> Failure {
         PgClientError::Connect { .. } => Failure::new(code::DB_CONNECT, "PostgreSQL cannot be reached")
             .because(chain(error))
             .remedy("check that it runs, and pg1-port, pg1-socket-path (or pg1-host), pg1-user and pg1-database"),
+        PgClientError::Unencrypted { .. } => Failure::new(code::DB_CONNECT, "PostgreSQL cannot be reached")
+            .because(chain(error))
+            .remedy("connect through a tunnel that encrypts, with PGSSLMODE=prefer"),
         PgClientError::Statement { source, .. } if source.is_closed() => {
             Failure::new(code::DB_CONNECT, "PostgreSQL closed the connection")
                 .because(chain(error))
