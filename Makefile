@@ -9,8 +9,10 @@ export PGMESH_CACHE := $(shell .ci/cache)
 stage := @.ci/stage
 # Rounds of killing a node (tests/tests/kill.rs, mesh_kill.rs): few in every run, many in test-all.
 ROUNDS ?= 5
+# Executions of each fuzz target: some minutes.
+RUNS ?= 4000000
 
-.PHONY: help setup build demo test test-all test-unit test-e2e bench lint clean
+.PHONY: help setup build demo test test-all test-unit test-e2e bench fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,6 +60,10 @@ bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes
 	@.ci/setup build bench
 	@.ci/env cargo build --quiet --locked --release --workspace --bins
 	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/release/bench"'
+
+fuzz: ## any bytes as WAL and as stored change maps; RUNS=100000000 for longer
+	@.ci/setup build fuzz
+	@.ci/env nice -n 19 .ci/fuzz $(RUNS)
 
 clean: ## remove what the build made (RocksDB and the tools stay)
 	@.ci/env bash -c 'rm -rf "$$CARGO_TARGET_DIR"'

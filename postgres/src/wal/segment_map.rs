@@ -223,7 +223,7 @@ impl SegmentMap {
             }
             1 => Ok(Content {
                 head: head(&mut input)?,
-                changes: change_codec::changes(&mut input)?,
+                changes: change_codec::changes(&mut input, size)?,
                 tail: match input.u8("tail")? {
                     0 => None,
                     1 => Some(tail(&mut input, name, size)?),
