@@ -29,6 +29,7 @@ mod node_file;
 pub mod output;
 pub mod pg;
 pub mod progress;
+mod read_at;
 pub mod restore;
 
 pub use dispatch::run;

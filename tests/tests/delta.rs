@@ -37,6 +37,15 @@ fn restores_to(site: &Site, label: &str, dump: &str) {
     fs::remove_dir_all(restored.data()).expect("the restored cluster is removed");
 }
 
+/// A table of so many rows, each about 100 bytes and 32 for each `repeats` long.
+fn make_items(postgres: &Postgres, rows: u32, repeats: u32) {
+    postgres.query(&format!(
+        "create table item as select g as id, md5(g::text) || md5((g * 7)::text) as note, \
+         repeat(md5((-g)::text), {repeats}) as body from generate_series(1, {rows}) g"
+    ));
+    postgres.query("alter table item add primary key (id)");
+}
+
 fn update_some(postgres: &Postgres, rows: u32) {
     postgres.query(&format!(
         "update item set note = note || 'x' where id in (select (random() * 40000)::int from generate_series(1, {rows}))"
@@ -47,11 +56,7 @@ fn update_some(postgres: &Postgres, rows: u32) {
 fn each_backup_stores_what_changed_and_restores_alone() {
     let site = Site::new("delta", 2);
     let postgres = &site.postgres;
-    postgres.query(
-        "create table item as select g as id, md5(g::text) || md5((g * 7)::text) as note, repeat(md5((-g)::text), 12) as body \
-         from generate_series(1, 40000) g",
-    );
-    postgres.query("alter table item add primary key (id)");
+    make_items(postgres, 4_0000, 12);
     postgres.query("vacuum analyze item");
     let full = site.host.backup_with(&[]);
     assert_eq!(full["type"], "full", "there is nothing to compare with");
@@ -130,11 +135,7 @@ fn other_content_of_the_same_size_and_time_is_found_when_asked_for() {
 fn a_delta_restore_fetches_what_is_damaged_and_ends_identical() {
     let site = Site::new("delta-restore", 1);
     let postgres = &site.postgres;
-    postgres.query(
-        "create table item as select g as id, md5(g::text) || md5((g * 7)::text) as note, repeat(md5((-g)::text), 30) as body \
-         from generate_series(1, 100000) g",
-    );
-    postgres.query("alter table item add primary key (id)");
+    make_items(postgres, 1_00000, 30);
     site.host.backup_with(&["--type=full"]);
     update_some(postgres, 500);
     site.host.backup_with(&["--type=incr"]);

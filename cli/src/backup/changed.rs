@@ -56,7 +56,7 @@ impl Reader {
             return self.whole(number, entry, source);
         }
         self.output.begin(number, file_entry(entry, EntryKind::Directory));
-        let extents = known.extents();
+        let extents = known.before.extents();
         let mut file = Changing {
             number,
             entry,

@@ -72,13 +72,7 @@ fn covered(summaries: &[crate::pg::WalSummary], from: Lsn, to: Lsn) -> Covered {
         }
         end = end.max(stop);
     }
-    if end >= to {
-        Covered::All
-    } else if end == from && summaries.is_empty() {
-        Covered::UpTo(from)
-    } else {
-        Covered::UpTo(end)
-    }
+    if end >= to { Covered::All } else { Covered::UpTo(end) }
 }
 
 #[cfg(test)]

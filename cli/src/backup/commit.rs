@@ -96,9 +96,8 @@ pub async fn commit(
     wal: NeededWal,
     counts: &UploadCounts,
 ) -> Result<BackupSummary, Failure> {
-    let facts_sums = facts.sums;
+    let sums = facts.sums;
     let root = root(context, facts, list, stop, &label, wal, counts);
-    let sums = facts_sums;
     let payload = pack(context, &root)?;
     let request = Request::CommitBackup(CommitBackup {
         stanza: context.settings.stanza.clone(),

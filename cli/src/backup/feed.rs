@@ -10,7 +10,7 @@ use super::take::Context;
 use crate::restore::{Parts, Tables};
 use pgmesh_node::Failure;
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
-use pgmesh_storage::{BlockRange, EntryKind, Extent, FileEntry, FingerprintTable, Fingerprints};
+use pgmesh_storage::{EntryKind, Extent, FileEntry, FingerprintTable, Fingerprints};
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
 use tokio::sync::mpsc;
@@ -58,22 +58,6 @@ pub struct Known {
 }
 
 impl Known {
-    /// Where its content lies.
-    pub fn extents(&self) -> &[Extent] {
-        match &self.before.kind {
-            EntryKind::File { extents, .. } => extents,
-            EntryKind::Directory | EntryKind::Link { .. } => &[],
-        }
-    }
-
-    /// The pages whose checksums did not fit.
-    pub fn bad_pages(&self) -> &[BlockRange] {
-        match &self.before.kind {
-            EntryKind::File { bad_pages, .. } => bad_pages,
-            EntryKind::Directory | EntryKind::Link { .. } => &[],
-        }
-    }
-
     /// Where the base of its fingerprints lies.
     pub fn base(&self) -> &[Extent] {
         self.before.fingerprints.as_ref().map_or(&[], |found| &found.base)

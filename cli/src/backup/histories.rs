@@ -287,11 +287,12 @@ fn assert_bound(path: &str, size: u64, extents: &[Extent]) {
 }
 
 fn chunks(entry: &FileEntry) -> BTreeSet<Digest> {
-    let EntryKind::File { extents, .. } = &entry.kind else {
-        return BTreeSet::new();
-    };
     let fingerprints = entry.fingerprints.clone().unwrap_or_default();
-    let all = extents.iter().chain(&fingerprints.base).chain(&fingerprints.patch);
+    let all = entry
+        .extents()
+        .iter()
+        .chain(&fingerprints.base)
+        .chain(&fingerprints.patch);
     all.map(|extent| extent.digest).collect()
 }
 

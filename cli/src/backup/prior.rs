@@ -9,7 +9,7 @@ use crate::restore::{Source, Workers};
 use pgmesh_node::protocol::{BackupInfo, QUERY_LIMIT, QueryChunks, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{Entry, Lsn};
-use pgmesh_storage::{BackupLabel, BackupType, Digest, EntryKind, FileEntry, FingerprintSeed, ManifestRoot};
+use pgmesh_storage::{BackupLabel, BackupType, Digest, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
@@ -88,12 +88,7 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
         return new_secret();
     };
     if context.prior.is_none() {
-        return Ok(Beginning {
-            seed,
-            prior: None,
-            tested: None,
-            scanned_at: None,
-        });
+        return Ok(Beginning::alone(seed));
     }
     let policy = policy(context, &root, start).await?;
     tracing::info!("compared with backup {label}: {}", policy.in_words());
@@ -109,14 +104,23 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
     })
 }
 
+impl Beginning {
+    /// Compared with nothing.
+    fn alone(seed: FingerprintSeed) -> Self {
+        Self {
+            seed,
+            prior: None,
+            tested: None,
+            scanned_at: None,
+        }
+    }
+}
+
 fn new_secret() -> Result<Beginning, Failure> {
     let drawn = FingerprintSeed::draw();
-    Ok(Beginning {
-        seed: drawn.map_err(|error| Failure::new(code::CRYPTO, "no secret for fingerprints").because(error))?,
-        prior: None,
-        tested: None,
-        scanned_at: None,
-    })
+    drawn
+        .map(Beginning::alone)
+        .map_err(|error| Failure::new(code::CRYPTO, "no secret for fingerprints").because(error))
 }
 
 /// What is read: as little as can be known to be enough.
@@ -222,35 +226,21 @@ fn before(what: &What) -> Option<&FileEntry> {
 /// The chunks that a file may go on to name.
 fn chunks(what: &What) -> impl Iterator<Item = Digest> {
     let before = before(what);
-    let content = before.and_then(|before| match &before.kind {
-        EntryKind::File { extents, .. } => Some(extents),
-        EntryKind::Directory | EntryKind::Link { .. } => None,
-    });
+    let content = before.map_or(&[][..], FileEntry::extents);
     let fingerprints = before.and_then(|before| before.fingerprints.as_ref());
     let fingerprints = fingerprints
         .into_iter()
         .flat_map(|found| found.base.iter().chain(&found.patch));
-    content
-        .into_iter()
-        .flatten()
-        .chain(fingerprints)
-        .map(|extent| extent.digest)
+    content.iter().chain(fingerprints).map(|extent| extent.digest)
 }
 
 /// Has the small files of a job stored anew when they lie in too many chunks.
 pub fn gather(ready: &mut [Ready]) {
     let is_small = |ready: &&Ready| before(&ready.what).is_some_and(|before| before.size() <= SMALL);
-    let small = ready.iter().filter(is_small);
-    let bytes: u64 = small
-        .clone()
-        .filter_map(|ready| before(&ready.what))
-        .map(FileEntry::size)
-        .sum();
-    let content = small.filter_map(|ready| match before(&ready.what).map(|before| &before.kind) {
-        Some(EntryKind::File { extents, .. }) => Some(extents),
-        _ => None,
-    });
-    let chunks: BTreeSet<Digest> = content.flatten().map(|extent| extent.digest).collect();
+    let small = ready.iter().filter(is_small).filter_map(|ready| before(&ready.what));
+    let bytes: u64 = small.clone().map(FileEntry::size).sum();
+    let extents = small.flat_map(FileEntry::extents);
+    let chunks: BTreeSet<Digest> = extents.map(|extent| extent.digest).collect();
     if chunks.len() as u64 > SMALL_CHUNKS + 2 * (bytes >> 20) {
         for ready in ready.iter_mut().filter(|ready| is_small(&&**ready)) {
             ready.what = What::New;

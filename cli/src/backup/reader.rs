@@ -94,7 +94,7 @@ impl Reader {
                 What::Same(before) => self.same(number, &entry, *before, None),
                 What::New => self.open(number, &entry, &[], |this, source| this.whole(number, &entry, source)),
                 What::Known(known) => {
-                    let bad = known.bad_pages().to_vec();
+                    let bad = known.before.bad_pages().to_vec();
                     self.open(number, &entry, &bad, |this, source| {
                         this.changed(number, &entry, source, *known)
                     })

@@ -2,11 +2,11 @@
 
 use super::pages::PageChecker;
 use super::plan::size;
+use crate::read_at::read_at;
 use pgmesh_postgres::{Entry, RelationFile};
 use pgmesh_storage::BlockRange;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 /// A file of this size or less is read once, whatever is done with it.
 const HELD: u64 = 1 << 20;
@@ -48,15 +48,7 @@ impl<'file> PageSource<'file> {
 
     fn read_anew(&mut self, at: u64, length: u64) -> io::Result<Vec<u8>> {
         let mut piece = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-        let mut have = 0;
-        while let Some(rest) = piece.get_mut(have..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, at + have as u64) {
-                Ok(0) => break,
-                Ok(more) => have += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let have = read_at(self.file, &mut piece, at)?;
         piece.truncate(have);
         if let Some(checker) = &mut self.checker {
             checker.check(at, &mut piece);

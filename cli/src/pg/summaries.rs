@@ -65,7 +65,7 @@ impl PgClient {
             // As they come: a summary may have as many rows as there are pages (invariant 11).
             while let Some(row) = within(self.timeout, STATEMENT, rows.try_next()).await? {
                 let fork: i16 = Self::column(&row, 3, STATEMENT)?;
-                let Some(fork) = fork_of(fork) else {
+                let Some(fork) = u32::try_from(fork).ok().and_then(Fork::from_number) else {
                     return Err(PgClientError::Answer {
                         statement: STATEMENT,
                         value: format!("fork {fork}"),
@@ -90,16 +90,5 @@ impl PgClient {
             }
         }
         Ok(map)
-    }
-}
-
-/// `ForkNumber` (relpath.h).
-fn fork_of(number: i16) -> Option<Fork> {
-    match number {
-        0 => Some(Fork::Main),
-        1 => Some(Fork::Fsm),
-        2 => Some(Fork::Vm),
-        3 => Some(Fork::Init),
-        _ => None,
     }
 }

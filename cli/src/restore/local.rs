@@ -1,12 +1,13 @@
 //! `--delta`: which pages of a file in the data directory are those of the backup.
 
 use super::disk::failed;
+use crate::read_at::read_at;
 use pgmesh_node::Failure;
 use pgmesh_storage::{FINGERPRINT_PAGE, FileEntry, FingerprintSeed, PageFingerprint};
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -101,7 +102,7 @@ fn compare(
     while at < size {
         let want = usize::try_from((size - at).min(READ as u64)).unwrap_or(READ);
         let Some(piece) = buffer.get_mut(..want) else { break };
-        let have = read(file, piece, at)?;
+        let have = read_at(file, piece, at)?;
         let read = piece.get(..have).unwrap_or_default();
         for (content, expected) in read.chunks(FINGERPRINT_PAGE).zip(&mut pages) {
             let end = at + content.len() as u64;
@@ -115,19 +116,6 @@ fn compare(
         }
     }
     Ok(())
-}
-
-fn read(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut have = 0;
-    while let Some(rest) = buffer.get_mut(have..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at + have as u64) {
-            Ok(0) => break,
-            Ok(more) => have += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(have)
 }
 
 /// Adds a run of bytes to the last stretch, or as a new one.

@@ -118,6 +118,24 @@ impl FileEntry {
         }
     }
 
+    /// Where the file's content lies; nowhere for what is no file.
+    #[must_use]
+    pub fn extents(&self) -> &[Extent] {
+        match &self.kind {
+            EntryKind::File { extents, .. } => extents,
+            EntryKind::Directory | EntryKind::Link { .. } => &[],
+        }
+    }
+
+    /// The blocks whose page checksums did not fit; none for what is no file.
+    #[must_use]
+    pub fn bad_pages(&self) -> &[BlockRange] {
+        match &self.kind {
+            EntryKind::File { bad_pages, .. } => bad_pages,
+            EntryKind::Directory | EntryKind::Link { .. } => &[],
+        }
+    }
+
     /// The file's size in bytes; 0 for what is no file.
     #[must_use]
     pub fn size(&self) -> u64 {
