@@ -217,12 +217,11 @@ async fn read_all(
         progress,
         tally: Tally::new(beginning.tested),
     });
-    let feeding = feed(context, Jobs::of(plan.entries), beginning.prior.as_ref(), jobs);
+    let fed = feed(context, Jobs::of(plan.entries), beginning.prior.as_ref(), jobs);
+    let feeding = async { fed.await.map_err(Halt::Failed) };
     let reading_files = read_files(&reading, context.settings.workers, pieces, &mut builder, total);
-    let (fed, read) = tokio::join!(feeding, reading_files);
-    // Readers that got nothing more to read ended early: the cause comes first.
-    fed.map_err(Halt::Failed)?;
-    read?;
+    // When one fails the other ends: nobody takes jobs any more, or none come.
+    tokio::try_join!(feeding, reading_files)?;
 
     if let Some(standby) = &context.standby {
         standby.refresh_control(&context.cluster).await.map_err(Halt::Failed)?;
