@@ -44,7 +44,8 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 
 test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, one more object store, all versions of PostgreSQL
 	@.ci/setup build test-all
-	@PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 PGMESH_MAJORS="14 15 16 17 18" \
+	@PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 PGMESH_INCREMENTALS=100 \
+		PGMESH_MAJORS="14 15 16 17 18" \
 		$(MAKE) test ROUNDS=50
 
 test-unit: ## unit and property tests only
@@ -56,10 +57,10 @@ test-e2e: ## end-to-end tests only; FILTER='test(pitr)' chooses among them
 	$(stage) build cargo build --quiet --locked --workspace --bins
 	$(stage) end-to-end env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast --profile e2e $(if $(FILTER),-E '$(FILTER)')
 
-bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes
+bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes; INCR=1: incremental backups of 5 GB
 	@.ci/setup build bench
 	@.ci/env cargo build --quiet --locked --release --workspace --bins
-	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/release/bench"'
+	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" $(if $(INCR),--incr)'
 
 fuzz: ## any bytes as WAL and as stored change maps; RUNS=100000000 for longer
 	@.ci/setup build fuzz

@@ -5,10 +5,10 @@ mod load;
 mod majors;
 mod standby;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use std::{env, fs};
 
 use rustix::process::Signal;
 
@@ -25,6 +25,9 @@ use crate::wait::wait_for;
 
 /// How long a server may take to start (recovery included) or to stop.
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// Of clusters of which no version is told: what Debian 12 has.
+const DEFAULT_MAJOR: u32 = 15;
 
 /// The port names the socket file: each cluster has a socket folder of its own, and one that listens an address of its own.
 const PORT: u16 = 5432;
@@ -98,16 +101,17 @@ impl Postgres {
         self.account
     }
 
-    /// The folder of PostgreSQL's programs: `PGMESH_PG_BIN`, or Debian's PostgreSQL 15.
+    /// The major version of its data directory; of an empty one, that of most tests.
     #[must_use]
-    pub fn programs() -> PathBuf {
-        env::var_os("PGMESH_PG_BIN").map_or_else(|| PathBuf::from("/usr/lib/postgresql/15/bin"), PathBuf::from)
+    pub fn major(&self) -> u32 {
+        let version = fs::read_to_string(self.data.join("PG_VERSION")).unwrap_or_default();
+        version.trim().parse().unwrap_or(DEFAULT_MAJOR)
     }
 
     /// One of PostgreSQL's programs, to be run as the owner of the cluster and connecting to it.
     #[must_use]
     pub fn program(&self, name: &str) -> Command {
-        let mut command = self.account.command(Self::programs().join(name), &self.home);
+        let mut command = self.account.command(programs_of(self.major()).join(name), &self.home);
         command
             .env("PGHOST", &self.home)
             .env("PGPORT", PORT.to_string())
@@ -131,7 +135,9 @@ impl Postgres {
     /// # Errors
     /// The log of the server that ended.
     pub fn try_start(&mut self) -> Result<(), String> {
-        let mut command = self.account.command(Self::programs().join("postgres"), &self.home);
+        let mut command = self
+            .account
+            .command(programs_of(self.major()).join("postgres"), &self.home);
         command
             .arg("-D")
             .arg(&self.data)

@@ -3,7 +3,7 @@
 use crate::host::Host;
 use crate::mesh::{Mesh, MeshBuilder, MeshStatus};
 use crate::node::{Node, NodeBuilder};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, PostgresBuilder};
 use crate::scratch::Scratch;
 use crate::wait::wait_for_some;
 use std::time::Duration;
@@ -41,6 +41,26 @@ impl Site {
         let scratch = Scratch::new(name);
         let node = describe(Node::builder(&scratch, "alpha")).start();
         let postgres = Postgres::builder(&scratch, "pg").start();
+        let host = Host::set_up(&scratch, &node, &postgres, "main");
+        Self {
+            host,
+            postgres,
+            node,
+            scratch,
+        }
+    }
+
+    /// With as many encrypted repositories as told, and a PostgreSQL as described that archives through pgmesh.
+    #[must_use]
+    pub fn with_postgres(
+        name: &str,
+        repositories: usize,
+        describe: impl FnOnce(PostgresBuilder<'_>) -> PostgresBuilder<'_>,
+    ) -> Self {
+        let scratch = Scratch::new(name);
+        let node = (0..repositories).fold(Node::builder(&scratch, "alpha"), |node, _| node.repository());
+        let node = node.start();
+        let postgres = describe(Postgres::builder(&scratch, "pg")).start();
         let host = Host::set_up(&scratch, &node, &postgres, "main");
         Self {
             host,

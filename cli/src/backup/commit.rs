@@ -2,7 +2,7 @@
 
 use super::manifest::FileList;
 use super::plan::Plan;
-use super::summary::BackupSummary;
+use super::summary::{BackupSummary, ChosenBy};
 use super::take::Context;
 use super::tally::Sums;
 use super::uploader::UploadCounts;
@@ -32,6 +32,8 @@ pub struct Facts {
     pub scanned_at: Option<i64>,
     /// All backups whose chunks this one may name.
     pub references: Vec<BackupLabelName>,
+    /// From where it is known what may have changed.
+    pub chosen_by: ChosenBy,
     /// What was read and found.
     pub sums: Sums,
 }
@@ -65,6 +67,7 @@ impl Facts {
             fingerprint_seed: None,
             scanned_at: None,
             references: Vec::new(),
+            chosen_by: ChosenBy::Nothing,
             sums: Sums::default(),
         }
     }
@@ -96,7 +99,7 @@ pub async fn commit(
     wal: NeededWal,
     counts: &UploadCounts,
 ) -> Result<BackupSummary, Failure> {
-    let sums = facts.sums;
+    let (sums, chosen_by) = (facts.sums, facts.chosen_by);
     let root = root(context, facts, list, stop, &label, wal, counts);
     let payload = pack(context, &root)?;
     let request = Request::CommitBackup(CommitBackup {
@@ -107,7 +110,7 @@ pub async fn commit(
     });
     let body: Bytes = payload.bytes;
     match context.mesh.send(&request, &body).await? {
-        CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, sums, durable, owed)),
+        CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, (sums, chosen_by), durable, owed)),
         CommittedBackup::Missing(missing) => Err(Failure::new(
             code::RUNTIME,
             format!(
@@ -191,11 +194,18 @@ fn delta(kind: BackupType, size: u64, counts: &UploadCounts) -> u64 {
     }
 }
 
-fn summary(root: ManifestRoot, counts: &UploadCounts, sums: Sums, durable: Vec<u16>, owed: Vec<u16>) -> BackupSummary {
+fn summary(
+    root: ManifestRoot,
+    counts: &UploadCounts,
+    (sums, chosen_by): (Sums, ChosenBy),
+    durable: Vec<u16>,
+    owed: Vec<u16>,
+) -> BackupSummary {
     BackupSummary {
         label: root.label,
         backup_type: root.backup_type,
         prior: root.prior,
+        chosen_by,
         read: sums.read,
         pages_changed: sums.changed,
         pages_rewritten: sums.rewritten,

@@ -3,6 +3,7 @@
 use super::changes::{self, Unknown};
 use super::feed::{Ready, What};
 use super::look::{Look, Policy};
+use super::summary::ChosenBy;
 use super::take::Context;
 use crate::pg::BackupStart;
 use crate::restore::{Source, Workers};
@@ -180,6 +181,15 @@ impl Prior {
         let mut references = self.root.references.clone();
         references.push(self.root.label.clone());
         references
+    }
+
+    /// From where it is known what may have changed.
+    pub fn chosen_by(&self) -> ChosenBy {
+        match self.policy {
+            Policy::Everything(_) => ChosenBy::Nothing,
+            Policy::Map(_) => ChosenBy::Wal,
+            Policy::Times(_) => ChosenBy::Times,
+        }
     }
 
     /// What of a file is looked at.

@@ -7,6 +7,18 @@ use std::fmt;
 
 use crate::output::size;
 
+/// What chose the pages that were read of files which the prior backup has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChosenBy {
+    /// Nothing: everything was read.
+    Nothing,
+    /// The WAL since.
+    Wal,
+    /// Sizes and times of files.
+    Times,
+}
+
 /// A committed backup, for the one who started it.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupSummary {
@@ -18,6 +30,8 @@ pub struct BackupSummary {
     /// What it was compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<BackupLabel>,
+    /// From where it was known what may have changed.
+    pub chosen_by: ChosenBy,
     /// Bytes of files that were read.
     pub read: u64,
     /// Pages, of 8 KiB, that were stored because they are new or changed.
@@ -56,6 +70,17 @@ pub struct BackupSummary {
     pub owed: Vec<u16>,
 }
 
+/// What follows "read", for a person.
+impl fmt::Display for ChosenBy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Nothing => "",
+            Self::Wal => ", as the WAL says",
+            Self::Times => ", by sizes and times",
+        })
+    }
+}
+
 /// A few lines for a person.
 impl fmt::Display for BackupSummary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,8 +95,9 @@ impl fmt::Display for BackupSummary {
         if let Some(prior) = &self.prior {
             writeln!(
                 formatter,
-                "    compared with {prior}: {} read, {} pages changed",
+                "    compared with {prior}: {} read{}, {} pages changed",
                 size(self.read),
+                self.chosen_by,
                 self.pages_changed
             )?;
         }
@@ -123,6 +149,7 @@ mod tests {
             label: "20261123-055410F".parse().unwrap(),
             backup_type: BackupType::Full,
             prior: None,
+            chosen_by: ChosenBy::Nothing,
             read: 8192,
             pages_changed: 1,
             pages_rewritten: 0,

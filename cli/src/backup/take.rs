@@ -9,7 +9,7 @@ use super::prior::{self, Beginning, Prior};
 use super::reader::{Reader, Reading, unreadable};
 use super::settings::BackupSettings;
 use super::standby::Standby;
-use super::summary::BackupSummary;
+use super::summary::{BackupSummary, ChosenBy};
 use super::tally::{Sums, Tally};
 use super::uploader::{Halt, Piece, UploadCounts, UploadSettings, Uploader};
 use super::wal::{self, NeededWal};
@@ -92,6 +92,7 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     facts.fingerprint_seed = Some(beginning.seed);
     let references = beginning.prior.as_ref().map(Prior::references);
     facts.references = references.unwrap_or_default();
+    facts.chosen_by = beginning.prior.as_ref().map_or(ChosenBy::Nothing, Prior::chosen_by);
     facts.page_checksums = context
         .settings
         .checks_pages(context.cluster.control.has_page_checksums());

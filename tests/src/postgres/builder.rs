@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::account::Account;
 use crate::outcome::run;
-use crate::postgres::Postgres;
+use crate::postgres::{DEFAULT_MAJOR, Postgres, programs_of};
 use crate::program::shared_folder;
 use crate::scratch::Scratch;
 
@@ -32,6 +32,7 @@ log_min_messages = info
 pub struct PostgresBuilder<'a> {
     scratch: &'a Scratch,
     name: String,
+    major: u32,
     segment_mebibytes: u32,
     own_identity: bool,
     settings: String,
@@ -42,10 +43,18 @@ impl<'a> PostgresBuilder<'a> {
         Self {
             scratch,
             name: name.to_owned(),
+            major: DEFAULT_MAJOR,
             segment_mebibytes: 16,
             own_identity: false,
             settings: SETTINGS.to_owned(),
         }
+    }
+
+    /// The major version of PostgreSQL, 15 unless told.
+    #[must_use]
+    pub fn major(mut self, major: u32) -> Self {
+        self.major = major;
+        self
     }
 
     /// The size of its WAL segments, 16 unless told.
@@ -75,9 +84,9 @@ impl<'a> PostgresBuilder<'a> {
         let postgres = Postgres::at(self.scratch, &self.name);
         let account = self.scratch.account();
         if self.own_identity {
-            initdb(account, &postgres.data, self.segment_mebibytes);
+            initdb(account, self.major, &postgres.data, self.segment_mebibytes);
         } else {
-            let template = template(account, self.segment_mebibytes);
+            let template = template(account, self.major, self.segment_mebibytes);
             let mut command = account.command("/bin/cp", self.scratch.path());
             command.arg("--archive").arg(&template).arg(&postgres.data);
             run(command).succeeds();
@@ -98,9 +107,9 @@ impl<'a> PostgresBuilder<'a> {
 }
 
 /// A cluster to copy, made by the first test that asks for it.
-fn template(account: Account, segment_mebibytes: u32) -> PathBuf {
+fn template(account: Account, major: u32, segment_mebibytes: u32) -> PathBuf {
     let folder = shared_folder();
-    let name = format!("cluster-{}-{segment_mebibytes}", version());
+    let name = format!("cluster-{}-{segment_mebibytes}", version(major));
     let path = folder.join(&name);
     if !path.exists() {
         let lock = File::create(folder.join(format!("{name}.lock"))).expect("creating a lock");
@@ -108,7 +117,7 @@ fn template(account: Account, segment_mebibytes: u32) -> PathBuf {
         if !path.exists() {
             let unfinished = folder.join(format!("{name}.new"));
             fs::remove_dir_all(&unfinished).ok();
-            initdb(account, &unfinished, segment_mebibytes);
+            initdb(account, major, &unfinished, segment_mebibytes);
             fs::rename(&unfinished, &path).expect("renaming a finished cluster");
         }
     }
@@ -116,8 +125,8 @@ fn template(account: Account, segment_mebibytes: u32) -> PathBuf {
 }
 
 /// The version of initdb, such as `15.18`, as a part of a file name: a cluster belongs to one.
-fn version() -> String {
-    let mut command = std::process::Command::new(Postgres::programs().join("initdb"));
+fn version(major: u32) -> String {
+    let mut command = std::process::Command::new(programs_of(major).join("initdb"));
     command.arg("--version");
     let said = run(command).ok();
     said.text()
@@ -127,9 +136,9 @@ fn version() -> String {
         .to_owned()
 }
 
-fn initdb(account: Account, data: &Path, segment_mebibytes: u32) {
+fn initdb(account: Account, major: u32, data: &Path, segment_mebibytes: u32) {
     account.create_folder(data);
-    let mut command = account.command(Postgres::programs().join("initdb"), data);
+    let mut command = account.command(programs_of(major).join("initdb"), data);
     command
         .args(["--data-checksums", "--no-sync", "--auth=trust", "--username=postgres"])
         .args(["--encoding=UTF8", "--locale=C.UTF-8"])

@@ -14,8 +14,8 @@ pub trait Contestant {
     /// Pushes one WAL segment.
     fn push(&self, segment: &Path) -> Figures;
 
-    /// Takes a full backup.
-    fn backup(&self) -> Figures;
+    /// Takes a backup of this type, `full` or `incr`.
+    fn backup(&self, kind: &str) -> Figures;
 
     /// Restores the newest backup into an empty data directory.
     fn restore(&self, target: &Postgres) -> Figures;

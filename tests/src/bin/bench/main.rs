@@ -3,10 +3,11 @@
 //!
 //! Each round sets both up anew, with empty repositories, and takes turns in who begins. `BENCH_MIB` is the size of the data
 //! (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (16), `BENCH_WORKERS` the numbers of workers
-//! (`1,2`), `BENCH_ROUNDS` the rounds of each (3).
+//! (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups instead (`incremental.rs`).
 #![allow(clippy::expect_used, reason = "a panic is how a benchmark fails")]
 
 mod contestant;
+mod incremental;
 mod measure;
 mod pgbackrest;
 mod pgmesh;
@@ -23,6 +24,9 @@ use pgbackrest::PgBackRest;
 use pgmesh::PgMesh;
 use table::Table;
 
+/// What is measured in each round.
+const OPERATIONS: [&str; 3] = ["archive-push", "full backup", "full restore"];
+
 /// Compresses between 2:1 and 3:1 with zst, as real tables do.
 const DATASET: &str = include_str!("dataset.sql");
 
@@ -36,8 +40,12 @@ fn setting(name: &str, default: &str) -> Vec<u32> {
 
 fn main() {
     let number = |name, default| setting(name, default).into_iter().next().unwrap_or_default();
-    let (mebibytes, rounds) = (number("BENCH_MIB", "500"), number("BENCH_ROUNDS", "3"));
     let scratch = Scratch::new("bench");
+    if std::env::args().any(|argument| argument == "--incr") {
+        incremental::run(&scratch);
+        return;
+    }
+    let (mebibytes, rounds) = (number("BENCH_MIB", "500"), number("BENCH_ROUNDS", "3"));
     let postgres = make_cluster(&scratch, mebibytes);
     let segments = finished_segments(&postgres, number("BENCH_SEGMENTS", "16"));
     println!(
@@ -49,8 +57,8 @@ fn main() {
         for round in 0..rounds {
             let name = format!("{workers}-{round}");
             let pairs = compete(&scratch, &postgres, &segments, &name, workers, round % 2 == 1);
-            for (operation, pair) in pairs.into_iter().enumerate() {
-                table.add(workers, operation, pair);
+            for (operation, pair) in OPERATIONS.iter().zip(pairs) {
+                table.add(format!("{workers:<3} {operation}"), pair);
             }
         }
     }
@@ -88,9 +96,9 @@ fn compete(
     let pushes = pushes.map(|figures| figures.into_iter().sum::<Figures>());
     let pushes = [0, 1].map(|index| pushes[index].storing(contestants[index].stored_bytes()));
     let backups = in_turn(&mut |_, contestant| {
-        archive_through(postgres, contestant);
+        archive_through(postgres, &contestant.archive_command());
         let before = contestant.stored_bytes();
-        let figures = contestant.backup();
+        let figures = contestant.backup("full");
         let figures = figures.storing(contestant.stored_bytes() - before);
         postgres.archive_everything();
         postgres.set("archive_command", "");
@@ -168,12 +176,12 @@ fn finished_segments(postgres: &Postgres, count: u32) -> Vec<PathBuf> {
     names.iter().map(copy).collect()
 }
 
-/// Has PostgreSQL archive through a contestant, and waits until it has caught up: a backup is not measured together with
+/// Has PostgreSQL archive with a command, and waits until it has caught up: a backup is not measured together with
 /// the archiving of what came before.
-fn archive_through(postgres: &Postgres, contestant: &dyn Contestant) {
-    postgres.set("archive_command", &contestant.archive_command());
+fn archive_through(postgres: &Postgres, command: &str) {
+    postgres.set("archive_command", command);
     postgres.archive_everything();
-    wait_for("the archive to catch up", std::time::Duration::from_secs(300), || {
+    wait_for("the archive to catch up", std::time::Duration::from_secs(1200), || {
         let waiting = "select count(*) from pg_ls_archive_statusdir() where name like '%.ready'";
         postgres.query(waiting) == "0"
     });

@@ -1,6 +1,7 @@
 //! Running one command and counting all that it uses: its children's part too, and a server's.
 
 use std::fs;
+use std::io::Read;
 use std::iter::Sum;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,11 +57,11 @@ impl Sum for Figures {
 }
 
 /// Runs a command to its end. What the processes that it starts and waits for use is counted, and what `server` uses
-/// meanwhile.
+/// meanwhile. With it what the command has printed, which must be little.
 ///
 /// # Panics
 /// When it fails.
-pub fn measure(mut command: Command, server: Option<&Process>) -> Figures {
+pub fn measure(mut command: Command, server: Option<&Process>) -> (Figures, String) {
     // What others have written is not waited for by the one that comes next.
     rustix::fs::sync();
     if let Some(server) = server {
@@ -70,7 +71,7 @@ pub fn measure(mut command: Command, server: Option<&Process>) -> Figures {
     let began = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
@@ -85,13 +86,18 @@ pub fn measure(mut command: Command, server: Option<&Process>) -> Figures {
     });
     assert!(usage.status.success(), "{command:?} failed: {}", usage.status);
     let after = server.map(cpu).unwrap_or_default();
-    Figures {
+    let mut output = String::new();
+    if let Some(printed) = &mut child.stdout {
+        printed.read_to_string(&mut output).expect("reading what was printed");
+    }
+    let figures = Figures {
         wall,
         user: usage.rusage.utime + (after.0 - before.0),
         system: usage.rusage.stime + (after.1 - before.1),
         memory,
         stored: None,
-    }
+    };
+    (figures, output)
 }
 
 /// User and system time that a process has used so far.

@@ -21,6 +21,16 @@ impl PgBackRest {
     /// Writes its configuration and creates its stanza.
     #[must_use]
     pub fn set_up(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32) -> Self {
+        Self::with(scratch, postgres, round, workers, "")
+    }
+
+    /// The same with block incremental backups.
+    #[must_use]
+    pub fn set_up_for_blocks(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32) -> Self {
+        Self::with(scratch, postgres, round, workers, "repo1-bundle=y\nrepo1-block=y\n")
+    }
+
+    fn with(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32, more: &str) -> Self {
         let account = scratch.account();
         let home = scratch.folder(format!("pgbackrest-{round}"));
         for folder in ["repo", "lock", "log", "spool"] {
@@ -29,7 +39,7 @@ impl PgBackRest {
         let path = home.display();
         let settings = format!(
             "[global]\nrepo1-path={path}/repo\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=correct horse\n\
-             compress-type=zst\ncompress-level=3\nprocess-max={workers}\nstart-fast=y\nlog-level-file=off\n\
+             compress-type=zst\ncompress-level=3\nprocess-max={workers}\nstart-fast=y\nlog-level-file=off\n{more}\
              lock-path={path}/lock\nlog-path={path}/log\nspool-path={path}/spool\n\
              [main]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=postgres\n",
             postgres.data().display(),
@@ -66,16 +76,16 @@ impl Contestant for PgBackRest {
     }
 
     fn push(&self, segment: &Path) -> Figures {
-        measure(self.command(&["archive-push", &segment.display().to_string()]), None)
+        measure(self.command(&["archive-push", &segment.display().to_string()]), None).0
     }
 
-    fn backup(&self) -> Figures {
-        measure(self.command(&["backup", "--type=full"]), None)
+    fn backup(&self, kind: &str) -> Figures {
+        measure(self.command(&["backup", &format!("--type={kind}")]), None).0
     }
 
     fn restore(&self, target: &Postgres) -> Figures {
         let path = format!("--pg1-path={}", target.data().display());
-        measure(self.command(&["restore", &path, "--archive-mode=off"]), None)
+        measure(self.command(&["restore", &path, "--archive-mode=off"]), None).0
     }
 
     fn stored_bytes(&self) -> u64 {

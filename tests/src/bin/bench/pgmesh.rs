@@ -1,5 +1,6 @@
 //! pgmesh: a client and a node, both counted.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +14,7 @@ pub struct PgMesh {
     node: Node,
     host: Host,
     workers: String,
+    last_summary: RefCell<String>,
 }
 
 impl PgMesh {
@@ -26,12 +28,18 @@ impl PgMesh {
             node,
             host,
             workers: format!("--process-max={workers}"),
+            last_summary: RefCell::default(),
         }
     }
 
     /// Runs a command of the client, and adds what the node uses meanwhile.
     fn measure(&self, command: Command) -> Figures {
-        measure(command, Some(self.node.process()))
+        measure(command, Some(self.node.process())).0
+    }
+
+    /// What the last backup said of itself.
+    pub fn last_summary(&self) -> serde_json::Value {
+        serde_json::from_str(&self.last_summary.borrow()).expect("the summary of a backup")
     }
 }
 
@@ -44,11 +52,13 @@ impl Contestant for PgMesh {
         self.measure(self.host.command(&["archive-push", &segment.display().to_string()]))
     }
 
-    fn backup(&self) -> Figures {
-        self.measure(
-            self.host
-                .command(&["backup", "--type=full", "--start-fast", &self.workers]),
-        )
+    fn backup(&self, kind: &str) -> Figures {
+        let kind = format!("--type={kind}");
+        let mut command = self.host.command(&["backup", "--start-fast", "--output=json"]);
+        command.args([&kind, &self.workers]);
+        let (figures, output) = measure(command, Some(self.node.process()));
+        self.last_summary.replace(output);
+        figures
     }
 
     fn restore(&self, target: &Postgres) -> Figures {

@@ -1,36 +1,33 @@
 //! The table of all figures.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::measure::Figures;
 
-/// One operation with one number of workers; `OPERATIONS` names it.
-type Row = (u32, usize);
-
-/// What is measured, in the order of the table.
-pub const OPERATIONS: [&str; 3] = ["archive-push", "full backup", "full restore"];
-
 /// The figures of all rounds: of pgmesh, and of pgbackrest in the same round.
 #[derive(Debug, Default)]
 pub struct Table {
-    rows: BTreeMap<Row, Vec<[Figures; 2]>>,
+    /// In the order in which they came first.
+    rows: Vec<(String, Vec<[Figures; 2]>)>,
 }
 
 impl Table {
-    /// Adds the figures of an operation in one round.
-    pub fn add(&mut self, workers: u32, operation: usize, pair: [Figures; 2]) {
-        self.rows.entry((workers, operation)).or_default().push(pair);
+    /// Adds the figures of one round of what the label says: the number of workers and an operation.
+    pub fn add(&mut self, label: String, pair: [Figures; 2]) {
+        match self.rows.iter_mut().find(|(known, _)| *known == label) {
+            Some((_, rounds)) => rounds.push(pair),
+            None => self.rows.push((label, vec![pair])),
+        }
     }
 
     /// Prints each operation's figures side by side: the medians of the rounds, and the median of the ratios within a round.
     pub fn print(&self) {
         println!(
-            "{:11} {:14} {:11} {:>10} {:>10} {:>7}  of each round",
-            "process-max", "", "", "pgmesh", "pgbackrest", "ratio"
+            "{:18} {:11} {:>10} {:>10} {:>7}  of each round",
+            "process-max", "", "pgmesh", "pgbackrest", "ratio"
         );
-        for ((workers, operation), rounds) in &self.rows {
-            let mut label = format!("{workers:<11} {:14}", OPERATIONS[*operation]);
+        for (label, rounds) in &self.rows {
+            let mut label = label.clone();
             for (what, figure) in FIGURES {
                 if let Some(line) = line(&label, what, rounds, *figure) {
                     print!("{line}");
@@ -70,7 +67,7 @@ fn line(label: &str, what: &str, rounds: &[[Figures; 2]], figure: fn(&Figures) -
         return None;
     }
     let mut text = format!(
-        "{label:26} {what:11} {:10.2} {theirs:10.2} {:7.2} ",
+        "{label:18} {what:11} {:10.2} {theirs:10.2} {:7.2} ",
         of(0),
         median(ratios.clone())
     );

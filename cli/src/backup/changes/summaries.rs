@@ -1,46 +1,31 @@
-//! Which blocks changed since a backup, as the WAL tells: PostgreSQL's own summaries from 17 on, else the change maps that
-//! the mesh has made of the archived WAL.
+//! PostgreSQL's own summaries of its WAL.
 
-use super::take::Context;
+use super::{Stretch, Unknown};
+use crate::backup::take::Context;
+use pgmesh_node::failure::chain;
 use pgmesh_postgres::{ChangeMap, Lsn};
-use pgmesh_storage::ManifestRoot;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long PostgreSQL's summaries are waited for: they follow the checkpoint that the backup began with.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long summaries are waited for: they follow the checkpoint that the backup began with, and an idle summarizer sleeps for
+/// half a minute.
+const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Why nothing is known.
-pub struct Unknown(pub String);
-
-/// The blocks that changed between the beginnings of the two backups.
-pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<ChangeMap, Unknown> {
-    if start < root.start_lsn {
-        return Err(Unknown(format!("backup {} began later in the WAL", root.label)));
-    }
-    if !context.cluster.control.version.has_wal_summaries() {
-        return Err(Unknown("the mesh has no change maps".to_owned()));
-    }
-    summaries(context, root, start).await
-}
-
-async fn summaries(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<ChangeMap, Unknown> {
+/// What they name.
+pub async fn of(context: &Context, stretch: &Stretch) -> Result<ChangeMap, Unknown> {
     let client = &context.cluster.client;
-    let unknown = |error: crate::pg::PgClientError| Unknown(pgmesh_node::failure::chain(&error));
+    let unknown = |error: crate::pg::PgClientError| Unknown(chain(&error));
     if !client.summarizes_wal().await.map_err(unknown)? {
         return Err(Unknown("summarize_wal is off".to_owned()));
     }
+    let (start, end) = (stretch.wal.start, stretch.wal.end);
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let summaries = client
-            .wal_summaries(root.timeline, root.start_lsn..start)
-            .await
-            .map_err(unknown)?;
-        match covered(&summaries, root.start_lsn, start) {
-            Covered::All => {
-                return client.changed_blocks(&summaries).await.map_err(unknown);
-            }
+        let found = client.wal_summaries(stretch.timeline, start..end).await;
+        let found = found.map_err(unknown)?;
+        match covered(&found, start, end) {
+            Covered::All => return client.changed_blocks(&found).await.map_err(unknown),
             Covered::UpTo(end) if Instant::now() >= deadline => {
                 return Err(Unknown(format!("PostgreSQL's summaries of the WAL end at {end}")));
             }

@@ -1,0 +1,40 @@
+//! Which blocks changed since a backup, as the WAL tells: PostgreSQL's own summaries from 17 on, else maps of the WAL.
+//!
+//! What is wrong here costs time and never content: without an answer, files are read.
+
+mod maps;
+mod summaries;
+
+use super::take::Context;
+use pgmesh_postgres::{ChangeMap, Lsn, TimelineId};
+use pgmesh_storage::ManifestRoot;
+use std::ops::Range;
+
+/// Why nothing is known.
+pub struct Unknown(pub String);
+
+/// A stretch of one timeline's WAL. At both ends a backup began, and so a record.
+struct Stretch {
+    timeline: TimelineId,
+    wal: Range<Lsn>,
+}
+
+/// The blocks that changed between the beginnings of the two backups.
+pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<ChangeMap, Unknown> {
+    if start < root.start_lsn {
+        return Err(Unknown(format!("backup {} began later in the WAL", root.label)));
+    }
+    let stretch = Stretch {
+        timeline: root.timeline,
+        wal: root.start_lsn..start,
+    };
+    if context.cluster.control.version.has_wal_summaries() {
+        match summaries::of(context, &stretch).await {
+            Ok(map) => return Ok(map),
+            Err(Unknown(why)) => {
+                tracing::info!("PostgreSQL does not tell which pages changed, so maps of the WAL are made: {why}");
+            }
+        }
+    }
+    maps::of(context, &stretch).await
+}
