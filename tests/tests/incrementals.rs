@@ -361,7 +361,6 @@ fn promote(story: &mut Story, time: u32) {
     });
     site.postgres.archive_everything();
     site.postgres.stop();
-    standby.query("select pg_promote()");
     let line = |name: &str, postgres: &Postgres| match name {
         "pg1-path" => format!("{name}={}\n", postgres.data().display()),
         _ => format!("{name}={}\n", postgres.socket().display()),
@@ -370,6 +369,7 @@ fn promote(story: &mut Story, time: u32) {
         site.host
             .reconfigure(&line(name, &site.postgres), &line(name, &standby));
     }
+    standby.query("select pg_promote()");
     fs::remove_dir_all(site.postgres.data()).expect("the old primary is removed");
     site.postgres = standby;
     run(site.host.command(&["check"])).succeeds();

@@ -105,7 +105,6 @@ impl Node {
             })
             .into());
         }
-        check_writer(&stanza, push, file)?;
         let all = refs::targets(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
@@ -113,8 +112,13 @@ impl Node {
         let known = view
             .segment(&push.stanza, database.id, file)?
             .filter(|record| !record.object.is_unknown());
+        let is_same = |record: &SegmentRecord| record.object.digest == payload.digest;
+        if !known.as_ref().is_some_and(is_same) {
+            // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
+            check_writer(&stanza, push, file)?;
+        }
         let (mut replicas, targets) = match &known {
-            Some(record) if record.object.digest != payload.digest => {
+            Some(record) if !is_same(record) => {
                 return Err(Failure::from(Refusal::Duplicate {
                     stanza: push.stanza.clone(),
                     file: *file,
