@@ -1,6 +1,6 @@
 //! The backup that an incr or diff is compared with: which one, and what is known of the changes since.
 
-use super::changes::{self, Unknown};
+use super::changes::{self, Known, Unknown};
 use super::feed::{Ready, What};
 use super::look::{Look, Policy};
 use super::summary::ChosenBy;
@@ -45,6 +45,8 @@ pub struct Prior {
     /// Its manifest.
     pub root: ManifestRoot,
     policy: Policy,
+    /// From where it is known what may have changed.
+    pub chosen_by: ChosenBy,
 }
 
 /// How a backup begins.
@@ -91,7 +93,7 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
     if context.prior.is_none() {
         return Ok(Beginning::alone(seed));
     }
-    let policy = policy(context, &root, start).await?;
+    let (policy, chosen_by) = policy(context, &root, start).await?;
     tracing::info!("compared with backup {label}: {}", policy.in_words());
     let tested = match &policy {
         Policy::Everything(Some(_)) => Some(root.start_lsn..start.lsn),
@@ -101,7 +103,12 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
         seed,
         tested,
         scanned_at: root.scanned_at.filter(|_| !matches!(policy, Policy::Everything(_))),
-        prior: Some(Prior { source, root, policy }),
+        prior: Some(Prior {
+            source,
+            root,
+            policy,
+            chosen_by,
+        }),
     })
 }
 
@@ -125,17 +132,18 @@ fn new_secret() -> Result<Beginning, Failure> {
 }
 
 /// What is read: as little as can be known to be enough.
-async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> Result<Policy, Failure> {
+async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> Result<(Policy, ChosenBy), Failure> {
     let settings = &context.settings;
+    let everything = |tested| (Policy::Everything(tested), ChosenBy::Nothing);
     if settings.delta {
-        return Ok(Policy::Everything(None));
+        return Ok(everything(None));
     }
     if let Some(why) = unlogged(context, root) {
         tracing::info!("all files are read: {why}");
-        return Ok(Policy::Everything(None));
+        return Ok(everything(None));
     }
-    let map = match changes::since(context, root, start.lsn).await {
-        Ok(map) => Some(map),
+    let known = match changes::since(context, root, start.lsn).await {
+        Ok(known) => Some(known),
         Err(Unknown(why)) => {
             tracing::info!("which pages changed is not known from the WAL: {why}");
             None
@@ -147,13 +155,14 @@ async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> 
             settings.delta_verify.as_secs()
         );
         // Hint bits may change without WAL where these are not logged, but never a page's position in it.
-        return Ok(Policy::Everything(map));
+        return Ok(everything(known.map(|known| known.map)));
     }
-    if root.from_standby || context.standby.is_some() {
+    Ok(match known {
+        Some(Known { map, chosen_by }) => (Policy::Map(map), chosen_by),
         // A standby writes its files at times of its own.
-        return Ok(map.map_or(Policy::Everything(None), Policy::Map));
-    }
-    Ok(map.map_or(Policy::Times(root.start_time), Policy::Map))
+        None if root.from_standby || context.standby.is_some() => everything(None),
+        None => (Policy::Times(root.start_time), ChosenBy::Times),
+    })
 }
 
 /// Why pages may have changed that neither the WAL nor a time tells of.
@@ -181,15 +190,6 @@ impl Prior {
         let mut references = self.root.references.clone();
         references.push(self.root.label.clone());
         references
-    }
-
-    /// From where it is known what may have changed.
-    pub fn chosen_by(&self) -> ChosenBy {
-        match self.policy {
-            Policy::Everything(_) => ChosenBy::Nothing,
-            Policy::Map(_) => ChosenBy::Wal,
-            Policy::Times(_) => ChosenBy::Times,
-        }
     }
 
     /// What of a file is looked at.

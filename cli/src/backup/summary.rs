@@ -13,8 +13,10 @@ use crate::output::size;
 pub enum ChosenBy {
     /// Nothing: everything was read.
     Nothing,
-    /// The WAL since.
-    Wal,
+    /// The WAL since, as PostgreSQL summarizes it.
+    Summaries,
+    /// The WAL since, by maps that the mesh has made of it.
+    Maps,
     /// Sizes and times of files.
     Times,
 }
@@ -75,7 +77,8 @@ impl fmt::Display for ChosenBy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Nothing => "",
-            Self::Wal => ", as the WAL says",
+            Self::Summaries => ", as PostgreSQL's summaries say",
+            Self::Maps => ", as the archived WAL says",
             Self::Times => ", by sizes and times",
         })
     }

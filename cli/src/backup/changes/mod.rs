@@ -5,6 +5,7 @@
 mod maps;
 mod summaries;
 
+use super::summary::ChosenBy;
 use super::take::Context;
 use pgmesh_postgres::{ChangeMap, Lsn, TimelineId};
 use pgmesh_storage::ManifestRoot;
@@ -13,6 +14,14 @@ use std::ops::Range;
 /// Why nothing is known.
 pub struct Unknown(pub String);
 
+/// What is known.
+pub struct Known {
+    /// The blocks.
+    pub map: ChangeMap,
+    /// Who says so.
+    pub chosen_by: ChosenBy,
+}
+
 /// A stretch of one timeline's WAL. At both ends a backup began, and so a record.
 struct Stretch {
     timeline: TimelineId,
@@ -20,7 +29,7 @@ struct Stretch {
 }
 
 /// The blocks that changed between the beginnings of the two backups.
-pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<ChangeMap, Unknown> {
+pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<Known, Unknown> {
     if start < root.start_lsn {
         return Err(Unknown(format!("backup {} began later in the WAL", root.label)));
     }
@@ -30,11 +39,16 @@ pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result
     };
     if context.cluster.control.version.has_wal_summaries() {
         match summaries::of(context, &stretch).await {
-            Ok(map) => return Ok(map),
+            Ok(map) => {
+                let chosen_by = ChosenBy::Summaries;
+                return Ok(Known { map, chosen_by });
+            }
             Err(Unknown(why)) => {
                 tracing::info!("PostgreSQL does not tell which pages changed, so maps of the WAL are made: {why}");
             }
         }
     }
-    maps::of(context, &stretch).await
+    let map = maps::of(context, &stretch).await?;
+    let chosen_by = ChosenBy::Maps;
+    Ok(Known { map, chosen_by })
 }
