@@ -30,7 +30,7 @@ pub fn run(scratch: &Scratch) {
     println!("{mebibytes} MiB of tables, zst level 3, aes-256-cbc, process-max={WORKERS}\n");
     let postgres = make_cluster(scratch, mebibytes);
     let mesh = PgMesh::set_up(scratch, &postgres, "incr", WORKERS);
-    let other = PgBackRest::set_up_for_blocks(scratch, &postgres, "incr", WORKERS);
+    let other = PgBackRest::set_up(scratch, &postgres, "incr", WORKERS).with_blocks();
     let both = format!("{} && {}", mesh.archive_command(), other.archive_command());
     archive_through(&postgres, &both);
     let mut table = Table::default();

@@ -15,22 +15,14 @@ pub struct PgBackRest {
     account: Account,
     home: PathBuf,
     configuration: PathBuf,
+    /// Of its backups.
+    options: &'static [&'static str],
 }
 
 impl PgBackRest {
     /// Writes its configuration and creates its stanza.
     #[must_use]
     pub fn set_up(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32) -> Self {
-        Self::with(scratch, postgres, round, workers, "")
-    }
-
-    /// The same with block incremental backups.
-    #[must_use]
-    pub fn set_up_for_blocks(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32) -> Self {
-        Self::with(scratch, postgres, round, workers, "repo1-bundle=y\nrepo1-block=y\n")
-    }
-
-    fn with(scratch: &Scratch, postgres: &Postgres, round: &str, workers: u32, more: &str) -> Self {
         let account = scratch.account();
         let home = scratch.folder(format!("pgbackrest-{round}"));
         for folder in ["repo", "lock", "log", "spool"] {
@@ -39,7 +31,7 @@ impl PgBackRest {
         let path = home.display();
         let settings = format!(
             "[global]\nrepo1-path={path}/repo\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=correct horse\n\
-             compress-type=zst\ncompress-level=3\nprocess-max={workers}\nstart-fast=y\nlog-level-file=off\n{more}\
+             compress-type=zst\ncompress-level=3\nprocess-max={workers}\nstart-fast=y\nlog-level-file=off\n\
              lock-path={path}/lock\nlog-path={path}/log\nspool-path={path}/spool\n\
              [main]\npg1-path={}\npg1-port={}\npg1-socket-path={}\npg1-user=postgres\n",
             postgres.data().display(),
@@ -52,9 +44,17 @@ impl PgBackRest {
             account,
             home,
             configuration,
+            options: &[],
         };
         run(contestant.command(&["stanza-create"])).succeeds();
         contestant
+    }
+
+    /// The same with block incremental backups, which Debian's version calls beta.
+    #[must_use]
+    pub fn with_blocks(self) -> Self {
+        let options = &["--beta", "--repo1-bundle", "--repo1-block"];
+        Self { options, ..self }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -80,7 +80,9 @@ impl Contestant for PgBackRest {
     }
 
     fn backup(&self, kind: &str) -> Figures {
-        measure(self.command(&["backup", &format!("--type={kind}")]), None).0
+        let mut command = self.command(&["backup", &format!("--type={kind}")]);
+        command.args(self.options);
+        measure(command, None).0
     }
 
     fn restore(&self, target: &Postgres) -> Figures {
