@@ -16,6 +16,7 @@ mod allocator;
 pub mod backup;
 mod commands;
 pub mod config;
+mod crc;
 mod dispatch;
 pub mod exit;
 mod extents;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -118,6 +119,50 @@ fn a_standbys_files_and_the_primarys_wal_make_a_backup() {
 
     // It is a backup like any other: of the primary's instance, and the next from the primary goes on as ever.
     site.host.backup();
+}
+
+/// The WAL says what changed in a standby's files too, wherever the backup before came from; the end of it is read from the
+/// standby's `pg_wal` where the primary is on another host.
+#[test]
+fn an_incr_reads_what_changed_on_either_side() {
+    let mut site = Site::new("standby-incr", 1);
+    let address = site.postgres.listen();
+    site.postgres.restart();
+    fill(&site);
+    site.postgres
+        .query("create role copier superuser login replication password 'let me in'");
+    let standby = standby_of(&site, "standby");
+    let host = host_of_standby(&site, &standby, &address);
+    let both = [cluster(1, &site.postgres), cluster(2, &standby)].concat();
+    site.host.backup();
+    let mut number = 0;
+    let mut backup = |mut command: Command| {
+        number += 1;
+        // Without a checkpoint, so that the segment in which the backup begins has changes too.
+        let changes = format!("update elsewhere set md5 = md5(md5) where number % 97 = {number}");
+        site.postgres.query(&changes);
+        let load = site.postgres.load(2, 200);
+        command.args(["--type=incr", "--output=json"]);
+        let summary = run(command).ok().json();
+        load.stop();
+        assert_eq!(summary["chosen_by"], "maps", "{number}: {summary}");
+        assert_eq!(summary["pages_missed"], 0, "{number}: {summary}");
+        restores_to_the_same(&site, &format!("restored-{number}"));
+    };
+    let here = |arguments: &[String]| {
+        let mut command = site.host.command(&["backup", "--start-fast"]);
+        command.args(arguments);
+        command
+    };
+    let from_standby = [&both[..], &["--backup-standby=y".to_owned()]].concat();
+    backup(here(&from_standby));
+    backup(here(&from_standby));
+    backup(here(&[]));
+    let file = site.scratch.join("passwords");
+    site.scratch.account().write(&file, "*:5432:*:copier:let me in\n");
+    let mut remote = host.command(&["backup", "--start-fast"]);
+    remote.env("PGPASSFILE", file);
+    backup(remote);
 }
 
 /// A host that knows the standby by its directory, and the primary by its address alone.

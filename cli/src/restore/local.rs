@@ -1,6 +1,7 @@
 //! `--delta`: which pages of a file in the data directory are those of the backup.
 
 use super::disk::failed;
+use crate::crc::append;
 use crate::read_at::read_at;
 use pgmesh_node::Failure;
 use pgmesh_storage::{FINGERPRINT_PAGE, FileEntry, FingerprintSeed, PageFingerprint};
@@ -123,7 +124,6 @@ fn add(stretches: &mut Vec<Stretch>, bytes: Range<u64>, kept: Option<u32>) {
     if bytes.is_empty() {
         return;
     }
-    let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
     match (stretches.last_mut(), kept) {
         (Some(last), None) if last.kept.is_none() => last.bytes.end = bytes.end,
         (
@@ -133,7 +133,7 @@ fn add(stretches: &mut Vec<Stretch>, bytes: Range<u64>, kept: Option<u32>) {
             }),
             Some(crc),
         ) => {
-            *sum = crc32c::crc32c_combine(*sum, crc, length);
+            *sum = append(*sum, crc, bytes.end - bytes.start);
             last.end = bytes.end;
         }
         _ => stretches.push(Stretch { bytes, kept }),

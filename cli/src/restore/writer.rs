@@ -7,6 +7,7 @@ use super::disk::failed;
 use super::owners::Owners;
 use super::plain::Plain;
 use super::planning::{ChunkPlan, Content, FilePlan, PartPlan, PiecePlan};
+use crate::crc::append;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
 use std::fs::{File, FileTimes, OpenOptions, Permissions};
@@ -263,11 +264,9 @@ fn read(path: &Path, piece: &PiecePlan, buffer: &mut Vec<u8>) -> Result<bool, Fa
 
 /// The CRC-32C of a whole file from those of its runs.
 fn combine(crcs: &[u32], lengths: impl Iterator<Item = u64>) -> u32 {
-    let mut pieces = crcs.iter().zip(lengths);
-    let first = pieces.next().map_or(0, |(crc, _)| *crc);
-    pieces.fold(first, |sum, (crc, length)| {
-        crc32c::crc32c_combine(sum, *crc, usize::try_from(length).unwrap_or(usize::MAX))
-    })
+    crcs.iter()
+        .zip(lengths)
+        .fold(0, |sum, (crc, length)| append(sum, *crc, length))
 }
 
 fn too_short(chunk: &ChunkPlan, file: &FilePlan) -> Failure {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pgmesh_tests::{Postgres, Scratch};
 
@@ -17,7 +18,7 @@ use crate::measure::Figures;
 use crate::pgbackrest::PgBackRest;
 use crate::pgmesh::PgMesh;
 use crate::table::Table;
-use crate::{archive_through, make_cluster, restore, setting};
+use crate::{archive_through, make_cluster, patiently, restore, setting};
 
 const PAGE: usize = 8192;
 const WORKERS: u32 = 2;
@@ -28,7 +29,7 @@ pub fn run(scratch: &Scratch) {
     let mebibytes = number("BENCH_MIB", "5120");
     let rounds = number("BENCH_ROUNDS", "1");
     println!("{mebibytes} MiB of tables, zst level 3, aes-256-cbc, process-max={WORKERS}\n");
-    let postgres = make_cluster(scratch, mebibytes);
+    let postgres = make_cluster(scratch, mebibytes, "/bin/true");
     let mesh = PgMesh::set_up(scratch, &postgres, "incr", WORKERS);
     let other = PgBackRest::set_up(scratch, &postgres, "incr", WORKERS).with_blocks();
     let both = format!("{} && {}", mesh.archive_command(), other.archive_command());
@@ -45,6 +46,7 @@ pub fn run(scratch: &Scratch) {
             let now = Pages::of(&postgres);
             let changed = now.changed_since(&pages, &postgres);
             pages = now;
+            archive_through(&postgres, &mesh.archive_command());
             archive_through(&postgres, &both);
             let contestants: [&dyn Contestant; 2] = [&mesh, &other];
             let mut pair = [Figures::default(); 2];
@@ -64,9 +66,17 @@ pub fn run(scratch: &Scratch) {
                 mebi(pair[0].stored.unwrap_or_default()),
                 ratio(pair[0].stored.unwrap_or_default(), changed.compressed),
             );
+            let of_both = |figure: fn(&Figures) -> Duration| pair.each_ref().map(figure);
+            let wall = of_both(|figures| figures.wall);
+            let cpu = of_both(|figures| figures.user + figures.system);
+            println!(
+                "    {:.2?} and {:.2?} of wall time, {:.2?} and {:.2?} of CPU",
+                wall[0], wall[1], cpu[0], cpu[1]
+            );
             table.add(label(&format!("incr {count}")), pair);
         }
     }
+    archive_through(&postgres, &mesh.archive_command());
     in_a_row(&postgres, &mesh, &rows, number("BENCH_ROW", "20"));
     let of_last = restore(scratch, &postgres, &mesh, "last");
     fs::remove_dir_all(Postgres::at(scratch, "restored-last").data()).ok();
@@ -95,16 +105,16 @@ fn backup(contestant: &dyn Contestant, kind: &str) -> Figures {
 fn in_a_row(postgres: &Postgres, mesh: &PgMesh, rows: &str, count: u32) {
     for _ in 0..count {
         update(postgres, 2000, rows);
-        postgres.archive_everything();
+        archive_through(postgres, &mesh.archive_command());
         backup(mesh, "incr");
     }
 }
 
 fn update(postgres: &Postgres, count: u32, rows: &str) {
-    postgres.query(&format!(
-        "update event set amount = amount + 1, note = reverse(note) where id in \
-         (select 1 + (random() * ({rows} - 1))::bigint from generate_series(1, {count}))"
-    ));
+    let sql = "update event set amount = amount + 1, note = reverse(note) where id in \
+               (select 1 + (random() * (:rows - 1))::bigint from generate_series(1, :count))";
+    let sql = sql.replace(":count", &count.to_string());
+    patiently(postgres, &sql, &format!("rows={rows}"));
     postgres.query("checkpoint");
 }
 

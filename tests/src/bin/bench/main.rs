@@ -14,9 +14,11 @@ mod pgmesh;
 mod table;
 
 use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 
-use pgmesh_tests::{Postgres, Scratch, run_with_input, wait_for};
+use pgmesh_tests::{Postgres, Scratch, wait_for};
 
 use contestant::Contestant;
 use measure::Figures;
@@ -46,7 +48,7 @@ fn main() {
         return;
     }
     let (mebibytes, rounds) = (number("BENCH_MIB", "500"), number("BENCH_ROUNDS", "3"));
-    let postgres = make_cluster(&scratch, mebibytes);
+    let postgres = make_cluster(&scratch, mebibytes, "");
     let segments = finished_segments(&postgres, number("BENCH_SEGMENTS", "16"));
     println!(
         "{mebibytes} MiB of tables, {} WAL segments, zst level 3, aes-256-cbc, {rounds} rounds\n",
@@ -132,26 +134,36 @@ fn restore(scratch: &Scratch, postgres: &Postgres, contestant: &dyn Contestant, 
 }
 
 /// A cluster with the data set, whose WAL is kept for the pushes.
-fn make_cluster(scratch: &Scratch, mebibytes: u32) -> Postgres {
+fn make_cluster(scratch: &Scratch, mebibytes: u32, archive_command: &str) -> Postgres {
     let postgres = Postgres::builder(scratch, "pg")
         .setting("shared_buffers", "256MB")
         .setting("max_wal_size", "4GB")
         .setting("wal_keep_size", "4GB")
+        .setting("maintenance_work_mem", "1GB")
+        .setting("autovacuum", "off")
+        .setting("archive_command", archive_command)
         .start();
-    let mut command = postgres.program("psql");
-    command.args([
-        "-X",
-        "-q",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-v",
-        &format!("mib={mebibytes}"),
-        "-f",
-        "-",
-    ]);
-    run_with_input(command, DATASET).succeeds();
+    // Vacuumed now, and not in the middle of what is measured.
+    let script = format!("{DATASET}\nvacuum event;\n");
+    patiently(&postgres, &script, &format!("mib={mebibytes}"));
     postgres.query("checkpoint");
     postgres
+}
+
+/// Runs a script, however long it takes, with one of psql's variables set.
+fn patiently(postgres: &Postgres, script: &str, variable: &str) {
+    let mut command = postgres.program("psql");
+    command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", variable, "-f", "-"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starting psql");
+    let mut input = child.stdin.take().expect("its input");
+    input.write_all(script.as_bytes()).expect("writing to psql");
+    drop(input);
+    let status = child.wait().expect("waiting for psql");
+    assert!(status.success(), "psql ended with {status}");
 }
 
 /// The oldest segments that are finished, copied so that PostgreSQL does not remove them.
@@ -180,7 +192,7 @@ fn finished_segments(postgres: &Postgres, count: u32) -> Vec<PathBuf> {
 /// the archiving of what came before.
 fn archive_through(postgres: &Postgres, command: &str) {
     postgres.set("archive_command", command);
-    postgres.archive_everything();
+    postgres.query("select pg_switch_wal()");
     wait_for("the archive to catch up", std::time::Duration::from_secs(1200), || {
         let waiting = "select count(*) from pg_ls_archive_statusdir() where name like '%.ready'";
         postgres.query(waiting) == "0"
