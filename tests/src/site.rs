@@ -27,27 +27,13 @@ impl Site {
     /// With as many encrypted repositories as told, PostgreSQL archiving through pgmesh.
     #[must_use]
     pub fn new(name: &str, repositories: usize) -> Self {
-        Self::with_node(name, |mut node| {
-            for _ in 0..repositories {
-                node = node.repository();
-            }
-            node
-        })
+        Self::with_postgres(name, repositories, |postgres| postgres)
     }
 
     /// With a node as described.
     #[must_use]
     pub fn with_node(name: &str, describe: impl FnOnce(NodeBuilder<'_>) -> NodeBuilder<'_>) -> Self {
-        let scratch = Scratch::new(name);
-        let node = describe(Node::builder(&scratch, "alpha")).start();
-        let postgres = Postgres::builder(&scratch, "pg").start();
-        let host = Host::set_up(&scratch, &node, &postgres, "main");
-        Self {
-            host,
-            postgres,
-            node,
-            scratch,
-        }
+        Self::with(name, describe, |postgres| postgres)
     }
 
     /// With as many encrypted repositories as told, and a PostgreSQL as described that archives through pgmesh.
@@ -57,10 +43,21 @@ impl Site {
         repositories: usize,
         describe: impl FnOnce(PostgresBuilder<'_>) -> PostgresBuilder<'_>,
     ) -> Self {
+        Self::with(
+            name,
+            |node| (0..repositories).fold(node, |node, _| node.repository()),
+            describe,
+        )
+    }
+
+    fn with(
+        name: &str,
+        node: impl FnOnce(NodeBuilder<'_>) -> NodeBuilder<'_>,
+        postgres: impl FnOnce(PostgresBuilder<'_>) -> PostgresBuilder<'_>,
+    ) -> Self {
         let scratch = Scratch::new(name);
-        let node = (0..repositories).fold(Node::builder(&scratch, "alpha"), |node, _| node.repository());
-        let node = node.start();
-        let postgres = describe(Postgres::builder(&scratch, "pg")).start();
+        let node = node(Node::builder(&scratch, "alpha")).start();
+        let postgres = postgres(Postgres::builder(&scratch, "pg")).start();
         let host = Host::set_up(&scratch, &node, &postgres, "main");
         Self {
             host,

@@ -22,37 +22,35 @@ const DIFF: u32 = 7;
 
 #[test]
 fn on_14() {
-    if majors().contains(&14) {
-        Story::new(14).tell(4);
-    }
+    tell(14, 4);
 }
 
 /// The version of most users of Debian has all kinds of changes one by one in every run.
 #[test]
 fn on_15() {
-    if majors().contains(&15) {
-        Story::new(15).tell(KINDS.len());
-    }
+    tell(15, KINDS.len());
 }
 
 #[test]
 fn on_16() {
-    if majors().contains(&16) {
-        Story::new(16).tell(4);
-    }
+    tell(16, 4);
 }
 
 #[test]
 fn on_17() {
-    if majors().contains(&17) {
-        Story::new(17).tell(4);
-    }
+    tell(17, 4);
 }
 
 #[test]
 fn on_18() {
-    if majors().contains(&18) {
-        Story::new(18).tell(4);
+    tell(18, 4);
+}
+
+/// Tells the story of a version that is to be tested, with at least so many backups.
+fn tell(major: u32, backups: usize) {
+    if majors().contains(&major) {
+        let backups = u32::try_from(backups).expect("few");
+        Story::new(major).tell(number_from_environment("PGMESH_INCREMENTALS", backups));
     }
 }
 
@@ -127,9 +125,8 @@ impl Story {
         self.site.postgres.query(sql);
     }
 
-    /// All of it, with at least so many backups.
-    fn tell(mut self, backups: usize) {
-        let backups = number_from_environment("PGMESH_INCREMENTALS", u32::try_from(backups).expect("few"));
+    /// All of it, with so many backups.
+    fn tell(mut self, backups: u32) {
         self.site.postgres.make_accounts(1);
         self.site.postgres.add_tablespace("space");
         self.sql(&format!(
@@ -176,7 +173,7 @@ impl Story {
         let tested = round % TESTED == TESTED - 1;
         let mut arguments = match round {
             0 => vec!["--type=full"],
-            _ if round % DIFF == 0 => vec!["--type=diff"],
+            _ if round.is_multiple_of(DIFF) => vec!["--type=diff"],
             _ => vec!["--type=incr"],
         };
         if tested {
@@ -188,7 +185,7 @@ impl Story {
         }
         self.under_load = false;
         let unknown = std::mem::take(&mut self.promoted) && round > 0;
-        let after_promotion = summary["chosen_by"] == "nothing" && round % DIFF == 0;
+        let after_promotion = summary["chosen_by"] == "nothing" && round.is_multiple_of(DIFF);
         if round > 0 && !after_promotion {
             let told = if self.summarizes { "summaries" } else { "maps" };
             let expected = if tested || unknown { "nothing" } else { told };
