@@ -205,6 +205,27 @@ impl Demo {
         saw(&format!(
             "{label} in {took}: {first} chunks in repo1, {second} in repo2, {third} in repo3"
         ));
+        self.back_up_changes()
+    }
+
+    /// An incremental backup on top, which the restore will choose.
+    fn back_up_changes(&self) -> String {
+        doing("take an incremental backup: the WAL tells which pages changed, and it restores alone");
+        let began = Instant::now();
+        let summary = self.host.backup_with(&["--type=incr"]);
+        let took = seconds(began);
+        assert_eq!(
+            summary["chosen_by"], "maps",
+            "the mesh has maps of the archived WAL: {summary}"
+        );
+        let mebibytes = |key: &str| summary[key].as_f64().unwrap_or_default() / f64::from(1 << 20);
+        let label = summary["label"].as_str().unwrap_or_default().to_owned();
+        saw(&format!(
+            "{label} in {took}: {:.1} MiB of {:.1} read, {} pages changed",
+            mebibytes("read"),
+            mebibytes("size"),
+            summary["pages_changed"]
+        ));
         label
     }
 
