@@ -78,6 +78,8 @@ pub fn run(scratch: &Scratch) {
     }
     archive_through(&postgres, &mesh.archive_command());
     in_a_row(&postgres, &mesh, &rows, number("BENCH_ROW", "20"));
+    archive_through(&postgres, &both);
+    backup(&other, "incr");
     let of_last = restore(scratch, &postgres, &mesh, "last");
     fs::remove_dir_all(Postgres::at(scratch, "restored-last").data()).ok();
     let theirs = restore(scratch, &postgres, &other, "theirs");
