@@ -56,7 +56,7 @@ pub use process::Process;
 pub use program::{pgmesh, shared_folder};
 pub use pushes::Pushes;
 pub use scale::number_from_environment;
-pub use scratch::Scratch;
+pub use scratch::{Scratch, files_below};
 pub use site::{MeshSite, Site};
 pub use wait::{wait_for, wait_for_some};
 pub use wal::WalForge;

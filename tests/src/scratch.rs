@@ -75,3 +75,21 @@ impl Drop for Scratch {
         }
     }
 }
+
+/// All files below a folder, at any depth.
+///
+/// # Panics
+/// When a folder cannot be read.
+#[must_use]
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).expect("reading a folder") {
+        let path = entry.expect("an entry of a folder").path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use pgmesh_tests::{Postgres, Site, run};
+use pgmesh_tests::{Postgres, Site, files_below, run};
 use serde_json::Value;
 
 fn number(summary: &Value, key: &str) -> u64 {
@@ -187,7 +187,7 @@ struct Harm {
 /// Damages one page in a hundred, cuts, lengthens and removes files, and adds strangers.
 fn harm(data: &Path) -> Harm {
     let mut harm = Harm { bytes: 0, strangers: 0 };
-    let mut files: Vec<PathBuf> = all_files(data);
+    let mut files: Vec<PathBuf> = files_below(data);
     files.retain(|path| {
         path.starts_with(data.join("base")) && fs::metadata(path).is_ok_and(|found| found.len() >= 8192)
     });
@@ -220,28 +220,15 @@ fn harm(data: &Path) -> Harm {
     harm
 }
 
-fn all_files(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for name in fs::read_dir(directory).expect("a directory") {
-        let path = name.expect("a name").path();
-        if path.is_dir() {
-            files.extend(all_files(&path));
-        } else {
-            files.push(path);
-        }
-    }
-    files
-}
-
 fn largest_file(data: &Path) -> PathBuf {
     let size = |path: &PathBuf| fs::metadata(path).map_or(0, |found| found.len());
-    all_files(data).into_iter().max_by_key(size).expect("files")
+    files_below(data).into_iter().max_by_key(size).expect("files")
 }
 
 fn assert_same(one: &Path, other: &Path) {
     let relative = |root: &Path| {
         let strip = |path: PathBuf| path.strip_prefix(root).expect("below the root").to_owned();
-        let files: BTreeSet<PathBuf> = all_files(root).into_iter().map(strip).collect();
+        let files: BTreeSet<PathBuf> = files_below(root).into_iter().map(strip).collect();
         files
     };
     assert_eq!(relative(one), relative(other));

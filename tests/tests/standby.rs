@@ -158,11 +158,7 @@ fn an_incr_reads_what_changed_on_either_side() {
     backup(here(&from_standby));
     backup(here(&from_standby));
     backup(here(&[]));
-    let file = site.scratch.join("passwords");
-    site.scratch.account().write(&file, "*:5432:*:copier:let me in\n");
-    let mut remote = host.command(&["backup", "--start-fast"]);
-    remote.env("PGPASSFILE", file);
-    backup(remote);
+    backup(as_copier(&host, &site.scratch, "let me in"));
 }
 
 /// A host that knows the standby by its directory, and the primary by its address alone.
@@ -175,11 +171,18 @@ fn host_of_standby(site: &Site, standby: &Postgres, address: &str) -> Host {
     host
 }
 
-fn with_password(host: &Host, scratch: &Scratch, password: &str) -> Outcome {
+/// A backup through the user `copier` of the primary.
+fn as_copier(host: &Host, scratch: &Scratch, password: &str) -> Command {
     let file = scratch.join("passwords");
     scratch.account().write(&file, format!("*:5432:*:copier:{password}\n"));
-    let mut command = host.command(&["backup", "--start-fast", "--log-level-console=info"]);
+    let mut command = host.command(&["backup", "--start-fast"]);
     command.env("PGPASSFILE", file);
+    command
+}
+
+fn with_password(host: &Host, scratch: &Scratch, password: &str) -> Outcome {
+    let mut command = as_copier(host, scratch, password);
+    command.arg("--log-level-console=info");
     run(command)
 }
 

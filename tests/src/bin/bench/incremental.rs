@@ -8,17 +8,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use pgmesh_tests::{Postgres, Scratch};
+use pgmesh_tests::{Postgres, Scratch, files_below};
 
 use crate::contestant::Contestant;
 use crate::measure::Figures;
 use crate::pgbackrest::PgBackRest;
 use crate::pgmesh::PgMesh;
 use crate::table::Table;
-use crate::{archive_through, make_cluster, patiently, restore, setting};
+use crate::{archive_through, backup, make_cluster, patiently, restore, setting};
 
 const PAGE: usize = 8192;
 const WORKERS: u32 = 2;
@@ -44,7 +44,7 @@ pub fn run(scratch: &Scratch) {
         for round in 0..rounds {
             update(&postgres, count, &rows);
             let now = Pages::of(&postgres);
-            let changed = now.changed_since(&pages, &postgres);
+            let changed = now.changed_since(&pages);
             pages = now;
             archive_through(&postgres, &mesh.archive_command());
             archive_through(&postgres, &both);
@@ -97,26 +97,23 @@ pub fn run(scratch: &Scratch) {
     postgres.set("archive_command", "");
 }
 
-fn backup(contestant: &dyn Contestant, kind: &str) -> Figures {
-    let before = contestant.stored_bytes();
-    let figures = contestant.backup(kind);
-    figures.storing(contestant.stored_bytes() - before)
-}
-
 /// Small backups in a row; pgbackrest takes the last alone.
 fn in_a_row(postgres: &Postgres, mesh: &PgMesh, rows: &str, count: u32) {
     for _ in 0..count {
         update(postgres, 2000, rows);
         archive_through(postgres, &mesh.archive_command());
-        backup(mesh, "incr");
+        mesh.backup("incr");
     }
 }
 
 fn update(postgres: &Postgres, count: u32, rows: &str) {
-    let sql = "update event set amount = amount + 1, note = reverse(note) where id in \
-               (select 1 + (random() * (:rows - 1))::bigint from generate_series(1, :count))";
-    let sql = sql.replace(":count", &count.to_string());
-    patiently(postgres, &sql, &format!("rows={rows}"));
+    patiently(
+        postgres,
+        &format!(
+            "update event set amount = amount + 1, note = reverse(note) where id in \
+             (select 1 + (random() * ({rows} - 1))::bigint from generate_series(1, {count}));"
+        ),
+    );
     postgres.query("checkpoint");
 }
 
@@ -132,7 +129,7 @@ struct Changed {
 impl Pages {
     fn of(postgres: &Postgres) -> Self {
         let mut pages = BTreeMap::new();
-        for path in files(&postgres.data().join("base")) {
+        for path in files_below(&postgres.data().join("base")) {
             let content = fs::read(&path).expect("reading a relation");
             let sums = content.chunks(PAGE).map(crc32c::crc32c).collect();
             pages.insert(path, sums);
@@ -140,9 +137,8 @@ impl Pages {
         Self(pages)
     }
 
-    /// The pages that are others than before; all of the cluster's relations lie still meanwhile.
-    fn changed_since(&self, before: &Self, postgres: &Postgres) -> Changed {
-        postgres.query("checkpoint");
+    /// The pages that are others than before; the cluster lies still, and has written all of them.
+    fn changed_since(&self, before: &Self) -> Changed {
         let mut encoder = zstd::Encoder::new(Counter(0), 3).expect("a compressor");
         let mut pages = 0;
         for (path, sums) in &self.0 {
@@ -176,19 +172,6 @@ impl Write for Counter {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("reading a folder").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people, of three digits")]

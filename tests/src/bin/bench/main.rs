@@ -99,9 +99,7 @@ fn compete(
     let pushes = [0, 1].map(|index| pushes[index].storing(contestants[index].stored_bytes()));
     let backups = in_turn(&mut |_, contestant| {
         archive_through(postgres, &contestant.archive_command());
-        let before = contestant.stored_bytes();
-        let figures = contestant.backup("full");
-        let figures = figures.storing(contestant.stored_bytes() - before);
+        let figures = backup(contestant, "full");
         postgres.archive_everything();
         postgres.set("archive_command", "");
         figures
@@ -116,6 +114,13 @@ fn compete(
         fs::remove_dir_all(Postgres::at(scratch, &format!("restored-{name}-{index}")).data()).ok();
     }
     [pushes, backups, restores]
+}
+
+/// Takes a backup; with what it added to the repository.
+fn backup(contestant: &dyn Contestant, kind: &str) -> Figures {
+    let before = contestant.stored_bytes();
+    let figures = contestant.backup(kind);
+    figures.storing(contestant.stored_bytes() - before)
 }
 
 /// Restores, and looks whether what was restored is what was there.
@@ -144,16 +149,15 @@ fn make_cluster(scratch: &Scratch, mebibytes: u32, archive_command: &str) -> Pos
         .setting("archive_command", archive_command)
         .start();
     // Vacuumed now, and not in the middle of what is measured.
-    let script = format!("{DATASET}\nvacuum event;\n");
-    patiently(&postgres, &script, &format!("mib={mebibytes}"));
+    patiently(&postgres, &format!("\\set mib {mebibytes}\n{DATASET}\nvacuum event;\n"));
     postgres.query("checkpoint");
     postgres
 }
 
-/// Runs a script, however long it takes, with one of psql's variables set.
-fn patiently(postgres: &Postgres, script: &str, variable: &str) {
+/// Runs a script, however long it takes.
+fn patiently(postgres: &Postgres, script: &str) {
     let mut command = postgres.program("psql");
-    command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", variable, "-f", "-"]);
+    command.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", "-"]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
