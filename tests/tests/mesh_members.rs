@@ -45,14 +45,14 @@ fn a_node_with_a_new_disk_comes_back_under_its_name() {
     site.mesh.replace_disk("gamma");
     site.mesh.wait_until_whole();
     site.host.push(&forge.make(3)).succeeds();
+    wait_for("repo3 to have what it missed", Duration::from_secs(60), || {
+        site.mesh.objects(3).segments().len() == 3
+    });
     // It counts: with another node dead the two still are a majority, and its repository takes part.
     site.mesh.node_mut("alpha").kill();
     site.host.push(&forge.make(4)).succeeds();
+    assert_eq!(site.mesh.objects(3).segments().len(), 4, "the push was durable in it");
     site.mesh.start_node("alpha");
-    site.mesh.wait_until_whole();
-    wait_for("repo3 to have what it missed", Duration::from_secs(60), || {
-        site.mesh.objects(3).segments().len() == 4
-    });
     site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
 }

@@ -95,7 +95,9 @@ impl Node {
 
     async fn keep_open(&self, slot: &Slot) {
         let mut pause = RETRY;
+        let mut leader = self.catalog.leader_changes();
         loop {
+            leader.mark_unchanged();
             let again = match slot.opened() {
                 Opened::Closed { .. } => self.open_one(slot).await,
                 Opened::Open(open) if slot.settings.is_shared() && self.is_another(slot, &open) => {
@@ -118,7 +120,11 @@ impl Node {
                 }
                 Again::Slowly => jittered(LONGEST_RETRY),
             };
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => (),
+                // What waited for the mesh need not wait longer.
+                Ok(()) = leader.changed(), if again == Again::Soon => (),
+            }
         }
     }
 
