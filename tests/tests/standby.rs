@@ -1,4 +1,4 @@
-//! Backups whose files come from a standby.
+//! What standbys are good for: their files make a backup, and their WAL fills what a primary that is gone left open.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -401,4 +401,49 @@ fn a_standby_that_lives_on_the_archive_serves_too() {
     restored.start_promoted();
     assert_same(&site.postgres, &restored);
     restored.check_all();
+}
+
+#[test]
+fn a_promoted_standby_archives_what_its_primary_could_not() {
+    let mut site = Site::new("gap", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add(&site.postgres);
+    site.host.backup();
+
+    // It archives itself: what it receives waits until it is in the archive, too.
+    let mut standby = site.postgres.standby(&site.scratch, "standby");
+    let host = Host::join(&site.scratch, "host-standby", &site.node, &standby, "main");
+    standby.start();
+    standby.set("archive_mode", "always");
+    standby.set("archive_command", &host.archive_command());
+    standby.restart();
+    let archived = site.postgres.archive_everything();
+
+    // From now on the primary archives nothing, and then it is gone.
+    site.postgres.set("archive_command", "/bin/false");
+    for _ in 0..2 {
+        ledger.add(&site.postgres);
+        site.postgres.query("select pg_switch_wal()");
+    }
+    let last = ledger.add(&site.postgres);
+    let written = site.postgres.query("select pg_current_wal_flush_lsn()");
+    wait_for("the standby to have it all", LIMIT, || {
+        standby.query(&format!("select pg_last_wal_replay_lsn() >= '{written}'")) == "t"
+    });
+    wait_for("the standby to be refused what is not archived", LIMIT, || {
+        standby.log().contains("is written by instance")
+    });
+    site.postgres.kill();
+    standby.query("select pg_promote()");
+    let newest = standby.archive_everything();
+    assert!(
+        archived < newest && newest.starts_with("00000002"),
+        "{archived}, {newest}"
+    );
+
+    // The way from the old backup to the new timeline has no gap.
+    let mut restored = host.restore(&site.scratch, "restored", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "everything that the primary had confirmed");
+    host.run(&["check", "--archive-mode-check=n"]).succeeds();
 }

@@ -340,18 +340,18 @@ pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(Stan
 
 fn check_writer(stanza: &StanzaRecord, push: &PushSegment, file: &WalFileName) -> Result<(), Failure> {
     // A server that was promoted archives the old timeline's last segment as .partial: it is not that timeline's writer.
-    if !matches!(file, WalFileName::Segment(_)) {
+    let WalFileName::Segment(segment) = file else {
         return Ok(());
-    }
-    match stanza.writers.get(&file.timeline()) {
-        Some(writer) if writer.instance != push.instance => Err(Refusal::OtherWriter {
+    };
+    match stanza.other_writer(*segment, &push.instance) {
+        Some(writer) => Err(Refusal::OtherWriter {
             stanza: push.stanza.clone(),
-            timeline: file.timeline(),
+            timeline: segment.timeline,
             known: writer.instance.clone(),
             given: push.instance.clone(),
         }
         .into()),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -144,6 +144,30 @@ fn invariant_12_another_cluster_and_a_copy_are_refused() {
 }
 
 #[test]
+fn invariant_12_a_promoted_server_gives_what_lies_before_its_timeline() {
+    let mut world = World::with_stanza();
+    world.push(push_segment(1, 1, 1)).unwrap();
+    let from = |instance: &str, timeline, segment: u8| PushSegment {
+        instance: instance.to_owned(),
+        ..push_segment(timeline, segment.into(), segment)
+    };
+    let is_refused = |answer| matches!(answer, Err(Refusal::OtherWriter { .. }));
+    assert!(is_refused(world.push(from("b", 1, 2))), "no timeline left this one");
+    // Segments are of 16 MiB: the one with the switch is the fourth, and no more common to both as a whole.
+    world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
+    assert!(is_refused(world.push(from("b", 1, 4))));
+    assert!(
+        world.push(from("b", 1, 2)).is_ok(),
+        "the new timeline has no writer yet"
+    );
+    world.push(from("b", 2, 4)).unwrap();
+    assert!(is_refused(world.push(from("c", 1, 3))), "another writes the new one");
+    assert!(world.push(from("b", 1, 3)).is_ok());
+    // The timeline still is its first writer's.
+    assert!(world.push(push_segment(1, 5, 5)).is_ok());
+}
+
+#[test]
 fn invariant_12_a_timeline_needs_its_history() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();

@@ -217,7 +217,8 @@ pub(crate) fn push_segment(timeline: u32, segment: u32, content: u8) -> PushSegm
 
 pub(crate) fn push_history(timeline: u32, branches: &[(u32, u64)]) -> PushSegment {
     let file = WalFileName::History(TimelineId(timeline));
-    let content = branches.iter().map(|(_, lsn)| u8::try_from(*lsn).unwrap()).sum();
+    let bytes = branches.iter().flat_map(|(_, lsn)| lsn.to_le_bytes());
+    let content = bytes.fold(0, u8::wrapping_add);
     PushSegment {
         branches: branches
             .iter()

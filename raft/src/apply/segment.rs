@@ -1,6 +1,6 @@
 //! Archiving WAL files: invariants 1, 3 and 12.
 
-use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::StanzaName;
 
 use super::objects::{Found, need_replicas, place_more, place_new};
@@ -104,8 +104,8 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             owner.histories.insert(timeline, history);
             Ok(true)
         }
-        WalFileName::Segment(_) => {
-            refuse_other_writer(owner, push, timeline)?;
+        WalFileName::Segment(segment) => {
+            refuse_other_writer(owner, push, segment)?;
             refuse_unknown_timeline(owner, push, timeline)?;
             refuse_foreign_header(owner, push, timeline)?;
             let writer = || Writer {
@@ -122,8 +122,8 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             refuse_foreign_header(owner, push, timeline)?;
             Ok(false)
         }
-        WalFileName::BackupHistory { .. } => {
-            refuse_other_writer(owner, push, timeline)?;
+        WalFileName::BackupHistory { segment, .. } => {
+            refuse_other_writer(owner, push, segment)?;
             refuse_unknown_timeline(owner, push, timeline)?;
             Ok(false)
         }
@@ -135,15 +135,15 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
     }
 }
 
-fn refuse_other_writer(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
-    match owner.writers.get(&timeline) {
-        Some(writer) if writer.instance != push.instance => Err(Refusal::OtherWriter {
+fn refuse_other_writer(owner: &StanzaRecord, push: &PushSegment, segment: SegmentName) -> Result<(), Refusal> {
+    match owner.other_writer(segment, &push.instance) {
+        Some(writer) => Err(Refusal::OtherWriter {
             stanza: push.stanza.clone(),
-            timeline,
+            timeline: segment.timeline,
             known: writer.instance.clone(),
             given: push.instance.clone(),
         }),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

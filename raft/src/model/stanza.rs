@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
+use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
 use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,25 @@ impl StanzaRecord {
     #[must_use]
     pub fn database(&self, db: DbId) -> Option<&Database> {
         self.databases.iter().find(|database| database.id == db)
+    }
+
+    /// Invariant 12: who writes the timeline of a segment, where that keeps this instance from archiving it. A timeline belongs
+    /// to the instance that wrote it first. But what lies wholly before the point where a known timeline left it belongs to
+    /// that one's past too: a server that was promoted gives what a primary that is gone could not.
+    #[must_use]
+    pub fn other_writer(&self, segment: SegmentName, instance: &str) -> Option<&Writer> {
+        let other = |writer: &&Writer| writer.instance != instance;
+        let writer = self.writers.get(&segment.timeline).filter(other)?;
+        let end = segment.end(self.current()?.segment_size);
+        let is_past_of = |(timeline, history): (&TimelineId, &HistoryRecord)| {
+            let mut branches = history.branches.iter();
+            branches.any(|branch| branch.parent == segment.timeline && end <= branch.switch)
+                && self
+                    .writers
+                    .get(timeline)
+                    .is_none_or(|writer| writer.instance == instance)
+        };
+        (!self.histories.iter().any(is_past_of)).then_some(writer)
     }
 }
 
