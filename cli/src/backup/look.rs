@@ -1,6 +1,8 @@
 //! Which pages of a file are looked at: a pure decision. What is stored, content decides.
 
+use super::changes::Changes;
 use super::plan::size;
+use super::summary::ChosenBy;
 use pgmesh_postgres::{Candidates, ChangeMap, Entry};
 use pgmesh_storage::FileEntry;
 use roaring::RoaringBitmap;
@@ -14,7 +16,7 @@ pub enum Policy {
     /// Nowhere: everything is read. A change map that is there all the same is put to the test.
     Everything(Option<ChangeMap>),
     /// From the WAL between the two backups.
-    Map(ChangeMap),
+    Map(Changes),
     /// From sizes and times: what has those of the prior backup, which began at this time (Unix seconds), is as it was.
     Times(i64),
 }
@@ -40,8 +42,8 @@ impl Policy {
                 pages: None,
                 named: tested.as_ref().and_then(named),
             },
-            Self::Map(map) => Look {
-                pages: named(map),
+            Self::Map(changes) => Look {
+                pages: named(&changes.map),
                 named: None,
             },
             Self::Times(began) => {
@@ -53,6 +55,15 @@ impl Policy {
                     named: None,
                 }
             }
+        }
+    }
+
+    /// From where it is known which pages may have changed, for who reads the summary.
+    pub fn chosen_by(&self) -> ChosenBy {
+        match self {
+            Self::Everything(_) => ChosenBy::Nothing,
+            Self::Map(changes) => changes.chosen_by,
+            Self::Times(_) => ChosenBy::Times,
         }
     }
 
@@ -124,7 +135,10 @@ mod tests {
         };
         map.add_block(fork, 3);
         let tested = Policy::Everything(Some(map.clone()));
-        let policy = Policy::Map(map);
+        let policy = Policy::Map(Changes {
+            map,
+            chosen_by: ChosenBy::Maps,
+        });
         let look = |path: &str| policy.look(&entry(path, 10, 0), &before(10, 0)).pages;
         assert_eq!(look("base/5/16384"), Some(RoaringBitmap::from([3])));
         assert_eq!(look("base/5/16385"), Some(RoaringBitmap::new()));

@@ -1,6 +1,6 @@
 //! The backup that an incr or diff is compared with: which one, and what is known of the changes since.
 
-use super::changes::{self, Known, Unknown};
+use super::changes::{self, Unknown};
 use super::feed::{Ready, What};
 use super::look::{Look, Policy};
 use super::summary::ChosenBy;
@@ -45,8 +45,6 @@ pub struct Prior {
     /// Its manifest.
     pub root: ManifestRoot,
     policy: Policy,
-    /// From where it is known what may have changed.
-    pub chosen_by: ChosenBy,
 }
 
 /// How a backup begins.
@@ -93,7 +91,7 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
     if context.prior.is_none() {
         return Ok(Beginning::alone(seed));
     }
-    let (policy, chosen_by) = policy(context, &root, start).await?;
+    let policy = policy(context, &root, start).await?;
     tracing::info!("compared with backup {label}: {}", policy.in_words());
     let tested = match &policy {
         Policy::Everything(Some(_)) => Some(root.start_lsn..start.lsn),
@@ -103,12 +101,7 @@ pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, 
         seed,
         tested,
         scanned_at: root.scanned_at.filter(|_| !matches!(policy, Policy::Everything(_))),
-        prior: Some(Prior {
-            source,
-            root,
-            policy,
-            chosen_by,
-        }),
+        prior: Some(Prior { source, root, policy }),
     })
 }
 
@@ -132,15 +125,14 @@ fn new_secret() -> Result<Beginning, Failure> {
 }
 
 /// What is read: as little as can be known to be enough.
-async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> Result<(Policy, ChosenBy), Failure> {
+async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> Result<Policy, Failure> {
     let settings = &context.settings;
-    let everything = |tested| (Policy::Everything(tested), ChosenBy::Nothing);
     if settings.delta {
-        return Ok(everything(None));
+        return Ok(Policy::Everything(None));
     }
     if let Some(why) = unlogged(context, root) {
         tracing::info!("all files are read: {why}");
-        return Ok(everything(None));
+        return Ok(Policy::Everything(None));
     }
     let known = match changes::since(context, root, start.lsn).await {
         Ok(known) => Some(known),
@@ -155,13 +147,13 @@ async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> 
             settings.delta_verify.as_secs()
         );
         // Hint bits may change without WAL where these are not logged, but never a page's position in it.
-        return Ok(everything(known.map(|known| known.map)));
+        return Ok(Policy::Everything(known.map(|known| known.map)));
     }
     Ok(match known {
-        Some(Known { map, chosen_by }) => (Policy::Map(map), chosen_by),
+        Some(changes) => Policy::Map(changes),
         // A standby writes its files at times of its own.
-        None if root.from_standby || context.standby.is_some() => everything(None),
-        None => (Policy::Times(root.start_time), ChosenBy::Times),
+        None if root.from_standby || context.standby.is_some() => Policy::Everything(None),
+        None => Policy::Times(root.start_time),
     })
 }
 
@@ -190,6 +182,11 @@ impl Prior {
         let mut references = self.root.references.clone();
         references.push(self.root.label.clone());
         references
+    }
+
+    /// From where it is known what may have changed.
+    pub fn chosen_by(&self) -> ChosenBy {
+        self.policy.chosen_by()
     }
 
     /// What of a file is looked at.

@@ -92,10 +92,7 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     facts.fingerprint_seed = Some(beginning.seed);
     let references = beginning.prior.as_ref().map(Prior::references);
     facts.references = references.unwrap_or_default();
-    facts.chosen_by = beginning
-        .prior
-        .as_ref()
-        .map_or(ChosenBy::Nothing, |prior| prior.chosen_by);
+    facts.chosen_by = beginning.prior.as_ref().map_or(ChosenBy::Nothing, Prior::chosen_by);
     facts.page_checksums = context
         .settings
         .checks_pages(context.cluster.control.has_page_checksums());

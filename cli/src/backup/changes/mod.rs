@@ -14,8 +14,9 @@ use std::ops::Range;
 /// Why nothing is known.
 pub struct Unknown(pub String);
 
-/// What is known.
-pub struct Known {
+/// The blocks that may have changed, and no others.
+#[derive(Debug)]
+pub struct Changes {
     /// The blocks.
     pub map: ChangeMap,
     /// Who says so.
@@ -29,7 +30,7 @@ struct Stretch {
 }
 
 /// The blocks that changed between the beginnings of the two backups.
-pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<Known, Unknown> {
+pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result<Changes, Unknown> {
     if start < root.start_lsn {
         return Err(Unknown(format!("backup {} began later in the WAL", root.label)));
     }
@@ -41,7 +42,7 @@ pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result
         match summaries::of(context, &stretch).await {
             Ok(map) => {
                 let chosen_by = ChosenBy::Summaries;
-                return Ok(Known { map, chosen_by });
+                return Ok(Changes { map, chosen_by });
             }
             Err(Unknown(why)) => {
                 tracing::info!("PostgreSQL does not tell which pages changed, so maps of the WAL are made: {why}");
@@ -50,5 +51,5 @@ pub async fn since(context: &Context, root: &ManifestRoot, start: Lsn) -> Result
     }
     let map = maps::of(context, &stretch).await?;
     let chosen_by = ChosenBy::Maps;
-    Ok(Known { map, chosen_by })
+    Ok(Changes { map, chosen_by })
 }

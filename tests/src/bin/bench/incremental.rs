@@ -81,6 +81,7 @@ pub fn run(scratch: &Scratch) {
     archive_through(&postgres, &both);
     backup(&other, "incr");
     let of_last = restore(scratch, &postgres, &mesh, "last");
+    let [fetched, bytes] = ["fetched", "bytes"].map(|name| mesh.last_summary()[name].as_u64().unwrap_or_default());
     fs::remove_dir_all(Postgres::at(scratch, "restored-last").data()).ok();
     let theirs = restore(scratch, &postgres, &other, "theirs");
     fs::remove_dir_all(Postgres::at(scratch, "restored-theirs").data()).ok();
@@ -89,10 +90,11 @@ pub fn run(scratch: &Scratch) {
     table.add(label("restore incr"), [of_last, theirs]);
     table.print();
     println!(
-        "\nrestore of the last incr {:.1} s, of a full backup of the same {:.1} s: {:.2}",
+        "\nrestore of the last incr {:.1} s, of a full backup of the same {:.1} s: {:.2}; it fetched {:.2} times its size",
         of_last.wall.as_secs_f64(),
         of_full.wall.as_secs_f64(),
-        of_last.wall.as_secs_f64() / of_full.wall.as_secs_f64()
+        of_last.wall.as_secs_f64() / of_full.wall.as_secs_f64(),
+        ratio(fetched, bytes),
     );
     postgres.set("archive_command", "");
 }

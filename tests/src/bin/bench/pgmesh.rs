@@ -34,12 +34,14 @@ impl PgMesh {
 
     /// Runs a command of the client, and adds what the node uses meanwhile.
     fn measure(&self, command: Command) -> Figures {
-        measure(command, Some(self.node.process())).0
+        let (figures, output) = measure(command, Some(self.node.process()));
+        self.last_summary.replace(output);
+        figures
     }
 
-    /// What the last backup said of itself.
+    /// What the last backup or restore said of itself.
     pub fn last_summary(&self) -> serde_json::Value {
-        serde_json::from_str(&self.last_summary.borrow()).expect("the summary of a backup")
+        serde_json::from_str(&self.last_summary.borrow()).expect("a summary in JSON")
     }
 }
 
@@ -56,13 +58,11 @@ impl Contestant for PgMesh {
         let kind = format!("--type={kind}");
         let mut command = self.host.command(&["backup", "--start-fast", "--output=json"]);
         command.args([&kind, &self.workers]);
-        let (figures, output) = measure(command, Some(self.node.process()));
-        self.last_summary.replace(output);
-        figures
+        self.measure(command)
     }
 
     fn restore(&self, target: &Postgres) -> Figures {
-        self.measure(self.host.restore_command(target, &[&self.workers]))
+        self.measure(self.host.restore_command(target, &[&self.workers, "--output=json"]))
     }
 
     fn stored_bytes(&self) -> u64 {
