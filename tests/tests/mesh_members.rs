@@ -53,6 +53,7 @@ fn a_node_with_a_new_disk_comes_back_under_its_name() {
     site.host.push(&forge.make(4)).succeeds();
     assert_eq!(site.mesh.objects(3).segments().len(), 4, "the push was durable in it");
     site.mesh.start_node("alpha");
+    site.mesh.wait_until_whole();
     site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
 }

@@ -343,16 +343,7 @@ fn check_writer(stanza: &StanzaRecord, push: &PushSegment, file: &WalFileName) -
     let WalFileName::Segment(segment) = file else {
         return Ok(());
     };
-    match stanza.other_writer(*segment, &push.instance) {
-        Some(writer) => Err(Refusal::OtherWriter {
-            stanza: push.stanza.clone(),
-            timeline: segment.timeline,
-            known: writer.instance.clone(),
-            given: push.instance.clone(),
-        }
-        .into()),
-        None => Ok(()),
-    }
+    Ok(stanza.refuse_other_writer(&push.stanza, *segment, &push.instance)?)
 }
 
 /// Checks a file's content against its name and the stanza; the branches of a history file.

@@ -308,18 +308,11 @@ impl Node {
 
 /// Invariant 12: a copy's backup would rest on the original's WAL. The instance that writes the timeline, if any does yet.
 fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<String>, Failure> {
-    let writer = stanza
-        .writers
-        .get(&begin.timeline)
-        .map(|writer| writer.instance.clone());
-    match (&writer, &begin.instance) {
-        (Some(known), Some(given)) if known != given => Err(Refusal::OtherWriter {
-            stanza: begin.stanza.clone(),
-            timeline: begin.timeline,
-            known: known.clone(),
-            given: given.clone(),
+    let writer = stanza.writers.get(&begin.timeline);
+    match (writer, &begin.instance) {
+        (Some(known), Some(given)) if known.instance != *given => {
+            Err(known.refusal(&begin.stanza, begin.timeline, given).into())
         }
-        .into()),
         (None, None) => Err(Failure::new(
             code::ARCHIVE_MISMATCH,
             format!(
@@ -332,7 +325,7 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
             "let the primary archive to the stanza: 'pgmesh --stanza={} check' on its host shows whether it does",
             begin.stanza
         ))),
-        _ => Ok(writer),
+        _ => Ok(writer.map(|writer| writer.instance.clone())),
     }
 }
 

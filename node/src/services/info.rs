@@ -115,13 +115,7 @@ impl Node {
             && let Some(writer) = record.writers.get(&ask.first.timeline)
             && writer.instance != *instance
         {
-            return Err(Refusal::OtherWriter {
-                stanza: ask.stanza.clone(),
-                timeline: ask.first.timeline,
-                known: writer.instance.clone(),
-                given: instance.clone(),
-            }
-            .into());
+            return Err(writer.refusal(&ask.stanza, ask.first.timeline, instance).into());
         }
         let repositories: Vec<_> = view.repositories()?.into_iter().map(|(key, _)| key).collect();
         let mut presence = SegmentPresence {

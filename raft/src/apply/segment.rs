@@ -1,6 +1,6 @@
 //! Archiving WAL files: invariants 1, 3 and 12.
 
-use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
+use pgmesh_postgres::{TimelineId, WalFileName};
 use pgmesh_storage::StanzaName;
 
 use super::objects::{Found, need_replicas, place_more, place_new};
@@ -105,7 +105,7 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             Ok(true)
         }
         WalFileName::Segment(segment) => {
-            refuse_other_writer(owner, push, segment)?;
+            owner.refuse_other_writer(&push.stanza, segment, &push.instance)?;
             refuse_unknown_timeline(owner, push, timeline)?;
             refuse_foreign_header(owner, push, timeline)?;
             let writer = || Writer {
@@ -123,7 +123,7 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             Ok(false)
         }
         WalFileName::BackupHistory { segment, .. } => {
-            refuse_other_writer(owner, push, segment)?;
+            owner.refuse_other_writer(&push.stanza, segment, &push.instance)?;
             refuse_unknown_timeline(owner, push, timeline)?;
             Ok(false)
         }
@@ -132,18 +132,6 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             refuse_unknown_timeline(owner, push, timeline)?;
             Ok(false)
         }
-    }
-}
-
-fn refuse_other_writer(owner: &StanzaRecord, push: &PushSegment, segment: SegmentName) -> Result<(), Refusal> {
-    match owner.other_writer(segment, &push.instance) {
-        Some(writer) => Err(Refusal::OtherWriter {
-            stanza: push.stanza.clone(),
-            timeline: segment.timeline,
-            known: writer.instance.clone(),
-            given: push.instance.clone(),
-        }),
-        None => Ok(()),
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
-use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest};
+use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use super::{LogIndex, SessionId, StoredObject};
+use crate::refusal::Refusal;
 
 /// One PostgreSQL cluster that the mesh backs up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,23 +41,35 @@ impl StanzaRecord {
         self.databases.iter().find(|database| database.id == db)
     }
 
-    /// Invariant 12: who writes the timeline of a segment, where that keeps this instance from archiving it. A timeline belongs
-    /// to the instance that wrote it first. But what lies wholly before the point where a known timeline left it belongs to
-    /// that one's past too: a server that was promoted gives what a primary that is gone could not.
-    #[must_use]
-    pub fn other_writer(&self, segment: SegmentName, instance: &str) -> Option<&Writer> {
+    /// Invariant 12: refuses a segment, or what belongs to one, that another instance has to give. A timeline belongs to the
+    /// instance that wrote it first. But what lies wholly before the point where a known timeline left it belongs to that
+    /// one's past too: a server that was promoted gives what a primary that is gone could not.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherWriter`].
+    pub fn refuse_other_writer(
+        &self,
+        stanza: &StanzaName,
+        segment: SegmentName,
+        instance: &str,
+    ) -> Result<(), Refusal> {
         let other = |writer: &&Writer| writer.instance != instance;
-        let writer = self.writers.get(&segment.timeline).filter(other)?;
-        let end = segment.end(self.current()?.segment_size);
-        let is_past_of = |(timeline, history): (&TimelineId, &HistoryRecord)| {
-            let mut branches = history.branches.iter();
-            branches.any(|branch| branch.parent == segment.timeline && end <= branch.switch)
-                && self
-                    .writers
-                    .get(timeline)
-                    .is_none_or(|writer| writer.instance == instance)
+        let Some(writer) = self.writers.get(&segment.timeline).filter(other) else {
+            return Ok(());
         };
-        (!self.histories.iter().any(is_past_of)).then_some(writer)
+        let is_common = self.current().is_some_and(|database| {
+            let end = segment.end(database.segment_size);
+            let is_left_later = |branch: &Branch| branch.parent == segment.timeline && end <= branch.switch;
+            self.histories.iter().any(|(timeline, history)| {
+                let its_writer = self.writers.get(timeline);
+                history.branches.iter().any(is_left_later)
+                    && its_writer.is_none_or(|writer| writer.instance == instance)
+            })
+        });
+        if is_common {
+            return Ok(());
+        }
+        Err(writer.refusal(stanza, segment.timeline, instance))
     }
 }
 
@@ -95,6 +108,19 @@ pub struct Writer {
     pub instance: String,
     /// When it was bound.
     pub since: LogIndex,
+}
+
+impl Writer {
+    /// What another instance is told that wants to take its place.
+    #[must_use]
+    pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, given: &str) -> Refusal {
+        Refusal::OtherWriter {
+            stanza: stanza.clone(),
+            timeline,
+            known: self.instance.clone(),
+            given: given.to_owned(),
+        }
+    }
 }
 
 /// A timeline history file, as far as the catalog compares it.
