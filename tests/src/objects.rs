@@ -225,6 +225,19 @@ impl Repository {
             .map(|metadata| metadata.len())
             .sum()
     }
+
+    /// Has the system forget what it has read or written of its files.
+    pub fn leave_page_cache(&self) {
+        rustix::fs::sync();
+        let mut objects = Vec::new();
+        collect(&self.path, "", &mut objects);
+        for object in objects {
+            // One that has gone meanwhile leaves by itself.
+            if let Ok(file) = fs::File::open(&object.file) {
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("fadvise");
+            }
+        }
+    }
 }
 
 /// Files come and go while a node works: what has gone is left out.

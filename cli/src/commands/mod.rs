@@ -37,7 +37,11 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Runs the command that the configuration names.
 pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
-    if config.command() == Command::NodeStart {
+    // Commands that move chunks for long; for others, starting twice takes longer than it saves.
+    if matches!(
+        config.command(),
+        Command::NodeStart | Command::Backup | Command::Restore
+    ) {
         allocator::bound_memory();
     }
     // Asked while there is one thread: the C library's time zone functions are not safe beside others.

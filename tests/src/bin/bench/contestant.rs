@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pgmesh_tests::Postgres;
+use pgmesh_tests::{Postgres, Repository};
 
 use crate::measure::Figures;
 
@@ -20,6 +20,6 @@ pub trait Contestant {
     /// Restores the newest backup into an empty data directory.
     fn restore(&self, target: &Postgres) -> Figures;
 
-    /// What its repository holds, in bytes.
-    fn stored_bytes(&self) -> u64;
+    /// Its repository.
+    fn repository(&self) -> Repository;
 }

@@ -96,7 +96,7 @@ fn compete(
         }
     }
     let pushes = pushes.map(|figures| figures.into_iter().sum::<Figures>());
-    let pushes = [0, 1].map(|index| pushes[index].storing(contestants[index].stored_bytes()));
+    let pushes = [0, 1].map(|index| pushes[index].storing(contestants[index].repository().stored_bytes()));
     let backups = in_turn(&mut |_, contestant| {
         archive_through(postgres, &contestant.archive_command());
         let figures = backup(contestant, "full");
@@ -118,14 +118,15 @@ fn compete(
 
 /// Takes a backup; with what it added to the repository.
 fn backup(contestant: &dyn Contestant, kind: &str) -> Figures {
-    let before = contestant.stored_bytes();
+    let before = contestant.repository().stored_bytes();
     let figures = contestant.backup(kind);
-    figures.storing(contestant.stored_bytes() - before)
+    figures.storing(contestant.repository().stored_bytes() - before)
 }
 
-/// Restores, and looks whether what was restored is what was there.
+/// Restores from a repository that has to be read from its disk, and looks whether what was restored is what was there.
 fn restore(scratch: &Scratch, postgres: &Postgres, contestant: &dyn Contestant, name: &str) -> Figures {
     let mut restored = Postgres::empty(scratch, &format!("restored-{name}"));
+    contestant.repository().leave_page_cache();
     let figures = contestant.restore(&restored);
     restored.start_promoted();
     let count = |postgres: &Postgres| postgres.query("select count(*), sum(amount) from event");

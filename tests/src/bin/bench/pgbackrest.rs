@@ -90,7 +90,7 @@ impl Contestant for PgBackRest {
         measure(self.command(&["restore", &path, "--archive-mode=off"]), None).0
     }
 
-    fn stored_bytes(&self) -> u64 {
-        Repository::new(self.home.join("repo")).stored_bytes()
+    fn repository(&self) -> Repository {
+        Repository::new(self.home.join("repo"))
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
 
-use pgmesh_tests::{Host, Node, Postgres, Scratch};
+use pgmesh_tests::{Host, Node, Postgres, Repository, Scratch};
 
 use crate::contestant::Contestant;
 use crate::measure::{Figures, measure};
@@ -65,7 +65,7 @@ impl Contestant for PgMesh {
         self.measure(self.host.restore_command(target, &[&self.workers, "--output=json"]))
     }
 
-    fn stored_bytes(&self) -> u64 {
-        self.node.objects(1).stored_bytes()
+    fn repository(&self) -> Repository {
+        self.node.objects(1)
     }
 }
