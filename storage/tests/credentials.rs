@@ -191,7 +191,7 @@ async fn objects_are_put_under_lock() {
     assert!(matches!(error, StoreError::Retained { .. }), "{error}");
     assert!(!error.is_of_the_repository());
     repository.get(&name, Generation::FIRST).await.unwrap();
-    // moto keeps versions: what is deleted is hidden, not gone.
+    // A bucket of S3 with object lock keeps versions: without saying which one is meant, it would hide the object and keep it.
     let s3 = S3Server::start(BUCKET);
     s3.create_locking_bucket("locking");
     for mode in ["governance", "compliance"] {
@@ -202,5 +202,29 @@ async fn objects_are_put_under_lock() {
         let path = format!("{mode}/{}", repository.path_of(&name, Generation::FIRST));
         let retention = s3.retention("locking", &path).unwrap();
         assert!(retention.to_lowercase().starts_with(mode), "{retention}");
+        let kept = s3.versions("locking");
+        let error = repository.delete(&name, Generation::FIRST).await.unwrap_err();
+        assert!(matches!(error, StoreError::Retained { .. }), "{error}");
+        assert!(!error.is_of_the_repository());
+        assert_eq!(s3.versions("locking"), kept);
+        repository.get(&name, Generation::FIRST).await.unwrap();
     }
+    // What was locked until now is gone for good.
+    let bucket = s3.bucket("locking", s3.address()).with("path", "short");
+    let store = Store::create(&settings(
+        &bucket
+            .with("object-lock", "compliance")
+            .with("object-lock-period", "1000ms"),
+    ))
+    .unwrap();
+    let repository = create(store.objects(), Cipher::None).await;
+    let kept = s3.versions("locking");
+    repository.put(&name, Generation::FIRST, &payload).await.unwrap();
+    assert_eq!(s3.versions("locking"), kept + 1);
+    wait_until("the lock to end", async || {
+        repository.delete(&name, Generation::FIRST).await.is_ok()
+    })
+    .await;
+    assert_eq!(s3.versions("locking"), kept);
+    repository.delete(&name, Generation::FIRST).await.unwrap();
 }

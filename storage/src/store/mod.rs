@@ -36,7 +36,7 @@ impl Store {
     /// An option that cannot be used; for a directory: it is missing or cannot be reached.
     pub fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
         match settings.kind()? {
-            StoreKind::Posix => Ok(Self::of_directory(PosixStore::open(Path::new(settings.path()))?)),
+            StoreKind::Posix => Ok(Self::of_directory(PosixStore::open(directory(settings)?)?)),
             StoreKind::S3 | StoreKind::Azure | StoreKind::Gcs => {
                 let cloud = CloudStore::open(settings)?;
                 Ok(Self {
@@ -54,7 +54,7 @@ impl Store {
     /// As [`Self::open`]; the directory cannot be made.
     pub fn create(settings: &StoreSettings) -> Result<Self, StoreError> {
         match settings.kind()? {
-            StoreKind::Posix => Ok(Self::of_directory(PosixStore::create(Path::new(settings.path()))?)),
+            StoreKind::Posix => Ok(Self::of_directory(PosixStore::create(directory(settings)?)?)),
             _ => Self::open(settings),
         }
     }
@@ -104,5 +104,16 @@ impl Store {
             // The runtime is shutting down.
             Err(_) => Ok(0),
         }
+    }
+}
+
+/// The directory of a posix repository, of which nothing is asked that a directory does not have.
+fn directory(settings: &StoreSettings) -> Result<&Path, StoreError> {
+    match settings.get("object-lock") {
+        None | Some("none") => Ok(Path::new(settings.path())),
+        Some(_) => Err(StoreError::Unusable {
+            what: "object-lock".to_owned(),
+            source: "a directory has none: whoever may write there may delete".into(),
+        }),
     }
 }

@@ -221,12 +221,22 @@ impl S3Server {
     /// The mode in which an object is retained, if it is.
     #[must_use]
     pub fn retention(&self, bucket: &str, name: &str) -> Option<String> {
+        self.header(bucket, name, "x-amz-object-lock-mode")
+    }
+
+    /// What the server says of an object in one of its headers.
+    #[must_use]
+    pub fn header(&self, bucket: &str, name: &str, header: &str) -> Option<String> {
         let answer = self.answer("HEAD", &format!("/{bucket}/{}", encoded_path(name)), &[], &[]);
-        let found = answer
-            .headers
-            .into_iter()
-            .find(|(header, _)| header.eq_ignore_ascii_case("x-amz-object-lock-mode"));
-        found.map(|(_, mode)| mode)
+        let mut headers = answer.headers.into_iter();
+        let found = headers.find(|(other, _)| other.eq_ignore_ascii_case(header));
+        found.map(|(_, value)| value)
+    }
+
+    /// How many versions and markers of deletion a bucket keeps, 1,000 at most.
+    #[must_use]
+    pub fn versions(&self, bucket: &str) -> usize {
+        elements(&self.ask_text(&format!("/{bucket}?versions")), "VersionId").len()
     }
 
     /// Replaces the content of an object behind everybody's back.

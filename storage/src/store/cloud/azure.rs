@@ -41,9 +41,12 @@ pub fn build(parts: Parts<'_>) -> Result<(MicrosoftAzure, Deleting), StoreError>
     let url = if path_style(settings, "azure-uri-style") {
         format!("{}/{account}", options.endpoint)
     } else {
-        options.endpoint.below(account).to_string()
+        options
+            .endpoint
+            .below("azure-account", account, "azure-uri-style")?
+            .to_string()
     };
-    let bucket_url = super::uri("azure-endpoint", &format!("{url}/{container}"))?;
+    let bucket_url = super::uri("azure-container", &format!("{url}/{container}"))?;
     let service = parts.service(&bucket_url);
     let mut builder = MicrosoftAzureBuilder::new()
         .with_container_name(container)

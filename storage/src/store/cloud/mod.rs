@@ -71,10 +71,19 @@ struct Inner {
 struct Built {
     store: Arc<dyn ObjectStore>,
     /// Where deleting goes another way.
-    deleting: Option<azure::Deleting>,
+    deleting: Deleting,
     /// A digest of the credentials, to notice others.
     fingerprint: [u8; 32],
     since: Instant,
+}
+
+/// How objects are deleted.
+#[derive(Clone)]
+enum Deleting {
+    /// As the library does it.
+    Usual,
+    Azure(azure::Deleting),
+    S3(s3::Deleting),
 }
 
 impl CloudStore {
@@ -291,12 +300,16 @@ fn build(
         clients: Clients::build(options, secrets)?,
         budget,
     };
-    let mut deleting = None;
+    let mut deleting = Deleting::Usual;
     let store: Arc<dyn ObjectStore> = match options.kind {
-        StoreKind::S3 => Arc::new(s3::build(parts)?),
+        StoreKind::S3 => {
+            let (store, by_version) = s3::build(parts)?;
+            deleting = by_version.map_or(Deleting::Usual, Deleting::S3);
+            Arc::new(store)
+        }
         StoreKind::Azure => {
             let (store, by_itself) = azure::build(parts)?;
-            deleting = Some(by_itself);
+            deleting = Deleting::Azure(by_itself);
             Arc::new(store)
         }
         StoreKind::Gcs => Arc::new(gcs::build(parts)?),
@@ -351,7 +364,11 @@ fn no_retries() -> RetryConfig {
 }
 
 fn uri(option: &str, url: &str) -> Result<Uri, StoreError> {
-    url.parse().map_err(|_| unusable(option, format!("'{url}' is no URL")))
+    // Both ways to read it: `object_store` takes for granted that the second one can.
+    match (url.parse(), reqwest::Url::parse(url)) {
+        (Ok(uri), Ok(_)) => Ok(uri),
+        _ => Err(unusable(option, format!("'{url}' is no URL"))),
+    }
 }
 
 fn header(text: &str) -> Result<HeaderValue, Trouble> {
@@ -477,8 +494,9 @@ impl ObjectStore for CloudStore {
                     let wanted = &location;
                     let delete = |built: Built| async move {
                         match built.deleting {
-                            Some(deleting) => deleting.delete(wanted).await,
-                            None => built.store.delete(wanted).await,
+                            Deleting::Usual => built.store.delete(wanted).await,
+                            Deleting::Azure(deleting) => deleting.delete(wanted).await,
+                            Deleting::S3(deleting) => deleting.delete(&*built.store, wanted).await,
                         }
                     };
                     store.with_built(delete).await?;

@@ -1,7 +1,10 @@
 //! What a repository's options say about its bucket, typed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use reqwest::Url;
 
 use crate::error::StoreError;
 use crate::store::{Secrets, StoreKind, StoreSettings};
@@ -60,13 +63,19 @@ impl Endpoint {
             None => ("https", text),
         };
         let authority = authority.trim_end_matches('/');
-        if authority.is_empty() || authority.contains(['/', '?', '#', '@', ' ']) {
-            return Err(unusable(option, format!("'{text}' is no HOST[:PORT]")));
-        }
-        Ok(Self {
+        let endpoint = Self {
             scheme,
             authority: authority.to_owned(),
-        })
+        };
+        if authority.is_empty() || authority.contains(['/', '?', '#', '@', ' ']) || endpoint.url().is_none() {
+            return Err(unusable(option, format!("'{text}' is no HOST[:PORT]")));
+        }
+        Ok(endpoint)
+    }
+
+    /// As a URL. What is none would end `object_store`, and the node with it.
+    fn url(&self) -> Option<Url> {
+        Url::parse(&self.to_string()).ok()
     }
 
     /// The host, without a port.
@@ -78,12 +87,30 @@ impl Endpoint {
         }
     }
 
-    /// Below it, a host of this name: `NAME.HOST[:PORT]`.
-    pub fn below(&self, name: &str) -> Self {
-        Self {
+    /// Below it, a host of this name, which `option` gives: `NAME.HOST[:PORT]`. `style` is the option that names it elsewhere.
+    pub fn below(&self, option: &str, name: &str, style: &str) -> Result<Self, StoreError> {
+        let below = Self {
             scheme: self.scheme,
             authority: format!("{name}.{}", self.authority),
+        };
+        if below.url().is_some() && !self.is_address() {
+            return Ok(below);
         }
+        let why = if self.is_address() {
+            format!(
+                "'{name}' cannot stand before the address {}; set {style}=path",
+                self.authority
+            )
+        } else {
+            format!("'{name}' cannot stand before a host's name; set {style}=path")
+        };
+        Err(unusable(option, why))
+    }
+
+    /// Whether the host is an IP address, which nothing can stand before.
+    fn is_address(&self) -> bool {
+        let host = self.host().trim_start_matches('[').trim_end_matches(']');
+        host.parse::<IpAddr>().is_ok()
     }
 }
 
@@ -144,7 +171,7 @@ impl Options {
             upload_chunk: upload_chunk(settings)?,
             may_delete: settings.get("delete") != Some("n"),
             lock: lock(settings)?,
-            tags: tags(settings)?,
+            tags: tags(kind, settings)?,
         })
     }
 }
@@ -209,8 +236,11 @@ fn lock(settings: &StoreSettings) -> Result<Option<Lock>, StoreError> {
 }
 
 /// `KEY=VALUE,…`, as the configuration writes a map.
-fn tags(settings: &StoreSettings) -> Result<Vec<(String, String)>, StoreError> {
+fn tags(kind: StoreKind, settings: &StoreSettings) -> Result<Vec<(String, String)>, StoreError> {
     let text = settings.get("storage-tag").unwrap_or("");
+    if kind == StoreKind::Gcs && !text.is_empty() {
+        return Err(unusable("storage-tag", "Google Cloud Storage has no tags of objects"));
+    }
     let tag = |pair: &str| match pair.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(unusable("storage-tag", format!("'{pair}' is no KEY=VALUE"))),
@@ -237,14 +267,28 @@ mod tests {
         let read = |text: &str| Endpoint::parse("s3-endpoint", text).map(|endpoint| endpoint.to_string());
         assert_eq!(read("s3.example.com").unwrap(), "https://s3.example.com");
         assert_eq!(read("http://127.0.0.1:9000/").unwrap(), "http://127.0.0.1:9000");
-        for wrong in ["", "ftp://x", "host/path", "user@host"] {
+        for wrong in [
+            "",
+            "ftp://x",
+            "host/path",
+            "user@host",
+            "127.0.0.1:99999",
+            "host:port",
+            "[::1",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert_eq!(Endpoint::parse("o", "[::1]:90").unwrap().host(), "[::1]");
-        assert_eq!(
-            Endpoint::parse("o", "a.b:90").unwrap().below("c").to_string(),
-            "https://c.a.b:90"
-        );
+        let below = |text: &str| {
+            let endpoint = Endpoint::parse("s3-endpoint", text)?;
+            endpoint.below("s3-bucket", "c", "s3-uri-style")
+        };
+        assert_eq!(below("a.b:90").unwrap().to_string(), "https://c.a.b:90");
+        for address in ["http://127.0.0.1:9000", "http://[::1]:9000"] {
+            let error = below(address).unwrap_err();
+            let why = std::error::Error::source(&error).unwrap().to_string();
+            assert!(why.contains("s3-uri-style=path"), "{why}");
+        }
     }
 
     #[test]

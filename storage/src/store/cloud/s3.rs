@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use http::{HeaderName, HeaderValue, Method};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredentialProvider, Checksum};
-use object_store::client::HttpRequest;
+use object_store::client::{HttpRequest, HttpRequestBody, HttpService};
+use object_store::path::Path as Location;
+use object_store::{Error, ObjectStore, ObjectStoreExt};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::options::{Lock, path_style, required, required_secret, secret, unusable};
-use super::service::Decorate;
+use super::service::{Decorate, Service};
 use super::trouble::{Trouble, TroubleKind};
 use super::{Parts, no_retries};
 use crate::error::StoreError;
@@ -21,8 +26,8 @@ static LOCK_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retai
 
 static CHECKSUM: HeaderName = HeaderName::from_static("x-amz-sdk-checksum-algorithm");
 
-/// Builds the store.
-pub fn build(parts: Parts<'_>) -> Result<AmazonS3, StoreError> {
+/// Builds the store, and what deletes where object lock makes the server keep versions.
+pub fn build(parts: Parts<'_>) -> Result<(AmazonS3, Option<Deleting>), StoreError> {
     let Parts {
         settings,
         options,
@@ -37,10 +42,11 @@ pub fn build(parts: Parts<'_>) -> Result<AmazonS3, StoreError> {
         let url = format!("{endpoint}/{bucket}");
         (endpoint, url)
     } else {
-        let endpoint = options.endpoint.below(bucket).to_string();
+        let endpoint = options.endpoint.below("s3-bucket", bucket, "s3-uri-style")?.to_string();
         (endpoint.clone(), endpoint)
     };
-    let service = parts.service(&super::uri("s3-endpoint", &url)?);
+    let service = parts.service(&super::uri("s3-bucket", &url)?);
+    let requester_pays = settings.get("s3-requester-pays") == Some("y");
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(region)
@@ -51,26 +57,112 @@ pub fn build(parts: Parts<'_>) -> Result<AmazonS3, StoreError> {
         // One object at a time: every server knows that, and each answer is that object's own.
         .with_disable_bulk_delete(true)
         .with_disable_tagging(options.tags.is_empty())
-        .with_request_payer(settings.get("s3-requester-pays") == Some("y"));
+        .with_request_payer(requester_pays);
     builder = with_credentials(builder, settings, secrets)?;
-    if let Some(key) = secret(secrets, "s3-kms-key-id") {
-        builder = builder.with_sse_kms_encryption(key);
-    } else if let Some(key) = secret(secrets, "s3-sse-customer-key") {
-        builder = builder.with_ssec_encryption(key);
-    }
+    builder = match (secret(secrets, "s3-kms-key-id"), secret(secrets, "s3-sse-customer-key")) {
+        (Some(_), Some(_)) => {
+            return Err(unusable(
+                "s3-sse-customer-key",
+                "s3-kms-key-id is set too: S3 takes one of them",
+            ));
+        }
+        (Some(key), None) => builder.with_sse_kms_encryption(key),
+        (None, Some(key)) if is_customer_key(key) => builder.with_ssec_encryption(key),
+        (None, Some(_)) => return Err(unusable("s3-sse-customer-key", "it is not the base64 of 32 bytes")),
+        (None, None) => builder,
+    };
     if options.lock.is_some() {
         // S3 takes no locked object without a checksum.
         builder = builder.with_checksum_algorithm(Checksum::SHA256);
     }
     let store = builder.build().map_err(|error| super::not_built("s3", &error))?;
-    if let Some(lock) = options.lock {
-        service.decorate_with(Box::new(Locking {
-            lock,
-            region: region.to_owned(),
-            credentials: Arc::clone(store.credentials()),
-        }));
+    let Some(lock) = options.lock else {
+        return Ok((store, None));
+    };
+    service.decorate_with(Box::new(Locking {
+        lock,
+        region: region.to_owned(),
+        credentials: Arc::clone(store.credentials()),
+    }));
+    let deleting = Deleting {
+        service,
+        bucket_url: url,
+        prefix: options.prefix.clone(),
+        region: region.to_owned(),
+        requester_pays,
+        credentials: Arc::clone(store.credentials()),
+    };
+    Ok((store, Some(deleting)))
+}
+
+/// 32 bytes in base64, as S3 wants a key of the customer's.
+fn is_customer_key(text: &str) -> bool {
+    BASE64_STANDARD.decode(text).is_ok_and(|key| key.len() == 32)
+}
+
+/// Deletes the version of an object that is there. A bucket with object lock keeps versions: without saying which one, S3
+/// hides the object behind a marker, answers that it is deleted, and keeps all its bytes.
+#[derive(Clone, Debug)]
+pub struct Deleting {
+    service: Service,
+    bucket_url: String,
+    prefix: String,
+    region: String,
+    requester_pays: bool,
+    credentials: AwsCredentialProvider,
+}
+
+impl Deleting {
+    /// Deletes an object of `store`. One that is not there counts as deleted; one that is locked still is [`TroubleKind::Retained`].
+    pub async fn delete(&self, store: &dyn ObjectStore, location: &Location) -> object_store::Result<()> {
+        let found = match store.head(location).await {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            found => found?,
+        };
+        let Some(version) = found.version else {
+            return store.delete(location).await;
+        };
+        match self.delete_version(location, &version).await {
+            // Whoever may write here and may not delete this is told so by the lock.
+            Err(trouble) if trouble.kind == TroubleKind::Permission => Err(failed(Trouble::new(
+                TroubleKind::Retained,
+                format!("object lock, or a missing s3:DeleteObjectVersion: {}", trouble.what),
+            ))),
+            answer => answer.map_err(failed),
+        }
     }
-    Ok(store)
+
+    async fn delete_version(&self, location: &Location, version: &str) -> Result<(), Trouble> {
+        let version = utf8_percent_encode(version, NON_ALPHANUMERIC);
+        // Names of objects need no escapes: letters, digits, '.', '_', '-'.
+        let url = match self.prefix.as_str() {
+            "" => format!("{}/{location}?versionId={version}", self.bucket_url),
+            prefix => format!("{}/{prefix}/{location}?versionId={version}", self.bucket_url),
+        };
+        let refused = |what: String| Trouble::new(TroubleKind::Refused, what);
+        let mut request = http::Request::new(HttpRequestBody::empty());
+        *request.method_mut() = Method::DELETE;
+        *request.uri_mut() = super::uri("s3-bucket", &url).map_err(|error| refused(error.to_string()))?;
+        let credential = self.credentials.get_credential().await;
+        let credential = credential.map_err(|error| super::of_signing(&error))?;
+        AwsAuthorizer::new(&credential, "s3", &self.region)
+            .with_request_payer(self.requester_pays)
+            .try_authorize(&mut request, None)
+            .map_err(|error| Trouble::new(TroubleKind::Credentials, error.to_string()))?;
+        match self.service.call(request).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Trouble::of(&error)
+                .cloned()
+                .unwrap_or_else(|| refused(error.to_string()))),
+        }
+    }
+}
+
+fn failed(trouble: Trouble) -> Error {
+    Error::Generic {
+        store: "s3",
+        source: Box::new(trouble),
+    }
 }
 
 fn with_credentials(

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
-use http::{Method, StatusCode, Uri};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Method, StatusCode, Uri};
 use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
@@ -117,6 +117,14 @@ impl Inner {
         self.below(uri).is_some_and(|below| !below.trim_matches('/').is_empty())
     }
 
+    /// The server, and where it is looked for when that is elsewhere.
+    fn place(&self) -> String {
+        match &self.clients.connect_to {
+            Some((host, port)) => format!("{} at {host}:{port}", self.authority),
+            None => self.authority.clone(),
+        }
+    }
+
     /// What stands behind the bucket's path. Clients escape more of a path than they must.
     fn below(&self, uri: &Uri) -> Option<String> {
         let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
@@ -133,7 +141,7 @@ impl Inner {
         let method = request.method().clone();
         let host = request.uri().host().unwrap_or("?").to_owned();
         let progress = Progress::default();
-        let exchange = self.exchange(client, request, &progress);
+        let exchange = self.exchange(client, request, of_bucket, &progress);
         let exchanged = tokio::select! {
             exchanged = exchange => exchanged,
             () = progress.stalled(self.timeout) => {
@@ -142,7 +150,11 @@ impl Inner {
             }
         };
         let (parts, body) = exchanged.map_err(|trouble| match of_bucket {
-            true => trouble,
+            // A server that answers is named by what it says.
+            true => Trouble {
+                what: format!("{}: {}", self.place(), trouble.what),
+                ..trouble
+            },
             false => Trouble {
                 what: format!("asking {host} for a token: {}", trouble.what),
                 ..trouble
@@ -168,14 +180,26 @@ impl Inner {
         &self,
         client: &reqwest::Client,
         request: HttpRequest,
+        of_bucket: bool,
         progress: &Progress,
     ) -> Result<(http::response::Parts, Bytes), Trouble> {
         let (parts, body) = request.into_parts();
         let url = parts.uri.to_string().parse::<reqwest::Url>();
-        let url = url.map_err(|error| Trouble::new(TroubleKind::Refused, format!("no URL: {error}")))?;
+        let mut url = url.map_err(|error| Trouble::new(TroubleKind::Refused, format!("no URL: {error}")))?;
+        if of_bucket {
+            url = self.clients.way_to(url);
+        }
         let is_head = parts.method == Method::HEAD;
         let mut outgoing = reqwest::Request::new(parts.method, url);
         *outgoing.headers_mut() = parts.headers;
+        if self.clients.connect_to.is_some()
+            && of_bucket
+            && !outgoing.headers().contains_key(HOST)
+            && let Ok(host) = HeaderValue::from_str(&self.authority)
+        {
+            // The server that is meant, which signatures name, and not the one that is connected to.
+            outgoing.headers_mut().insert(HOST, host);
+        }
         let length = body.content_length();
         if length > 0 {
             // Said, so that a body that comes in pieces is not sent in chunks: S3 takes none.
@@ -283,6 +307,7 @@ mod tests {
             bucket: nothing(),
             tokens: nothing(),
             metadata: nothing(),
+            connect_to: None,
         };
         let service = Service::new(clients, &bucket_url.parse().unwrap(), Duration::ZERO, Arc::default());
         Arc::into_inner(service.0).unwrap()

@@ -6,7 +6,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Certificate, Client, Proxy};
+use reqwest::{Certificate, Client, Proxy, Url};
 
 use super::options::{Options, secret, unusable};
 use crate::error::StoreError;
@@ -24,6 +24,8 @@ const IDLE: usize = 32;
 pub struct Clients {
     /// For the bucket.
     pub bucket: Client,
+    /// Where it connects instead, if anywhere: `storage-host` and `storage-port`.
+    pub connect_to: Option<(String, u16)>,
     /// For credentials from elsewhere: token servers.
     pub tokens: Client,
     /// For credentials from this machine's own metadata service: past all proxies.
@@ -31,6 +33,25 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// The URL that brings a request for the bucket to where it is to connect. A resolver of names is not asked about an address,
+    /// and a port in the URL counts for more than its own: those two are changed here. The host's name stays, for TLS.
+    pub fn way_to(&self, mut url: Url) -> Url {
+        let Some((host, port)) = &self.connect_to else {
+            return url;
+        };
+        if url.domain().is_none() {
+            let host = if host.contains(':') && !host.starts_with('[') {
+                format!("[{host}]")
+            } else {
+                host.clone()
+            };
+            // What is no host is found out when it is connected to.
+            let _ = url.set_host(Some(&host));
+        }
+        let _ = url.set_port(Some(*port));
+        url
+    }
+
     pub fn build(options: &Options, secrets: &Secrets) -> Result<Self, StoreError> {
         // reqwest takes the provider from the process; whoever was first chose the same.
         static PROVIDER: Once = Once::new();
@@ -49,6 +70,7 @@ impl Clients {
         };
         Ok(Self {
             bucket: build(bucket)?,
+            connect_to: options.connect_to.clone(),
             tokens: build(tokens)?,
             metadata: build(metadata)?,
         })
