@@ -35,11 +35,7 @@ fn elsewhere(server: &S3Server, endpoint: &str) -> Bucket {
 async fn a_server_is_connected_to_where_the_options_say_whatever_its_endpoint_is() {
     let server = S3Server::start(BUCKET);
     // A name that nobody knows, a port of its own, an address where nobody listens.
-    for endpoint in [
-        "http://nowhere",
-        "http://nowhere:9",
-        "http://127.0.0.9:9",
-    ] {
+    for endpoint in ["http://nowhere", "http://nowhere:9", "http://127.0.0.9:9"] {
         let bucket = elsewhere(&server, endpoint).with("path", format!("p{}", endpoint.len()));
         let path = write_and_read(&bucket).await;
         let name = format!("p{}/{path}", endpoint.len());

@@ -5,7 +5,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::http::{Answer, Fault, HttpProxy, Rule};
+use pgmesh_tests::http::{Fault, HttpProxy};
 use pgmesh_tests::stores::{Bucket, S3Server};
 use pgmesh_tests::{Ledger, MeshSite, Node, WalForge, wait_for};
 use serde_json::Value;
@@ -322,11 +322,13 @@ fn an_emptied_bucket_is_replaced_from_a_node_that_does_not_reach_it() {
 #[test]
 fn what_is_under_object_lock_is_asked_for_once_and_told() {
     let server = S3Server::start(BUCKET);
+    server.create_locking_bucket("locking");
     let lock = proxy(&server);
-    lock.add(Rule::new(Fault::Answer(Answer::error(409, "ObjectIsRetained"))).on("DELETE"));
-    let site = MeshSite::without_archiving("locked", |mesh| {
-        mesh.repository_shared_by(SHARED, &by_way_of(&server, &lock), &["beta"])
-    });
+    let bucket = by_way_of(&server, &lock)
+        .with("s3-bucket", "locking")
+        .with("object-lock", "compliance")
+        .with("object-lock-period", "30d");
+    let site = MeshSite::without_archiving("locked", |mesh| mesh.repository_shared_by(SHARED, &bucket, &["beta"]));
     let forge = WalForge::new(&site.postgres);
     for number in 1..=5 {
         site.host.push(&forge.make(number)).succeeds();
@@ -338,7 +340,10 @@ fn what_is_under_object_lock_is_asked_for_once_and_told() {
         shared(node)["kept"]["objects"] == 6
     });
     assert_eq!(shared(node)["kept"]["why"], "object lock");
-    assert_eq!(segments(&server).len(), 5);
+    // Nothing is hidden behind a marker: what is kept can be seen and read.
+    let names = server.names("locking");
+    assert_eq!(names.iter().filter(|name| name.contains("/archive/")).count(), 5);
+    assert_eq!(server.versions("locking"), names.len());
     // Several rounds of the collector; the leader does not know what the node that deleted the stanza has asked.
     let asked = || lock.count(|record| record.method == "DELETE");
     thread::sleep(Duration::from_secs(5));

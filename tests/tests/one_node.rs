@@ -439,6 +439,15 @@ fn info_has_the_keys_that_monitoring_reads() {
         rest = &rest[at + part.len()..];
     }
     assert!(!site.host.run(&["repo-ls"]).ok().text().is_empty());
+
+    // What a repository says of itself is no secret, and its key is one; through the node and without it.
+    let identity = fs::read_to_string(site.node.repository(1).path.join("pgmesh.repo")).expect("the identity");
+    for way in ["--repo-direct=n", "--repo-direct=y"] {
+        let get = |path: &str| site.node.run(&["--repo=1", way, "repo-get", path]);
+        assert_eq!(get("pgmesh.repo").ok().stdout, identity, "{way}");
+        get("pgmesh.key/0001-0001").fails(&[48], &["is a key object", "not shown"]);
+        get("pgmesh.key").fails(&[55], &["no object of a repository has such a name"]);
+    }
 }
 
 #[test]

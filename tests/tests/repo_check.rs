@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use pgmesh_tests::http::{HttpServer, Request, Response};
 use pgmesh_tests::stores::{AzureServer, Bucket, GcsServer, S3Server};
-use pgmesh_tests::{Outcome, Scratch, pgmesh, run};
+use pgmesh_tests::{Node, Outcome, Scratch, pgmesh, run, wait_for};
 
 const BUCKET: &str = "checked";
 
@@ -87,6 +88,43 @@ fn each_step_is_told_and_nothing_is_left() {
     check(&scratch, &bucket.clone().without("s3-bucket"), &[], &[]).fails(&[37], &["repo2-s3-bucket"]);
     let odd = bucket.with("object-lock", "governance");
     check(&scratch, &odd, &[], &[]).fails(&[31], &["object-lock-period"]);
+}
+
+#[test]
+fn what_is_not_of_a_repository_is_no_damage_of_it() {
+    let scratch = Scratch::new("repo-check-left");
+    let mut s3 = S3Server::start(BUCKET);
+    // The second one lies below the first.
+    let bucket = s3.bucket(BUCKET, s3.address()).with("path", "/");
+    let node = Node::builder(&scratch, "alpha")
+        .repository_on(&bucket)
+        .repository_on(&bucket.clone().with("path", "/second"))
+        .start();
+    wait_for("both repositories to be open", Duration::from_secs(60), || {
+        node.run(&["verify"]).code() == Some(0)
+    });
+    let checked = check(&scratch, &bucket.clone().with("delete", "n"), &[], &[]).ok();
+    let left = s3.names(BUCKET);
+    let folder = left
+        .iter()
+        .find_map(|name| name.split('/').find(|part| part.starts_with("pgmesh-check-")))
+        .expect("delete=n leaves what was written");
+    let place = format!("of this check stay in s3://{BUCKET}/{folder}");
+    assert!(checked.text().contains(&place), "{checked}");
+
+    let verified = node.run(&["verify", "--output=json"]).ok().json();
+    assert_eq!(verified["status"], "ok", "{verified}");
+    let findings = verified["findings"].as_array().expect("findings");
+    assert_eq!(findings.len(), 1, "{verified}");
+    assert_eq!(findings[0]["kind"], "foreign");
+    assert_eq!(findings[0]["repo"], 1);
+    assert_eq!(findings[0]["subject"], "second/");
+
+    // A repository that cannot be read is no damage either.
+    s3.kill();
+    let away = node.run(&["verify", "--output=json"]);
+    away.fails(&[103], &[]);
+    assert_eq!(away.json()["status"], "incomplete", "{away}");
 }
 
 #[test]

@@ -59,7 +59,7 @@ async fn direct(
     system_id: Option<SystemId>,
     file: WalFileName,
 ) -> Result<Option<Bytes>, Failure> {
-    let archive = DirectArchive::open(config).await?;
+    let mut archive = DirectArchive::open(config).await?;
     Ok(match archive.get(stanza, system_id, file).await? {
         DirectFile::Found(content) => Some(content),
         DirectFile::NotThere => None,

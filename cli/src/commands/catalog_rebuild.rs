@@ -109,7 +109,8 @@ fn text(rebuilt: &Rebuilt, settings: &NodeSettings) -> String {
         }
     }
     text + "the content of chunks was not read: 'pgmesh verify' does that on the running node\n\
-            no node of the old mesh may run any more; all hosts and nodes must join anew: the authority is a new one\n\
+            no node of the old mesh may run any more; all hosts and nodes must join anew, since the authority is a new one: with a token of\n\
+            'pgmesh invite' here, hosts by 'pgmesh join --force TOKEN'\n\
             start it with: pgmesh --config=FILE node start"
 }
 

@@ -1,7 +1,8 @@
 //! `verify`: has the mesh read and check everything, and reports what it found.
 //!
-//! Exits 26 when anything is damaged, missing, unreadable or has a gap. What is owed, and what nothing refers to, is
-//! listed as a note.
+//! Exits 26 when anything is damaged, missing or has a gap, and 103 when nothing is but a repository could not be read:
+//! whoever watches the exit code must not take an outage for rot. What is owed, what nothing refers to, and what is no
+//! object of the repository is listed as a note.
 
 use super::stanza;
 use crate::config::Config;
@@ -9,7 +10,7 @@ use crate::exit::ExitCode;
 use crate::mesh::{Heard, Mesh};
 use crate::output::{self, OutputFormat, size};
 use crate::progress::Counter;
-use pgmesh_node::protocol::{Finding, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_node::protocol::{Finding, FindingKind, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_node::{Failure, code};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -91,19 +92,27 @@ impl Report {
         self.findings.iter().filter(|finding| finding.kind.is_error()).count()
     }
 
+    /// Errors that say something about what is stored, and not only that a repository could not be asked.
+    fn faults(&self) -> usize {
+        let errors = self.findings.iter().filter(|finding| finding.kind.is_error());
+        errors.filter(|finding| finding.kind != FindingKind::Unreadable).count()
+    }
+
     fn exit_code(&self) -> ExitCode {
-        if self.errors() == 0 {
-            ExitCode::Ok
-        } else {
-            ExitCode::Checksum
+        match (self.errors(), self.faults()) {
+            (0, _) => ExitCode::Ok,
+            (_, 0) => ExitCode::RepoInvalid,
+            _ => ExitCode::Checksum,
         }
     }
 
     fn status(&self) -> &'static str {
-        match (self.complete, self.errors()) {
-            (false, _) => "incomplete",
-            (true, 0) => "ok",
-            (true, _) => "error",
+        match (self.complete, self.errors(), self.faults()) {
+            (false, ..) => "incomplete",
+            (true, 0, _) => "ok",
+            // What could be read is in order; nobody knows about the rest.
+            (true, _, 0) => "incomplete",
+            (true, ..) => "error",
         }
     }
 
@@ -199,7 +208,6 @@ fn counted(count: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgmesh_node::protocol::FindingKind;
 
     fn finding(kind: FindingKind, repo: Option<u16>, stanza: Option<&str>, subject: &str) -> Finding {
         Finding {
@@ -273,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_owed_or_left_over_is_no_error() {
-        for kind in [FindingKind::Owed, FindingKind::Unreferenced] {
+        for kind in [FindingKind::Owed, FindingKind::Unreferenced, FindingKind::Foreign] {
             let summary = VerifySummary {
                 damaged_backups: vec![],
                 ..summary()
@@ -286,6 +294,31 @@ mod tests {
             assert_eq!(report.exit_code(), ExitCode::Ok);
             assert_eq!(report.status(), "ok");
             assert!(report.text().ends_with("status: ok (no errors, 1 note)\n"));
+        }
+    }
+
+    #[test]
+    fn a_repository_that_cannot_be_read_is_no_damage() {
+        let report = |kinds: &[FindingKind]| Report {
+            findings: kinds
+                .iter()
+                .map(|kind| finding(*kind, Some(2), None, "repo2"))
+                .collect(),
+            summary: VerifySummary::default(),
+            complete: true,
+        };
+        let away = report(&[FindingKind::Unreadable, FindingKind::Owed]);
+        assert_eq!((away.exit_code(), away.status()), (ExitCode::RepoInvalid, "incomplete"));
+        let text = away.text();
+        assert!(text.ends_with("status: incomplete (1 error, 1 note)\n"), "{text}");
+        for fault in [
+            FindingKind::Damaged,
+            FindingKind::Missing,
+            FindingKind::BackupDamaged,
+            FindingKind::WalGap,
+        ] {
+            let both = report(&[FindingKind::Unreadable, fault]);
+            assert_eq!((both.exit_code(), both.status()), (ExitCode::Checksum, "error"));
         }
     }
 

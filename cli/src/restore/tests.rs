@@ -555,7 +555,7 @@ async fn invariant_7_without_a_node_a_file_is_missing_only_when_every_repository
     let (known, unknown) = ("000000010000000000000002", "000000010000000000000004");
     let config = fixture.config(&[]);
     let get = async |file: &str, system_id: u64| {
-        let archive = DirectArchive::open(&config).await?;
+        let mut archive = DirectArchive::open(&config).await?;
         let stanza: StanzaName = "main".parse().unwrap();
         archive
             .get(&stanza, Some(SystemId(system_id)), file.parse().unwrap())
@@ -568,4 +568,16 @@ async fn invariant_7_without_a_node_a_file_is_missing_only_when_every_repository
     fs::rename(fixture.path("repo2"), fixture.path("away")).unwrap();
     assert_eq!(get(known, 7).await, Ok(DirectFile::Found(known.repeat(1000).into())));
     assert_eq!(get(unknown, 7).await.unwrap_err().code, code::REPO_INVALID);
+}
+
+#[tokio::test]
+async fn a_silent_repository_keeps_nobody_from_what_another_one_has() {
+    let fixture = Fixture::new(1).await;
+    let known = "000000010000000000000002";
+    let opening = source::Opening::start(&fixture.config(&[]), None).unwrap();
+    let mut archive = DirectArchive::when_open(opening.beside_a_silent_one(2)).await.unwrap();
+    let stanza: StanzaName = "main".parse().unwrap();
+    let found = archive.get(&stanza, Some(SystemId(7)), known.parse().unwrap()).await;
+    assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert!(archive.is_incomplete(), "the silent one was waited for");
 }

@@ -1,7 +1,8 @@
 //! Stanzas, repositories, tokens.
 
+use crate::{Failure, code};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId};
-use pgmesh_storage::{ArchiveId, BackupLabel, RepoKey, StanzaName};
+use pgmesh_storage::{ArchiveId, BackupLabel, ObjectPath, RepoKey, StanzaName};
 use pgmesh_transport::{TokenId, TokenSecret};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -113,6 +114,28 @@ pub struct ReadRepository {
     pub path: String,
 }
 
+impl ReadRepository {
+    /// The object that a user's path names.
+    ///
+    /// # Errors
+    /// No object can have such a name (55), or it is a key object, which is not shown (48).
+    pub fn object(path: &str) -> Result<ObjectPath, Failure> {
+        match ObjectPath::parse(path.trim_matches('/')) {
+            None => Err(Failure::new(
+                code::FILE_MISSING,
+                format!("no object of a repository has such a name: {path:?}"),
+            )
+            .remedy("'pgmesh repo-ls' lists the objects there are")),
+            Some(key @ ObjectPath::Key { .. }) => Err(Failure::new(
+                code::COMMAND_INVALID,
+                format!("{key} is a key object: a key of the repository, wrapped with its passphrase; it is not shown"),
+            )
+            .remedy("'pgmesh verify' reads and checks it")),
+            Some(object) => Ok(object),
+        }
+    }
+}
+
 /// What became of a stanza's objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedStanza {
@@ -187,4 +210,30 @@ pub struct JoinAccepted {
     pub nodes: Vec<String>,
     /// What a new node has become.
     pub node: Option<super::JoinedNode>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_path_of_repo_get_names() {
+        let chunk = format!("chunk/ab/{}", "ab".repeat(32));
+        for path in ["pgmesh.repo", "/pgmesh.repo", chunk.as_str()] {
+            let object = ReadRepository::object(path).unwrap();
+            assert_eq!(object.to_string(), path.trim_matches('/'));
+        }
+        let key = ReadRepository::object("pgmesh.key/0001-0001").unwrap_err();
+        assert_eq!(key.code, code::COMMAND_INVALID);
+        assert!(
+            key.what.starts_with("pgmesh.key/0001-0001 is a key object"),
+            "{}",
+            key.what
+        );
+        for path in ["", "chunk", "chunk/ab/x", "pgmesh.key/1-1", "other"] {
+            let failure = ReadRepository::object(path).unwrap_err();
+            assert_eq!(failure.code, code::FILE_MISSING, "{path:?}");
+            assert!(!failure.to_string().contains("damaged"), "{failure}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use crate::repositories::{Place, Way};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::Command;
-use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey};
+use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey, Repository, StoreError};
 use std::collections::BTreeMap;
 
 /// How many objects one listing names.
@@ -100,24 +100,12 @@ impl Node {
 
     async fn read_here(&self, read: &ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
         let slot = self.own_slot(read.repo)?;
-        let path = read.path.trim_matches('/').to_owned();
-        if ObjectPath::parse(&path).is_none() {
-            return Err(Failure::new(
-                code::FILE_MISSING,
-                format!("repo{} can have no object {path:?}", read.repo),
-            )
-            .remedy("'pgmesh repo-ls' lists the objects there are"));
-        }
-        let wanted = path.clone();
-        let (_, checked) = slot
-            .request(|repository| async move { repository.get_by_path(&wanted).await })
+        let object = ReadRepository::object(&read.path)?;
+        let path = object.to_string();
+        let payload = slot
+            .request(|repository| async move { content(&repository, &object).await })
             .await
             .map_err(|error| unreadable(read.repo, &path, &error))?;
-        let payload = Payload {
-            codec: Codec::None,
-            bytes: checked.plain,
-            ..checked.payload
-        };
         Ok((payload.head(), payload.bytes))
     }
 
@@ -180,6 +168,26 @@ impl Node {
         self.open_one(&slot).await;
         Ok(changed)
     }
+}
+
+/// The content of an object as it was before it was compressed and encrypted, checked (invariant 6).
+async fn content(repository: &Repository, object: &ObjectPath) -> Result<Payload, StoreError> {
+    if matches!(object, ObjectPath::Identity) {
+        // No object with content: it is handed out as it lies there.
+        let text = repository.identity_text().await?;
+        return Ok(Payload {
+            digest: repository.suite().digest(&text),
+            codec: Codec::None,
+            plain_length: text.len() as u64,
+            bytes: text,
+        });
+    }
+    let (_, checked) = repository.get_by_path(&object.to_string()).await?;
+    Ok(Payload {
+        codec: Codec::None,
+        bytes: checked.plain,
+        ..checked.payload
+    })
 }
 
 fn unreadable(repo: RepoKey, path: &str, error: &crate::repositories::SlotError) -> Failure {

@@ -1,7 +1,7 @@
 //! Reading and checking everything: each object of each repository, each backup's chunks, each timeline's WAL.
 
 use crate::failure::chain;
-use crate::protocol::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::protocol::{Finding, FindingKind, HealthInfo, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::{BadReplica, Slot, SlotError};
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
@@ -21,6 +21,8 @@ pub(crate) type VerifySink = mpsc::Sender<VerifyEvent>;
 const READS_AT_ONCE: usize = 4;
 /// What a repository says of itself.
 const IDENTITY: &str = "pgmesh.repo";
+/// Foreign folders of one repository that are named; of further ones only the number of their objects is kept.
+const FOREIGN_NAMED: usize = 100;
 /// Objects between two progress events.
 const PROGRESS_EVERY: u64 = 64;
 
@@ -34,6 +36,62 @@ struct Verification<'n> {
     bad: BTreeMap<RepoKey, HashSet<String>>,
     /// Repositories that could not be read to the end: nothing is said about what should be in them.
     unreadable: BTreeSet<RepoKey>,
+}
+
+/// What lies in a repository and is no object of it: counted by the folder at the top, and not read.
+#[derive(Default)]
+struct Foreign {
+    /// By the folder's name with a `/`, or by the name of an object that lies in none.
+    found: BTreeMap<String, u64>,
+    /// Objects beyond [`FOREIGN_NAMED`] names.
+    further: u64,
+}
+
+impl Foreign {
+    fn add(&mut self, path: &str) {
+        let top = match path.split_once('/') {
+            Some((folder, _)) => format!("{folder}/"),
+            None => path.to_owned(),
+        };
+        if let Some(count) = self.found.get_mut(&top) {
+            *count += 1;
+        } else if self.found.len() < FOREIGN_NAMED {
+            self.found.insert(top, 1);
+        } else {
+            self.further += 1;
+        }
+    }
+
+    /// One finding a folder.
+    fn findings(self, repo: RepoKey) -> Vec<Finding> {
+        let named = self.found.into_iter();
+        let further = (self.further > 0).then(|| ("further ones".to_owned(), self.further));
+        let all = named.chain(further);
+        all.map(|(subject, count)| {
+            let what = match count {
+                1 => "1 file that is no object of this repository; it is left alone".to_owned(),
+                count => format!("{count} files that are no objects of this repository; they are left alone"),
+            };
+            Finding {
+                kind: FindingKind::Foreign,
+                repo: Some(repo.get()),
+                stanza: None,
+                subject,
+                what: format!("there is something else here: {what}"),
+            }
+        })
+        .collect()
+    }
+}
+
+/// What a path of a listing has turned out to be.
+enum Lies {
+    /// An object with content.
+    Content(ObjectName),
+    /// What the repository says of itself, or a key.
+    Own,
+    /// No object of the repository.
+    Foreign,
 }
 
 impl Node {
@@ -129,12 +187,17 @@ impl Verification<'_> {
     /// Reads every object of one repository (invariant 6), and says which known ones are not there.
     async fn repository(&mut self, view: &View, slot: &Arc<Slot>) -> Result<(), Failure> {
         let Some(repository) = slot.repository() else {
-            return self.unreadable(slot.key, format!("{:?}", slot.health())).await;
+            return self.unreadable(slot.key, why_closed(slot.health())).await;
         };
+        let mut foreign = Foreign::default();
         for folder in self.folders() {
-            if let Err(error) = self.folder(view, slot.key, &repository, &folder).await? {
+            let read = self.folder(view, slot.key, &repository, &folder, &mut foreign).await?;
+            if let Err(error) = read {
                 return self.unreadable(slot.key, error).await;
             }
+        }
+        for finding in foreign.findings(slot.key) {
+            self.found(finding).await?;
         }
         if self.request.stanza.is_some() {
             // Not in any folder; without a stanza it is listed with all the rest.
@@ -185,6 +248,7 @@ impl Verification<'_> {
         repo: RepoKey,
         repository: &Repository,
         folder: &str,
+        foreign: &mut Foreign,
     ) -> Result<Result<(), String>, Failure> {
         let mut objects = repository
             .list(folder)
@@ -201,6 +265,12 @@ impl Verification<'_> {
                 Ok(next) => next,
                 Err(error) => return Ok(Err(chain(&error))),
             };
+            if matches!(checked, Ok(Lies::Foreign)) {
+                if !Repository::is_left_by_check(&listed.path) {
+                    foreign.add(&listed.path);
+                }
+                continue;
+            }
             self.summary.objects += 1;
             self.summary.bytes += listed.length;
             if self.summary.objects.is_multiple_of(PROGRESS_EVERY) {
@@ -208,8 +278,8 @@ impl Verification<'_> {
                 self.tell(VerifyEvent::Progress { objects, bytes }).await?;
             }
             match checked {
-                Ok(Some(name)) => self.referenced(view, repo, &name, &listed.path).await?,
-                Ok(None) => {}
+                Ok(Lies::Content(name)) => self.referenced(view, repo, &name, &listed.path).await?,
+                Ok(Lies::Own | Lies::Foreign) => {}
                 Err(error) => match error.condemns() {
                     // Deleted between the listing and the reading: whether it should be there is asked below.
                     Some(true) => {}
@@ -573,15 +643,76 @@ fn stanza_of(object: &ObjectRef) -> Option<String> {
     }
 }
 
-/// Checks one object to the last byte; its name where it has content.
-async fn check_object(repo: RepoKey, repository: &Repository, path: &str) -> Result<Option<ObjectName>, SlotError> {
+/// Why a repository is not open, in words.
+fn why_closed(health: HealthInfo) -> String {
+    match health {
+        // It has been opened since it was found closed.
+        HealthInfo::Up => "it was not open".to_owned(),
+        HealthInfo::Down { why, .. } => format!("it is down: {why}"),
+        HealthInfo::Refused { why } => format!("this node does not serve it: {why}"),
+    }
+}
+
+/// Checks one object to the last byte. What is none of the repository's is not read.
+async fn check_object(repo: RepoKey, repository: &Repository, path: &str) -> Result<Lies, SlotError> {
     let store = |source| SlotError::Store { repo, source };
-    match ObjectPath::parse(path).and_then(|parsed| parsed.kind()) {
+    let Some(parsed) = ObjectPath::parse(path) else {
+        return Ok(Lies::Foreign);
+    };
+    match parsed.kind() {
         Some(ObjectKind::Chunk | ObjectKind::Segment | ObjectKind::Manifest | ObjectKind::StanzaInfo) => repository
             .get_by_path(path)
             .await
-            .map(|(name, _)| Some(name))
+            .map(|(name, _)| Lies::Content(name))
             .map_err(store),
-        None => repository.verify_path(path).await.map(|_| None).map_err(store),
+        None => repository.verify_path(path).await.map(|_| Lies::Own).map_err(store),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_foreign_is_told_once_a_folder() {
+        let repo = RepoKey::new(3).unwrap();
+        let mut foreign = Foreign::default();
+        for path in ["five/pgmesh.repo", "five/chunk/ab/x", "notes.txt", "chunk/ab/x.bak"] {
+            foreign.add(path);
+        }
+        let findings = foreign.findings(repo);
+        let subjects: Vec<&str> = findings.iter().map(|finding| finding.subject.as_str()).collect();
+        assert_eq!(subjects, ["chunk/", "five/", "notes.txt"]);
+        for finding in &findings {
+            assert_eq!((finding.kind, finding.repo), (FindingKind::Foreign, Some(3)));
+            assert!(!finding.kind.is_error());
+        }
+        assert!(findings[1].what.contains("2 files that are no objects"), "{findings:?}");
+        assert!(findings[2].what.contains("1 file that is no object"), "{findings:?}");
+        assert!(Foreign::default().findings(repo).is_empty());
+    }
+
+    #[test]
+    fn a_great_many_foreign_names_are_not_all_kept() {
+        let mut foreign = Foreign::default();
+        for number in 0..FOREIGN_NAMED + 7 {
+            foreign.add(&format!("{number:04}.csv"));
+        }
+        // What is named already is counted there.
+        foreign.add("0000.csv");
+        let findings = foreign.findings(RepoKey::new(1).unwrap());
+        assert_eq!(findings.len(), FOREIGN_NAMED + 1);
+        assert!(findings[0].what.contains("2 files"), "{:?}", findings[0]);
+        assert!(findings[FOREIGN_NAMED].what.contains("7 files"));
+    }
+
+    #[test]
+    fn a_closed_repository_says_why_in_words() {
+        let why = "no route to host".to_owned();
+        let down = why_closed(HealthInfo::Down { since: 17, why });
+        assert_eq!(down, "it is down: no route to host");
+        let why = "the passphrase is wrong".to_owned();
+        let refused = why_closed(HealthInfo::Refused { why });
+        assert_eq!(refused, "this node does not serve it: the passphrase is wrong");
     }
 }

@@ -5,12 +5,14 @@ mod backup_label;
 mod generation;
 mod repo_key;
 mod stanza_name;
+mod trial_folder;
 
 pub use archive_id::{ArchiveId, DbId, ParseArchiveIdError};
 pub use backup_label::{BackupLabel, BackupType, ParseBackupLabelError, ParseBackupTypeError};
 pub use generation::Generation;
 pub use repo_key::{ParseRepoKeyError, RepoKey};
 pub use stanza_name::{ParseStanzaNameError, StanzaName};
+pub(crate) use trial_folder::{check_folder, is_in_check_folder};
 
 /// Serde for a name by its text: what is read is parsed, so an invalid name cannot be made by decoding.
 macro_rules! serde_by_text {

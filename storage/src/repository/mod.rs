@@ -17,7 +17,7 @@ use crate::envelope::{Envelope, MAX_OBJECT_LENGTH, Opened};
 use crate::error::{Damage, StoreError};
 use crate::identity::{Cipher, RepositoryIdentity};
 use crate::keys::WrappedKey;
-use crate::names::Generation;
+use crate::names::{Generation, is_in_check_folder};
 use crate::object::{IDENTITY_PATH, ObjectKind, ObjectName, ObjectPath, StoredName};
 use crate::payload::Payload;
 
@@ -94,6 +94,13 @@ impl Repository {
     #[must_use]
     pub fn stored_name(&self, digest: Digest) -> StoredName {
         StoredName::new(digest, self.suite(), self.0.envelope.naming_key())
+    }
+
+    /// Whether what a listing gave is left by `repo-check`, which leaves what it has written where it may not delete. No object of the
+    /// repository, and nothing is wrong with it.
+    #[must_use]
+    pub fn is_left_by_check(path: &str) -> bool {
+        is_in_check_folder(path)
     }
 
     /// Writes an object, which is durable when this returns (invariant 1). Never replaces one (invariant 2): where the name is
@@ -180,6 +187,16 @@ impl Repository {
         self.open_by_path(path, &place, object).await
     }
 
+    /// The text of `pgmesh.repo`, checked. It holds no secret.
+    ///
+    /// # Errors
+    /// As the store answers, or damaged where it is not (any more) that of the repository that was opened.
+    pub async fn identity_text(&self) -> Result<Bytes, StoreError> {
+        let text = read(&*self.0.store, IDENTITY_PATH).await?;
+        open::check_identity(IDENTITY_PATH, &text, &self.0.identity)?;
+        Ok(text)
+    }
+
     /// Checks any object of the repository to the last byte, `pgmesh.repo` and the key objects too. Gives its length in the repository.
     ///
     /// # Errors
@@ -262,8 +279,7 @@ impl Repository {
     /// # Errors
     /// As the store answers, or damaged where it is another repository.
     pub async fn probe(&self) -> Result<(), StoreError> {
-        let bytes = read(&*self.0.store, IDENTITY_PATH).await?;
-        open::check_identity(IDENTITY_PATH, &bytes, &self.0.identity)
+        self.identity_text().await.map(drop)
     }
 
     /// Opens an object's envelope and payload on a blocking thread.
@@ -445,5 +461,38 @@ fn damaged_exists(error: StoreError) -> StoreError {
 impl fmt::Debug for Repository {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Repository({} in {})", self.0.identity.uuid, self.0.store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_identity_is_shown_and_checked() {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let identity = RepositoryIdentity::generate("mesh", DigestSuite::Sha256, Cipher::None, 17).unwrap();
+        let (repository, _) = Repository::create(Arc::clone(&store), identity.clone(), None)
+            .await
+            .unwrap();
+        let text = repository.identity_text().await.unwrap();
+        assert_eq!(RepositoryIdentity::decode(&text).unwrap(), identity);
+        // The store alone will do: no passphrase is asked for.
+        assert_eq!(Repository::read_identity(Arc::clone(&store)).await.unwrap(), text);
+
+        let mut harmed = text.to_vec();
+        harmed[5] ^= 1;
+        let place = Location::from(IDENTITY_PATH);
+        store.put(&place, PutPayload::from(harmed)).await.unwrap();
+        let found = repository.identity_text().await;
+        assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
+        let found = Repository::read_identity(Arc::clone(&store)).await;
+        assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
+
+        store.delete(&place).await.unwrap();
+        let found = Repository::read_identity(store).await;
+        assert!(matches!(found, Err(StoreError::NotFound { .. })), "{found:?}");
     }
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use tracing::warn;
@@ -96,6 +97,16 @@ impl Repository {
             wrapped_keys: keys.wrapped,
             problems: keys.problems,
         })))
+    }
+
+    /// The text of `pgmesh.repo` of whatever repository lies in a store, checked. No passphrase is needed: it holds no secret.
+    ///
+    /// # Errors
+    /// Not found, damaged, of another format, or as the store answers.
+    pub async fn read_identity(store: Arc<dyn ObjectStore>) -> Result<Bytes, StoreError> {
+        let text = read(&*store, IDENTITY_PATH).await?;
+        decode_identity(IDENTITY_PATH, &text)?;
+        Ok(text)
     }
 }
 

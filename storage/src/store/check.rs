@@ -10,6 +10,7 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, Put
 
 use super::{Store, StoreKind, StoreSettings};
 use crate::error::StoreError;
+use crate::names::check_folder;
 use crate::random;
 
 /// Writers of one object at once.
@@ -63,12 +64,12 @@ pub async fn check_store(
     size: CheckSize,
     mut tell: impl FnMut(&CheckStep),
 ) -> Result<Vec<CheckStep>, StoreError> {
-    let token: [u8; 6] = random::bytes().map_err(|error| StoreError::Unusable {
+    let token = random::bytes().map_err(|error| StoreError::Unusable {
         what: "the system's random numbers".to_owned(),
         source: Box::new(error),
     })?;
     let mut beside = settings.clone();
-    let name = format!("pgmesh-check-{}", hex::encode(token));
+    let name = check_folder(token);
     let is_directory = settings.kind()? == StoreKind::Posix;
     let folder = match (is_directory, settings.path_in_bucket()) {
         // In the file system that the repository would fill, but never in its tree.
@@ -81,6 +82,7 @@ pub async fn check_store(
     let mut checks = Checks {
         objects: store.objects(),
         store,
+        place: beside.to_string(),
         size,
         steps: Vec::new(),
         tell: &mut tell,
@@ -97,6 +99,8 @@ pub async fn check_store(
 struct Checks<'a> {
     store: Store,
     objects: std::sync::Arc<dyn ObjectStore>,
+    /// The folder that is written to, as a user finds it: what is left lies there.
+    place: String,
     size: CheckSize,
     steps: Vec<CheckStep>,
     tell: &'a mut dyn FnMut(&CheckStep),
@@ -327,26 +331,23 @@ impl Checks<'_> {
     }
 
     async fn delete(&self) -> Verdict {
-        if !self.store.may_delete() {
-            return Ok(Some(
-                "nothing is deleted (delete=n): what this check has written stays below pgmesh-check-…".to_owned(),
-            ));
-        }
-        let failed = |path: &str| {
-            let path = path.to_owned();
-            move |error| words("deleting", &path, error)
-        };
         let listed: Result<Vec<_>, _> = self.objects.list(None).try_collect().await;
-        let listed = listed.map_err(failed(""))?;
-        for meta in listed {
+        let listed = listed.map_err(|error| words("listing", "", error))?;
+        let count = listed.len();
+        if !self.store.may_delete() {
+            let left = left_behind(count, &self.place);
+            return Ok(Some(format!("nothing is deleted (delete=n): {left}")));
+        }
+        for (deleted, meta) in listed.iter().enumerate() {
             match self.objects.delete(&meta.location).await {
                 Ok(()) | Err(Error::NotFound { .. }) => {}
-                Err(error) => match StoreError::from_store("deleting", meta.location.as_ref(), error) {
-                    StoreError::Retained { why, .. } => {
-                        return Ok(Some(format!("what this check has written stays: {why}")));
-                    }
-                    error => return Err(chain(&error)),
-                },
+                Err(error) => {
+                    let left = left_behind(count - deleted, &self.place);
+                    return match StoreError::from_store("deleting", meta.location.as_ref(), error) {
+                        StoreError::Retained { why, .. } => Ok(Some(format!("{left}: {why}"))),
+                        error => Err(format!("{}; {left}", chain(&error))),
+                    };
+                }
             }
         }
         match self.get("one/object").await {
@@ -354,6 +355,14 @@ impl Checks<'_> {
             Err(error) => Err(words("reading", "one/object", error)),
             Ok(_) => Err("a deleted object can still be read".to_owned()),
         }
+    }
+}
+
+/// What stays, and where. Whoever may delete it can: pgmesh does not take it for objects of the repository.
+fn left_behind(count: usize, place: &str) -> String {
+    match count {
+        1 => format!("1 object of this check stays in {place}"),
+        count => format!("{count} objects of this check stay in {place}"),
     }
 }
 
@@ -390,4 +399,19 @@ fn words(action: &'static str, path: &str, error: Error) -> String {
 fn chain(error: &StoreError) -> String {
     // Each level of a store's error is in its own sentence already.
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_told_with_its_place() {
+        let place = "s3://bucket/pgmesh-check-000102030405";
+        assert_eq!(
+            left_behind(28, place),
+            "28 objects of this check stay in s3://bucket/pgmesh-check-000102030405"
+        );
+        assert!(left_behind(1, place).starts_with("1 object of this check stays in s3://"));
+    }
 }

@@ -330,7 +330,11 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
                 subject,
                 code::REPO_INVALID,
                 troubles,
-                "bring its storage back; what it owes is made up by itself",
+                format!(
+                    "bring its storage back, or mend its credentials ('pgmesh --repo={} repo-check' on its node tries it step by step); \
+                     what it owes is made up by itself",
+                    repository.key
+                ),
             ),
             HealthInfo::Refused { .. } => Check::fail(
                 subject,

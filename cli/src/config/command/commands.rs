@@ -533,7 +533,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "verify",
         summary: "Read and check everything that is stored",
         about: "Reads every object of every repository, checks its MAC, digest and length, resolves every backup's \
-                extents, and reports gaps in the WAL. Exits with an error when anything is wrong.",
+                extents, and reports gaps in the WAL. Exits 26 when anything is damaged or missing, and 103 when nothing is \
+                but a repository could not be read.",
         arguments: &[],
         examples: &[
             ("pgmesh verify", "all stanzas in all repositories"),

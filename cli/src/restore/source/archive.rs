@@ -1,18 +1,26 @@
 //! The WAL archive, read from repositories alone.
 
 use super::super::options::repository;
-use super::repositories::DirectRepositories;
+use super::repositories::{DirectRepositories, GRACE, Opening};
 use crate::config::Config;
 use bytes::Bytes;
+use futures::future::join_all;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{ArchiveId, ObjectName, ObjectPath, StanzaInfo, StanzaName, prefix};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the others are waited for when one repository is open, where that one may be enough.
+const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// The archives in the declared repositories, for `archive-get --repo-direct`.
 pub struct DirectArchive {
+    /// Those that are open.
     repositories: Arc<DirectRepositories>,
+    /// Those that are not, as long as nobody needs them.
+    opening: Option<Opening>,
 }
 
 /// The answer to a file asked for.
@@ -30,13 +38,28 @@ impl DirectArchive {
     /// # Errors
     /// None is declared or can be opened.
     pub async fn open(config: &Config) -> Result<Self, Failure> {
-        let repositories = DirectRepositories::open(config, repository(config)?).await?;
-        Ok(Self::of(Arc::new(repositories)))
+        Self::when_open(Opening::start(config, repository(config)?)?).await
+    }
+
+    /// When one repository is open, and the others are or take their time.
+    pub(in crate::restore) async fn when_open(mut opening: Opening) -> Result<Self, Failure> {
+        opening.wait(AT_ONCE).await;
+        Ok(if opening.is_incomplete() {
+            Self {
+                repositories: Arc::new(opening.so_far()),
+                opening: Some(opening),
+            }
+        } else {
+            Self::of(Arc::new(opening.into_all()?))
+        })
     }
 
     /// Of opened repositories.
     pub(super) fn of(repositories: Arc<DirectRepositories>) -> Self {
-        Self { repositories }
+        Self {
+            repositories,
+            opening: None,
+        }
     }
 
     /// One archived file. `system_id` says of which of the stanza's clusters; without it: of the newest.
@@ -45,6 +68,32 @@ impl DirectArchive {
     /// 44 for a cluster that the stanza does not have, 75 for a stanza that is not there; 103 when every copy is bad, or when
     /// nothing was found and not every declared repository could be asked: then nobody knows (invariant 7).
     pub async fn get(
+        &mut self,
+        stanza: &StanzaName,
+        system_id: Option<SystemId>,
+        file: WalFileName,
+    ) -> Result<DirectFile, Failure> {
+        let Some(mut opening) = self.opening.take() else {
+            return self.find(stanza, system_id, file).await;
+        };
+        // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not kept waiting
+        // by one that is silent. Whatever else they say is judged with all of them.
+        if let Ok(DirectFile::Found(content)) = self.find(stanza, system_id, file).await {
+            self.opening = Some(opening);
+            return Ok(DirectFile::Found(content));
+        }
+        opening.wait(GRACE).await;
+        self.repositories = Arc::new(opening.into_all()?);
+        self.find(stanza, system_id, file).await
+    }
+
+    /// Whether it has answered so far without some of the repositories.
+    #[cfg(test)]
+    pub fn is_incomplete(&self) -> bool {
+        self.opening.is_some()
+    }
+
+    async fn find(
         &self,
         stanza: &StanzaName,
         system_id: Option<SystemId>,
@@ -60,12 +109,11 @@ impl DirectArchive {
                 .list(&prefix::archived_file(stanza, archive_id, &file))
                 .await;
             silent.extend(listing.silent);
-            for (repo, path) in listing.found {
-                if !is_copy_of(&path, file) {
-                    continue;
-                }
-                // Another copy of what is known already need not be read; its name is its content's.
-                match self.repositories.at(repo, &path).await {
+            let copies = listing.found.iter().filter(|(_, path)| is_copy_of(path, file));
+            // All of them, since two that differ must be noticed: the names of one content are others in each repository.
+            let read = join_all(copies.map(|(repo, path)| self.repositories.at(*repo, path))).await;
+            for copy in read {
+                match copy {
                     Ok((name, plain)) => drop(found.insert(name.digest(), plain)),
                     Err(reason) => bad.push(reason),
                 }
@@ -81,12 +129,11 @@ impl DirectArchive {
         let listing = self.repositories.list(&prefix::databases(stanza)).await;
         let mut known: BTreeMap<ArchiveId, SystemId> = BTreeMap::new();
         let mut bad = Vec::new();
-        for (repo, path) in &listing.found {
-            let info = self
-                .repositories
-                .at(*repo, path)
-                .await
-                .and_then(|(name, plain)| read_info(&name, &plain));
+        let read = listing.found.iter().map(|(repo, path)| async move {
+            let read = self.repositories.at(*repo, path).await;
+            (path, read.and_then(|(name, plain)| read_info(&name, &plain)))
+        });
+        for (path, info) in join_all(read).await {
             match info {
                 Ok(info) => drop(known.insert(info.archive_id, info.system_id)),
                 Err(reason) => bad.push((path, reason)),

@@ -85,7 +85,7 @@ impl DirectSource {
 
     /// An archived file.
     pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
-        let archive = DirectArchive::of(Arc::clone(&self.repositories));
+        let mut archive = DirectArchive::of(Arc::clone(&self.repositories));
         match archive.get(&self.stanza, Some(system_id), file).await? {
             DirectFile::Found(bytes) => Ok(Some(bytes)),
             DirectFile::NotThere => Ok(None),

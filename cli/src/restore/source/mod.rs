@@ -9,6 +9,8 @@ pub use archive::{DirectArchive, DirectFile};
 pub use direct::DirectSource;
 pub use mesh::MeshSource;
 pub use repositories::DirectRepositories;
+#[cfg(test)]
+pub use repositories::Opening;
 
 use super::options::RestoreOptions;
 use super::workers::Workers;

@@ -2,12 +2,12 @@
 
 use crate::config::{Config, DeclaredRepository};
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::stream::{FuturesUnordered, StreamExt};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{
-    DigestSuite, ObjectName, ObjectPath, Passphrase, RepoKey, Repository, Store, StoreError, StoreSettings,
+    DigestSuite, ObjectName, ObjectPath, Passphrase, RepoKey, Repository, Store, StoreError, StoreKind, StoreSettings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,9 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long the others are waited for when one repository is open.
-const GRACE: Duration = Duration::from_secs(10);
-/// As long as it takes: each repository gives up by itself.
-const FOREVER: Duration = Duration::from_secs(24 * 3600);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// One declared repository.
 struct Declared {
@@ -49,43 +47,116 @@ pub struct Listing {
     pub silent: Vec<String>,
 }
 
+/// Declared repositories of which some are open and others may never be.
+pub struct Opening {
+    pending: FuturesUnordered<BoxFuture<'static, (RepoKey, Result<Repository, Failure>)>>,
+    waited_for: BTreeSet<RepoKey>,
+    declared: Vec<Declared>,
+    /// When the first one was open.
+    first_open: Option<Instant>,
+}
+
+impl Opening {
+    /// Begins to open what the configuration declares, or only `repo` of it.
+    ///
+    /// # Errors
+    /// A number that no repository can have.
+    pub fn start(config: &Config, repo: Option<RepoKey>) -> Result<Self, Failure> {
+        let mut opening = Vec::new();
+        for (number, settings) in config.repositories() {
+            let key = RepoKey::new(number).map_err(|error| {
+                Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error)
+            })?;
+            if repo.is_none_or(|only| only == key) && settings.is_reachable() {
+                let store = settings.store_settings(config, number);
+                opening.push((key, async move { open(key, &store, &settings).await }.boxed()));
+            }
+        }
+        Ok(Self::of(opening))
+    }
+
+    fn of(opening: Vec<(RepoKey, BoxFuture<'static, Result<Repository, Failure>>)>) -> Self {
+        let waited_for = opening.iter().map(|(key, _)| *key).collect();
+        let with_key = |(key, opened): (RepoKey, BoxFuture<'static, _>)| async move { (key, opened.await) }.boxed();
+        Self {
+            pending: opening.into_iter().map(with_key).collect(),
+            waited_for,
+            declared: Vec::new(),
+            first_open: None,
+        }
+    }
+
+    /// Waits until all have answered, but for the others no longer than `grace` after the first one is open.
+    pub async fn wait(&mut self, grace: Duration) {
+        while !self.pending.is_empty() {
+            let next = match self.first_open {
+                None => self.pending.next().await,
+                Some(first) => match tokio::time::timeout_at(first + grace, self.pending.next()).await {
+                    Ok(next) => next,
+                    Err(_) => return,
+                },
+            };
+            let Some((key, opened)) = next else { return };
+            if opened.is_ok() {
+                self.first_open.get_or_insert_with(Instant::now);
+            }
+            self.waited_for.remove(&key);
+            self.declared.push(Declared::new(key, opened));
+        }
+    }
+
+    /// Beside one more, which never answers.
+    #[cfg(test)]
+    pub fn beside_a_silent_one(mut self, key: u16) -> Self {
+        let key = RepoKey::new(key).unwrap();
+        self.waited_for.insert(key);
+        self.pending.push(std::future::pending().boxed());
+        self
+    }
+
+    /// Whether some have not answered.
+    pub fn is_incomplete(&self) -> bool {
+        !self.waited_for.is_empty()
+    }
+
+    /// Those that are open by now, and nothing about the others.
+    pub fn so_far(&self) -> DirectRepositories {
+        let is_open = |one: &&Declared| one.opened.is_ok();
+        let open = self.declared.iter().filter(is_open);
+        let mut open: Vec<Declared> = open.map(|one| Declared::new(one.key, one.opened.clone())).collect();
+        open.sort_by_key(|one| one.key);
+        DirectRepositories(open)
+    }
+
+    /// All of them, in the order of their numbers.
+    pub fn into_all(self) -> Result<DirectRepositories, Failure> {
+        DirectRepositories::of(self.into_declared())
+    }
+
+    fn into_declared(mut self) -> Vec<Declared> {
+        for key in self.waited_for {
+            let waited = self
+                .first_open
+                .map(|first| first.elapsed().as_secs())
+                .unwrap_or_default();
+            let what = format!("repo{key} has not answered, {waited} s after another one");
+            self.declared
+                .push(Declared::new(key, Err(Failure::new(code::REPO_INVALID, what))));
+        }
+        self.declared.sort_by_key(|one| one.key);
+        self.declared
+    }
+}
+
 impl DirectRepositories {
     /// Opens what the configuration declares, or only `repo` of it. A repository that cannot be opened is warned about.
     ///
     /// # Errors
     /// None is declared, or none can be opened.
     pub async fn open(config: &Config, repo: Option<RepoKey>) -> Result<Self, Failure> {
-        let mut opening = FuturesUnordered::new();
-        let mut waited_for = BTreeSet::new();
-        for (number, settings) in config.repositories() {
-            let key = RepoKey::new(number).map_err(|error| {
-                Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error)
-            })?;
-            if repo.is_none_or(|only| only == key) && settings.is_reachable() {
-                waited_for.insert(key);
-                let store = settings.store_settings(config, number);
-                opening.push(async move { (key, open(key, &store, &settings).await) });
-            }
-        }
-        let mut declared = Vec::new();
-        let mut deadline = None;
-        while !opening.is_empty() {
-            let limit = deadline.unwrap_or_else(|| Instant::now() + FOREVER);
-            let Ok(Some((key, opened))) = tokio::time::timeout_at(limit, opening.next()).await else {
-                break;
-            };
-            if opened.is_ok() && deadline.is_none() {
-                deadline = Some(Instant::now() + GRACE);
-            }
-            waited_for.remove(&key);
-            declared.push(Declared::new(key, opened));
-        }
-        for key in waited_for {
-            let what = format!("repo{key} has not answered, {} s after another one", GRACE.as_secs());
-            declared.push(Declared::new(key, Err(Failure::new(code::REPO_INVALID, what))));
-        }
-        declared.sort_by_key(|one| one.key);
-        Self::of(declared)
+        let mut opening = Opening::start(config, repo)?;
+        opening.wait(GRACE).await;
+        opening.into_all()
     }
 
     fn of(declared: Vec<Declared>) -> Result<Self, Failure> {
@@ -164,7 +235,7 @@ impl DirectRepositories {
                         reasons.push(format!("repo{key}: {}", chain(&error)));
                     }
                 },
-                Err(failure) => reasons.push(format!("repo{key}: {failure}")),
+                Err(failure) => reasons.push(failure.to_string()),
             }
         }
         Err(
@@ -180,14 +251,20 @@ impl DirectRepositories {
             found: Vec::new(),
             silent: Vec::new(),
         };
-        for one in &self.0 {
+        let asked = self.0.iter().map(|one| async move {
             let key = one.key;
             match &one.opened {
                 Ok(repository) => match repository.list_sorted(folder).await {
-                    Ok(paths) => listing.found.extend(paths.into_iter().map(|(path, _)| (key, path))),
-                    Err(error) => listing.silent.push(format!("repo{key}: {}", chain(&error))),
+                    Ok(paths) => Ok(paths.into_iter().map(move |(path, _)| (key, path))),
+                    Err(error) => Err(format!("repo{key}: {}", chain(&error))),
                 },
-                Err(failure) => listing.silent.push(format!("repo{key}: {failure}")),
+                Err(failure) => Err(failure.to_string()),
+            }
+        });
+        for answer in join_all(asked).await {
+            match answer {
+                Ok(paths) => listing.found.extend(paths),
+                Err(reason) => listing.silent.push(reason),
             }
         }
         listing
@@ -252,7 +329,11 @@ async fn open(key: RepoKey, store: &StoreSettings, settings: &DeclaredRepository
                 failure(code::CRYPTO).remedy(format!("check repo{key}-cipher-pass and repo{key}-cipher-type"))
             }
             StoreError::NotARepository { .. } => {
-                failure(code::REPO_INVALID).remedy(format!("check repo{key}-path, and that its disk is mounted"))
+                let remedy = match store.kind() {
+                    Ok(StoreKind::Posix) => format!("check repo{key}-path, and that its disk is mounted"),
+                    _ => format!("check repo{key}-path, and the name of the bucket"),
+                };
+                failure(code::REPO_INVALID).remedy(remedy)
             }
             StoreError::Unusable { .. } => failure(code::OPTION_INVALID),
             StoreError::Denied { .. } | StoreError::Misplaced { .. } => {
