@@ -581,3 +581,29 @@ async fn a_silent_repository_keeps_nobody_from_what_another_one_has() {
     assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
     assert!(archive.is_incomplete(), "the silent one was waited for");
 }
+
+#[tokio::test]
+async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_to_be_missing() {
+    let fixture = Fixture::new(1).await;
+    let (known, unknown) = ("000000010000000000000002", "000000010000000000000004");
+    let opening = source::Opening::start(&fixture.config(&[]), None).unwrap();
+    // It fails when told to, so that no clock decides whether it is waited for.
+    let (fail, told) = tokio::sync::oneshot::channel::<()>();
+    let opening = opening.beside_a_failing_one(2, async move {
+        let _ = told.await;
+    });
+    let mut archive = DirectArchive::when_open(opening).await.unwrap();
+    assert!(archive.is_incomplete());
+    fail.send(()).unwrap();
+    let stanza: StanzaName = "main".parse().unwrap();
+    let id = Some(SystemId(7));
+    // Twice: what is known of it is not forgotten after the first answer.
+    for _ in 0..2 {
+        let failure = archive.get(&stanza, id, unknown.parse().unwrap()).await.unwrap_err();
+        assert_eq!(failure.code, code::REPO_INVALID, "{failure}");
+        assert!(failure.to_string().contains("repo2 fails in a test"), "{failure}");
+        assert!(!archive.is_incomplete());
+    }
+    let found = archive.get(&stanza, id, known.parse().unwrap()).await;
+    assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
+}

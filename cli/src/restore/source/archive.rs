@@ -73,17 +73,20 @@ impl DirectArchive {
         system_id: Option<SystemId>,
         file: WalFileName,
     ) -> Result<DirectFile, Failure> {
-        let Some(mut opening) = self.opening.take() else {
-            return self.find(stanza, system_id, file).await;
-        };
         // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not kept waiting
-        // by one that is silent. Whatever else they say is judged with all of them.
-        if let Ok(DirectFile::Found(content)) = self.find(stanza, system_id, file).await {
-            self.opening = Some(opening);
+        // by one that is silent. Whatever else they say is judged with all of them, and so is which cluster is the newest.
+        if self.opening.is_some()
+            && system_id.is_some()
+            && let Ok(DirectFile::Found(content)) = self.find(stanza, system_id, file).await
+        {
             return Ok(DirectFile::Found(content));
         }
-        opening.wait(GRACE).await;
-        self.repositories = Arc::new(opening.into_all()?);
+        if let Some(opening) = &mut self.opening {
+            opening.wait(GRACE).await;
+        }
+        if let Some(opening) = self.opening.take() {
+            self.repositories = Arc::new(opening.into_all()?);
+        }
         self.find(stanza, system_id, file).await
     }
 

@@ -114,6 +114,21 @@ impl Opening {
         self
     }
 
+    /// Beside one more, which fails when `until` is over.
+    #[cfg(test)]
+    pub fn beside_a_failing_one(mut self, key: u16, until: impl Future<Output = ()> + Send + 'static) -> Self {
+        let key = RepoKey::new(key).unwrap();
+        self.waited_for.insert(key);
+        let fails = async move {
+            until.await;
+            let failed: Result<Repository, Failure> =
+                Err(Failure::new(code::REPO_INVALID, format!("repo{key} fails in a test")));
+            (key, failed)
+        };
+        self.pending.push(fails.boxed());
+        self
+    }
+
     /// Whether some have not answered.
     pub fn is_incomplete(&self) -> bool {
         !self.waited_for.is_empty()
