@@ -6,14 +6,13 @@ use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
-use crate::restore::DirectRepositories;
-use bytes::Bytes;
+use crate::restore::{DirectRepositories, direct_identity};
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{
     HealthInfo, ListRepository, MeshInfo, PayloadHead, ReadRepository, RepositoryInfo, RepositoryObject, Request,
 };
 use pgmesh_node::{Failure, code};
-use pgmesh_storage::{ObjectPath, Payload, RepoKey, Repository, Store, StoreError, StoreSettings};
+use pgmesh_storage::{ObjectPath, Payload, RepoKey};
 use serde_json::{Map, Value, json};
 
 /// How many names one listing has.
@@ -61,10 +60,11 @@ pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
     let path = argument(config, 0, "the path of an object")?.to_owned();
     let object = ReadRepository::object(&path)?;
     if config.flag("repo-direct") {
+        let repo = asked_repository(config)?;
         let content = if object == ObjectPath::Identity {
-            identity(config).await?
+            direct_identity(config, repo).await?
         } else {
-            let repositories = DirectRepositories::open(config, asked_repository(config)?).await?;
+            let repositories = DirectRepositories::open(config, repo).await?;
             repositories.content(&object.to_string()).await?
         };
         output::print_bytes(&content)?;
@@ -85,51 +85,6 @@ pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
         })?;
     output::print_bytes(&plain)?;
     Ok(ExitCode::Ok)
-}
-
-/// `pgmesh.repo` of the repository that is asked for, else of the first that can be read. Its text needs no passphrase, so none
-/// is used: it can still be seen where the passphrase is lost.
-async fn identity(config: &Config) -> Result<Bytes, Failure> {
-    let only = asked_repository(config)?;
-    let mut first = None;
-    for (number, declared) in config.repositories() {
-        if only.is_some_and(|only| only.get() != number) || !declared.is_reachable() {
-            continue;
-        }
-        let settings = declared.store_settings(config, number);
-        match read_identity(&settings).await {
-            Ok(text) => return Ok(text),
-            Err(error) => {
-                first.get_or_insert_with(|| unreadable_identity(number, &settings, &error));
-            }
-        }
-    }
-    Err(first.unwrap_or_else(|| {
-        Failure::new(
-            code::OPTION_REQUIRED,
-            "repo-direct needs a repository, and none is declared",
-        )
-        .remedy("give repo1-path, or the file of a node that declares it: --config")
-    }))
-}
-
-async fn read_identity(settings: &StoreSettings) -> Result<Bytes, StoreError> {
-    let objects = Store::open(settings)?.objects();
-    Repository::read_identity(objects).await
-}
-
-fn unreadable_identity(number: u16, settings: &StoreSettings, error: &StoreError) -> Failure {
-    let code = match error {
-        StoreError::NotFound { .. } => code::FILE_MISSING,
-        StoreError::Unusable { .. } => code::OPTION_INVALID,
-        error if error.is_damage() => code::CHECKSUM,
-        _ => code::REPO_INVALID,
-    };
-    Failure::new(
-        code,
-        format!("what repo{number} in {settings} says of itself cannot be read"),
-    )
-    .because(chain(error))
 }
 
 /// Puts an empty repository in the place of a lost one.

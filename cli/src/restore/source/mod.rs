@@ -8,9 +8,9 @@ mod repositories;
 pub use archive::{DirectArchive, DirectFile};
 pub use direct::DirectSource;
 pub use mesh::MeshSource;
-pub use repositories::DirectRepositories;
 #[cfg(test)]
 pub use repositories::Opening;
+pub use repositories::{DirectRepositories, identity as direct_identity};
 
 use super::options::RestoreOptions;
 use super::workers::Workers;

@@ -62,28 +62,21 @@ impl Opening {
     /// # Errors
     /// A number that no repository can have.
     pub fn start(config: &Config, repo: Option<RepoKey>) -> Result<Self, Failure> {
-        let mut opening = Vec::new();
-        for (number, settings) in config.repositories() {
-            let key = RepoKey::new(number).map_err(|error| {
-                Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error)
-            })?;
-            if repo.is_none_or(|only| only == key) && settings.is_reachable() {
-                let store = settings.store_settings(config, number);
-                opening.push((key, async move { open(key, &store, &settings).await }.boxed()));
-            }
-        }
-        Ok(Self::of(opening))
-    }
-
-    fn of(opening: Vec<(RepoKey, BoxFuture<'static, Result<Repository, Failure>>)>) -> Self {
-        let waited_for = opening.iter().map(|(key, _)| *key).collect();
-        let with_key = |(key, opened): (RepoKey, BoxFuture<'static, _>)| async move { (key, opened.await) }.boxed();
-        Self {
-            pending: opening.into_iter().map(with_key).collect(),
-            waited_for,
+        let mut opening = Self {
+            pending: FuturesUnordered::new(),
+            waited_for: BTreeSet::new(),
             declared: Vec::new(),
             first_open: None,
+        };
+        for (key, store, settings) in reachable(config, repo)? {
+            opening.add(key, async move { open(key, &store, &settings).await });
         }
+        Ok(opening)
+    }
+
+    fn add(&mut self, key: RepoKey, opening: impl Future<Output = Result<Repository, Failure>> + Send + 'static) {
+        self.waited_for.insert(key);
+        self.pending.push(async move { (key, opening.await) }.boxed());
     }
 
     /// Waits until all have answered, but for the others no longer than `grace` after the first one is open.
@@ -105,27 +98,14 @@ impl Opening {
         }
     }
 
-    /// Beside one more, which never answers.
+    /// Beside one more, which opens as `opening` says.
     #[cfg(test)]
-    pub fn beside_a_silent_one(mut self, key: u16) -> Self {
-        let key = RepoKey::new(key).unwrap();
-        self.waited_for.insert(key);
-        self.pending.push(std::future::pending().boxed());
-        self
-    }
-
-    /// Beside one more, which fails when `until` is over.
-    #[cfg(test)]
-    pub fn beside_a_failing_one(mut self, key: u16, until: impl Future<Output = ()> + Send + 'static) -> Self {
-        let key = RepoKey::new(key).unwrap();
-        self.waited_for.insert(key);
-        let fails = async move {
-            until.await;
-            let failed: Result<Repository, Failure> =
-                Err(Failure::new(code::REPO_INVALID, format!("repo{key} fails in a test")));
-            (key, failed)
-        };
-        self.pending.push(fails.boxed());
+    pub fn beside_one_more(
+        mut self,
+        key: u16,
+        opening: impl Future<Output = Result<Repository, Failure>> + Send + 'static,
+    ) -> Self {
+        self.add(RepoKey::new(key).unwrap(), opening);
         self
     }
 
@@ -144,22 +124,21 @@ impl Opening {
     }
 
     /// All of them, in the order of their numbers.
-    pub fn into_all(self) -> Result<DirectRepositories, Failure> {
-        DirectRepositories::of(self.into_declared())
-    }
-
-    fn into_declared(mut self) -> Vec<Declared> {
+    ///
+    /// # Errors
+    /// None is declared, or none can be opened.
+    pub fn into_all(mut self) -> Result<DirectRepositories, Failure> {
+        let waited = self
+            .first_open
+            .map(|first| first.elapsed().as_secs())
+            .unwrap_or_default();
         for key in self.waited_for {
-            let waited = self
-                .first_open
-                .map(|first| first.elapsed().as_secs())
-                .unwrap_or_default();
             let what = format!("repo{key} has not answered, {waited} s after another one");
-            self.declared
-                .push(Declared::new(key, Err(Failure::new(code::REPO_INVALID, what))));
+            let silent = Err(Failure::new(code::REPO_INVALID, what));
+            self.declared.push(Declared::new(key, silent));
         }
         self.declared.sort_by_key(|one| one.key);
-        self.declared
+        DirectRepositories::of(self.declared)
     }
 }
 
@@ -176,11 +155,7 @@ impl DirectRepositories {
 
     fn of(declared: Vec<Declared>) -> Result<Self, Failure> {
         if declared.is_empty() {
-            return Err(Failure::new(
-                code::OPTION_REQUIRED,
-                "repo-direct needs a repository, and none is declared",
-            )
-            .remedy("give repo1-path, and for an encrypted one repo1-cipher-type and repo1-cipher-pass"));
+            return Err(none_declared());
         }
         let failures: Vec<&Failure> = declared.iter().filter_map(|one| one.opened.as_ref().err()).collect();
         for failure in &failures {
@@ -306,11 +281,7 @@ impl DirectRepositories {
         match repository.get_by_path(path).await {
             Ok((_, checked)) => Ok(checked.plain),
             Err(error) => {
-                let code = match &error {
-                    StoreError::NotFound { .. } => code::FILE_MISSING,
-                    error if error.is_damage() => code::CHECKSUM,
-                    _ => code::REPO_INVALID,
-                };
+                let code = code_of(&error);
                 Err(Failure::new(code, format!("repo{key}: {path:?} cannot be read")).because(chain(&error)))
             }
         }
@@ -332,6 +303,60 @@ impl DirectRepositories {
             Err(error) => Err(format!("repo{key}: {}", chain(&error))),
         }
     }
+}
+
+/// What the configuration declares and this host can reach, or only `repo` of it.
+fn reachable(
+    config: &Config,
+    repo: Option<RepoKey>,
+) -> Result<Vec<(RepoKey, StoreSettings, DeclaredRepository)>, Failure> {
+    let mut found = Vec::new();
+    for (number, settings) in config.repositories() {
+        let key = RepoKey::new(number)
+            .map_err(|error| Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error))?;
+        if repo.is_none_or(|only| only == key) && settings.is_reachable() {
+            found.push((key, settings.store_settings(config, number), settings));
+        }
+    }
+    Ok(found)
+}
+
+fn none_declared() -> Failure {
+    Failure::new(
+        code::OPTION_REQUIRED,
+        "repo-direct needs a repository, and none is declared",
+    )
+    .remedy("give repo1-path, and for an encrypted one repo1-cipher-type and repo1-cipher-pass")
+}
+
+/// The code of an error about one object.
+fn code_of(error: &StoreError) -> u8 {
+    match error {
+        StoreError::NotFound { .. } => code::FILE_MISSING,
+        StoreError::Unusable { .. } => code::OPTION_INVALID,
+        error if error.is_damage() => code::CHECKSUM,
+        _ => code::REPO_INVALID,
+    }
+}
+
+/// `pgmesh.repo` of the repository that is asked for, else of the first that can be read. Its text needs no passphrase, so none
+/// is used: it can still be seen where the passphrase is lost.
+///
+/// # Errors
+/// As [`DirectRepositories::content`]; none is declared.
+pub async fn identity(config: &Config, repo: Option<RepoKey>) -> Result<Bytes, Failure> {
+    let mut first = None;
+    for (key, store, _) in reachable(config, repo)? {
+        let read = async { Repository::read_identity(Store::open(&store)?.objects()).await };
+        match read.await {
+            Ok(text) => return Ok(text),
+            Err(error) => {
+                let what = format!("what repo{key} in {store} says of itself cannot be read");
+                first.get_or_insert_with(|| Failure::new(code_of(&error), what).because(chain(&error)));
+            }
+        }
+    }
+    Err(first.unwrap_or_else(none_declared))
 }
 
 async fn open(key: RepoKey, store: &StoreSettings, settings: &DeclaredRepository) -> Result<Repository, Failure> {

@@ -1,6 +1,5 @@
 //! What a repository's options say about its bucket, typed.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,24 +92,14 @@ impl Endpoint {
             scheme: self.scheme,
             authority: format!("{name}.{}", self.authority),
         };
-        if below.url().is_some() && !self.is_address() {
-            return Ok(below);
+        // Nothing can stand before an address, and such a URL is none.
+        match below.url() {
+            Some(_) => Ok(below),
+            None => {
+                let why = format!("'{name}' cannot stand before {}; set {style}=path", self.authority);
+                Err(unusable(option, why))
+            }
         }
-        let why = if self.is_address() {
-            format!(
-                "'{name}' cannot stand before the address {}; set {style}=path",
-                self.authority
-            )
-        } else {
-            format!("'{name}' cannot stand before a host's name; set {style}=path")
-        };
-        Err(unusable(option, why))
-    }
-
-    /// Whether the host is an IP address, which nothing can stand before.
-    fn is_address(&self) -> bool {
-        let host = self.host().trim_start_matches('[').trim_end_matches(']');
-        host.parse::<IpAddr>().is_ok()
     }
 }
 

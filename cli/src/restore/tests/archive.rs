@@ -1,0 +1,67 @@
+//! Files of the archive, out of repositories on disk and with no node.
+
+use super::super::source::Opening;
+use super::*;
+use pgmesh_node::code;
+
+#[tokio::test]
+async fn invariant_7_without_a_node_a_file_is_missing_only_when_every_repository_says_so() {
+    let fixture = Fixture::new(2).await;
+    let (known, unknown) = ("000000010000000000000002", "000000010000000000000004");
+    let config = fixture.config(&[]);
+    let get = async |file: &str, system_id: u64| {
+        let mut archive = DirectArchive::open(&config).await?;
+        let stanza: StanzaName = "main".parse().unwrap();
+        archive
+            .get(&stanza, Some(SystemId(system_id)), file.parse().unwrap())
+            .await
+    };
+    assert_eq!(get(known, 7).await, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert_eq!(get(unknown, 7).await, Ok(DirectFile::NotThere));
+    assert_eq!(get(known, 8).await.unwrap_err().code, code::ARCHIVE_MISMATCH);
+
+    fs::rename(fixture.path("repo2"), fixture.path("away")).unwrap();
+    assert_eq!(get(known, 7).await, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert_eq!(get(unknown, 7).await.unwrap_err().code, code::REPO_INVALID);
+}
+
+#[tokio::test]
+async fn a_silent_repository_keeps_nobody_from_what_another_one_has() {
+    let fixture = Fixture::new(1).await;
+    let known = "000000010000000000000002";
+    let opening = Opening::start(&fixture.config(&[]), None).unwrap();
+    let mut archive = DirectArchive::when_open(opening.beside_one_more(2, std::future::pending()))
+        .await
+        .unwrap();
+    let stanza: StanzaName = "main".parse().unwrap();
+    let found = archive.get(&stanza, Some(SystemId(7)), known.parse().unwrap()).await;
+    assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert!(archive.is_incomplete(), "the silent one was waited for");
+}
+
+#[tokio::test]
+async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_to_be_missing() {
+    let fixture = Fixture::new(1).await;
+    let (known, unknown) = ("000000010000000000000002", "000000010000000000000004");
+    let opening = Opening::start(&fixture.config(&[]), None).unwrap();
+    // It fails when told to, so that no clock decides whether it is waited for.
+    let (fail, told) = tokio::sync::oneshot::channel::<()>();
+    let opening = opening.beside_one_more(2, async move {
+        let _ = told.await;
+        Err(Failure::new(code::REPO_INVALID, "repo2 fails in a test"))
+    });
+    let mut archive = DirectArchive::when_open(opening).await.unwrap();
+    assert!(archive.is_incomplete());
+    fail.send(()).unwrap();
+    let stanza: StanzaName = "main".parse().unwrap();
+    let id = Some(SystemId(7));
+    // Twice: what is known of it is not forgotten after the first answer.
+    for _ in 0..2 {
+        let failure = archive.get(&stanza, id, unknown.parse().unwrap()).await.unwrap_err();
+        assert_eq!(failure.code, code::REPO_INVALID, "{failure}");
+        assert!(failure.to_string().contains("repo2 fails in a test"), "{failure}");
+        assert!(!archive.is_incomplete());
+    }
+    let found = archive.get(&stanza, id, known.parse().unwrap()).await;
+    assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
+}
