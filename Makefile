@@ -9,10 +9,13 @@ export PGMESH_CACHE := $(shell .ci/cache)
 stage := @.ci/stage
 # Rounds of killing a node (tests/tests/kill.rs, mesh_kill.rs): few in every run, many in test-all.
 ROUNDS ?= 5
+PREFIX ?= /usr/local
+# Cargo's own progress bar on a terminal; in a log only warnings.
+quiet := $(shell [ -t 2 ] || echo --quiet)
 # Executions of each fuzz target: some minutes.
 RUNS ?= 4000000
 
-.PHONY: help setup build demo test test-all test-unit test-e2e bench fuzz lint clean
+.PHONY: help setup build release install demo test test-all test-unit test-e2e bench fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -20,14 +23,23 @@ help: ## list the targets
 setup: ## install what the tests need (Debian packages, tools), compile RocksDB once
 	@.ci/setup build test
 
-build: ## build the pgmesh program
+build: ## build the pgmesh program for trying and testing: quick to build, a quarter of the speed (`make release` is the fast one)
 	@.ci/setup build
-	$(stage) build cargo build --locked --workspace --bins
-	@.ci/env bash -c 'echo "$$CARGO_TARGET_DIR/debug/pgmesh"'
+	$(stage) 'build (profile dev)' cargo build --locked -p pgmesh-cli
+	@.ci/env bash -c 'echo "$$CARGO_TARGET_DIR/debug/pgmesh, profile dev: not for production; make release builds the fast one"'
+
+release: ## build the pgmesh program as it is installed: optimised, stripped, debug information in a file of its own
+	@.ci/setup build
+	$(stage) 'build (profile dist)' cargo build --locked --profile dist -p pgmesh-cli
+	@.ci/env .ci/strip
+
+install: release ## install what `make release` built: PREFIX=/usr/local (DESTDIR is heeded)
+	@.ci/env .ci/install '$(DESTDIR)$(PREFIX)'
 
 demo: ## three nodes and a real PostgreSQL, faults before your eyes; S3=1: one repository in a bucket, KEEP=1: leaves it running
 	@.ci/setup build $(if $(S3),s3)
-	@.ci/env cargo build --quiet --locked --workspace --bins
+	@# The program and the demo, and no other of the workspace's programs and tests.
+	$(stage) 'build (once for the machine: about 5 minutes)' cargo build $(quiet) --locked -p pgmesh-cli -p pgmesh-tests --bin pgmesh --bin demo
 	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/demo" $(if $(S3),--s3) $(if $(KEEP),--keep)'
 
 lint: ## formatting, clippy, licences and sources of dependencies
