@@ -11,6 +11,7 @@ mod second;
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use archiver::counters;
@@ -42,7 +43,9 @@ fn main() {
     demo.heal(&harmed);
     demo.show(&label);
     demo.judge(pause);
+    done();
     println!("\nall of it held, in {:.0} s", began.elapsed().as_secs_f64());
+    go_on();
     if keep {
         demo.leave_running(restored);
     } else {
@@ -50,6 +53,14 @@ fn main() {
         restored.stop();
         demo.postgres.stop();
     }
+}
+
+/// How to go on with a cluster of one's own.
+fn go_on() {
+    println!("\nyour own cluster:");
+    println!("  1. install: `make install` (a release build; PREFIX=/usr/local), then README.md, \"How it is used\": a node in five lines");
+    println!("  2. on the PG host: `pgmesh join TOKEN`, `pgmesh --stanza=main stanza-create`, set archive_command, `pgmesh --stanza=main check`");
+    println!("  3. you have pgbackrest today? docs/migrating-from-pgbackrest.md: what stays the same, and the order of the steps");
 }
 
 /// The actors. Dropped in this order: the servers end before their folder is removed.
@@ -62,8 +73,22 @@ struct Demo {
     scratch: Scratch,
 }
 
+/// When the step that is shown began; none before the first.
+static STEP: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Shows how long the step took that ends here.
+fn done() {
+    let mut step = STEP.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(began) = step.take() {
+        println!("  [{}]", seconds(began));
+    }
+}
+
+/// Shows the next step.
 fn doing(what: &str) {
+    done();
     println!("* {what}");
+    *STEP.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
 }
 
 fn saw(what: &str) {
