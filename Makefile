@@ -44,6 +44,7 @@ demo: ## three nodes and a real PostgreSQL, faults before your eyes; S3=1: one r
 
 lint: ## formatting, clippy, licences and sources of dependencies
 	@.ci/setup build test
+	$(stage) clones .ci/check-clone
 	$(stage) format cargo fmt --all --check
 	$(stage) clippy cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@# Not `advisories`: its database is a git repository, out of reach for a machine that sees only package registries.
