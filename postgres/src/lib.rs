@@ -28,6 +28,7 @@ mod version;
 pub mod wal;
 mod wal_file_name;
 mod wal_header;
+mod wal_hole;
 mod wal_search;
 mod walk;
 
@@ -45,6 +46,7 @@ pub use version::{PgVersion, UnsupportedVersion};
 pub use wal::{Candidates, ChangeMap, RelationFork};
 pub use wal_file_name::{ParseWalFileNameError, WalFileName};
 pub use wal_header::{WalHeader, WalHeaderError};
+pub use wal_hole::{Descent, WalHole};
 pub use wal_search::WalSearch;
 pub use walk::{
     ClusterTree, Entry, EntryKind, Exclusions, Link, Skipped, Tablespace, Verdict, WalkError, WalkOptions, walk,

@@ -140,6 +140,24 @@ impl<B: Base> View<B> {
         Ok(bounds)
     }
 
+    /// An archived segment of the same timeline with a greater name, complete or not: what proves that `segment`, which is not
+    /// archived, is a hole (invariant 7). Reads the rows up to the first such one.
+    pub fn segment_after(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+        segment: SegmentName,
+    ) -> Result<Option<SegmentName>, ReadError> {
+        for row in self.segments(stanza, db, Some(&WalFileName::Segment(segment))) {
+            match row?.0 {
+                file if file.timeline() != segment.timeline => break,
+                WalFileName::Segment(later) | WalFileName::Partial(later) if later > segment => return Ok(Some(later)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     /// The chunks with these digests, in their order. Condemned ones count as absent (invariant 5).
     pub fn chunks(&self, digests: &[Digest]) -> Result<Vec<Option<ChunkRecord>>, ReadError> {
         let records = self.chunks_with_condemned(digests)?;

@@ -1,19 +1,17 @@
 //! `archive-get`: what PostgreSQL runs for each WAL file in recovery.
 //!
-//! Invariant 7: it exits 1 only when the mesh says, by a linearizable read, that the file was never archived. When it
-//! cannot know it tries again, and then fails in a way that PostgreSQL does not take for the end of the archive; the
+//! Invariant 7: it exits 1 only when the mesh says, by a linearizable read, that the file was never archived and that no WAL behind
+//! it is known of. When it cannot know it tries again, and then fails in a way that PostgreSQL does not take for the end of the archive; the
 //! dispatch turns the exit code of any such failure into one that stops recovery.
 
 use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
-use crate::restore::{DirectArchive, DirectFile};
-use bytes::Bytes;
+use crate::mesh::{Archived, Mesh};
+use crate::restore::DirectArchive;
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{ControlFile, SystemId, WalFileName};
-use pgmesh_storage::StanzaName;
+use pgmesh_postgres::{ControlFile, WalFileName, WalHole};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,46 +33,39 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let system_id = pgdata
         .and_then(|pgdata| ControlFile::read(pgdata).ok())
         .map(|control| control.system_id);
-    let content = if config.flag("repo-direct") {
-        direct(config, &stanza, system_id, file).await?
+    let archived = if config.flag("repo-direct") {
+        DirectArchive::open(config).await?.get(&stanza, system_id, file).await?
     } else {
-        from_mesh(config, &stanza, system_id, file).await?
+        Mesh::connect(config).await?.wal_file(&stanza, system_id, file).await?
     };
-    match content {
-        Some(content) => {
+    match archived {
+        Archived::Content(content) => {
             write(&destination, &content)?;
             tracing::info!("got WAL file '{file}'");
             Ok(ExitCode::Ok)
         }
-        None => {
+        Archived::Never => {
             tracing::info!("WAL file '{file}' was never archived");
             Ok(ExitCode::NotFound)
         }
+        Archived::Hole(hole) if config.text("archive-hole") == Some("end") => {
+            tracing::warn!("WAL file '{file}' is a hole in the archive ({hole}), and archive-hole=end takes it for the end");
+            Ok(ExitCode::NotFound)
+        }
+        Archived::Hole(hole) => Err(refuse_hole(file, hole)),
     }
 }
 
-async fn direct(
-    config: &Config,
-    stanza: &StanzaName,
-    system_id: Option<SystemId>,
-    file: WalFileName,
-) -> Result<Option<Bytes>, Failure> {
-    let mut archive = DirectArchive::open(config).await?;
-    Ok(match archive.get(stanza, system_id, file).await? {
-        DirectFile::Found(content) => Some(content),
-        DirectFile::NotThere => None,
-    })
-}
-
-/// Asks until the mesh knows, for as long as `archive-timeout` allows.
-async fn from_mesh(
-    config: &Config,
-    stanza: &StanzaName,
-    system_id: Option<SystemId>,
-    file: WalFileName,
-) -> Result<Option<Bytes>, Failure> {
-    let mesh = Mesh::connect(config).await?;
-    mesh.wal_file(stanza, system_id, file).await
+/// Invariant 7: an end of recovery at a hole would lose what was committed behind it.
+fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
+    Failure::new(code::FILE_MISSING, format!("WAL file {file} is a hole in the archive, not its end"))
+        .because(format!(
+            "{hole}: a recovery that ends here opens the server without what was committed behind it"
+        ))
+        .remedy(
+            "if a server still has the file in pg_wal, push it: 'pgmesh archive-push PATH'; else restore a later backup, or recover to a \
+             target before the hole ('restore --type=time|lsn'); to do without what is behind it: 'restore --archive-hole=end'",
+        )
 }
 
 /// Writes the file under another name first: PostgreSQL never sees a part of it.

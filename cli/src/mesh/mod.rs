@@ -27,6 +27,7 @@ mod wal_file;
 pub use access::Access;
 pub use probe::Probed;
 pub use renewal::renew_if_due;
+pub use wal_file::Archived;
 
 use crate::config::Config;
 use bytes::Bytes;

@@ -5,12 +5,33 @@ use bytes::Bytes;
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{GetSegment, Request, SegmentReply};
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_postgres::{SystemId, WalFileName, WalHole};
 use pgmesh_storage::{Payload, StanzaName};
 
+/// What an archive says of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Archived {
+    /// Its content, checked against its digest (invariant 6).
+    Content(Bytes),
+    /// It was never archived, and no WAL behind it is known of (invariant 7).
+    Never,
+    /// It is not archived, but WAL behind it is known of.
+    Hole(WalHole),
+}
+
+impl Archived {
+    /// The content, where there is one.
+    pub fn content(self) -> Option<Bytes> {
+        match self {
+            Self::Content(content) => Some(content),
+            Self::Never | Self::Hole(_) => None,
+        }
+    }
+}
+
 impl Mesh {
-    /// A file of the archive of the cluster with this system identifier, else of the stanza's newest; `None` when the mesh
-    /// knows that it was never archived (invariant 7). A damaged copy is asked for again from elsewhere.
+    /// A file of the archive of the cluster with this system identifier, else of the stanza's newest. A damaged copy is asked
+    /// for again from elsewhere.
     ///
     /// # Errors
     /// As [`Self::call`]; every copy that was tried is damaged (26).
@@ -19,7 +40,7 @@ impl Mesh {
         stanza: &StanzaName,
         system_id: Option<SystemId>,
         file: WalFileName,
-    ) -> Result<Option<Bytes>, Failure> {
+    ) -> Result<Archived, Failure> {
         let suite = self.suite().await?;
         let mut avoid = Vec::new();
         loop {
@@ -31,16 +52,17 @@ impl Mesh {
             });
             let length = |reply: &SegmentReply| match reply {
                 SegmentReply::Found { payload, .. } => Some(payload.length),
-                SegmentReply::NeverArchived => None,
+                SegmentReply::NeverArchived | SegmentReply::Hole(_) => None,
             };
-            let (reply, body) = self.fetch(&request, length).await?;
-            let (SegmentReply::Found { payload, repo }, Some(body)) = (reply, body) else {
-                return Ok(None);
+            let (payload, repo, body) = match self.fetch(&request, length).await? {
+                (SegmentReply::Found { payload, repo }, body) => (payload, repo, body.unwrap_or_default()),
+                (SegmentReply::NeverArchived, _) => return Ok(Archived::Never),
+                (SegmentReply::Hole(hole), _) => return Ok(Archived::Hole(hole)),
             };
             // Invariant 6: nothing is handed out before its digest has been checked.
             let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
             match opened {
-                Ok(content) => return Ok(Some(content)),
+                Ok(content) => return Ok(Archived::Content(content)),
                 Err(error) => {
                     let failure = Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged"))
                         .because(chain(&error));

@@ -39,7 +39,7 @@ mod workers;
 mod writer;
 
 pub use options::{Existing, PlaceOptions, RestoreOptions};
-pub use source::{DirectArchive, DirectFile, DirectRepositories, DirectSource, MeshSource, Source, direct_identity};
+pub use source::{DirectArchive, DirectRepositories, DirectSource, MeshSource, Source, direct_identity};
 pub use summary::RestoreSummary;
 pub use survey::Parts;
 pub use tables::Tables;

@@ -2,7 +2,7 @@
 
 use super::PayloadHead;
 use bytes::Bytes;
-use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId};
+use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId, WalHole};
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +61,10 @@ pub enum SegmentReply {
         /// The repository it was read from.
         repo: u16,
     },
-    /// A linearizable read of the catalog says that it was never archived (invariant 7).
+    /// A linearizable read of the catalog says that it was never archived, and that nothing later of its history is (invariant 7).
     NeverArchived,
+    /// It is not archived, but WAL behind it is known of: an end of recovery here would lose that (invariant 7).
+    Hole(WalHole),
 }
 
 /// Asks which blocks some consecutive segments of the stanza's current database have changed.

@@ -6,7 +6,9 @@ use crate::refs;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader};
+use pgmesh_postgres::{
+    Descent, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole,
+};
 use pgmesh_raft::command::{self, NewReplica};
 use pgmesh_raft::{
     Branch, CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord, StanzaRecord,
@@ -251,7 +253,8 @@ impl Node {
             file,
         };
         let Some(known) = refs::known(&view, &object)? else {
-            return Ok((SegmentReply::NeverArchived, None));
+            let hole = hole(&view, &get.stanza, &stanza, database, file)?;
+            return Ok((hole.map_or(SegmentReply::NeverArchived, SegmentReply::Hole), None));
         };
         if view.object(&object)?.is_some_and(|stored| stored.is_unknown()) {
             return Err(content_unknown(&file));
@@ -264,6 +267,32 @@ impl Node {
         };
         Ok((reply, Some(source.payload.bytes)))
     }
+}
+
+/// Invariant 7: whether the absence of a file is a hole in the archive. Of files other than segments no recovery takes the absence for
+/// its end.
+fn hole(
+    view: &View,
+    name: &StanzaName,
+    stanza: &StanzaRecord,
+    database: &Database,
+    file: WalFileName,
+) -> Result<Option<WalHole>, Failure> {
+    let WalFileName::Segment(segment) = file else {
+        return Ok(None);
+    };
+    let later = view.segment_after(name, database.id, segment)?;
+    // The histories are those of the current database.
+    let is_current = stanza.current().is_some_and(|current| current.id == database.id);
+    let histories = stanza.histories.iter().filter(|_| is_current);
+    let descents = histories.flat_map(|(timeline, history)| {
+        history.branches.iter().map(|branch| Descent {
+            timeline: *timeline,
+            parent: branch.parent,
+            switch: branch.switch,
+        })
+    });
+    Ok(WalHole::judge(segment, database.segment_size, later, descents))
 }
 
 fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {

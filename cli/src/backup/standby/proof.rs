@@ -39,6 +39,7 @@ pub async fn prove(mesh: &Mesh, settings: &BackupSettings, primary: &OpenCluster
         let segment = mesh
             .wal_file(&settings.stanza, Some(primary.control.system_id), file)
             .await?
+            .content()
             .ok_or_else(|| not_the_archives(settings, name, "it is not there any more"))?;
         search
             .add(&segment)

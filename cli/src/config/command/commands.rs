@@ -37,7 +37,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "archive-get",
         summary: "Fetch a WAL segment (restore_command)",
         about: "Writes the checked bytes of a WAL segment, history, backup or partial file to a path. Exits 1 only \
-                when the catalog says for certain that the file was never archived; when that cannot be known it \
+                when the catalog says for certain that the file was never archived and that nothing later of its \
+                history is (see --archive-hole); when that cannot be known it \
                 exits above 125, so that PostgreSQL stops instead of ending recovery early. While standby.signal is \
                 present PostgreSQL retries, and the exit code stays below 126.",
         arguments: &[

@@ -85,6 +85,18 @@ pub const OPTIONS: &[OptionSpec] = &[
         "--recovery-option=primary_conninfo='host=db1 user=replicator'",
     ),
     new(
+        "archive-hole",
+        Kind::Choice(&["stop", "end"]),
+        "what a hole in the archived WAL means",
+    )
+    .commands(CommandSet::of(&[Restore, ArchiveGet]))
+    .default("stop")
+    .about(
+        "A WAL file is missing, but later WAL of its history is archived. stop: archive-get fails, and recovery stops before the \
+            server opens. end: recovery ends at the hole, and the server opens without what was committed behind it.",
+        "--archive-hole=end",
+    ),
+    new(
         "archive-mode",
         Kind::Choice(&["preserve", "off"]),
         "archiving of the restored cluster",

@@ -3,10 +3,11 @@
 use super::super::options::repository;
 use super::repositories::{DirectRepositories, GRACE, Opening};
 use crate::config::Config;
+use crate::mesh::Archived;
 use bytes::Bytes;
 use futures::future::join_all;
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_postgres::{Descent, SegmentName, SegmentSize, SystemId, TimelineHistory, WalFileName, WalHole};
 use pgmesh_storage::{ArchiveId, ObjectName, ObjectPath, StanzaInfo, StanzaName, prefix};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,15 +22,6 @@ pub struct DirectArchive {
     repositories: Arc<DirectRepositories>,
     /// Those that are not, as long as nobody needs them.
     opening: Option<Opening>,
-}
-
-/// The answer to a file asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DirectFile {
-    /// Its content, checked against the digest that it goes by (invariant 6).
-    Found(Bytes),
-    /// Every declared repository could be listed, and none has it (invariant 7).
-    NotThere,
 }
 
 impl DirectArchive {
@@ -62,7 +54,8 @@ impl DirectArchive {
         }
     }
 
-    /// One archived file. `system_id` says of which of the stanza's clusters; without it: of the newest.
+    /// One archived file. `system_id` says of which of the stanza's clusters; without it: of the newest. "Never archived" is the
+    /// answer only when every declared repository could be listed, and none has the file nor WAL behind it (invariant 7).
     ///
     /// # Errors
     /// 44 for a cluster that the stanza does not have, 75 for a stanza that is not there; 103 when every copy is bad, or when
@@ -72,14 +65,14 @@ impl DirectArchive {
         stanza: &StanzaName,
         system_id: Option<SystemId>,
         file: WalFileName,
-    ) -> Result<DirectFile, Failure> {
+    ) -> Result<Archived, Failure> {
         // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not kept waiting
         // by one that is silent. Whatever else they say is judged with all of them, and so is which cluster is the newest.
         if self.opening.is_some()
             && system_id.is_some()
-            && let Ok(DirectFile::Found(content)) = self.find(stanza, system_id, file).await
+            && let Ok(Archived::Content(content)) = self.find(stanza, system_id, file).await
         {
-            return Ok(DirectFile::Found(content));
+            return Ok(Archived::Content(content));
         }
         if let Some(opening) = &mut self.opening {
             opening.wait(GRACE).await;
@@ -101,15 +94,15 @@ impl DirectArchive {
         stanza: &StanzaName,
         system_id: Option<SystemId>,
         file: WalFileName,
-    ) -> Result<DirectFile, Failure> {
+    ) -> Result<Archived, Failure> {
         let archives = self.archives(stanza, system_id).await?;
         let mut silent = archives.silent;
         let mut bad = Vec::new();
         let mut found: BTreeMap<_, Bytes> = BTreeMap::new();
-        for archive_id in archives.ids {
+        for (archive_id, _) in &archives.ids {
             let listing = self
                 .repositories
-                .list(&prefix::archived_file(stanza, archive_id, &file))
+                .list(&prefix::archived_file(stanza, *archive_id, &file))
                 .await;
             silent.extend(listing.silent);
             let copies = listing.found.iter().filter(|(_, path)| is_copy_of(path, file));
@@ -125,12 +118,62 @@ impl DirectArchive {
         for reason in silent.iter().chain(&bad) {
             tracing::warn!("{file}: {reason}");
         }
-        judge(file, found.into_values().collect(), &bad, &silent)
+        match (judge(file, found.into_values().collect(), &bad, &silent)?, file) {
+            (Archived::Never, WalFileName::Segment(segment)) => {
+                for (archive_id, size) in archives.ids {
+                    if let Some(hole) = self.hole(stanza, archive_id, size, segment).await? {
+                        return Ok(Archived::Hole(hole));
+                    }
+                }
+                Ok(Archived::Never)
+            }
+            (answer, _) => Ok(answer),
+        }
+    }
+
+    /// Whether the absence of a segment is a hole, by all that the repositories have of its archive. One pass over the listing of each;
+    /// of what it names only the histories and one later segment are kept.
+    async fn hole(
+        &self,
+        stanza: &StanzaName,
+        archive_id: ArchiveId,
+        size: SegmentSize,
+        missing: SegmentName,
+    ) -> Result<Option<WalHole>, Failure> {
+        let mut later: Option<SegmentName> = None;
+        let mut histories = Vec::new();
+        let folder = prefix::archive(stanza, archive_id);
+        let silent = self
+            .repositories
+            .visit(&folder, |repo, path| match &path {
+                ObjectPath::Segment { file: WalFileName::Segment(name) | WalFileName::Partial(name), .. } => {
+                    if name.timeline == missing.timeline && *name > missing {
+                        later.get_or_insert(*name);
+                    }
+                }
+                ObjectPath::Segment { file: WalFileName::History(_), .. } => histories.push((repo, path)),
+                _ => {}
+            })
+            .await;
+        let mut bad = Vec::new();
+        let mut descents = Vec::new();
+        for (repo, path) in histories {
+            match self.repositories.at(repo, &path).await {
+                Ok((name, plain)) => descents.extend(descents_of(&name, &plain)),
+                Err(reason) => bad.push(reason),
+            }
+        }
+        let hole = WalHole::judge(missing, size, later, descents);
+        match judge(WalFileName::Segment(missing), Vec::new(), &bad, &silent) {
+            // What cannot be read might say that there is a hole; a hole that is known of needs no more.
+            Err(unknown) if hole.is_none() => Err(unknown),
+            _ => Ok(hole),
+        }
     }
 
     async fn archives(&self, stanza: &StanzaName, system_id: Option<SystemId>) -> Result<Archives, Failure> {
         let listing = self.repositories.list(&prefix::databases(stanza)).await;
-        let mut known: BTreeMap<ArchiveId, SystemId> = BTreeMap::new();
+        let mut known: BTreeMap<ArchiveId, (SystemId, SegmentSize)> = BTreeMap::new();
         let mut bad = Vec::new();
         let read = listing.found.iter().map(|(repo, path)| async move {
             let read = self.repositories.at(*repo, path).await;
@@ -138,7 +181,7 @@ impl DirectArchive {
         });
         for (path, info) in join_all(read).await {
             match info {
-                Ok(info) => drop(known.insert(info.archive_id, info.system_id)),
+                Ok(info) => drop(known.insert(info.archive_id, (info.system_id, info.segment_size))),
                 Err(reason) => bad.push((path, reason)),
             }
         }
@@ -150,14 +193,11 @@ impl DirectArchive {
             .map(|(_, reason)| reason)
             .collect();
         let newest = known.keys().max_by_key(|id| id.db).copied();
-        let ids: Vec<ArchiveId> = match system_id {
-            Some(wanted) => known
-                .iter()
-                .filter(|(_, id)| **id == wanted)
-                .map(|(archive, _)| *archive)
-                .collect(),
-            None => newest.into_iter().collect(),
-        };
+        let ids: Vec<(ArchiveId, SegmentSize)> = known
+            .iter()
+            .filter(|(archive, (id, _))| system_id.map_or(newest == Some(**archive), |wanted| wanted == *id))
+            .map(|(archive, (_, size))| (*archive, *size))
+            .collect();
         let silent = [listing.silent, bad].concat();
         if !ids.is_empty() {
             return Ok(Archives { ids, silent });
@@ -182,8 +222,27 @@ impl DirectArchive {
 }
 
 struct Archives {
-    ids: Vec<ArchiveId>,
+    /// The archives of the cluster, and the size of their segments.
+    ids: Vec<(ArchiveId, SegmentSize)>,
     silent: Vec<String>,
+}
+
+/// The lines of a history file; none of one that makes no sense.
+fn descents_of(name: &ObjectName, plain: &[u8]) -> Vec<Descent> {
+    let ObjectName::Segment {
+        file: WalFileName::History(timeline),
+        ..
+    } = name
+    else {
+        return Vec::new();
+    };
+    let history = TimelineHistory::parse(*timeline, plain).map(|history| history.entries);
+    let line = |entry: &pgmesh_postgres::TimelineHistoryEntry| Descent {
+        timeline: *timeline,
+        parent: entry.parent,
+        switch: entry.switch,
+    };
+    history.unwrap_or_default().iter().map(line).collect()
 }
 
 fn read_info(name: &ObjectName, plain: &[u8]) -> Result<StanzaInfo, String> {
@@ -203,11 +262,11 @@ fn is_copy_of(path: &ObjectPath, wanted: WalFileName) -> bool {
 }
 
 /// What is known about a file: pure, since everything hangs on it.
-fn judge(file: WalFileName, found: Vec<Bytes>, bad: &[String], silent: &[String]) -> Result<DirectFile, Failure> {
+fn judge(file: WalFileName, found: Vec<Bytes>, bad: &[String], silent: &[String]) -> Result<Archived, Failure> {
     let reasons = || bad.iter().chain(silent).cloned().collect::<Vec<_>>().join("; ");
     let mut contents = found.into_iter();
     match (contents.next(), contents.next()) {
-        (Some(content), None) => Ok(DirectFile::Found(content)),
+        (Some(content), None) => Ok(Archived::Content(content)),
         // Invariant 3 is the catalog's; without it there is no telling which one was acknowledged.
         (Some(_), Some(_)) => Err(Failure::new(
             code::ARCHIVE_DUPLICATE,
@@ -215,7 +274,7 @@ fn judge(file: WalFileName, found: Vec<Bytes>, bad: &[String], silent: &[String]
         )
         .remedy("only a node's catalog knows which one is right")),
         // Invariant 7: not found is a fact only when everybody was asked.
-        (None, _) if bad.is_empty() && silent.is_empty() => Ok(DirectFile::NotThere),
+        (None, _) if bad.is_empty() && silent.is_empty() => Ok(Archived::Never),
         (None, _) => Err(
             Failure::new(code::REPO_INVALID, format!("{file} cannot be read, and may exist"))
                 .because(reasons())
@@ -233,12 +292,12 @@ mod tests {
         let file: WalFileName = "000000010000000000000001".parse().unwrap();
         let (a, b) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
         let reason = ["repo2: gone".to_owned()];
-        assert_eq!(judge(file, vec![], &[], &[]), Ok(DirectFile::NotThere));
+        assert_eq!(judge(file, vec![], &[], &[]), Ok(Archived::Never));
         assert!(judge(file, vec![], &reason, &[]).is_err());
         assert!(judge(file, vec![], &[], &reason).is_err());
         assert_eq!(
             judge(file, vec![a.clone()], &reason, &reason),
-            Ok(DirectFile::Found(a.clone()))
+            Ok(Archived::Content(a.clone()))
         );
         assert_eq!(
             judge(file, vec![a, b], &[], &[]).unwrap_err().code,

@@ -1,6 +1,6 @@
 //! Reading from repositories alone (invariant 8): backups are what their folders and manifests say.
 
-use super::archive::{DirectArchive, DirectFile};
+use super::archive::DirectArchive;
 use super::decode_root;
 use super::repositories::{DirectRepositories, copies};
 use bytes::Bytes;
@@ -86,10 +86,7 @@ impl DirectSource {
     /// An archived file.
     pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
         let mut archive = DirectArchive::of(Arc::clone(&self.repositories));
-        match archive.get(&self.stanza, Some(system_id), file).await? {
-            DirectFile::Found(bytes) => Ok(Some(bytes)),
-            DirectFile::NotThere => Ok(None),
-        }
+        Ok(archive.get(&self.stanza, Some(system_id), file).await?.content())
     }
 }
 

@@ -177,7 +177,7 @@ impl MeshSource {
             });
             let length = |reply: &SegmentReply| match reply {
                 SegmentReply::Found { payload, .. } => Some(payload.length),
-                SegmentReply::NeverArchived => None,
+                SegmentReply::NeverArchived | SegmentReply::Hole(_) => None,
             };
             let (reply, body) = self.mesh.fetch(&request, length).await?;
             let SegmentReply::Found { payload, repo } = reply else {

@@ -5,7 +5,7 @@ mod direct;
 mod mesh;
 mod repositories;
 
-pub use archive::{DirectArchive, DirectFile};
+pub use archive::DirectArchive;
 pub use direct::DirectSource;
 pub use mesh::MeshSource;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::config::{Config, DeclaredRepository};
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::TryStreamExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
@@ -258,6 +259,37 @@ impl DirectRepositories {
             }
         }
         listing
+    }
+
+    /// Shows each object below a folder, in all repositories. Answers with the reasons of those that could not be listed.
+    pub async fn visit(&self, folder: &str, mut show: impl FnMut(RepoKey, ObjectPath)) -> Vec<String> {
+        let mut silent = Vec::new();
+        for one in &self.0 {
+            let key = one.key;
+            let repository = match &one.opened {
+                Ok(repository) => repository,
+                Err(failure) => {
+                    silent.push(failure.to_string());
+                    continue;
+                }
+            };
+            let mut objects = repository.list(folder);
+            loop {
+                match objects.try_next().await {
+                    Ok(Some(object)) => {
+                        if let Some(path) = ObjectPath::parse(&object.path) {
+                            show(key, path);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        silent.push(format!("repo{key}: {}", chain(&error)));
+                        break;
+                    }
+                }
+            }
+        }
+        silent
     }
 
     /// The names below a folder of one repository, as [`Repository::list_names`] gives them.

@@ -2,6 +2,7 @@
 
 use super::super::source::Opening;
 use super::*;
+use crate::mesh::Archived;
 use pgmesh_node::code;
 
 #[tokio::test]
@@ -16,12 +17,12 @@ async fn invariant_7_without_a_node_a_file_is_missing_only_when_every_repository
             .get(&stanza, Some(SystemId(system_id)), file.parse().unwrap())
             .await
     };
-    assert_eq!(get(known, 7).await, Ok(DirectFile::Found(known.repeat(1000).into())));
-    assert_eq!(get(unknown, 7).await, Ok(DirectFile::NotThere));
+    assert_eq!(get(known, 7).await, Ok(Archived::Content(known.repeat(1000).into())));
+    assert_eq!(get(unknown, 7).await, Ok(Archived::Never));
     assert_eq!(get(known, 8).await.unwrap_err().code, code::ARCHIVE_MISMATCH);
 
     fs::rename(fixture.path("repo2"), fixture.path("away")).unwrap();
-    assert_eq!(get(known, 7).await, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert_eq!(get(known, 7).await, Ok(Archived::Content(known.repeat(1000).into())));
     assert_eq!(get(unknown, 7).await.unwrap_err().code, code::REPO_INVALID);
 }
 
@@ -35,7 +36,7 @@ async fn a_silent_repository_keeps_nobody_from_what_another_one_has() {
         .unwrap();
     let stanza: StanzaName = "main".parse().unwrap();
     let found = archive.get(&stanza, Some(SystemId(7)), known.parse().unwrap()).await;
-    assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert_eq!(found, Ok(Archived::Content(known.repeat(1000).into())));
     assert!(archive.is_incomplete(), "the silent one was waited for");
 }
 
@@ -63,5 +64,5 @@ async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_t
         assert!(!archive.is_incomplete());
     }
     let found = archive.get(&stanza, id, known.parse().unwrap()).await;
-    assert_eq!(found, Ok(DirectFile::Found(known.repeat(1000).into())));
+    assert_eq!(found, Ok(Archived::Content(known.repeat(1000).into())));
 }
