@@ -253,7 +253,7 @@ fn a_copy_on_another_host_is_not_taken_for_the_primary() {
     }
     let host = host_of_standby(&site, &standby, &address);
     let outcome = with_password(&host, &site.scratch, "secret");
-    outcome.fails(&[44], &["is another server's", "pgN-host"]);
+    outcome.fails(&[44], &["is not what this server wrote", "pgN-host"]);
     assert_eq!(site.host.info()["backup"], serde_json::json!([]));
 }
 

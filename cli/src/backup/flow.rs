@@ -2,6 +2,7 @@
 
 use super::label;
 use super::prior;
+use super::proof::timeline;
 use super::settings::BackupSettings;
 use super::standby::{self, Source, Standby};
 use super::summary::BackupSummary;
@@ -156,8 +157,7 @@ async fn begin(
 
 /// The timeline that a cluster is on.
 pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
-    let control = &cluster.control;
-    control.checkpoint_timeline.max(control.min_recovery_timeline)
+    timeline(&cluster.control)
 }
 
 /// Frees the stanza's lock. The node does so itself when the connection ends; this is sooner.

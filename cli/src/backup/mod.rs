@@ -7,6 +7,7 @@
 //!              └─ manifest  entries in the order of the walk → parts, which are pieces too
 //!        standby a standby's files instead of the primary's
 //!        wal    the segments from start to stop, awaited
+//!        proof  that the archived WAL is the server's own
 //!        commit the manifest's root, and the mesh's answer
 //! ```
 //!
@@ -29,6 +30,7 @@ mod output;
 mod pages;
 mod plan;
 mod prior;
+mod proof;
 mod reader;
 mod settings;
 mod source;
@@ -40,4 +42,5 @@ mod uploader;
 mod wal;
 
 pub use flow::run;
+pub use proof::{WalProof, timeline};
 pub use summary::BackupSummary;

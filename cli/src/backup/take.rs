@@ -6,6 +6,7 @@ use super::flow::timeline_of;
 use super::manifest::{FileList, ManifestBuilder, file_entry};
 use super::plan::{Jobs, Plan};
 use super::prior::{self, Beginning, Prior};
+use super::proof::WalProof;
 use super::reader::{Reader, Reading, unreadable};
 use super::settings::BackupSettings;
 use super::standby::Standby;
@@ -71,6 +72,9 @@ impl Context {
 pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Failure> {
     let client = &context.cluster.client;
     check_archiving(client, config).await?;
+    if config.flag("archive-check") {
+        wal::wait_for_archiver(&context.settings, client).await?;
+    }
     let name = format!("pgmesh backup {}", context.label);
     let start = client
         .start_backup(&name, context.settings.start_fast)
@@ -98,8 +102,7 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
         .checks_pages(context.cluster.control.has_page_checksums());
     let Stored {
         list,
-        stop,
-        label,
+        end: BackupEnd { proof, stop, label },
         counts,
         sums,
     } = Box::pin(store(&context, plan, beginning, facts.page_checksums)).await?;
@@ -113,6 +116,11 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     );
     // Invariant 4: the commit is refused without it; waiting here says why.
     wal::wait(&context.mesh, &context.settings, &context.cluster, needed).await?;
+    // Invariants 4 and 12: under these names the archive may have the WAL of another history.
+    let stanza = &context.settings.stanza;
+    proof
+        .find(&context.mesh, stanza, &context.cluster, label.start_timeline)
+        .await?;
     commit(&context, facts, list, stop, label, needed, &counts).await
 }
 
@@ -150,10 +158,17 @@ pub fn walk_failure(error: &WalkError) -> Failure {
 /// What is stored when the server has ended the backup.
 struct Stored {
     list: FileList,
-    stop: BackupStop,
-    label: BackupLabel,
+    end: BackupEnd,
     counts: Arc<UploadCounts>,
     sums: Sums,
+}
+
+/// What the server wrote and said at the end of the backup.
+struct BackupEnd {
+    /// Lies between the start and the stop.
+    proof: WalProof,
+    stop: BackupStop,
+    label: BackupLabel,
 }
 
 /// Stores all files and the list of them.
@@ -173,10 +188,9 @@ async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages
         None => return Err(Failure::new(code::ASSERT, "the upload was never begun")),
     };
     match read {
-        Ok((list, stop, label, sums)) => Ok(Stored {
+        Ok((list, end, sums)) => Ok(Stored {
             list,
-            stop,
-            label,
+            end,
             counts,
             sums,
         }),
@@ -204,7 +218,7 @@ async fn read_all(
     beginning: Beginning,
     checks_pages: bool,
     pieces: mpsc::Sender<Piece>,
-) -> Result<(FileList, BackupStop, BackupLabel, Sums), Halt> {
+) -> Result<(FileList, BackupEnd, Sums), Halt> {
     let suite = context.begun.suite;
     let mut builder = ManifestBuilder::new(suite, pieces.clone());
     let total = plan.entries.len() as u64;
@@ -230,9 +244,9 @@ async fn read_all(
     let control = read_control(&plan.control).await.map_err(Halt::Failed)?;
     reading.progress.advance(control.len() as u64);
     push_control(&mut builder, &plan.control, control).await?;
-    let stop = context
-        .cluster
-        .client
+    let client = &context.cluster.client;
+    let proof = WalProof::write(client).await.map_err(Halt::Failed)?;
+    let stop = client
         .stop_backup()
         .await
         .map_err(|e| Halt::Failed(database_failure(&e)))?;
@@ -240,7 +254,8 @@ async fn read_all(
     if let Some(standby) = &context.standby {
         standby.check_end(label.start_timeline).await.map_err(Halt::Failed)?;
     }
-    Ok((builder.finish().await?, stop, label, reading.tally.sums()))
+    let end = BackupEnd { proof, stop, label };
+    Ok((builder.finish().await?, end, reading.tally.sums()))
 }
 
 /// Runs the readers until each entry was taken.

@@ -3,7 +3,7 @@
 use super::settings::BackupSettings;
 use crate::mesh::Mesh;
 use crate::output;
-use crate::pg::{ArchiverFailure, OpenCluster};
+use crate::pg::{ArchiverFailure, OpenCluster, PgClient, database_failure};
 use pgmesh_node::protocol::{ArchiveStatus, Request, SegmentPresence};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize};
@@ -66,6 +66,39 @@ pub async fn wait(
         tokio::time::sleep(pause).await;
         pause = next_pause(pause);
     }
+}
+
+/// Waits while archive_command fails: a backup whose WAL is not archived would be of no use. The server tries again each minute, and
+/// whenever a segment is finished, so one is finished here.
+///
+/// # Errors
+/// It still fails after `archive-timeout` (82), or the server could not be asked.
+pub async fn wait_for_archiver(settings: &BackupSettings, client: &PgClient) -> Result<(), Failure> {
+    let failure = async || client.archiver_failure().await.map_err(|error| database_failure(&error));
+    let Some(mut newest) = failure().await? else {
+        return Ok(());
+    };
+    tracing::info!("archive_command failed for {}, the newest file it was run for: waiting for it to succeed", newest.file);
+    client.switch_wal().await.map_err(|error| database_failure(&error))?;
+    let deadline = Instant::now() + settings.archive_timeout;
+    let mut pause = FIRST_PAUSE;
+    while Instant::now() < deadline {
+        tokio::time::sleep(pause).await;
+        pause = next_pause(pause);
+        match failure().await? {
+            Some(again) => newest = again,
+            None => return Ok(()),
+        }
+    }
+    let what = format!(
+        "archive_command fails: for {} last, at {}, and did not succeed within {} s (archive-timeout)",
+        newest.file,
+        output::timestamp(newest.at),
+        settings.archive_timeout.as_secs()
+    );
+    Err(Failure::new(code::ARCHIVE_TIMEOUT, what)
+        .because("the WAL of a backup that is taken now would not be archived, and it could not be restored")
+        .remedy("see what archive_command says in PostgreSQL's log; 'pgmesh check' tries it"))
 }
 
 /// Half as long again, up to the longest.

@@ -6,6 +6,7 @@
 mod report;
 
 use super::stanza;
+use crate::backup::{WalProof, timeline};
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
@@ -133,14 +134,14 @@ async fn switch(
     report: &Report,
 ) -> Result<SwitchedSegment, Failure> {
     let limit = config.duration("archive-timeout");
+    let proof = WalProof::write(&cluster.client).await?;
     let end = cluster
         .client
         .switch_wal()
         .await
         .map_err(|error| database_failure(&error))?;
     let control = &cluster.control;
-    // After a promotion the checkpoint's timeline is the old one until the next checkpoint.
-    let timeline = control.checkpoint_timeline.max(control.min_recovery_timeline);
+    let timeline = timeline(control);
     let name = SegmentName::ending_at(timeline, end, control.segment_size);
     let request = Request::ArchiveStatus(ArchiveStatus {
         stanza: stanza.clone(),
@@ -151,6 +152,8 @@ async fn switch(
     });
     let presence = wait(mesh, &request, limit, report).await?;
     let archiver = if presence.missing.is_empty() {
+        // Under this name the archive may have another server's segment.
+        proof.find(mesh, stanza, cluster, timeline).await?;
         None
     } else {
         cluster.client.archiver_failure().await.ok().flatten()

@@ -1,6 +1,6 @@
 //! Which of the configured clusters is the primary, and which standby fits.
 
-use super::proof::timeline;
+use super::super::proof::timeline;
 use super::remote::{self, Spool};
 use super::{PrimaryFiles, Standby};
 use crate::config::{Config, IndexKey};

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! choose ── which of pg1-…, pg2-… is the primary, and which standby fits
-//! proof     that a primary on another host is the one whose WAL the mesh has
 //! replay    waiting until the standby's files hold the backup's checkpoint; that it is a standby still
 //! files     what comes from whom: one tree of the two directories
 //! remote    the files of a primary on another host, by SQL
@@ -13,13 +12,14 @@
 
 mod choose;
 mod files;
-mod proof;
 mod remote;
 mod replay;
 
 pub use choose::{Source, choose};
 
+use super::proof::{WalProof, timeline};
 use super::settings::BackupSettings;
+use super::wal;
 use crate::mesh::Mesh;
 use crate::pg::{BackupStart, OpenCluster, PgClient, database_failure};
 use pgmesh_node::failure::chain;
@@ -27,6 +27,18 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile};
 use remote::Spool;
 use std::path::PathBuf;
+
+/// Proves that a primary on another host is the one whose WAL the mesh has (invariant 12): its data directory cannot be looked at, so
+/// its fingerprint is not known.
+async fn prove(mesh: &Mesh, settings: &BackupSettings, primary: &OpenCluster) -> Result<(), Failure> {
+    let proof = WalProof::write(&primary.client).await?;
+    let refused = |error| database_failure(&error);
+    primary.client.switch_wal().await.map_err(refused)?;
+    let timeline = timeline(&primary.control);
+    let needed = proof.segments(timeline, primary.control.segment_size);
+    wal::wait(mesh, settings, primary, needed).await?;
+    proof.find(mesh, &settings.stanza, primary, timeline).await
+}
 
 /// The standby of a backup, and where its primary's own files are.
 pub struct Standby {
@@ -63,7 +75,7 @@ impl Standby {
         start: &BackupStart,
     ) -> Result<(), Failure> {
         if !self.primary_is_here() {
-            proof::prove(mesh, settings, primary).await?;
+            prove(mesh, settings, primary).await?;
         }
         replay::catch_up(self, primary, start.lsn, settings.archive_timeout).await
     }
