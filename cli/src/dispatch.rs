@@ -22,7 +22,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         ExitCode::Assert
     });
     if called.archive_get {
-        honest_archive_get(code, called.standby)
+        honest_archive_get(code, called.asker())
     } else {
         code
     }
@@ -31,8 +31,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// What the exit code depends on besides the outcome, known or guessed before anything can fail.
 struct Called {
     archive_get: bool,
-    /// The cluster that archive-get serves follows another one.
+    /// A history file is asked for.
+    history: bool,
+    /// The cluster that archive-get serves follows another one: it has standby.signal.
     standby: bool,
+    /// It has recovery.signal.
+    recovering: bool,
+}
+
+/// Which server waits for `archive-get`, and how it takes its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// It follows another server: it tries again after 1 to 125, and ends above.
+    Standby,
+    /// It recovers to a target or to the end of the archive: it takes 1 to 125 for "not there", and ends above.
+    Recovering,
+    /// It is being promoted, its signal files are gone, and it copies the history of the timeline that it leaves. If it ended now it
+    /// would start again as a writable server on that timeline.
+    Promoted,
 }
 
 impl Called {
@@ -40,18 +56,33 @@ impl Called {
     fn guess(arguments: &[OsString]) -> Self {
         Self {
             archive_get: calls(arguments, Command::ArchiveGet),
+            history: arguments.iter().any(|word| word.to_string_lossy().ends_with(".history")),
             standby: is_standby(Path::new(".")),
+            recovering: is_recovering(Path::new(".")),
+        }
+    }
+
+    fn asker(&self) -> Asker {
+        match self {
+            Self { standby: true, .. } => Asker::Standby,
+            Self { recovering: false, history: true, .. } => Asker::Promoted,
+            _ => Asker::Recovering,
         }
     }
 
     fn learn(&mut self, config: &Config) {
         self.archive_get = config.command() == Command::ArchiveGet;
         self.standby |= config.pg_path().is_some_and(is_standby);
+        self.recovering |= config.pg_path().is_some_and(is_recovering);
     }
 }
 
 fn is_standby(pgdata: &Path) -> bool {
     pgdata.join("standby.signal").exists()
+}
+
+fn is_recovering(pgdata: &Path) -> bool {
+    pgdata.join("recovery.signal").exists()
 }
 
 fn configure_and_dispatch(arguments: &[OsString], called: &mut Called) -> ExitCode {
@@ -82,13 +113,13 @@ fn dispatch(config: &Config) -> Result<ExitCode, CommandError> {
 
 /// Invariant 7: PostgreSQL reads 1 to 125 as "the archive ends here" and goes on without the rest. Only `NotFound` means
 /// that; whatever else went wrong in `archive-get`, be it a typing error in the configuration, must stop recovery. A
-/// standby is different: it retries after 1 to 125 and gives up above.
-fn honest_archive_get(code: ExitCode, standby: bool) -> ExitCode {
-    match code {
-        ExitCode::Ok | ExitCode::NotFound => code,
-        ExitCode::ArchiveUnknown if standby => ExitCode::Unknown,
-        _ if standby => code,
-        _ => ExitCode::ArchiveUnknown,
+/// standby is different: it retries after 1 to 125 and gives up above. One that is being promoted must not end: see [`Asker`].
+fn honest_archive_get(code: ExitCode, asker: Asker) -> ExitCode {
+    match (code, asker) {
+        (ExitCode::Ok | ExitCode::NotFound, _) => code,
+        (_, Asker::Recovering) => ExitCode::ArchiveUnknown,
+        (ExitCode::ArchiveUnknown, Asker::Standby | Asker::Promoted) => ExitCode::Unknown,
+        (_, Asker::Standby | Asker::Promoted) => code,
     }
 }
 
@@ -98,20 +129,45 @@ mod tests {
 
     #[test]
     fn invariant_7_archive_get_ends_recovery_only_when_it_knows() {
-        assert_eq!(honest_archive_get(ExitCode::Ok, false), ExitCode::Ok);
-        assert_eq!(honest_archive_get(ExitCode::NotFound, false), ExitCode::NotFound);
+        assert_eq!(honest_archive_get(ExitCode::Ok, Asker::Recovering), ExitCode::Ok);
+        assert_eq!(
+            honest_archive_get(ExitCode::NotFound, Asker::Recovering),
+            ExitCode::NotFound
+        );
         for code in [
             ExitCode::OptionInvalid,
             ExitCode::Assert,
             ExitCode::HostConnect,
             ExitCode::ArchiveUnknown,
         ] {
-            assert!(honest_archive_get(code, false).number() > 125, "{code:?}");
             assert!(
-                (2..=125).contains(&honest_archive_get(code, true).number()),
-                "{code:?} on a standby"
+                honest_archive_get(code, Asker::Recovering).number() > 125,
+                "{code:?}"
             );
+            for asker in [Asker::Standby, Asker::Promoted] {
+                assert!(
+                    (2..=125).contains(&honest_archive_get(code, asker).number()),
+                    "{code:?} for {asker:?}"
+                );
+            }
         }
+    }
+
+    #[test]
+    fn only_the_history_that_a_promoted_server_copies_is_asked_for_without_signal_files() {
+        let called = |standby, recovering, history| {
+            Called {
+                archive_get: true,
+                history,
+                standby,
+                recovering,
+            }
+            .asker()
+        };
+        assert_eq!(called(true, false, true), Asker::Standby);
+        assert_eq!(called(false, true, true), Asker::Recovering);
+        assert_eq!(called(false, false, true), Asker::Promoted);
+        assert_eq!(called(false, false, false), Asker::Recovering);
     }
 
     #[test]

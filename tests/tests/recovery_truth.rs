@@ -110,7 +110,7 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
             .query("select last_archived_time > last_failed_time from pg_stat_archiver")
             == "t"
     });
-    for command in [["check", "--stanza=main"].as_slice(), &["backup", "--type=full"], &["backup", "--type=incr"]] {
+    for command in [["check"].as_slice(), &["backup", "--type=full"], &["backup", "--type=incr"]] {
         run(site.host.command(command)).fails(&[44], &["is not what this server wrote", "standby.signal"]);
     }
     assert_eq!(site.host.info()["backup"], backups, "no backup was committed");
@@ -126,4 +126,43 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     let mut restored = site.restore("restored", &[]);
     restored.start_promoted();
     assert_eq!(restored.query("select number from undone"), "1");
+}
+
+/// PostgreSQL removes standby.signal when it is promoted and asks for the history of the timeline that it leaves after that.
+#[test]
+fn a_standby_is_promoted_while_no_node_answers() {
+    let mut site = Site::new("silent", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    let mut standby = site.postgres.standby(&site.scratch, "standby");
+    let host = Host::join(&site.scratch, "host-standby", &site.node, &standby, "main");
+    let push = host.archive_command();
+    let fetch = push.replace("archive-push \"%p\"", "--archive-timeout=2s archive-get %f \"%p\"");
+    let settings = standby.data().join("postgresql.auto.conf");
+    let streaming = fs::read_to_string(&settings).expect("reading postgresql.auto.conf");
+    standby
+        .account()
+        .write(&settings, format!("{streaming}\nrestore_command = '{fetch}'\nwal_retrieve_retry_interval = '200ms'\n"));
+    standby.start();
+    // Twice: from timeline 1, which has no history, and from timeline 2, whose history is in pg_wal.
+    for timeline in ["00000002", "00000003"] {
+        let last = ledger.add(if timeline == "00000002" { &site.postgres } else { &standby });
+        if timeline == "00000002" {
+            let written = site.postgres.query("select pg_current_wal_flush_lsn()");
+            wait_for("the standby to have it all", LIMIT, || {
+                standby.query(&format!("select pg_last_wal_replay_lsn() >= '{written}'")) == "t"
+            });
+            site.postgres.kill();
+            site.node.kill();
+        } else {
+            standby.stop();
+            standby.account().write(&standby.data().join("standby.signal"), "");
+            standby.start();
+        }
+        assert_eq!(standby.query("select pg_promote(true, 60)"), "t", "{}", standby.log());
+        let segment = standby.current_segment();
+        assert!(segment.starts_with(timeline), "{segment}");
+        Ledger::assert_ends_with(&standby, last.number, "all that was confirmed");
+    }
+    let lines = fs::read_to_string(standby.data().join("pg_wal/00000003.history")).expect("the history of timeline 3");
+    assert_eq!(lines.lines().filter(|line| !line.trim().is_empty()).count(), 2, "{lines}");
 }

@@ -10,11 +10,13 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::{Archived, Mesh};
 use crate::restore::DirectArchive;
+use bytes::Bytes;
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{ControlFile, WalFileName, WalHole};
+use pgmesh_postgres::{ControlFile, TimelineId, WalFileName, WalHole};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Gets one file.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -29,14 +31,31 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         Some(pgdata) => resolve(given, pgdata)?,
         None => given.to_owned(),
     };
+    if file == WalFileName::History(TimelineId(1)) {
+        tracing::info!("timeline 1 has no history");
+        return Ok(ExitCode::NotFound);
+    }
     // The newest database of the stanza, where the data directory does not say which.
     let system_id = pgdata
         .and_then(|pgdata| ControlFile::read(pgdata).ok())
         .map(|control| control.system_id);
-    let archived = if config.flag("repo-direct") {
-        DirectArchive::open(config).await?.get(&stanza, system_id, file).await?
-    } else {
-        Mesh::connect(config).await?.wal_file(&stanza, system_id, file).await?
+    let ask = async {
+        if config.flag("repo-direct") {
+            DirectArchive::open(config).await?.get(&stanza, system_id, file).await
+        } else {
+            Mesh::connect(config).await?.wal_file(&stanza, system_id, file).await
+        }
+    };
+    let archived = match local_history(file, &destination) {
+        None => ask.await?,
+        Some(local) => match tokio::time::timeout(HISTORY_PATIENCE, ask).await {
+            Ok(Ok(archived)) => archived,
+            unknown => {
+                let why = unknown.map_or_else(|_| "no answer yet".to_owned(), |answer| answer.err().map(|failure| failure.to_string()).unwrap_or_default());
+                tracing::warn!("{file} cannot be had from the archive ({why}): the one in pg_wal is handed back");
+                Archived::Content(local)
+            }
+        },
     };
     match archived {
         Archived::Content(content) => {
@@ -54,6 +73,20 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         }
         Archived::Hole(hole) => Err(refuse_hole(file, hole)),
     }
+}
+
+/// How long the archive is asked for a history that also lies in pg_wal.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A history file that the server has already, in the folder where the asked file goes. PostgreSQL itself would read it there if the
+/// archive did not have it; but it takes an error above 125 as a reason to end, and when it is promoted it asks for the history of the
+/// timeline that it leaves after standby.signal is gone: it would start again as a writable server on the old timeline.
+fn local_history(file: WalFileName, destination: &Path) -> Option<Bytes> {
+    if !matches!(file, WalFileName::History(_)) {
+        return None;
+    }
+    let path = destination.parent()?.join(file.to_string());
+    fs::read(path).ok().map(Bytes::from)
 }
 
 /// Invariant 7: an end of recovery at a hole would lose what was committed behind it.
