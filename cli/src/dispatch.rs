@@ -56,7 +56,9 @@ impl Called {
     fn guess(arguments: &[OsString]) -> Self {
         Self {
             archive_get: calls(arguments, Command::ArchiveGet),
-            history: arguments.iter().any(|word| word.to_string_lossy().ends_with(".history")),
+            history: arguments
+                .iter()
+                .any(|word| word.to_string_lossy().ends_with(".history")),
             standby: is_standby(Path::new(".")),
             recovering: is_recovering(Path::new(".")),
         }
@@ -65,7 +67,11 @@ impl Called {
     fn asker(&self) -> Asker {
         match self {
             Self { standby: true, .. } => Asker::Standby,
-            Self { recovering: false, history: true, .. } => Asker::Promoted,
+            Self {
+                recovering: false,
+                history: true,
+                ..
+            } => Asker::Promoted,
             _ => Asker::Recovering,
         }
     }
@@ -140,10 +146,7 @@ mod tests {
             ExitCode::HostConnect,
             ExitCode::ArchiveUnknown,
         ] {
-            assert!(
-                honest_archive_get(code, Asker::Recovering).number() > 125,
-                "{code:?}"
-            );
+            assert!(honest_archive_get(code, Asker::Recovering).number() > 125, "{code:?}");
             for asker in [Asker::Standby, Asker::Promoted] {
                 assert!(
                     (2..=125).contains(&honest_archive_get(code, asker).number()),

@@ -66,8 +66,15 @@ impl WalHole {
         descents: impl IntoIterator<Item = Descent>,
     ) -> Option<Self> {
         let end = missing.end(size);
-        let mut hole = later.filter(|later| later.timeline == missing.timeline && *later > missing).map(Self::Later);
-        for Descent { timeline, parent, switch } in descents {
+        let mut hole = later
+            .filter(|later| later.timeline == missing.timeline && *later > missing)
+            .map(Self::Later);
+        for Descent {
+            timeline,
+            parent,
+            switch,
+        } in descents
+        {
             if timeline == missing.timeline && end <= switch {
                 return None;
             }
@@ -117,19 +124,30 @@ mod tests {
     fn a_switch_at_the_very_beginning_of_a_segment_needs_the_whole_one_before() {
         let left = descent(2, 1, "0/8000000");
         assert!(WalHole::judge(segment("000000010000000000000007"), SIZE, None, [left]).is_some());
-        assert_eq!(WalHole::judge(segment("000000010000000000000008"), SIZE, None, [left]), None);
+        assert_eq!(
+            WalHole::judge(segment("000000010000000000000008"), SIZE, None, [left]),
+            None
+        );
     }
 
     #[test]
     fn what_lies_before_a_timeline_began_is_no_hole_in_it() {
         let left = descent(2, 1, "0/8000100");
         let later = Some(segment("000000020000000000000009"));
-        assert_eq!(WalHole::judge(segment("000000020000000000000005"), SIZE, later, [left]), None);
+        assert_eq!(
+            WalHole::judge(segment("000000020000000000000005"), SIZE, later, [left]),
+            None
+        );
         assert!(WalHole::judge(segment("000000020000000000000008"), SIZE, later, [left]).is_some());
         // Timeline 3 descends from 1 by way of 2: both of its lines speak of what is before it.
         let lines = [descent(3, 1, "0/8000100"), descent(3, 2, "0/A000000")];
         assert_eq!(
-            WalHole::judge(segment("000000030000000000000009"), SIZE, Some(segment("00000003000000000000000B")), lines),
+            WalHole::judge(
+                segment("000000030000000000000009"),
+                SIZE,
+                Some(segment("00000003000000000000000B")),
+                lines
+            ),
             None
         );
     }
@@ -137,7 +155,11 @@ mod tests {
     #[test]
     fn only_a_later_segment_of_the_same_timeline_counts() {
         let missing = segment("000000010000000000000005");
-        for other in ["000000010000000000000005", "000000010000000000000004", "000000020000000000000009"] {
+        for other in [
+            "000000010000000000000005",
+            "000000010000000000000004",
+            "000000020000000000000009",
+        ] {
             assert_eq!(WalHole::judge(missing, SIZE, Some(segment(other)), []), None);
         }
     }

@@ -78,7 +78,9 @@ async fn archived(
     system_id: SystemId,
     name: SegmentName,
 ) -> Result<bytes::Bytes, Failure> {
-    let archived = mesh.wal_file(stanza, Some(system_id), WalFileName::Segment(name)).await?;
+    let archived = mesh
+        .wal_file(stanza, Some(system_id), WalFileName::Segment(name))
+        .await?;
     archived
         .content()
         .ok_or_else(|| not_its_own(stanza, name, "it is not there any more"))

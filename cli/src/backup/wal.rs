@@ -74,11 +74,19 @@ pub async fn wait(
 /// # Errors
 /// It still fails after `archive-timeout` (82), or the server could not be asked.
 pub async fn wait_for_archiver(settings: &BackupSettings, client: &PgClient) -> Result<(), Failure> {
-    let failure = async || client.archiver_failure().await.map_err(|error| database_failure(&error));
+    let failure = async || {
+        client
+            .archiver_failure()
+            .await
+            .map_err(|error| database_failure(&error))
+    };
     let Some(mut newest) = failure().await? else {
         return Ok(());
     };
-    tracing::info!("archive_command failed for {}, the newest file it was run for: waiting for it to succeed", newest.file);
+    tracing::info!(
+        "archive_command failed for {}, the newest file it was run for: waiting for it to succeed",
+        newest.file
+    );
     client.switch_wal().await.map_err(|error| database_failure(&error))?;
     let deadline = Instant::now() + settings.archive_timeout;
     let mut pause = FIRST_PAUSE;

@@ -51,7 +51,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         Some(local) => match tokio::time::timeout(HISTORY_PATIENCE, ask).await {
             Ok(Ok(archived)) => archived,
             unknown => {
-                let why = unknown.map_or_else(|_| "no answer yet".to_owned(), |answer| answer.err().map(|failure| failure.to_string()).unwrap_or_default());
+                let why = unknown.map_or_else(
+                    |_| "no answer yet".to_owned(),
+                    |answer| answer.err().map(|failure| failure.to_string()).unwrap_or_default(),
+                );
                 tracing::warn!("{file} cannot be had from the archive ({why}): the one in pg_wal is handed back");
                 Archived::Content(local)
             }
@@ -68,7 +71,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             Ok(ExitCode::NotFound)
         }
         Archived::Hole(hole) if config.text("archive-hole") == Some("end") => {
-            tracing::warn!("WAL file '{file}' is a hole in the archive ({hole}), and archive-hole=end takes it for the end");
+            tracing::warn!(
+                "WAL file '{file}' is a hole in the archive ({hole}), and archive-hole=end takes it for the end"
+            );
             Ok(ExitCode::NotFound)
         }
         Archived::Hole(hole) => Err(refuse_hole(file, hole)),
@@ -97,7 +102,7 @@ fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
         ))
         .remedy(
             "if a server still has the file in pg_wal, push it: 'pgmesh archive-push PATH'; else restore a later backup, or recover to a \
-             target before the hole ('restore --type=time|lsn'); to do without what is behind it: 'restore --archive-hole=end'",
+             target before the hole ('restore --type=time|lsn|immediate'); to do without what is behind it: 'restore --archive-hole=end'",
         )
 }
 

@@ -143,7 +143,7 @@ fn recovery_settings(config: &Config, target: &Target, now: i64) -> Result<Recov
         settings.target_timeline = Some(timeline.to_owned());
     }
     settings.archive_mode_off = config.text("archive-mode") == Some("off");
-    settings.restore_command = Some(restore_command::render(config)?);
+    settings.restore_command = Some(restore_command::render(config, &target.recovery)?);
     for (name, value) in config.map("recovery-option") {
         // What a user writes for recovery.conf is accepted as pgBackRest accepts it.
         let name = name.replace('-', "_");

@@ -2,13 +2,17 @@
 
 use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, table};
 use pgmesh_node::{Failure, code};
+use pgmesh_postgres::RecoveryTarget;
 
 /// This program, told the same as now where the configuration file does not say it: options of the command line and of the
 /// environment that `archive-get` takes too. Secrets are never written (invariant 9).
 ///
+/// A recovery to a point takes a hole in the archive for its end: PostgreSQL reads ahead of what it replays, so it may ask for a segment
+/// behind the target, and it does not open a server that has not reached the target.
+///
 /// # Errors
 /// The program's own path is not known, or cannot be written.
-pub fn render(config: &Config) -> Result<String, Failure> {
+pub fn render(config: &Config, target: &RecoveryTarget) -> Result<String, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::new(code::RUNTIME, "the path of this program is not known").because(error))?;
     let mut words = vec![program.display().to_string()];
@@ -27,6 +31,9 @@ pub fn render(config: &Config) -> Result<String, Failure> {
                 .into_iter()
                 .map(|text| format!("--{name}={}", absolute(spec.kind, text))),
         );
+    }
+    if target.is_point() && !config.is_given("archive-hole") {
+        words.push("--archive-hole=end".to_owned());
     }
     if let Some(stanza) = config.stanza() {
         words.push(format!("--stanza={stanza}"));
@@ -130,7 +137,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.into(), value.into()))
             .collect();
-        render(&Config::load(&arguments, &environment).unwrap()).unwrap()
+        let config = Config::load(&arguments, &environment).unwrap();
+        render(&config, &RecoveryTarget::Default).unwrap()
     }
 
     #[test]
@@ -162,6 +170,20 @@ mod tests {
             !command.contains("secret") && !command.contains("process-max"),
             "{command}"
         );
+    }
+
+    #[test]
+    fn only_a_recovery_to_a_point_takes_a_hole_for_the_end() {
+        let rendered = |target: &RecoveryTarget, more: &[&str]| {
+            let arguments = [&["--no-config", "--stanza=main", "restore", "--pg1-path=/pg"], more].concat();
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            render(&Config::load(&arguments, &[]).unwrap(), target).unwrap()
+        };
+        let says = |command: String| command.contains(" --archive-hole=end ");
+        assert!(says(rendered(&RecoveryTarget::Immediate, &[])));
+        assert!(!says(rendered(&RecoveryTarget::Immediate, &["--archive-hole=stop"])));
+        assert!(!says(rendered(&RecoveryTarget::Default, &[])));
+        assert!(says(rendered(&RecoveryTarget::Default, &["--archive-hole=end"])));
     }
 
     #[test]

@@ -146,12 +146,18 @@ impl DirectArchive {
         let silent = self
             .repositories
             .visit(&folder, |repo, path| match &path {
-                ObjectPath::Segment { file: WalFileName::Segment(name) | WalFileName::Partial(name), .. } => {
+                ObjectPath::Segment {
+                    file: WalFileName::Segment(name) | WalFileName::Partial(name),
+                    ..
+                } => {
                     if name.timeline == missing.timeline && *name > missing {
                         later.get_or_insert(*name);
                     }
                 }
-                ObjectPath::Segment { file: WalFileName::History(_), .. } => histories.push((repo, path)),
+                ObjectPath::Segment {
+                    file: WalFileName::History(_),
+                    ..
+                } => histories.push((repo, path)),
                 _ => {}
             })
             .await;

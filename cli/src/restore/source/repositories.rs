@@ -2,8 +2,8 @@
 
 use crate::config::{Config, DeclaredRepository};
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::TryStreamExt;
+use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};

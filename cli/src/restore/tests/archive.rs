@@ -4,6 +4,7 @@ use super::super::source::Opening;
 use super::*;
 use crate::mesh::Archived;
 use pgmesh_node::code;
+use pgmesh_postgres::WalHole;
 
 #[tokio::test]
 async fn invariant_7_without_a_node_a_file_is_missing_only_when_every_repository_says_so() {
@@ -65,4 +66,40 @@ async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_t
     }
     let found = archive.get(&stanza, id, known.parse().unwrap()).await;
     assert_eq!(found, Ok(Archived::Content(known.repeat(1000).into())));
+}
+
+#[tokio::test]
+async fn invariant_7_without_a_node_a_hole_is_told_from_the_end_of_the_archive() {
+    let fixture = Fixture::new(2).await;
+    let config = fixture.config(&[]);
+    let get = async |file: &str| {
+        let mut archive = DirectArchive::open(&config).await?;
+        archive
+            .get(&"main".parse().unwrap(), Some(SystemId(7)), file.parse().unwrap())
+            .await
+    };
+    // Segments 2 and 3 are archived.
+    let later = "000000010000000000000002".parse().unwrap();
+    assert_eq!(
+        get("000000010000000000000001").await,
+        Ok(Archived::Hole(WalHole::Later(later)))
+    );
+    assert_eq!(get("000000010000000000000004").await, Ok(Archived::Never));
+    let history = |digest| ObjectName::Segment {
+        stanza: "main".parse().unwrap(),
+        archive_id: "15-1".parse().unwrap(),
+        file: "00000002.history".parse().unwrap(),
+        digest,
+    };
+    fixture
+        .put(history, b"1\t0/6000100\tno recovery target specified\n")
+        .await;
+    let hole = WalHole::LeftLater {
+        timeline: TimelineId(2),
+        switch: Lsn(0x0600_0100),
+    };
+    assert_eq!(get("000000010000000000000004").await, Ok(Archived::Hole(hole)));
+    assert_eq!(get("000000010000000000000006").await, Ok(Archived::Never));
+    // The timeline began in segment 6.
+    assert_eq!(get("000000020000000000000005").await, Ok(Archived::Never));
 }

@@ -58,9 +58,15 @@ fn main() {
 /// How to go on with a cluster of one's own.
 fn go_on() {
     println!("\nyour own cluster:");
-    println!("  1. install: `make install` (a release build; PREFIX=/usr/local), then README.md, \"How it is used\": a node in five lines");
-    println!("  2. on the PG host: `pgmesh join TOKEN`, `pgmesh --stanza=main stanza-create`, set archive_command, `pgmesh --stanza=main check`");
-    println!("  3. you have pgbackrest today? docs/migrating-from-pgbackrest.md: what stays the same, and the order of the steps");
+    println!(
+        "  1. install: `make install` (a release build; PREFIX=/usr/local), then README.md, \"How it is used\": a node in five lines"
+    );
+    println!(
+        "  2. on the PG host: `pgmesh join TOKEN`, `pgmesh --stanza=main stanza-create`, set archive_command, `pgmesh --stanza=main check`"
+    );
+    println!(
+        "  3. you have pgbackrest today? docs/migrating-from-pgbackrest.md: what stays the same, and the order of the steps"
+    );
 }
 
 /// The actors. Dropped in this order: the servers end before their folder is removed.
