@@ -242,19 +242,22 @@ impl Node {
         let stanza = view
             .stanza(&get.stanza)?
             .ok_or_else(|| Failure::from(Refusal::UnknownStanza(get.stanza.clone())))?;
-        let database = match get.system_id {
-            None => stanza.current(),
-            Some(id) => stanza.databases.iter().rev().find(|database| database.system_id == id),
-        }
-        .ok_or_else(|| no_such_database(&get))?;
-        let object = ObjectRef::Segment {
-            stanza: get.stanza.clone(),
-            db: database.id,
-            file,
+        // A cluster that came back after an upgrade has several databases, each with a part of its WAL.
+        let is_asked = |database: &&Database| match get.system_id {
+            None => stanza.current() == Some(*database),
+            Some(id) => database.system_id == id,
         };
-        let Some(known) = refs::known(&view, &object)? else {
-            let hole = hole(&view, &get.stanza, &stanza, database, file)?;
-            return Ok((hole.map_or(SegmentReply::NeverArchived, SegmentReply::Hole), None));
+        let databases: Vec<&Database> = stanza.databases.iter().rev().filter(is_asked).collect();
+        if databases.is_empty() {
+            return Err(no_such_database(&get));
+        }
+        let Some((object, known)) = find_file(&view, &get.stanza, &databases, file)? else {
+            for database in databases {
+                if let Some(hole) = hole(&view, &get.stanza, &stanza, database, file)? {
+                    return Ok((SegmentReply::Hole(hole), None));
+                }
+            }
+            return Ok((SegmentReply::NeverArchived, None));
         };
         if view.object(&object)?.is_some_and(|stored| stored.is_unknown()) {
             return Err(content_unknown(&file));
@@ -267,6 +270,26 @@ impl Node {
         };
         Ok((reply, Some(source.payload.bytes)))
     }
+}
+
+/// A file in the first of these databases that has it.
+fn find_file(
+    view: &View,
+    stanza: &StanzaName,
+    databases: &[&Database],
+    file: WalFileName,
+) -> Result<Option<(ObjectRef, refs::Known)>, Failure> {
+    for database in databases {
+        let object = ObjectRef::Segment {
+            stanza: stanza.clone(),
+            db: database.id,
+            file,
+        };
+        if let Some(known) = refs::known(view, &object)? {
+            return Ok(Some((object, known)));
+        }
+    }
+    Ok(None)
 }
 
 /// Invariant 7: whether the absence of a file is a hole in the archive. Of files other than segments no recovery takes the absence for
@@ -282,10 +305,7 @@ fn hole(
         return Ok(None);
     };
     let later = view.segment_after(name, database.id, segment)?;
-    // The histories are those of the current database.
-    let is_current = stanza.current().is_some_and(|current| current.id == database.id);
-    let histories = stanza.histories.iter().filter(|_| is_current);
-    let descents = histories.flat_map(|(timeline, history)| {
+    let descents = stanza.histories_of(database.id).flat_map(|(timeline, history)| {
         history.branches.iter().map(|branch| Descent {
             timeline: *timeline,
             parent: branch.parent,

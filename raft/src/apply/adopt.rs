@@ -54,6 +54,7 @@ fn stanza_with<B: Base>(step: &mut Step<'_, '_, B>, name: StanzaName, given: Vec
         deleting: false,
         writers: BTreeMap::new(),
         histories: BTreeMap::new(),
+        past: BTreeMap::new(),
         backup: None,
         since: step.index,
     };

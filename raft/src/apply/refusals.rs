@@ -271,6 +271,31 @@ fn a_stanza_is_created_once_and_upgraded() {
 }
 
 #[test]
+fn invariant_7_a_cluster_that_comes_back_after_an_upgrade_keeps_its_histories() {
+    let mut world = World::with_stanza();
+    world.push(push_history(2, &[(1, 0x0800_0100)])).unwrap();
+    world.push(push_segment(2, 8, 1)).unwrap();
+    let upgrade = |number, system_id| Command::UpgradeStanza {
+        stanza: stanza(),
+        cluster: cluster(system_id),
+        info: stored(number, 100, &[replica(1, 0)]),
+    };
+    let known = |world: &World, db| {
+        let record = world.view().stanza(&stanza()).unwrap().unwrap();
+        record
+            .histories_of(DbId(db))
+            .map(|(timeline, _)| timeline.0)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(world.run(upgrade(201, 9)), Ok(Reply::Database(DbId(2))));
+    assert_eq!((known(&world, 1), known(&world, 2)), (vec![2], vec![]));
+    assert_eq!(world.run(upgrade(202, 7)), Ok(Reply::Database(DbId(3))));
+    assert_eq!((known(&world, 1), known(&world, 3)), (vec![2], vec![2]));
+    // It goes on where it was, as the same writer of the same timeline.
+    assert!(matches!(world.push(push_segment(2, 9, 2)), Ok(Reply::Pushed { .. })));
+}
+
+#[test]
 fn a_deleted_stanza_leaves_only_garbage() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();

@@ -65,6 +65,7 @@ pub(super) fn create<B: Base>(
         deleting: false,
         writers: BTreeMap::new(),
         histories: BTreeMap::new(),
+        past: BTreeMap::new(),
         backup: None,
         since: step.index,
     };
@@ -169,9 +170,7 @@ pub(super) fn upgrade<B: Base>(
     refuse_running_backup(&stanza, &record)?;
     let db = DbId(current.id.0.saturating_add(1));
     let database = new_database(step, &stanza, db, cluster, info)?;
-    record.databases.push(database);
-    record.writers.clear();
-    record.histories.clear();
+    record.make_current(database);
     step.audit(format!(
         "stanza {stanza} upgraded to PostgreSQL {}, system identifier {}",
         cluster.version, cluster.system_id

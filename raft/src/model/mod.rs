@@ -23,5 +23,5 @@ pub use object::{ObjectRef, Replica, StoredObject};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryRecord};
 pub use request::{Remembered, RequestId};
 pub use session::{SessionId, SessionKind, SessionRecord};
-pub use stanza::{Branch, Database, HistoryRecord, RunningBackup, SegmentRecord, StanzaRecord, Writer};
+pub use stanza::{Branch, Database, HistoryRecord, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer};
 pub use token::{Redeemed, TokenId, TokenRecord, TokenRole};

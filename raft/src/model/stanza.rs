@@ -22,6 +22,8 @@ pub struct StanzaRecord {
     pub writers: BTreeMap<TimelineId, Writer>,
     /// The timeline histories known for the current database.
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
+    /// The same of databases that are not the current one any more.
+    pub past: BTreeMap<DbId, Lineage>,
     /// The backup that runs now.
     pub backup: Option<RunningBackup>,
     /// When it was created or WAL was last removed from it: a push that began before must check its replicas again.
@@ -39,6 +41,38 @@ impl StanzaRecord {
     #[must_use]
     pub fn database(&self, db: DbId) -> Option<&Database> {
         self.databases.iter().find(|database| database.id == db)
+    }
+
+    /// The timeline histories known for a database.
+    pub fn histories_of(&self, db: DbId) -> impl Iterator<Item = (&TimelineId, &HistoryRecord)> {
+        let is_current = self.current().is_some_and(|current| current.id == db);
+        let past = self.past.get(&db).into_iter().flat_map(|past| &past.histories);
+        self.histories.iter().filter(move |_| is_current).chain(past)
+    }
+
+    /// Makes `database` the current one. What is known of the timelines of the one before is kept; a cluster that comes back has what
+    /// it had.
+    pub fn make_current(&mut self, database: Database) {
+        let lineage = |known: &Database| {
+            (known.system_id == database.system_id)
+                .then(|| self.past.get(&known.id))
+                .flatten()
+        };
+        let returned = self
+            .databases
+            .iter()
+            .rev()
+            .find_map(lineage)
+            .cloned()
+            .unwrap_or_default();
+        let left = Lineage {
+            writers: std::mem::replace(&mut self.writers, returned.writers),
+            histories: std::mem::replace(&mut self.histories, returned.histories),
+        };
+        if let Some(before) = self.databases.last() {
+            self.past.insert(before.id, left);
+        }
+        self.databases.push(database);
     }
 
     /// Invariant 12: refuses a segment, or what belongs to one, that another instance has to give. A timeline belongs to the
@@ -99,6 +133,15 @@ impl Database {
             version: self.version,
         }
     }
+}
+
+/// What is known of the timelines of a database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The instance that writes each timeline.
+    pub writers: BTreeMap<TimelineId, Writer>,
+    /// The timeline histories.
+    pub histories: BTreeMap<TimelineId, HistoryRecord>,
 }
 
 /// Who writes a timeline.
