@@ -35,6 +35,7 @@ fn between_nodes(request: &Request) -> bool {
             | Request::StoreObject(_)
             | Request::ReadObject(_)
             | Request::DeleteObject(_)
+            | Request::CollectGarbage
     )
 }
 

@@ -34,6 +34,8 @@ mod leading;
 mod links;
 mod membership;
 mod mesh_file;
+#[cfg(test)]
+mod model;
 mod node;
 mod pace;
 pub mod protocol;

@@ -9,6 +9,7 @@
 //! comes before the condemnation makes the catalog refuse it (invariants 4 and 5).
 
 use crate::{Failure, Node};
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Command, SessionKind, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::HashSet;
@@ -90,7 +91,7 @@ impl Node {
     async fn sweep_part(&self, part: &Part) -> Result<u64, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         // Chunks first, marks second: a chunk that is committed in between is in neither list.
-        let known = self.chunks_in(&view, part)?;
+        let known = chunks_in(&view, part)?;
         let checked_at = view.applied()?;
         let marks = self.marks_in(&view, part).await?;
         let unmarked: Vec<Digest> = known
@@ -114,17 +115,6 @@ impl Node {
             condemned += batch.len() as u64;
         }
         Ok(condemned)
-    }
-
-    fn chunks_in(&self, view: &View, part: &Part) -> Result<Vec<Digest>, Failure> {
-        let mut known = Vec::new();
-        for row in view.all_chunks(None) {
-            let (digest, record) = row?;
-            if record.condemned.is_none() && part.has(&digest) {
-                known.push(digest);
-            }
-        }
-        Ok(known)
     }
 
     /// The chunks that any backup of any stanza names.
@@ -164,15 +154,31 @@ enum Swept {
 }
 
 /// One part of the digest space.
-struct Part {
+pub(crate) struct Part {
     number: u64,
     of: u64,
 }
 
 impl Part {
+    /// All of it.
+    #[cfg(test)]
+    pub(crate) const ALL: Self = Self { number: 0, of: 1 };
+
     fn has(&self, digest: &Digest) -> bool {
         u64::from(digest.as_bytes()[0]) * self.of / 256 == self.number
     }
+}
+
+/// The chunks of a part that are known and not condemned.
+pub(crate) fn chunks_in<B: Base>(view: &View<B>, part: &Part) -> Result<Vec<Digest>, Failure> {
+    let mut known = Vec::new();
+    for row in view.all_chunks(None) {
+        let (digest, record) = row?;
+        if record.condemned.is_none() && part.has(&digest) {
+            known.push(digest);
+        }
+    }
+    Ok(known)
 }
 
 fn mark(marks: &mut HashSet<u64>, part: &Part, digest: &Digest) {
@@ -186,7 +192,7 @@ fn prefix(digest: &Digest) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-fn backup_runs(view: &View) -> Result<bool, Failure> {
+pub(crate) fn backup_runs<B: Base>(view: &View<B>) -> Result<bool, Failure> {
     Ok(view
         .sessions()?
         .iter()

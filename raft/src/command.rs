@@ -10,8 +10,9 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName,
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackupRecord, Branch, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
-    Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    BackupRecord, Branch, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeName,
+    NodeRecord, NodeService, ObjectRef, Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole,
+    VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -149,6 +150,8 @@ pub enum Command {
         cluster: Cluster,
         /// The stanza information object for the database identifier 1, with its replicas.
         info: StoredObject,
+        /// [`View::applied`](crate::View::applied) of the view in which the object's name was assigned.
+        checked_at: LogIndex,
     },
     /// Gives a stanza a new current database after `pg_upgrade`. The current cluster again changes nothing.
     /// Reply: `Database`.
@@ -159,6 +162,8 @@ pub enum Command {
         cluster: Cluster,
         /// The stanza information object for the next database identifier (number of databases + 1).
         info: StoredObject,
+        /// [`View::applied`](crate::View::applied) of the view in which the object's name was assigned.
+        checked_at: LogIndex,
     },
     /// Removes a stopped stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded
     /// number of rows and leaves their objects as garbage. From the first step on there is no way back.
@@ -300,24 +305,32 @@ pub enum Command {
         /// [`View::applied`](crate::View::applied) of the linearizable view whose backups were all looked through.
         checked_at: LogIndex,
     },
-    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more are passed over.
-    /// Refused while a session is open that began before one of them was condemned (invariant 5). Reply: `Done`.
+    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more, or were condemned again
+    /// since, are passed over. Refused while a session is open that began before one of them was condemned (invariant 5).
+    /// Their names are not assigned again. Reply: `Done`.
     Forget {
         /// The chunks.
-        chunks: Vec<Digest>,
+        chunks: Vec<CondemnedChunk>,
         /// Those of their objects that the repositories do not let go: they stay as marks, as by `KeepGarbage`.
         kept: Vec<GarbageKey>,
     },
-    /// Drops garbage whose objects were deleted, kept or not; refused like `Forget`. Reply: `Done`.
+    /// Drops garbage whose objects were deleted, kept or not; passed over and refused like `Forget`. Its names are not
+    /// assigned again. Reply: `Done`.
     ForgetGarbage {
         /// The garbage.
-        garbage: Vec<GarbageKey>,
+        garbage: Vec<GarbageObject>,
     },
     /// Sets garbage aside that its repository does not let go (object lock, no right to delete): it stays as a mark, so that no
     /// other object gets its name. What is no garbage is passed over. Refused like `Forget`. Reply: `Done`.
     KeepGarbage {
         /// The garbage.
-        garbage: Vec<GarbageKey>,
+        garbage: Vec<GarbageObject>,
+    },
+    /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may have
+    /// been used by a catalog that is lost. Reply: `Done`.
+    RaiseFloor {
+        /// The generation.
+        generation: Generation,
     },
 
     /// Hands out a join token. Reply: `Done`.

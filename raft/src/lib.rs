@@ -34,14 +34,15 @@ pub mod table;
 pub mod value;
 pub mod view;
 
-pub use catalog::Catalog;
+pub use catalog::{Catalog, Lead};
 pub use command::{Command, Proposal};
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, Database, Debt, DebtReason, Garbage,
-    GarbageKey, HistoryRecord, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Redeemed, Replica,
-    RepositoryChange, RepositoryCounters, RepositoryRecord, RequestId, RunningBackup, SegmentRecord, SessionId,
-    SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
+    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, CondemnedChunk, Database, Debt, DebtReason,
+    Garbage, GarbageKey, GarbageObject, HistoryRecord, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService,
+    ObjectRef, Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryRecord, RequestId, RunningBackup,
+    SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole,
+    VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

@@ -12,7 +12,7 @@ pub enum Role {
     Leader,
     /// It follows a leader.
     Follower,
-    /// It stands for election.
+    /// It stands for election, or was elected and hears no majority any more.
     Candidate,
     /// It receives the log and has no vote.
     Learner,

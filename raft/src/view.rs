@@ -1,6 +1,7 @@
 //! Queries over the applied state.
 //!
-//! Every method reads the database at the moment it is called: what it returns is at least as new as the view. Methods
+//! Every method reads the database at the moment it is called: what it returns is at least as new as the view, and two calls
+//! may see two states. Decisions that need several reads of one state take a [`View::snapshot`]. Methods
 //! block on disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at
 //! a time (invariant 11), see the table as it was when they began, and can go on later after a key.
 
@@ -10,8 +11,7 @@ use pgmesh_postgres::{SegmentName, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
 
-use crate::apply::Base;
-use crate::apply::objects;
+use crate::apply::{Base, Snapshots, names, objects};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
@@ -28,6 +28,14 @@ use crate::value;
 #[derive(Debug, Clone)]
 pub struct View<B = Arc<StateDb>> {
     base: B,
+}
+
+impl<B: Snapshots> View<B> {
+    /// The same catalog as it is at this moment, for a decision that rests on several reads. What is written meanwhile
+    /// takes up space until it is dropped: hold it for the reads, not for what follows from them.
+    pub fn snapshot(&self) -> View<B::Snapshot<'_>> {
+        View::new(self.base.snapshot())
+    }
 }
 
 impl<B: Base> View<B> {
@@ -150,7 +158,7 @@ impl<B: Base> View<B> {
     }
 
     /// For each digest, whether the chunk is there, or the generation to upload it under. Ask within a session, on a
-    /// view that has applied the session's opening.
+    /// snapshot of a view that has applied the session's opening.
     pub fn chunk_states(&self, digests: &[Digest]) -> Result<Vec<ChunkState>, ReadError> {
         let records = self.chunks_with_condemned(digests)?;
         std::iter::zip(digests, records)
@@ -159,7 +167,7 @@ impl<B: Base> View<B> {
                 record => {
                     let held = record.map(|chunk| chunk.replicas).unwrap_or_default();
                     let object = ObjectRef::Chunk(*digest);
-                    let generation = objects::free_generation(&self.base, &object, &held)?;
+                    let generation = names::free_generation(&self.base, &object, &held)?;
                     Ok(ChunkState::Absent { generation })
                 }
             })
@@ -208,9 +216,10 @@ impl<B: Base> View<B> {
         })
     }
 
-    /// The generation to upload a new object under; for chunks use [`Self::chunk_states`].
-    pub fn generation_for(&self, object: &ObjectRef) -> Result<Generation, ReadError> {
-        objects::free_generation(&self.base, object, &[])
+    /// The generation to upload an object under that has these replicas; of a chunk that may be condemned ask
+    /// [`Self::chunk_states`]. It reads several tables: ask a snapshot.
+    pub fn generation_for(&self, object: &ObjectRef, held: &[Replica]) -> Result<Generation, ReadError> {
+        names::free_generation(&self.base, object, held)
     }
 
     /// Content and replicas of any object; `None` if it is unknown or condemned.

@@ -71,6 +71,7 @@ impl Served {
                 reply_with_body(stream, Ok((answer, body))).await
             }
             Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
+            Request::CollectGarbage => logged(stream, "garbage collection", node.collect_garbage().await).await,
             other => {
                 let failure = Failure::new(code::ASSERT, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await

@@ -30,8 +30,8 @@ pub use mesh::{
     RepositoryStatus, SyncEvent,
 };
 pub use peer::{
-    Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
-    StoreObject, StoreTarget, Stored,
+    Announce, AuthorityKey, Collected, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError,
+    RemoteErrorKind, StoreObject, StoreTarget, Stored,
 };
 pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -171,6 +171,8 @@ pub enum Request {
     ReadObject(ReadObject),
     /// Between nodes: deletes an object that nothing needs any more. Reply: `Result<(), RemoteError>`.
     DeleteObject(DeleteObject),
+    /// Between nodes: deletes now what nothing needs any more, where the asked node leads. Reply: [`Collected`].
+    CollectGarbage,
 
     /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the wire.
     ChangeMaps(ChangeMaps),
@@ -230,7 +232,8 @@ impl Request {
             | Self::NodeStatus
             | Self::StoreObject(_)
             | Self::ReadObject(_)
-            | Self::DeleteObject(_) => None,
+            | Self::DeleteObject(_)
+            | Self::CollectGarbage => None,
         }
     }
 
@@ -277,6 +280,7 @@ impl Request {
             Self::StoreObject(_) => "object store",
             Self::ReadObject(_) => "object read",
             Self::DeleteObject(_) => "object delete",
+            Self::CollectGarbage => "garbage collection",
         }
     }
 }

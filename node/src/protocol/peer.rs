@@ -110,6 +110,17 @@ pub struct DeleteObject {
     pub object: ObjectName,
     /// Which writing of it.
     pub generation: Generation,
+    /// The term in which the asker leads: only the leader deletes.
+    pub term: u64,
+}
+
+/// What became of garbage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Objects that were deleted.
+    pub deleted: u64,
+    /// Objects that their repository does not let go, and that were not known to be so.
+    pub kept: u64,
 }
 
 /// Why a hosting node could not do what was asked of one of its repositories.

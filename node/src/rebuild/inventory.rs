@@ -6,7 +6,7 @@ use crate::failure::chain;
 use crate::{Failure, code};
 use futures::TryStreamExt;
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_storage::{ArchiveId, BackupLabel, ObjectPath, Repository, StanzaName, prefix};
+use pgmesh_storage::{ArchiveId, BackupLabel, Generation, ObjectPath, Repository, StanzaName, prefix};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many objects are listed between two words of progress.
@@ -23,6 +23,8 @@ pub struct Inventory {
     pub others: u64,
     /// The bytes of WAL and manifests.
     pub bytes: u64,
+    /// The highest generation that any object has.
+    pub highest: Generation,
 }
 
 /// One stanza, by the names of its objects.
@@ -64,7 +66,10 @@ impl Inventory {
             if listed.is_multiple_of(PROGRESS_EVERY) {
                 tell(RebuildEvent::Listed(listed));
             }
-            match ObjectPath::parse(&object.path) {
+            let path = ObjectPath::parse(&object.path);
+            let generation = path.as_ref().map_or(Generation::FIRST, ObjectPath::generation);
+            inventory.highest = inventory.highest.max(generation);
+            match path {
                 Some(ObjectPath::Chunk { name, generation }) => chunks.add(name, generation, object.length),
                 path => inventory.add(path, object.length),
             }

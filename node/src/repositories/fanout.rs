@@ -369,7 +369,7 @@ pub(crate) async fn write_one(
             Err(SlotError::Store {
                 source: StoreError::DamagedExists { .. },
                 ..
-            }) if generation.0 < first.0 + GENERATIONS_TRIED => {
+            }) if generation.0 < first.0.saturating_add(GENERATIONS_TRIED) => {
                 tracing::warn!(repo = %slot.key, ?object, %generation, "a damaged object stands under this name");
                 generation = generation.next();
             }

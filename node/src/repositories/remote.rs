@@ -9,7 +9,7 @@ use crate::protocol::{
     BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, Request, StoreObject,
     StoreTarget, Stored,
 };
-use pgmesh_raft::{NodeName, Replica};
+use pgmesh_raft::{Lead, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,13 +67,14 @@ impl RemoteSlot {
     }
 
     /// Deletes an object.
-    pub async fn delete(&self, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
+    pub async fn delete(&self, lead: &Lead, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
         let attempt = self.watch.begin(Work::Write, 0);
         let request = Request::DeleteObject(DeleteObject {
             repo: self.key,
             uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
+            term: lead.term(),
         });
         let answer = self
             .links

@@ -7,6 +7,7 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader};
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewReplica};
 use pgmesh_raft::{
     Branch, CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord, StanzaRecord,
@@ -105,7 +106,7 @@ impl Node {
             })
             .into());
         }
-        let all = refs::targets(&view)?;
+        let all = refs::repositories(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
         // What a rebuilt catalog knows by name alone is archived anew.
@@ -130,11 +131,11 @@ impl Node {
             Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
             Some(record) => (
                 record.object.replicas.clone(),
-                missing(&view, push, file, &database, record, &all)?,
+                missing(&view.snapshot(), &segment_ref(push, &database, file), record)?,
             ),
             None => (
                 Vec::new(),
-                refs::targets_of(&view, &segment_ref(push, &database, file))?,
+                refs::targets_of(&view.snapshot(), &segment_ref(push, &database, file))?,
             ),
         };
         let name = ObjectName::Segment {
@@ -275,24 +276,14 @@ fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> O
 }
 
 /// The repositories that lack a known segment, each with the generation to write.
-fn missing(
-    view: &View,
-    push: &PushSegment,
-    file: &WalFileName,
-    database: &Database,
+pub(crate) fn missing<B: Base>(
+    view: &View<B>,
+    object: &ObjectRef,
     record: &SegmentRecord,
-    all: &[(RepoKey, Generation)],
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let object = segment_ref(push, database, file);
-    let lacking = all
-        .iter()
-        .filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
-    lacking
-        .map(|(key, first)| {
-            let debt = view.debt(*key, &object)?;
-            Ok((*key, debt.map_or(*first, |debt| debt.generation)))
-        })
-        .collect()
+    let mut targets = refs::targets_of_known(view, object, &record.object.replicas)?;
+    targets.retain(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
+    Ok(targets)
 }
 
 /// What a push may end in, besides success.
@@ -396,15 +387,15 @@ pub(crate) fn stored_object(payload: &Payload, replicas: Vec<Replica>) -> Stored
     }
 }
 
-fn already(record: &SegmentRecord, all: &[(RepoKey, Generation)]) -> Pushed {
+fn already(record: &SegmentRecord, all: &[RepoKey]) -> Pushed {
     pushed(true, &record.object.replicas, all)
 }
 
-fn pushed(already: bool, replicas: &[Replica], all: &[(RepoKey, Generation)]) -> Pushed {
+fn pushed(already: bool, replicas: &[Replica], all: &[RepoKey]) -> Pushed {
     let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.get()).collect();
     let owed = all
         .iter()
-        .map(|(key, _)| key.get())
+        .map(|key| key.get())
         .filter(|key| !durable.contains(key))
         .collect();
     Pushed { already, durable, owed }

@@ -8,6 +8,7 @@ use crate::services::{current_database, joined, stored_object, unexpected};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
     BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind,
@@ -45,7 +46,7 @@ impl Node {
             .remedy("check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'"));
         }
         let writer = known_writer(&stanza, &begin)?;
-        let all = refs::targets(&view)?;
+        let all = refs::repositories(&view)?;
         let ack = self.backup_ack(begin.backup_ack, all.len())?;
         let prior = view
             .backups(&begin.stanza, None)
@@ -69,7 +70,7 @@ impl Node {
             session: session.0.0,
             suite: self.suite(),
             archive_id: database.archive_id(),
-            repositories: all.iter().map(|(key, _)| key.get()).collect(),
+            repositories: all.iter().map(|key| key.get()).collect(),
             backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
             prior,
             writer,
@@ -132,8 +133,7 @@ impl Node {
             .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
         let mut first = None;
         for _ in 0..TRIES {
-            let view = self.catalog.view();
-            let targets = chunk_targets(&view, payload.digest, first)?;
+            let targets = chunk_targets(&self.catalog.view().snapshot(), payload.digest, first)?;
             let name = ObjectName::Chunk(payload.digest);
             let mut outcome = self
                 .repositories
@@ -197,7 +197,7 @@ impl Node {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
             };
-            let targets = refs::targets_of(&view, &object)?;
+            let targets = refs::targets_of(&view.snapshot(), &object)?;
             let name = ObjectName::Manifest {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
@@ -253,10 +253,10 @@ impl Node {
             .iter()
             .map(|replica| replica.repo.get())
             .collect();
-        let all = refs::targets(&view)?;
+        let all = refs::repositories(&view)?;
         let owed = all
             .iter()
-            .map(|(key, _)| key.get())
+            .map(|key| key.get())
             .filter(|key| !durable.contains(key))
             .collect();
         Ok(Some(CommittedBackup::Committed { durable, owed }))
@@ -361,7 +361,7 @@ fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
 
 /// Stored bytes, per repository, of the chunks looked at.
 #[derive(Default)]
-struct Sums {
+pub(crate) struct Sums {
     stored: BTreeMap<RepoKey, u64>,
 }
 
@@ -370,8 +370,9 @@ enum Checked {
     Missing(Vec<Digest>),
 }
 
-fn look_up(
-    view: &View,
+/// Which of these chunks the mesh lacks, condemned ones too, and what the others take up.
+pub(crate) fn look_up<B: Base>(
+    view: &View<B>,
     digests: &[Digest],
     ack: usize,
     missing: &mut Vec<Digest>,
@@ -392,27 +393,36 @@ fn look_up(
     Ok(())
 }
 
-/// Where a chunk is to be written: where it is not, each time under a name that is free.
-fn chunk_targets(
-    view: &View,
+/// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under that
+/// name that is to be deleted. `at_least` is what the catalog has asked for meanwhile.
+pub(crate) fn chunk_targets<B: Base>(
+    view: &View<B>,
     digest: Digest,
     at_least: Option<Generation>,
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let object = ObjectRef::Chunk(digest);
-    let lowest = match view.chunk_states(&[digest])?.into_iter().next() {
-        Some(ChunkState::Absent { generation }) => generation.max(at_least.unwrap_or_default()),
-        _ => at_least.unwrap_or_default(),
-    };
-    refs::targets(view)?
-        .into_iter()
-        .map(|(key, _)| {
-            Ok((
-                key,
-                view.debt(key, &object)?
-                    .map_or(lowest, |debt| debt.generation.max(lowest)),
-            ))
-        })
-        .collect()
+    let at_least = at_least.unwrap_or_default();
+    match view.chunk_states(&[digest])?.pop() {
+        Some(ChunkState::Absent { generation }) => {
+            let generation = generation.max(at_least);
+            Ok(refs::repositories(view)?
+                .into_iter()
+                .map(|key| (key, generation))
+                .collect())
+        }
+        known => {
+            let replicas = match known {
+                Some(ChunkState::Present(record)) => record.replicas,
+                _ => Vec::new(),
+            };
+            let mut targets = refs::targets_of_known(view, &ObjectRef::Chunk(digest), &replicas)?;
+            for (key, generation) in &mut targets {
+                if !replicas.iter().any(|replica| replica.repo == *key) {
+                    *generation = (*generation).max(at_least);
+                }
+            }
+            Ok(targets)
+        }
+    }
 }
 
 fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> Result<(), Failure> {

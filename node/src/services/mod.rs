@@ -21,3 +21,8 @@ pub(crate) use admin::CERTIFICATE_VALIDITY;
 pub(crate) use archive::{branches_of, current_database, joined, stored_object, unexpected};
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
+#[cfg(test)]
+pub(crate) use {
+    archive::missing,
+    backup::{Sums, chunk_targets, look_up},
+};

@@ -74,6 +74,14 @@ impl Node {
         let Some(slot) = self.repositories.serving(delete.repo, &delete.uuid) else {
             return Err(unavailable(self.not_here(delete.repo)));
         };
+        let term = self.catalog.status().term;
+        if delete.term < term {
+            let what = format!(
+                "only the leader deletes, and node {} knows of a later one than that of term {}",
+                self.name, delete.term
+            );
+            return Err(unavailable(what));
+        }
         if !slot.may_delete() {
             return Err(RemoteError {
                 kind: RemoteErrorKind::Retained,

@@ -1,14 +1,16 @@
 //! Creating, upgrading, stopping and deleting stanzas.
 
-use crate::garbage::Collected;
-use crate::protocol::{AnnotateBackup, CreateStanza, DeletedStanza, NewStanza, SetStopped};
+use crate::protocol::{AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
 use crate::refs;
 use crate::services::{stored_object, unexpected};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_raft::command::Cluster;
-use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
+use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
+
+/// How often the description of a cluster is written under another name, when the catalog moved under it.
+const TRIES: usize = 8;
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
@@ -87,18 +89,43 @@ impl Node {
         id: DbId,
         upgrade: bool,
     ) -> Result<NewStanza, Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let archive_id = ArchiveId {
             db: id,
             version: create.version,
         };
         let payload = self.describe(create, archive_id)?;
+        for _ in 0..TRIES {
+            if let Some(new) = self
+                .try_add_database(actor, create, archive_id, &payload, upgrade)
+                .await?
+            {
+                return Ok(new);
+            }
+        }
+        Err(Failure::new(
+            code::ARCHIVE_TIMEOUT,
+            "the name of the stanza's description kept being deleted while it was written",
+        )
+        .again())
+    }
+
+    /// None where the description's name may have been deleted since it was assigned: another one must be tried.
+    async fn try_add_database(
+        &self,
+        actor: &str,
+        create: &CreateStanza,
+        archive_id: ArchiveId,
+        payload: &Payload,
+        upgrade: bool,
+    ) -> Result<Option<NewStanza>, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let checked_at = view.applied()?;
         let object = ObjectRef::StanzaInfo {
             stanza: create.stanza.clone(),
-            db: id,
+            db: archive_id.db,
         };
         // A stanza of this name may have been deleted a moment ago: its objects' names are not free yet.
-        let targets = refs::targets_of(&view, &object)?;
+        let targets = refs::targets_of(&view.snapshot(), &object)?;
         let ack = effective_ack(self.settings.backup_ack, targets.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))?;
         let name = ObjectName::StanzaInfo {
@@ -106,26 +133,24 @@ impl Node {
             archive_id,
             digest: payload.digest,
         };
-        let mut outcome = self.repositories.write(&name, &payload, &targets, ack, None).await?;
-        let info = stored_object(
-            &payload,
-            outcome.durable.iter().map(|written| written.replica).collect(),
-        );
-        match self
-            .catalog
-            .propose(actor, database_command(create, info, upgrade))
-            .await?
-        {
-            Reply::Database(db) if db == id => {}
-            other => return Err(unexpected(&other)),
+        let mut outcome = self.repositories.write(&name, payload, &targets, ack, None).await?;
+        let info = stored_object(payload, outcome.durable.iter().map(|written| written.replica).collect());
+        let command = database_command(create, info, checked_at, upgrade);
+        match self.catalog.propose(actor, command).await {
+            Ok(Reply::Database(db)) if db == archive_id.db => {}
+            Ok(other) => return Err(unexpected(&other)),
+            Err(CatalogError::Refused(
+                Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+            )) => return Ok(None),
+            Err(error) => return Err(error.into()),
         }
         self.settle(object, payload.digest, &mut outcome);
-        Ok(NewStanza {
+        Ok(Some(NewStanza {
             archive_id,
             already: false,
             durable: outcome.durable_numbers(),
             owed: outcome.owed_numbers(),
-        })
+        }))
     }
 
     /// Invariant 8: each repository says by itself which cluster an archive belongs to.
@@ -201,7 +226,7 @@ impl Node {
             };
             match self.catalog.propose(actor, command).await {
                 // A deletion that was interrupted goes on.
-                Ok(_) | Err(pgmesh_raft::CatalogError::Refused(Refusal::StanzaDeleting(_))) => {}
+                Ok(_) | Err(CatalogError::Refused(Refusal::StanzaDeleting(_))) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -214,12 +239,12 @@ impl Node {
             }
         }
         self.sweep.wake();
-        let Collected { deleted, kept } = self.collect_garbage().await?;
+        let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }
 }
 
-fn database_command(create: &CreateStanza, info: StoredObject, upgrade: bool) -> Command {
+fn database_command(create: &CreateStanza, info: StoredObject, checked_at: LogIndex, upgrade: bool) -> Command {
     let cluster = Cluster {
         system_id: create.system_id,
         version: create.version,
@@ -228,9 +253,19 @@ fn database_command(create: &CreateStanza, info: StoredObject, upgrade: bool) ->
     };
     let stanza = create.stanza.clone();
     if upgrade {
-        Command::UpgradeStanza { stanza, cluster, info }
+        Command::UpgradeStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        }
     } else {
-        Command::CreateStanza { stanza, cluster, info }
+        Command::CreateStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        }
     }
 }
 

@@ -50,6 +50,28 @@ pub trait Base: Send + Sync {
     }
 }
 
+/// Tables that others write to, and that can be looked at as they are at one moment.
+pub trait Snapshots: Base {
+    /// The tables as they were at that moment.
+    type Snapshot<'a>: Base
+    where
+        Self: 'a;
+
+    /// The tables as they are now.
+    fn snapshot(&self) -> Self::Snapshot<'_>;
+}
+
+impl<B: Snapshots> Snapshots for Arc<B> {
+    type Snapshot<'a>
+        = B::Snapshot<'a>
+    where
+        Self: 'a;
+
+    fn snapshot(&self) -> Self::Snapshot<'_> {
+        self.as_ref().snapshot()
+    }
+}
+
 impl<B: Base> Base for Arc<B> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
         self.as_ref().get(table, key)

@@ -1,6 +1,7 @@
 //! The chunk index.
 
-use super::objects::{Found, find, need_session, place_more, place_new, stale, throw_away};
+use super::names::stale;
+use super::objects::{Found, find, need_session, place_more, place_new, throw_away};
 use super::{Base, Outcome, Step};
 use crate::command::NewChunk;
 use crate::error::ReadError;

@@ -9,6 +9,7 @@ mod base;
 mod chunk;
 mod garbage;
 mod mesh;
+pub(crate) mod names;
 mod node;
 pub(crate) mod objects;
 mod repository;
@@ -21,6 +22,8 @@ mod token;
 mod txn;
 
 #[cfg(test)]
+mod forgotten;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod refusals;
@@ -31,7 +34,7 @@ pub(crate) mod scenario;
 #[cfg(test)]
 mod shared;
 
-pub use base::{Base, MemoryBase, Row, Rows};
+pub use base::{Base, MemoryBase, Row, Rows, Snapshots};
 pub use txn::{Txn, Writes};
 
 use crate::command::{Command, Proposal};
@@ -204,8 +207,18 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             node,
         } => retire::replace(step, repo, uuid, wrapped_keys, &node),
         Command::Backfill { repo } => repository::backfill(step, repo),
-        Command::CreateStanza { stanza, cluster, info } => stanza::create(step, stanza, cluster, info),
-        Command::UpgradeStanza { stanza, cluster, info } => stanza::upgrade(step, stanza, cluster, info),
+        Command::CreateStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        } => stanza::create(step, stanza, cluster, info, checked_at),
+        Command::UpgradeStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        } => stanza::upgrade(step, stanza, cluster, info, checked_at),
         Command::DeleteStanza { stanza } => stanza::delete(step, &stanza),
         Command::StopStanza { stanza, reason } => stanza::stop(step, &stanza, reason),
         Command::StartStanza { stanza } => stanza::start(step, &stanza),
@@ -261,6 +274,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),
         Command::KeepGarbage { garbage } => garbage::keep(step, &garbage),
+        Command::RaiseFloor { generation } => garbage::raise_floor(step, generation),
         Command::CreateToken {
             id,
             secret_hash,

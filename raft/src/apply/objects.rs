@@ -3,8 +3,9 @@
 //! For every object that is known and every registered repository there is either a replica or a debt, never both
 //! (but for a repository whose backfill has not come to the object yet).
 
-use pgmesh_storage::{ArchiveId, Digest, Generation, RepoKey};
+use pgmesh_storage::{ArchiveId, Generation, RepoKey};
 
+use super::names::{free_generation, stale};
 use super::{Base, Outcome, Step};
 use crate::command::NewReplica;
 use crate::error::ReadError;
@@ -13,7 +14,7 @@ use crate::model::{
     BackupRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, LogIndex, ObjectRef, Replica, RepositoryCounters,
     RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject,
 };
-use crate::refusal::{Refusal, StaleGeneration};
+use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
@@ -106,28 +107,6 @@ fn set_replicas<B: Base>(
         }
     }
     Ok(())
-}
-
-/// The lowest generation above all of `held` and of the object's garbage, kept or not: its object name is free everywhere.
-pub(crate) fn free_generation<B: Base>(
-    base: &B,
-    object: &ObjectRef,
-    held: &[Replica],
-) -> Result<Generation, ReadError> {
-    let held = held.iter().map(|replica| replica.generation.next()).max();
-    let mut free = held.unwrap_or_default();
-    let prefix = key::object(object);
-    for table in [Table::Garbage, Table::Kept] {
-        for row in base.scan(table, &prefix, &prefix) {
-            let (key, _) = row?;
-            let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
-                table,
-                key: hex::encode(&key),
-            })?;
-            free = free.max(garbage.generation.next());
-        }
-    }
-    Ok(free)
 }
 
 /// The oldest open session.
@@ -242,19 +221,6 @@ pub(super) fn throw_away<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef
     step.txn.put(Table::Garbage, key::garbage(&key), garbage);
 }
 
-/// Invariant 5: says which generation must be used instead, if one of `given` lies under a name that may be deleted
-/// any moment.
-pub(super) fn stale<B: Base>(
-    step: &Step<'_, '_, B>,
-    object: &ObjectRef,
-    digest: Digest,
-    given: &[Replica],
-) -> Result<Option<StaleGeneration>, ReadError> {
-    let generation = free_generation(step.txn, object, &[])?;
-    let is_stale = given.iter().any(|replica| replica.generation < generation);
-    Ok(is_stale.then_some(StaleGeneration { digest, generation }))
-}
-
 /// Takes in the replicas of an object that was not known, and owes it to all other repositories. Returns the replicas
 /// that its record is to have. `begun` is when those who made them began: before the replacement of a repository they may
 /// have written to the one that was lost.
@@ -270,7 +236,12 @@ pub(super) fn place_new<B: Base>(
     for replica in &given.replicas {
         need_repository(step, replica.repo)?;
     }
-    let generation = free_generation(step.txn, object, &[])?;
+    // The uploads that are still under way have the name of those that are done, and shall count, too.
+    let given_under = given.replicas.iter().map(|replica| replica.generation).min();
+    let generation = match given_under {
+        Some(generation) => generation,
+        None => free_generation(step.txn, object, &[])?,
+    };
     let mut replicas = Vec::new();
     for (repo, record) in repositories(step)? {
         if record.is_retiring() {
@@ -325,6 +296,8 @@ pub(super) fn place_more<B: Base>(
         let debt: Option<Debt> = step.txn.record(Table::Debts, &key::debt(replica.repo, object))?;
         let lowest = match debt {
             Some(debt) => debt.generation,
+            // The repository was registered after the object was known. It may have been removed before that, and what was
+            // garbage there was forgotten without waiting for any session.
             None => free_generation(step.txn, object, &[])?,
         };
         if replica.generation >= lowest {

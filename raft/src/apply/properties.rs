@@ -13,8 +13,8 @@ use super::scenario::{
 use super::{Base, MemoryBase, Txn, apply, next_index};
 use crate::command::{Command, NewReplica, Proposal};
 use crate::model::{
-    ChunkState, DebtReason, GarbageKey, LogIndex, ObjectRef, Replica, RepositoryCounters, SessionId, SessionKind,
-    StoredObject,
+    ChunkState, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
+    RepositoryCounters, SessionId, SessionKind, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -36,6 +36,8 @@ enum Promise {
 struct Simulation {
     world: World,
     disk: Disk,
+    /// What was ever deleted.
+    deleted: Disk,
     promises: Vec<Promise>,
     sessions: Vec<SessionId>,
     backups: Vec<Vec<Digest>>,
@@ -121,7 +123,7 @@ impl Simulation {
             let number = u16::from(repo);
             if mask >> (number % 3) & 1 == 1 {
                 let replica = super::scenario::replica(number, generation);
-                self.disk.insert((object.clone(), digest, replica));
+                self.put((object.clone(), digest, replica));
                 replicas.push(replica);
             }
         }
@@ -217,7 +219,7 @@ impl Simulation {
         };
         let content = content % 2 + 100;
         let checked_at = self.world.applied();
-        let generation = self.view().generation_for(&object).unwrap();
+        let generation = self.view().generation_for(&object, &[]).unwrap();
         let replicas = self.upload(&object, digest(content), generation.0, mask);
         let mut push = push_file(file, content, &replicas);
         push.checked_at = checked_at;
@@ -266,7 +268,7 @@ impl Simulation {
             repo: owing,
             generation: debt.generation,
         };
-        self.disk.insert((object.clone(), digest, replica));
+        self.put((object.clone(), digest, replica));
         let replicas = vec![NewReplica {
             object: object.clone(),
             digest,
@@ -323,10 +325,10 @@ impl Simulation {
                         generation: replica.generation,
                     });
                 } else {
-                    self.disk.remove(&(object, digest, replica));
+                    self.delete((object, digest, replica));
                 }
             }
-            chunks.push(digest);
+            chunks.push(CondemnedChunk { digest, since });
         }
         self.promises.push(Promise::Propose(Command::Forget { chunks, kept }));
     }
@@ -338,12 +340,13 @@ impl Simulation {
             if index % 2 == usize::from(a % 2) || !self.view().may_delete(row.since).unwrap() {
                 continue;
             }
+            let since = row.since;
             if self.keeps_all_of(key.repo) {
-                kept.push(key);
+                kept.push(GarbageObject { key, since });
                 continue;
             }
             self.remove(&key, row.digest);
-            garbage.push(key);
+            garbage.push(GarbageObject { key, since });
         }
         self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
         self.promises
@@ -359,7 +362,18 @@ impl Simulation {
             repo: key.repo,
             generation: key.generation,
         };
-        self.disk.remove(&(key.object.clone(), digest, replica));
+        self.delete((key.object.clone(), digest, replica));
+    }
+
+    /// A DELETE may come twice, or late: it must never hit anything that is put there afterwards.
+    fn delete(&mut self, row: (ObjectRef, Digest, Replica)) {
+        self.disk.remove(&row);
+        self.deleted.insert(row);
+    }
+
+    fn put(&mut self, row: (ObjectRef, Digest, Replica)) {
+        assert!(!self.deleted.contains(&row), "a name is used twice: {row:?}");
+        self.disk.insert(row);
     }
 
     /// The repository lets go, for once, what it has kept.
@@ -368,7 +382,8 @@ impl Simulation {
         let mut garbage = Vec::new();
         for (key, row) in rows {
             self.remove(&key, row.digest);
-            garbage.push(key);
+            let since = row.since;
+            garbage.push(GarbageObject { key, since });
         }
         self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
     }

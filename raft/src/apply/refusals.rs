@@ -5,7 +5,7 @@ use pgmesh_storage::{DbId, Generation};
 
 use super::scenario::*;
 use crate::command::{Cluster, Command, CommitBackup, NewReplica, PushSegment};
-use crate::model::{ChunkState, DebtReason, GarbageKey, LogIndex, ObjectRef, SessionKind, TokenId, TokenRole};
+use crate::model::{ChunkState, DebtReason, LogIndex, ObjectRef, SessionKind, TokenId, TokenRole};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -254,6 +254,7 @@ fn a_stanza_is_created_once_and_upgraded() {
             ..cluster(system_id)
         },
         info: stored(201, 100, &[replica(1, 0)]),
+        checked_at: LogIndex(0),
     };
     assert!(matches!(world.run(upgrade(7)), Err(Refusal::VersionDiffers { .. })));
     assert_eq!(world.run(upgrade(9)), Ok(Reply::Database(DbId(2))));
@@ -396,7 +397,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     let since = world.view().condemned(None).next().unwrap().unwrap().1;
     assert!(!world.view().may_delete(since).unwrap());
     let forget = || Command::Forget {
-        chunks: vec![digest(1)],
+        chunks: vec![condemned(1, since)],
         kept: Vec::new(),
     };
     assert_eq!(
@@ -426,7 +427,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     world.run(forget()).unwrap();
     let known = world.view().chunks(&[digest(1)]).unwrap();
     assert_eq!(known[0].as_ref().unwrap().replicas, [replica(1, 1)]);
-    let garbage: Vec<GarbageKey> = world.view().garbage(None).map(|row| row.unwrap().0).collect();
+    let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     assert_eq!(garbage.len(), 2);
     let forget_garbage = || Command::ForgetGarbage {
         garbage: garbage.clone(),

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
+use super::names::free_generation;
 use super::node::lose_reach;
-use super::objects::{free_generation, need_repository, owe};
+use super::objects::{need_repository, owe};
 use super::retire::changing;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;

@@ -6,8 +6,9 @@
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
+use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
-use super::objects::{count_kept, free_generation, need_repository, owe, settle, uncount_replica, withdraw};
+use super::objects::{count_kept, need_repository, owe, settle, uncount_replica, withdraw};
 use super::repository::refuse_known_storage;
 use super::{Base, Outcome, Row, Step};
 use crate::error::ReadError;
@@ -198,6 +199,10 @@ impl Visit {
                 if chunk.condemned.is_some() {
                     // It counts as absent already; the sweep must not look for it in a repository that is gone.
                     if self.kind == ChangeKind::Retiring {
+                        // It may be being deleted, or be deleted late.
+                        for replica in chunk.replicas.iter().filter(|replica| replica.repo == self.repo) {
+                            retire_name(step, replica.generation)?;
+                        }
                         chunk.replicas.retain(|replica| replica.repo != self.repo);
                         step.txn.put(table, key.clone(), &chunk);
                     }
@@ -240,6 +245,7 @@ impl Visit {
             Table::Garbage | Table::Kept => {
                 let garbage = key::read_garbage(key).ok_or_else(malformed)?;
                 if garbage.repo == self.repo {
+                    retire_name(step, garbage.generation)?;
                     step.txn.delete(table, key.clone());
                     if table == Table::Kept {
                         count_kept(step, self.repo, -1)?;

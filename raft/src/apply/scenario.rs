@@ -7,9 +7,10 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey
 
 use super::{MemoryBase, Txn, apply, next_index};
 use crate::command::{Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
+use crate::error::ReadError;
 use crate::model::{
-    BackupRecord, Branch, LogIndex, MeshRecord, NodeRecord, NodeService, Replica, RequestId, SessionId, SessionKind,
-    StoredObject, VotePolicy,
+    BackupRecord, Branch, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeRecord,
+    NodeService, Replica, RequestId, SessionId, SessionKind, StoredObject, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -184,6 +185,7 @@ pub(crate) fn create_stanza(system_id: u64) -> Command {
         stanza: stanza(),
         cluster: cluster(system_id),
         info: stored(200, 100, &[]),
+        checked_at: LogIndex(0),
     }
 }
 
@@ -238,6 +240,18 @@ pub(crate) fn new_chunk(number: u8, replicas: &[Replica]) -> NewChunk {
         stored_length: 400,
         replicas: replicas.to_vec(),
     }
+}
+
+pub(crate) fn condemned(number: u8, since: LogIndex) -> CondemnedChunk {
+    let digest = digest(number);
+    CondemnedChunk { digest, since }
+}
+
+/// A row of garbage, as its deletion is reported.
+pub(crate) fn garbage_object(row: Result<(GarbageKey, Garbage), ReadError>) -> GarbageObject {
+    let (key, garbage) = row.unwrap();
+    let since = garbage.since;
+    GarbageObject { key, since }
 }
 
 pub(crate) fn label(text: &str) -> BackupLabel {

@@ -6,7 +6,7 @@ use pgmesh_storage::{Generation, RepoKey};
 
 use super::scenario::*;
 use crate::command::Command;
-use crate::model::{ChunkState, GarbageKey, NodeService, ObjectRef, SessionKind};
+use crate::model::{ChunkState, GarbageKey, GarbageObject, NodeService, ObjectRef, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -114,8 +114,9 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
         repo: repo(2),
         generation: Generation(generation),
     };
+    let since = world.applied();
     let forget = || Command::Forget {
-        chunks: vec![digest(1)],
+        chunks: vec![condemned(1, since)],
         kept: vec![mark(0), mark(5)],
     };
     assert!(matches!(world.run(forget()), Err(Refusal::SessionOpen { .. })));
@@ -142,7 +143,7 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
     world.run(Command::CloseSession { session: writer }).unwrap();
 
     // The lock has run out, and the object is deleted after all.
-    let garbage = vec![mark(0)];
+    let garbage = vec![GarbageObject { key: mark(0), since }];
     world.run(Command::ForgetGarbage { garbage }).unwrap();
     assert_eq!(kept(&world, repo(2)), 0);
     assert!(!world.view().is_useless(&mark(1)).unwrap());
@@ -169,7 +170,7 @@ fn marks_go_with_the_repository() {
     };
     world.run(bad).unwrap();
     world.run(Command::CloseSession { session: writer }).unwrap();
-    let garbage: Vec<_> = world.view().garbage(None).map(|row| row.unwrap().0).collect();
+    let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     world
         .run(Command::KeepGarbage {
             garbage: garbage.clone(),

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{DbId, StanzaName};
 
-use super::objects::{Found, discard, place_more, place_new};
+use super::names::assigned_before;
+use super::objects::{Found, discard, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Row, Step};
 use crate::command::Cluster;
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
+use crate::model::{BackupRecord, Database, LogIndex, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -53,12 +54,13 @@ pub(super) fn create<B: Base>(
     stanza: StanzaName,
     cluster: Cluster,
     info: StoredObject,
+    checked_at: LogIndex,
 ) -> Outcome {
     let key = key::stanza(&stanza);
     if let Some(known) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)? {
-        return same_cluster(step, &stanza, known, cluster, &info);
+        return same_cluster(step, &stanza, known, cluster, &info, checked_at);
     }
-    let database = new_database(step, &stanza, DbId(1), cluster, info)?;
+    let database = new_database(step, &stanza, DbId(1), cluster, info, checked_at)?;
     let record = StanzaRecord {
         databases: vec![database],
         stopped: None,
@@ -82,12 +84,20 @@ fn new_database<B: Base>(
     db: DbId,
     cluster: Cluster,
     mut info: StoredObject,
+    checked_at: LogIndex,
 ) -> Outcome<Database> {
+    // A stanza of this name may have come and gone since.
+    assigned_before(step, &info.replicas, checked_at)?;
     let object = ObjectRef::StanzaInfo {
         stanza: stanza.clone(),
         db,
     };
-    info.replicas = place_new(step, &object, &info, step.index)?;
+    let given = info.replicas.len();
+    info.replicas = place_new(step, &object, &info, checked_at)?;
+    if given > 0 {
+        // They were written to a disk that was lost meanwhile, perhaps.
+        need_replicas(&info.replicas, 1)?;
+    }
     Ok(Database {
         id: db,
         system_id: cluster.system_id,
@@ -105,6 +115,7 @@ fn same_cluster<B: Base>(
     mut known: StanzaRecord,
     cluster: Cluster,
     info: &StoredObject,
+    checked_at: LogIndex,
 ) -> Outcome {
     if known.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
@@ -122,7 +133,7 @@ fn same_cluster<B: Base>(
             archive: Some(current.archive_id()),
             object: current.info.clone(),
         };
-        let (_, replicas) = place_more(step, &object, &found, &info.replicas, step.index)?;
+        let (_, replicas) = place_more(step, &object, &found, &info.replicas, checked_at)?;
         if replicas != current.info.replicas {
             current.info.replicas = replicas;
             put(step, stanza, &known);
@@ -161,14 +172,15 @@ pub(super) fn upgrade<B: Base>(
     stanza: StanzaName,
     cluster: Cluster,
     info: StoredObject,
+    checked_at: LogIndex,
 ) -> Outcome {
     let (mut record, current) = need_active(step, &stanza)?;
     if current.system_id == cluster.system_id {
-        return same_cluster(step, &stanza, record, cluster, &info);
+        return same_cluster(step, &stanza, record, cluster, &info, checked_at);
     }
     refuse_running_backup(&stanza, &record)?;
     let db = DbId(current.id.0.saturating_add(1));
-    let database = new_database(step, &stanza, db, cluster, info)?;
+    let database = new_database(step, &stanza, db, cluster, info, checked_at)?;
     record.databases.push(database);
     record.writers.clear();
     record.histories.clear();

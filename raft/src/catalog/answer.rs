@@ -62,7 +62,7 @@ impl Catalog {
     }
 
     fn need_leadership(&self) -> Result<(), Setback> {
-        if self.is_leader() {
+        if self.is_elected() {
             return Ok(());
         }
         Err(Setback::NotLeading { leader: self.leader() })

@@ -22,6 +22,27 @@ const CUT_OFF_LOOK: Duration = Duration::from_millis(100);
 /// The pause before a request is tried again, unless there is another leader before.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// The proof that this node has been confirmed as the leader. Only [`Catalog::confirm_lead`] makes one.
+#[derive(Debug, Clone)]
+pub struct Lead {
+    catalog: Catalog,
+    term: u64,
+}
+
+impl Lead {
+    /// The term for which it was confirmed.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Whether this node still leads in the term for which it was confirmed, as far as it knows.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.catalog.is_leader() && self.catalog.term() == self.term
+    }
+}
+
 impl Catalog {
     /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is applied:
     /// committed by a majority, durable, and visible in views of this node. It is tried again, with one effect, while the
@@ -84,6 +105,42 @@ impl Catalog {
         });
         self.patiently(asked, |entry| *entry).await?;
         Ok(self.view())
+    }
+
+    /// Confirms that this node leads the mesh: a majority has just said so, and views of this node show everything that was
+    /// committed before. What only the leader may do is done under it, and not for long.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotLeader`]; [`CatalogError::NoQuorum`] when no majority answers; [`CatalogError::Stopped`].
+    pub async fn confirm_lead(&self) -> Result<Lead, CatalogError> {
+        let not_leader = |leader_id| CatalogError::NotLeader {
+            leader_id,
+            address: None,
+        };
+        if !self.is_leader() {
+            return Err(not_leader(self.leader().filter(|leader| *leader != self.node_id)));
+        }
+        let term = self.term();
+        let round = async {
+            let entry = self.own_reads.ask((), 1).await?;
+            self.state.wait_until_applied(entry).await;
+            Ok(())
+        };
+        match timeout(self.way.patience, round).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Setback::NotLeading { leader })) => return Err(not_leader(leader)),
+            Ok(Err(Setback::Stopped(reason))) => return Err(CatalogError::Stopped(reason)),
+            Ok(Err(setback)) => return Err(CatalogError::NoQuorum(setback.to_string())),
+            Err(_) => return Err(CatalogError::NoQuorum(self.why_silent())),
+        }
+        Ok(Lead {
+            catalog: self.clone(),
+            term,
+        })
+    }
+
+    fn term(&self) -> u64 {
+        self.way.raft.server_metrics().borrow().vote.leader_id().term
     }
 
     /// Tries again and again: by itself where this node leads, else by way of the leader.
@@ -152,7 +209,7 @@ impl Catalog {
 
     fn why_cut_off(&self) -> String {
         let seconds = self.signs.lost_after().as_secs_f32();
-        if self.is_leader() {
+        if self.is_elected() {
             format!("this node led, but no majority has answered for {seconds} s")
         } else {
             format!("no leader has been heard of for {seconds} s")
@@ -161,7 +218,7 @@ impl Catalog {
 
     fn why_silent(&self) -> String {
         let seconds = self.way.patience.as_secs_f32();
-        match self.leader() {
+        match *self.way.leader.borrow() {
             None => format!("no leader was elected within {seconds} s"),
             Some(leader) if leader == self.node_id => {
                 format!("this node leads, but no majority has answered within {seconds} s")

@@ -9,6 +9,8 @@ mod leader;
 mod leadership;
 mod members;
 
+pub use self::ask::Lead;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -230,7 +232,8 @@ impl Catalog {
         }
     }
 
-    /// Whether this node leads the mesh, as far as it knows.
+    /// Whether this node leads the mesh, as far as it knows: it was elected, and a majority of the voters has answered it in
+    /// the last two leases. For what must not be done beside another leader see [`Self::confirm_lead`].
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.node_id)
@@ -239,7 +242,13 @@ impl Catalog {
     /// The number of the node that leads the mesh, as far as this one knows.
     #[must_use]
     pub fn leader(&self) -> Option<u64> {
-        *self.way.leader.borrow()
+        let elected = *self.way.leader.borrow();
+        elected.filter(|leader| *leader != self.node_id || self.signs.has_majority())
+    }
+
+    /// Whether proposals and reads are this node's to decide: it was elected. Without a majority they wait for it.
+    fn is_elected(&self) -> bool {
+        *self.way.leader.borrow() == Some(self.node_id)
     }
 
     /// Tells when another node leads the mesh.
@@ -273,10 +282,14 @@ impl Catalog {
                 ServerState::Learner => Role::Learner,
                 ServerState::Follower => Role::Follower,
                 ServerState::Candidate => Role::Candidate,
+                // It leads again as soon as a majority answers, unless that has elected another.
+                ServerState::Leader if !self.signs.has_majority() => Role::Candidate,
                 ServerState::Leader => Role::Leader,
                 ServerState::Shutdown => Role::Stopped,
             },
-            leader: metrics.current_leader,
+            leader: metrics
+                .current_leader
+                .filter(|leader| *leader != self.node_id || self.signs.has_majority()),
             term: metrics.current_term,
             last_log: metrics.last_log_index,
             last_applied: metrics.last_applied.map(|id| id.index),

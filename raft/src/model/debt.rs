@@ -52,6 +52,25 @@ pub struct Garbage {
     pub archive: Option<ArchiveId>,
 }
 
+/// A chunk that was condemned at `since`, as whoever deletes its objects read it: a chunk that was uploaded again and
+/// condemned again is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CondemnedChunk {
+    /// The chunk.
+    pub digest: Digest,
+    /// When it was condemned.
+    pub since: LogIndex,
+}
+
+/// Garbage of `since`, as whoever deletes it read it: the same name may have become garbage once more in the meantime.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GarbageObject {
+    /// The object.
+    pub key: GarbageKey,
+    /// When it became garbage.
+    pub since: LogIndex,
+}
+
 /// What one repository holds and owes, counted as it changes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryCounters {

@@ -16,7 +16,7 @@ mod token;
 pub use audit::AuditRecord;
 pub use backup::BackupRecord;
 pub use chunk::{ChunkRecord, ChunkState};
-pub use debt::{Debt, DebtReason, Garbage, GarbageKey, RepositoryCounters};
+pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, RepositoryCounters};
 pub use mesh::{LogIndex, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
 pub use object::{ObjectRef, Replica, StoredObject};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::remove_folder;
 use super::folder::Folder;
-use crate::apply::{Base, Rows, Writes};
+use crate::apply::{Base, Row, Rows, Snapshots, Writes};
 use crate::error::{CatalogError, ReadError};
 use crate::key;
 use crate::options::CatalogOptions;
@@ -159,20 +159,69 @@ impl Base for StateDb {
             Ok(family) => family,
             Err(error) => return Box::new(std::iter::once(Err(error))),
         };
-        let mut options = ReadOptions::default();
-        if !prefix.is_empty() {
-            options.set_iterate_range(PrefixRange(prefix));
-        }
         let mode = IteratorMode::From(from, Direction::Forward);
-        Box::new(
-            self.db
-                .iterator_cf_opt(family, options, mode)
-                .map(move |row| match row {
-                    Ok((key, value)) => Ok((key.into_vec(), value.into_vec())),
-                    Err(source) => Err(read_failed(table)(source)),
-                }),
-        )
+        let rows = self.db.iterator_cf_opt(family, scan_options(prefix), mode);
+        Box::new(rows.map(move |row| read_row(table, row)))
     }
+}
+
+/// The state database as it was when this was made, whatever is written since. It keeps what is overwritten meanwhile from
+/// being dropped: hold it for one decision, not for long.
+pub struct StateSnapshot<'a> {
+    db: &'a StateDb,
+    snapshot: rocksdb::Snapshot<'a>,
+}
+
+impl Snapshots for StateDb {
+    type Snapshot<'a> = StateSnapshot<'a>;
+
+    fn snapshot(&self) -> StateSnapshot<'_> {
+        StateSnapshot {
+            db: self,
+            snapshot: self.db.snapshot(),
+        }
+    }
+}
+
+impl Base for StateSnapshot<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let family = self.db.family(table)?;
+        self.snapshot.get_cf(family, key).map_err(read_failed(table))
+    }
+
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let family = self.db.family(table)?;
+        self.snapshot
+            .multi_get_cf(keys.iter().map(|key| (family, key)))
+            .into_iter()
+            .map(|value| value.map_err(read_failed(table)))
+            .collect()
+    }
+
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
+        let family = match self.db.family(table) {
+            Ok(family) => family,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        let mode = IteratorMode::From(from, Direction::Forward);
+        let rows = self.snapshot.iterator_cf_opt(family, scan_options(prefix), mode);
+        Box::new(rows.map(move |row| read_row(table, row)))
+    }
+}
+
+fn scan_options(prefix: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if !prefix.is_empty() {
+        options.set_iterate_range(PrefixRange(prefix));
+    }
+    options
+}
+
+type RawRow = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
+fn read_row(table: Table, row: RawRow) -> Result<Row, ReadError> {
+    let (key, value) = row.map_err(read_failed(table))?;
+    Ok((key.into_vec(), value.into_vec()))
 }
 
 /// Settings common to both databases.

@@ -4,7 +4,7 @@ mod listing;
 mod open;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use object_store::path::Path as Location;
@@ -33,6 +33,8 @@ struct Inner {
     envelope: Arc<Envelope>,
     wrapped_keys: Vec<WrappedKey>,
     problems: Vec<StoreError>,
+    /// The generations under which objects were found last, the newest first; see `get_any_generation`.
+    found: Mutex<Vec<Generation>>,
 }
 
 /// What a put has done.

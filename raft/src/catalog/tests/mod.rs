@@ -3,6 +3,7 @@
 mod harness;
 mod lan;
 mod large;
+mod lead;
 mod mesh;
 
 use std::collections::BTreeSet;
