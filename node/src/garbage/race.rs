@@ -16,9 +16,9 @@ use std::time::Duration;
 
 const SUITE: DigestSuite = DigestSuite::Blake3;
 /// Chunks that every backup has.
-const CHUNKS: u32 = 300;
+const CHUNKS: u32 = 120;
 /// Backups that are killed, swept and run again.
-const ROUNDS: u64 = 6;
+const ROUNDS: u64 = 5;
 
 /// The node, with a delay before each step of a collection.
 struct Slowly(Arc<Node>);
