@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many objects are listed between two words of progress.
 const PROGRESS_EVERY: u64 = 10_000;
 
+/// No mesh comes to this generation: a file of such a name, put there by hand, shall not use up all that are left.
+const NOT_BELIEVED: Generation = Generation(1 << 30);
+
 /// What a repository has, by name alone. Of the WAL only the folders are kept: an archive has some hundred files in each
 /// (invariant 11).
 #[derive(Debug, Default)]
@@ -68,7 +71,9 @@ impl Inventory {
             }
             let path = ObjectPath::parse(&object.path);
             let generation = path.as_ref().map_or(Generation::FIRST, ObjectPath::generation);
-            inventory.highest = inventory.highest.max(generation);
+            if generation < NOT_BELIEVED {
+                inventory.highest = inventory.highest.max(generation);
+            }
             match path {
                 Some(ObjectPath::Chunk { name, generation }) => chunks.add(name, generation, object.length),
                 path => inventory.add(path, object.length),
