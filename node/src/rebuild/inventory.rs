@@ -76,7 +76,7 @@ impl Inventory {
     fn add(&mut self, path: Option<ObjectPath>, length: u64) {
         match &path {
             None => self.others += 1,
-            Some(ObjectPath::Identity | ObjectPath::Key { .. } | ObjectPath::Chunk { .. }) => {}
+            Some(ObjectPath::Identity | ObjectPath::Key { .. } | ObjectPath::Mark(_) | ObjectPath::Chunk { .. }) => {}
             Some(path @ ObjectPath::StanzaInfo { stanza, archive_id, .. }) => {
                 self.others += 1;
                 let infos = &mut self.stanza(stanza).infos;

@@ -1,6 +1,7 @@
 //! One repository: objects by name, sealed on the way in and checked on the way out.
 
 mod listing;
+mod marks;
 mod open;
 
 use std::fmt;
@@ -197,7 +198,7 @@ impl Repository {
         Ok(text)
     }
 
-    /// Checks any object of the repository to the last byte, `pgmesh.repo` and the key objects too. Gives its length in the repository.
+    /// Checks any object of the repository to the last byte, `pgmesh.repo`, key objects and marks too. Gives its length in the repository.
     ///
     /// # Errors
     /// As [`Self::get_by_path`].
@@ -210,6 +211,7 @@ impl Repository {
             ObjectPath::Key { epoch, wrap } => {
                 open::decode_key(path, &object, epoch, wrap)?;
             }
+            ObjectPath::Mark(mark) => marks::check(path, &object, &self.0.identity, mark)?,
             place => {
                 self.open_by_path(path, &place, object).await?;
             }
