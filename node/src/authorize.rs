@@ -169,7 +169,8 @@ mod tests {
                 &peer,
                 &Request::DeleteStanza {
                     stanza: stanza("main"),
-                    force: true
+                    force: true,
+                    is_down: true
                 }
             )
             .is_err()

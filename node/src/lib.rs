@@ -6,7 +6,7 @@
 //!   │                               ├── committer, sessions ──► catalog (pgmesh-raft)
 //!   │                               └── refs: catalog name ⇄ name at rest
 //!   ├── links, consensus ──► other nodes
-//!   └── workers: opening, repair, garbage, sweep, announcing, renewal; on the leader also leading
+//!   └── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
 //! ```
 //!
 //! - [`protocol`]: the messages; [`failure`]: what goes wrong, as a user reads it.
@@ -14,10 +14,12 @@
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
+//! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that costs.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
 mod announcing;
 mod authorize;
+mod backfilling;
 mod backups;
 mod budget;
 mod clock;
@@ -32,6 +34,7 @@ mod init;
 mod join;
 mod leading;
 mod links;
+mod lost;
 mod membership;
 mod mesh_file;
 mod node;

@@ -8,6 +8,7 @@ use crate::failure::chain;
 use crate::garbage::AskedKept;
 use crate::init::node_names;
 use crate::links::Links;
+use crate::lost::LostSearch;
 use crate::mesh_file::MeshFile;
 use crate::pace::Pace;
 use crate::repair::Repair;
@@ -37,6 +38,7 @@ pub struct Node {
     pub(crate) repair: Repair,
     pub(crate) mapping: Mapping,
     pub(crate) sweep: Sweep,
+    pub(crate) lost: LostSearch,
     /// Wakes whoever tells the catalog where this node is and what it reaches.
     pub(crate) announcing: tokio::sync::Notify,
     /// When what a repository keeps was last asked for, and how far.
@@ -102,6 +104,7 @@ impl Node {
             mapping: Mapping::default(),
             pace: Pace::new(settings.repair_rate),
             sweep: Sweep::default(),
+            lost: LostSearch::default(),
             announcing: tokio::sync::Notify::new(),
             asked_kept: AskedKept::default(),
             collecting: tokio::sync::Mutex::new(()),

@@ -67,6 +67,13 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::REPO_INVALID,
             Some("give each repository a storage of its own: another repoN-path or bucket"),
         ),
+        R::LastRepository(_) => (code::COMMAND_INVALID, Some("declare another one first")),
+        R::RepositoryNeeded { .. } | R::OthersOwe { .. } => (
+            code::COMMAND_INVALID,
+            Some(
+                "let the other repositories be filled first (pgmesh repo-sync), or give --force to lose what only it has",
+            ),
+        ),
         R::UnknownRepository(_) => (
             code::REPO_INVALID,
             Some("declare it in the file of a node that reaches it"),

@@ -231,7 +231,7 @@ impl Node {
         let replica = NewReplica {
             object: object.clone(),
             digest: known.digest,
-            replica: written.replica,
+            claim: written.claim,
         };
         self.committer.replica(session, replica).await;
         Ok(())

@@ -51,6 +51,9 @@ pub async fn run(
         tokio::spawn(node.clone().keep_opening()),
         tokio::spawn(node.clone().keep_repairing()),
         tokio::spawn(node.clone().keep_sweeping()),
+        tokio::spawn(node.clone().keep_backfilling()),
+        tokio::spawn(node.clone().keep_marking()),
+        tokio::spawn(node.clone().keep_searching_lost()),
         tokio::spawn(node.clone().keep_announcing()),
         tokio::spawn(node.clone().keep_leading()),
         tokio::spawn(node.clone().keep_renewing(server.clone())),
@@ -81,6 +84,7 @@ pub async fn run(
     for worker in workers {
         worker.abort();
     }
+    node.mark_before_stop().await;
     let stopped = node.catalog.shutdown().await;
     tracing::info!("stopped");
     match failed {

@@ -6,12 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::{PgVersion, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName, WrappedKey};
+use pgmesh_storage::{BackupLabel, DbId, Digest, RepoKey, StanzaName, WrappedKey};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackupRecord, Branch, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
-    Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    BackupRecord, Branch, Claim, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService,
+    ObjectRef, Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -117,10 +117,27 @@ pub enum Command {
         wrapped_keys: Option<Vec<WrappedKey>>,
     },
     /// Forgets a repository: repeat it while the reply is `Retiring { more: true }`; each step withdraws a bounded number
-    /// of replicas and debts. What lies there is not deleted. From the first step on there is no way back.
+    /// of replicas and debts. What lies there is not deleted. Refused while objects would have no other replica, or nobody
+    /// knows whether they would. A walk that meets such an object later gives up with the reply `StillNeeded`: the
+    /// repository stays, and what was withdrawn is owed to it again.
     RetireRepository {
         /// Its number.
         repo: RepoKey,
+        /// Also when objects lose their last replica. From the first step on there is no way back then.
+        force: bool,
+    },
+    /// Says that a mark was written to a repository and is durable there (see [`RepositoryMark`](crate::RepositoryMark)).
+    /// One that is not newer than the known one, and one of another repository than the registered one, change nothing.
+    /// Reply: `Done`.
+    MarkRepository {
+        /// Its number.
+        repo: RepoKey,
+        /// The identifier in the `pgmesh.repo` of the repository that it was written to.
+        identity: String,
+        /// The mark's number.
+        number: u64,
+        /// What was drawn at random for it.
+        nonce: u64,
     },
     /// Puts an empty repository in the place of one whose disk was lost: repeat it while the reply is
     /// `Replacing { more: true }`; each step withdraws a bounded number of replicas and owes them anew.
@@ -147,8 +164,8 @@ pub enum Command {
         stanza: StanzaName,
         /// The cluster.
         cluster: Cluster,
-        /// The stanza information object for the database identifier 1, with its replicas.
-        info: StoredObject,
+        /// The stanza information object for the database identifier 1.
+        info: ClaimedObject,
     },
     /// Gives a stanza a new current database after `pg_upgrade`. The current cluster again changes nothing.
     /// Reply: `Database`.
@@ -158,13 +175,16 @@ pub enum Command {
         /// The new cluster.
         cluster: Cluster,
         /// The stanza information object for the next database identifier (number of databases + 1).
-        info: StoredObject,
+        info: ClaimedObject,
     },
-    /// Removes a stopped stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded
-    /// number of rows and leaves their objects as garbage. From the first step on there is no way back.
+    /// Removes a stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded number of rows
+    /// and leaves their objects as garbage. From the first step on there is no way back. Refused while a backup runs; then
+    /// nothing has changed, and the stanza goes on taking WAL.
     DeleteStanza {
         /// The stanza.
         stanza: StanzaName,
+        /// Also when it is not stopped.
+        force: bool,
     },
     /// Makes a stanza refuse WAL and backups. Reply: `Done`.
     StopStanza {
@@ -277,14 +297,13 @@ pub enum Command {
         replicas: Vec<NewReplica>,
     },
     /// Withdraws a replica that was found bad and owes a new generation of it (invariant 6). A replica that the
-    /// catalog does not count as good changes nothing. Reply: `Withdrawn`.
+    /// catalog does not count as good, and one of another repository than the registered one, change nothing.
+    /// Reply: `Withdrawn`.
     ReportBad {
-        /// The repository.
-        repo: RepoKey,
         /// The object.
         object: ObjectRef,
-        /// The generation that was read.
-        generation: Generation,
+        /// The replica that was read, and in which repository.
+        bad: Claim,
         /// `Damaged` or `Missing`.
         reason: DebtReason,
         /// What was seen, for the audit trail.
@@ -380,6 +399,8 @@ pub enum Adopt {
         label: BackupLabel,
         /// What its manifest says.
         record: Box<BackupRecord>,
+        /// Where its manifest is.
+        claims: Vec<Claim>,
     },
 }
 
@@ -391,7 +412,7 @@ pub struct AdoptedDatabase {
     /// The cluster.
     pub cluster: Cluster,
     /// The object that describes it, and where it is.
-    pub info: StoredObject,
+    pub info: ClaimedObject,
 }
 
 /// One WAL file, as found in a repository.
@@ -399,10 +420,53 @@ pub struct AdoptedDatabase {
 pub struct AdoptedFile {
     /// The file.
     pub file: WalFileName,
-    /// Its content, and where it is; [`StoredObject::unknown`] where no good content was found.
-    pub object: StoredObject,
+    /// Its content, and where it is; [`ClaimedObject::unknown`] where no good content was found.
+    pub object: ClaimedObject,
     /// The lines of a history file; empty for other files.
     pub branches: Vec<Branch>,
+}
+
+/// An object that is no chunk, and where it was made durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedObject {
+    /// Digest of the plain content.
+    pub digest: Digest,
+    /// Length of the plain content in bytes.
+    pub plain_length: u64,
+    /// Length as stored (compressed, without envelope) in bytes.
+    pub stored_length: u64,
+    /// Where it is, at most one claim a repository.
+    pub claims: Vec<Claim>,
+}
+
+impl ClaimedObject {
+    /// An object of which the name alone is known; see [`StoredObject::unknown`].
+    #[must_use]
+    pub fn unknown() -> Self {
+        let StoredObject {
+            digest,
+            plain_length,
+            stored_length,
+            replicas: _,
+        } = StoredObject::unknown();
+        Self {
+            digest,
+            plain_length,
+            stored_length,
+            claims: Vec::new(),
+        }
+    }
+
+    /// The record of it, with these of the claimed replicas.
+    #[must_use]
+    pub fn stored(&self, replicas: Vec<Replica>) -> StoredObject {
+        StoredObject {
+            digest: self.digest,
+            plain_length: self.plain_length,
+            stored_length: self.stored_length,
+            replicas,
+        }
+    }
 }
 
 /// What tells one cluster from another.
@@ -425,8 +489,8 @@ pub struct PushSegment {
     pub stanza: StanzaName,
     /// The file.
     pub file: WalFileName,
-    /// Its content, and where it is durable.
-    pub object: StoredObject,
+    /// Its content, and where it was made durable.
+    pub object: ClaimedObject,
     /// `archive-ack`: how many good replicas there must be (invariant 1).
     pub ack: u16,
     /// [`View::applied`](crate::View::applied) before the upload began.
@@ -450,8 +514,10 @@ pub struct CommitBackup {
     pub session: SessionId,
     /// The label that it was begun with.
     pub label: BackupLabel,
-    /// The backup.
+    /// The backup. Where its manifest is, the claims say; replicas that are given here do not count.
     pub record: BackupRecord,
+    /// Where its manifest is durable.
+    pub claims: Vec<Claim>,
     /// `backup-ack`: how many good replicas of the manifest there must be.
     pub ack: u16,
     /// [`View::applied`](crate::View::applied) of the linearizable view that all chunks were checked in.
@@ -468,7 +534,7 @@ pub struct NewChunk {
     /// Length as stored (compressed, without envelope) in bytes.
     pub stored_length: u32,
     /// Where it is durable.
-    pub replicas: Vec<Replica>,
+    pub claims: Vec<Claim>,
 }
 
 /// A replica that was made good.
@@ -479,5 +545,5 @@ pub struct NewReplica {
     /// The digest of what was written.
     pub digest: Digest,
     /// Where it is durable.
-    pub replica: Replica,
+    pub claim: Claim,
 }

@@ -87,7 +87,7 @@ pub fn debt(repo: RepoKey, object: &ObjectRef) -> Vec<u8> {
     key
 }
 
-/// The prefix of all garbage of an object, kept or not. No object's prefix begins another's.
+/// A key in table `Lost`, and the prefix of all garbage of an object, kept or not. No object's prefix begins another's.
 #[must_use]
 pub fn object(object: &ObjectRef) -> Vec<u8> {
     let mut key = Vec::with_capacity(40);
@@ -278,6 +278,14 @@ pub fn read_garbage(key: &[u8]) -> Option<GarbageKey> {
         generation: reader.generation()?,
     };
     reader.end(garbage)
+}
+
+/// Reads a key of table `Lost`.
+#[must_use]
+pub fn read_object(key: &[u8]) -> Option<ObjectRef> {
+    let mut reader = KeyReader::new(key);
+    let object = reader.object()?;
+    reader.end(object)
 }
 
 /// Reads a key of table `Debts`.

@@ -38,10 +38,11 @@ pub use catalog::Catalog;
 pub use command::{Command, Proposal};
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, Database, Debt, DebtReason, Garbage,
-    GarbageKey, HistoryRecord, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Redeemed, Replica,
-    RepositoryChange, RepositoryCounters, RepositoryRecord, RequestId, RunningBackup, SegmentRecord, SessionId,
-    SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
+    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, Claim, Database, Debt, DebtReason, Garbage,
+    GarbageKey, HistoryRecord, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Redeemed,
+    Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId, RunningBackup,
+    SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole,
+    VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

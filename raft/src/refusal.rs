@@ -4,7 +4,7 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFile
 use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LogIndex, NodeName, SessionId, TokenId};
+use crate::model::{LogIndex, NodeName, ObjectRef, SessionId, TokenId};
 
 /// Why a command was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -110,6 +110,28 @@ pub enum Refusal {
         repo: RepoKey,
         /// `retired` or `replaced`.
         doing: String,
+    },
+
+    /// A mesh that has objects has at least one repository.
+    #[error("repo{0} is the mesh's only repository")]
+    LastRepository(RepoKey),
+    /// Objects would have no other replica.
+    #[error("nothing but repo{repo} has {object}, and perhaps more")]
+    RepositoryNeeded {
+        /// The repository that was to be forgotten.
+        repo: RepoKey,
+        /// One of the objects.
+        object: ObjectRef,
+    },
+    /// Too much is owed to the other repositories to know which objects would have no other replica.
+    #[error("{}", others_owe(*repo, *other, *debts))]
+    OthersOwe {
+        /// The repository that was to be forgotten.
+        repo: RepoKey,
+        /// The other repository that owes least.
+        other: RepoKey,
+        /// What it owes; `None` while objects from before its registration have not all been owed to it yet.
+        debts: Option<u64>,
     },
 
     /// No such stanza.
@@ -364,6 +386,14 @@ pub struct StaleGeneration {
     pub digest: Digest,
     /// The lowest generation that may be used.
     pub generation: Generation,
+}
+
+fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> String {
+    let owed = match debts {
+        Some(debts) => format!("owes {debts} objects, too many to look whether repo{repo} alone has some of them"),
+        None => "is new, and which objects it owes is not written down yet".to_owned(),
+    };
+    format!("objects may be in repo{repo} alone: repo{other}, the most complete of the others, {owed}")
 }
 
 fn shown(value: &Option<String>) -> &str {

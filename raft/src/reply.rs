@@ -3,7 +3,7 @@
 use pgmesh_storage::DbId;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Replica, SessionId, TokenRole};
+use crate::model::{ObjectRef, Replica, SessionId, TokenRole};
 
 /// The answer to an accepted command; [`Command`](crate::Command) says which variant belongs to which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,11 @@ pub enum Reply {
     Retiring {
         /// Whether rows are left: propose it again.
         more: bool,
+    },
+    /// The repository is not forgotten: an object is nowhere else.
+    StillNeeded {
+        /// The object.
+        object: ObjectRef,
     },
     /// One step of owing a repository everything that its lost disk held.
     Replacing {

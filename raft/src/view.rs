@@ -11,13 +11,13 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName}
 use serde::de::DeserializeOwned;
 
 use crate::apply::Base;
-use crate::apply::objects;
+use crate::apply::{objects, repository};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, MeshRecord, NodeName,
-    NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord,
-    StanzaRecord, StoredObject, TokenId, TokenRecord,
+    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, Lost, MeshRecord,
+    NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId,
+    SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -270,6 +270,22 @@ impl<B: Base> View<B> {
     ) -> impl Iterator<Item = Result<(GarbageKey, Garbage), ReadError>> + Send {
         let from = after.map_or_else(Vec::new, |garbage| key::after(key::garbage(garbage)));
         self.rows(Table::Kept, &from, &[], key::read_garbage)
+    }
+
+    /// So many known objects, those after `after` if given: chunks that are not condemned, WAL files, manifests, then the
+    /// information on stanzas.
+    pub fn objects_after(
+        &self,
+        after: Option<&ObjectRef>,
+        limit: usize,
+    ) -> Result<Vec<(ObjectRef, StoredObject)>, ReadError> {
+        repository::objects_after(&self.base, after, limit)
+    }
+
+    /// Objects of which no good replica is left, that after `after` if given; nobody can pay their debts by copying.
+    pub fn lost(&self, after: Option<&ObjectRef>) -> impl Iterator<Item = Result<(ObjectRef, Lost), ReadError>> + Send {
+        let from = after.map_or_else(Vec::new, |object| key::after(key::object(object)));
+        self.rows(Table::Lost, &from, &[], key::read_object)
     }
 
     /// Whether an object is known to be of no use any more: condemned, garbage, or garbage that its repository keeps.

@@ -4,12 +4,14 @@
 //! `text` render: all three are pure.
 
 mod json;
+mod losses;
 #[cfg(test)]
 pub(super) mod samples;
 mod status;
 mod text;
 
-pub(super) use json::{debt, health, kept};
+pub(super) use json::{debt, health, kept, lost};
+pub(super) use losses::{REMEDY as LOST_REMEDY, costs, describe_lost};
 pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
@@ -18,10 +20,10 @@ use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo};
+use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo, StanzaLosses};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
-use status::chosen;
+use status::{Status, chosen};
 
 /// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`, transam.h).
 const FIRST_USER_OID: u32 = 16_384;
@@ -139,6 +141,20 @@ impl<'i> Shown<'i> {
         match self.asked {
             Some(asked) if known.is_empty() => vec![(asked, None)],
             _ => known,
+        }
+    }
+
+    /// What a stanza has lost.
+    fn losses(&self, name: &str) -> Option<&'i StanzaLosses> {
+        self.info.lost.stanzas.iter().find(|losses| losses.stanza == name)
+    }
+
+    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are.
+    fn overall(&self, name: &str, each: &[Status], stanza: Option<&StanzaInfo>) -> Status {
+        let overall = Status::overall(each, stanza, self.label());
+        match (overall, self.losses(name)) {
+            (Status::Ok | Status::Mixed | Status::NoBackups, Some(_)) => Status::Lost,
+            _ => overall,
         }
     }
 

@@ -9,7 +9,8 @@ use crate::output::{self, OutputFormat};
 use crate::restore::{DirectRepositories, direct_identity};
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{
-    HealthInfo, ListRepository, MeshInfo, PayloadHead, ReadRepository, RepositoryInfo, RepositoryObject, Request,
+    HealthInfo, ListRepository, MeshInfo, PayloadHead, ReadRepository, Replaced, RepositoryInfo, RepositoryObject,
+    Request,
 };
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{ObjectPath, Payload, RepoKey};
@@ -91,11 +92,20 @@ pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
 pub async fn replace(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let mesh = Mesh::connect(config).await?;
-    mesh.call::<()>(&Request::ReplaceRepository { repo }).await?;
-    output::print(&format!(
-        "repo{repo} is an empty one now, and is being filled: 'pgmesh --repo={repo} repo-sync' tells how far it is"
-    ))?;
+    let replaced: Replaced = mesh.call(&Request::ReplaceRepository { repo }).await?;
+    output::print(&replaced_text(repo, replaced))?;
     Ok(ExitCode::Ok)
+}
+
+fn replaced_text(repo: RepoKey, replaced: Replaced) -> String {
+    let sync = format!("'pgmesh --repo={repo} repo-sync' tells how far it is");
+    match replaced {
+        Replaced::Empty => format!("repo{repo} is an empty one now, and is being filled: {sync}"),
+        Replaced::OlderCopy { missing, there } => format!(
+            "an older copy of repo{repo} is taken up: it has {there} objects, and lacks {missing}, which are copied from the \
+             other repositories: {sync}"
+        ),
+    }
 }
 
 /// Forgets a repository.

@@ -49,6 +49,7 @@ pub use workers::Workers;
 use crate::config::Config;
 use crate::progress::Progress;
 use data_directory::DataDirectory;
+pub use data_directory::refuse_running;
 use owners::Owners;
 use pg_manifest::PgManifest;
 use pgmesh_node::{Failure, code, now_unix};

@@ -185,8 +185,9 @@ impl Served {
             Request::UpgradeStanza(create) => {
                 logged(stream, "stanza-upgrade", node.upgrade_stanza(actor, create).await).await
             }
-            Request::DeleteStanza { stanza, force } => {
-                logged(stream, "stanza-delete", node.delete_stanza(actor, stanza, force).await).await
+            Request::DeleteStanza { stanza, force, is_down } => {
+                let deleted = node.delete_stanza(actor, stanza, force, is_down).await;
+                logged(stream, "stanza-delete", deleted).await
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,

@@ -136,6 +136,20 @@ impl ReadRepository {
     }
 }
 
+/// What became of a repository that was to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Replaced {
+    /// An empty one is in its place, which owes everything.
+    Empty,
+    /// An older copy of it is in its place.
+    OlderCopy {
+        /// So many objects are missing there, and owed.
+        missing: u64,
+        /// So many are there.
+        there: u64,
+    },
+}
+
 /// What became of a stanza's objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedStanza {

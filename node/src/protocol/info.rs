@@ -20,6 +20,40 @@ pub struct MeshInfo {
     pub clock: i64,
     /// Why this is only what the node last knew, where no majority of the mesh could be asked.
     pub stale: Option<String>,
+    /// What is lost.
+    pub lost: LostReport,
+}
+
+/// Objects of which no repository has a good replica: their debts are not paid by waiting.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostReport {
+    /// How many; no more than 10,000 are counted.
+    pub objects: u64,
+    /// Whether there are more.
+    pub more: bool,
+    /// How many of them are chunks of backups.
+    pub chunks: u64,
+    /// Since when, Unix seconds.
+    pub since: Option<i64>,
+    /// What that costs, stanza by stanza.
+    pub stanzas: Vec<StanzaLosses>,
+    /// The manifests have not all been searched for the chunks: more backups may be concerned.
+    pub searching: bool,
+}
+
+/// What lost objects cost a stanza.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StanzaLosses {
+    /// Its name.
+    pub stanza: String,
+    /// Backups that cannot be restored in full.
+    pub backups: Vec<BackupLabel>,
+    /// The first lost WAL files: a recovery stops before each.
+    pub wal: Vec<String>,
+    /// How many WAL files are lost.
+    pub wal_files: u64,
+    /// What its repositories say of its cluster is lost; needed to rebuild the catalog only.
+    pub description: bool,
 }
 
 /// One repository.

@@ -1,6 +1,6 @@
 //! Nodes, their parts in the mesh, and how the mesh does.
 
-use super::{DebtInfo, HealthInfo, KeptInfo};
+use super::{DebtInfo, HealthInfo, KeptInfo, LostReport};
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
 
@@ -173,6 +173,8 @@ pub struct MeshStatus {
     pub round_trips: Vec<Option<u64>>,
     /// All repositories.
     pub repositories: Vec<RepositoryStatus>,
+    /// What is lost.
+    pub lost: LostReport,
 }
 
 /// What a synchronization tells while it runs.

@@ -15,7 +15,7 @@ mod verify;
 
 pub use admin::{
     AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted, JoinRequest,
-    ListRepository, NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
+    ListRepository, NewStanza, ReadRepository, Replaced, RepositoryObject, SegmentPresence, SetStopped,
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
@@ -23,7 +23,8 @@ pub use backup::{
     QueryChunks, ResumeBackup,
 };
 pub use info::{
-    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
+    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, LostReport, MeshInfo, RepositoryInfo,
+    StanzaInfo, StanzaLosses,
 };
 pub use mesh::{
     MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
@@ -31,7 +32,7 @@ pub use mesh::{
 };
 pub use peer::{
     Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
-    StoreObject, StoreTarget, Stored,
+    StoreObject, StoreTarget, Stored, StoredAt,
 };
 pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -103,6 +104,8 @@ pub enum Request {
         stanza: StanzaName,
         /// Delete even when it has not been stopped.
         force: bool,
+        /// Whoever asks has seen that its cluster does not run.
+        is_down: bool,
     },
     /// Stops or starts a stanza, or all. Reply: `()`.
     SetStopped(SetStopped),
@@ -124,7 +127,7 @@ pub enum Request {
         definition: BTreeMap<String, String>,
     },
     /// Puts an empty repository, at the place that the asked node's file declares, where one was lost with its disk.
-    /// Reply: `()`; what it has lost is owed to it from then on.
+    /// Reply: [`Replaced`]; what it has lost is owed to it from then on. An older copy of it that is there is taken up.
     ReplaceRepository {
         /// The repository.
         repo: pgmesh_storage::RepoKey,

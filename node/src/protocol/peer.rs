@@ -68,8 +68,19 @@ pub struct StoreObject {
 pub struct Stored {
     /// The repository.
     pub repo: RepoKey,
-    /// The generation and the bytes at rest, or why it is not written.
-    pub outcome: Result<(Generation, u64), RemoteError>,
+    /// Where it is, or why it is not written.
+    pub outcome: Result<StoredAt, RemoteError>,
+}
+
+/// An object that is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAt {
+    /// The identity of the repository that it was written to.
+    pub identity: String,
+    /// The generation that it was written under.
+    pub generation: Generation,
+    /// The bytes at rest.
+    pub bytes: u64,
 }
 
 /// Reads one object of a repository of the asked node.
@@ -117,6 +128,8 @@ pub struct DeleteObject {
 pub struct RemoteError {
     /// What kind of failure it is.
     pub kind: RemoteErrorKind,
+    /// The identity of the repository that answered, if one did.
+    pub identity: Option<String>,
     /// In words.
     pub what: String,
 }

@@ -9,7 +9,7 @@ use crate::protocol::{
     BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, Request, StoreObject,
     StoreTarget, Stored,
 };
-use pgmesh_raft::{NodeName, Replica};
+use pgmesh_raft::{Claim, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,6 +116,7 @@ impl RemoteSlot {
         SlotError::Remote {
             repo: self.key,
             host: self.host.clone(),
+            identity: error.identity,
             kind: error.kind,
             what: error.what,
         }
@@ -125,6 +126,7 @@ impl RemoteSlot {
 fn damaged_in_transit(error: &dyn std::error::Error) -> RemoteError {
     RemoteError {
         kind: RemoteErrorKind::Unavailable,
+        identity: None,
         what: format!("what the node sent is not whole: {error}"),
     }
 }
@@ -166,15 +168,17 @@ pub async fn write_there(
             let Some((slot, attempt)) = waiting.remove(&stored.repo) else {
                 continue;
             };
-            let written = slot
-                .judge(attempt, Ok(stored.outcome))
-                .map(|(generation, bytes)| Written {
-                    replica: Replica {
-                        repo: slot.key,
-                        generation,
+            let written = slot.judge(attempt, Ok(stored.outcome)).map(|stored| {
+                let (repo, generation) = (slot.key, stored.generation);
+                let replica = Replica { repo, generation };
+                Written {
+                    claim: Claim {
+                        replica,
+                        identity: stored.identity,
                     },
-                    stored: bytes,
-                });
+                    stored: stored.bytes,
+                }
+            });
             // Whoever asked may have gone: the debt tells the repair.
             let _ = ends.send((slot.key, written));
         }

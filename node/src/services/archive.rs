@@ -7,10 +7,10 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader};
-use pgmesh_raft::command::{self, NewReplica};
+use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
-    Branch, CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord, StanzaRecord,
-    StoredObject, View,
+    Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
+    StanzaRecord, View,
 };
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
@@ -117,7 +117,7 @@ impl Node {
             // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
             check_writer(&stanza, push, file)?;
         }
-        let (mut replicas, targets) = match &known {
+        let (known_good, targets) = match &known {
             Some(record) if !is_same(record) => {
                 return Err(Failure::from(Refusal::Duplicate {
                     stanza: push.stanza.clone(),
@@ -129,13 +129,10 @@ impl Node {
             }
             Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
             Some(record) => (
-                record.object.replicas.clone(),
+                record.object.replicas.len(),
                 missing(&view, push, file, &database, record, &all)?,
             ),
-            None => (
-                Vec::new(),
-                refs::targets_of(&view, &segment_ref(push, &database, file))?,
-            ),
+            None => (0, refs::targets_of(&view, &segment_ref(push, &database, file))?),
         };
         let name = ObjectName::Segment {
             stanza: push.stanza.clone(),
@@ -143,16 +140,14 @@ impl Node {
             file: *file,
             digest: payload.digest,
         };
-        let wanted = ack.saturating_sub(replicas.len());
+        let wanted = ack.saturating_sub(known_good);
         let mut outcome = self
             .repositories
             .write(&name, payload, &targets, wanted, Some(held.clone()))
             .await?;
-        replicas.extend(outcome.durable.iter().map(|written| written.replica));
-        replicas.sort_by_key(|replica| replica.repo);
-        let object = stored_object(payload, replicas);
+        let object = claimed_object(payload, outcome.claims());
         let reply = self
-            .commit_push(actor, push, file, object.clone(), ack, checked_at, branches)
+            .commit_push(actor, push, file, object, ack, checked_at, branches)
             .await?;
         let (already, replicas) = match reply {
             Reply::Pushed { replicas } => (false, replicas),
@@ -170,7 +165,7 @@ impl Node {
         actor: &str,
         push: &PushSegment,
         file: &WalFileName,
-        object: StoredObject,
+        object: ClaimedObject,
         ack: usize,
         checked_at: LogIndex,
         branches: &[Branch],
@@ -223,7 +218,7 @@ impl Node {
                 let replica = NewReplica {
                     object: object.clone(),
                     digest,
-                    replica: written.replica,
+                    claim: written.claim,
                 };
                 committer.replica(session.clone(), replica).await;
             }
@@ -387,12 +382,12 @@ pub(crate) fn branches_of(file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>
     Ok(history.entries.iter().map(branch).collect())
 }
 
-pub(crate) fn stored_object(payload: &Payload, replicas: Vec<Replica>) -> StoredObject {
-    StoredObject {
+pub(crate) fn claimed_object(payload: &Payload, claims: Vec<Claim>) -> ClaimedObject {
+    ClaimedObject {
         digest: payload.digest,
         plain_length: payload.plain_length,
         stored_length: payload.bytes.len() as u64,
-        replicas,
+        claims,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::backups::{ConnectionNumber, ResumeKey};
 use crate::committer::ChunkCommit;
 use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
-use crate::services::{current_database, joined, stored_object, unexpected};
+use crate::services::{claimed_object, current_database, joined, unexpected};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
@@ -144,7 +144,7 @@ impl Node {
                 digest: payload.digest,
                 length,
                 stored_length: u32::try_from(payload.bytes.len()).unwrap_or(u32::MAX),
-                replicas: outcome.durable.iter().map(|written| written.replica).collect(),
+                claims: outcome.claims(),
             };
             match self.committer.chunk(session, chunk).await? {
                 ChunkCommit::Done => {
@@ -207,14 +207,15 @@ impl Node {
                 .repositories
                 .write(&name, &payload, &targets, ack, Some(held.clone()))
                 .await?;
-            let replicas = outcome.durable.iter().map(|written| written.replica).collect();
-            let manifest = stored_object(&payload, replicas);
+            let claimed = claimed_object(&payload, outcome.claims());
+            let manifest = claimed.stored(Vec::new());
             let record = backup_record(&root, manifest, sums.stored, targets.iter().map(|(key, _)| *key));
             let command = Command::CommitBackup(Box::new(command::CommitBackup {
                 stanza: commit.stanza.clone(),
                 session,
                 label: commit.label.clone(),
                 record,
+                claims: claimed.claims,
                 ack: u16::try_from(ack).unwrap_or(u16::MAX),
                 checked_at,
             }));
@@ -227,7 +228,10 @@ impl Node {
                         owed: outcome.owed_numbers(),
                     });
                 }
-                Err(CatalogError::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}
+                // Written to a repository that was replaced meanwhile, it counts for nothing: it is written again.
+                Err(CatalogError::Refused(
+                    Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+                )) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -41,7 +41,10 @@ impl Node {
                 }
             }
         }
+        let is_asked = |name: &StanzaName| stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
+        let lost = self.lost_report(&view, is_asked).await?;
         Ok(MeshInfo {
+            lost,
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),
             repositories: self.repository_infos(&view).await?,

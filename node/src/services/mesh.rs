@@ -168,6 +168,7 @@ impl Node {
             quorum,
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
             round_trips: trips,
+            lost: self.lost_report(&view, |_| true).await?,
             repositories,
             nodes: nodes.into_iter().zip(accounts).collect(),
         })

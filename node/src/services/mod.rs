@@ -18,6 +18,6 @@ mod verify;
 mod verify_mesh;
 
 pub(crate) use admin::CERTIFICATE_VALIDITY;
-pub(crate) use archive::{branches_of, current_database, joined, stored_object, unexpected};
+pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};

@@ -38,12 +38,11 @@ impl Node {
     /// Withdraws bad replicas from the catalog; each becomes a debt of a new generation, which the repair pays.
     pub(crate) async fn report_bad(&self, object: &ObjectRef, bad: &[BadReplica]) {
         for replica in bad {
-            let (repo, generation) = (replica.replica.repo, replica.replica.generation);
+            let repo = replica.claim.replica.repo;
             tracing::warn!(%object, %repo, what = replica.what, "a replica is bad; it is made anew from another one");
             let command = Command::ReportBad {
-                repo,
                 object: object.clone(),
-                generation,
+                bad: replica.claim.clone(),
                 reason: if replica.missing {
                     DebtReason::Missing
                 } else {

@@ -3,12 +3,16 @@
 use crate::garbage::Collected;
 use crate::protocol::{AnnotateBackup, CreateStanza, DeletedStanza, NewStanza, SetStopped};
 use crate::refs;
-use crate::services::{stored_object, unexpected};
+use crate::services::{claimed_object, unexpected};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
-use pgmesh_raft::command::Cluster;
-use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
+use pgmesh_postgres::WalFileName;
+use pgmesh_raft::command::{ClaimedObject, Cluster};
+use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
+
+/// WAL that was pushed so many seconds ago is a sign that its cluster runs.
+const RECENT_PUSH_SECONDS: i64 = 300;
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
@@ -107,10 +111,7 @@ impl Node {
             digest: payload.digest,
         };
         let mut outcome = self.repositories.write(&name, &payload, &targets, ack, None).await?;
-        let info = stored_object(
-            &payload,
-            outcome.durable.iter().map(|written| written.replica).collect(),
-        );
+        let info = claimed_object(&payload, outcome.claims());
         match self
             .catalog
             .propose(actor, database_command(create, info, upgrade))
@@ -192,21 +193,23 @@ impl Node {
     /// Deletes a stanza: out of the catalog first, then its objects, as sessions allow (invariant 5). The number of
     /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let go
     /// stays, and is told.
-    pub async fn delete_stanza(&self, actor: &str, stanza: StanzaName, force: bool) -> Result<DeletedStanza, Failure> {
-        if force {
-            let reason = "it is being deleted".to_owned();
-            let command = Command::StopStanza {
-                stanza: stanza.clone(),
-                reason,
-            };
-            match self.catalog.propose(actor, command).await {
-                // A deletion that was interrupted goes on.
-                Ok(_) | Err(pgmesh_raft::CatalogError::Refused(Refusal::StanzaDeleting(_))) => {}
-                Err(error) => return Err(error.into()),
-            }
+    ///
+    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that.
+    pub async fn delete_stanza(
+        &self,
+        actor: &str,
+        stanza: StanzaName,
+        force: bool,
+        is_down: bool,
+    ) -> Result<DeletedStanza, Failure> {
+        if !force && !is_down {
+            self.refuse_running(&stanza).await?;
         }
         loop {
-            let command = Command::DeleteStanza { stanza: stanza.clone() };
+            let command = Command::DeleteStanza {
+                stanza: stanza.clone(),
+                force,
+            };
             match self.catalog.propose(actor, command).await? {
                 Reply::Deleting { more: true } => {}
                 Reply::Deleting { more: false } => break,
@@ -219,7 +222,40 @@ impl Node {
     }
 }
 
-fn database_command(create: &CreateStanza, info: StoredObject, upgrade: bool) -> Command {
+impl Node {
+    /// A node sees nothing of a cluster but its pushes: WAL that came a moment ago says that it runs.
+    async fn refuse_running(&self, stanza: &StanzaName) -> Result<(), Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let Some(record) = view.stanza(stanza)? else {
+            return Err(Refusal::UnknownStanza(stanza.clone()).into());
+        };
+        if record.deleting {
+            // An interrupted deletion goes on: there is no way back.
+            return Ok(());
+        }
+        let Some(database) = record.current() else {
+            return Ok(());
+        };
+        let Some((_, last)) = view.segment_bounds(stanza, database.id)? else {
+            return Ok(());
+        };
+        let last = view.segment(stanza, database.id, &WalFileName::Segment(last))?;
+        let age = last.map(|segment| crate::now_unix() - segment.pushed_at);
+        match age {
+            Some(age) if (0..RECENT_PUSH_SECONDS).contains(&age) => Err(Failure::new(
+                code::PG_RUNNING,
+                format!("PostgreSQL may run: stanza {stanza} was pushed to {age} seconds ago"),
+            )
+            .remedy(
+                "stop PostgreSQL and run this on its host, where that can be seen; or wait until nothing has been pushed for \
+                 five minutes, or give --force",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn database_command(create: &CreateStanza, info: ClaimedObject, upgrade: bool) -> Command {
     let cluster = Cluster {
         system_id: create.system_id,
         version: create.version,

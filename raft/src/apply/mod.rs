@@ -11,7 +11,7 @@ mod garbage;
 mod mesh;
 mod node;
 pub(crate) mod objects;
-mod repository;
+pub(crate) mod repository;
 mod request;
 mod retire;
 mod segment;
@@ -20,6 +20,8 @@ mod stanza;
 mod token;
 mod txn;
 
+#[cfg(test)]
+mod claims;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -186,7 +188,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 registered_by: node,
                 backfill: None,
                 change: None,
-                replaced: LogIndex(0),
+                mark: None,
             };
             repository::register(step, repo, given)
         }
@@ -196,7 +198,13 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             host,
             wrapped_keys,
         } => repository::update(step, repo, definition, host, wrapped_keys),
-        Command::RetireRepository { repo } => retire::retire(step, repo),
+        Command::RetireRepository { repo, force } => retire::retire(step, repo, force),
+        Command::MarkRepository {
+            repo,
+            identity,
+            number,
+            nonce,
+        } => repository::mark(step, repo, &identity, number, nonce),
         Command::ReplaceRepository {
             repo,
             uuid,
@@ -206,7 +214,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::Backfill { repo } => repository::backfill(step, repo),
         Command::CreateStanza { stanza, cluster, info } => stanza::create(step, stanza, cluster, info),
         Command::UpgradeStanza { stanza, cluster, info } => stanza::upgrade(step, stanza, cluster, info),
-        Command::DeleteStanza { stanza } => stanza::delete(step, &stanza),
+        Command::DeleteStanza { stanza, force } => stanza::delete(step, &stanza, force),
         Command::StopStanza { stanza, reason } => stanza::stop(step, &stanza, reason),
         Command::StartStanza { stanza } => stanza::start(step, &stanza),
         Command::AdoptWriter {
@@ -251,12 +259,11 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::RemoveBackup { stanza, label } => backup::remove(step, &stanza, &label),
         Command::AddReplicas { session, replicas } => objects::add_replicas(step, session, replicas),
         Command::ReportBad {
-            repo,
             object,
-            generation,
+            bad,
             reason,
             what,
-        } => objects::report_bad(step, repo, &object, generation, reason, &what),
+        } => objects::report_bad(step, &object, &bad, reason, &what),
         Command::Condemn { chunks, checked_at } => garbage::condemn(step, &chunks, checked_at),
         Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),

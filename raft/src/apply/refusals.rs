@@ -86,7 +86,7 @@ fn invariant_3_one_name_one_content() {
 fn a_push_to_one_repository_leaves_a_debt_that_another_push_settles() {
     let mut world = World::with_stanza();
     let mut push = push_segment(1, 1, 1);
-    push.object.replicas = vec![replica(1, 0)];
+    push.object.claims = claims(&[replica(1, 0)]);
     world.push(push).unwrap();
     let debts = |world: &World| world.view().debts(repo(2), None).count();
     // The other is the stanza information.
@@ -253,7 +253,7 @@ fn a_stanza_is_created_once_and_upgraded() {
             version: PgVersion::V17,
             ..cluster(system_id)
         },
-        info: stored(201, 100, &[replica(1, 0)]),
+        info: claimed(201, 100, &[replica(1, 0)]),
     };
     assert!(matches!(world.run(upgrade(7)), Err(Refusal::VersionDiffers { .. })));
     assert_eq!(world.run(upgrade(9)), Ok(Reply::Database(DbId(2))));
@@ -274,7 +274,10 @@ fn a_stanza_is_created_once_and_upgraded() {
 fn a_deleted_stanza_leaves_only_garbage() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();
-    let delete = || Command::DeleteStanza { stanza: stanza() };
+    let delete = || Command::DeleteStanza {
+        stanza: stanza(),
+        force: false,
+    };
     assert_eq!(world.run(delete()), Err(Refusal::StanzaNotStopped(stanza())));
     let stop = Command::StopStanza {
         stanza: stanza(),
@@ -453,9 +456,8 @@ fn invariant_6_a_bad_replica_is_owed_under_another_name() {
         file: WalFileName::Segment(segment_name(1, 1)),
     };
     let report = || Command::ReportBad {
-        repo: repo(1),
         object: object.clone(),
-        generation: Generation(0),
+        bad: claim(replica(1, 0)),
         reason: DebtReason::Damaged,
         what: "wrong tag".to_owned(),
     };
@@ -469,7 +471,7 @@ fn invariant_6_a_bad_replica_is_owed_under_another_name() {
         replicas: vec![NewReplica {
             object: object.clone(),
             digest: digest(1),
-            replica: replica(1, generation),
+            claim: claim(replica(1, generation)),
         }],
     };
     assert_eq!(world.run(add(0)), Ok(Reply::Added { accepted: 0 }));

@@ -8,7 +8,7 @@ use super::request::REMEMBERED;
 use super::scenario::*;
 use crate::command::{Command, NewReplica};
 use crate::model::{
-    DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind, VotePolicy,
+    Claim, DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -258,7 +258,10 @@ fn a_retired_repository_leaves_nothing_behind() {
     for segment in 1..=8 {
         world.push(push_segment(1, segment.into(), segment)).unwrap();
     }
-    let retire = Command::RetireRepository { repo: repo(2) };
+    let retire = Command::RetireRepository {
+        repo: repo(2),
+        force: true,
+    };
     assert_eq!(world.run(retire.clone()), Ok(Reply::Retiring { more: true }));
     // From now on it takes nothing, and nothing is owed to it.
     world.push(push_segment(1, 9, 9)).unwrap();
@@ -313,7 +316,10 @@ fn a_replaced_disk_is_owed_all_that_the_lost_one_held() {
         replicas: vec![NewReplica {
             object: debts[0].0.clone(),
             digest: digest(1),
-            replica: replica(2, generation),
+            claim: Claim {
+                replica: replica(2, generation),
+                identity: "new".to_owned(),
+            },
         }],
     };
     assert!(matches!(debts[0].0, ObjectRef::Segment { .. }));

@@ -7,7 +7,7 @@ use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::PushSegment;
 use crate::key;
-use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
+use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -45,7 +45,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
             object: known.object.clone(),
             archive: Some(db.archive_id()),
         };
-        let (_, replicas) = place_more(step, &object, &found, &push.object.replicas, push.checked_at)?;
+        let (_, replicas) = place_more(step, &object, &found, &push.object.claims)?;
         need_replicas(&replicas, push.ack)?;
         if replicas != known.object.replicas {
             known.object.replicas.clone_from(&replicas);
@@ -56,14 +56,11 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     if fence(step, &mut owner, &push)? {
         stanza::put(step, &push.stanza, &owner);
     }
-    let replicas = place_new(step, &object, &push.object, push.checked_at)?;
+    let replicas = place_new(step, &object, &push.object)?;
     // Invariant 1: durable in enough repositories before it is acknowledged.
     need_replicas(&replicas, push.ack)?;
     let record = SegmentRecord {
-        object: StoredObject {
-            replicas: replicas.clone(),
-            ..push.object
-        },
+        object: push.object.stored(replicas.clone()),
         pushed_at: step.at,
     };
     step.txn.put(Table::Segments, key, &record);

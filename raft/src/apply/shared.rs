@@ -86,7 +86,11 @@ fn who_reaches_a_shared_repository_is_what_nodes_say_of_repositories_that_are_sh
     };
     world.run(removed).unwrap();
     assert_eq!(reaching(&world, 9), ["n1"]);
-    while world.run(Command::RetireRepository { repo: repo(9) }) != Ok(Reply::Retiring { more: false }) {}
+    while world.run(Command::RetireRepository {
+        repo: repo(9),
+        force: true,
+    }) != Ok(Reply::Retiring { more: false })
+    {}
     let record = world.view().node(&"n1".parse().unwrap()).unwrap().unwrap();
     assert!(record.reaches.is_empty());
 }
@@ -161,9 +165,8 @@ fn marks_go_with_the_repository() {
         .unwrap();
     let reason = crate::model::DebtReason::Damaged;
     let bad = Command::ReportBad {
-        repo: repo(2),
         object: ObjectRef::Chunk(digest(1)),
-        generation: Generation(0),
+        bad: claim(replica(2, 0)),
         reason,
         what: "test".to_owned(),
     };

@@ -7,10 +7,10 @@ use pgmesh_storage::{DbId, StanzaName};
 
 use super::objects::{Found, discard, place_more, place_new};
 use super::{Base, Outcome, Row, Step};
-use crate::command::Cluster;
+use crate::command::{ClaimedObject, Cluster};
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
+use crate::model::{BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -52,7 +52,7 @@ pub(super) fn create<B: Base>(
     step: &mut Step<'_, '_, B>,
     stanza: StanzaName,
     cluster: Cluster,
-    info: StoredObject,
+    info: ClaimedObject,
 ) -> Outcome {
     let key = key::stanza(&stanza);
     if let Some(known) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)? {
@@ -81,20 +81,20 @@ fn new_database<B: Base>(
     stanza: &StanzaName,
     db: DbId,
     cluster: Cluster,
-    mut info: StoredObject,
+    info: ClaimedObject,
 ) -> Outcome<Database> {
     let object = ObjectRef::StanzaInfo {
         stanza: stanza.clone(),
         db,
     };
-    info.replicas = place_new(step, &object, &info, step.index)?;
+    let replicas = place_new(step, &object, &info)?;
     Ok(Database {
         id: db,
         system_id: cluster.system_id,
         version: cluster.version,
         catalog_version: cluster.catalog_version,
         segment_size: cluster.segment_size,
-        info,
+        info: info.stored(replicas),
     })
 }
 
@@ -104,7 +104,7 @@ fn same_cluster<B: Base>(
     stanza: &StanzaName,
     mut known: StanzaRecord,
     cluster: Cluster,
-    info: &StoredObject,
+    info: &ClaimedObject,
 ) -> Outcome {
     if known.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
@@ -122,7 +122,7 @@ fn same_cluster<B: Base>(
             archive: Some(current.archive_id()),
             object: current.info.clone(),
         };
-        let (_, replicas) = place_more(step, &object, &found, &info.replicas, step.index)?;
+        let (_, replicas) = place_more(step, &object, &found, &info.claims)?;
         if replicas != current.info.replicas {
             current.info.replicas = replicas;
             put(step, stanza, &known);
@@ -160,7 +160,7 @@ pub(super) fn upgrade<B: Base>(
     step: &mut Step<'_, '_, B>,
     stanza: StanzaName,
     cluster: Cluster,
-    info: StoredObject,
+    info: ClaimedObject,
 ) -> Outcome {
     let (mut record, current) = need_active(step, &stanza)?;
     if current.system_id == cluster.system_id {
@@ -230,12 +230,13 @@ pub(super) fn adopt_writer<B: Base>(
     Ok(Reply::Done)
 }
 
-pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName) -> Outcome {
+pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, force: bool) -> Outcome {
     let mut record = need(step, stanza)?;
     if !record.deleting {
-        if record.stopped.is_none() {
+        if record.stopped.is_none() && !force {
             return Err(Refusal::StanzaNotStopped(stanza.clone()).into());
         }
+        // Before anything changes: a refusal must not leave a stanza behind that takes no WAL.
         refuse_running_backup(stanza, &record)?;
         step.audit(format!("deletion of stanza {stanza} began"));
         record.deleting = true;

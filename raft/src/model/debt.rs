@@ -29,6 +29,13 @@ pub enum DebtReason {
     Missing,
 }
 
+/// An object of which no good replica is left; its key is the object. Its debts cannot be paid by copying.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// When the last good replica was withdrawn, in seconds since the Unix epoch.
+    pub since: i64,
+}
+
 /// Names one object of one generation in one repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GarbageKey {

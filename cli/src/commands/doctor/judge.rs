@@ -1,7 +1,7 @@
 //! What is to be thought of what was seen. Pure.
 
 use super::check::{Check, OTHER};
-use crate::commands::info::{describe_kept, describe_troubles};
+use crate::commands::info::{LOST_REMEDY, costs, describe_kept, describe_lost, describe_troubles};
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
@@ -81,6 +81,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
                 checks.extend(node(seen, status, info, own));
             }
             checks.extend(repositories(seen, status));
+            checks.push(losses(status));
         }
     }
     checks
@@ -355,6 +356,19 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
     }));
     checks.push(spare_repositories(seen, status));
     checks
+}
+
+/// What no repair can make.
+fn losses(status: &MeshStatus) -> Check {
+    let subject = "lost objects";
+    let found = describe_lost(&status.lost).join("; ");
+    if found.is_empty() {
+        return Check::ok(subject, "none: everything that is known has a good copy");
+    }
+    if costs(&status.lost) {
+        return Check::fail(subject, code::FILE_MISSING, found, LOST_REMEDY);
+    }
+    Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
 }
 
 /// A repository that is up and owes nothing.

@@ -2,7 +2,9 @@
 
 use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
-use pgmesh_node::protocol::{BackupInfo, DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_node::protocol::{
+    BackupInfo, DebtInfo, HealthInfo, KeptInfo, LostReport, RepositoryInfo, StanzaInfo, StanzaLosses,
+};
 use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
 
@@ -21,7 +23,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
         .iter()
         .map(|repo| Status::in_repository(repo, stanza, shown.label()))
         .collect();
-    let overall = Status::overall(&each, stanza, shown.label());
+    let overall = shown.overall(name, &each, stanza);
     let held_by = stanza.and_then(|stanza| stanza.backup_held_by.as_deref());
     json!({
         "name": name,
@@ -31,6 +33,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
             "message": overall.message(),
             "lock": {"backup": lock(held_by), "restore": lock(None)},
         },
+        "lost": shown.losses(name).map(losses),
         "stopped": stanza.and_then(|stanza| stanza.stopped.as_deref()),
         "repo": repositories.iter().zip(&each).map(|(repo, status)| repository(repo, *status)).collect::<Value>(),
         "db": databases(&repositories, stanza),
@@ -60,6 +63,32 @@ fn repository(repository: &RepositoryInfo, status: Status) -> Value {
         "health": health(&repository.health),
         "debt": debt(repository.debt),
         "kept": kept(&repository.kept),
+    })
+}
+
+/// What a stanza has lost: a key of pgmesh's own.
+fn losses(losses: &StanzaLosses) -> Value {
+    json!({
+        "backup": losses.backups.iter().map(|label| label.as_str()).collect::<Value>(),
+        "wal": losses.wal,
+        "wal-files": losses.wal_files,
+        "description": losses.description,
+    })
+}
+
+/// What is lost in all: a key of pgmesh's own.
+pub fn lost(lost: &LostReport) -> Value {
+    let stanzas = lost
+        .stanzas
+        .iter()
+        .map(|stanza| (stanza.stanza.clone(), losses(stanza)));
+    json!({
+        "objects": lost.objects,
+        "more": lost.more,
+        "chunks": lost.chunks,
+        "since": lost.since,
+        "searching": lost.searching,
+        "stanzas": stanzas.collect::<Map<String, Value>>(),
     })
 }
 

@@ -37,6 +37,7 @@ pub fn mesh() -> MeshInfo {
         stanzas: vec![stanza()],
         clock: 1_795_408_197,
         stale: None,
+        lost: pgmesh_node::protocol::LostReport::default(),
     }
 }
 

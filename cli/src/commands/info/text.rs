@@ -1,5 +1,6 @@
 //! `info` for people, in pgBackRest's words and order.
 
+use super::losses::describe_losses;
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
 use crate::output::{size, timestamp};
@@ -46,7 +47,7 @@ impl Lines {
 fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String {
     let mut text = Lines::default();
     text.add(0, format!("stanza: {name}"));
-    let overall = status(&mut text, shown, stanza);
+    let overall = status(&mut text, shown, name, stanza);
     cipher(&mut text, shown);
     let Some(stanza) = stanza.filter(|_| overall != Status::BackupNotFound) else {
         return text.0;
@@ -71,13 +72,13 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String
     text.0
 }
 
-fn status(text: &mut Lines, shown: &Shown<'_>, stanza: Option<&StanzaInfo>) -> Status {
+fn status(text: &mut Lines, shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Status {
     let repositories = chosen(&shown.info.repositories, shown.only);
     let each: Vec<Status> = repositories
         .iter()
         .map(|repo| Status::in_repository(repo, stanza, shown.label()))
         .collect();
-    let overall = Status::overall(&each, stanza, shown.label());
+    let overall = shown.overall(name, &each, stanza);
     let running = stanza.and_then(|stanza| stanza.backup_held_by.as_deref());
     let running = running
         .map(|holder| format!(" (backup running: {holder})"))
@@ -85,6 +86,9 @@ fn status(text: &mut Lines, shown: &Shown<'_>, stanza: Option<&StanzaInfo>) -> S
     text.add(1, format!("status: {}{running}", overall.text()));
     if let Some(reason) = stanza.and_then(|stanza| stanza.stopped.as_deref()) {
         text.add(2, format!("stopped: {reason}"));
+    }
+    for line in shown.losses(name).map(describe_losses).unwrap_or_default() {
+        text.add(2, line);
     }
     for (repository, status) in repositories.iter().zip(&each) {
         // Of one that is away, the trouble says more than "other" would.

@@ -1,6 +1,6 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
-use super::super::info::{debt, health, kept};
+use super::super::info::{debt, health, kept, lost};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
@@ -24,6 +24,7 @@ pub fn render(status: &MeshStatus) -> Value {
             .map(|(at, (info, own))| node(info, own, status.round_trips.get(at).copied().flatten()))
             .collect::<Value>(),
         "repositories": status.repositories.iter().map(repository).collect::<Value>(),
+        "lost": lost(&status.lost),
         "unopened": unopened(status)
             .iter()
             .map(|(key, node, why)| json!({"key": key.get(), "node": node, "why": why}))

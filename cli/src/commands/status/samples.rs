@@ -84,6 +84,7 @@ pub fn mesh() -> MeshStatus {
             repository(1, HealthInfo::Up, DebtInfo::default()),
             repository(2, down, debt),
         ],
+        lost: pgmesh_node::protocol::LostReport::default(),
     }
 }
 

@@ -405,8 +405,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "repo-replace",
         summary: "Put an empty repository where one was lost with its disk",
         about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all that the \
-                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. Refused \
-                while the old one can still be read.",
+                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. An older \
+                copy of the repository that lies there is taken up instead: what it lacks is owed. Refused while the \
+                repository itself can still be read.",
         arguments: &[],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-replace && pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-sync",
@@ -473,8 +474,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::StanzaDelete,
         name: "stanza-delete",
         summary: "Forget a stanza with all its backups and WAL",
-        about: "Deletes everything that belongs to a stanza. The stanza must have been stopped, and PostgreSQL must \
-                not run unless --force is given.",
+        about: "Deletes everything that belongs to a stanza. Unless --force is given, the stanza must have been stopped, \
+                and PostgreSQL must not run: that is looked at in pg1-path; without it, WAL of the last five minutes \
+                says that it does. Refused while a backup runs.",
         arguments: &[],
         examples: &[(
             "pgmesh --stanza=old stop && pgmesh --stanza=old stanza-delete",
