@@ -57,6 +57,16 @@ pub enum Command {
         /// The catalog format that its program writes.
         catalog_format: u32,
     },
+    /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew with an
+    /// empty catalog. Each time it is asked for, a new number. Reply: `Admitted`.
+    RenumberNode {
+        /// Its name.
+        name: NodeName,
+        /// SHA-256 of its certificate.
+        fingerprint: [u8; 32],
+        /// Why, for the audit trail.
+        reason: String,
+    },
     /// Says where a node is reached and what it runs. Reply: `Done`.
     AnnounceNode {
         /// Its name.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pgmesh_storage::wire;
 
 use crate::refusal::Refusal;
+use crate::status::Shortfall;
 use crate::table::Table;
 
 /// Why the catalog's tables could not be read.
@@ -94,6 +95,32 @@ pub enum CatalogError {
         /// RocksDB's error.
         source: rocksdb::Error,
     },
+    /// The log does not end where it was recorded to end: its disk has lost some of what it had confirmed.
+    #[error(
+        "the log in {} has lost its end: it should end with entry {}, and ends with entry {}", path.display(),
+        entry(*recorded), entry(*found)
+    )]
+    LostEnd {
+        /// The log's folder.
+        path: PathBuf,
+        /// The index of the last entry as it was recorded.
+        recorded: Option<u64>,
+        /// The index of the last entry that was found.
+        found: Option<u64>,
+    },
+    /// The only voter lacks entries that another node has.
+    #[error("this node lacks entries that it has written: {0}")]
+    Behind(Shortfall),
+    /// The tables have lost something, and the snapshot and the log that are left do not suffice to make them anew.
+    #[error("the catalog's tables in {} are damaged ({why}) and cannot be made anew: {missing}", path.display())]
+    LostState {
+        /// The state's folder.
+        path: PathBuf,
+        /// What is damaged.
+        why: String,
+        /// What is missing.
+        missing: String,
+    },
     /// The tables could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -122,6 +149,10 @@ pub enum CatalogError {
     /// The catalog has stopped: after `shutdown`, or because its disk failed.
     #[error("the catalog has stopped: {0}")]
     Stopped(String),
+}
+
+fn entry(index: Option<u64>) -> String {
+    index.map_or_else(|| "none".to_owned(), |index| index.to_string())
 }
 
 fn leader_hint(leader_id: Option<u64>) -> String {

@@ -46,5 +46,5 @@ pub use model::{
 pub use options::CatalogOptions;
 pub use refusal::Refusal;
 pub use reply::Reply;
-pub use status::{CatalogStatus, Role};
+pub use status::{CatalogStatus, Lack, Role, Shortfall, Standing};
 pub use view::View;

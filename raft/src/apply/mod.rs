@@ -149,6 +149,11 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             };
             node::admit(step, name, given, catalog_format)
         }
+        Command::RenumberNode {
+            name,
+            fingerprint,
+            reason,
+        } => node::renumber(step, &name, fingerprint, &reason),
         Command::AnnounceNode {
             name,
             node_id,

@@ -77,6 +77,32 @@ fn numbers_of_nodes_are_never_given_out_twice() {
 }
 
 #[test]
+fn a_node_that_begins_anew_gets_a_number_that_nobody_had() {
+    let mut world = World::empty();
+    world.run(admit("n2", 2)).unwrap();
+    let renumber = |node: &str, fingerprint: u8| Command::RenumberNode {
+        name: name(node),
+        fingerprint: [fingerprint; 32],
+        reason: "x".repeat(100_000),
+    };
+    assert_eq!(world.run(renumber("n2", 2)), admitted(3, Some(2)));
+    // Its answer was lost, and it asks again; or the old directory was put back once more.
+    assert_eq!(world.run(renumber("n2", 2)), admitted(4, Some(3)));
+    let record = world.view().node(&name("n2")).unwrap().unwrap();
+    assert_eq!((record.node_id, record.fingerprint), (4, [2; 32]));
+    assert_eq!(world.run(admit("n3", 3)), admitted(5, None));
+    world.run(admit("n2", 6)).unwrap();
+    assert_eq!(
+        world.run(renumber("n2", 2)),
+        Err(Refusal::CertificateRevoked(name("n2"))),
+        "a disk that was replaced does not come back"
+    );
+    world.run(serve("n2", NodeService::Removed)).unwrap();
+    assert_eq!(world.run(renumber("n2", 6)), Err(Refusal::NodeRemoved(name("n2"))));
+    assert!(matches!(world.run(renumber("n9", 6)), Err(Refusal::UnknownNode(_))));
+}
+
+#[test]
 fn a_node_with_another_format_is_not_admitted() {
     let mut world = World::empty();
     let mut old = admit("n2", 2);

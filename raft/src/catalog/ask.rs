@@ -151,6 +151,9 @@ impl Catalog {
     }
 
     fn why_cut_off(&self) -> String {
+        if let Some(trouble) = self.status().trouble() {
+            return trouble;
+        }
         let seconds = self.signs.lost_after().as_secs_f32();
         if self.is_leader() {
             format!("this node led, but no majority has answered for {seconds} s")
@@ -160,6 +163,9 @@ impl Catalog {
     }
 
     fn why_silent(&self) -> String {
+        if let Some(trouble) = self.status().trouble() {
+            return trouble;
+        }
         let seconds = self.way.patience.as_secs_f32();
         match self.leader() {
             None => format!("no leader was elected within {seconds} s"),

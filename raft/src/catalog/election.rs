@@ -15,6 +15,7 @@ use futures::stream::FuturesUnordered;
 use openraft::{LogId, ServerState};
 use tokio::time::{Instant, sleep};
 
+use super::clearance::Clearance;
 use super::leader::Way;
 use crate::network::call;
 use crate::options::CatalogOptions;
@@ -97,7 +98,7 @@ impl Part {
 }
 
 /// Runs until the catalog stops, or nobody has it any more.
-pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog: Weak<()>) {
+pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, options: CatalogOptions, catalog: Weak<()>) {
     let mut last_beat = Instant::now();
     // When this node looks the next time whether it should stand for election.
     let mut not_before = Instant::now();
@@ -119,6 +120,8 @@ pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog
                     }
                 }
             }
+            // Not before it is known that this log has not lost its end, and has what it must have.
+            (_, Some(_)) if !clearance.is_cleared() || last_log(&way) < clearance.needed() => {}
             (_, Some(others)) if not_before <= Instant::now() => {
                 let is_alone = others.is_empty();
                 if !is_alone && signs.quiet() < patience {
@@ -148,7 +151,7 @@ async fn may_stand(way: &Way, part: &Part, others: &[(u64, String)], limit: Dura
         .iter()
         .map(|(voter, address)| async move {
             let message = PeerMessage::MayStand { last_log };
-            (*voter, call(&*way.peers, *voter, address, message, limit).await)
+            (*voter, call(&*way.peers, *voter, address, None, message, limit).await)
         })
         .collect();
     while !part.is_majority(&agreed) {

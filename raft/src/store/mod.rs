@@ -11,6 +11,7 @@
 
 mod files;
 mod folder;
+mod ledger;
 mod log;
 mod pack;
 mod state;

@@ -48,8 +48,21 @@ impl StateStore {
     /// Opens or makes the tables in a catalog's folder, and removes what a crash left half-done.
     ///
     /// # Errors
-    /// Errors of disk and database.
+    /// As [`Self::open_after`].
     pub fn open(catalog: &Folder, options: &CatalogOptions) -> Result<Self, CatalogError> {
+        Self::open_after(catalog, options, None)
+    }
+
+    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If they have lost something,
+    /// they are made anew from the snapshot; the log then brings them up to date.
+    ///
+    /// # Errors
+    /// Errors of disk and database; [`CatalogError::LostState`] when snapshot and log do not suffice.
+    pub fn open_after(
+        catalog: &Folder,
+        options: &CatalogOptions,
+        purged: Option<LogId<u64>>,
+    ) -> Result<Self, CatalogError> {
         let folder = catalog.state();
         create_folder(&folder)?;
         let name = match fs::read_to_string(folder.join("CURRENT")) {
@@ -57,7 +70,11 @@ impl StateStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => "db-1".to_owned(),
             Err(error) => return Err(io_error("reading", &folder.join("CURRENT"))(error)),
         };
-        let db = StateDb::open(catalog, &folder.join(&name), options)?;
+        let opened = StateDb::open(catalog, &folder.join(&name), options);
+        let (db, name) = match loss(opened, purged)? {
+            Ok(db) => (db, name),
+            Err(why) => rebuild(catalog, options, purged, &why)?,
+        };
         replace_file(&folder.join("CURRENT"), name.as_bytes())?;
         remove_all_but(&folder, &name)?;
         Ok(Self {
@@ -99,6 +116,98 @@ impl StateStore {
             Ok(result) => result,
             Err(error) => Err(CatalogError::Stopped(error.to_string())),
         }
+    }
+}
+
+/// A database that has lost nothing, or else what it has lost.
+fn loss(
+    opened: Result<StateDb, CatalogError>,
+    purged: Option<LogId<u64>>,
+) -> Result<Result<StateDb, String>, CatalogError> {
+    let db = match opened {
+        Ok(db) => db,
+        Err(CatalogError::Database { source, .. }) if is_damage(&source) => return Ok(Err(source.to_string())),
+        Err(error) => return Err(error),
+    };
+    if let Some(loss) = db.find_loss()? {
+        return Ok(Err(loss));
+    }
+    let applied = db.raft_state()?.last_applied;
+    if applied < purged {
+        let entry = |id: Option<LogId<u64>>| id.map_or_else(|| "none".to_owned(), |id| id.index.to_string());
+        return Ok(Err(format!(
+            "it goes up to entry {}, and the log begins after entry {}",
+            entry(applied),
+            entry(purged)
+        )));
+    }
+    Ok(Ok(db))
+}
+
+/// Whether a database cannot be opened because its files are damaged or missing, rather than out of reach.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    let is_missing = || error.to_string().contains("No such file or directory");
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => true,
+        rocksdb::ErrorKind::IOError => is_missing(),
+        _ => false,
+    }
+}
+
+/// Makes the tables anew from the snapshot, or empty where the log is whole.
+fn rebuild(
+    catalog: &Folder,
+    options: &CatalogOptions,
+    purged: Option<LogId<u64>>,
+    why: &str,
+) -> Result<(StateDb, String), CatalogError> {
+    let folder = catalog.state();
+    let lost = |missing: String| CatalogError::LostState {
+        path: folder.clone(),
+        why: why.to_owned(),
+        missing,
+    };
+    let (name, path) = next_database(&folder)?;
+    let snapshot = folder.join("snapshot");
+    let mut from = "the log alone".to_owned();
+    if snapshot.exists() {
+        let file = open(&snapshot)?;
+        let header =
+            pack::unpack(&file, &path).map_err(|error| lost(format!("its snapshot cannot be read: {error}")))?;
+        let meta = parse_meta(&snapshot, &header)?;
+        if meta.last_log_id < purged {
+            return Err(lost("its snapshot is older than its log begins".to_owned()));
+        }
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        from = format!("the snapshot of entry {index} and the log");
+    } else if purged.is_some() {
+        return Err(lost(
+            "it has no snapshot, and its log does not go back to the beginning".to_owned(),
+        ));
+    }
+    let db = StateDb::open(catalog, &path, options)?;
+    if let Some(loss) = db.find_loss()? {
+        return Err(lost(format!("its snapshot is damaged: {loss}")));
+    }
+    tracing::error!(
+        why,
+        from,
+        "the catalog's tables on this node's disk were damaged and have been made anew"
+    );
+    Ok((db, name))
+}
+
+/// A folder for one more database.
+fn next_database(folder: &Path) -> Result<(String, PathBuf), CatalogError> {
+    let mut number = 1_u64;
+    loop {
+        let name = format!("db-{number}");
+        let path = folder.join(&name);
+        if !path.exists() {
+            create_folder(&path)?;
+            return Ok((name, path));
+        }
+        number += 1;
     }
 }
 
@@ -210,7 +319,7 @@ impl Inner {
         std::io::copy(&mut received, &mut copy).map_err(failed())?;
         copy.sync_all().map_err(failed())?;
         let copy = open(&temporary)?;
-        let (name, folder) = self.next_database()?;
+        let (name, folder) = next_database(&self.folder)?;
         let header = pack::unpack(&copy, &folder).map_err(io_error("unpacking", &temporary))?;
         if &parse_meta(&temporary, &header)? != meta {
             return Err(CatalogError::Stopped(
@@ -218,19 +327,6 @@ impl Inner {
             ));
         }
         Ok((folder, name))
-    }
-
-    fn next_database(&self) -> Result<(String, PathBuf), CatalogError> {
-        let mut number = 1_u64;
-        loop {
-            let name = format!("db-{number}");
-            let folder = self.folder.join(&name);
-            if !folder.exists() {
-                create_folder(&folder)?;
-                return Ok((name, folder));
-            }
-            number += 1;
-        }
     }
 
     fn install(&self, meta: &Meta, received: File) -> Result<(), CatalogError> {

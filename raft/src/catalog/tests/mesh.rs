@@ -220,7 +220,13 @@ async fn a_node_that_lost_its_disk_comes_back_under_another_number() {
     let wiped = mesh.nodes.last().unwrap().clone();
     assert!(!wiped.status().initialized);
     let message = PeerMessage::ReadIndex;
-    let answer = wiped.answer(PeerRequest { to: lost, message }).await;
+    let answer = wiped
+        .answer(PeerRequest {
+            to: lost,
+            known: None,
+            message,
+        })
+        .await;
     assert!(matches!(answer, PeerReply::NotMe { node_id: 4 }), "{answer:?}");
     let leader = mesh.leader().await;
     leader.add_learner(lost, "moved:4").await.unwrap();

@@ -4,6 +4,8 @@ mod harness;
 mod lan;
 mod large;
 mod mesh;
+mod old_copies;
+mod torn_disks;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
