@@ -32,6 +32,7 @@ fn between_nodes(request: &Request) -> bool {
             | Request::Announce(_)
             | Request::Authority
             | Request::NodeStatus
+            | Request::BeginAnew(_)
             | Request::StoreObject(_)
             | Request::ReadObject(_)
             | Request::DeleteObject(_)

@@ -16,6 +16,7 @@
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
+mod anew;
 mod announcing;
 mod authorize;
 mod backups;
@@ -56,5 +57,5 @@ pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};
 pub use mesh_file::MeshFile;
 pub use node::Node;
-pub use server::run;
+pub use server::{Ended, run};
 pub use settings::{Layout, NodeSettings, RepositorySettings};

@@ -16,8 +16,8 @@ use crate::services::Mapping;
 use crate::sessions::SharedSession;
 use crate::settings::{Layout, NodeSettings};
 use crate::sweep::Sweep;
-use crate::{Failure, code};
-use pgmesh_raft::{Catalog, CatalogOptions, NodeName};
+use crate::{Failure, anew, code};
+use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Identity;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -55,11 +55,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the catalog of an initialised data directory.
+    /// Opens the catalog of an initialised data directory. `None` when its disk has lost so much that the node begins anew
+    /// with an empty catalog, at its next start.
     ///
     /// # Errors
     /// It was not initialised, another process uses it, or it cannot be read.
-    pub async fn open(settings: NodeSettings, identity: Identity) -> Result<Self, Failure> {
+    pub async fn open(settings: NodeSettings, identity: Identity) -> Result<Option<Self>, Failure> {
         let layout = Layout::new(&settings.path);
         let (name, member) = node_names(&settings)?;
         if *identity.name() != member {
@@ -72,7 +73,7 @@ impl Node {
             )
             .remedy("set node-name to the name that the node was made with"));
         }
-        let mesh = MeshFile::read(&layout)?;
+        let mut mesh = MeshFile::read(&layout)?;
         let links = Arc::new(Links::new(&settings, name.clone(), &identity)?);
         let mut options = CatalogOptions::default();
         if let Some(entries) = settings.snapshot_entries {
@@ -80,18 +81,35 @@ impl Node {
             options.entries_kept = options.entries_kept.min(entries / 2);
         }
         let consensus = Arc::new(Consensus(links.clone()));
-        let catalog = Catalog::open_with_peers(&layout.catalog(), options, consensus)
-            .await
-            .map_err(|error| {
-                Failure::new(
-                    code::CONFIG,
-                    format!("the catalog in {} cannot be opened", layout.catalog().display()),
-                )
-                .because(chain(&error))
-            })?;
+        let opened = Catalog::open_with_peers(&layout.catalog(), options, consensus).await;
+        let catalog = match opened {
+            Ok(catalog) => catalog,
+            Err(error) => {
+                let what = format!("the catalog in {} cannot be opened", layout.catalog().display());
+                let failure = Failure::new(code::CONFIG, what).because(chain(&error));
+                return match error {
+                    CatalogError::LostEnd { .. } | CatalogError::LostState { .. } => {
+                        let addresses: Vec<String> = settings
+                            .seeds
+                            .iter()
+                            .chain(settings.routes.values())
+                            .chain(&mesh.seeds)
+                            .filter(|address| **address != settings.advertise)
+                            .cloned()
+                            .collect();
+                        anew::begin_anew_blind(&layout, &mesh, &identity, &addresses, &failure).await?;
+                        Ok(None)
+                    }
+                    CatalogError::Behind(_) => Err(failure.remedy(anew::CHOICES)),
+                    _ => Err(failure),
+                };
+            }
+        };
+        // The catalog knows: parts of the directory may have been put back from different copies.
+        mesh.node_id = catalog.node_id();
         links.set_catalog(catalog.clone());
         let actor = format!("node {name}");
-        Ok(Self {
+        Ok(Some(Self {
             repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
             peer_budget: Budget::new(settings.buffer / 2),
@@ -114,7 +132,7 @@ impl Node {
             catalog,
             mesh,
             actor,
-        })
+        }))
     }
 
     /// Whether this node alone is the whole Raft group.

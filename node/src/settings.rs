@@ -82,6 +82,9 @@ impl RepositorySettings {
     }
 }
 
+/// How the folder of a node's next catalog begins.
+pub(crate) const NEW_CATALOG: &str = "catalog.new-";
+
 /// The folders of a node's data directory.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -122,6 +125,16 @@ impl Layout {
     /// Which mesh this is a node of; see [`MeshFile`](crate::MeshFile).
     pub fn mesh(&self) -> PathBuf {
         self.root.join("mesh.json")
+    }
+
+    /// The empty catalog of a node that begins anew under this number.
+    pub(crate) fn new_catalog(&self, node_id: u64) -> PathBuf {
+        self.root.join(format!("{NEW_CATALOG}{node_id}"))
+    }
+
+    /// The catalog that a node had before it began anew.
+    pub(crate) fn old_catalog(&self) -> PathBuf {
+        self.root.join("catalog.behind")
     }
 
     /// Locked while a node runs on it.

@@ -45,6 +45,13 @@ impl Served {
                 logged(stream, "announcement", heard).await
             }
             Request::Authority => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::BeginAnew(begin) => {
+                let number = match self.member() {
+                    Ok(member) => node.renumber(member, begin).await,
+                    Err(failure) => Err(failure),
+                };
+                logged(stream, "new beginning", number).await
+            }
             Request::NodeStatus => reply(stream, Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.

@@ -116,6 +116,10 @@ pub struct NodeStatus {
     pub repositories: Vec<(RepoKey, HealthInfo)>,
     /// Why its catalog has stopped, if it has.
     pub failure: Option<String>,
+    /// Why it, or the group, does not take part in consensus, and what to do.
+    pub trouble: Option<String>,
+    /// Where the catalog is kept that it had before it began anew with an empty one, if it did.
+    pub began_anew: Option<String>,
 }
 
 /// A repository in [`MeshStatus`].

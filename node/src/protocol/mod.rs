@@ -30,8 +30,8 @@ pub use mesh::{
     RepositoryStatus, SyncEvent,
 };
 pub use peer::{
-    Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
-    StoreObject, StoreTarget, Stored,
+    Announce, AuthorityKey, BeginAnew, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError,
+    RemoteErrorKind, StoreObject, StoreTarget, Stored,
 };
 pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -172,6 +172,9 @@ pub enum Request {
     /// Between nodes: deletes an object that nothing needs any more. Reply: `Result<(), RemoteError>`.
     DeleteObject(DeleteObject),
 
+    /// Between nodes: the asker's disk lacks what it has promised; another number for it. Reply: `u64`.
+    BeginAnew(BeginAnew),
+
     /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the wire.
     ChangeMaps(ChangeMaps),
 }
@@ -228,6 +231,7 @@ impl Request {
             | Self::Announce(_)
             | Self::Authority
             | Self::NodeStatus
+            | Self::BeginAnew(_)
             | Self::StoreObject(_)
             | Self::ReadObject(_)
             | Self::DeleteObject(_) => None,
@@ -274,6 +278,7 @@ impl Request {
             Self::Announce(_) => "announcement",
             Self::Authority => "authority",
             Self::NodeStatus => "node status",
+            Self::BeginAnew(_) => "new beginning",
             Self::StoreObject(_) => "object store",
             Self::ReadObject(_) => "object read",
             Self::DeleteObject(_) => "object delete",

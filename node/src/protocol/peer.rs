@@ -134,6 +134,13 @@ pub enum RemoteErrorKind {
     Unavailable,
 }
 
+/// A node whose disk lacks what it has promised asks for another number, under which it begins with an empty catalog.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginAnew {
+    /// What it lacks, for the audit trail.
+    pub reason: String,
+}
+
 /// The mesh's certificate authority, as one node hands it to another.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct AuthorityKey {

@@ -1,11 +1,11 @@
 //! Join tokens and certificates.
 
 use crate::failure::chain;
-use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode};
+use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Reply, RequestId, TokenId, TokenRole};
-use pgmesh_transport::{Fingerprint, JoinToken, MemberName, MeshCa, Role};
+use pgmesh_transport::{Fingerprint, JoinToken, MemberCertificate, MemberName, MeshCa, Role};
 use std::time::Duration;
 
 /// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
@@ -184,6 +184,31 @@ impl Node {
                 node_id,
                 suite: self.suite(),
             }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a majority
+    /// gives it out, so whatever was acknowledged is on the others.
+    pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<u64, Failure> {
+        let name: NodeName = member
+            .name
+            .as_str()
+            .parse()
+            .map_err(|error| Failure::new(code::PROTOCOL, "the certificate names no node").because(error))?;
+        if name == self.name {
+            return Err(Failure::new(
+                code::PROTOCOL,
+                "a node cannot ask itself for another number",
+            ));
+        }
+        let command = Command::RenumberNode {
+            name: name.clone(),
+            fingerprint: member.fingerprint.0,
+            reason: begin.reason,
+        };
+        match self.catalog.propose(&format!("node {name}"), command).await? {
+            Reply::Admitted { node_id, .. } => Ok(node_id),
             other => Err(unexpected(&other)),
         }
     }

@@ -145,8 +145,16 @@ impl Node {
             certificate_expires: self.certificate_expires(),
             disk_free: free_bytes(self.layout.root()),
             repositories: repositories.collect(),
+            trouble: status.trouble(),
+            began_anew: self.old_catalog(),
             failure: status.failure,
         }
+    }
+
+    /// Where the catalog is kept that this node had before it began anew.
+    fn old_catalog(&self) -> Option<String> {
+        let old = self.layout.old_catalog();
+        old.exists().then(|| old.display().to_string())
     }
 
     /// How the whole mesh does.

@@ -252,6 +252,7 @@ fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStat
         remedy,
     ));
     checks.extend(own.disk_free.map(|free| room(info, free)));
+    checks.extend(own.began_anew.as_ref().map(|kept| began_anew(info, kept)));
     checks
 }
 
@@ -263,6 +264,14 @@ fn caught_up(subject: &str, status: &MeshStatus, info: &NodeInfo, own: &NodeStat
             OTHER,
             found,
             "remove the cause (often a full disk) and restart it",
+        );
+    }
+    if let Some(trouble) = &own.trouble {
+        return Check::fail(
+            subject,
+            OTHER,
+            trouble.clone(),
+            "if it has just started, wait; else see to the nodes and the disk that are named",
         );
     }
     let told = status.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
@@ -302,6 +311,17 @@ fn clock(seen: &Seen, info: &NodeInfo, own: &NodeStatus) -> Check {
     let remedy = "let NTP set both; no data depend on it, but times shown, labels of backups and the ends of tokens and \
                   certificates do";
     Check::warn(subject, found, remedy)
+}
+
+fn began_anew(info: &NodeInfo, kept: &str) -> Check {
+    Check::warn(
+        format!("disk history of {}", info.name),
+        format!(
+            "it lacked entries that it had acknowledged, and began anew with an empty catalog; the old one is kept in {kept}"
+        ),
+        "find out whether an old copy of its data directory was put back or its disk does not keep what it confirms, then \
+         remove the old catalog",
+    )
 }
 
 fn room(info: &NodeInfo, free: u64) -> Check {

@@ -36,6 +36,8 @@ pub fn status(name: &str) -> NodeStatus {
         disk_free: Some(50 << 30),
         repositories: vec![],
         failure: None,
+        trouble: None,
+        began_anew: None,
     }
 }
 

@@ -119,10 +119,14 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
         .map(|why| format!("no quorum: {}", one_line(why)));
     let nodes = status.nodes.iter().filter_map(|(info, own)| match own {
         Err(why) => Some(format!("{}: not reached: {}", info.name, one_line(why))),
-        Ok(own) => own
-            .failure
-            .as_ref()
-            .map(|why| format!("{}: its catalog has stopped: {}", info.name, one_line(why))),
+        Ok(own) => {
+            let stopped = own
+                .failure
+                .as_ref()
+                .map(|why| format!("its catalog has stopped: {}", one_line(why)));
+            let trouble = stopped.or_else(|| own.trouble.as_deref().map(one_line));
+            trouble.map(|trouble| format!("{}: {trouble}", info.name))
+        }
     });
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
