@@ -150,6 +150,7 @@ impl Line {
     }
 
     /// The reply to an append whose last entry is `sent`. What it acknowledges is remembered before openraft counts it.
+    #[expect(clippy::result_large_err, reason = "openraft's error")]
     fn take(
         &self,
         reply: Result<PeerReply, PeerError>,
