@@ -352,6 +352,52 @@ pub enum Command {
     Adopt(Box<Adopt>),
 }
 
+impl Command {
+    /// What is asked, in words, for messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::FoundMesh(_) => "found mesh",
+            Self::RegisterNode { .. } => "register node",
+            Self::AdmitNode { .. } => "admit node",
+            Self::AnnounceNode { .. } => "announce node",
+            Self::SetNodeService { .. } => "set node service",
+            Self::SetNodeVote { .. } => "set node vote",
+            Self::RegisterRepository { .. } => "register repository",
+            Self::UpdateRepository { .. } => "update repository",
+            Self::RetireRepository { .. } => "retire repository",
+            Self::ReplaceRepository { .. } => "replace repository",
+            Self::Backfill { .. } => "backfill",
+            Self::CreateStanza { .. } => "create stanza",
+            Self::UpgradeStanza { .. } => "upgrade stanza",
+            Self::DeleteStanza { .. } => "delete stanza",
+            Self::StopStanza { .. } => "stop stanza",
+            Self::StartStanza { .. } => "start stanza",
+            Self::AdoptWriter { .. } => "adopt writer",
+            Self::PushSegment(_) => "push segment",
+            Self::AddChunks { .. } => "add chunks",
+            Self::OpenSession { .. } => "open session",
+            Self::AdoptSession { .. } => "adopt session",
+            Self::CloseSession { .. } => "close session",
+            Self::ExpireSession { .. } => "expire session",
+            Self::BeginBackup { .. } => "begin backup",
+            Self::CommitBackup(_) => "commit backup",
+            Self::Annotate { .. } => "annotate",
+            Self::RemoveBackup { .. } => "remove backup",
+            Self::AddReplicas { .. } => "add replicas",
+            Self::ReportBad { .. } => "report bad",
+            Self::Condemn { .. } => "condemn",
+            Self::Forget { .. } => "forget",
+            Self::ForgetGarbage { .. } => "forget garbage",
+            Self::KeepGarbage { .. } => "keep garbage",
+            Self::CreateToken { .. } => "create token",
+            Self::RedeemToken { .. } => "redeem token",
+            Self::Audit { .. } => "audit",
+            Self::Adopt(_) => "adopt",
+        }
+    }
+}
+
 /// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where nothing
 /// contradicts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

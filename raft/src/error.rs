@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pgmesh_storage::wire;
 
 use crate::refusal::Refusal;
+use crate::store::EntryId;
 use crate::table::Table;
 
 /// Why the catalog's tables could not be read.
@@ -119,6 +120,25 @@ pub enum CatalogError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A command that the log could not give back.
+    #[error("a command cannot be read back as it would be written, and is not: {0}")]
+    Undecodable(String),
+    /// An entry of the log, with which this node cannot go on.
+    #[error(
+        "entry {entry} of the log, {command}, cannot be applied: {why}; if all nodes of the mesh say this, start each of them \
+         with 'pgmesh node start --skip-entry={entry}': they go on without it"
+    )]
+    Unappliable {
+        /// The entry.
+        entry: EntryId,
+        /// Its command, and who asked for it.
+        command: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// An entry that cannot be left out.
+    #[error("no entry can be skipped like this: {0}")]
+    CannotSkip(String),
     /// The catalog has stopped: after `shutdown`, or because its disk failed.
     #[error("the catalog has stopped: {0}")]
     Stopped(String),

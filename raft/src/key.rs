@@ -4,6 +4,7 @@
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 
 use crate::model::{GarbageKey, LogIndex, NodeName, ObjectRef, RequestId, SessionId, TokenId};
+use crate::table::Table;
 
 /// The mesh record in table `Mesh`.
 pub const MESH: &[u8] = b"mesh";
@@ -304,6 +305,25 @@ pub fn read_segment(key: &[u8]) -> Option<ObjectRef> {
 pub fn read_backup(key: &[u8]) -> Option<(StanzaName, BackupLabel)> {
     let mut reader = KeyReader::new(key);
     Some((reader.stanza()?, reader.rest()?.parse().ok()?))
+}
+
+/// What a row is about, in words.
+#[must_use]
+pub fn describe(table: Table, key: &[u8]) -> String {
+    let text = || std::str::from_utf8(key).unwrap_or_default();
+    match table {
+        Table::Nodes => format!("node {}", text()),
+        Table::Stanzas => format!("stanza {}", text()),
+        Table::Repositories => match KeyReader::new(key).repository() {
+            Some(repo) => format!("repo{repo}"),
+            None => "a repository".to_owned(),
+        },
+        Table::Backups => match read_backup(key) {
+            Some((stanza, label)) => format!("backup {label} of stanza {stanza}"),
+            None => "a backup".to_owned(),
+        },
+        other => format!("a record in table {other}"),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! Layers, lowest first:
 //! - [`model`]: the records of every table.
 //! - [`command`], [`reply`], [`refusal`]: what may be asked of the catalog and what it answers.
+//! - [`limits`]: how large anything may be.
 //! - [`table`], [`key`], [`value`]: tables, order-preserving keys, and values behind a format byte.
 //! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
 //! - [`store`]: the log store and the state store on RocksDB, snapshots.
@@ -22,6 +23,7 @@ pub mod command;
 pub mod consensus;
 pub mod error;
 pub mod key;
+pub mod limits;
 pub mod model;
 mod network;
 pub mod options;
@@ -47,4 +49,5 @@ pub use options::CatalogOptions;
 pub use refusal::Refusal;
 pub use reply::Reply;
 pub use status::{CatalogStatus, Role};
+pub use store::{EntryId, EntryIdError};
 pub use view::View;

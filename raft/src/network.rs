@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::consensus::TypeConfig;
 use crate::peers::{PeerError, PeerMessage, PeerReply, PeerRequest, Peers};
+use crate::store::Mark;
 
 /// How long a message with content may take, and how many bytes may take a second more.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -174,13 +175,26 @@ pub(crate) async fn call(
     message: PeerMessage,
     limit: Duration,
 ) -> Result<PeerReply, PeerError> {
-    let request = PeerRequest { to: node_id, message };
+    let request = PeerRequest {
+        to: node_id,
+        // The way to the peers knows it.
+        mark: Mark::default(),
+        message,
+    };
     match peers.call(node_id, address.to_owned(), request, limit).await? {
         PeerReply::NotMe { node_id: is } => Err(PeerError::NotItself {
             node_id,
             address: address.to_owned(),
             is,
         }),
+        PeerReply::Differs { entry, skipped } => {
+            tracing::error!(%entry, node_id, "a node has another state than this one, and is not worked with");
+            Err(PeerError::Differs {
+                node_id,
+                entry,
+                skipped,
+            })
+        }
         reply => Ok(reply),
     }
 }

@@ -15,6 +15,7 @@ use crate::command::Proposal;
 use crate::consensus::TypeConfig;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
+use crate::store::{EntryId, Mark};
 
 /// The longest [`PeerRequest`] and [`PeerReply`] on the wire, in bytes.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
@@ -25,6 +26,8 @@ pub struct PeerRequest {
     /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of the
     /// first was lost, must not answer for it: it has not promised what the first has.
     pub to: u64,
+    /// How far the asker's state goes, and what it has left out.
+    pub mark: Mark,
     /// What is asked.
     pub message: PeerMessage,
 }
@@ -68,6 +71,13 @@ pub enum PeerReply {
     NotMe {
         /// The number of the node that answers.
         node_id: u64,
+    },
+    /// To everything from a node whose state is another one.
+    Differs {
+        /// The entry that one has left out and the other has applied.
+        entry: EntryId,
+        /// Whether it is the answering node that has left it out.
+        skipped: bool,
     },
 }
 
@@ -127,6 +137,20 @@ pub enum PeerError {
         /// The node that is there.
         is: u64,
     },
+    /// One of the two has left out an entry of the log that the other has applied.
+    #[error(
+        "node {node_id} has {} entry {entry} of the log, this node has {} it: their catalogs differ; 'pgmesh doctor' says what to do",
+        did(*skipped),
+        did(!*skipped)
+    )]
+    Differs {
+        /// The peer.
+        node_id: u64,
+        /// The entry.
+        entry: EntryId,
+        /// Whether it is the peer that has left it out.
+        skipped: bool,
+    },
     /// It answered something else than was asked.
     #[error("node {node_id} at {address} gave an answer of the wrong kind")]
     WrongReply {
@@ -135,6 +159,10 @@ pub enum PeerError {
         /// Its address.
         address: String,
     },
+}
+
+fn did(skipped: bool) -> &'static str {
+    if skipped { "skipped" } else { "applied" }
 }
 
 /// Carries messages to other nodes. Consensus has its own connection, so that a heartbeat never queues behind bulk data,

@@ -4,7 +4,7 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFile
 use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LogIndex, NodeName, SessionId, TokenId};
+use crate::model::{LogIndex, NodeName, RequestId, SessionId, TokenId};
 
 /// Why a command was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -351,6 +351,36 @@ pub enum Refusal {
         /// By whom.
         name: String,
     },
+
+    /// Something in the command is larger than may be.
+    #[error("too large: {what}: {given}, at most {limit}")]
+    BeyondLimit {
+        /// What is counted, in words.
+        what: String,
+        /// How much was given.
+        given: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// A record would become too large to be kept.
+    #[error("{record} would take {size} bytes in the catalog, at most {limit} are possible")]
+    RecordTooLarge {
+        /// The record, in words.
+        record: String,
+        /// What it would take, in bytes.
+        size: u64,
+        /// What is possible, in bytes.
+        limit: u64,
+    },
+    /// The command's entry of the log could not be applied and was left out, by an administrator's word.
+    #[error("entry {entry} of the log, with this command, was skipped")]
+    Skipped {
+        /// The entry.
+        entry: String,
+    },
+    /// Another command was applied under the same identifier.
+    #[error("request {0} was another command when it was applied")]
+    OtherRequest(RequestId),
 
     /// Something that the catalog is told while it is rebuilt, and that it has otherwise.
     #[error("the catalog has {0} already, and not as the repository describes it")]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::EntryId;
+
 /// A node's part in the Raft group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
@@ -52,6 +54,8 @@ pub struct CatalogStatus {
     /// On the leader: how long ago the last request was sent that a majority has answered. A transfer that takes long can
     /// make it a few seconds.
     pub quorum_age: Option<Duration>,
+    /// The entries of the log that this node has left out.
+    pub skipped: Vec<EntryId>,
     /// Why it has stopped, if it has.
     pub failure: Option<String>,
 }

@@ -10,8 +10,8 @@ use pgmesh_postgres::{SegmentName, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
 
-use crate::apply::Base;
 use crate::apply::objects;
+use crate::apply::{Base, Rows};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
@@ -124,20 +124,17 @@ impl<B: Base> View<B> {
         })
     }
 
-    /// The first and last complete segment of one database, by name: what `info` shows. Walks all its WAL files.
+    /// The first and last complete segment of one database, by name: what `info` shows. Looks at both ends of its WAL
+    /// files only.
     pub fn segment_bounds(
         &self,
         stanza: &StanzaName,
         db: DbId,
     ) -> Result<Option<(SegmentName, SegmentName)>, ReadError> {
-        let mut bounds = None;
-        for row in self.segments(stanza, db, None) {
-            if let WalFileName::Segment(name) = row?.0 {
-                let (first, _) = bounds.unwrap_or((name, name));
-                bounds = Some((first, name));
-            }
-        }
-        Ok(bounds)
+        let prefix = key::segments(stanza, db);
+        let first = first_segment(self.base.scan(Table::Segments, &prefix, &prefix))?;
+        let last = first_segment(self.base.scan_back(Table::Segments, &prefix))?;
+        Ok(first.zip(last))
     }
 
     /// The chunks with these digests, in their order. Condemned ones count as absent (invariant 5).
@@ -234,6 +231,13 @@ impl<B: Base> View<B> {
         self.rows(Table::Backups, &from, &prefix, |key| {
             key::read_backup(key).map(|(_, label)| label)
         })
+    }
+
+    /// The last backup of a stanza by label.
+    pub fn last_backup(&self, stanza: &StanzaName) -> Result<Option<BackupLabel>, ReadError> {
+        let row = self.base.scan_back(Table::Backups, &key::stanza_prefix(stanza)).next();
+        let key = row.transpose()?.map(|(key, _)| key);
+        Ok(key.and_then(|key| key::read_backup(&key)).map(|(_, label)| label))
     }
 
     /// A debt.
@@ -349,4 +353,18 @@ impl<B: Base> View<B> {
             Ok((name, value::decode(table, &key, &bytes)?))
         })
     }
+}
+
+/// The first complete segment in the order of the rows.
+fn first_segment(rows: Rows<'_>) -> Result<Option<SegmentName>, ReadError> {
+    for row in rows {
+        if let Some(ObjectRef::Segment {
+            file: WalFileName::Segment(name),
+            ..
+        }) = key::read_segment(&row?.0)
+        {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }

@@ -12,11 +12,11 @@ use super::objects::place_new;
 use super::segment::refuse_contradiction;
 use super::{Base, Outcome, Step, stanza};
 use crate::command::{Adopt, AdoptedDatabase, AdoptedFile};
-use crate::key;
 use crate::model::{BackupRecord, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 pub(super) fn adopt<B: Base>(step: &mut Step<'_, '_, B>, adopt: Adopt) -> Outcome {
     match adopt {
@@ -112,6 +112,7 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
         step.txn.put(Table::Segments, key, &record);
     }
     if has_histories {
+        limits::stanza(&owner)?;
         stanza::put(step, name, &owner);
     }
     Ok(Reply::Done)

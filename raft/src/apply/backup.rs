@@ -9,11 +9,11 @@ use super::objects::{Found, discard, need_replicas, need_session, place_new, wit
 use super::{Base, Outcome, Step, stanza};
 use crate::command::CommitBackup;
 use crate::error::ReadError;
-use crate::key;
 use crate::model::{BackupRecord, Database, ObjectRef, RunningBackup, SegmentRecord, SessionId, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 pub(super) fn begin<B: Base>(
     step: &mut Step<'_, '_, B>,
@@ -209,6 +209,7 @@ pub(super) fn annotate<B: Base>(
             record.annotations.insert(key, value);
         }
     }
+    limits::annotations(&record.annotations)?;
     step.audit(format!("annotations of backup {label} of stanza {name} changed"));
     step.txn.put(Table::Backups, key::backup(name, label), &record);
     Ok(Reply::Done)

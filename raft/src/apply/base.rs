@@ -36,6 +36,12 @@ pub trait Base: Send + Sync {
     /// with this prefix or the prefix itself.
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_>;
 
+    /// The rows whose keys begin with `prefix`, the last one first.
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        let rows: Vec<_> = self.scan(table, prefix, prefix).collect();
+        Box::new(rows.into_iter().rev())
+    }
+
     /// The record at `key`.
     ///
     /// # Errors
@@ -62,6 +68,10 @@ impl<B: Base> Base for Arc<B> {
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
         self.as_ref().scan(table, from, prefix)
     }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        self.as_ref().scan_back(table, prefix)
+    }
 }
 
 impl<B: Base> Base for &B {
@@ -75,6 +85,10 @@ impl<B: Base> Base for &B {
 
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
         (*self).scan(table, from, prefix)
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        (*self).scan_back(table, prefix)
     }
 }
 

@@ -6,6 +6,8 @@
 mod adopt;
 mod backup;
 mod base;
+#[cfg(test)]
+mod bounds;
 mod chunk;
 mod garbage;
 mod mesh;
@@ -34,13 +36,17 @@ mod shared;
 pub use base::{Base, MemoryBase, Row, Rows};
 pub use txn::{Txn, Writes};
 
+use std::collections::BTreeSet;
+
+use pgmesh_storage::Digest;
+
 use crate::command::{Command, Proposal};
 use crate::error::ReadError;
-use crate::key;
-use crate::model::{AuditRecord, LogIndex, MeshRecord, SessionRecord};
+use crate::model::{AuditRecord, LogIndex, MeshRecord, RequestId, SessionRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 /// Why a step did not come to its end.
 enum Stop {
@@ -91,7 +97,8 @@ pub fn next_index<B: Base>(txn: &Txn<'_, B>) -> Result<LogIndex, ReadError> {
 }
 
 /// Applies a command at `index`, which must be [`next_index`]. A refused command changes nothing but that it counts and
-/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again.
+/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again. What would
+/// leave a record that is too large to be read back is refused as well.
 ///
 /// # Errors
 /// The tables cannot be read. Then nothing of the transaction may be used.
@@ -100,29 +107,80 @@ pub fn apply<B: Base>(
     index: LogIndex,
     proposal: Proposal,
 ) -> Result<Result<Reply, Refusal>, ReadError> {
-    let outcome = if let Some(known) = request::outcome(txn, proposal.id)? {
+    let digest = request::digest(&proposal.command);
+    let outcome = if let Some(known) = request::outcome(txn, proposal.id, &digest)? {
         known
     } else {
-        let mut step = Step {
-            txn,
-            index,
-            at: proposal.at,
-            actor: &proposal.actor,
+        let id = proposal.id;
+        let outcome = match limits::check(&proposal) {
+            Ok(()) => carry_out(txn, index, proposal)?,
+            Err(refusal) => Err(refusal),
         };
-        let outcome = match run(&mut step, proposal.command) {
-            Ok(reply) => Ok(reply),
-            Err(Stop::Refused(refusal)) => {
-                txn.refuse();
-                Err(refusal)
-            }
-            Err(Stop::Failed(error)) => return Err(error),
-        };
-        request::remember(txn, proposal.id, index, &outcome)?;
-        outcome
+        remember(txn, id, index, digest, outcome)?
     };
     txn.put(Table::Mesh, key::APPLIED.to_vec(), &index);
     txn.accept();
     Ok(outcome)
+}
+
+fn carry_out<B: Base>(
+    txn: &mut Txn<'_, B>,
+    index: LogIndex,
+    proposal: Proposal,
+) -> Result<Result<Reply, Refusal>, ReadError> {
+    let mut step = Step {
+        txn,
+        index,
+        at: proposal.at,
+        actor: &proposal.actor,
+    };
+    let refusal = match run(&mut step, proposal.command) {
+        Ok(reply) => match txn.excess() {
+            None => return Ok(Ok(reply)),
+            Some(refusal) => refusal.clone(),
+        },
+        Err(Stop::Refused(refusal)) => refusal,
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    txn.refuse();
+    Ok(Err(refusal))
+}
+
+/// Remembers an outcome. One that is itself too large to be kept takes the command with it.
+fn remember<B: Base>(
+    txn: &mut Txn<'_, B>,
+    id: RequestId,
+    index: LogIndex,
+    command: Digest,
+    mut outcome: Result<Reply, Refusal>,
+) -> Result<Result<Reply, Refusal>, ReadError> {
+    request::remember(txn, id, index, command, &outcome)?;
+    if let Some(refusal) = txn.excess().cloned() {
+        txn.refuse();
+        outcome = Err(refusal);
+        request::remember(txn, id, index, command, &outcome)?;
+    }
+    Ok(outcome)
+}
+
+/// Leaves an entry out that cannot be applied: of all its commands only a line in the audit trail is left. It counts as one
+/// command, with whatever state it is applied to.
+pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposals: &[Proposal]) {
+    let names: BTreeSet<&str> = proposals.iter().map(|proposal| proposal.command.name()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let what = format!(
+        "entry {entry} of the log was skipped; it held {} commands that were not carried out: {}",
+        proposals.len(),
+        names.join(", ")
+    );
+    let record = AuditRecord {
+        at: proposals.first().map_or(0, |proposal| proposal.at),
+        actor: "node start --skip-entry".to_owned(),
+        what: limits::shortened(what, limits::REASON),
+    };
+    txn.put(Table::Audit, key::index(index), &record);
+    txn.put(Table::Mesh, key::APPLIED.to_vec(), &index);
+    txn.accept();
 }
 
 fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {

@@ -8,6 +8,7 @@ use pgmesh_storage::RepoKey;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
+use crate::limits;
 use crate::model::{MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, VotePolicy};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -41,6 +42,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, reco
             return Ok(Reply::Done);
         }
     }
+    limits::nodes(members(step)? + 1)?;
     step.audit(format!("node {name} registered as number {}", record.node_id));
     let last = last_node_id(step)?.max(record.node_id);
     step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &last);
@@ -75,6 +77,9 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
     }
     if revoked.contains(&given.fingerprint) {
         return Err(Refusal::CertificateRevoked(name).into());
+    }
+    if replaced.is_none() {
+        limits::nodes(members(step)? + 1)?;
     }
     let node_id = last_node_id(step)?.saturating_add(1);
     step.audit(match replaced {

@@ -545,7 +545,6 @@ fn a_backup_may_go_though_a_later_one_was_compared_with_it() {
     let checked_at = world.applied();
     let mut incr = commit(second, SECOND, checked_at);
     incr.record.prior = Some(label(FIRST));
-    incr.record.references = vec![label(FIRST)];
     world.run(Command::CommitBackup(Box::new(incr))).unwrap();
     assert_eq!(world.view().backups(&stanza(), None).count(), 1);
 }

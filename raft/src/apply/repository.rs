@@ -10,6 +10,7 @@ use super::retire::changing;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
+use crate::limits;
 use crate::model::{
     Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryRecord,
     SegmentRecord, StanzaRecord, StoredObject,
@@ -37,6 +38,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut g
             }
         }
         if known.wrapped_keys.len() != before {
+            limits::repository(&known)?;
             step.txn.put(Table::Repositories, key, &known);
         }
         return Ok(Reply::Done);

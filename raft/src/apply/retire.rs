@@ -24,6 +24,9 @@ use crate::value;
 /// How many rows one step looks at; few in tests, so that walks there take several.
 const STEP: usize = if cfg!(test) { 3 } else { 2_000 };
 
+/// How many bytes of rows one step looks at, whatever their number: what a command writes is bounded, too.
+const STEP_BYTES: usize = 8 << 20;
+
 /// The tables whose rows mention a retired repository. Those that a replaced one is done with come first.
 const TABLES: [Table; 7] = [
     Table::Chunks,
@@ -137,7 +140,7 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
         .and_then(|tables| tables.get(usize::from(change.table)))
         .copied()
     {
-        let rows = next_rows(step, table, repo, change.after.take(), left)?;
+        let (rows, more) = next_rows(step, table, repo, change.after.take(), left)?;
         for row in &rows {
             let visit = Visit {
                 repo,
@@ -147,7 +150,7 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
             has_withdrawn |= withdrawn;
             change.orphans += orphans;
         }
-        if rows.len() == left {
+        if more {
             change.after = rows.into_iter().next_back().map(|(key, _)| key);
             break;
         }
@@ -161,19 +164,29 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
     Ok(is_done.then_some(change.orphans))
 }
 
+/// The next rows, and whether there may be more.
 fn next_rows<B: Base>(
     step: &Step<'_, '_, B>,
     table: Table,
     repo: RepoKey,
     after: Option<Vec<u8>>,
     limit: usize,
-) -> Result<Vec<Row>, ReadError> {
+) -> Result<(Vec<Row>, bool), ReadError> {
     let prefix = match table {
         Table::Debts => key::repository(repo),
         _ => Vec::new(),
     };
     let from = after.map_or_else(|| prefix.clone(), key::after);
-    step.txn.scan(table, &from, &prefix).take(limit).collect()
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for row in step.txn.scan(table, &from, &prefix) {
+        let row = row?;
+        bytes += row.1.len();
+        rows.push(row);
+        if rows.len() == limit || bytes >= STEP_BYTES {
+            return Ok((rows, true));
+        }
+    }
+    Ok((rows, false))
 }
 
 /// What is done to each row.

@@ -62,6 +62,10 @@ impl World {
             actor: "test".to_owned(),
             command,
         };
+        self.apply(proposal)
+    }
+
+    pub(crate) fn apply(&mut self, proposal: Proposal) -> Result<Reply, Refusal> {
         self.log.push(proposal.clone());
         let mut txn = Txn::new(&self.base);
         let index = next_index(&txn).unwrap();
@@ -275,7 +279,6 @@ pub(crate) fn commit(session: SessionId, text: &str, checked_at: LogIndex) -> Co
             page_errors: false,
             annotations: BTreeMap::new(),
             prior: None,
-            references: Vec::new(),
             manifest: stored(250, 10, &[replica(1, 0)]),
             program: "0.1.0".to_owned(),
         },

@@ -6,11 +6,11 @@ use pgmesh_storage::StanzaName;
 use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::PushSegment;
-use crate::key;
 use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Outcome {
     let (mut owner, db) = stanza::need_active(step, &push.stanza)?;
@@ -54,6 +54,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         return Ok(Reply::AlreadyThere { replicas });
     }
     if fence(step, &mut owner, &push)? {
+        limits::stanza(&owner)?;
         stanza::put(step, &push.stanza, &owner);
     }
     let replicas = place_new(step, &object, &push.object, push.checked_at)?;

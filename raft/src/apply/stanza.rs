@@ -9,11 +9,11 @@ use super::objects::{Found, discard, place_more, place_new};
 use super::{Base, Outcome, Row, Step};
 use crate::command::Cluster;
 use crate::error::ReadError;
-use crate::key;
 use crate::model::{BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 /// How many rows one step of a deletion removes.
 const DELETE_STEP: usize = 1_000;
@@ -172,6 +172,7 @@ pub(super) fn upgrade<B: Base>(
     record.databases.push(database);
     record.writers.clear();
     record.histories.clear();
+    limits::stanza(&record)?;
     step.audit(format!(
         "stanza {stanza} upgraded to PostgreSQL {}, system identifier {}",
         cluster.version, cluster.system_id
@@ -226,6 +227,7 @@ pub(super) fn adopt_writer<B: Base>(
         since: step.index,
     };
     record.writers.insert(timeline, writer);
+    limits::stanza(&record)?;
     put(step, stanza, &record);
     Ok(Reply::Done)
 }

@@ -6,6 +6,7 @@ use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest, InstallSnaps
 use pgmesh_storage::wire;
 use tokio::time::timeout;
 
+use super::ask::PROPOSAL_BYTES;
 use super::{Catalog, election};
 use crate::command::Proposal;
 use crate::consensus::TypeConfig;
@@ -16,6 +17,11 @@ impl Catalog {
     pub async fn answer(&self, request: PeerRequest) -> PeerReply {
         if request.to != self.node_id {
             return PeerReply::NotMe { node_id: self.node_id };
+        }
+        let own = self.state.mark();
+        if let Some(entry) = own.difference(&request.mark) {
+            let skipped = own.skipped.contains(&entry);
+            return PeerReply::Differs { entry, skipped };
         }
         match request.message {
             PeerMessage::Append(request) => {
@@ -45,10 +51,19 @@ impl Catalog {
     /// Another node's proposals go into the same entries as this node's own.
     async fn take_proposals(&self, proposals: Vec<Proposal>) -> Result<Vec<Applied>, Setback> {
         self.need_leadership()?;
-        let asked = proposals.into_iter().map(|proposal| {
-            let weight = wire::encode(&proposal).len();
-            self.own_proposals.ask(proposal, weight)
-        });
+        let weighed = proposals
+            .into_iter()
+            .map(|proposal| (wire::encode(&proposal).len(), proposal));
+        let weighed: Vec<_> = weighed.collect();
+        if weighed.iter().any(|(weight, _)| *weight > PROPOSAL_BYTES) {
+            // The asker looks before it sends: this one does not, and its entry could not be read back.
+            return Err(Setback::Stopped(format!(
+                "a command of more than {PROPOSAL_BYTES} bytes was forwarded"
+            )));
+        }
+        let asked = weighed
+            .into_iter()
+            .map(|(weight, proposal)| self.own_proposals.ask(proposal, weight));
         timeout(self.way.patience, try_join_all(asked))
             .await
             .unwrap_or_else(|_| Err(no_majority()))

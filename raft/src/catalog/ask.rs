@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::Catalog;
 use crate::command::{Command, Proposal};
 use crate::error::CatalogError;
+use crate::limits;
 use crate::model::RequestId;
 use crate::peers::Setback;
 use crate::reply::Reply;
@@ -54,13 +55,18 @@ impl Catalog {
     /// # Errors
     /// As [`Self::propose`].
     pub async fn propose_stamped(&self, proposal: Proposal) -> Result<Reply, CatalogError> {
-        let weight = wire::encode(&proposal).len();
+        // Before it is in the log, which must hold nothing that cannot be read back.
+        limits::check(&proposal)?;
+        let bytes = wire::encode(&proposal);
+        let weight = bytes.len();
         if weight > PROPOSAL_BYTES {
             return Err(CatalogError::TooLarge {
                 given: weight,
                 limit: PROPOSAL_BYTES,
             });
         }
+        wire::decode::<Proposal>(&bytes, PROPOSAL_BYTES)
+            .map_err(|error| CatalogError::Undecodable(error.to_string()))?;
         let asked = self.until_answered(|leads| {
             let queue = if leads {
                 &self.own_proposals

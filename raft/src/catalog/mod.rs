@@ -7,6 +7,7 @@ mod config;
 mod election;
 mod leader;
 mod leadership;
+mod marked;
 mod members;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use self::config::raft_config;
 use self::election::Signs;
 use self::leader::Way;
 use self::leadership::watch_leader;
+use self::marked::Marked;
 use crate::command::{Command, Proposal};
 use crate::error::CatalogError;
 use crate::model::{MeshRecord, NodeName, NodeRecord};
@@ -163,6 +165,9 @@ impl Catalog {
         let log = LogStore::open(folder, options)?;
         let node_id = log.node_id(new_node_id).await?;
         let state = StateStore::open(folder, options)?;
+        state.refuse_applied(&options.skip_entries)?;
+        state.skip(log.skip(&options.skip_entries).await?);
+        let peers: Arc<dyn Peers> = Arc::new(Marked::new(peers, state.clone()));
         let config = Arc::new(raft_config(options)?);
         let network = Network {
             peers: Arc::clone(&peers),
@@ -288,6 +293,7 @@ impl Catalog {
             initialized: membership.voter_ids().next().is_some(),
             matched: matched.map(|(id, matched)| (*id, matched.map(|id| id.index))).collect(),
             quorum_age: metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            skipped: self.state.mark().skipped,
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
     }

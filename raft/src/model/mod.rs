@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod chunk;
 mod debt;
+mod histories;
 mod mesh;
 mod node;
 mod object;

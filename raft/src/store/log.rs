@@ -1,5 +1,6 @@
 //! Raft's log on RocksDB.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOption
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::entry_id::EntryId;
 use super::folder::Folder;
 use super::state_db::{database_options, open_database};
 use crate::consensus::TypeConfig;
@@ -27,6 +29,10 @@ const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
 const NODE_ID: &[u8] = b"node-id";
+const SKIP: &[u8] = b"skip";
+
+/// How many entries a node may be told to leave out, in all its life: each costs whatever it held.
+const SKIPS: usize = 64;
 
 /// The longest entry in bytes, with room to spare: a batch, or one proposal of the largest size.
 const ENTRY_LIMIT: usize = 16 << 20;
@@ -79,6 +85,30 @@ impl LogStore {
             }
             (None, None) => Err(CatalogError::Missing(self.inner.path.clone())),
         }
+    }
+
+    /// Records entries that are to be left out, durably, before any of them can be met. Answers those that were recorded
+    /// before as well.
+    ///
+    /// # Errors
+    /// More than a node may leave out; errors of the database.
+    pub(crate) async fn skip(&self, entries: &[EntryId]) -> Result<BTreeSet<EntryId>, CatalogError> {
+        let entries = entries.to_vec();
+        self.run(move |inner| {
+            let mut skips: BTreeSet<EntryId> = inner.read(META, SKIP)?.unwrap_or_default();
+            let before = skips.len();
+            skips.extend(entries);
+            if skips.len() > SKIPS {
+                return Err(CatalogError::CannotSkip(format!(
+                    "more than {SKIPS} entries cannot be skipped"
+                )));
+            }
+            if skips.len() > before {
+                inner.write_one(SKIP, &skips, true)?;
+            }
+            Ok(skips)
+        })
+        .await
     }
 
     /// Does blocking work off the asynchronous threads.
@@ -157,7 +187,15 @@ impl Inner {
         let family = self.family(ENTRIES)?;
         let mut batch = WriteBatch::default();
         for entry in entries {
-            batch.put_cf(family, entry.log_id.index.to_be_bytes(), value::encode(entry));
+            let bytes = value::encode(entry);
+            // What cannot be read back stops this node here, and not every node whenever it starts.
+            if bytes.len() > ENTRY_LIMIT {
+                return Err(CatalogError::TooLarge {
+                    given: bytes.len(),
+                    limit: ENTRY_LIMIT,
+                });
+            }
+            batch.put_cf(family, entry.log_id.index.to_be_bytes(), bytes);
         }
         // Invariant 1: acknowledged is durable.
         self.write(batch, true)

@@ -1,9 +1,10 @@
 //! Raft's state machine: the tables, and snapshots of them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
@@ -14,12 +15,14 @@ use openraft::{
 
 use tokio::sync::watch;
 
+use super::entry_id::{EntryId, Mark};
 use super::files::{create_folder, io_error, remove_folder, rename, replace_file};
 use super::folder::Folder;
 use super::log::storage_error;
 use super::pack;
+use super::skipped;
 use super::state_db::{RaftState, StateDb};
-use crate::apply::{self, Txn};
+use crate::apply::Txn;
 use crate::consensus::{Outcomes, TypeConfig};
 use crate::error::CatalogError;
 use crate::options::CatalogOptions;
@@ -38,8 +41,10 @@ struct Inner {
     folder: PathBuf,
     options: CatalogOptions,
     current: RwLock<Arc<StateDb>>,
-    /// The index of the last Raft entry that views show.
-    applied: watch::Sender<u64>,
+    /// The last Raft entry that views show, and those that were left out before it.
+    applied: watch::Sender<Mark>,
+    /// The entries to be left out.
+    skips: OnceLock<BTreeSet<EntryId>>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
 }
@@ -65,7 +70,8 @@ impl StateStore {
                 catalog: catalog.clone(),
                 folder,
                 options: options.clone(),
-                applied: watch::Sender::new(db.raft_state()?.last_applied.map_or(0, |id| id.index)),
+                applied: watch::Sender::new(db.raft_state()?.mark()),
+                skips: OnceLock::new(),
                 current: RwLock::new(Arc::new(db)),
                 snapshots: Mutex::new(()),
             }),
@@ -78,6 +84,33 @@ impl StateStore {
         self.inner.current()
     }
 
+    /// Refuses to leave out what was applied.
+    ///
+    /// # Errors
+    /// [`CatalogError::CannotSkip`].
+    pub(crate) fn refuse_applied(&self, entries: &[EntryId]) -> Result<(), CatalogError> {
+        let wanted = Mark {
+            applied: 0,
+            skipped: entries.to_vec(),
+        };
+        match self.mark().difference(&wanted) {
+            None => Ok(()),
+            Some(entry) => Err(CatalogError::CannotSkip(format!(
+                "this node has applied entry {entry} and has no trouble with it; start it without --skip-entry={entry}"
+            ))),
+        }
+    }
+
+    /// Says which entries are to be left out when they come. Once, before the first is applied.
+    pub(crate) fn skip(&self, entries: BTreeSet<EntryId>) {
+        let _ = self.inner.skips.set(entries);
+    }
+
+    /// How far the state goes, and which entries it has left out.
+    pub(crate) fn mark(&self) -> Mark {
+        self.inner.applied.borrow().clone()
+    }
+
     /// Waits until views show the Raft entry with this index.
     pub async fn wait_until_applied(&self, entry: u64) {
         // The sender is this store's: it cannot be gone.
@@ -85,7 +118,7 @@ impl StateStore {
             .inner
             .applied
             .subscribe()
-            .wait_for(|applied| *applied >= entry)
+            .wait_for(|mark| mark.applied >= entry)
             .await;
     }
 
@@ -134,26 +167,47 @@ impl Inner {
         let mut raft = db.raft_state()?;
         let mut txn = Txn::new(db.as_ref());
         let mut replies = Vec::with_capacity(entries.len());
+        let mut failed = None;
         for entry in entries {
-            raft.last_applied = Some(entry.log_id);
-            let mut outcomes = Vec::new();
-            match entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(batch) => {
-                    for proposal in batch.0 {
-                        let index = apply::next_index(&txn)?;
-                        outcomes.push(apply::apply(&mut txn, index, proposal)?);
-                    }
-                }
-                EntryPayload::Membership(membership) => {
-                    raft.membership = StoredMembership::new(Some(entry.log_id), membership);
+            let id = entry.log_id;
+            match self.apply_one(&mut txn, &mut raft, entry) {
+                Ok(outcomes) => replies.push(outcomes),
+                Err(error) => {
+                    // What came before it is kept all the same.
+                    txn.undo();
+                    failed = Some(error);
+                    break;
                 }
             }
-            replies.push(Outcomes(outcomes));
+            raft.last_applied = Some(id);
+            txn.seal();
         }
         db.write(&txn.into_writes(), &raft)?;
-        self.applied.send_replace(raft.last_applied.map_or(0, |id| id.index));
-        Ok(replies)
+        self.applied.send_replace(raft.mark());
+        failed.map_or(Ok(replies), Err)
+    }
+
+    fn apply_one(
+        &self,
+        txn: &mut Txn<'_, StateDb>,
+        raft: &mut RaftState,
+        entry: Entry<TypeConfig>,
+    ) -> Result<Outcomes, CatalogError> {
+        let id = EntryId::from(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Ok(Outcomes(Vec::new())),
+            EntryPayload::Normal(batch) if self.skips.get().is_some_and(|skips| skips.contains(&id)) => {
+                tracing::warn!(entry = %id, "an entry of the log is left out, as --skip-entry says");
+                let outcomes = skipped::leave_out(txn, id, &batch)?;
+                raft.skipped.push(id);
+                Ok(outcomes)
+            }
+            EntryPayload::Normal(batch) => skipped::apply_batch(txn, id, batch),
+            EntryPayload::Membership(membership) => {
+                raft.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Ok(Outcomes(Vec::new()))
+            }
+        }
     }
 
     fn snapshot_path(&self) -> PathBuf {
@@ -257,7 +311,7 @@ impl Inner {
         let index = meta.last_log_id.map_or(0, |id| id.index);
         tracing::info!(index, "the catalog came as a snapshot");
         drop(current);
-        self.applied.send_replace(state.last_applied.map_or(0, |id| id.index));
+        self.applied.send_replace(state.mark());
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use rocksdb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::entry_id::{EntryId, Mark};
 use super::files::remove_folder;
 use super::folder::Folder;
 use crate::apply::{Base, Rows, Writes};
@@ -24,6 +25,17 @@ use crate::value;
 pub(crate) struct RaftState {
     pub(crate) last_applied: Option<LogId<u64>>,
     pub(crate) membership: StoredMembership<u64, BasicNode>,
+    /// The entries that were left out: whoever takes this state as a snapshot has left them out, too.
+    pub(crate) skipped: Vec<EntryId>,
+}
+
+impl RaftState {
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            applied: self.last_applied.map_or(0, |id| id.index),
+            skipped: self.skipped.clone(),
+        }
+    }
 }
 
 /// The state database.
@@ -123,6 +135,12 @@ impl StateDb {
             .map_err(self.failed("making a checkpoint of"))
     }
 
+    /// Puts any bytes in the place of a row, as no command can.
+    #[cfg(test)]
+    pub(crate) fn poison(&self, table: Table, key: &[u8], bytes: &[u8]) {
+        self.db.put_cf(self.family(table).unwrap(), key, bytes).unwrap();
+    }
+
     fn failed(&self, doing: &'static str) -> impl FnOnce(rocksdb::Error) -> CatalogError + '_ {
         move |source| CatalogError::Database {
             doing,
@@ -155,6 +173,16 @@ impl Base for StateDb {
     }
 
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
+        self.rows(table, prefix, IteratorMode::From(from, Direction::Forward))
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        self.rows(table, prefix, IteratorMode::End)
+    }
+}
+
+impl StateDb {
+    fn rows(&self, table: Table, prefix: &[u8], mode: IteratorMode<'_>) -> Rows<'_> {
         let family = match self.family(table) {
             Ok(family) => family,
             Err(error) => return Box::new(std::iter::once(Err(error))),
@@ -163,7 +191,6 @@ impl Base for StateDb {
         if !prefix.is_empty() {
             options.set_iterate_range(PrefixRange(prefix));
         }
-        let mode = IteratorMode::From(from, Direction::Forward);
         Box::new(
             self.db
                 .iterator_cf_opt(family, options, mode)

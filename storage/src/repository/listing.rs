@@ -13,6 +13,9 @@ use crate::object::{ObjectName, ObjectPath, prefix};
 /// Generations tried one by one before a folder is listed.
 const GENERATIONS_TRIED: u32 = 3;
 
+/// What a name takes beside its own bytes.
+const NAME_OVERHEAD: usize = 16;
+
 /// One object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
@@ -53,7 +56,8 @@ impl Repository {
     }
 
     /// The names directly below a folder, or of everything below it, each with its length or none for a folder (which ends with
-    /// `/`); no more than `limit`. An object that is asked for by its own path has the name `""`.
+    /// `/`): those after `after`, the first by name whose lengths come to about `bytes`, and whether there are more. An object
+    /// that is asked for by its own path has the name `""`.
     ///
     /// # Errors
     /// As the store answers.
@@ -61,9 +65,11 @@ impl Repository {
         &self,
         folder: &str,
         recurse: bool,
-        limit: usize,
-    ) -> Result<BTreeMap<String, Option<u64>>, StoreError> {
+        after: Option<&str>,
+        bytes: usize,
+    ) -> Result<(BTreeMap<String, Option<u64>>, bool), StoreError> {
         let mut names = BTreeMap::new();
+        let (mut held, mut more) = (0, false);
         let mut objects = self.list(folder);
         while let Some(object) = objects.try_next().await? {
             let below = object
@@ -71,15 +77,26 @@ impl Repository {
                 .strip_prefix(folder)
                 .unwrap_or(&object.path)
                 .trim_start_matches('/');
-            match below.split_once('/') {
-                Some((folder, _)) if !recurse => names.insert(format!("{folder}/"), None),
-                _ => names.insert(below.to_owned(), Some(object.length)),
+            let (name, size) = match below.split_once('/') {
+                Some((folder, _)) if !recurse => (format!("{folder}/"), None),
+                _ => (below.to_owned(), Some(object.length)),
             };
-            if names.len() >= limit {
-                break;
+            if after.is_some_and(|after| name.as_str() <= after) {
+                continue;
+            }
+            let length = name.len() + NAME_OVERHEAD;
+            if names.insert(name, size).is_none() {
+                held += length;
+            }
+            // A store lists in an order of its own: the first ones are known when it has listed all.
+            while held > bytes && names.len() > 1 {
+                if let Some((last, _)) = names.pop_last() {
+                    held -= last.len() + NAME_OVERHEAD;
+                    more = true;
+                }
             }
         }
-        Ok(names)
+        Ok((names, more))
     }
 
     /// All objects below a folder whose paths can be read, sorted. For folders of bounded size.

@@ -8,8 +8,10 @@ use futures::future::join_all;
 
 use super::harness::{Mesh, wait_until};
 use super::{note, notes, options};
+use crate::command::NewChunk;
 use crate::model::{LogIndex, RequestId, SessionId, SessionKind};
 use crate::peers::{PeerMessage, PeerReply, PeerRequest};
+use crate::store::Mark;
 use crate::{Catalog, CatalogError, CatalogOptions, Command, Proposal, Reply};
 
 async fn open_session(catalog: &Catalog) -> Result<SessionId, CatalogError> {
@@ -220,7 +222,13 @@ async fn a_node_that_lost_its_disk_comes_back_under_another_number() {
     let wiped = mesh.nodes.last().unwrap().clone();
     assert!(!wiped.status().initialized);
     let message = PeerMessage::ReadIndex;
-    let answer = wiped.answer(PeerRequest { to: lost, message }).await;
+    let answer = wiped
+        .answer(PeerRequest {
+            to: lost,
+            mark: Mark::default(),
+            message,
+        })
+        .await;
     assert!(matches!(answer, PeerReply::NotMe { node_id: 4 }), "{answer:?}");
     let leader = mesh.leader().await;
     leader.add_learner(lost, "moved:4").await.unwrap();
@@ -334,12 +342,22 @@ async fn a_mesh_across_continents_stays_calm() {
         began.elapsed()
     );
     // Large entries take more than openraft's patience with an append.
-    let large = (0..16).map(|number| {
-        let what = format!("{number}{}", "x".repeat(900_000));
-        follower.propose("test", Command::Audit { what })
+    let chunk = NewChunk {
+        digest: pgmesh_storage::Digest([1; 32]),
+        length: 1,
+        stored_length: 1,
+        replicas: (1..=60).map(|repo| crate::apply::scenario::replica(repo, 0)).collect(),
+    };
+    let large = (0..16).map(|_| {
+        let add = Command::AddChunks {
+            session: SessionId(LogIndex(1 << 40)),
+            chunks: vec![chunk.clone(); crate::limits::ITEMS],
+        };
+        follower.propose("test", add)
     });
     for written in join_all(large).await {
-        written.unwrap();
+        // There is no such session: what counts is that it was in the log.
+        assert!(matches!(written, Err(CatalogError::Refused(_))), "{written:?}");
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(leader.status().term, term, "no election was needed");
