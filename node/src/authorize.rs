@@ -64,7 +64,7 @@ fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
         Request::Hello | Request::Renew(_) => true,
         Request::DeleteStanza { .. } | Request::Invite(_) | Request::Join(_) => false,
         // The answer is cut down to the client's stanzas where none is named.
-        Request::Info { stanza } => stanza.as_ref().is_none_or(own),
+        Request::Info(r) => r.stanza.as_ref().is_none_or(own),
         Request::ListRepository(r) => below_own(&r.path),
         Request::ReadRepository(r) => below_own(&r.path),
         other => other.stanza().is_some_and(own),
@@ -191,6 +191,7 @@ mod tests {
                 repo: RepoKey::new(1).unwrap(),
                 path: path.to_owned(),
                 recurse: false,
+                after: None,
             })
         };
         assert!(authorize(&peer, &list("stanza/main")).is_ok());

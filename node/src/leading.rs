@@ -4,7 +4,7 @@
 use crate::failure::chain;
 use crate::membership::{Group, Member, Step, next_step};
 use crate::{Failure, Node};
-use pgmesh_raft::{Command, NodeName, NodeService};
+use pgmesh_raft::{Command, NodeName, NodeService, limits};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -149,7 +149,7 @@ impl Node {
     ) {
         let command = Command::ExpireSession {
             session,
-            reason: reason.to_owned(),
+            reason: limits::shortened(reason.to_owned(), limits::REASON),
             node,
         };
         if let Err(error) = self.catalog.propose(actor, command).await {

@@ -9,7 +9,8 @@
 //!   └── workers: opening, repair, garbage, sweep, announcing, renewal; on the leader also leading
 //! ```
 //!
-//! - [`protocol`]: the messages; [`failure`]: what goes wrong, as a user reads it.
+//! - [`protocol`]: the messages, `bounds` how large they may be; [`failure`]: what goes wrong, as a user reads it.
+//! - [`choice`]: which backup a restore needs, and which one the next is compared with; pure.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
@@ -19,7 +20,9 @@
 mod announcing;
 mod authorize;
 mod backups;
+pub mod bounds;
 mod budget;
+pub mod choice;
 mod clock;
 mod committer;
 mod consensus;
@@ -56,5 +59,6 @@ pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};
 pub use mesh_file::MeshFile;
 pub use node::Node;
+pub use pgmesh_raft::EntryId;
 pub use server::run;
 pub use settings::{Layout, NodeSettings, RepositorySettings};

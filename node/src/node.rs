@@ -74,7 +74,10 @@ impl Node {
         }
         let mesh = MeshFile::read(&layout)?;
         let links = Arc::new(Links::new(&settings, name.clone(), &identity)?);
-        let mut options = CatalogOptions::default();
+        let mut options = CatalogOptions {
+            skip_entries: settings.skip_entries.clone(),
+            ..CatalogOptions::default()
+        };
         if let Some(entries) = settings.snapshot_entries {
             options.entries_per_snapshot = entries.max(1);
             options.entries_kept = options.entries_kept.min(entries / 2);

@@ -128,6 +128,21 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::BACKUP_SET_INVALID,
             Some("'pgmesh info' lists the backups there are"),
         ),
+        R::BeyondLimit { .. } => (code::OPTION_INVALID, None),
+        R::RecordTooLarge { .. } => (
+            code::COMMAND_INVALID,
+            Some("nothing was changed; remove what is not needed any more, such as annotations, and try again"),
+        ),
+        R::OtherRequest(_) => (
+            code::PROTOCOL,
+            Some("run the command again: it is then a request of its own"),
+        ),
+        R::Skipped { .. } => (
+            code::RUNTIME,
+            Some(
+                "nothing of it was done; see the node's log for why the entry could not be applied, and run the command again",
+            ),
+        ),
         R::TokenTaken(_) => (code::ASSERT, None),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
             code::CRYPTO,

@@ -1,5 +1,6 @@
 //! What a node's configuration file says, typed.
 
+use pgmesh_raft::EntryId;
 use pgmesh_storage::{Passphrase, RepoKey, SecretSource, StoreKind, StoreSettings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,6 +40,8 @@ pub struct NodeSettings {
     pub repair_rate: Option<u64>,
     /// `node-snapshot-entries`: log entries between two snapshots of the catalog; the usual number where it is not set.
     pub snapshot_entries: Option<u64>,
+    /// `skip-entry`: entries of the catalog's log that cannot be applied and are left out.
+    pub skip_entries: Vec<EntryId>,
     /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
     pub buffer: u64,
 }

@@ -157,6 +157,7 @@ fn settings(path: &Path, repository: &Path) -> NodeSettings {
         voters: 3,
         repair_rate: None,
         snapshot_entries: None,
+        skip_entries: Vec::new(),
         buffer: 64 << 20,
     }
 }

@@ -1,7 +1,6 @@
 //! A backup from the command to the commit.
 
 use super::label;
-use super::prior;
 use super::settings::BackupSettings;
 use super::standby::{self, Source, Standby};
 use super::summary::BackupSummary;
@@ -10,7 +9,8 @@ use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::output::local_offset;
 use crate::pg::OpenCluster;
-use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
+use pgmesh_node::choice::PriorChoice;
+use pgmesh_node::protocol::{BackupBegun, BeginBackup, ChoosePrior, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{BackupLabel, BackupType, StanzaName};
@@ -85,16 +85,12 @@ struct Chosen {
 
 async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
     let stanza = &settings.stanza;
-    let info: MeshInfo = mesh
-        .call(&Request::Info {
-            stanza: Some(stanza.clone()),
-        })
-        .await?;
-    let known = info.stanzas.iter().find(|known| known.name == stanza.as_str());
-    let backups = known.map_or(&[][..], |known| &known.backups);
-    let database = known.and_then(|known| known.databases.last());
-    let database = database.filter(|database| database.system_id == cluster.control.system_id);
-    let (kind, prior) = prior::choose(settings.kind, backups, database.map(|database| database.id));
+    let request = Request::ChoosePrior(ChoosePrior {
+        stanza: stanza.clone(),
+        kind: settings.kind,
+        system_id: cluster.control.system_id,
+    });
+    let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
     if kind != settings.kind {
         tracing::warn!(
             "no prior backup exists, {} backup has been changed to {kind}",
@@ -102,8 +98,7 @@ async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -
         );
     }
     let now = OffsetDateTime::now_utc().to_offset(local_offset());
-    let labels = backups.iter().map(|backup| &backup.label);
-    let chosen = label::choose(now, kind, prior.as_ref(), labels);
+    let chosen = label::choose(now, kind, prior.as_ref(), &newest);
     if chosen.clock_is_behind {
         tracing::warn!(
             "this host's clock stands before the newest backup of stanza {stanza}: the new one is named {} nevertheless, \

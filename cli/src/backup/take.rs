@@ -90,8 +90,6 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     let mut facts = Facts::begin(start, databases, tablespaces, &plan);
     facts.scanned_at = beginning.scanned_at;
     facts.fingerprint_seed = Some(beginning.seed);
-    let references = beginning.prior.as_ref().map(Prior::references);
-    facts.references = references.unwrap_or_default();
     facts.chosen_by = beginning.prior.as_ref().map_or(ChosenBy::Nothing, Prior::chosen_by);
     facts.page_checksums = context
         .settings

@@ -1,9 +1,10 @@
 //! `info`: stanzas, backups and repositories, as pgBackRest shows them.
 //!
-//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `json` and
-//! `text` render: all three are pure.
+//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `references` finds what a
+//! backup shares pages with, `json` and `text` render: all four are pure.
 
 mod json;
+mod references;
 #[cfg(test)]
 pub(super) mod samples;
 mod status;
@@ -15,7 +16,7 @@ pub(super) use status::{describe_kept, describe_troubles, troubles};
 use super::stanza;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo};
@@ -38,7 +39,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         );
     }
     let mesh = Mesh::connect(config).await?;
-    let info: MeshInfo = mesh.call(&Request::Info { stanza: asked.clone() }).await?;
+    let info = mesh.info(asked.as_ref(), Backups::With).await?;
     if let Some(why) = &info.stale {
         tracing::warn!("this may be stale, it is what node {} last knew: {why}", info.node);
     }

@@ -3,10 +3,10 @@
 use super::stanza;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{Backups, Mesh};
 use crate::output;
 use crate::pg::{OpenCluster, database_failure, open_cluster, read_cluster_files};
-use pgmesh_node::protocol::{CreateStanza, DeletedStanza, MeshInfo, NewStanza, Request};
+use pgmesh_node::protocol::{CreateStanza, DeletedStanza, NewStanza, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
 
@@ -86,7 +86,7 @@ fn owed(new: &NewStanza) -> String {
 async fn connect(config: &Config) -> Result<Mesh, Failure> {
     let stanza = stanza(config)?;
     let mesh = Mesh::connect(config).await?;
-    let _: MeshInfo = mesh.call(&Request::Info { stanza: Some(stanza) }).await?;
+    mesh.info(Some(&stanza), Backups::Without).await?;
     Ok(mesh)
 }
 

@@ -14,6 +14,7 @@ mod access;
 mod cache;
 mod candidates;
 mod dial;
+mod inventory;
 mod link;
 mod nodes;
 mod probe;
@@ -25,6 +26,7 @@ mod tests;
 mod wal_file;
 
 pub use access::Access;
+pub use inventory::Backups;
 pub use probe::Probed;
 pub use renewal::renew_if_due;
 

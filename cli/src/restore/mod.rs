@@ -1,7 +1,7 @@
 //! `pgmesh restore`, the PostgreSQL host's side.
 //!
 //! ```text
-//! options ── data_directory (may it be written?) ── source ── select (which backup?)
+//! options ── data_directory (may it be written?) ── source ── choose (which backup?)
 //!                                                     │
 //!   survey (manifest, first reading) ── places, databases, planning: pure decisions
 //!                                                     │
@@ -26,7 +26,6 @@ mod planning;
 mod prepare;
 mod recovery;
 mod restore_command;
-pub mod select;
 mod source;
 mod summary;
 mod survey;
@@ -51,7 +50,7 @@ use crate::progress::Progress;
 use data_directory::DataDirectory;
 use owners::Owners;
 use pg_manifest::PgManifest;
-use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_node::{Failure, now_unix};
 use pgmesh_postgres::instance_fingerprint;
 use pgmesh_storage::ManifestRoot;
 use pipeline::Pipeline;
@@ -144,12 +143,8 @@ fn warn_of_copy(options: &RestoreOptions, root: &ManifestRoot) {
 
 /// The backup that fits the target, by its manifest.
 async fn choose(options: &RestoreOptions, source: &Source) -> Result<ManifestRoot, Failure> {
-    let backups = source.backups().await?;
     let wanted = &options.target.wanted;
-    let chosen =
-        select::select(options.stanza.as_str(), &backups, wanted, options.timeline_number()).map_err(|error| {
-            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
-        })?;
+    let chosen = source.choose(wanted, options.timeline_number()).await?;
     tracing::info!("restoring backup {} of stanza {}", chosen.label, options.stanza);
     let root = source.manifest(&chosen.label).await?;
     for file in &root.errors {

@@ -312,7 +312,6 @@ fn root(parts: Vec<PartRef>, fast: &Path) -> ManifestRoot {
         system_id: SystemId(7),
         catalog_version: 202_209_061,
         prior: None,
-        references: vec![],
         start_time: 1_739_584_801,
         stop_time: 1_739_584_901,
         start_lsn: Lsn(0x200_0028),

@@ -4,6 +4,7 @@ mod nodes;
 
 use crate::authorize::authorize;
 use crate::backups::ConnectionNumber;
+use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
 use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
@@ -70,7 +71,9 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         }
     };
     let name = request.name();
-    let allowed = authorize(&served.peer, &request).and_then(|()| served.check_draining(&request));
+    let allowed = authorize(&served.peer, &request)
+        .and_then(|()| bounds::check(&request))
+        .and_then(|()| served.check_draining(&request));
     let result = match allowed {
         Ok(()) => served.answer(request, &mut stream).await,
         Err(refusal) => {
@@ -176,7 +179,9 @@ impl Served {
     async fn administer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Info { stanza } => reply(stream, node.info(&self.peer, stanza).await).await,
+            Request::Info(ask) => reply(stream, node.info(&self.peer, ask).await).await,
+            Request::ChoosePrior(ask) => reply(stream, node.choose_prior(ask).await).await,
+            Request::ChooseBackup(ask) => reply(stream, node.choose_backup(ask).await).await,
             Request::ArchiveStatus(ask) => reply(stream, node.archive_status(ask).await).await,
             Request::Verify(request) => self.verify(request, stream).await,
             Request::CreateStanza(create) => {
@@ -273,7 +278,15 @@ async fn body(stream: &mut Stream, head: PayloadHead, limit: u64) -> Result<Byte
 }
 
 async fn reply<T: Serialize>(stream: &mut Stream, result: Result<T, Failure>) -> Result<(), StreamError> {
-    stream.send(&result).await
+    match stream.send_within(&result, MESSAGE_LIMIT).await {
+        // The asker would take it for a violation of the protocol, and not know what to do.
+        Err(StreamError::TooLong { length, max }) => {
+            let what = format!("the answer has {length} bytes, a message at most {max}");
+            tracing::error!("{what}");
+            stream.send(&Err::<T, _>(Failure::new(code::ASSERT, what))).await
+        }
+        sent => sent,
+    }
 }
 
 /// A reply whose failure belongs into the node's log as well.

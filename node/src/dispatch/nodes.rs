@@ -39,7 +39,12 @@ impl Served {
     async fn serve_peer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let node = &*self.node;
         match request {
-            Request::Raft(message) => reply(stream, Ok(node.catalog.answer(*message).await)).await,
+            // Between nodes a message may be longer.
+            Request::Raft(message) => {
+                stream
+                    .send(&Ok::<_, Failure>(node.catalog.answer(*message).await))
+                    .await
+            }
             Request::Announce(announce) => {
                 let heard = self.member().and_then(|member| node.hear(member, &announce));
                 logged(stream, "announcement", heard).await

@@ -94,6 +94,17 @@ pub struct ListRepository {
     pub path: String,
     /// All depths.
     pub recurse: bool,
+    /// Only names after this one: where the answer before this one ended.
+    pub after: Option<String>,
+}
+
+/// A part of a listing, by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepositoryListing {
+    /// As many as an answer has room for.
+    pub objects: Vec<RepositoryObject>,
+    /// There is more after the last of them.
+    pub more: bool,
 }
 
 /// One object or folder.

@@ -1,21 +1,68 @@
 //! What `info` and `check` show.
 
+use crate::choice::Wanted;
 use pgmesh_postgres::{Lsn, SystemId};
-use pgmesh_storage::{BackupLabel, RepoKey};
+use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The mesh as one node sees it.
+/// Asks what is there. An answer is as long as a message may be: whoever wants all goes on where it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetInfo {
+    /// Only this stanza; all that the asker may use where it is not given.
+    pub stanza: Option<StanzaName>,
+    /// With the backups.
+    pub backups: bool,
+    /// Where the answer before this one ended.
+    pub after: Option<InfoCursor>,
+}
+
+/// How far an answer has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfoCursor {
+    /// The last stanza in it.
+    pub stanza: StanzaName,
+    /// The last of its backups; none where the next stanza comes next.
+    pub label: Option<BackupLabel>,
+}
+
+/// Asks for the backup that a new one is to be compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoosePrior {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The type that the new one is to have.
+    pub kind: BackupType,
+    /// The cluster's system identifier.
+    pub system_id: SystemId,
+}
+
+/// Asks for the backup that a restore needs. Reply: its [`BackupInfo`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChooseBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// Which one.
+    pub wanted: Wanted,
+    /// The timeline that is to be reached.
+    pub timeline: Option<u32>,
+    /// Only those that this repository has.
+    pub repo: Option<RepoKey>,
+}
+
+/// The mesh as one node sees it, or a part of that.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MeshInfo {
     /// The mesh's identity.
     pub mesh_id: String,
     /// The node that answers.
     pub node: String,
-    /// All repositories.
+    /// All repositories; none in an answer that goes on with another.
     pub repositories: Vec<RepositoryInfo>,
-    /// The stanzas asked for, by name.
+    /// The stanzas asked for, by name. One whose backups do not fit into an answer is in several.
     pub stanzas: Vec<StanzaInfo>,
+    /// Where this ended, if there is more.
+    pub more: Option<InfoCursor>,
     /// The node's clock, Unix seconds, to compare with the asker's.
     pub clock: i64,
     /// Why this is only what the node last knew, where no majority of the mesh could be asked.
@@ -93,7 +140,7 @@ pub struct StanzaInfo {
     pub databases: Vec<DatabaseInfo>,
     /// The WAL archive of each database that has any.
     pub archives: Vec<ArchiveInfo>,
-    /// Its backups, oldest first.
+    /// Its backups by label, as far as they were asked for.
     pub backups: Vec<BackupInfo>,
 }
 
@@ -130,8 +177,6 @@ pub struct BackupInfo {
     pub kind: String,
     /// The backup before it that it shares pages with.
     pub prior: Option<BackupLabel>,
-    /// Backups it shares pages with.
-    pub references: Vec<BackupLabel>,
     /// Page checksums failed.
     pub error: bool,
     /// The database.

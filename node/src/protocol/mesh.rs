@@ -1,6 +1,7 @@
 //! Nodes, their parts in the mesh, and how the mesh does.
 
 use super::{DebtInfo, HealthInfo, KeptInfo};
+use pgmesh_raft::EntryId;
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,8 @@ pub struct NodeStatus {
     pub disk_free: Option<u64>,
     /// How the repositories do that it declares.
     pub repositories: Vec<(RepoKey, HealthInfo)>,
+    /// The entries of the log that it has left out, as `TERM.INDEX` (`node start --skip-entry`).
+    pub skipped: Vec<EntryId>,
     /// Why its catalog has stopped, if it has.
     pub failure: Option<String>,
 }

@@ -15,7 +15,7 @@ mod verify;
 
 pub use admin::{
     AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted, JoinRequest,
-    ListRepository, NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
+    ListRepository, NewStanza, ReadRepository, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
@@ -23,7 +23,8 @@ pub use backup::{
     QueryChunks, ResumeBackup,
 };
 pub use info::{
-    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
+    ArchiveInfo, BackupInfo, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, InfoCursor,
+    KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
 };
 pub use mesh::{
     MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
@@ -33,7 +34,7 @@ pub use peer::{
     Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
     StoreObject, StoreTarget, Stored,
 };
-pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
+pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 
 pub use pgmesh_storage::PayloadHead;
 use pgmesh_storage::StanzaName;
@@ -85,10 +86,11 @@ pub enum Request {
     /// Reads pieces of one chunk, which is checked here. Reply: [`ChunkReply`] and a body.
     GetPieces(GetPieces),
     /// What is there. Reply: [`MeshInfo`].
-    Info {
-        /// Only this stanza.
-        stanza: Option<StanzaName>,
-    },
+    Info(GetInfo),
+    /// Which backup would a new one be compared with? Reply: [`PriorChoice`](crate::choice::PriorChoice).
+    ChoosePrior(ChoosePrior),
+    /// Which backup does a restore need? Reply: [`BackupInfo`].
+    ChooseBackup(ChooseBackup),
     /// Where the WAL from one position to another is. Reply: [`SegmentPresence`].
     ArchiveStatus(ArchiveStatus),
     /// Reads and checks everything. Replies: any number of [`VerifyEvent`], the last being `Done`.
@@ -108,7 +110,7 @@ pub enum Request {
     SetStopped(SetStopped),
     /// Changes a backup's annotations. Reply: `()`.
     Annotate(AnnotateBackup),
-    /// Lists objects. Reply: `Vec<RepositoryObject>`.
+    /// Lists objects. Reply: [`RepositoryListing`].
     ListRepository(ListRepository),
     /// Reads an object, checked and decrypted. Reply: [`PayloadHead`] and a body.
     ReadRepository(ReadRepository),
@@ -205,7 +207,9 @@ impl Request {
             Self::GetManifest(r) => Some(&r.stanza),
             Self::GetChunk(r) => Some(&r.stanza),
             Self::GetPieces(r) => Some(&r.stanza),
-            Self::Info { stanza } => stanza.as_ref(),
+            Self::Info(r) => r.stanza.as_ref(),
+            Self::ChoosePrior(r) => Some(&r.stanza),
+            Self::ChooseBackup(r) => Some(&r.stanza),
             Self::ArchiveStatus(r) => Some(&r.stanza),
             Self::Verify(r) => r.stanza.as_ref(),
             Self::CreateStanza(r) | Self::UpgradeStanza(r) => Some(&r.stanza),
@@ -250,7 +254,9 @@ impl Request {
             Self::GetManifest(_) => "manifest read",
             Self::GetChunk(_) => "chunk read",
             Self::GetPieces(_) => "chunk pieces read",
-            Self::Info { .. } => "info",
+            Self::Info(_) => "info",
+            Self::ChoosePrior(_) => "choice of a prior backup",
+            Self::ChooseBackup(_) => "choice of a backup",
             Self::ArchiveStatus(_) => "archive status",
             Self::Verify(_) => "verify",
             Self::CreateStanza(_) => "stanza-create",

@@ -9,7 +9,7 @@ use crate::{Failure, code};
 use futures::{Stream, StreamExt, stream};
 use pgmesh_postgres::{TimelineId, WalFileName};
 use pgmesh_raft::command::{Adopt, Cluster, NewChunk};
-use pgmesh_raft::{BackupRecord, Command, Replica, SessionId, StoredObject};
+use pgmesh_raft::{BackupRecord, Command, Replica, SessionId, StoredObject, limits};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, Digest, Generation, ManifestRoot, ObjectName, ObjectPath, PartReader, PartRef, Repository,
     StanzaName, StoreError,
@@ -96,7 +96,17 @@ impl Rebuilding {
     }
 
     fn backup(&self, root: ManifestRoot, manifest: StoredObject) -> FoundBackup {
-        let record = backup_record(&root, manifest, BTreeMap::new(), std::iter::once(self.repo));
+        let mut record = backup_record(&root, manifest, BTreeMap::new(), std::iter::once(self.repo));
+        if let Err(refusal) = limits::annotations(&record.annotations) {
+            // A note is no reason to do without the backup.
+            tracing::warn!(
+                "backup {} of stanza {}: its annotations are left out: {refusal}",
+                root.label,
+                root.stanza
+            );
+            record.annotations.clear();
+        }
+        record.program = limits::shortened(record.program, limits::NAME);
         FoundBackup {
             archive_id: root.archive_id,
             cluster: Cluster {

@@ -5,7 +5,7 @@ use crate::health::Work;
 use crate::now_unix;
 use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
-use pgmesh_raft::{NodeName, RepositoryRecord};
+use pgmesh_raft::{NodeName, RepositoryRecord, limits};
 use pgmesh_storage::{RepoKey, Repository, StoreError};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,10 +115,20 @@ impl Slot {
 
     /// For `info` and `check`.
     pub fn health(&self) -> HealthInfo {
-        match self.opened() {
+        let health = match self.opened() {
             Opened::Open(_) => self.watch.info(),
             Opened::Closed { why, since } => HealthInfo::Down { since, why },
             Opened::Refused { why, .. } => HealthInfo::Refused { why },
+        };
+        // What a server has answered may be long.
+        let shortened = |why| limits::shortened(why, limits::REASON);
+        match health {
+            HealthInfo::Up => HealthInfo::Up,
+            HealthInfo::Down { since, why } => HealthInfo::Down {
+                since,
+                why: shortened(why),
+            },
+            HealthInfo::Refused { why } => HealthInfo::Refused { why: shortened(why) },
         }
     }
 

@@ -5,6 +5,7 @@ use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNod
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Reply, RequestId, TokenId, TokenRole};
+use pgmesh_storage::wire;
 use pgmesh_transport::{Fingerprint, JoinToken, MemberName, MeshCa, Role};
 use std::time::Duration;
 
@@ -100,8 +101,10 @@ impl Node {
             secret_hash: join.secret.hash(),
             name: name.to_string(),
         };
-        // The same request again, perhaps through another node because the answer was lost, is the same redemption.
-        let request = RequestId(first_half(&self.suite().digest(&join.csr)));
+        // The same request again, perhaps through another node because the answer was lost, is the same redemption; with
+        // anything else in it, it is another one, and the token is used up.
+        let whole = wire::encode(&("redeem", join.token_id, join.secret.hash(), &join.csr, name.as_str()));
+        let request = RequestId(first_half(&self.suite().digest(&whole)));
         let actor = format!("joining {name}");
         let role = match self.catalog.propose_as(&actor, request, command).await? {
             Reply::Token(TokenRole::Admin) => Role::Admin,

@@ -47,11 +47,7 @@ impl Node {
         let writer = known_writer(&stanza, &begin)?;
         let all = refs::targets(&view)?;
         let ack = self.backup_ack(begin.backup_ack, all.len())?;
-        let prior = view
-            .backups(&begin.stanza, None)
-            .last()
-            .transpose()?
-            .map(|(label, _)| label);
+        let prior = view.last_backup(&begin.stanza)?;
         let resume_key = random_key()?;
         let session = self.open_backup_session(actor, &begin, resume_key).await?;
         self.backups.attach(session, ack, connection);
@@ -452,7 +448,6 @@ pub(crate) fn backup_record(
         page_errors: !root.errors.is_empty(),
         annotations: root.annotations.clone(),
         prior: root.prior.clone(),
-        references: root.references.clone(),
         manifest,
         program: root.pgmesh_version.clone(),
     }

@@ -9,6 +9,7 @@ use crate::protocol::{
 use crate::services::info::{debt_info, kept_info};
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
+use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, View, VotePolicy};
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
@@ -145,7 +146,8 @@ impl Node {
             certificate_expires: self.certificate_expires(),
             disk_free: free_bytes(self.layout.root()),
             repositories: repositories.collect(),
-            failure: status.failure,
+            skipped: status.skipped,
+            failure: status.failure.map(|why| shortened(why, limits::REASON)),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Source};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_raft::{Command, DebtReason, ObjectRef, Refusal};
+use pgmesh_raft::{Command, DebtReason, ObjectRef, Refusal, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, PayloadError, RepoKey};
 
 impl Node {
@@ -49,7 +49,8 @@ impl Node {
                 } else {
                     DebtReason::Damaged
                 },
-                what: replica.what.clone(),
+                // What cannot be told in full is told all the same.
+                what: limits::shortened(replica.what.clone(), limits::REASON),
             };
             if let Err(error) = self.catalog.propose(self.actor(), command).await {
                 tracing::warn!(%object, %repo, error = %chain(&error), "a bad replica could not be reported");

@@ -2,7 +2,7 @@
 
 use super::foreign::Foreign;
 use crate::failure::chain;
-use crate::protocol::{Finding, FindingKind, HealthInfo, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::{BadReplica, Slot, SlotError};
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
@@ -483,7 +483,7 @@ impl Verification<'_> {
             Ok(None) => return Ok(()),
             Err(failure) => broken_everywhere(&mut broken, slots, &failure),
         }
-        if !broken.is_empty() {
+        if !broken.is_empty() && self.summary.damaged_backups.len() < NAMED {
             self.summary.damaged_backups.push(format!("{stanza}/{label}"));
         }
         for (repo, subjects) in broken {
@@ -557,7 +557,8 @@ impl Verification<'_> {
                     ranges.add(name);
                 }
             }
-            for range in ranges.ranges() {
+            let room = NAMED.saturating_sub(self.summary.archives.len());
+            for range in ranges.ranges().take(room) {
                 self.summary
                     .archives
                     .push(format!("{stanza} {}: {range}", database.archive_id()));

@@ -1,5 +1,7 @@
 //! What is to be thought of what was seen. Pure.
 
+mod skips;
+
 use super::check::{Check, OTHER};
 use crate::commands::info::{describe_kept, describe_troubles};
 use crate::commands::status::words::{role, round_trip, unopened};
@@ -77,6 +79,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
         Some(Ok(status)) => {
             checks.extend(programs(seen, status));
             checks.extend(consensus(status));
+            checks.extend(skips::check(status));
             for (info, own) in &status.nodes {
                 checks.extend(node(seen, status, info, own));
             }

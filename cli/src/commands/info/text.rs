@@ -1,5 +1,6 @@
 //! `info` for people, in pgBackRest's words and order.
 
+use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
 use crate::output::{size, timestamp};
@@ -51,6 +52,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String
     let Some(stanza) = stanza.filter(|_| overall != Status::BackupNotFound) else {
         return text.0;
     };
+    let among = References::among(&stanza.backups);
     // The newest is the current one; it is what one looks for.
     for (at, database) in stanza.databases.iter().rev().enumerate() {
         let backups: Vec<&BackupInfo> = shown
@@ -65,7 +67,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String
         archive(&mut text, stanza, database);
         for backup in backups {
             text.blank();
-            self::backup(&mut text, shown, backup);
+            self::backup(&mut text, shown, &among, backup);
         }
     }
     text.0
@@ -114,7 +116,7 @@ fn archive(text: &mut Lines, stanza: &StanzaInfo, database: &DatabaseInfo) {
     text.add(2, format!("wal archive min/max ({}): {range}", database.version));
 }
 
-fn backup(text: &mut Lines, shown: &Shown<'_>, backup: &BackupInfo) {
+fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &BackupInfo) {
     let root = shown.details(&backup.label);
     text.add(2, format!("{} backup: {}", backup.kind, backup.label));
     text.add(
@@ -148,8 +150,9 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, backup: &BackupInfo) {
             format!("repo{key}: backup size: {}{incomplete}", size(backup.stored_delta)),
         );
     }
-    if !backup.references.is_empty() {
-        text.add(3, references(&backup.references, root.is_some()));
+    let counts = among.counts(&backup.label);
+    if counts.sum() > 0 {
+        text.add(3, references(among, backup, counts, root.is_some()));
     }
     match root {
         Some(root) => details(text, root),
@@ -165,17 +168,21 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, backup: &BackupInfo) {
 }
 
 /// How many of each type, or with `--set` which.
-fn references(labels: &[BackupLabel], all: bool) -> String {
+fn references(among: &References<'_>, backup: &BackupInfo, counts: Counts, all: bool) -> String {
     if all {
-        let labels: Vec<&str> = labels.iter().map(BackupLabel::as_str).collect();
+        let labels = among.of(&backup.label, usize::MAX);
+        let labels: Vec<&str> = labels.into_iter().map(BackupLabel::as_str).collect();
         return format!("backup reference list: {}", labels.join(", "));
     }
-    let counts: Vec<String> = [BackupType::Full, BackupType::Diff, BackupType::Incr]
-        .into_iter()
-        .map(|kind| (labels.iter().filter(|label| label.backup_type() == kind).count(), kind))
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, kind)| format!("{count} {kind}"))
-        .collect();
+    let counts: Vec<String> = [
+        (counts.full, BackupType::Full),
+        (counts.diff, BackupType::Diff),
+        (counts.incr, BackupType::Incr),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, kind)| format!("{count} {kind}"))
+    .collect();
     format!("backup reference total: {}", counts.join(", "))
 }
 

@@ -48,6 +48,8 @@ fn node(info: &NodeInfo, own: &Result<NodeStatus, String>, round_trip: Option<u6
     node["snapshot"] = json!(told.and_then(|own| own.snapshot));
     node["certificate-expires"] = json!(told.map(|own| own.certificate_expires));
     node["disk-free"] = json!(told.and_then(|own| own.disk_free));
+    let skipped = told.map(|own| own.skipped.iter().map(ToString::to_string).collect::<Vec<_>>());
+    node["skipped-entries"] = json!(skipped);
     node["failure"] = json!(told.and_then(|own| own.failure.as_ref()));
     node
 }

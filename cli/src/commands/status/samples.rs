@@ -35,6 +35,7 @@ pub fn status(name: &str) -> NodeStatus {
         certificate_expires: NOW + YEAR,
         disk_free: Some(50 << 30),
         repositories: vec![],
+        skipped: vec![],
         failure: None,
     }
 }

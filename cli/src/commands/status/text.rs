@@ -124,6 +124,11 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
             .as_ref()
             .map(|why| format!("{}: its catalog has stopped: {}", info.name, one_line(why))),
     });
+    let skipped = status.nodes.iter().flat_map(|(info, own)| {
+        let entries = own.iter().flat_map(|own| &own.skipped);
+        entries.map(|entry| format!("{}: has left out entry {entry} of the log", info.name))
+    });
+    let nodes = nodes.chain(skipped);
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
         let troubles = describe_troubles(&repository.health, &repository.debt);

@@ -62,6 +62,20 @@ pub const OPTIONS: &[OptionSpec] = &[
         "node-snapshot-entries=20000",
     ),
     new(
+        "skip-entry",
+        Kind::List { separator: ',' },
+        "an entry of the catalog's log that is left out",
+    )
+    .commands(CommandSet::of(&[NodeStart]))
+    .scope(Scope::CommandLine)
+    .about(
+        "TERM.INDEX, as the message says with which a node has stopped because it cannot apply the entry. Whatever the \
+            entry was to change is lost, and so is what was acknowledged with it. Give it once on every node of the mesh: \
+            nodes of which one has left an entry out and the other has not do not work together. The audit trail has a line \
+            for each entry, and 'pgmesh doctor' names those nodes that have one left out and those that have not.",
+        "",
+    ),
+    new(
         "repair-rate",
         Kind::Size {
             min: 64 << 10,
