@@ -15,7 +15,7 @@ use crate::command::{Adopt, AdoptedFile, Command, NewReplica, Proposal};
 use crate::model::{
     AuditRecord, BackupRecord, Branch, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, LogIndex, NodeRecord,
     ObjectRef, Remembered, RepositoryRecord, RequestId, SegmentRecord, SessionKind, SessionRecord, StanzaRecord,
-    TokenId, TokenRecord, TokenRole,
+    TokenId, TokenRecord, TokenRole, Writer,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -90,19 +90,24 @@ fn eleven_large_annotations_are_refused_and_the_backup_stays_readable() {
 #[test]
 fn what_grows_by_many_small_commands_is_bounded() {
     let mut world = world();
-    let mut adopted = 0;
-    for timeline in 1..3000 {
-        let adopt = Command::AdoptWriter {
-            stanza: stanza(),
-            timeline: TimelineId(timeline),
-            instance: "i".repeat(limits::INSTANCE),
-        };
-        match world.run(adopt) {
-            Ok(_) => adopted += 1,
-            Err(refusal) => assert!(matches!(refusal, Refusal::BeyondLimit { .. }), "{refusal}"),
-        }
-    }
-    assert_eq!(adopted, limits::TIMELINES);
+    let adopt = |timeline: usize| Command::AdoptWriter {
+        stanza: stanza(),
+        timeline: TimelineId(u32::try_from(timeline).unwrap()),
+        instance: "i".repeat(limits::INSTANCE),
+    };
+    // As so many commands would have left it.
+    let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
+    let writer = Writer {
+        instance: "i".repeat(limits::INSTANCE),
+        since: LogIndex(1),
+    };
+    let timelines = (1..limits::TIMELINES).map(|timeline| TimelineId(u32::try_from(timeline).unwrap()));
+    record.writers = timelines.map(|timeline| (timeline, writer.clone())).collect();
+    let row = ((Table::Stanzas, b"main".to_vec()), Some(value::encode(&record)));
+    world.base.write(std::iter::once(row).collect());
+    world.run(adopt(limits::TIMELINES)).unwrap();
+    let refused = world.run(adopt(limits::TIMELINES + 1));
+    assert!(matches!(refused, Err(Refusal::BeyondLimit { .. })), "{refused:?}");
     // There is still room for what an ordinary cluster does.
     let session = world.begin_backup("20250215-020002F");
     world.run(Command::CloseSession { session }).unwrap();
@@ -111,18 +116,18 @@ fn what_grows_by_many_small_commands_is_bounded() {
 
 /// An ordinary cluster that fails over again and again is not stopped: archiving goes on with every timeline.
 #[test]
-fn a_thousand_promotions_are_archived() {
+fn hundreds_of_promotions_are_archived() {
     let mut world = world();
     let mut branches = Vec::new();
-    for timeline in 2..1000_u32 {
+    for timeline in 2..300_u32 {
         branches.push((timeline - 1, u64::from(timeline) << 28));
         world.push(push_history(timeline, &branches)).unwrap();
     }
-    world.push(push_segment(999, 1, 9)).unwrap();
+    world.push(push_segment(299, 1, 9)).unwrap();
     let row = world.base.get(Table::Stanzas, b"main").unwrap().unwrap();
     assert!(row.len() < limits::RECORD / 8, "{} bytes", row.len());
     let record = world.view().stanza(&stanza()).unwrap().unwrap();
-    assert_eq!(record.histories[&TimelineId(999)].branches.len(), 998);
+    assert_eq!(record.histories[&TimelineId(299)].branches.len(), 298);
 }
 
 #[test]
@@ -140,11 +145,10 @@ fn a_request_that_comes_again_with_another_command_is_refused() {
 
 fn text() -> impl Strategy<Value = String> {
     let length = prop_oneof![
-        0_usize..40,
-        100_usize..5_000,
-        Just(120_000),
-        Just(1 << 20),
-        Just(3 << 20)
+        8 => 0_usize..40,
+        8 => 100_usize..5_000,
+        4 => Just(120_000),
+        1 => Just(2 << 20)
     ];
     (length, any::<char>()).prop_map(|(length, letter)| {
         let count = length / letter.len_utf8();
@@ -153,7 +157,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn texts() -> impl Strategy<Value = BTreeMap<String, String>> {
-    proptest::collection::btree_map(text(), text(), 0..20)
+    proptest::collection::btree_map(text(), text(), 0..6)
 }
 
 fn count() -> impl Strategy<Value = usize> {
@@ -309,7 +313,7 @@ fn command() -> impl Strategy<Value = Command> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, ..ProptestConfig::default() })]
 
     /// Whatever is accepted, everything can still be read, and every command could be read back from the log.
     #[test]

@@ -1,6 +1,6 @@
 //! Several nodes: elections, forwarding, lost messages, joining, snapshots.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,6 @@ use futures::future::join_all;
 
 use super::harness::{Mesh, wait_until};
 use super::{note, notes, options};
-use crate::command::NewChunk;
 use crate::model::{LogIndex, RequestId, SessionId, SessionKind};
 use crate::peers::{PeerMessage, PeerReply, PeerRequest};
 use crate::store::Mark;
@@ -342,21 +341,19 @@ async fn a_mesh_across_continents_stays_calm() {
         began.elapsed()
     );
     // Large entries take more than openraft's patience with an append.
-    let chunk = NewChunk {
-        digest: pgmesh_storage::Digest([1; 32]),
-        length: 1,
-        stored_length: 1,
-        replicas: (1..=60).map(|repo| crate::apply::scenario::replica(repo, 0)).collect(),
-    };
-    let large = (0..16).map(|_| {
-        let add = Command::AddChunks {
-            session: SessionId(LogIndex(1 << 40)),
-            chunks: vec![chunk.clone(); crate::limits::ITEMS],
+    let options = (0..64).map(|number| (format!("option-{number}"), "x".repeat(crate::limits::OPTION)));
+    let definition: BTreeMap<_, _> = options.collect();
+    let large = (0..56).map(|_| {
+        let update = Command::UpdateRepository {
+            repo: crate::apply::scenario::repo(9),
+            definition: Some(definition.clone()),
+            host: None,
+            wrapped_keys: None,
         };
-        follower.propose("test", add)
+        follower.propose("test", update)
     });
     for written in join_all(large).await {
-        // There is no such session: what counts is that it was in the log.
+        // There is no such repository: what counts is that it was in the log.
         assert!(matches!(written, Err(CatalogError::Refused(_))), "{written:?}");
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
