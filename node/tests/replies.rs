@@ -42,9 +42,11 @@ impl Site {
         let settings = settings(&folder.path().join("node"), &folder.path().join("repo"));
         init(&settings, DigestSuite::Blake3).await.unwrap();
         let layout = Layout::new(&settings.path);
-        let catalog = Catalog::open(&layout.catalog(), CatalogOptions::default())
-            .await
-            .unwrap();
+        let patient = CatalogOptions {
+            patience: 4 * LIMIT,
+            ..CatalogOptions::default()
+        };
+        let catalog = Catalog::open(&layout.catalog(), patient).await.unwrap();
         let mut commands = commands.into_iter();
         // The stanza first, then its backups all at once.
         for command in commands.by_ref().take(1) {
