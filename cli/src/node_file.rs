@@ -1,7 +1,7 @@
 //! A node's settings, from its configuration file.
 
 use crate::config::Config;
-use pgmesh_node::{Failure, NodeSettings, RepositorySettings, code};
+use pgmesh_node::{Failure, NodeSettings, RepositorySettings, SessionTimes, code};
 use pgmesh_storage::{Passphrase, RepoKey};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -32,6 +32,7 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
             .optional_integer("node-snapshot-entries")
             .and_then(|entries| u64::try_from(entries).ok()),
         buffer: config.size("node-buffer"),
+        sessions: SessionTimes::with_timeout(config.duration("session-timeout")),
     })
 }
 

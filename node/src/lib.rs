@@ -18,7 +18,6 @@
 
 mod announcing;
 mod authorize;
-mod backups;
 mod budget;
 mod clock;
 mod committer;
@@ -48,6 +47,8 @@ mod services;
 mod sessions;
 mod settings;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod wal_ranges;
 
 pub use clock::now_unix;
@@ -57,4 +58,5 @@ pub use join::{Joined, connect_by_token, join};
 pub use mesh_file::MeshFile;
 pub use node::Node;
 pub use server::run;
+pub use sessions::SessionTimes;
 pub use settings::{Layout, NodeSettings, RepositorySettings};

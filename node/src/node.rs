@@ -1,6 +1,5 @@
 //! One node: what its services share.
 
-use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
@@ -13,7 +12,7 @@ use crate::pace::Pace;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
 use crate::services::Mapping;
-use crate::sessions::SharedSession;
+use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::sweep::Sweep;
 use crate::{Failure, code};
@@ -33,7 +32,9 @@ pub struct Node {
     pub(crate) budget: Budget,
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<SharedSession>,
-    pub(crate) backups: Backups,
+    pub(crate) clients: ClientSessions,
+    /// What sessions are timed by.
+    pub(crate) running: RunningTime,
     pub(crate) repair: Repair,
     pub(crate) mapping: Mapping,
     pub(crate) sweep: Sweep,
@@ -97,7 +98,8 @@ impl Node {
             peer_budget: Budget::new(settings.buffer / 2),
             committer: Committer::start(catalog.clone(), actor.clone()),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
-            backups: Backups::default(),
+            clients: ClientSessions::default(),
+            running: RunningTime::start(),
             repair: Repair::default(),
             mapping: Mapping::default(),
             pace: Pace::new(settings.repair_rate),

@@ -33,6 +33,18 @@ pub fn known(view: &View, object: &ObjectRef) -> Result<Option<Known>, Failure> 
     }))
 }
 
+/// A condemned chunk, which counts as absent for everything but reading (invariant 5): who reads under a session that began
+/// before is sure that it is not deleted yet. `None` when there is none.
+pub fn condemned(view: &View, digest: Digest) -> Result<Option<Known>, Failure> {
+    let record = view.chunks_with_condemned(&[digest])?.pop().flatten();
+    Ok(record.filter(|chunk| chunk.condemned.is_some()).map(|chunk| Known {
+        name: ObjectName::Chunk(digest),
+        digest,
+        replicas: chunk.replicas,
+        stored_length: u64::from(chunk.stored_length),
+    }))
+}
+
 /// The name at rest of an object with this digest.
 pub fn name(view: &View, object: &ObjectRef, digest: Digest) -> Result<Option<ObjectName>, Failure> {
     let archive_id = |stanza, db| -> Result<_, Failure> {

@@ -58,7 +58,7 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         ),
         R::LastNode(_) => (code::COMMAND_INVALID, None),
         R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),
-        R::SessionKeyDiffers(_) => (code::LOCK_ACQUIRE, None),
+        R::SessionKeyDiffers(_) | R::SessionMoved(_) => (code::LOCK_ACQUIRE, None),
         R::RepositoryDiffers { .. } => (
             code::REPO_INVALID,
             Some("give the same value, or change the definition for the whole mesh with 'pgmesh repo-update'"),

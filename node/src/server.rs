@@ -41,13 +41,23 @@ pub async fn run(
             .because(chain(&error))
             .remedy("another program has this UDP port, perhaps another node: give another node-listen")
     })?);
-    let address = server.local_address().unwrap_or(listen);
     let node = Arc::new(Node::open(settings, identity).await?);
+    serve(node, server, ready, stop).await
+}
+
+/// Serves with an opened node until `stop` is done.
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    server: Arc<Server>,
+    ready: impl FnOnce(std::net::SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let address = server.local_address().unwrap_or(node.settings.listen);
     // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about: they
     // need its answers first.
     node.open_known_repositories().await;
     let workers = [
-        tokio::spawn(node.clone().end_earlier_sessions()),
+        tokio::spawn(node.clone().keep_sessions()),
         tokio::spawn(node.clone().keep_opening()),
         tokio::spawn(node.clone().keep_repairing()),
         tokio::spawn(node.clone().keep_sweeping()),
@@ -128,9 +138,10 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    let served = Arc::new(Served::new(node.clone(), peer, actor.clone(), number));
+    node.clients.connected(number);
+    let served = Arc::new(Served::new(node.clone(), peer, actor, number));
     served.accept_streams(&session).await;
-    node.orphan(actor, number);
+    node.clients.disconnected(number, node.running.now());
 }
 
 impl Node {

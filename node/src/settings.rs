@@ -1,5 +1,6 @@
 //! What a node's configuration file says, typed.
 
+use crate::sessions::SessionTimes;
 use pgmesh_storage::{Passphrase, RepoKey, SecretSource, StoreKind, StoreSettings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +42,8 @@ pub struct NodeSettings {
     pub snapshot_entries: Option<u64>,
     /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
     pub buffer: u64,
+    /// `session-timeout`, and how long else sessions are waited for.
+    pub sessions: SessionTimes,
 }
 
 /// One repository as a node's file defines it.

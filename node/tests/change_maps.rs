@@ -12,7 +12,7 @@ use bytes::Bytes;
 use pgmesh_node::protocol::{
     ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
 };
-use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, code, init, run};
+use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, SessionTimes, code, init, run};
 use pgmesh_postgres::wal::{Candidates, SegmentMap};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
 use pgmesh_storage::{Codec, DigestSuite, FixedSecrets, Payload, RepoKey};
@@ -158,6 +158,7 @@ fn settings(path: &Path, repository: &Path) -> NodeSettings {
         repair_rate: None,
         snapshot_entries: None,
         buffer: 64 << 20,
+        sessions: SessionTimes::default(),
     }
 }
 

@@ -214,10 +214,12 @@ pub enum Command {
         /// What its holder must show to go on with it by way of another node.
         resume_key: Option<[u8; 16]>,
     },
-    /// Makes another node keep a session alive, for a holder that lost its node. Reply: `Done`.
+    /// Makes a node keep a session alive, for a holder that lost its node or its connection. Reply: `Adopted`.
     AdoptSession {
         /// The session.
         session: SessionId,
+        /// The holder's count of its own moves, from 1: an adoption that arrives after a later one is refused.
+        turn: u64,
         /// The node that keeps it alive from now on.
         node: NodeName,
         /// Its resume key.
@@ -232,8 +234,8 @@ pub enum Command {
     ExpireSession {
         /// The session.
         session: SessionId,
-        /// The node that kept it alive: if another one has adopted it meanwhile, it goes on. `None` ends it anyway.
-        node: Option<NodeName>,
+        /// The lease under which it was found without a holder: if it was adopted since, it goes on. `None` ends it anyway.
+        lease: Option<LogIndex>,
         /// Why, for the audit trail.
         reason: String,
     },

@@ -322,6 +322,9 @@ pub enum Refusal {
     /// Whoever wants to go on with a session does not have its key.
     #[error("session {0} belongs to someone else")]
     SessionKeyDiffers(SessionId),
+    /// The holder has moved on since it asked this node to adopt the session.
+    #[error("session {0} has gone on by way of another connection meanwhile")]
+    SessionMoved(SessionId),
     /// Invariant 5: a session may still use what is to be forgotten.
     #[error("session {session} began before log position {since}: what it may read is not deleted yet")]
     SessionOpen {

@@ -3,7 +3,7 @@
 use pgmesh_storage::DbId;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Replica, SessionId, TokenRole};
+use crate::model::{LogIndex, Replica, SessionId, TokenRole};
 
 /// The answer to an accepted command; [`Command`](crate::Command) says which variant belongs to which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,11 @@ pub enum Reply {
     Database(DbId),
     /// The session is open.
     Session(SessionId),
+    /// The session is the node's to keep alive.
+    Adopted {
+        /// Its lease from now on.
+        lease: LogIndex,
+    },
     /// One step of a stanza's deletion.
     Deleting {
         /// Whether rows are left: propose it again.

@@ -13,14 +13,12 @@ use crate::pg::OpenCluster;
 use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::TimelineId;
-use pgmesh_storage::{BackupLabel, BackupType, StanzaName};
+use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the mesh may take to answer that a backup was given up.
-const ABORT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the lock of a backup that was perhaps killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
@@ -43,8 +41,6 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
         // The same, unless the primary is on another host.
         cluster.instance = writer;
     }
-    let session = begun.session;
-    let stanza = settings.stanza.clone();
     let context = Context {
         mesh: mesh.clone(),
         settings,
@@ -62,7 +58,7 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
         never = mesh.keep_session() => match never {},
     };
     if outcome.is_err() {
-        abort(&mesh, stanza, session).await;
+        mesh.end_session().await;
     }
     mesh.forget_session();
     outcome.map_err(resumable)
@@ -134,7 +130,7 @@ async fn begin(
             .then(|| cluster.instance.clone()),
         timeline: timeline_of(cluster),
         label: label.clone(),
-        holder: format!("process {} on {}", std::process::id(), crate::host::name_for_people()),
+        holder: crate::host::this_process(),
         backup_ack: settings.backup_ack,
     };
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -158,16 +154,6 @@ async fn begin(
 pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
     let control = &cluster.control;
     control.checkpoint_timeline.max(control.min_recovery_timeline)
-}
-
-/// Frees the stanza's lock. The node does so itself when the connection ends; this is sooner.
-async fn abort(mesh: &Mesh, stanza: StanzaName, session: u64) {
-    let request = Request::AbortBackup { stanza, session };
-    match tokio::time::timeout(ABORT_PATIENCE, mesh.call::<()>(&request)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) => tracing::debug!("the backup could not be given up in order: {failure}"),
-        Err(_) => tracing::debug!("the backup could not be given up in order: no answer"),
-    }
 }
 
 /// SIGINT and SIGTERM, caught from the moment that there is something to give up.

@@ -46,6 +46,8 @@ pub struct SetStopped {
     pub stanza: Option<StanzaName>,
     /// `Some(reason)` stops.
     pub stopped: Option<String>,
+    /// Ends backups and restores that run, too.
+    pub ends_sessions: bool,
 }
 
 /// Changes annotations: an empty value removes the key.

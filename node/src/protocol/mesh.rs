@@ -116,6 +116,29 @@ pub struct NodeStatus {
     pub repositories: Vec<(RepoKey, HealthInfo)>,
     /// Why its catalog has stopped, if it has.
     pub failure: Option<String>,
+    /// The sessions of clients that it keeps alive, each with the seconds that it has been without progress.
+    pub sessions: Vec<(u64, u64)>,
+    /// `session-timeout` in seconds.
+    pub session_timeout: u64,
+}
+
+/// An open session in [`MeshStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Its number.
+    pub session: u64,
+    /// `backup`, `restore`, `verify`, `repair`.
+    pub kind: String,
+    /// The stanza it is about, if any.
+    pub stanza: Option<String>,
+    /// Who holds it, in words: process and host.
+    pub holder: String,
+    /// The node that keeps it alive.
+    pub node: String,
+    /// When it was opened, Unix seconds.
+    pub opened_at: i64,
+    /// For how many seconds it has been without progress; none where its node does not say.
+    pub quiet: Option<u64>,
 }
 
 /// A repository in [`MeshStatus`].
@@ -173,6 +196,10 @@ pub struct MeshStatus {
     pub round_trips: Vec<Option<u64>>,
     /// All repositories.
     pub repositories: Vec<RepositoryStatus>,
+    /// The oldest open sessions.
+    pub sessions: Vec<SessionStatus>,
+    /// How many are open.
+    pub sessions_open: u64,
 }
 
 /// What a synchronization tells while it runs.

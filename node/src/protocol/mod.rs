@@ -19,15 +19,15 @@ pub use admin::{
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
-    BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, GetPieces, PutChunk,
-    QueryChunks, ResumeBackup,
+    BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
+    GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
 pub use info::{
     ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
 };
 pub use mesh::{
     MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
-    RepositoryStatus, SyncEvent,
+    RepositoryStatus, SessionStatus, SyncEvent,
 };
 pub use peer::{
     Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
@@ -68,14 +68,28 @@ pub enum Request {
     PutChunk(PutChunk),
     /// Writes the manifest and commits the backup; the manifest's payload follows. Reply: [`CommittedBackup`].
     CommitBackup(CommitBackup),
-    /// Goes on with a backup session that was begun through another connection, perhaps to another node, which is gone.
+    /// Opens a restore session: while it is open, nothing is deleted that was not garbage before. Reply: [`RestoreBegun`].
+    BeginRestore(BeginRestore),
+    /// Goes on with a session that was begun through another connection, perhaps to another node, which is gone.
     /// Reply: `()`.
-    ResumeBackup(ResumeBackup),
-    /// Gives a backup session up and frees the lock. Reply: `()`.
-    AbortBackup {
+    ResumeSession(ResumeSession),
+    /// The holder of a session works, though it has nothing else to ask for. Reply: `()`.
+    KeepSession {
         /// The stanza.
         stanza: StanzaName,
-        /// The session of [`BackupBegun`].
+        /// The session of [`BackupBegun`] or [`RestoreBegun`].
+        session: u64,
+    },
+    /// Gives a session up, and with it a backup's lock. Reply: `()`.
+    EndSession {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session of [`BackupBegun`] or [`RestoreBegun`].
+        session: u64,
+    },
+    /// Ends any session, whoever holds it. Reply: `String`, what it was.
+    TerminateSession {
+        /// The session.
         session: u64,
     },
     /// Reads a backup's manifest. Reply: [`PayloadHead`] and a body.
@@ -104,7 +118,7 @@ pub enum Request {
         /// Delete even when it has not been stopped.
         force: bool,
     },
-    /// Stops or starts a stanza, or all. Reply: `()`.
+    /// Stops or starts a stanza, or all. Reply: `u64`, the number of sessions that were ended.
     SetStopped(SetStopped),
     /// Changes a backup's annotations. Reply: `()`.
     Annotate(AnnotateBackup),
@@ -200,8 +214,11 @@ impl Request {
             Self::QueryChunks(r) => Some(&r.stanza),
             Self::PutChunk(r) => Some(&r.stanza),
             Self::CommitBackup(r) => Some(&r.stanza),
-            Self::ResumeBackup(r) => Some(&r.stanza),
-            Self::AbortBackup { stanza, .. } | Self::DeleteStanza { stanza, .. } => Some(stanza),
+            Self::BeginRestore(r) => Some(&r.stanza),
+            Self::ResumeSession(r) => Some(&r.stanza),
+            Self::KeepSession { stanza, .. } | Self::EndSession { stanza, .. } | Self::DeleteStanza { stanza, .. } => {
+                Some(stanza)
+            }
             Self::GetManifest(r) => Some(&r.stanza),
             Self::GetChunk(r) => Some(&r.stanza),
             Self::GetPieces(r) => Some(&r.stanza),
@@ -212,6 +229,7 @@ impl Request {
             Self::SetStopped(r) => r.stanza.as_ref(),
             Self::Annotate(r) => Some(&r.stanza),
             Self::Hello
+            | Self::TerminateSession { .. }
             | Self::ListRepository(_)
             | Self::ReadRepository(_)
             | Self::Invite(_)
@@ -245,8 +263,11 @@ impl Request {
             Self::QueryChunks(_) => "chunk query",
             Self::PutChunk(_) => "chunk put",
             Self::CommitBackup(_) => "backup commit",
-            Self::ResumeBackup(_) => "backup resume",
-            Self::AbortBackup { .. } => "backup abort",
+            Self::BeginRestore(_) => "restore begin",
+            Self::ResumeSession(_) => "session resume",
+            Self::KeepSession { .. } => "session keep-alive",
+            Self::EndSession { .. } => "session end",
+            Self::TerminateSession { .. } => "session-end",
             Self::GetManifest(_) => "manifest read",
             Self::GetChunk(_) => "chunk read",
             Self::GetPieces(_) => "chunk pieces read",

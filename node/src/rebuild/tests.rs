@@ -148,6 +148,7 @@ impl Site {
             repair_rate: None,
             snapshot_entries: None,
             buffer: 1 << 20,
+            sessions: crate::SessionTimes::default(),
         };
         rebuild(&settings, repo, 4, std::sync::Arc::new(|_| {})).await
     }

@@ -1,16 +1,16 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
-use crate::backups::{ConnectionNumber, ResumeKey};
 use crate::committer::ChunkCommit;
 use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
-use crate::services::{current_database, joined, stored_object, unexpected};
+use crate::services::{current_database, joined, stored_object};
+use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
-    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind,
+    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, SessionId, SessionKind,
     StanzaRecord, StoredObject, View,
 };
 use pgmesh_storage::{
@@ -53,8 +53,8 @@ impl Node {
             .transpose()?
             .map(|(label, _)| label);
         let resume_key = random_key()?;
-        let session = self.open_backup_session(actor, &begin, resume_key).await?;
-        self.backups.attach(session, ack, connection);
+        let open = self.opening_of(&begin, resume_key);
+        let session = self.open_client_session(actor, open, ack, connection).await?;
         let command = Command::BeginBackup {
             stanza: begin.stanza.clone(),
             session,
@@ -82,29 +82,14 @@ impl Node {
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))
     }
 
-    async fn open_backup_session(
-        &self,
-        actor: &str,
-        begin: &BeginBackup,
-        resume_key: ResumeKey,
-    ) -> Result<SessionId, Failure> {
-        let command = Command::OpenSession {
+    fn opening_of(&self, begin: &BeginBackup, resume_key: ResumeKey) -> Command {
+        Command::OpenSession {
             kind: SessionKind::Backup,
             stanza: Some(begin.stanza.clone()),
-            holder: begin.holder.clone(),
+            holder: holder_words(&begin.holder),
             node: self.name.clone(),
             resume_key: Some(resume_key),
-        };
-        match self.catalog.propose(actor, command).await? {
-            Reply::Session(session) => Ok(session),
-            other => Err(unexpected(&other)),
         }
-    }
-
-    /// Ends a session whose holder is gone or has given up; its backup lock goes with it.
-    pub async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
-        self.backups.ended(session);
-        self.expire(actor, session, None, reason).await;
     }
 
     /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
@@ -115,7 +100,7 @@ impl Node {
                 format!("more than {QUERY_LIMIT} chunks in one query"),
             ));
         }
-        let ack = self.backups.ack(SessionId(LogIndex(query.session)))?;
+        let ack = self.clients.ack(SessionId(LogIndex(query.session)))?;
         let states = self.catalog.view().chunks(&query.digests)?;
         Ok(states
             .iter()
@@ -126,7 +111,7 @@ impl Node {
     /// Stores one chunk; returns when it is durable in `backup-ack` repositories and committed. The bytes at rest.
     pub async fn put_chunk(&self, put: PutChunk, body: Bytes, held: Arc<crate::budget::Held>) -> Result<u64, Failure> {
         let session = SessionId(LogIndex(put.session));
-        let ack = self.backups.ack(session)?;
+        let ack = self.clients.ack(session)?;
         let payload = checked(joined(put.payload, body)?, self.suite()).await?;
         let length = u32::try_from(payload.plain_length)
             .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
@@ -170,7 +155,7 @@ impl Node {
         held: Arc<crate::budget::Held>,
     ) -> Result<CommittedBackup, Failure> {
         let session = SessionId(LogIndex(commit.session));
-        let ack = self.backups.ack(session)?;
+        let ack = self.clients.ack(session)?;
         let payload = joined(commit.manifest, body)?;
         // A commit whose answer was lost is asked for again, perhaps through another node: it is done already.
         if let Some(done) = self.committed_before(&commit).await? {
@@ -329,7 +314,7 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
     }
 }
 
-fn random_key() -> Result<ResumeKey, Failure> {
+pub(super) fn random_key() -> Result<ResumeKey, Failure> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
     Ok(key)

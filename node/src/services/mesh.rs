@@ -1,6 +1,7 @@
 //! The nodes of the mesh: listing them, changing their part, asking all how they do.
 
 use super::healths::{Accounts, place_of};
+use super::session::session_states;
 use crate::failure::chain;
 use crate::links::{Lane, LinkError, Whom};
 use crate::protocol::{
@@ -146,6 +147,8 @@ impl Node {
             disk_free: free_bytes(self.layout.root()),
             repositories: repositories.collect(),
             failure: status.failure,
+            sessions: self.quiet_sessions(),
+            session_timeout: self.settings.sessions.timeout.as_secs(),
         }
     }
 
@@ -161,6 +164,8 @@ impl Node {
         let view = self.catalog.view();
         let leader = nodes.iter().find(|node| node.role == NodeRole::Leader);
         let repositories = self.repository_states(&view, &nodes, &accounts)?;
+        let quiet = accounts.iter().flatten().flat_map(|own| own.sessions.iter().copied());
+        let (sessions, sessions_open) = session_states(&view, &quiet.collect())?;
         Ok(MeshStatus {
             mesh_id: self.mesh_id().to_owned(),
             node: self.name.to_string(),
@@ -169,6 +174,8 @@ impl Node {
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
             round_trips: trips,
             repositories,
+            sessions,
+            sessions_open,
             nodes: nodes.into_iter().zip(accounts).collect(),
         })
     }

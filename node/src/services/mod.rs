@@ -12,6 +12,7 @@ mod peer;
 mod read;
 mod repository;
 mod repository_change;
+mod session;
 mod stanza;
 mod sync;
 mod verify;

@@ -111,6 +111,9 @@ impl Node {
             // This node may lag behind the leader.
             let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
             known = refs::known(&view, &object)?;
+            if known.is_none() {
+                known = refs::condemned(&view, digest)?;
+            }
         }
         let known = known.ok_or_else(unknown)?;
         let avoid: Vec<RepoKey> = avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
@@ -119,12 +122,19 @@ impl Node {
 
     /// Reads a backup's manifest.
     pub async fn get_manifest(&self, get: GetManifest) -> Result<(PayloadHead, Bytes), Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let object = ObjectRef::Manifest {
             stanza: get.stanza.clone(),
             label: get.label.clone(),
         };
-        let known = refs::known(&view, &object)?.ok_or_else(|| {
+        let known = match self.catalog.view_linearizable().await {
+            Ok(view) => refs::known(&view, &object)?,
+            // Without a majority a restore goes on from what this node last knew: nothing can be deleted meanwhile.
+            Err(error) => match refs::known(&self.catalog.view(), &object)? {
+                Some(known) => Some(known),
+                None => return Err(error.into()),
+            },
+        };
+        let known = known.ok_or_else(|| {
             Failure::from(Refusal::UnknownBackup {
                 stanza: get.stanza,
                 label: get.label,

@@ -146,11 +146,11 @@ impl Node {
         Payload::pack(self.suite(), Codec::None, None, &text).map_err(|error| unwritable(&error))
     }
 
-    /// Stops or starts one stanza or all.
-    pub async fn set_stopped(&self, actor: &str, set: SetStopped) -> Result<(), Failure> {
+    /// Stops or starts one stanza or all. The number of sessions that were ended, where that was asked for.
+    pub async fn set_stopped(&self, actor: &str, set: SetStopped) -> Result<u64, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let stanzas = match set.stanza {
-            Some(stanza) => vec![stanza],
+        let stanzas = match &set.stanza {
+            Some(stanza) => vec![stanza.clone()],
             None => view
                 .stanzas(None)
                 .map(|row| row.map(|(name, _)| name))
@@ -166,7 +166,10 @@ impl Node {
             };
             self.catalog.propose(actor, command).await?;
         }
-        Ok(())
+        match set.ends_sessions {
+            true => self.terminate_sessions_of(actor, set.stanza.as_ref()).await,
+            false => Ok(0),
+        }
     }
 
     /// Sets annotations of a backup.

@@ -37,7 +37,7 @@ pub use txn::{Txn, Writes};
 use crate::command::{Command, Proposal};
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{AuditRecord, LogIndex, MeshRecord, SessionRecord};
+use crate::model::{AuditRecord, LogIndex, MeshRecord, RequestId, SessionRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -66,6 +66,7 @@ type Outcome<T = Reply> = Result<T, Stop>;
 struct Step<'t, 'a, B> {
     txn: &'t mut Txn<'a, B>,
     index: LogIndex,
+    request: RequestId,
     at: i64,
     actor: &'t str,
 }
@@ -106,6 +107,7 @@ pub fn apply<B: Base>(
         let mut step = Step {
             txn,
             index,
+            request: proposal.id,
             at: proposal.at,
             actor: &proposal.actor,
         };
@@ -230,12 +232,20 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 node,
                 opened_at: step.at,
                 resume_key,
+                request: step.request,
+                lease: step.index,
+                turn: 0,
             };
             session::open(step, &record)
         }
-        Command::AdoptSession { session, node, key } => session::adopt(step, session, node, key),
+        Command::AdoptSession {
+            session,
+            turn,
+            node,
+            key,
+        } => session::adopt(step, session, turn, node, key),
         Command::CloseSession { session } => session::close(step, session),
-        Command::ExpireSession { session, node, reason } => session::expire(step, session, node.as_ref(), &reason),
+        Command::ExpireSession { session, lease, reason } => session::expire(step, session, lease, &reason),
         Command::BeginBackup {
             stanza,
             session,

@@ -351,7 +351,7 @@ fn one_backup_at_a_time_and_labels_go_up() {
     world
         .run(Command::ExpireSession {
             session: first,
-            node: None,
+            lease: None,
             reason: "gone".to_owned(),
         })
         .unwrap();

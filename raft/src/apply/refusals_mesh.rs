@@ -162,29 +162,79 @@ fn a_session_goes_on_by_way_of_another_node() {
     let Ok(Reply::Session(session)) = world.run(open(Some([7; 16]))) else {
         panic!();
     };
-    let adopt = |session, key| Command::AdoptSession {
+    let adopt = |turn, node: &str, key| Command::AdoptSession {
         session,
-        node: name("n2"),
+        turn,
+        node: name(node),
         key: [key; 16],
     };
-    assert_eq!(world.run(adopt(session, 8)), Err(Refusal::SessionKeyDiffers(session)));
-    assert_eq!(world.run(adopt(session, 7)), Ok(Reply::Done));
-    assert_eq!(world.run(adopt(session, 7)), Ok(Reply::Done));
-    let expire = |node: Option<&str>| Command::ExpireSession {
+    let opened = session.0;
+    assert_eq!(world.run(adopt(1, "n2", 8)), Err(Refusal::SessionKeyDiffers(session)));
+    let second = lease_of(world.run(adopt(1, "n2", 7)));
+    let expire = |lease| Command::ExpireSession {
         session,
-        node: node.map(name),
+        lease,
         reason: "its connection is gone".to_owned(),
     };
     // The node that it left does not end it.
-    assert_eq!(world.run(expire(Some("n1"))), Ok(Reply::Done));
+    assert_eq!(world.run(expire(Some(opened))), Ok(Reply::Done));
     assert_eq!(world.view().session(session).unwrap().unwrap().node, name("n2"));
-    assert_eq!(world.run(expire(Some("n2"))), Ok(Reply::Done));
+    // Nor does its own node, when the holder has come back to it since.
+    let third = lease_of(world.run(adopt(2, "n2", 7)));
+    assert_eq!(world.run(expire(Some(second))), Ok(Reply::Done));
+    assert_eq!(world.view().session(session).unwrap().unwrap().lease, third);
+    assert_eq!(world.run(expire(Some(third))), Ok(Reply::Done));
     assert_eq!(world.view().session(session).unwrap(), None);
-    assert_eq!(world.run(adopt(session, 7)), Err(Refusal::SessionEnded(session)));
+    assert_eq!(world.run(adopt(3, "n2", 7)), Err(Refusal::SessionEnded(session)));
     let Ok(Reply::Session(without)) = world.run(open(None)) else {
         panic!();
     };
-    assert_eq!(world.run(adopt(without, 0)), Err(Refusal::SessionKeyDiffers(without)));
+    let adopt = Command::AdoptSession {
+        session: without,
+        turn: 1,
+        node: name("n2"),
+        key: [0; 16],
+    };
+    assert_eq!(world.run(adopt), Err(Refusal::SessionKeyDiffers(without)));
+}
+
+fn lease_of(adopted: Result<Reply, Refusal>) -> LogIndex {
+    match adopted {
+        Ok(Reply::Adopted { lease }) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The holder lost node n2 while its adoption was under way, and went on to n3: the late adoption must not give the session
+/// to n2, which does not hold it and would end it.
+#[test]
+fn a_late_adoption_takes_no_session_from_the_node_that_holds_it() {
+    let mut world = World::empty();
+    world.run(admit("n2", 2)).unwrap();
+    world.run(admit("n3", 3)).unwrap();
+    let open = Command::OpenSession {
+        kind: SessionKind::Backup,
+        stanza: None,
+        holder: "pg1".to_owned(),
+        node: name("n1"),
+        resume_key: Some([7; 16]),
+    };
+    let request = RequestId([3; 16]);
+    let Ok(Reply::Session(session)) = world.run_as(request, open) else {
+        panic!();
+    };
+    let record = world.view().session(session).unwrap().unwrap();
+    assert_eq!((record.request, record.lease), (request, session.0));
+    let adopt = |turn, node: &str| Command::AdoptSession {
+        session,
+        turn,
+        node: name(node),
+        key: [7; 16],
+    };
+    let lease = lease_of(world.run(adopt(2, "n3")));
+    assert_eq!(world.run(adopt(1, "n2")), Err(Refusal::SessionMoved(session)));
+    let record = world.view().session(session).unwrap().unwrap();
+    assert_eq!((record.node, record.lease), (name("n3"), lease));
 }
 
 #[test]

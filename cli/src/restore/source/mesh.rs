@@ -55,6 +55,11 @@ impl MeshSource {
         }
     }
 
+    /// The way to the mesh.
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
+    }
+
     async fn info(&self) -> Result<MeshInfo, Failure> {
         let request = Request::Info {
             stanza: Some(self.stanza.clone()),

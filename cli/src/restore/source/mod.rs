@@ -50,6 +50,14 @@ impl Source {
         Self::Mesh(MeshSource::over(mesh, suite, stanza, workers))
     }
 
+    /// The mesh, where that is the source: repositories that are read directly know no sessions.
+    pub fn mesh(&self) -> Option<&Arc<Mesh>> {
+        match self {
+            Self::Mesh(source) => Some(source.mesh()),
+            Self::Direct(_) => None,
+        }
+    }
+
     /// The stanza's backups.
     ///
     /// # Errors
