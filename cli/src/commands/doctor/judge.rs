@@ -1,6 +1,7 @@
 //! What is to be thought of what was seen. Pure.
 
 use super::check::{Check, OTHER};
+use super::sessions::sessions;
 use crate::commands::info::{describe_kept, describe_troubles};
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
@@ -81,6 +82,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
                 checks.extend(node(seen, status, info, own));
             }
             checks.extend(repositories(seen, status));
+            checks.extend(sessions(seen.answered, status));
         }
     }
     checks

@@ -4,7 +4,7 @@ use super::super::info::{debt, health, kept};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
-use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus};
+use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus, SessionStatus};
 use serde_json::{Value, json};
 
 /// The whole object.
@@ -24,10 +24,24 @@ pub fn render(status: &MeshStatus) -> Value {
             .map(|(at, (info, own))| node(info, own, status.round_trips.get(at).copied().flatten()))
             .collect::<Value>(),
         "repositories": status.repositories.iter().map(repository).collect::<Value>(),
+        "sessions-open": status.sessions_open,
+        "sessions": status.sessions.iter().map(session).collect::<Value>(),
         "unopened": unopened(status)
             .iter()
             .map(|(key, node, why)| json!({"key": key.get(), "node": node, "why": why}))
             .collect::<Value>(),
+    })
+}
+
+fn session(session: &SessionStatus) -> Value {
+    json!({
+        "id": session.session,
+        "kind": session.kind,
+        "stanza": session.stanza,
+        "holder": session.holder,
+        "node": session.node,
+        "opened": session.opened_at,
+        "quiet": session.quiet,
     })
 }
 
