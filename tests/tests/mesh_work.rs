@@ -133,3 +133,120 @@ fn a_restore_goes_on_when_its_node_dies() {
     Ledger::assert_ends_with(&target, last.number, "the end");
     target.check_all();
 }
+
+/// The file that keeps PostgreSQL from archiving while it is there.
+fn hold_archiving(site: &MeshSite) -> std::path::PathBuf {
+    let gate = site.scratch.join("gate");
+    let command = format!("test ! -e {} && {}", gate.display(), site.host.archive_command());
+    site.postgres.set("archive_command", &command);
+    gate
+}
+
+/// The sessions of clients that are open, by the account of the mesh.
+fn client_sessions(site: &MeshSite) -> Vec<u64> {
+    let status = site.mesh.run(&["status", "--output=json"]).ok().json();
+    let sessions = status["sessions"].as_array().expect("sessions in status");
+    let clients = sessions
+        .iter()
+        .filter(|session| session["kind"] == "backup" || session["kind"] == "restore");
+    clients.filter_map(|session| session["id"].as_u64()).collect()
+}
+
+#[test]
+fn a_backup_that_waits_lives_through_restarts_of_all_nodes_and_a_silent_leader() {
+    let mut site = MeshSite::new("waiting", |mesh| mesh);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add_some(&site.postgres, 3);
+    let gate = hold_archiving(&site);
+    site.postgres.archive_everything();
+    let command = site
+        .host
+        .command(&["backup", "--type=full", "--start-fast", "--archive-timeout=10m"]);
+    let mut backup = Process::start("a backup", command, &site.scratch.join("backup.log"));
+    wait_for("the backup to begin", LIMIT, || backup.log().contains("backup start"));
+    std::fs::write(&gate, b"").expect("closing the gate");
+    wait_for("the backup to wait for its WAL", LIMIT, || {
+        backup.log().contains("waiting for WAL")
+    });
+    let session = client_sessions(&site);
+    assert_eq!(session.len(), 1);
+    for name in site.mesh.names() {
+        site.mesh.node_mut(&name).stop();
+        // Longer than any node waits for the holder of a session that it has lost.
+        std::thread::sleep(Duration::from_secs(12));
+        site.mesh.start_node(&name);
+        site.mesh.wait_until_whole();
+        assert_eq!(client_sessions(&site), session, "after the restart of {name}");
+    }
+    let leader = site.mesh.leader();
+    site.mesh.node(&leader).pause();
+    std::thread::sleep(Duration::from_secs(12));
+    site.mesh.node(&leader).resume();
+    site.mesh.wait_until_whole();
+    assert_eq!(client_sessions(&site), session);
+    std::fs::remove_file(&gate).expect("opening the gate");
+    let status = backup.wait(LIMIT);
+    assert!(status.success(), "it ended with {status}:\n{}", backup.log());
+    assert!(client_sessions(&site).is_empty());
+}
+
+#[test]
+fn a_client_that_is_stopped_loses_its_session_and_is_told() {
+    let site = MeshSite::new("stopped", |mesh| mesh.nodes(1));
+    let gate = hold_archiving(&site);
+    site.postgres.archive_everything();
+    let command = site
+        .host
+        .command(&["backup", "--type=full", "--start-fast", "--archive-timeout=10m"]);
+    let mut backup = Process::start("a backup", command, &site.scratch.join("backup.log"));
+    wait_for("the backup to begin", LIMIT, || backup.log().contains("backup start"));
+    std::fs::write(&gate, b"").expect("closing the gate");
+    wait_for("the backup to wait for its WAL", LIMIT, || {
+        backup.log().contains("waiting for WAL")
+    });
+    backup.signal(rustix::process::Signal::STOP);
+    wait_for("its session to end", Duration::from_secs(60), || {
+        client_sessions(&site).is_empty()
+    });
+    std::fs::remove_file(&gate).expect("opening the gate");
+    backup.signal(rustix::process::Signal::CONT);
+    let status = backup.wait(LIMIT);
+    assert_eq!(status.code(), Some(50), "{}", backup.log());
+    assert!(backup.log().contains("did not come back"), "{}", backup.log());
+    site.host.backup();
+}
+
+#[test]
+fn stop_with_force_and_session_end_end_what_runs() {
+    let site = MeshSite::new("ended", |mesh| mesh.nodes(1));
+    let gate = hold_archiving(&site);
+    site.postgres.archive_everything();
+    for by_force in [true, false] {
+        let command = site
+            .host
+            .command(&["backup", "--type=full", "--start-fast", "--archive-timeout=10m"]);
+        let log = site.scratch.join(if by_force { "forced.log" } else { "ended.log" });
+        let mut backup = Process::start("a backup", command, &log);
+        wait_for("the backup to begin", LIMIT, || backup.log().contains("backup start"));
+        std::fs::write(&gate, b"").expect("closing the gate");
+        wait_for("the backup to wait for its WAL", LIMIT, || {
+            backup.log().contains("waiting for WAL")
+        });
+        let session = client_sessions(&site);
+        if by_force {
+            site.host.run(&["stop", "--force"]).succeeds();
+            site.host.run(&["start"]).succeeds();
+        } else {
+            site.mesh.run(&["session-end", &session[0].to_string()]).succeeds();
+        }
+        assert!(client_sessions(&site).is_empty());
+        std::fs::remove_file(&gate).expect("opening the gate");
+        let status = backup.wait(LIMIT);
+        assert_eq!(status.code(), Some(50), "{}", backup.log());
+        assert!(backup.log().contains("session"), "{}", backup.log());
+    }
+    site.mesh
+        .run(&["session-end", "1"])
+        .fails(&[31], &["no open session 1"]);
+    assert!(site.mesh.run(&["doctor"]).stdout.contains("sessions: none is open"));
+}
