@@ -1,9 +1,12 @@
 //! A node dies in the middle of a backup or a restore: another takes its place, and the work goes on, not over.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use pgmesh_tests::{Faults, Kind, Ledger, MeshSite, Postgres, Process, wait_for};
+use pgmesh_tests::{Faults, Kind, Ledger, MeshSite, Postgres, Process, run, wait_for};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -134,12 +137,21 @@ fn a_restore_goes_on_when_its_node_dies() {
     target.check_all();
 }
 
-/// The file that keeps PostgreSQL from archiving while it is there.
-fn hold_archiving(site: &MeshSite) -> std::path::PathBuf {
+/// A backup that has stored everything and waits for its WAL, which PostgreSQL archives when the file is removed.
+fn waiting_backup(site: &MeshSite, name: &str) -> (Process, PathBuf) {
     let gate = site.scratch.join("gate");
     let command = format!("test ! -e {} && {}", gate.display(), site.host.archive_command());
     site.postgres.set("archive_command", &command);
-    gate
+    site.postgres.archive_everything();
+    fs::write(&gate, b"").expect("closing the gate");
+    let arguments = ["backup", "--type=full", "--start-fast", "--archive-timeout=10m"];
+    let mut command = site.host.command(&arguments);
+    command.arg("--log-level-console=info");
+    let backup = Process::start("a backup", command, &site.scratch.join(name));
+    wait_for("the backup to wait for its WAL", LIMIT, || {
+        backup.log().contains("waiting for WAL")
+    });
+    (backup, gate)
 }
 
 /// The sessions of clients that are open, by the account of the mesh.
@@ -155,36 +167,24 @@ fn client_sessions(site: &MeshSite) -> Vec<u64> {
 #[test]
 fn a_backup_that_waits_lives_through_restarts_of_all_nodes_and_a_silent_leader() {
     let mut site = MeshSite::new("waiting", |mesh| mesh);
-    let mut ledger = Ledger::create(&site.postgres);
-    ledger.add_some(&site.postgres, 3);
-    let gate = hold_archiving(&site);
-    site.postgres.archive_everything();
-    let command = site
-        .host
-        .command(&["backup", "--type=full", "--start-fast", "--archive-timeout=10m"]);
-    let mut backup = Process::start("a backup", command, &site.scratch.join("backup.log"));
-    wait_for("the backup to begin", LIMIT, || backup.log().contains("backup start"));
-    std::fs::write(&gate, b"").expect("closing the gate");
-    wait_for("the backup to wait for its WAL", LIMIT, || {
-        backup.log().contains("waiting for WAL")
-    });
+    let (mut backup, gate) = waiting_backup(&site, "backup.log");
     let session = client_sessions(&site);
     assert_eq!(session.len(), 1);
     for name in site.mesh.names() {
         site.mesh.node_mut(&name).stop();
         // Longer than any node waits for the holder of a session that it has lost.
-        std::thread::sleep(Duration::from_secs(12));
+        thread::sleep(Duration::from_secs(12));
         site.mesh.start_node(&name);
         site.mesh.wait_until_whole();
         assert_eq!(client_sessions(&site), session, "after the restart of {name}");
     }
     let leader = site.mesh.leader();
     site.mesh.node(&leader).pause();
-    std::thread::sleep(Duration::from_secs(12));
+    thread::sleep(Duration::from_secs(12));
     site.mesh.node(&leader).resume();
     site.mesh.wait_until_whole();
     assert_eq!(client_sessions(&site), session);
-    std::fs::remove_file(&gate).expect("opening the gate");
+    fs::remove_file(&gate).expect("opening the gate");
     let status = backup.wait(LIMIT);
     assert!(status.success(), "it ended with {status}:\n{}", backup.log());
     assert!(client_sessions(&site).is_empty());
@@ -193,22 +193,12 @@ fn a_backup_that_waits_lives_through_restarts_of_all_nodes_and_a_silent_leader()
 #[test]
 fn a_client_that_is_stopped_loses_its_session_and_is_told() {
     let site = MeshSite::new("stopped", |mesh| mesh.nodes(1));
-    let gate = hold_archiving(&site);
-    site.postgres.archive_everything();
-    let command = site
-        .host
-        .command(&["backup", "--type=full", "--start-fast", "--archive-timeout=10m"]);
-    let mut backup = Process::start("a backup", command, &site.scratch.join("backup.log"));
-    wait_for("the backup to begin", LIMIT, || backup.log().contains("backup start"));
-    std::fs::write(&gate, b"").expect("closing the gate");
-    wait_for("the backup to wait for its WAL", LIMIT, || {
-        backup.log().contains("waiting for WAL")
-    });
+    let (mut backup, gate) = waiting_backup(&site, "backup.log");
     backup.signal(rustix::process::Signal::STOP);
     wait_for("its session to end", Duration::from_secs(60), || {
         client_sessions(&site).is_empty()
     });
-    std::fs::remove_file(&gate).expect("opening the gate");
+    fs::remove_file(&gate).expect("opening the gate");
     backup.signal(rustix::process::Signal::CONT);
     let status = backup.wait(LIMIT);
     assert_eq!(status.code(), Some(50), "{}", backup.log());
@@ -219,34 +209,45 @@ fn a_client_that_is_stopped_loses_its_session_and_is_told() {
 #[test]
 fn stop_with_force_and_session_end_end_what_runs() {
     let site = MeshSite::new("ended", |mesh| mesh.nodes(1));
-    let gate = hold_archiving(&site);
-    site.postgres.archive_everything();
-    for by_force in [true, false] {
-        let command = site
-            .host
-            .command(&["backup", "--type=full", "--start-fast", "--archive-timeout=10m"]);
-        let log = site.scratch.join(if by_force { "forced.log" } else { "ended.log" });
-        let mut backup = Process::start("a backup", command, &log);
-        wait_for("the backup to begin", LIMIT, || backup.log().contains("backup start"));
-        std::fs::write(&gate, b"").expect("closing the gate");
-        wait_for("the backup to wait for its WAL", LIMIT, || {
-            backup.log().contains("waiting for WAL")
-        });
+    for (by_force, log) in [(true, "forced.log"), (false, "ended.log")] {
+        let (mut backup, gate) = waiting_backup(&site, log);
         let session = client_sessions(&site);
         if by_force {
             site.host.run(&["stop", "--force"]).succeeds();
             site.host.run(&["start"]).succeeds();
         } else {
-            site.mesh.run(&["session-end", &session[0].to_string()]).succeeds();
+            let session = session.first().expect("the backup's session").to_string();
+            site.mesh.run(&["session-end", &session]).succeeds();
         }
         assert!(client_sessions(&site).is_empty());
-        std::fs::remove_file(&gate).expect("opening the gate");
+        fs::remove_file(&gate).expect("opening the gate");
         let status = backup.wait(LIMIT);
         assert_eq!(status.code(), Some(50), "{}", backup.log());
-        assert!(backup.log().contains("session"), "{}", backup.log());
+        assert!(backup.log().contains("was called"), "{}", backup.log());
     }
     site.mesh
         .run(&["session-end", "1"])
         .fails(&[31], &["no open session 1"]);
-    assert!(site.mesh.run(&["doctor"]).stdout.contains("sessions: none is open"));
+    let doctor = site.mesh.run(&["doctor"]).stdout;
+    assert!(doctor.contains("sessions: none is open"), "{doctor}");
+}
+
+#[test]
+fn a_restore_needs_no_majority_and_no_session() {
+    let mut site = MeshSite::new("minority", |mesh| mesh);
+    site.host.backup();
+    site.mesh.wait_until_settled();
+    let restored = site.host.restore(&site.scratch, "with-session", &[]);
+    assert!(restored.data().join("global/pg_control").exists());
+    assert!(client_sessions(&site).is_empty(), "it has ended its session");
+    let names = site.mesh.names();
+    for name in names.iter().skip(1) {
+        site.mesh.node_mut(name).stop();
+    }
+    let target = Postgres::empty(&site.scratch, "without");
+    let outcome = run(site.host.restore_command(&target, &[]));
+    let said = outcome.stderr.clone() + &outcome.stdout;
+    outcome.succeeds();
+    assert!(said.contains("goes on without a session"), "{said}");
+    assert!(target.data().join("global/pg_control").exists());
 }

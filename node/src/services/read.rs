@@ -109,11 +109,16 @@ impl Node {
         let mut known = refs::known(&self.catalog.view(), &object)?;
         if known.is_none() {
             // This node may lag behind the leader.
-            let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-            known = refs::known(&view, &object)?;
-            if known.is_none() {
-                known = refs::condemned(&view, digest)?;
-            }
+            known = match self.catalog.view_linearizable().await {
+                Ok(view) => match refs::known(&view, &object)? {
+                    Some(known) => Some(known),
+                    None => refs::condemned(&view, digest)?,
+                },
+                Err(error) => match refs::condemned(&self.catalog.view(), digest)? {
+                    Some(known) => Some(known),
+                    None => return Err(error.into()),
+                },
+            };
         }
         let known = known.ok_or_else(unknown)?;
         let avoid: Vec<RepoKey> = avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
