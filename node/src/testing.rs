@@ -36,34 +36,21 @@ pub(crate) struct TestNode {
     pub(crate) node: Arc<Node>,
     address: String,
     admin: Identity,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    running: Option<tokio::task::JoinHandle<Result<(), Failure>>>,
+    _stop: tokio::sync::oneshot::Sender<()>,
+    _running: tokio::task::JoinHandle<Result<(), Failure>>,
     folder: tempfile::TempDir,
 }
 
 impl TestNode {
     pub(crate) async fn start(sessions: SessionTimes) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        init(&settings(folder.path(), sessions), SUITE).await.unwrap();
-        Self::serve(folder, sessions).await
-    }
-
-    async fn serve(folder: tempfile::TempDir, sessions: SessionTimes) -> Self {
         let settings = settings(folder.path(), sessions);
+        init(&settings, SUITE).await.unwrap();
         let layout = Layout::new(&settings.path);
         let identity = Identity::load(&layout.identity()).unwrap();
         let admin = Identity::load(&layout.admin()).unwrap();
         let server = Arc::new(Server::bind(settings.listen, &identity).unwrap());
-        // What an earlier process of this test has left closes its database in a moment.
-        let mut opened = Node::open(settings.clone(), identity.clone()).await;
-        for _ in 0..100 {
-            if opened.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            opened = Node::open(settings.clone(), identity.clone()).await;
-        }
-        let node = Arc::new(opened.map_err(|failure| failure.to_string()).unwrap());
+        let node = Arc::new(Node::open(settings, identity).await.unwrap());
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, address) = tokio::sync::oneshot::channel();
         let served = serve(
@@ -77,8 +64,8 @@ impl TestNode {
             node,
             address: address.await.unwrap().to_string(),
             admin,
-            stop: Some(stop),
-            running: Some(running),
+            _stop: stop,
+            _running: running,
             folder,
         };
         site.wait("a repository", |node| {
@@ -86,16 +73,6 @@ impl TestNode {
         })
         .await;
         site
-    }
-
-    /// Stops it and starts it again.
-    pub(crate) async fn restart(mut self) -> Self {
-        let sessions = self.node.settings.sessions;
-        self.stop.take().unwrap().send(()).unwrap();
-        self.running.take().unwrap().await.unwrap().unwrap();
-        let Self { node, folder, .. } = self;
-        drop(node);
-        Self::serve(folder, sessions).await
     }
 
     pub(crate) async fn connect(&self) -> Connected {

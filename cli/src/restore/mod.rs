@@ -81,7 +81,7 @@ pub async fn run(config: &Config) -> Result<RestoreSummary, Failure> {
 /// Restores from an opened source; from the mesh under a session, so that nothing of the backup is deleted meanwhile.
 async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
     let Some(mesh) = source.mesh().cloned() else {
-        return write(options, source, workers).await;
+        return Box::pin(write(options, source, workers)).await;
     };
     // Before a backup is chosen: what is deleted afterwards waits for the session's end.
     let begin = restore_of(options.stanza.clone());

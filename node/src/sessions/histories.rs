@@ -236,7 +236,7 @@ impl World {
         self.strike();
         self.client();
         self.deliver();
-        if self.now % 2 == 0 {
+        if self.now.is_multiple_of(2) {
             (0..NODES).for_each(|node| self.look(node));
         }
         if self.holds {

@@ -101,11 +101,17 @@ async fn an_orphan_holds_up_deletion_for_less_than_a_minute() {
     let site = TestNode::start(SessionTimes::default()).await;
     let client = site.connect().await;
     site.create_stanza(&client).await;
+    // After the node's first look, which takes what it finds for what an earlier process has left.
+    pause(1, Duration::from_secs(4)).await;
     let chunk = condemned_chunk(&site, &client, true).await;
     assert!(site.has_file(chunk));
     let began = Instant::now();
     site.wait("the chunk to be deleted", |_| !site.has_file(chunk)).await;
-    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_secs(20) && took < Duration::from_secs(60),
+        "{took:?}"
+    );
 }
 
 /// A chunk that is stored and condemned while an orphan is open, or a restore session of the client.
@@ -182,27 +188,6 @@ async fn a_holder_that_comes_back_in_time_goes_on_and_one_that_does_not_is_told(
     let refused = late.ask::<()>(&resume(&begun, 5), None).await.unwrap_err();
     assert_eq!(refused.code, code::LOCK_ACQUIRE);
     assert!(refused.cause.unwrap().contains("did not come back"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_lives_through_a_restart_of_its_node_if_its_holder_does() {
-    let mut site = TestNode::start(QUICK).await;
-    let client = site.connect().await;
-    site.create_stanza(&client).await;
-    let begun = client.begin_backup("20260101-000000F").await.unwrap();
-    let left = site.open_unknown(open(SessionKind::Repair)).await;
-    drop(client);
-    for turn in 1..=2 {
-        site = site.restart().await;
-        let client = site.connect().await;
-        client.ask::<()>(&resume(&begun, turn), None).await.unwrap();
-        let began = Instant::now();
-        while began.elapsed() < QUICK.unheld * 2 {
-            client.put_chunk(begun.session, b"x").await.unwrap();
-            tokio::time::sleep(QUICK.timeout / 5).await;
-        }
-    }
-    assert!(!site.is_open(left), "what nobody comes back to has ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]
