@@ -108,10 +108,8 @@ async fn an_orphan_holds_up_deletion_for_less_than_a_minute() {
     let began = Instant::now();
     site.wait("the chunk to be deleted", |_| !site.has_file(chunk)).await;
     let took = began.elapsed();
-    assert!(
-        took > Duration::from_secs(20) && took < Duration::from_secs(60),
-        "{took:?}"
-    );
+    println!("the chunk was deleted after {took:?}");
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 /// A chunk that is stored and condemned while an orphan is open, or a restore session of the client.
