@@ -11,3 +11,8 @@ pub fn name() -> Option<String> {
 pub fn name_for_people() -> String {
     name().unwrap_or_else(|| "a PostgreSQL host".to_owned())
 }
+
+/// This process, in words for people: who holds a session.
+pub fn this_process() -> String {
+    format!("process {} on {}", std::process::id(), name_for_people())
+}

@@ -12,6 +12,7 @@
 //!
 //! Every failure ends as a [`exit::CommandError`]: what happened, why, what to do now, and the exit code.
 
+mod activity;
 mod allocator;
 pub mod backup;
 mod commands;

@@ -1,7 +1,7 @@
 //! A node's settings, from its configuration file.
 
 use crate::config::Config;
-use pgmesh_node::{Failure, NodeSettings, RepositorySettings, code};
+use pgmesh_node::{EntryId, Failure, NodeSettings, RepositorySettings, SessionTimes, code};
 use pgmesh_storage::{Passphrase, RepoKey};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,8 +31,18 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
         snapshot_entries: config
             .optional_integer("node-snapshot-entries")
             .and_then(|entries| u64::try_from(entries).ok()),
+        skip_entries: skip_entries(config)?,
         buffer: config.size("node-buffer"),
+        sessions: SessionTimes::with_timeout(config.duration("session-timeout")),
     })
+}
+
+fn skip_entries(config: &Config) -> Result<Vec<EntryId>, Failure> {
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|error| Failure::new(code::OPTION_INVALID, "skip-entry cannot be used").because(error))
+    };
+    config.list("skip-entry").iter().map(parse).collect()
 }
 
 /// How many repositories must acknowledge, where the configuration says so.

@@ -1,12 +1,13 @@
 //! The one progress reporter: a bar on a terminal, and in the log a line for every tenth of the work.
 
 use std::io::{self, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::activity::Activity;
 use crate::output::size;
 
 const STYLE: &str = "{prefix} {binary_bytes}/{binary_total_bytes} [{bar:30}] {binary_bytes_per_sec}, {eta} to go";
@@ -32,6 +33,8 @@ pub struct Progress {
     done: AtomicU64,
     /// Tenths that the log has heard of.
     announced: AtomicU64,
+    /// What is done is a sign of life.
+    activity: Arc<Activity>,
 }
 
 impl Progress {
@@ -53,7 +56,14 @@ impl Progress {
             total,
             done,
             announced: AtomicU64::new(0),
+            activity: Arc::default(),
         }
+    }
+
+    /// Tells also the activity of every step.
+    pub fn watched(mut self, activity: Arc<Activity>) -> Self {
+        self.activity = activity;
+        self
     }
 
     /// More to do than was known at the start.
@@ -64,6 +74,7 @@ impl Progress {
 
     /// So many bytes more are done.
     pub fn advance(&self, bytes: u64) {
+        self.activity.mark();
         let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         let total = self.total.load(Ordering::Relaxed);
         self.bar.inc(bytes);

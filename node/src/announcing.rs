@@ -1,10 +1,11 @@
 //! Telling the others that this node has started, and where it is now; hearing it from them.
 
 use crate::links::{Lane, Whom};
+use crate::mesh_file::MeshFile;
 use crate::protocol::{Announce, Request};
 use crate::repositories::Opened;
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Command, MeshRecord, NodeName};
+use pgmesh_raft::{Command, MeshRecord, NodeName, Standing};
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;
 use std::collections::BTreeSet;
@@ -22,7 +23,11 @@ impl Node {
     pub async fn keep_announcing(self: Arc<Self>) {
         // Others may have put this node's repositories aside while it was away: they hear of it in any case.
         let mut heard = false;
+        let mut remembered = self.mesh.seeds.clone();
         loop {
+            if *self.catalog.standing().borrow() == Standing::Cleared {
+                self.remember_others(&mut remembered);
+            }
             if !heard || !self.is_recorded() {
                 heard |= self.announce().await;
                 self.record_oneself().await;
@@ -30,6 +35,24 @@ impl Node {
             let pause = if heard && self.is_recorded() { IDLE } else { EAGER };
             // Woken when a repository was opened, or turned out not to be this node's to open.
             let _ = tokio::time::timeout(pause, self.announcing.notified()).await;
+        }
+    }
+
+    /// Remembers where the other nodes are, for a start at which the catalog cannot say it.
+    fn remember_others(&self, remembered: &mut Vec<String>) {
+        let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
+        let others = nodes.filter(|(name, record)| *name != self.name && record.is_member());
+        let addresses: Vec<String> = others.flat_map(|(_, record)| record.advertise).collect();
+        if addresses.is_empty() || addresses == *remembered {
+            return;
+        }
+        let file = MeshFile {
+            seeds: addresses.clone(),
+            ..self.mesh.clone()
+        };
+        match file.write(&self.layout) {
+            Ok(()) => *remembered = addresses,
+            Err(error) => tracing::warn!(%error, "the other nodes' addresses could not be written"),
         }
     }
 

@@ -32,9 +32,11 @@ fn between_nodes(request: &Request) -> bool {
             | Request::Announce(_)
             | Request::Authority
             | Request::NodeStatus
+            | Request::BeginAnew(_)
             | Request::StoreObject(_)
             | Request::ReadObject(_)
             | Request::DeleteObject(_)
+            | Request::CollectGarbage
     )
 }
 
@@ -64,7 +66,7 @@ fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
         Request::Hello | Request::Renew(_) => true,
         Request::DeleteStanza { .. } | Request::Invite(_) | Request::Join(_) => false,
         // The answer is cut down to the client's stanzas where none is named.
-        Request::Info { stanza } => stanza.as_ref().is_none_or(own),
+        Request::Info(r) => r.stanza.as_ref().is_none_or(own),
         Request::ListRepository(r) => below_own(&r.path),
         Request::ReadRepository(r) => below_own(&r.path),
         other => other.stanza().is_some_and(own),
@@ -169,7 +171,8 @@ mod tests {
                 &peer,
                 &Request::DeleteStanza {
                     stanza: stanza("main"),
-                    force: true
+                    force: true,
+                    is_down: true
                 }
             )
             .is_err()
@@ -191,6 +194,7 @@ mod tests {
                 repo: RepoKey::new(1).unwrap(),
                 path: path.to_owned(),
                 recurse: false,
+                after: None,
             })
         };
         assert!(authorize(&peer, &list("stanza/main")).is_ok());

@@ -19,6 +19,8 @@ pub mod code {
     pub const OPTION_INVALID: u8 = 31;
     /// An option is missing.
     pub const OPTION_REQUIRED: u8 = 37;
+    /// A server runs.
+    pub const PG_RUNNING: u8 = 38;
     /// The wire protocol, or a refusal by role.
     pub const PROTOCOL: u8 = 39;
     /// WAL of another cluster.

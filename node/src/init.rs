@@ -171,6 +171,7 @@ pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
         layout.admin(),
         layout.catalog(),
         layout.mesh(),
+        layout.mesh().with_extension("json.tmp"),
     ];
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,

@@ -126,7 +126,7 @@ async fn fetch_authority(identity: &Identity, address: &str) -> Result<MeshCa, F
         .map_err(|error| crypto("the authority that the node handed over cannot be used", &error))
 }
 
-async fn call<T: DeserializeOwned>(connection: &Connection, request: &Request) -> Result<T, Failure> {
+pub(crate) async fn call<T: DeserializeOwned>(connection: &Connection, request: &Request) -> Result<T, Failure> {
     let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
     stream.send(request).await.map_err(|error| interrupted(&error))?;
     stream.finish().map_err(|error| interrupted(&error))?;

@@ -1,11 +1,11 @@
 //! What the leader does for the whole mesh: the Raft group follows the catalog's nodes, and sessions of nodes that have
 //! died end.
 
-use crate::failure::chain;
 use crate::membership::{Group, Member, Step, next_step};
+use crate::sessions::Silences;
 use crate::{Failure, Node};
-use pgmesh_raft::{Command, NodeName, NodeService};
-use std::collections::{BTreeSet, HashMap};
+use pgmesh_raft::{NodeName, NodeService};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,21 +13,27 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_millis(500);
 /// How often it looks after the sessions of other nodes.
 const SESSIONS_PERIOD: Duration = Duration::from_secs(5);
-/// A node that nobody has heard of for so long holds no sessions any more. Measured by the leader's own running time, never
-/// by a clock of two machines; a node that comes back later finds its session ended, and what it does under it refused.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// A node may vote when it lacks no more than so many entries.
 const CAUGHT_UP: u64 = 1000;
+
+/// What the leader has heard of the nodes that hold sessions. Measured by its own running time, never by the clocks of two
+/// machines; a node that comes back later finds its sessions ended, and what it does under them refused.
+#[derive(Default)]
+struct Heard {
+    silences: Silences,
+    /// The last entry that each node had at the last look.
+    matched: BTreeMap<u64, Option<u64>>,
+}
 
 impl Node {
     /// Leads while this node is the leader, until it stops.
     pub async fn keep_leading(self: Arc<Self>) {
-        let mut heard: HashMap<NodeName, Instant> = HashMap::new();
+        let mut heard = Heard::default();
         let mut looked = Instant::now();
         loop {
             tokio::time::sleep(PERIOD).await;
             if !self.catalog.is_leader() {
-                heard.clear();
+                heard = Heard::default();
                 continue;
             }
             if let Err(failure) = self.follow_catalog().await {
@@ -107,54 +113,46 @@ impl Node {
         }
     }
 
-    async fn end_dead_sessions(&self, heard: &mut HashMap<NodeName, Instant>) -> Result<(), Failure> {
-        let view = self.catalog.view();
+    /// Ends the sessions of nodes that have been silent for long enough for their holders to have gone elsewhere.
+    async fn end_dead_sessions(&self, heard: &mut Heard) -> Result<(), Failure> {
+        // Without a majority nobody can go elsewhere: the grace begins anew when there is one.
+        let view = match self.catalog.view_linearizable().await {
+            Ok(view) => view,
+            Err(error) => {
+                heard.silences.forget();
+                return Err(error.into());
+            }
+        };
         let sessions = view.sessions()?;
         let holders: BTreeSet<NodeName> = sessions
             .iter()
             .map(|(_, record)| record.node.clone())
             .filter(|name| *name != self.name)
             .collect();
+        let matched = self.catalog.status().matched;
+        let before = std::mem::replace(&mut heard.matched, matched);
+        let advances = |node_id: u64| {
+            let of = |matched: &BTreeMap<u64, Option<u64>>| matched.get(&node_id).copied().flatten();
+            of(&before).is_some_and(|before| of(&heard.matched).is_some_and(|now| now > before))
+        };
         let asked = holders.into_iter().map(|name| async {
-            let is_alive = self.ask_node(&name).await.is_ok();
+            let record = view.node(&name).ok().flatten().filter(|record| record.is_member());
+            let is_alive = match record {
+                // A node that takes log entries lives, even where it is too busy to answer.
+                Some(record) => advances(record.node_id) || self.ask_node(&name).await.is_ok(),
+                None => false,
+            };
             (name, is_alive)
         });
-        for (name, is_alive) in futures::future::join_all(asked).await {
-            let since = heard.entry(name.clone()).or_insert_with(Instant::now);
-            let is_removed = view.node(&name)?.is_none_or(|record| !record.is_member());
-            if is_alive && !is_removed {
-                *since = Instant::now();
-            } else if is_removed || since.elapsed() > DEAD_AFTER {
-                for (session, _) in sessions.iter().filter(|(_, record)| record.node == name) {
-                    self.expire(
-                        self.actor(),
-                        *session,
-                        Some(name.clone()),
-                        &format!("node {name}, which held it, is gone"),
-                    )
-                    .await;
-                }
+        let round = futures::future::join_all(asked).await;
+        let limit = self.settings.sessions.dead;
+        for name in heard.silences.observe(self.running.now(), &round, limit) {
+            for (session, record) in sessions.iter().filter(|(_, record)| record.node == name) {
+                let reason = format!("node {name}, which kept it alive, is gone");
+                self.expire(*session, record.lease, &reason).await;
             }
         }
         Ok(())
-    }
-
-    /// Ends a session, but for one that a node other than `node` has taken over.
-    pub(crate) async fn expire(
-        &self,
-        actor: &str,
-        session: pgmesh_raft::SessionId,
-        node: Option<NodeName>,
-        reason: &str,
-    ) {
-        let command = Command::ExpireSession {
-            session,
-            reason: reason.to_owned(),
-            node,
-        };
-        if let Err(error) = self.catalog.propose(actor, command).await {
-            tracing::warn!(%session, error = %chain(&error), "a session could not be ended");
-        }
     }
 }
 

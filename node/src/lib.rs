@@ -6,20 +6,25 @@
 //!   │                               ├── committer, sessions ──► catalog (pgmesh-raft)
 //!   │                               └── refs: catalog name ⇄ name at rest
 //!   ├── links, consensus ──► other nodes
-//!   └── workers: opening, repair, garbage, sweep, announcing, renewal; on the leader also leading
+//!   └── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
 //! ```
 //!
-//! - [`protocol`]: the messages; [`failure`]: what goes wrong, as a user reads it.
+//! - [`protocol`]: the messages, `bounds` how large they may be; [`failure`]: what goes wrong, as a user reads it.
+//! - [`choice`]: which backup a restore needs, and which one the next is compared with; pure.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
+//! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that costs.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
+mod anew;
 mod announcing;
 mod authorize;
-mod backups;
+mod backfilling;
+pub mod bounds;
 mod budget;
+pub mod choice;
 mod clock;
 mod committer;
 mod consensus;
@@ -32,8 +37,11 @@ mod init;
 mod join;
 mod leading;
 mod links;
+mod lost;
 mod membership;
 mod mesh_file;
+#[cfg(test)]
+mod model;
 mod node;
 mod pace;
 pub mod protocol;
@@ -48,6 +56,8 @@ mod services;
 mod sessions;
 mod settings;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod wal_ranges;
 
 pub use clock::now_unix;
@@ -56,5 +66,7 @@ pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};
 pub use mesh_file::MeshFile;
 pub use node::Node;
-pub use server::run;
+pub use pgmesh_raft::EntryId;
+pub use server::{Ended, run};
+pub use sessions::SessionTimes;
 pub use settings::{Layout, NodeSettings, RepositorySettings};

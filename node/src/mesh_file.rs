@@ -1,4 +1,4 @@
-//! What a node knows of its mesh before its catalog has told it anything: written when it is made, never changed.
+//! What a node knows of its mesh before its catalog has told it anything.
 
 use crate::settings::Layout;
 use crate::{Failure, code};
@@ -14,9 +14,9 @@ pub struct MeshFile {
     pub mesh_id: String,
     /// How digests are made in it.
     pub suite: DigestSuite,
-    /// This node's number in the Raft group.
+    /// This node's number in the Raft group. It changes when the node begins anew, with the catalog.
     pub node_id: u64,
-    /// Addresses of nodes that were known when this one joined.
+    /// Addresses of other nodes, as they were last known.
     pub seeds: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ impl MeshFile {
         serde_json::from_slice(&text).map_err(|error| unusable(&error))
     }
 
-    /// Writes it durably.
+    /// Writes it durably: after a crash there is the old or the new one.
     ///
     /// # Errors
     /// The disk refuses.
@@ -44,11 +44,14 @@ impl MeshFile {
             Failure::new(code::CONFIG, format!("{} cannot be written", path.display())).because(error)
         };
         let text = serde_json::to_vec_pretty(self).map_err(|error| unusable(&error))?;
-        fs::File::create(&path)
+        let temporary = path.with_extension("json.tmp");
+        fs::File::create(&temporary)
             .and_then(|mut file| {
                 file.write_all(&text)?;
                 file.sync_all()
             })
+            .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| fs::File::open(layout.root())?.sync_all())
             .map_err(|error| unusable(&error))
     }
 }

@@ -1,6 +1,5 @@
 //! One node: what its services share.
 
-use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
@@ -8,16 +7,17 @@ use crate::failure::chain;
 use crate::garbage::AskedKept;
 use crate::init::node_names;
 use crate::links::Links;
+use crate::lost::LostSearch;
 use crate::mesh_file::MeshFile;
 use crate::pace::Pace;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
 use crate::services::Mapping;
-use crate::sessions::SharedSession;
+use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::sweep::Sweep;
-use crate::{Failure, code};
-use pgmesh_raft::{Catalog, CatalogOptions, NodeName};
+use crate::{Failure, anew, code};
+use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Identity;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -33,10 +33,13 @@ pub struct Node {
     pub(crate) budget: Budget,
     pub(crate) committer: Committer,
     pub(crate) sessions: Arc<SharedSession>,
-    pub(crate) backups: Backups,
+    pub(crate) clients: ClientSessions,
+    /// What sessions are timed by.
+    pub(crate) running: RunningTime,
     pub(crate) repair: Repair,
     pub(crate) mapping: Mapping,
     pub(crate) sweep: Sweep,
+    pub(crate) lost: LostSearch,
     /// Wakes whoever tells the catalog where this node is and what it reaches.
     pub(crate) announcing: tokio::sync::Notify,
     /// When what a repository keeps was last asked for, and how far.
@@ -55,11 +58,12 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the catalog of an initialised data directory.
+    /// Opens the catalog of an initialised data directory. `None` when its disk has lost so much that the node begins anew
+    /// with an empty catalog, at its next start.
     ///
     /// # Errors
     /// It was not initialised, another process uses it, or it cannot be read.
-    pub async fn open(settings: NodeSettings, identity: Identity) -> Result<Self, Failure> {
+    pub async fn open(settings: NodeSettings, identity: Identity) -> Result<Option<Self>, Failure> {
         let layout = Layout::new(&settings.path);
         let (name, member) = node_names(&settings)?;
         if *identity.name() != member {
@@ -72,36 +76,58 @@ impl Node {
             )
             .remedy("set node-name to the name that the node was made with"));
         }
-        let mesh = MeshFile::read(&layout)?;
+        let mut mesh = MeshFile::read(&layout)?;
         let links = Arc::new(Links::new(&settings, name.clone(), &identity)?);
-        let mut options = CatalogOptions::default();
+        let mut options = CatalogOptions {
+            skip_entries: settings.skip_entries.clone(),
+            ..CatalogOptions::default()
+        };
         if let Some(entries) = settings.snapshot_entries {
             options.entries_per_snapshot = entries.max(1);
             options.entries_kept = options.entries_kept.min(entries / 2);
         }
         let consensus = Arc::new(Consensus(links.clone()));
-        let catalog = Catalog::open_with_peers(&layout.catalog(), options, consensus)
-            .await
-            .map_err(|error| {
-                Failure::new(
-                    code::CONFIG,
-                    format!("the catalog in {} cannot be opened", layout.catalog().display()),
-                )
-                .because(chain(&error))
-            })?;
+        let opened = Catalog::open_with_peers(&layout.catalog(), options, consensus).await;
+        let catalog = match opened {
+            Ok(catalog) => catalog,
+            Err(error) => {
+                let what = format!("the catalog in {} cannot be opened", layout.catalog().display());
+                let failure = Failure::new(code::CONFIG, what).because(chain(&error));
+                return match error {
+                    CatalogError::LostEnd { .. } | CatalogError::LostState { .. } => {
+                        let addresses: Vec<String> = settings
+                            .seeds
+                            .iter()
+                            .chain(settings.routes.values())
+                            .chain(&mesh.seeds)
+                            .filter(|address| **address != settings.advertise)
+                            .cloned()
+                            .collect();
+                        anew::begin_anew_blind(&layout, &mesh, &identity, &addresses, &failure).await?;
+                        Ok(None)
+                    }
+                    CatalogError::Behind(_) => Err(failure.remedy(anew::CHOICES)),
+                    _ => Err(failure),
+                };
+            }
+        };
+        // The catalog knows: parts of the directory may have been put back from different copies.
+        mesh.node_id = catalog.node_id();
         links.set_catalog(catalog.clone());
         let actor = format!("node {name}");
-        Ok(Self {
+        Ok(Some(Self {
             repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
             peer_budget: Budget::new(settings.buffer / 2),
             committer: Committer::start(catalog.clone(), actor.clone()),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
-            backups: Backups::default(),
+            clients: ClientSessions::default(),
+            running: RunningTime::start(),
             repair: Repair::default(),
             mapping: Mapping::default(),
             pace: Pace::new(settings.repair_rate),
             sweep: Sweep::default(),
+            lost: LostSearch::default(),
             announcing: tokio::sync::Notify::new(),
             asked_kept: AskedKept::default(),
             collecting: tokio::sync::Mutex::new(()),
@@ -114,7 +140,7 @@ impl Node {
             catalog,
             mesh,
             actor,
-        })
+        }))
     }
 
     /// Whether this node alone is the whole Raft group.

@@ -1,6 +1,7 @@
 //! From the catalog's name of an object to the name under which it lies in a repository.
 
 use crate::{Failure, code};
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ObjectRef, Replica, View};
 use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
 
@@ -18,7 +19,7 @@ pub struct Known {
 }
 
 /// Looks an object up; `None` when the catalog does not know it (any more).
-pub fn known(view: &View, object: &ObjectRef) -> Result<Option<Known>, Failure> {
+pub fn known<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Option<Known>, Failure> {
     let Some(stored) = view.object(object)? else {
         return Ok(None);
     };
@@ -33,8 +34,20 @@ pub fn known(view: &View, object: &ObjectRef) -> Result<Option<Known>, Failure> 
     }))
 }
 
+/// A condemned chunk, which counts as absent for everything but reading (invariant 5): who reads under a session that began
+/// before is sure that it is not deleted yet. `None` when there is none.
+pub fn condemned(view: &View, digest: Digest) -> Result<Option<Known>, Failure> {
+    let record = view.chunks_with_condemned(&[digest])?.pop().flatten();
+    Ok(record.filter(|chunk| chunk.condemned.is_some()).map(|chunk| Known {
+        name: ObjectName::Chunk(digest),
+        digest,
+        replicas: chunk.replicas,
+        stored_length: u64::from(chunk.stored_length),
+    }))
+}
+
 /// The name at rest of an object with this digest.
-pub fn name(view: &View, object: &ObjectRef, digest: Digest) -> Result<Option<ObjectName>, Failure> {
+pub fn name<B: Base>(view: &View<B>, object: &ObjectRef, digest: Digest) -> Result<Option<ObjectName>, Failure> {
     let archive_id = |stanza, db| -> Result<_, Failure> {
         Ok(view
             .stanza(stanza)?
@@ -61,13 +74,9 @@ pub fn name(view: &View, object: &ObjectRef, digest: Digest) -> Result<Option<Ob
     })
 }
 
-/// The repositories to write a new object to: all that are registered, from the first generation.
-pub fn targets(view: &View) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let all: Vec<_> = view
-        .repositories()?
-        .into_iter()
-        .map(|(key, _)| (key, Generation::FIRST))
-        .collect();
+/// All registered repositories, each of which gets a new object.
+pub fn repositories<B: Base>(view: &View<B>) -> Result<Vec<RepoKey>, Failure> {
+    let all: Vec<_> = view.repositories()?.into_iter().map(|(key, _)| key).collect();
     if all.is_empty() {
         return Err(Failure::new(code::REPO_INVALID, "the mesh has no repository")
             .remedy("declare one in the node's file (repo1-path=…) and start the node again"));
@@ -75,11 +84,32 @@ pub fn targets(view: &View) -> Result<Vec<(RepoKey, Generation)>, Failure> {
     Ok(all)
 }
 
-/// The same for an object whose name may have been used before: what lies there, or is kept there, as garbage is neither
-/// taken over nor waited for.
-pub fn targets_of(view: &View, object: &ObjectRef) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let generation = view.generation_for(object)?;
-    Ok(targets(view)?.into_iter().map(|(key, _)| (key, generation)).collect())
+/// Where a new object is to be written, and under which generation. This assigns names (decision 18): ask a snapshot, and of
+/// a chunk within a session, in a view that has applied the session's opening.
+pub fn targets_of<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+    let generation = view.generation_for(object, &[])?;
+    Ok(repositories(view)?.into_iter().map(|key| (key, generation)).collect())
+}
+
+/// The same for an object that is known and has these replicas: where it is, under its name there, so that it is confirmed;
+/// where it is owed, under the name that the debt asks for.
+pub fn targets_of_known<B: Base>(
+    view: &View<B>,
+    object: &ObjectRef,
+    replicas: &[Replica],
+) -> Result<Vec<(RepoKey, Generation)>, Failure> {
+    let free = view.generation_for(object, replicas)?;
+    repositories(view)?
+        .into_iter()
+        .map(|key| {
+            let held = replicas.iter().find(|replica| replica.repo == key);
+            let generation = match held {
+                Some(replica) => replica.generation,
+                None => view.debt(key, object)?.map_or(free, |debt| debt.generation),
+            };
+            Ok((key, generation))
+        })
+        .collect()
 }
 
 /// The catalog's name of what lies under a name at rest.

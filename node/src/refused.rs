@@ -58,7 +58,7 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         ),
         R::LastNode(_) => (code::COMMAND_INVALID, None),
         R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),
-        R::SessionKeyDiffers(_) => (code::LOCK_ACQUIRE, None),
+        R::SessionKeyDiffers(_) | R::SessionMoved(_) => (code::LOCK_ACQUIRE, None),
         R::RepositoryDiffers { .. } => (
             code::REPO_INVALID,
             Some("give the same value, or change the definition for the whole mesh with 'pgmesh repo-update'"),
@@ -66,6 +66,13 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         R::RepositoryTaken { .. } => (
             code::REPO_INVALID,
             Some("give each repository a storage of its own: another repoN-path or bucket"),
+        ),
+        R::LastRepository(_) => (code::COMMAND_INVALID, Some("declare another one first")),
+        R::RepositoryNeeded { .. } | R::OthersOwe { .. } => (
+            code::COMMAND_INVALID,
+            Some(
+                "let the other repositories be filled first (pgmesh repo-sync), or give --force to lose what only it has",
+            ),
         ),
         R::UnknownRepository(_) => (
             code::REPO_INVALID,
@@ -127,6 +134,21 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         R::UnknownBackup { .. } => (
             code::BACKUP_SET_INVALID,
             Some("'pgmesh info' lists the backups there are"),
+        ),
+        R::BeyondLimit { .. } => (code::OPTION_INVALID, None),
+        R::RecordTooLarge { .. } => (
+            code::COMMAND_INVALID,
+            Some("nothing was changed; remove what is not needed any more, such as annotations, and try again"),
+        ),
+        R::OtherRequest(_) => (
+            code::PROTOCOL,
+            Some("run the command again: it is then a request of its own"),
+        ),
+        R::Skipped { .. } => (
+            code::RUNTIME,
+            Some(
+                "nothing of it was done; see the node's log for why the entry could not be applied, and run the command again",
+            ),
         ),
         R::TokenTaken(_) => (code::ASSERT, None),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (

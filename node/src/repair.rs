@@ -14,8 +14,9 @@ use crate::refs;
 use crate::repositories::Place;
 use crate::{Failure, Node, code};
 use futures::stream::{self, StreamExt};
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::NewReplica;
-use pgmesh_raft::{Debt, ObjectRef};
+use pgmesh_raft::{Debt, ObjectRef, View};
 use pgmesh_storage::{Payload, RepoKey};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -151,9 +152,9 @@ impl Node {
             let is_young = |debt: &Debt| (0..YOUNG_SECONDS).contains(&(crate::now_unix() - debt.since));
             let due = page.into_iter().filter(|(_, debt)| !is_young(debt));
             stream::iter(due)
-                .for_each_concurrent(AT_ONCE, |(object, debt)| async move {
+                .for_each_concurrent(AT_ONCE, |(object, _)| async move {
                     let Some(place) = self.payer(repo) else { return };
-                    if let Err(failure) = self.pay(&place, &object, &debt).await {
+                    if let Err(failure) = self.pay(&place, &object).await {
                         tracing::debug!(%repo, %object, error = %failure, "a debt stays");
                     }
                 })
@@ -186,7 +187,7 @@ impl Node {
     }
 
     /// Makes one replica.
-    async fn pay(&self, place: &Place, object: &ObjectRef, debt: &Debt) -> Result<(), Failure> {
+    async fn pay(&self, place: &Place, object: &ObjectRef) -> Result<(), Failure> {
         // Before anything is held that others may wait for.
         let Some(known) = refs::known(&self.catalog.view(), object)? else {
             return Ok(());
@@ -197,7 +198,7 @@ impl Node {
         let session = self.sessions.get().await?;
         let view = self.catalog.view();
         // Others may have paid it while this one waited for its turn.
-        let (Some(known), Some(_)) = (refs::known(&view, object)?, view.debt(repo, object)?) else {
+        let Some((known, debt)) = owed(&view.snapshot(), repo, object)? else {
             return Ok(());
         };
         let held = self.budget.hold(known.stored_length * 2).await;
@@ -231,11 +232,21 @@ impl Node {
         let replica = NewReplica {
             object: object.clone(),
             digest: known.digest,
-            replica: written.replica,
+            claim: written.claim,
         };
         self.committer.replica(session, replica).await;
         Ok(())
     }
+}
+
+/// What is to be written, and under which generation, if it is still owed. Ask under a session: the name that an older look
+/// at the debt has shown may be deleted by now (decision 18).
+pub(crate) fn owed<B: Base>(
+    view: &View<B>,
+    repo: RepoKey,
+    object: &ObjectRef,
+) -> Result<Option<(refs::Known, Debt)>, Failure> {
+    Ok(refs::known(view, object)?.zip(view.debt(repo, object)?))
 }
 
 #[cfg(test)]

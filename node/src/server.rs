@@ -4,7 +4,7 @@ use crate::dispatch::Served;
 use crate::failure::chain;
 use crate::init::lock_directory;
 use crate::settings::NodeSettings;
-use crate::{Failure, Node, code};
+use crate::{Failure, Node, anew, code};
 use pgmesh_raft::{NodeName, NodeService};
 use pgmesh_transport::{CloseCode, Identity, MemberCertificate, Peer, Role, Server};
 use std::fs::File;
@@ -16,6 +16,15 @@ use std::time::Duration;
 /// How long requests under way may take to end when the node is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// How a node's run has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// It begins anew with an empty catalog: the process starts itself again.
+    StartAgain,
+}
+
 /// Runs a node until `stop` is done. `ready` is called when it listens.
 ///
 /// # Errors
@@ -24,9 +33,10 @@ pub async fn run(
     settings: NodeSettings,
     ready: impl FnOnce(std::net::SocketAddr),
     stop: impl Future<Output = ()>,
-) -> Result<(), Failure> {
+) -> Result<Ended, Failure> {
     let layout = crate::Layout::new(&settings.path);
     let _lock = lock(&layout)?;
+    anew::finish(&layout)?;
     let identity = Identity::load(&layout.identity()).map_err(|error| {
         Failure::new(
             code::CRYPTO,
@@ -41,27 +51,47 @@ pub async fn run(
             .because(chain(&error))
             .remedy("another program has this UDP port, perhaps another node: give another node-listen")
     })?);
-    let address = server.local_address().unwrap_or(listen);
-    let node = Arc::new(Node::open(settings, identity).await?);
+    tokio::pin!(stop);
+    let opened = tokio::select! {
+        opened = Node::open(settings, identity) => opened?,
+        () = &mut stop => return Ok(Ended::Stopped),
+    };
+    let Some(node) = opened.map(Arc::new) else {
+        return Ok(Ended::StartAgain);
+    };
+    serve(node, server, ready, stop).await
+}
+
+/// Serves with an opened node until `stop` is done.
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    server: Arc<Server>,
+    ready: impl FnOnce(std::net::SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<Ended, Failure> {
+    let address = server.local_address().unwrap_or(node.settings.listen);
+    tokio::pin!(stop);
     // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about: they
     // need its answers first.
     node.open_known_repositories().await;
     let workers = [
-        tokio::spawn(node.clone().end_earlier_sessions()),
+        tokio::spawn(node.clone().keep_sessions()),
         tokio::spawn(node.clone().keep_opening()),
         tokio::spawn(node.clone().keep_repairing()),
         tokio::spawn(node.clone().keep_sweeping()),
+        tokio::spawn(node.clone().keep_backfilling()),
+        tokio::spawn(node.clone().keep_marking()),
+        tokio::spawn(node.clone().keep_searching_lost()),
         tokio::spawn(node.clone().keep_announcing()),
         tokio::spawn(node.clone().keep_leading()),
         tokio::spawn(node.clone().keep_renewing(server.clone())),
     ];
     tracing::info!(node = %node.name, mesh = node.mesh_id(), %address, "node ready");
     ready(address);
-    tokio::pin!(stop);
     let watched = node.clone();
     let fate = watched.fate();
     tokio::pin!(fate);
-    let mut failed = None;
+    let mut ended = Ok(Ended::Stopped);
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
@@ -69,9 +99,11 @@ pub async fn run(
                 None => break,
             },
             () = &mut stop => break,
-            failure = &mut fate => {
-                tracing::error!("{failure}");
-                failed = Some(failure);
+            fate = &mut fate => {
+                if let Err(failure) = &fate {
+                    tracing::error!("{failure}");
+                }
+                ended = fate.map(|()| Ended::StartAgain);
                 break;
             }
         }
@@ -81,12 +113,14 @@ pub async fn run(
     for worker in workers {
         worker.abort();
     }
+    if matches!(ended, Ok(Ended::Stopped)) {
+        node.mark_before_stop().await;
+    }
     let stopped = node.catalog.shutdown().await;
     tracing::info!("stopped");
-    match failed {
-        Some(failure) => Err(failure),
-        None => Ok(stopped?),
-    }
+    let ended = ended?;
+    stopped?;
+    Ok(ended)
 }
 
 /// One process a data directory, and only where it holds a whole node.
@@ -128,9 +162,10 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    let served = Arc::new(Served::new(node.clone(), peer, actor.clone(), number));
+    node.clients.connected(number);
+    let served = Arc::new(Served::new(node.clone(), peer, actor, number));
     served.accept_streams(&session).await;
-    node.orphan(actor, number);
+    node.clients.disconnected(number, node.running.now());
 }
 
 impl Node {

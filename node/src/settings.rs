@@ -1,5 +1,7 @@
 //! What a node's configuration file says, typed.
 
+use crate::sessions::SessionTimes;
+use pgmesh_raft::EntryId;
 use pgmesh_storage::{Passphrase, RepoKey, SecretSource, StoreKind, StoreSettings};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -39,8 +41,12 @@ pub struct NodeSettings {
     pub repair_rate: Option<u64>,
     /// `node-snapshot-entries`: log entries between two snapshots of the catalog; the usual number where it is not set.
     pub snapshot_entries: Option<u64>,
+    /// `skip-entry`: entries of the catalog's log that cannot be applied and are left out.
+    pub skip_entries: Vec<EntryId>,
     /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
     pub buffer: u64,
+    /// `session-timeout`, and how long else sessions are waited for.
+    pub sessions: SessionTimes,
 }
 
 /// One repository as a node's file defines it.
@@ -82,6 +88,9 @@ impl RepositorySettings {
     }
 }
 
+/// How the folder of a node's next catalog begins.
+pub(crate) const NEW_CATALOG: &str = "catalog.new-";
+
 /// The folders of a node's data directory.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -122,6 +131,16 @@ impl Layout {
     /// Which mesh this is a node of; see [`MeshFile`](crate::MeshFile).
     pub fn mesh(&self) -> PathBuf {
         self.root.join("mesh.json")
+    }
+
+    /// The empty catalog of a node that begins anew under this number.
+    pub(crate) fn new_catalog(&self, node_id: u64) -> PathBuf {
+        self.root.join(format!("{NEW_CATALOG}{node_id}"))
+    }
+
+    /// The catalog that a node had before it began anew.
+    pub(crate) fn old_catalog(&self) -> PathBuf {
+        self.root.join("catalog.behind")
     }
 
     /// Locked while a node runs on it.

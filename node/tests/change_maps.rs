@@ -12,7 +12,7 @@ use bytes::Bytes;
 use pgmesh_node::protocol::{
     ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
 };
-use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, code, init, run};
+use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, SessionTimes, code, init, run};
 use pgmesh_postgres::wal::{Candidates, SegmentMap};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
 use pgmesh_storage::{Codec, DigestSuite, FixedSecrets, Payload, RepoKey};
@@ -29,7 +29,7 @@ struct Site {
     _client: Client,
     repository: PathBuf,
     stop: tokio::sync::oneshot::Sender<()>,
-    running: tokio::task::JoinHandle<Result<(), Failure>>,
+    running: tokio::task::JoinHandle<Result<pgmesh_node::Ended, Failure>>,
     _folder: tempfile::TempDir,
 }
 
@@ -157,7 +157,9 @@ fn settings(path: &Path, repository: &Path) -> NodeSettings {
         voters: 3,
         repair_rate: None,
         snapshot_entries: None,
+        skip_entries: Vec::new(),
         buffer: 64 << 20,
+        sessions: SessionTimes::default(),
     }
 }
 

@@ -10,8 +10,9 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName,
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackupRecord, Branch, DebtReason, GarbageKey, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
-    Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    BackupRecord, Branch, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeName,
+    NodeRecord, NodeService, ObjectRef, Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole,
+    VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -56,6 +57,16 @@ pub enum Command {
         program: String,
         /// The catalog format that its program writes.
         catalog_format: u32,
+    },
+    /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew with an
+    /// empty catalog. Each time it is asked for, a new number. Reply: `Admitted`.
+    RenumberNode {
+        /// Its name.
+        name: NodeName,
+        /// SHA-256 of its certificate.
+        fingerprint: [u8; 32],
+        /// Why, for the audit trail.
+        reason: String,
     },
     /// Says where a node is reached and what it runs. Reply: `Done`.
     AnnounceNode {
@@ -117,10 +128,27 @@ pub enum Command {
         wrapped_keys: Option<Vec<WrappedKey>>,
     },
     /// Forgets a repository: repeat it while the reply is `Retiring { more: true }`; each step withdraws a bounded number
-    /// of replicas and debts. What lies there is not deleted. From the first step on there is no way back.
+    /// of replicas and debts. What lies there is not deleted. Refused while objects would have no other replica, or nobody
+    /// knows whether they would. A walk that meets such an object later gives up with the reply `StillNeeded`: the
+    /// repository stays, and what was withdrawn is owed to it again.
     RetireRepository {
         /// Its number.
         repo: RepoKey,
+        /// Also when objects lose their last replica. From the first step on there is no way back then.
+        force: bool,
+    },
+    /// Says that a mark was written to a repository and is durable there (see [`RepositoryMark`](crate::RepositoryMark)).
+    /// One that is not newer than the known one, and one of another repository than the registered one, change nothing.
+    /// Reply: `Done`.
+    MarkRepository {
+        /// Its number.
+        repo: RepoKey,
+        /// The identifier in the `pgmesh.repo` of the repository that it was written to.
+        identity: String,
+        /// The mark's number.
+        number: u64,
+        /// What was drawn at random for it.
+        nonce: u64,
     },
     /// Puts an empty repository in the place of one whose disk was lost: repeat it while the reply is
     /// `Replacing { more: true }`; each step withdraws a bounded number of replicas and owes them anew.
@@ -147,8 +175,10 @@ pub enum Command {
         stanza: StanzaName,
         /// The cluster.
         cluster: Cluster,
-        /// The stanza information object for the database identifier 1, with its replicas.
-        info: StoredObject,
+        /// The stanza information object for the database identifier 1.
+        info: ClaimedObject,
+        /// [`View::applied`](crate::View::applied) of the view in which the object's name was assigned.
+        checked_at: LogIndex,
     },
     /// Gives a stanza a new current database after `pg_upgrade`. The current cluster again changes nothing.
     /// Reply: `Database`.
@@ -158,13 +188,18 @@ pub enum Command {
         /// The new cluster.
         cluster: Cluster,
         /// The stanza information object for the next database identifier (number of databases + 1).
-        info: StoredObject,
+        info: ClaimedObject,
+        /// [`View::applied`](crate::View::applied) of the view in which the object's name was assigned.
+        checked_at: LogIndex,
     },
-    /// Removes a stopped stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded
-    /// number of rows and leaves their objects as garbage. From the first step on there is no way back.
+    /// Removes a stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded number of rows
+    /// and leaves their objects as garbage. From the first step on there is no way back. Refused while a backup runs; then
+    /// nothing has changed, and the stanza goes on taking WAL.
     DeleteStanza {
         /// The stanza.
         stanza: StanzaName,
+        /// Also when it is not stopped.
+        force: bool,
     },
     /// Makes a stanza refuse WAL and backups. Reply: `Done`.
     StopStanza {
@@ -214,10 +249,12 @@ pub enum Command {
         /// What its holder must show to go on with it by way of another node.
         resume_key: Option<[u8; 16]>,
     },
-    /// Makes another node keep a session alive, for a holder that lost its node. Reply: `Done`.
+    /// Makes a node keep a session alive, for a holder that lost its node or its connection. Reply: `Adopted`.
     AdoptSession {
         /// The session.
         session: SessionId,
+        /// The holder's count of its own moves, from 1: an adoption that arrives after a later one is refused.
+        turn: u64,
         /// The node that keeps it alive from now on.
         node: NodeName,
         /// Its resume key.
@@ -232,8 +269,8 @@ pub enum Command {
     ExpireSession {
         /// The session.
         session: SessionId,
-        /// The node that kept it alive: if another one has adopted it meanwhile, it goes on. `None` ends it anyway.
-        node: Option<NodeName>,
+        /// The lease under which it was found without a holder: if it was adopted since, it goes on. `None` ends it anyway.
+        lease: Option<LogIndex>,
         /// Why, for the audit trail.
         reason: String,
     },
@@ -277,14 +314,13 @@ pub enum Command {
         replicas: Vec<NewReplica>,
     },
     /// Withdraws a replica that was found bad and owes a new generation of it (invariant 6). A replica that the
-    /// catalog does not count as good changes nothing. Reply: `Withdrawn`.
+    /// catalog does not count as good, and one of another repository than the registered one, change nothing.
+    /// Reply: `Withdrawn`.
     ReportBad {
-        /// The repository.
-        repo: RepoKey,
         /// The object.
         object: ObjectRef,
-        /// The generation that was read.
-        generation: Generation,
+        /// The replica that was read, and in which repository.
+        bad: Claim,
         /// `Damaged` or `Missing`.
         reason: DebtReason,
         /// What was seen, for the audit trail.
@@ -300,24 +336,32 @@ pub enum Command {
         /// [`View::applied`](crate::View::applied) of the linearizable view whose backups were all looked through.
         checked_at: LogIndex,
     },
-    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more are passed over.
-    /// Refused while a session is open that began before one of them was condemned (invariant 5). Reply: `Done`.
+    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more, or were condemned again
+    /// since, are passed over. Refused while a session is open that began before one of them was condemned (invariant 5).
+    /// Their names are not assigned again. Reply: `Done`.
     Forget {
         /// The chunks.
-        chunks: Vec<Digest>,
+        chunks: Vec<CondemnedChunk>,
         /// Those of their objects that the repositories do not let go: they stay as marks, as by `KeepGarbage`.
         kept: Vec<GarbageKey>,
     },
-    /// Drops garbage whose objects were deleted, kept or not; refused like `Forget`. Reply: `Done`.
+    /// Drops garbage whose objects were deleted, kept or not; passed over and refused like `Forget`. Its names are not
+    /// assigned again. Reply: `Done`.
     ForgetGarbage {
         /// The garbage.
-        garbage: Vec<GarbageKey>,
+        garbage: Vec<GarbageObject>,
     },
     /// Sets garbage aside that its repository does not let go (object lock, no right to delete): it stays as a mark, so that no
     /// other object gets its name. What is no garbage is passed over. Refused like `Forget`. Reply: `Done`.
     KeepGarbage {
         /// The garbage.
-        garbage: Vec<GarbageKey>,
+        garbage: Vec<GarbageObject>,
+    },
+    /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may have
+    /// been used by a catalog that is lost. Reply: `Done`.
+    RaiseFloor {
+        /// The generation.
+        generation: Generation,
     },
 
     /// Hands out a join token. Reply: `Done`.
@@ -352,6 +396,55 @@ pub enum Command {
     Adopt(Box<Adopt>),
 }
 
+impl Command {
+    /// What is asked, in words, for messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::FoundMesh(_) => "found mesh",
+            Self::RegisterNode { .. } => "register node",
+            Self::AdmitNode { .. } => "admit node",
+            Self::AnnounceNode { .. } => "announce node",
+            Self::RenumberNode { .. } => "renumber node",
+            Self::MarkRepository { .. } => "mark repository",
+            Self::RaiseFloor { .. } => "raise floor",
+            Self::SetNodeService { .. } => "set node service",
+            Self::SetNodeVote { .. } => "set node vote",
+            Self::RegisterRepository { .. } => "register repository",
+            Self::UpdateRepository { .. } => "update repository",
+            Self::RetireRepository { .. } => "retire repository",
+            Self::ReplaceRepository { .. } => "replace repository",
+            Self::Backfill { .. } => "backfill",
+            Self::CreateStanza { .. } => "create stanza",
+            Self::UpgradeStanza { .. } => "upgrade stanza",
+            Self::DeleteStanza { .. } => "delete stanza",
+            Self::StopStanza { .. } => "stop stanza",
+            Self::StartStanza { .. } => "start stanza",
+            Self::AdoptWriter { .. } => "adopt writer",
+            Self::PushSegment(_) => "push segment",
+            Self::AddChunks { .. } => "add chunks",
+            Self::OpenSession { .. } => "open session",
+            Self::AdoptSession { .. } => "adopt session",
+            Self::CloseSession { .. } => "close session",
+            Self::ExpireSession { .. } => "expire session",
+            Self::BeginBackup { .. } => "begin backup",
+            Self::CommitBackup(_) => "commit backup",
+            Self::Annotate { .. } => "annotate",
+            Self::RemoveBackup { .. } => "remove backup",
+            Self::AddReplicas { .. } => "add replicas",
+            Self::ReportBad { .. } => "report bad",
+            Self::Condemn { .. } => "condemn",
+            Self::Forget { .. } => "forget",
+            Self::ForgetGarbage { .. } => "forget garbage",
+            Self::KeepGarbage { .. } => "keep garbage",
+            Self::CreateToken { .. } => "create token",
+            Self::RedeemToken { .. } => "redeem token",
+            Self::Audit { .. } => "audit",
+            Self::Adopt(_) => "adopt",
+        }
+    }
+}
+
 /// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where nothing
 /// contradicts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -380,6 +473,8 @@ pub enum Adopt {
         label: BackupLabel,
         /// What its manifest says.
         record: Box<BackupRecord>,
+        /// Where its manifest is.
+        claims: Vec<Claim>,
     },
 }
 
@@ -391,7 +486,7 @@ pub struct AdoptedDatabase {
     /// The cluster.
     pub cluster: Cluster,
     /// The object that describes it, and where it is.
-    pub info: StoredObject,
+    pub info: ClaimedObject,
 }
 
 /// One WAL file, as found in a repository.
@@ -399,10 +494,53 @@ pub struct AdoptedDatabase {
 pub struct AdoptedFile {
     /// The file.
     pub file: WalFileName,
-    /// Its content, and where it is; [`StoredObject::unknown`] where no good content was found.
-    pub object: StoredObject,
+    /// Its content, and where it is; [`ClaimedObject::unknown`] where no good content was found.
+    pub object: ClaimedObject,
     /// The lines of a history file; empty for other files.
     pub branches: Vec<Branch>,
+}
+
+/// An object that is no chunk, and where it was made durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedObject {
+    /// Digest of the plain content.
+    pub digest: Digest,
+    /// Length of the plain content in bytes.
+    pub plain_length: u64,
+    /// Length as stored (compressed, without envelope) in bytes.
+    pub stored_length: u64,
+    /// Where it is, at most one claim a repository.
+    pub claims: Vec<Claim>,
+}
+
+impl ClaimedObject {
+    /// An object of which the name alone is known; see [`StoredObject::unknown`].
+    #[must_use]
+    pub fn unknown() -> Self {
+        let StoredObject {
+            digest,
+            plain_length,
+            stored_length,
+            replicas: _,
+        } = StoredObject::unknown();
+        Self {
+            digest,
+            plain_length,
+            stored_length,
+            claims: Vec::new(),
+        }
+    }
+
+    /// The record of it, with these of the claimed replicas.
+    #[must_use]
+    pub fn stored(&self, replicas: Vec<Replica>) -> StoredObject {
+        StoredObject {
+            digest: self.digest,
+            plain_length: self.plain_length,
+            stored_length: self.stored_length,
+            replicas,
+        }
+    }
 }
 
 /// What tells one cluster from another.
@@ -425,8 +563,8 @@ pub struct PushSegment {
     pub stanza: StanzaName,
     /// The file.
     pub file: WalFileName,
-    /// Its content, and where it is durable.
-    pub object: StoredObject,
+    /// Its content, and where it was made durable.
+    pub object: ClaimedObject,
     /// `archive-ack`: how many good replicas there must be (invariant 1).
     pub ack: u16,
     /// [`View::applied`](crate::View::applied) before the upload began.
@@ -450,8 +588,10 @@ pub struct CommitBackup {
     pub session: SessionId,
     /// The label that it was begun with.
     pub label: BackupLabel,
-    /// The backup.
+    /// The backup. Where its manifest is, the claims say; replicas that are given here do not count.
     pub record: BackupRecord,
+    /// Where its manifest is durable.
+    pub claims: Vec<Claim>,
     /// `backup-ack`: how many good replicas of the manifest there must be.
     pub ack: u16,
     /// [`View::applied`](crate::View::applied) of the linearizable view that all chunks were checked in.
@@ -468,7 +608,7 @@ pub struct NewChunk {
     /// Length as stored (compressed, without envelope) in bytes.
     pub stored_length: u32,
     /// Where it is durable.
-    pub replicas: Vec<Replica>,
+    pub claims: Vec<Claim>,
 }
 
 /// A replica that was made good.
@@ -479,5 +619,5 @@ pub struct NewReplica {
     /// The digest of what was written.
     pub digest: Digest,
     /// Where it is durable.
-    pub replica: Replica,
+    pub claim: Claim,
 }

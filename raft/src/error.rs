@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use pgmesh_storage::wire;
 
 use crate::refusal::Refusal;
+use crate::status::Shortfall;
+use crate::store::EntryId;
 use crate::table::Table;
 
 /// Why the catalog's tables could not be read.
@@ -94,6 +96,32 @@ pub enum CatalogError {
         /// RocksDB's error.
         source: rocksdb::Error,
     },
+    /// The log does not end where it was recorded to end: its disk has lost some of what it had confirmed.
+    #[error(
+        "the log in {} has lost its end: it should end with entry {}, and ends with entry {}", path.display(),
+        entry(*recorded), entry(*found)
+    )]
+    LostEnd {
+        /// The log's folder.
+        path: PathBuf,
+        /// The index of the last entry as it was recorded.
+        recorded: Option<u64>,
+        /// The index of the last entry that was found.
+        found: Option<u64>,
+    },
+    /// The only voter lacks entries that another node has.
+    #[error("this node lacks entries that it has written: {0}")]
+    Behind(Shortfall),
+    /// The tables have lost something, and the snapshot and the log that are left do not suffice to make them anew.
+    #[error("the catalog's tables in {} are damaged ({why}) and cannot be made anew: {missing}", path.display())]
+    LostState {
+        /// The state's folder.
+        path: PathBuf,
+        /// What is damaged.
+        why: String,
+        /// What is missing.
+        missing: String,
+    },
     /// The tables could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -119,9 +147,32 @@ pub enum CatalogError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// A command that the log could not give back.
+    #[error("a command cannot be read back as it would be written, and is not: {0}")]
+    Undecodable(String),
+    /// An entry of the log, with which this node cannot go on.
+    #[error(
+        "entry {entry} of the log, {command}, cannot be applied: {why}; if all nodes of the mesh say this, start each of them \
+         with 'pgmesh node start --skip-entry={entry}': they go on without it"
+    )]
+    Unappliable {
+        /// The entry.
+        entry: EntryId,
+        /// Its command, and who asked for it.
+        command: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// An entry that cannot be left out.
+    #[error("no entry can be skipped like this: {0}")]
+    CannotSkip(String),
     /// The catalog has stopped: after `shutdown`, or because its disk failed.
     #[error("the catalog has stopped: {0}")]
     Stopped(String),
+}
+
+fn entry(index: Option<u64>) -> String {
+    index.map_or_else(|| "none".to_owned(), |index| index.to_string())
 }
 
 fn leader_hint(leader_id: Option<u64>) -> String {

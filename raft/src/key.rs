@@ -4,6 +4,7 @@
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 
 use crate::model::{GarbageKey, LogIndex, NodeName, ObjectRef, RequestId, SessionId, TokenId};
+use crate::table::Table;
 
 /// The mesh record in table `Mesh`.
 pub const MESH: &[u8] = b"mesh";
@@ -13,6 +14,11 @@ pub const APPLIED: &[u8] = b"applied";
 pub const WITHDRAWN: &[u8] = b"withdrawn";
 /// When a backup was last committed, in table `Mesh`.
 pub const COMMITTED: &[u8] = b"committed";
+/// The lowest generation that names are assigned with, in table `Mesh`: no name below it is assigned any more, so that none
+/// is used twice.
+pub const FLOOR: &[u8] = b"floor";
+/// When the floor was last raised, in table `Mesh`.
+pub const FLOOR_RAISED: &[u8] = b"floor-raised";
 /// The highest node number that was given out, in table `Mesh`.
 pub const LAST_NODE_ID: &[u8] = b"last-node-id";
 /// The last applied Raft entry and the membership, in table `Raft`.
@@ -87,7 +93,7 @@ pub fn debt(repo: RepoKey, object: &ObjectRef) -> Vec<u8> {
     key
 }
 
-/// The prefix of all garbage of an object, kept or not. No object's prefix begins another's.
+/// A key in table `Lost`, and the prefix of all garbage of an object, kept or not. No object's prefix begins another's.
 #[must_use]
 pub fn object(object: &ObjectRef) -> Vec<u8> {
     let mut key = Vec::with_capacity(40);
@@ -280,6 +286,14 @@ pub fn read_garbage(key: &[u8]) -> Option<GarbageKey> {
     reader.end(garbage)
 }
 
+/// Reads a key of table `Lost`.
+#[must_use]
+pub fn read_object(key: &[u8]) -> Option<ObjectRef> {
+    let mut reader = KeyReader::new(key);
+    let object = reader.object()?;
+    reader.end(object)
+}
+
 /// Reads a key of table `Debts`.
 #[must_use]
 pub fn read_debt(key: &[u8]) -> Option<(RepoKey, ObjectRef)> {
@@ -304,6 +318,25 @@ pub fn read_segment(key: &[u8]) -> Option<ObjectRef> {
 pub fn read_backup(key: &[u8]) -> Option<(StanzaName, BackupLabel)> {
     let mut reader = KeyReader::new(key);
     Some((reader.stanza()?, reader.rest()?.parse().ok()?))
+}
+
+/// What a row is about, in words.
+#[must_use]
+pub fn describe(table: Table, key: &[u8]) -> String {
+    let text = || std::str::from_utf8(key).unwrap_or_default();
+    match table {
+        Table::Nodes => format!("node {}", text()),
+        Table::Stanzas => format!("stanza {}", text()),
+        Table::Repositories => match KeyReader::new(key).repository() {
+            Some(repo) => format!("repo{repo}"),
+            None => "a repository".to_owned(),
+        },
+        Table::Backups => match read_backup(key) {
+            Some((stanza, label)) => format!("backup {label} of stanza {stanza}"),
+            None => "a backup".to_owned(),
+        },
+        other => format!("a record in table {other}"),
+    }
 }
 
 #[cfg(test)]

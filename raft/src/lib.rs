@@ -8,6 +8,7 @@
 //! Layers, lowest first:
 //! - [`model`]: the records of every table.
 //! - [`command`], [`reply`], [`refusal`]: what may be asked of the catalog and what it answers.
+//! - [`limits`]: how large anything may be.
 //! - [`table`], [`key`], [`value`]: tables, order-preserving keys, and values behind a format byte.
 //! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
 //! - [`store`]: the log store and the state store on RocksDB, snapshots.
@@ -22,6 +23,7 @@ pub mod command;
 pub mod consensus;
 pub mod error;
 pub mod key;
+pub mod limits;
 pub mod model;
 mod network;
 pub mod options;
@@ -34,18 +36,19 @@ pub mod table;
 pub mod value;
 pub mod view;
 
-pub use catalog::Catalog;
+pub use catalog::{Catalog, Lead};
 pub use command::{Command, Proposal};
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, Database, Debt, DebtReason, Garbage,
-    GarbageKey, HistoryRecord, Lineage, LogIndex, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Redeemed,
-    Replica, RepositoryChange, RepositoryCounters, RepositoryRecord, RequestId, RunningBackup, SegmentRecord,
-    SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy,
-    Writer,
+    AuditRecord, BackupRecord, Branch, ChangeKind, ChunkRecord, ChunkState, Claim, CondemnedChunk, Database, Debt,
+    DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Lineage, LogIndex, Lost, MeshRecord, NodeName,
+    NodeRecord, NodeService, ObjectRef, Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryMark,
+    RepositoryRecord, RequestId, RunningBackup, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
+    StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;
 pub use reply::Reply;
-pub use status::{CatalogStatus, Role};
+pub use status::{CatalogStatus, Lack, Role, Shortfall, Standing};
+pub use store::{EntryId, EntryIdError};
 pub use view::View;

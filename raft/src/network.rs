@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::consensus::TypeConfig;
 use crate::peers::{PeerError, PeerMessage, PeerReply, PeerRequest, Peers};
+use crate::store::{LogStore, Mark};
 
 /// How long a message with content may take, and how many bytes may take a second more.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -42,6 +43,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) peers: Arc<dyn Peers>,
+    /// Remembers what followers acknowledge.
+    pub(crate) log: LogStore,
     /// How often a follower must hear of its leader while something large is on its way.
     pub(crate) heartbeat: Duration,
 }
@@ -56,6 +59,7 @@ pub(crate) struct PeerClient {
 #[derive(Clone)]
 struct Line {
     peers: Arc<dyn Peers>,
+    log: LogStore,
     heartbeat: Duration,
     node_id: u64,
     address: String,
@@ -84,6 +88,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
         PeerClient {
             line: Line {
                 peers: Arc::clone(&self.peers),
+                log: self.log.clone(),
                 heartbeat: self.heartbeat,
                 node_id: target,
                 address: node.addr.clone(),
@@ -95,7 +100,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl Line {
     async fn call(&self, message: PeerMessage, limit: Duration) -> Result<PeerReply, PeerError> {
-        call(&*self.peers, self.node_id, &self.address, message, limit).await
+        let known = self.log.known_of(self.node_id);
+        call(&*self.peers, self.node_id, &self.address, known, message, limit).await
     }
 
     /// Calls with a message that may be large, for as long as `limit`, or as its size explains. Keeps the follower from
@@ -143,6 +149,29 @@ impl Line {
         matches!(reply, Ok(PeerReply::Append(Ok(AppendEntriesResponse::Success))))
     }
 
+    /// The reply to an append whose last entry is `sent`. What it acknowledges is remembered before openraft counts it.
+    #[expect(clippy::result_large_err, reason = "openraft's error")]
+    fn take(
+        &self,
+        reply: Result<PeerReply, PeerError>,
+        sent: Option<LogId<u64>>,
+    ) -> Result<AppendEntriesResponse<u64>, CallError> {
+        let reply = match reply {
+            Ok(PeerReply::Append(reply)) => reply.map_err(|source| self.remote(source))?,
+            Ok(_) => return Err(self.wrong_reply()),
+            Err(error) => return Err(unreachable(&error)),
+        };
+        let acknowledged = match &reply {
+            AppendEntriesResponse::Success => sent,
+            AppendEntriesResponse::PartialSuccess(upto) => *upto,
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => None,
+        };
+        if let Some(upto) = acknowledged {
+            self.log.acknowledged(self.node_id, upto);
+        }
+        Ok(reply)
+    }
+
     fn wrong_reply<E: std::error::Error>(&self) -> CallError<E> {
         unreachable(&PeerError::WrongReply {
             node_id: self.node_id,
@@ -171,16 +200,36 @@ pub(crate) async fn call(
     peers: &dyn Peers,
     node_id: u64,
     address: &str,
+    known: Option<LogId<u64>>,
     message: PeerMessage,
     limit: Duration,
 ) -> Result<PeerReply, PeerError> {
-    let request = PeerRequest { to: node_id, message };
+    let request = PeerRequest {
+        to: node_id,
+        known,
+        // The way to the peers knows it.
+        mark: Mark::default(),
+        message,
+    };
     match peers.call(node_id, address.to_owned(), request, limit).await? {
         PeerReply::NotMe { node_id: is } => Err(PeerError::NotItself {
             node_id,
             address: address.to_owned(),
             is,
         }),
+        PeerReply::NotYet { why } => Err(PeerError::NotYet {
+            node_id,
+            address: address.to_owned(),
+            why,
+        }),
+        PeerReply::Differs { entry, skipped } => {
+            tracing::error!(%entry, node_id, "a node has another state than this one, and is not worked with");
+            Err(PeerError::Differs {
+                node_id,
+                entry,
+                skipped,
+            })
+        }
         reply => Ok(reply),
     }
 }
@@ -217,26 +266,20 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, CallError> {
+        let after = rpc.prev_log_id;
         let asked = rpc.entries.last().map(|entry| entry.log_id);
-        let reply = if asked.is_none() {
-            self.line.call(PeerMessage::Append(rpc), option.hard_ttl()).await
-        } else {
-            // Dropped in this wait, the append goes on and waits for the next attempt.
-            let reply = (&mut self.start_append(rpc).reply).await;
-            let sent = self.running.take().and_then(|running| running.last);
-            match reply {
-                // Entries have been added since the append was begun: they are next.
-                Ok(Ok(PeerReply::Append(Ok(AppendEntriesResponse::Success)))) if sent < asked => {
-                    return Ok(AppendEntriesResponse::PartialSuccess(sent));
-                }
-                Ok(reply) => reply,
-                Err(error) => return Err(RPCError::Network(NetworkError::new(&error))),
-            }
-        };
-        match reply {
-            Ok(PeerReply::Append(reply)) => reply.map_err(|source| self.line.remote(source)),
-            Ok(_) => Err(self.line.wrong_reply()),
-            Err(error) => Err(unreachable(&error)),
+        if asked.is_none() {
+            let reply = self.line.call(PeerMessage::Append(rpc), option.hard_ttl()).await;
+            return self.line.take(reply, after);
+        }
+        // Dropped in this wait, the append goes on and waits for the next attempt.
+        let reply = (&mut self.start_append(rpc).reply).await;
+        let sent = self.running.take().and_then(|running| running.last);
+        let reply = reply.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        match self.line.take(reply, sent)? {
+            // Entries have been added since the append was begun: they are next.
+            AppendEntriesResponse::Success if sent < asked => Ok(AppendEntriesResponse::PartialSuccess(sent)),
+            reply => Ok(reply),
         }
     }
 
@@ -247,6 +290,7 @@ impl RaftNetwork<TypeConfig> for PeerClient {
     ) -> Result<InstallSnapshotResponse<u64>, CallError<InstallSnapshotError>> {
         let began = Instant::now();
         let vote = rpc.vote;
+        let last = rpc.meta.last_log_id.filter(|_| rpc.done);
         // The last part is answered when the snapshot is in place.
         let limit = rpc.done.then(|| option.hard_ttl());
         // openraft sends no heartbeats to a follower that is being sent a snapshot.
@@ -255,7 +299,16 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         loop {
             let message = PeerMessage::Snapshot(rpc.clone());
             match self.line.long_call(message, vote, limit).await {
-                Ok(PeerReply::Snapshot(reply)) => return reply.map_err(|source| self.line.remote(source)),
+                Ok(PeerReply::Snapshot(reply)) => {
+                    let reply = reply.map_err(|source| self.line.remote(source))?;
+                    // A higher vote means that it was refused.
+                    if let Some(last) = last
+                        && reply.vote == vote
+                    {
+                        self.line.log.acknowledged(self.line.node_id, last);
+                    }
+                    return Ok(reply);
+                }
                 Ok(_) => return Err(self.line.wrong_reply()),
                 Err(error) if began.elapsed() > PART_PATIENCE || rpc.done => return Err(unreachable(&error)),
                 Err(error) => {

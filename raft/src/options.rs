@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::store::EntryId;
+
 /// Settings of a catalog on one node. The defaults suit a node of any size.
 #[derive(Debug, Clone)]
 pub struct CatalogOptions {
@@ -23,6 +25,8 @@ pub struct CatalogOptions {
     pub block_cache: usize,
     /// Memory for writes that are not in table files yet, in bytes, for each of the two databases.
     pub write_buffer: usize,
+    /// Entries of the log that cannot be applied, to be left out. They are recorded, and need not be given again.
+    pub skip_entries: Vec<EntryId>,
     /// The proposer's clock, in seconds since the Unix epoch. Nothing is decided by it but the expiry of join tokens;
     /// everything else only records it.
     pub clock: fn() -> i64,
@@ -39,6 +43,7 @@ impl Default for CatalogOptions {
             snapshot_part: 4 << 20,
             block_cache: 32 << 20,
             write_buffer: 16 << 20,
+            skip_entries: Vec::new(),
             clock: system_clock,
         }
     }

@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use openraft::LogId;
 use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
+use openraft::{LogId, Vote};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Proposal;
 use crate::consensus::TypeConfig;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
+use crate::status::{Lack, Shortfall};
+use crate::store::{EntryId, Mark};
 
 /// The longest [`PeerRequest`] and [`PeerReply`] on the wire, in bytes.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
@@ -25,8 +27,24 @@ pub struct PeerRequest {
     /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of the
     /// first was lost, must not answer for it: it has not promised what the first has.
     pub to: u64,
+    /// The highest log position that the sender knows the meant node to have had: what it has acknowledged to the sender,
+    /// or led in the sender's log. A node that has less does not answer: its disk has lost something.
+    pub known: Option<LogId<u64>>,
+    /// How far the asker's state goes, and what it has left out.
+    pub mark: Mark,
     /// What is asked.
     pub message: PeerMessage,
+}
+
+impl Knowledge {
+    /// What the started node lacks by this account, if it has reached this position.
+    #[must_use]
+    pub fn lack(&self, reached: Option<LogId<u64>>) -> Option<Lack> {
+        if self.is_replaced {
+            return Some(Lack::Number);
+        }
+        self.known.filter(|known| Some(*known) > reached).map(Lack::Entries)
+    }
 }
 
 /// The messages.
@@ -47,6 +65,34 @@ pub enum PeerMessage {
         /// The last entry of the asker's log.
         last_log: Option<LogId<u64>>,
     },
+    /// I have started: what do you know of me?
+    WhatOfMe(Started),
+}
+
+/// A node that has started and does not take part yet; see [`Standing`](crate::status::Standing).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its number.
+    pub node_id: u64,
+    /// The highest position that its log has ever had, as far as its disk knows.
+    pub reached: Option<LogId<u64>>,
+}
+
+/// What a node knows, from its disk, of another that has started, and of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knowledge {
+    /// The highest position that the started node has acknowledged to this one, or led in this one's log.
+    pub known: Option<LogId<u64>>,
+    /// Whether the started node's number is not in use any more.
+    pub is_replaced: bool,
+    /// The highest vote that this node has given or seen.
+    pub vote: Vote<u64>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<LogId<u64>>,
+    /// Whether it leads, which a majority without the started node has just confirmed.
+    pub leads: bool,
+    /// What it lacks itself, if it lacks something: then it does not take part.
+    pub shortfall: Option<Shortfall>,
 }
 
 /// What a node's catalog answers.
@@ -64,10 +110,24 @@ pub enum PeerReply {
     ReadIndex(Result<u64, Setback>),
     /// To `MayStand`.
     MayStand(bool),
+    /// To `WhatOfMe`.
+    Knowledge(Knowledge),
+    /// To everything that belongs to consensus, while the node does not take part.
+    NotYet {
+        /// Why not.
+        why: String,
+    },
     /// To everything that was meant for another node.
     NotMe {
         /// The number of the node that answers.
         node_id: u64,
+    },
+    /// To everything from a node whose state is another one.
+    Differs {
+        /// The entry that one has left out and the other has applied.
+        entry: EntryId,
+        /// Whether it is the answering node that has left it out.
+        skipped: bool,
     },
 }
 
@@ -127,6 +187,30 @@ pub enum PeerError {
         /// The node that is there.
         is: u64,
     },
+    /// It does not take part in consensus, or not yet.
+    #[error("node {node_id} at {address} does not take part: {why}")]
+    NotYet {
+        /// The peer.
+        node_id: u64,
+        /// Its address.
+        address: String,
+        /// Why, in its own words.
+        why: String,
+    },
+    /// One of the two has left out an entry of the log that the other has applied.
+    #[error(
+        "node {node_id} has {} entry {entry} of the log, this node has {} it: their catalogs differ; 'pgmesh doctor' says what to do",
+        did(*skipped),
+        did(!*skipped)
+    )]
+    Differs {
+        /// The peer.
+        node_id: u64,
+        /// The entry.
+        entry: EntryId,
+        /// Whether it is the peer that has left it out.
+        skipped: bool,
+    },
     /// It answered something else than was asked.
     #[error("node {node_id} at {address} gave an answer of the wrong kind")]
     WrongReply {
@@ -135,6 +219,10 @@ pub enum PeerError {
         /// Its address.
         address: String,
     },
+}
+
+fn did(skipped: bool) -> &'static str {
+    if skipped { "skipped" } else { "applied" }
 }
 
 /// Carries messages to other nodes. Consensus has its own connection, so that a heartbeat never queues behind bulk data,

@@ -4,7 +4,7 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SystemId, TimelineId, WalFile
 use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LogIndex, NodeName, SessionId, TokenId};
+use crate::model::{LogIndex, NodeName, ObjectRef, RequestId, SessionId, TokenId};
 
 /// Why a command was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -110,6 +110,28 @@ pub enum Refusal {
         repo: RepoKey,
         /// `retired` or `replaced`.
         doing: String,
+    },
+
+    /// A mesh that has objects has at least one repository.
+    #[error("repo{0} is the mesh's only repository")]
+    LastRepository(RepoKey),
+    /// Objects would have no other replica.
+    #[error("nothing but repo{repo} has {object}, and perhaps more")]
+    RepositoryNeeded {
+        /// The repository that was to be forgotten.
+        repo: RepoKey,
+        /// One of the objects.
+        object: ObjectRef,
+    },
+    /// Too much is owed to the other repositories to know which objects would have no other replica.
+    #[error("{}", others_owe(*repo, *other, *debts))]
+    OthersOwe {
+        /// The repository that was to be forgotten.
+        repo: RepoKey,
+        /// The other repository that owes least.
+        other: RepoKey,
+        /// What it owes; `None` while objects from before its registration have not all been owed to it yet.
+        debts: Option<u64>,
     },
 
     /// No such stanza.
@@ -322,6 +344,9 @@ pub enum Refusal {
     /// Whoever wants to go on with a session does not have its key.
     #[error("session {0} belongs to someone else")]
     SessionKeyDiffers(SessionId),
+    /// The holder has moved on since it asked this node to adopt the session.
+    #[error("session {0} has gone on by way of another connection meanwhile")]
+    SessionMoved(SessionId),
     /// Invariant 5: a session may still use what is to be forgotten.
     #[error("session {session} began before log position {since}: what it may read is not deleted yet")]
     SessionOpen {
@@ -352,6 +377,36 @@ pub enum Refusal {
         name: String,
     },
 
+    /// Something in the command is larger than may be.
+    #[error("too large: {what}: {given}, at most {limit}")]
+    BeyondLimit {
+        /// What is counted, in words.
+        what: String,
+        /// How much was given.
+        given: u64,
+        /// How much may be.
+        limit: u64,
+    },
+    /// A record would become too large to be kept.
+    #[error("{record} would take {size} bytes in the catalog, at most {limit} are possible")]
+    RecordTooLarge {
+        /// The record, in words.
+        record: String,
+        /// What it would take, in bytes.
+        size: u64,
+        /// What is possible, in bytes.
+        limit: u64,
+    },
+    /// The command's entry of the log could not be applied and was left out, by an administrator's word.
+    #[error("entry {entry} of the log, with this command, was skipped")]
+    Skipped {
+        /// The entry.
+        entry: String,
+    },
+    /// Another command was applied under the same identifier.
+    #[error("request {0} was another command when it was applied")]
+    OtherRequest(RequestId),
+
     /// Something that the catalog is told while it is rebuilt, and that it has otherwise.
     #[error("the catalog has {0} already, and not as the repository describes it")]
     KnownOtherwise(String),
@@ -364,6 +419,14 @@ pub struct StaleGeneration {
     pub digest: Digest,
     /// The lowest generation that may be used.
     pub generation: Generation,
+}
+
+fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> String {
+    let owed = match debts {
+        Some(debts) => format!("owes {debts} objects, too many to look whether repo{repo} alone has some of them"),
+        None => "is new, and which objects it owes is not written down yet".to_owned(),
+    };
+    format!("objects may be in repo{repo} alone: repo{other}, the most complete of the others, {owed}")
 }
 
 fn shown(value: &Option<String>) -> &str {

@@ -3,7 +3,7 @@
 use pgmesh_storage::DbId;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Replica, SessionId, TokenRole};
+use crate::model::{LogIndex, ObjectRef, Replica, SessionId, TokenRole};
 
 /// The answer to an accepted command; [`Command`](crate::Command) says which variant belongs to which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,11 @@ pub enum Reply {
     Database(DbId),
     /// The session is open.
     Session(SessionId),
+    /// The session is the node's to keep alive.
+    Adopted {
+        /// Its lease from now on.
+        lease: LogIndex,
+    },
     /// One step of a stanza's deletion.
     Deleting {
         /// Whether rows are left: propose it again.
@@ -62,6 +67,11 @@ pub enum Reply {
     Retiring {
         /// Whether rows are left: propose it again.
         more: bool,
+    },
+    /// The repository is not forgotten: an object is nowhere else.
+    StillNeeded {
+        /// The object.
+        object: ObjectRef,
     },
     /// One step of owing a repository everything that its lost disk held.
     Replacing {

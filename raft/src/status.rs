@@ -1,9 +1,13 @@
 //! How a catalog is doing on this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
+use openraft::LogId;
 use serde::{Deserialize, Serialize};
+
+use crate::store::EntryId;
 
 /// A node's part in the Raft group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +16,7 @@ pub enum Role {
     Leader,
     /// It follows a leader.
     Follower,
-    /// It stands for election.
+    /// It stands for election, or was elected and hears no majority any more.
     Candidate,
     /// It receives the log and has no vote.
     Learner,
@@ -20,8 +24,73 @@ pub enum Role {
     Stopped,
 }
 
-/// How a catalog is doing on this node.
+/// Whether a node takes part in consensus: votes, stands for election, follows a leader.
+///
+/// A node that starts does not know whether its data directory is the one that it left, or an older copy. It takes part
+/// when a majority of the group, itself included, has said what they know of it, and it has reached all of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It has started and asks the others.
+    Asking {
+        /// The voters that have not answered yet.
+        silent: BTreeSet<u64>,
+    },
+    /// It takes part.
+    Cleared,
+    /// It lacks entries that it has acknowledged, and must come back as an empty node.
+    Behind(Shortfall),
+}
+
+/// What a node lacks, and who knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortfall {
+    /// The node that knows it.
+    pub witness: u64,
+    /// What it lacks.
+    pub lack: Lack,
+    /// The highest position that it has reached as far as its own disk knows.
+    pub reached: Option<LogId<u64>>,
+}
+
+/// What a node that is behind lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lack {
+    /// Entries up to this position, which it has acknowledged or written.
+    Entries(LogId<u64>),
+    /// Its number: it is not in use any more.
+    Number,
+    /// The other voters: it took itself for the only one.
+    Voters,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let witness = self.witness;
+        let reached = position(self.reached);
+        match self.lack {
+            Lack::Entries(known) => write!(
+                f,
+                "node {witness} knows that it had acknowledged or written {}, and it has reached {reached}",
+                position(Some(known)),
+            ),
+            Lack::Number => write!(f, "node {witness} knows that its number in the group has been replaced"),
+            Lack::Voters => write!(
+                f,
+                "node {witness} leads a group of several voters, and it takes itself for the only one; it has reached {reached}"
+            ),
+        }
+    }
+}
+
+fn position(id: Option<LogId<u64>>) -> String {
+    id.map_or_else(
+        || "nothing".to_owned(),
+        |id| format!("entry {} of term {}", id.index, id.leader_id.term),
+    )
+}
+
+/// How a catalog is doing on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogStatus {
     /// This node's identifier.
     pub node_id: u64,
@@ -52,6 +121,66 @@ pub struct CatalogStatus {
     /// On the leader: how long ago the last request was sent that a majority has answered. A transfer that takes long can
     /// make it a few seconds.
     pub quorum_age: Option<Duration>,
+    /// The entries of the log that this node has left out.
+    pub skipped: Vec<EntryId>,
     /// Why it has stopped, if it has.
     pub failure: Option<String>,
+    /// Whether it takes part in consensus.
+    pub standing: Standing,
+    /// Other nodes that have started and lack entries that they have acknowledged.
+    pub behind: BTreeMap<u64, Shortfall>,
+}
+
+impl CatalogStatus {
+    /// Why this node, or the whole group, does not take part in consensus, and what to do; `None` when all is well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        let mut sentences = Vec::new();
+        match &self.standing {
+            Standing::Cleared => {}
+            Standing::Asking { silent } if silent.is_empty() => {
+                sentences.push("it has started and asks the other nodes what they know of it".to_owned());
+            }
+            Standing::Asking { silent } => sentences.push(format!(
+                "it has started and takes part when a majority has said what they know of it; no answer yet from {}",
+                nodes(silent)
+            )),
+            Standing::Behind(shortfall) => sentences.push(format!(
+                "its data directory is an older copy, or its disk has lost what it had confirmed: {shortfall}. It neither votes \
+                 nor follows a leader, and comes back by itself, with an empty catalog, as soon as a majority of the others serves"
+            )),
+        }
+        for (node_id, shortfall) in &self.behind {
+            sentences.push(format!(
+                "node {node_id} lacks entries that it has acknowledged and does not take part: {shortfall}"
+            ));
+        }
+        let lost = self.lost();
+        if self.has_lost_majority(&lost) {
+            sentences.push(format!(
+                "a majority of the voters has lost entries ({}), so nobody serves. Stop them and put back a newer copy of the \
+                 data directory of one of them: that costs nothing if the copy is complete. Or found the mesh anew from the \
+                 repositories with 'pgmesh catalog-rebuild': that costs what only the catalog knows, such as settings, debts \
+                 and the audit trail",
+                nodes(&lost)
+            ));
+        }
+        (!sentences.is_empty()).then(|| sentences.join("; "))
+    }
+
+    /// The voters that are known to have lost entries.
+    fn lost(&self) -> BTreeSet<u64> {
+        let itself = matches!(self.standing, Standing::Behind(_)).then_some(self.node_id);
+        let known = self.behind.keys().copied().chain(itself);
+        known.filter(|node_id| self.voters.contains(node_id)).collect()
+    }
+
+    fn has_lost_majority(&self, lost: &BTreeSet<u64>) -> bool {
+        !lost.is_empty() && (self.voters.len() - lost.len()) * 2 <= self.voters.len()
+    }
+}
+
+fn nodes(ids: &BTreeSet<u64>) -> String {
+    let names: Vec<String> = ids.iter().map(|id| format!("node {id}")).collect();
+    names.join(", ")
 }

@@ -25,6 +25,8 @@ pub enum Table {
     Backups,
     /// Repository, object → debt.
     Debts,
+    /// Object → when its last good replica was withdrawn; an index of what nobody can repair by copying.
+    Lost,
     /// Object, repository, generation → garbage.
     Garbage,
     /// Object, repository, generation → garbage that the repository does not let go (object lock, no right to delete): a mark,
@@ -46,7 +48,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -57,6 +59,7 @@ impl Table {
         Self::Condemned,
         Self::Backups,
         Self::Debts,
+        Self::Lost,
         Self::Garbage,
         Self::Kept,
         Self::Sessions,
@@ -81,6 +84,7 @@ impl Table {
             Self::Condemned => "condemned",
             Self::Backups => "backups",
             Self::Debts => "debts",
+            Self::Lost => "lost",
             Self::Garbage => "garbage",
             Self::Kept => "kept",
             Self::Sessions => "sessions",

@@ -1,6 +1,7 @@
 //! Queries over the applied state.
 //!
-//! Every method reads the database at the moment it is called: what it returns is at least as new as the view. Methods
+//! Every method reads the database at the moment it is called: what it returns is at least as new as the view, and two calls
+//! may see two states. Decisions that need several reads of one state take a [`View::snapshot`]. Methods
 //! block on disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at
 //! a time (invariant 11), see the table as it was when they began, and can go on later after a key.
 
@@ -10,14 +11,13 @@ use pgmesh_postgres::{SegmentName, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
 
-use crate::apply::Base;
-use crate::apply::objects;
+use crate::apply::{Base, Rows, Snapshots, names, objects, repository};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, MeshRecord, NodeName,
-    NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord,
-    StanzaRecord, StoredObject, TokenId, TokenRecord,
+    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, Lost, MeshRecord,
+    NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId,
+    SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -28,6 +28,14 @@ use crate::value;
 #[derive(Debug, Clone)]
 pub struct View<B = Arc<StateDb>> {
     base: B,
+}
+
+impl<B: Snapshots> View<B> {
+    /// The same catalog as it is at this moment, for a decision that rests on several reads. What is written meanwhile
+    /// takes up space until it is dropped: hold it for the reads, not for what follows from them.
+    pub fn snapshot(&self) -> View<B::Snapshot<'_>> {
+        View::new(self.base.snapshot())
+    }
 }
 
 impl<B: Base> View<B> {
@@ -124,20 +132,17 @@ impl<B: Base> View<B> {
         })
     }
 
-    /// The first and last complete segment of one database, by name: what `info` shows. Walks all its WAL files.
+    /// The first and last complete segment of one database, by name: what `info` shows. Looks at both ends of its WAL
+    /// files only.
     pub fn segment_bounds(
         &self,
         stanza: &StanzaName,
         db: DbId,
     ) -> Result<Option<(SegmentName, SegmentName)>, ReadError> {
-        let mut bounds = None;
-        for row in self.segments(stanza, db, None) {
-            if let WalFileName::Segment(name) = row?.0 {
-                let (first, _) = bounds.unwrap_or((name, name));
-                bounds = Some((first, name));
-            }
-        }
-        Ok(bounds)
+        let prefix = key::segments(stanza, db);
+        let first = first_segment(self.base.scan(Table::Segments, &prefix, &prefix))?;
+        let last = first_segment(self.base.scan_back(Table::Segments, &prefix))?;
+        Ok(first.zip(last))
     }
 
     /// An archived segment of the same timeline with a greater name, complete or not: what proves that `segment`, which is not
@@ -168,7 +173,7 @@ impl<B: Base> View<B> {
     }
 
     /// For each digest, whether the chunk is there, or the generation to upload it under. Ask within a session, on a
-    /// view that has applied the session's opening.
+    /// snapshot of a view that has applied the session's opening.
     pub fn chunk_states(&self, digests: &[Digest]) -> Result<Vec<ChunkState>, ReadError> {
         let records = self.chunks_with_condemned(digests)?;
         std::iter::zip(digests, records)
@@ -177,7 +182,7 @@ impl<B: Base> View<B> {
                 record => {
                     let held = record.map(|chunk| chunk.replicas).unwrap_or_default();
                     let object = ObjectRef::Chunk(*digest);
-                    let generation = objects::free_generation(&self.base, &object, &held)?;
+                    let generation = names::free_generation(&self.base, &object, &held)?;
                     Ok(ChunkState::Absent { generation })
                 }
             })
@@ -226,9 +231,10 @@ impl<B: Base> View<B> {
         })
     }
 
-    /// The generation to upload a new object under; for chunks use [`Self::chunk_states`].
-    pub fn generation_for(&self, object: &ObjectRef) -> Result<Generation, ReadError> {
-        objects::free_generation(&self.base, object, &[])
+    /// The generation to upload an object under that has these replicas; of a chunk that may be condemned ask
+    /// [`Self::chunk_states`]. It reads several tables: ask a snapshot.
+    pub fn generation_for(&self, object: &ObjectRef, held: &[Replica]) -> Result<Generation, ReadError> {
+        names::free_generation(&self.base, object, held)
     }
 
     /// Content and replicas of any object; `None` if it is unknown or condemned.
@@ -252,6 +258,13 @@ impl<B: Base> View<B> {
         self.rows(Table::Backups, &from, &prefix, |key| {
             key::read_backup(key).map(|(_, label)| label)
         })
+    }
+
+    /// The last backup of a stanza by label.
+    pub fn last_backup(&self, stanza: &StanzaName) -> Result<Option<BackupLabel>, ReadError> {
+        let row = self.base.scan_back(Table::Backups, &key::stanza_prefix(stanza)).next();
+        let key = row.transpose()?.map(|(key, _)| key);
+        Ok(key.and_then(|key| key::read_backup(&key)).map(|(_, label)| label))
     }
 
     /// A debt.
@@ -288,6 +301,22 @@ impl<B: Base> View<B> {
     ) -> impl Iterator<Item = Result<(GarbageKey, Garbage), ReadError>> + Send {
         let from = after.map_or_else(Vec::new, |garbage| key::after(key::garbage(garbage)));
         self.rows(Table::Kept, &from, &[], key::read_garbage)
+    }
+
+    /// So many known objects, those after `after` if given: chunks that are not condemned, WAL files, manifests, then the
+    /// information on stanzas.
+    pub fn objects_after(
+        &self,
+        after: Option<&ObjectRef>,
+        limit: usize,
+    ) -> Result<Vec<(ObjectRef, StoredObject)>, ReadError> {
+        repository::objects_after(&self.base, after, limit)
+    }
+
+    /// Objects of which no good replica is left, that after `after` if given; nobody can pay their debts by copying.
+    pub fn lost(&self, after: Option<&ObjectRef>) -> impl Iterator<Item = Result<(ObjectRef, Lost), ReadError>> + Send {
+        let from = after.map_or_else(Vec::new, |object| key::after(key::object(object)));
+        self.rows(Table::Lost, &from, &[], key::read_object)
     }
 
     /// Whether an object is known to be of no use any more: condemned, garbage, or garbage that its repository keeps.
@@ -367,4 +396,18 @@ impl<B: Base> View<B> {
             Ok((name, value::decode(table, &key, &bytes)?))
         })
     }
+}
+
+/// The first complete segment in the order of the rows.
+fn first_segment(rows: Rows<'_>) -> Result<Option<SegmentName>, ReadError> {
+    for row in rows {
+        if let Some(ObjectRef::Segment {
+            file: WalFileName::Segment(name),
+            ..
+        }) = key::read_segment(&row?.0)
+        {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }

@@ -49,7 +49,7 @@ pub use names::{
     ArchiveId, BackupLabel, BackupType, DbId, Generation, ParseArchiveIdError, ParseBackupLabelError,
     ParseBackupTypeError, ParseRepoKeyError, ParseStanzaNameError, RepoKey, StanzaName,
 };
-pub use object::{ObjectKind, ObjectName, ObjectPath, StoredName, prefix};
+pub use object::{Mark, ObjectKind, ObjectName, ObjectPath, StoredName, prefix};
 pub use payload::{MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
 pub use posix::PosixStore;
 pub use random::RandomError;

@@ -142,6 +142,26 @@ fn a_backup_with_a_harmed_chunk_is_reported_and_not_restored() {
         "the backup that needs them is named in {outcome}"
     );
 
+    // Nobody can pay that debt: it is an error everywhere, with what it costs.
+    pgmesh_tests::wait_for(
+        "the doctor to name the backup",
+        std::time::Duration::from_secs(60),
+        || {
+            let doctor = site.node.run(&["doctor"]);
+            doctor.code() == Some(55) && doctor.stdout.contains("no good copy") && doctor.stdout.contains(&label)
+        },
+    );
+    let info = site.host.run(&["info"]).ok();
+    for part in ["status: error", "cannot be restored in full", &label] {
+        assert!(info.stdout.contains(part), "{part:?} is not in {info}");
+    }
+    let info = site.host.run(&["info", "--output=json"]).ok().json();
+    assert_eq!(info[0]["status"]["code"], 99, "{info}");
+    assert_eq!(info[0]["lost"]["backup"][0], label.as_str(), "{info}");
+    let status = site.node.run(&["status"]).ok();
+    let lost = |line: &str| line.starts_with("LOST: ") && line.contains(&label);
+    assert!(status.stdout.lines().any(lost), "{status}");
+
     let target = Postgres::empty(&site.scratch, "again");
     let outcome = run(site.host.restore_command(&target, &[]));
     outcome.refuses(&["chunk"]);

@@ -1,9 +1,12 @@
 //! A node dies in the middle of a backup or a restore: another takes its place, and the work goes on, not over.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use pgmesh_tests::{Faults, Kind, Ledger, MeshSite, Postgres, Process, wait_for};
+use pgmesh_tests::{Faults, Kind, Ledger, MeshSite, Postgres, Process, run, wait_for};
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -132,4 +135,119 @@ fn a_restore_goes_on_when_its_node_dies() {
     target.start_promoted();
     Ledger::assert_ends_with(&target, last.number, "the end");
     target.check_all();
+}
+
+/// A backup that has stored everything and waits for its WAL, which PostgreSQL archives when the file is removed.
+fn waiting_backup(site: &MeshSite, name: &str) -> (Process, PathBuf) {
+    let gate = site.scratch.join("gate");
+    let command = format!("test ! -e {} && {}", gate.display(), site.host.archive_command());
+    site.postgres.set("archive_command", &command);
+    site.postgres.archive_everything();
+    fs::write(&gate, b"").expect("closing the gate");
+    let arguments = ["backup", "--type=full", "--start-fast", "--archive-timeout=10m"];
+    let mut command = site.host.command(&arguments);
+    command.arg("--log-level-console=info");
+    let backup = Process::start("a backup", command, &site.scratch.join(name));
+    wait_for("the backup to wait for its WAL", LIMIT, || {
+        backup.log().contains("waiting for WAL")
+    });
+    (backup, gate)
+}
+
+/// The sessions of clients that are open, by the account of the mesh.
+fn client_sessions(site: &MeshSite) -> Vec<u64> {
+    let status = site.mesh.run(&["status", "--output=json"]).ok().json();
+    let sessions = status["sessions"].as_array().expect("sessions in status");
+    let clients = sessions
+        .iter()
+        .filter(|session| session["kind"] == "backup" || session["kind"] == "restore");
+    clients.filter_map(|session| session["id"].as_u64()).collect()
+}
+
+#[test]
+fn a_backup_that_waits_lives_through_restarts_of_all_nodes_and_a_silent_leader() {
+    let mut site = MeshSite::new("waiting", |mesh| mesh);
+    let (mut backup, gate) = waiting_backup(&site, "backup.log");
+    let session = client_sessions(&site);
+    assert_eq!(session.len(), 1);
+    for name in site.mesh.names() {
+        site.mesh.node_mut(&name).stop();
+        // Longer than any node waits for the holder of a session that it has lost.
+        thread::sleep(Duration::from_secs(12));
+        site.mesh.start_node(&name);
+        site.mesh.wait_until_whole();
+        assert_eq!(client_sessions(&site), session, "after the restart of {name}");
+    }
+    let leader = site.mesh.leader();
+    site.mesh.node(&leader).pause();
+    thread::sleep(Duration::from_secs(12));
+    site.mesh.node(&leader).resume();
+    site.mesh.wait_until_whole();
+    assert_eq!(client_sessions(&site), session);
+    fs::remove_file(&gate).expect("opening the gate");
+    let status = backup.wait(LIMIT);
+    assert!(status.success(), "it ended with {status}:\n{}", backup.log());
+    assert!(client_sessions(&site).is_empty());
+}
+
+#[test]
+fn a_client_that_is_stopped_loses_its_session_and_is_told() {
+    let site = MeshSite::new("stopped", |mesh| mesh.nodes(1));
+    let (mut backup, gate) = waiting_backup(&site, "backup.log");
+    backup.signal(rustix::process::Signal::STOP);
+    wait_for("its session to end", Duration::from_secs(60), || {
+        client_sessions(&site).is_empty()
+    });
+    fs::remove_file(&gate).expect("opening the gate");
+    backup.signal(rustix::process::Signal::CONT);
+    let status = backup.wait(LIMIT);
+    assert_eq!(status.code(), Some(50), "{}", backup.log());
+    assert!(backup.log().contains("did not come back"), "{}", backup.log());
+    site.host.backup();
+}
+
+#[test]
+fn stop_with_force_and_session_end_end_what_runs() {
+    let site = MeshSite::new("ended", |mesh| mesh.nodes(1));
+    for (by_force, log) in [(true, "forced.log"), (false, "ended.log")] {
+        let (mut backup, gate) = waiting_backup(&site, log);
+        let session = client_sessions(&site);
+        if by_force {
+            site.host.run(&["stop", "--force"]).succeeds();
+            site.host.run(&["start"]).succeeds();
+        } else {
+            let session = session.first().expect("the backup's session").to_string();
+            site.mesh.run(&["session-end", &session]).succeeds();
+        }
+        assert!(client_sessions(&site).is_empty());
+        fs::remove_file(&gate).expect("opening the gate");
+        let status = backup.wait(LIMIT);
+        assert_eq!(status.code(), Some(50), "{}", backup.log());
+        assert!(backup.log().contains("was called"), "{}", backup.log());
+    }
+    site.mesh
+        .run(&["session-end", "1"])
+        .fails(&[31], &["no open session 1"]);
+    let doctor = site.mesh.run(&["doctor"]).stdout;
+    assert!(doctor.contains("sessions: none is open"), "{doctor}");
+}
+
+#[test]
+fn a_restore_needs_no_majority_and_no_session() {
+    let mut site = MeshSite::new("minority", |mesh| mesh);
+    site.host.backup();
+    site.mesh.wait_until_settled();
+    let restored = site.host.restore(&site.scratch, "with-session", &[]);
+    assert!(restored.data().join("global/pg_control").exists());
+    assert!(client_sessions(&site).is_empty(), "it has ended its session");
+    let names = site.mesh.names();
+    for name in names.iter().skip(1) {
+        site.mesh.node_mut(name).stop();
+    }
+    let target = Postgres::empty(&site.scratch, "without");
+    let outcome = run(site.host.restore_command(&target, &[]));
+    let said = outcome.stderr.clone() + &outcome.stdout;
+    outcome.succeeds();
+    assert!(said.contains("goes on without a session"), "{said}");
+    assert!(target.data().join("global/pg_control").exists());
 }

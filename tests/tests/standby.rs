@@ -244,6 +244,8 @@ fn a_copy_on_another_host_is_not_taken_for_the_primary() {
     let mut copy = Postgres::at(&site.scratch, "copy");
     let address = copy.listen();
     copy.start();
+    // Its archive_command hides that its WAL is refused.
+    copy.set("archive_command", "true || pgmesh archive-push %p");
     site.postgres.start();
     let mut standby = copy.standby(&site.scratch, "standby");
     standby.start();

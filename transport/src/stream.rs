@@ -128,11 +128,23 @@ impl SendHalf {
     /// # Errors
     /// The connection is lost, or the other side reads no more.
     pub async fn send<T: Serialize + ?Sized>(&mut self, message: &T) -> Result<(), StreamError> {
+        self.send_within(message, u32::MAX as usize).await
+    }
+
+    /// Sends a message of at most `max` encoded bytes, or nothing. Not cancel-safe, as [`SendHalf::send`].
+    ///
+    /// # Errors
+    /// [`StreamError::TooLong`], and then the stream may be used as before; else as there.
+    pub async fn send_within<T: Serialize + ?Sized>(&mut self, message: &T, max: usize) -> Result<(), StreamError> {
         let encoded = wire::encode(message);
-        let length = u32::try_from(encoded.len()).map_err(|_| StreamError::TooLong {
+        let too_long = || StreamError::TooLong {
             length: encoded.len() as u64,
-            max: u32::MAX.into(),
-        })?;
+            max: max as u64,
+        };
+        if encoded.len() > max {
+            return Err(too_long());
+        }
+        let length = u32::try_from(encoded.len()).map_err(|_| too_long())?;
         let mut frame = BytesMut::with_capacity(PREFIX_LENGTH + encoded.len());
         frame.put_u32_le(length);
         frame.put_slice(&encoded);
@@ -376,6 +388,14 @@ impl Stream {
     /// As there.
     pub async fn send<T: Serialize + ?Sized>(&mut self, message: &T) -> Result<(), StreamError> {
         self.send.send(message).await
+    }
+
+    /// See [`SendHalf::send_within`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn send_within<T: Serialize + ?Sized>(&mut self, message: &T, max: usize) -> Result<(), StreamError> {
+        self.send.send_within(message, max).await
     }
 
     /// See [`SendHalf::send_bytes`].

@@ -13,8 +13,8 @@ use pgmesh_node::protocol::{CommitBackup, CommittedBackup, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{BackupLabel, Tablespace};
 use pgmesh_storage::{
-    BackupLabel as BackupLabelName, BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord,
-    MANIFEST_FORMAT, ManifestRoot, Payload, TablespaceRecord,
+    BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload,
+    TablespaceRecord,
 };
 use std::sync::atomic::Ordering;
 
@@ -30,8 +30,6 @@ pub struct Facts {
     pub fingerprint_seed: Option<FingerprintSeed>,
     /// When everything was last read, where this backup does not.
     pub scanned_at: Option<i64>,
-    /// All backups whose chunks this one may name.
-    pub references: Vec<BackupLabelName>,
     /// From where it is known what may have changed.
     pub chosen_by: ChosenBy,
     /// What was read and found.
@@ -66,7 +64,6 @@ impl Facts {
             page_checksums: false,
             fingerprint_seed: None,
             scanned_at: None,
-            references: Vec::new(),
             chosen_by: ChosenBy::Nothing,
             sums: Sums::default(),
         }
@@ -151,7 +148,6 @@ fn root(
         system_id: control.system_id,
         catalog_version: control.catalog_version,
         prior: context.prior.clone(),
-        references: facts.references,
         start_time: facts.start.time,
         stop_time: stop.time,
         start_lsn: label.start,

@@ -1,7 +1,6 @@
 //! A backup from the command to the commit.
 
 use super::label;
-use super::prior;
 use super::proof::timeline;
 use super::settings::BackupSettings;
 use super::standby::{self, Source, Standby};
@@ -11,17 +10,16 @@ use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::output::local_offset;
 use crate::pg::OpenCluster;
-use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshInfo, Request};
+use pgmesh_node::choice::PriorChoice;
+use pgmesh_node::protocol::{BackupBegun, BeginBackup, ChoosePrior, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::TimelineId;
-use pgmesh_storage::{BackupLabel, BackupType, StanzaName};
+use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the mesh may take to answer that a backup was given up.
-const ABORT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the lock of a backup that was perhaps killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
@@ -44,8 +42,6 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
         // The same, unless the primary is on another host.
         cluster.instance = writer;
     }
-    let session = begun.session;
-    let stanza = settings.stanza.clone();
     let context = Context {
         mesh: mesh.clone(),
         settings,
@@ -63,7 +59,7 @@ pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Fail
         never = mesh.keep_session() => match never {},
     };
     if outcome.is_err() {
-        abort(&mesh, stanza, session).await;
+        mesh.end_session().await;
     }
     mesh.forget_session();
     outcome.map_err(resumable)
@@ -86,16 +82,12 @@ struct Chosen {
 
 async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
     let stanza = &settings.stanza;
-    let info: MeshInfo = mesh
-        .call(&Request::Info {
-            stanza: Some(stanza.clone()),
-        })
-        .await?;
-    let known = info.stanzas.iter().find(|known| known.name == stanza.as_str());
-    let backups = known.map_or(&[][..], |known| &known.backups);
-    let database = known.and_then(|known| known.databases.last());
-    let database = database.filter(|database| database.system_id == cluster.control.system_id);
-    let (kind, prior) = prior::choose(settings.kind, backups, database.map(|database| database.id));
+    let request = Request::ChoosePrior(ChoosePrior {
+        stanza: stanza.clone(),
+        kind: settings.kind,
+        system_id: cluster.control.system_id,
+    });
+    let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
     if kind != settings.kind {
         tracing::warn!(
             "no prior backup exists, {} backup has been changed to {kind}",
@@ -103,8 +95,7 @@ async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -
         );
     }
     let now = OffsetDateTime::now_utc().to_offset(local_offset());
-    let labels = backups.iter().map(|backup| &backup.label);
-    let chosen = label::choose(now, kind, prior.as_ref(), labels);
+    let chosen = label::choose(now, kind, prior.as_ref(), &newest);
     if chosen.clock_is_behind {
         tracing::warn!(
             "this host's clock stands before the newest backup of stanza {stanza}: the new one is named {} nevertheless, \
@@ -135,7 +126,7 @@ async fn begin(
             .then(|| cluster.instance.clone()),
         timeline: timeline_of(cluster),
         label: label.clone(),
-        holder: format!("process {} on {}", std::process::id(), crate::host::name_for_people()),
+        holder: crate::host::this_process(),
         backup_ack: settings.backup_ack,
     };
     let deadline = Instant::now() + LOCK_PATIENCE;
@@ -158,16 +149,6 @@ async fn begin(
 /// The timeline that a cluster is on.
 pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
     timeline(&cluster.control)
-}
-
-/// Frees the stanza's lock. The node does so itself when the connection ends; this is sooner.
-async fn abort(mesh: &Mesh, stanza: StanzaName, session: u64) {
-    let request = Request::AbortBackup { stanza, session };
-    match tokio::time::timeout(ABORT_PATIENCE, mesh.call::<()>(&request)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) => tracing::debug!("the backup could not be given up in order: {failure}"),
-        Err(_) => tracing::debug!("the backup could not be given up in order: no answer"),
-    }
 }
 
 /// SIGINT and SIGTERM, caught from the moment that there is something to give up.

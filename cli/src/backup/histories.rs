@@ -207,7 +207,7 @@ impl World {
             seed: self.seed,
             checks_pages: false,
             progress: Progress::start("test", total),
-            tally: Tally::new(None),
+            tally: Tally::new(None, Arc::default()),
         });
         let (pieces, mut all_pieces) = mpsc::channel(10_000);
         let (taken, mut all_taken) = mpsc::channel(10_000);

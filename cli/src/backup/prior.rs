@@ -1,4 +1,4 @@
-//! The backup that an incr or diff is compared with: which one, and what is known of the changes since.
+//! The backup that an incr or diff is compared with, and what is known of the changes since.
 
 use super::changes::{self, Unknown};
 use super::feed::{Ready, What};
@@ -7,10 +7,10 @@ use super::summary::ChosenBy;
 use super::take::Context;
 use crate::pg::BackupStart;
 use crate::restore::{Source, Workers};
-use pgmesh_node::protocol::{BackupInfo, QUERY_LIMIT, QueryChunks, Request};
+use pgmesh_node::protocol::{QUERY_LIMIT, QueryChunks, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{Entry, Lsn};
-use pgmesh_storage::{BackupLabel, BackupType, Digest, FileEntry, FingerprintSeed, ManifestRoot};
+use pgmesh_storage::{Digest, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
@@ -20,23 +20,6 @@ const SMALL: u64 = 1 << 20;
 /// The small files of a job, at most a few MiB together, lie in so many chunks, and in two more for each MiB: a restore
 /// fetches whole chunks. What lies in more is stored anew.
 const SMALL_CHUNKS: u64 = 4;
-
-/// The type that a backup will have, and what it is compared with: pure. A full backup where there is none to compare with.
-pub fn choose(wanted: BackupType, backups: &[BackupInfo], database: Option<u32>) -> (BackupType, Option<BackupLabel>) {
-    let of_this_cluster = backups.iter().filter(|backup| Some(backup.database) == database);
-    let fits = |backup: &&BackupInfo| match wanted {
-        BackupType::Full => false,
-        BackupType::Diff => backup.label.backup_type() == BackupType::Full,
-        BackupType::Incr => true,
-    };
-    match of_this_cluster
-        .filter(fits)
-        .max_by_key(|backup| (backup.time_stop, &backup.label))
-    {
-        Some(prior) => (wanted, Some(prior.label.clone())),
-        None => (BackupType::Full, None),
-    }
-}
 
 /// A backup to compare with.
 pub struct Prior {
@@ -177,13 +160,6 @@ fn is_due(scanned_at: Option<i64>, now: i64, age: Duration) -> bool {
 }
 
 impl Prior {
-    /// All backups that this one may share chunks with.
-    pub fn references(&self) -> Vec<BackupLabel> {
-        let mut references = self.root.references.clone();
-        references.push(self.root.label.clone());
-        references
-    }
-
     /// From where it is known what may have changed.
     pub fn chosen_by(&self) -> ChosenBy {
         self.policy.chosen_by()

@@ -262,7 +262,7 @@ mod tests {
             seed: FingerprintSeed::draw().unwrap(),
             checks_pages,
             progress,
-            tally: Tally::new(None),
+            tally: Tally::new(None, Arc::default()),
         });
         let (pieces, mut pieces_sent) = mpsc::channel(1000);
         let (taken, mut all_taken) = mpsc::channel(1000);

@@ -1,7 +1,7 @@
 //! What the configuration says about a backup.
 
 use crate::config::Config;
-use pgmesh_node::{Failure, code};
+use pgmesh_node::{Failure, bounds, code};
 use pgmesh_storage::{BackupType, Codec, StanzaName};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,6 +48,8 @@ impl BackupSettings {
                 .remedy("start PostgreSQL and back it up while it runs"));
         }
         let (codec, level) = compression(config)?;
+        let annotations = config.map("annotation").iter().cloned().collect();
+        bounds::annotations(&annotations)?;
         Ok(Self {
             stanza: stanza(config)?,
             kind: kind(config)?,
@@ -59,7 +61,7 @@ impl BackupSettings {
             start_fast: config.flag("start-fast"),
             checksum_page: config.optional_flag("checksum-page"),
             exclude: config.list("exclude").to_vec(),
-            annotations: config.map("annotation").iter().cloned().collect(),
+            annotations,
             archive_timeout: config.duration("archive-timeout"),
             backup_ack: config
                 .optional_integer("backup-ack")

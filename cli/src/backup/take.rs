@@ -70,6 +70,8 @@ impl Context {
 /// Whatever fails. The server ends the backup when the connection in `context` is dropped, the uploads under way are
 /// dropped, and the readers end when they find that nobody listens.
 pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Failure> {
+    // PostgreSQL answers within db-timeout, and the walk of the data directory comes to its end.
+    let waiting = context.mesh.activity().wait();
     let client = &context.cluster.client;
     check_archiving(client, config).await?;
     if config.flag("archive-check") {
@@ -94,12 +96,11 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
     let mut facts = Facts::begin(start, databases, tablespaces, &plan);
     facts.scanned_at = beginning.scanned_at;
     facts.fingerprint_seed = Some(beginning.seed);
-    let references = beginning.prior.as_ref().map(Prior::references);
-    facts.references = references.unwrap_or_default();
     facts.chosen_by = beginning.prior.as_ref().map_or(ChosenBy::Nothing, Prior::chosen_by);
     facts.page_checksums = context
         .settings
         .checks_pages(context.cluster.control.has_page_checksums());
+    drop(waiting);
     let Stored {
         list,
         end: BackupEnd { proof, stop, label },
@@ -107,6 +108,7 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
         sums,
     } = Box::pin(store(&context, plan, beginning, facts.page_checksums)).await?;
     facts.sums = sums;
+    let _waiting = context.mesh.activity().wait();
 
     let needed = NeededWal::of(&label, stop.lsn, context.cluster.control.segment_size);
     tracing::info!(
@@ -222,7 +224,7 @@ async fn read_all(
     let suite = context.begun.suite;
     let mut builder = ManifestBuilder::new(suite, pieces.clone());
     let total = plan.entries.len() as u64;
-    let progress = Progress::start("backup", plan.bytes);
+    let progress = Progress::start("backup", plan.bytes).watched(context.mesh.activity().clone());
     let (jobs, jobs_taken) = mpsc::channel(JOBS_WAITING);
     let reading = Arc::new(Reading {
         jobs: Mutex::new(jobs_taken),
@@ -230,7 +232,7 @@ async fn read_all(
         seed: beginning.seed,
         checks_pages,
         progress,
-        tally: Tally::new(beginning.tested),
+        tally: Tally::new(beginning.tested, context.mesh.activity().clone()),
     });
     let fed = feed(context, Jobs::of(plan.entries), beginning.prior.as_ref(), jobs);
     let feeding = async { fed.await.map_err(Halt::Failed) };
@@ -238,6 +240,7 @@ async fn read_all(
     // When one fails the other ends: nobody takes jobs any more, or none come.
     tokio::try_join!(feeding, reading_files)?;
 
+    let _waiting = context.mesh.activity().wait();
     if let Some(standby) = &context.standby {
         standby.refresh_control(&context.cluster).await.map_err(Halt::Failed)?;
     }

@@ -1,8 +1,10 @@
 //! What a backup read and found, in sums.
 
 use super::feed::Known;
+use crate::activity::Activity;
 use pgmesh_postgres::{Entry, Lsn, page};
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many pages a warning of missed ones names.
@@ -21,6 +23,8 @@ pub struct Tally {
     missed: AtomicU64,
     /// The WAL that the change map is of, where it is put to the test.
     tested: Option<Range<Lsn>>,
+    /// What is read is a sign of life.
+    activity: Arc<Activity>,
 }
 
 /// The sums in the end.
@@ -38,9 +42,10 @@ pub struct Sums {
 
 impl Tally {
     /// Nothing so far. `tested`: the WAL whose change map is to be compared with what is found.
-    pub fn new(tested: Option<Range<Lsn>>) -> Self {
+    pub fn new(tested: Option<Range<Lsn>>, activity: Arc<Activity>) -> Self {
         Self {
             tested,
+            activity,
             ..Self::default()
         }
     }
@@ -48,6 +53,7 @@ impl Tally {
     /// Counts bytes that were read.
     pub fn read(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.activity.mark();
     }
 
     /// Counts pages that were stored.

@@ -9,7 +9,7 @@ use super::stanza;
 use crate::backup::{WalProof, timeline};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use crate::pg::{OpenCluster, check_archiving, database_failure, open_cluster};
 use pgmesh_node::protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
@@ -74,11 +74,7 @@ async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut
 /// Asks a node how the mesh does.
 async fn look(mesh: &Mesh, stanza: &StanzaName, report: &mut Report) -> Result<MeshInfo, Failure> {
     let asked = now_unix();
-    let info: MeshInfo = mesh
-        .call(&Request::Info {
-            stanza: Some(stanza.clone()),
-        })
-        .await?;
+    let info = mesh.info(Some(stanza), Backups::Without).await?;
     report.saw_mesh(&info, asked, now_unix());
     Ok(info)
 }

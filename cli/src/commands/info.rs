@@ -1,27 +1,30 @@
 //! `info`: stanzas, backups and repositories, as pgBackRest shows them.
 //!
-//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `json` and
-//! `text` render: all three are pure.
+//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `references` finds what a
+//! backup shares pages with, `json` and `text` render: all four are pure.
 
 mod json;
+mod losses;
+mod references;
 #[cfg(test)]
 pub(super) mod samples;
 mod status;
 mod text;
 
-pub(super) use json::{debt, health, kept};
+pub(super) use json::{debt, health, kept, lost};
+pub(super) use losses::{REMEDY as LOST_REMEDY, costs, describe_lost};
 pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo};
+use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo, StanzaLosses};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
-use status::chosen;
+use status::{Status, chosen};
 
 /// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`, transam.h).
 const FIRST_USER_OID: u32 = 16_384;
@@ -38,7 +41,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         );
     }
     let mesh = Mesh::connect(config).await?;
-    let info: MeshInfo = mesh.call(&Request::Info { stanza: asked.clone() }).await?;
+    let info = mesh.info(asked.as_ref(), Backups::With).await?;
     if let Some(why) = &info.stale {
         tracing::warn!("this may be stale, it is what node {} last knew: {why}", info.node);
     }
@@ -139,6 +142,20 @@ impl<'i> Shown<'i> {
         match self.asked {
             Some(asked) if known.is_empty() => vec![(asked, None)],
             _ => known,
+        }
+    }
+
+    /// What a stanza has lost.
+    fn losses(&self, name: &str) -> Option<&'i StanzaLosses> {
+        self.info.lost.stanzas.iter().find(|losses| losses.stanza == name)
+    }
+
+    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are.
+    fn overall(&self, name: &str, each: &[Status], stanza: Option<&StanzaInfo>) -> Status {
+        let overall = Status::overall(each, stanza, self.label());
+        match (overall, self.losses(name)) {
+            (Status::Ok | Status::Mixed | Status::NoBackups, Some(_)) => Status::Lost,
+            _ => overall,
         }
     }
 

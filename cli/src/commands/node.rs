@@ -3,9 +3,10 @@
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::{node_file, output};
-use pgmesh_node::{Failure, code};
+use pgmesh_node::{Ended, Failure, code};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Role;
+use std::os::unix::process::CommandExt;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Makes a new mesh of one node.
@@ -59,6 +60,26 @@ pub async fn start(config: &Config) -> Result<ExitCode, Failure> {
             _ = interrupt.recv() => {}
         }
     };
-    Box::pin(pgmesh_node::run(settings, |_| {}, stop)).await?;
-    Ok(ExitCode::Ok)
+    match Box::pin(pgmesh_node::run(settings, |_| {}, stop)).await? {
+        Ended::Stopped => Ok(ExitCode::Ok),
+        Ended::StartAgain => Err(start_again()),
+    }
+}
+
+/// Replaces this process by a new one of the same program with the same arguments: everything of the node that was is gone,
+/// its locks and sockets too, and whoever watches the process sees no other. Returns only when that fails.
+fn start_again() -> Failure {
+    let program = std::env::current_exe().ok().filter(|program| program.exists());
+    let program = program
+        .or_else(|| std::env::args_os().next().map(Into::into))
+        .unwrap_or_default();
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Failure::new(
+        code::RUNTIME,
+        "the node begins anew, and its process could not be started again",
+    )
+    .because(error)
+    .remedy("start it again: 'pgmesh --config=FILE node start'")
 }

@@ -4,19 +4,17 @@ use super::info::repository as asked_repository;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
-use crate::mesh::Mesh;
+use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use crate::restore::{DirectRepositories, direct_identity};
 use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{
-    HealthInfo, ListRepository, MeshInfo, PayloadHead, ReadRepository, RepositoryInfo, RepositoryObject, Request,
+    HealthInfo, ListRepository, PayloadHead, ReadRepository, Replaced, RepositoryInfo, RepositoryListing,
+    RepositoryObject, Request,
 };
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{ObjectPath, Payload, RepoKey};
 use serde_json::{Map, Value, json};
-
-/// How many names one listing has.
-const LISTED: usize = 100_000;
 
 /// Lists what lies under a path: under the stanza's folder where only a stanza is given, which is what its client may
 /// see, else under the repository's root.
@@ -29,7 +27,7 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
     let objects = if config.flag("repo-direct") {
         let folder = path.trim_matches('/');
         let names = DirectRepositories::open(config, asked_repository(config)?).await?;
-        let names = names.names(folder, LISTED).await?;
+        let names = names.names(folder).await?;
         names
             .into_iter()
             .map(|(name, size)| RepositoryObject { name, size })
@@ -47,12 +45,21 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
 async fn list_through_node(config: &Config, path: &str) -> Result<Vec<RepositoryObject>, Failure> {
     let mesh = Mesh::connect(config).await?;
     let repo = repository(config, &mesh).await?;
-    let request = Request::ListRepository(ListRepository {
-        repo,
-        path: path.to_owned(),
-        recurse: false,
-    });
-    mesh.call(&request).await
+    let mut objects: Vec<RepositoryObject> = Vec::new();
+    loop {
+        let request = Request::ListRepository(ListRepository {
+            repo,
+            path: path.to_owned(),
+            recurse: false,
+            after: objects.last().map(|last| last.name.clone()),
+        });
+        let listing: RepositoryListing = mesh.call(&request).await?;
+        let is_last = !listing.more || listing.objects.is_empty();
+        objects.extend(listing.objects);
+        if is_last {
+            return Ok(objects);
+        }
+    }
 }
 
 /// Writes the content of one object to stdout, checked once more on this side (invariant 6).
@@ -91,11 +98,20 @@ pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
 pub async fn replace(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let mesh = Mesh::connect(config).await?;
-    mesh.call::<()>(&Request::ReplaceRepository { repo }).await?;
-    output::print(&format!(
-        "repo{repo} is an empty one now, and is being filled: 'pgmesh --repo={repo} repo-sync' tells how far it is"
-    ))?;
+    let replaced: Replaced = mesh.call(&Request::ReplaceRepository { repo }).await?;
+    output::print(&replaced_text(repo, replaced))?;
     Ok(ExitCode::Ok)
+}
+
+fn replaced_text(repo: RepoKey, replaced: Replaced) -> String {
+    let sync = format!("'pgmesh --repo={repo} repo-sync' tells how far it is");
+    match replaced {
+        Replaced::Empty => format!("repo{repo} is an empty one now, and is being filled: {sync}"),
+        Replaced::OlderCopy { missing, there } => format!(
+            "an older copy of repo{repo} is taken up: it has {there} objects, and lacks {missing}, which are copied from the \
+             other repositories: {sync}"
+        ),
+    }
 }
 
 /// Forgets a repository.
@@ -131,7 +147,7 @@ async fn repository(config: &Config, mesh: &Mesh) -> Result<RepoKey, Failure> {
         return Ok(key);
     }
     let stanza = config.stanza().map(|_| stanza(config)).transpose()?;
-    let info: MeshInfo = mesh.call(&Request::Info { stanza }).await?;
+    let info = mesh.info(stanza.as_ref(), Backups::Without).await?;
     best(&info.repositories).ok_or_else(|| {
         Failure::new(code::REPO_INVALID, "the mesh has no repository")
             .remedy("declare one in a node's configuration file: repo1-path=…")

@@ -3,10 +3,11 @@
 use super::stanza;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::mesh::{Backups, Mesh};
 use crate::output;
 use crate::pg::{OpenCluster, database_failure, open_cluster, read_cluster_files};
-use pgmesh_node::protocol::{CreateStanza, DeletedStanza, MeshInfo, NewStanza, Request};
+use crate::restore::refuse_running;
+use pgmesh_node::protocol::{CreateStanza, DeletedStanza, NewStanza, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
 
@@ -37,10 +38,20 @@ pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
 /// Deletes the stanza with everything in it.
 pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
+    let force = config.flag("force");
+    let is_down = match config.pg_path() {
+        Some(pgdata) if !force => {
+            refuse_running(pgdata, "stop it first: pg_ctl stop; or give --force")?;
+            // Only a data directory that is here tells that its server does not run.
+            pgdata.join("PG_VERSION").exists()
+        }
+        _ => false,
+    };
     let mesh = Mesh::connect(config).await?;
     let request = Request::DeleteStanza {
         stanza: stanza.clone(),
-        force: config.flag("force"),
+        force,
+        is_down,
     };
     let gone: DeletedStanza = mesh.call(&request).await?;
     output::print(&deleted(&stanza, gone))?;
@@ -86,7 +97,7 @@ fn owed(new: &NewStanza) -> String {
 async fn connect(config: &Config) -> Result<Mesh, Failure> {
     let stanza = stanza(config)?;
     let mesh = Mesh::connect(config).await?;
-    let _: MeshInfo = mesh.call(&Request::Info { stanza: Some(stanza) }).await?;
+    mesh.info(Some(&stanza), Backups::Without).await?;
     Ok(mesh)
 }
 

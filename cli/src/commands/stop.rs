@@ -1,42 +1,58 @@
-//! `stop` and `start`: one stanza, or all of them, in the whole mesh.
+//! `stop` and `start`: one stanza, or all of them, in the whole mesh. `session-end`: one process.
 
-use super::stanza;
+use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::timestamp;
 use pgmesh_node::protocol::{Request, SetStopped};
-use pgmesh_node::{Failure, now_unix};
+use pgmesh_node::{Failure, code, now_unix};
 
-/// Has the mesh refuse what writes for the stanza (62), until [`start`].
+/// Has the mesh refuse what writes for the stanza (62), until [`start`]; with `--force` also end what runs.
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {
-    if config.flag("force") {
-        tracing::warn!(
-            "--force changes nothing: stop never waits, and what is under way is refused at its next request"
-        );
-    }
     let reason = format!(
         "'pgmesh stop' was called on {} at {}",
         crate::host::name_for_people(),
         timestamp(now_unix())
     );
-    set(config, Some(reason)).await
+    set(config, Some(reason), config.flag("force")).await
 }
 
 /// Takes [`stop`] back.
 pub async fn start(config: &Config) -> Result<ExitCode, Failure> {
-    set(config, None).await
+    set(config, None, false).await
 }
 
-async fn set(config: &Config, stopped: Option<String>) -> Result<ExitCode, Failure> {
+async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> Result<ExitCode, Failure> {
     let stanza = config.stanza().map(|_| stanza(config)).transpose()?;
     let subject = stanza
         .as_ref()
         .map_or_else(|| "every stanza".to_owned(), |stanza| format!("stanza {stanza}"));
     let state = if stopped.is_some() { "stopped" } else { "started" };
     let mesh = Mesh::connect(config).await?;
-    mesh.call::<()>(&Request::SetStopped(SetStopped { stanza, stopped }))
-        .await?;
+    let request = Request::SetStopped(SetStopped {
+        stanza,
+        stopped,
+        ends_sessions,
+    });
+    let ended: u64 = mesh.call(&request).await?;
     tracing::info!("{subject} is {state}");
+    if ended > 0 {
+        tracing::info!("{ended} backups and restores that ran were ended");
+    }
+    Ok(ExitCode::Ok)
+}
+
+/// Ends one session, whoever holds it.
+pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
+    let text = argument(config, 0, "a session's number")?;
+    let session = text.parse().map_err(|error| {
+        Failure::new(code::OPTION_INVALID, format!("'{text}' is no number of a session"))
+            .because(error)
+            .remedy("'pgmesh doctor' names sessions that are old, 'pgmesh --output=json status' all")
+    })?;
+    let mesh = Mesh::connect(config).await?;
+    let what: String = mesh.call(&Request::TerminateSession { session }).await?;
+    tracing::info!("session {session} has ended: {what}");
     Ok(ExitCode::Ok)
 }

@@ -39,6 +39,7 @@ pub enum Command {
     RepoSync,
     RepoUpdate,
     Restore,
+    SessionEnd,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,

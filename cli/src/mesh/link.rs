@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeBackup};
+use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
 use pgmesh_node::{Failure, code};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ pub struct Link {
     pub connection: Connection,
     /// The address that was dialled.
     pub address: String,
-    /// The backup session that the node knows to be this connection's.
+    /// The session that the node knows to be this connection's.
     held: Mutex<Option<u64>>,
 }
 
@@ -78,16 +78,22 @@ impl Link {
         Ok(stream)
     }
 
-    /// Makes the session this connection's, unless it is; whoever comes meanwhile waits.
-    pub async fn take_up(&self, session: &ResumeBackup) -> Result<(), Failure> {
+    /// Makes the session this connection's, unless it is; whoever comes meanwhile waits. `next_move` counts the move.
+    pub async fn take_up(
+        &self,
+        session: u64,
+        next_move: impl FnOnce() -> Option<ResumeSession>,
+    ) -> Result<(), Failure> {
         let mut held = self.held.lock().await;
-        if *held == Some(session.session) {
+        if *held == Some(session) {
             return Ok(());
         }
-        let request = Request::ResumeBackup(session.clone());
-        self.exchange::<()>(&request, None, |()| None).await?;
-        *held = Some(session.session);
-        tracing::info!("the backup goes on through node {}", self.node());
+        let Some(resume) = next_move() else { return Ok(()) };
+        let session = resume.session;
+        self.exchange::<()>(&Request::ResumeSession(resume), None, |()| None)
+            .await?;
+        *held = Some(session);
+        tracing::info!("session {session} goes on through node {}", self.node());
         Ok(())
     }
 

@@ -8,48 +8,50 @@
 //!            Mesh: a request, repeated by `retry` over another link until it is answered
 //! ```
 //!
-//! A node that dies is replaced in the middle of anything. A backup session goes along: each new link takes it up first.
+//! A node that dies is replaced in the middle of anything. The session of a backup or restore goes along (`sessions`).
 
 mod access;
 mod cache;
 mod candidates;
 mod dial;
+mod inventory;
 mod link;
 mod nodes;
 mod probe;
 mod race;
 mod renewal;
 mod retry;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod wal_file;
 
 pub use access::Access;
+pub use inventory::Backups;
 pub use probe::Probed;
 pub use renewal::renew_if_due;
+pub use sessions::restore_of;
 pub use wal_file::Archived;
 
+use crate::activity::Activity;
 use crate::config::Config;
 use bytes::Bytes;
 use link::{Link, reply};
 use nodes::{Nodes, Reached};
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{BackupBegun, BeginBackup, MeshFacts, Request, ResumeBackup};
+use pgmesh_node::protocol::{MeshFacts, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::{Client, Identity};
 use retry::Retry;
 use serde::de::DeserializeOwned;
-use std::convert::Infallible;
+use sessions::HeldSession;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
 pub const BAD_COPIES: usize = 8;
-
-/// How often it is looked which connection a backup session goes along with.
-const WATCH: Duration = Duration::from_secs(1);
 
 /// A way to the mesh.
 pub struct Mesh {
@@ -58,8 +60,9 @@ pub struct Mesh {
     nodes: Nodes,
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     facts: std::sync::OnceLock<MeshFacts>,
-    /// The backup under way.
-    session: Mutex<Option<ResumeBackup>>,
+    /// The backup or restore under way.
+    session: Mutex<Option<HeldSession>>,
+    activity: Arc<Activity>,
 }
 
 /// What [`Mesh::events`] tells.
@@ -108,6 +111,7 @@ impl Mesh {
             link: tokio::sync::Mutex::new(None),
             facts: std::sync::OnceLock::new(),
             session: Mutex::new(None),
+            activity: Arc::default(),
         })
     }
 
@@ -194,59 +198,6 @@ impl Mesh {
         }
     }
 
-    /// Opens a backup session. From now on it is taken up by whichever node serves this host, until
-    /// [`Self::forget_session`].
-    ///
-    /// # Errors
-    /// As [`Self::call`].
-    pub async fn begin_backup(&self, begin: BeginBackup) -> Result<BackupBegun, Failure> {
-        let stanza = begin.stanza.clone();
-        let request = Request::BeginBackup(begin);
-        let mut retry = Retry::new(self.access.limit);
-        loop {
-            match self.attempt(&request, None, &|_: &BackupBegun| None).await {
-                Ok(((begun, _), link)) => {
-                    link.holds(begun.session).await;
-                    *self.lock_session() = Some(ResumeBackup {
-                        stanza,
-                        session: begun.session,
-                        resume_key: begun.resume_key,
-                        backup_ack: begun.backup_ack,
-                    });
-                    return Ok(begun);
-                }
-                Err(failed) => self.settle(&request, &mut retry, failed).await?,
-            }
-        }
-    }
-
-    /// Keeps the session with a node while nothing else is said, as while PostgreSQL makes its checkpoint. Never returns: where
-    /// the session cannot be kept, the next request tells, and a commit that has ended it succeeds.
-    pub async fn keep_session(&self) -> Infallible {
-        let request = Request::Hello;
-        let mut retry = Retry::new(self.access.limit);
-        loop {
-            match self.ready(&request).await {
-                Ok(link) => {
-                    retry.progress();
-                    // Other requests may have left it for another one that is to be watched then.
-                    let _ = tokio::time::timeout(WATCH, link.connection.closed()).await;
-                }
-                Err(failed) => {
-                    if let Err(failure) = self.settle(&request, &mut retry, failed).await {
-                        tracing::debug!("the backup session is not kept any more: {failure}");
-                        return std::future::pending().await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The session has ended.
-    pub fn forget_session(&self) {
-        self.lock_session().take();
-    }
-
     async fn exchange<T: DeserializeOwned>(
         &self,
         request: &Request,
@@ -299,12 +250,12 @@ impl Mesh {
         }
     }
 
-    /// A link for a request: one that has taken the backup session up, if there is one.
+    /// A link for a request: one that has taken the backup's session up, if there is one.
     async fn ready(&self, request: &Request) -> Result<Arc<Link>, Failed> {
         let link = self.link().await.map_err(|failure| Failed { failure, link: None })?;
-        let session = self.lock_session().clone();
+        let session = self.needed_session();
         if let Some(session) = session
-            && let Err(failure) = link.take_up(&session).await
+            && let Err(failure) = link.take_up(session, || self.next_move(session)).await
         {
             // A commit ends the session: whether it has, its repetition answers best.
             if failure.again || !matches!(request, Request::CommitBackup(_)) {
@@ -357,10 +308,6 @@ impl Mesh {
         let link = Arc::new(self.dial().await?);
         tracing::debug!("connected to node {} at {}", link.node(), link.address);
         Ok(kept.insert(link).clone())
-    }
-
-    fn lock_session(&self) -> std::sync::MutexGuard<'_, Option<ResumeBackup>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

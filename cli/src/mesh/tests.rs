@@ -2,9 +2,13 @@
 
 use super::*;
 use candidates::Ways;
-use pgmesh_node::protocol::{CommitBackup, CommittedBackup, NodeAddress, PayloadHead, QueryChunks, SyncEvent};
+use pgmesh_node::protocol::{
+    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, NodeAddress, PayloadHead, QueryChunks, RestoreBegun,
+    SyncEvent,
+};
 use pgmesh_storage::{ArchiveId, BackupLabel, Codec, Digest, Payload};
 use pgmesh_transport::{CloseCode, Incoming, MeshCa, MeshId, Role, Server, Stream, StreamError};
+use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// How a played node answers.
@@ -135,11 +139,19 @@ async fn answer(
             stream.send(&Err::<(), _>(alone)).await?;
         }
         Request::BeginBackup(_) => stream.send(&Ok::<_, Failure>(begun())).await?,
-        Request::ResumeBackup(_) if manner == Manner::Forgetful => stream.send(&Err::<(), _>(ended())).await?,
-        Request::ResumeBackup(resume) => {
+        Request::BeginRestore(_) => {
+            let begun = RestoreBegun {
+                session: 7,
+                resume_key: [9; 16],
+            };
+            stream.send(&Ok::<_, Failure>(begun)).await?;
+        }
+        Request::ResumeSession(_) if manner == Manner::Forgetful => stream.send(&Err::<(), _>(ended())).await?,
+        Request::ResumeSession(resume) => {
             // Others shall have time to come before it is done.
             tokio::time::sleep(Duration::from_millis(50)).await;
-            assert_eq!((resume.session, resume.resume_key, resume.backup_ack), (7, [9; 16], 2));
+            assert_eq!((resume.session, resume.resume_key), (7, [9; 16]));
+            assert!(resume.turn > 0 && [0, 2].contains(&resume.backup_ack));
             stream.send(&Ok::<_, Failure>(())).await?;
         }
         Request::QueryChunks(query) => stream.send(&Ok::<_, Failure>(vec![true; query.digests.len()])).await?,
@@ -295,9 +307,9 @@ async fn a_backup_session_moves_along_once_and_before_all_else() {
         assert_eq!(one.await.unwrap().unwrap(), [true]);
     }
     let heard = stage.heard(1);
-    assert_eq!(heard[0], "backup resume");
+    assert_eq!(heard[0], "session resume");
     assert_eq!(
-        heard.iter().filter(|name| **name == "backup resume").count(),
+        heard.iter().filter(|name| **name == "session resume").count(),
         1,
         "{heard:?}"
     );
@@ -306,7 +318,7 @@ async fn a_backup_session_moves_along_once_and_before_all_else() {
     mesh.leave(&mesh.link().await.unwrap()).await;
     mesh.call::<()>(&Request::ListNodes).await.unwrap();
     assert_eq!(stage.heard(0).last(), Some(&"node list"));
-    assert!(!stage.heard(0).contains(&"backup resume"));
+    assert!(!stage.heard(0).contains(&"session resume"));
 }
 
 #[tokio::test]
@@ -318,7 +330,7 @@ async fn an_idle_session_is_taken_up_without_a_request() {
     let first = mesh.link().await.unwrap();
     let resumed = async {
         first.connection.close();
-        while !stage.heard(1).contains(&"backup resume") {
+        while !stage.heard(1).contains(&"session resume") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -362,4 +374,64 @@ async fn every_node_is_probed_by_itself() {
     let names: Vec<Option<&str>> = probed.iter().map(|one| one.name.as_deref()).collect();
     assert_eq!(names, [Some("n0"), Some("n1")]);
     assert!(probed.iter().all(|one| one.outcome.is_ok()), "{probed:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_works_says_so_and_one_that_hangs_does_not() {
+    let stage = Stage::set(&[Manner::Good]).await;
+    let mesh = stage.mesh();
+    mesh.begin_backup(begin()).await.unwrap();
+    let keeps = || {
+        stage
+            .heard(0)
+            .iter()
+            .filter(|name| **name == "session keep-alive")
+            .count()
+    };
+    let watched = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert_eq!(keeps(), 0, "nothing is done");
+        let waiting = mesh.activity().wait();
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        assert!(keeps() >= 1);
+        drop(waiting);
+    };
+    tokio::select! {
+        never = mesh.keep_session() => match never {},
+        () = watched => {}
+    }
+}
+
+#[tokio::test]
+async fn a_restore_needs_no_session_and_goes_on_when_its_own_has_ended() {
+    let restore = restore_of("main".parse().unwrap());
+    // No majority anywhere: it is not waited for long, and reads go on.
+    let stage = Stage::set(&[Manner::Alone]).await;
+    let mesh = stage.mesh();
+    let began = Instant::now();
+    mesh.begin_restore(&restore).await;
+    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(mesh.greet().await.is_ok());
+    mesh.end_session().await;
+
+    let stage = Stage::set(&[Manner::Good, Manner::Forgetful]).await;
+    let mesh = stage.mesh();
+    mesh.greet().await.unwrap();
+    mesh.begin_restore(&restore).await;
+    mesh.leave(&mesh.link().await.unwrap()).await;
+    // No request waits for the session; by and by another is opened.
+    mesh.call::<()>(&Request::ListNodes).await.unwrap();
+    assert_eq!(stage.heard(1), ["node list"]);
+    let another = async {
+        while !stage.heard(1).contains(&"restore begin") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        never = mesh.keep_restore(&restore) => match never {},
+        done = tokio::time::timeout(Duration::from_secs(5), another) => done.unwrap(),
+    }
+    assert!(stage.heard(1).contains(&"session resume"));
+    mesh.end_session().await;
+    assert_eq!(stage.heard(1).last(), Some(&"session end"));
 }

@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 
 /// PostgreSQL's code for a directory that should be empty (pgBackRest's number).
 const PATH_NOT_EMPTY: u8 = 40;
-/// A server runs (pgBackRest's number).
-const PG_RUNNING: u8 = 38;
 /// Lies in PGDATA while a restore is under way or was interrupted, and is locked by it.
 pub const MARKER: &str = "pgmesh.restore";
 
@@ -22,7 +20,7 @@ pub const MARKER: &str = "pgmesh.restore";
 /// # Errors
 /// 38 when a server runs on the directory, 40 when it is not empty and may not be touched, or is no data directory.
 pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
-    refuse_running(pgdata)?;
+    refuse_running(pgdata, "stop it before the restore: pg_ctl stop")?;
     match std::fs::metadata(pgdata) {
         Ok(metadata) if !metadata.is_dir() => {
             return Err(Failure::new(
@@ -53,10 +51,17 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     Ok(())
 }
 
-fn refuse_running(pgdata: &Path) -> Result<(), Failure> {
+/// Refuses what must not be done while a server runs on a data directory of this host.
+///
+/// # Errors
+/// 38 when one runs; when that cannot be known.
+pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
     let running = |who: String| {
-        Failure::new(PG_RUNNING, format!("PostgreSQL runs on {}{who}", pgdata.display()))
-            .remedy("stop it before the restore: pg_ctl stop")
+        Failure::new(
+            code::PG_RUNNING,
+            format!("PostgreSQL runs on {}{who}", pgdata.display()),
+        )
+        .remedy(remedy)
     };
     match PostmasterPid::read(pgdata) {
         Ok(Some(found)) if is_alive(found.pid) => Err(running(format!(" as process {}", found.pid))),
@@ -172,12 +177,12 @@ mod tests {
         fs::write(pgdata.join("PG_VERSION"), "15\n").unwrap();
         let pid_file = |pid: u32| fs::write(pgdata.join("postmaster.pid"), format!("{pid}\n/x\n1\n")).unwrap();
         pid_file(std::process::id());
-        assert_eq!(code_of(pgdata, Existing::Remove), Some(PG_RUNNING));
+        assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
         // Above the highest process number that Linux gives.
         pid_file(1 << 23);
         assert_eq!(code_of(pgdata, Existing::Remove), None);
         fs::write(pgdata.join("postmaster.pid"), "").unwrap();
-        assert_eq!(code_of(pgdata, Existing::Remove), Some(PG_RUNNING));
+        assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `pgmesh restore`, the PostgreSQL host's side.
 //!
 //! ```text
-//! options ── data_directory (may it be written?) ── source ── select (which backup?)
+//! options ── data_directory (may it be written?) ── source ── choose (which backup?)
 //!                                                     │
 //!   survey (manifest, first reading) ── places, databases, planning: pure decisions
 //!                                                     │
@@ -26,7 +26,6 @@ mod planning;
 mod prepare;
 mod recovery;
 mod restore_command;
-pub mod select;
 mod source;
 mod summary;
 mod survey;
@@ -47,11 +46,13 @@ pub use target::Target;
 pub use workers::Workers;
 
 use crate::config::Config;
+use crate::mesh::restore_of;
 use crate::progress::Progress;
 use data_directory::DataDirectory;
+pub use data_directory::refuse_running;
 use owners::Owners;
 use pg_manifest::PgManifest;
-use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_node::{Failure, now_unix};
 use pgmesh_postgres::instance_fingerprint;
 use pgmesh_storage::ManifestRoot;
 use pipeline::Pipeline;
@@ -77,8 +78,24 @@ pub async fn run(config: &Config) -> Result<RestoreSummary, Failure> {
     Box::pin(restore(&options, Arc::new(source), workers)).await
 }
 
-/// Restores from an opened source.
+/// Restores from an opened source; from the mesh under a session, so that nothing of the backup is deleted meanwhile.
 async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
+    let Some(mesh) = source.mesh().cloned() else {
+        return Box::pin(write(options, source, workers)).await;
+    };
+    // Before a backup is chosen: what is deleted afterwards waits for the session's end.
+    let begin = restore_of(options.stanza.clone());
+    mesh.begin_restore(&begin).await;
+    let outcome = tokio::select! {
+        outcome = Box::pin(write(options, source, workers)) => outcome,
+        never = mesh.keep_restore(&begin) => match never {},
+    };
+    mesh.end_session().await;
+    outcome
+}
+
+async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
+    let activity = source.mesh().map(|mesh| mesh.activity().clone()).unwrap_or_default();
     let root = choose(options, &source).await?;
     let survey = Survey::take(&source, &root, options.existing == Existing::Compare).await?;
     let links = plan_links(options, &root, &survey)?;
@@ -89,11 +106,14 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
     let tree = Tree::new(&root, &survey, &links, &rules, options.existing);
     tree.check_destinations(&options.pgdata)?;
 
+    // A large directory is emptied in minutes.
+    let waiting = activity.wait();
     let directory = DataDirectory::take(&options.pgdata)?;
     let owners = Owners::new(directory.path())?;
     let made = tree.make(&directory, &owners);
     let removed = made.map_err(|failure| unfinished(failure, options))?;
     let file_systems = FileSystems::open(directory.path(), &links)?;
+    drop(waiting);
     let pipeline = Arc::new(Pipeline {
         source,
         writer: Arc::new(Writer::new(directory.path().to_owned(), owners)),
@@ -102,7 +122,7 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
         existing: options.existing,
         trusts_times: options.trusts_times,
         seed: root.fingerprint_seed,
-        progress: Arc::new(Progress::start("restore", survey.bytes)),
+        progress: Arc::new(Progress::start("restore", survey.bytes).watched(activity)),
         fetched: AtomicU64::new(0),
     });
     let restored = restore_content(options, &root, &tree, &directory, &pipeline).await;
@@ -144,12 +164,8 @@ fn warn_of_copy(options: &RestoreOptions, root: &ManifestRoot) {
 
 /// The backup that fits the target, by its manifest.
 async fn choose(options: &RestoreOptions, source: &Source) -> Result<ManifestRoot, Failure> {
-    let backups = source.backups().await?;
     let wanted = &options.target.wanted;
-    let chosen =
-        select::select(options.stanza.as_str(), &backups, wanted, options.timeline_number()).map_err(|error| {
-            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
-        })?;
+    let chosen = source.choose(wanted, options.timeline_number()).await?;
     tracing::info!("restoring backup {} of stanza {}", chosen.label, options.stanza);
     let root = source.manifest(&chosen.label).await?;
     for file in &root.errors {

@@ -1,7 +1,7 @@
 //! `--type`, `--target` and `--set`: how far recovery goes, and what that demands of the backup.
 
-use super::select::Wanted;
 use super::time_target::{self, TimeTarget};
+use pgmesh_node::choice::Wanted;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{Lsn, RecoveryTarget};
 

@@ -3,6 +3,7 @@
 mod archive;
 
 use super::*;
+use pgmesh_node::code;
 use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry,
@@ -312,7 +313,6 @@ fn root(parts: Vec<PartRef>, fast: &Path) -> ManifestRoot {
         system_id: SystemId(7),
         catalog_version: 202_209_061,
         prior: None,
-        references: vec![],
         start_time: 1_739_584_801,
         stop_time: 1_739_584_901,
         start_lsn: Lsn(0x200_0028),

@@ -3,11 +3,12 @@
 mod nodes;
 
 use crate::authorize::authorize;
-use crate::backups::ConnectionNumber;
+use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
 use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
 use crate::services::MapSource;
+use crate::sessions::ConnectionNumber;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::{LogIndex, SessionId};
@@ -70,7 +71,10 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         }
     };
     let name = request.name();
-    let allowed = authorize(&served.peer, &request).and_then(|()| served.check_draining(&request));
+    let _serving = served.node.serving(served.number);
+    let allowed = authorize(&served.peer, &request)
+        .and_then(|()| bounds::check(&request))
+        .and_then(|()| served.check_draining(&request));
     let result = match allowed {
         Ok(()) => served.answer(request, &mut stream).await,
         Err(refusal) => {
@@ -119,10 +123,14 @@ impl Served {
             Request::BeginBackup(begin) => {
                 logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
             }
-            Request::ResumeBackup(resume) => {
-                let resumed = node.resume_backup(actor, &resume, self.number).await;
-                logged(stream, "backup", resumed).await
+            Request::BeginRestore(begin) => {
+                logged(stream, "restore", node.begin_restore(actor, begin, self.number).await).await
             }
+            Request::ResumeSession(resume) => {
+                let resumed = node.resume_session(actor, &resume, self.number).await;
+                logged(stream, "session resume", resumed).await
+            }
+            Request::KeepSession { session, .. } => reply(stream, self.check_held(session)).await,
             Request::QueryChunks(query) => {
                 let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
                 reply(stream, known).await
@@ -146,10 +154,10 @@ impl Served {
                 }
                 logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
             }
-            Request::AbortBackup { session, .. } => {
+            Request::EndSession { session, .. } => {
                 if self.check_held(session).is_ok() {
                     let session = SessionId(LogIndex(session));
-                    node.end_session(actor, session, "its holder gave it up").await;
+                    node.end_session(actor, session, "its holder has ended it").await;
                 }
                 reply(stream, Ok(())).await
             }
@@ -176,7 +184,9 @@ impl Served {
     async fn administer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Info { stanza } => reply(stream, node.info(&self.peer, stanza).await).await,
+            Request::Info(ask) => reply(stream, node.info(&self.peer, ask).await).await,
+            Request::ChoosePrior(ask) => reply(stream, node.choose_prior(ask).await).await,
+            Request::ChooseBackup(ask) => reply(stream, node.choose_backup(ask).await).await,
             Request::ArchiveStatus(ask) => reply(stream, node.archive_status(ask).await).await,
             Request::Verify(request) => self.verify(request, stream).await,
             Request::CreateStanza(create) => {
@@ -185,10 +195,14 @@ impl Served {
             Request::UpgradeStanza(create) => {
                 logged(stream, "stanza-upgrade", node.upgrade_stanza(actor, create).await).await
             }
-            Request::DeleteStanza { stanza, force } => {
-                logged(stream, "stanza-delete", node.delete_stanza(actor, stanza, force).await).await
+            Request::DeleteStanza { stanza, force, is_down } => {
+                let deleted = node.delete_stanza(actor, stanza, force, is_down).await;
+                logged(stream, "stanza-delete", deleted).await
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
+            Request::TerminateSession { session } => {
+                logged(stream, "session-end", node.terminate_session(actor, session).await).await
+            }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
             Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,
             Request::ReadRepository(read) => {
@@ -248,7 +262,7 @@ impl Served {
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {
-        self.node.backups.check_held(session, self.number)
+        self.node.clients.check_held(session, self.number)
     }
 
     /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their holders.
@@ -273,7 +287,15 @@ async fn body(stream: &mut Stream, head: PayloadHead, limit: u64) -> Result<Byte
 }
 
 async fn reply<T: Serialize>(stream: &mut Stream, result: Result<T, Failure>) -> Result<(), StreamError> {
-    stream.send(&result).await
+    match stream.send_within(&result, MESSAGE_LIMIT).await {
+        // The asker would take it for a violation of the protocol, and not know what to do.
+        Err(StreamError::TooLong { length, max }) => {
+            let what = format!("the answer has {length} bytes, a message at most {max}");
+            tracing::error!("{what}");
+            stream.send(&Err::<T, _>(Failure::new(code::ASSERT, what))).await
+        }
+        sent => sent,
+    }
 }
 
 /// A reply whose failure belongs into the node's log as well.

@@ -39,12 +39,24 @@ impl Served {
     async fn serve_peer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let node = &*self.node;
         match request {
-            Request::Raft(message) => reply(stream, Ok(node.catalog.answer(*message).await)).await,
+            // Between nodes a message may be longer.
+            Request::Raft(message) => {
+                stream
+                    .send(&Ok::<_, Failure>(node.catalog.answer(*message).await))
+                    .await
+            }
             Request::Announce(announce) => {
                 let heard = self.member().and_then(|member| node.hear(member, &announce));
                 logged(stream, "announcement", heard).await
             }
             Request::Authority => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::BeginAnew(begin) => {
+                let number = match self.member() {
+                    Ok(member) => node.renumber(member, begin).await,
+                    Err(failure) => Err(failure),
+                };
+                logged(stream, "new beginning", number).await
+            }
             Request::NodeStatus => reply(stream, Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.
@@ -71,6 +83,7 @@ impl Served {
                 reply_with_body(stream, Ok((answer, body))).await
             }
             Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
+            Request::CollectGarbage => logged(stream, "garbage collection", node.collect_garbage().await).await,
             other => {
                 let failure = Failure::new(code::ASSERT, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await

@@ -46,6 +46,8 @@ pub struct SetStopped {
     pub stanza: Option<StanzaName>,
     /// `Some(reason)` stops.
     pub stopped: Option<String>,
+    /// Ends backups and restores that run, too.
+    pub ends_sessions: bool,
 }
 
 /// Changes annotations: an empty value removes the key.
@@ -94,6 +96,17 @@ pub struct ListRepository {
     pub path: String,
     /// All depths.
     pub recurse: bool,
+    /// Only names after this one: where the answer before this one ended.
+    pub after: Option<String>,
+}
+
+/// A part of a listing, by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepositoryListing {
+    /// As many as an answer has room for.
+    pub objects: Vec<RepositoryObject>,
+    /// There is more after the last of them.
+    pub more: bool,
 }
 
 /// One object or folder.
@@ -134,6 +147,20 @@ impl ReadRepository {
             Some(object) => Ok(object),
         }
     }
+}
+
+/// What became of a repository that was to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Replaced {
+    /// An empty one is in its place, which owes everything.
+    Empty,
+    /// An older copy of it is in its place.
+    OlderCopy {
+        /// So many objects are missing there, and owed.
+        missing: u64,
+        /// So many are there.
+        there: u64,
+    },
 }
 
 /// What became of a stanza's objects.

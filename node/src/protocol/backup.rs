@@ -48,16 +48,36 @@ pub struct BackupBegun {
     pub resume_key: [u8; 16],
 }
 
-/// Goes on with an open backup on a new connection.
+/// Opens a restore.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ResumeBackup {
+pub struct BeginRestore {
     /// The stanza.
     pub stanza: StanzaName,
-    /// The session of [`BackupBegun`].
+    /// Who asks: host and process.
+    pub holder: String,
+}
+
+/// An open restore.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RestoreBegun {
+    /// The session; it ends when its holder says so, or when nobody has gone on with it for a while.
     pub session: u64,
-    /// The key of [`BackupBegun`]: who has it is the holder.
+    /// As that of [`BackupBegun`].
     pub resume_key: [u8; 16],
-    /// How many repositories must have everything before the commit, as [`BackupBegun`] said.
+}
+
+/// Goes on with an open backup or restore on a new connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResumeSession {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The session of [`BackupBegun`] or [`RestoreBegun`].
+    pub session: u64,
+    /// The key that came with it: who has it is the holder.
+    pub resume_key: [u8; 16],
+    /// The holder's count of its moves, from 1: of two that arrive in the wrong order the later one counts.
+    pub turn: u64,
+    /// How many repositories must have everything before the commit, as [`BackupBegun`] said; 0 for a restore.
     pub backup_ack: u16,
 }
 

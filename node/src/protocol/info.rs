@@ -1,25 +1,106 @@
 //! What `info` and `check` show.
 
+use crate::choice::Wanted;
 use pgmesh_postgres::{Lsn, SystemId};
-use pgmesh_storage::{BackupLabel, RepoKey};
+use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The mesh as one node sees it.
+/// Asks what is there. An answer is as long as a message may be: whoever wants all goes on where it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetInfo {
+    /// Only this stanza; all that the asker may use where it is not given.
+    pub stanza: Option<StanzaName>,
+    /// With the backups.
+    pub backups: bool,
+    /// Where the answer before this one ended.
+    pub after: Option<InfoCursor>,
+}
+
+/// How far an answer has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfoCursor {
+    /// The last stanza in it.
+    pub stanza: StanzaName,
+    /// The last of its backups; none where the next stanza comes next.
+    pub label: Option<BackupLabel>,
+}
+
+/// Asks for the backup that a new one is to be compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoosePrior {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The type that the new one is to have.
+    pub kind: BackupType,
+    /// The cluster's system identifier.
+    pub system_id: SystemId,
+}
+
+/// Asks for the backup that a restore needs. Reply: its [`BackupInfo`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChooseBackup {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// Which one.
+    pub wanted: Wanted,
+    /// The timeline that is to be reached.
+    pub timeline: Option<u32>,
+    /// Only those that this repository has.
+    pub repo: Option<RepoKey>,
+}
+
+/// The mesh as one node sees it, or a part of that.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MeshInfo {
     /// The mesh's identity.
     pub mesh_id: String,
     /// The node that answers.
     pub node: String,
-    /// All repositories.
+    /// All repositories; none in an answer that goes on with another.
     pub repositories: Vec<RepositoryInfo>,
-    /// The stanzas asked for, by name.
+    /// The stanzas asked for, by name. One whose backups do not fit into an answer is in several.
     pub stanzas: Vec<StanzaInfo>,
+    /// Where this ended, if there is more.
+    pub more: Option<InfoCursor>,
     /// The node's clock, Unix seconds, to compare with the asker's.
     pub clock: i64,
     /// Why this is only what the node last knew, where no majority of the mesh could be asked.
     pub stale: Option<String>,
+    /// What is lost.
+    pub lost: LostReport,
+}
+
+/// Objects of which no repository has a good replica: their debts are not paid by waiting.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostReport {
+    /// How many; no more than 10,000 are counted.
+    pub objects: u64,
+    /// Whether there are more.
+    pub more: bool,
+    /// How many of them are chunks of backups.
+    pub chunks: u64,
+    /// Since when, Unix seconds.
+    pub since: Option<i64>,
+    /// What that costs, stanza by stanza.
+    pub stanzas: Vec<StanzaLosses>,
+    /// The manifests have not all been searched for the chunks: more backups may be concerned.
+    pub searching: bool,
+}
+
+/// What lost objects cost a stanza.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StanzaLosses {
+    /// Its name.
+    pub stanza: String,
+    /// Backups that cannot be restored in full.
+    pub backups: Vec<BackupLabel>,
+    /// The first lost WAL files: a recovery stops before each.
+    pub wal: Vec<String>,
+    /// How many WAL files are lost.
+    pub wal_files: u64,
+    /// What its repositories say of its cluster is lost; needed to rebuild the catalog only.
+    pub description: bool,
 }
 
 /// One repository.
@@ -93,7 +174,7 @@ pub struct StanzaInfo {
     pub databases: Vec<DatabaseInfo>,
     /// The WAL archive of each database that has any.
     pub archives: Vec<ArchiveInfo>,
-    /// Its backups, oldest first.
+    /// Its backups by label, as far as they were asked for.
     pub backups: Vec<BackupInfo>,
 }
 
@@ -130,8 +211,6 @@ pub struct BackupInfo {
     pub kind: String,
     /// The backup before it that it shares pages with.
     pub prior: Option<BackupLabel>,
-    /// Backups it shares pages with.
-    pub references: Vec<BackupLabel>,
     /// Page checksums failed.
     pub error: bool,
     /// The database.

@@ -1,6 +1,7 @@
 //! Nodes, their parts in the mesh, and how the mesh does.
 
-use super::{DebtInfo, HealthInfo, KeptInfo};
+use super::{DebtInfo, HealthInfo, KeptInfo, LostReport};
+use pgmesh_raft::EntryId;
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
 
@@ -114,8 +115,37 @@ pub struct NodeStatus {
     pub disk_free: Option<u64>,
     /// How the repositories do that it declares.
     pub repositories: Vec<(RepoKey, HealthInfo)>,
+    /// The entries of the log that it has left out, as `TERM.INDEX` (`node start --skip-entry`).
+    pub skipped: Vec<EntryId>,
     /// Why its catalog has stopped, if it has.
     pub failure: Option<String>,
+    /// Why it, or the group, does not take part in consensus, and what to do.
+    pub trouble: Option<String>,
+    /// Where the catalog is kept that it had before it began anew with an empty one, if it did.
+    pub began_anew: Option<String>,
+    /// The sessions of clients that it keeps alive, each with the seconds that it has been without progress.
+    pub sessions: Vec<(u64, u64)>,
+    /// `session-timeout` in seconds.
+    pub session_timeout: u64,
+}
+
+/// An open session in [`MeshStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// Its number.
+    pub session: u64,
+    /// `backup`, `restore`, `verify`, `repair`.
+    pub kind: String,
+    /// The stanza it is about, if any.
+    pub stanza: Option<String>,
+    /// Who holds it, in words: process and host.
+    pub holder: String,
+    /// The node that keeps it alive.
+    pub node: String,
+    /// When it was opened, Unix seconds.
+    pub opened_at: i64,
+    /// For how many seconds it has been without progress; none where its node does not say.
+    pub quiet: Option<u64>,
 }
 
 /// A repository in [`MeshStatus`].
@@ -173,6 +203,12 @@ pub struct MeshStatus {
     pub round_trips: Vec<Option<u64>>,
     /// All repositories.
     pub repositories: Vec<RepositoryStatus>,
+    /// What is lost.
+    pub lost: LostReport,
+    /// The oldest open sessions.
+    pub sessions: Vec<SessionStatus>,
+    /// How many are open.
+    pub sessions_open: u64,
 }
 
 /// What a synchronization tells while it runs.

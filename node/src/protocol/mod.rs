@@ -15,25 +15,27 @@ mod verify;
 
 pub use admin::{
     AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted, JoinRequest,
-    ListRepository, NewStanza, ReadRepository, RepositoryObject, SegmentPresence, SetStopped,
+    ListRepository, NewStanza, ReadRepository, Replaced, RepositoryListing, RepositoryObject, SegmentPresence,
+    SetStopped,
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
-    BackupBegun, BeginBackup, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest, GetPieces, PutChunk,
-    QueryChunks, ResumeBackup,
+    BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
+    GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
 pub use info::{
-    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo, StanzaInfo,
+    ArchiveInfo, BackupInfo, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, InfoCursor,
+    KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
 };
 pub use mesh::{
     MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
-    RepositoryStatus, SyncEvent,
+    RepositoryStatus, SessionStatus, SyncEvent,
 };
 pub use peer::{
-    Announce, AuthorityKey, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind,
-    StoreObject, StoreTarget, Stored,
+    Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject,
+    RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt,
 };
-pub use verify::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
+pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 
 pub use pgmesh_storage::PayloadHead;
 use pgmesh_storage::StanzaName;
@@ -68,14 +70,28 @@ pub enum Request {
     PutChunk(PutChunk),
     /// Writes the manifest and commits the backup; the manifest's payload follows. Reply: [`CommittedBackup`].
     CommitBackup(CommitBackup),
-    /// Goes on with a backup session that was begun through another connection, perhaps to another node, which is gone.
+    /// Opens a restore session: while it is open, nothing is deleted that was not garbage before. Reply: [`RestoreBegun`].
+    BeginRestore(BeginRestore),
+    /// Goes on with a session that was begun through another connection, perhaps to another node, which is gone.
     /// Reply: `()`.
-    ResumeBackup(ResumeBackup),
-    /// Gives a backup session up and frees the lock. Reply: `()`.
-    AbortBackup {
+    ResumeSession(ResumeSession),
+    /// The holder of a session works, though it has nothing else to ask for. Reply: `()`.
+    KeepSession {
         /// The stanza.
         stanza: StanzaName,
-        /// The session of [`BackupBegun`].
+        /// The session of [`BackupBegun`] or [`RestoreBegun`].
+        session: u64,
+    },
+    /// Gives a session up, and with it a backup's lock. Reply: `()`.
+    EndSession {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The session of [`BackupBegun`] or [`RestoreBegun`].
+        session: u64,
+    },
+    /// Ends any session, whoever holds it. Reply: `String`, what it was.
+    TerminateSession {
+        /// The session.
         session: u64,
     },
     /// Reads a backup's manifest. Reply: [`PayloadHead`] and a body.
@@ -85,10 +101,11 @@ pub enum Request {
     /// Reads pieces of one chunk, which is checked here. Reply: [`ChunkReply`] and a body.
     GetPieces(GetPieces),
     /// What is there. Reply: [`MeshInfo`].
-    Info {
-        /// Only this stanza.
-        stanza: Option<StanzaName>,
-    },
+    Info(GetInfo),
+    /// Which backup would a new one be compared with? Reply: [`PriorChoice`](crate::choice::PriorChoice).
+    ChoosePrior(ChoosePrior),
+    /// Which backup does a restore need? Reply: [`BackupInfo`].
+    ChooseBackup(ChooseBackup),
     /// Where the WAL from one position to another is. Reply: [`SegmentPresence`].
     ArchiveStatus(ArchiveStatus),
     /// Reads and checks everything. Replies: any number of [`VerifyEvent`], the last being `Done`.
@@ -103,12 +120,14 @@ pub enum Request {
         stanza: StanzaName,
         /// Delete even when it has not been stopped.
         force: bool,
+        /// Whoever asks has seen that its cluster does not run.
+        is_down: bool,
     },
-    /// Stops or starts a stanza, or all. Reply: `()`.
+    /// Stops or starts a stanza, or all. Reply: `u64`, the number of sessions that were ended.
     SetStopped(SetStopped),
     /// Changes a backup's annotations. Reply: `()`.
     Annotate(AnnotateBackup),
-    /// Lists objects. Reply: `Vec<RepositoryObject>`.
+    /// Lists objects. Reply: [`RepositoryListing`].
     ListRepository(ListRepository),
     /// Reads an object, checked and decrypted. Reply: [`PayloadHead`] and a body.
     ReadRepository(ReadRepository),
@@ -124,7 +143,7 @@ pub enum Request {
         definition: BTreeMap<String, String>,
     },
     /// Puts an empty repository, at the place that the asked node's file declares, where one was lost with its disk.
-    /// Reply: `()`; what it has lost is owed to it from then on.
+    /// Reply: [`Replaced`]; what it has lost is owed to it from then on. An older copy of it that is there is taken up.
     ReplaceRepository {
         /// The repository.
         repo: pgmesh_storage::RepoKey,
@@ -171,6 +190,11 @@ pub enum Request {
     ReadObject(ReadObject),
     /// Between nodes: deletes an object that nothing needs any more. Reply: `Result<(), RemoteError>`.
     DeleteObject(DeleteObject),
+    /// Between nodes: deletes now what nothing needs any more, where the asked node leads. Reply: [`Collected`].
+    CollectGarbage,
+
+    /// Between nodes: the asker's disk lacks what it has promised; another number for it. Reply: `u64`.
+    BeginAnew(BeginAnew),
 
     /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the wire.
     ChangeMaps(ChangeMaps),
@@ -200,18 +224,24 @@ impl Request {
             Self::QueryChunks(r) => Some(&r.stanza),
             Self::PutChunk(r) => Some(&r.stanza),
             Self::CommitBackup(r) => Some(&r.stanza),
-            Self::ResumeBackup(r) => Some(&r.stanza),
-            Self::AbortBackup { stanza, .. } | Self::DeleteStanza { stanza, .. } => Some(stanza),
+            Self::BeginRestore(r) => Some(&r.stanza),
+            Self::ResumeSession(r) => Some(&r.stanza),
+            Self::KeepSession { stanza, .. } | Self::EndSession { stanza, .. } | Self::DeleteStanza { stanza, .. } => {
+                Some(stanza)
+            }
             Self::GetManifest(r) => Some(&r.stanza),
             Self::GetChunk(r) => Some(&r.stanza),
             Self::GetPieces(r) => Some(&r.stanza),
-            Self::Info { stanza } => stanza.as_ref(),
+            Self::Info(r) => r.stanza.as_ref(),
+            Self::ChoosePrior(r) => Some(&r.stanza),
+            Self::ChooseBackup(r) => Some(&r.stanza),
             Self::ArchiveStatus(r) => Some(&r.stanza),
             Self::Verify(r) => r.stanza.as_ref(),
             Self::CreateStanza(r) | Self::UpgradeStanza(r) => Some(&r.stanza),
             Self::SetStopped(r) => r.stanza.as_ref(),
             Self::Annotate(r) => Some(&r.stanza),
             Self::Hello
+            | Self::TerminateSession { .. }
             | Self::ListRepository(_)
             | Self::ReadRepository(_)
             | Self::Invite(_)
@@ -228,9 +258,11 @@ impl Request {
             | Self::Announce(_)
             | Self::Authority
             | Self::NodeStatus
+            | Self::BeginAnew(_)
             | Self::StoreObject(_)
             | Self::ReadObject(_)
-            | Self::DeleteObject(_) => None,
+            | Self::DeleteObject(_)
+            | Self::CollectGarbage => None,
         }
     }
 
@@ -245,12 +277,17 @@ impl Request {
             Self::QueryChunks(_) => "chunk query",
             Self::PutChunk(_) => "chunk put",
             Self::CommitBackup(_) => "backup commit",
-            Self::ResumeBackup(_) => "backup resume",
-            Self::AbortBackup { .. } => "backup abort",
+            Self::BeginRestore(_) => "restore begin",
+            Self::ResumeSession(_) => "session resume",
+            Self::KeepSession { .. } => "session keep-alive",
+            Self::EndSession { .. } => "session end",
+            Self::TerminateSession { .. } => "session-end",
             Self::GetManifest(_) => "manifest read",
             Self::GetChunk(_) => "chunk read",
             Self::GetPieces(_) => "chunk pieces read",
-            Self::Info { .. } => "info",
+            Self::Info(_) => "info",
+            Self::ChoosePrior(_) => "choice of a prior backup",
+            Self::ChooseBackup(_) => "choice of a backup",
             Self::ArchiveStatus(_) => "archive status",
             Self::Verify(_) => "verify",
             Self::CreateStanza(_) => "stanza-create",
@@ -274,9 +311,11 @@ impl Request {
             Self::Announce(_) => "announcement",
             Self::Authority => "authority",
             Self::NodeStatus => "node status",
+            Self::BeginAnew(_) => "new beginning",
             Self::StoreObject(_) => "object store",
             Self::ReadObject(_) => "object read",
             Self::DeleteObject(_) => "object delete",
+            Self::CollectGarbage => "garbage collection",
         }
     }
 }

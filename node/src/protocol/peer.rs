@@ -68,8 +68,19 @@ pub struct StoreObject {
 pub struct Stored {
     /// The repository.
     pub repo: RepoKey,
-    /// The generation and the bytes at rest, or why it is not written.
-    pub outcome: Result<(Generation, u64), RemoteError>,
+    /// Where it is, or why it is not written.
+    pub outcome: Result<StoredAt, RemoteError>,
+}
+
+/// An object that is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredAt {
+    /// The identity of the repository that it was written to.
+    pub identity: String,
+    /// The generation that it was written under.
+    pub generation: Generation,
+    /// The bytes at rest.
+    pub bytes: u64,
 }
 
 /// Reads one object of a repository of the asked node.
@@ -110,6 +121,17 @@ pub struct DeleteObject {
     pub object: ObjectName,
     /// Which writing of it.
     pub generation: Generation,
+    /// The term in which the asker leads: only the leader deletes.
+    pub term: u64,
+}
+
+/// What became of garbage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Objects that were deleted.
+    pub deleted: u64,
+    /// Objects that their repository does not let go, and that were not known to be so.
+    pub kept: u64,
 }
 
 /// Why a hosting node could not do what was asked of one of its repositories.
@@ -117,6 +139,8 @@ pub struct DeleteObject {
 pub struct RemoteError {
     /// What kind of failure it is.
     pub kind: RemoteErrorKind,
+    /// The identity of the repository that answered, if one did.
+    pub identity: Option<String>,
     /// In words.
     pub what: String,
 }
@@ -132,6 +156,13 @@ pub enum RemoteErrorKind {
     Retained,
     /// The repository is not open, silent or failing: nothing is said about the object.
     Unavailable,
+}
+
+/// A node whose disk lacks what it has promised asks for another number, under which it begins with an empty catalog.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BeginAnew {
+    /// What it lacks, for the audit trail.
+    pub reason: String,
 }
 
 /// The mesh's certificate authority, as one node hands it to another.

@@ -93,6 +93,9 @@ pub enum VerifyEvent {
     Failed(crate::Failure),
 }
 
+/// How many damaged backups, and how many ranges of WAL, a summary names.
+pub const NAMED: usize = 2000;
+
 /// Sums of a verification.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifySummary {
@@ -102,10 +105,10 @@ pub struct VerifySummary {
     pub bytes: u64,
     /// Backups resolved.
     pub backups: u64,
-    /// Backups found damaged, `stanza/label` each.
+    /// Backups found damaged, `stanza/label` each: the first [`NAMED`].
     pub damaged_backups: Vec<String>,
     /// WAL segments in the archive.
     pub segments: u64,
-    /// Per stanza and database: `main 15-1`, timelines and their ranges, in words.
+    /// Per stanza and database: `main 15-1`, timelines and their ranges, in words: the first [`NAMED`].
     pub archives: Vec<String>,
 }

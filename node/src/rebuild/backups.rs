@@ -4,12 +4,12 @@ use super::chunks::ChunkTable;
 use super::report::{Problem, ProblemKind, RebuildEvent};
 use super::{Rebuilding, is_bad, unreadable};
 use crate::failure::chain;
-use crate::services::backup_record;
+use crate::services::{backup_record, claimed_object};
 use crate::{Failure, code};
 use futures::{Stream, StreamExt, stream};
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_raft::command::{Adopt, Cluster, NewChunk};
-use pgmesh_raft::{BackupRecord, Command, Replica, SessionId, StoredObject};
+use pgmesh_raft::command::{Adopt, ClaimedObject, Cluster, NewChunk};
+use pgmesh_raft::{BackupRecord, Claim, Command, Replica, SessionId, limits};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, Digest, Generation, ManifestRoot, ObjectName, ObjectPath, PartReader, PartRef, Repository,
     StanzaName, StoreError,
@@ -35,6 +35,7 @@ pub struct FoundBackup {
     /// The data directory that it was taken of.
     pub instance: Option<String>,
     record: BackupRecord,
+    claims: Vec<Claim>,
     parts: Vec<PartRef>,
 }
 
@@ -73,12 +74,8 @@ impl Rebuilding {
                     (self.tell)(RebuildEvent::Read(checked.payload.bytes.len() as u64));
                     match ManifestRoot::decode(&checked.plain) {
                         Ok(root) if root.stanza == *stanza && root.label == *label => {
-                            let manifest = StoredObject {
-                                digest: checked.payload.digest,
-                                plain_length: checked.payload.plain_length,
-                                stored_length: checked.payload.bytes.len() as u64,
-                                replicas: vec![self.replica(path.generation())],
-                            };
+                            let claims = vec![self.claim(path.generation())];
+                            let manifest = claimed_object(&checked.payload, claims);
                             return Ok(Some(self.backup(root, manifest)));
                         }
                         Ok(root) => why = format!("it is that of backup {} of stanza {}", root.label, root.stanza),
@@ -95,8 +92,19 @@ impl Rebuilding {
         Ok(None)
     }
 
-    fn backup(&self, root: ManifestRoot, manifest: StoredObject) -> FoundBackup {
-        let record = backup_record(&root, manifest, BTreeMap::new(), std::iter::once(self.repo));
+    fn backup(&self, root: ManifestRoot, manifest: ClaimedObject) -> FoundBackup {
+        let stored = manifest.stored(Vec::new());
+        let mut record = backup_record(&root, stored, BTreeMap::new(), std::iter::once(self.repo));
+        if let Err(refusal) = limits::annotations(&record.annotations) {
+            // A note is no reason to do without the backup.
+            tracing::warn!(
+                "backup {} of stanza {}: its annotations are left out: {refusal}",
+                root.label,
+                root.stanza
+            );
+            record.annotations.clear();
+        }
+        record.program = limits::shortened(record.program, limits::NAME);
         FoundBackup {
             archive_id: root.archive_id,
             cluster: Cluster {
@@ -109,14 +117,17 @@ impl Rebuilding {
             label: root.label,
             instance: root.instance,
             record,
+            claims: manifest.claims,
             parts: root.parts,
         }
     }
 
-    pub(super) fn replica(&self, generation: Generation) -> Replica {
-        Replica {
-            repo: self.repo,
-            generation,
+    /// What is claimed of an object that was found.
+    pub(super) fn claim(&self, generation: Generation) -> Claim {
+        let repo = self.repo;
+        Claim {
+            replica: Replica { repo, generation },
+            identity: self.repository.identity().uuid.clone(),
         }
     }
 
@@ -236,6 +247,7 @@ impl Rebuilding {
             stanza: backup.stanza.clone(),
             label: backup.label.clone(),
             record: Box::new(record),
+            claims: backup.claims.clone(),
         };
         self.propose(Command::Adopt(Box::new(adopt))).await?;
         Ok(())
@@ -252,7 +264,7 @@ impl Rebuilding {
                 digest,
                 length: chunk.length,
                 stored_length,
-                replicas: vec![self.replica(chunk.generation)],
+                claims: vec![self.claim(chunk.generation)],
             });
         }
         u64::from(stored_length)

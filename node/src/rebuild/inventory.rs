@@ -6,11 +6,14 @@ use crate::failure::chain;
 use crate::{Failure, code};
 use futures::TryStreamExt;
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_storage::{ArchiveId, BackupLabel, ObjectPath, Repository, StanzaName, prefix};
+use pgmesh_storage::{ArchiveId, BackupLabel, Generation, ObjectPath, Repository, StanzaName, prefix};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How many objects are listed between two words of progress.
 const PROGRESS_EVERY: u64 = 10_000;
+
+/// No mesh comes to this generation: a file of such a name, put there by hand, shall not use up all that are left.
+const NOT_BELIEVED: Generation = Generation(1 << 30);
 
 /// What a repository has, by name alone. Of the WAL only the folders are kept: an archive has some hundred files in each
 /// (invariant 11).
@@ -23,6 +26,8 @@ pub struct Inventory {
     pub others: u64,
     /// The bytes of WAL and manifests.
     pub bytes: u64,
+    /// The highest generation that any object has.
+    pub highest: Generation,
 }
 
 /// One stanza, by the names of its objects.
@@ -64,7 +69,12 @@ impl Inventory {
             if listed.is_multiple_of(PROGRESS_EVERY) {
                 tell(RebuildEvent::Listed(listed));
             }
-            match ObjectPath::parse(&object.path) {
+            let path = ObjectPath::parse(&object.path);
+            let generation = path.as_ref().map_or(Generation::FIRST, ObjectPath::generation);
+            if generation < NOT_BELIEVED {
+                inventory.highest = inventory.highest.max(generation);
+            }
+            match path {
                 Some(ObjectPath::Chunk { name, generation }) => chunks.add(name, generation, object.length),
                 path => inventory.add(path, object.length),
             }
@@ -76,7 +86,7 @@ impl Inventory {
     fn add(&mut self, path: Option<ObjectPath>, length: u64) {
         match &path {
             None => self.others += 1,
-            Some(ObjectPath::Identity | ObjectPath::Key { .. } | ObjectPath::Chunk { .. }) => {}
+            Some(ObjectPath::Identity | ObjectPath::Key { .. } | ObjectPath::Mark(_) | ObjectPath::Chunk { .. }) => {}
             Some(path @ ObjectPath::StanzaInfo { stanza, archive_id, .. }) => {
                 self.others += 1;
                 let infos = &mut self.stanza(stanza).infos;

@@ -31,9 +31,12 @@ use crate::settings::{Layout, NodeSettings, RepositorySettings};
 use crate::{Failure, code};
 use inventory::Inventory;
 use pgmesh_raft::{Catalog, Command, NodeName, Reply, SessionId, SessionKind};
-use pgmesh_storage::{RepoKey, Repository, Store, StoreError};
+use pgmesh_storage::{Generation, RepoKey, Repository, Store, StoreError};
 use pgmesh_transport::MeshId;
 use std::collections::BTreeMap;
+
+/// The floor of a rebuilt catalog is the next multiple of this.
+const FLOOR_STEP: u32 = 1000;
 
 /// Makes the node's data directory from a repository that its file declares. `workers` objects are read at once; each is held
 /// in memory as a whole.
@@ -114,6 +117,12 @@ async fn open(repo: RepoKey, declared: &RepositorySettings) -> Result<Repository
         .map_err(|error| unusable(&error))
 }
 
+/// What the lost catalog has deleted is not known: no name that it may have used is assigned again (decision 18). The highest
+/// generation of the mesh may have been deleted, or be in one of its other repositories, which are taken up later.
+fn floor_above(highest: Generation) -> Generation {
+    Generation((highest.0 / FLOOR_STEP).saturating_add(1).saturating_mul(FLOOR_STEP))
+}
+
 /// One rebuilding under way.
 struct Rebuilding {
     catalog: Catalog,
@@ -137,6 +146,8 @@ impl Rebuilding {
         self.register(declared).await?;
         let (inventory, mut chunks) = Inventory::take(&self.repository, &self.tell).await?;
         (self.tell)(RebuildEvent::Reading(inventory.bytes));
+        let generation = floor_above(inventory.highest);
+        self.propose(Command::RaiseFloor { generation }).await?;
         let mut others = inventory.others;
         let mut backups = Vec::new();
         for (stanza, found) in &inventory.stanzas {

@@ -5,11 +5,11 @@ use super::inventory::{FoundArchive, FoundStanza};
 use super::report::{Problem, ProblemKind};
 use super::{Rebuilding, is_bad, unreadable};
 use crate::failure::chain;
-use crate::services::stored_object;
+use crate::services::claimed_object;
 use crate::{Failure, code, now_unix};
 use pgmesh_postgres::{TimelineId, WalHeader};
-use pgmesh_raft::command::{Adopt, AdoptedDatabase, Cluster};
-use pgmesh_raft::{Command, StoredObject};
+use pgmesh_raft::Command;
+use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_storage::{
     ArchiveId, Codec, Generation, ObjectName, ObjectPath, Payload, STANZA_FORMAT, StanzaInfo, StanzaName, StoreError,
 };
@@ -43,7 +43,7 @@ impl Rebuilding {
         let backups: Vec<&FoundBackup> = backups.iter().filter(|backup| backup.stanza == *stanza).collect();
         let mut ids: BTreeSet<ArchiveId> = found.infos.keys().chain(found.archives.keys()).copied().collect();
         ids.extend(backups.iter().map(|backup| backup.archive_id));
-        let mut described: BTreeMap<_, (RebuiltDatabase, StoredObject, i64)> = BTreeMap::new();
+        let mut described: BTreeMap<_, (RebuiltDatabase, ClaimedObject, i64)> = BTreeMap::new();
         for archive_id in ids {
             let Some((database, info, created)) = self.describe(stanza, archive_id, found, &backups).await? else {
                 continue;
@@ -88,14 +88,14 @@ impl Rebuilding {
         archive_id: ArchiveId,
         found: &FoundStanza,
         backups: &[&FoundBackup],
-    ) -> Result<Option<(RebuiltDatabase, StoredObject, i64)>, Failure> {
-        let mut best: Option<(StanzaInfo, StoredObject)> = None;
+    ) -> Result<Option<(RebuiltDatabase, ClaimedObject, i64)>, Failure> {
+        let mut best: Option<(StanzaInfo, ClaimedObject)> = None;
         let mut why = "it is missing".to_owned();
         for path in found.infos.get(&archive_id).into_iter().flatten() {
             match self.read_info(stanza, archive_id, path).await? {
                 Ok(read) => {
                     let is_later = best.as_ref().is_none_or(|(info, object)| {
-                        (read.0.created, read.1.replicas.first()) > (info.created, object.replicas.first())
+                        (read.0.created, read.1.claims.first()) > (info.created, object.claims.first())
                     });
                     if is_later {
                         best = Some(read);
@@ -151,7 +151,7 @@ impl Rebuilding {
         stanza: &StanzaName,
         archive_id: ArchiveId,
         path: &ObjectPath,
-    ) -> Result<Result<(StanzaInfo, StoredObject), String>, Failure> {
+    ) -> Result<Result<(StanzaInfo, ClaimedObject), String>, Failure> {
         let checked = match self.repository.get_by_path(&path.to_string()).await {
             Ok((_, checked)) => checked,
             Err(error) if is_bad(&error) => return Ok(Err(chain(&error))),
@@ -159,7 +159,7 @@ impl Rebuilding {
         };
         Ok(match StanzaInfo::decode(&checked.plain) {
             Ok(info) if info.stanza == *stanza && info.archive_id == archive_id => {
-                let object = stored_object(&checked.payload, vec![self.replica(path.generation())]);
+                let object = claimed_object(&checked.payload, vec![self.claim(path.generation())]);
                 Ok((info, object))
             }
             Ok(info) => Err(format!("it describes {} of stanza {}", info.archive_id, info.stanza)),
@@ -202,7 +202,7 @@ impl Rebuilding {
         stanza: &StanzaName,
         archive_id: ArchiveId,
         cluster: Cluster,
-    ) -> Result<StoredObject, Failure> {
+    ) -> Result<ClaimedObject, Failure> {
         let info = StanzaInfo {
             format: STANZA_FORMAT,
             stanza: stanza.clone(),
@@ -230,7 +230,7 @@ impl Rebuilding {
         let mut generation = Generation::FIRST;
         loop {
             match self.repository.put(&name, generation, &payload).await {
-                Ok(_) => return Ok(stored_object(&payload, vec![self.replica(generation)])),
+                Ok(_) => return Ok(claimed_object(&payload, vec![self.claim(generation)])),
                 Err(StoreError::DamagedExists { .. }) if generation.0 < GENERATIONS_TRIED => {
                     generation = generation.next();
                 }

@@ -147,7 +147,9 @@ impl Site {
             voters: 5,
             repair_rate: None,
             snapshot_entries: None,
+            skip_entries: Vec::new(),
             buffer: 1 << 20,
+            sessions: crate::SessionTimes::default(),
         };
         rebuild(&settings, repo, 4, std::sync::Arc::new(|_| {})).await
     }
@@ -203,7 +205,6 @@ fn root(label: &str, instance: Option<&str>, part: PartRef) -> ManifestRoot {
         system_id: SystemId(7),
         catalog_version: 202_209_061,
         prior: None,
-        references: Vec::new(),
         start_time: 1,
         stop_time: 2,
         start_lsn: Lsn(u64::from(SEGMENT) + 40),

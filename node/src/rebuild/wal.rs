@@ -10,13 +10,13 @@ use super::stanzas::RebuiltDatabase;
 use super::{Rebuilding, is_bad, unreadable};
 use crate::Failure;
 use crate::failure::chain;
-use crate::services::{branches_of, stored_object};
+use crate::services::{branches_of, claimed_object};
 use crate::wal_ranges::Ranges;
 use futures::{StreamExt, stream};
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
-use pgmesh_raft::command::{Adopt, AdoptedFile, Cluster};
-use pgmesh_raft::{Branch, CatalogError, Command, Refusal, Replica, StoredObject};
+use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
+use pgmesh_raft::{Branch, CatalogError, Claim, Command, Refusal, Replica};
 use pgmesh_storage::{ObjectPath, RepoKey, Repository, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,7 +34,7 @@ enum Copies {
 
 /// What a file is found to be.
 enum Found {
-    Good(StoredObject, Vec<Branch>),
+    Good(ClaimedObject, Vec<Branch>),
     Damaged(String),
     Foreign(String),
     Different(Vec<ObjectPath>),
@@ -86,10 +86,10 @@ impl Rebuilding {
                         if is_foreign {
                             continue;
                         }
-                        (StoredObject::unknown(), Vec::new())
+                        (ClaimedObject::unknown(), Vec::new())
                     }
                 };
-                good += u64::from(!object.is_unknown());
+                good += u64::from(object != ClaimedObject::unknown());
                 batch.push(AdoptedFile { file, object, branches });
                 // A history that contradicts others is refused alone.
                 if batch.len() >= BATCH || matches!(file, WalFileName::History(_)) {
@@ -101,7 +101,7 @@ impl Rebuilding {
             self.found(gap_problem(stanza, &gap));
             batch.push(AdoptedFile {
                 file: WalFileName::Segment(gap.first),
-                object: StoredObject::unknown(),
+                object: ClaimedObject::unknown(),
                 branches: Vec::new(),
             });
         }
@@ -160,7 +160,9 @@ impl Reader {
                                 repo: self.repo,
                                 generation: path.generation(),
                             };
-                            Found::Good(stored_object(&checked.payload, vec![replica]), branches)
+                            let identity = self.repository.identity().uuid.clone();
+                            let claim = Claim { replica, identity };
+                            Found::Good(claimed_object(&checked.payload, vec![claim]), branches)
                         }
                         Err(why) => Found::Foreign(why),
                     });

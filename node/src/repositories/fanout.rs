@@ -11,7 +11,7 @@ use super::slot::{Slot, SlotError};
 use super::ways::Way;
 use crate::budget::Held;
 use crate::{Failure, code};
-use pgmesh_raft::{NodeName, Replica};
+use pgmesh_raft::{Claim, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -28,10 +28,10 @@ const GENERATIONS_TRIED: u32 = 8;
 const ASIDE_AFTER: Duration = Duration::from_secs(2);
 
 /// One repository that has the object durably.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Where and under which generation.
-    pub replica: Replica,
+    /// Under which generation, and in which repository: by the identity of the one that the bytes went to.
+    pub claim: Claim,
     /// Bytes at rest.
     pub stored: u64,
 }
@@ -47,9 +47,17 @@ pub struct WriteOutcome {
 }
 
 impl WriteOutcome {
+    /// What is claimed of the repositories that have it.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.durable.iter().map(|written| written.claim.clone()).collect()
+    }
+
     /// The repositories that have it, by number.
     pub fn durable_numbers(&self) -> Vec<u16> {
-        self.durable.iter().map(|written| written.replica.repo.get()).collect()
+        self.durable
+            .iter()
+            .map(|written| written.claim.replica.repo.get())
+            .collect()
     }
 
     /// The repositories that do not have it yet, by number.
@@ -215,6 +223,12 @@ impl Repositories {
         let mut reasons = Vec::new();
         let (mut chosen, mut aside) = (Vec::new(), Vec::new());
         for (key, generation) in targets {
+            if self.takes_nothing(*key) {
+                reasons.push(format!(
+                    "repo{key} is being replaced or removed, and takes nothing at present"
+                ));
+                continue;
+            }
             match self.place(*key) {
                 Err(why) => reasons.push(why),
                 Ok(place) if place.admits_write(bytes) => chosen.push((place, *generation)),
@@ -297,7 +311,7 @@ impl Repositories {
         if let Some(held) = &held {
             held.keep_only(bytes.saturating_mul(2 * under_way as u64));
         }
-        let has = |key: &RepoKey| durable.iter().any(|written| written.replica.repo == *key);
+        let has = |key: &RepoKey| durable.iter().any(|written| written.claim.replica.repo == *key);
         let owed = targets.iter().map(|(key, _)| *key).filter(|key| !has(key)).collect();
         Ok(WriteOutcome {
             durable,
@@ -308,6 +322,12 @@ impl Repositories {
 }
 
 impl Repositories {
+    /// Whether the catalog counts no replica in a repository at present: what is written there would be waited for in vain.
+    fn takes_nothing(&self, key: RepoKey) -> bool {
+        let record = self.catalog.view().repository(key).ok().flatten();
+        record.is_some_and(|record| record.change.is_some())
+    }
+
     /// Sends what goes to a shared repository through another node there by way of a node that gets the payload anyway,
     /// where one of those reaches it.
     fn gather(&self, chosen: &mut [(Place, Generation)], bytes: u64) {
@@ -353,23 +373,26 @@ pub(crate) async fn write_one(
         let put = slot
             .write(payload.bytes.len() as u64, |repository| {
                 let (object, payload) = (object.clone(), payload.clone());
-                async move { repository.put(&object, generation, &payload).await }
+                async move {
+                    let stored = repository.put(&object, generation, &payload).await?;
+                    Ok((stored, repository.identity().uuid.clone()))
+                }
             })
             .await;
         match put {
-            Ok(stored) => {
+            Ok((stored, identity)) => {
+                slot.note_written();
+                let repo = slot.key;
+                let replica = Replica { repo, generation };
                 return Ok(Written {
-                    replica: Replica {
-                        repo: slot.key,
-                        generation,
-                    },
+                    claim: Claim { replica, identity },
                     stored: stored.bytes,
                 });
             }
             Err(SlotError::Store {
                 source: StoreError::DamagedExists { .. },
                 ..
-            }) if generation.0 < first.0 + GENERATIONS_TRIED => {
+            }) if generation.0 < first.0.saturating_add(GENERATIONS_TRIED) => {
                 tracing::warn!(repo = %slot.key, ?object, %generation, "a damaged object stands under this name");
                 generation = generation.next();
             }

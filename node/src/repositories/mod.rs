@@ -2,6 +2,7 @@
 
 mod fanout;
 mod hedges;
+mod marks;
 mod opening;
 mod place;
 mod reading;
@@ -11,6 +12,7 @@ mod watch;
 mod ways;
 
 pub(crate) use fanout::{WriteOutcome, write_one};
+pub(crate) use opening::There;
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
 pub(crate) use slot::{Opened, Slot, SlotError};

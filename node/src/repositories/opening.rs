@@ -8,6 +8,7 @@
 //! is created only where there is none, decides which of two nodes that start at once has made it, and the other takes that
 //! one up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up no other.
 
+use super::marks::Newest;
 use super::slot::{Opened, Slot};
 use crate::failure::chain;
 use crate::{Node, code, now_unix};
@@ -33,6 +34,16 @@ enum NotOpen {
     Refused(String),
     /// The node's file, or the mesh's definition, must change first.
     Differs(String),
+}
+
+/// What lies at the place where a repository is declared.
+pub(crate) enum There {
+    /// The repository that the catalog knows.
+    TheSame,
+    /// It, but without what was written to it last.
+    OlderCopy(Repository),
+    /// Another one, none, or nothing that can be opened.
+    Another,
 }
 
 /// When an opening that failed is tried again.
@@ -100,9 +111,13 @@ impl Node {
             leader.mark_unchanged();
             let again = match slot.opened() {
                 Opened::Closed { .. } => self.open_one(slot).await,
-                Opened::Open(open) if slot.settings.is_shared() && self.is_another(slot, &open) => {
-                    let why = "what this node has open is not the mesh's repository any more".to_owned();
-                    slot.set(Opened::Closed { why, since: now_unix() });
+                Opened::Open(open) if self.is_another(slot, &open) => {
+                    self.close(slot, "what this node has open is not the mesh's repository any more");
+                    self.open_one(slot).await
+                }
+                // Whatever is there now is looked at like one that was never open.
+                Opened::Open(_) if !slot.is_in_place().await => {
+                    self.close(slot, "its directory was away");
                     self.open_one(slot).await
                 }
                 Opened::Refused { differs: true, .. } if !self.is_redefined(slot) => self.open_one(slot).await,
@@ -137,7 +152,17 @@ impl Node {
     /// Whether what is open here is not what the mesh has under the number: redefined, or replaced by way of another node.
     fn is_another(&self, slot: &Slot, open: &Repository) -> bool {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
-        record.is_some_and(|record| !self.is_as_declared(slot, &record) || record.uuid != open.identity().uuid)
+        record.is_some_and(|record| {
+            let is_redefined = slot.settings.is_shared() && !self.is_as_declared(slot, &record);
+            is_redefined || record.uuid != open.identity().uuid
+        })
+    }
+
+    /// Serves it no longer until it has been opened again.
+    pub(crate) fn close(&self, slot: &Slot, why: &str) {
+        tracing::warn!(repo = %slot.key, why, "repository closed; it is opened again");
+        let why = why.to_owned();
+        slot.set(Opened::Closed { why, since: now_unix() });
     }
 
     /// Opens one, and says in the log what came of it when that is news.
@@ -149,6 +174,7 @@ impl Node {
         let again = match self.try_open(slot).await {
             Ok(repository) => {
                 tracing::info!(%repo, %place, "repository open");
+                // So that whoever sees it open sees what it owes. What fails here the leader does.
                 if let Err(failure) = self.finish_backfill(repo).await {
                     tracing::warn!(%repo, error = %failure, "what this repository owes of older objects is not known yet");
                 }
@@ -202,10 +228,17 @@ impl Node {
                 let (store, repository) = open_store(slot, &record.wrapped_keys).await?;
                 same_repository(slot, &repository, &record)
                     .map_err(|why| NotOpen::Closed(why, Again::Later.at(slot)))?;
+                let newest = within(slot, async { Ok(self.has_newest(slot, &repository).await) }).await?;
+                match newest {
+                    Ok(Newest::There) => {}
+                    Ok(Newest::Missing(why)) => return Err(NotOpen::Closed(why, Again::Later.at(slot))),
+                    Err(error) => return Err(classify(slot, &error)),
+                }
                 (store, repository)
             }
         };
         slot.set_may_delete(store.may_delete());
+        slot.set_store(store.clone());
         make_ready(slot, &store).await;
         Ok(repository)
     }
@@ -234,7 +267,7 @@ impl Node {
         }
     }
 
-    /// Whether what lies at the declared place is the repository that the catalog knows.
+    /// Whether what lies at the declared place is the repository that the catalog knows, with what was written last.
     pub(crate) async fn check_same_repository(
         &self,
         slot: &Slot,
@@ -242,9 +275,29 @@ impl Node {
     ) -> Result<(), crate::Failure> {
         let checked = async {
             let (_, repository) = open_store(slot, &record.wrapped_keys).await?;
-            same_repository(slot, &repository, record).map_err(NotOpen::Refused)
+            same_repository(slot, &repository, record).map_err(NotOpen::Refused)?;
+            match self.has_newest(slot, &repository).await {
+                Ok(Newest::There) => Ok(()),
+                Ok(Newest::Missing(why)) => Err(NotOpen::Refused(why)),
+                Err(error) => Err(classify(slot, &error)),
+            }
         };
         checked.await.map_err(NotOpen::failure)
+    }
+
+    /// What lies at the declared place.
+    pub(crate) async fn look_there(&self, slot: &Slot, record: &RepositoryRecord) -> Result<There, crate::Failure> {
+        let Ok((_, repository)) = open_store(slot, &record.wrapped_keys).await else {
+            return Ok(There::Another);
+        };
+        if same_repository(slot, &repository, record).is_err() {
+            return Ok(There::Another);
+        }
+        let newest = self.has_newest(slot, &repository).await;
+        match newest.map_err(|error| classify(slot, &error).failure())? {
+            Newest::There => Ok(There::TheSame),
+            Newest::Missing(_) => Ok(There::OlderCopy(repository)),
+        }
     }
 
     /// An empty repository at the declared place, for [`Node::replace_repository`].

@@ -4,7 +4,7 @@ use super::fanout::{Written, write_one};
 use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::watch::Watch;
-use pgmesh_raft::NodeName;
+use pgmesh_raft::{Lead, NodeName};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,15 +114,15 @@ impl Place {
         }
     }
 
-    /// Deletes an object; one that is not there is deleted.
-    pub async fn delete(&self, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
+    /// Deletes an object; one that is not there is deleted. Only the leader may.
+    pub async fn delete(&self, lead: &Lead, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
         match self {
             Self::Here(slot) => {
                 let object = object.clone();
                 slot.request(|repository| async move { repository.delete(&object, generation).await })
                     .await
             }
-            Self::There(slot) => slot.delete(object, generation).await,
+            Self::There(slot) => slot.delete(lead, object, generation).await,
         }
     }
 }

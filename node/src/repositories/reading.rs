@@ -12,7 +12,7 @@ use super::slot::SlotError;
 use super::ways::Way;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use pgmesh_raft::Replica;
+use pgmesh_raft::{Claim, Replica};
 use pgmesh_storage::{ObjectName, Payload, RepoKey};
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ pub struct Source {
 /// A replica that is not as the catalog says.
 #[derive(Debug, Clone)]
 pub struct BadReplica {
-    /// Which.
-    pub replica: Replica,
+    /// Which, and in which repository it was found so.
+    pub claim: Claim,
     /// It is not there at all.
     pub missing: bool,
     /// What was found.
@@ -123,9 +123,10 @@ impl Repositories {
                     Some((repo, _, Ok(payload))) => return Ok(Source { payload, repo, bad }),
                     Some((_, replica, Err(error))) => {
                         let what = crate::failure::chain(&error);
-                        if let Some(missing) = error.condemns() {
+                        if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
+                            let identity = identity.to_owned();
                             bad.push(BadReplica {
-                                replica,
+                                claim: Claim { replica, identity },
                                 missing,
                                 what: what.clone(),
                             });

@@ -9,7 +9,7 @@ use crate::protocol::{
     BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, Request, StoreObject,
     StoreTarget, Stored,
 };
-use pgmesh_raft::{NodeName, Replica};
+use pgmesh_raft::{Claim, Lead, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,13 +67,14 @@ impl RemoteSlot {
     }
 
     /// Deletes an object.
-    pub async fn delete(&self, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
+    pub async fn delete(&self, lead: &Lead, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
         let attempt = self.watch.begin(Work::Write, 0);
         let request = Request::DeleteObject(DeleteObject {
             repo: self.key,
             uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
+            term: lead.term(),
         });
         let answer = self
             .links
@@ -116,6 +117,7 @@ impl RemoteSlot {
         SlotError::Remote {
             repo: self.key,
             host: self.host.clone(),
+            identity: error.identity,
             kind: error.kind,
             what: error.what,
         }
@@ -125,6 +127,7 @@ impl RemoteSlot {
 fn damaged_in_transit(error: &dyn std::error::Error) -> RemoteError {
     RemoteError {
         kind: RemoteErrorKind::Unavailable,
+        identity: None,
         what: format!("what the node sent is not whole: {error}"),
     }
 }
@@ -166,15 +169,17 @@ pub async fn write_there(
             let Some((slot, attempt)) = waiting.remove(&stored.repo) else {
                 continue;
             };
-            let written = slot
-                .judge(attempt, Ok(stored.outcome))
-                .map(|(generation, bytes)| Written {
-                    replica: Replica {
-                        repo: slot.key,
-                        generation,
+            let written = slot.judge(attempt, Ok(stored.outcome)).map(|stored| {
+                let (repo, generation) = (slot.key, stored.generation);
+                let replica = Replica { repo, generation };
+                Written {
+                    claim: Claim {
+                        replica,
+                        identity: stored.identity,
                     },
-                    stored: bytes,
-                });
+                    stored: stored.bytes,
+                }
+            });
             // Whoever asked may have gone: the debt tells the repair.
             let _ = ends.send((slot.key, written));
         }

@@ -1,14 +1,15 @@
 //! One repository of this node: closed or opened, and how it does.
 
+use super::marks::Marking;
 use super::watch::Watch;
 use crate::health::Work;
 use crate::now_unix;
 use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
-use pgmesh_raft::{NodeName, RepositoryRecord};
-use pgmesh_storage::{RepoKey, Repository, StoreError};
+use pgmesh_raft::{NodeName, RepositoryRecord, limits};
+use pgmesh_storage::{RepoKey, Repository, Store, StoreError};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,11 @@ pub struct Slot {
     /// Held while it is being opened: once at a time.
     pub(crate) opening: tokio::sync::Mutex<()>,
     opened: Mutex<Opened>,
+    /// The storage of what is open.
+    store: Mutex<Option<Store>>,
+    /// Objects that this process has written there.
+    written: AtomicU64,
+    pub(crate) marking: tokio::sync::Mutex<Marking>,
     may_delete: AtomicBool,
     pub(crate) watch: Arc<Watch>,
 }
@@ -56,6 +62,9 @@ impl Slot {
             settings,
             io_timeout,
             opening: tokio::sync::Mutex::default(),
+            store: Mutex::default(),
+            written: AtomicU64::new(0),
+            marking: tokio::sync::Mutex::default(),
             may_delete: AtomicBool::new(true),
             opened: Mutex::new(Opened::Closed {
                 why: "it has not been opened yet".to_owned(),
@@ -82,6 +91,30 @@ impl Slot {
             (Opened::Closed { since, .. }, Opened::Closed { why, .. }) => Opened::Closed { why, since: *since },
             (_, state) => state,
         };
+    }
+
+    /// The storage that the repository was opened on.
+    pub fn set_store(&self, store: Store) {
+        *lock(&self.store) = Some(store);
+    }
+
+    /// Whether that storage is in its place, as far as can be seen without reading an object.
+    pub async fn is_in_place(&self) -> bool {
+        let store = lock(&self.store).clone();
+        match store {
+            Some(store) => store.is_in_place().await,
+            None => true,
+        }
+    }
+
+    /// An object was written.
+    pub fn note_written(&self) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many objects this process has written.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether the repository of this identity is the open one.
@@ -115,10 +148,20 @@ impl Slot {
 
     /// For `info` and `check`.
     pub fn health(&self) -> HealthInfo {
-        match self.opened() {
+        let health = match self.opened() {
             Opened::Open(_) => self.watch.info(),
             Opened::Closed { why, since } => HealthInfo::Down { since, why },
             Opened::Refused { why, .. } => HealthInfo::Refused { why },
+        };
+        // What a server has answered may be long.
+        let shortened = |why| limits::shortened(why, limits::REASON);
+        match health {
+            HealthInfo::Up => HealthInfo::Up,
+            HealthInfo::Down { since, why } => HealthInfo::Down {
+                since,
+                why: shortened(why),
+            },
+            HealthInfo::Refused { why } => HealthInfo::Refused { why: shortened(why) },
         }
     }
 
@@ -156,6 +199,7 @@ impl Slot {
                 why: describe(&self.opened()),
             });
         };
+        let identity = repository.identity().uuid.as_str().into();
         let attempt = self.watch.begin(work, bytes);
         match tokio::time::timeout(self.io_timeout, request(repository)).await {
             Ok(Ok(value)) => {
@@ -168,7 +212,11 @@ impl Slot {
                 } else {
                     attempt.answered();
                 }
-                Err(SlotError::Store { repo: self.key, source })
+                Err(SlotError::Store {
+                    repo: self.key,
+                    identity,
+                    source,
+                })
             }
             Err(_) => {
                 let error = SlotError::Silent {
@@ -198,6 +246,8 @@ pub enum SlotError {
     Store {
         /// Which.
         repo: RepoKey,
+        /// The identity of the repository that answered.
+        identity: Box<str>,
         /// What it answered.
         #[source]
         source: StoreError,
@@ -225,6 +275,8 @@ pub enum SlotError {
         repo: RepoKey,
         /// The node.
         host: NodeName,
+        /// The identity of the repository that answered, if one did.
+        identity: Option<String>,
         /// What kind of error.
         kind: RemoteErrorKind,
         /// In words.
@@ -259,6 +311,15 @@ impl SlotError {
 }
 
 impl SlotError {
+    /// The identity of the repository that answered; another one may have its number by now.
+    pub fn identity(&self) -> Option<&str> {
+        match self {
+            Self::Store { identity, .. } => Some(identity),
+            Self::Remote { identity, .. } => identity.as_deref(),
+            Self::NotOpen { .. } | Self::Silent { .. } | Self::Away { .. } => None,
+        }
+    }
+
     /// Whether the repository does not let the object go, and all is well.
     pub fn is_retained(&self) -> bool {
         matches!(

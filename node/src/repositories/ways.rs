@@ -38,6 +38,18 @@ impl Repositories {
         {
             return Err(format!("node {host}, which hosts repo{key}, was removed from the mesh"));
         }
+        let is_another = |slot: &Slot| {
+            let open = slot.repository();
+            open.is_some_and(|open| !uuid.is_empty() && open.identity().uuid != uuid)
+        };
+        if let (Some(slot), Some(host)) = (self.slot(key), &host)
+            && *host == self.me
+            && is_another(slot)
+        {
+            return Err(format!(
+                "what node {host} has open is not the mesh's repo{key} any more"
+            ));
+        }
         match (self.slot(key), host) {
             // The catalog says who hosts it: a file that still declares what another node has taken over is not right.
             (Some(slot), None) => Ok(Place::Here(slot.clone())),

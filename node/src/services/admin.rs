@@ -1,11 +1,12 @@
 //! Join tokens and certificates.
 
 use crate::failure::chain;
-use crate::protocol::{CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode};
+use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Reply, RequestId, TokenId, TokenRole};
-use pgmesh_transport::{Fingerprint, JoinToken, MemberName, MeshCa, Role};
+use pgmesh_storage::wire;
+use pgmesh_transport::{Fingerprint, JoinToken, MemberCertificate, MemberName, MeshCa, Role};
 use std::time::Duration;
 
 /// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
@@ -100,8 +101,10 @@ impl Node {
             secret_hash: join.secret.hash(),
             name: name.to_string(),
         };
-        // The same request again, perhaps through another node because the answer was lost, is the same redemption.
-        let request = RequestId(first_half(&self.suite().digest(&join.csr)));
+        // The same request again, perhaps through another node because the answer was lost, is the same redemption; with
+        // anything else in it, it is another one, and the token is used up.
+        let whole = wire::encode(&("redeem", join.token_id, join.secret.hash(), &join.csr, name.as_str()));
+        let request = RequestId(first_half(&self.suite().digest(&whole)));
         let actor = format!("joining {name}");
         let role = match self.catalog.propose_as(&actor, request, command).await? {
             Reply::Token(TokenRole::Admin) => Role::Admin,
@@ -184,6 +187,31 @@ impl Node {
                 node_id,
                 suite: self.suite(),
             }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a majority
+    /// gives it out, so whatever was acknowledged is on the others.
+    pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<u64, Failure> {
+        let name: NodeName = member
+            .name
+            .as_str()
+            .parse()
+            .map_err(|error| Failure::new(code::PROTOCOL, "the certificate names no node").because(error))?;
+        if name == self.name {
+            return Err(Failure::new(
+                code::PROTOCOL,
+                "a node cannot ask itself for another number",
+            ));
+        }
+        let command = Command::RenumberNode {
+            name: name.clone(),
+            fingerprint: member.fingerprint.0,
+            reason: begin.reason,
+        };
+        match self.catalog.propose(&format!("node {name}"), command).await? {
+            Reply::Admitted { node_id, .. } => Ok(node_id),
             other => Err(unexpected(&other)),
         }
     }

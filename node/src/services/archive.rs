@@ -9,10 +9,11 @@ use bytes::Bytes;
 use pgmesh_postgres::{
     Descent, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole,
 };
-use pgmesh_raft::command::{self, NewReplica};
+use pgmesh_raft::apply::Base;
+use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
-    Branch, CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord, StanzaRecord,
-    StoredObject, View,
+    Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
+    StanzaRecord, View,
 };
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
@@ -107,7 +108,7 @@ impl Node {
             })
             .into());
         }
-        let all = refs::targets(&view)?;
+        let all = refs::repositories(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
         // What a rebuilt catalog knows by name alone is archived anew.
@@ -119,7 +120,7 @@ impl Node {
             // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
             check_writer(&stanza, push, file)?;
         }
-        let (mut replicas, targets) = match &known {
+        let (known_good, targets) = match &known {
             Some(record) if !is_same(record) => {
                 return Err(Failure::from(Refusal::Duplicate {
                     stanza: push.stanza.clone(),
@@ -131,12 +132,12 @@ impl Node {
             }
             Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
             Some(record) => (
-                record.object.replicas.clone(),
-                missing(&view, push, file, &database, record, &all)?,
+                record.object.replicas.len(),
+                missing(&view.snapshot(), &segment_ref(push, &database, file), record)?,
             ),
             None => (
-                Vec::new(),
-                refs::targets_of(&view, &segment_ref(push, &database, file))?,
+                0,
+                refs::targets_of(&view.snapshot(), &segment_ref(push, &database, file))?,
             ),
         };
         let name = ObjectName::Segment {
@@ -145,16 +146,14 @@ impl Node {
             file: *file,
             digest: payload.digest,
         };
-        let wanted = ack.saturating_sub(replicas.len());
+        let wanted = ack.saturating_sub(known_good);
         let mut outcome = self
             .repositories
             .write(&name, payload, &targets, wanted, Some(held.clone()))
             .await?;
-        replicas.extend(outcome.durable.iter().map(|written| written.replica));
-        replicas.sort_by_key(|replica| replica.repo);
-        let object = stored_object(payload, replicas);
+        let object = claimed_object(payload, outcome.claims());
         let reply = self
-            .commit_push(actor, push, file, object.clone(), ack, checked_at, branches)
+            .commit_push(actor, push, file, object, ack, checked_at, branches)
             .await?;
         let (already, replicas) = match reply {
             Reply::Pushed { replicas } => (false, replicas),
@@ -172,7 +171,7 @@ impl Node {
         actor: &str,
         push: &PushSegment,
         file: &WalFileName,
-        object: StoredObject,
+        object: ClaimedObject,
         ack: usize,
         checked_at: LogIndex,
         branches: &[Branch],
@@ -225,7 +224,7 @@ impl Node {
                 let replica = NewReplica {
                     object: object.clone(),
                     digest,
-                    replica: written.replica,
+                    claim: written.claim,
                 };
                 committer.replica(session.clone(), replica).await;
             }
@@ -324,24 +323,14 @@ fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> O
 }
 
 /// The repositories that lack a known segment, each with the generation to write.
-fn missing(
-    view: &View,
-    push: &PushSegment,
-    file: &WalFileName,
-    database: &Database,
+pub(crate) fn missing<B: Base>(
+    view: &View<B>,
+    object: &ObjectRef,
     record: &SegmentRecord,
-    all: &[(RepoKey, Generation)],
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let object = segment_ref(push, database, file);
-    let lacking = all
-        .iter()
-        .filter(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
-    lacking
-        .map(|(key, first)| {
-            let debt = view.debt(*key, &object)?;
-            Ok((*key, debt.map_or(*first, |debt| debt.generation)))
-        })
-        .collect()
+    let mut targets = refs::targets_of_known(view, object, &record.object.replicas)?;
+    targets.retain(|(key, _)| !record.object.replicas.iter().any(|has| has.repo == *key));
+    Ok(targets)
 }
 
 /// What a push may end in, besides success.
@@ -436,24 +425,24 @@ pub(crate) fn branches_of(file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>
     Ok(history.entries.iter().map(branch).collect())
 }
 
-pub(crate) fn stored_object(payload: &Payload, replicas: Vec<Replica>) -> StoredObject {
-    StoredObject {
+pub(crate) fn claimed_object(payload: &Payload, claims: Vec<Claim>) -> ClaimedObject {
+    ClaimedObject {
         digest: payload.digest,
         plain_length: payload.plain_length,
         stored_length: payload.bytes.len() as u64,
-        replicas,
+        claims,
     }
 }
 
-fn already(record: &SegmentRecord, all: &[(RepoKey, Generation)]) -> Pushed {
+fn already(record: &SegmentRecord, all: &[RepoKey]) -> Pushed {
     pushed(true, &record.object.replicas, all)
 }
 
-fn pushed(already: bool, replicas: &[Replica], all: &[(RepoKey, Generation)]) -> Pushed {
+fn pushed(already: bool, replicas: &[Replica], all: &[RepoKey]) -> Pushed {
     let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.get()).collect();
     let owed = all
         .iter()
-        .map(|(key, _)| key.get())
+        .map(|key| key.get())
         .filter(|key| !durable.contains(key))
         .collect();
     Pushed { already, durable, owed }

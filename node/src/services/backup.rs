@@ -1,16 +1,17 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
-use crate::backups::{ConnectionNumber, ResumeKey};
 use crate::committer::ChunkCommit;
 use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
-use crate::services::{current_database, joined, stored_object, unexpected};
+use crate::services::{claimed_object, current_database, joined};
+use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
-    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind,
+    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, SessionId, SessionKind,
     StanzaRecord, StoredObject, View,
 };
 use pgmesh_storage::{
@@ -45,16 +46,12 @@ impl Node {
             .remedy("check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'"));
         }
         let writer = known_writer(&stanza, &begin)?;
-        let all = refs::targets(&view)?;
+        let all = refs::repositories(&view)?;
         let ack = self.backup_ack(begin.backup_ack, all.len())?;
-        let prior = view
-            .backups(&begin.stanza, None)
-            .last()
-            .transpose()?
-            .map(|(label, _)| label);
+        let prior = view.last_backup(&begin.stanza)?;
         let resume_key = random_key()?;
-        let session = self.open_backup_session(actor, &begin, resume_key).await?;
-        self.backups.attach(session, ack, connection);
+        let open = self.opening_of(&begin, resume_key);
+        let session = self.open_client_session(actor, open, ack, connection).await?;
         let command = Command::BeginBackup {
             stanza: begin.stanza.clone(),
             session,
@@ -69,7 +66,7 @@ impl Node {
             session: session.0.0,
             suite: self.suite(),
             archive_id: database.archive_id(),
-            repositories: all.iter().map(|(key, _)| key.get()).collect(),
+            repositories: all.iter().map(|key| key.get()).collect(),
             backup_ack: u16::try_from(ack).unwrap_or(u16::MAX),
             prior,
             writer,
@@ -82,29 +79,14 @@ impl Node {
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))
     }
 
-    async fn open_backup_session(
-        &self,
-        actor: &str,
-        begin: &BeginBackup,
-        resume_key: ResumeKey,
-    ) -> Result<SessionId, Failure> {
-        let command = Command::OpenSession {
+    fn opening_of(&self, begin: &BeginBackup, resume_key: ResumeKey) -> Command {
+        Command::OpenSession {
             kind: SessionKind::Backup,
             stanza: Some(begin.stanza.clone()),
-            holder: begin.holder.clone(),
+            holder: holder_words(&begin.holder),
             node: self.name.clone(),
             resume_key: Some(resume_key),
-        };
-        match self.catalog.propose(actor, command).await? {
-            Reply::Session(session) => Ok(session),
-            other => Err(unexpected(&other)),
         }
-    }
-
-    /// Ends a session whose holder is gone or has given up; its backup lock goes with it.
-    pub async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
-        self.backups.ended(session);
-        self.expire(actor, session, None, reason).await;
     }
 
     /// Which chunks need not be sent: those that enough repositories hold. A condemned chunk counts as absent.
@@ -115,7 +97,7 @@ impl Node {
                 format!("more than {QUERY_LIMIT} chunks in one query"),
             ));
         }
-        let ack = self.backups.ack(SessionId(LogIndex(query.session)))?;
+        let ack = self.clients.ack(SessionId(LogIndex(query.session)))?;
         let states = self.catalog.view().chunks(&query.digests)?;
         Ok(states
             .iter()
@@ -126,14 +108,13 @@ impl Node {
     /// Stores one chunk; returns when it is durable in `backup-ack` repositories and committed. The bytes at rest.
     pub async fn put_chunk(&self, put: PutChunk, body: Bytes, held: Arc<crate::budget::Held>) -> Result<u64, Failure> {
         let session = SessionId(LogIndex(put.session));
-        let ack = self.backups.ack(session)?;
+        let ack = self.clients.ack(session)?;
         let payload = checked(joined(put.payload, body)?, self.suite()).await?;
         let length = u32::try_from(payload.plain_length)
             .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
         let mut first = None;
         for _ in 0..TRIES {
-            let view = self.catalog.view();
-            let targets = chunk_targets(&view, payload.digest, first)?;
+            let targets = chunk_targets(&self.catalog.view().snapshot(), payload.digest, first)?;
             let name = ObjectName::Chunk(payload.digest);
             let mut outcome = self
                 .repositories
@@ -144,7 +125,7 @@ impl Node {
                 digest: payload.digest,
                 length,
                 stored_length: u32::try_from(payload.bytes.len()).unwrap_or(u32::MAX),
-                replicas: outcome.durable.iter().map(|written| written.replica).collect(),
+                claims: outcome.claims(),
             };
             match self.committer.chunk(session, chunk).await? {
                 ChunkCommit::Done => {
@@ -170,7 +151,7 @@ impl Node {
         held: Arc<crate::budget::Held>,
     ) -> Result<CommittedBackup, Failure> {
         let session = SessionId(LogIndex(commit.session));
-        let ack = self.backups.ack(session)?;
+        let ack = self.clients.ack(session)?;
         let payload = joined(commit.manifest, body)?;
         // A commit whose answer was lost is asked for again, perhaps through another node: it is done already.
         if let Some(done) = self.committed_before(&commit).await? {
@@ -197,7 +178,7 @@ impl Node {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
             };
-            let targets = refs::targets_of(&view, &object)?;
+            let targets = refs::targets_of(&view.snapshot(), &object)?;
             let name = ObjectName::Manifest {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
@@ -207,14 +188,15 @@ impl Node {
                 .repositories
                 .write(&name, &payload, &targets, ack, Some(held.clone()))
                 .await?;
-            let replicas = outcome.durable.iter().map(|written| written.replica).collect();
-            let manifest = stored_object(&payload, replicas);
+            let claimed = claimed_object(&payload, outcome.claims());
+            let manifest = claimed.stored(Vec::new());
             let record = backup_record(&root, manifest, sums.stored, targets.iter().map(|(key, _)| *key));
             let command = Command::CommitBackup(Box::new(command::CommitBackup {
                 stanza: commit.stanza.clone(),
                 session,
                 label: commit.label.clone(),
                 record,
+                claims: claimed.claims,
                 ack: u16::try_from(ack).unwrap_or(u16::MAX),
                 checked_at,
             }));
@@ -227,7 +209,10 @@ impl Node {
                         owed: outcome.owed_numbers(),
                     });
                 }
-                Err(CatalogError::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}
+                // Written to a repository that was replaced meanwhile, it counts for nothing: it is written again.
+                Err(CatalogError::Refused(
+                    Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+                )) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -253,10 +238,10 @@ impl Node {
             .iter()
             .map(|replica| replica.repo.get())
             .collect();
-        let all = refs::targets(&view)?;
+        let all = refs::repositories(&view)?;
         let owed = all
             .iter()
-            .map(|(key, _)| key.get())
+            .map(|key| key.get())
             .filter(|key| !durable.contains(key))
             .collect();
         Ok(Some(CommittedBackup::Committed { durable, owed }))
@@ -329,7 +314,7 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
     }
 }
 
-fn random_key() -> Result<ResumeKey, Failure> {
+pub(super) fn random_key() -> Result<ResumeKey, Failure> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
     Ok(key)
@@ -361,7 +346,7 @@ fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
 
 /// Stored bytes, per repository, of the chunks looked at.
 #[derive(Default)]
-struct Sums {
+pub(crate) struct Sums {
     stored: BTreeMap<RepoKey, u64>,
 }
 
@@ -370,8 +355,9 @@ enum Checked {
     Missing(Vec<Digest>),
 }
 
-fn look_up(
-    view: &View,
+/// Which of these chunks the mesh lacks, condemned ones too, and what the others take up.
+pub(crate) fn look_up<B: Base>(
+    view: &View<B>,
     digests: &[Digest],
     ack: usize,
     missing: &mut Vec<Digest>,
@@ -392,27 +378,36 @@ fn look_up(
     Ok(())
 }
 
-/// Where a chunk is to be written: where it is not, each time under a name that is free.
-fn chunk_targets(
-    view: &View,
+/// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under that
+/// name that is to be deleted. `at_least` is what the catalog has asked for meanwhile.
+pub(crate) fn chunk_targets<B: Base>(
+    view: &View<B>,
     digest: Digest,
     at_least: Option<Generation>,
 ) -> Result<Vec<(RepoKey, Generation)>, Failure> {
-    let object = ObjectRef::Chunk(digest);
-    let lowest = match view.chunk_states(&[digest])?.into_iter().next() {
-        Some(ChunkState::Absent { generation }) => generation.max(at_least.unwrap_or_default()),
-        _ => at_least.unwrap_or_default(),
-    };
-    refs::targets(view)?
-        .into_iter()
-        .map(|(key, _)| {
-            Ok((
-                key,
-                view.debt(key, &object)?
-                    .map_or(lowest, |debt| debt.generation.max(lowest)),
-            ))
-        })
-        .collect()
+    let at_least = at_least.unwrap_or_default();
+    match view.chunk_states(&[digest])?.pop() {
+        Some(ChunkState::Absent { generation }) => {
+            let generation = generation.max(at_least);
+            Ok(refs::repositories(view)?
+                .into_iter()
+                .map(|key| (key, generation))
+                .collect())
+        }
+        known => {
+            let replicas = match known {
+                Some(ChunkState::Present(record)) => record.replicas,
+                _ => Vec::new(),
+            };
+            let mut targets = refs::targets_of_known(view, &ObjectRef::Chunk(digest), &replicas)?;
+            for (key, generation) in &mut targets {
+                if !replicas.iter().any(|replica| replica.repo == *key) {
+                    *generation = (*generation).max(at_least);
+                }
+            }
+            Ok(targets)
+        }
+    }
 }
 
 fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> Result<(), Failure> {
@@ -452,7 +447,6 @@ pub(crate) fn backup_record(
         page_errors: !root.errors.is_empty(),
         annotations: root.annotations.clone(),
         prior: root.prior.clone(),
-        references: root.references.clone(),
         manifest,
         program: root.pgmesh_version.clone(),
     }

@@ -1,53 +1,94 @@
 //! What `info` and `check` ask.
 
+use crate::choice::{Chooser, PriorChoice, PriorChooser};
 use crate::failure::chain;
 use crate::garbage::never_deletes;
 use crate::protocol::{
-    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, KeptInfo, MeshInfo, RepositoryInfo,
-    SegmentPresence, StanzaInfo,
+    ArchiveInfo, ArchiveStatus, BackupInfo, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
+    InfoCursor, KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence, StanzaInfo,
 };
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_postgres::WalFileName;
+use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
-use pgmesh_storage::{BackupLabel, RepoKey, StanzaName};
+use pgmesh_storage::{BackupLabel, RepoKey, StanzaName, wire};
 use pgmesh_transport::Peer;
 
+/// How many bytes of stanzas and backups one answer has before no more is added; the last addition is far below what is
+/// left of a message.
+const PAGE_BYTES: usize = MESSAGE_LIMIT / 4;
 /// How many missing segments one answer names.
 const SEGMENTS_NAMED: usize = 16;
 /// How many segments one question may cover.
 const SEGMENTS_ASKED: usize = 65_536;
 
 impl Node {
-    /// What is there, as far as the asker may know.
-    pub async fn info(&self, peer: &Peer, stanza: Option<StanzaName>) -> Result<MeshInfo, Failure> {
-        // Without a majority it says what this node last knew, and that it is so.
-        let (view, stale) = match self.catalog.view_linearizable().await {
-            Ok(view) => (view, None),
-            Err(error) => (self.catalog.view(), Some(chain(&error))),
+    /// What is there, as far as the asker may know and an answer has room for.
+    pub async fn info(&self, peer: &Peer, ask: GetInfo) -> Result<MeshInfo, Failure> {
+        let (view, stale) = self.newest_view().await;
+        let page = Page::of(&view, &ask, |stanza| peer.may_use(stanza))?;
+        // How the repositories do is asked of other nodes: once is enough.
+        let repositories = match &ask.after {
+            None => self.repository_infos(&view).await?,
+            Some(_) => Vec::new(),
         };
-        let mut stanzas = Vec::new();
-        match &stanza {
-            Some(name) => {
-                if let Some(record) = view.stanza(name)? {
-                    stanzas.push(stanza_info(&view, name, &record)?);
-                }
-            }
-            None => {
-                for row in view.stanzas(None) {
-                    let (name, record) = row?;
-                    if peer.may_use(&name) {
-                        stanzas.push(stanza_info(&view, &name, &record)?);
-                    }
-                }
-            }
-        }
+        // What is lost is looked for among the stanzas that were asked for: once is enough, too.
+        let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
+        let lost = match &ask.after {
+            None => self.lost_report(&view, is_asked).await?,
+            Some(_) => LostReport::default(),
+        };
         Ok(MeshInfo {
+            lost,
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),
-            repositories: self.repository_infos(&view).await?,
-            stanzas,
+            repositories,
+            stanzas: page.stanzas,
+            more: page.more,
             clock: now_unix(),
             stale,
+        })
+    }
+
+    /// Without a majority there is only what this node last knew, and why that is so.
+    async fn newest_view(&self) -> (View, Option<String>) {
+        match self.catalog.view_linearizable().await {
+            Ok(view) => (view, None),
+            Err(error) => (self.catalog.view(), Some(chain(&error))),
+        }
+    }
+
+    /// What a new backup is compared with.
+    pub async fn choose_prior(&self, ask: ChoosePrior) -> Result<PriorChoice, Failure> {
+        let (view, _) = self.newest_view().await;
+        let record = view.stanza(&ask.stanza)?;
+        let current = record.as_ref().and_then(StanzaRecord::current);
+        let database = current.filter(|current| current.system_id == ask.system_id);
+        let mut chooser = PriorChooser::new(ask.kind, database.map(|database| database.id.0));
+        for row in view.backups(&ask.stanza, None) {
+            let (label, backup) = row?;
+            chooser.offer(&label, backup.db.0, backup.stopped_at);
+        }
+        Ok(chooser.chosen())
+    }
+
+    /// The backup that a restore needs.
+    pub async fn choose_backup(&self, ask: ChooseBackup) -> Result<BackupInfo, Failure> {
+        let (view, _) = self.newest_view().await;
+        if view.stanza(&ask.stanza)?.is_none() {
+            let what = format!("the mesh has no stanza {}", ask.stanza);
+            return Err(Failure::new(code::BACKUP_SET_INVALID, what).remedy("'pgmesh info' lists the stanzas"));
+        }
+        let mut chooser = Chooser::new(&ask.wanted, ask.timeline);
+        for row in view.backups(&ask.stanza, None) {
+            let (label, backup) = row?;
+            let info = backup_info(label, &backup, &[]);
+            if ask.repo.is_none_or(|repo| info.repositories.contains(&repo)) {
+                chooser.offer(info);
+            }
+        }
+        chooser.chosen(ask.stanza.as_str()).map_err(|error| {
+            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
         })
     }
 
@@ -129,7 +170,8 @@ impl Node {
                 None => presence.missing.push(name.to_string()),
                 Some(segment) => {
                     let has = |key| segment.object.replicas.iter().any(|replica| replica.repo == key);
-                    let lacking = repositories.iter().filter(|key| !has(**key));
+                    let room = SEGMENTS_NAMED.saturating_sub(presence.owed.len());
+                    let lacking = repositories.iter().filter(|key| !has(**key)).take(room);
                     presence.owed.extend(lacking.map(|key| (key.get(), name.to_string())));
                 }
             }
@@ -138,7 +180,6 @@ impl Node {
             }
             name = name.next(database.segment_size);
         }
-        presence.owed.truncate(SEGMENTS_NAMED);
         Ok(presence)
     }
 }
@@ -168,7 +209,88 @@ pub(crate) fn kept_info(view: &View, key: RepoKey, record: &RepositoryRecord) ->
     })
 }
 
-fn stanza_info(view: &View, name: &StanzaName, record: &StanzaRecord) -> Result<StanzaInfo, Failure> {
+/// The stanzas and backups of one answer.
+#[derive(Debug, Default)]
+struct Page {
+    stanzas: Vec<StanzaInfo>,
+    more: Option<InfoCursor>,
+    bytes: usize,
+}
+
+impl Page {
+    /// What comes after the cursor, until the answer is full.
+    fn of<B: Base>(view: &View<B>, ask: &GetInfo, may_see: impl Fn(&StanzaName) -> bool) -> Result<Self, Failure> {
+        let mut page = Self::default();
+        let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(key, _)| key).collect();
+        let mut passed = None;
+        if let Some(InfoCursor { stanza, label }) = &ask.after {
+            passed = Some(stanza);
+            let record = view.stanza(stanza)?.filter(|_| label.is_some() && may_see(stanza));
+            if let Some(record) = record {
+                page.add(view, stanza, &record, ask.backups, label.as_ref(), &registered)?;
+            }
+        }
+        match &ask.stanza {
+            Some(name) if passed.is_none() => {
+                if let Some(record) = view.stanza(name)? {
+                    page.add(view, name, &record, ask.backups, None, &registered)?;
+                }
+            }
+            Some(_) => {}
+            None => {
+                for row in view.stanzas(passed) {
+                    if page.more.is_some() {
+                        break;
+                    }
+                    let (name, record) = row?;
+                    if may_see(&name) {
+                        page.add(view, &name, &record, ask.backups, None, &registered)?;
+                    }
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// Adds a stanza, with as many of its backups as there is room for.
+    fn add<B: Base>(
+        &mut self,
+        view: &View<B>,
+        name: &StanzaName,
+        record: &StanzaRecord,
+        with_backups: bool,
+        after: Option<&BackupLabel>,
+        registered: &[RepoKey],
+    ) -> Result<(), Failure> {
+        let mut info = stanza_info(view, name, record)?;
+        self.bytes += wire::encode(&info).len();
+        let mut rows = view.backups(name, after).take_while(|_| with_backups);
+        let mut last = None;
+        // At least one, so that there is an end to it.
+        while last.is_none() || self.bytes < PAGE_BYTES {
+            let Some(row) = rows.next() else {
+                last = None;
+                break;
+            };
+            let (label, backup) = row?;
+            let backup = backup_info(label.clone(), &backup, registered);
+            self.bytes += wire::encode(&backup).len();
+            info.backups.push(backup);
+            last = Some(label);
+        }
+        drop(rows);
+        self.stanzas.push(info);
+        if self.bytes >= PAGE_BYTES {
+            self.more = Some(InfoCursor {
+                stanza: name.clone(),
+                label: last,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn stanza_info<B: Base>(view: &View<B>, name: &StanzaName, record: &StanzaRecord) -> Result<StanzaInfo, Failure> {
     let mut archives = Vec::new();
     for database in &record.databases {
         if let Some((min, max)) = view.segment_bounds(name, database.id)? {
@@ -180,11 +302,6 @@ fn stanza_info(view: &View, name: &StanzaName, record: &StanzaRecord) -> Result<
             });
         }
     }
-    let registered: Vec<RepoKey> = view.repositories()?.into_iter().map(|(key, _)| key).collect();
-    let backups = view
-        .backups(name, None)
-        .map(|row| row.map(|(label, backup)| backup_info(label, &backup, &registered)))
-        .collect::<Result<Vec<_>, _>>()?;
     let backup_held_by = match &record.backup {
         None => None,
         Some(running) => view.session(running.session)?.map(|session| session.holder),
@@ -203,7 +320,7 @@ fn stanza_info(view: &View, name: &StanzaName, record: &StanzaRecord) -> Result<
             })
             .collect(),
         archives,
-        backups,
+        backups: Vec::new(),
     })
 }
 
@@ -213,7 +330,6 @@ fn backup_info(label: BackupLabel, record: &BackupRecord, registered: &[RepoKey]
         kind: label.backup_type().to_string(),
         label,
         prior: record.prior.clone(),
-        references: record.references.clone(),
         error: record.page_errors,
         database: record.db.0,
         wal_start: record.wal_start.to_string(),

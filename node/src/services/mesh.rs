@@ -1,6 +1,7 @@
 //! The nodes of the mesh: listing them, changing their part, asking all how they do.
 
 use super::healths::{Accounts, place_of};
+use super::session::session_states;
 use crate::failure::chain;
 use crate::links::{Lane, LinkError, Whom};
 use crate::protocol::{
@@ -9,6 +10,7 @@ use crate::protocol::{
 use crate::services::info::{debt_info, kept_info};
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
+use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, View, VotePolicy};
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
@@ -145,8 +147,19 @@ impl Node {
             certificate_expires: self.certificate_expires(),
             disk_free: free_bytes(self.layout.root()),
             repositories: repositories.collect(),
-            failure: status.failure,
+            trouble: status.trouble(),
+            began_anew: self.old_catalog(),
+            sessions: self.quiet_sessions(),
+            session_timeout: self.settings.sessions.timeout.as_secs(),
+            skipped: status.skipped,
+            failure: status.failure.map(|why| shortened(why, limits::REASON)),
         }
+    }
+
+    /// Where the catalog is kept that this node had before it began anew.
+    fn old_catalog(&self) -> Option<String> {
+        let old = self.layout.old_catalog();
+        old.exists().then(|| old.display().to_string())
     }
 
     /// How the whole mesh does.
@@ -161,6 +174,8 @@ impl Node {
         let view = self.catalog.view();
         let leader = nodes.iter().find(|node| node.role == NodeRole::Leader);
         let repositories = self.repository_states(&view, &nodes, &accounts)?;
+        let quiet = accounts.iter().flatten().flat_map(|own| own.sessions.iter().copied());
+        let (sessions, sessions_open) = session_states(&view, &quiet.collect())?;
         Ok(MeshStatus {
             mesh_id: self.mesh_id().to_owned(),
             node: self.name.to_string(),
@@ -168,7 +183,10 @@ impl Node {
             quorum,
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
             round_trips: trips,
+            lost: self.lost_report(&view, |_| true).await?,
             repositories,
+            sessions,
+            sessions_open,
             nodes: nodes.into_iter().zip(accounts).collect(),
         })
     }

@@ -12,12 +12,18 @@ mod peer;
 mod read;
 mod repository;
 mod repository_change;
+mod session;
 mod stanza;
 mod sync;
 mod verify;
 mod verify_mesh;
 
 pub(crate) use admin::CERTIFICATE_VALIDITY;
-pub(crate) use archive::{branches_of, current_database, joined, stored_object, unexpected};
+pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
+#[cfg(test)]
+pub(crate) use {
+    archive::missing,
+    backup::{Sums, chunk_targets, look_up},
+};

@@ -2,7 +2,7 @@
 
 use crate::failure::chain;
 use crate::protocol::{
-    AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored,
+    AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored, StoredAt,
 };
 use crate::repositories::{Opened, Place, Slot, SlotError, write_one};
 use crate::services::joined;
@@ -40,7 +40,11 @@ impl Node {
                 let written = write_one(&slot, &object, target.generation, &payload).await;
                 drop(payload);
                 let outcome = match written {
-                    Ok(written) => Ok((written.replica.generation, written.stored)),
+                    Ok(written) => Ok(StoredAt {
+                        identity: written.claim.identity,
+                        generation: written.claim.replica.generation,
+                        bytes: written.stored,
+                    }),
                     Err(error) => Err(remote_error(&error)),
                 };
                 // Whoever asked may have gone: what was written is found again by the next try.
@@ -74,9 +78,18 @@ impl Node {
         let Some(slot) = self.repositories.serving(delete.repo, &delete.uuid) else {
             return Err(unavailable(self.not_here(delete.repo)));
         };
+        let term = self.catalog.status().term;
+        if delete.term < term {
+            let what = format!(
+                "only the leader deletes, and node {} knows of a later one than that of term {}",
+                self.name, delete.term
+            );
+            return Err(unavailable(what));
+        }
         if !slot.may_delete() {
             return Err(RemoteError {
                 kind: RemoteErrorKind::Retained,
+                identity: None,
                 what: format!("repo{}-delete=n says that nothing is deleted there", delete.repo),
             });
         }
@@ -141,13 +154,14 @@ async fn read_from(slot: &Slot, read: ReadObject) -> Result<(pgmesh_storage::Gen
     }
 }
 
-fn stored(repo: RepoKey, outcome: Result<(pgmesh_storage::Generation, u64), RemoteError>) -> Stored {
+fn stored(repo: RepoKey, outcome: Result<StoredAt, RemoteError>) -> Stored {
     Stored { repo, outcome }
 }
 
 fn unavailable(what: String) -> RemoteError {
     RemoteError {
         kind: RemoteErrorKind::Unavailable,
+        identity: None,
         what,
     }
 }
@@ -160,6 +174,7 @@ fn remote_error(error: &SlotError) -> RemoteError {
             Some(false) => RemoteErrorKind::Damaged,
             None => RemoteErrorKind::Unavailable,
         },
+        identity: error.identity().map(str::to_owned),
         what: chain(error),
     }
 }

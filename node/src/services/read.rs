@@ -6,7 +6,7 @@ use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Source};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_raft::{Command, DebtReason, ObjectRef, Refusal};
+use pgmesh_raft::{Command, DebtReason, ObjectRef, Refusal, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, PayloadError, RepoKey};
 
 impl Node {
@@ -38,18 +38,18 @@ impl Node {
     /// Withdraws bad replicas from the catalog; each becomes a debt of a new generation, which the repair pays.
     pub(crate) async fn report_bad(&self, object: &ObjectRef, bad: &[BadReplica]) {
         for replica in bad {
-            let (repo, generation) = (replica.replica.repo, replica.replica.generation);
+            let repo = replica.claim.replica.repo;
             tracing::warn!(%object, %repo, what = replica.what, "a replica is bad; it is made anew from another one");
             let command = Command::ReportBad {
-                repo,
                 object: object.clone(),
-                generation,
+                bad: replica.claim.clone(),
                 reason: if replica.missing {
                     DebtReason::Missing
                 } else {
                     DebtReason::Damaged
                 },
-                what: replica.what.clone(),
+                // What cannot be told in full is told all the same.
+                what: limits::shortened(replica.what.clone(), limits::REASON),
             };
             if let Err(error) = self.catalog.propose(self.actor(), command).await {
                 tracing::warn!(%object, %repo, error = %chain(&error), "a bad replica could not be reported");
@@ -109,8 +109,16 @@ impl Node {
         let mut known = refs::known(&self.catalog.view(), &object)?;
         if known.is_none() {
             // This node may lag behind the leader.
-            let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-            known = refs::known(&view, &object)?;
+            known = match self.catalog.view_linearizable().await {
+                Ok(view) => match refs::known(&view, &object)? {
+                    Some(known) => Some(known),
+                    None => refs::condemned(&view, digest)?,
+                },
+                Err(error) => match refs::condemned(&self.catalog.view(), digest)? {
+                    Some(known) => Some(known),
+                    None => return Err(error.into()),
+                },
+            };
         }
         let known = known.ok_or_else(unknown)?;
         let avoid: Vec<RepoKey> = avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
@@ -119,12 +127,19 @@ impl Node {
 
     /// Reads a backup's manifest.
     pub async fn get_manifest(&self, get: GetManifest) -> Result<(PayloadHead, Bytes), Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let object = ObjectRef::Manifest {
             stanza: get.stanza.clone(),
             label: get.label.clone(),
         };
-        let known = refs::known(&view, &object)?.ok_or_else(|| {
+        let known = match self.catalog.view_linearizable().await {
+            Ok(view) => refs::known(&view, &object)?,
+            // Without a majority a restore goes on from what this node last knew: nothing can be deleted meanwhile.
+            Err(error) => match refs::known(&self.catalog.view(), &object)? {
+                Some(known) => Some(known),
+                None => return Err(error.into()),
+            },
+        };
+        let known = known.ok_or_else(|| {
             Failure::from(Refusal::UnknownBackup {
                 stanza: get.stanza,
                 label: get.label,

@@ -2,7 +2,10 @@
 
 use crate::failure::chain;
 use crate::links::{Lane, Whom, receive, receive_body};
-use crate::protocol::{BODY_LIMIT, ListRepository, PayloadHead, ReadRepository, RepositoryObject, Request};
+use crate::protocol::{
+    BODY_LIMIT, ListRepository, MESSAGE_LIMIT, PayloadHead, ReadRepository, RepositoryListing, RepositoryObject,
+    Request,
+};
 use crate::repositories::{Place, Way};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
@@ -10,8 +13,8 @@ use pgmesh_raft::Command;
 use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey, Repository, StoreError};
 use std::collections::BTreeMap;
 
-/// How many objects one listing names.
-const LISTED: usize = 100_000;
+/// How many bytes of names one answer has.
+const LISTED: usize = MESSAGE_LIMIT / 2;
 
 impl Node {
     /// How a repository is asked. What another node asks is asked of this one's own: it has chosen the way.
@@ -27,11 +30,7 @@ impl Node {
     }
 
     /// Lists objects and folders.
-    pub async fn list_repository(
-        &self,
-        list: ListRepository,
-        from_node: bool,
-    ) -> Result<Vec<RepositoryObject>, Failure> {
+    pub async fn list_repository(&self, list: ListRepository, from_node: bool) -> Result<RepositoryListing, Failure> {
         let mut tried = Vec::new();
         let mut place = self.asked_place(list.repo, from_node)?;
         loop {
@@ -62,18 +61,22 @@ impl Node {
         (is_of_the_way && !from_node).then(next).flatten()
     }
 
-    async fn list_here(&self, list: &ListRepository) -> Result<Vec<RepositoryObject>, Failure> {
+    async fn list_here(&self, list: &ListRepository) -> Result<RepositoryListing, Failure> {
         let slot = self.own_slot(list.repo)?;
         let path = list.path.trim_matches('/').to_owned();
-        let (folder, recurse) = (path.clone(), list.recurse);
-        let names = slot
-            .request(|repository| async move { repository.list_names(&folder, recurse, LISTED).await })
+        let (folder, recurse, after) = (path.clone(), list.recurse, list.after.clone());
+        let (names, more) = slot
+            .request(|repository| async move {
+                let after = after.as_deref();
+                repository.list_names(&folder, recurse, after, LISTED).await
+            })
             .await
             .map_err(|error| unreadable(list.repo, &path, &error))?;
-        Ok(names
-            .into_iter()
-            .map(|(name, size)| RepositoryObject { name, size })
-            .collect())
+        let objects = names.into_iter().map(|(name, size)| RepositoryObject { name, size });
+        Ok(RepositoryListing {
+            objects: objects.collect(),
+            more,
+        })
     }
 
     /// Reads an object: checked, decrypted and decompressed.
@@ -172,9 +175,17 @@ impl Node {
 
 /// The content of an object as it was before it was compressed and encrypted, checked (invariant 6).
 async fn content(repository: &Repository, object: &ObjectPath) -> Result<Payload, StoreError> {
-    if matches!(object, ObjectPath::Identity) {
+    let text = match object {
+        ObjectPath::Identity => Some(repository.identity_text().await?),
+        ObjectPath::Mark(_) => {
+            let path = object.to_string();
+            repository.verify_path(&path).await?;
+            Some(repository.read_raw(&path).await?)
+        }
+        _ => None,
+    };
+    if let Some(text) = text {
         // No object with content: it is handed out as it lies there.
-        let text = repository.identity_text().await?;
         return Ok(Payload {
             digest: repository.suite().digest(&text),
             codec: Codec::None,

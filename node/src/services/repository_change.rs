@@ -1,10 +1,11 @@
 //! Repositories that are lost with their disks, or given up.
 
 use crate::links::{Lane, Whom};
-use crate::protocol::Request;
+use crate::protocol::{Replaced, Request};
+use crate::repositories::There;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Command, NodeName, ObjectRef, Reply, View};
+use pgmesh_raft::{Command, NodeName, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
@@ -13,11 +14,17 @@ const REPLACE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Node {
     /// Puts an empty repository in the place of one that was lost with its disk. What the mesh believes to be in the old one
-    /// is withdrawn, and owed to the new one.
+    /// is withdrawn, and owed to the new one. An older copy that is in its place is taken up: what it lacks is withdrawn and
+    /// owed to it.
     ///
     /// # Errors
     /// This node does not host it, or the old one is still there: what can be read is not thrown away.
-    pub(crate) async fn replace_repository(&self, actor: &str, repo: RepoKey, from_node: bool) -> Result<(), Failure> {
+    pub(crate) async fn replace_repository(
+        &self,
+        actor: &str,
+        repo: RepoKey,
+        from_node: bool,
+    ) -> Result<Replaced, Failure> {
         if let Some(host) = self.replacer_elsewhere(repo, from_node)? {
             let command = Command::Audit {
                 what: format!("repo{repo}: node {host} is asked to put an empty repository in its place"),
@@ -34,7 +41,18 @@ impl Node {
         let record = view
             .repository(repo)?
             .ok_or_else(|| Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)))?;
-        if self.check_same_repository(&slot, &record).await.is_ok() {
+        let there = self.look_there(&slot, &record).await?;
+        if let There::OlderCopy(repository) = there {
+            let command = Command::Audit {
+                what: format!("repo{repo}: an older copy of it is taken up; what it lacks is owed"),
+            };
+            self.catalog.propose(actor, command).await?;
+            let (missing, there) = self.take_older_copy(repo, &repository).await?;
+            self.open_one(&slot).await;
+            self.repair.wake();
+            return Ok(Replaced::OlderCopy { missing, there });
+        }
+        if matches!(there, There::TheSame) {
             return Err(Failure::new(
                 code::COMMAND_INVALID,
                 format!(
@@ -60,7 +78,7 @@ impl Node {
         }
         self.open_one(&slot).await;
         self.repair.wake();
-        Ok(())
+        Ok(Replaced::Empty)
     }
 
     /// The node that replaces a shared repository which this one does not declare: one that reaches it.
@@ -85,11 +103,7 @@ impl Node {
             return Err(Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)));
         }
         if all.len() == 1 {
-            return Err(Failure::new(
-                code::COMMAND_INVALID,
-                format!("repo{repo} is the mesh's only repository"),
-            )
-            .remedy("declare another one first"));
+            return Err(pgmesh_raft::Refusal::LastRepository(repo).into());
         }
         let left = all.len() - 1;
         let ack = effective_ack(self.settings.archive_ack, all.len()).unwrap_or(left);
@@ -103,35 +117,17 @@ impl Node {
             )
             .remedy("declare another repository first, or give --force"));
         }
-        if !force && let Some(object) = only_there(&view, repo)? {
-            return Err(Failure::new(
-                code::COMMAND_INVALID,
-                format!("nothing but repo{repo} has {object}, and perhaps more"),
-            )
-            .remedy("let the other repositories be filled first (pgmesh repo-sync), or give --force to lose it"));
-        }
+        // Whether objects would be lost is decided by the catalog, at each step.
         loop {
-            match self.catalog.propose(actor, Command::RetireRepository { repo }).await? {
+            let command = Command::RetireRepository { repo, force };
+            match self.catalog.propose(actor, command).await? {
                 Reply::Retiring { more: true } => {}
+                Reply::StillNeeded { object } => {
+                    let refusal = pgmesh_raft::Refusal::RepositoryNeeded { repo, object };
+                    return Err(refusal.into());
+                }
                 _ => return Ok(()),
             }
         }
     }
-}
-
-/// An object that only this repository has, if there is one that another one owes: whoever has all has no debts.
-fn only_there(view: &View, repo: RepoKey) -> Result<Option<ObjectRef>, Failure> {
-    for (other, _) in view.repositories()? {
-        if other == repo {
-            continue;
-        }
-        for row in view.debts(other, None) {
-            let (object, _) = row?;
-            let held = view.object(&object)?.map(|stored| stored.replicas).unwrap_or_default();
-            if !held.is_empty() && held.iter().all(|replica| replica.repo == repo) {
-                return Ok(Some(object));
-            }
-        }
-    }
-    Ok(None)
 }

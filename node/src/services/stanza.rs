@@ -1,14 +1,19 @@
 //! Creating, upgrading, stopping and deleting stanzas.
 
-use crate::garbage::Collected;
-use crate::protocol::{AnnotateBackup, CreateStanza, DeletedStanza, NewStanza, SetStopped};
+use crate::protocol::{AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
 use crate::refs;
-use crate::services::{stored_object, unexpected};
+use crate::services::{claimed_object, unexpected};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
-use pgmesh_raft::command::Cluster;
-use pgmesh_raft::{Command, Database, ObjectRef, Refusal, Reply, StanzaRecord, StoredObject};
+use pgmesh_postgres::WalFileName;
+use pgmesh_raft::command::{ClaimedObject, Cluster};
+use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
+
+/// How often the description of a cluster is written under another name, when the catalog moved under it.
+const TRIES: usize = 8;
+/// WAL that was pushed so many seconds ago is a sign that its cluster runs.
+const RECENT_PUSH_SECONDS: i64 = 300;
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
@@ -87,18 +92,43 @@ impl Node {
         id: DbId,
         upgrade: bool,
     ) -> Result<NewStanza, Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let archive_id = ArchiveId {
             db: id,
             version: create.version,
         };
         let payload = self.describe(create, archive_id)?;
+        for _ in 0..TRIES {
+            if let Some(new) = self
+                .try_add_database(actor, create, archive_id, &payload, upgrade)
+                .await?
+            {
+                return Ok(new);
+            }
+        }
+        Err(Failure::new(
+            code::ARCHIVE_TIMEOUT,
+            "the name of the stanza's description kept being deleted while it was written",
+        )
+        .again())
+    }
+
+    /// None where the description's name may have been deleted since it was assigned: another one must be tried.
+    async fn try_add_database(
+        &self,
+        actor: &str,
+        create: &CreateStanza,
+        archive_id: ArchiveId,
+        payload: &Payload,
+        upgrade: bool,
+    ) -> Result<Option<NewStanza>, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let checked_at = view.applied()?;
         let object = ObjectRef::StanzaInfo {
             stanza: create.stanza.clone(),
-            db: id,
+            db: archive_id.db,
         };
         // A stanza of this name may have been deleted a moment ago: its objects' names are not free yet.
-        let targets = refs::targets_of(&view, &object)?;
+        let targets = refs::targets_of(&view.snapshot(), &object)?;
         let ack = effective_ack(self.settings.backup_ack, targets.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))?;
         let name = ObjectName::StanzaInfo {
@@ -106,26 +136,24 @@ impl Node {
             archive_id,
             digest: payload.digest,
         };
-        let mut outcome = self.repositories.write(&name, &payload, &targets, ack, None).await?;
-        let info = stored_object(
-            &payload,
-            outcome.durable.iter().map(|written| written.replica).collect(),
-        );
-        match self
-            .catalog
-            .propose(actor, database_command(create, info, upgrade))
-            .await?
-        {
-            Reply::Database(db) if db == id => {}
-            other => return Err(unexpected(&other)),
+        let mut outcome = self.repositories.write(&name, payload, &targets, ack, None).await?;
+        let info = claimed_object(payload, outcome.claims());
+        let command = database_command(create, info, checked_at, upgrade);
+        match self.catalog.propose(actor, command).await {
+            Ok(Reply::Database(db)) if db == archive_id.db => {}
+            Ok(other) => return Err(unexpected(&other)),
+            Err(CatalogError::Refused(
+                Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+            )) => return Ok(None),
+            Err(error) => return Err(error.into()),
         }
         self.settle(object, payload.digest, &mut outcome);
-        Ok(NewStanza {
+        Ok(Some(NewStanza {
             archive_id,
             already: false,
             durable: outcome.durable_numbers(),
             owed: outcome.owed_numbers(),
-        })
+        }))
     }
 
     /// Invariant 8: each repository says by itself which cluster an archive belongs to.
@@ -146,11 +174,11 @@ impl Node {
         Payload::pack(self.suite(), Codec::None, None, &text).map_err(|error| unwritable(&error))
     }
 
-    /// Stops or starts one stanza or all.
-    pub async fn set_stopped(&self, actor: &str, set: SetStopped) -> Result<(), Failure> {
+    /// Stops or starts one stanza or all. The number of sessions that were ended, where that was asked for.
+    pub async fn set_stopped(&self, actor: &str, set: SetStopped) -> Result<u64, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let stanzas = match set.stanza {
-            Some(stanza) => vec![stanza],
+        let stanzas = match &set.stanza {
+            Some(stanza) => vec![stanza.clone()],
             None => view
                 .stanzas(None)
                 .map(|row| row.map(|(name, _)| name))
@@ -166,7 +194,10 @@ impl Node {
             };
             self.catalog.propose(actor, command).await?;
         }
-        Ok(())
+        match set.ends_sessions {
+            true => self.terminate_sessions_of(actor, set.stanza.as_ref()).await,
+            false => Ok(0),
+        }
     }
 
     /// Sets annotations of a backup.
@@ -192,21 +223,23 @@ impl Node {
     /// Deletes a stanza: out of the catalog first, then its objects, as sessions allow (invariant 5). The number of
     /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let go
     /// stays, and is told.
-    pub async fn delete_stanza(&self, actor: &str, stanza: StanzaName, force: bool) -> Result<DeletedStanza, Failure> {
-        if force {
-            let reason = "it is being deleted".to_owned();
-            let command = Command::StopStanza {
-                stanza: stanza.clone(),
-                reason,
-            };
-            match self.catalog.propose(actor, command).await {
-                // A deletion that was interrupted goes on.
-                Ok(_) | Err(pgmesh_raft::CatalogError::Refused(Refusal::StanzaDeleting(_))) => {}
-                Err(error) => return Err(error.into()),
-            }
+    ///
+    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that.
+    pub async fn delete_stanza(
+        &self,
+        actor: &str,
+        stanza: StanzaName,
+        force: bool,
+        is_down: bool,
+    ) -> Result<DeletedStanza, Failure> {
+        if !force && !is_down {
+            self.refuse_running(&stanza).await?;
         }
         loop {
-            let command = Command::DeleteStanza { stanza: stanza.clone() };
+            let command = Command::DeleteStanza {
+                stanza: stanza.clone(),
+                force,
+            };
             match self.catalog.propose(actor, command).await? {
                 Reply::Deleting { more: true } => {}
                 Reply::Deleting { more: false } => break,
@@ -214,12 +247,45 @@ impl Node {
             }
         }
         self.sweep.wake();
-        let Collected { deleted, kept } = self.collect_garbage().await?;
+        let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }
 }
 
-fn database_command(create: &CreateStanza, info: StoredObject, upgrade: bool) -> Command {
+impl Node {
+    /// A node sees nothing of a cluster but its pushes: WAL that came a moment ago says that it runs.
+    async fn refuse_running(&self, stanza: &StanzaName) -> Result<(), Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let Some(record) = view.stanza(stanza)? else {
+            return Err(Refusal::UnknownStanza(stanza.clone()).into());
+        };
+        if record.deleting {
+            // An interrupted deletion goes on: there is no way back.
+            return Ok(());
+        }
+        let Some(database) = record.current() else {
+            return Ok(());
+        };
+        let Some((_, last)) = view.segment_bounds(stanza, database.id)? else {
+            return Ok(());
+        };
+        let last = view.segment(stanza, database.id, &WalFileName::Segment(last))?;
+        let age = last.map(|segment| crate::now_unix() - segment.pushed_at);
+        match age {
+            Some(age) if (0..RECENT_PUSH_SECONDS).contains(&age) => Err(Failure::new(
+                code::PG_RUNNING,
+                format!("PostgreSQL may run: stanza {stanza} was pushed to {age} seconds ago"),
+            )
+            .remedy(
+                "stop PostgreSQL and run this on its host, where that can be seen; or wait until nothing has been pushed for \
+                 five minutes, or give --force",
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn database_command(create: &CreateStanza, info: ClaimedObject, checked_at: LogIndex, upgrade: bool) -> Command {
     let cluster = Cluster {
         system_id: create.system_id,
         version: create.version,
@@ -228,9 +294,19 @@ fn database_command(create: &CreateStanza, info: StoredObject, upgrade: bool) ->
     };
     let stanza = create.stanza.clone();
     if upgrade {
-        Command::UpgradeStanza { stanza, cluster, info }
+        Command::UpgradeStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        }
     } else {
-        Command::CreateStanza { stanza, cluster, info }
+        Command::CreateStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use super::foreign::Foreign;
 use crate::failure::chain;
-use crate::protocol::{Finding, FindingKind, HealthInfo, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::{BadReplica, Slot, SlotError};
 use crate::{Failure, Node, code, refs, wal_ranges};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_postgres::WalFileName;
-use pgmesh_raft::{DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
+use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
 };
@@ -357,14 +357,16 @@ impl Verification<'_> {
         };
         let path = repository.path_of(&known.name, replica.generation).to_string();
         if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
-            self.report(&object, *replica, false, "found by verify").await;
+            self.report(&object, *replica, repository, false, "found by verify")
+                .await;
             return Ok(());
         }
         match repository.stored_length(&known.name, replica.generation).await {
             Ok(_) => Ok(()),
             Err(pgmesh_storage::StoreError::NotFound { .. }) => {
                 self.bad.entry(repo).or_default().insert(path.clone());
-                self.report(&object, *replica, true, "verify did not find it").await;
+                self.report(&object, *replica, repository, true, "verify did not find it")
+                    .await;
                 self.found(Finding {
                     kind: FindingKind::Missing,
                     repo: Some(repo.get()),
@@ -406,17 +408,14 @@ impl Verification<'_> {
         .await
     }
 
-    async fn report(&self, object: &ObjectRef, replica: Replica, missing: bool, what: &str) {
-        self.node
-            .report_bad(
-                object,
-                &[BadReplica {
-                    replica,
-                    missing,
-                    what: what.to_owned(),
-                }],
-            )
-            .await;
+    async fn report(&self, object: &ObjectRef, replica: Replica, of: &Repository, missing: bool, what: &str) {
+        let identity = of.identity().uuid.clone();
+        let bad = BadReplica {
+            claim: Claim { replica, identity },
+            missing,
+            what: what.to_owned(),
+        };
+        self.node.report_bad(object, &[bad]).await;
     }
 
     fn stanza_rows(&self, view: &View) -> Result<Vec<(StanzaName, StanzaRecord)>, Failure> {
@@ -483,7 +482,7 @@ impl Verification<'_> {
             Ok(None) => return Ok(()),
             Err(failure) => broken_everywhere(&mut broken, slots, &failure),
         }
-        if !broken.is_empty() {
+        if !broken.is_empty() && self.summary.damaged_backups.len() < NAMED {
             self.summary.damaged_backups.push(format!("{stanza}/{label}"));
         }
         for (repo, subjects) in broken {
@@ -557,7 +556,8 @@ impl Verification<'_> {
                     ranges.add(name);
                 }
             }
-            for range in ranges.ranges() {
+            let room = NAMED.saturating_sub(self.summary.archives.len());
+            for range in ranges.ranges().take(room) {
                 self.summary
                     .archives
                     .push(format!("{stanza} {}: {range}", database.archive_id()));
@@ -608,7 +608,11 @@ fn why_closed(health: HealthInfo) -> String {
 
 /// Checks one object to the last byte. What is none of the repository's is not read.
 async fn check_object(repo: RepoKey, repository: &Repository, path: &str) -> Result<Lies, SlotError> {
-    let store = |source| SlotError::Store { repo, source };
+    let store = |source| SlotError::Store {
+        repo,
+        identity: repository.identity().uuid.as_str().into(),
+        source,
+    };
     let Some(parsed) = ObjectPath::parse(path) else {
         return Ok(Lies::Foreign);
     };

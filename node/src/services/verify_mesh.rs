@@ -4,7 +4,7 @@
 use super::verify::VerifySink;
 use crate::failure::chain;
 use crate::links::{Lane, LinkError, Whom, receive};
-use crate::protocol::{Finding, FindingKind, HealthInfo, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::Place;
 use crate::{Failure, Node, code};
 use pgmesh_raft::NodeName;
@@ -54,12 +54,12 @@ impl Together {
         sum.backups = sum.backups.max(summary.backups);
         sum.segments = sum.segments.max(summary.segments);
         for backup in summary.damaged_backups {
-            if !sum.damaged_backups.contains(&backup) {
+            if sum.damaged_backups.len() < NAMED && !sum.damaged_backups.contains(&backup) {
                 sum.damaged_backups.push(backup);
             }
         }
         for archive in summary.archives {
-            if !sum.archives.contains(&archive) {
+            if sum.archives.len() < NAMED && !sum.archives.contains(&archive) {
                 sum.archives.push(archive);
             }
         }

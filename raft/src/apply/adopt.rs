@@ -8,21 +8,27 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
+use super::backup::place_manifest;
 use super::objects::place_new;
 use super::segment::refuse_contradiction;
 use super::{Base, Outcome, Step, stanza};
-use crate::command::{Adopt, AdoptedDatabase, AdoptedFile};
-use crate::key;
-use crate::model::{BackupRecord, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord};
+use crate::command::{Adopt, AdoptedDatabase, AdoptedFile, ClaimedObject};
+use crate::model::{BackupRecord, Claim, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 pub(super) fn adopt<B: Base>(step: &mut Step<'_, '_, B>, adopt: Adopt) -> Outcome {
     match adopt {
         Adopt::Stanza { stanza, databases } => stanza_with(step, stanza, databases),
         Adopt::WalFiles { stanza, db, files } => wal_files(step, &stanza, db, files),
-        Adopt::Backup { stanza, label, record } => backup(step, &stanza, label, *record),
+        Adopt::Backup {
+            stanza,
+            label,
+            record,
+            claims,
+        } => backup(step, &stanza, label, *record, claims),
     }
 }
 
@@ -33,19 +39,19 @@ fn stanza_with<B: Base>(step: &mut Step<'_, '_, B>, name: StanzaName, given: Vec
         return Err(Refusal::KnownOtherwise(format!("stanza {name}")).into());
     }
     let mut databases = Vec::new();
-    for AdoptedDatabase { id, cluster, mut info } in given {
+    for AdoptedDatabase { id, cluster, info } in given {
         let object = ObjectRef::StanzaInfo {
             stanza: name.clone(),
             db: id,
         };
-        info.replicas = place_new(step, &object, &info, step.index)?;
+        let replicas = place_new(step, &object, &info)?;
         databases.push(Database {
             id,
             system_id: cluster.system_id,
             version: cluster.version,
             catalog_version: cluster.catalog_version,
             segment_size: cluster.segment_size,
-            info,
+            info: info.stored(replicas),
         });
     }
     let record = StanzaRecord {
@@ -70,12 +76,8 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
     }
     let is_current = owner.current().is_some_and(|current| current.id == db);
     let mut has_histories = false;
-    for AdoptedFile {
-        file,
-        mut object,
-        branches,
-    } in files
-    {
+    for AdoptedFile { file, object, branches } in files {
+        let is_unknown = object == ClaimedObject::unknown();
         let key = key::segment(name, db, &file.to_string());
         if let Some(known) = step.txn.record::<SegmentRecord>(Table::Segments, &key)? {
             if known.object.digest != object.digest {
@@ -91,28 +93,30 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
         }
         if let WalFileName::History(timeline) = file
             && is_current
-            && !object.is_unknown()
+            && !is_unknown
         {
             refuse_contradiction(&owner, name, timeline, &branches)?;
             let digest = object.digest;
             owner.histories.insert(timeline, HistoryRecord { digest, branches });
             has_histories = true;
         }
-        if !object.is_unknown() {
+        let mut replicas = Vec::new();
+        if !is_unknown {
             let place = ObjectRef::Segment {
                 stanza: name.clone(),
                 db,
                 file,
             };
-            object.replicas = place_new(step, &place, &object, step.index)?;
+            replicas = place_new(step, &place, &object)?;
         }
         let record = SegmentRecord {
-            object,
+            object: object.stored(replicas),
             pushed_at: step.at,
         };
         step.txn.put(Table::Segments, key, &record);
     }
     if has_histories {
+        limits::stanza(&owner)?;
         stanza::put(step, name, &owner);
     }
     Ok(Reply::Done)
@@ -123,6 +127,7 @@ fn backup<B: Base>(
     name: &StanzaName,
     label: BackupLabel,
     mut record: BackupRecord,
+    claims: Vec<Claim>,
 ) -> Outcome {
     let owner = stanza::need(step, name)?;
     if owner.database(record.db).is_none() {
@@ -139,7 +144,7 @@ fn backup<B: Base>(
         stanza: name.clone(),
         label: label.clone(),
     };
-    record.manifest.replicas = place_new(step, &object, &record.manifest, step.index)?;
+    record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
     // Whoever looked for chunks that no backup names must look again (invariant 5).
     step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
@@ -152,12 +157,12 @@ mod tests {
     use pgmesh_postgres::TimelineId;
 
     use super::super::scenario::{
-        World, cluster, commit, label, push_file, push_history, push_segment, replica, repo, segment_name, stanza,
-        stored,
+        World, claimed, claims, cluster, commit, label, push_file, push_history, push_segment, replica, repo,
+        segment_name, stanza,
     };
     use super::*;
     use crate::command::Command;
-    use crate::model::{Branch, LogIndex, SessionId, StoredObject};
+    use crate::model::{Branch, LogIndex, SessionId};
 
     fn adopt(world: &mut World, adopt: Adopt) -> Result<Reply, Refusal> {
         world.run(Command::Adopt(Box::new(adopt)))
@@ -169,7 +174,7 @@ mod tests {
         let database = |id, system| AdoptedDatabase {
             id: DbId(id),
             cluster: cluster(system),
-            info: stored(u8::try_from(id).unwrap(), 100, &[replica(1, 0)]),
+            info: claimed(u8::try_from(id).unwrap(), 100, &[replica(1, 0)]),
         };
         let databases = vec![database(1, 6), database(3, 7)];
         let stanza = stanza();
@@ -177,7 +182,7 @@ mod tests {
         world
     }
 
-    fn file(file: WalFileName, object: StoredObject, branches: Vec<Branch>) -> AdoptedFile {
+    fn file(file: WalFileName, object: ClaimedObject, branches: Vec<Branch>) -> AdoptedFile {
         AdoptedFile { file, object, branches }
     }
 
@@ -193,13 +198,13 @@ mod tests {
     #[test]
     fn what_a_repository_says_is_owed_to_the_others() {
         let mut world = with_stanza();
-        let content = stored(9, 16 << 20, &[replica(1, 2)]);
+        let content = claimed(9, 16 << 20, &[replica(1, 2)]);
         files(&mut world, 1, vec![file(segment(1, 5), content.clone(), Vec::new())]).unwrap();
         // The same again changes nothing; another content is refused.
         let counters = world.view().counters(repo(1)).unwrap();
         files(&mut world, 1, vec![file(segment(1, 5), content, Vec::new())]).unwrap();
         assert_eq!(world.view().counters(repo(1)).unwrap(), counters);
-        let other = stored(8, 16 << 20, &[replica(1, 0)]);
+        let other = claimed(8, 16 << 20, &[replica(1, 0)]);
         let refused = files(&mut world, 1, vec![file(segment(1, 5), other, Vec::new())]);
         assert!(matches!(refused, Err(Refusal::Duplicate { .. })), "{refused:?}");
 
@@ -219,7 +224,7 @@ mod tests {
         let databases = vec![AdoptedDatabase {
             id: DbId(1),
             cluster: cluster(6),
-            info: stored(1, 100, &[replica(1, 0)]),
+            info: claimed(1, 100, &[replica(1, 0)]),
         }];
         let stanza = stanza();
         let refused = adopt(&mut world, Adopt::Stanza { stanza, databases });
@@ -232,7 +237,7 @@ mod tests {
         files(
             &mut world,
             3,
-            vec![file(segment(1, 1), StoredObject::unknown(), Vec::new())],
+            vec![file(segment(1, 1), ClaimedObject::unknown(), Vec::new())],
         )
         .unwrap();
         let known = world.view().segment(&stanza(), DbId(3), &segment(1, 1)).unwrap();
@@ -253,7 +258,7 @@ mod tests {
         files(
             &mut world,
             3,
-            vec![file(segment(1, 1), StoredObject::unknown(), Vec::new())],
+            vec![file(segment(1, 1), ClaimedObject::unknown(), Vec::new())],
         )
         .unwrap();
         world.run(super::super::scenario::register(3)).unwrap();
@@ -269,11 +274,11 @@ mod tests {
             switch: pgmesh_postgres::Lsn(switch),
         };
         let history = |timeline| WalFileName::History(TimelineId(timeline));
-        let two = file(history(2), stored(20, 50, &[replica(1, 0)]), vec![branch(1, 100)]);
+        let two = file(history(2), claimed(20, 50, &[replica(1, 0)]), vec![branch(1, 100)]);
         files(&mut world, 3, vec![two]).unwrap();
         let wrong = file(
             history(3),
-            stored(30, 50, &[replica(1, 0)]),
+            claimed(30, 50, &[replica(1, 0)]),
             vec![branch(1, 90), branch(2, 200)],
         );
         let refused = files(&mut world, 3, vec![wrong]);
@@ -309,6 +314,7 @@ mod tests {
             stanza: stanza(),
             label: label("20250215-020001F"),
             record: Box::new(record.clone()),
+            claims: claims(&[replica(1, 0)]),
         };
         adopt(&mut world, backup(&record)).unwrap();
         adopt(&mut world, backup(&record)).unwrap();

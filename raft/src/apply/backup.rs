@@ -7,13 +7,15 @@ use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
 use super::objects::{Found, discard, need_replicas, need_session, place_new, withdrawn};
 use super::{Base, Outcome, Step, stanza};
-use crate::command::CommitBackup;
+use crate::command::{ClaimedObject, CommitBackup};
 use crate::error::ReadError;
-use crate::key;
-use crate::model::{BackupRecord, Database, ObjectRef, RunningBackup, SegmentRecord, SessionId, SessionKind};
+use crate::model::{
+    BackupRecord, Claim, Database, ObjectRef, RunningBackup, SegmentRecord, SessionId, SessionKind, StoredObject,
+};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 pub(super) fn begin<B: Base>(
     step: &mut Step<'_, '_, B>,
@@ -90,6 +92,7 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
         session,
         label,
         mut record,
+        claims,
         ack,
         checked_at,
     } = commit;
@@ -117,7 +120,7 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
         stanza: name.clone(),
         label: label.clone(),
     };
-    record.manifest.replicas = place_new(step, &object, &record.manifest, session.0)?;
+    record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     need_replicas(&record.manifest.replicas, ack)?;
     owner.backup = None;
     stanza::put(step, &name, &owner);
@@ -125,6 +128,23 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
     step.txn.put(Table::Backups, key, &record);
     Ok(Reply::Done)
+}
+
+/// The record of a new backup's manifest.
+pub(super) fn place_manifest<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    object: &ObjectRef,
+    manifest: &StoredObject,
+    claims: Vec<Claim>,
+) -> Outcome<StoredObject> {
+    let given = ClaimedObject {
+        digest: manifest.digest,
+        plain_length: manifest.plain_length,
+        stored_length: manifest.stored_length,
+        claims,
+    };
+    let replicas = place_new(step, object, &given)?;
+    Ok(given.stored(replicas))
 }
 
 /// Invariant 4: the WAL from start to stop is archived, without a gap.
@@ -209,6 +229,7 @@ pub(super) fn annotate<B: Base>(
             record.annotations.insert(key, value);
         }
     }
+    limits::annotations(&record.annotations)?;
     step.audit(format!("annotations of backup {label} of stanza {name} changed"));
     step.txn.put(Table::Backups, key::backup(name, label), &record);
     Ok(Reply::Done)

@@ -36,6 +36,12 @@ pub trait Base: Send + Sync {
     /// with this prefix or the prefix itself.
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_>;
 
+    /// The rows whose keys begin with `prefix`, the last one first.
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        let rows: Vec<_> = self.scan(table, prefix, prefix).collect();
+        Box::new(rows.into_iter().rev())
+    }
+
     /// The record at `key`.
     ///
     /// # Errors
@@ -47,6 +53,28 @@ pub trait Base: Send + Sync {
         self.get(table, key)?
             .map(|bytes| value::decode(table, key, &bytes))
             .transpose()
+    }
+}
+
+/// Tables that others write to, and that can be looked at as they are at one moment.
+pub trait Snapshots: Base {
+    /// The tables as they were at that moment.
+    type Snapshot<'a>: Base
+    where
+        Self: 'a;
+
+    /// The tables as they are now.
+    fn snapshot(&self) -> Self::Snapshot<'_>;
+}
+
+impl<B: Snapshots> Snapshots for Arc<B> {
+    type Snapshot<'a>
+        = B::Snapshot<'a>
+    where
+        Self: 'a;
+
+    fn snapshot(&self) -> Self::Snapshot<'_> {
+        self.as_ref().snapshot()
     }
 }
 
@@ -62,6 +90,10 @@ impl<B: Base> Base for Arc<B> {
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
         self.as_ref().scan(table, from, prefix)
     }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        self.as_ref().scan_back(table, prefix)
+    }
 }
 
 impl<B: Base> Base for &B {
@@ -75,6 +107,10 @@ impl<B: Base> Base for &B {
 
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
         (*self).scan(table, from, prefix)
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        (*self).scan_back(table, prefix)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The chunk index.
 
-use super::objects::{Found, find, need_session, place_more, place_new, stale, throw_away};
+use super::names::{free_generation, stale};
+use super::objects::{Found, counting, find, need_session, place_more, place_new, throw_away};
 use super::{Base, Outcome, Step};
-use crate::command::NewChunk;
+use crate::command::{ClaimedObject, NewChunk};
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{ChunkRecord, Debt, Garbage, LogIndex, ObjectRef, SessionId, StoredObject};
+use crate::model::{ChunkRecord, Debt, Garbage, ObjectRef, SessionId};
 use crate::refusal::{Refusal, StaleGeneration};
 use crate::reply::Reply;
 use crate::table::Table;
@@ -15,7 +16,7 @@ pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunk
     need_session(step, session)?;
     let mut all_stale = Vec::new();
     for chunk in chunks {
-        all_stale.extend(add_one(step, &chunk, session.0)?);
+        all_stale.extend(add_one(step, &chunk)?);
     }
     if all_stale.is_empty() {
         Ok(Reply::Done)
@@ -24,30 +25,34 @@ pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunk
     }
 }
 
-fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk, begun: LogIndex) -> Outcome<Option<StaleGeneration>> {
+fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Option<StaleGeneration>> {
     let object = ObjectRef::Chunk(chunk.digest);
     match find(step.txn, &object)? {
-        Some(known) => add_to_known(step, chunk, &object, &known, begun),
+        Some(known) => add_to_known(step, chunk, &object, &known),
         None => {
             throw_away_condemned(step, chunk, &object)?;
-            if let Some(stale) = stale(step, &object, chunk.digest, &chunk.replicas)? {
+            let counting = counting(step, &chunk.claims)?;
+            if let Some(stale) = stale(step, &object, chunk.digest, &counting)? {
                 return Ok(Some(stale));
             }
-            let given = StoredObject {
+            if counting.is_empty() {
+                // All of it went to repositories that have been replaced or removed since: it is uploaded again.
+                let generation = free_generation(step.txn, &object, &[])?;
+                let digest = chunk.digest;
+                return Ok(Some(StaleGeneration { digest, generation }));
+            }
+            let given = ClaimedObject {
                 digest: chunk.digest,
                 plain_length: u64::from(chunk.length),
                 stored_length: u64::from(chunk.stored_length),
-                replicas: chunk.replicas.clone(),
+                claims: chunk.claims.clone(),
             };
             let record = ChunkRecord {
                 length: chunk.length,
                 stored_length: chunk.stored_length,
-                replicas: place_new(step, &object, &given, begun)?,
+                replicas: place_new(step, &object, &given)?,
                 condemned: None,
             };
-            if record.replicas.is_empty() {
-                return Err(Refusal::TooFewReplicas { have: 0, need: 1 }.into());
-            }
             step.txn.put(Table::Chunks, key::chunk(&chunk.digest), &record);
             Ok(None)
         }
@@ -59,7 +64,6 @@ fn add_to_known<B: Base>(
     chunk: &NewChunk,
     object: &ObjectRef,
     known: &Found,
-    begun: LogIndex,
 ) -> Outcome<Option<StaleGeneration>> {
     let key = key::chunk(&chunk.digest);
     let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
@@ -75,7 +79,7 @@ fn add_to_known<B: Base>(
         }
         .into());
     }
-    let (_, replicas) = place_more(step, object, known, &chunk.replicas, begun)?;
+    let (_, replicas) = place_more(step, object, known, &chunk.claims)?;
     if replicas.is_empty() {
         return Ok(Some(StaleGeneration {
             digest: chunk.digest,
@@ -94,8 +98,8 @@ fn highest_owed<B: Base>(
     object: &ObjectRef,
 ) -> Result<pgmesh_storage::Generation, ReadError> {
     let mut generation = pgmesh_storage::Generation::FIRST;
-    for replica in &chunk.replicas {
-        let key = key::debt(replica.repo, object);
+    for claim in &chunk.claims {
+        let key = key::debt(claim.replica.repo, object);
         if let Some(debt) = step.txn.record::<Debt>(Table::Debts, &key)? {
             generation = generation.max(debt.generation);
         }

@@ -1,11 +1,12 @@
 //! Deletion, decided by log position and sessions, never by a clock (invariant 5).
 
-use pgmesh_storage::Digest;
+use pgmesh_storage::{Digest, Generation};
 
+use super::names::{self, retire_name};
 use super::objects::{count_kept, find, oldest_session, retire, withdraw};
 use super::{Base, Outcome, Step};
 use crate::key;
-use crate::model::{ChunkRecord, Garbage, GarbageKey, LogIndex, ObjectRef, Replica};
+use crate::model::{ChunkRecord, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -37,10 +38,11 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
     Ok(Reply::Condemned { chunks: condemned })
 }
 
-pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], kept: &[GarbageKey]) -> Outcome {
-    for digest in chunks {
-        let key = key::chunk(digest);
-        if let Some(since) = step.txn.record::<LogIndex>(Table::Condemned, &key)? {
+pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[CondemnedChunk], kept: &[GarbageKey]) -> Outcome {
+    for CondemnedChunk { digest, since } in chunks {
+        let (key, since) = (key::chunk(digest), *since);
+        // One that was uploaded again and condemned again since has other objects, which nobody has deleted.
+        if step.txn.record::<LogIndex>(Table::Condemned, &key)? == Some(since) {
             need_no_older_session(step, since)?;
             let record = step.txn.record::<ChunkRecord>(Table::Chunks, &key)?;
             let replicas = record.map(|record| record.replicas).unwrap_or_default();
@@ -58,6 +60,9 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], kep
                     set_aside(step, mark, &garbage)?;
                 }
             }
+            for replica in &replicas {
+                retire_name(step, replica.generation)?;
+            }
             step.txn.delete(Table::Condemned, key.clone());
             step.txn.delete(Table::Chunks, key);
         }
@@ -65,14 +70,17 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], kep
     Ok(Reply::Done)
 }
 
-pub(super) fn forget_garbage<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageKey]) -> Outcome {
-    for row in garbage {
+pub(super) fn forget_garbage<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageObject]) -> Outcome {
+    for GarbageObject { key: row, since } in garbage {
         let key = key::garbage(row);
-        if let Some(garbage) = step.txn.record::<Garbage>(Table::Garbage, &key)? {
-            need_no_older_session(step, garbage.since)?;
+        let is_same = |known: Option<Garbage>| known.is_some_and(|known| known.since == *since);
+        if is_same(step.txn.record(Table::Garbage, &key)?) {
+            need_no_older_session(step, *since)?;
+            retire_name(step, row.generation)?;
             step.txn.delete(Table::Garbage, key);
-        } else if step.txn.get(Table::Kept, &key)?.is_some() {
+        } else if is_same(step.txn.record(Table::Kept, &key)?) {
             // No session was older when it was set aside, and none can have become so.
+            retire_name(step, row.generation)?;
             step.txn.delete(Table::Kept, key);
             count_kept(step, row.repo, -1)?;
         }
@@ -80,14 +88,22 @@ pub(super) fn forget_garbage<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[Gar
     Ok(Reply::Done)
 }
 
-pub(super) fn keep<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageKey]) -> Outcome {
-    for row in garbage {
+pub(super) fn keep<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageObject]) -> Outcome {
+    for GarbageObject { key: row, since } in garbage {
         let key = key::garbage(row);
-        if let Some(garbage) = step.txn.record::<Garbage>(Table::Garbage, &key)? {
-            need_no_older_session(step, garbage.since)?;
+        let known = step.txn.record::<Garbage>(Table::Garbage, &key)?;
+        if let Some(garbage) = known.filter(|known| known.since == *since) {
+            need_no_older_session(step, *since)?;
             step.txn.delete(Table::Garbage, key);
             set_aside(step, row, &garbage)?;
         }
+    }
+    Ok(Reply::Done)
+}
+
+pub(super) fn raise_floor<B: Base>(step: &mut Step<'_, '_, B>, generation: Generation) -> Outcome {
+    if names::raise_floor(step, generation)? {
+        step.audit(format!("new objects have generation {generation} or a higher one"));
     }
     Ok(Reply::Done)
 }

@@ -6,12 +6,15 @@
 mod adopt;
 mod backup;
 mod base;
+#[cfg(test)]
+mod bounds;
 mod chunk;
 mod garbage;
 mod mesh;
+pub(crate) mod names;
 mod node;
 pub(crate) mod objects;
-mod repository;
+pub(crate) mod repository;
 mod request;
 mod retire;
 mod segment;
@@ -20,6 +23,10 @@ mod stanza;
 mod token;
 mod txn;
 
+#[cfg(test)]
+mod claims;
+#[cfg(test)]
+mod forgotten;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -31,16 +38,20 @@ pub(crate) mod scenario;
 #[cfg(test)]
 mod shared;
 
-pub use base::{Base, MemoryBase, Row, Rows};
+pub use base::{Base, MemoryBase, Row, Rows, Snapshots};
 pub use txn::{Txn, Writes};
+
+use std::collections::BTreeSet;
+
+use pgmesh_storage::Digest;
 
 use crate::command::{Command, Proposal};
 use crate::error::ReadError;
-use crate::key;
-use crate::model::{AuditRecord, LogIndex, MeshRecord, SessionRecord};
+use crate::model::{AuditRecord, LogIndex, MeshRecord, RequestId, SessionRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 /// Why a step did not come to its end.
 enum Stop {
@@ -66,6 +77,7 @@ type Outcome<T = Reply> = Result<T, Stop>;
 struct Step<'t, 'a, B> {
     txn: &'t mut Txn<'a, B>,
     index: LogIndex,
+    request: RequestId,
     at: i64,
     actor: &'t str,
 }
@@ -91,7 +103,8 @@ pub fn next_index<B: Base>(txn: &Txn<'_, B>) -> Result<LogIndex, ReadError> {
 }
 
 /// Applies a command at `index`, which must be [`next_index`]. A refused command changes nothing but that it counts and
-/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again.
+/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again. What would
+/// leave a record that is too large to be read back is refused as well.
 ///
 /// # Errors
 /// The tables cannot be read. Then nothing of the transaction may be used.
@@ -100,29 +113,81 @@ pub fn apply<B: Base>(
     index: LogIndex,
     proposal: Proposal,
 ) -> Result<Result<Reply, Refusal>, ReadError> {
-    let outcome = if let Some(known) = request::outcome(txn, proposal.id)? {
+    let digest = request::digest(&proposal.command);
+    let outcome = if let Some(known) = request::outcome(txn, proposal.id, &digest)? {
         known
     } else {
-        let mut step = Step {
-            txn,
-            index,
-            at: proposal.at,
-            actor: &proposal.actor,
+        let id = proposal.id;
+        let outcome = match limits::check(&proposal) {
+            Ok(()) => carry_out(txn, index, proposal)?,
+            Err(refusal) => Err(refusal),
         };
-        let outcome = match run(&mut step, proposal.command) {
-            Ok(reply) => Ok(reply),
-            Err(Stop::Refused(refusal)) => {
-                txn.refuse();
-                Err(refusal)
-            }
-            Err(Stop::Failed(error)) => return Err(error),
-        };
-        request::remember(txn, proposal.id, index, &outcome)?;
-        outcome
+        remember(txn, id, index, digest, outcome)?
     };
     txn.put(Table::Mesh, key::APPLIED.to_vec(), &index);
     txn.accept();
     Ok(outcome)
+}
+
+fn carry_out<B: Base>(
+    txn: &mut Txn<'_, B>,
+    index: LogIndex,
+    proposal: Proposal,
+) -> Result<Result<Reply, Refusal>, ReadError> {
+    let mut step = Step {
+        txn,
+        index,
+        request: proposal.id,
+        at: proposal.at,
+        actor: &proposal.actor,
+    };
+    let refusal = match run(&mut step, proposal.command) {
+        Ok(reply) => match txn.excess() {
+            None => return Ok(Ok(reply)),
+            Some(refusal) => refusal.clone(),
+        },
+        Err(Stop::Refused(refusal)) => refusal,
+        Err(Stop::Failed(error)) => return Err(error),
+    };
+    txn.refuse();
+    Ok(Err(refusal))
+}
+
+/// Remembers an outcome. One that is itself too large to be kept takes the command with it.
+fn remember<B: Base>(
+    txn: &mut Txn<'_, B>,
+    id: RequestId,
+    index: LogIndex,
+    command: Digest,
+    mut outcome: Result<Reply, Refusal>,
+) -> Result<Result<Reply, Refusal>, ReadError> {
+    request::remember(txn, id, index, command, &outcome)?;
+    if let Some(refusal) = txn.excess().cloned() {
+        txn.refuse();
+        outcome = Err(refusal);
+        request::remember(txn, id, index, command, &outcome)?;
+    }
+    Ok(outcome)
+}
+
+/// Leaves an entry out that cannot be applied: of all its commands only a line in the audit trail is left. It counts as one
+/// command, with whatever state it is applied to.
+pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposals: &[Proposal]) {
+    let names: BTreeSet<&str> = proposals.iter().map(|proposal| proposal.command.name()).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let what = format!(
+        "entry {entry} of the log was skipped; it held {} commands that were not carried out: {}",
+        proposals.len(),
+        names.join(", ")
+    );
+    let record = AuditRecord {
+        at: proposals.first().map_or(0, |proposal| proposal.at),
+        actor: "node start --skip-entry".to_owned(),
+        what: limits::shortened(what, limits::REASON),
+    };
+    txn.put(Table::Audit, key::index(index), &record);
+    txn.put(Table::Mesh, key::APPLIED.to_vec(), &index);
+    txn.accept();
 }
 
 fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
@@ -149,6 +214,11 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             };
             node::admit(step, name, given, catalog_format)
         }
+        Command::RenumberNode {
+            name,
+            fingerprint,
+            reason,
+        } => node::renumber(step, &name, fingerprint, &reason),
         Command::AnnounceNode {
             name,
             node_id,
@@ -186,7 +256,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 registered_by: node,
                 backfill: None,
                 change: None,
-                replaced: LogIndex(0),
+                mark: None,
             };
             repository::register(step, repo, given)
         }
@@ -196,7 +266,13 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             host,
             wrapped_keys,
         } => repository::update(step, repo, definition, host, wrapped_keys),
-        Command::RetireRepository { repo } => retire::retire(step, repo),
+        Command::RetireRepository { repo, force } => retire::retire(step, repo, force),
+        Command::MarkRepository {
+            repo,
+            identity,
+            number,
+            nonce,
+        } => repository::mark(step, repo, &identity, number, nonce),
         Command::ReplaceRepository {
             repo,
             uuid,
@@ -204,9 +280,19 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             node,
         } => retire::replace(step, repo, uuid, wrapped_keys, &node),
         Command::Backfill { repo } => repository::backfill(step, repo),
-        Command::CreateStanza { stanza, cluster, info } => stanza::create(step, stanza, cluster, info),
-        Command::UpgradeStanza { stanza, cluster, info } => stanza::upgrade(step, stanza, cluster, info),
-        Command::DeleteStanza { stanza } => stanza::delete(step, &stanza),
+        Command::CreateStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        } => stanza::create(step, stanza, cluster, info, checked_at),
+        Command::UpgradeStanza {
+            stanza,
+            cluster,
+            info,
+            checked_at,
+        } => stanza::upgrade(step, stanza, cluster, info, checked_at),
+        Command::DeleteStanza { stanza, force } => stanza::delete(step, &stanza, force),
         Command::StopStanza { stanza, reason } => stanza::stop(step, &stanza, reason),
         Command::StartStanza { stanza } => stanza::start(step, &stanza),
         Command::AdoptWriter {
@@ -230,12 +316,20 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 node,
                 opened_at: step.at,
                 resume_key,
+                request: step.request,
+                lease: step.index,
+                turn: 0,
             };
             session::open(step, &record)
         }
-        Command::AdoptSession { session, node, key } => session::adopt(step, session, node, key),
+        Command::AdoptSession {
+            session,
+            turn,
+            node,
+            key,
+        } => session::adopt(step, session, turn, node, key),
         Command::CloseSession { session } => session::close(step, session),
-        Command::ExpireSession { session, node, reason } => session::expire(step, session, node.as_ref(), &reason),
+        Command::ExpireSession { session, lease, reason } => session::expire(step, session, lease, &reason),
         Command::BeginBackup {
             stanza,
             session,
@@ -251,16 +345,16 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::RemoveBackup { stanza, label } => backup::remove(step, &stanza, &label),
         Command::AddReplicas { session, replicas } => objects::add_replicas(step, session, replicas),
         Command::ReportBad {
-            repo,
             object,
-            generation,
+            bad,
             reason,
             what,
-        } => objects::report_bad(step, repo, &object, generation, reason, &what),
+        } => objects::report_bad(step, &object, &bad, reason, &what),
         Command::Condemn { chunks, checked_at } => garbage::condemn(step, &chunks, checked_at),
         Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),
         Command::KeepGarbage { garbage } => garbage::keep(step, &garbage),
+        Command::RaiseFloor { generation } => garbage::raise_floor(step, generation),
         Command::CreateToken {
             id,
             secret_hash,

@@ -8,6 +8,7 @@ use pgmesh_storage::RepoKey;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
+use crate::limits;
 use crate::model::{MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, VotePolicy};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -15,6 +16,8 @@ use crate::table::Table;
 
 /// How many revoked certificates of a name are remembered: the oldest ones have run out by then.
 const REVOKED_KEPT: usize = 64;
+/// The longest reason in the audit trail, in characters.
+const REASON_CHARACTERS: usize = 500;
 
 /// What a node says of itself.
 pub(super) struct Given {
@@ -41,6 +44,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, reco
             return Ok(Reply::Done);
         }
     }
+    limits::nodes(members(step)? + 1)?;
     step.audit(format!("node {name} registered as number {}", record.node_id));
     let last = last_node_id(step)?.max(record.node_id);
     step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &last);
@@ -76,6 +80,9 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
     if revoked.contains(&given.fingerprint) {
         return Err(Refusal::CertificateRevoked(name).into());
     }
+    if replaced.is_none() {
+        limits::nodes(members(step)? + 1)?;
+    }
     let node_id = last_node_id(step)?.saturating_add(1);
     step.audit(match replaced {
         Some(old) => format!("node {name} admitted as number {node_id} in place of {old}"),
@@ -96,6 +103,30 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
     };
     put(step, &name, &record);
     Ok(Reply::Admitted { node_id, replaced })
+}
+
+pub(super) fn renumber<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &NodeName,
+    fingerprint: [u8; 32],
+    reason: &str,
+) -> Outcome {
+    let known = need_member(step, name)?;
+    if known.revoked.contains(&fingerprint) {
+        return Err(Refusal::CertificateRevoked(name.clone()).into());
+    }
+    let node_id = last_node_id(step)?.saturating_add(1);
+    let old = known.node_id;
+    let reason: String = reason.chars().take(REASON_CHARACTERS).collect();
+    step.audit(format!(
+        "node {name} begins anew as number {node_id} in place of {old}: {reason}"
+    ));
+    step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &node_id);
+    put(step, name, &NodeRecord { node_id, ..known });
+    Ok(Reply::Admitted {
+        node_id,
+        replaced: Some(old),
+    })
 }
 
 pub(super) fn announce<B: Base>(

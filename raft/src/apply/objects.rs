@@ -3,17 +3,18 @@
 //! For every object that is known and every registered repository there is either a replica or a debt, never both
 //! (but for a repository whose backfill has not come to the object yet).
 
-use pgmesh_storage::{ArchiveId, Digest, Generation, RepoKey};
+use pgmesh_storage::{ArchiveId, RepoKey};
 
+use super::names::{free_generation, stale};
 use super::{Base, Outcome, Step};
-use crate::command::NewReplica;
+use crate::command::{ClaimedObject, NewReplica};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    BackupRecord, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, LogIndex, ObjectRef, Replica, RepositoryCounters,
-    RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject,
+    BackupRecord, ChunkRecord, Claim, Debt, DebtReason, Garbage, GarbageKey, LogIndex, Lost, ObjectRef, Replica,
+    RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject,
 };
-use crate::refusal::{Refusal, StaleGeneration};
+use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
@@ -108,28 +109,6 @@ fn set_replicas<B: Base>(
     Ok(())
 }
 
-/// The lowest generation above all of `held` and of the object's garbage, kept or not: its object name is free everywhere.
-pub(crate) fn free_generation<B: Base>(
-    base: &B,
-    object: &ObjectRef,
-    held: &[Replica],
-) -> Result<Generation, ReadError> {
-    let held = held.iter().map(|replica| replica.generation.next()).max();
-    let mut free = held.unwrap_or_default();
-    let prefix = key::object(object);
-    for table in [Table::Garbage, Table::Kept] {
-        for row in base.scan(table, &prefix, &prefix) {
-            let (key, _) = row?;
-            let garbage = key::read_garbage(&key).ok_or_else(|| ReadError::MalformedKey {
-                table,
-                key: hex::encode(&key),
-            })?;
-            free = free.max(garbage.generation.next());
-        }
-    }
-    Ok(free)
-}
-
 /// The oldest open session.
 pub(crate) fn oldest_session<B: Base>(base: &B) -> Result<Option<SessionId>, ReadError> {
     let Some(row) = base.scan(Table::Sessions, &[], &[]).next() else {
@@ -152,7 +131,7 @@ pub(super) fn need_session<B: Base>(step: &Step<'_, '_, B>, session: SessionId) 
     Ok(record)
 }
 
-fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<(RepoKey, RepositoryRecord)>, ReadError> {
+pub(super) fn repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<Vec<(RepoKey, RepositoryRecord)>, ReadError> {
     step.txn
         .records(Table::Repositories, &[])
         .map(|row| {
@@ -242,42 +221,44 @@ pub(super) fn throw_away<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef
     step.txn.put(Table::Garbage, key::garbage(&key), garbage);
 }
 
-/// Invariant 5: says which generation must be used instead, if one of `given` lies under a name that may be deleted
-/// any moment.
-pub(super) fn stale<B: Base>(
-    step: &Step<'_, '_, B>,
-    object: &ObjectRef,
-    digest: Digest,
-    given: &[Replica],
-) -> Result<Option<StaleGeneration>, ReadError> {
-    let generation = free_generation(step.txn, object, &[])?;
-    let is_stale = given.iter().any(|replica| replica.generation < generation);
-    Ok(is_stale.then_some(StaleGeneration { digest, generation }))
+/// The replicas of those claims that name the repository that is registered under their number (see [`Claim`]). The others
+/// are passed over, so that the object stays owed to the repository that has the number now: the bytes are in another one,
+/// which was replaced or removed since.
+pub(super) fn counting<B: Base>(step: &Step<'_, '_, B>, claims: &[Claim]) -> Result<Vec<Replica>, ReadError> {
+    let mut replicas = Vec::with_capacity(claims.len());
+    for Claim { replica, identity } in claims {
+        let key = key::repository(replica.repo);
+        let record = step.txn.record::<RepositoryRecord>(Table::Repositories, &key)?;
+        if record.is_some_and(|record| record.takes_replicas(identity)) {
+            replicas.push(*replica);
+        }
+    }
+    Ok(replicas)
 }
 
-/// Takes in the replicas of an object that was not known, and owes it to all other repositories. Returns the replicas
-/// that its record is to have. `begun` is when those who made them began: before the replacement of a repository they may
-/// have written to the one that was lost.
+/// Takes in the claimed replicas of an object that was not known, as far as they count, and owes it to all other
+/// repositories. Returns the replicas that its record is to have.
 pub(super) fn place_new<B: Base>(
     step: &mut Step<'_, '_, B>,
     object: &ObjectRef,
-    given: &StoredObject,
-    begun: LogIndex,
+    given: &ClaimedObject,
 ) -> Outcome<Vec<Replica>> {
-    if let Some(stale) = stale(step, object, given.digest, &given.replicas)? {
+    let counting = counting(step, &given.claims)?;
+    if let Some(stale) = stale(step, object, given.digest, &counting)? {
         return Err(Refusal::StaleGenerations(vec![stale]).into());
     }
-    for replica in &given.replicas {
-        need_repository(step, replica.repo)?;
-    }
-    let generation = free_generation(step.txn, object, &[])?;
+    // The uploads that are still under way have the name of those that are done, and shall count, too.
+    let given_under = counting.iter().map(|replica| replica.generation).min();
+    let generation = match given_under {
+        Some(generation) => generation,
+        None => free_generation(step.txn, object, &[])?,
+    };
     let mut replicas = Vec::new();
     for (repo, record) in repositories(step)? {
         if record.is_retiring() {
             continue;
         }
-        let held = given.replicas.iter().find(|replica| replica.repo == repo);
-        if let Some(replica) = held.filter(|_| record.takes_replicas(begun)) {
+        if let Some(replica) = counting.iter().find(|replica| replica.repo == repo) {
             replicas.push(*replica);
             count_replica(step, repo, given.stored_length)?;
         } else {
@@ -290,24 +271,32 @@ pub(super) fn place_new<B: Base>(
             owe(step, repo, object, &debt)?;
         }
     }
+    note_lost(step, object, &replicas);
     Ok(replicas)
 }
 
-/// Takes in further replicas of a known object and settles their debts. Returns how many count, and the replicas that
-/// the record is to have. A replica of a generation below the debt's is passed over: its name may be deleted.
+/// Keeps the index of the objects of which no good replica is left: nobody can pay their debts.
+pub(super) fn note_lost<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef, replicas: &[Replica]) {
+    let key = key::object(object);
+    if replicas.is_empty() {
+        step.txn.put(Table::Lost, key, &Lost { since: step.at });
+    } else {
+        step.txn.delete(Table::Lost, key);
+    }
+}
+
+/// Takes in further replicas of a known object, as far as their claims count, and settles their debts. Returns how many
+/// count, and the replicas that the record is to have. A replica of a generation below the debt's is passed over: its name
+/// may be deleted.
 pub(super) fn place_more<B: Base>(
     step: &mut Step<'_, '_, B>,
     object: &ObjectRef,
     known: &Found,
-    given: &[Replica],
-    begun: LogIndex,
+    claims: &[Claim],
 ) -> Outcome<(u32, Vec<Replica>)> {
     let mut replicas = known.object.replicas.clone();
     let mut accepted = 0;
-    for replica in given {
-        if !need_repository(step, replica.repo)?.takes_replicas(begun) {
-            continue;
-        }
+    for replica in &counting(step, claims)? {
         if let Some(held) = replicas.iter().find(|held| held.repo == replica.repo) {
             if held.generation == replica.generation {
                 accepted += 1;
@@ -325,6 +314,8 @@ pub(super) fn place_more<B: Base>(
         let debt: Option<Debt> = step.txn.record(Table::Debts, &key::debt(replica.repo, object))?;
         let lowest = match debt {
             Some(debt) => debt.generation,
+            // The repository was registered after the object was known. It may have been removed before that, and what was
+            // garbage there was forgotten without waiting for any session.
             None => free_generation(step.txn, object, &[])?,
         };
         if replica.generation >= lowest {
@@ -335,6 +326,9 @@ pub(super) fn place_more<B: Base>(
         }
     }
     replicas.sort_unstable();
+    if known.object.replicas.is_empty() {
+        note_lost(step, object, &replicas);
+    }
     Ok((accepted, replicas))
 }
 
@@ -363,6 +357,9 @@ pub(super) fn retire<B: Base>(
     for (repo, _) in repositories(step)? {
         settle(step, repo, object)?;
     }
+    if known.replicas.is_empty() {
+        step.txn.delete(Table::Lost, key::object(object));
+    }
     Ok(())
 }
 
@@ -376,7 +373,7 @@ pub(super) fn add_replicas<B: Base>(step: &mut Step<'_, '_, B>, session: Session
         if known.object.digest != new.digest {
             continue;
         }
-        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.replica], session.0)?;
+        let (accepted, replicas) = place_more(step, &new.object, &known, &[new.claim])?;
         total += accepted;
         set_replicas(step, &new.object, replicas)?;
     }
@@ -386,20 +383,22 @@ pub(super) fn add_replicas<B: Base>(step: &mut Step<'_, '_, B>, session: Session
 /// Invariant 6: a bad replica no longer counts, and a new one under another name is owed.
 pub(super) fn report_bad<B: Base>(
     step: &mut Step<'_, '_, B>,
-    repo: RepoKey,
     object: &ObjectRef,
-    generation: Generation,
+    bad: &Claim,
     reason: DebtReason,
     what: &str,
 ) -> Outcome {
-    let record = need_repository(step, repo)?;
-    let bad = Replica { repo, generation };
+    let Claim { replica: bad, identity } = bad;
+    let repo = bad.repo;
+    let record: Option<RepositoryRecord> = step.txn.record(Table::Repositories, &key::repository(repo))?;
+    // What was read in another repository says nothing of the one that has its number now.
+    let record = record.filter(|record| record.uuid == *identity);
     let Some(known) = find(step.txn, object)? else {
         return Ok(Reply::Withdrawn { remaining: 0 });
     };
     let mut replicas = known.object.replicas.clone();
-    let position = replicas.iter().position(|replica| *replica == bad);
-    if let Some(position) = position {
+    let position = replicas.iter().position(|replica| replica == bad);
+    if let (Some(position), Some(record)) = (position, record) {
         replicas.remove(position);
         uncount_replica(step, repo, known.object.stored_length)?;
         let garbage = Garbage {
@@ -407,7 +406,7 @@ pub(super) fn report_bad<B: Base>(
             digest: known.object.digest,
             archive: known.archive,
         };
-        throw_away(step, object, bad, &garbage);
+        throw_away(step, object, *bad, &garbage);
         if !record.is_retiring() {
             let debt = Debt {
                 since: step.at,
@@ -418,6 +417,7 @@ pub(super) fn report_bad<B: Base>(
             owe(step, repo, object, &debt)?;
         }
         set_replicas(step, object, replicas.clone())?;
+        note_lost(step, object, &replicas);
         withdraw(step);
         step.audit(format!("bad replica of {object} in repo{repo}: {what}"));
     }

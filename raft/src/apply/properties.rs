@@ -11,10 +11,10 @@ use super::scenario::{
     World, begin, commit, create_stanza, digest, new_chunk, push_file, register, repo, segment_name, stanza,
 };
 use super::{Base, MemoryBase, Txn, apply, next_index};
-use crate::command::{Command, NewReplica, Proposal};
+use crate::command::{Command, NewChunk, NewReplica, Proposal};
 use crate::model::{
-    ChunkState, DebtReason, GarbageKey, LogIndex, ObjectRef, Replica, RepositoryCounters, SessionId, SessionKind,
-    StoredObject,
+    ChunkState, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
+    RepositoryCounters, SessionId, SessionKind, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -36,6 +36,8 @@ enum Promise {
 struct Simulation {
     world: World,
     disk: Disk,
+    /// What was ever deleted.
+    deleted: Disk,
     promises: Vec<Promise>,
     sessions: Vec<SessionId>,
     backups: Vec<Vec<Digest>>,
@@ -45,6 +47,8 @@ struct Simulation {
     is_busy: bool,
     /// Whether the second repository lets nothing go.
     keeps: bool,
+    /// The identity of the third repository.
+    third: String,
 }
 
 impl Simulation {
@@ -52,11 +56,12 @@ impl Simulation {
         let mut world = World::with_stanza();
         for segment in [1, 2_u8] {
             let mut push = super::scenario::push_segment(1, segment.into(), segment);
-            push.object.replicas.truncate(1);
+            push.object.claims.truncate(1);
             world.push(push).unwrap();
         }
         let mut simulation = Self {
             world,
+            third: "uuid-3".to_owned(),
             ..Self::default()
         };
         let first = simulation.objects();
@@ -114,18 +119,25 @@ impl Simulation {
         self.sessions.get(index).copied()
     }
 
+    /// A claim of a replica in the repository that has this number now.
+    fn claim(&self, replica: Replica) -> Claim {
+        let record = self.view().repository(replica.repo).unwrap();
+        let identity = record.unwrap().uuid;
+        Claim { replica, identity }
+    }
+
     /// Uploads an object to the repositories that `mask` chooses.
-    fn upload(&mut self, object: &ObjectRef, digest: Digest, generation: u32, mask: u8) -> Vec<Replica> {
-        let mut replicas = Vec::new();
+    fn upload(&mut self, object: &ObjectRef, digest: Digest, generation: u32, mask: u8) -> Vec<Claim> {
+        let mut claims = Vec::new();
         for repo in self.repos() {
             let number = u16::from(repo);
             if mask >> (number % 3) & 1 == 1 {
                 let replica = super::scenario::replica(number, generation);
-                self.disk.insert((object.clone(), digest, replica));
-                replicas.push(replica);
+                self.put((object.clone(), digest, replica));
+                claims.push(self.claim(replica));
             }
         }
-        replicas
+        claims
     }
 
     fn step(&mut self, (action, a, b, c): (u8, u8, u8, u8)) {
@@ -143,10 +155,10 @@ impl Simulation {
             18 => self.check_backup(a, b),
             21..=24 if self.is_busy => self.check_backup(a, b),
             21..=24 => self.upload_chunk(b, c, a),
-            19 if a.is_multiple_of(4) => drop(self.world.run(register(3))),
+            19 if a.is_multiple_of(4) => self.register(a),
             19 => drop(self.world.run(create_stanza(7))),
             20 => drop(self.world.run(Command::Backfill { repo: repo(3) })),
-            26 if a.is_multiple_of(3) => self.retire(),
+            26 if a.is_multiple_of(3) => self.retire(b.is_multiple_of(4)),
             26 => self.replace(a),
             27 => self.keeps = a < 200,
             28 if a < 32 => self.let_go(),
@@ -156,9 +168,42 @@ impl Simulation {
         }
     }
 
-    /// A step of forgetting the third repository. What lies there stays.
-    fn retire(&mut self) {
-        drop(self.world.run(Command::RetireRepository { repo: repo(3) }));
+    /// Registers the third repository: what lies there, or an empty one in its place.
+    fn register(&mut self, a: u8) {
+        let third = repo(3);
+        let mut command = register(3);
+        if let Command::RegisterRepository { uuid, .. } = &mut command
+            && self.view().repository(third).unwrap().is_none()
+        {
+            if a < 128 {
+                self.third = format!("uuid-3-{}", self.world.at);
+                self.disk.retain(|(_, _, replica)| replica.repo != third);
+            }
+            uuid.clone_from(&self.third);
+        }
+        drop(self.world.run(command));
+    }
+
+    /// A step of forgetting the third repository. What lies there stays. Unless it is forced, no object loses its last
+    /// replica.
+    fn retire(&mut self, force: bool) {
+        let third = repo(3);
+        let record = self.view().repository(third).unwrap();
+        let is_forced = force
+            || record
+                .and_then(|record| record.change)
+                .is_some_and(|change| change.forced);
+        let held = |simulation: &Self| -> BTreeSet<ObjectRef> {
+            let objects = simulation.objects().into_iter();
+            let held = objects.filter(|(_, stored)| !stored.replicas.is_empty());
+            held.map(|(object, _)| object).collect()
+        };
+        let before = held(self);
+        drop(self.world.run(Command::RetireRepository { repo: third, force }));
+        assert!(
+            is_forced || before == held(self),
+            "lost by a removal that was not forced"
+        );
     }
 
     /// Loses the disk of a repository, or makes another step of owing what it held.
@@ -202,8 +247,11 @@ impl Simulation {
             ChunkState::Present(_) => return,
         };
         let object = ObjectRef::Chunk(digest(number));
-        let replicas = self.upload(&object, digest(number), generation.0, mask);
-        let chunks = vec![new_chunk(number, &replicas)];
+        let claims = self.upload(&object, digest(number), generation.0, mask);
+        let chunks = vec![NewChunk {
+            claims,
+            ..new_chunk(number, &[])
+        }];
         let command = Command::AddChunks { session, chunks };
         self.promises.push(Promise::Propose(command));
     }
@@ -217,9 +265,10 @@ impl Simulation {
         };
         let content = content % 2 + 100;
         let checked_at = self.world.applied();
-        let generation = self.view().generation_for(&object).unwrap();
-        let replicas = self.upload(&object, digest(content), generation.0, mask);
-        let mut push = push_file(file, content, &replicas);
+        let generation = self.view().generation_for(&object, &[]).unwrap();
+        let claims = self.upload(&object, digest(content), generation.0, mask);
+        let mut push = push_file(file, content, &[]);
+        push.object.claims = claims;
         push.checked_at = checked_at;
         let command = Command::PushSegment(Box::new(push));
         self.promises.push(Promise::Propose(command));
@@ -266,11 +315,11 @@ impl Simulation {
             repo: owing,
             generation: debt.generation,
         };
-        self.disk.insert((object.clone(), digest, replica));
+        self.put((object.clone(), digest, replica));
         let replicas = vec![NewReplica {
             object: object.clone(),
             digest,
-            replica,
+            claim: self.claim(replica),
         }];
         let command = Command::AddReplicas { session, replicas };
         self.promises.push(Promise::Propose(command));
@@ -286,9 +335,8 @@ impl Simulation {
             return;
         };
         let command = Command::ReportBad {
-            repo: stored.replicas[index].repo,
             object: object.clone(),
-            generation: stored.replicas[index].generation,
+            bad: self.claim(stored.replicas[index]),
             reason: DebtReason::Damaged,
             what: "test".to_owned(),
         };
@@ -323,10 +371,10 @@ impl Simulation {
                         generation: replica.generation,
                     });
                 } else {
-                    self.disk.remove(&(object, digest, replica));
+                    self.delete((object, digest, replica));
                 }
             }
-            chunks.push(digest);
+            chunks.push(CondemnedChunk { digest, since });
         }
         self.promises.push(Promise::Propose(Command::Forget { chunks, kept }));
     }
@@ -338,12 +386,13 @@ impl Simulation {
             if index % 2 == usize::from(a % 2) || !self.view().may_delete(row.since).unwrap() {
                 continue;
             }
+            let since = row.since;
             if self.keeps_all_of(key.repo) {
-                kept.push(key);
+                kept.push(GarbageObject { key, since });
                 continue;
             }
             self.remove(&key, row.digest);
-            garbage.push(key);
+            garbage.push(GarbageObject { key, since });
         }
         self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
         self.promises
@@ -359,7 +408,18 @@ impl Simulation {
             repo: key.repo,
             generation: key.generation,
         };
-        self.disk.remove(&(key.object.clone(), digest, replica));
+        self.delete((key.object.clone(), digest, replica));
+    }
+
+    /// A DELETE may come twice, or late: it must never hit anything that is put there afterwards.
+    fn delete(&mut self, row: (ObjectRef, Digest, Replica)) {
+        self.disk.remove(&row);
+        self.deleted.insert(row);
+    }
+
+    fn put(&mut self, row: (ObjectRef, Digest, Replica)) {
+        assert!(!self.deleted.contains(&row), "a name is used twice: {row:?}");
+        self.disk.insert(row);
     }
 
     /// The repository lets go, for once, what it has kept.
@@ -368,7 +428,8 @@ impl Simulation {
         let mut garbage = Vec::new();
         for (key, row) in rows {
             self.remove(&key, row.digest);
-            garbage.push(key);
+            let since = row.since;
+            garbage.push(GarbageObject { key, since });
         }
         self.promises.push(Promise::Propose(Command::ForgetGarbage { garbage }));
     }
@@ -403,11 +464,16 @@ impl Simulation {
 
     fn delete_and_create_stanza(&mut self, a: u8) {
         let reason = "test".to_owned();
-        drop(self.world.run(Command::StopStanza {
+        if !a.is_multiple_of(3) {
+            drop(self.world.run(Command::StopStanza {
+                stanza: stanza(),
+                reason,
+            }));
+        }
+        let deleted = self.world.run(Command::DeleteStanza {
             stanza: stanza(),
-            reason,
-        }));
-        let deleted = self.world.run(Command::DeleteStanza { stanza: stanza() });
+            force: a.is_multiple_of(3),
+        });
         if deleted == Ok(Reply::Deleting { more: false }) {
             self.names.clear();
             self.backups.clear();
@@ -421,6 +487,7 @@ impl Simulation {
     fn check(&mut self) {
         let objects = self.objects();
         self.check_replicas_and_debts(&objects);
+        self.check_lost(&objects);
         let changing: BTreeSet<_> = self
             .view()
             .repositories()
@@ -461,6 +528,14 @@ impl Simulation {
             let known = self.view().chunks(&[*chunk]).unwrap();
             assert!(known[0].is_some(), "chunk {chunk} of a committed backup is gone");
         }
+    }
+
+    /// The index of objects without a good replica has them all, and no other.
+    fn check_lost(&self, objects: &BTreeMap<ObjectRef, StoredObject>) {
+        let indexed: BTreeSet<ObjectRef> = self.view().lost(None).map(|row| row.unwrap().0).collect();
+        let without = objects.iter().filter(|(_, stored)| stored.replicas.is_empty());
+        let without: BTreeSet<ObjectRef> = without.map(|(object, _)| object.clone()).collect();
+        assert_eq!(indexed, without);
     }
 
     /// No debt is ever lost: an object is in a repository or owed to it, and the counters say so.

@@ -5,7 +5,7 @@ use pgmesh_storage::{DbId, Generation};
 
 use super::scenario::*;
 use crate::command::{Cluster, Command, CommitBackup, NewReplica, PushSegment};
-use crate::model::{ChunkState, DebtReason, GarbageKey, LogIndex, ObjectRef, SessionKind, TokenId, TokenRole};
+use crate::model::{ChunkState, DebtReason, LogIndex, ObjectRef, SessionKind, TokenId, TokenRole};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -86,7 +86,7 @@ fn invariant_3_one_name_one_content() {
 fn a_push_to_one_repository_leaves_a_debt_that_another_push_settles() {
     let mut world = World::with_stanza();
     let mut push = push_segment(1, 1, 1);
-    push.object.replicas = vec![replica(1, 0)];
+    push.object.claims = claims(&[replica(1, 0)]);
     world.push(push).unwrap();
     let debts = |world: &World| world.view().debts(repo(2), None).count();
     // The other is the stanza information.
@@ -253,7 +253,8 @@ fn a_stanza_is_created_once_and_upgraded() {
             version: PgVersion::V17,
             ..cluster(system_id)
         },
-        info: stored(201, 100, &[replica(1, 0)]),
+        info: claimed(201, 100, &[replica(1, 0)]),
+        checked_at: LogIndex(0),
     };
     assert!(matches!(world.run(upgrade(7)), Err(Refusal::VersionDiffers { .. })));
     assert_eq!(world.run(upgrade(9)), Ok(Reply::Database(DbId(2))));
@@ -278,7 +279,8 @@ fn invariant_7_a_cluster_that_comes_back_after_an_upgrade_keeps_its_histories() 
     let upgrade = |number, system_id| Command::UpgradeStanza {
         stanza: stanza(),
         cluster: cluster(system_id),
-        info: stored(number, 100, &[replica(1, 0)]),
+        info: claimed(number, 100, &[replica(1, 0)]),
+        checked_at: LogIndex(0),
     };
     let known = |world: &World, db| {
         let record = world.view().stanza(&stanza()).unwrap().unwrap();
@@ -299,7 +301,10 @@ fn invariant_7_a_cluster_that_comes_back_after_an_upgrade_keeps_its_histories() 
 fn a_deleted_stanza_leaves_only_garbage() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();
-    let delete = || Command::DeleteStanza { stanza: stanza() };
+    let delete = || Command::DeleteStanza {
+        stanza: stanza(),
+        force: false,
+    };
     assert_eq!(world.run(delete()), Err(Refusal::StanzaNotStopped(stanza())));
     let stop = Command::StopStanza {
         stanza: stanza(),
@@ -376,7 +381,7 @@ fn one_backup_at_a_time_and_labels_go_up() {
     world
         .run(Command::ExpireSession {
             session: first,
-            node: None,
+            lease: None,
             reason: "gone".to_owned(),
         })
         .unwrap();
@@ -421,7 +426,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     let since = world.view().condemned(None).next().unwrap().unwrap().1;
     assert!(!world.view().may_delete(since).unwrap());
     let forget = || Command::Forget {
-        chunks: vec![digest(1)],
+        chunks: vec![condemned(1, since)],
         kept: Vec::new(),
     };
     assert_eq!(
@@ -451,7 +456,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     world.run(forget()).unwrap();
     let known = world.view().chunks(&[digest(1)]).unwrap();
     assert_eq!(known[0].as_ref().unwrap().replicas, [replica(1, 1)]);
-    let garbage: Vec<GarbageKey> = world.view().garbage(None).map(|row| row.unwrap().0).collect();
+    let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     assert_eq!(garbage.len(), 2);
     let forget_garbage = || Command::ForgetGarbage {
         garbage: garbage.clone(),
@@ -478,9 +483,8 @@ fn invariant_6_a_bad_replica_is_owed_under_another_name() {
         file: WalFileName::Segment(segment_name(1, 1)),
     };
     let report = || Command::ReportBad {
-        repo: repo(1),
         object: object.clone(),
-        generation: Generation(0),
+        bad: claim(replica(1, 0)),
         reason: DebtReason::Damaged,
         what: "wrong tag".to_owned(),
     };
@@ -494,7 +498,7 @@ fn invariant_6_a_bad_replica_is_owed_under_another_name() {
         replicas: vec![NewReplica {
             object: object.clone(),
             digest: digest(1),
-            replica: replica(1, generation),
+            claim: claim(replica(1, generation)),
         }],
     };
     assert_eq!(world.run(add(0)), Ok(Reply::Added { accepted: 0 }));
@@ -570,7 +574,6 @@ fn a_backup_may_go_though_a_later_one_was_compared_with_it() {
     let checked_at = world.applied();
     let mut incr = commit(second, SECOND, checked_at);
     incr.record.prior = Some(label(FIRST));
-    incr.record.references = vec![label(FIRST)];
     world.run(Command::CommitBackup(Box::new(incr))).unwrap();
     assert_eq!(world.view().backups(&stanza(), None).count(), 1);
 }

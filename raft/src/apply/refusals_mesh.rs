@@ -8,7 +8,7 @@ use super::request::REMEMBERED;
 use super::scenario::*;
 use crate::command::{Command, NewReplica};
 use crate::model::{
-    DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind, VotePolicy,
+    Claim, DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -74,6 +74,32 @@ fn numbers_of_nodes_are_never_given_out_twice() {
     assert_eq!(record.service, NodeService::InService);
     assert_eq!(record.revoked, [[2; 32], [3; 32]]);
     assert_eq!(world.run(admit("n3", 5)), admitted(11, None));
+}
+
+#[test]
+fn a_node_that_begins_anew_gets_a_number_that_nobody_had() {
+    let mut world = World::empty();
+    world.run(admit("n2", 2)).unwrap();
+    let renumber = |node: &str, fingerprint: u8| Command::RenumberNode {
+        name: name(node),
+        fingerprint: [fingerprint; 32],
+        reason: "x".repeat(2_000),
+    };
+    assert_eq!(world.run(renumber("n2", 2)), admitted(3, Some(2)));
+    // Its answer was lost, and it asks again; or the old directory was put back once more.
+    assert_eq!(world.run(renumber("n2", 2)), admitted(4, Some(3)));
+    let record = world.view().node(&name("n2")).unwrap().unwrap();
+    assert_eq!((record.node_id, record.fingerprint), (4, [2; 32]));
+    assert_eq!(world.run(admit("n3", 3)), admitted(5, None));
+    world.run(admit("n2", 6)).unwrap();
+    assert_eq!(
+        world.run(renumber("n2", 2)),
+        Err(Refusal::CertificateRevoked(name("n2"))),
+        "a disk that was replaced does not come back"
+    );
+    world.run(serve("n2", NodeService::Removed)).unwrap();
+    assert_eq!(world.run(renumber("n2", 6)), Err(Refusal::NodeRemoved(name("n2"))));
+    assert!(matches!(world.run(renumber("n9", 6)), Err(Refusal::UnknownNode(_))));
 }
 
 #[test]
@@ -162,29 +188,79 @@ fn a_session_goes_on_by_way_of_another_node() {
     let Ok(Reply::Session(session)) = world.run(open(Some([7; 16]))) else {
         panic!();
     };
-    let adopt = |session, key| Command::AdoptSession {
+    let adopt = |turn, node: &str, key| Command::AdoptSession {
         session,
-        node: name("n2"),
+        turn,
+        node: name(node),
         key: [key; 16],
     };
-    assert_eq!(world.run(adopt(session, 8)), Err(Refusal::SessionKeyDiffers(session)));
-    assert_eq!(world.run(adopt(session, 7)), Ok(Reply::Done));
-    assert_eq!(world.run(adopt(session, 7)), Ok(Reply::Done));
-    let expire = |node: Option<&str>| Command::ExpireSession {
+    let opened = session.0;
+    assert_eq!(world.run(adopt(1, "n2", 8)), Err(Refusal::SessionKeyDiffers(session)));
+    let second = lease_of(world.run(adopt(1, "n2", 7)));
+    let expire = |lease| Command::ExpireSession {
         session,
-        node: node.map(name),
+        lease,
         reason: "its connection is gone".to_owned(),
     };
     // The node that it left does not end it.
-    assert_eq!(world.run(expire(Some("n1"))), Ok(Reply::Done));
+    assert_eq!(world.run(expire(Some(opened))), Ok(Reply::Done));
     assert_eq!(world.view().session(session).unwrap().unwrap().node, name("n2"));
-    assert_eq!(world.run(expire(Some("n2"))), Ok(Reply::Done));
+    // Nor does its own node, when the holder has come back to it since.
+    let third = lease_of(world.run(adopt(2, "n2", 7)));
+    assert_eq!(world.run(expire(Some(second))), Ok(Reply::Done));
+    assert_eq!(world.view().session(session).unwrap().unwrap().lease, third);
+    assert_eq!(world.run(expire(Some(third))), Ok(Reply::Done));
     assert_eq!(world.view().session(session).unwrap(), None);
-    assert_eq!(world.run(adopt(session, 7)), Err(Refusal::SessionEnded(session)));
+    assert_eq!(world.run(adopt(3, "n2", 7)), Err(Refusal::SessionEnded(session)));
     let Ok(Reply::Session(without)) = world.run(open(None)) else {
         panic!();
     };
-    assert_eq!(world.run(adopt(without, 0)), Err(Refusal::SessionKeyDiffers(without)));
+    let adopt = Command::AdoptSession {
+        session: without,
+        turn: 1,
+        node: name("n2"),
+        key: [0; 16],
+    };
+    assert_eq!(world.run(adopt), Err(Refusal::SessionKeyDiffers(without)));
+}
+
+fn lease_of(adopted: Result<Reply, Refusal>) -> LogIndex {
+    match adopted {
+        Ok(Reply::Adopted { lease }) => lease,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The holder lost node n2 while its adoption was under way, and went on to n3: the late adoption must not give the session
+/// to n2, which does not hold it and would end it.
+#[test]
+fn a_late_adoption_takes_no_session_from_the_node_that_holds_it() {
+    let mut world = World::empty();
+    world.run(admit("n2", 2)).unwrap();
+    world.run(admit("n3", 3)).unwrap();
+    let open = Command::OpenSession {
+        kind: SessionKind::Backup,
+        stanza: None,
+        holder: "pg1".to_owned(),
+        node: name("n1"),
+        resume_key: Some([7; 16]),
+    };
+    let request = RequestId([3; 16]);
+    let Ok(Reply::Session(session)) = world.run_as(request, open) else {
+        panic!();
+    };
+    let record = world.view().session(session).unwrap().unwrap();
+    assert_eq!((record.request, record.lease), (request, session.0));
+    let adopt = |turn, node: &str| Command::AdoptSession {
+        session,
+        turn,
+        node: name(node),
+        key: [7; 16],
+    };
+    let lease = lease_of(world.run(adopt(2, "n3")));
+    assert_eq!(world.run(adopt(1, "n2")), Err(Refusal::SessionMoved(session)));
+    let record = world.view().session(session).unwrap().unwrap();
+    assert_eq!((record.node, record.lease), (name("n3"), lease));
 }
 
 #[test]
@@ -258,7 +334,10 @@ fn a_retired_repository_leaves_nothing_behind() {
     for segment in 1..=8 {
         world.push(push_segment(1, segment.into(), segment)).unwrap();
     }
-    let retire = Command::RetireRepository { repo: repo(2) };
+    let retire = Command::RetireRepository {
+        repo: repo(2),
+        force: true,
+    };
     assert_eq!(world.run(retire.clone()), Ok(Reply::Retiring { more: true }));
     // From now on it takes nothing, and nothing is owed to it.
     world.push(push_segment(1, 9, 9)).unwrap();
@@ -313,7 +392,10 @@ fn a_replaced_disk_is_owed_all_that_the_lost_one_held() {
         replicas: vec![NewReplica {
             object: debts[0].0.clone(),
             digest: digest(1),
-            replica: replica(2, generation),
+            claim: Claim {
+                replica: replica(2, generation),
+                identity: "new".to_owned(),
+            },
         }],
     };
     assert!(matches!(debts[0].0, ObjectRef::Segment { .. }));

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
+use super::names::free_generation;
 use super::node::lose_reach;
-use super::objects::{free_generation, need_repository, owe};
+use super::objects::{need_repository, owe};
 use super::retire::changing;
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
+use crate::limits;
 use crate::model::{
-    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryRecord,
-    SegmentRecord, StanzaRecord, StoredObject,
+    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryMark,
+    RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -37,6 +39,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut g
             }
         }
         if known.wrapped_keys.len() != before {
+            limits::repository(&known)?;
             step.txn.put(Table::Repositories, key, &known);
         }
         return Ok(Reply::Done);
@@ -117,6 +120,24 @@ pub(super) fn update<B: Base>(
     Ok(Reply::Done)
 }
 
+/// Remembers the newest mark.
+pub(super) fn mark<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    repo: RepoKey,
+    identity: &str,
+    number: u64,
+    nonce: u64,
+) -> Outcome {
+    let mut record = need_repository(step, repo)?;
+    let is_newer = record.mark.as_ref().is_none_or(|known| known.number < number);
+    if record.uuid == identity && is_newer {
+        let at = step.at;
+        record.mark = Some(RepositoryMark { number, nonce, at });
+        step.txn.put(Table::Repositories, key::repository(repo), &record);
+    }
+    Ok(Reply::Done)
+}
+
 fn has_objects<B: Base>(step: &Step<'_, '_, B>) -> Result<bool, ReadError> {
     for table in [Table::Stanzas, Table::Chunks] {
         if step.txn.scan(table, &[], &[]).next().transpose()?.is_some() {
@@ -131,7 +152,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     let Some(cursor) = record.backfill.take() else {
         return Ok(Reply::Backfilled { debts: 0, more: false });
     };
-    let objects = objects_after(step, cursor.after.as_ref(), BACKFILL_STEP)?;
+    let objects = objects_after(step.txn, cursor.after.as_ref(), BACKFILL_STEP)?;
     let more = objects.len() == BACKFILL_STEP;
     let mut debts = 0;
     for (object, stored) in &objects {
@@ -160,8 +181,8 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
 }
 
 /// The next `limit` known objects after a given one: chunks, WAL files, manifests, then stanza information.
-fn objects_after<B: Base>(
-    step: &Step<'_, '_, B>,
+pub(crate) fn objects_after<B: Base>(
+    base: &B,
     after: Option<&ObjectRef>,
     limit: usize,
 ) -> Result<Vec<(ObjectRef, StoredObject)>, ReadError> {
@@ -175,7 +196,7 @@ fn objects_after<B: Base>(
     let walks: [Walk<B>; 4] = [chunks_after, segments_after, manifests_after, infos_after];
     for (number, walk) in walks.into_iter().enumerate().skip(kind) {
         let after = after.filter(|_| number == kind);
-        walk(step, after, limit, &mut objects)?;
+        walk(base, after, limit, &mut objects)?;
         if objects.len() >= limit {
             break;
         }
@@ -185,7 +206,7 @@ fn objects_after<B: Base>(
 
 type Objects = Vec<(ObjectRef, StoredObject)>;
 
-type Walk<B> = fn(&Step<'_, '_, B>, Option<&ObjectRef>, usize, &mut Objects) -> Result<(), ReadError>;
+type Walk<B> = fn(&B, Option<&ObjectRef>, usize, &mut Objects) -> Result<(), ReadError>;
 
 fn malformed(table: Table, key: &[u8]) -> ReadError {
     ReadError::MalformedKey {
@@ -195,7 +216,7 @@ fn malformed(table: Table, key: &[u8]) -> ReadError {
 }
 
 fn chunks_after<B: Base>(
-    step: &Step<'_, '_, B>,
+    base: &B,
     after: Option<&ObjectRef>,
     limit: usize,
     objects: &mut Objects,
@@ -204,7 +225,7 @@ fn chunks_after<B: Base>(
         Some(ObjectRef::Chunk(digest)) => key::after(key::chunk(digest)),
         _ => Vec::new(),
     };
-    for row in step.txn.scan(Table::Chunks, &from, &[]) {
+    for row in base.scan(Table::Chunks, &from, &[]) {
         if objects.len() >= limit {
             break;
         }
@@ -226,7 +247,7 @@ fn chunks_after<B: Base>(
 }
 
 fn segments_after<B: Base>(
-    step: &Step<'_, '_, B>,
+    base: &B,
     after: Option<&ObjectRef>,
     limit: usize,
     objects: &mut Objects,
@@ -235,7 +256,7 @@ fn segments_after<B: Base>(
         Some(ObjectRef::Segment { stanza, db, file }) => key::after(key::segment(stanza, *db, &file.to_string())),
         _ => Vec::new(),
     };
-    for row in step.txn.scan(Table::Segments, &from, &[]) {
+    for row in base.scan(Table::Segments, &from, &[]) {
         if objects.len() >= limit {
             break;
         }
@@ -249,7 +270,7 @@ fn segments_after<B: Base>(
 }
 
 fn manifests_after<B: Base>(
-    step: &Step<'_, '_, B>,
+    base: &B,
     after: Option<&ObjectRef>,
     limit: usize,
     objects: &mut Objects,
@@ -258,7 +279,7 @@ fn manifests_after<B: Base>(
         Some(ObjectRef::Manifest { stanza, label }) => key::after(key::backup(stanza, label)),
         _ => Vec::new(),
     };
-    for row in step.txn.scan(Table::Backups, &from, &[]) {
+    for row in base.scan(Table::Backups, &from, &[]) {
         if objects.len() >= limit {
             break;
         }
@@ -272,7 +293,7 @@ fn manifests_after<B: Base>(
 }
 
 fn infos_after<B: Base>(
-    step: &Step<'_, '_, B>,
+    base: &B,
     after: Option<&ObjectRef>,
     limit: usize,
     objects: &mut Objects,
@@ -281,7 +302,7 @@ fn infos_after<B: Base>(
         Some(ObjectRef::StanzaInfo { stanza, db }) => (key::stanza(stanza), Some((stanza, db))),
         _ => (Vec::new(), None),
     };
-    for row in step.txn.scan(Table::Stanzas, &from, &[]) {
+    for row in base.scan(Table::Stanzas, &from, &[]) {
         let (key, bytes) = row?;
         let record: StanzaRecord = crate::value::decode(Table::Stanzas, &key, &bytes)?;
         let stanza = KeyReader::new(&key).rest().and_then(|name| name.parse().ok());

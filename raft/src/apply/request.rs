@@ -4,7 +4,10 @@
 //! A ring has one slot for each of the newest positions. Whoever takes a slot forgets the request that had it: the rows
 //! are bounded, every command costs the same, and all nodes forget alike (invariant 10).
 
+use pgmesh_storage::{Digest, DigestSuite, wire};
+
 use super::{Base, Txn};
+use crate::command::Command;
 use crate::error::ReadError;
 use crate::key;
 use crate::model::{LogIndex, Remembered, RequestId};
@@ -16,10 +19,25 @@ use crate::table::Table;
 /// seconds: far fewer commands than this fit into that time. It is part of the catalog's format.
 pub(super) const REMEMBERED: u64 = 1 << 15;
 
+/// What a command is known by: an identifier that comes again with another command is no repetition.
+pub(super) fn digest(command: &Command) -> Digest {
+    DigestSuite::Blake3.digest(&wire::encode(command))
+}
+
 /// What became of a request that was applied before.
-pub(super) fn outcome<B: Base>(txn: &Txn<'_, B>, id: RequestId) -> Result<Option<Result<Reply, Refusal>>, ReadError> {
+pub(super) fn outcome<B: Base>(
+    txn: &Txn<'_, B>,
+    id: RequestId,
+    command: &Digest,
+) -> Result<Option<Result<Reply, Refusal>>, ReadError> {
     let known: Option<Remembered> = txn.record(Table::Requests, &key::request(id))?;
-    Ok(known.map(|known| known.outcome))
+    Ok(known.map(|known| {
+        if known.command == *command {
+            known.outcome
+        } else {
+            Err(Refusal::OtherRequest(id))
+        }
+    }))
 }
 
 /// Remembers what became of the request at `index`, and forgets the one whose slot it takes.
@@ -27,6 +45,7 @@ pub(super) fn remember<B: Base>(
     txn: &mut Txn<'_, B>,
     id: RequestId,
     index: LogIndex,
+    command: Digest,
     outcome: &Result<Reply, Refusal>,
 ) -> Result<(), ReadError> {
     let slot = key::request_slot(u32::try_from(index.0 % REMEMBERED).unwrap_or_default());
@@ -36,6 +55,7 @@ pub(super) fn remember<B: Base>(
     txn.put(Table::RequestRing, slot, &id);
     let remembered = Remembered {
         index,
+        command,
         outcome: outcome.clone(),
     };
     txn.put(Table::Requests, key::request(id), &remembered);

@@ -6,15 +6,18 @@
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
+use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
-use super::objects::{count_kept, free_generation, need_repository, owe, settle, uncount_replica, withdraw};
+use super::objects::{
+    count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica, withdraw,
+};
 use super::repository::refuse_known_storage;
 use super::{Base, Outcome, Row, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, Replica, RepositoryChange,
-    RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
+    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, Replica, RepositoryChange,
+    RepositoryCounters, RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -23,6 +26,11 @@ use crate::value;
 
 /// How many rows one step looks at; few in tests, so that walks there take several.
 const STEP: usize = if cfg!(test) { 3 } else { 2_000 };
+
+/// How many debts of another repository are looked through for objects that are nowhere else.
+const MAX_DEBTS_SEARCHED: u64 = if cfg!(test) { 16 } else { 20_000 };
+/// How many bytes of rows one step looks at, whatever their number: what a command writes is bounded, too.
+const STEP_BYTES: usize = 8 << 20;
 
 /// The tables whose rows mention a retired repository. Those that a replaced one is done with come first.
 const TABLES: [Table; 7] = [
@@ -37,17 +45,30 @@ const TABLES: [Table; 7] = [
 /// With what the lost one kept: the empty one keeps nothing.
 const REPLACED_TABLES: usize = 5;
 
-pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Outcome {
+pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: bool) -> Outcome {
     let mut record = need_repository(step, repo)?;
-    let is_on = record
-        .change
-        .as_ref()
-        .is_some_and(|change| change.kind == ChangeKind::Retiring);
-    if !is_on {
-        step.audit(format!("repo{repo}: its removal from the mesh began"));
+    if !record.is_retiring() {
+        refuse_needed(step, repo, force)?;
+        let how = if force { ", by force" } else { "" };
+        step.audit(format!("repo{repo}: its removal from the mesh began{how}"));
         begin(&mut record, ChangeKind::Retiring);
     }
-    if let Some(orphans) = walk(step, repo, &mut record)? {
+    if let Some(change) = &mut record.change {
+        change.forced |= force;
+    }
+    let orphans = match walk(step, repo, &mut record)? {
+        Walked::More => None,
+        Walked::Done { orphans } => Some(orphans),
+        Walked::StillNeeded(object) => {
+            step.audit(format!("repo{repo} stays: {object} is nowhere else"));
+            record.change = None;
+            // Most of what was withdrawn lies there: the repair finds it when it comes to write it.
+            record.backfill = Some(Backfill::default());
+            step.txn.put(Table::Repositories, key::repository(repo), &record);
+            return Ok(Reply::StillNeeded { object });
+        }
+    };
+    if let Some(orphans) = orphans {
         step.audit(format!(
             "repo{repo} ({}) was removed from the mesh; {orphans} objects were nowhere else",
             record.uuid
@@ -59,6 +80,56 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Outc
     }
     step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Retiring { more: true })
+}
+
+/// Refuses to forget a repository while objects would have no other replica. Every other repository that is not being
+/// backfilled owes what it does not hold, so an object that is nowhere else is among the debts of each of them: the one
+/// that owes least tells.
+fn refuse_needed<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, force: bool) -> Outcome<()> {
+    let mut others = repositories(step)?;
+    others.retain(|(other, record)| *other != repo && !record.is_retiring());
+    let Some((first, _)) = others.first() else {
+        return Err(Refusal::LastRepository(repo).into());
+    };
+    if force {
+        return Ok(());
+    }
+    let mut least: Option<(u64, RepoKey)> = None;
+    for (other, _) in others
+        .iter()
+        .filter(|(_, record)| record.backfill.is_none() && record.change.is_none())
+    {
+        let counters = step.txn.record(Table::Counters, &key::repository(*other))?;
+        let counters: RepositoryCounters = counters.unwrap_or_default();
+        least = least.into_iter().chain([(counters.debts, *other)]).min();
+    }
+    let Some((debts, other)) = least else {
+        let (other, debts) = (*first, None);
+        return Err(Refusal::OthersOwe { repo, other, debts }.into());
+    };
+    if debts > MAX_DEBTS_SEARCHED {
+        let debts = Some(debts);
+        return Err(Refusal::OthersOwe { repo, other, debts }.into());
+    }
+    let prefix = key::repository(other);
+    for row in step.txn.scan(Table::Debts, &prefix, &prefix) {
+        let (key, _) = row?;
+        let (_, object) = key::read_debt(&key).ok_or_else(|| ReadError::MalformedKey {
+            table: Table::Debts,
+            key: hex::encode(&key),
+        })?;
+        let held = find(step.txn, &object)?.map(|found| found.object.replicas);
+        let held = held.unwrap_or_default();
+        let stays = |replica: &Replica| {
+            others
+                .iter()
+                .any(|(other, record)| replica.repo == *other && record.change.is_none())
+        };
+        if !held.is_empty() && !held.iter().any(stays) {
+            return Err(Refusal::RepositoryNeeded { repo, object }.into());
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn replace<B: Base>(
@@ -82,19 +153,20 @@ pub(super) fn replace<B: Base>(
             ));
             record.uuid = uuid;
             record.wrapped_keys = wrapped_keys;
+            record.mark = None;
             begin(&mut record, ChangeKind::Replacing);
         }
     }
-    let done = walk(step, repo, &mut record)?;
-    if let Some(orphans) = done {
+    let mut more = true;
+    if let Walked::Done { orphans } = walk(step, repo, &mut record)? {
+        more = false;
         record.change = None;
-        record.replaced = step.index;
         step.audit(format!(
             "repo{repo}: all that the lost disk held is owed; {orphans} objects were nowhere else"
         ));
     }
     step.txn.put(Table::Repositories, key::repository(repo), &record);
-    Ok(Reply::Replacing { more: done.is_none() })
+    Ok(Reply::Replacing { more })
 }
 
 /// The refusal of whatever must wait for a walk's end.
@@ -118,144 +190,189 @@ fn begin(record: &mut RepositoryRecord, kind: ChangeKind) {
         table: 0,
         after: None,
         orphans: 0,
+        // What is on a disk that is lost cannot be kept.
+        forced: kind == ChangeKind::Replacing,
     });
 }
 
-/// One step. Answers the number of orphans when the walk has come to its end.
-fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut RepositoryRecord) -> Outcome<Option<u64>> {
+/// What one step of a walk has come to.
+enum Walked {
+    /// Rows are left.
+    More,
+    /// All rows were looked at.
+    Done {
+        /// How many objects have lost their last replica.
+        orphans: u64,
+    },
+    /// The object's last replica would be withdrawn, and the walk is not forced.
+    StillNeeded(ObjectRef),
+}
+
+/// One step.
+fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut RepositoryRecord) -> Outcome<Walked> {
     let Some(change) = &mut record.change else {
-        return Ok(Some(0));
+        return Ok(Walked::Done { orphans: 0 });
     };
     let end = match change.kind {
         ChangeKind::Retiring => TABLES.len(),
         ChangeKind::Replacing => REPLACED_TABLES,
     };
     let mut left = STEP;
-    let mut has_withdrawn = false;
+    let staying = repositories(step)?.into_iter();
+    let staying = staying.filter(|(other, record)| *other != repo && record.change.is_none());
+    let staying: Vec<RepoKey> = staying.map(|(other, _)| other).collect();
+    let mut visit = Visit {
+        repo,
+        kind: change.kind,
+        staying: (!change.forced).then_some(staying),
+        has_withdrawn: false,
+        orphans: change.orphans,
+        needed: None,
+    };
     while let Some(table) = TABLES
         .get(..end)
         .and_then(|tables| tables.get(usize::from(change.table)))
         .copied()
     {
-        let rows = next_rows(step, table, repo, change.after.take(), left)?;
+        let (rows, more) = next_rows(step, table, repo, change.after.take(), left)?;
         for row in &rows {
-            let visit = Visit {
-                repo,
-                kind: change.kind,
-            };
-            let (withdrawn, orphans) = visit.row(step, table, row)?;
-            has_withdrawn |= withdrawn;
-            change.orphans += orphans;
+            visit.row(step, table, row)?;
         }
-        if rows.len() == left {
+        if visit.needed.is_some() {
+            break;
+        }
+        if more {
             change.after = rows.into_iter().next_back().map(|(key, _)| key);
             break;
         }
         left -= rows.len();
         change.table += 1;
     }
-    if has_withdrawn {
+    if visit.has_withdrawn {
         withdraw(step);
     }
-    let is_done = usize::from(change.table) >= end;
-    Ok(is_done.then_some(change.orphans))
+    change.orphans = visit.orphans;
+    match visit.needed {
+        Some(object) => Ok(Walked::StillNeeded(object)),
+        None if usize::from(change.table) < end => Ok(Walked::More),
+        None => Ok(Walked::Done { orphans: visit.orphans }),
+    }
 }
 
+/// The next rows, and whether there may be more.
 fn next_rows<B: Base>(
     step: &Step<'_, '_, B>,
     table: Table,
     repo: RepoKey,
     after: Option<Vec<u8>>,
     limit: usize,
-) -> Result<Vec<Row>, ReadError> {
+) -> Result<(Vec<Row>, bool), ReadError> {
     let prefix = match table {
         Table::Debts => key::repository(repo),
         _ => Vec::new(),
     };
     let from = after.map_or_else(|| prefix.clone(), key::after);
-    step.txn.scan(table, &from, &prefix).take(limit).collect()
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for row in step.txn.scan(table, &from, &prefix) {
+        let row = row?;
+        bytes += row.1.len();
+        rows.push(row);
+        if rows.len() == limit || bytes >= STEP_BYTES {
+            return Ok((rows, true));
+        }
+    }
+    Ok((rows, false))
 }
 
 /// What is done to each row.
-#[derive(Clone, Copy)]
 struct Visit {
     repo: RepoKey,
     kind: ChangeKind,
+    /// The repositories whose replicas stay: those that no walk goes over. Nothing where the walk is forced.
+    staying: Option<Vec<RepoKey>>,
+    has_withdrawn: bool,
+    /// How many objects have lost their last replica.
+    orphans: u64,
+    /// An object whose last replica was left in its place.
+    needed: Option<ObjectRef>,
 }
 
 impl Visit {
-    /// Says whether a replica was withdrawn, and how many objects have none any more.
-    fn row<B: Base>(self, step: &mut Step<'_, '_, B>, table: Table, row: &Row) -> Result<(bool, u64), ReadError> {
+    fn row<B: Base>(&mut self, step: &mut Step<'_, '_, B>, table: Table, row: &Row) -> Result<(), ReadError> {
         let (key, bytes) = row;
         let malformed = || ReadError::MalformedKey {
             table,
             key: hex::encode(key),
         };
         match table {
-            Table::Chunks => {
-                let mut chunk: ChunkRecord = value::decode(table, key, bytes)?;
-                let digest = KeyReader::new(key).digest().ok_or_else(malformed)?;
-                if chunk.condemned.is_some() {
-                    // It counts as absent already; the sweep must not look for it in a repository that is gone.
-                    if self.kind == ChangeKind::Retiring {
-                        chunk.replicas.retain(|replica| replica.repo != self.repo);
-                        step.txn.put(table, key.clone(), &chunk);
-                    }
-                    return Ok((false, 0));
-                }
-                let mut stored = StoredObject {
-                    digest,
-                    plain_length: u64::from(chunk.length),
-                    stored_length: u64::from(chunk.stored_length),
-                    replicas: std::mem::take(&mut chunk.replicas),
-                };
-                let withdrawn = self.object(step, &ObjectRef::Chunk(digest), &mut stored)?;
-                let orphans = orphans(withdrawn, &stored);
-                if withdrawn {
-                    chunk.replicas = stored.replicas;
-                    step.txn.put(table, key.clone(), &chunk);
-                }
-                Ok((withdrawn, orphans))
-            }
+            Table::Chunks => self.chunk(step, row)?,
             Table::Segments => {
                 let mut record: SegmentRecord = value::decode(table, key, bytes)?;
                 let object = key::read_segment(key).ok_or_else(malformed)?;
-                let withdrawn = self.object(step, &object, &mut record.object)?;
-                if withdrawn {
+                if self.object(step, &object, &mut record.object)? {
                     step.txn.put(table, key.clone(), &record);
                 }
-                Ok((withdrawn, orphans(withdrawn, &record.object)))
             }
             Table::Backups => {
                 let mut record: BackupRecord = value::decode(table, key, bytes)?;
                 let (stanza, label) = key::read_backup(key).ok_or_else(malformed)?;
                 let object = ObjectRef::Manifest { stanza, label };
-                let withdrawn = self.object(step, &object, &mut record.manifest)?;
-                if withdrawn {
+                if self.object(step, &object, &mut record.manifest)? {
                     step.txn.put(table, key.clone(), &record);
                 }
-                Ok((withdrawn, orphans(withdrawn, &record.manifest)))
             }
-            Table::Stanzas => self.stanza(step, row),
+            Table::Stanzas => self.stanza(step, row)?,
             Table::Garbage | Table::Kept => {
                 let garbage = key::read_garbage(key).ok_or_else(malformed)?;
                 if garbage.repo == self.repo {
+                    retire_name(step, garbage.generation)?;
                     step.txn.delete(table, key.clone());
                     if table == Table::Kept {
                         count_kept(step, self.repo, -1)?;
                     }
                 }
-                Ok((false, 0))
             }
             _ => {
                 let (repo, object) = key::read_debt(key).ok_or_else(malformed)?;
                 settle(step, repo, &object)?;
-                Ok((false, 0))
             }
         }
+        Ok(())
     }
 
-    fn stanza<B: Base>(self, step: &mut Step<'_, '_, B>, (key, bytes): &Row) -> Result<(bool, u64), ReadError> {
+    fn chunk<B: Base>(&mut self, step: &mut Step<'_, '_, B>, (key, bytes): &Row) -> Result<(), ReadError> {
+        let table = Table::Chunks;
+        let mut chunk: ChunkRecord = value::decode(table, key, bytes)?;
+        let digest = KeyReader::new(key).digest().ok_or_else(|| ReadError::MalformedKey {
+            table,
+            key: hex::encode(key),
+        })?;
+        if chunk.condemned.is_some() {
+            // It counts as absent already; the sweep must not look for it in a repository that is gone.
+            if self.kind == ChangeKind::Retiring {
+                // It may be being deleted, or be deleted late.
+                for replica in chunk.replicas.iter().filter(|replica| replica.repo == self.repo) {
+                    retire_name(step, replica.generation)?;
+                }
+                chunk.replicas.retain(|replica| replica.repo != self.repo);
+                step.txn.put(table, key.clone(), &chunk);
+            }
+            return Ok(());
+        }
+        let mut stored = StoredObject {
+            digest,
+            plain_length: u64::from(chunk.length),
+            stored_length: u64::from(chunk.stored_length),
+            replicas: std::mem::take(&mut chunk.replicas),
+        };
+        if self.object(step, &ObjectRef::Chunk(digest), &mut stored)? {
+            chunk.replicas = stored.replicas;
+            step.txn.put(table, key.clone(), &chunk);
+        }
+        Ok(())
+    }
+
+    fn stanza<B: Base>(&mut self, step: &mut Step<'_, '_, B>, (key, bytes): &Row) -> Result<(), ReadError> {
         let mut record: StanzaRecord = value::decode(Table::Stanzas, key, bytes)?;
         let stanza = KeyReader::new(key).rest().and_then(|name| name.parse().ok());
         let stanza: pgmesh_storage::StanzaName = stanza.ok_or_else(|| ReadError::MalformedKey {
@@ -263,25 +380,22 @@ impl Visit {
             key: hex::encode(key),
         })?;
         let mut any = false;
-        let mut lost = 0;
         for database in &mut record.databases {
             let object = ObjectRef::StanzaInfo {
                 stanza: stanza.clone(),
                 db: database.id,
             };
-            let withdrawn = self.object(step, &object, &mut database.info)?;
-            any |= withdrawn;
-            lost += orphans(withdrawn, &database.info);
+            any |= self.object(step, &object, &mut database.info)?;
         }
         if any {
             step.txn.put(Table::Stanzas, key.clone(), &record);
         }
-        Ok((any, lost))
+        Ok(())
     }
 
-    /// Withdraws the object's replica in the repository, if there is one.
+    /// Withdraws the object's replica in the repository, if there is one; says whether it did.
     fn object<B: Base>(
-        self,
+        &mut self,
         step: &mut Step<'_, '_, B>,
         object: &ObjectRef,
         stored: &mut StoredObject,
@@ -290,6 +404,11 @@ impl Visit {
         let Some(position) = position else {
             return Ok(false);
         };
+        let stays = |staying: &Vec<RepoKey>| stored.replicas.iter().any(|replica| staying.contains(&replica.repo));
+        if !self.staying.as_ref().is_none_or(stays) {
+            self.needed.get_or_insert_with(|| object.clone());
+            return Ok(false);
+        }
         let lost: Replica = stored.replicas.remove(position);
         uncount_replica(step, self.repo, stored.stored_length)?;
         if self.kind == ChangeKind::Replacing {
@@ -302,10 +421,11 @@ impl Visit {
             };
             owe(step, self.repo, object, &debt)?;
         }
+        self.has_withdrawn = true;
+        if stored.replicas.is_empty() {
+            self.orphans += 1;
+            note_lost(step, object, &[]);
+        }
         Ok(true)
     }
-}
-
-fn orphans(withdrawn: bool, stored: &StoredObject) -> u64 {
-    u64::from(withdrawn && stored.replicas.is_empty())
 }

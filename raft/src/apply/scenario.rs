@@ -6,10 +6,11 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, Timeli
 use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
 
 use super::{MemoryBase, Txn, apply, next_index};
-use crate::command::{Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
+use crate::command::{ClaimedObject, Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
+use crate::error::ReadError;
 use crate::model::{
-    BackupRecord, Branch, LogIndex, MeshRecord, NodeRecord, NodeService, Replica, RequestId, SessionId, SessionKind,
-    StoredObject, VotePolicy,
+    BackupRecord, Branch, Claim, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeRecord,
+    NodeService, Replica, RequestId, SessionId, SessionKind, StoredObject, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -62,6 +63,10 @@ impl World {
             actor: "test".to_owned(),
             command,
         };
+        self.apply(proposal)
+    }
+
+    pub(crate) fn apply(&mut self, proposal: Proposal) -> Result<Reply, Refusal> {
         self.log.push(proposal.clone());
         let mut txn = Txn::new(&self.base);
         let index = next_index(&txn).unwrap();
@@ -170,6 +175,25 @@ pub(crate) fn stored(number: u8, length: u64, replicas: &[Replica]) -> StoredObj
     }
 }
 
+/// A claim of a replica in a repository as [`register`] makes it.
+pub(crate) fn claim(replica: Replica) -> Claim {
+    let identity = format!("uuid-{}", u16::from(replica.repo));
+    Claim { replica, identity }
+}
+
+pub(crate) fn claims(replicas: &[Replica]) -> Vec<Claim> {
+    replicas.iter().copied().map(claim).collect()
+}
+
+pub(crate) fn claimed(number: u8, length: u64, replicas: &[Replica]) -> ClaimedObject {
+    ClaimedObject {
+        digest: digest(number),
+        plain_length: length,
+        stored_length: length / 2,
+        claims: claims(replicas),
+    }
+}
+
 pub(crate) fn cluster(system_id: u64) -> Cluster {
     Cluster {
         system_id: SystemId(system_id),
@@ -183,7 +207,8 @@ pub(crate) fn create_stanza(system_id: u64) -> Command {
     Command::CreateStanza {
         stanza: stanza(),
         cluster: cluster(system_id),
-        info: stored(200, 100, &[]),
+        info: claimed(200, 100, &[]),
+        checked_at: LogIndex(0),
     }
 }
 
@@ -200,7 +225,7 @@ pub(crate) fn push_file(file: WalFileName, content: u8, replicas: &[Replica]) ->
     PushSegment {
         stanza: stanza(),
         file,
-        object: stored(content, length, replicas),
+        object: claimed(content, length, replicas),
         ack: 1,
         checked_at: LogIndex(0),
         system_id: SystemId(7),
@@ -236,8 +261,20 @@ pub(crate) fn new_chunk(number: u8, replicas: &[Replica]) -> NewChunk {
         digest: digest(number),
         length: 1000,
         stored_length: 400,
-        replicas: replicas.to_vec(),
+        claims: claims(replicas),
     }
+}
+
+pub(crate) fn condemned(number: u8, since: LogIndex) -> CondemnedChunk {
+    let digest = digest(number);
+    CondemnedChunk { digest, since }
+}
+
+/// A row of garbage, as its deletion is reported.
+pub(crate) fn garbage_object(row: Result<(GarbageKey, Garbage), ReadError>) -> GarbageObject {
+    let (key, garbage) = row.unwrap();
+    let since = garbage.since;
+    GarbageObject { key, since }
 }
 
 pub(crate) fn label(text: &str) -> BackupLabel {
@@ -275,10 +312,10 @@ pub(crate) fn commit(session: SessionId, text: &str, checked_at: LogIndex) -> Co
             page_errors: false,
             annotations: BTreeMap::new(),
             prior: None,
-            references: Vec::new(),
-            manifest: stored(250, 10, &[replica(1, 0)]),
+            manifest: stored(250, 10, &[]),
             program: "0.1.0".to_owned(),
         },
+        claims: claims(&[replica(1, 0)]),
         ack: 1,
         checked_at,
     }

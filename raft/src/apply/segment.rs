@@ -6,11 +6,11 @@ use pgmesh_storage::StanzaName;
 use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::PushSegment;
-use crate::key;
-use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
+use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Outcome {
     let (mut owner, db) = stanza::need_active(step, &push.stanza)?;
@@ -45,7 +45,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
             object: known.object.clone(),
             archive: Some(db.archive_id()),
         };
-        let (_, replicas) = place_more(step, &object, &found, &push.object.replicas, push.checked_at)?;
+        let (_, replicas) = place_more(step, &object, &found, &push.object.claims)?;
         need_replicas(&replicas, push.ack)?;
         if replicas != known.object.replicas {
             known.object.replicas.clone_from(&replicas);
@@ -54,16 +54,14 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         return Ok(Reply::AlreadyThere { replicas });
     }
     if fence(step, &mut owner, &push)? {
+        limits::stanza(&owner)?;
         stanza::put(step, &push.stanza, &owner);
     }
-    let replicas = place_new(step, &object, &push.object, push.checked_at)?;
+    let replicas = place_new(step, &object, &push.object)?;
     // Invariant 1: durable in enough repositories before it is acknowledged.
     need_replicas(&replicas, push.ack)?;
     let record = SegmentRecord {
-        object: StoredObject {
-            replicas: replicas.clone(),
-            ..push.object
-        },
+        object: push.object.stored(replicas.clone()),
         pushed_at: step.at,
     };
     step.txn.put(Table::Segments, key, &record);

@@ -4,7 +4,7 @@ use super::node::need_member;
 use super::objects::need_session;
 use super::{Base, Outcome, Step};
 use crate::key;
-use crate::model::{NodeName, SessionId, SessionRecord, StanzaRecord};
+use crate::model::{LogIndex, NodeName, SessionId, SessionRecord, StanzaRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -19,6 +19,7 @@ pub(super) fn open<B: Base>(step: &mut Step<'_, '_, B>, record: &SessionRecord) 
 pub(super) fn adopt<B: Base>(
     step: &mut Step<'_, '_, B>,
     session: SessionId,
+    turn: u64,
     node: NodeName,
     resume_key: [u8; 16],
 ) -> Outcome {
@@ -26,14 +27,22 @@ pub(super) fn adopt<B: Base>(
     if record.resume_key != Some(resume_key) {
         return Err(Refusal::SessionKeyDiffers(session).into());
     }
+    // Only the holder knows where it is. Its request to n2 may arrive when it has long gone on to n3: n2, which does not hold
+    // the session, would end it.
+    if turn <= record.turn {
+        return Err(Refusal::SessionMoved(session).into());
+    }
     need_member(step, &node)?;
     if record.node != node {
         let holder = &record.holder;
         step.audit(format!("session {session} of {holder} goes on by way of node {node}"));
         record.node = node;
-        step.txn.put(Table::Sessions, key::session(session), &record);
     }
-    Ok(Reply::Done)
+    // Also by the same node: what it may have proposed to end the session before has no effect from here on.
+    record.lease = step.index;
+    record.turn = turn;
+    step.txn.put(Table::Sessions, key::session(session), &record);
+    Ok(Reply::Adopted { lease: step.index })
 }
 
 pub(super) fn close<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> Outcome {
@@ -44,15 +53,15 @@ pub(super) fn close<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId) -> 
 pub(super) fn expire<B: Base>(
     step: &mut Step<'_, '_, B>,
     session: SessionId,
-    node: Option<&NodeName>,
+    lease: Option<LogIndex>,
     reason: &str,
 ) -> Outcome {
-    if let Some(node) = node {
+    if let Some(lease) = lease {
         let known = step
             .txn
             .record::<SessionRecord>(Table::Sessions, &key::session(session))?;
-        // Another node keeps it alive now: this one only knows that its own connection is gone.
-        if known.is_some_and(|known| known.node != *node) {
+        // It was adopted since: whoever proposed this knows only the life that it had before.
+        if known.is_some_and(|known| known.lease != lease) {
             return Ok(Reply::Done);
         }
     }

@@ -6,7 +6,7 @@ use pgmesh_storage::{Generation, RepoKey};
 
 use super::scenario::*;
 use crate::command::Command;
-use crate::model::{ChunkState, GarbageKey, NodeService, ObjectRef, SessionKind};
+use crate::model::{ChunkState, GarbageKey, GarbageObject, NodeService, ObjectRef, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -86,7 +86,11 @@ fn who_reaches_a_shared_repository_is_what_nodes_say_of_repositories_that_are_sh
     };
     world.run(removed).unwrap();
     assert_eq!(reaching(&world, 9), ["n1"]);
-    while world.run(Command::RetireRepository { repo: repo(9) }) != Ok(Reply::Retiring { more: false }) {}
+    while world.run(Command::RetireRepository {
+        repo: repo(9),
+        force: true,
+    }) != Ok(Reply::Retiring { more: false })
+    {}
     let record = world.view().node(&"n1".parse().unwrap()).unwrap().unwrap();
     assert!(record.reaches.is_empty());
 }
@@ -114,8 +118,9 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
         repo: repo(2),
         generation: Generation(generation),
     };
+    let since = world.applied();
     let forget = || Command::Forget {
-        chunks: vec![digest(1)],
+        chunks: vec![condemned(1, since)],
         kept: vec![mark(0), mark(5)],
     };
     assert!(matches!(world.run(forget()), Err(Refusal::SessionOpen { .. })));
@@ -142,7 +147,7 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
     world.run(Command::CloseSession { session: writer }).unwrap();
 
     // The lock has run out, and the object is deleted after all.
-    let garbage = vec![mark(0)];
+    let garbage = vec![GarbageObject { key: mark(0), since }];
     world.run(Command::ForgetGarbage { garbage }).unwrap();
     assert_eq!(kept(&world, repo(2)), 0);
     assert!(!world.view().is_useless(&mark(1)).unwrap());
@@ -161,15 +166,14 @@ fn marks_go_with_the_repository() {
         .unwrap();
     let reason = crate::model::DebtReason::Damaged;
     let bad = Command::ReportBad {
-        repo: repo(2),
         object: ObjectRef::Chunk(digest(1)),
-        generation: Generation(0),
+        bad: claim(replica(2, 0)),
         reason,
         what: "test".to_owned(),
     };
     world.run(bad).unwrap();
     world.run(Command::CloseSession { session: writer }).unwrap();
-    let garbage: Vec<_> = world.view().garbage(None).map(|row| row.unwrap().0).collect();
+    let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     world
         .run(Command::KeepGarbage {
             garbage: garbage.clone(),

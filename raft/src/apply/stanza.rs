@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{DbId, StanzaName};
 
-use super::objects::{Found, discard, place_more, place_new};
+use super::names::assigned_before;
+use super::objects::{Found, discard, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Row, Step};
-use crate::command::Cluster;
+use crate::command::{ClaimedObject, Cluster};
 use crate::error::ReadError;
-use crate::key;
-use crate::model::{BackupRecord, Database, ObjectRef, SegmentRecord, StanzaRecord, StoredObject, Writer};
+use crate::model::{BackupRecord, Database, LogIndex, ObjectRef, SegmentRecord, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
+use crate::{key, limits};
 
 /// How many rows one step of a deletion removes.
 const DELETE_STEP: usize = 1_000;
@@ -52,13 +53,14 @@ pub(super) fn create<B: Base>(
     step: &mut Step<'_, '_, B>,
     stanza: StanzaName,
     cluster: Cluster,
-    info: StoredObject,
+    info: ClaimedObject,
+    checked_at: LogIndex,
 ) -> Outcome {
     let key = key::stanza(&stanza);
     if let Some(known) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key)? {
         return same_cluster(step, &stanza, known, cluster, &info);
     }
-    let database = new_database(step, &stanza, DbId(1), cluster, info)?;
+    let database = new_database(step, &stanza, DbId(1), cluster, info, checked_at)?;
     let record = StanzaRecord {
         databases: vec![database],
         stopped: None,
@@ -82,20 +84,29 @@ fn new_database<B: Base>(
     stanza: &StanzaName,
     db: DbId,
     cluster: Cluster,
-    mut info: StoredObject,
+    info: ClaimedObject,
+    checked_at: LogIndex,
 ) -> Outcome<Database> {
+    // A stanza of this name may have come and gone since.
+    let claimed: Vec<_> = info.claims.iter().map(|claim| claim.replica).collect();
+    assigned_before(step, &claimed, checked_at)?;
     let object = ObjectRef::StanzaInfo {
         stanza: stanza.clone(),
         db,
     };
-    info.replicas = place_new(step, &object, &info, step.index)?;
+    let given = info.claims.len();
+    let replicas = place_new(step, &object, &info)?;
+    if given > 0 {
+        // They were written to a disk that was lost meanwhile, perhaps.
+        need_replicas(&replicas, 1)?;
+    }
     Ok(Database {
         id: db,
         system_id: cluster.system_id,
         version: cluster.version,
         catalog_version: cluster.catalog_version,
         segment_size: cluster.segment_size,
-        info,
+        info: info.stored(replicas),
     })
 }
 
@@ -105,7 +116,7 @@ fn same_cluster<B: Base>(
     stanza: &StanzaName,
     mut known: StanzaRecord,
     cluster: Cluster,
-    info: &StoredObject,
+    info: &ClaimedObject,
 ) -> Outcome {
     if known.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
@@ -123,7 +134,7 @@ fn same_cluster<B: Base>(
             archive: Some(current.archive_id()),
             object: current.info.clone(),
         };
-        let (_, replicas) = place_more(step, &object, &found, &info.replicas, step.index)?;
+        let (_, replicas) = place_more(step, &object, &found, &info.claims)?;
         if replicas != current.info.replicas {
             current.info.replicas = replicas;
             put(step, stanza, &known);
@@ -161,7 +172,8 @@ pub(super) fn upgrade<B: Base>(
     step: &mut Step<'_, '_, B>,
     stanza: StanzaName,
     cluster: Cluster,
-    info: StoredObject,
+    info: ClaimedObject,
+    checked_at: LogIndex,
 ) -> Outcome {
     let (mut record, current) = need_active(step, &stanza)?;
     if current.system_id == cluster.system_id {
@@ -169,8 +181,9 @@ pub(super) fn upgrade<B: Base>(
     }
     refuse_running_backup(&stanza, &record)?;
     let db = DbId(current.id.0.saturating_add(1));
-    let database = new_database(step, &stanza, db, cluster, info)?;
+    let database = new_database(step, &stanza, db, cluster, info, checked_at)?;
     record.make_current(database);
+    limits::stanza(&record)?;
     step.audit(format!(
         "stanza {stanza} upgraded to PostgreSQL {}, system identifier {}",
         cluster.version, cluster.system_id
@@ -225,16 +238,18 @@ pub(super) fn adopt_writer<B: Base>(
         since: step.index,
     };
     record.writers.insert(timeline, writer);
+    limits::stanza(&record)?;
     put(step, stanza, &record);
     Ok(Reply::Done)
 }
 
-pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName) -> Outcome {
+pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, force: bool) -> Outcome {
     let mut record = need(step, stanza)?;
     if !record.deleting {
-        if record.stopped.is_none() {
+        if record.stopped.is_none() && !force {
             return Err(Refusal::StanzaNotStopped(stanza.clone()).into());
         }
+        // Before anything changes: a refusal must not leave a stanza behind that takes no WAL.
         refuse_running_backup(stanza, &record)?;
         step.audit(format!("deletion of stanza {stanza} began"));
         record.deleting = true;

@@ -8,19 +8,24 @@ use serde::de::DeserializeOwned;
 
 use super::base::{Base, Row, Rows};
 use crate::error::ReadError;
+use crate::refusal::Refusal;
 use crate::table::Table;
-use crate::value;
+use crate::{key, limits, value};
 
 /// The writes of a transaction: a value, or a deletion.
 pub type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
 /// Reads through to the base what it has not written. Writes of the current command are kept apart until it is
-/// accepted, so that a refused command leaves nothing behind.
+/// accepted, so that a refused command leaves nothing behind; those of the current entry until it is sealed, so that an
+/// entry that cannot be applied leaves nothing behind either.
 #[derive(Debug)]
 pub struct Txn<'a, B> {
     base: &'a B,
+    sealed: Writes,
     accepted: Writes,
     pending: Writes,
+    pending_bytes: usize,
+    excess: Option<Refusal>,
 }
 
 impl<'a, B: Base> Txn<'a, B> {
@@ -28,30 +33,71 @@ impl<'a, B: Base> Txn<'a, B> {
     pub fn new(base: &'a B) -> Self {
         Self {
             base,
+            sealed: Writes::new(),
             accepted: Writes::new(),
             pending: Writes::new(),
+            pending_bytes: 0,
+            excess: None,
         }
     }
 
-    /// Makes the current command's writes part of the transaction.
+    /// Makes the current command's writes part of the entry.
     pub fn accept(&mut self) {
-        self.accepted.append(&mut self.pending);
+        debug_assert!(self.excess.is_none(), "what was too large is refused");
+        self.accepted.extend(std::mem::take(&mut self.pending));
+        self.pending_bytes = 0;
     }
 
     /// Drops the current command's writes.
     pub fn refuse(&mut self) {
         self.pending.clear();
+        self.pending_bytes = 0;
+        self.excess = None;
     }
 
-    /// The accepted writes.
+    /// Makes the writes of the entry's commands part of the transaction.
+    pub fn seal(&mut self) {
+        self.sealed.extend(std::mem::take(&mut self.accepted));
+    }
+
+    /// Drops what the entry's commands have written since the last [`Self::seal`].
+    pub fn undo(&mut self) {
+        self.refuse();
+        self.accepted.clear();
+    }
+
+    /// The writes of all accepted commands.
     #[must_use]
-    pub fn into_writes(self) -> Writes {
-        self.accepted
+    pub fn into_writes(mut self) -> Writes {
+        self.seal();
+        self.sealed
     }
 
-    /// Writes a record.
+    /// Why the current command must be refused: it would have written more than can be read back, or more than a command
+    /// may.
+    #[must_use]
+    pub fn excess(&self) -> Option<&Refusal> {
+        self.excess.as_ref()
+    }
+
+    /// Writes a record. One that is too large is not written; [`Self::excess`] says so.
     pub fn put<T: Serialize>(&mut self, table: Table, key: Vec<u8>, record: &T) {
-        self.pending.insert((table, key), Some(value::encode(record)));
+        let bytes = value::encode(record);
+        let sum = self.pending_bytes.saturating_add(bytes.len());
+        let (record, size, limit) = if bytes.len() > limits::RECORD {
+            (key::describe(table, &key), bytes.len(), limits::RECORD)
+        } else if sum > limits::COMMAND_RECORDS {
+            ("all that the command changes".to_owned(), sum, limits::COMMAND_RECORDS)
+        } else {
+            self.pending_bytes = sum;
+            self.pending.insert((table, key), Some(bytes));
+            return;
+        };
+        self.excess.get_or_insert(Refusal::RecordTooLarge {
+            record,
+            size: size as u64,
+            limit: limit as u64,
+        });
     }
 
     /// Deletes a row, which need not exist.
@@ -77,7 +123,7 @@ impl<'a, B: Base> Txn<'a, B> {
 
     fn overlay(&self, table: Table, from: &[u8], prefix: &[u8]) -> BTreeMap<&[u8], Option<&[u8]>> {
         let mut overlay = BTreeMap::new();
-        for writes in [&self.accepted, &self.pending] {
+        for writes in [&self.sealed, &self.accepted, &self.pending] {
             let range = writes
                 .range((Bound::Included((table, from.to_vec())), Bound::Unbounded))
                 .take_while(|((row_table, key), _)| *row_table == table && key.starts_with(prefix));
@@ -92,7 +138,8 @@ impl<'a, B: Base> Txn<'a, B> {
 impl<B: Base> Base for Txn<'_, B> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
         let row = (table, key.to_vec());
-        match self.pending.get(&row).or_else(|| self.accepted.get(&row)) {
+        let layers = [&self.pending, &self.accepted, &self.sealed];
+        match layers.into_iter().find_map(|writes| writes.get(&row)) {
             Some(written) => Ok(written.clone()),
             None => self.base.get(table, key),
         }
@@ -157,7 +204,7 @@ mod tests {
         /// Reading through a transaction is the same as reading after it was written.
         #[test]
         fn a_transaction_reads_what_it_will_have_written(
-            steps in proptest::collection::vec((0_u8..3, 0_u8..20, any::<bool>(), any::<bool>()), 0..60),
+            steps in proptest::collection::vec((0_u8..3, 0_u8..20, any::<bool>(), 0_u8..3), 0..60),
             from in 0_u8..20,
         ) {
             let mut base = MemoryBase::default();
@@ -181,8 +228,11 @@ mod tests {
                 } else {
                     txn.delete(Table::Chunks, vec![1, key]);
                 }
-                if accepted {
+                if accepted > 0 {
                     txn.accept();
+                }
+                if accepted > 1 {
+                    txn.seal();
                 }
             }
             let seen = rows(&txn, &[1, from], &[1]);
@@ -207,5 +257,40 @@ mod tests {
         txn.put(Table::Mesh, b"a".to_vec(), &2_u8);
         txn.refuse();
         assert_eq!(txn.record::<u8>(Table::Mesh, b"a").unwrap(), Some(1));
+    }
+
+    #[test]
+    fn an_entry_that_is_undone_leaves_nothing() {
+        let base = MemoryBase::default();
+        let mut txn = Txn::new(&base);
+        let value = |txn: &Txn<'_, MemoryBase>| txn.record::<u8>(Table::Mesh, b"a").unwrap();
+        txn.put(Table::Mesh, b"a".to_vec(), &1_u8);
+        txn.accept();
+        txn.seal();
+        txn.put(Table::Mesh, b"a".to_vec(), &2_u8);
+        txn.accept();
+        txn.put(Table::Mesh, b"a".to_vec(), &3_u8);
+        assert_eq!(value(&txn), Some(3));
+        txn.undo();
+        assert_eq!(value(&txn), Some(1));
+        assert_eq!(txn.into_writes().len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_large_is_measured_and_not_written() {
+        let base = MemoryBase::default();
+        let mut txn = Txn::new(&base);
+        let text = "x".repeat(limits::RECORD);
+        txn.put(Table::Mesh, b"a".to_vec(), &text);
+        assert!(matches!(txn.excess(), Some(Refusal::RecordTooLarge { size, .. }) if *size > limits::RECORD as u64));
+        assert_eq!(txn.get(Table::Mesh, b"a").unwrap(), None);
+        txn.refuse();
+        let text = "x".repeat(limits::RECORD - 100);
+        for number in 0_u8..=64 {
+            txn.put(Table::Mesh, vec![number], &text);
+        }
+        assert!(matches!(txn.excess(), Some(Refusal::RecordTooLarge { record, .. }) if record.starts_with("all ")));
+        txn.refuse();
+        assert!(txn.excess().is_none());
     }
 }

@@ -1,21 +1,45 @@
 //! What a node answers to its peers.
 
+use std::time::Duration;
+
 use futures::future::try_join_all;
 use openraft::error::{InstallSnapshotError, RaftError};
 use openraft::raft::{AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse};
+use openraft::{LogId, ServerState};
 use pgmesh_storage::wire;
 use tokio::time::timeout;
 
+use super::ask::PROPOSAL_BYTES;
 use super::{Catalog, election};
 use crate::command::Proposal;
 use crate::consensus::TypeConfig;
-use crate::peers::{Applied, PeerMessage, PeerReply, PeerRequest, Setback};
+use crate::peers::{Applied, Knowledge, PeerMessage, PeerReply, PeerRequest, Setback, Started};
+use crate::status::{Lack, Shortfall};
+
+/// How long a leader may take to confirm, to a node that has started, that it still leads.
+const CONFIRM_LIMIT: Duration = Duration::from_millis(500);
 
 impl Catalog {
     /// Answers a peer's request.
     pub async fn answer(&self, request: PeerRequest) -> PeerReply {
         if request.to != self.node_id {
             return PeerReply::NotMe { node_id: self.node_id };
+        }
+        let own = self.state.mark();
+        if let Some(entry) = own.difference(&request.mark) {
+            let skipped = own.skipped.contains(&entry);
+            return PeerReply::Differs { entry, skipped };
+        }
+        let reached = self.way.log.reached();
+        if let Some(witness) = self.leader_elsewhere(&request.message) {
+            self.clearance.fall_behind(Shortfall {
+                witness,
+                lack: Lack::Voters,
+                reached,
+            });
+        }
+        if let Err(why) = self.clearance.admit(&request.message, request.known, reached) {
+            return PeerReply::NotYet { why };
         }
         match request.message {
             PeerMessage::Append(request) => {
@@ -26,6 +50,20 @@ impl Catalog {
                 PeerReply::Append(reply)
             }
             PeerMessage::Vote(request) => {
+                let vote = {
+                    let metrics = self.way.raft.server_metrics();
+                    let metrics = metrics.borrow();
+                    // Nobody gives it a vote before it has caught up.
+                    let is_new = metrics.membership_config.membership().voter_ids().next().is_none();
+                    if is_new {
+                        let why = "it has joined, and its catalog is still empty".to_owned();
+                        return PeerReply::NotYet { why };
+                    }
+                    metrics.vote
+                };
+                if let Some(refusal) = self.clearance.refuse_vote(&request, vote) {
+                    return PeerReply::Vote(Ok(refusal));
+                }
                 let reply = self.way.raft.vote(request).await;
                 if matches!(&reply, Ok(reply) if reply.vote_granted) {
                     self.signs.seen();
@@ -33,22 +71,88 @@ impl Catalog {
                 PeerReply::Vote(reply)
             }
             PeerMessage::MayStand { last_log } => {
-                let is_as_new = last_log >= election::last_log(&self.way);
+                let is_as_new = last_log >= election::last_log(&self.way).max(self.clearance.needed());
                 PeerReply::MayStand(is_as_new && !self.is_leader() && self.signs.is_leader_missed())
             }
             PeerMessage::Snapshot(request) => PeerReply::Snapshot(self.take_snapshot(request).await),
             PeerMessage::Propose(proposals) => PeerReply::Proposed(self.take_proposals(proposals).await),
             PeerMessage::ReadIndex => PeerReply::ReadIndex(self.leader_read_index().await),
+            PeerMessage::WhatOfMe(started) => match self.knowledge(&started).await {
+                Some(knowledge) => PeerReply::Knowledge(knowledge),
+                None => PeerReply::NotYet {
+                    why: "its catalog has stopped".to_owned(),
+                },
+            },
         }
+    }
+
+    /// The leader of a later term that sends entries to this node, which leads as the only voter. In one group that cannot
+    /// be: nobody else can be elected. This node's copy is from before the others joined.
+    fn leader_elsewhere(&self, message: &PeerMessage) -> Option<u64> {
+        let vote = match message {
+            PeerMessage::Append(request) => request.vote,
+            PeerMessage::Snapshot(request) => request.vote,
+            _ => return None,
+        };
+        let metrics = self.way.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let is_alone = metrics.membership_config.membership().voter_ids().eq([self.node_id]);
+        let leads = metrics.state == ServerState::Leader;
+        let is_other = vote.is_committed() && vote > metrics.vote && vote.leader_id.node_id != self.node_id;
+        (is_alone && leads && is_other).then_some(vote.leader_id.node_id)
+    }
+
+    /// What this node knows of one that has started; `None` when consensus has ended here.
+    async fn knowledge(&self, started: &Started) -> Option<Knowledge> {
+        let leads = self.is_leader() && matches!(timeout(CONFIRM_LIMIT, self.own_reads.ask((), 1)).await, Ok(Ok(_)));
+        // After the confirmation: an acknowledgement that arrived meanwhile counts.
+        let known = self.way.log.known_of(started.node_id);
+        let is_replaced = self.is_replaced(started.node_id);
+        let raft_state = self
+            .way
+            .raft
+            .with_raft_state(|state| (*state.vote_ref(), state.committed));
+        let (vote, committed): (_, Option<LogId<u64>>) = raft_state.await.ok()?;
+        let knowledge = Knowledge {
+            known,
+            is_replaced,
+            vote,
+            committed,
+            leads,
+            shortfall: self.clearance.shortfall(),
+        };
+        let shortfall = knowledge.lack(started.reached).map(|lack| Shortfall {
+            witness: self.node_id,
+            lack,
+            reached: started.reached,
+        });
+        self.clearance.note_started(started.node_id, shortfall);
+        Some(knowledge)
+    }
+
+    /// Whether a number is not in use any more: its node has got a higher one. Numbers are given out in order, once.
+    fn is_replaced(&self, node_id: u64) -> bool {
+        let nodes = self.view().nodes().unwrap_or_default();
+        let is_used = nodes.iter().any(|(_, record)| record.node_id == node_id);
+        !is_used && nodes.iter().any(|(_, record)| record.node_id > node_id)
     }
 
     /// Another node's proposals go into the same entries as this node's own.
     async fn take_proposals(&self, proposals: Vec<Proposal>) -> Result<Vec<Applied>, Setback> {
         self.need_leadership()?;
-        let asked = proposals.into_iter().map(|proposal| {
-            let weight = wire::encode(&proposal).len();
-            self.own_proposals.ask(proposal, weight)
-        });
+        let weighed = proposals
+            .into_iter()
+            .map(|proposal| (wire::encode(&proposal).len(), proposal));
+        let weighed: Vec<_> = weighed.collect();
+        if weighed.iter().any(|(weight, _)| *weight > PROPOSAL_BYTES) {
+            // The asker looks before it sends: this one does not, and its entry could not be read back.
+            return Err(Setback::Stopped(format!(
+                "a command of more than {PROPOSAL_BYTES} bytes was forwarded"
+            )));
+        }
+        let asked = weighed
+            .into_iter()
+            .map(|(weight, proposal)| self.own_proposals.ask(proposal, weight));
         timeout(self.way.patience, try_join_all(asked))
             .await
             .unwrap_or_else(|_| Err(no_majority()))
@@ -62,7 +166,7 @@ impl Catalog {
     }
 
     fn need_leadership(&self) -> Result<(), Setback> {
-        if self.is_leader() {
+        if self.is_elected() {
             return Ok(());
         }
         Err(Setback::NotLeading { leader: self.leader() })

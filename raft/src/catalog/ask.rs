@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::Catalog;
 use crate::command::{Command, Proposal};
 use crate::error::CatalogError;
+use crate::limits;
 use crate::model::RequestId;
 use crate::peers::Setback;
 use crate::reply::Reply;
@@ -21,6 +22,27 @@ pub(super) const PROPOSAL_BYTES: usize = 4 << 20;
 const CUT_OFF_LOOK: Duration = Duration::from_millis(100);
 /// The pause before a request is tried again, unless there is another leader before.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The proof that this node has been confirmed as the leader. Only [`Catalog::confirm_lead`] makes one.
+#[derive(Debug, Clone)]
+pub struct Lead {
+    catalog: Catalog,
+    term: u64,
+}
+
+impl Lead {
+    /// The term for which it was confirmed.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// Whether this node still leads in the term for which it was confirmed, as far as it knows.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.catalog.is_leader() && self.catalog.term() == self.term
+    }
+}
 
 impl Catalog {
     /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is applied:
@@ -54,13 +76,18 @@ impl Catalog {
     /// # Errors
     /// As [`Self::propose`].
     pub async fn propose_stamped(&self, proposal: Proposal) -> Result<Reply, CatalogError> {
-        let weight = wire::encode(&proposal).len();
+        // Before it is in the log, which must hold nothing that cannot be read back.
+        limits::check(&proposal)?;
+        let bytes = wire::encode(&proposal);
+        let weight = bytes.len();
         if weight > PROPOSAL_BYTES {
             return Err(CatalogError::TooLarge {
                 given: weight,
                 limit: PROPOSAL_BYTES,
             });
         }
+        wire::decode::<Proposal>(&bytes, PROPOSAL_BYTES)
+            .map_err(|error| CatalogError::Undecodable(error.to_string()))?;
         let asked = self.until_answered(|leads| {
             let queue = if leads {
                 &self.own_proposals
@@ -84,6 +111,42 @@ impl Catalog {
         });
         self.patiently(asked, |entry| *entry).await?;
         Ok(self.view())
+    }
+
+    /// Confirms that this node leads the mesh: a majority has just said so, and views of this node show everything that was
+    /// committed before. What only the leader may do is done under it, and not for long.
+    ///
+    /// # Errors
+    /// [`CatalogError::NotLeader`]; [`CatalogError::NoQuorum`] when no majority answers; [`CatalogError::Stopped`].
+    pub async fn confirm_lead(&self) -> Result<Lead, CatalogError> {
+        let not_leader = |leader_id| CatalogError::NotLeader {
+            leader_id,
+            address: None,
+        };
+        if !self.is_leader() {
+            return Err(not_leader(self.leader().filter(|leader| *leader != self.node_id)));
+        }
+        let term = self.term();
+        let round = async {
+            let entry = self.own_reads.ask((), 1).await?;
+            self.state.wait_until_applied(entry).await;
+            Ok(())
+        };
+        match timeout(self.way.patience, round).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Setback::NotLeading { leader })) => return Err(not_leader(leader)),
+            Ok(Err(Setback::Stopped(reason))) => return Err(CatalogError::Stopped(reason)),
+            Ok(Err(setback)) => return Err(CatalogError::NoQuorum(setback.to_string())),
+            Err(_) => return Err(CatalogError::NoQuorum(self.why_silent())),
+        }
+        Ok(Lead {
+            catalog: self.clone(),
+            term,
+        })
+    }
+
+    fn term(&self) -> u64 {
+        self.way.raft.server_metrics().borrow().vote.leader_id().term
     }
 
     /// Tries again and again: by itself where this node leads, else by way of the leader.
@@ -151,8 +214,11 @@ impl Catalog {
     }
 
     fn why_cut_off(&self) -> String {
+        if let Some(trouble) = self.status().trouble() {
+            return trouble;
+        }
         let seconds = self.signs.lost_after().as_secs_f32();
-        if self.is_leader() {
+        if self.is_elected() {
             format!("this node led, but no majority has answered for {seconds} s")
         } else {
             format!("no leader has been heard of for {seconds} s")
@@ -160,8 +226,11 @@ impl Catalog {
     }
 
     fn why_silent(&self) -> String {
+        if let Some(trouble) = self.status().trouble() {
+            return trouble;
+        }
         let seconds = self.way.patience.as_secs_f32();
-        match self.leader() {
+        match *self.way.leader.borrow() {
             None => format!("no leader was elected within {seconds} s"),
             Some(leader) if leader == self.node_id => {
                 format!("this node leads, but no majority has answered within {seconds} s")

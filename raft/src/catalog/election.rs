@@ -13,8 +13,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::{LogId, ServerState};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::clearance::Clearance;
 use super::leader::Way;
 use crate::network::call;
 use crate::options::CatalogOptions;
@@ -27,6 +29,8 @@ const TICK: Duration = Duration::from_millis(25);
 #[derive(Debug, Clone)]
 pub(super) struct Signs {
     last: Arc<Mutex<Instant>>,
+    /// While this node is openraft's leader: when it sent the last message that a majority has answered.
+    majority: Arc<Mutex<Option<Instant>>>,
     lease: Duration,
 }
 
@@ -34,6 +38,7 @@ impl Signs {
     pub(super) fn new(lease: Duration) -> Self {
         Self {
             last: Arc::new(Mutex::new(Instant::now())),
+            majority: Arc::default(),
             lease,
         }
     }
@@ -41,6 +46,18 @@ impl Signs {
     /// There is a leader, or will be one soon.
     pub(super) fn seen(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether this node, which is openraft's leader, still leads: two leases after the last word of a majority it does not,
+    /// since others may have elected another one of them by then. It leads again when a majority answers.
+    pub(super) fn has_majority(&self) -> bool {
+        let heard = *self.majority.lock().unwrap_or_else(PoisonError::into_inner);
+        // None: it was elected a moment ago.
+        heard.is_none_or(|heard| heard.elapsed() < self.lease * 2)
+    }
+
+    fn heard_majority(&self, at: Option<Instant>) {
+        *self.majority.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     /// For how long there has been no sign.
@@ -97,21 +114,36 @@ impl Part {
 }
 
 /// Runs until the catalog stops, or nobody has it any more.
-pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog: Weak<()>) {
+pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, options: CatalogOptions, catalog: Weak<()>) {
     let mut last_beat = Instant::now();
     // When this node looks the next time whether it should stand for election.
     let mut not_before = Instant::now();
     let mut patience = drawn(options.election);
+    let mut acknowledgements = Acknowledgements::new(&way);
     loop {
         sleep(TICK).await;
         if catalog.strong_count() == 0 {
             return;
         }
         let part = Part::of(&way);
+        let led = signs.has_majority();
+        signs.heard_majority(match (part.state, &part.others) {
+            // It is the majority.
+            (ServerState::Leader, Some(others)) if others.is_empty() => Some(Instant::now()),
+            (ServerState::Leader, _) => Some(acknowledgements.last()),
+            _ => None,
+        });
         match (part.state, &part.others) {
             (ServerState::Shutdown, _) => return,
             (ServerState::Leader, _) => {
-                signs.seen();
+                match (led, signs.has_majority()) {
+                    (true, false) => tracing::warn!("this node leads no more: no majority of the voters answers"),
+                    (false, true) => tracing::info!("this node leads again: a majority of the voters answers"),
+                    _ => {}
+                }
+                if signs.has_majority() {
+                    signs.seen();
+                }
                 if last_beat.elapsed() >= options.heartbeat && !way.aside.load(Ordering::Relaxed) {
                     last_beat = Instant::now();
                     if way.raft.trigger().heartbeat().await.is_err() {
@@ -119,6 +151,8 @@ pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog
                     }
                 }
             }
+            // Not before it is known that this log has not lost its end, and has what it must have.
+            (_, Some(_)) if !clearance.is_cleared() || last_log(&way) < clearance.needed() => {}
             (_, Some(others)) if not_before <= Instant::now() => {
                 let is_alone = others.is_empty();
                 if !is_alone && signs.quiet() < patience {
@@ -140,6 +174,39 @@ pub(super) async fn run(way: Way, signs: Signs, options: CatalogOptions, catalog
     }
 }
 
+/// When a majority last answered this node as the leader, by its own clock. openraft counts the time only when it reports; a
+/// core that hangs, on its disk for example, must not look as if a majority had just answered.
+struct Acknowledgements {
+    reports: watch::Receiver<openraft::RaftMetrics<u64, openraft::BasicNode>>,
+    last: Instant,
+    term: u64,
+}
+
+impl Acknowledgements {
+    fn new(way: &Way) -> Self {
+        Self {
+            reports: way.raft.metrics(),
+            last: Instant::now(),
+            term: 0,
+        }
+    }
+
+    fn last(&mut self) -> Instant {
+        if self.reports.has_changed().unwrap_or_default() {
+            let (now, report) = (Instant::now(), self.reports.borrow_and_update());
+            if report.current_term != self.term {
+                // A majority has just voted for this node.
+                (self.term, self.last) = (report.current_term, now);
+            }
+            let quiet = report.millis_since_quorum_ack.map(Duration::from_millis);
+            if let Some(at) = quiet.and_then(|quiet| now.checked_sub(quiet)) {
+                self.last = self.last.max(at);
+            }
+        }
+        self.last
+    }
+}
+
 /// Asks the other voters whether it makes sense to stand for election.
 async fn may_stand(way: &Way, part: &Part, others: &[(u64, String)], limit: Duration) -> bool {
     let last_log = last_log(way);
@@ -148,7 +215,7 @@ async fn may_stand(way: &Way, part: &Part, others: &[(u64, String)], limit: Dura
         .iter()
         .map(|(voter, address)| async move {
             let message = PeerMessage::MayStand { last_log };
-            (*voter, call(&*way.peers, *voter, address, message, limit).await)
+            (*voter, call(&*way.peers, *voter, address, None, message, limit).await)
         })
         .collect();
     while !part.is_majority(&agreed) {

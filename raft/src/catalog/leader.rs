@@ -17,6 +17,7 @@ use crate::command::Proposal;
 use crate::consensus::{Batch, TypeConfig};
 use crate::network::{call, empty_append};
 use crate::peers::{Applied, PeerMessage, PeerReply, Peers, Setback};
+use crate::store::LogStore;
 
 /// How long a round of messages that confirms this node's leadership may take. Not openraft's own round, which ends with
 /// a heartbeat interval: a majority may be farther away than that.
@@ -30,6 +31,7 @@ const FIRST_ENTRY_PAUSE: Duration = Duration::from_millis(10);
 pub(super) struct Way {
     pub(super) node_id: u64,
     pub(super) raft: Raft<TypeConfig>,
+    pub(super) log: LogStore,
     pub(super) peers: Arc<dyn Peers>,
     pub(super) leader: watch::Receiver<Option<u64>>,
     /// How long an answer is waited for.
@@ -90,7 +92,7 @@ impl Way {
         let address = self.address(target).unwrap_or_default();
         let other = changes.wait_for(|now| now.is_some_and(|now| now != target));
         tokio::select! {
-            reply = call(&*self.peers, target, &address, message, self.patience) => {
+            reply = call(&*self.peers, target, &address, None, message, self.patience) => {
                 reply.map_err(|error| Setback::Silent(error.to_string()))
             }
             // The one that was asked may be dead and never answer.
@@ -117,7 +119,9 @@ impl Way {
             .filter(|(voter, _)| *voter != self.node_id)
             .map(|(voter, address)| async move {
                 let message = PeerMessage::Append(empty_append(standing.vote));
-                (*voter, call(&*self.peers, *voter, address, message, ROUND_LIMIT).await)
+                let known = self.log.known_of(*voter);
+                let reply = call(&*self.peers, *voter, address, known, message, ROUND_LIMIT).await;
+                (*voter, reply)
             })
             .collect();
         let mut silent = Vec::new();

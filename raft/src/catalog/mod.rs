@@ -2,12 +2,17 @@
 
 mod answer;
 mod ask;
+mod asking;
 mod batcher;
+mod clearance;
 mod config;
 mod election;
 mod leader;
 mod leadership;
+mod marked;
 mod members;
+
+pub use self::ask::Lead;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,17 +25,19 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::batcher::{Batcher, Limits};
+use self::clearance::Clearance;
 use self::config::raft_config;
 use self::election::Signs;
 use self::leader::Way;
 use self::leadership::watch_leader;
+use self::marked::Marked;
 use crate::command::{Command, Proposal};
 use crate::error::CatalogError;
 use crate::model::{MeshRecord, NodeName, NodeRecord};
 use crate::network::Network;
 use crate::options::CatalogOptions;
 use crate::peers::{Applied, NoPeers, Peers, Setback};
-use crate::status::{CatalogStatus, Role};
+use crate::status::{CatalogStatus, Role, Standing};
 use crate::store::{Folder, LogStore, StateStore};
 use crate::view::View;
 
@@ -59,6 +66,7 @@ pub struct Catalog {
     clock: fn() -> i64,
     way: Way,
     signs: Signs,
+    clearance: Arc<Clearance>,
     /// What works for the catalog on its own ends with the last clone.
     _alive: Arc<()>,
     state: StateStore,
@@ -100,6 +108,8 @@ impl Catalog {
         let node_id = node.node_id;
         let address = node.advertise.first().cloned().unwrap_or_default();
         let catalog = Self::start(&folder, Some(node_id), peers, &options).await?;
+        // Nobody else can know anything of it.
+        catalog.clearance.clear(clearance::Pledge::default());
         let members = BTreeMap::from([(node_id, BasicNode::new(address))]);
         catalog
             .way
@@ -124,10 +134,12 @@ impl Catalog {
         Self::open_with_peers(dir, options, Arc::new(NoPeers)).await
     }
 
-    /// Opens the catalog in `dir`. Waits until this node leads if it is the only one that votes, and for nothing else.
+    /// Opens the catalog in `dir`. Waits until this node leads if it is the only one that votes, and for nothing else. Where
+    /// others vote, it takes part when a majority has said what they know of it: [`Self::standing`].
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`]; [`CatalogError::LostEnd`] and [`CatalogError::LostState`] when the disk has lost something that the
+    /// node cannot make anew by itself; [`CatalogError::Behind`] when the only voter lacks entries that a learner has.
     pub async fn open_with_peers(
         dir: &Path,
         options: CatalogOptions,
@@ -136,9 +148,33 @@ impl Catalog {
         let folder = Folder::open(dir).await?;
         let catalog = Self::start(&folder, None, peers, &options).await?;
         if catalog.is_sole_voter().await? {
-            catalog.wait_for_leadership().await?;
+            tokio::select! {
+                led = catalog.wait_for_leadership() => led?,
+                error = catalog.fallen_behind() => return Err(error),
+            }
         }
         Ok(catalog)
+    }
+
+    /// Returns when this node lacks entries that it has acknowledged.
+    async fn fallen_behind(&self) -> CatalogError {
+        let mut standing = self.clearance.standing();
+        match standing
+            .wait_for(|standing| matches!(standing, Standing::Behind(_)))
+            .await
+        {
+            Ok(standing) => match &*standing {
+                Standing::Behind(shortfall) => CatalogError::Behind(shortfall.clone()),
+                _ => CatalogError::Stopped("it was shut down".to_owned()),
+            },
+            Err(_) => CatalogError::Stopped("it was shut down".to_owned()),
+        }
+    }
+
+    /// Whether this node takes part in consensus, and when that changes.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.clearance.standing()
     }
 
     /// Prepares `dir` for a node that has been admitted with this number. [`Self::open_with_peers`] then starts it with an
@@ -162,19 +198,27 @@ impl Catalog {
     ) -> Result<Self, CatalogError> {
         let log = LogStore::open(folder, options)?;
         let node_id = log.node_id(new_node_id).await?;
-        let state = StateStore::open(folder, options)?;
+        let state = StateStore::open_after(folder, options, log.purged()?)?;
+        if let Some(applied) = state.current().raft_state()?.last_applied {
+            log.hold(applied);
+        }
+        state.refuse_applied(&options.skip_entries)?;
+        state.skip(log.skip(&options.skip_entries).await?);
+        let peers: Arc<dyn Peers> = Arc::new(Marked::new(peers, state.clone()));
         let config = Arc::new(raft_config(options)?);
         let network = Network {
             peers: Arc::clone(&peers),
+            log: log.clone(),
             heartbeat: options.heartbeat,
         };
-        let raft = Raft::new(node_id, config, network, log, state.clone())
+        let raft = Raft::new(node_id, config, network, log.clone(), state.clone())
             .await
             .map_err(|fatal| CatalogError::Stopped(fatal.to_string()))?;
         let leader = watch_leader(node_id, &raft);
         let way = Way {
             node_id,
             raft,
+            log: log.clone(),
             peers,
             leader,
             patience: options.patience,
@@ -182,12 +226,35 @@ impl Catalog {
         };
         let signs = Signs::new(options.election);
         let alive = Arc::new(());
-        let elections = election::run(way.clone(), signs.clone(), options.clone(), Arc::downgrade(&alive));
+        let silent = std::collections::BTreeSet::new();
+        let clearance = Arc::new(Clearance::new(node_id, Standing::Asking { silent }));
+        let nodes = View::new(state.current())
+            .nodes()?
+            .into_iter()
+            .filter(|(_, record)| record.is_member());
+        let admitted = nodes.filter_map(|(_, record)| Some((record.node_id, record.advertise.into_iter().next()?)));
+        let admitted: BTreeMap<u64, String> = admitted.collect();
+        tokio::spawn(asking::run(
+            way.clone(),
+            Arc::clone(&clearance),
+            admitted,
+            Arc::downgrade(&alive),
+        ));
+        tokio::spawn(asking::stop_when_behind(way.raft.clone(), clearance.standing()));
+        tokio::spawn(log.keep_ledger(Arc::downgrade(&alive)));
+        let elections = election::run(
+            way.clone(),
+            signs.clone(),
+            Arc::clone(&clearance),
+            options.clone(),
+            Arc::downgrade(&alive),
+        );
         tokio::spawn(elections);
         Ok(Self {
             node_id,
             clock: options.clock,
             signs,
+            clearance,
             _alive: alive,
             state,
             own_proposals: grouped(&way, PROPOSALS, |way, group| async move { way.write(group).await }),
@@ -230,7 +297,8 @@ impl Catalog {
         }
     }
 
-    /// Whether this node leads the mesh, as far as it knows.
+    /// Whether this node leads the mesh, as far as it knows: it was elected, and a majority of the voters has answered it in
+    /// the last two leases. For what must not be done beside another leader see [`Self::confirm_lead`].
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.node_id)
@@ -239,7 +307,13 @@ impl Catalog {
     /// The number of the node that leads the mesh, as far as this one knows.
     #[must_use]
     pub fn leader(&self) -> Option<u64> {
-        *self.way.leader.borrow()
+        let elected = *self.way.leader.borrow();
+        elected.filter(|leader| *leader != self.node_id || self.signs.has_majority())
+    }
+
+    /// Whether proposals and reads are this node's to decide: it was elected. Without a majority they wait for it.
+    fn is_elected(&self) -> bool {
+        *self.way.leader.borrow() == Some(self.node_id)
     }
 
     /// Tells when another node leads the mesh.
@@ -273,10 +347,14 @@ impl Catalog {
                 ServerState::Learner => Role::Learner,
                 ServerState::Follower => Role::Follower,
                 ServerState::Candidate => Role::Candidate,
+                // It leads again as soon as a majority answers, unless that has elected another.
+                ServerState::Leader if !self.signs.has_majority() => Role::Candidate,
                 ServerState::Leader => Role::Leader,
                 ServerState::Shutdown => Role::Stopped,
             },
-            leader: metrics.current_leader,
+            leader: metrics
+                .current_leader
+                .filter(|leader| *leader != self.node_id || self.signs.has_majority()),
             term: metrics.current_term,
             last_log: metrics.last_log_index,
             last_applied: metrics.last_applied.map(|id| id.index),
@@ -288,7 +366,10 @@ impl Catalog {
             initialized: membership.voter_ids().next().is_some(),
             matched: matched.map(|(id, matched)| (*id, matched.map(|id| id.index))).collect(),
             quorum_age: metrics.millis_since_quorum_ack.map(Duration::from_millis),
+            skipped: self.state.mark().skipped,
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+            standing: self.clearance.standing().borrow().clone(),
+            behind: self.clearance.behind(),
         }
     }
 

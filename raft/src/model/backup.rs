@@ -42,10 +42,9 @@ pub struct BackupRecord {
     pub page_errors: bool,
     /// The user's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// The backup that this one was compared with.
+    /// The backup that this one was compared with. All whose bytes it may share are found by way of it: a record that named
+    /// them would grow with each backup.
     pub prior: Option<BackupLabel>,
-    /// All backups whose bytes it may share by way of `prior`; some may have been removed since.
-    pub references: Vec<BackupLabel>,
     /// Its manifest root.
     pub manifest: StoredObject,
     /// The version of pgmesh that took it.

@@ -29,6 +29,13 @@ pub enum DebtReason {
     Missing,
 }
 
+/// An object of which no good replica is left; its key is the object. Its debts cannot be paid by copying.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// When the last good replica was withdrawn, in seconds since the Unix epoch.
+    pub since: i64,
+}
+
 /// Names one object of one generation in one repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GarbageKey {
@@ -50,6 +57,25 @@ pub struct Garbage {
     pub digest: Digest,
     /// The archive in its name, for a WAL file and a stanza's information.
     pub archive: Option<ArchiveId>,
+}
+
+/// A chunk that was condemned at `since`, as whoever deletes its objects read it: a chunk that was uploaded again and
+/// condemned again is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CondemnedChunk {
+    /// The chunk.
+    pub digest: Digest,
+    /// When it was condemned.
+    pub since: LogIndex,
+}
+
+/// Garbage of `since`, as whoever deletes it read it: the same name may have become garbage once more in the meantime.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GarbageObject {
+    /// The object.
+    pub key: GarbageKey,
+    /// When it became garbage.
+    pub since: LogIndex,
 }
 
 /// What one repository holds and owes, counted as it changes.

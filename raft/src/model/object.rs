@@ -56,6 +56,21 @@ pub struct Replica {
     pub generation: Generation,
 }
 
+/// A claim that an object is durable in one repository, or that a replica there is bad.
+///
+/// A number can be given to another repository (`repo-replace`, `repo-remove` and a new registration) while a write is under
+/// way, so a claim names the repository by its identity, as the place where the bytes were written or read tells it. It is
+/// worth something only while the catalog has that identity under the number. For example: a segment is written to the disk
+/// of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is passed over, and the
+/// segment stays owed to repo1.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Claim {
+    /// The replica as the catalog names it.
+    pub replica: Replica,
+    /// The identifier in the `pgmesh.repo` object of the repository that was written to or read.
+    pub identity: String,
+}
+
 /// Content and whereabouts of an object that is no chunk.
 ///
 /// After the catalog was rebuilt from a repository, a WAL file may be known by its name alone: it was archived, and nobody

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgmesh_storage::WrappedKey;
 use serde::{Deserialize, Serialize};
 
-use super::{LogIndex, NodeName, ObjectRef};
+use super::{NodeName, ObjectRef};
 
 /// One repository as registered in the mesh. It holds no secret: master keys are wrapped (invariant 9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,15 +24,16 @@ pub struct RepositoryRecord {
     pub backfill: Option<Backfill>,
     /// Set while its replicas are being withdrawn.
     pub change: Option<RepositoryChange>,
-    /// When it was last replaced by an empty one: what was begun before may have been written to the one that was lost.
-    pub replaced: LogIndex,
+    /// The newest mark that was written there; see [`RepositoryMark`].
+    pub mark: Option<RepositoryMark>,
 }
 
 impl RepositoryRecord {
-    /// Whether replicas in it count at present that were made by something that began then.
+    /// Whether a claim of a replica in the repository of this identity counts: it is the registered one, and no walk over
+    /// the catalog withdraws its replicas at present.
     #[must_use]
-    pub fn takes_replicas(&self, begun: LogIndex) -> bool {
-        self.change.is_none() && begun >= self.replaced
+    pub fn takes_replicas(&self, identity: &str) -> bool {
+        self.change.is_none() && self.uuid == identity
     }
 
     /// Whether it is being forgotten.
@@ -42,6 +43,19 @@ impl RepositoryRecord {
             .as_ref()
             .is_some_and(|change| change.kind == ChangeKind::Retiring)
     }
+}
+
+/// A small object that a node writes into a repository, under a new name each time, at most once a minute and only after
+/// other objects were written there. An older copy of the repository (put back from a backup, or the wrong snapshot of its
+/// volume) does not have the newest one, so it is told from the repository itself when it is opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositoryMark {
+    /// One more each time.
+    pub number: u64,
+    /// What was drawn at random for it: two copies that were both written to have different marks of one number.
+    pub nonce: u64,
+    /// When it was written, in seconds since the Unix epoch.
+    pub at: i64,
 }
 
 /// A walk over the catalog that withdraws a repository's replicas. A step that is repeated goes on where it was.
@@ -55,6 +69,8 @@ pub struct RepositoryChange {
     pub after: Option<Vec<u8>>,
     /// How many objects have lost their last replica so far.
     pub orphans: u64,
+    /// Whether an object's last replica may be withdrawn, too.
+    pub forced: bool,
 }
 
 /// Why a repository's replicas are withdrawn.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use pgmesh_storage::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::LogIndex;
@@ -37,6 +38,8 @@ impl fmt::Display for RequestId {
 pub struct Remembered {
     /// The position at which it was applied.
     pub index: LogIndex,
+    /// The digest of the command.
+    pub command: Digest,
     /// What was answered.
     pub outcome: Result<Reply, Refusal>,
 }

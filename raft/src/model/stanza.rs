@@ -6,6 +6,7 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, Timeli
 use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
+use super::histories;
 use super::{LogIndex, SessionId, StoredObject};
 use crate::refusal::Refusal;
 
@@ -21,6 +22,7 @@ pub struct StanzaRecord {
     /// Invariant 12: the instance that writes each timeline of the current database.
     pub writers: BTreeMap<TimelineId, Writer>,
     /// The timeline histories known for the current database.
+    #[serde(with = "histories")]
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
     /// The same of databases that are not the current one any more.
     pub past: BTreeMap<DbId, Lineage>,

@@ -1,9 +1,11 @@
 //! Raft's log on RocksDB.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{
@@ -13,8 +15,11 @@ use pgmesh_storage::wire;
 use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep};
 
+use super::entry_id::EntryId;
 use super::folder::Folder;
+use super::ledger::Ledger;
 use super::state_db::{database_options, open_database};
 use crate::consensus::TypeConfig;
 use crate::error::CatalogError;
@@ -27,11 +32,29 @@ const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
 const NODE_ID: &[u8] = b"node-id";
+const LEDGER: &[u8] = b"ledger";
+const SKIP: &[u8] = b"skip";
+
+/// How many entries a node may be told to leave out, in all its life: each costs whatever it held.
+const SKIPS: usize = 64;
 
 /// The longest entry in bytes, with room to spare: a batch, or one proposal of the largest size.
 const ENTRY_LIMIT: usize = 16 << 20;
 /// How many bytes of entries are read for one message to a follower (at least one entry is).
 const READ_BYTES: usize = 1 << 20;
+/// Acknowledgements are written at this interval, where the death of the process cannot reach them.
+const LEDGER_PAUSE: Duration = Duration::from_millis(20);
+/// Those that no append has taken along are synced at this one.
+const LEDGER_SYNC: Duration = Duration::from_secs(1);
+
+/// The ledger in memory, which may be newer than the one on disk.
+#[derive(Debug, Default)]
+struct Known {
+    ledger: Ledger,
+    /// Whether the acknowledgements have been handed to the operating system, and whether they are on disk.
+    is_written: bool,
+    is_synced: bool,
+}
 
 /// Raft's log, vote and node identifier. An append is one synced write.
 #[derive(Debug, Clone)]
@@ -43,6 +66,9 @@ pub struct LogStore {
 struct Inner {
     db: DB,
     path: PathBuf,
+    known: Mutex<Known>,
+    /// Held while the ledger is written: an older one must not replace a newer one.
+    writing: Mutex<()>,
     /// After `db`: the folder is let go when the database is closed.
     _folder: Folder,
 }
@@ -56,13 +82,92 @@ impl LogStore {
         let path = folder.log();
         let families = [ENTRIES, META].map(|name| (name, rocksdb::Options::default()));
         let db = open_database(&database_options(options), &path, families.into())?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                db,
-                path,
-                _folder: folder.clone(),
-            }),
-        })
+        let inner = Inner {
+            db,
+            path,
+            known: Mutex::default(),
+            writing: Mutex::default(),
+            _folder: folder.clone(),
+        };
+        let last = inner.last_entry()?;
+        let purged = inner.read::<LogId<u64>>(META, PURGED)?;
+        let end = last.or(purged);
+        let recorded = inner.read::<Ledger>(META, LEDGER)?;
+        let mut ledger = recorded.clone().unwrap_or_default();
+        if let Some(recorded) = recorded
+            && recorded.end() != end.map(|end| end.index)
+        {
+            return Err(CatalogError::LostEnd {
+                path: inner.path,
+                recorded: recorded.end(),
+                found: end.map(|end| end.index),
+            });
+        }
+        if let Some(end) = end {
+            ledger.hold(end);
+        }
+        *inner.known() = Known {
+            ledger,
+            is_written: true,
+            is_synced: true,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The last entry that was dropped from the log because the state has it.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub(crate) fn purged(&self) -> Result<Option<LogId<u64>>, CatalogError> {
+        self.inner.read(META, PURGED)
+    }
+
+    /// The highest position that this node has ever had; see [`Ledger`].
+    pub(crate) fn reached(&self) -> Option<LogId<u64>> {
+        self.inner.known().ledger.reached()
+    }
+
+    /// The state has this entry, whether the log has had it or not.
+    pub(crate) fn hold(&self, entry: LogId<u64>) {
+        self.inner.known().ledger.hold(entry);
+    }
+
+    /// The highest position that another node is known to have had.
+    pub(crate) fn known_of(&self, node_id: u64) -> Option<LogId<u64>> {
+        self.inner.known().ledger.known_of(node_id)
+    }
+
+    /// A follower has acknowledged this node's log up to this entry. It is remembered at once, and written with the next
+    /// append, or soon.
+    pub(crate) fn acknowledged(&self, node_id: u64, upto: LogId<u64>) {
+        let mut known = self.inner.known();
+        if known.ledger.acknowledge(node_id, upto) {
+            known.is_written = false;
+            known.is_synced = false;
+        }
+    }
+
+    /// Writes what followers have acknowledged, until nobody has the catalog any more. No acknowledgement has a write of its
+    /// own, and a log that is written to takes them along.
+    pub(crate) async fn keep_ledger(self, catalog: Weak<()>) {
+        let mut synced = Instant::now();
+        while catalog.strong_count() > 0 {
+            sleep(LEDGER_PAUSE).await;
+            let is_due = synced.elapsed() >= LEDGER_SYNC;
+            if is_due {
+                synced = Instant::now();
+            }
+            if !self.inner.is_ledger_due(is_due) {
+                continue;
+            }
+            let empty = WriteBatch::default();
+            let saved = self
+                .run(move |inner| inner.write_with_ledger(empty, is_due, |_| {}))
+                .await;
+            if let Err(error) = saved {
+                tracing::warn!(%error, "what followers have acknowledged could not be written");
+            }
+        }
     }
 
     /// This node's identifier: the one that was recorded, or else `new`, which is recorded.
@@ -79,6 +184,30 @@ impl LogStore {
             }
             (None, None) => Err(CatalogError::Missing(self.inner.path.clone())),
         }
+    }
+
+    /// Records entries that are to be left out, durably, before any of them can be met. Answers those that were recorded
+    /// before as well.
+    ///
+    /// # Errors
+    /// More than a node may leave out; errors of the database.
+    pub(crate) async fn skip(&self, entries: &[EntryId]) -> Result<BTreeSet<EntryId>, CatalogError> {
+        let entries = entries.to_vec();
+        self.run(move |inner| {
+            let mut skips: BTreeSet<EntryId> = inner.read(META, SKIP)?.unwrap_or_default();
+            let before = skips.len();
+            skips.extend(entries);
+            if skips.len() > SKIPS {
+                return Err(CatalogError::CannotSkip(format!(
+                    "more than {SKIPS} entries cannot be skipped"
+                )));
+            }
+            if skips.len() > before {
+                inner.write_one(SKIP, &skips, true)?;
+            }
+            Ok(skips)
+        })
+        .await
     }
 
     /// Does blocking work off the asynchronous threads.
@@ -108,6 +237,38 @@ pub(super) fn storage_error(
 }
 
 impl Inner {
+    /// A panic of another holder leaves nothing half-changed here: go on.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a batch together with the ledger as `change` leaves it.
+    fn write_with_ledger(
+        &self,
+        mut batch: WriteBatch,
+        synced: bool,
+        change: impl FnOnce(&mut Ledger),
+    ) -> Result<(), CatalogError> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.known().ledger.clone();
+        change(&mut ledger);
+        batch.put_cf(self.family(META)?, LEDGER, value::encode(&ledger));
+        self.write(batch, synced)?;
+        let mut known = self.known();
+        known.ledger.follow(&ledger);
+        if known.ledger.agrees(&ledger) {
+            known.is_written = true;
+            known.is_synced |= synced;
+        }
+        Ok(())
+    }
+
+    /// Whether the ledger holds something that is not written, or not synced.
+    fn is_ledger_due(&self, synced: bool) -> bool {
+        let known = self.known();
+        if synced { !known.is_synced } else { !known.is_written }
+    }
+
     fn family(&self, name: &'static str) -> Result<&ColumnFamily, CatalogError> {
         self.db
             .cf_handle(name)
@@ -157,16 +318,28 @@ impl Inner {
         let family = self.family(ENTRIES)?;
         let mut batch = WriteBatch::default();
         for entry in entries {
-            batch.put_cf(family, entry.log_id.index.to_be_bytes(), value::encode(entry));
+            let bytes = value::encode(entry);
+            // What cannot be read back stops this node here, and not every node whenever it starts.
+            if bytes.len() > ENTRY_LIMIT {
+                return Err(CatalogError::TooLarge {
+                    given: bytes.len(),
+                    limit: ENTRY_LIMIT,
+                });
+            }
+            batch.put_cf(family, entry.log_id.index.to_be_bytes(), bytes);
         }
         // Invariant 1: acknowledged is durable.
-        self.write(batch, true)
+        self.write_with_ledger(batch, true, |ledger| {
+            for entry in entries {
+                ledger.append(entry.log_id);
+            }
+        })
     }
 
     fn truncate(&self, from: u64) -> Result<(), CatalogError> {
         let mut batch = WriteBatch::default();
         batch.delete_range_cf(self.family(ENTRIES)?, from.to_be_bytes(), u64::MAX.to_be_bytes());
-        self.write(batch, true)
+        self.write_with_ledger(batch, true, |ledger| ledger.truncate(from))
     }
 
     fn purge(&self, upto: LogId<u64>) -> Result<(), CatalogError> {
@@ -175,7 +348,7 @@ impl Inner {
         let end = upto.index.saturating_add(1);
         batch.delete_range_cf(self.family(ENTRIES)?, 0_u64.to_be_bytes(), end.to_be_bytes());
         // Not synced: what comes back after a crash is purged again.
-        self.write(batch, false)
+        self.write_with_ledger(batch, false, |ledger| ledger.purge(upto))
     }
 
     fn entries(
@@ -268,10 +441,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Write))
     }
 
+    /// openraft makes a node whose own vote is committed the leader again as soon as it starts. If the end of its log is
+    /// gone, it would give positions that others hold to other entries. So its own vote comes back as a vote that nobody
+    /// has granted yet, and the node leads when it is elected. A vote for another node stays as it is.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
-        self.run(|inner| inner.read(META, VOTE))
-            .await
-            .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Read))
+        self.run(|inner| {
+            let node_id = inner.read::<u64>(META, NODE_ID)?;
+            let vote = inner.read::<Vote<u64>>(META, VOTE)?;
+            Ok(vote.map(|vote| Vote {
+                committed: vote.committed && Some(vote.leader_id.node_id) != node_id,
+                ..vote
+            }))
+        })
+        .await
+        .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Read))
     }
 
     /// Not synced: it lies behind the entries in the same write-ahead log, so it can be lost but never be ahead of them.

@@ -3,22 +3,26 @@
 //! ```text
 //! catalog.json          written last when a catalog is made; without it there is none
 //! lock                  locked by the process that uses the catalog
-//! log/                  RocksDB: Raft's log, vote and node identifier; every append is synced
+//! log/                  RocksDB: Raft's log, vote, node identifier, entries to skip; every append is synced
 //! state/CURRENT         the name of the state database in use
 //! state/db-<n>/         RocksDB: the tables
 //! state/snapshot        the newest snapshot: a checkpoint of the state database in one file
 //! ```
 
+mod entry_id;
 mod files;
 mod folder;
+mod ledger;
 mod log;
 mod pack;
+mod skipped;
 mod state;
 mod state_db;
 
 #[cfg(test)]
 mod tests;
 
+pub use entry_id::{EntryId, EntryIdError, Mark};
 pub use folder::Folder;
 pub use log::LogStore;
 pub use state::StateStore;

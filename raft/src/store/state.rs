@@ -1,9 +1,10 @@
 //! Raft's state machine: the tables, and snapshots of them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
@@ -14,12 +15,14 @@ use openraft::{
 
 use tokio::sync::watch;
 
+use super::entry_id::{EntryId, Mark};
 use super::files::{create_folder, io_error, remove_folder, rename, replace_file};
 use super::folder::Folder;
 use super::log::storage_error;
 use super::pack;
+use super::skipped;
 use super::state_db::{RaftState, StateDb};
-use crate::apply::{self, Txn};
+use crate::apply::Txn;
 use crate::consensus::{Outcomes, TypeConfig};
 use crate::error::CatalogError;
 use crate::options::CatalogOptions;
@@ -38,8 +41,10 @@ struct Inner {
     folder: PathBuf,
     options: CatalogOptions,
     current: RwLock<Arc<StateDb>>,
-    /// The index of the last Raft entry that views show.
-    applied: watch::Sender<u64>,
+    /// The last Raft entry that views show, and those that were left out before it.
+    applied: watch::Sender<Mark>,
+    /// The entries to be left out.
+    skips: OnceLock<BTreeSet<EntryId>>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
 }
@@ -48,8 +53,21 @@ impl StateStore {
     /// Opens or makes the tables in a catalog's folder, and removes what a crash left half-done.
     ///
     /// # Errors
-    /// Errors of disk and database.
+    /// As [`Self::open_after`].
     pub fn open(catalog: &Folder, options: &CatalogOptions) -> Result<Self, CatalogError> {
+        Self::open_after(catalog, options, None)
+    }
+
+    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If they have lost something,
+    /// they are made anew from the snapshot; the log then brings them up to date.
+    ///
+    /// # Errors
+    /// Errors of disk and database; [`CatalogError::LostState`] when snapshot and log do not suffice.
+    pub fn open_after(
+        catalog: &Folder,
+        options: &CatalogOptions,
+        purged: Option<LogId<u64>>,
+    ) -> Result<Self, CatalogError> {
         let folder = catalog.state();
         create_folder(&folder)?;
         let name = match fs::read_to_string(folder.join("CURRENT")) {
@@ -57,7 +75,11 @@ impl StateStore {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => "db-1".to_owned(),
             Err(error) => return Err(io_error("reading", &folder.join("CURRENT"))(error)),
         };
-        let db = StateDb::open(catalog, &folder.join(&name), options)?;
+        let opened = StateDb::open(catalog, &folder.join(&name), options);
+        let (db, name) = match loss(opened, purged)? {
+            Ok(db) => (db, name),
+            Err(why) => rebuild(catalog, options, purged, &why)?,
+        };
         replace_file(&folder.join("CURRENT"), name.as_bytes())?;
         remove_all_but(&folder, &name)?;
         Ok(Self {
@@ -65,7 +87,8 @@ impl StateStore {
                 catalog: catalog.clone(),
                 folder,
                 options: options.clone(),
-                applied: watch::Sender::new(db.raft_state()?.last_applied.map_or(0, |id| id.index)),
+                applied: watch::Sender::new(db.raft_state()?.mark()),
+                skips: OnceLock::new(),
                 current: RwLock::new(Arc::new(db)),
                 snapshots: Mutex::new(()),
             }),
@@ -78,6 +101,33 @@ impl StateStore {
         self.inner.current()
     }
 
+    /// Refuses to leave out what was applied.
+    ///
+    /// # Errors
+    /// [`CatalogError::CannotSkip`].
+    pub(crate) fn refuse_applied(&self, entries: &[EntryId]) -> Result<(), CatalogError> {
+        let wanted = Mark {
+            applied: 0,
+            skipped: entries.to_vec(),
+        };
+        match self.mark().difference(&wanted) {
+            None => Ok(()),
+            Some(entry) => Err(CatalogError::CannotSkip(format!(
+                "this node has applied entry {entry} and has no trouble with it; start it without --skip-entry={entry}"
+            ))),
+        }
+    }
+
+    /// Says which entries are to be left out when they come. Once, before the first is applied.
+    pub(crate) fn skip(&self, entries: BTreeSet<EntryId>) {
+        let _ = self.inner.skips.set(entries);
+    }
+
+    /// How far the state goes, and which entries it has left out.
+    pub(crate) fn mark(&self) -> Mark {
+        self.inner.applied.borrow().clone()
+    }
+
     /// Waits until views show the Raft entry with this index.
     pub async fn wait_until_applied(&self, entry: u64) {
         // The sender is this store's: it cannot be gone.
@@ -85,7 +135,7 @@ impl StateStore {
             .inner
             .applied
             .subscribe()
-            .wait_for(|applied| *applied >= entry)
+            .wait_for(|mark| mark.applied >= entry)
             .await;
     }
 
@@ -99,6 +149,98 @@ impl StateStore {
             Ok(result) => result,
             Err(error) => Err(CatalogError::Stopped(error.to_string())),
         }
+    }
+}
+
+/// A database that has lost nothing, or else what it has lost.
+fn loss(
+    opened: Result<StateDb, CatalogError>,
+    purged: Option<LogId<u64>>,
+) -> Result<Result<StateDb, String>, CatalogError> {
+    let db = match opened {
+        Ok(db) => db,
+        Err(CatalogError::Database { source, .. }) if is_damage(&source) => return Ok(Err(source.to_string())),
+        Err(error) => return Err(error),
+    };
+    if let Some(loss) = db.find_loss()? {
+        return Ok(Err(loss));
+    }
+    let applied = db.raft_state()?.last_applied;
+    if applied < purged {
+        let entry = |id: Option<LogId<u64>>| id.map_or_else(|| "none".to_owned(), |id| id.index.to_string());
+        return Ok(Err(format!(
+            "it goes up to entry {}, and the log begins after entry {}",
+            entry(applied),
+            entry(purged)
+        )));
+    }
+    Ok(Ok(db))
+}
+
+/// Whether a database cannot be opened because its files are damaged or missing, rather than out of reach.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    let is_missing = || error.to_string().contains("No such file or directory");
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption => true,
+        rocksdb::ErrorKind::IOError => is_missing(),
+        _ => false,
+    }
+}
+
+/// Makes the tables anew from the snapshot, or empty where the log is whole.
+fn rebuild(
+    catalog: &Folder,
+    options: &CatalogOptions,
+    purged: Option<LogId<u64>>,
+    why: &str,
+) -> Result<(StateDb, String), CatalogError> {
+    let folder = catalog.state();
+    let lost = |missing: String| CatalogError::LostState {
+        path: folder.clone(),
+        why: why.to_owned(),
+        missing,
+    };
+    let (name, path) = next_database(&folder)?;
+    let snapshot = folder.join("snapshot");
+    let mut from = "the log alone".to_owned();
+    if snapshot.exists() {
+        let file = open(&snapshot)?;
+        let header =
+            pack::unpack(&file, &path).map_err(|error| lost(format!("its snapshot cannot be read: {error}")))?;
+        let meta = parse_meta(&snapshot, &header)?;
+        if meta.last_log_id < purged {
+            return Err(lost("its snapshot is older than its log begins".to_owned()));
+        }
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        from = format!("the snapshot of entry {index} and the log");
+    } else if purged.is_some() {
+        return Err(lost(
+            "it has no snapshot, and its log does not go back to the beginning".to_owned(),
+        ));
+    }
+    let db = StateDb::open(catalog, &path, options)?;
+    if let Some(loss) = db.find_loss()? {
+        return Err(lost(format!("its snapshot is damaged: {loss}")));
+    }
+    tracing::error!(
+        why,
+        from,
+        "the catalog's tables on this node's disk were damaged and have been made anew"
+    );
+    Ok((db, name))
+}
+
+/// A folder for one more database.
+fn next_database(folder: &Path) -> Result<(String, PathBuf), CatalogError> {
+    let mut number = 1_u64;
+    loop {
+        let name = format!("db-{number}");
+        let path = folder.join(&name);
+        if !path.exists() {
+            create_folder(&path)?;
+            return Ok((name, path));
+        }
+        number += 1;
     }
 }
 
@@ -134,26 +276,47 @@ impl Inner {
         let mut raft = db.raft_state()?;
         let mut txn = Txn::new(db.as_ref());
         let mut replies = Vec::with_capacity(entries.len());
+        let mut failed = None;
         for entry in entries {
-            raft.last_applied = Some(entry.log_id);
-            let mut outcomes = Vec::new();
-            match entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(batch) => {
-                    for proposal in batch.0 {
-                        let index = apply::next_index(&txn)?;
-                        outcomes.push(apply::apply(&mut txn, index, proposal)?);
-                    }
-                }
-                EntryPayload::Membership(membership) => {
-                    raft.membership = StoredMembership::new(Some(entry.log_id), membership);
+            let id = entry.log_id;
+            match self.apply_one(&mut txn, &mut raft, entry) {
+                Ok(outcomes) => replies.push(outcomes),
+                Err(error) => {
+                    // What came before it is kept all the same.
+                    txn.undo();
+                    failed = Some(error);
+                    break;
                 }
             }
-            replies.push(Outcomes(outcomes));
+            raft.last_applied = Some(id);
+            txn.seal();
         }
         db.write(&txn.into_writes(), &raft)?;
-        self.applied.send_replace(raft.last_applied.map_or(0, |id| id.index));
-        Ok(replies)
+        self.applied.send_replace(raft.mark());
+        failed.map_or(Ok(replies), Err)
+    }
+
+    fn apply_one(
+        &self,
+        txn: &mut Txn<'_, StateDb>,
+        raft: &mut RaftState,
+        entry: Entry<TypeConfig>,
+    ) -> Result<Outcomes, CatalogError> {
+        let id = EntryId::from(entry.log_id);
+        match entry.payload {
+            EntryPayload::Blank => Ok(Outcomes(Vec::new())),
+            EntryPayload::Normal(batch) if self.skips.get().is_some_and(|skips| skips.contains(&id)) => {
+                tracing::warn!(entry = %id, "an entry of the log is left out, as --skip-entry says");
+                let outcomes = skipped::leave_out(txn, id, &batch)?;
+                raft.skipped.push(id);
+                Ok(outcomes)
+            }
+            EntryPayload::Normal(batch) => skipped::apply_batch(txn, id, batch),
+            EntryPayload::Membership(membership) => {
+                raft.membership = StoredMembership::new(Some(entry.log_id), membership);
+                Ok(Outcomes(Vec::new()))
+            }
+        }
     }
 
     fn snapshot_path(&self) -> PathBuf {
@@ -210,7 +373,7 @@ impl Inner {
         std::io::copy(&mut received, &mut copy).map_err(failed())?;
         copy.sync_all().map_err(failed())?;
         let copy = open(&temporary)?;
-        let (name, folder) = self.next_database()?;
+        let (name, folder) = next_database(&self.folder)?;
         let header = pack::unpack(&copy, &folder).map_err(io_error("unpacking", &temporary))?;
         if &parse_meta(&temporary, &header)? != meta {
             return Err(CatalogError::Stopped(
@@ -218,19 +381,6 @@ impl Inner {
             ));
         }
         Ok((folder, name))
-    }
-
-    fn next_database(&self) -> Result<(String, PathBuf), CatalogError> {
-        let mut number = 1_u64;
-        loop {
-            let name = format!("db-{number}");
-            let folder = self.folder.join(&name);
-            if !folder.exists() {
-                create_folder(&folder)?;
-                return Ok((name, folder));
-            }
-            number += 1;
-        }
     }
 
     fn install(&self, meta: &Meta, received: File) -> Result<(), CatalogError> {
@@ -257,7 +407,7 @@ impl Inner {
         let index = meta.last_log_id.map_or(0, |id| id.index);
         tracing::info!(index, "the catalog came as a snapshot");
         drop(current);
-        self.applied.send_replace(state.last_applied.map_or(0, |id| id.index));
+        self.applied.send_replace(state.mark());
         Ok(())
     }
 }

@@ -1,35 +1,63 @@
 //! The tables on RocksDB.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use openraft::{BasicNode, LogId, StoredMembership};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction,
-    IteratorMode, LogLevel, Options, PrefixRange, ReadOptions, WriteBatch,
+    IteratorMode, LogLevel, MergeOperands, Options, PrefixRange, ReadOptions, WriteBatch,
 };
 use serde::{Deserialize, Serialize};
 
+use super::entry_id::{EntryId, Mark};
 use super::files::remove_folder;
 use super::folder::Folder;
-use crate::apply::{Base, Rows, Writes};
+use crate::apply::{Base, Row, Rows, Snapshots, Writes};
 use crate::error::{CatalogError, ReadError};
 use crate::key;
 use crate::options::CatalogOptions;
 use crate::table::Table;
 use crate::value;
 
+/// The key, in each table, of the number of writes that have touched it. No record has an empty key.
+const MARK: &[u8] = b"";
+/// The key of all tables' numbers, in the column family that RocksDB always has and no table uses.
+const MARKS: &[u8] = b"marks";
+
+/// How many writes have touched each table, by the table's name.
+///
+/// The database's own list of its files (MANIFEST) may lose its end with a disk that confirms what it has not written. Some
+/// tables then lack what was flushed last, or a part in the middle, with newer writes from the write-ahead log on top; RocksDB
+/// opens such a database without complaint. So each write counts itself in every table that it touches, as an increment that
+/// is lost with the rest of the write, and all counts stand together in one more place.
+type Marks = BTreeMap<String, u64>;
+
 /// What Raft needs to know of the state; written with every batch of entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RaftState {
     pub(crate) last_applied: Option<LogId<u64>>,
     pub(crate) membership: StoredMembership<u64, BasicNode>,
+    /// The entries that were left out: whoever takes this state as a snapshot has left them out, too.
+    pub(crate) skipped: Vec<EntryId>,
+}
+
+impl RaftState {
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            applied: self.last_applied.map_or(0, |id| id.index),
+            skipped: self.skipped.clone(),
+        }
+    }
 }
 
 /// The state database.
 #[derive(Debug)]
 pub struct StateDb {
     db: DB,
+    marks: Mutex<Marks>,
     /// After `db`, so that it is dropped after it.
     folder: RetiredFolder,
     /// Views outlive a catalog; the folder is let go when the last one is gone.
@@ -57,8 +85,19 @@ impl StateDb {
     /// Opens or makes the tables in `path`.
     pub(super) fn open(catalog: &Folder, path: &Path, options: &CatalogOptions) -> Result<Self, CatalogError> {
         let db = open_database(&database_options(options), path, table_options(options))?;
+        Self::with(db, catalog, path)
+    }
+
+    fn with(db: DB, catalog: &Folder, path: &Path) -> Result<Self, CatalogError> {
+        let bytes = db.get(MARKS).map_err(|source| CatalogError::Database {
+            doing: "reading the marks of",
+            path: path.to_owned(),
+            source,
+        })?;
+        let marks = bytes.map(|bytes| value::decode::<Marks>(Table::Raft, MARKS, &bytes));
         Ok(Self {
             db,
+            marks: Mutex::new(marks.transpose()?.unwrap_or_default()),
             folder: RetiredFolder {
                 path: path.to_owned(),
                 is_retired: AtomicBool::new(false),
@@ -73,22 +112,18 @@ impl StateDb {
         path: &Path,
         options: &CatalogOptions,
     ) -> Result<Self, CatalogError> {
-        let families = Table::ALL.map(Table::name);
-        let db = DB::open_cf_for_read_only(&database_options(options), path, families, false).map_err(|source| {
-            CatalogError::Database {
-                doing: "opening",
-                path: path.to_owned(),
-                source,
-            }
-        })?;
-        Ok(Self {
-            db,
-            folder: RetiredFolder {
-                path: path.to_owned(),
-                is_retired: AtomicBool::new(false),
-            },
-            _catalog: catalog.clone(),
-        })
+        let families = table_options(options)
+            .into_iter()
+            .map(|(name, options)| ColumnFamilyDescriptor::new(name, options));
+        let db =
+            DB::open_cf_descriptors_read_only(&database_options(options), path, families, false).map_err(|source| {
+                CatalogError::Database {
+                    doing: "opening",
+                    path: path.to_owned(),
+                    source,
+                }
+            })?;
+        Self::with(db, catalog, path)
     }
 
     /// Removes the folder when the last reader is gone.
@@ -98,6 +133,19 @@ impl StateDb {
 
     pub(crate) fn raft_state(&self) -> Result<RaftState, ReadError> {
         Ok(self.record(Table::Raft, key::RAFT_STATE)?.unwrap_or_default())
+    }
+
+    /// Finds out whether some tables lack writes; names what is missing.
+    pub(super) fn find_loss(&self) -> Result<Option<String>, CatalogError> {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for table in Table::ALL {
+            let found = count(self.get(table, MARK)?.as_deref());
+            let expected = marks.get(table.name()).copied().unwrap_or_default();
+            if found != expected {
+                return Ok(Some(format!("table {table} holds {found} of {expected} writes")));
+            }
+        }
+        Ok(None)
     }
 
     /// Writes a transaction and how far it goes, as one. Not synced: the log is, and entries are applied again.
@@ -111,7 +159,18 @@ impl StateDb {
             }
         }
         batch.put_cf(self.family(Table::Raft)?, key::RAFT_STATE, value::encode(raft));
-        self.db.write(batch).map_err(self.failed("writing the state"))
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut new_marks = marks.clone();
+        let touched = writes.keys().map(|(table, _)| *table).chain([Table::Raft]);
+        for table in touched.collect::<BTreeSet<_>>() {
+            batch.merge_cf(self.family(table)?, MARK, 1_u64.to_be_bytes());
+            let mark = new_marks.entry(table.name().to_owned()).or_default();
+            *mark = mark.wrapping_add(1);
+        }
+        batch.put(MARKS, value::encode(&new_marks));
+        self.db.write(batch).map_err(self.failed("writing the state"))?;
+        *marks = new_marks;
+        Ok(())
     }
 
     /// Makes a copy of the database in `path` (hard links for the most part) and makes sure that the state itself
@@ -121,6 +180,12 @@ impl StateDb {
         rocksdb::checkpoint::Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(path))
             .map_err(self.failed("making a checkpoint of"))
+    }
+
+    /// Puts any bytes in the place of a row, as no command can.
+    #[cfg(test)]
+    pub(crate) fn poison(&self, table: Table, key: &[u8], bytes: &[u8]) {
+        self.db.put_cf(self.family(table).unwrap(), key, bytes).unwrap();
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(rocksdb::Error) -> CatalogError + '_ {
@@ -155,24 +220,96 @@ impl Base for StateDb {
     }
 
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
+        self.rows(table, prefix, IteratorMode::From(from, Direction::Forward))
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        self.rows(table, prefix, IteratorMode::End)
+    }
+}
+
+impl StateDb {
+    fn rows(&self, table: Table, prefix: &[u8], mode: IteratorMode<'_>) -> Rows<'_> {
         let family = match self.family(table) {
             Ok(family) => family,
             Err(error) => return Box::new(std::iter::once(Err(error))),
         };
-        let mut options = ReadOptions::default();
-        if !prefix.is_empty() {
-            options.set_iterate_range(PrefixRange(prefix));
-        }
-        let mode = IteratorMode::From(from, Direction::Forward);
-        Box::new(
-            self.db
-                .iterator_cf_opt(family, options, mode)
-                .map(move |row| match row {
-                    Ok((key, value)) => Ok((key.into_vec(), value.into_vec())),
-                    Err(source) => Err(read_failed(table)(source)),
-                }),
-        )
+        let rows = self.db.iterator_cf_opt(family, scan_options(prefix), mode);
+        Box::new(rows.filter(|row| !is_mark(row)).map(move |row| read_row(table, row)))
     }
+}
+
+/// The state database as it was when this was made, whatever is written since. It keeps what is overwritten meanwhile from
+/// being dropped: hold it for one decision, not for long.
+pub struct StateSnapshot<'a> {
+    db: &'a StateDb,
+    snapshot: rocksdb::Snapshot<'a>,
+}
+
+impl Snapshots for StateDb {
+    type Snapshot<'a> = StateSnapshot<'a>;
+
+    fn snapshot(&self) -> StateSnapshot<'_> {
+        StateSnapshot {
+            db: self,
+            snapshot: self.db.snapshot(),
+        }
+    }
+}
+
+impl Base for StateSnapshot<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let family = self.db.family(table)?;
+        self.snapshot.get_cf(family, key).map_err(read_failed(table))
+    }
+
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        let family = self.db.family(table)?;
+        self.snapshot
+            .multi_get_cf(keys.iter().map(|key| (family, key)))
+            .into_iter()
+            .map(|value| value.map_err(read_failed(table)))
+            .collect()
+    }
+
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
+        self.rows(table, prefix, IteratorMode::From(from, Direction::Forward))
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        self.rows(table, prefix, IteratorMode::End)
+    }
+}
+
+impl StateSnapshot<'_> {
+    fn rows(&self, table: Table, prefix: &[u8], mode: IteratorMode<'_>) -> Rows<'_> {
+        let family = match self.db.family(table) {
+            Ok(family) => family,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        let rows = self.snapshot.iterator_cf_opt(family, scan_options(prefix), mode);
+        Box::new(rows.filter(|row| !is_mark(row)).map(move |row| read_row(table, row)))
+    }
+}
+
+fn scan_options(prefix: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if !prefix.is_empty() {
+        options.set_iterate_range(PrefixRange(prefix));
+    }
+    options
+}
+
+type RawRow = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
+/// The row by which a table counts its writes is nobody's record.
+fn is_mark(row: &RawRow) -> bool {
+    matches!(row, Ok((key, _)) if key.as_ref() == MARK)
+}
+
+fn read_row(table: Table, row: RawRow) -> Result<Row, ReadError> {
+    let (key, value) = row.map_err(read_failed(table))?;
+    Ok((key.into_vec(), value.into_vec()))
 }
 
 /// Settings common to both databases.
@@ -203,9 +340,24 @@ fn table_options(options: &CatalogOptions) -> Vec<(&'static str, Options)> {
             let mut family = Options::default();
             family.set_block_based_table_factory(&blocks);
             family.set_compression_type(DBCompressionType::Lz4);
+            family.set_merge_operator_associative("pgmesh.count", add_counts);
             (table.name(), family)
         })
         .collect()
+}
+
+/// A mark's value; anything else than eight bytes counts as a number that no table has.
+fn count(bytes: Option<&[u8]>) -> u64 {
+    bytes.map_or(0, |bytes| bytes.try_into().map_or(u64::MAX, u64::from_be_bytes))
+}
+
+/// Adds increments to a mark.
+#[expect(clippy::unnecessary_wraps, reason = "RocksDB's signature")]
+fn add_counts(_key: &[u8], known: Option<&[u8]>, increments: &MergeOperands) -> Option<Vec<u8>> {
+    let sum = increments
+        .iter()
+        .fold(count(known), |sum, increment| sum.wrapping_add(count(Some(increment))));
+    Some(sum.to_be_bytes().to_vec())
 }
 
 /// Opens or makes a database.

@@ -61,9 +61,6 @@ pub struct ManifestRoot {
     /// The backup that this one was compared with.
     #[serde(default)]
     pub prior: Option<BackupLabel>,
-    /// All backups whose chunks this one names, as far as it knows.
-    #[serde(default)]
-    pub references: Vec<BackupLabel>,
     /// When the backup began, in seconds since 1970.
     pub start_time: i64,
     /// When the backup was complete, in seconds since 1970.
@@ -289,7 +286,6 @@ mod tests {
             system_id: SystemId(u64::MAX),
             catalog_version: 202_209_061,
             prior: None,
-            references: vec![label],
             start_time: 1,
             stop_time: 2,
             start_lsn: Lsn(0x16_B374_D848),

@@ -4,5 +4,5 @@ mod name;
 mod path;
 
 pub use name::{ObjectKind, ObjectName};
-pub(crate) use path::{IDENTITY_PATH, KEY_PREFIX};
-pub use path::{ObjectPath, StoredName, prefix};
+pub(crate) use path::{IDENTITY_PATH, KEY_PREFIX, MARK_PREFIX};
+pub use path::{Mark, ObjectPath, StoredName, prefix};

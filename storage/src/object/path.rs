@@ -11,6 +11,9 @@ pub(crate) const IDENTITY_PATH: &str = "pgmesh.repo";
 /// The folder of the key objects.
 pub(crate) const KEY_PREFIX: &str = "pgmesh.key";
 
+/// The folder of the marks.
+pub(crate) const MARK_PREFIX: &str = "pgmesh.mark";
+
 /// The part of an object's path that stands for its content: the digest, or in an encrypted repository a MAC of it, so that names tell
 /// nothing. 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +41,15 @@ impl fmt::Debug for StoredName {
     }
 }
 
+/// Which mark of a repository: see [`Repository::write_mark`](crate::Repository::write_mark).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// One more each time.
+    pub number: u64,
+    /// Drawn at random: marks of one number in two copies of a repository differ.
+    pub nonce: u64,
+}
+
 /// A path in a repository, relative to its root, as far as it can be read without the content.
 ///
 /// [`Display`](fmt::Display) and [`ObjectPath::parse`] are each other's inverse.
@@ -52,6 +64,8 @@ pub enum ObjectPath {
         /// Which wrapping of it.
         wrap: u32,
     },
+    /// `pgmesh.mark/<number>-<nonce>`, both of 16 hexadecimal digits
+    Mark(Mark),
     /// `chunk/<xx>/<name>`
     Chunk {
         /// What stands for the content.
@@ -110,6 +124,14 @@ impl ObjectPath {
                     wrap: wrap.parse().ok()?,
                 }
             }
+            [MARK_PREFIX, mark] => {
+                let (number, nonce) = mark.split_once('-')?;
+                let digits = |text| u64::from_str_radix(text, 16).ok();
+                Self::Mark(Mark {
+                    number: digits(number)?,
+                    nonce: digits(nonce)?,
+                })
+            }
             ["chunk", _, last] => {
                 let (name, generation) = parse_name(last)?;
                 Self::Chunk { name, generation }
@@ -150,11 +172,11 @@ impl ObjectPath {
         (parsed.to_string() == path).then_some(parsed)
     }
 
-    /// What lies there; `None` for the identity and for keys.
+    /// What lies there; `None` for the identity, for keys and for marks.
     #[must_use]
     pub fn kind(&self) -> Option<ObjectKind> {
         match self {
-            Self::Identity | Self::Key { .. } => None,
+            Self::Identity | Self::Key { .. } | Self::Mark(_) => None,
             Self::Chunk { .. } => Some(ObjectKind::Chunk),
             Self::Segment { .. } => Some(ObjectKind::Segment),
             Self::Manifest { .. } => Some(ObjectKind::Manifest),
@@ -166,7 +188,7 @@ impl ObjectPath {
     #[must_use]
     pub fn stanza(&self) -> Option<&StanzaName> {
         match self {
-            Self::Identity | Self::Key { .. } | Self::Chunk { .. } => None,
+            Self::Identity | Self::Key { .. } | Self::Mark(_) | Self::Chunk { .. } => None,
             Self::Segment { stanza, .. } | Self::Manifest { stanza, .. } | Self::StanzaInfo { stanza, .. } => {
                 Some(stanza)
             }
@@ -177,7 +199,7 @@ impl ObjectPath {
     #[must_use]
     pub fn name(&self) -> Option<StoredName> {
         match self {
-            Self::Identity | Self::Key { .. } => None,
+            Self::Identity | Self::Key { .. } | Self::Mark(_) => None,
             Self::Chunk { name, .. }
             | Self::Segment { name, .. }
             | Self::Manifest { name, .. }
@@ -189,7 +211,7 @@ impl ObjectPath {
     #[must_use]
     pub fn generation(&self) -> Generation {
         match self {
-            Self::Identity | Self::Key { .. } => Generation::FIRST,
+            Self::Identity | Self::Key { .. } | Self::Mark(_) => Generation::FIRST,
             Self::Chunk { generation, .. }
             | Self::Segment { generation, .. }
             | Self::Manifest { generation, .. }
@@ -201,7 +223,7 @@ impl ObjectPath {
     #[must_use]
     pub fn object_name(&self, digest: Digest) -> Option<ObjectName> {
         Some(match self.clone() {
-            Self::Identity | Self::Key { .. } => return None,
+            Self::Identity | Self::Key { .. } | Self::Mark(_) => return None,
             Self::Chunk { .. } => ObjectName::Chunk(digest),
             Self::Segment {
                 stanza,
@@ -242,6 +264,7 @@ impl fmt::Display for ObjectPath {
         match self {
             Self::Identity => formatter.write_str(IDENTITY_PATH),
             Self::Key { epoch, wrap } => write!(formatter, "{KEY_PREFIX}/{epoch:04}-{wrap:04}"),
+            Self::Mark(Mark { number, nonce }) => write!(formatter, "{MARK_PREFIX}/{number:016x}-{nonce:016x}"),
             Self::Chunk { name, .. } => {
                 let name = name.to_string();
                 write!(formatter, "chunk/{name:.2}/{name}")

@@ -120,6 +120,12 @@ impl PosixStore {
         self.inner.root.path()
     }
 
+    /// Whether the store's directory has been in its place all the time since it was opened, as far as was seen. Blocks.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.inner.root.check().is_ok()
+    }
+
     /// Removes the temporary files of processes that are gone. Those of living ones are locked and stay. Blocks.
     ///
     /// # Errors

@@ -2,17 +2,18 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{PosixError, failed};
-use crate::object::IDENTITY_PATH;
 
 /// The repository's directory, and which one it was when it was opened.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
     /// Device and inode.
-    seen: Mutex<(u64, u64)>,
+    opened: (u64, u64),
+    /// Set for good once the directory was missed, or another was in its place.
+    is_gone: AtomicBool,
 }
 
 impl Root {
@@ -26,7 +27,8 @@ impl Root {
         fs::read_dir(&path)?;
         Ok(Self {
             path,
-            seen: Mutex::new((metadata.dev(), metadata.ino())),
+            opened: (metadata.dev(), metadata.ino()),
+            is_gone: AtomicBool::new(false),
         })
     }
 
@@ -37,24 +39,28 @@ impl Root {
     /// Checks that the directory is still the repository's.
     ///
     /// After an unmount the same path is an empty mount point: objects would be "not found" though they exist (invariant 7), and new ones
-    /// would fill the wrong file system and vanish under the next mount (invariant 1). Mounted anew, a device may have
-    /// another number; then `pgmesh.repo` shows that a repository is back. Which one it is, the keys show.
+    /// would fill the wrong file system and vanish under the next mount (invariant 1). What is mounted next may be another
+    /// repository, or an older copy of this one. So a directory that was missed once stays an error here: the store must be
+    /// opened again, and whoever opens it looks at what it holds.
     pub(super) fn check(&self) -> Result<(), PosixError> {
         let action = "looking for the repository's directory";
-        let metadata = fs::metadata(&self.path).map_err(failed(action, &self.path))?;
-        let found = (metadata.dev(), metadata.ino());
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == found {
-            return Ok(());
-        }
-        if self.path.join(IDENTITY_PATH).is_file() {
-            *seen = found;
-            return Ok(());
-        }
         // Of no kind that could be taken for "no such object".
-        Err(failed(action, &self.path)(io::Error::other(
-            "another directory is in its place: is its file system not mounted?",
-        )))
+        let gone = |why| Err(failed(action, &self.path)(io::Error::other(why)));
+        if self.is_gone.load(Ordering::Acquire) {
+            return gone("it was away, and the repository must be opened again");
+        }
+        match fs::metadata(&self.path) {
+            Ok(metadata) if self.opened == (metadata.dev(), metadata.ino()) => Ok(()),
+            Ok(_) => {
+                self.is_gone.store(true, Ordering::Release);
+                gone("another directory is in its place: is its file system not mounted?")
+            }
+            Err(error) => {
+                let is_missing = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+                self.is_gone.fetch_or(is_missing, Ordering::AcqRel);
+                Err(failed(action, &self.path)(error))
+            }
+        }
     }
 }
 
@@ -73,8 +79,11 @@ mod tests {
         assert!(root.check().is_err(), "missing");
         fs::create_dir(&path).unwrap();
         assert!(root.check().is_err(), "an empty mount point");
-        fs::write(path.join(IDENTITY_PATH), "").unwrap();
-        root.check().unwrap();
+        // Whatever comes back there: a copy of it, or itself after somebody has changed it.
+        fs::remove_dir(&path).unwrap();
+        fs::rename(base.path().join("away"), &path).unwrap();
+        assert!(root.check().is_err(), "it must be opened again");
+        Root::open(&path).unwrap().check().unwrap();
     }
 
     #[test]

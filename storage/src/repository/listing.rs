@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::PoisonError;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -12,6 +13,11 @@ use crate::object::{ObjectName, ObjectPath, prefix};
 
 /// Generations tried one by one before a folder is listed.
 const GENERATIONS_TRIED: u32 = 3;
+/// Generations that were found last and are tried first.
+const GENERATIONS_REMEMBERED: usize = 8;
+
+/// What a name takes beside its own bytes.
+const NAME_OVERHEAD: usize = 16;
 
 /// One object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +59,8 @@ impl Repository {
     }
 
     /// The names directly below a folder, or of everything below it, each with its length or none for a folder (which ends with
-    /// `/`); no more than `limit`. An object that is asked for by its own path has the name `""`.
+    /// `/`): those after `after`, the first by name whose lengths come to about `bytes`, and whether there are more. An object
+    /// that is asked for by its own path has the name `""`.
     ///
     /// # Errors
     /// As the store answers.
@@ -61,9 +68,11 @@ impl Repository {
         &self,
         folder: &str,
         recurse: bool,
-        limit: usize,
-    ) -> Result<BTreeMap<String, Option<u64>>, StoreError> {
+        after: Option<&str>,
+        bytes: usize,
+    ) -> Result<(BTreeMap<String, Option<u64>>, bool), StoreError> {
         let mut names = BTreeMap::new();
+        let (mut held, mut more) = (0, false);
         let mut objects = self.list(folder);
         while let Some(object) = objects.try_next().await? {
             let below = object
@@ -71,15 +80,26 @@ impl Repository {
                 .strip_prefix(folder)
                 .unwrap_or(&object.path)
                 .trim_start_matches('/');
-            match below.split_once('/') {
-                Some((folder, _)) if !recurse => names.insert(format!("{folder}/"), None),
-                _ => names.insert(below.to_owned(), Some(object.length)),
+            let (name, size) = match below.split_once('/') {
+                Some((folder, _)) if !recurse => (format!("{folder}/"), None),
+                _ => (below.to_owned(), Some(object.length)),
             };
-            if names.len() >= limit {
-                break;
+            if after.is_some_and(|after| name.as_str() <= after) {
+                continue;
+            }
+            let length = name.len() + NAME_OVERHEAD;
+            if names.insert(name, size).is_none() {
+                held += length;
+            }
+            // A store lists in an order of its own: the first ones are known when it has listed all.
+            while held > bytes && names.len() > 1 {
+                if let Some((last, _)) = names.pop_last() {
+                    held -= last.len() + NAME_OVERHEAD;
+                    more = true;
+                }
             }
         }
-        Ok(names)
+        Ok((names, more))
     }
 
     /// All objects below a folder whose paths can be read, sorted. For folders of bounded size.
@@ -125,15 +145,16 @@ impl Repository {
             .collect())
     }
 
-    /// Reads an object of which no catalog tells the generation: the first generation that is there and whole.
+    /// Reads an object of which no catalog tells the generation: one that is there and whole.
     ///
     /// # Errors
     /// Not found where no generation is there; where there are only damaged ones, what is wrong with one of them.
     pub async fn get_any_generation(&self, name: &ObjectName) -> Result<(Generation, Checked), StoreError> {
         let mut failure = None;
-        for generation in (0..GENERATIONS_TRIED).map(Generation) {
-            match self.get_checked(name, generation).await {
-                Ok(checked) => return Ok((generation, checked)),
+        let guesses = self.likely_generations();
+        for generation in &guesses {
+            match self.get_checked(name, *generation).await {
+                Ok(checked) => return Ok((self.found(*generation), checked)),
                 Err(error) => keep_worse(&mut failure, error)?,
             }
         }
@@ -142,15 +163,33 @@ impl Repository {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         for (listed, _) in self.list_sorted(folder).await? {
             let generation = listed.generation();
-            if generation.0 < GENERATIONS_TRIED || self.path_of(name, generation) != listed {
+            if guesses.contains(&generation) || self.path_of(name, generation) != listed {
                 continue;
             }
             match self.get_checked(name, generation).await {
-                Ok(checked) => return Ok((generation, checked)),
+                Ok(checked) => return Ok((self.found(generation), checked)),
                 Err(error) => keep_worse(&mut failure, error)?,
             }
         }
         Err(failure.unwrap_or(StoreError::NotFound { path }))
+    }
+
+    /// The generations that are tried one by one before a folder, which may hold millions of objects, is listed: what was found
+    /// last, since the objects of one time have one generation for the most part, and the first few.
+    fn likely_generations(&self) -> Vec<Generation> {
+        let found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut likely = found.clone();
+        let first = (0..GENERATIONS_TRIED).map(Generation);
+        likely.extend(first.filter(|generation| !found.contains(generation)));
+        likely
+    }
+
+    fn found(&self, generation: Generation) -> Generation {
+        let mut found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.retain(|other| *other != generation);
+        found.insert(0, generation);
+        found.truncate(GENERATIONS_REMEMBERED);
+        generation
     }
 }
 

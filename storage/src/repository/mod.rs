@@ -1,10 +1,11 @@
 //! One repository: objects by name, sealed on the way in and checked on the way out.
 
 mod listing;
+mod marks;
 mod open;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use object_store::path::Path as Location;
@@ -33,6 +34,8 @@ struct Inner {
     envelope: Arc<Envelope>,
     wrapped_keys: Vec<WrappedKey>,
     problems: Vec<StoreError>,
+    /// The generations under which objects were found last, the newest first; see `get_any_generation`.
+    found: Mutex<Vec<Generation>>,
 }
 
 /// What a put has done.
@@ -197,7 +200,7 @@ impl Repository {
         Ok(text)
     }
 
-    /// Checks any object of the repository to the last byte, `pgmesh.repo` and the key objects too. Gives its length in the repository.
+    /// Checks any object of the repository to the last byte, `pgmesh.repo`, key objects and marks too. Gives its length in the repository.
     ///
     /// # Errors
     /// As [`Self::get_by_path`].
@@ -210,6 +213,7 @@ impl Repository {
             ObjectPath::Key { epoch, wrap } => {
                 open::decode_key(path, &object, epoch, wrap)?;
             }
+            ObjectPath::Mark(mark) => marks::check(path, &object, &self.0.identity, mark)?,
             place => {
                 self.open_by_path(path, &place, object).await?;
             }

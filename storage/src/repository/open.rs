@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -54,6 +54,7 @@ impl Repository {
             identity,
             wrapped_keys: wrapped.iter().cloned().collect(),
             problems: Vec::new(),
+            found: Mutex::default(),
         }));
         Ok((repository, wrapped))
     }
@@ -96,6 +97,7 @@ impl Repository {
             identity,
             wrapped_keys: keys.wrapped,
             problems: keys.problems,
+            found: Mutex::default(),
         })))
     }
 

@@ -91,6 +91,18 @@ impl Store {
         }
     }
 
+    /// Whether the storage is the one that was opened, as far as can be seen without reading an object. A directory that was
+    /// away since it was opened is not, also when one is back in its place.
+    pub async fn is_in_place(&self) -> bool {
+        let Some(posix) = self.posix.clone() else {
+            return true;
+        };
+        // The runtime is shutting down where there is no answer.
+        tokio::task::spawn_blocking(move || posix.is_in_place())
+            .await
+            .unwrap_or(true)
+    }
+
     /// Removes what killed processes were writing and nobody will finish. The number of files.
     ///
     /// # Errors

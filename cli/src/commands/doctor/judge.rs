@@ -1,7 +1,10 @@
 //! What is to be thought of what was seen. Pure.
 
+mod skips;
+
 use super::check::{Check, OTHER};
-use crate::commands::info::{describe_kept, describe_troubles};
+use super::sessions::sessions;
+use crate::commands::info::{LOST_REMEDY, costs, describe_kept, describe_lost, describe_troubles};
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
@@ -77,10 +80,13 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
         Some(Ok(status)) => {
             checks.extend(programs(seen, status));
             checks.extend(consensus(status));
+            checks.extend(skips::check(status));
             for (info, own) in &status.nodes {
                 checks.extend(node(seen, status, info, own));
             }
             checks.extend(repositories(seen, status));
+            checks.push(losses(status));
+            checks.extend(sessions(seen.answered, status));
         }
     }
     checks
@@ -252,6 +258,7 @@ fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStat
         remedy,
     ));
     checks.extend(own.disk_free.map(|free| room(info, free)));
+    checks.extend(own.began_anew.as_ref().map(|kept| began_anew(info, kept)));
     checks
 }
 
@@ -263,6 +270,14 @@ fn caught_up(subject: &str, status: &MeshStatus, info: &NodeInfo, own: &NodeStat
             OTHER,
             found,
             "remove the cause (often a full disk) and restart it",
+        );
+    }
+    if let Some(trouble) = &own.trouble {
+        return Check::fail(
+            subject,
+            OTHER,
+            trouble.clone(),
+            "if it has just started, wait; else see to the nodes and the disk that are named",
         );
     }
     let told = status.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
@@ -302,6 +317,17 @@ fn clock(seen: &Seen, info: &NodeInfo, own: &NodeStatus) -> Check {
     let remedy = "let NTP set both; no data depend on it, but times shown, labels of backups and the ends of tokens and \
                   certificates do";
     Check::warn(subject, found, remedy)
+}
+
+fn began_anew(info: &NodeInfo, kept: &str) -> Check {
+    Check::warn(
+        format!("disk history of {}", info.name),
+        format!(
+            "it lacked entries that it had acknowledged, and began anew with an empty catalog; the old one is kept in {kept}"
+        ),
+        "find out whether an old copy of its data directory was put back or its disk does not keep what it confirms, then \
+         remove the old catalog",
+    )
 }
 
 fn room(info: &NodeInfo, free: u64) -> Check {
@@ -355,6 +381,19 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
     }));
     checks.push(spare_repositories(seen, status));
     checks
+}
+
+/// What no repair can make.
+fn losses(status: &MeshStatus) -> Check {
+    let subject = "lost objects";
+    let found = describe_lost(&status.lost).join("; ");
+    if found.is_empty() {
+        return Check::ok(subject, "none: everything that is known has a good copy");
+    }
+    if costs(&status.lost) {
+        return Check::fail(subject, code::FILE_MISSING, found, LOST_REMEDY);
+    }
+    Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
 }
 
 /// A repository that is up and owes nothing.

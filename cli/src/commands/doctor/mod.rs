@@ -2,6 +2,7 @@
 
 mod check;
 mod judge;
+mod sessions;
 
 use crate::config::Config;
 use crate::exit::ExitCode;

@@ -1,10 +1,16 @@
 //! `info --output=json`: pgBackRest's keys, which monitoring reads, and pgmesh's own beside them.
 
+use super::references::References;
 use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
-use pgmesh_node::protocol::{BackupInfo, DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_node::protocol::{
+    BackupInfo, DebtInfo, HealthInfo, KeptInfo, LostReport, RepositoryInfo, StanzaInfo, StanzaLosses,
+};
 use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
+
+/// How many references of a backup are named where it is one of many; with `--set` all of them are.
+const REFERENCES: usize = 64;
 
 /// The whole output: an array with an element a stanza.
 pub fn render(shown: &Shown<'_>) -> Value {
@@ -21,8 +27,9 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
         .iter()
         .map(|repo| Status::in_repository(repo, stanza, shown.label()))
         .collect();
-    let overall = Status::overall(&each, stanza, shown.label());
+    let overall = shown.overall(name, &each, stanza);
     let held_by = stanza.and_then(|stanza| stanza.backup_held_by.as_deref());
+    let references = References::among(stanza.map(|stanza| stanza.backups.as_slice()).unwrap_or_default());
     json!({
         "name": name,
         "cipher": shown.cipher(),
@@ -31,11 +38,15 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
             "message": overall.message(),
             "lock": {"backup": lock(held_by), "restore": lock(None)},
         },
+        "lost": shown.losses(name).map(losses),
         "stopped": stanza.and_then(|stanza| stanza.stopped.as_deref()),
         "repo": repositories.iter().zip(&each).map(|(repo, status)| repository(repo, *status)).collect::<Value>(),
         "db": databases(&repositories, stanza),
         "archive": archives(&repositories, stanza),
-        "backup": shown.backups(stanza).map(|shown_backup| backup(shown, shown_backup)).collect::<Value>(),
+        "backup": shown
+            .backups(stanza)
+            .map(|shown_backup| backup(shown, &references, shown_backup))
+            .collect::<Value>(),
     })
 }
 
@@ -60,6 +71,32 @@ fn repository(repository: &RepositoryInfo, status: Status) -> Value {
         "health": health(&repository.health),
         "debt": debt(repository.debt),
         "kept": kept(&repository.kept),
+    })
+}
+
+/// What a stanza has lost: a key of pgmesh's own.
+fn losses(losses: &StanzaLosses) -> Value {
+    json!({
+        "backup": losses.backups.iter().map(|label| label.as_str()).collect::<Value>(),
+        "wal": losses.wal,
+        "wal-files": losses.wal_files,
+        "description": losses.description,
+    })
+}
+
+/// What is lost in all: a key of pgmesh's own.
+pub fn lost(lost: &LostReport) -> Value {
+    let stanzas = lost
+        .stanzas
+        .iter()
+        .map(|stanza| (stanza.stanza.clone(), losses(stanza)));
+    json!({
+        "objects": lost.objects,
+        "more": lost.more,
+        "chunks": lost.chunks,
+        "since": lost.since,
+        "searching": lost.searching,
+        "stanzas": stanzas.collect::<Map<String, Value>>(),
     })
 }
 
@@ -118,19 +155,25 @@ fn archives(repositories: &[&RepositoryInfo], stanza: Option<&StanzaInfo>) -> Va
 
 /// One element a backup, not one a repository as with pgBackRest, whose backups are in one repository each: `repo-key`
 /// is the first that holds it, `repository` names all.
-fn backup(shown: &Shown<'_>, backup: &BackupInfo) -> Value {
+fn backup(shown: &Shown<'_>, among: &References<'_>, backup: &BackupInfo) -> Value {
     let places = Shown::places(backup, shown.only);
     let holder = places
         .iter()
         .find(|(_, complete)| *complete)
         .or(places.first())
         .map(|(key, _)| key.get());
-    let references: Option<&[_]> = (!backup.references.is_empty()).then_some(&backup.references);
+    let limit = match shown.label() {
+        Some(_) => usize::MAX,
+        None => REFERENCES,
+    };
+    let counts = among.counts(&backup.label);
+    let references = (counts.sum() > 0).then(|| among.of(&backup.label, limit));
     let mut element = json!({
         "label": backup.label,
         "type": backup.kind,
         "prior": backup.prior,
         "reference": references,
+        "reference-total": counts.sum(),
         "error": backup.error,
         "archive": {"start": backup.wal_start, "stop": backup.wal_stop},
         "backrest": {"format": MANIFEST_FORMAT, "version": backup.program},
@@ -246,6 +289,7 @@ mod tests {
             "lsn": {"start": "0/10000028", "stop": "0/11000100"},
             "prior": "20260102-000000F",
             "reference": ["20260102-000000F"],
+            "reference-total": 1,
             "repository": [{"complete": true, "key": 1}, {"complete": false, "key": 2}],
             "timeline": 1,
             "timestamp": {"start": 1_795_404_000, "stop": 1_795_404_060},

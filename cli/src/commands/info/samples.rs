@@ -35,8 +35,10 @@ pub fn mesh() -> MeshInfo {
             repository(2, down, debt),
         ],
         stanzas: vec![stanza()],
+        more: None,
         clock: 1_795_408_197,
         stale: None,
+        lost: pgmesh_node::protocol::LostReport::default(),
     }
 }
 
@@ -61,7 +63,6 @@ fn stanza() -> StanzaInfo {
     };
     let mut second = backup("20260102-000000F_20260103-000000D");
     second.prior = Some("20260102-000000F".parse().unwrap());
-    second.references = second.prior.clone().into_iter().collect();
     (second.repositories, second.owed) = (vec![key(1)], vec![key(2)]);
     second.error = true;
     second.annotations = BTreeMap::from([("why".into(), "before the upgrade".into())]);
@@ -92,7 +93,6 @@ fn backup(label: &str) -> BackupInfo {
         kind: label.backup_type().to_string(),
         label,
         prior: None,
-        references: vec![],
         error: false,
         database: 2,
         wal_start: format!("{:024X}", 0x10),
@@ -125,7 +125,6 @@ pub fn root() -> ManifestRoot {
         system_id: SystemId(SYSTEM_ID),
         catalog_version: 202_209_061,
         prior: None,
-        references: vec![],
         start_time: 1,
         stop_time: 2,
         start_lsn: Lsn(1),

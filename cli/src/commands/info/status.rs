@@ -19,6 +19,8 @@ pub enum Status {
     BackupNotFound,
     /// The repository is down, or this node does not serve it.
     Other,
+    /// Backups or WAL have no good copy left.
+    Lost,
 }
 
 impl Status {
@@ -30,7 +32,7 @@ impl Status {
             Self::NoBackups => 2,
             Self::Mixed => 4,
             Self::BackupNotFound => 6,
-            Self::Other => 99,
+            Self::Other | Self::Lost => 99,
         }
     }
 
@@ -43,6 +45,7 @@ impl Status {
             Self::Mixed => "different across repos",
             Self::BackupNotFound => "requested backup not found",
             Self::Other => "other",
+            Self::Lost => "backups or WAL have no good copy left",
         }
     }
 

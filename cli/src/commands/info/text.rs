@@ -1,5 +1,7 @@
 //! `info` for people, in pgBackRest's words and order.
 
+use super::losses::describe_losses;
+use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
 use crate::output::{size, timestamp};
@@ -46,11 +48,12 @@ impl Lines {
 fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String {
     let mut text = Lines::default();
     text.add(0, format!("stanza: {name}"));
-    let overall = status(&mut text, shown, stanza);
+    let overall = status(&mut text, shown, name, stanza);
     cipher(&mut text, shown);
     let Some(stanza) = stanza.filter(|_| overall != Status::BackupNotFound) else {
         return text.0;
     };
+    let among = References::among(&stanza.backups);
     // The newest is the current one; it is what one looks for.
     for (at, database) in stanza.databases.iter().rev().enumerate() {
         let backups: Vec<&BackupInfo> = shown
@@ -65,19 +68,19 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String
         archive(&mut text, stanza, database);
         for backup in backups {
             text.blank();
-            self::backup(&mut text, shown, backup);
+            self::backup(&mut text, shown, &among, backup);
         }
     }
     text.0
 }
 
-fn status(text: &mut Lines, shown: &Shown<'_>, stanza: Option<&StanzaInfo>) -> Status {
+fn status(text: &mut Lines, shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Status {
     let repositories = chosen(&shown.info.repositories, shown.only);
     let each: Vec<Status> = repositories
         .iter()
         .map(|repo| Status::in_repository(repo, stanza, shown.label()))
         .collect();
-    let overall = Status::overall(&each, stanza, shown.label());
+    let overall = shown.overall(name, &each, stanza);
     let running = stanza.and_then(|stanza| stanza.backup_held_by.as_deref());
     let running = running
         .map(|holder| format!(" (backup running: {holder})"))
@@ -85,6 +88,9 @@ fn status(text: &mut Lines, shown: &Shown<'_>, stanza: Option<&StanzaInfo>) -> S
     text.add(1, format!("status: {}{running}", overall.text()));
     if let Some(reason) = stanza.and_then(|stanza| stanza.stopped.as_deref()) {
         text.add(2, format!("stopped: {reason}"));
+    }
+    for line in shown.losses(name).map(describe_losses).unwrap_or_default() {
+        text.add(2, line);
     }
     for (repository, status) in repositories.iter().zip(&each) {
         // Of one that is away, the trouble says more than "other" would.
@@ -114,7 +120,7 @@ fn archive(text: &mut Lines, stanza: &StanzaInfo, database: &DatabaseInfo) {
     text.add(2, format!("wal archive min/max ({}): {range}", database.version));
 }
 
-fn backup(text: &mut Lines, shown: &Shown<'_>, backup: &BackupInfo) {
+fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &BackupInfo) {
     let root = shown.details(&backup.label);
     text.add(2, format!("{} backup: {}", backup.kind, backup.label));
     text.add(
@@ -148,8 +154,9 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, backup: &BackupInfo) {
             format!("repo{key}: backup size: {}{incomplete}", size(backup.stored_delta)),
         );
     }
-    if !backup.references.is_empty() {
-        text.add(3, references(&backup.references, root.is_some()));
+    let counts = among.counts(&backup.label);
+    if counts.sum() > 0 {
+        text.add(3, references(among, backup, counts, root.is_some()));
     }
     match root {
         Some(root) => details(text, root),
@@ -165,17 +172,21 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, backup: &BackupInfo) {
 }
 
 /// How many of each type, or with `--set` which.
-fn references(labels: &[BackupLabel], all: bool) -> String {
+fn references(among: &References<'_>, backup: &BackupInfo, counts: Counts, all: bool) -> String {
     if all {
-        let labels: Vec<&str> = labels.iter().map(BackupLabel::as_str).collect();
+        let labels = among.of(&backup.label, usize::MAX);
+        let labels: Vec<&str> = labels.into_iter().map(BackupLabel::as_str).collect();
         return format!("backup reference list: {}", labels.join(", "));
     }
-    let counts: Vec<String> = [BackupType::Full, BackupType::Diff, BackupType::Incr]
-        .into_iter()
-        .map(|kind| (labels.iter().filter(|label| label.backup_type() == kind).count(), kind))
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, kind)| format!("{count} {kind}"))
-        .collect();
+    let counts: Vec<String> = [
+        (counts.full, BackupType::Full),
+        (counts.diff, BackupType::Diff),
+        (counts.incr, BackupType::Incr),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, kind)| format!("{count} {kind}"))
+    .collect();
     format!("backup reference total: {}", counts.join(", "))
 }
 

@@ -1,10 +1,10 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
-use super::super::info::{debt, health, kept};
+use super::super::info::{debt, health, kept, lost};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
-use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus};
+use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus, SessionStatus};
 use serde_json::{Value, json};
 
 /// The whole object.
@@ -24,10 +24,25 @@ pub fn render(status: &MeshStatus) -> Value {
             .map(|(at, (info, own))| node(info, own, status.round_trips.get(at).copied().flatten()))
             .collect::<Value>(),
         "repositories": status.repositories.iter().map(repository).collect::<Value>(),
+        "lost": lost(&status.lost),
+        "sessions-open": status.sessions_open,
+        "sessions": status.sessions.iter().map(session).collect::<Value>(),
         "unopened": unopened(status)
             .iter()
             .map(|(key, node, why)| json!({"key": key.get(), "node": node, "why": why}))
             .collect::<Value>(),
+    })
+}
+
+fn session(session: &SessionStatus) -> Value {
+    json!({
+        "id": session.session,
+        "kind": session.kind,
+        "stanza": session.stanza,
+        "holder": session.holder,
+        "node": session.node,
+        "opened": session.opened_at,
+        "quiet": session.quiet,
     })
 }
 
@@ -48,6 +63,10 @@ fn node(info: &NodeInfo, own: &Result<NodeStatus, String>, round_trip: Option<u6
     node["snapshot"] = json!(told.and_then(|own| own.snapshot));
     node["certificate-expires"] = json!(told.map(|own| own.certificate_expires));
     node["disk-free"] = json!(told.and_then(|own| own.disk_free));
+    node["trouble"] = json!(told.and_then(|own| own.trouble.as_ref()));
+    node["began-anew"] = json!(told.and_then(|own| own.began_anew.as_ref()));
+    let skipped = told.map(|own| own.skipped.iter().map(ToString::to_string).collect::<Vec<_>>());
+    node["skipped-entries"] = json!(skipped);
     node["failure"] = json!(told.and_then(|own| own.failure.as_ref()));
     node
 }

@@ -2,6 +2,7 @@
 
 use pgmesh_node::protocol::{
     DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RepositoryStatus,
+    SessionStatus,
 };
 use pgmesh_storage::RepoKey;
 
@@ -35,7 +36,12 @@ pub fn status(name: &str) -> NodeStatus {
         certificate_expires: NOW + YEAR,
         disk_free: Some(50 << 30),
         repositories: vec![],
+        skipped: vec![],
         failure: None,
+        sessions: vec![],
+        session_timeout: 1800,
+        trouble: None,
+        began_anew: None,
     }
 }
 
@@ -84,6 +90,22 @@ pub fn mesh() -> MeshStatus {
             repository(1, HealthInfo::Up, DebtInfo::default()),
             repository(2, down, debt),
         ],
+        lost: pgmesh_node::protocol::LostReport::default(),
+        sessions: vec![],
+        sessions_open: 0,
+    }
+}
+
+/// A backup that n2 keeps alive, opened so many seconds before.
+pub fn session(age: i64, quiet: Option<u64>) -> SessionStatus {
+    SessionStatus {
+        session: 4711,
+        kind: "backup".to_owned(),
+        stanza: Some("main".to_owned()),
+        holder: "process 7 on db1".to_owned(),
+        node: "n2".to_owned(),
+        opened_at: NOW - age,
+        quiet,
     }
 }
 

@@ -1,7 +1,7 @@
 //! `status` for people: two tables, and a line for each trouble.
 
 use super::super::columns::{columns, or_dash};
-use super::super::info::{describe_kept, describe_troubles};
+use super::super::info::{describe_kept, describe_lost, describe_troubles};
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::size;
 use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
@@ -119,11 +119,20 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
         .map(|why| format!("no quorum: {}", one_line(why)));
     let nodes = status.nodes.iter().filter_map(|(info, own)| match own {
         Err(why) => Some(format!("{}: not reached: {}", info.name, one_line(why))),
-        Ok(own) => own
-            .failure
-            .as_ref()
-            .map(|why| format!("{}: its catalog has stopped: {}", info.name, one_line(why))),
+        Ok(own) => {
+            let stopped = own
+                .failure
+                .as_ref()
+                .map(|why| format!("its catalog has stopped: {}", one_line(why)));
+            let trouble = stopped.or_else(|| own.trouble.as_deref().map(one_line));
+            trouble.map(|trouble| format!("{}: {trouble}", info.name))
+        }
     });
+    let skipped = status.nodes.iter().flat_map(|(info, own)| {
+        let entries = own.iter().flat_map(|own| &own.skipped);
+        entries.map(|entry| format!("{}: has left out entry {entry} of the log", info.name))
+    });
+    let nodes = nodes.chain(skipped);
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
         let troubles = describe_troubles(&repository.health, &repository.debt);
@@ -133,6 +142,9 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
             .chain(describe_kept(&repository.kept))
             .map(move |line| format!("repo{key}: {line}"))
     });
+    let lost = describe_lost(&status.lost)
+        .into_iter()
+        .map(|line| format!("LOST: {line}"));
     let unopened = unopened(status);
     let unopened = unopened.iter().map(|(key, node, why)| {
         format!(
@@ -142,6 +154,7 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
     });
     quorum
         .into_iter()
+        .chain(lost)
         .chain(nodes)
         .chain(repositories)
         .chain(unopened)

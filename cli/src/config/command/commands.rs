@@ -406,8 +406,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "repo-replace",
         summary: "Put an empty repository where one was lost with its disk",
         about: "Run it on the node that declares the repository. Makes an empty one at repoN-path, withdraws all that the \
-                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. Refused \
-                while the old one can still be read.",
+                mesh believed to be in the old one, and owes it to the new one: `repo-sync` tells how it is filled. An older \
+                copy of the repository that lies there is taken up instead: what it lacks is owed. Refused while the \
+                repository itself can still be read.",
         arguments: &[],
         examples: &[(
             "pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-replace && pgmesh --config=/etc/pgmesh/node.conf --repo=2 repo-sync",
@@ -461,6 +462,20 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::SessionEnd,
+        name: "session-end",
+        summary: "End the session of a backup or restore that hangs",
+        about: "Ends an open session, whoever holds it: a backup's stanza is free again, and what the session held up is \
+                deleted. The process itself is told at its next request, and fails; what it has stored is not sent twice. \
+                `doctor` names sessions that are old.",
+        arguments: &[required("ID", "the session's number, as doctor and status say it")],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf session-end 4711",
+            "after the host of a backup was lost",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::StanzaCreate,
         name: "stanza-create",
         summary: "Make the mesh know a cluster",
@@ -474,8 +489,9 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::StanzaDelete,
         name: "stanza-delete",
         summary: "Forget a stanza with all its backups and WAL",
-        about: "Deletes everything that belongs to a stanza. The stanza must have been stopped, and PostgreSQL must \
-                not run unless --force is given.",
+        about: "Deletes everything that belongs to a stanza. Unless --force is given, the stanza must have been stopped, \
+                and PostgreSQL must not run: that is looked at in pg1-path; without it, WAL of the last five minutes \
+                says that it does. Refused while a backup runs.",
         arguments: &[],
         examples: &[(
             "pgmesh --stanza=old stop && pgmesh --stanza=old stanza-delete",
@@ -509,7 +525,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Status,
         name: "status",
         summary: "Show how the whole mesh does",
-        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), and `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet.",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
         arguments: &[],
         examples: &[
             ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),
@@ -524,7 +540,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Stop,
         name: "stop",
         summary: "Refuse pushes and backups of a stanza",
-        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them.",
+        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them. With \
+                --force also what runs is ended: backups and restores fail at their next request.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main stop", "before maintenance")],
         hidden: false,

@@ -113,7 +113,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
-            exists. stanza-delete: although PostgreSQL runs. stop: do not wait for what is under way. node remove: \
+            exists. stanza-delete: although PostgreSQL runs. stop: end backups and restores that run. node remove: \
             although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is an \
             identity already.",
             "--force",

@@ -1,11 +1,17 @@
 //! Options of nodes, and of the way to them.
 
+use std::time::Duration;
+
 use super::checks::{HOST_PORT, NAME, ROUTE, SOCKET, VOTERS, is_host_port, is_name, is_odd, is_route, is_socket};
 use super::sets::{MESH, NODE};
+
 use crate::config::command::Command::*;
 use crate::config::command::CommandSet;
 use crate::config::kind::Kind;
 use crate::config::option::{OptionSpec, Scope};
+
+const TEN_SECONDS: Duration = Duration::from_secs(10);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 const NODE_AND_MESH: CommandSet = NODE.and(MESH).and(CommandSet::of(&[Join]));
 
@@ -60,6 +66,20 @@ pub const OPTIONS: &[OptionSpec] = &[
         "When so many entries have come since the last snapshot, another is made and older entries are dropped from \
             the log. A node that was away for longer gets a snapshot instead of the entries. Without it: 20000.",
         "node-snapshot-entries=20000",
+    ),
+    new(
+        "skip-entry",
+        Kind::List { separator: ',' },
+        "an entry of the catalog's log that is left out",
+    )
+    .commands(CommandSet::of(&[NodeStart]))
+    .scope(Scope::CommandLine)
+    .about(
+        "TERM.INDEX, as the message says with which a node has stopped because it cannot apply the entry. Whatever the \
+            entry was to change is lost, and so is what was acknowledged with it. Give it once on every node of the mesh: \
+            nodes of which one has left an entry out and the other has not do not work together. The audit trail has a line \
+            for each entry, and 'pgmesh doctor' names those nodes that have one left out and those that have not.",
+        "",
     ),
     new(
         "repair-rate",
@@ -129,6 +149,20 @@ pub const OPTIONS: &[OptionSpec] = &[
                 repositories, and about 100MiB; a single larger WAL segment is \
                 let through alone.",
         "node-buffer=160MiB",
+    ),
+    new(
+        "session-timeout",
+        Kind::Duration { min: TEN_SECONDS, max: WEEK },
+        "longest time that a backup or restore may do nothing",
+    )
+    .commands(NODE)
+    .default("30m")
+    .about(
+        "The session of a backup or restore whose process is connected to this node and neither asks for anything nor tells \
+            that it works is ended after so long: until then it keeps the stanza's lock, and nothing that was condemned \
+            since it began is deleted. Reading a large file counts as work. A process whose connection is lost has a few seconds to come back, whatever is \
+            set here.",
+        "session-timeout=30m",
     ),
     new("node-region", Kind::Text, "where this host stands")
         .check(NAME, is_name)

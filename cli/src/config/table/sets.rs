@@ -26,6 +26,7 @@ pub const MESH: CommandSet = CommandSet::of(&[
     RepoSync,
     RepoUpdate,
     Restore,
+    SessionEnd,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,

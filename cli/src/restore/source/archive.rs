@@ -149,10 +149,8 @@ impl DirectArchive {
                 ObjectPath::Segment {
                     file: WalFileName::Segment(name) | WalFileName::Partial(name),
                     ..
-                } => {
-                    if name.timeline == missing.timeline && *name > missing {
-                        later.get_or_insert(*name);
-                    }
+                } if name.timeline == missing.timeline && *name > missing => {
+                    later.get_or_insert(*name);
                 }
                 ObjectPath::Segment {
                     file: WalFileName::History(_),

@@ -4,6 +4,7 @@ use super::archive::DirectArchive;
 use super::decode_root;
 use super::repositories::{DirectRepositories, copies};
 use bytes::Bytes;
+use pgmesh_node::choice::{Chooser, Wanted};
 use pgmesh_node::protocol::BackupInfo;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
@@ -32,28 +33,34 @@ impl DirectSource {
         self.repositories.suite()
     }
 
-    /// The stanza's backups: all whose manifests can be read.
-    pub async fn backups(&self) -> Result<Vec<BackupInfo>, Failure> {
+    /// The backup that is wanted, of all whose manifests can be read.
+    pub async fn choose(&self, wanted: &Wanted, timeline: Option<u32>) -> Result<BackupInfo, Failure> {
         let listing = self.repositories.list(&prefix::backups(&self.stanza)).await;
         for reason in &listing.silent {
             tracing::warn!("backups there are not considered: {reason}");
         }
-        let mut backups = Vec::new();
+        let mut chooser = Chooser::new(wanted, timeline);
+        let mut found = false;
         for (label, copies) in copies(listing.found, label_of) {
             let repositories: Vec<RepoKey> = copies.iter().map(|(repo, _)| *repo).collect();
             match self.read(&label, copies).await {
-                Ok(root) => backups.push(describe(root, repositories)),
+                Ok(root) => {
+                    found = true;
+                    chooser.offer(describe(root, repositories));
+                }
                 Err(failure) => tracing::warn!("backup {label} is not considered: {failure}"),
             }
         }
-        if backups.is_empty() {
+        if !found {
             let what = format!(
                 "no declared repository has a backup of stanza {} that can be read",
                 self.stanza
             );
             return Err(Failure::new(code::BACKUP_SET_INVALID, what).because(listing.silent.join("; ")));
         }
-        Ok(backups)
+        chooser.chosen(self.stanza.as_str()).map_err(|error| {
+            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
+        })
     }
 
     /// The root of a backup's manifest.
@@ -103,7 +110,6 @@ fn describe(root: ManifestRoot, mut repositories: Vec<RepoKey>) -> BackupInfo {
         kind: root.backup_type.to_string(),
         label: root.label,
         prior: root.prior,
-        references: root.references,
         error: !root.errors.is_empty(),
         database: root.archive_id.db.0,
         wal_start: root.wal_start.to_string(),

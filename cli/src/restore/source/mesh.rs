@@ -4,10 +4,12 @@ use super::super::options::RestoreOptions;
 use super::super::workers::Workers;
 use super::decode_root;
 use crate::config::Config;
-use crate::mesh::{BAD_COPIES, Mesh};
+use crate::mesh::{BAD_COPIES, Backups, Mesh};
 use bytes::Bytes;
+use pgmesh_node::choice::Wanted;
 use pgmesh_node::protocol::{
-    BackupInfo, ChunkReply, GetChunk, GetManifest, GetPieces, GetSegment, MeshInfo, PayloadHead, Request, SegmentReply,
+    BackupInfo, ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, GetSegment, PayloadHead, Request,
+    SegmentReply,
 };
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
@@ -34,7 +36,7 @@ impl MeshSource {
         let suite = mesh.suite().await?;
         let mut source = Self::over(mesh, suite, options.stanza.clone(), workers);
         if let Some(repo) = options.repo {
-            let info = source.info().await?;
+            let info = source.mesh.info(Some(&source.stanza), Backups::Without).await?;
             let (these, others): (Vec<_>, Vec<_>) = info.repositories.iter().partition(|known| known.key == repo);
             if these.is_empty() {
                 return Err(Failure::new(code::REPO_INVALID, format!("the mesh has no repo{repo}")));
@@ -55,33 +57,20 @@ impl MeshSource {
         }
     }
 
-    async fn info(&self) -> Result<MeshInfo, Failure> {
-        let request = Request::Info {
-            stanza: Some(self.stanza.clone()),
-        };
-        self.mesh.call(&request).await
+    /// The way to the mesh.
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
     }
 
-    /// The stanza's backups.
-    pub async fn backups(&self) -> Result<Vec<BackupInfo>, Failure> {
-        let info = self.info().await?;
-        let found = info
-            .stanzas
-            .into_iter()
-            .find(|stanza| stanza.name == self.stanza.as_str());
-        let Some(stanza) = found else {
-            return Err(Failure::new(
-                code::BACKUP_SET_INVALID,
-                format!("the mesh has no stanza {}", self.stanza),
-            )
-            .remedy("'pgmesh info' lists the stanzas"));
-        };
-        let is_there = |backup: &BackupInfo| {
-            self.only
-                .as_ref()
-                .is_none_or(|(repo, _)| backup.repositories.contains(repo))
-        };
-        Ok(stanza.backups.into_iter().filter(is_there).collect())
+    /// The backup that is wanted: the node chooses, so that the answer is as long for thousands of backups as for one.
+    pub async fn choose(&self, wanted: &Wanted, timeline: Option<u32>) -> Result<BackupInfo, Failure> {
+        let request = Request::ChooseBackup(ChooseBackup {
+            stanza: self.stanza.clone(),
+            wanted: wanted.clone(),
+            timeline,
+            repo: self.only.as_ref().map(|(repo, _)| *repo),
+        });
+        self.mesh.call(&request).await
     }
 
     /// The root of a backup's manifest.

@@ -17,6 +17,7 @@ use super::workers::Workers;
 use crate::config::Config;
 use crate::mesh::Mesh;
 use bytes::Bytes;
+use pgmesh_node::choice::Wanted;
 use pgmesh_node::protocol::BackupInfo;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
@@ -50,14 +51,22 @@ impl Source {
         Self::Mesh(MeshSource::over(mesh, suite, stanza, workers))
     }
 
-    /// The stanza's backups.
+    /// The mesh, where that is the source: repositories that are read directly know no sessions.
+    pub fn mesh(&self) -> Option<&Arc<Mesh>> {
+        match self {
+            Self::Mesh(source) => Some(source.mesh()),
+            Self::Direct(_) => None,
+        }
+    }
+
+    /// The backup that is wanted. A time or a position on this timeline is to be reached with it.
     ///
     /// # Errors
-    /// 75 where there is no such stanza; or they cannot be listed.
-    pub async fn backups(&self) -> Result<Vec<BackupInfo>, Failure> {
+    /// 75 where there is no such stanza or none that fits; or it cannot be found out.
+    pub async fn choose(&self, wanted: &Wanted, timeline: Option<u32>) -> Result<BackupInfo, Failure> {
         match self {
-            Self::Mesh(source) => source.backups().await,
-            Self::Direct(source) => source.backups().await,
+            Self::Mesh(source) => source.choose(wanted, timeline).await,
+            Self::Direct(source) => source.choose(wanted, timeline).await,
         }
     }
 

@@ -292,14 +292,14 @@ impl DirectRepositories {
         silent
     }
 
-    /// The names below a folder of one repository, as [`Repository::list_names`] gives them.
+    /// All names below a folder of one repository, as [`Repository::list_names`] gives them.
     ///
     /// # Errors
     /// It is not open, or cannot be listed.
-    pub async fn names(&self, folder: &str, limit: usize) -> Result<BTreeMap<String, Option<u64>>, Failure> {
+    pub async fn names(&self, folder: &str) -> Result<BTreeMap<String, Option<u64>>, Failure> {
         let (key, repository) = self.first()?;
-        let listed = repository.list_names(folder, false, limit).await;
-        listed.map_err(|error| {
+        let listed = repository.list_names(folder, false, None, usize::MAX).await;
+        listed.map(|(names, _)| names).map_err(|error| {
             Failure::new(code::REPO_INVALID, format!("repo{key}: {folder:?} cannot be listed")).because(chain(&error))
         })
     }

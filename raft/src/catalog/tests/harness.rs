@@ -1,5 +1,7 @@
 //! Meshes to test.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -91,6 +93,68 @@ impl Mesh {
         self.nodes.remove(position).shutdown().await.unwrap();
     }
 
+    pub(super) fn node(&self, node_id: u64) -> Catalog {
+        self.nodes
+            .iter()
+            .find(|node| node.node_id() == node_id)
+            .unwrap()
+            .clone()
+    }
+
+    /// Where a node's catalog lies.
+    pub(super) fn dir(&self, node_id: u64) -> PathBuf {
+        self.root.path().join(node_id.to_string())
+    }
+
+    /// Stops a node, keeps a copy of its directory, and starts it again.
+    pub(super) async fn keep_copy(&mut self, node_id: u64) {
+        self.kill(node_id).await;
+        copy_folder(&self.dir(node_id), &self.copy_of(node_id)).await;
+        self.start(node_id).await;
+    }
+
+    /// Keeps a copy of the directory of a node that runs and has nothing to do.
+    pub(super) async fn copy_while_idle(&self, node_id: u64) {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        copy_files(&self.dir(node_id), &self.copy_of(node_id));
+    }
+
+    fn copy_of(&self, node_id: u64) -> PathBuf {
+        self.root.path().join(format!("copy-of-{node_id}"))
+    }
+
+    /// A catalog that was stopped lets go of its directory a moment later.
+    pub(super) async fn wait_until_closed(&self, node_id: u64) {
+        wait_until_closed(&self.dir(node_id)).await;
+    }
+
+    /// Puts the copy back; the node must not run.
+    pub(super) async fn put_back(&self, node_id: u64) {
+        self.wait_until_closed(node_id).await;
+        std::fs::remove_dir_all(self.dir(node_id)).unwrap();
+        copy_folder(&self.copy_of(node_id), &self.dir(node_id)).await;
+    }
+
+    /// A node that is behind begins anew, as `node start` does it: another number, an empty catalog.
+    pub(super) async fn begin_anew(&mut self, node_id: u64) -> u64 {
+        let command = Command::RenumberNode {
+            name: format!("n{node_id}").parse().unwrap(),
+            fingerprint: [0; 32],
+            reason: "test".to_owned(),
+        };
+        let leader = self.leader().await;
+        let Reply::Admitted { node_id: new, .. } = leader.propose("test", command).await.unwrap() else {
+            panic!("not admitted");
+        };
+        self.kill(node_id).await;
+        leader.remove_members(&BTreeSet::from([node_id])).await.unwrap();
+        self.join(new).await;
+        let mut voters: BTreeSet<u64> = leader.status().voters.into_iter().collect();
+        voters.insert(new);
+        leader.set_voters(voters).await.unwrap();
+        new
+    }
+
     /// The leader that more than half of the nodes follow.
     pub(super) async fn leader(&self) -> Catalog {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -131,5 +195,34 @@ pub(super) async fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn copy_folder(from: &Path, to: &Path) {
+    wait_until_closed(from).await;
+    copy_files(from, to);
+}
+
+async fn wait_until_closed(dir: &Path) {
+    let Ok(lock) = std::fs::File::open(dir.join("lock")) else {
+        return;
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while lock.try_lock().is_err() {
+        assert!(Instant::now() < deadline, "{} is in use", dir.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_files(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }

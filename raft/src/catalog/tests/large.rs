@@ -52,7 +52,7 @@ fn fill(catalog: &Catalog) {
     let raft = state.raft_state().unwrap();
     let mut writes = Writes::new();
     let mut record = SegmentRecord {
-        object: push_segment(1, 1, 1).object,
+        object: push_segment(1, 1, 1).object.stored(replicas()),
         pushed_at: 1,
     };
     for number in 0..SEGMENTS {

@@ -1,6 +1,6 @@
 //! Several nodes: elections, forwarding, lost messages, joining, snapshots.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use super::harness::{Mesh, wait_until};
 use super::{note, notes, options};
 use crate::model::{LogIndex, RequestId, SessionId, SessionKind};
 use crate::peers::{PeerMessage, PeerReply, PeerRequest};
+use crate::store::Mark;
 use crate::{Catalog, CatalogError, CatalogOptions, Command, Proposal, Reply};
 
 async fn open_session(catalog: &Catalog) -> Result<SessionId, CatalogError> {
@@ -220,7 +221,14 @@ async fn a_node_that_lost_its_disk_comes_back_under_another_number() {
     let wiped = mesh.nodes.last().unwrap().clone();
     assert!(!wiped.status().initialized);
     let message = PeerMessage::ReadIndex;
-    let answer = wiped.answer(PeerRequest { to: lost, message }).await;
+    let answer = wiped
+        .answer(PeerRequest {
+            to: lost,
+            known: None,
+            mark: Mark::default(),
+            message,
+        })
+        .await;
     assert!(matches!(answer, PeerReply::NotMe { node_id: 4 }), "{answer:?}");
     let leader = mesh.leader().await;
     leader.add_learner(lost, "moved:4").await.unwrap();
@@ -334,12 +342,20 @@ async fn a_mesh_across_continents_stays_calm() {
         began.elapsed()
     );
     // Large entries take more than openraft's patience with an append.
-    let large = (0..16).map(|number| {
-        let what = format!("{number}{}", "x".repeat(900_000));
-        follower.propose("test", Command::Audit { what })
+    let options = (0..64).map(|number| (format!("option-{number}"), "x".repeat(crate::limits::OPTION)));
+    let definition: BTreeMap<_, _> = options.collect();
+    let large = (0..56).map(|_| {
+        let update = Command::UpdateRepository {
+            repo: crate::apply::scenario::repo(9),
+            definition: Some(definition.clone()),
+            host: None,
+            wrapped_keys: None,
+        };
+        follower.propose("test", update)
     });
     for written in join_all(large).await {
-        written.unwrap();
+        // There is no such repository: what counts is that it was in the log.
+        assert!(matches!(written, Err(CatalogError::Refused(_))), "{written:?}");
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(leader.status().term, term, "no election was needed");

@@ -3,7 +3,11 @@
 mod harness;
 mod lan;
 mod large;
+mod lead;
 mod mesh;
+mod old_copies;
+mod skip;
+mod torn_disks;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -142,7 +146,8 @@ async fn refusals_come_back_as_such() {
     assert!(matches!(refused, Err(CatalogError::Refused(refusal)) if refusal == unknown));
     let what = "x".repeat(PROPOSAL_BYTES);
     let large = catalog.propose("test", Command::Audit { what }).await;
-    assert!(matches!(large, Err(CatalogError::TooLarge { .. })));
+    let beyond = |refusal: &crate::Refusal| matches!(refusal, crate::Refusal::BeyondLimit { .. });
+    assert!(matches!(large, Err(CatalogError::Refused(refusal)) if beyond(&refusal)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -175,3 +175,32 @@ fn the_ways_to_a_shared_repository_are_judged_one_by_one() {
     let checks = judge(&seen(status));
     assert!(checks.iter().all(|check| check.verdict == Verdict::Ok), "{checks:?}");
 }
+
+#[test]
+fn an_entry_that_not_all_nodes_have_left_out_is_a_failure() {
+    let entry = "3.17".parse().unwrap();
+    let judged = |skips: [bool; 2], applied: [u64; 2]| {
+        let mut status = samples::healthy();
+        for (at, (_, own)) in status.nodes.iter_mut().take(2).enumerate() {
+            let own = own.as_mut().unwrap();
+            own.last_applied = Some(applied[at]);
+            if skips[at] {
+                own.skipped.push(entry);
+            }
+        }
+        status.nodes.truncate(2);
+        judge(&seen(status))
+    };
+    assert!(
+        !judged([false, false], [20, 20])
+            .iter()
+            .any(|check| check.subject == "entry 3.17")
+    );
+    assert_eq!(of(&judged([true, true], [20, 20]), "entry 3.17").0, Verdict::Ok);
+    let behind = of(&judged([true, false], [20, 16]), "entry 3.17");
+    assert_eq!(behind.0, Verdict::Warn);
+    assert!(behind.1.ends_with("not yet come to by n2"), "{}", behind.1);
+    let differs = of(&judged([true, false], [20, 20]), "entry 3.17");
+    assert_eq!(differs.0, Verdict::Fail);
+    assert!(differs.1.starts_with("left out by n1, applied by n2"), "{}", differs.1);
+}

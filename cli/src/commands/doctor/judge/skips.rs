@@ -1,0 +1,41 @@
+//! Entries of the log that nodes have left out: all of them must have left out the same.
+
+use super::super::check::Check;
+use pgmesh_node::protocol::{MeshStatus, NodeStatus};
+use pgmesh_node::{EntryId, code};
+use std::collections::BTreeSet;
+
+/// One check for each entry that any node has left out.
+pub(super) fn check(status: &MeshStatus) -> Vec<Check> {
+    let own: Vec<&NodeStatus> = status.nodes.iter().filter_map(|(_, own)| own.as_ref().ok()).collect();
+    let entries: BTreeSet<EntryId> = own.iter().flat_map(|own| own.skipped.iter().copied()).collect();
+    entries.into_iter().map(|entry| one(&own, entry)).collect()
+}
+
+fn one(nodes: &[&NodeStatus], entry: EntryId) -> Check {
+    let subject = format!("entry {entry}");
+    let has = |own: &&&NodeStatus| own.skipped.contains(&entry);
+    let passed = |own: &&&NodeStatus| own.last_applied.is_some_and(|applied| applied >= entry.index);
+    let skipped = names(nodes.iter().filter(has));
+    let applied = names(nodes.iter().filter(|own| !has(own) && passed(own)));
+    let behind = names(nodes.iter().filter(|own| !has(own) && !passed(own)));
+    if !applied.is_empty() {
+        let found = format!(
+            "left out by {skipped}, applied by {applied}: their catalogs differ, and they do not work together"
+        );
+        let remedy = "decide which side is right; remove each node of the other one ('pgmesh node remove NAME --force'), empty its \
+                      node-path, and let it join again";
+        return Check::fail(subject, code::CONFIG, found, remedy);
+    }
+    if !behind.is_empty() {
+        let found = format!("left out by {skipped}, not yet come to by {behind}");
+        let remedy = format!("start these with 'pgmesh node start --skip-entry={entry}', too");
+        return Check::warn(subject, found, remedy);
+    }
+    Check::ok(subject, format!("left out by all: {skipped}"))
+}
+
+fn names<'a>(nodes: impl Iterator<Item = &'a &'a NodeStatus>) -> String {
+    let names: Vec<&str> = nodes.map(|own| own.name.as_str()).collect();
+    names.join(", ")
+}

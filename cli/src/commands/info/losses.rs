@@ -1,0 +1,103 @@
+//! What is lost, in sentences. Pure.
+
+use pgmesh_node::protocol::{LostReport, StanzaLosses};
+
+/// How many backups a sentence names.
+const NAMED: usize = 5;
+
+/// What helps.
+pub const REMEDY: &str = "mend or bring back a repository that had a good copy: what is found there again is copied by \
+                          itself; push WAL again that pg_wal still has ('pgmesh archive-push'); take a new full backup, and \
+                          remove those that are named when it is done";
+
+/// All of it: how many objects, and what that costs each stanza. Nothing where nothing is lost.
+pub fn describe_lost(lost: &LostReport) -> Vec<String> {
+    if lost.objects == 0 {
+        return Vec::new();
+    }
+    let more = if lost.more { "more than " } else { "" };
+    let objects = if lost.objects == 1 { "object" } else { "objects" };
+    let mut lines = vec![format!(
+        "{more}{} {objects} have no good copy in any repository: no repair can make them",
+        lost.objects
+    )];
+    for stanza in &lost.stanzas {
+        let costs = describe_losses(stanza);
+        lines.extend(
+            costs
+                .into_iter()
+                .map(|cost| format!("stanza {}: {cost}", stanza.stanza)),
+        );
+    }
+    if lost.searching {
+        lines.push("which backups need the lost chunks is still being looked up: ask again".to_owned());
+    } else if lost.chunks > 0 && lost.stanzas.iter().all(|stanza| stanza.backups.is_empty()) {
+        lines.push(format!("no backup needs the {} lost chunks", lost.chunks));
+    }
+    lines
+}
+
+/// What a stanza has lost, a sentence each.
+pub fn describe_losses(losses: &StanzaLosses) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !losses.backups.is_empty() {
+        let named: Vec<&str> = losses.backups.iter().take(NAMED).map(|label| label.as_str()).collect();
+        let more = match losses.backups.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        lines.push(format!("cannot be restored in full: {}{more}", named.join(", ")));
+    }
+    if losses.wal_files > 0 {
+        let first = losses.wal.first().map_or("", String::as_str);
+        let files = if losses.wal_files == 1 { "file is" } else { "files are" };
+        lines.push(format!(
+            "{} WAL {files} lost: a recovery that needs {first} stops before it",
+            losses.wal_files
+        ));
+    }
+    if losses.description {
+        lines.push("the description of its cluster is lost: a repository alone does not explain itself".to_owned());
+    }
+    lines
+}
+
+/// Whether anything is lost that somebody may need.
+pub fn costs(lost: &LostReport) -> bool {
+    lost.objects > 0 && (lost.searching || !lost.stanzas.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_told_with_what_they_cost() {
+        let mut lost = LostReport::default();
+        assert!(describe_lost(&lost).is_empty() && !costs(&lost));
+        lost.objects = 3;
+        lost.chunks = 2;
+        let said = describe_lost(&lost).join("\n");
+        assert!(said.contains("no backup needs the 2 lost chunks"), "{said}");
+        assert!(!costs(&lost), "what nothing needs is swept");
+        lost.stanzas = vec![StanzaLosses {
+            stanza: "main".to_owned(),
+            backups: (1..=7)
+                .map(|day| format!("2025021{day}-020001F").parse().unwrap())
+                .collect(),
+            wal: vec!["000000010000000000000005".to_owned()],
+            wal_files: 1,
+            description: false,
+        }];
+        assert!(costs(&lost));
+        let said = describe_lost(&lost).join("\n");
+        for part in [
+            "3 objects have no good copy",
+            "stanza main: cannot be restored in full: 20250211-020001F, ",
+            " and 2 more",
+            "1 WAL file is lost: a recovery that needs 000000010000000000000005 stops before it",
+        ] {
+            assert!(said.contains(part), "{part:?} is not in\n{said}");
+        }
+    }
+}

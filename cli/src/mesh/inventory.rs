@@ -1,0 +1,47 @@
+//! What the mesh holds, put together from answers none of which is longer than a message.
+
+use super::Mesh;
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::{GetInfo, MeshInfo, Request, StanzaInfo};
+use pgmesh_storage::StanzaName;
+
+/// Whether the backups are asked for, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backups {
+    /// They are.
+    With,
+    /// They are not.
+    Without,
+}
+
+impl Mesh {
+    /// What is there: of one stanza, or of all that this host may use.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn info(&self, stanza: Option<&StanzaName>, backups: Backups) -> Result<MeshInfo, Failure> {
+        let mut ask = GetInfo {
+            stanza: stanza.cloned(),
+            backups: backups == Backups::With,
+            after: None,
+        };
+        let mut whole: MeshInfo = self.call(&Request::Info(ask.clone())).await?;
+        while let Some(cursor) = whole.more.take() {
+            ask.after = Some(cursor.clone());
+            let next: MeshInfo = self.call(&Request::Info(ask.clone())).await?;
+            whole.stale = whole.stale.or(next.stale);
+            next.stanzas.into_iter().for_each(|part| add(&mut whole.stanzas, part));
+            // A node that does not get on must not keep anyone here for ever.
+            whole.more = next.more.filter(|more| *more != cursor);
+        }
+        Ok(whole)
+    }
+}
+
+/// A stanza goes on where the answer before ended with it.
+fn add(stanzas: &mut Vec<StanzaInfo>, part: StanzaInfo) {
+    match stanzas.last_mut() {
+        Some(last) if last.name == part.name => last.backups.extend(part.backups),
+        _ => stanzas.push(part),
+    }
+}

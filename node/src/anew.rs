@@ -1,0 +1,203 @@
+//! A node whose disk lacks what it has promised begins anew: another number in the Raft group, an empty catalog.
+//!
+//! The number stands for what the disk has promised, so the old one must not be used again. A leader with a majority gives
+//! the new one out; it then takes the old number out of the group, makes the new one a learner and fills it. The switch is
+//! `mesh.json`: the empty catalog lies beside the old one until the file names its number. At its next start, before
+//! anything is opened, the node moves it into place. The old catalog is kept aside until there is another.
+
+use crate::failure::chain;
+use crate::join::call;
+use crate::links::{Lane, Whom};
+use crate::mesh_file::MeshFile;
+use crate::protocol::{BeginAnew, Request};
+use crate::settings::{Layout, NEW_CATALOG};
+use crate::{Failure, Node, code};
+use pgmesh_raft::{Catalog, CatalogOptions};
+use pgmesh_transport::{Client, Identity};
+use std::fs;
+use std::time::Duration;
+
+/// The pause before the others are asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long one of them may take to answer: as long as it waits for a leader, and longer.
+const LIMIT: Duration = Duration::from_secs(12);
+/// How often the log says that no number was given out.
+const COMPLAIN_EVERY: u32 = 10;
+
+/// What an administrator can do when the node cannot help itself.
+pub(crate) const CHOICES: &str = "put back a newer copy of node-path, which costs nothing if it is complete; or found the mesh anew \
+    with 'pgmesh catalog-rebuild' from a repository, which costs what only the catalog knows (settings, debts, the audit trail)";
+
+impl Node {
+    /// Asks the other nodes for another number until one has given it out, and prepares this node's new beginning.
+    pub(crate) async fn begin_anew(&self, reason: &str) -> Result<(), Failure> {
+        let request = Request::BeginAnew(BeginAnew {
+            reason: reason.to_owned(),
+        });
+        let mut attempt = 0_u32;
+        loop {
+            for whom in self.others() {
+                match self.links.call::<u64>(&whom, Lane::Data, &request, LIMIT).await {
+                    Ok(number) => return prepare(&self.layout, &self.mesh, number).await,
+                    Err(error) => complain(attempt, &error.to_string()),
+                }
+            }
+            attempt = attempt.wrapping_add(1);
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// All other nodes, or else the addresses that were last known.
+    fn others(&self) -> Vec<Whom> {
+        let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
+        let others = nodes.filter(|(name, record)| *name != self.name && record.is_member());
+        let mut whom: Vec<Whom> = others.map(|(name, _)| Whom::Named(name)).collect();
+        let seeds = self.settings.seeds.iter().chain(&self.mesh.seeds);
+        whom.extend(seeds.map(|address| Whom::At(address.clone())));
+        whom
+    }
+}
+
+/// The same for a node whose catalog cannot even be opened. Fails where no other node is known.
+pub(crate) async fn begin_anew_blind(
+    layout: &Layout,
+    mesh: &MeshFile,
+    identity: &Identity,
+    addresses: &[String],
+    reason: &Failure,
+) -> Result<(), Failure> {
+    if addresses.is_empty() {
+        return Err(reason.clone().remedy(CHOICES));
+    }
+    tracing::error!("{reason}; this node asks the others for another number, to begin with an empty catalog");
+    let client = Client::new(identity).map_err(|error| {
+        Failure::new(code::CRYPTO, "this node's identity cannot be used to reach other nodes").because(chain(&error))
+    })?;
+    let request = Request::BeginAnew(BeginAnew {
+        reason: reason.to_string(),
+    });
+    let mut attempt = 0_u32;
+    loop {
+        for address in addresses {
+            let asked = async {
+                let connection = client.connect(address).await.map_err(|error| chain(&error))?;
+                call::<u64>(&connection, &request)
+                    .await
+                    .map_err(|failure| failure.to_string())
+            };
+            let number = tokio::time::timeout(LIMIT, asked).await;
+            match number.unwrap_or_else(|_| Err("no answer".to_owned())) {
+                Ok(number) => return prepare(layout, mesh, number).await,
+                Err(why) => complain(attempt, &format!("{address}: {why}")),
+            }
+        }
+        attempt = attempt.wrapping_add(1);
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn complain(attempt: u32, why: &str) {
+    if attempt.is_multiple_of(COMPLAIN_EVERY) {
+        tracing::warn!(
+            why,
+            "this node cannot begin anew yet: a majority of the others must serve. If they do not come back: {CHOICES}"
+        );
+    }
+}
+
+/// Makes the empty catalog, then the file that names it.
+async fn prepare(layout: &Layout, mesh: &MeshFile, node_id: u64) -> Result<(), Failure> {
+    let folder = layout.new_catalog(node_id);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(|error| unusable(&folder, &error))?;
+    }
+    Catalog::create_joining(&folder, node_id, &CatalogOptions::default()).await?;
+    MeshFile {
+        node_id,
+        ..mesh.clone()
+    }
+    .write(layout)?;
+    tracing::warn!(
+        node_id,
+        old = mesh.node_id,
+        "this node begins anew with an empty catalog"
+    );
+    Ok(())
+}
+
+/// Brings a new beginning to its end, before anything is opened.
+pub(crate) fn finish(layout: &Layout) -> Result<(), Failure> {
+    let root = layout.root();
+    let mesh = MeshFile::read(layout)?;
+    let current = layout.new_catalog(mesh.node_id);
+    let entries = fs::read_dir(root).map_err(|error| unusable(root, &error))?;
+    for entry in entries {
+        let path = entry.map_err(|error| unusable(root, &error))?.path();
+        let is_new = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.starts_with(NEW_CATALOG));
+        if is_new && path != current {
+            fs::remove_dir_all(&path).map_err(|error| unusable(&path, &error))?;
+        }
+    }
+    if !current.exists() {
+        return Ok(());
+    }
+    let (catalog, old) = (layout.catalog(), layout.old_catalog());
+    if catalog.exists() {
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(|error| unusable(&old, &error))?;
+        }
+        fs::rename(&catalog, &old).map_err(|error| unusable(&catalog, &error))?;
+    }
+    fs::rename(&current, &catalog)
+        .and_then(|()| fs::File::open(root)?.sync_all())
+        .map_err(|error| unusable(&current, &error))
+}
+
+fn unusable(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgmesh_storage::DigestSuite;
+
+    fn mesh(node_id: u64) -> MeshFile {
+        MeshFile {
+            mesh_id: "m".to_owned(),
+            suite: DigestSuite::Blake3,
+            node_id,
+            seeds: vec![],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_beginning_ends_wherever_it_was_interrupted() {
+        // After the empty catalog, after the file, between the two renames, and after both.
+        for step in 0..4 {
+            let root = tempfile::tempdir().unwrap();
+            let layout = Layout::new(root.path());
+            mesh(3).write(&layout).unwrap();
+            fs::create_dir(layout.catalog()).unwrap();
+            fs::write(layout.catalog().join("old"), b"").unwrap();
+            // An attempt that was given up before.
+            fs::create_dir(layout.new_catalog(7)).unwrap();
+            prepare(&layout, &mesh(3), 8).await.unwrap();
+            match step {
+                0 => mesh(3).write(&layout).unwrap(),
+                1 => {}
+                2 => fs::rename(layout.catalog(), layout.old_catalog()).unwrap(),
+                _ => finish(&layout).unwrap(),
+            }
+            finish(&layout).unwrap();
+            assert!(!layout.new_catalog(7).exists() && !layout.new_catalog(8).exists());
+            let is_old = layout.catalog().join("old").exists();
+            assert_eq!(is_old, step == 0, "step {step}");
+            assert_eq!(layout.old_catalog().join("old").exists(), step > 0, "step {step}");
+            assert_eq!(layout.catalog().join("catalog.json").exists(), step > 0, "step {step}");
+        }
+    }
+}

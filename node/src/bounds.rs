@@ -1,0 +1,204 @@
+//! How large anything in a request may be: looked at before a request is served, so that whoever asks is told what is too
+//! large, and nothing of it goes any further. What ends in the catalog is looked at there again (`pgmesh_raft::limits`).
+
+use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, QUERY_LIMIT, Request};
+use crate::{Failure, code};
+use pgmesh_raft::limits;
+use pgmesh_storage::RepoKey;
+use std::collections::BTreeMap;
+
+/// A certificate signing request, in bytes.
+const CSR: usize = 16 << 10;
+/// Repositories, each at most once or twice.
+const REPOSITORIES: usize = 2 * RepoKey::MAX as usize;
+
+/// Refuses a request with anything in it that is larger than may be.
+///
+/// # Errors
+/// 31, with what is too large and how large it may be.
+pub fn check(request: &Request) -> Result<(), Failure> {
+    match request {
+        Request::PushSegment(r) => {
+            text("the file's name", &r.file, limits::NAME)?;
+            text("the fingerprint of the data directory", &r.instance, limits::INSTANCE)
+        }
+        Request::GetSegment(r) => {
+            text("the file's name", &r.file, limits::NAME)?;
+            list("repositories to avoid", r.avoid.len(), REPOSITORIES)
+        }
+        Request::BeginBackup(r) => {
+            text("the holder of the backup", &r.holder, limits::HOLDER)?;
+            let instance = r.instance.as_deref().unwrap_or_default();
+            text("the fingerprint of the data directory", instance, limits::INSTANCE)
+        }
+        Request::BeginRestore(r) => text("the holder of the restore", &r.holder, limits::HOLDER),
+        Request::BeginAnew(r) => text("the reason", &r.reason, limits::REASON),
+        Request::QueryChunks(r) => list("chunks in one query", r.digests.len(), QUERY_LIMIT),
+        Request::GetChunk(r) => list("repositories to avoid", r.avoid.len(), REPOSITORIES),
+        Request::GetPieces(r) => {
+            list("repositories to avoid", r.avoid.len(), REPOSITORIES)?;
+            list("pieces of one chunk", r.ranges.len(), PIECES_LIMIT)
+        }
+        Request::ArchiveStatus(r) => {
+            let instance = r.instance.as_deref().unwrap_or_default();
+            text("the fingerprint of the data directory", instance, limits::INSTANCE)
+        }
+        Request::Verify(r) => list("repositories", r.part.as_ref().map_or(0, Vec::len), REPOSITORIES),
+        Request::CreateStanza(r) | Request::UpgradeStanza(r) => {
+            text("the fingerprint of the data directory", &r.instance, limits::INSTANCE)
+        }
+        Request::SetStopped(r) => text("the reason", r.stopped.as_deref().unwrap_or_default(), limits::REASON),
+        Request::Annotate(r) => annotations(&r.annotations),
+        Request::ListRepository(r) => {
+            text("the path", &r.path, limits::OPTION)?;
+            text("the last name", r.after.as_deref().unwrap_or_default(), limits::OPTION)
+        }
+        Request::ReadRepository(r) => text("the path", &r.path, limits::OPTION),
+        Request::Invite(r) => {
+            text("the role", &r.role, limits::NAME)?;
+            list("stanzas of a token", r.stanzas.len(), limits::TOKEN_STANZAS)?;
+            addresses(&r.addresses)
+        }
+        Request::Join(r) => join(r),
+        Request::UpdateRepository { definition, .. } => Ok(limits::options(definition)?),
+        Request::Renew(r) => list("bytes of a certificate request", r.csr.len(), CSR),
+        Request::ChangeNode { name, .. } => text("the node's name", name, limits::NAME),
+        Request::Announce(r) => whereabouts(&r.region, &r.advertise, &r.program),
+        Request::StoreObject(r) => {
+            list("repositories to write to", r.targets.len(), REPOSITORIES)?;
+            let mut uuids = r.targets.iter().map(|target| &target.uuid);
+            uuids.try_for_each(|uuid| text("the identifier of a repository", uuid, limits::NAME))
+        }
+        Request::ReadObject(r) => text("the identifier of a repository", &r.uuid, limits::NAME),
+        Request::DeleteObject(r) => text("the identifier of a repository", &r.uuid, limits::NAME),
+        Request::Hello
+        | Request::PutChunk(_)
+        | Request::CommitBackup(_)
+        | Request::ResumeSession(_)
+        | Request::KeepSession { .. }
+        | Request::EndSession { .. }
+        | Request::TerminateSession { .. }
+        | Request::CollectGarbage
+        | Request::GetManifest(_)
+        | Request::Info(_)
+        | Request::ChoosePrior(_)
+        | Request::ChooseBackup(_)
+        | Request::DeleteStanza { .. }
+        | Request::ReplaceRepository { .. }
+        | Request::RemoveRepository { .. }
+        | Request::ListNodes
+        | Request::Status
+        | Request::SyncRepository { .. }
+        | Request::Raft(_)
+        | Request::Authority
+        | Request::NodeStatus
+        | Request::ChangeMaps(_) => Ok(()),
+    }
+}
+
+/// Refuses annotations that no backup may have: before it is taken, not when it is done.
+///
+/// # Errors
+/// 31, with what is too large.
+pub fn annotations(annotations: &BTreeMap<String, String>) -> Result<(), Failure> {
+    Ok(limits::annotations(annotations)?)
+}
+
+fn join(join: &JoinRequest) -> Result<(), Failure> {
+    list("bytes of a certificate request", join.csr.len(), CSR)?;
+    text("the name", &join.name, limits::NAME)?;
+    match &join.node {
+        None => Ok(()),
+        Some(NewNode {
+            region,
+            advertise,
+            program,
+            ..
+        }) => whereabouts(region, advertise, program),
+    }
+}
+
+fn whereabouts(region: &str, advertise: &[String], program: &str) -> Result<(), Failure> {
+    text("the region", region, limits::NAME)?;
+    text("the program's version", program, limits::NAME)?;
+    addresses(advertise)
+}
+
+fn addresses(addresses: &[String]) -> Result<(), Failure> {
+    list("addresses", addresses.len(), limits::ADDRESSES)?;
+    let mut addresses = addresses.iter();
+    addresses.try_for_each(|address| text("an address", address, limits::ADDRESS))
+}
+
+fn text(what: &str, text: &str, limit: usize) -> Result<(), Failure> {
+    if text.len() <= limit {
+        return Ok(());
+    }
+    Err(too_large(format!(
+        "{what} has {} bytes, at most {limit} are taken",
+        text.len()
+    )))
+}
+
+fn list(what: &str, length: usize, limit: usize) -> Result<(), Failure> {
+    if length <= limit {
+        return Ok(());
+    }
+    Err(too_large(format!("{length} {what}, at most {limit} are taken")))
+}
+
+fn too_large(what: String) -> Failure {
+    Failure::new(code::OPTION_INVALID, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{AnnotateBackup, CreateInvite, GetChunk, SetStopped};
+    use pgmesh_storage::Digest;
+
+    fn refused(request: &Request) -> String {
+        let failure = check(request).unwrap_err();
+        assert_eq!(failure.code, code::OPTION_INVALID);
+        failure.what
+    }
+
+    #[test]
+    fn what_is_too_large_is_named_with_what_may_be() {
+        let annotate = |annotations| {
+            Request::Annotate(AnnotateBackup {
+                stanza: "main".parse().unwrap(),
+                label: "20260101-000000F".parse().unwrap(),
+                annotations,
+            })
+        };
+        let many = (0..15).map(|number| (format!("k{number}"), "x".repeat(120_000)));
+        let what = refused(&annotate(many.collect()));
+        assert_eq!(
+            what,
+            "too large: the value of an annotation, in bytes: 120000, at most 4096"
+        );
+        let usual = BTreeMap::from([("ticket".to_owned(), "before the upgrade to 18".repeat(50))]);
+        check(&annotate(usual)).unwrap();
+
+        let stop = Request::SetStopped(SetStopped {
+            stanza: None,
+            ends_sessions: false,
+            stopped: Some("y".repeat(1 << 20)),
+        });
+        assert_eq!(refused(&stop), "the reason has 1048576 bytes, at most 2048 are taken");
+        let get = Request::GetChunk(GetChunk {
+            stanza: "main".parse().unwrap(),
+            digest: Digest([0; 32]),
+            avoid: vec![1; 100_000],
+        });
+        assert_eq!(refused(&get), "100000 repositories to avoid, at most 512 are taken");
+        let invite = Request::Invite(CreateInvite {
+            role: "client".to_owned(),
+            stanzas: vec!["main".parse().unwrap(); 5000],
+            expires: 1,
+            addresses: vec![],
+        });
+        assert_eq!(refused(&invite), "5000 stanzas of a token, at most 1024 are taken");
+    }
+}

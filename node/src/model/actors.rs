@@ -1,0 +1,316 @@
+//! Who works in a mesh. Each does what its service does, by the same decisions.
+
+use super::node::{SimNode, Unsaid};
+use super::random::Random;
+use super::world::{
+    CHUNKS, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object, stanza,
+};
+use crate::garbage::collector::{ask_for_kept_of, collect};
+use crate::refs;
+use crate::repair::owed;
+use crate::services::{Sums, chunk_targets, look_up, missing};
+use crate::sweep::{Part, backup_runs, chunks_in};
+use pgmesh_postgres::{Lsn, SystemId, TimelineId};
+use pgmesh_raft::command::{CommitBackup, NewReplica};
+use pgmesh_raft::{BackupRecord, Claim, Command, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject};
+use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+
+/// How often a service tries again when the catalog has moved.
+const TRIES: usize = 4;
+
+pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let ack = 1 + random.below(2);
+    match random.below(20) {
+        0..5 => {
+            let mask = 1 + random.below((1 << CHUNKS) - 1);
+            let wanted = (0..CHUNKS).filter(|bit| mask >> bit & 1 == 1).map(digest).collect();
+            Box::pin(backup(node, wanted, ack))
+        }
+        5..8 => Box::pin(push_segment(node, 1 + u32::try_from(random.below(4)).unwrap(), ack)),
+        8..11 => Box::pin(sweep(node)),
+        11..15 => Box::pin(collection(node)),
+        15..18 => Box::pin(repair(node, random.below(3), random.below(64))),
+        18 => Box::pin(ask_for_kept(node)),
+        _ if random.one_in(3) => Box::pin(delete_stanza(node)),
+        _ => Box::pin(create(node)),
+    }
+}
+
+/// Writes to repositories until `ack` have it; those that are left are written later, perhaps.
+async fn write(
+    node: &SimNode,
+    object: &ObjectRef,
+    digest: Digest,
+    targets: Vec<(RepoKey, Generation)>,
+    ack: usize,
+) -> (Vec<Claim>, Vec<(RepoKey, Generation)>) {
+    let mut durable = Vec::new();
+    let mut late = Vec::new();
+    for (repo, generation) in targets {
+        if durable.len() >= ack && node.one_in(2) {
+            late.push((repo, generation));
+        } else {
+            durable.extend(node.put(repo, (object.clone(), digest, generation)).await);
+        }
+    }
+    (durable, late)
+}
+
+/// Follows the writes that were still under way when the object was committed.
+fn settle(node: &SimNode, object: ObjectRef, digest: Digest, late: Vec<(RepoKey, Generation)>) {
+    let own = node.clone();
+    node.world.spawn(node.number, async move {
+        if late.is_empty() {
+            return;
+        }
+        let Some(session) = own.open(SessionKind::Repair).await else {
+            return;
+        };
+        for (repo, generation) in late {
+            if let Some(claim) = own.put(repo, (object.clone(), digest, generation)).await {
+                record_replica(&own, session, object.clone(), digest, claim).await;
+            }
+        }
+        own.close(session).await;
+    });
+}
+
+async fn record_replica(node: &SimNode, session: SessionId, object: ObjectRef, digest: Digest, claim: Claim) {
+    let replicas = vec![NewReplica { object, digest, claim }];
+    let _ = node.ask(Command::AddReplicas { session, replicas }).await;
+}
+
+async fn backup(node: SimNode, wanted: Vec<Digest>, ack: usize) {
+    let Some(session) = node.open(SessionKind::Backup).await else {
+        return;
+    };
+    let label = node.world.lock().next_label();
+    let begun = Command::BeginBackup {
+        stanza: stanza(),
+        session,
+        label: label.clone(),
+        system_id: SystemId(7),
+    };
+    if node.ask(begun).await.is_ok() && upload(&node, session, &wanted, ack).await {
+        commit(&node, session, &label, &wanted, ack).await;
+    }
+    node.close(session).await;
+}
+
+async fn upload(node: &SimNode, session: SessionId, wanted: &[Digest], ack: usize) -> bool {
+    for digest in wanted {
+        let known = node.own_view().chunks(&[*digest]).unwrap().remove(0);
+        let is_there = known.is_some_and(|record| record.replicas.len() >= ack);
+        if !is_there && !put_chunk(node, session, *digest, ack).await {
+            return false;
+        }
+    }
+    true
+}
+
+async fn put_chunk(node: &SimNode, session: SessionId, digest: Digest, ack: usize) -> bool {
+    let object = ObjectRef::Chunk(digest);
+    let mut first = None;
+    for _ in 0..TRIES {
+        let Ok(targets) = chunk_targets(&node.own_view().snapshot(), digest, first) else {
+            return false;
+        };
+        let (durable, late) = write(node, &object, digest, targets, ack).await;
+        if durable.len() < ack {
+            return false;
+        }
+        let chunks = vec![new_chunk(digest, durable)];
+        match node.ask(Command::AddChunks { session, chunks }).await {
+            Ok(_) => {
+                settle(node, object, digest, late);
+                return true;
+            }
+            Err(Unsaid::Refused(Refusal::StaleGenerations(stale))) => first = Some(stale[0].generation),
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted: &[Digest], ack: usize) {
+    let object = ObjectRef::Manifest {
+        stanza: stanza(),
+        label: label.clone(),
+    };
+    let content = digest(250);
+    for _ in 0..TRIES {
+        let view = node.view_linearizable().await;
+        let checked_at = view.applied().unwrap();
+        let mut lacking = Vec::new();
+        for part in wanted.chunks(2) {
+            look_up(&view, part, ack, &mut lacking, &mut Sums::default()).unwrap();
+            node.pause().await;
+        }
+        if !lacking.is_empty() {
+            return;
+        }
+        let targets = refs::targets_of(&view.snapshot(), &object).unwrap();
+        let (durable, late) = write(node, &object, content, targets, ack).await;
+        node.world.lock().manifests.insert(label.clone(), wanted.to_vec());
+        let commit = CommitBackup {
+            stanza: stanza(),
+            session,
+            label: label.clone(),
+            record: backup_record(claimed(content, Vec::new()).stored(Vec::new())),
+            claims: durable,
+            ack: u16::try_from(ack).unwrap(),
+            checked_at,
+        };
+        match node.ask(Command::CommitBackup(Box::new(commit))).await {
+            Ok(_) => return settle(node, object, content, late),
+            Err(Unsaid::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn backup_record(manifest: StoredObject) -> BackupRecord {
+    BackupRecord {
+        db: DbId(1),
+        started_at: 1,
+        stopped_at: 2,
+        lsn_start: Lsn(0x0100_0028),
+        lsn_stop: Lsn(0x0200_0100),
+        wal_start: segment_name(1),
+        wal_stop: segment_name(2),
+        timeline: TimelineId(1),
+        size: 1000,
+        delta: 1000,
+        stored: BTreeMap::new(),
+        stored_delta: BTreeMap::new(),
+        files: 3,
+        page_errors: false,
+        annotations: BTreeMap::new(),
+        prior: None,
+        manifest,
+        program: "0.1.0".to_owned(),
+    }
+}
+
+async fn push_segment(node: SimNode, segment: u32, ack: usize) {
+    let (object, content) = (segment_object(segment), segment_digest(segment));
+    for _ in 0..TRIES {
+        let view = node.view_linearizable().await;
+        let checked_at = view.applied().unwrap();
+        if view.stanza(&stanza()).unwrap().is_none() {
+            return;
+        }
+        let known = view
+            .segment(&stanza(), DbId(1), &super::world::segment_file(segment))
+            .unwrap();
+        node.pause().await;
+        let snapshot = view.snapshot();
+        let (good, targets) = match &known {
+            Some(record) if record.object.replicas.len() >= ack => return,
+            Some(record) => (
+                record.object.replicas.len(),
+                missing(&snapshot, &object, record).unwrap(),
+            ),
+            None => (0, refs::targets_of(&snapshot, &object).unwrap()),
+        };
+        let (durable, late) = write(&node, &object, content, targets, ack.saturating_sub(good)).await;
+        let command = push(segment, durable, u16::try_from(ack).unwrap(), checked_at);
+        match node.ask(command).await {
+            Ok(_) => return settle(&node, object, content, late),
+            Err(Unsaid::Refused(
+                Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+            )) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+async fn sweep(node: SimNode) {
+    if !node.world.lock().members[node.number].leads {
+        return;
+    }
+    let view = node.view_linearizable().await;
+    let known = chunks_in(&view, &Part::ALL).unwrap();
+    let checked_at = view.applied().unwrap();
+    node.pause().await;
+    let mut marks = BTreeSet::new();
+    let backups: Vec<_> = view.backups(&stanza(), None).map(|row| row.unwrap().0).collect();
+    for label in backups {
+        node.pause().await;
+        marks.extend(node.world.lock().manifests[&label].iter().copied());
+    }
+    let chunks: Vec<_> = known.into_iter().filter(|digest| !marks.contains(digest)).collect();
+    if backup_runs(&node.view_linearizable().await).unwrap() || chunks.is_empty() {
+        return;
+    }
+    let _ = node.ask(Command::Condemn { chunks, checked_at }).await;
+}
+
+async fn collection(node: SimNode) {
+    // What fails is tried again by the next one.
+    let _ = collect(&node).await;
+}
+
+async fn ask_for_kept(node: SimNode) {
+    let _ = ask_for_kept_of(&node, super::world::repo(2), None).await;
+}
+
+async fn repair(node: SimNode, repo: usize, which: usize) {
+    let repo = super::world::repo(1 + u16::try_from(repo).unwrap());
+    let debts: Vec<_> = node.own_view().debts(repo, None).map(|row| row.unwrap().0).collect();
+    if debts.is_empty() {
+        return;
+    }
+    let object = &debts[which % debts.len()];
+    node.pause().await;
+    let Some(session) = node.open(SessionKind::Repair).await else {
+        return;
+    };
+    if let Some((known, debt)) = owed(&node.own_view().snapshot(), repo, object).unwrap() {
+        node.pause().await;
+        let has_source = known.replicas.iter().any(|replica| {
+            let row = (object.clone(), known.digest, replica.generation);
+            node.world.lock().has(replica.repo, &row)
+        });
+        let generation = debt.generation;
+        if has_source && let Some(claim) = node.put(repo, (object.clone(), known.digest, generation)).await {
+            record_replica(&node, session, object.clone(), known.digest, claim).await;
+        }
+    }
+    node.close(session).await;
+}
+
+async fn delete_stanza(node: SimNode) {
+    let (stanza, reason) = (stanza(), "model".to_owned());
+    if node.ask(Command::StopStanza { stanza, reason }).await.is_err() {
+        return;
+    }
+    let stanza = super::world::stanza();
+    let force = false;
+    if node.ask(Command::DeleteStanza { stanza, force }).await.is_err() {
+        let stanza = super::world::stanza();
+        let _ = node.ask(Command::StartStanza { stanza }).await;
+    }
+    collection(node).await;
+}
+
+async fn create(node: SimNode) {
+    for _ in 0..TRIES {
+        let view = node.view_linearizable().await;
+        let checked_at = view.applied().unwrap();
+        if view.stanza(&stanza()).unwrap().is_some() {
+            return;
+        }
+        let targets = refs::targets_of(&view.snapshot(), &info()).unwrap();
+        let (durable, late) = write(&node, &info(), digest(200), targets, 1).await;
+        match node.ask(create_stanza(durable, checked_at)).await {
+            Ok(Reply::Database(_)) => return settle(&node, info(), digest(200), late),
+            Err(Unsaid::Refused(
+                Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+            )) => {}
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Telling an older copy of a repository from the repository.
+//!
+//! A directory that is put back from a backup, or the wrong snapshot of a volume, has the identity and the keys of the
+//! repository, and all its objects are whole: only what was written last is missing. So a node that writes to a repository
+//! writes a *mark* there, a small object under a new name, at most once a minute and when it stops, and tells the catalog when it is durable.
+//! A repository that lacks the newest mark is not opened.
+//!
+//! An ordinary restart, a crash, and debts never trip this: the mark is durable before the catalog hears of it, and the two
+//! newest are never deleted. A catalog that lags behind knows an older mark than the repository has, which is no reason for
+//! alarm either.
+
+use super::slot::{Opened, Slot};
+use crate::failure::chain;
+use crate::{Failure, Node, code, now_unix};
+use futures::future::join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, View};
+use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// How often it is looked whether a mark is due.
+const PERIOD: Duration = Duration::from_secs(3);
+/// How long after one mark of a repository the next is written.
+const INTERVAL: Duration = Duration::from_secs(60);
+/// The same where marks cannot be deleted again: object lock, or `delete=n`.
+const INTERVAL_WHERE_KEPT: Duration = Duration::from_secs(3600);
+/// How long the last marks may hold up a node that stops.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// Objects that are looked for at once in an older copy.
+const LOOKED_FOR_AT_ONCE: usize = 16;
+
+/// What a node remembers of the marks of one of its repositories.
+#[derive(Debug, Default)]
+pub struct Marking {
+    /// The newest mark's number, as this node has written it or seen it there.
+    newest: u64,
+    /// Since when that is so.
+    since: Option<Instant>,
+    /// How many objects this process had written before it.
+    written: u64,
+    /// Whether marks cannot be deleted there.
+    are_kept: bool,
+}
+
+impl Marking {
+    /// Whether a mark should be written now.
+    fn is_due(&self, written: u64, now: Instant) -> bool {
+        let interval = if self.are_kept { INTERVAL_WHERE_KEPT } else { INTERVAL };
+        written > self.written && self.since.is_none_or(|since| now.duration_since(since) >= interval)
+    }
+}
+
+/// Whether what was written last is there.
+pub(super) enum Newest {
+    /// As far as is known.
+    There,
+    /// In words: it is an older copy.
+    Missing(String),
+}
+
+impl Node {
+    /// Marks repositories until the node stops.
+    pub async fn keep_marking(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            join_all(self.repositories.slots().map(|slot| async {
+                let Opened::Open(repository) = slot.opened() else {
+                    return;
+                };
+                match tokio::time::timeout(slot.io_timeout, self.mark_if_due(slot, &repository)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(failure)) => tracing::warn!(repo = %slot.key, error = %failure, "no mark was written"),
+                    Err(_) => tracing::warn!(repo = %slot.key, limit = ?slot.io_timeout, "no mark was written in time"),
+                }
+            }))
+            .await;
+        }
+    }
+
+    /// Marks what was written since the last marks, before the node stops: what is put back while it is down is compared with
+    /// that. Nothing hangs on its success.
+    pub(crate) async fn mark_before_stop(&self) {
+        let marks = join_all(self.repositories.slots().map(|slot| async {
+            let mut marking = slot.marking.lock().await;
+            if let Opened::Open(repository) = slot.opened()
+                && slot.written() > marking.written
+                && let Err(failure) = self.write_mark(slot, &repository, &mut marking).await
+            {
+                tracing::debug!(repo = %slot.key, error = %failure, "no mark was written before the stop");
+            }
+        }));
+        // Without a quorum there is none.
+        let _ = tokio::time::timeout(STOP_LIMIT, marks).await;
+    }
+
+    async fn mark_if_due(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
+        let identity = &repository.identity().uuid;
+        let record = self.catalog.view().repository(slot.key)?;
+        let Some(record) = record.filter(|record| record.uuid == *identity && record.change.is_none()) else {
+            return Ok(());
+        };
+        let mut marking = slot.marking.lock().await;
+        let known = record.mark.as_ref().map_or(0, |mark| mark.number);
+        let is_due = marking.is_due(slot.written(), Instant::now());
+        if known > marking.newest || is_due {
+            // One that another node has written, or the last one before another is written: still the same repository?
+            let newest = self.has_newest(slot, repository).await;
+            if let Newest::Missing(why) = newest.map_err(|error| unmarked(slot.key, &error))? {
+                self.close(slot, &why);
+                return Ok(());
+            }
+        }
+        if known > marking.newest {
+            marking.newest = known;
+            // After a restart the first write is marked at once.
+            marking.since = marking.since.map(|_| Instant::now());
+            return Ok(());
+        }
+        if is_due {
+            self.write_mark(slot, repository, &mut marking).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_mark(&self, slot: &Slot, repository: &Repository, marking: &mut Marking) -> Result<(), Failure> {
+        let written = slot.written();
+        // Also where it fails: at most one a minute.
+        marking.since = Some(Instant::now());
+        let there = repository.marks().await.map_err(|error| unmarked(slot.key, &error))?;
+        let mark = next_mark(&there, marking.newest)?;
+        let at = now_unix();
+        let put = repository.write_mark(mark, at).await;
+        put.map_err(|error| unmarked(slot.key, &error))?;
+        self.tell_mark(slot.key, repository, mark).await?;
+        let before = marking.newest;
+        marking.are_kept = !slot.may_delete();
+        // The one before it is the newest of whoever has not heard of this one yet.
+        for old in there.into_iter().filter(|old| old.number < before && !marking.are_kept) {
+            match repository.delete_mark(old).await {
+                Ok(()) => {}
+                Err(StoreError::Retained { .. }) => {
+                    marking.are_kept = true;
+                    break;
+                }
+                Err(error) => {
+                    tracing::debug!(repo = %slot.key, error = %chain(&error), "an old mark stays for now");
+                    break;
+                }
+            }
+        }
+        marking.newest = mark.number;
+        marking.written = written;
+        Ok(())
+    }
+
+    async fn tell_mark(&self, repo: RepoKey, repository: &Repository, mark: Mark) -> Result<(), Failure> {
+        let command = Command::MarkRepository {
+            repo,
+            identity: repository.identity().uuid.clone(),
+            number: mark.number,
+            nonce: mark.nonce,
+        };
+        self.catalog.propose(self.actor(), command).await?;
+        Ok(())
+    }
+
+    /// Whether a repository has the newest mark that the catalog knows of it, or a newer one.
+    pub(super) async fn has_newest(&self, slot: &Slot, repository: &Repository) -> Result<Newest, StoreError> {
+        let record = self.catalog.view().repository(slot.key).ok().flatten();
+        let Some(known) = record.and_then(|record| record.mark) else {
+            return Ok(Newest::There);
+        };
+        let (number, nonce) = (known.number, known.nonce);
+        if repository.has_mark(Mark { number, nonce }).await? {
+            return Ok(Newest::There);
+        }
+        let last = repository.marks().await?.into_iter().next_back();
+        if last.is_some_and(|last| last.number > number) {
+            // This node's catalog lags behind.
+            return Ok(Newest::There);
+        }
+        let time = match last {
+            Some(last) => repository.mark_time(last).await.ok(),
+            None => None,
+        };
+        Ok(Newest::Missing(older_copy(slot, &known, time)))
+    }
+
+    /// Takes an older copy of a repository for the repository: what the catalog believes to be there and is not is withdrawn,
+    /// and owed. The number of objects that are missing, and of those that are there.
+    pub(crate) async fn take_older_copy(&self, repo: RepoKey, repository: &Repository) -> Result<(u64, u64), Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let (mut missing, mut there) = (0, 0);
+        let mut walk = Walk::default();
+        while let Some(page) = walk.page(&view, repo)? {
+            let looked: Vec<bool> = stream::iter(page)
+                .map(|(object, replica)| self.withdraw_missing(&view, repository, object, replica))
+                .buffer_unordered(LOOKED_FOR_AT_ONCE)
+                .try_collect()
+                .await?;
+            let found = looked.iter().filter(|is_there| **is_there).count() as u64;
+            there += found;
+            missing += looked.len() as u64 - found;
+        }
+        // Last: an attempt that was interrupted leaves an older copy, and all of this begins again.
+        let known = self.catalog.view().repository(repo)?.and_then(|record| record.mark);
+        let marks = repository.marks().await.map_err(|error| unmarked(repo, &error))?;
+        let mark = next_mark(&marks, known.map_or(0, |known| known.number))?;
+        let put = repository.write_mark(mark, now_unix()).await;
+        put.map_err(|error| unmarked(repo, &error))?;
+        self.tell_mark(repo, repository, mark).await?;
+        Ok((missing, there))
+    }
+
+    /// Whether an object is there; one that is not is withdrawn.
+    async fn withdraw_missing(
+        &self,
+        view: &View,
+        repository: &Repository,
+        object: ObjectRef,
+        replica: Replica,
+    ) -> Result<bool, Failure> {
+        let Some(known) = crate::refs::known(view, &object)? else {
+            return Ok(true);
+        };
+        match repository.stored_length(&known.name, replica.generation).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => {
+                let identity = repository.identity().uuid.clone();
+                let command = Command::ReportBad {
+                    object,
+                    bad: pgmesh_raft::Claim { replica, identity },
+                    reason: pgmesh_raft::DebtReason::Missing,
+                    what: "an older copy of the repository, which is in its place, does not have it".to_owned(),
+                };
+                self.catalog.propose(self.actor(), command).await?;
+                Ok(false)
+            }
+            Err(error) => Err(Failure::new(
+                code::REPO_INVALID,
+                format!("repo{} cannot be looked through", replica.repo),
+            )
+            .because(chain(&error))
+            .remedy("run the command again: what was found missing so far is owed already")),
+        }
+    }
+}
+
+/// A walk over all objects that the catalog believes to be in a repository.
+#[derive(Default)]
+struct Walk {
+    after: Option<ObjectRef>,
+}
+
+/// How many objects one page of a walk has.
+const PAGE: usize = 1_000;
+
+impl Walk {
+    fn page(&mut self, view: &View, repo: RepoKey) -> Result<Option<Vec<(ObjectRef, Replica)>>, Failure> {
+        let page = view.objects_after(self.after.as_ref(), PAGE)?;
+        let Some((last, _)) = page.last() else {
+            return Ok(None);
+        };
+        self.after = Some(last.clone());
+        let held = page.into_iter().filter_map(|(object, stored)| {
+            let replica = stored.replicas.into_iter().find(|replica| replica.repo == repo);
+            replica.map(|replica| (object, replica))
+        });
+        Ok(Some(held.collect()))
+    }
+}
+
+/// Above all marks that are known or there.
+fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
+    let highest = there.iter().map(|mark| mark.number).max().unwrap_or(0).max(known);
+    let mut nonce = [0; 8];
+    getrandom::fill(&mut nonce).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    Ok(Mark {
+        number: highest.saturating_add(1),
+        nonce: u64::from_be_bytes(nonce),
+    })
+}
+
+fn unmarked(repo: RepoKey, error: &StoreError) -> Failure {
+    Failure::new(code::REPO_INVALID, format!("the marks of repo{repo} cannot be used")).because(chain(error))
+}
+
+fn older_copy(slot: &Slot, known: &RepositoryMark, there: Option<i64>) -> String {
+    let (place, repo) = (slot.settings.store(), slot.key);
+    let has = match there {
+        Some(at) => format!("the newest there is of {}", time(at)),
+        None => "there is none".to_owned(),
+    };
+    format!(
+        "{place} holds an older copy of repo{repo}: the mark that the mesh wrote there at {} is missing, {has}, and what was \
+         written since is missing, too. Put the newer one back; if it is lost, run 'pgmesh --repo={repo} repo-replace': it \
+         withdraws what is missing, which is then copied from the other repositories",
+        time(known.at)
+    )
+}
+
+/// Seconds since the Unix epoch, for people.
+fn time(at: i64) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+    let formatted = OffsetDateTime::from_unix_timestamp(at)
+        .ok()
+        .and_then(|time| time.format(format).ok());
+    formatted.unwrap_or_else(|| format!("second {at}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_follows_writes_and_no_sooner_than_a_minute_after_the_last() {
+        let now = Instant::now();
+        let mut marking = Marking::default();
+        assert!(!marking.is_due(0, now), "nothing was written");
+        assert!(marking.is_due(1, now));
+        marking.since = Some(now);
+        marking.written = 1;
+        assert!(!marking.is_due(1, now + INTERVAL * 9));
+        assert!(!marking.is_due(2, now + INTERVAL / 2));
+        assert!(marking.is_due(2, now + INTERVAL));
+        marking.are_kept = true;
+        assert!(
+            !marking.is_due(2, now + INTERVAL),
+            "marks under object lock stay for ever"
+        );
+        assert!(marking.is_due(2, now + INTERVAL_WHERE_KEPT));
+    }
+
+    #[test]
+    fn numbers_rise_above_all_that_are_there() {
+        let mark = |number| Mark { number, nonce: 1 };
+        assert_eq!(next_mark(&[], 0).unwrap().number, 1);
+        assert_eq!(next_mark(&[mark(3), mark(9)], 4).unwrap().number, 10);
+        assert_eq!(next_mark(&[mark(3)], 40).unwrap().number, 41);
+    }
+
+    #[test]
+    fn times_are_told_in_words() {
+        assert_eq!(time(1_739_584_801), "2025-02-15 02:00:01 UTC");
+        assert_eq!(time(i64::MAX), format!("second {}", i64::MAX));
+    }
+}

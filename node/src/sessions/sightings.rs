@@ -1,0 +1,108 @@
+//! Sessions that were seen without a holder, and for how long already.
+
+use pgmesh_raft::{LogIndex, SessionId};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// A session in the catalog, under this node's name, that nobody here holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unheld {
+    pub(crate) session: SessionId,
+    pub(crate) lease: LogIndex,
+    /// How long its holder is waited for.
+    pub(crate) grace: Duration,
+}
+
+struct Sighting {
+    lease: LogIndex,
+    since: Duration,
+    grace: Duration,
+}
+
+/// What the looks so far have shown.
+#[derive(Default)]
+pub(crate) struct Sightings(HashMap<SessionId, Sighting>);
+
+impl Sightings {
+    /// After a look that showed all sessions: those that were seen without a holder, under one lease, in every look for as
+    /// long as their grace.
+    pub(crate) fn observe(&mut self, now: Duration, unheld: &[Unheld]) -> Vec<Unheld> {
+        self.0.retain(|session, seen| {
+            let still = |found: &Unheld| found.session == *session && found.lease == seen.lease;
+            unheld.iter().any(still)
+        });
+        let mut due = Vec::new();
+        for found in unheld {
+            let seen = self.0.entry(found.session).or_insert(Sighting {
+                lease: found.lease,
+                since: now,
+                grace: found.grace,
+            });
+            if now.saturating_sub(seen.since) >= seen.grace {
+                due.push(*found);
+            }
+        }
+        due
+    }
+
+    /// A look has failed: without a majority nobody could have come back.
+    pub(crate) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn unheld(session: u64, lease: u64) -> Unheld {
+        Unheld {
+            session: SessionId(LogIndex(session)),
+            lease: LogIndex(lease),
+            grace: at(30),
+        }
+    }
+
+    #[test]
+    fn a_session_is_due_when_every_look_has_shown_it_unheld() {
+        let mut sightings = Sightings::default();
+        let (one, two) = (unheld(1, 1), unheld(2, 2));
+        assert!(sightings.observe(at(0), &[one]).is_empty());
+        assert!(sightings.observe(at(29), &[one, two]).is_empty());
+        assert_eq!(sightings.observe(at(30), &[one, two]), [one]);
+        // Held in between: its time begins anew.
+        assert!(sightings.observe(at(40), &[two]).is_empty());
+        assert!(sightings.observe(at(41), &[one, two]).is_empty());
+        assert_eq!(sightings.observe(at(59), &[one, two]), [two]);
+        assert!(!sightings.is_empty());
+    }
+
+    #[test]
+    fn another_lease_is_another_life() {
+        let mut sightings = Sightings::default();
+        assert!(sightings.observe(at(0), &[unheld(1, 1)]).is_empty());
+        assert!(sightings.observe(at(31), &[unheld(1, 9)]).is_empty());
+        assert_eq!(sightings.observe(at(61), &[unheld(1, 9)]), [unheld(1, 9)]);
+        sightings.forget();
+        assert!(sightings.observe(at(99), &[unheld(1, 9)]).is_empty());
+    }
+
+    #[test]
+    fn the_first_sighting_decides_how_long_is_waited() {
+        let mut sightings = Sightings::default();
+        let short = Unheld {
+            grace: at(8),
+            ..unheld(1, 1)
+        };
+        assert!(sightings.observe(at(0), &[short]).is_empty());
+        assert_eq!(sightings.observe(at(8), &[unheld(1, 1)]), [unheld(1, 1)]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Which nodes have been silent for how long: the leader ends the sessions of those that have died.
+
+use pgmesh_raft::NodeName;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// Since when each silent node is silent, in the leader's running time. A node that holds no sessions is not asked, and
+/// nothing is remembered of it: its next session begins with the whole grace.
+#[derive(Default)]
+pub(crate) struct Silences(HashMap<NodeName, Duration>);
+
+impl Silences {
+    /// After a round of questions to all nodes that hold sessions, each with whether it is alive: those that have been silent
+    /// for `limit`.
+    pub(crate) fn observe(&mut self, now: Duration, round: &[(NodeName, bool)], limit: Duration) -> Vec<NodeName> {
+        let silent = |name: &NodeName| round.iter().any(|(asked, is_alive)| asked == name && !is_alive);
+        self.0.retain(|name, _| silent(name));
+        let mut dead = Vec::new();
+        for (name, _) in round.iter().filter(|(_, is_alive)| !is_alive) {
+            let since = *self.0.entry(name.clone()).or_insert(now);
+            if now.saturating_sub(since) >= limit {
+                dead.push(name.clone());
+            }
+        }
+        dead
+    }
+
+    /// This node does not lead, or has no majority: nobody could have gone to another node meanwhile.
+    pub(crate) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn name(name: &str) -> NodeName {
+        name.parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_node_that_held_nothing_for_an_hour_has_the_whole_grace() {
+        let mut silences = Silences::default();
+        let n2 = name("n2");
+        assert!(silences.observe(at(0), &[(n2.clone(), true)], LIMIT).is_empty());
+        // Its session ends; an hour later it opens another, and dies.
+        assert!(silences.observe(at(5), &[], LIMIT).is_empty());
+        assert!(silences.observe(at(3600), &[(n2.clone(), false)], LIMIT).is_empty());
+        assert!(silences.observe(at(3629), &[(n2.clone(), false)], LIMIT).is_empty());
+        assert_eq!(silences.observe(at(3630), &[(n2.clone(), false)], LIMIT), [n2]);
+    }
+
+    #[test]
+    fn only_silence_without_a_break_counts() {
+        let mut silences = Silences::default();
+        let n2 = name("n2");
+        for seconds in [0, 10, 20] {
+            let round = [(n2.clone(), false), (name("n3"), true)];
+            assert!(silences.observe(at(seconds), &round, LIMIT).is_empty());
+        }
+        assert!(silences.observe(at(29), &[(n2.clone(), true)], LIMIT).is_empty());
+        assert!(silences.observe(at(35), &[(n2.clone(), false)], LIMIT).is_empty());
+        silences.forget();
+        assert!(silences.observe(at(70), &[(n2.clone(), false)], LIMIT).is_empty());
+        assert_eq!(silences.observe(at(100), &[(n2.clone(), false)], LIMIT), [n2]);
+    }
+}

@@ -1,0 +1,325 @@
+//! One node in the process of a test, served on a port of its own, and what it takes to talk to it.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use crate::protocol::{
+    BackupBegun, BeginBackup, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, PutChunk, Request,
+};
+use crate::server::serve;
+use crate::{Failure, Layout, Node, NodeSettings, RepositorySettings, SessionTimes, init};
+use bytes::Bytes;
+use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
+use pgmesh_raft::{Command, RequestId, SessionId};
+use pgmesh_storage::{
+    BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, FixedSecrets, MANIFEST_FORMAT,
+    ManifestRoot, PartRef, PartWriter, Payload, RepoKey, StanzaName,
+};
+use pgmesh_transport::{Client, Connection, Identity, Server};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) const SUITE: DigestSuite = DigestSuite::Blake3;
+pub(crate) const SEGMENT: u32 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Times short enough for a test to wait for.
+pub(crate) const QUICK: SessionTimes = SessionTimes {
+    timeout: Duration::from_secs(4),
+    orphaned: Duration::from_secs(3),
+    unheld: Duration::from_secs(5),
+    dead: Duration::from_secs(3),
+};
+
+pub(crate) struct TestNode {
+    pub(crate) node: Arc<Node>,
+    address: String,
+    admin: Identity,
+    _stop: tokio::sync::oneshot::Sender<()>,
+    _running: tokio::task::JoinHandle<Result<crate::Ended, Failure>>,
+    folder: tempfile::TempDir,
+}
+
+impl TestNode {
+    pub(crate) async fn start(sessions: SessionTimes) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path(), sessions);
+        init(&settings, SUITE).await.unwrap();
+        let layout = Layout::new(&settings.path);
+        let identity = Identity::load(&layout.identity()).unwrap();
+        let admin = Identity::load(&layout.admin()).unwrap();
+        let server = Arc::new(Server::bind(settings.listen, &identity).unwrap());
+        let node = Arc::new(Node::open(settings, identity).await.unwrap().unwrap());
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (ready, address) = tokio::sync::oneshot::channel();
+        let served = serve(
+            node.clone(),
+            server,
+            |address| ready.send(address).unwrap(),
+            async move { drop(stopped.await) },
+        );
+        let running = tokio::spawn(served);
+        let site = Self {
+            node,
+            address: address.await.unwrap().to_string(),
+            admin,
+            _stop: stop,
+            _running: running,
+            folder,
+        };
+        site.wait("a repository", |node| {
+            !node.catalog.view().repositories().unwrap().is_empty()
+        })
+        .await;
+        site
+    }
+
+    pub(crate) async fn connect(&self) -> Connected {
+        let client = Client::new(&self.admin).unwrap();
+        let connection = client.connect(&self.address).await.unwrap();
+        Connected {
+            connection,
+            _client: client,
+        }
+    }
+
+    pub(crate) async fn wait(&self, what: &str, mut wanted: impl FnMut(&Node) -> bool) {
+        let began = Instant::now();
+        while !wanted(&self.node) {
+            assert!(began.elapsed() < LIMIT, "waiting for {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(crate) async fn propose(&self, command: Command) -> pgmesh_raft::Reply {
+        self.node.catalog.propose("test", command).await.unwrap()
+    }
+
+    pub(crate) fn is_open(&self, session: SessionId) -> bool {
+        self.node.catalog.view().session(session).unwrap().is_some()
+    }
+
+    /// A session of this node that this process knows nothing of.
+    pub(crate) async fn open_unknown(&self, command: Command) -> SessionId {
+        self.open_as(RequestId::random(), command).await
+    }
+
+    pub(crate) async fn open_as(&self, request: RequestId, command: Command) -> SessionId {
+        match self.node.catalog.propose_as("test", request, command).await.unwrap() {
+            pgmesh_raft::Reply::Session(session) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Creates the stanza `main` and archives its first segment.
+    pub(crate) async fn create_stanza(&self, client: &Connected) {
+        let version = PgVersion::V15;
+        let create = Request::CreateStanza(CreateStanza {
+            stanza: stanza(),
+            system_id: SystemId(77),
+            version,
+            catalog_version: version.catalog_version(),
+            segment_size: SegmentSize::new(SEGMENT).unwrap(),
+            instance: "here".to_owned(),
+            timeline: TimelineId(1),
+        });
+        client.ask::<NewStanza>(&create, None).await.unwrap();
+        let payload = Payload::pack(SUITE, Codec::None, None, &segment(1)).unwrap();
+        let push = Request::PushSegment(PushSegment {
+            stanza: stanza(),
+            file: "000000010000000000000001".to_owned(),
+            payload: payload.head(),
+            system_id: SystemId(77),
+            version,
+            header_timeline: TimelineId(1),
+            instance: "here".to_owned(),
+            archive_ack: None,
+        });
+        let pushed: Result<crate::protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
+        pushed.unwrap();
+    }
+
+    /// Whether the repository has the object.
+    pub(crate) fn has_file(&self, digest: Digest) -> bool {
+        let folder = self.folder.path().join("repo");
+        let mut found = false;
+        visit(&folder, &mut |path| found |= path.contains(&digest.to_string()[..16]));
+        found
+    }
+}
+
+fn visit(folder: &Path, see: &mut impl FnMut(&str)) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            visit(&entry.path(), see);
+        } else {
+            see(entry.path().to_str().unwrap());
+        }
+    }
+}
+
+/// A client's connection.
+pub(crate) struct Connected {
+    connection: Connection,
+    _client: Client,
+}
+
+impl Connected {
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, request: &Request, body: Option<&Bytes>) -> Result<T, Failure> {
+        let mut stream = self.connection.open().await.unwrap();
+        stream.send(request).await.unwrap();
+        if let Some(body) = body {
+            // Who refuses a request may not wait for its body.
+            let _ = stream.send_bytes(body).await;
+        }
+        let _ = stream.finish();
+        stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.unwrap()
+    }
+
+    pub(crate) async fn begin_backup(&self, label: &str) -> Result<BackupBegun, Failure> {
+        let begin = BeginBackup {
+            stanza: stanza(),
+            system_id: SystemId(77),
+            version: PgVersion::V15,
+            instance: Some("here".to_owned()),
+            timeline: TimelineId(1),
+            label: label.parse().unwrap(),
+            holder: "process 7 on db1".to_owned(),
+            backup_ack: None,
+        };
+        self.ask(&Request::BeginBackup(begin), None).await
+    }
+
+    pub(crate) async fn put_chunk(&self, session: u64, content: &[u8]) -> Result<Digest, Failure> {
+        let payload = Payload::pack(SUITE, Codec::None, None, content).unwrap();
+        let put = PutChunk {
+            stanza: stanza(),
+            session,
+            payload: payload.head(),
+        };
+        self.ask::<u64>(&Request::PutChunk(put), Some(&payload.bytes)).await?;
+        Ok(payload.digest)
+    }
+}
+
+pub(crate) fn stanza() -> StanzaName {
+    "main".parse().unwrap()
+}
+
+/// A segment of PostgreSQL 15 with nothing but its header.
+fn segment(number: u64) -> Vec<u8> {
+    let mut bytes = vec![0; SEGMENT as usize];
+    bytes[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
+    bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
+    bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
+    bytes[8..16].copy_from_slice(&(number * u64::from(SEGMENT)).to_le_bytes());
+    bytes[24..32].copy_from_slice(&77u64.to_le_bytes());
+    bytes[32..36].copy_from_slice(&SEGMENT.to_le_bytes());
+    bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
+    bytes
+}
+
+/// A backup of one file in a chunk: its manifest's root, and the one part.
+pub(crate) fn manifest_of(label: &str, chunk: Digest, length: usize) -> (Vec<u8>, Vec<u8>) {
+    let length = u32::try_from(length).unwrap();
+    let mut writer = PartWriter::new();
+    let extent = Extent {
+        digest: chunk,
+        offset: 0,
+        length,
+    };
+    let file = FileEntry {
+        path: "a".to_owned(),
+        kind: EntryKind::File {
+            size: u64::from(length),
+            crc32c: 0,
+            extents: vec![extent],
+            bad_pages: Vec::new(),
+        },
+        modified: 0,
+        mode: 0o600,
+        user: None,
+        group: None,
+        fingerprints: None,
+    };
+    writer.push(file).unwrap();
+    let part = writer.finish().unwrap();
+    let part_ref = PartRef {
+        digest: SUITE.digest(&part),
+        length: part.len() as u64,
+    };
+    let first = "000000010000000000000001".parse().unwrap();
+    let root = ManifestRoot {
+        format: MANIFEST_FORMAT,
+        pgmesh_version: "0.1.0".into(),
+        stanza: stanza(),
+        label: label.parse().unwrap(),
+        backup_type: BackupType::Full,
+        archive_id: "15-1".parse().unwrap(),
+        system_id: SystemId(77),
+        catalog_version: PgVersion::V15.catalog_version(),
+        prior: None,
+        start_time: 1,
+        stop_time: 2,
+        start_lsn: Lsn(u64::from(SEGMENT) + 40),
+        stop_lsn: Lsn(u64::from(SEGMENT) + 80),
+        checkpoint: Lsn(u64::from(SEGMENT) + 40),
+        timeline: TimelineId(1),
+        instance: None,
+        wal_start: first,
+        wal_stop: first,
+        segment_size: SegmentSize::new(SEGMENT).unwrap(),
+        page_checksums: true,
+        errors: Vec::new(),
+        tablespaces: Vec::new(),
+        databases: Vec::new(),
+        links: Vec::new(),
+        annotations: BTreeMap::new(),
+        fingerprint_seed: None,
+        scanned_at: None,
+        data_checksums: None,
+        from_standby: false,
+        sizes: BackupSizes {
+            size: 100,
+            delta: 100,
+            repository: 50,
+            repository_delta: 50,
+        },
+        file_count: 1,
+        backup_label: String::new(),
+        tablespace_map: None,
+        parts: vec![part_ref],
+    };
+    (root.encode().unwrap(), part)
+}
+
+fn settings(folder: &Path, sessions: SessionTimes) -> NodeSettings {
+    let repository = folder.join("repo");
+    let place = [("type", "posix"), ("path", repository.to_str().unwrap())];
+    let declared = RepositorySettings {
+        definition: place.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        local: BTreeMap::new(),
+        secrets: Arc::new(FixedSecrets::default()),
+        passphrase: None,
+    };
+    NodeSettings {
+        name: "alpha".to_owned(),
+        path: folder.join("node"),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: "127.0.0.1:1".to_owned(),
+        region: None,
+        repositories: BTreeMap::from([(RepoKey::new(1).unwrap(), declared)]),
+        archive_ack: None,
+        backup_ack: None,
+        io_timeout: Duration::from_secs(20),
+        seeds: Vec::new(),
+        routes: BTreeMap::new(),
+        voters: 3,
+        repair_rate: None,
+        snapshot_entries: None,
+        skip_entries: Vec::new(),
+        buffer: 64 << 20,
+        sessions,
+    }
+}

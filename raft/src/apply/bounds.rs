@@ -1,0 +1,355 @@
+//! No command makes a record that cannot be read, however large what it is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgmesh_postgres::{Lsn, TimelineId};
+use pgmesh_storage::{Digest, wire};
+use proptest::prelude::*;
+
+use super::scenario::{
+    World, begin, claim, claimed, claims, commit, create_stanza, digest, label, new_chunk, push_history, push_segment,
+    replica, repo, stanza,
+};
+use super::{Base, MemoryBase};
+use crate::command::{Adopt, AdoptedFile, Command, NewReplica, Proposal};
+use crate::model::{
+    AuditRecord, BackupRecord, Branch, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex,
+    NodeRecord, ObjectRef, Remembered, RepositoryRecord, RequestId, SegmentRecord, SessionKind, SessionRecord,
+    StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
+};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+use crate::table::Table;
+use crate::{limits, value};
+
+const LABEL: &str = "20250215-020001F";
+
+fn world() -> World {
+    let mut world = World::with_stanza();
+    world.push(push_segment(1, 1, 1)).unwrap();
+    world.push(push_segment(1, 2, 2)).unwrap();
+    let session = world.begin_backup(LABEL);
+    let commit = commit(session, LABEL, world.applied());
+    world.run(Command::CommitBackup(Box::new(commit))).unwrap();
+    world
+}
+
+fn annotate(annotations: BTreeMap<String, String>) -> Command {
+    Command::Annotate {
+        stanza: stanza(),
+        label: label(LABEL),
+        annotations,
+    }
+}
+
+/// Decodes every row as what its table holds.
+fn read_all(base: &MemoryBase) {
+    fn read<T: serde::de::DeserializeOwned>(base: &MemoryBase, table: Table) {
+        for row in base.scan(table, &[], &[]) {
+            let (key, bytes) = row.unwrap();
+            assert!(bytes.len() <= limits::RECORD, "{} bytes in {table}", bytes.len());
+            value::decode::<T>(table, &key, &bytes).unwrap();
+        }
+    }
+    read::<NodeRecord>(base, Table::Nodes);
+    read::<RepositoryRecord>(base, Table::Repositories);
+    read::<StanzaRecord>(base, Table::Stanzas);
+    read::<SegmentRecord>(base, Table::Segments);
+    read::<ChunkRecord>(base, Table::Chunks);
+    read::<BackupRecord>(base, Table::Backups);
+    read::<Debt>(base, Table::Debts);
+    read::<Garbage>(base, Table::Garbage);
+    read::<SessionRecord>(base, Table::Sessions);
+    read::<TokenRecord>(base, Table::Tokens);
+    read::<AuditRecord>(base, Table::Audit);
+    read::<Remembered>(base, Table::Requests);
+}
+
+#[test]
+fn eleven_large_annotations_are_refused_and_the_backup_stays_readable() {
+    let mut world = world();
+    for call in 0..11 {
+        let annotations = (0..15).map(|number| (format!("key-{call}-{number}"), "x".repeat(120_000)));
+        let refused = world.run(annotate(annotations.collect()));
+        assert!(matches!(refused, Err(Refusal::BeyondLimit { .. })), "{refused:?}");
+    }
+    // Small ones, many times, come to their bound as well, and go away again.
+    let mut refused = 0;
+    for number in 0..300 {
+        let one = BTreeMap::from([(format!("key-{number}"), "y".repeat(100))]);
+        refused += u32::from(world.run(annotate(one)).is_err());
+    }
+    assert!(refused > 100);
+    let known = world.view().backup(&stanza(), &label(LABEL)).unwrap().unwrap();
+    assert_eq!(known.annotations.len(), limits::ANNOTATIONS);
+    let gone = known.annotations.keys().map(|key| (key.clone(), String::new()));
+    world.run(annotate(gone.collect())).unwrap();
+    read_all(&world.base);
+}
+
+#[test]
+fn what_grows_by_many_small_commands_is_bounded() {
+    let mut world = world();
+    let adopt = |timeline: usize| Command::AdoptWriter {
+        stanza: stanza(),
+        timeline: TimelineId(u32::try_from(timeline).unwrap()),
+        instance: "i".repeat(limits::INSTANCE),
+    };
+    // As so many commands would have left it.
+    let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
+    let writer = Writer {
+        instance: "i".repeat(limits::INSTANCE),
+        since: LogIndex(1),
+    };
+    let timelines = (1..limits::TIMELINES).map(|timeline| TimelineId(u32::try_from(timeline).unwrap()));
+    record.writers = timelines.map(|timeline| (timeline, writer.clone())).collect();
+    let row = ((Table::Stanzas, b"main".to_vec()), Some(value::encode(&record)));
+    world.base.write(std::iter::once(row).collect());
+    world.run(adopt(limits::TIMELINES)).unwrap();
+    let refused = world.run(adopt(limits::TIMELINES + 1));
+    assert!(matches!(refused, Err(Refusal::BeyondLimit { .. })), "{refused:?}");
+    // There is still room for what an ordinary cluster does.
+    let session = world.begin_backup("20250215-020002F");
+    world.run(Command::CloseSession { session }).unwrap();
+    read_all(&world.base);
+}
+
+/// An ordinary cluster that fails over again and again is not stopped: archiving goes on with every timeline.
+#[test]
+fn hundreds_of_promotions_are_archived() {
+    let mut world = world();
+    let mut branches = Vec::new();
+    for timeline in 2..300_u32 {
+        branches.push((timeline - 1, u64::from(timeline) << 28));
+        world.push(push_history(timeline, &branches)).unwrap();
+    }
+    world.push(push_segment(299, 1, 9)).unwrap();
+    let row = world.base.get(Table::Stanzas, b"main").unwrap().unwrap();
+    assert!(row.len() < limits::RECORD / 8, "{} bytes", row.len());
+    let record = world.view().stanza(&stanza()).unwrap().unwrap();
+    assert_eq!(record.histories[&TimelineId(299)].branches.len(), 298);
+}
+
+#[test]
+fn a_request_that_comes_again_with_another_command_is_refused() {
+    let mut world = world();
+    let id = RequestId([7; 16]);
+    let note = |text: &str| Command::Audit { what: text.to_owned() };
+    assert_eq!(world.run_as(id, note("one")), Ok(Reply::Done));
+    let lines = world.view().audit(LogIndex(0)).count();
+    assert_eq!(world.run_as(id, note("two")), Err(Refusal::OtherRequest(id)));
+    // The first one stays what it was.
+    assert_eq!(world.run_as(id, note("one")), Ok(Reply::Done));
+    assert_eq!(world.view().audit(LogIndex(0)).count(), lines);
+}
+
+fn text() -> impl Strategy<Value = String> {
+    let length = prop_oneof![
+        8 => 0_usize..40,
+        8 => 100_usize..5_000,
+        4 => Just(120_000),
+        1 => Just(2 << 20)
+    ];
+    (length, any::<char>()).prop_map(|(length, letter)| {
+        let count = length / letter.len_utf8();
+        letter.to_string().repeat(count)
+    })
+}
+
+fn texts() -> impl Strategy<Value = BTreeMap<String, String>> {
+    proptest::collection::btree_map(text(), text(), 0..6)
+}
+
+fn count() -> impl Strategy<Value = usize> {
+    prop_oneof![0_usize..5, 200_usize..400, Just(5_000), Just(20_000)]
+}
+
+/// Commands whose texts and lists are as large as anyone may send them.
+fn command() -> impl Strategy<Value = Command> {
+    let whole = Just(()).boxed();
+    prop_oneof![
+        texts().prop_map(annotate),
+        text().prop_map(|reason| Command::StopStanza {
+            stanza: stanza(),
+            reason
+        }),
+        whole.prop_map(|()| Command::StartStanza { stanza: stanza() }),
+        (1_u32..5000, text()).prop_map(|(timeline, instance)| Command::AdoptWriter {
+            stanza: stanza(),
+            timeline: TimelineId(timeline),
+            instance
+        }),
+        text().prop_map(|holder| Command::OpenSession {
+            kind: SessionKind::Backup,
+            stanza: Some(stanza()),
+            holder,
+            node: "n1".parse().unwrap(),
+            resume_key: None
+        }),
+        (text(), text(), count()).prop_map(|(region, program, count)| Command::AdmitNode {
+            name: "n2".parse().unwrap(),
+            region,
+            advertise: vec!["host:1".to_owned(); count],
+            fingerprint: [2; 32],
+            program,
+            catalog_format: crate::MeshRecord::CATALOG_FORMAT
+        }),
+        (texts(), text()).prop_map(|(definition, uuid)| Command::RegisterRepository {
+            repo: repo(3),
+            definition,
+            host: None,
+            uuid,
+            wrapped_keys: Vec::new(),
+            node: "n1".parse().unwrap()
+        }),
+        texts().prop_map(|definition| Command::UpdateRepository {
+            repo: repo(2),
+            definition: Some(definition),
+            host: None,
+            wrapped_keys: None
+        }),
+        (2_u32..4000, count()).prop_map(|(timeline, count)| {
+            let mut push = push_history(timeline, &[]);
+            let branch = |parent: usize| Branch {
+                parent: TimelineId(u32::try_from(parent).unwrap()),
+                switch: Lsn(u64::MAX),
+            };
+            push.branches = (1..=count).map(branch).collect();
+            push.checked_at = LogIndex(1 << 40);
+            Command::PushSegment(Box::new(push))
+        }),
+        text().prop_map(|instance| {
+            let mut push = push_segment(1, 3, 3);
+            push.instance = instance;
+            push.checked_at = LogIndex(1 << 40);
+            Command::PushSegment(Box::new(push))
+        }),
+        count().prop_map(|count| {
+            let mut push = push_segment(1, 4, 4);
+            push.object.claims = vec![claim(replica(1, 0)); count];
+            push.checked_at = LogIndex(1 << 40);
+            Command::PushSegment(Box::new(push))
+        }),
+        count().prop_map(|count| Command::AddChunks {
+            session: crate::SessionId(LogIndex(8)),
+            chunks: vec![new_chunk(1, &[replica(1, 0)]); count]
+        }),
+        count().prop_map(|count| Command::Condemn {
+            chunks: vec![digest(1); count],
+            checked_at: LogIndex(1 << 40)
+        }),
+        count().prop_map(|count| {
+            let key = GarbageKey {
+                object: ObjectRef::Chunk(Digest([9; 32])),
+                repo: repo(1),
+                generation: pgmesh_storage::Generation(0),
+            };
+            let garbage = GarbageObject {
+                key,
+                since: LogIndex(1),
+            };
+            Command::KeepGarbage {
+                garbage: vec![garbage; count],
+            }
+        }),
+        count().prop_map(|count| {
+            let new = NewReplica {
+                object: ObjectRef::Chunk(digest(1)),
+                digest: digest(1),
+                claim: claim(replica(2, 0)),
+            };
+            Command::AddReplicas {
+                session: crate::SessionId(LogIndex(8)),
+                replicas: vec![new; count],
+            }
+        }),
+        text().prop_map(|what| Command::ReportBad {
+            object: ObjectRef::Manifest {
+                stanza: stanza(),
+                label: label(LABEL)
+            },
+            bad: claim(replica(1, 0)),
+            reason: DebtReason::Damaged,
+            what
+        }),
+        count().prop_map(|count| Command::CreateToken {
+            id: TokenId([1; 16]),
+            secret_hash: [1; 32],
+            role: TokenRole::Client {
+                stanzas: vec![stanza(); count]
+            },
+            expires: i64::MAX
+        }),
+        text().prop_map(|name| Command::RedeemToken {
+            id: TokenId([1; 16]),
+            secret_hash: [1; 32],
+            name
+        }),
+        text().prop_map(|what| Command::Audit { what }),
+        (texts(), text()).prop_map(|(annotations, program)| {
+            let mut record = commit(crate::SessionId(LogIndex(1)), LABEL, LogIndex(1)).record;
+            record.annotations = annotations;
+            record.program = program;
+            Command::Adopt(Box::new(Adopt::Backup {
+                stanza: stanza(),
+                label: label("20250216-020001F"),
+                record: Box::new(record),
+                claims: claims(&[replica(1, 0)]),
+            }))
+        }),
+        (5_u32..4000, count()).prop_map(|(timeline, count)| {
+            let branch = Branch {
+                parent: TimelineId(1),
+                switch: Lsn(1),
+            };
+            let file = AdoptedFile {
+                file: pgmesh_postgres::WalFileName::History(TimelineId(timeline)),
+                object: claimed(77, 50, &[replica(1, 0)]),
+                branches: vec![branch; count],
+            };
+            Command::Adopt(Box::new(Adopt::WalFiles {
+                stanza: stanza(),
+                db: pgmesh_storage::DbId(1),
+                files: vec![file],
+            }))
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, ..ProptestConfig::default() })]
+
+    /// Whatever is accepted, everything can still be read, and every command could be read back from the log.
+    #[test]
+    fn no_command_makes_a_record_that_cannot_be_read(
+        commands in proptest::collection::vec((command(), text()), 1..12),
+        labels in proptest::collection::btree_set(2_u8..28, 0..3),
+    ) {
+        let mut world = world();
+        for (number, (command, actor)) in commands.into_iter().enumerate() {
+            let is_early = number % 3 > 0;
+            let actor = if is_early { "test".to_owned() } else { actor };
+            let proposal = Proposal { id: RequestId([u8::try_from(number).unwrap(); 16]), at: 1, actor, command };
+            let bytes = wire::encode(&proposal);
+            prop_assert_eq!(&wire::decode::<Proposal>(&bytes, bytes.len()).unwrap(), &proposal);
+            let before = world.base.clone();
+            if world.apply(proposal).is_err() {
+                let kept = |base: &MemoryBase, table| base.scan(table, &[], &[]).collect::<Result<BTreeSet<_>, _>>().unwrap();
+                for table in [Table::Backups, Table::Stanzas, Table::Repositories, Table::Audit, Table::Sessions] {
+                    prop_assert_eq!(kept(&before, table), kept(&world.base, table), "a refusal changes nothing");
+                }
+            }
+            read_all(&world.base);
+        }
+        // What an ordinary cluster does goes on.
+        drop(world.run(Command::StartStanza { stanza: stanza() }));
+        drop(world.run(create_stanza(7)));
+        for day in labels {
+            let session = world.open_session(SessionKind::Backup);
+            let name = format!("202503{day:02}-020001F");
+            let begun = world.run(begin(session, &name));
+            prop_assert!(begun.is_ok(), "{:?}", begun);
+            world.run(Command::CloseSession { session }).unwrap();
+        }
+    }
+}

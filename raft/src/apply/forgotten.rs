@@ -1,0 +1,258 @@
+//! Names that the catalog has forgotten are not assigned again, and those that were assigned before stay valid (decision 18).
+
+use pgmesh_postgres::WalFileName;
+use pgmesh_storage::{DbId, Generation};
+
+use super::scenario::*;
+use crate::command::{Command, NewReplica};
+use crate::model::{ChunkState, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, SessionId, SessionKind};
+use crate::refusal::Refusal;
+use crate::reply::Reply;
+
+fn upload(world: &mut World, session: SessionId, number: u8, generation: u32, repos: &[u16]) -> Result<Reply, Refusal> {
+    let replicas: Vec<_> = repos.iter().map(|repo| replica(*repo, generation)).collect();
+    let chunks = vec![new_chunk(number, &replicas)];
+    world.run(Command::AddChunks { session, chunks })
+}
+
+/// Uploads a chunk and condemns it. When it was condemned.
+fn condemn(world: &mut World, number: u8, generation: u32) -> LogIndex {
+    let session = world.open_session(SessionKind::Backup);
+    upload(world, session, number, generation, &[1, 2]).unwrap();
+    world.run(Command::CloseSession { session }).unwrap();
+    let checked_at = world.applied();
+    let chunks = vec![digest(number)];
+    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    world.applied()
+}
+
+fn forget(world: &mut World, number: u8, since: LogIndex) {
+    let chunks = vec![condemned(number, since)];
+    let kept = Vec::new();
+    world.run(Command::Forget { chunks, kept }).unwrap();
+}
+
+fn assigned(world: &World, number: u8) -> Generation {
+    match world.view().chunk_states(&[digest(number)]).unwrap().remove(0) {
+        ChunkState::Absent { generation } => generation,
+        present @ ChunkState::Present(_) => panic!("{present:?}"),
+    }
+}
+
+fn segment(number: u32) -> ObjectRef {
+    ObjectRef::Segment {
+        stanza: stanza(),
+        db: DbId(1),
+        file: WalFileName::Segment(segment_name(1, number)),
+    }
+}
+
+fn retire() -> Command {
+    Command::RetireRepository {
+        repo: repo(2),
+        force: true,
+    }
+}
+
+fn delete() -> Command {
+    Command::DeleteStanza {
+        stanza: stanza(),
+        force: false,
+    }
+}
+
+#[test]
+fn a_name_that_was_forgotten_is_not_assigned_again() {
+    let mut world = World::with_stanza();
+    assert_eq!(assigned(&world, 1), Generation(0));
+    let since = condemn(&mut world, 1, 0);
+    forget(&mut world, 1, since);
+    // A DELETE of generation 0 may still be on its way.
+    assert_eq!(assigned(&world, 1), Generation(1));
+    let view = world.view();
+    assert_eq!(view.generation_for(&segment(1), &[]).unwrap(), Generation(1));
+    let since = condemn(&mut world, 1, 1);
+    forget(&mut world, 1, since);
+    assert_eq!(assigned(&world, 1), Generation(2));
+}
+
+#[test]
+fn uploads_that_are_under_way_are_not_refused_for_what_others_forget() {
+    let mut world = World::with_stanza();
+    let since = condemn(&mut world, 1, 0);
+    let session = world.open_session(SessionKind::Backup);
+    let checked_at = world.applied();
+    assert_eq!(assigned(&world, 2), Generation(0));
+    forget(&mut world, 1, since);
+    upload(&mut world, session, 2, 0, &[1]).unwrap();
+    // The write to the other repository ends later, under the same name.
+    let add = Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: ObjectRef::Chunk(digest(2)),
+            digest: digest(2),
+            claim: claim(replica(2, 0)),
+        }],
+    };
+    assert_eq!(world.run(add), Ok(Reply::Added { accepted: 1 }));
+    let mut push = push_segment(1, 1, 1);
+    push.checked_at = checked_at;
+    let pushed = world.run(Command::PushSegment(Box::new(push)));
+    assert!(matches!(pushed, Ok(Reply::Pushed { .. })), "{pushed:?}");
+}
+
+#[test]
+fn a_chunk_that_was_condemned_again_is_not_forgotten_for_its_first_condemnation() {
+    let mut world = World::with_stanza();
+    let first = condemn(&mut world, 1, 0);
+    let second = condemn(&mut world, 1, 1);
+    forget(&mut world, 1, first);
+    assert_eq!(
+        world.view().condemned(None).map(Result::unwrap).collect::<Vec<_>>(),
+        [(digest(1), second)]
+    );
+    forget(&mut world, 1, second);
+    assert_eq!(world.view().condemned(None).count(), 0);
+    assert_eq!(world.view().garbage(None).count(), 2, "the objects of the first one");
+}
+
+#[test]
+fn garbage_is_forgotten_as_of_the_position_that_was_read() {
+    let mut world = World::with_stanza();
+    world.push(push_segment(1, 1, 1)).unwrap();
+    let report = Command::ReportBad {
+        object: segment(1),
+        bad: claim(replica(1, 0)),
+        reason: DebtReason::Damaged,
+        what: "test".to_owned(),
+    };
+    world.run(report).unwrap();
+    let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
+    let another = vec![GarbageObject {
+        since: LogIndex(garbage[0].since.0 - 1),
+        ..garbage[0].clone()
+    }];
+    world
+        .run(Command::KeepGarbage {
+            garbage: another.clone(),
+        })
+        .unwrap();
+    world.run(Command::ForgetGarbage { garbage: another }).unwrap();
+    assert_eq!(world.view().garbage(None).count(), 1);
+    world.run(Command::ForgetGarbage { garbage }).unwrap();
+    assert_eq!(world.view().garbage(None).count(), 0);
+    assert_eq!(assigned(&world, 9), Generation(1));
+}
+
+#[test]
+fn names_are_forgotten_with_the_repository_that_they_were_taken_in() {
+    let mut world = World::with_stanza();
+    // A condemned chunk of generation 2, and garbage of generation 4.
+    condemn(&mut world, 1, 2);
+    condemn(&mut world, 2, 4);
+    let session = world.open_session(SessionKind::Backup);
+    upload(&mut world, session, 2, 5, &[1]).unwrap();
+    world.run(retire()).unwrap();
+    while world.run(retire()) == Ok(Reply::Retiring { more: true }) {}
+    assert_eq!(assigned(&world, 9), Generation(5));
+}
+
+#[test]
+fn what_the_lost_disk_kept_is_forgotten_and_its_names_with_it() {
+    let mut world = World::with_stanza();
+    let since = condemn(&mut world, 1, 6);
+    let mark = GarbageKey {
+        object: ObjectRef::Chunk(digest(1)),
+        repo: repo(2),
+        generation: Generation(6),
+    };
+    let chunks = vec![condemned(1, since)];
+    let kept = vec![mark];
+    world.run(Command::Forget { chunks, kept }).unwrap();
+    assert_eq!(assigned(&world, 9), Generation(7));
+    let replace = || Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "another".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    };
+    while world.run(replace()) != Ok(Reply::Replacing { more: false }) {}
+    assert_eq!(world.view().kept(None).count(), 0);
+    assert_eq!(assigned(&world, 1), Generation(7));
+}
+
+/// What was garbage in a repository that was removed is forgotten without waiting for anybody.
+#[test]
+fn a_late_write_to_a_repository_that_was_registered_again_is_passed_over() {
+    let mut world = World::with_stanza();
+    let mut push = push_segment(1, 1, 1);
+    push.checked_at = world.applied();
+    world.run(Command::PushSegment(Box::new(push.clone()))).unwrap();
+    let report = Command::ReportBad {
+        object: segment(1),
+        bad: claim(replica(2, 0)),
+        reason: DebtReason::Damaged,
+        what: "test".to_owned(),
+    };
+    world.run(report).unwrap();
+    while world.run(retire()) == Ok(Reply::Retiring { more: true }) {}
+    world.run(register(2)).unwrap();
+    // The same push comes in a second time, and says that generation 0 is there: it may be being deleted.
+    let again = world.run(Command::PushSegment(Box::new(push)));
+    let replicas = vec![replica(1, 0)];
+    assert_eq!(again, Ok(Reply::AlreadyThere { replicas }));
+}
+
+#[test]
+fn a_stanza_is_described_under_a_name_that_was_not_deleted_since() {
+    let mut world = World::new();
+    let create = |checked_at, generation| {
+        let info = claimed(200, 100, &[replica(1, generation), replica(2, generation)]);
+        Command::CreateStanza {
+            stanza: stanza(),
+            cluster: cluster(7),
+            info,
+            checked_at,
+        }
+    };
+    let looked = world.applied();
+    world.run(create(looked, 0)).unwrap();
+    let reason = "test".to_owned();
+    world
+        .run(Command::StopStanza {
+            stanza: stanza(),
+            reason,
+        })
+        .unwrap();
+    world.run(delete()).unwrap();
+    let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
+    world.run(Command::ForgetGarbage { garbage }).unwrap();
+    // Somebody else had looked at the same time, and comes now.
+    let since = world.applied();
+    assert_eq!(world.run(create(looked, 0)), Err(Refusal::Recheck { since }));
+    let looked = world.applied();
+    let generation = world
+        .view()
+        .generation_for(
+            &ObjectRef::StanzaInfo {
+                stanza: stanza(),
+                db: DbId(1),
+            },
+            &[],
+        )
+        .unwrap();
+    assert_eq!(generation, Generation(1));
+    assert_eq!(world.run(create(looked, 1)), Ok(Reply::Database(DbId(1))));
+}
+
+#[test]
+fn a_rebuilt_catalog_begins_where_it_is_told() {
+    let mut world = World::with_stanza();
+    let raise = |generation| Command::RaiseFloor {
+        generation: Generation(generation),
+    };
+    world.run(raise(1000)).unwrap();
+    assert_eq!(assigned(&world, 1), Generation(1000));
+    world.run(raise(3)).unwrap();
+    assert_eq!(assigned(&world, 1), Generation(1000));
+}

@@ -1,0 +1,204 @@
+//! Whether this node takes part in consensus, and what it promises when it does.
+//!
+//! A log that has lost its end (an older copy of the data directory was put back; the disk ignored flushes and the power
+//! failed) breaks what the node has promised. As the leader it gives other entries to positions that others hold; as a
+//! voter it elects a leader that lacks what it had acknowledged; as a follower it makes openraft's leader panic. So a node
+//! that has started keeps everything that belongs to consensus away from openraft until the others have told what they
+//! know of it (`asking.rs`), and goes on comparing: each such message says what its sender knows of this node.
+//!
+//! A copy may have lost votes, too. The node therefore takes over the highest vote that it is told of, gives no vote in
+//! the term of that or an earlier one, and elects nobody who lacks what the others knew to be committed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use openraft::LogId;
+use openraft::raft::{VoteRequest, VoteResponse};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::peers::PeerMessage;
+use crate::status::{Lack, Shortfall, Standing};
+
+/// A node that is behind asks again and again. One that has not asked for so long is not behind any more, or is down.
+const BEHIND_FOR: Duration = Duration::from_secs(10);
+
+/// Whether this node takes part. Shared by all that works for the catalog.
+#[derive(Debug)]
+pub(super) struct Clearance {
+    node_id: u64,
+    standing: watch::Sender<Standing>,
+    pledge: Mutex<Pledge>,
+    /// Other nodes that have started and are behind, and when they were last heard of.
+    behind: Mutex<BTreeMap<u64, (Shortfall, Instant)>>,
+}
+
+/// What the others knew when this node was cleared.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Pledge {
+    /// No vote is given in this term or an earlier one: the node may have given it before.
+    pub(super) term: Option<u64>,
+    /// Whom this node elects must have this entry.
+    pub(super) committed: Option<LogId<u64>>,
+}
+
+impl Clearance {
+    pub(super) fn new(node_id: u64, standing: Standing) -> Self {
+        Self {
+            node_id,
+            standing: watch::Sender::new(standing),
+            pledge: Mutex::default(),
+            behind: Mutex::default(),
+        }
+    }
+
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    pub(super) fn is_cleared(&self) -> bool {
+        *self.standing.borrow() == Standing::Cleared
+    }
+
+    /// What this node lacks.
+    pub(super) fn shortfall(&self) -> Option<Shortfall> {
+        match &*self.standing.borrow() {
+            Standing::Behind(shortfall) => Some(shortfall.clone()),
+            Standing::Asking { .. } | Standing::Cleared => None,
+        }
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(*self.standing.borrow(), Standing::Behind(_))
+    }
+
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(*self.standing.borrow(), Standing::Asking { .. })
+    }
+
+    /// The last entry that whoever is elected must have.
+    pub(super) fn needed(&self) -> Option<LogId<u64>> {
+        lock(&self.pledge).committed
+    }
+
+    /// This node takes part from now on.
+    pub(super) fn clear(&self, pledge: Pledge) {
+        *lock(&self.pledge) = pledge;
+        self.standing.send_if_modified(|standing| {
+            let is_asking = matches!(standing, Standing::Asking { .. });
+            if is_asking {
+                *standing = Standing::Cleared;
+            }
+            is_asking
+        });
+    }
+
+    /// This node waits for these voters.
+    pub(super) fn wait_for(&self, silent: BTreeSet<u64>) {
+        self.standing.send_if_modified(|standing| {
+            let news = Standing::Asking { silent };
+            let is_news = matches!(standing, Standing::Asking { .. }) && *standing != news;
+            if is_news {
+                *standing = news;
+            }
+            is_news
+        });
+    }
+
+    /// This node lacks something, and takes no part any more in this process.
+    pub(super) fn fall_behind(&self, shortfall: Shortfall) {
+        self.standing.send_if_modified(|standing| {
+            if matches!(standing, Standing::Behind(_)) {
+                return false;
+            }
+            tracing::error!(
+                node = self.node_id,
+                "this node lacks entries that it has acknowledged, and does not take part: {shortfall}"
+            );
+            *standing = Standing::Behind(shortfall);
+            true
+        });
+    }
+
+    /// Refuses what this node must not answer, and says why. `known` is what the sender knows of this node.
+    pub(super) fn admit(
+        &self,
+        message: &PeerMessage,
+        known: Option<LogId<u64>>,
+        reached: Option<LogId<u64>>,
+    ) -> Result<(), String> {
+        // Proposals and reads are the leader's business, and the leader was elected.
+        let sender = match message {
+            PeerMessage::Append(request) => request.vote.leader_id.node_id,
+            PeerMessage::Vote(request) => request.vote.leader_id.node_id,
+            PeerMessage::Snapshot(request) => request.vote.leader_id.node_id,
+            PeerMessage::MayStand { .. } => 0,
+            PeerMessage::Propose(_) | PeerMessage::ReadIndex | PeerMessage::WhatOfMe(_) => return Ok(()),
+        };
+        if let Some(known) = known
+            && Some(known) > reached
+        {
+            self.fall_behind(Shortfall {
+                witness: sender,
+                lack: Lack::Entries(known),
+                reached,
+            });
+        }
+        match &*self.standing.borrow() {
+            Standing::Cleared => Ok(()),
+            Standing::Asking { .. } => Err("it has started and asks the others what they know of it".to_owned()),
+            Standing::Behind(shortfall) => Err(format!("it lacks entries that it has acknowledged: {shortfall}")),
+        }
+    }
+
+    /// The answer to a request for a vote that must not be given; `None` when openraft decides.
+    pub(super) fn refuse_vote(
+        &self,
+        request: &VoteRequest<u64>,
+        own_vote: openraft::Vote<u64>,
+    ) -> Option<VoteResponse<u64>> {
+        let pledge = *lock(&self.pledge);
+        let is_given = pledge.term.is_some_and(|term| request.vote.leader_id.term <= term);
+        if !is_given && request.last_log_id >= pledge.committed {
+            return None;
+        }
+        Some(VoteResponse {
+            vote: own_vote,
+            vote_granted: false,
+            last_log_id: pledge.committed,
+        })
+    }
+
+    /// Another node has told what it has, or what it lacks.
+    pub(super) fn note_started(&self, node_id: u64, shortfall: Option<Shortfall>) {
+        let mut behind = lock(&self.behind);
+        match shortfall {
+            None => drop(behind.remove(&node_id)),
+            Some(shortfall) => {
+                if !behind.contains_key(&node_id) {
+                    tracing::error!(
+                        node = node_id,
+                        "another node lacks entries that it has acknowledged, and does not take part: {shortfall}"
+                    );
+                }
+                behind.insert(node_id, (shortfall, Instant::now()));
+            }
+        }
+    }
+
+    /// Other nodes that are behind now.
+    pub(super) fn behind(&self) -> BTreeMap<u64, Shortfall> {
+        let mut behind = lock(&self.behind);
+        behind.retain(|_, (_, at)| at.elapsed() < BEHIND_FOR);
+        behind
+            .iter()
+            .map(|(id, (shortfall, _))| (*id, shortfall.clone()))
+            .collect()
+    }
+}
+
+/// A panic of another holder leaves nothing half-changed here: go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

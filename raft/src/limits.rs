@@ -1,0 +1,317 @@
+//! How large anything may be that ends in the catalog.
+//!
+//! The log and the tables hold only what can be read back. So everything that a peer can send has a bound, looked at where it
+//! comes in and, since only that decides, again by `apply` ([`check`]); and what a command writes is measured when it is
+//! written ([`Txn`](crate::apply::Txn)). The bounds are part of the catalog's format: all nodes must come to the same answer
+//! (invariant 10).
+
+use std::collections::BTreeMap;
+
+use pgmesh_storage::WrappedKey;
+
+use crate::command::{Adopt, ClaimedObject, Command, Proposal};
+use crate::model::{BackupRecord, Claim, NodeRecord, RepositoryRecord, StanzaRecord, TokenRole};
+use crate::refusal::Refusal;
+
+/// The longest record that a command may write, in bytes: far below what [`value::decode`](crate::value::decode) reads.
+pub const RECORD: usize = 1 << 20;
+/// What all records of one command may come to, in bytes.
+pub const COMMAND_RECORDS: usize = 64 << 20;
+
+/// A text in the audit trail or in a message: who, why, what was found. In bytes, as all that follow.
+pub const REASON: usize = 2048;
+/// Who holds a session, who asked for something.
+pub const HOLDER: usize = 512;
+/// A name, an identifier, a version.
+pub const NAME: usize = 256;
+/// The fingerprint of a data directory. Each timeline of a stanza may have another one in its record.
+pub const INSTANCE: usize = 128;
+/// A `host:port`.
+pub const ADDRESS: usize = 300;
+/// Addresses of one node.
+pub const ADDRESSES: usize = 8;
+/// Nodes that are part of the mesh at once.
+pub const NODES: usize = 256;
+/// Options of a repository's definition, and the length of one value.
+pub const OPTIONS: usize = 64;
+/// The longest value of an option: a path may have this many bytes.
+pub const OPTION: usize = 4096;
+/// Wrapped keys of one repository, and the longest part of one.
+pub const WRAPPED_KEYS: usize = 256;
+/// The longest field of a wrapped key.
+pub const WRAPPED_KEY: usize = 256;
+/// Annotations of one backup.
+pub const ANNOTATIONS: usize = 128;
+/// An annotation's key.
+pub const ANNOTATION_KEY: usize = 256;
+/// An annotation's value.
+pub const ANNOTATION_VALUE: usize = 4096;
+/// All keys and values of one backup's annotations.
+pub const ANNOTATION_SUM: usize = 16 << 10;
+/// Lines of a history file, timelines of a database: a cluster that is promoted every day gets there after five years.
+pub const TIMELINES: usize = 2048;
+/// Databases of a stanza: a major upgrade makes one.
+pub const DATABASES: usize = 256;
+/// Stanzas of one token.
+pub const TOKEN_STANZAS: usize = 1024;
+/// Replicas of one object: one in each repository, and one more generation of each.
+pub const REPLICAS: usize = 512;
+/// Chunks, replicas, objects or files that one command is about.
+pub const ITEMS: usize = 4096;
+
+/// Cuts a text that is only for people, so that it does not keep a command from being carried out.
+#[must_use]
+pub fn shortened(mut text: String, limit: usize) -> String {
+    const CUT: &str = " …";
+    if text.len() > limit {
+        let mut end = limit.saturating_sub(CUT.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(CUT);
+    }
+    text
+}
+
+fn bounded(what: &str, given: usize, limit: usize) -> Result<(), Refusal> {
+    if given <= limit {
+        return Ok(());
+    }
+    Err(Refusal::BeyondLimit {
+        what: what.to_owned(),
+        given: given as u64,
+        limit: limit as u64,
+    })
+}
+
+/// Refuses a proposal with anything in it that is larger than may be.
+///
+/// # Errors
+/// [`Refusal::BeyondLimit`].
+pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
+    bounded("the name of whoever asks, in bytes", proposal.actor.len(), HOLDER)?;
+    match &proposal.command {
+        Command::FoundMesh(record) => bounded("the mesh's identifier, in bytes", record.mesh_id.len(), NAME),
+        Command::RegisterNode { record, .. } => node(record),
+        Command::AdmitNode {
+            region,
+            advertise,
+            program,
+            ..
+        } => whereabouts(region, advertise, program),
+        Command::AnnounceNode {
+            region,
+            advertise,
+            program,
+            ..
+        } => whereabouts(region, advertise, program),
+        Command::RegisterRepository {
+            definition,
+            uuid,
+            wrapped_keys,
+            ..
+        } => {
+            options(definition)?;
+            identity(uuid, wrapped_keys)
+        }
+        Command::UpdateRepository {
+            definition,
+            wrapped_keys,
+            ..
+        } => {
+            definition.as_ref().map_or(Ok(()), options)?;
+            wrapped_keys.as_deref().map_or(Ok(()), keys)
+        }
+        Command::ReplaceRepository { uuid, wrapped_keys, .. } => identity(uuid, wrapped_keys),
+        Command::CreateStanza { info, .. } | Command::UpgradeStanza { info, .. } => object(info),
+        Command::StopStanza { reason: text, .. } | Command::ExpireSession { reason: text, .. } => reason(text),
+        Command::ReportBad { what: text, bad, .. } => {
+            claim(bad)?;
+            reason(text)
+        }
+        Command::Audit { what: text } => reason(text),
+        Command::AdoptWriter { instance, .. } => self::instance(instance),
+        Command::PushSegment(push) => {
+            object(&push.object)?;
+            instance(&push.instance)?;
+            branches(push.branches.len())
+        }
+        Command::AddChunks { chunks, .. } => {
+            items(chunks.len())?;
+            chunks.iter().try_for_each(|chunk| claims(&chunk.claims))
+        }
+        Command::OpenSession { holder, .. } => bounded("the holder of a session, in bytes", holder.len(), HOLDER),
+        Command::CommitBackup(commit) => {
+            claims(&commit.claims)?;
+            backup(&commit.record)
+        }
+        Command::Annotate { annotations: given, .. } => annotations(given),
+        Command::AddReplicas { replicas, .. } => {
+            items(replicas.len())?;
+            replicas.iter().try_for_each(|new| claim(&new.claim))
+        }
+        Command::Condemn { chunks, .. } => items(chunks.len()),
+        Command::Forget { chunks, kept } => items(chunks.len().max(kept.len())),
+        Command::ForgetGarbage { garbage } | Command::KeepGarbage { garbage } => items(garbage.len()),
+        Command::CreateToken {
+            role: TokenRole::Client { stanzas },
+            ..
+        } => bounded("the stanzas of a token", stanzas.len(), TOKEN_STANZAS),
+        Command::RedeemToken { name, .. } => bounded("a name, in bytes", name.len(), NAME),
+        Command::Adopt(adopt) => self::adopt(adopt),
+        Command::RenumberNode { reason: text, .. } => reason(text),
+        Command::MarkRepository { identity, .. } => {
+            bounded("the identifier of a repository, in bytes", identity.len(), NAME)
+        }
+        Command::RaiseFloor { .. }
+        | Command::SetNodeService { .. }
+        | Command::SetNodeVote { .. }
+        | Command::RetireRepository { .. }
+        | Command::Backfill { .. }
+        | Command::DeleteStanza { .. }
+        | Command::StartStanza { .. }
+        | Command::AdoptSession { .. }
+        | Command::CloseSession { .. }
+        | Command::BeginBackup { .. }
+        | Command::RemoveBackup { .. }
+        | Command::CreateToken { .. } => Ok(()),
+    }
+}
+
+/// The bounds of a backup's annotations, whether they are its first ones or a change of them.
+///
+/// # Errors
+/// [`Refusal::BeyondLimit`].
+pub fn annotations(given: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    bounded("the number of annotations", given.len(), ANNOTATIONS)?;
+    for (key, value) in given {
+        bounded("the key of an annotation, in bytes", key.len(), ANNOTATION_KEY)?;
+        bounded("the value of an annotation, in bytes", value.len(), ANNOTATION_VALUE)?;
+    }
+    let sum = given.iter().map(|(key, value)| key.len() + value.len()).sum();
+    bounded("all annotations of a backup together, in bytes", sum, ANNOTATION_SUM)
+}
+
+/// What a stanza may grow to by one command after the other.
+pub(crate) fn stanza(record: &StanzaRecord) -> Result<(), Refusal> {
+    bounded("the databases of a stanza", record.databases.len(), DATABASES)?;
+    let timelines = record.histories.len().max(record.writers.len());
+    bounded("the timelines of a database", timelines, TIMELINES)
+}
+
+/// What a repository may grow to by one command after the other.
+pub(crate) fn repository(record: &RepositoryRecord) -> Result<(), Refusal> {
+    keys(&record.wrapped_keys)
+}
+
+/// So many nodes may be part of the mesh.
+pub(crate) fn nodes(count: usize) -> Result<(), Refusal> {
+    bounded("the nodes of the mesh", count, NODES)
+}
+
+fn reason(text: &str) -> Result<(), Refusal> {
+    bounded("a reason, in bytes", text.len(), REASON)
+}
+
+fn instance(instance: &str) -> Result<(), Refusal> {
+    bounded(
+        "the fingerprint of a data directory, in bytes",
+        instance.len(),
+        INSTANCE,
+    )
+}
+
+fn branches(count: usize) -> Result<(), Refusal> {
+    bounded("the lines of a history file", count, TIMELINES)
+}
+
+fn items(count: usize) -> Result<(), Refusal> {
+    bounded("the objects that a command is about", count, ITEMS)
+}
+
+fn claims(claims: &[Claim]) -> Result<(), Refusal> {
+    bounded("the replicas of an object", claims.len(), REPLICAS)?;
+    claims.iter().try_for_each(claim)
+}
+
+fn claim(claim: &Claim) -> Result<(), Refusal> {
+    bounded("the identifier of a repository, in bytes", claim.identity.len(), NAME)
+}
+
+fn object(object: &ClaimedObject) -> Result<(), Refusal> {
+    claims(&object.claims)
+}
+
+fn whereabouts(region: &str, advertise: &[String], program: &str) -> Result<(), Refusal> {
+    bounded("a region, in bytes", region.len(), NAME)?;
+    bounded("the version of a program, in bytes", program.len(), NAME)?;
+    bounded("the addresses of a node", advertise.len(), ADDRESSES)?;
+    let mut addresses = advertise.iter();
+    addresses.try_for_each(|address| bounded("an address, in bytes", address.len(), ADDRESS))
+}
+
+fn node(record: &NodeRecord) -> Result<(), Refusal> {
+    bounded("the revoked certificates of a node", record.revoked.len(), NAME)?;
+    whereabouts(&record.region, &record.advertise, &record.program)
+}
+
+/// The bounds of a repository's definition.
+///
+/// # Errors
+/// [`Refusal::BeyondLimit`].
+pub fn options(definition: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    bounded("the options of a repository", definition.len(), OPTIONS)?;
+    definition.iter().try_for_each(|(option, value)| {
+        bounded("the name of an option, in bytes", option.len(), NAME)?;
+        bounded("the value of an option, in bytes", value.len(), OPTION)
+    })
+}
+
+fn identity(uuid: &str, wrapped_keys: &[WrappedKey]) -> Result<(), Refusal> {
+    bounded("the identifier of a repository, in bytes", uuid.len(), NAME)?;
+    keys(wrapped_keys)
+}
+
+fn keys(wrapped_keys: &[WrappedKey]) -> Result<(), Refusal> {
+    bounded("the wrapped keys of a repository", wrapped_keys.len(), WRAPPED_KEYS)?;
+    wrapped_keys.iter().try_for_each(|wrapped| {
+        let fields = [
+            wrapped.repository.len(),
+            wrapped.iv.0.len(),
+            wrapped.ciphertext.0.len(),
+            wrapped.tag.0.len(),
+            wrapped.derivation.salt.0.len(),
+        ];
+        let longest = fields.into_iter().max().unwrap_or_default();
+        bounded("a field of a wrapped key, in bytes", longest, WRAPPED_KEY)
+    })
+}
+
+fn backup(record: &BackupRecord) -> Result<(), Refusal> {
+    annotations(&record.annotations)?;
+    bounded("the version of a program, in bytes", record.program.len(), NAME)?;
+    bounded("the replicas of an object", record.manifest.replicas.len(), REPLICAS)
+}
+
+fn adopt(adopt: &Adopt) -> Result<(), Refusal> {
+    match adopt {
+        Adopt::Stanza { databases, .. } => {
+            bounded("the databases of a stanza", databases.len(), DATABASES)?;
+            databases.iter().try_for_each(|database| object(&database.info))
+        }
+        Adopt::WalFiles { files, .. } => {
+            items(files.len())?;
+            files.iter().try_for_each(|file| {
+                object(&file.object)?;
+                branches(file.branches.len())
+            })
+        }
+        Adopt::Backup {
+            record, claims: given, ..
+        } => {
+            claims(given)?;
+            backup(record)
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! How the histories of a stanza's timelines are kept: each repeats the one of the timeline that it left, and adds a line.
+//! Written out, the lines of n timelines would be n²/2; what is repeated is therefore only named.
+
+use std::collections::BTreeMap;
+
+use pgmesh_postgres::TimelineId;
+use pgmesh_storage::Digest;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Branch, HistoryRecord};
+
+/// One history as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    timeline: TimelineId,
+    digest: Digest,
+    /// The timeline, further up in the list, whose lines it begins with.
+    like: Option<TimelineId>,
+    /// Its other lines.
+    lines: Vec<Branch>,
+}
+
+pub(super) fn serialize<S: Serializer>(
+    histories: &BTreeMap<TimelineId, HistoryRecord>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let kept: Vec<Kept> = histories
+        .iter()
+        .map(|(timeline, history)| {
+            let (like, lines) = split(histories, *timeline, &history.branches);
+            Kept {
+                timeline: *timeline,
+                digest: history.digest,
+                like,
+                lines: lines.to_vec(),
+            }
+        })
+        .collect();
+    kept.serialize(serializer)
+}
+
+/// The timeline that the history repeats, and its own lines.
+fn split<'a>(
+    histories: &BTreeMap<TimelineId, HistoryRecord>,
+    timeline: TimelineId,
+    branches: &'a [Branch],
+) -> (Option<TimelineId>, &'a [Branch]) {
+    if let Some((last, before)) = branches.split_last()
+        && last.parent < timeline
+        && let Some(parent) = histories.get(&last.parent)
+        && parent.branches == before
+    {
+        return (Some(last.parent), std::slice::from_ref(last));
+    }
+    (None, branches)
+}
+
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<TimelineId, HistoryRecord>, D::Error> {
+    let mut histories: BTreeMap<TimelineId, HistoryRecord> = BTreeMap::new();
+    for kept in Vec::<Kept>::deserialize(deserializer)? {
+        let mut branches = match kept.like {
+            None => Vec::new(),
+            Some(like) => match histories.get(&like) {
+                Some(known) => known.branches.clone(),
+                None => return Err(D::Error::custom("a history begins like one that is not there")),
+            },
+        };
+        branches.extend(kept.lines);
+        let history = HistoryRecord {
+            digest: kept.digest,
+            branches,
+        };
+        histories.insert(kept.timeline, history);
+    }
+    Ok(histories)
+}
+
+#[cfg(test)]
+mod tests {
+    use pgmesh_postgres::Lsn;
+    use pgmesh_storage::wire;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Holder(#[serde(with = "super")] BTreeMap<TimelineId, HistoryRecord>);
+
+    fn history(branches: Vec<Branch>) -> HistoryRecord {
+        HistoryRecord {
+            digest: Digest([7; 32]),
+            branches,
+        }
+    }
+
+    #[test]
+    fn many_timelines_take_a_line_each() {
+        let mut branches = Vec::new();
+        let mut histories = BTreeMap::new();
+        for timeline in 2..=2000 {
+            let parent = TimelineId(timeline - 1);
+            let switch = Lsn(u64::from(timeline) << 32);
+            branches.push(Branch { parent, switch });
+            histories.insert(TimelineId(timeline), history(branches.clone()));
+        }
+        let bytes = wire::encode(&Holder(histories.clone()));
+        assert!(bytes.len() < 128 << 10, "{} bytes", bytes.len());
+        let read: Holder = wire::decode(&bytes, bytes.len()).unwrap();
+        assert!(read.0 == histories);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_histories_there_are_is_read_back(
+            given in proptest::collection::btree_map(1_u32..8, proptest::collection::vec((1_u32..9, 0_u64..3), 0..5), 0..8),
+        ) {
+            let branch = |(parent, switch)| Branch { parent: TimelineId(parent), switch: Lsn(switch) };
+            let histories = given
+                .into_iter()
+                .map(|(timeline, lines)| (TimelineId(timeline), history(lines.into_iter().map(branch).collect())))
+                .collect();
+            let holder = Holder(histories);
+            let bytes = wire::encode(&holder);
+            prop_assert_eq!(wire::decode::<Holder>(&bytes, bytes.len()).unwrap(), holder);
+        }
+    }
+}
