@@ -7,6 +7,7 @@
 use super::wal::NeededWal;
 use crate::mesh::Mesh;
 use crate::pg::{OpenCluster, PgClient, database_failure};
+use bytes::Bytes;
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName, WalSearch};
@@ -57,18 +58,32 @@ impl WalProof {
         timeline: TimelineId,
     ) -> Result<(), Failure> {
         let NeededWal { first, last } = self.segments(timeline, cluster.control.segment_size);
-        let mut search = WalSearch::default();
-        for name in [Some(first), (last != first).then_some(last)].into_iter().flatten() {
-            let segment = archived(mesh, stanza, cluster.control.system_id, name).await?;
-            search
-                .add(&segment)
-                .map_err(|error| not_its_own(stanza, name, &chain(&error)))?;
+        let id = cluster.control.system_id;
+        let end = archived(mesh, stanza, id, last).await?;
+        let end = end.ok_or_else(|| not_its_own(stanza, last, "it is not there any more"))?;
+        if self.is_in(&[(last, &end)], stanza)? {
+            return Ok(());
         }
-        if search.holds(&self.text) {
+        // The record may begin in the segment before. Where a timeline begins with `last`, there is none.
+        if first != last
+            && let Some(begin) = archived(mesh, stanza, id, first).await?
+            && self.is_in(&[(first, &begin), (last, &end)], stanza)?
+        {
             return Ok(());
         }
         let cause = "the archived segment lacks a record that the server was just asked to write";
         Err(not_its_own(stanza, last, cause))
+    }
+
+    /// Whether these consecutive segments hold the text.
+    fn is_in(&self, segments: &[(SegmentName, &Bytes)], stanza: &StanzaName) -> Result<bool, Failure> {
+        let mut search = WalSearch::default();
+        for (name, segment) in segments {
+            search
+                .add(segment)
+                .map_err(|error| not_its_own(stanza, *name, &chain(&error)))?;
+        }
+        Ok(search.holds(&self.text))
     }
 }
 
@@ -77,13 +92,11 @@ async fn archived(
     stanza: &StanzaName,
     system_id: SystemId,
     name: SegmentName,
-) -> Result<bytes::Bytes, Failure> {
+) -> Result<Option<Bytes>, Failure> {
     let archived = mesh
         .wal_file(stanza, Some(system_id), WalFileName::Segment(name))
         .await?;
-    archived
-        .content()
-        .ok_or_else(|| not_its_own(stanza, name, "it is not there any more"))
+    Ok(archived.content())
 }
 
 /// Just after a promotion the last checkpoint may still be the old timeline's.
