@@ -4,20 +4,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use pgmesh_tests::{Host, MeshSite, Node, WalForge};
+use pgmesh_tests::{Host, MeshSite, Node, WalForge, run};
 
+/// With owners and times, as a backup of the host has them.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("making a folder");
-    for entry in fs::read_dir(from).expect("reading a folder") {
-        let entry = entry.expect("an entry of a folder");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("copying a file");
-        }
-    }
+    let mut command = Command::new("cp");
+    command.arg("--archive").arg(from).arg(to);
+    run(command).succeeds();
 }
 
 /// Where the copy of a node's data directory is kept.
