@@ -96,6 +96,10 @@ impl TestNode {
         self.node.catalog.propose("test", command).await.unwrap()
     }
 
+    pub(crate) fn repository(&self) -> std::path::PathBuf {
+        self.folder.path().join("repo")
+    }
+
     pub(crate) fn is_open(&self, session: SessionId) -> bool {
         self.node.catalog.view().session(session).unwrap().is_some()
     }

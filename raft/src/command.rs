@@ -163,7 +163,9 @@ pub enum Command {
         node: NodeName,
     },
     /// Owes the next few thousand of the objects that were known before the repository was registered to it. Propose
-    /// it while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`.
+    /// it while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`. While a
+    /// [change](crate::RepositoryRecord::change) is under way, it takes the next step of that, whose reply it has: whoever
+    /// began the change may be gone.
     Backfill {
         /// The repository.
         repo: RepoKey,

@@ -5,7 +5,7 @@ use crate::protocol::{Replaced, Request};
 use crate::repositories::There;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Command, NodeName, Reply};
+use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
@@ -40,35 +40,44 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let record = view
             .repository(repo)?
-            .ok_or_else(|| Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)))?;
+            .ok_or_else(|| Failure::from(Refusal::UnknownRepository(repo)))?;
         let there = self.look_there(&slot, &record).await?;
-        if let There::OlderCopy(repository) = there {
-            let command = Command::Audit {
-                what: format!("repo{repo}: an older copy of it is taken up; what it lacks is owed"),
-            };
-            self.catalog.propose(actor, command).await?;
-            let (missing, there) = self.take_older_copy(repo, &repository).await?;
-            self.open_one(&slot).await;
-            self.repair.wake();
-            return Ok(Replaced::OlderCopy { missing, there });
-        }
-        if matches!(there, There::TheSame) {
-            return Err(Failure::new(
-                code::COMMAND_INVALID,
-                format!(
-                    "{} holds repo{repo}, as the mesh knows it: nothing is lost",
-                    slot.settings.store()
-                ),
-            )
-            .remedy("objects that are damaged or missing are found by 'pgmesh verify' and made good by themselves"));
-        }
-        // An empty one that an interrupted replacement has made is taken up.
-        let made = self.make_empty_repository(&slot).await?;
+        let (uuid, wrapped_keys) = match there {
+            There::OlderCopy(repository) if record.change.is_none() => {
+                let command = Command::Audit {
+                    what: format!("repo{repo}: an older copy of it is taken up; what it lacks is owed"),
+                };
+                self.catalog.propose(actor, command).await?;
+                let (missing, there) = self.take_older_copy(repo, &repository).await?;
+                self.open_one(&slot).await;
+                self.repair.wake();
+                return Ok(Replaced::OlderCopy { missing, there });
+            }
+            There::TheSame if record.change.is_none() => {
+                return Err(Failure::new(
+                    code::COMMAND_INVALID,
+                    format!(
+                        "{} holds repo{repo}, as the mesh knows it: nothing is lost",
+                        slot.settings.store()
+                    ),
+                )
+                .remedy(
+                    "objects that are damaged or missing are found by 'pgmesh verify' and made good by themselves",
+                ));
+            }
+            // A replacement that was interrupted on its way is brought to its end.
+            There::TheSame | There::OlderCopy(_) => (record.uuid, record.wrapped_keys),
+            There::Another => {
+                // An empty one that an interrupted replacement has made is taken up.
+                let made = self.make_empty_repository(&slot).await?;
+                (made.identity().uuid.clone(), made.wrapped_keys().to_vec())
+            }
+        };
         loop {
             let command = Command::ReplaceRepository {
                 repo,
-                uuid: made.identity().uuid.clone(),
-                wrapped_keys: made.wrapped_keys().to_vec(),
+                uuid: uuid.clone(),
+                wrapped_keys: wrapped_keys.clone(),
                 node: self.name.clone(),
             };
             match self.catalog.propose(actor, command).await? {
@@ -100,10 +109,10 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let all = view.repositories()?;
         if !all.iter().any(|(key, _)| *key == repo) {
-            return Err(Failure::from(pgmesh_raft::Refusal::UnknownRepository(repo)));
+            return Err(Failure::from(Refusal::UnknownRepository(repo)));
         }
         if all.len() == 1 {
-            return Err(pgmesh_raft::Refusal::LastRepository(repo).into());
+            return Err(Refusal::LastRepository(repo).into());
         }
         let left = all.len() - 1;
         let ack = effective_ack(self.settings.archive_ack, all.len()).unwrap_or(left);
@@ -118,16 +127,105 @@ impl Node {
             .remedy("declare another repository first, or give --force"));
         }
         // Whether objects would be lost is decided by the catalog, at each step.
+        let mut has_begun = false;
         loop {
             let command = Command::RetireRepository { repo, force };
-            match self.catalog.propose(actor, command).await? {
-                Reply::Retiring { more: true } => {}
-                Reply::StillNeeded { object } => {
-                    let refusal = pgmesh_raft::Refusal::RepositoryNeeded { repo, object };
+            match self.catalog.propose(actor, command).await {
+                Ok(Reply::Retiring { more: true }) => has_begun = true,
+                Ok(Reply::StillNeeded { object }) => {
+                    let refusal = Refusal::RepositoryNeeded { repo, object };
                     return Err(refusal.into());
                 }
-                _ => return Ok(()),
+                // The leader may have taken the last step.
+                Err(CatalogError::Refused(Refusal::UnknownRepository(_))) if has_begun => return Ok(()),
+                Err(error) => return Err(error.into()),
+                Ok(_) => return Ok(()),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::{SUITE, TestNode};
+    use pgmesh_raft::command::NewChunk;
+    use pgmesh_raft::{Claim, Replica, SessionKind};
+    use pgmesh_storage::Generation;
+
+    /// So many chunks that one step of a walk does not come to the end of them.
+    const CHUNKS: u32 = 2_500;
+
+    /// A node whose repository has been replaced by an empty one, but for all steps after the first.
+    async fn interrupted() -> (TestNode, RepoKey, String) {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let repo = RepoKey::new(1).unwrap();
+        let identity = site.node.catalog.view().repository(repo).unwrap().unwrap().uuid;
+        let open = Command::OpenSession {
+            kind: SessionKind::Repair,
+            stanza: None,
+            holder: "test".to_owned(),
+            node: site.node.name.clone(),
+            resume_key: None,
+        };
+        let session = site.open_unknown(open).await;
+        let chunks = (0..CHUNKS).map(|number| NewChunk {
+            digest: SUITE.digest(&number.to_le_bytes()),
+            length: 9,
+            stored_length: 9,
+            claims: vec![Claim {
+                replica: Replica {
+                    repo,
+                    generation: Generation::FIRST,
+                },
+                identity: identity.clone(),
+            }],
+        });
+        let chunks = chunks.collect();
+        site.propose(Command::AddChunks { session, chunks }).await;
+        let slot = site.node.own_slot(repo).unwrap().clone();
+        for entry in std::fs::read_dir(site.repository()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            } else {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        let made = site.node.make_empty_repository(&slot).await.unwrap();
+        let uuid = made.identity().uuid.clone();
+        let command = Command::ReplaceRepository {
+            repo,
+            uuid: uuid.clone(),
+            wrapped_keys: made.wrapped_keys().to_vec(),
+            node: site.node.name.clone(),
+        };
+        assert_eq!(site.propose(command).await, Reply::Replacing { more: true });
+        (site, repo, uuid)
+    }
+
+    fn is_replaced(node: &Node, repo: RepoKey, uuid: &str) -> bool {
+        let view = node.catalog.view();
+        let record = view.repository(repo).unwrap().unwrap();
+        let debts = view.counters(repo).unwrap().debts;
+        record.takes_replicas(uuid) && debts >= u64::from(CHUNKS)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_replacement_that_was_interrupted_is_finished_by_asking_again() {
+        let (site, repo, uuid) = interrupted().await;
+        let replaced = site.node.replace_repository("test", repo, false).await;
+        assert!(matches!(replaced, Ok(Replaced::Empty)), "{replaced:?}");
+        assert!(is_replaced(&site.node, repo, &uuid));
+        let again = site.node.replace_repository("test", repo, false).await;
+        assert!(again.unwrap_err().what.contains("nothing is lost"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_replacement_that_was_interrupted_is_finished_by_the_leader() {
+        let (site, repo, uuid) = interrupted().await;
+        site.wait("the end of the replacement", |node| is_replaced(node, repo, &uuid))
+            .await;
     }
 }

@@ -68,16 +68,20 @@ impl Node {
         }
     }
 
-    /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node.
+    /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node. So is
+    /// one of a replacement or a removal that is under way.
     pub(crate) async fn finish_backfill(&self, repo: RepoKey) -> Result<(), Failure> {
         while self
             .catalog
             .view()
             .repository(repo)?
-            .is_some_and(|record| record.backfill.is_some())
+            .is_some_and(|record| record.backfill.is_some() || record.change.is_some())
         {
             match self.catalog.propose(self.actor(), Command::Backfill { repo }).await? {
-                Reply::Backfilled { more: true, .. } => {}
+                Reply::Backfilled { more: true, .. } | Reply::Replacing { .. } | Reply::Retiring { more: true } => {}
+                Reply::StillNeeded { object } => {
+                    tracing::warn!(%repo, %object, "the repository is not removed: the object is nowhere else");
+                }
                 _ => break,
             }
         }

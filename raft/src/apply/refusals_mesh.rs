@@ -404,3 +404,35 @@ fn a_replaced_disk_is_owed_all_that_the_lost_one_held() {
     let record = world.view().repository(repo(2)).unwrap().unwrap();
     assert_eq!((record.uuid.as_str(), record.change), ("new", None));
 }
+
+#[test]
+fn a_walk_whose_beginner_is_gone_is_finished_step_by_step() {
+    let mut world = World::with_stanza();
+    for segment in 1..=8 {
+        world.push(push_segment(1, segment.into(), segment)).unwrap();
+    }
+    let go_on = Command::Backfill { repo: repo(2) };
+    let begin = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: name("n1"),
+    };
+    assert_eq!(world.run(begin), Ok(Reply::Replacing { more: true }));
+    steps(&mut world, &go_on, &Reply::Replacing { more: true });
+    let record = world.view().repository(repo(2)).unwrap().unwrap();
+    assert_eq!((record.uuid.as_str(), record.change), ("new", None));
+    assert_eq!(world.view().counters(repo(2)).unwrap().objects, 0);
+    assert_eq!(
+        world.run(go_on.clone()),
+        Ok(Reply::Backfilled { debts: 0, more: false })
+    );
+
+    let begin = Command::RetireRepository {
+        repo: repo(2),
+        force: true,
+    };
+    assert_eq!(world.run(begin), Ok(Reply::Retiring { more: true }));
+    steps(&mut world, &go_on, &Reply::Retiring { more: true });
+    assert_eq!(world.run(go_on), Err(Refusal::UnknownRepository(repo(2))));
+}

@@ -149,6 +149,9 @@ fn has_objects<B: Base>(step: &Step<'_, '_, B>) -> Result<bool, ReadError> {
 
 pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Outcome {
     let mut record = need_repository(step, repo)?;
+    if record.change.is_some() {
+        return super::retire::go_on(step, repo, record);
+    }
     let Some(cursor) = record.backfill.take() else {
         return Ok(Reply::Backfilled { debts: 0, more: false });
     };

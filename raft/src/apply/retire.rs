@@ -157,6 +157,18 @@ pub(super) fn replace<B: Base>(
             begin(&mut record, ChangeKind::Replacing);
         }
     }
+    replace_step(step, repo, record)
+}
+
+/// The next step of what is under way, as it was begun.
+pub(super) fn go_on<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: RepositoryRecord) -> Outcome {
+    match &record.change {
+        Some(change) if change.kind == ChangeKind::Retiring => retire(step, repo, change.forced),
+        _ => replace_step(step, repo, record),
+    }
+}
+
+fn replace_step<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut record: RepositoryRecord) -> Outcome {
     let mut more = true;
     if let Walked::Done { orphans } = walk(step, repo, &mut record)? {
         more = false;
