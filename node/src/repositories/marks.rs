@@ -14,7 +14,7 @@ use crate::failure::chain;
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, View};
+use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord, View};
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,10 +84,8 @@ impl Node {
     /// that. Nothing hangs on its success.
     pub(crate) async fn mark_before_stop(&self) {
         let marks = join_all(self.repositories.slots().map(|slot| async {
-            let mut marking = slot.marking.lock().await;
             if let Opened::Open(repository) = slot.opened()
-                && slot.written() > marking.written
-                && let Err(failure) = self.write_mark(slot, &repository, &mut marking).await
+                && let Err(failure) = self.mark_last(slot, &repository).await
             {
                 tracing::debug!(repo = %slot.key, error = %failure, "no mark was written before the stop");
             }
@@ -96,10 +94,31 @@ impl Node {
         let _ = tokio::time::timeout(STOP_LIMIT, marks).await;
     }
 
-    async fn mark_if_due(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
-        let identity = &repository.identity().uuid;
+    async fn mark_last(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
+        let mut marking = slot.marking.lock().await;
+        if slot.written() <= marking.written || self.to_be_marked(slot, repository)?.is_none() {
+            return Ok(());
+        }
+        // A mark in an older copy would make it pass for the repository.
+        match self.has_newest(slot, repository).await {
+            Ok(Newest::There) => self.write_mark(slot, repository, &mut marking).await,
+            Ok(Newest::Missing(why)) => {
+                tracing::warn!(repo = %slot.key, why, "no mark is written before the stop");
+                Ok(())
+            }
+            Err(error) => Err(unmarked(slot.key, &error)),
+        }
+    }
+
+    /// What the mesh knows of an open repository, if it is the mesh's and takes replicas.
+    fn to_be_marked(&self, slot: &Slot, repository: &Repository) -> Result<Option<RepositoryRecord>, Failure> {
         let record = self.catalog.view().repository(slot.key)?;
-        let Some(record) = record.filter(|record| record.uuid == *identity && record.change.is_none()) else {
+        let identity = &repository.identity().uuid;
+        Ok(record.filter(|record| record.takes_replicas(identity)))
+    }
+
+    async fn mark_if_due(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
+        let Some(record) = self.to_be_marked(slot, repository)? else {
             return Ok(());
         };
         let mut marking = slot.marking.lock().await;
@@ -314,6 +333,8 @@ fn time(at: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
 
     #[test]
     fn a_mark_follows_writes_and_no_sooner_than_a_minute_after_the_last() {
@@ -346,5 +367,25 @@ mod tests {
     fn times_are_told_in_words() {
         assert_eq!(time(1_739_584_801), "2025-02-15 02:00:01 UTC");
         assert_eq!(time(i64::MAX), format!("second {}", i64::MAX));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_older_copy_gets_no_mark_before_the_stop() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let repo = RepoKey::new(1).unwrap();
+        let marks = || std::fs::read_dir(site.repository().join("pgmesh.mark")).unwrap();
+        site.node.mark_before_stop().await;
+        let known = site.node.catalog.view().repository(repo).unwrap().unwrap().mark;
+        assert!(known.is_some());
+        for mark in marks() {
+            std::fs::remove_file(mark.unwrap().path()).unwrap();
+        }
+        site.node.own_slot(repo).unwrap().note_written();
+        site.node.mark_before_stop().await;
+        assert_eq!(marks().count(), 0);
+        let after = site.node.catalog.view().repository(repo).unwrap().unwrap().mark;
+        assert_eq!(after, known);
     }
 }
