@@ -144,6 +144,18 @@ impl TestNode {
         pushed.unwrap();
     }
 
+    /// Damages all objects of this digest.
+    pub(crate) fn damage(&self, digest: Digest) {
+        visit(&self.repository(), &mut |path| {
+            if path.contains(&digest.to_string()[..16]) {
+                let mut bytes = std::fs::read(path).unwrap();
+                *bytes.last_mut().unwrap() ^= 1;
+                std::fs::remove_file(path).unwrap();
+                std::fs::write(path, bytes).unwrap();
+            }
+        });
+    }
+
     /// Whether the repository has the object.
     pub(crate) fn has_file(&self, digest: Digest) -> bool {
         let folder = self.folder.path().join("repo");

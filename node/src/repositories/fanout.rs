@@ -42,6 +42,8 @@ pub struct WriteOutcome {
     pub durable: Vec<Written>,
     /// Repositories that do not have it yet.
     pub owed: Vec<RepoKey>,
+    /// Under which generation each was asked to write it. One that has it under a higher one found a damaged object there.
+    pub asked: BTreeMap<RepoKey, Generation>,
     /// Those of `owed` that are still at it.
     pub late: Late,
 }
@@ -316,6 +318,7 @@ impl Repositories {
         Ok(WriteOutcome {
             durable,
             owed,
+            asked: generations,
             late: Late { under_way, ends, tasks },
         })
     }

@@ -11,7 +11,7 @@ mod slot;
 mod watch;
 mod ways;
 
-pub(crate) use fanout::{WriteOutcome, write_one};
+pub(crate) use fanout::{WriteOutcome, Written, write_one};
 pub(crate) use opening::There;
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};

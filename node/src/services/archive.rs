@@ -3,6 +3,8 @@
 use crate::failure::chain;
 use crate::protocol::{GetSegment, PayloadHead, PushSegment, Pushed, SegmentReply};
 use crate::refs;
+use crate::services::passed_over::passed_over;
+use crate::services::read::report;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
@@ -212,6 +214,8 @@ impl Node {
             return;
         }
         let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
+        let (catalog, actor) = (self.catalog.clone(), self.actor().to_owned());
+        let asked = std::mem::take(&mut outcome.asked);
         tokio::spawn(async move {
             let session = match sessions.get().await {
                 Ok(session) => session,
@@ -221,6 +225,13 @@ impl Node {
                 }
             };
             while let Some(written) = late.next().await {
+                match passed_over(&catalog.view(), &object, &asked, std::slice::from_ref(&written)) {
+                    Ok(bad) => report(&catalog, &actor, &object, &bad).await,
+                    Err(error) => {
+                        tracing::warn!(%error, "a late replica stays owed");
+                        continue;
+                    }
+                }
                 let replica = NewReplica {
                     object: object.clone(),
                     digest,

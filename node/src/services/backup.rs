@@ -120,6 +120,13 @@ impl Node {
                 .repositories
                 .write(&name, &payload, &targets, ack, Some(held.clone()))
                 .await?;
+            let object = ObjectRef::Chunk(payload.digest);
+            if !self
+                .report_passed_over(&object, &outcome.asked, &outcome.durable)
+                .await?
+            {
+                continue;
+            }
             let stored = outcome.durable.first().map_or(0, |written| written.stored);
             let chunk = NewChunk {
                 digest: payload.digest,

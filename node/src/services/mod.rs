@@ -8,6 +8,7 @@ mod foreign;
 mod healths;
 mod info;
 mod mesh;
+mod passed_over;
 mod peer;
 mod read;
 mod repository;

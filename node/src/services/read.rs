@@ -6,7 +6,7 @@ use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Source};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_raft::{Command, DebtReason, ObjectRef, Refusal, limits};
+use pgmesh_raft::{Catalog, Command, DebtReason, ObjectRef, Refusal, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, PayloadError, RepoKey};
 
 impl Node {
@@ -37,24 +37,7 @@ impl Node {
 
     /// Withdraws bad replicas from the catalog; each becomes a debt of a new generation, which the repair pays.
     pub(crate) async fn report_bad(&self, object: &ObjectRef, bad: &[BadReplica]) {
-        for replica in bad {
-            let repo = replica.claim.replica.repo;
-            tracing::warn!(%object, %repo, what = replica.what, "a replica is bad; it is made anew from another one");
-            let command = Command::ReportBad {
-                object: object.clone(),
-                bad: replica.claim.clone(),
-                reason: if replica.missing {
-                    DebtReason::Missing
-                } else {
-                    DebtReason::Damaged
-                },
-                // What cannot be told in full is told all the same.
-                what: limits::shortened(replica.what.clone(), limits::REASON),
-            };
-            if let Err(error) = self.catalog.propose(self.actor(), command).await {
-                tracing::warn!(%object, %repo, error = %chain(&error), "a bad replica could not be reported");
-            }
-        }
+        report(&self.catalog, self.actor(), object, bad).await;
         if !bad.is_empty() {
             self.repair.wake();
         }
@@ -147,6 +130,28 @@ impl Node {
         })?;
         let source = self.read_known(&object, &known, &[]).await?;
         Ok((source.payload.head(), source.payload.bytes))
+    }
+}
+
+/// Withdraws bad replicas from the catalog.
+pub(super) async fn report(catalog: &Catalog, actor: &str, object: &ObjectRef, bad: &[BadReplica]) {
+    for replica in bad {
+        let repo = replica.claim.replica.repo;
+        tracing::warn!(%object, %repo, what = replica.what, "a replica is bad; it is made anew from another one");
+        let command = Command::ReportBad {
+            object: object.clone(),
+            bad: replica.claim.clone(),
+            reason: if replica.missing {
+                DebtReason::Missing
+            } else {
+                DebtReason::Damaged
+            },
+            // What cannot be told in full is told all the same.
+            what: limits::shortened(replica.what.clone(), limits::REASON),
+        };
+        if let Err(error) = catalog.propose(actor, command).await {
+            tracing::warn!(%object, %repo, error = %chain(&error), "a bad replica could not be reported");
+        }
     }
 }
 
