@@ -16,13 +16,15 @@ use futures::StreamExt;
 use futures::stream;
 use pgmesh_raft::apply::{Base, Snapshots};
 use pgmesh_raft::{
-    Command, CondemnedChunk, Garbage, GarbageKey, GarbageObject, ObjectRef, ReadError, Replica, SessionId, View,
+    Command, CondemnedChunk, Garbage, GarbageKey, GarbageObject, ObjectRef, ReadError, Replica, SessionId, View, limits,
 };
 use pgmesh_storage::{Digest, ObjectName, RepoKey};
 use std::future::Future;
 
 /// How many are deleted and forgotten in one step; few in tests, so that a collection there takes several.
 const PAGE: usize = if cfg!(test) { 4 } else { 256 };
+/// How many marks of what is kept one command has; few in tests, so that several commands are needed there.
+const MARKS: usize = if cfg!(test) { 3 } else { limits::ITEMS };
 /// Deletions under way at once: a store across a network takes its time for each. Some must wait in tests, too.
 const AT_ONCE: usize = if cfg!(test) { 2 } else { 8 };
 /// After so many refusals a repository is asked no more this time for what it keeps, and the next time from there on.
@@ -97,16 +99,15 @@ async fn collect_chunks<G: Ground>(ground: &G) -> Result<Collected, Failure> {
         let mut fates = stream::iter(page.useless)
             .map(|condemned| delete_chunk(ground, &lead, condemned))
             .buffer_unordered(AT_ONCE);
-        let (mut chunks, mut kept) = (Vec::new(), Vec::new());
+        let mut gone = Vec::new();
         while let Some(fate) = fates.next().await {
-            if let Some((chunk, mut marks)) = fate {
+            if let Some((chunk, marks)) = fate {
                 collected.deleted += u64::from(marks.is_empty());
                 collected.kept += marks.len() as u64;
-                chunks.push(chunk);
-                kept.append(&mut marks);
+                gone.push((chunk, marks));
             }
         }
-        if !chunks.is_empty() {
+        for (chunks, kept) in in_commands(gone) {
             ground.propose(Command::Forget { chunks, kept }).await?;
         }
     }
@@ -197,6 +198,21 @@ async fn delete_chunk<G: Ground>(
         }
     }
     Some((condemned.chunk, kept))
+}
+
+/// Chunks and the marks of what is kept of them, as one command may have them: each repository may keep one of each chunk.
+fn in_commands(gone: Vec<(CondemnedChunk, Vec<GarbageKey>)>) -> Vec<(Vec<CondemnedChunk>, Vec<GarbageKey>)> {
+    let mut commands: Vec<(Vec<CondemnedChunk>, Vec<GarbageKey>)> = Vec::new();
+    for (chunk, mut marks) in gone {
+        match commands.last_mut() {
+            Some((chunks, kept)) if kept.len() + marks.len() <= MARKS => {
+                chunks.push(chunk);
+                kept.append(&mut marks);
+            }
+            _ => commands.push((vec![chunk], marks)),
+        }
+    }
+    commands
 }
 
 /// Some rows of a table, read in one snapshot.
@@ -297,5 +313,40 @@ fn name_of(key: &GarbageKey, garbage: &Garbage) -> Option<ObjectName> {
             archive_id: garbage.archive?,
             digest,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pgmesh_raft::LogIndex;
+    use pgmesh_storage::Generation;
+
+    fn kept(number: u8, marks: u16) -> (CondemnedChunk, Vec<GarbageKey>) {
+        let digest = Digest([number; 32]);
+        let since = LogIndex(1);
+        let mark = |repo| GarbageKey {
+            object: ObjectRef::Chunk(digest),
+            repo: RepoKey::new(repo).unwrap(),
+            generation: Generation::FIRST,
+        };
+        (CondemnedChunk { digest, since }, (1..=marks).map(mark).collect())
+    }
+
+    #[test]
+    fn no_command_has_more_marks_than_it_may() {
+        let gone = vec![kept(1, 2), kept(2, 1), kept(3, 0), kept(4, 2), kept(5, 2), kept(6, 0)];
+        let commands = in_commands(gone.clone());
+        let sizes: Vec<_> = commands
+            .iter()
+            .map(|(chunks, kept)| (chunks.len(), kept.len()))
+            .collect();
+        assert_eq!(sizes, [(3, 3), (1, 2), (2, 2)]);
+        for (chunks, kept) in &commands {
+            let is_of_these =
+                |mark: &GarbageKey| chunks.iter().any(|chunk| mark.object == ObjectRef::Chunk(chunk.digest));
+            assert!(kept.iter().all(is_of_these));
+        }
+        assert!(in_commands(Vec::new()).is_empty());
     }
 }
