@@ -110,11 +110,11 @@ impl Node {
         }
     }
 
-    /// What the mesh knows of an open repository, if it is the mesh's and takes replicas.
+    /// What the mesh knows of an open repository, if it is the mesh's, by way of this node, and takes replicas.
     fn to_be_marked(&self, slot: &Slot, repository: &Repository) -> Result<Option<RepositoryRecord>, Failure> {
         let record = self.catalog.view().repository(slot.key)?;
         let identity = &repository.identity().uuid;
-        Ok(record.filter(|record| record.takes_replicas(identity)))
+        Ok(record.filter(|record| record.takes_replicas(identity) && record.host == self.host_of(slot)))
     }
 
     async fn mark_if_due(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
@@ -387,5 +387,30 @@ mod tests {
         assert_eq!(marks().count(), 0);
         let after = site.node.catalog.view().repository(repo).unwrap().unwrap().mark;
         assert_eq!(after, known);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_repository_that_another_node_hosts_now_is_closed_and_gets_no_mark() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let repo = RepoKey::new(1).unwrap();
+        site.node.mark_before_stop().await;
+        let known = site.node.catalog.view().repository(repo).unwrap().unwrap().mark;
+        site.propose(Command::UpdateRepository {
+            repo,
+            definition: None,
+            host: Some(Some("beta".parse().unwrap())),
+            wrapped_keys: None,
+        })
+        .await;
+        site.node.own_slot(repo).unwrap().note_written();
+        site.node.mark_before_stop().await;
+        let record = site.node.catalog.view().repository(repo).unwrap().unwrap();
+        assert_eq!(record.mark, known);
+        site.wait("its end", |node| {
+            !matches!(node.own_slot(repo).unwrap().opened(), Opened::Open(_))
+        })
+        .await;
     }
 }

@@ -149,12 +149,13 @@ impl Node {
         record.is_some_and(|record| !self.is_as_declared(slot, &record))
     }
 
-    /// Whether what is open here is not what the mesh has under the number: redefined, or replaced by way of another node.
+    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now, or replaced
+    /// by way of another node.
     fn is_another(&self, slot: &Slot, open: &Repository) -> bool {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
         record.is_some_and(|record| {
             let is_redefined = slot.settings.is_shared() && !self.is_as_declared(slot, &record);
-            is_redefined || record.uuid != open.identity().uuid
+            is_redefined || record.host != self.host_of(slot) || record.uuid != open.identity().uuid
         })
     }
 
