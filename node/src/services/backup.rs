@@ -19,11 +19,18 @@ use pgmesh_storage::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How many missing chunks one answer names.
 const MISSING_NAMED: usize = 1000;
-/// How often a commit is tried again when the catalog moved under it.
+/// How often a chunk is written again when the catalog moved under it.
 const TRIES: usize = 8;
+/// How long a commit is tried again when the catalog moved under it: replicas may be withdrawn for a while, one after the other.
+const COMMIT_LIMIT: Duration = Duration::from_secs(300);
+/// How soon for the first time; then later each time.
+const COMMIT_PAUSE: Duration = Duration::from_millis(100);
+/// Until it comes to this.
+const COMMIT_LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Opens a backup session and takes the stanza's lock.
@@ -136,7 +143,7 @@ impl Node {
             };
             match self.committer.chunk(session, chunk).await? {
                 ChunkCommit::Done => {
-                    self.settle(ObjectRef::Chunk(payload.digest), payload.digest, &mut outcome);
+                    self.settle(object, payload.digest, &mut outcome);
                     return Ok(stored);
                 }
                 ChunkCommit::Stale(generation) => first = Some(generation),
@@ -174,7 +181,11 @@ impl Node {
         let root = ManifestRoot::decode(&plain)
             .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
         check_root(&root, &commit.stanza, &commit.label)?;
-        for _ in 0..TRIES {
+        let began = Instant::now();
+        let mut pause = COMMIT_PAUSE;
+        loop {
+            // It ends with the session.
+            self.clients.ack(session)?;
             let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
             let checked_at = view.applied()?;
             let sums = match self.check_chunks(&view, &root, ack).await? {
@@ -222,12 +233,16 @@ impl Node {
                 )) => {}
                 Err(error) => return Err(error.into()),
             }
+            if began.elapsed() >= COMMIT_LIMIT {
+                return Err(Failure::new(
+                    code::RUNTIME,
+                    "chunks kept being deleted while the backup was committed",
+                )
+                .again());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(COMMIT_LONGEST_PAUSE);
         }
-        Err(Failure::new(
-            code::RUNTIME,
-            "chunks kept being deleted while the backup was committed",
-        )
-        .again())
     }
 
     /// The answer to a commit that has succeeded before.
