@@ -241,7 +241,7 @@ impl Catalog {
             Arc::downgrade(&alive),
         ));
         tokio::spawn(asking::stop_when_behind(way.raft.clone(), clearance.standing()));
-        tokio::spawn(log.keep_ledger(Arc::downgrade(&alive)));
+        tokio::spawn(log.keep_ledger(way.raft.clone(), Arc::downgrade(&alive)));
         let elections = election::run(
             way.clone(),
             signs.clone(),

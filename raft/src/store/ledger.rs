@@ -11,12 +11,12 @@
 //! taken by entries of a higher term, and [`Ledger::reached`] remembers the old end for the time in between. So a log whose
 //! node is whole has always reached everything that anybody knows of it, and one that has reached less has lost its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::LogId;
 use serde::{Deserialize, Serialize};
 
-/// For so many numbers, the newest ones, positions are kept. A number is given out once; old ones are gone for good.
+/// For so many numbers positions are kept, and for all members. A number is given out once; old ones are gone for good.
 const NUMBERS_KEPT: usize = 64;
 
 /// See the module.
@@ -69,6 +69,17 @@ impl Ledger {
         raise(&mut self.acknowledged, node_id, upto)
     }
 
+    /// Whether there are so many numbers that those of nodes that have left the group may be dropped.
+    pub(crate) fn is_long(&self) -> bool {
+        self.led.len().max(self.acknowledged.len()) > NUMBERS_KEPT
+    }
+
+    /// Drops numbers that are not in the group any more, the lowest first. Whether there were any.
+    pub(crate) fn forget_others(&mut self, members: &BTreeSet<u64>) -> bool {
+        let led = prune(&mut self.led, members);
+        prune(&mut self.acknowledged, members) || led
+    }
+
     /// The highest position that another node is known to have had.
     pub(crate) fn known_of(&self, node_id: u64) -> Option<LogId<u64>> {
         let led = self.led.get(&node_id).copied();
@@ -93,10 +104,17 @@ fn raise(map: &mut BTreeMap<u64, LogId<u64>>, node_id: u64, upto: LogId<u64>) ->
         return false;
     }
     map.insert(node_id, upto);
-    while map.len() > NUMBERS_KEPT {
-        map.pop_first();
-    }
     true
+}
+
+/// Drops the lowest numbers that are no members.
+fn prune(map: &mut BTreeMap<u64, LogId<u64>>, members: &BTreeSet<u64>) -> bool {
+    let others: Vec<u64> = map.keys().copied().filter(|id| !members.contains(id)).collect();
+    let excess = map.len().saturating_sub(NUMBERS_KEPT);
+    for node_id in others.iter().take(excess) {
+        map.remove(node_id);
+    }
+    excess > 0 && !others.is_empty()
 }
 
 #[cfg(test)]
@@ -139,12 +157,26 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_numbers_are_kept() {
+    fn of_old_numbers_only_those_that_are_no_members_are_dropped() {
         let mut ledger = Ledger::default();
         for node_id in 0..200 {
-            ledger.acknowledge(node_id, id(1, 1, 1));
+            assert!(ledger.acknowledge(node_id, id(1, 1, 1)));
         }
-        assert_eq!(ledger.known_of(100), None);
-        assert_eq!(ledger.known_of(199), Some(id(1, 1, 1)));
+        assert!(ledger.is_long());
+        let members = BTreeSet::from([0, 1, 150]);
+        assert!(ledger.forget_others(&members));
+        for kept in [0, 1, 150, 199] {
+            assert_eq!(ledger.known_of(kept), Some(id(1, 1, 1)));
+        }
+        assert_eq!(ledger.known_of(2), None);
+        assert!(!ledger.is_long());
+        assert!(!ledger.forget_others(&members), "nothing is left to drop");
+        // A group of more members than are kept otherwise.
+        let mut ledger = Ledger::default();
+        for node_id in 0..200 {
+            ledger.append(id(1, node_id, 1));
+        }
+        assert!(!ledger.forget_others(&(0..200).collect()));
+        assert_eq!(ledger.known_of(0), Some(id(1, 0, 1)));
     }
 }

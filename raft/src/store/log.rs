@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{
-    AnyError, Entry, ErrorSubject, ErrorVerb, LogId, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
+    AnyError, Entry, ErrorSubject, ErrorVerb, LogId, OptionalSend, Raft, RaftLogReader, StorageError, StorageIOError,
+    Vote,
 };
 use pgmesh_storage::wire;
 use rocksdb::{ColumnFamily, DB, Direction, IteratorMode, WriteBatch, WriteOptions};
@@ -149,13 +150,15 @@ impl LogStore {
 
     /// Writes what followers have acknowledged, until nobody has the catalog any more. No acknowledgement has a write of its
     /// own, and a log that is written to takes them along.
-    pub(crate) async fn keep_ledger(self, catalog: Weak<()>) {
+    /// Forgets those that a committed change has taken out of the group when there are many.
+    pub(crate) async fn keep_ledger(self, raft: Raft<TypeConfig>, catalog: Weak<()>) {
         let mut synced = Instant::now();
         while catalog.strong_count() > 0 {
             sleep(LEDGER_PAUSE).await;
             let is_due = synced.elapsed() >= LEDGER_SYNC;
             if is_due {
                 synced = Instant::now();
+                self.forget_others(&raft).await;
             }
             if !self.inner.is_ledger_due(is_due) {
                 continue;
@@ -167,6 +170,28 @@ impl LogStore {
             if let Err(error) = saved {
                 tracing::warn!(%error, "what followers have acknowledged could not be written");
             }
+        }
+    }
+
+    async fn forget_others(&self, raft: &Raft<TypeConfig>) {
+        if !self.inner.known().ledger.is_long() {
+            return;
+        }
+        // A change that is not committed may be undone.
+        let members = raft.with_raft_state(|state| {
+            let memberships = [state.membership_state.committed(), state.membership_state.effective()];
+            let nodes = memberships
+                .iter()
+                .flat_map(|membership| membership.membership().nodes());
+            nodes.map(|(id, _)| *id).collect::<BTreeSet<u64>>()
+        });
+        let Ok(members) = members.await else {
+            return;
+        };
+        let mut known = self.inner.known();
+        if known.ledger.forget_others(&members) {
+            known.is_written = false;
+            known.is_synced = false;
         }
     }
 
