@@ -6,7 +6,7 @@ use super::entry_id::EntryId;
 use crate::apply::{self, Base, Txn};
 use crate::command::Proposal;
 use crate::consensus::{Batch, Outcomes};
-use crate::error::CatalogError;
+use crate::error::{CatalogError, ReadError};
 use crate::refusal::Refusal;
 
 /// Applies the commands of an entry. Nothing of the transaction's current entry may be used when that fails.
@@ -24,6 +24,8 @@ pub(super) fn apply_batch<B: Base>(txn: &mut Txn<'_, B>, id: EntryId, batch: Bat
                 outcomes.push(outcome);
                 continue;
             }
+            // This node's own disk or database: the others can apply the entry.
+            Ok(Err(error @ (ReadError::Database { .. } | ReadError::NoTable(_)))) => return Err(error.into()),
             Ok(Err(error)) => error.to_string(),
             Err(panic) => panic_text(&*panic),
         };
