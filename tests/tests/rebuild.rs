@@ -321,7 +321,10 @@ fn the_other_repositories_are_taken_up_and_filled() {
         site.node.run(&[&format!("--repo={number}"), "repo-sync"]).succeeds();
         let (one, other) = (site.node.objects(1), site.node.objects(number));
         assert_eq!(one.segments(), other.segments(), "repo{number}");
-        assert_eq!(one.all(Kind::Chunk).len(), other.all(Kind::Chunk).len(), "repo{number}");
+        let (wanted, filled) = (one.all(Kind::Chunk).len(), other.all(Kind::Chunk).len());
+        // A rebuilt catalog gives out no name that may have been used: so the second one is filled beside what it holds.
+        let left = if number == 2 { chunks.len() / 2 } else { 0 };
+        assert_eq!(filled, wanted + left, "repo{number}");
     }
     let kept = second.inodes(Kind::Chunk);
     assert!(
