@@ -47,7 +47,10 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     let log = restored.log();
     assert!(log.contains("is a hole in the archive"), "{log}");
     // The proof is the .partial of a later segment, or the history where timeline 2 begins with a segment.
-    assert!(log.contains("opens the server without what was committed behind it"), "{log}");
+    assert!(
+        log.contains("opens the server without what was committed behind it"),
+        "{log}"
+    );
     let state = restored.control("Database cluster state");
     assert_eq!(state, "in archive recovery", "{log}");
 
