@@ -1,6 +1,7 @@
 //! `stanza-create`, `stanza-upgrade`, `stanza-delete`.
 
 use super::stanza;
+use crate::backup::timeline;
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
@@ -132,7 +133,6 @@ async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
         catalog_version: control.catalog_version,
         segment_size: control.segment_size,
         instance,
-        // Just after a promotion the last checkpoint may still be the old timeline's.
-        timeline: control.checkpoint_timeline.max(control.min_recovery_timeline),
+        timeline: timeline(&control),
     })
 }
