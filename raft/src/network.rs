@@ -207,7 +207,9 @@ pub(crate) async fn call(
     let request = PeerRequest {
         to: node_id,
         known,
-        // The way to the peers knows it.
+        // The way to the peers knows these.
+        from: 0,
+        address: String::new(),
         mark: Mark::default(),
         message,
     };

@@ -27,6 +27,10 @@ pub struct PeerRequest {
     /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of the
     /// first was lost, must not answer for it: it has not promised what the first has.
     pub to: u64,
+    /// The number of the node that sends this. The way to the peers fills it in, as the address and the mark.
+    pub from: u64,
+    /// Where the sender is reached, as far as the group says it. A node that has started may not know the sender.
+    pub address: String,
     /// The highest log position that the sender knows the meant node to have had: what it has acknowledged to the sender,
     /// or led in the sender's log. A node that has less does not answer: its disk has lost something.
     pub known: Option<LogId<u64>>,
@@ -67,6 +71,23 @@ pub enum PeerMessage {
     },
     /// I have started: what do you know of me?
     WhatOfMe(Started),
+}
+
+impl PeerMessage {
+    /// The vote by which a leader sends this to a follower.
+    pub(crate) fn vote(&self) -> Option<Vote<u64>> {
+        match self {
+            Self::Append(request) => Some(request.vote),
+            Self::Snapshot(request) => Some(request.vote),
+            _ => None,
+        }
+    }
+
+    /// Whether this sender sends it as a leader that was elected.
+    pub(crate) fn is_of_leader(&self, from: u64) -> bool {
+        self.vote()
+            .is_some_and(|vote| vote.is_committed() && vote.leader_id.node_id == from)
+    }
 }
 
 /// A node that has started and does not take part yet; see [`Standing`](crate::status::Standing).

@@ -129,6 +129,8 @@ pub struct CatalogStatus {
     pub standing: Standing,
     /// Other nodes that have started and lack entries that they have acknowledged.
     pub behind: BTreeMap<u64, Shortfall>,
+    /// A leader that this node does not follow, and the entry that it has lost.
+    pub contradiction: Option<(u64, EntryId)>,
 }
 
 impl CatalogStatus {
@@ -153,6 +155,13 @@ impl CatalogStatus {
         for (node_id, shortfall) in &self.behind {
             sentences.push(format!(
                 "node {node_id} lacks entries that it has acknowledged and does not take part: {shortfall}"
+            ));
+        }
+        if let Some((leader, entry)) = self.contradiction {
+            sentences.push(format!(
+                "the leader, node {leader}, has lost entries that were committed, such as {entry}, which this node has: it does \
+                 not follow it. The leader's data directory is an older copy: stop both and put back a newer one. Or, if what it \
+                 has lost is given up, let this node join anew with an empty node-path"
             ));
         }
         let lost = self.lost();

@@ -13,8 +13,10 @@ use super::ask::PROPOSAL_BYTES;
 use super::{Catalog, election};
 use crate::command::Proposal;
 use crate::consensus::TypeConfig;
+use crate::error::CatalogError;
 use crate::peers::{Applied, Knowledge, PeerMessage, PeerReply, PeerRequest, Setback, Started};
 use crate::status::{Lack, Shortfall};
+use crate::store::{EntryId, Mark};
 
 /// How long a leader may take to confirm, to a node that has started, that it still leads.
 const CONFIRM_LIMIT: Duration = Duration::from_millis(500);
@@ -38,12 +40,36 @@ impl Catalog {
                 reached,
             });
         }
-        if let Err(why) = self.clearance.admit(&request.message, request.known, reached) {
+        if request.message.is_of_leader(request.from)
+            && request.message.vote() >= Some(self.way.raft.server_metrics().borrow().vote)
+            && request.known <= reached
+        {
+            self.clearance.note_leader(request.from, request.address.clone());
+        }
+        if let Err(why) = self
+            .clearance
+            .admit(&request.message, request.from, request.known, reached)
+        {
             return PeerReply::NotYet { why };
+        }
+        if let Some(contradiction) = self.contradiction(&request.message).await {
+            self.clearance.note_contradiction(request.from, contradiction);
+            return PeerReply::NotYet {
+                why: format!("this leader has lost entry {contradiction}, which was committed"),
+            };
+        }
+        if request.message.is_of_leader(request.from)
+            && let Err(error) = self.take_over_skips(&request.mark).await
+        {
+            return PeerReply::NotYet { why: error.to_string() };
         }
         match request.message {
             PeerMessage::Append(request) => {
+                let is_whole = request.prev_log_id >= self.way.raft.data_metrics().borrow().last_applied;
                 let reply = self.way.raft.append_entries(request).await;
+                if is_whole && matches!(reply, Ok(AppendEntriesResponse::Success)) {
+                    self.clearance.forget_contradiction();
+                }
                 if matches!(&reply, Ok(reply) if !matches!(reply, AppendEntriesResponse::HigherVote(_))) {
                     self.signs.seen();
                 }
@@ -86,14 +112,48 @@ impl Catalog {
         }
     }
 
+    /// Leaves out what the leader has left out, before openraft sees it: this node has begun with an empty catalog since, or
+    /// has not come so far. It stays left out after a restart, too.
+    async fn take_over_skips(&self, leader: &Mark) -> Result<(), CatalogError> {
+        let unknown = self.state.unknown_skips(&leader.skipped);
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(entries = ?unknown, "the leader has left out entries of the log that this node leaves out, too");
+        self.state.skip(self.way.log.skip(&unknown).await?);
+        Ok(())
+    }
+
+    /// An entry that this node has applied, and in whose place the leader that sends this has another one. It was committed,
+    /// so the leader has lost it: a leader that needs nobody's vote is not kept from that by an election. openraft would
+    /// replace it.
+    async fn contradiction(&self, message: &PeerMessage) -> Option<EntryId> {
+        let applied = self.way.raft.data_metrics().borrow().last_applied?;
+        let given: Vec<LogId<u64>> = match message {
+            PeerMessage::Append(append) => {
+                let entries = append.entries.iter().map(|entry| entry.log_id);
+                append.prev_log_id.into_iter().chain(entries).collect()
+            }
+            PeerMessage::Snapshot(part) => part.meta.last_log_id.into_iter().collect(),
+            _ => return None,
+        };
+        for theirs in given.into_iter().filter(|theirs| theirs.index <= applied.index) {
+            let own = if theirs.index == applied.index {
+                Some(applied)
+            } else {
+                self.way.log.entry_at(theirs.index).await
+            };
+            if let Some(own) = own.filter(|own| *own != theirs) {
+                return Some(own.into());
+            }
+        }
+        None
+    }
+
     /// The leader of a later term that sends entries to this node, which leads as the only voter. In one group that cannot
     /// be: nobody else can be elected. This node's copy is from before the others joined.
     fn leader_elsewhere(&self, message: &PeerMessage) -> Option<u64> {
-        let vote = match message {
-            PeerMessage::Append(request) => request.vote,
-            PeerMessage::Snapshot(request) => request.vote,
-            _ => return None,
-        };
+        let vote = message.vote()?;
         let metrics = self.way.raft.server_metrics();
         let metrics = metrics.borrow();
         let is_alone = metrics.membership_config.membership().voter_ids().eq([self.node_id]);

@@ -5,7 +5,8 @@
 //! majority matters: an entry that only B and C acknowledged is known to C alone when B has lost its end, and A knows
 //! nothing of it. So the node waits for all other voters for [`GRACE`] before it is content with a majority. It does not
 //! wait where a leader is established, which a majority without the asking node has just confirmed: that leader has every
-//! committed entry in its log, and remembers what the node has acknowledged to it.
+//! committed entry in its log, and remembers what the node has acknowledged to it. It need not be one that the node knows
+//! of: the voters may have changed while the node was down. So it asks a leader that reaches it, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -36,6 +37,8 @@ const RETRY: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(400);
 /// A node that is behind tells the others now and then that it still is.
 const REMIND: Duration = Duration::from_secs(2);
+/// So many nodes are asked at most.
+const ASKED_AT_MOST: usize = 256;
 /// How often it is looked whether the wait is over.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -91,10 +94,11 @@ enum Verdict {
     Behind(Shortfall),
 }
 
-/// Decides, `since` after the start. `unreachable` are members whose last question failed.
+/// Decides, `since` after the start. `vote` is the own one; `unreachable` are members whose last question failed.
 fn judge(
     group: &Group,
     reached: Option<LogId<u64>>,
+    vote: Vote<u64>,
     answers: &BTreeMap<u64, Knowledge>,
     unreachable: &BTreeSet<u64>,
     since: Duration,
@@ -107,6 +111,10 @@ fn judge(
                 reached,
             });
         }
+    }
+    // The voters that the disk names may be out of date, and the majority that has confirmed this leader another one.
+    if answers.values().any(|answer| answer.leads && answer.vote >= vote) {
+        return Verdict::Clear;
     }
     let silent: BTreeSet<u64> = group
         .voters()
@@ -139,24 +147,29 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
     let (sender, mut replies) = mpsc::channel(64);
     // They end with this task.
     let mut asking = JoinSet::new();
+    let question = |peer, address| ask(way.clone(), peer, address, Arc::clone(&clearance), sender.clone());
     for (peer, address) in &group.others {
-        asking.spawn(ask(
-            way.clone(),
-            *peer,
-            address.clone(),
-            Arc::clone(&clearance),
-            sender.clone(),
-        ));
+        asking.spawn(question(*peer, address.clone()));
     }
-    drop(sender);
+    let mut asked = group.others.clone();
     let mut answers = BTreeMap::new();
     let mut unreachable = BTreeSet::new();
     loop {
         if catalog.strong_count() == 0 || clearance.is_cleared() {
             return;
         }
+        for (peer, address) in clearance.take_leaders() {
+            if asked.len() < ASKED_AT_MOST && asked.get(&peer) != Some(&address) {
+                tracing::info!(node = peer, %address, "the leader that has reached this node is asked, too");
+                asked.insert(peer, address.clone());
+                asking.spawn(question(peer, address));
+            }
+        }
         if clearance.is_asking() {
-            match judge(&group, way.log.reached(), &answers, &unreachable, began.elapsed()) {
+            let Ok(vote) = way.raft.with_raft_state(|state| *state.vote_ref()).await else {
+                return;
+            };
+            match judge(&group, way.log.reached(), vote, &answers, &unreachable, began.elapsed()) {
                 Verdict::Wait(silent) => clearance.wait_for(silent),
                 Verdict::Behind(shortfall) => clearance.fall_behind(shortfall),
                 Verdict::Clear => {
@@ -176,8 +189,7 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
             Ok(Some((peer, None))) => {
                 unreachable.insert(peer);
             }
-            Ok(None) => sleep(TICK).await,
-            Err(_) => {}
+            Ok(None) | Err(_) => {}
         }
     }
 }
@@ -195,7 +207,8 @@ async fn ask(
             node_id: way.node_id,
             reached: way.log.reached(),
         });
-        let reply = call(&*way.peers, peer, &address, None, message, LIMIT).await;
+        let known = way.log.known_of(peer);
+        let reply = call(&*way.peers, peer, &address, known, message, LIMIT).await;
         let answer = match reply {
             Ok(PeerReply::Knowledge(knowledge)) => Some(knowledge),
             Ok(_) => None,
@@ -310,7 +323,7 @@ mod tests {
     fn after(group: &Group, answers: &[(u64, Knowledge)], unreachable: &[u64], since: Duration) -> Verdict {
         let answers = answers.iter().cloned().collect();
         let unreachable = unreachable.iter().copied().collect();
-        judge(group, Some(id(3, 10)), &answers, &unreachable, since)
+        judge(group, Some(id(3, 10)), Vote::new(1, 1), &answers, &unreachable, since)
     }
 
     #[test]
@@ -337,7 +350,30 @@ mod tests {
             leads: true,
             ..answer(None)
         };
-        assert_eq!(after(&group, &[(3, leader)], &[], Duration::ZERO), Verdict::Clear);
+        let leads = [(3, leader.clone())];
+        assert_eq!(after(&group, &leads, &[], Duration::ZERO), Verdict::Clear);
+        // Nobody else whom the disk of a learner knows of answers: all voters have been replaced.
+        let group = self::group(4, &[1, 2, 3], &[4]);
+        let leads = [(6, leader.clone())];
+        assert_eq!(after(&group, &leads, &[1, 2, 3], Duration::ZERO), Verdict::Clear);
+        let old = Knowledge {
+            vote: Vote::new(0, 6),
+            ..leader.clone()
+        };
+        let wait = Verdict::Wait(BTreeSet::from([1, 2, 3]));
+        assert_eq!(
+            after(&group, &[(6, old)], &[1, 2, 3], Duration::ZERO),
+            wait,
+            "of an earlier term"
+        );
+        let knows = Knowledge {
+            known: Some(id(3, 11)),
+            ..leader
+        };
+        assert!(matches!(
+            after(&group, &[(6, knows)], &[], Duration::ZERO),
+            Verdict::Behind(_)
+        ));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::peers::PeerMessage;
 use crate::status::{Lack, Shortfall, Standing};
+use crate::store::EntryId;
 
 /// A node that is behind asks again and again. One that has not asked for so long is not behind any more, or is down.
 const BEHIND_FOR: Duration = Duration::from_secs(10);
@@ -32,6 +33,10 @@ pub(super) struct Clearance {
     pledge: Mutex<Pledge>,
     /// Other nodes that have started and are behind, and when they were last heard of.
     behind: Mutex<BTreeMap<u64, (Shortfall, Instant)>>,
+    /// The last leader that lacks an entry which this node has applied, and the entry.
+    contradiction: Mutex<Option<(u64, EntryId)>>,
+    /// Leaders that have reached this node while it asks, and their addresses.
+    leaders: Mutex<BTreeMap<u64, String>>,
 }
 
 /// What the others knew when this node was cleared.
@@ -50,6 +55,8 @@ impl Clearance {
             standing: watch::Sender::new(standing),
             pledge: Mutex::default(),
             behind: Mutex::default(),
+            contradiction: Mutex::default(),
+            leaders: Mutex::default(),
         }
     }
 
@@ -121,35 +128,65 @@ impl Clearance {
         });
     }
 
-    /// Refuses what this node must not answer, and says why. `known` is what the sender knows of this node.
+    /// Refuses what this node must not answer, and says why. `known` is what the sender, `from`, knows of this node.
     pub(super) fn admit(
         &self,
         message: &PeerMessage,
+        from: u64,
         known: Option<LogId<u64>>,
         reached: Option<LogId<u64>>,
     ) -> Result<(), String> {
-        // Proposals and reads are the leader's business, and the leader was elected.
-        let sender = match message {
-            PeerMessage::Append(request) => request.vote.leader_id.node_id,
-            PeerMessage::Vote(request) => request.vote.leader_id.node_id,
-            PeerMessage::Snapshot(request) => request.vote.leader_id.node_id,
-            PeerMessage::MayStand { .. } => 0,
-            PeerMessage::Propose(_) | PeerMessage::ReadIndex | PeerMessage::WhatOfMe(_) => return Ok(()),
-        };
         if let Some(known) = known
             && Some(known) > reached
         {
             self.fall_behind(Shortfall {
-                witness: sender,
+                witness: from,
                 lack: Lack::Entries(known),
                 reached,
             });
         }
-        match &*self.standing.borrow() {
-            Standing::Cleared => Ok(()),
-            Standing::Asking { .. } => Err("it has started and asks the others what they know of it".to_owned()),
-            Standing::Behind(shortfall) => Err(format!("it lacks entries that it has acknowledged: {shortfall}")),
+        let standing = self.standing.borrow();
+        match (&*standing, message) {
+            // Whoever asks what is known of it is told. Proposals and reads are the leader's business, and the leader was
+            // elected.
+            (Standing::Cleared, _)
+            | (_, PeerMessage::WhatOfMe(_))
+            | (Standing::Asking { .. }, PeerMessage::Propose(_) | PeerMessage::ReadIndex) => Ok(()),
+            (Standing::Asking { .. }, _) => Err("it has started and asks the others what they know of it".to_owned()),
+            (Standing::Behind(shortfall), _) => Err(format!("it lacks entries that it has acknowledged: {shortfall}")),
         }
+    }
+
+    /// While this node asks, a leader that it may not know of has reached it: that one is asked, too. The voters may have
+    /// changed while this node was down, and those that its disk names may not answer any more.
+    pub(super) fn note_leader(&self, node_id: u64, address: String) {
+        if self.is_asking() && node_id != self.node_id {
+            lock(&self.leaders).insert(node_id, address);
+        }
+    }
+
+    /// A leader has another entry in the place of one that this node has applied.
+    pub(super) fn note_contradiction(&self, leader: u64, entry: EntryId) {
+        let news = Some((leader, entry));
+        let before = std::mem::replace(&mut *lock(&self.contradiction), news);
+        if before != news {
+            tracing::error!(node = leader, %entry, "the leader has lost an entry that was committed, and is not followed");
+        }
+    }
+
+    /// A leader has everything that this node has applied.
+    pub(super) fn forget_contradiction(&self) {
+        *lock(&self.contradiction) = None;
+    }
+
+    /// The leader that is not followed, and the entry that it has lost.
+    pub(super) fn contradiction(&self) -> Option<(u64, EntryId)> {
+        *lock(&self.contradiction)
+    }
+
+    /// Leaders that have reached this node since this was called the last time.
+    pub(super) fn take_leaders(&self) -> BTreeMap<u64, String> {
+        std::mem::take(&mut *lock(&self.leaders))
     }
 
     /// The answer to a request for a vote that must not be given; `None` when openraft decides.
@@ -201,4 +238,22 @@ impl Clearance {
 /// A panic of another holder leaves nothing half-changed here: go on.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+
+    #[test]
+    fn the_first_message_of_one_that_knows_more_ends_the_part_of_this_node() {
+        let id = |index| Some(LogId::new(CommittedLeaderId::new(3, 1), index));
+        for message in [PeerMessage::ReadIndex, PeerMessage::MayStand { last_log: None }] {
+            let clearance = Clearance::new(1, Standing::Cleared);
+            assert!(clearance.admit(&message, 2, id(10), id(10)).is_ok());
+            assert!(clearance.admit(&message, 2, id(11), id(10)).is_err());
+            assert!(matches!(&*clearance.standing().borrow(), Standing::Behind(shortfall) if shortfall.witness == 2));
+        }
+    }
 }

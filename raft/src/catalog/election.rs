@@ -215,7 +215,8 @@ async fn may_stand(way: &Way, part: &Part, others: &[(u64, String)], limit: Dura
         .iter()
         .map(|(voter, address)| async move {
             let message = PeerMessage::MayStand { last_log };
-            (*voter, call(&*way.peers, *voter, address, None, message, limit).await)
+            let known = way.log.known_of(*voter);
+            (*voter, call(&*way.peers, *voter, address, known, message, limit).await)
         })
         .collect();
     while !part.is_majority(&agreed) {

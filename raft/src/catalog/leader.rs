@@ -92,7 +92,7 @@ impl Way {
         let address = self.address(target).unwrap_or_default();
         let other = changes.wait_for(|now| now.is_some_and(|now| now != target));
         tokio::select! {
-            reply = call(&*self.peers, target, &address, None, message, self.patience) => {
+            reply = call(&*self.peers, target, &address, self.log.known_of(target), message, self.patience) => {
                 reply.map_err(|error| Setback::Silent(error.to_string()))
             }
             // The one that was asked may be dead and never answer.

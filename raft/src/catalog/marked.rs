@@ -1,10 +1,14 @@
-//! Whoever speaks to a peer says how far its state goes and what of the log it has left out, so that nodes whose states
-//! differ do not work together.
+//! Whoever speaks to a peer says who it is and where it is reached, so that a node that has been away learns of those that
+//! lead now; and how far its state goes and what of the log it has left out, so that nodes whose states differ do not work
+//! together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use openraft::BasicNode;
+use openraft::metrics::RaftServerMetrics;
+use tokio::sync::watch;
 
 use crate::peers::{PeerError, PeerReply, PeerRequest, Peers};
 use crate::store::StateStore;
@@ -13,11 +17,30 @@ use crate::store::StateStore;
 pub(super) struct Marked {
     peers: Arc<dyn Peers>,
     state: StateStore,
+    node_id: u64,
+    /// Who is in the group, once consensus runs.
+    group: OnceLock<watch::Receiver<RaftServerMetrics<u64, BasicNode>>>,
 }
 
 impl Marked {
-    pub(super) fn new(peers: Arc<dyn Peers>, state: StateStore) -> Self {
-        Self { peers, state }
+    pub(super) fn new(peers: Arc<dyn Peers>, state: StateStore, node_id: u64) -> Self {
+        Self {
+            peers,
+            state,
+            node_id,
+            group: OnceLock::new(),
+        }
+    }
+
+    /// Consensus runs, and says who is in the group.
+    pub(super) fn follow(&self, group: watch::Receiver<RaftServerMetrics<u64, BasicNode>>) {
+        let _ = self.group.set(group);
+    }
+
+    fn address(&self) -> Option<String> {
+        let metrics = self.group.get()?.borrow();
+        let node = metrics.membership_config.membership().get_node(&self.node_id);
+        node.map(|node| node.addr.clone())
     }
 }
 
@@ -29,6 +52,8 @@ impl Peers for Marked {
         mut request: PeerRequest,
         limit: Duration,
     ) -> BoxFuture<'static, Result<PeerReply, PeerError>> {
+        request.from = self.node_id;
+        request.address = self.address().unwrap_or_default();
         request.mark = self.state.mark();
         self.peers.call(node_id, address, request, limit)
     }

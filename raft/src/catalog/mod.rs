@@ -202,9 +202,11 @@ impl Catalog {
         if let Some(applied) = state.current().raft_state()?.last_applied {
             log.hold(applied);
         }
+        log.belongs_to(state.clone());
         state.refuse_applied(&options.skip_entries)?;
         state.skip(log.skip(&options.skip_entries).await?);
-        let peers: Arc<dyn Peers> = Arc::new(Marked::new(peers, state.clone()));
+        let marked = Arc::new(Marked::new(peers, state.clone(), node_id));
+        let peers: Arc<dyn Peers> = Arc::clone(&marked) as _;
         let config = Arc::new(raft_config(options)?);
         let network = Network {
             peers: Arc::clone(&peers),
@@ -214,6 +216,7 @@ impl Catalog {
         let raft = Raft::new(node_id, config, network, log.clone(), state.clone())
             .await
             .map_err(|fatal| CatalogError::Stopped(fatal.to_string()))?;
+        marked.follow(raft.server_metrics());
         let leader = watch_leader(node_id, &raft);
         let way = Way {
             node_id,
@@ -370,6 +373,7 @@ impl Catalog {
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
             standing: self.clearance.standing().borrow().clone(),
             behind: self.clearance.behind(),
+            contradiction: self.clearance.contradiction(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep};
 use super::entry_id::EntryId;
 use super::folder::Folder;
 use super::ledger::Ledger;
+use super::state::StateStore;
 use super::state_db::{database_options, open_database};
 use crate::consensus::TypeConfig;
 use crate::error::CatalogError;
@@ -70,6 +71,8 @@ struct Inner {
     known: Mutex<Known>,
     /// Held while the ledger is written: an older one must not replace a newer one.
     writing: Mutex<()>,
+    /// What the log's entries were applied to.
+    state: OnceLock<StateStore>,
     /// After `db`: the folder is let go when the database is closed.
     _folder: Folder,
 }
@@ -88,6 +91,7 @@ impl LogStore {
             path,
             known: Mutex::default(),
             writing: Mutex::default(),
+            state: OnceLock::new(),
             _folder: folder.clone(),
         };
         let last = inner.last_entry()?;
@@ -115,6 +119,11 @@ impl LogStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// From now on the log drops only what this state holds.
+    pub(crate) fn belongs_to(&self, state: StateStore) {
+        let _ = self.inner.state.set(state);
+    }
+
     /// The last entry that was dropped from the log because the state has it.
     ///
     /// # Errors
@@ -136,6 +145,13 @@ impl LogStore {
     /// The highest position that another node is known to have had.
     pub(crate) fn known_of(&self, node_id: u64) -> Option<LogId<u64>> {
         self.inner.known().ledger.known_of(node_id)
+    }
+
+    /// The identifier of the entry with this index, if the log has it.
+    pub(crate) async fn entry_at(&self, index: u64) -> Option<LogId<u64>> {
+        let end = index.saturating_add(1);
+        let entries = self.run(move |inner| inner.entries(index, Some(end), 1)).await;
+        entries.ok()?.first().map(|entry| entry.log_id)
     }
 
     /// A follower has acknowledged this node's log up to this entry. It is remembered at once, and written with the next
@@ -521,9 +537,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
     }
 
+    /// openraft purges the log while it still puts the snapshot in place that holds what is purged. Killed in between, this
+    /// node would have neither.
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
-        self.run(move |inner| inner.purge(log_id))
-            .await
-            .map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
+        let held = match self.inner.state.get() {
+            Some(state) => state.wait_until_held(log_id.index).await,
+            None => Ok(()),
+        };
+        let purged = match held {
+            Ok(()) => self.run(move |inner| inner.purge(log_id)).await,
+            Err(error) => Err(error),
+        };
+        purged.map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
@@ -44,7 +44,9 @@ struct Inner {
     /// The last Raft entry that views show, and those that were left out before it.
     applied: watch::Sender<Mark>,
     /// The entries to be left out.
-    skips: OnceLock<BTreeSet<EntryId>>,
+    skips: RwLock<BTreeSet<EntryId>>,
+    /// Set when a snapshot could not be put in place: what waits for it waits no more.
+    is_broken: watch::Sender<bool>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
 }
@@ -88,7 +90,8 @@ impl StateStore {
                 folder,
                 options: options.clone(),
                 applied: watch::Sender::new(db.raft_state()?.mark()),
-                skips: OnceLock::new(),
+                skips: RwLock::default(),
+                is_broken: watch::Sender::new(false),
                 current: RwLock::new(Arc::new(db)),
                 snapshots: Mutex::new(()),
             }),
@@ -118,9 +121,21 @@ impl StateStore {
         }
     }
 
-    /// Says which entries are to be left out when they come. Once, before the first is applied.
+    /// Says which entries are to be left out when they come: before any of them can be applied.
     pub(crate) fn skip(&self, entries: BTreeSet<EntryId>) {
-        let _ = self.inner.skips.set(entries);
+        self.inner
+            .skips
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(entries);
+    }
+
+    /// Of entries that another node has left out, those that this one has to leave out, too, and does not know of yet.
+    pub(crate) fn unknown_skips(&self, skipped: &[EntryId]) -> Vec<EntryId> {
+        let own = self.mark();
+        let skips = self.inner.skips.read().unwrap_or_else(PoisonError::into_inner);
+        let is_unknown = |entry: &&EntryId| entry.index > own.applied && !skips.contains(entry);
+        skipped.iter().filter(is_unknown).copied().collect()
     }
 
     /// How far the state goes, and which entries it has left out.
@@ -137,6 +152,20 @@ impl StateStore {
             .subscribe()
             .wait_for(|mark| mark.applied >= entry)
             .await;
+    }
+
+    /// Waits until the state holds this entry.
+    ///
+    /// # Errors
+    /// [`CatalogError::Stopped`] when the snapshot that was to bring it could not be put in place.
+    pub(crate) async fn wait_until_held(&self, entry: u64) -> Result<(), CatalogError> {
+        let mut broken = self.inner.is_broken.subscribe();
+        tokio::select! {
+            () = self.wait_until_applied(entry) => Ok(()),
+            _ = broken.wait_for(|is_broken| *is_broken) => Err(CatalogError::Stopped(
+                "a received snapshot could not be put in place".to_owned(),
+            )),
+        }
     }
 
     /// Does blocking work off the asynchronous threads.
@@ -305,7 +334,7 @@ impl Inner {
         let id = EntryId::from(entry.log_id);
         match entry.payload {
             EntryPayload::Blank => Ok(Outcomes(Vec::new())),
-            EntryPayload::Normal(batch) if self.skips.get().is_some_and(|skips| skips.contains(&id)) => {
+            EntryPayload::Normal(batch) if self.is_skipped(&id) => {
                 tracing::warn!(entry = %id, "an entry of the log is left out, as --skip-entry says");
                 let outcomes = skipped::leave_out(txn, id, &batch)?;
                 raft.skipped.push(id);
@@ -317,6 +346,11 @@ impl Inner {
                 Ok(Outcomes(Vec::new()))
             }
         }
+    }
+
+    fn is_skipped(&self, entry: &EntryId) -> bool {
+        let skips = self.skips.read().unwrap_or_else(PoisonError::into_inner);
+        skips.contains(entry)
     }
 
     fn snapshot_path(&self) -> PathBuf {
@@ -493,9 +527,11 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<tokio::fs::File>) -> Result<(), StorageError<u64>> {
         let received = snapshot.into_std().await;
         let meta = meta.clone();
-        self.run(move |inner| inner.install(&meta, received))
-            .await
-            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))
+        let installed = self.run(move |inner| inner.install(&meta, received)).await;
+        if installed.is_err() {
+            self.inner.is_broken.send_replace(true);
+        }
+        installed.map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {

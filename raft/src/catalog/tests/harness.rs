@@ -137,8 +137,11 @@ impl Mesh {
 
     /// A node that is behind begins anew, as `node start` does it: another number, an empty catalog.
     pub(super) async fn begin_anew(&mut self, node_id: u64) -> u64 {
+        let name: crate::NodeName = format!("n{node_id}").parse().unwrap();
+        let number = self.leader().await.view().node(&name).unwrap().unwrap().node_id;
         let command = Command::RenumberNode {
-            name: format!("n{node_id}").parse().unwrap(),
+            name,
+            number,
             fingerprint: [0; 32],
             reason: "test".to_owned(),
         };

@@ -224,6 +224,8 @@ async fn a_node_that_lost_its_disk_comes_back_under_another_number() {
     let answer = wiped
         .answer(PeerRequest {
             to: lost,
+            from: 0,
+            address: String::new(),
             known: None,
             mark: Mark::default(),
             message,

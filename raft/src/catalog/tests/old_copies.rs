@@ -215,6 +215,7 @@ async fn an_old_copy_of_a_replaced_number_does_not_come_back() {
     mesh.kill(old).await;
     let command = crate::Command::RenumberNode {
         name: format!("n{old}").parse().unwrap(),
+        number: old,
         fingerprint: [0; 32],
         reason: "test".to_owned(),
     };
@@ -304,6 +305,8 @@ async fn a_node_that_has_started_gives_no_vote_that_it_may_have_given_before() {
     };
     let request = PeerRequest {
         to: old,
+        from: 0,
+        address: String::new(),
         known: None,
         mark: Mark::default(),
         message: PeerMessage::Vote(vote),
@@ -337,4 +340,77 @@ async fn a_copy_from_before_the_others_joined_does_not_lead_a_group_of_its_own()
     drop(node);
     mesh.begin_anew(1).await;
     nothing_is_lost(&mesh, &acknowledged).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_down_while_all_voters_were_replaced_takes_part_again() {
+    let mut mesh = Mesh::new(3, options()).await;
+    let learner = mesh.admit("n4", 4).await;
+    mesh.join(learner).await;
+    let mut acknowledged = write(&mesh.leader().await, "before", 5).await;
+    let node = mesh.node(learner);
+    wait_until("it has them", || notes(&node).is_superset(&acknowledged)).await;
+    drop(node);
+    mesh.kill(learner).await;
+    for (old, new) in [(1, 5), (2, 6), (3, 7)] {
+        assert_eq!(mesh.admit(&format!("n{new}"), new).await, u64::from(new));
+        mesh.join(new.into()).await;
+        while mesh.leader().await.node_id() == old {
+            mesh.leader().await.step_aside().await;
+        }
+        let leader = mesh.leader().await;
+        let mut voters: BTreeSet<u64> = leader.status().voters.into_iter().collect();
+        voters.remove(&old);
+        voters.insert(new.into());
+        leader.set_voters(voters).await.unwrap();
+        drop(leader);
+        mesh.kill(old).await;
+        let leader = mesh.leader().await;
+        leader.remove_members(&BTreeSet::from([old])).await.unwrap();
+        acknowledged.extend(write(&leader, &format!("without {old}"), 3).await);
+    }
+    mesh.start(learner).await;
+    let node = mesh.node(learner);
+    wait_until("it takes part", || *node.standing().borrow() == Standing::Cleared).await;
+    nothing_is_lost(&mesh, &acknowledged).await;
+}
+
+/// The only voter knows nobody else who could tell it, and goes on from its old copy before the learner is there. In the term
+/// of what it has lost the learner tells it; in a later term nothing that it has reached is lower than what the learner knows,
+/// but the learner does not follow it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_does_not_give_up_what_was_committed_for_a_leader_that_has_lost_it() {
+    for (starts, writes) in [(1, 1), (2, 1), (2, 15)] {
+        let mut mesh = Mesh::new(1, options()).await;
+        let learner = mesh.admit("n2", 2).await;
+        mesh.join(learner).await;
+        write(&mesh.leader().await, "before", 3).await;
+        mesh.keep_copy(1).await;
+        let acknowledged = write(&mesh.leader().await, "acknowledged", 5).await;
+        let node = mesh.node(learner);
+        wait_until("it has them", || notes(&node).is_superset(&acknowledged)).await;
+        drop(node);
+        mesh.kill(learner).await;
+        mesh.wait_until_closed(learner).await;
+        mesh.kill(1).await;
+        mesh.put_back(1).await;
+        mesh.start(1).await;
+        for _ in 1..starts {
+            mesh.kill(1).await;
+            mesh.wait_until_closed(1).await;
+            mesh.start(1).await;
+        }
+        write(&mesh.leader().await, "in their place", writes).await;
+        mesh.start(learner).await;
+        let (node, voter) = (mesh.node(learner), mesh.node(1));
+        let says_so = || {
+            let trouble = node.status().trouble();
+            is_behind(&voter) || trouble.is_some_and(|trouble| trouble.contains("has lost entries that were committed"))
+        };
+        wait_until("one of them says so", says_so).await;
+        assert_eq!(is_behind(&voter), starts == 1);
+        assert!(notes(&node).is_superset(&acknowledged));
+        assert!(!notes(&node).iter().any(|note| note.starts_with("in their place")));
+        assert_eq!(node.status().failure, None, "it has not stopped");
+    }
 }
