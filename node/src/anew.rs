@@ -9,10 +9,10 @@ use crate::failure::chain;
 use crate::join::call;
 use crate::links::{Lane, Whom};
 use crate::mesh_file::MeshFile;
-use crate::protocol::{BeginAnew, Request};
+use crate::protocol::{BeginAnew, NewNumber, Request};
 use crate::settings::{Layout, NEW_CATALOG};
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Catalog, CatalogOptions};
+use pgmesh_raft::{Catalog, CatalogOptions, RequestId};
 use pgmesh_transport::{Client, Identity};
 use std::fs;
 use std::time::Duration;
@@ -31,19 +31,16 @@ pub(crate) const CHOICES: &str = "put back a newer copy of node-path, which cost
 impl Node {
     /// Asks the other nodes for another number until one has given it out, and prepares this node's new beginning.
     pub(crate) async fn begin_anew(&self, reason: &str) -> Result<(), Failure> {
-        let request = Request::BeginAnew(BeginAnew {
-            reason: reason.to_owned(),
-        });
-        let mut attempt = 0_u32;
+        let mut asker = Asker::new(self.mesh.node_id, reason);
         loop {
             for whom in self.others() {
-                match self.links.call::<u64>(&whom, Lane::Data, &request, LIMIT).await {
-                    Ok(number) => return prepare(&self.layout, &self.mesh, number).await,
-                    Err(error) => complain(attempt, &error.to_string()),
+                let request = asker.request();
+                let answer = self.links.call(&whom, Lane::Data, &request, LIMIT).await;
+                if let Some(number) = asker.take(answer.map_err(|error| error.to_string())) {
+                    return prepare(&self.layout, &self.mesh, number).await;
                 }
             }
-            attempt = attempt.wrapping_add(1);
-            tokio::time::sleep(PAUSE).await;
+            asker.pause().await;
         }
     }
 
@@ -73,35 +70,76 @@ pub(crate) async fn begin_anew_blind(
     let client = Client::new(identity).map_err(|error| {
         Failure::new(code::CRYPTO, "this node's identity cannot be used to reach other nodes").because(chain(&error))
     })?;
-    let request = Request::BeginAnew(BeginAnew {
-        reason: reason.to_string(),
-    });
-    let mut attempt = 0_u32;
+    let mut asker = Asker::new(mesh.node_id, &reason.to_string());
     loop {
         for address in addresses {
+            let request = asker.request();
             let asked = async {
                 let connection = client.connect(address).await.map_err(|error| chain(&error))?;
-                call::<u64>(&connection, &request)
-                    .await
-                    .map_err(|failure| failure.to_string())
+                call(&connection, &request).await.map_err(|failure| failure.to_string())
             };
-            let number = tokio::time::timeout(LIMIT, asked).await;
-            match number.unwrap_or_else(|_| Err("no answer".to_owned())) {
-                Ok(number) => return prepare(layout, mesh, number).await,
-                Err(why) => complain(attempt, &format!("{address}: {why}")),
+            let answer = tokio::time::timeout(LIMIT, asked).await;
+            let answer = answer.unwrap_or_else(|_| Err("no answer".to_owned()));
+            if let Some(number) = asker.take(answer.map_err(|why| format!("{address}: {why}"))) {
+                return prepare(layout, mesh, number).await;
             }
         }
-        attempt = attempt.wrapping_add(1);
-        tokio::time::sleep(PAUSE).await;
+        asker.pause().await;
     }
 }
 
-fn complain(attempt: u32, why: &str) {
-    if attempt.is_multiple_of(COMPLAIN_EVERY) {
-        tracing::warn!(
-            why,
-            "this node cannot begin anew yet: a majority of the others must serve. If they do not come back: {CHOICES}"
-        );
+/// Asks for a new number until one is given out. The request stays the same one while it is repeated, or each repetition
+/// would give out a number; and it names the number that it replaces, so that it has no effect when it arrives too late.
+struct Asker {
+    reason: String,
+    number: u64,
+    id: RequestId,
+    attempt: u32,
+}
+
+impl Asker {
+    fn new(number: u64, reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            number,
+            id: RequestId::random(),
+            attempt: 0,
+        }
+    }
+
+    fn request(&self) -> Request {
+        Request::BeginAnew(BeginAnew {
+            id: self.id,
+            number: self.number,
+            reason: self.reason.clone(),
+        })
+    }
+
+    /// The new number, if that is the answer.
+    fn take(&mut self, answer: Result<NewNumber, String>) -> Option<u64> {
+        let why = match answer {
+            Ok(NewNumber::Given(number)) => return Some(number),
+            Ok(NewNumber::Is(number)) if number != self.number => {
+                // This directory's number was replaced before: another request, for the one in its place.
+                self.number = number;
+                self.id = RequestId::random();
+                return None;
+            }
+            Ok(NewNumber::Is(number)) => format!("it answers that number {number} is not number {number}"),
+            Err(why) => why,
+        };
+        if self.attempt.is_multiple_of(COMPLAIN_EVERY) {
+            tracing::warn!(
+                why,
+                "this node cannot begin anew yet: a majority of the others must serve. If they do not come back: {CHOICES}"
+            );
+        }
+        None
+    }
+
+    async fn pause(&mut self) {
+        self.attempt = self.attempt.wrapping_add(1);
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -172,6 +210,24 @@ mod tests {
             node_id,
             seeds: vec![],
         }
+    }
+
+    #[test]
+    fn a_repeated_request_is_the_same_until_another_number_is_to_be_replaced() {
+        let sent = |asker: &Asker| match asker.request() {
+            Request::BeginAnew(begin) => (begin.id, begin.number),
+            other => panic!("{other:?}"),
+        };
+        let mut asker = Asker::new(3, "test");
+        let first = sent(&asker);
+        assert_eq!(asker.take(Err("no quorum".to_owned())), None);
+        assert_eq!(sent(&asker), first);
+        // The number was given out before, and the answer never arrived: that one is replaced.
+        assert_eq!(asker.take(Ok(NewNumber::Is(8))), None);
+        let second = sent(&asker);
+        assert_eq!(second.1, 8);
+        assert_ne!(second.0, first.0, "it is another request");
+        assert_eq!(asker.take(Ok(NewNumber::Given(9))), Some(9));
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! What nodes say to each other.
 
 use super::PayloadHead;
+use pgmesh_raft::RequestId;
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use serde::{Deserialize, Serialize};
 
@@ -161,8 +162,21 @@ pub enum RemoteErrorKind {
 /// A node whose disk lacks what it has promised asks for another number, under which it begins with an empty catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BeginAnew {
+    /// The identifier of this request, by which a repeated one is known.
+    pub id: RequestId,
+    /// The number that is to be replaced.
+    pub number: u64,
     /// What it lacks, for the audit trail.
     pub reason: String,
+}
+
+/// What becomes of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NewNumber {
+    /// The node has got this one.
+    Given(u64),
+    /// The one that was to be replaced is not its number any more: this one is.
+    Is(u64),
 }
 
 /// The mesh's certificate authority, as one node hands it to another.

@@ -1,10 +1,10 @@
 //! Join tokens and certificates.
 
 use crate::failure::chain;
-use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode};
+use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
-use pgmesh_raft::{Command, MeshRecord, NodeName, Reply, RequestId, TokenId, TokenRole};
+use pgmesh_raft::{CatalogError, Command, MeshRecord, NodeName, Refusal, Reply, RequestId, TokenId, TokenRole};
 use pgmesh_storage::wire;
 use pgmesh_transport::{Fingerprint, JoinToken, MemberCertificate, MemberName, MeshCa, Role};
 use std::time::Duration;
@@ -193,7 +193,7 @@ impl Node {
 
     /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a majority
     /// gives it out, so whatever was acknowledged is on the others.
-    pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<u64, Failure> {
+    pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<NewNumber, Failure> {
         let name: NodeName = member
             .name
             .as_str()
@@ -207,12 +207,19 @@ impl Node {
         }
         let command = Command::RenumberNode {
             name: name.clone(),
+            number: begin.number,
             fingerprint: member.fingerprint.0,
             reason: begin.reason,
         };
-        match self.catalog.propose(&format!("node {name}"), command).await? {
-            Reply::Admitted { node_id, .. } => Ok(node_id),
-            other => Err(unexpected(&other)),
+        match self
+            .catalog
+            .propose_as(&format!("node {name}"), begin.id, command)
+            .await
+        {
+            Ok(Reply::Admitted { node_id, .. }) => Ok(NewNumber::Given(node_id)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(CatalogError::Refused(Refusal::NodeReplaced { known, .. })) => Ok(NewNumber::Is(known)),
+            Err(error) => Err(error.into()),
         }
     }
 

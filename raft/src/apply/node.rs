@@ -108,10 +108,19 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
 pub(super) fn renumber<B: Base>(
     step: &mut Step<'_, '_, B>,
     name: &NodeName,
+    number: u64,
     fingerprint: [u8; 32],
     reason: &str,
 ) -> Outcome {
     let known = need_member(step, name)?;
+    if known.node_id != number {
+        return Err(Refusal::NodeReplaced {
+            node: name.clone(),
+            known: known.node_id,
+            given: number,
+        }
+        .into());
+    }
     if known.revoked.contains(&fingerprint) {
         return Err(Refusal::CertificateRevoked(name.clone()).into());
     }

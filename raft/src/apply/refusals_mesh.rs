@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use pgmesh_storage::Generation;
+use pgmesh_storage::{Digest, Generation, RepoKey};
 
+use super::names;
 use super::request::REMEMBERED;
 use super::scenario::*;
 use crate::command::{Command, NewReplica};
 use crate::model::{
-    Claim, DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind, VotePolicy,
+    CatalogLoss, Claim, DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind,
+    VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -80,26 +82,34 @@ fn numbers_of_nodes_are_never_given_out_twice() {
 fn a_node_that_begins_anew_gets_a_number_that_nobody_had() {
     let mut world = World::empty();
     world.run(admit("n2", 2)).unwrap();
-    let renumber = |node: &str, fingerprint: u8| Command::RenumberNode {
+    let renumber = |node: &str, number: u64, fingerprint: u8| Command::RenumberNode {
         name: name(node),
+        number,
         fingerprint: [fingerprint; 32],
         reason: "x".repeat(2_000),
     };
-    assert_eq!(world.run(renumber("n2", 2)), admitted(3, Some(2)));
+    assert_eq!(world.run(renumber("n2", 2, 2)), admitted(3, Some(2)));
+    // The request arrives once more when the node has begun anew: its number stays.
+    let late = Refusal::NodeReplaced {
+        node: name("n2"),
+        known: 3,
+        given: 2,
+    };
+    assert_eq!(world.run(renumber("n2", 2, 2)), Err(late));
     // Its answer was lost, and it asks again; or the old directory was put back once more.
-    assert_eq!(world.run(renumber("n2", 2)), admitted(4, Some(3)));
+    assert_eq!(world.run(renumber("n2", 3, 2)), admitted(4, Some(3)));
     let record = world.view().node(&name("n2")).unwrap().unwrap();
     assert_eq!((record.node_id, record.fingerprint), (4, [2; 32]));
     assert_eq!(world.run(admit("n3", 3)), admitted(5, None));
     world.run(admit("n2", 6)).unwrap();
     assert_eq!(
-        world.run(renumber("n2", 2)),
+        world.run(renumber("n2", 6, 2)),
         Err(Refusal::CertificateRevoked(name("n2"))),
         "a disk that was replaced does not come back"
     );
     world.run(serve("n2", NodeService::Removed)).unwrap();
-    assert_eq!(world.run(renumber("n2", 6)), Err(Refusal::NodeRemoved(name("n2"))));
-    assert!(matches!(world.run(renumber("n9", 6)), Err(Refusal::UnknownNode(_))));
+    assert_eq!(world.run(renumber("n2", 6, 6)), Err(Refusal::NodeRemoved(name("n2"))));
+    assert!(matches!(world.run(renumber("n9", 6, 6)), Err(Refusal::UnknownNode(_))));
 }
 
 #[test]
@@ -435,4 +445,42 @@ fn a_walk_whose_beginner_is_gone_is_finished_step_by_step() {
     assert_eq!(world.run(begin), Ok(Reply::Retiring { more: true }));
     steps(&mut world, &go_on, &Reply::Retiring { more: true });
     assert_eq!(world.run(go_on), Err(Refusal::UnknownRepository(repo(2))));
+}
+
+#[test]
+fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
+    let mut world = World::empty();
+    let loss = |era, position| CatalogLoss {
+        repo: RepoKey::new(1).unwrap(),
+        node: name("n2"),
+        position: LogIndex(position),
+        era,
+        written: 17,
+        found_at: LogIndex(5),
+    };
+    let known = |world: &World| world.view().past().unwrap();
+    assert_eq!(world.run(Command::ReportLoss(loss(0, 40))), Ok(Reply::Done));
+    assert_eq!(known(&world).loss, Some(loss(0, 40)));
+    // Another node reports less, and another more.
+    assert_eq!(world.run(Command::ReportLoss(loss(0, 30))), Ok(Reply::Done));
+    assert_eq!(known(&world).loss, Some(loss(0, 40)));
+    assert_eq!(world.run(Command::ReportLoss(loss(0, 70))), Ok(Reply::Done));
+    let accept = |position| Command::AcceptLoss {
+        position: LogIndex(position),
+    };
+    assert_eq!(world.run(accept(40)), Err(Refusal::NoSuchLoss(LogIndex(40))));
+    assert_eq!(world.run(accept(70)), Ok(Reply::Done));
+    assert_eq!((known(&world).era, known(&world).loss), (1, None));
+    // No name that was assigned up to that position is assigned again.
+    let object = ObjectRef::Chunk(Digest([9; 32]));
+    let free = names::free_generation(&world.base, &object, &[]).unwrap();
+    assert_eq!(free, Generation(71));
+    // A report that was late.
+    assert_eq!(world.run(Command::ReportLoss(loss(0, 90))), Ok(Reply::Done));
+    assert_eq!(known(&world).loss, None);
+    assert_eq!(world.run(accept(90)), Err(Refusal::NoSuchLoss(LogIndex(90))));
+    // A repository of a later era, which an old copy of this catalog does not know.
+    assert_eq!(world.run(Command::ReportLoss(loss(3, 2))), Ok(Reply::Done));
+    assert_eq!(world.run(accept(2)), Ok(Reply::Done));
+    assert_eq!(known(&world).era, 4);
 }
