@@ -78,6 +78,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         | Request::KeepSession { .. }
         | Request::EndSession { .. }
         | Request::TerminateSession { .. }
+        | Request::AcceptLoss { .. }
         | Request::CollectGarbage
         | Request::GetManifest(_)
         | Request::Info(_)

@@ -44,6 +44,7 @@ mod mesh_file;
 mod model;
 mod node;
 mod pace;
+mod past;
 pub mod protocol;
 pub mod rebuild;
 mod refs;

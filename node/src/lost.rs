@@ -4,7 +4,7 @@
 //! chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once for each set
 //! of lost chunks.
 
-use crate::protocol::{LostReport, StanzaLosses};
+use crate::protocol::{CatalogLost, LostReport, StanzaLosses};
 use crate::{Failure, Node};
 use pgmesh_postgres::WalFileName;
 use pgmesh_raft::{ObjectRef, View};
@@ -176,6 +176,12 @@ impl Node {
         }
         stanzas.retain(|stanza, _| may_know(stanza));
         report.stanzas = stanzas.into_values().collect();
+        report.catalog = view.past()?.loss.map(|loss| CatalogLost {
+            repo: loss.repo,
+            position: loss.position.0,
+            written: loss.written,
+            found_at: loss.found_at.0,
+        });
         Ok(report)
     }
 }

@@ -56,6 +56,10 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
                 "to bring it back: 'pgmesh invite --role=node' on another node, then 'pgmesh node join TOKEN' with an empty node-path",
             ),
         ),
+        R::NoSuchLoss(_) => (
+            code::OPTION_INVALID,
+            Some("'pgmesh status' says what the catalog has lost, if it has lost something"),
+        ),
         R::LastNode(_) => (code::COMMAND_INVALID, None),
         R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),
         R::SessionKeyDiffers(_) | R::SessionMoved(_) => (code::LOCK_ACQUIRE, None),

@@ -81,6 +81,7 @@ pub(crate) async fn serve(
         tokio::spawn(node.clone().keep_sweeping()),
         tokio::spawn(node.clone().keep_backfilling()),
         tokio::spawn(node.clone().keep_marking()),
+        tokio::spawn(node.clone().keep_comparing()),
         tokio::spawn(node.clone().keep_searching_lost()),
         tokio::spawn(node.clone().keep_announcing()),
         tokio::spawn(node.clone().keep_leading()),

@@ -84,6 +84,9 @@ impl Node {
     }
 
     async fn sweep(&self) -> Result<Swept, Failure> {
+        if self.doubts_past() {
+            return Ok(Swept::PutOff);
+        }
         let mut condemned = 0;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let mut chunks = 0u64;

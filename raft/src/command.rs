@@ -10,9 +10,9 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName,
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    BackupRecord, Branch, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeName,
-    NodeRecord, NodeService, ObjectRef, Replica, RequestId, SessionId, SessionKind, StoredObject, TokenId, TokenRole,
-    VotePolicy,
+    BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
+    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Replica, RequestId, SessionId, SessionKind, StoredObject,
+    TokenId, TokenRole, VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -34,6 +34,13 @@ pub struct Proposal {
 pub enum Command {
     /// The first command of a mesh. Repeated with the same record it changes nothing. Reply: `Done`.
     FoundMesh(MeshRecord),
+    /// A repository holds the proof that the catalog has been farther than it is. Reply: `Done`.
+    ReportLoss(CatalogLoss),
+    /// What the catalog is known to have lost is given up: the mesh serves again. Reply: `Done`.
+    AcceptLoss {
+        /// The position up to which it had come.
+        position: LogIndex,
+    },
     /// Adds a node or changes what is known of it. Reply: `Done`.
     RegisterNode {
         /// Its name.
@@ -59,10 +66,13 @@ pub enum Command {
         catalog_format: u32,
     },
     /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew with an
-    /// empty catalog. Each time it is asked for, a new number. Reply: `Admitted`.
+    /// empty catalog. Each request gets a new number. Reply: `Admitted`.
     RenumberNode {
         /// Its name.
         name: NodeName,
+        /// The number that is to be replaced. One that is not its own any more is refused, so that a request which arrives
+        /// late does not take a healthy node's number away.
+        number: u64,
         /// SHA-256 of its certificate.
         fingerprint: [u8; 32],
         /// Why, for the audit trail.
@@ -404,6 +414,8 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::FoundMesh(_) => "found mesh",
+            Self::ReportLoss(_) => "report loss",
+            Self::AcceptLoss { .. } => "accept loss",
             Self::RegisterNode { .. } => "register node",
             Self::AdmitNode { .. } => "admit node",
             Self::AnnounceNode { .. } => "announce node",

@@ -8,6 +8,8 @@ use crate::table::Table;
 
 /// The mesh record in table `Mesh`.
 pub const MESH: &[u8] = b"mesh";
+/// What the catalog is known to have lost, in table `Mesh`.
+pub const PAST: &[u8] = b"past";
 /// The number of applied commands in table `Mesh`.
 pub const APPLIED: &[u8] = b"applied";
 /// When replicas of chunks were last withdrawn, in table `Mesh`.

@@ -165,6 +165,8 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             bounded("the identifier of a repository, in bytes", identity.len(), NAME)
         }
         Command::RaiseFloor { .. }
+        | Command::ReportLoss(_)
+        | Command::AcceptLoss { .. }
         | Command::SetNodeService { .. }
         | Command::SetNodeVote { .. }
         | Command::RetireRepository { .. }

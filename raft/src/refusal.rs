@@ -28,6 +28,9 @@ pub enum Refusal {
         /// The format that was given.
         given: u32,
     },
+    /// The loss that was to be given up is not the one that is known.
+    #[error("the catalog is not known to have lost what it had up to position {0}")]
+    NoSuchLoss(LogIndex),
     /// Two nodes with one name or one identifier.
     #[error("node {known} already has the name or the identifier that is given for node {given} (id {node_id})")]
     NodeTaken {

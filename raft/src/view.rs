@@ -15,9 +15,9 @@ use crate::apply::{Base, Rows, Snapshots, names, objects, repository};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    AuditRecord, BackupRecord, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, Lost, MeshRecord,
-    NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId,
-    SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
+    AuditRecord, BackupRecord, CatalogPast, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, Lost,
+    MeshRecord, NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord,
+    SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -55,6 +55,11 @@ impl<B: Base> View<B> {
     /// The mesh; `None` until it was founded.
     pub fn mesh(&self) -> Result<Option<MeshRecord>, ReadError> {
         self.base.record(Table::Mesh, key::MESH)
+    }
+
+    /// Whether the catalog is known to have lost something.
+    pub fn past(&self) -> Result<CatalogPast, ReadError> {
+        Ok(self.base.record(Table::Mesh, key::PAST)?.unwrap_or_default())
     }
 
     /// A node.

@@ -53,7 +53,7 @@ pub use object::{Mark, ObjectKind, ObjectName, ObjectPath, StoredName, prefix};
 pub use payload::{MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
 pub use posix::PosixStore;
 pub use random::RandomError;
-pub use repository::{Checked, Listed, Repository, Stored};
+pub use repository::{Anchor, Checked, Listed, Repository, Stored};
 pub use store::{
     CheckOutcome, CheckSize, CheckStep, Conditions, FixedSecrets, ParseStoreKindError, SecretSource, SecretText,
     Secrets, Store, StoreKind, StoreSettings, check_store,

@@ -109,3 +109,73 @@ fn an_older_copy_put_back_on_a_follower_loses_nothing() {
     let follower = site.mesh.follower();
     story(&mut site, &forge, &follower, false);
 }
+
+/// No node knows better when all copies are old. The repositories do.
+#[test]
+fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
+    let mut site = MeshSite::without_archiving("old-all", |mesh| mesh);
+    let forge = WalForge::new(&site.postgres);
+    push(&site.host, &forge, 1..=2);
+    site.mesh.wait_until_settled();
+    let names = site.mesh.names();
+    let restart = |site: &mut MeshSite, between: &dyn Fn(&Node)| {
+        for name in &names {
+            site.mesh.node_mut(name).stop();
+        }
+        for name in &names {
+            between(site.mesh.node(name));
+        }
+        for name in &names {
+            site.mesh.node_mut(name).launch();
+        }
+        for name in &names {
+            site.mesh.await_node(name);
+        }
+    };
+    restart(&mut site, &|node| copy(&node.data(), &kept(node)));
+    push(&site.host, &forge, 3..=4);
+    site.mesh.wait_until_settled();
+    // What is marked at the stop is newer than the copies.
+    restart(&mut site, &put_back);
+
+    site.mesh.wait_for_status("a leader", |status| status.quorum);
+    let refused = "the catalog has lost what was acknowledged last";
+    site.host
+        .push(&forge.make(5))
+        .fails(&[122], &[refused, "catalog-rebuild", "catalog-accept-loss"]);
+    let fetched = forge.path("fetched");
+    // "Never archived" would end a recovery early.
+    site.host.get(&forge.name(3), &fetched).fails(&[200], &[refused]);
+    site.host.get(&forge.name(1), &fetched).fails(&[200], &[refused]);
+    site.host.run(&["backup"]).fails(&[122], &[refused]);
+    let node = site.mesh.node(&names[0]);
+    let doctor = node.run(&["doctor"]);
+    assert_eq!(doctor.code(), Some(55), "{doctor}");
+    assert!(doctor.stdout.contains("all its copies are older ones"), "{doctor}");
+    let status = node.run(&["status"]).ok();
+    assert!(
+        status.stdout.contains("LOST: the catalog has come to position"),
+        "{status}"
+    );
+    let info = site.host.run(&["info"]).ok();
+    assert!(info.stdout.contains("all its copies are older ones"), "{info}");
+    let (_, position) = doctor.stdout.split_once("catalog-accept-loss ").expect("the command");
+    let position = position.split('\'').next().expect("its argument");
+
+    // It is known after a restart, too, and given up only by its name.
+    restart(&mut site, &|_| {});
+    site.mesh.wait_for_status("a leader", |status| status.quorum);
+    site.host.push(&forge.make(5)).fails(&[122], &[refused]);
+    let node = site.mesh.node(&names[0]);
+    node.run(&["catalog-accept-loss", "1"])
+        .fails(&[31], &["not known to have lost"]);
+    node.run(&["catalog-accept-loss", position]).succeeds();
+    push(&site.host, &forge, 3..=6);
+    site.mesh.wait_until_settled();
+    assert_all(&site.host, &forge, 6);
+    // What the repositories say of the time before says nothing any more.
+    restart(&mut site, &|_| {});
+    site.mesh.wait_until_settled();
+    push(&site.host, &forge, 7..=8);
+    assert_all(&site.host, &forge, 8);
+}

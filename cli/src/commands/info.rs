@@ -12,7 +12,7 @@ mod status;
 mod text;
 
 pub(super) use json::{debt, health, kept, lost};
-pub(super) use losses::{REMEDY as LOST_REMEDY, costs, describe_lost};
+pub(super) use losses::{costs, describe_lost, remedy as lost_remedy};
 pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
@@ -153,8 +153,9 @@ impl<'i> Shown<'i> {
     /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are.
     fn overall(&self, name: &str, each: &[Status], stanza: Option<&StanzaInfo>) -> Status {
         let overall = Status::overall(each, stanza, self.label());
-        match (overall, self.losses(name)) {
-            (Status::Ok | Status::Mixed | Status::NoBackups, Some(_)) => Status::Lost,
+        let is_lost = self.info.lost.catalog.is_some() || self.losses(name).is_some();
+        match overall {
+            Status::Ok | Status::Mixed | Status::NoBackups if is_lost => Status::Lost,
             _ => overall,
         }
     }

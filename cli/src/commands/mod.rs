@@ -105,6 +105,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::RepoSync => repo_sync::run(config).await,
         Command::RepoUpdate => repository::update(config).await,
         Command::Restore => restore::run(config).await,
+        Command::CatalogAcceptLoss => stop::accept_loss(config).await,
         Command::SessionEnd => stop::end_session(config).await,
         Command::StanzaCreate => stanza::create(config).await,
         Command::StanzaDelete => stanza::delete(config).await,

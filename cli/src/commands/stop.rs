@@ -1,4 +1,4 @@
-//! `stop` and `start`: one stanza, or all of them, in the whole mesh. `session-end`: one process.
+//! `stop` and `start`: one stanza, or all of them, in the whole mesh. `session-end`: one process. `catalog-accept-loss`.
 
 use super::{argument, stanza};
 use crate::config::Config;
@@ -54,5 +54,19 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(config).await?;
     let what: String = mesh.call(&Request::TerminateSession { session }).await?;
     tracing::info!("session {session} has ended: {what}");
+    Ok(ExitCode::Ok)
+}
+
+/// Gives up what the catalog has lost.
+pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
+    let text = argument(config, 0, "the position that the catalog had come to")?;
+    let position = text.parse().map_err(|error| {
+        Failure::new(code::OPTION_INVALID, format!("'{text}' is no position"))
+            .because(error)
+            .remedy("'pgmesh doctor' says what the catalog has lost, if it has lost something")
+    })?;
+    let mesh = Mesh::connect(config).await?;
+    mesh.call::<()>(&Request::AcceptLoss { position }).await?;
+    tracing::info!("what the catalog had up to position {position} is given up: the mesh serves again");
     Ok(ExitCode::Ok)
 }

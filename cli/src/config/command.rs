@@ -14,6 +14,7 @@ pub enum Command {
     ArchiveGet,
     ArchivePush,
     Backup,
+    CatalogAcceptLoss,
     CatalogRebuild,
     Check,
     Completions,

@@ -74,7 +74,8 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
     let _serving = served.node.serving(served.number);
     let allowed = authorize(&served.peer, &request)
         .and_then(|()| bounds::check(&request))
-        .and_then(|()| served.check_draining(&request));
+        .and_then(|()| served.check_draining(&request))
+        .and_then(|()| served.node.check_past(&request));
     let result = match allowed {
         Ok(()) => served.answer(request, &mut stream).await,
         Err(refusal) => {
@@ -202,6 +203,9 @@ impl Served {
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
             Request::TerminateSession { session } => {
                 logged(stream, "session-end", node.terminate_session(actor, session).await).await
+            }
+            Request::AcceptLoss { position } => {
+                logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
             Request::ListRepository(list) => reply(stream, node.list_repository(list, self.peer.is_node()).await).await,

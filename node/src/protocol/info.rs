@@ -86,6 +86,21 @@ pub struct LostReport {
     pub stanzas: Vec<StanzaLosses>,
     /// The manifests have not all been searched for the chunks: more backups may be concerned.
     pub searching: bool,
+    /// The catalog itself has gone back.
+    pub catalog: Option<CatalogLost>,
+}
+
+/// What the catalog has lost, as a repository proves it: all copies of it are old ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogLost {
+    /// The repository.
+    pub repo: RepoKey,
+    /// The number of commands that the catalog had applied once.
+    pub position: u64,
+    /// When it had, Unix seconds.
+    pub written: i64,
+    /// The number that it was found to have applied later.
+    pub found_at: u64,
 }
 
 /// What lost objects cost a stanza.

@@ -24,16 +24,16 @@ pub use backup::{
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
 pub use info::{
-    ArchiveInfo, BackupInfo, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, InfoCursor,
-    KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
+    ArchiveInfo, BackupInfo, CatalogLost, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
+    InfoCursor, KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
 };
 pub use mesh::{
     MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
     RepositoryStatus, SessionStatus, SyncEvent,
 };
 pub use peer::{
-    Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, ObjectAnswer, ReadObject,
-    RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt,
+    Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, NewNumber, ObjectAnswer,
+    ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt,
 };
 pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -93,6 +93,11 @@ pub enum Request {
     TerminateSession {
         /// The session.
         session: u64,
+    },
+    /// Gives up what the catalog has lost. Reply: `()`.
+    AcceptLoss {
+        /// The position up to which it had come, as `status` says it: [`CatalogLost::position`].
+        position: u64,
     },
     /// Reads a backup's manifest. Reply: [`PayloadHead`] and a body.
     GetManifest(GetManifest),
@@ -242,6 +247,7 @@ impl Request {
             Self::Annotate(r) => Some(&r.stanza),
             Self::Hello
             | Self::TerminateSession { .. }
+            | Self::AcceptLoss { .. }
             | Self::ListRepository(_)
             | Self::ReadRepository(_)
             | Self::Invite(_)
@@ -282,6 +288,7 @@ impl Request {
             Self::KeepSession { .. } => "session keep-alive",
             Self::EndSession { .. } => "session end",
             Self::TerminateSession { .. } => "session-end",
+            Self::AcceptLoss { .. } => "catalog-accept-loss",
             Self::GetManifest(_) => "manifest read",
             Self::GetChunk(_) => "chunk read",
             Self::GetPieces(_) => "chunk pieces read",

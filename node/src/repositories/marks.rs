@@ -96,7 +96,7 @@ impl Node {
 
     async fn mark_last(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
         let mut marking = slot.marking.lock().await;
-        if slot.written() <= marking.written || self.to_be_marked(slot, repository)?.is_none() {
+        if self.doubts_past() || slot.written() <= marking.written || self.to_be_marked(slot, repository)?.is_none() {
             return Ok(());
         }
         // A mark in an older copy would make it pass for the repository.
@@ -121,6 +121,9 @@ impl Node {
         let Some(record) = self.to_be_marked(slot, repository)? else {
             return Ok(());
         };
+        if self.doubts_past() {
+            return Ok(());
+        }
         let mut marking = slot.marking.lock().await;
         let known = record.mark.as_ref().map_or(0, |mark| mark.number);
         let is_due = marking.is_due(slot.written(), Instant::now());
@@ -151,7 +154,7 @@ impl Node {
         let there = repository.marks().await.map_err(|error| unmarked(slot.key, &error))?;
         let mark = next_mark(&there, marking.newest)?;
         let at = now_unix();
-        let put = repository.write_mark(mark, at).await;
+        let put = repository.write_mark(mark, at, self.anchor()?).await;
         put.map_err(|error| unmarked(slot.key, &error))?;
         self.tell_mark(slot.key, repository, mark).await?;
         let before = marking.newest;
@@ -202,7 +205,7 @@ impl Node {
             return Ok(Newest::There);
         }
         let time = match last {
-            Some(last) => repository.mark_time(last).await.ok(),
+            Some(last) => repository.read_mark(last).await.ok().map(|(at, _)| at),
             None => None,
         };
         Ok(Newest::Missing(older_copy(slot, &known, time)))
@@ -228,7 +231,7 @@ impl Node {
         let known = self.catalog.view().repository(repo)?.and_then(|record| record.mark);
         let marks = repository.marks().await.map_err(|error| unmarked(repo, &error))?;
         let mark = next_mark(&marks, known.map_or(0, |known| known.number))?;
-        let put = repository.write_mark(mark, now_unix()).await;
+        let put = repository.write_mark(mark, now_unix(), self.anchor()?).await;
         put.map_err(|error| unmarked(repo, &error))?;
         self.tell_mark(repo, repository, mark).await?;
         Ok((missing, there))
@@ -322,7 +325,7 @@ fn older_copy(slot: &Slot, known: &RepositoryMark, there: Option<i64>) -> String
 }
 
 /// Seconds since the Unix epoch, for people.
-fn time(at: i64) -> String {
+pub(crate) fn time(at: i64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     let formatted = OffsetDateTime::from_unix_timestamp(at)
         .ok()

@@ -231,7 +231,10 @@ impl Node {
                     .map_err(|why| NotOpen::Closed(why, Again::Later.at(slot)))?;
                 let newest = within(slot, async { Ok(self.has_newest(slot, &repository).await) }).await?;
                 match newest {
-                    Ok(Newest::There) => {}
+                    Ok(Newest::There) => {
+                        let looked = within(slot, async { Ok(self.look_at_anchors(slot, &repository).await) }).await?;
+                        looked.map_err(|error| classify(slot, &error))?;
+                    }
                     Ok(Newest::Missing(why)) => return Err(NotOpen::Closed(why, Again::Later.at(slot))),
                     Err(error) => return Err(classify(slot, &error)),
                 }

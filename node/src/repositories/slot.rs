@@ -4,6 +4,7 @@ use super::marks::Marking;
 use super::watch::Watch;
 use crate::health::Work;
 use crate::now_unix;
+use crate::past::Ahead;
 use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
 use pgmesh_raft::{NodeName, RepositoryRecord, limits};
@@ -51,6 +52,8 @@ pub struct Slot {
     written: AtomicU64,
     pub(crate) marking: tokio::sync::Mutex<Marking>,
     may_delete: AtomicBool,
+    /// How far the catalog had come, where that is ahead of this node's and is to be compared.
+    ahead: Mutex<Option<Ahead>>,
     pub(crate) watch: Arc<Watch>,
 }
 
@@ -66,6 +69,7 @@ impl Slot {
             written: AtomicU64::new(0),
             marking: tokio::sync::Mutex::default(),
             may_delete: AtomicBool::new(true),
+            ahead: Mutex::default(),
             opened: Mutex::new(Opened::Closed {
                 why: "it has not been opened yet".to_owned(),
                 since: now_unix(),
@@ -121,6 +125,15 @@ impl Slot {
     pub fn has_open(&self, uuid: &str) -> bool {
         self.repository()
             .is_some_and(|repository| repository.identity().uuid == uuid)
+    }
+
+    /// How far the catalog had come, as the repository says, if that is to be compared.
+    pub(crate) fn ahead(&self) -> Option<Ahead> {
+        *lock(&self.ahead)
+    }
+
+    pub(crate) fn set_ahead(&self, ahead: Option<Ahead>) {
+        *lock(&self.ahead) = ahead;
     }
 
     /// Whether objects may be deleted there at all, as far as its credentials and options go.

@@ -1,8 +1,10 @@
 //! The mesh itself.
 
-use super::{Base, Outcome, Step};
+use pgmesh_storage::Generation;
+
+use super::{Base, Outcome, Step, names};
 use crate::key;
-use crate::model::MeshRecord;
+use crate::model::{CatalogLoss, CatalogPast, LogIndex, MeshRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -32,5 +34,51 @@ pub(super) fn found<B: Base>(step: &mut Step<'_, '_, B>, record: MeshRecord) -> 
 
 pub(super) fn audit<B: Base>(step: &mut Step<'_, '_, B>, what: String) -> Outcome {
     step.audit(what);
+    Ok(Reply::Done)
+}
+
+/// A node has found the proof that the catalog has been farther than it is.
+pub(super) fn report_loss<B: Base>(step: &mut Step<'_, '_, B>, loss: CatalogLoss) -> Outcome {
+    let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
+    // Given up meanwhile, or reported by another node.
+    let is_news = loss.era >= past.era
+        && past
+            .loss
+            .as_ref()
+            .is_none_or(|known| (known.era, known.position) < (loss.era, loss.position));
+    if is_news {
+        step.audit(format!(
+            "the catalog has lost what came after position {}: repo{} shows that it had come to {}",
+            loss.found_at, loss.repo, loss.position
+        ));
+        let past = CatalogPast {
+            loss: Some(loss),
+            ..past
+        };
+        step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
+    }
+    Ok(Reply::Done)
+}
+
+/// What the catalog has lost is given up.
+pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogIndex) -> Outcome {
+    let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
+    let Some(loss) = past.loss.filter(|loss| loss.position == position) else {
+        return Err(Refusal::NoSuchLoss(position).into());
+    };
+    step.audit(format!(
+        "what the catalog had after position {} up to {} is given up",
+        loss.found_at, loss.position
+    ));
+    // Names that the lost commands have assigned must not be assigned again. A command raises the highest generation by one
+    // at most, so none of them was above the position.
+    let floor = u32::try_from(loss.position.0).unwrap_or(u32::MAX).saturating_add(1);
+    names::raise_floor(step, Generation(floor))?;
+    let past = CatalogPast {
+        // Above that of the proof: it may be newer than the catalog knows.
+        era: past.era.max(loss.era).saturating_add(1),
+        loss: None,
+    };
+    step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
     Ok(Reply::Done)
 }

@@ -197,6 +197,8 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
     }
     match command {
         Command::FoundMesh(record) => mesh::found(step, record),
+        Command::ReportLoss(loss) => mesh::report_loss(step, loss),
+        Command::AcceptLoss { position } => mesh::accept_loss(step, position),
         Command::RegisterNode { name, record } => node::register(step, name, record),
         Command::AdmitNode {
             name,
@@ -216,9 +218,10 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         }
         Command::RenumberNode {
             name,
+            number,
             fingerprint,
             reason,
-        } => node::renumber(step, &name, fingerprint, &reason),
+        } => node::renumber(step, &name, number, fingerprint, &reason),
         Command::AnnounceNode {
             name,
             node_id,

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use pgmesh_storage::DigestSuite;
+use pgmesh_storage::{DigestSuite, RepoKey};
 use serde::{Deserialize, Serialize};
+
+use super::NodeName;
 
 /// The position of a command in the sequence of all commands that the mesh has applied. (It is counted by `apply`: one
 /// Raft entry holds several commands.) Everything that must be ordered in the catalog is ordered by it, never by a clock.
@@ -32,4 +34,30 @@ pub struct MeshRecord {
 impl MeshRecord {
     /// The table format that this program reads and writes. Format 1 was never released.
     pub const CATALOG_FORMAT: u32 = 3;
+}
+
+/// How often what the catalog had lost was given up, and whether it is known to have lost something now.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogPast {
+    /// How often it was given up. Positions of one era cannot be compared with those of another.
+    pub era: u32,
+    /// What is lost and not given up.
+    pub loss: Option<CatalogLoss>,
+}
+
+/// A repository holds the proof that the catalog has been farther than it is: all copies of it are old ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogLoss {
+    /// Where the proof was found.
+    pub repo: RepoKey,
+    /// Who found it.
+    pub node: NodeName,
+    /// The position that the catalog had when the proof was written.
+    pub position: LogIndex,
+    /// The era of that position.
+    pub era: u32,
+    /// When it was written, in seconds since the Unix epoch, by the clock of its writer.
+    pub written: i64,
+    /// The position of the catalog when the proof was found.
+    pub found_at: LogIndex,
 }

@@ -18,7 +18,7 @@ pub use audit::AuditRecord;
 pub use backup::BackupRecord;
 pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
-pub use mesh::{LogIndex, MeshRecord};
+pub use mesh::{CatalogLoss, CatalogPast, LogIndex, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
 pub use object::{Claim, ObjectRef, Replica, StoredObject};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryMark, RepositoryRecord};

@@ -23,19 +23,34 @@ struct MarkText {
     number: u64,
     /// When it was written, in seconds since the Unix epoch.
     at: i64,
+    /// What it says of the catalog.
+    catalog: Anchor,
+}
+
+/// How far the catalog of the mesh had come when a mark was written. A catalog that has come less far has lost something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// When the catalog was founded, in seconds since the Unix epoch: positions in another catalog say nothing.
+    pub founded: i64,
+    /// How often the loss of what the catalog had was accepted.
+    pub era: u32,
+    /// The number of commands that it had applied.
+    pub position: u64,
 }
 
 impl Repository {
     /// Writes a mark, which is durable when this returns (invariant 1). `at` is now, in seconds since the Unix epoch: for people.
+    /// `catalog` is how far the catalog has come.
     ///
     /// # Errors
     /// As the store answers.
-    pub async fn write_mark(&self, mark: Mark, at: i64) -> Result<(), StoreError> {
+    pub async fn write_mark(&self, mark: Mark, at: i64, catalog: Anchor) -> Result<(), StoreError> {
         let path = ObjectPath::Mark(mark).to_string();
         let text = MarkText {
             repository: self.0.identity.uuid.clone(),
             number: mark.number,
             at,
+            catalog,
         };
         let text = checked_text::encode(&text).map_err(|error| StoreError::damaged(&path, error))?;
         match create(&*self.0.store, &path, PutPayload::from(text)).await? {
@@ -57,14 +72,14 @@ impl Repository {
         }
     }
 
-    /// When a mark was written, as it says itself.
+    /// When a mark was written, in seconds since the Unix epoch, and how far the catalog had come, as it says itself.
     ///
     /// # Errors
     /// Not found, damaged, or as the store answers.
-    pub async fn mark_time(&self, mark: Mark) -> Result<i64, StoreError> {
+    pub async fn read_mark(&self, mark: Mark) -> Result<(i64, Anchor), StoreError> {
         let path = ObjectPath::Mark(mark).to_string();
         let bytes = self.read_raw(&path).await?;
-        decode(&path, &bytes, &self.0.identity, mark).map(|text| text.at)
+        decode(&path, &bytes, &self.0.identity, mark).map(|text| (text.at, text.catalog))
     }
 
     /// The marks that are there, the oldest first.
@@ -126,14 +141,19 @@ mod tests {
         let identity = RepositoryIdentity::generate("mesh", DigestSuite::Sha256, Cipher::None, 17).unwrap();
         let (repository, _) = Repository::create(Arc::clone(&store), identity, None).await.unwrap();
         let mark = |number, nonce| Mark { number, nonce };
+        let anchor = Anchor {
+            founded: 17,
+            era: 1,
+            position: 4711,
+        };
         for mark in [mark(11, 5), mark(2, u64::MAX), mark(11, 4)] {
             assert!(!repository.has_mark(mark).await.unwrap());
-            repository.write_mark(mark, 1700).await.unwrap();
+            repository.write_mark(mark, 1700, anchor).await.unwrap();
             assert!(repository.has_mark(mark).await.unwrap());
         }
         let found = repository.marks().await.unwrap();
         assert_eq!(found, [mark(2, u64::MAX), mark(11, 4), mark(11, 5)]);
-        assert_eq!(repository.mark_time(mark(11, 5)).await.unwrap(), 1700);
+        assert_eq!(repository.read_mark(mark(11, 5)).await.unwrap(), (1700, anchor));
         let path = "pgmesh.mark/0000000000000002-ffffffffffffffff";
         assert!(repository.verify_path(path).await.unwrap() > 0);
         let moved = "pgmesh.mark/0000000000000003-ffffffffffffffff";

@@ -13,6 +13,7 @@ use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use zeroize::Zeroizing;
 
 pub use self::listing::Listed;
+pub use self::marks::Anchor;
 use crate::digest::{Digest, DigestSuite};
 use crate::envelope::{Envelope, MAX_OBJECT_LENGTH, Opened};
 use crate::error::{Damage, StoreError};

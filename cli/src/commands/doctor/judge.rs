@@ -4,7 +4,7 @@ mod skips;
 
 use super::check::{Check, OTHER};
 use super::sessions::sessions;
-use crate::commands::info::{LOST_REMEDY, costs, describe_kept, describe_lost, describe_troubles};
+use crate::commands::info::{costs, describe_kept, describe_lost, describe_troubles, lost_remedy};
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
@@ -391,7 +391,7 @@ fn losses(status: &MeshStatus) -> Check {
         return Check::ok(subject, "none: everything that is known has a good copy");
     }
     if costs(&status.lost) {
-        return Check::fail(subject, code::FILE_MISSING, found, LOST_REMEDY);
+        return Check::fail(subject, code::FILE_MISSING, found, lost_remedy(&status.lost));
     }
     Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
 }

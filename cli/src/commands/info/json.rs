@@ -4,7 +4,7 @@ use super::references::References;
 use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
 use pgmesh_node::protocol::{
-    BackupInfo, DebtInfo, HealthInfo, KeptInfo, LostReport, RepositoryInfo, StanzaInfo, StanzaLosses,
+    BackupInfo, CatalogLost, DebtInfo, HealthInfo, KeptInfo, LostReport, RepositoryInfo, StanzaInfo, StanzaLosses,
 };
 use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
@@ -39,6 +39,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
             "lock": {"backup": lock(held_by), "restore": lock(None)},
         },
         "lost": shown.losses(name).map(losses),
+        "catalog-lost": shown.info.lost.catalog.as_ref().map(catalog),
         "stopped": stanza.and_then(|stanza| stanza.stopped.as_deref()),
         "repo": repositories.iter().zip(&each).map(|(repo, status)| repository(repo, *status)).collect::<Value>(),
         "db": databases(&repositories, stanza),
@@ -84,6 +85,16 @@ fn losses(losses: &StanzaLosses) -> Value {
     })
 }
 
+/// What the catalog itself has lost.
+fn catalog(catalog: &CatalogLost) -> Value {
+    json!({
+        "repo": catalog.repo.get(),
+        "position": catalog.position,
+        "written": catalog.written,
+        "found-at": catalog.found_at,
+    })
+}
+
 /// What is lost in all: a key of pgmesh's own.
 pub fn lost(lost: &LostReport) -> Value {
     let stanzas = lost
@@ -96,6 +107,7 @@ pub fn lost(lost: &LostReport) -> Value {
         "chunks": lost.chunks,
         "since": lost.since,
         "searching": lost.searching,
+        "catalog": lost.catalog.as_ref().map(catalog),
         "stanzas": stanzas.collect::<Map<String, Value>>(),
     })
 }

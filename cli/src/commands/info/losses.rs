@@ -1,26 +1,40 @@
 //! What is lost, in sentences. Pure.
 
-use pgmesh_node::protocol::{LostReport, StanzaLosses};
+use crate::output::timestamp;
+use pgmesh_node::protocol::{CatalogLost, LostReport, StanzaLosses};
 
 /// How many backups a sentence names.
 const NAMED: usize = 5;
 
 /// What helps.
-pub const REMEDY: &str = "mend or bring back a repository that had a good copy: what is found there again is copied by \
+const REMEDY: &str = "mend or bring back a repository that had a good copy: what is found there again is copied by \
                           itself; push WAL again that pg_wal still has ('pgmesh archive-push'); take a new full backup, and \
                           remove those that are named when it is done";
 
+/// What helps where the catalog itself has lost something.
+pub fn remedy(lost: &LostReport) -> String {
+    match &lost.catalog {
+        Some(catalog) => format!(
+            "stop all nodes and put newer copies of their node-paths back; or found the mesh anew with 'pgmesh catalog-rebuild' \
+             from a repository; or give up what came after: 'pgmesh catalog-accept-loss {}'",
+            catalog.position
+        ),
+        None => REMEDY.to_owned(),
+    }
+}
+
 /// All of it: how many objects, and what that costs each stanza. Nothing where nothing is lost.
 pub fn describe_lost(lost: &LostReport) -> Vec<String> {
+    let mut lines: Vec<String> = lost.catalog.iter().map(describe_catalog).collect();
     if lost.objects == 0 {
-        return Vec::new();
+        return lines;
     }
     let more = if lost.more { "more than " } else { "" };
     let objects = if lost.objects == 1 { "object" } else { "objects" };
-    let mut lines = vec![format!(
+    lines.push(format!(
         "{more}{} {objects} have no good copy in any repository: no repair can make them",
         lost.objects
-    )];
+    ));
     for stanza in &lost.stanzas {
         let costs = describe_losses(stanza);
         lines.extend(
@@ -35,6 +49,18 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
         lines.push(format!("no backup needs the {} lost chunks", lost.chunks));
     }
     lines
+}
+
+/// What the catalog itself has lost.
+pub fn describe_catalog(catalog: &CatalogLost) -> String {
+    format!(
+        "the catalog has come to position {} and had come to {} at {}, as repo{} shows: all its copies are older ones, and the \
+         mesh serves nothing until that is decided; 'pgmesh doctor' names the choices",
+        catalog.found_at,
+        catalog.position,
+        timestamp(catalog.written),
+        catalog.repo
+    )
 }
 
 /// What a stanza has lost, a sentence each.
@@ -64,17 +90,29 @@ pub fn describe_losses(losses: &StanzaLosses) -> Vec<String> {
 
 /// Whether anything is lost that somebody may need.
 pub fn costs(lost: &LostReport) -> bool {
-    lost.objects > 0 && (lost.searching || !lost.stanzas.is_empty())
+    lost.catalog.is_some() || lost.objects > 0 && (lost.searching || !lost.stanzas.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pgmesh_storage::RepoKey;
 
     #[test]
     fn losses_are_told_with_what_they_cost() {
         let mut lost = LostReport::default();
         assert!(describe_lost(&lost).is_empty() && !costs(&lost));
+        lost.catalog = Some(CatalogLost {
+            repo: RepoKey::new(2).unwrap(),
+            position: 44,
+            written: 0,
+            found_at: 31,
+        });
+        assert!(costs(&lost), "no object is lost, and everything may be");
+        assert!(describe_lost(&lost).join("\n").contains("had come to 44"));
+        assert!(remedy(&lost).contains("'pgmesh catalog-accept-loss 44'"));
+        lost.catalog = None;
+        assert_eq!(remedy(&lost), REMEDY);
         lost.objects = 3;
         lost.chunks = 2;
         let said = describe_lost(&lost).join("\n");

@@ -1,6 +1,6 @@
 //! `info` for people, in pgBackRest's words and order.
 
-use super::losses::describe_losses;
+use super::losses::{describe_catalog, describe_losses};
 use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
@@ -88,6 +88,9 @@ fn status(text: &mut Lines, shown: &Shown<'_>, name: &str, stanza: Option<&Stanz
     text.add(1, format!("status: {}{running}", overall.text()));
     if let Some(reason) = stanza.and_then(|stanza| stanza.stopped.as_deref()) {
         text.add(2, format!("stopped: {reason}"));
+    }
+    for line in shown.info.lost.catalog.iter().map(describe_catalog) {
+        text.add(2, line);
     }
     for line in shown.losses(name).map(describe_losses).unwrap_or_default() {
         text.add(2, line);

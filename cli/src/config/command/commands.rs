@@ -82,6 +82,25 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::CatalogAcceptLoss,
+        name: "catalog-accept-loss",
+        summary: "Give up what the catalog has lost, and serve again",
+        about: "When the node-path of every node was replaced by an older copy, the catalog has lost what it had acknowledged \
+                since. The repositories show it, and the mesh serves nothing. This command gives up what came after: the mesh \
+                serves again, with the backups and the WAL that the catalog knows. Others stay in the repositories as objects \
+                that nobody refers to. 'catalog-rebuild' from a repository finds them again; newer copies of the node-paths lose \
+                nothing.",
+        arguments: &[required(
+            "POSITION",
+            "how far the catalog had come, as doctor and status say it",
+        )],
+        examples: &[(
+            "pgmesh --config=/etc/pgmesh/node.conf catalog-accept-loss 48112",
+            "when there are no newer copies",
+        )],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::CatalogRebuild,
         name: "catalog-rebuild",
         summary: "Make a node anew from a repository when all nodes are gone",

@@ -26,6 +26,7 @@ pub const MESH: CommandSet = CommandSet::of(&[
     RepoSync,
     RepoUpdate,
     Restore,
+    CatalogAcceptLoss,
     SessionEnd,
     StanzaCreate,
     StanzaDelete,
