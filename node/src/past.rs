@@ -13,13 +13,18 @@ use crate::failure::chain;
 use crate::protocol::Request;
 use crate::repositories::{Slot, time};
 use crate::{Failure, Node, code};
-use pgmesh_raft::{CatalogLoss, Command, LogIndex};
-use pgmesh_storage::{Anchor, Repository, StoreError};
+use pgmesh_raft::{CatalogLoss, Command, LogIndex, View};
+use pgmesh_storage::{Anchor, Generation, Repository, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often positions that are ahead are compared with what is committed.
 const PERIOD: Duration = Duration::from_millis(200);
+/// For so long after its start a node waits for repositories that it could not look at yet, before it says that something is
+/// not there.
+const LOOK_FOR: Duration = Duration::from_secs(20);
+/// What a mark may say at most: more is damage.
+const LARGEST: u64 = 1 << 31;
 /// So many marks are read, the newest first. The catalog does not know of more than one in ordinary life.
 const READ_AT_MOST: usize = 16;
 
@@ -50,11 +55,16 @@ impl Node {
                 }
                 Err(error) => return Err(error),
             };
+            if !is_plausible(anchor) {
+                tracing::warn!(repo = %slot.key, ?anchor, "a mark says what cannot be, and is passed over");
+                continue;
+            }
             if furthest.is_none_or(|furthest| place(furthest.anchor) < place(anchor)) {
                 furthest = Some(Ahead { anchor, written });
             }
         }
         slot.set_ahead(furthest.filter(|ahead| self.is_ahead(ahead.anchor).unwrap_or(true)));
+        slot.set_looked();
         Ok(())
     }
 
@@ -67,8 +77,8 @@ impl Node {
                     continue;
                 };
                 match self.compare(slot, ahead).await {
-                    Ok(()) => slot.set_ahead(None),
-                    // Without a majority nothing is served either.
+                    Ok(()) => slot.forget_ahead(ahead),
+                    // There is no majority: nothing is acknowledged either.
                     Err(failure) => {
                         tracing::debug!(repo = %slot.key, error = %failure, "the catalog is compared with a mark later");
                     }
@@ -89,6 +99,7 @@ impl Node {
             node: self.name.clone(),
             position: LogIndex(position),
             era,
+            floor: Generation(ahead.anchor.floor),
             written: ahead.written,
             found_at: view.applied()?,
         };
@@ -112,6 +123,7 @@ impl Node {
             founded: view.mesh()?.map_or(0, |mesh| mesh.created),
             era: view.past()?.era,
             position: view.applied()?.0,
+            floor: view.floor()?.0,
         })
     }
 
@@ -126,8 +138,14 @@ impl Node {
         if !rests_on_catalog(request) {
             return Ok(());
         }
-        if let Some(loss) = self.catalog.view().past()?.loss {
-            return Err(Failure::new(code::RUNTIME, describe(&loss)).remedy(remedy(&loss)));
+        self.refuse_loss(&self.catalog.view())?;
+        // What is answered without a majority, because a restore must not hang on one, is answered here, too.
+        let is_restore = matches!(
+            request,
+            Request::BeginRestore(_) | Request::ResumeSession(_) | Request::ChoosePrior(_) | Request::ChooseBackup(_)
+        );
+        if is_restore {
+            return Ok(());
         }
         match self.repositories.slots().find(|slot| slot.ahead().is_some()) {
             None => Ok(()),
@@ -140,12 +158,32 @@ impl Node {
         }
     }
 
+    /// Refuses if the catalog is known to have lost something.
+    pub(crate) fn refuse_loss(&self, view: &View) -> Result<(), Failure> {
+        match view.past()?.loss {
+            None => Ok(()),
+            Some(loss) => Err(Failure::new(code::RUNTIME, describe(&loss)).remedy(remedy(&loss))),
+        }
+    }
+
+    /// Whether this node's repositories may still show that the catalog has lost something: they have not all been looked at
+    /// since its start. It is not waited for for ever: a repository that is away must not stop what rests on it.
+    pub(crate) fn may_learn_of_loss(&self) -> bool {
+        let is_early = self.started.elapsed() < LOOK_FOR;
+        is_early && self.repositories.slots().any(|slot| !slot.has_looked())
+    }
+
     /// Gives up what the catalog has lost.
     pub(crate) async fn accept_loss(&self, actor: &str, position: u64) -> Result<(), Failure> {
         let position = LogIndex(position);
         self.catalog.propose(actor, Command::AcceptLoss { position }).await?;
         Ok(())
     }
+}
+
+/// Whether a catalog can have come so far.
+fn is_plausible(anchor: Anchor) -> bool {
+    anchor.position < LARGEST && u64::from(anchor.floor) < LARGEST && anchor.era < u32::from(u16::MAX)
 }
 
 /// In which order the positions of one catalog come.

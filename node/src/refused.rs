@@ -60,6 +60,10 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::OPTION_INVALID,
             Some("'pgmesh status' says what the catalog has lost, if it has lost something"),
         ),
+        R::LossTooLarge => (
+            code::OPTION_INVALID,
+            Some("found the mesh anew with 'pgmesh catalog-rebuild' from a repository"),
+        ),
         R::LastNode(_) => (code::COMMAND_INVALID, None),
         R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),
         R::SessionKeyDiffers(_) | R::SessionMoved(_) => (code::LOCK_ACQUIRE, None),

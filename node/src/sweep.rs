@@ -84,7 +84,7 @@ impl Node {
     }
 
     async fn sweep(&self) -> Result<Swept, Failure> {
-        if self.doubts_past() {
+        if self.doubts_past() || self.may_learn_of_loss() {
             return Ok(Swept::PutOff);
         }
         let mut condemned = 0;

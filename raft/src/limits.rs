@@ -24,6 +24,10 @@ pub const REASON: usize = 2048;
 pub const HOLDER: usize = 512;
 /// A name, an identifier, a version.
 pub const NAME: usize = 256;
+/// The era of a catalog that has lost something: far more than a mesh comes to.
+pub const LOSS_ERAS: usize = 1 << 16;
+/// Its position and its floor.
+pub const LOSS_GENERATIONS: usize = 1 << 31;
 /// The fingerprint of a data directory. Each timeline of a stanza may have another one in its record.
 pub const INSTANCE: usize = 128;
 /// A `host:port`.
@@ -93,6 +97,12 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
     bounded("the name of whoever asks, in bytes", proposal.actor.len(), HOLDER)?;
     match &proposal.command {
         Command::FoundMesh(record) => bounded("the mesh's identifier, in bytes", record.mesh_id.len(), NAME),
+        Command::ReportLoss(loss) => {
+            bounded("the era of a loss", loss.era as usize, LOSS_ERAS)?;
+            bounded("the floor of a loss", loss.floor.0 as usize, LOSS_GENERATIONS)?;
+            let position = usize::try_from(loss.position.0).unwrap_or(usize::MAX);
+            bounded("the position of a loss", position, LOSS_GENERATIONS)
+        }
         Command::RegisterNode { record, .. } => node(record),
         Command::AdmitNode {
             region,
@@ -165,7 +175,6 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             bounded("the identifier of a repository, in bytes", identity.len(), NAME)
         }
         Command::RaiseFloor { .. }
-        | Command::ReportLoss(_)
         | Command::AcceptLoss { .. }
         | Command::SetNodeService { .. }
         | Command::SetNodeVote { .. }

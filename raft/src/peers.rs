@@ -112,6 +112,8 @@ pub struct Knowledge {
     pub committed: Option<LogId<u64>>,
     /// Whether it leads, which a majority without the started node has just confirmed.
     pub leads: bool,
+    /// How many nodes vote, as far as it knows.
+    pub voters: u64,
     /// What it lacks itself, if it lacks something: then it does not take part.
     pub shortfall: Option<Shortfall>,
 }

@@ -31,6 +31,9 @@ pub enum Refusal {
     /// The loss that was to be given up is not the one that is known.
     #[error("the catalog is not known to have lost what it had up to position {0}")]
     NoSuchLoss(LogIndex),
+    /// The loss cannot be given up: no generation would be left.
+    #[error("what the catalog has lost cannot be given up: it is too much")]
+    LossTooLarge,
     /// Two nodes with one name or one identifier.
     #[error("node {known} already has the name or the identifier that is given for node {given} (id {node_id})")]
     NodeTaken {

@@ -57,6 +57,11 @@ impl<B: Base> View<B> {
         self.base.record(Table::Mesh, key::MESH)
     }
 
+    /// The lowest generation that names are assigned with.
+    pub fn floor(&self) -> Result<Generation, ReadError> {
+        names::floor(&self.base)
+    }
+
     /// Whether the catalog is known to have lost something.
     pub fn past(&self) -> Result<CatalogPast, ReadError> {
         Ok(self.base.record(Table::Mesh, key::PAST)?.unwrap_or_default())

@@ -219,6 +219,8 @@ impl Node {
                 let (store, repository) = self.make_repository(slot).await?;
                 let keys = repository.wrapped_keys().to_vec();
                 self.register(slot, &repository.identity().uuid, &keys).await?;
+                // The catalog may be older than the repository is in the mesh.
+                self.look(slot, &repository).await?;
                 (store, repository)
             }
             Some(record) => {
@@ -232,8 +234,7 @@ impl Node {
                 let newest = within(slot, async { Ok(self.has_newest(slot, &repository).await) }).await?;
                 match newest {
                     Ok(Newest::There) => {
-                        let looked = within(slot, async { Ok(self.look_at_anchors(slot, &repository).await) }).await?;
-                        looked.map_err(|error| classify(slot, &error))?;
+                        self.look(slot, &repository).await?;
                     }
                     Ok(Newest::Missing(why)) => return Err(NotOpen::Closed(why, Again::Later.at(slot))),
                     Err(error) => return Err(classify(slot, &error)),
@@ -245,6 +246,11 @@ impl Node {
         slot.set_store(store.clone());
         make_ready(slot, &store).await;
         Ok(repository)
+    }
+
+    async fn look(&self, slot: &Slot, repository: &Repository) -> Result<(), NotOpen> {
+        let looked = within(slot, async { Ok(self.look_at_anchors(slot, repository).await) }).await?;
+        looked.map_err(|error| classify(slot, &error))
     }
 
     async fn register(&self, slot: &Slot, uuid: &str, keys: &[WrappedKey]) -> Result<(), NotOpen> {

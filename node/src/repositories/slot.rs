@@ -54,6 +54,8 @@ pub struct Slot {
     may_delete: AtomicBool,
     /// How far the catalog had come, where that is ahead of this node's and is to be compared.
     ahead: Mutex<Option<Ahead>>,
+    /// Whether that was looked at since the start.
+    looked: AtomicBool,
     pub(crate) watch: Arc<Watch>,
 }
 
@@ -70,6 +72,7 @@ impl Slot {
             marking: tokio::sync::Mutex::default(),
             may_delete: AtomicBool::new(true),
             ahead: Mutex::default(),
+            looked: AtomicBool::new(false),
             opened: Mutex::new(Opened::Closed {
                 why: "it has not been opened yet".to_owned(),
                 since: now_unix(),
@@ -134,6 +137,20 @@ impl Slot {
 
     pub(crate) fn set_ahead(&self, ahead: Option<Ahead>) {
         *lock(&self.ahead) = ahead;
+    }
+
+    /// It has been compared; a newer one stays.
+    pub(crate) fn forget_ahead(&self, compared: Ahead) {
+        lock(&self.ahead).take_if(|ahead| *ahead == compared);
+    }
+
+    /// Whether the repository has been asked since the start how far the catalog had come.
+    pub(crate) fn has_looked(&self) -> bool {
+        self.looked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_looked(&self) {
+        self.looked.store(true, Ordering::Relaxed);
     }
 
     /// Whether objects may be deleted there at all, as far as its credentials and options go.

@@ -267,6 +267,18 @@ impl Node {
                     return Ok((SegmentReply::Hole(hole), None));
                 }
             }
+            // The view is newer than what was looked at when the request came.
+            self.refuse_loss(&view)?;
+            if self.may_learn_of_loss() {
+                return Err(Failure::new(
+                    code::ARCHIVE_TIMEOUT,
+                    format!(
+                        "{file} is not in the catalog, and this node has not yet looked at all of its repositories"
+                    ),
+                )
+                .because("it has just started, and they may show that the catalog has lost something")
+                .again());
+            }
             return Ok((SegmentReply::NeverArchived, None));
         };
         if view.object(&object)?.is_some_and(|stored| stored.is_unknown()) {

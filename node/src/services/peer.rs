@@ -78,6 +78,10 @@ impl Node {
         let Some(slot) = self.repositories.serving(delete.repo, &delete.uuid) else {
             return Err(unavailable(self.not_here(delete.repo)));
         };
+        if self.doubts_past() {
+            let what = "whether the catalog is whole is not known: nothing is deleted".to_owned();
+            return Err(unavailable(what));
+        }
         let term = self.catalog.status().term;
         if delete.term < term {
             let what = format!(

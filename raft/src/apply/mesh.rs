@@ -9,6 +9,9 @@ use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
+/// At most so many commands are applied between two proofs: in an hour, 4,000 a second.
+const COMMANDS_AFTER_PROOF: u64 = 1 << 24;
+
 pub(super) fn found<B: Base>(step: &mut Step<'_, '_, B>, record: MeshRecord) -> Outcome {
     if record.catalog_format != MeshRecord::CATALOG_FORMAT {
         return Err(Refusal::OtherFormat {
@@ -71,8 +74,15 @@ pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogInde
         loss.found_at, loss.position
     ));
     // Names that the lost commands have assigned must not be assigned again. A command raises the highest generation by one
-    // at most, so none of them was above the position.
-    let floor = u32::try_from(loss.position.0).unwrap_or(u32::MAX).saturating_add(1);
+    // at most, or raises the floor; and some were applied after the proof was written.
+    let known = names::floor(step.txn)?.max(loss.floor);
+    let commands = loss.position.0.saturating_add(COMMANDS_AFTER_PROOF);
+    let floor = u32::try_from(commands)
+        .ok()
+        .and_then(|commands| known.0.checked_add(commands));
+    let Some(floor) = floor else {
+        return Err(Refusal::LossTooLarge.into());
+    };
     names::raise_floor(step, Generation(floor))?;
     let past = CatalogPast {
         // Above that of the proof: it may be newer than the catalog knows.

@@ -23,7 +23,7 @@ use crate::refusal::{Refusal, StaleGeneration};
 use crate::table::Table;
 
 /// The lowest generation that names are assigned with.
-fn floor<B: Base>(base: &B) -> Result<Generation, ReadError> {
+pub(crate) fn floor<B: Base>(base: &B) -> Result<Generation, ReadError> {
     Ok(base.record(Table::Mesh, key::FLOOR)?.unwrap_or_default())
 }
 

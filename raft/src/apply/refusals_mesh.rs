@@ -455,6 +455,7 @@ fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
         node: name("n2"),
         position: LogIndex(position),
         era,
+        floor: Generation(3),
         written: 17,
         found_at: LogIndex(5),
     };
@@ -474,7 +475,7 @@ fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
     // No name that was assigned up to that position is assigned again.
     let object = ObjectRef::Chunk(Digest([9; 32]));
     let free = names::free_generation(&world.base, &object, &[]).unwrap();
-    assert_eq!(free, Generation(71));
+    assert_eq!(free, Generation(3 + 70 + (1 << 24)));
     // A report that was late.
     assert_eq!(world.run(Command::ReportLoss(loss(0, 90))), Ok(Reply::Done));
     assert_eq!(known(&world).loss, None);
@@ -483,4 +484,7 @@ fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
     assert_eq!(world.run(Command::ReportLoss(loss(3, 2))), Ok(Reply::Done));
     assert_eq!(world.run(accept(2)), Ok(Reply::Done));
     assert_eq!(known(&world).era, 4);
+    // The floor has risen, and rises from there.
+    let free = names::free_generation(&world.base, &object, &[]).unwrap();
+    assert_eq!(free, Generation(3 + 70 + (1 << 24) + 2 + (1 << 24)));
 }

@@ -40,10 +40,10 @@ impl Catalog {
                 reached,
             });
         }
-        if request.message.is_of_leader(request.from)
-            && request.message.vote() >= Some(self.way.raft.server_metrics().borrow().vote)
-            && request.known <= reached
-        {
+        // openraft refuses one that was deposed.
+        let leads = request.message.is_of_leader(request.from)
+            && request.message.vote() >= Some(self.way.raft.server_metrics().borrow().vote);
+        if leads && request.known <= reached {
             self.clearance.note_leader(request.from, request.address.clone());
         }
         if let Err(why) = self
@@ -52,15 +52,20 @@ impl Catalog {
         {
             return PeerReply::NotYet { why };
         }
-        if let Some(contradiction) = self.contradiction(&request.message).await {
-            self.clearance.note_contradiction(request.from, contradiction);
-            return PeerReply::NotYet {
-                why: format!("this leader has lost entry {contradiction}, which was committed"),
+        if leads && let Some(vote) = request.message.vote() {
+            let known = self.clearance.contradiction().filter(|(of, _)| *of == vote);
+            let found = match known {
+                Some((_, entry)) => Some(entry),
+                None => self.contradiction(&request.message, &request.mark).await,
             };
+            if let Some(entry) = found {
+                self.clearance.note_contradiction(vote, entry);
+                return PeerReply::NotYet {
+                    why: format!("this leader has lost entry {entry}, which was committed"),
+                };
+            }
         }
-        if request.message.is_of_leader(request.from)
-            && let Err(error) = self.take_over_skips(&request.mark).await
-        {
+        if leads && let Err(error) = self.take_over_skips(&request.mark).await {
             return PeerReply::NotYet { why: error.to_string() };
         }
         match request.message {
@@ -68,6 +73,7 @@ impl Catalog {
                 let is_whole = request.prev_log_id >= self.way.raft.data_metrics().borrow().last_applied;
                 let reply = self.way.raft.append_entries(request).await;
                 if is_whole && matches!(reply, Ok(AppendEntriesResponse::Success)) {
+                    // Another leader, or one whose newer copy was put back.
                     self.clearance.forget_contradiction();
                 }
                 if matches!(&reply, Ok(reply) if !matches!(reply, AppendEntriesResponse::HigherVote(_))) {
@@ -127,8 +133,12 @@ impl Catalog {
     /// An entry that this node has applied, and in whose place the leader that sends this has another one. It was committed,
     /// so the leader has lost it: a leader that needs nobody's vote is not kept from that by an election. openraft would
     /// replace it.
-    async fn contradiction(&self, message: &PeerMessage) -> Option<EntryId> {
+    async fn contradiction(&self, message: &PeerMessage, mark: &Mark) -> Option<EntryId> {
         let applied = self.way.raft.data_metrics().borrow().last_applied?;
+        // Heartbeats say nothing of the log, and a snapshot may go beyond what is compared.
+        if let Some(entry) = self.state.mark().contradicts(mark) {
+            return Some(entry);
+        }
         let given: Vec<LogId<u64>> = match message {
             PeerMessage::Append(append) => {
                 let entries = append.entries.iter().map(|entry| entry.log_id);
@@ -168,17 +178,18 @@ impl Catalog {
         // After the confirmation: an acknowledgement that arrived meanwhile counts.
         let known = self.way.log.known_of(started.node_id);
         let is_replaced = self.is_replaced(started.node_id);
-        let raft_state = self
-            .way
-            .raft
-            .with_raft_state(|state| (*state.vote_ref(), state.committed));
-        let (vote, committed): (_, Option<LogId<u64>>) = raft_state.await.ok()?;
+        let raft_state = self.way.raft.with_raft_state(|state| {
+            let voters = state.membership_state.effective().membership().voter_ids().count();
+            (*state.vote_ref(), state.committed, voters as u64)
+        });
+        let (vote, committed, voters): (_, Option<LogId<u64>>, u64) = raft_state.await.ok()?;
         let knowledge = Knowledge {
             known,
             is_replaced,
             vote,
             committed,
             leads,
+            voters,
             shortfall: self.clearance.shortfall(),
         };
         let shortfall = knowledge.lack(started.reached).map(|lack| Shortfall {

@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const AGAIN: Duration = Duration::from_millis(400);
 /// A node that is behind tells the others now and then that it still is.
 const REMIND: Duration = Duration::from_secs(2);
-/// So many nodes are asked at most.
+/// So many nodes and addresses are asked at most.
 const ASKED_AT_MOST: usize = 256;
 /// How often it is looked whether the wait is over.
 const TICK: Duration = Duration::from_millis(50);
@@ -112,8 +112,13 @@ fn judge(
             });
         }
     }
-    // The voters that the disk names may be out of date, and the majority that has confirmed this leader another one.
-    if answers.values().any(|answer| answer.leads && answer.vote >= vote) {
+    // The voters that the disk names may be out of date, and the majority that has confirmed this leader another one. One
+    // that needs nobody's vote may be an old copy itself.
+    let is_confirmed = |answer: &Knowledge| answer.voters > 1 || since >= GRACE;
+    if answers
+        .values()
+        .any(|answer| answer.leads && answer.vote >= vote && is_confirmed(answer))
+    {
         return Verdict::Clear;
     }
     let silent: BTreeSet<u64> = group
@@ -159,7 +164,8 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
             return;
         }
         for (peer, address) in clearance.take_leaders() {
-            if asked.len() < ASKED_AT_MOST && asked.get(&peer) != Some(&address) {
+            let is_new = !address.is_empty() && asked.get(&peer) != Some(&address);
+            if is_new && asking.len() < ASKED_AT_MOST {
                 tracing::info!(node = peer, %address, "the leader that has reached this node is asked, too");
                 asked.insert(peer, address.clone());
                 asking.spawn(question(peer, address));
@@ -316,6 +322,7 @@ mod tests {
             vote: Vote::new(1, 1),
             committed: None,
             leads: false,
+            voters: 3,
             shortfall: None,
         }
     }
@@ -356,6 +363,14 @@ mod tests {
         let group = self::group(4, &[1, 2, 3], &[4]);
         let leads = [(6, leader.clone())];
         assert_eq!(after(&group, &leads, &[1, 2, 3], Duration::ZERO), Verdict::Clear);
+        let alone = Knowledge {
+            voters: 1,
+            ..leader.clone()
+        };
+        let wait = Verdict::Wait(BTreeSet::from([1, 2, 3]));
+        let leads = [(6, alone)];
+        assert_eq!(after(&group, &leads, &[1, 2, 3], Duration::ZERO), wait);
+        assert_eq!(after(&group, &leads, &[1, 2, 3], GRACE), Verdict::Clear);
         let old = Knowledge {
             vote: Vote::new(0, 6),
             ..leader.clone()

@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use openraft::LogId;
 use openraft::raft::{VoteRequest, VoteResponse};
+use openraft::{LogId, Vote};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -33,8 +33,8 @@ pub(super) struct Clearance {
     pledge: Mutex<Pledge>,
     /// Other nodes that have started and are behind, and when they were last heard of.
     behind: Mutex<BTreeMap<u64, (Shortfall, Instant)>>,
-    /// The last leader that lacks an entry which this node has applied, and the entry.
-    contradiction: Mutex<Option<(u64, EntryId)>>,
+    /// The vote of a leader that lacks an entry which this node has applied, and the entry.
+    contradiction: Mutex<Option<(Vote<u64>, EntryId)>>,
     /// Leaders that have reached this node while it asks, and their addresses.
     leaders: Mutex<BTreeMap<u64, String>>,
 }
@@ -166,11 +166,11 @@ impl Clearance {
     }
 
     /// A leader has another entry in the place of one that this node has applied.
-    pub(super) fn note_contradiction(&self, leader: u64, entry: EntryId) {
-        let news = Some((leader, entry));
+    pub(super) fn note_contradiction(&self, vote: Vote<u64>, entry: EntryId) {
+        let news = Some((vote, entry));
         let before = std::mem::replace(&mut *lock(&self.contradiction), news);
         if before != news {
-            tracing::error!(node = leader, %entry, "the leader has lost an entry that was committed, and is not followed");
+            tracing::error!(node = vote.leader_id.node_id, %entry, "the leader has lost an entry that was committed, and is not followed");
         }
     }
 
@@ -179,8 +179,8 @@ impl Clearance {
         *lock(&self.contradiction) = None;
     }
 
-    /// The leader that is not followed, and the entry that it has lost.
-    pub(super) fn contradiction(&self) -> Option<(u64, EntryId)> {
+    /// The vote of the leader that is not followed, and the entry that it has lost.
+    pub(super) fn contradiction(&self) -> Option<(Vote<u64>, EntryId)> {
         *lock(&self.contradiction)
     }
 
@@ -190,11 +190,7 @@ impl Clearance {
     }
 
     /// The answer to a request for a vote that must not be given; `None` when openraft decides.
-    pub(super) fn refuse_vote(
-        &self,
-        request: &VoteRequest<u64>,
-        own_vote: openraft::Vote<u64>,
-    ) -> Option<VoteResponse<u64>> {
+    pub(super) fn refuse_vote(&self, request: &VoteRequest<u64>, own_vote: Vote<u64>) -> Option<VoteResponse<u64>> {
         let pledge = *lock(&self.pledge);
         let is_given = pledge.term.is_some_and(|term| request.vote.leader_id.term <= term);
         if !is_given && request.last_log_id >= pledge.committed {

@@ -13,6 +13,7 @@ use openraft::{BasicNode, Raft, ServerState, Vote};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::clearance::Clearance;
 use crate::command::Proposal;
 use crate::consensus::{Batch, TypeConfig};
 use crate::network::{call, empty_append};
@@ -38,6 +39,8 @@ pub(super) struct Way {
     pub(super) patience: Duration,
     /// Set while this node, as the leader, lets another be elected.
     pub(super) aside: Arc<AtomicBool>,
+    /// Says which leader is not followed.
+    pub(super) clearance: Arc<Clearance>,
 }
 
 impl Way {
@@ -89,6 +92,13 @@ impl Way {
         let leader = *changes.borrow_and_update();
         let target = leader.filter(|leader| *leader != self.node_id);
         let target = target.ok_or(Setback::NotLeading { leader: None })?;
+        if let Some((vote, entry)) = self.clearance.contradiction()
+            && vote.leader_id.node_id == target
+        {
+            let why =
+                format!("the leader, node {target}, has lost entry {entry}, which was committed: it is not followed");
+            return Err(Setback::Silent(why));
+        }
         let address = self.address(target).unwrap_or_default();
         let other = changes.wait_for(|now| now.is_some_and(|now| now != target));
         tokio::select! {

@@ -218,6 +218,8 @@ impl Catalog {
             .map_err(|fatal| CatalogError::Stopped(fatal.to_string()))?;
         marked.follow(raft.server_metrics());
         let leader = watch_leader(node_id, &raft);
+        let silent = std::collections::BTreeSet::new();
+        let clearance = Arc::new(Clearance::new(node_id, Standing::Asking { silent }));
         let way = Way {
             node_id,
             raft,
@@ -226,11 +228,10 @@ impl Catalog {
             leader,
             patience: options.patience,
             aside: Arc::default(),
+            clearance: Arc::clone(&clearance),
         };
         let signs = Signs::new(options.election);
         let alive = Arc::new(());
-        let silent = std::collections::BTreeSet::new();
-        let clearance = Arc::new(Clearance::new(node_id, Standing::Asking { silent }));
         let nodes = View::new(state.current())
             .nodes()?
             .into_iter()
@@ -373,7 +374,10 @@ impl Catalog {
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
             standing: self.clearance.standing().borrow().clone(),
             behind: self.clearance.behind(),
-            contradiction: self.clearance.contradiction(),
+            contradiction: self
+                .clearance
+                .contradiction()
+                .map(|(vote, entry)| (vote.leader_id.node_id, entry)),
         }
     }
 

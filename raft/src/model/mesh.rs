@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pgmesh_storage::{DigestSuite, RepoKey};
+use pgmesh_storage::{DigestSuite, Generation, RepoKey};
 use serde::{Deserialize, Serialize};
 
 use super::NodeName;
@@ -56,6 +56,8 @@ pub struct CatalogLoss {
     pub position: LogIndex,
     /// The era of that position.
     pub era: u32,
+    /// The lowest generation that the catalog assigned then.
+    pub floor: Generation,
     /// When it was written, in seconds since the Unix epoch, by the clock of its writer.
     pub written: i64,
     /// The position of the catalog when the proof was found.

@@ -55,13 +55,30 @@ impl From<LogId<u64>> for EntryId {
 /// of them has left out have different states: they must not work together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
-    /// The index of the last entry that was applied or left out.
+    /// The index of the last entry that was applied or left out; 0 for none.
     pub applied: u64,
+    /// The first entry that was applied of each of the last terms, the oldest first: they tell two histories apart.
+    pub terms: Vec<EntryId>,
     /// The entries that were left out.
     pub skipped: Vec<EntryId>,
 }
 
 impl Mark {
+    /// The term of an entry that was applied, if it is one of the last.
+    fn term_at(&self, index: u64) -> Option<u64> {
+        let first = self.terms.iter().rev().find(|first| first.index <= index);
+        first.filter(|_| index <= self.applied).map(|first| first.term)
+    }
+
+    /// An entry that this one has applied, and in whose place the other has applied another one, as far as the last terms
+    /// tell.
+    #[must_use]
+    pub fn contradicts(&self, other: &Self) -> Option<EntryId> {
+        let index = self.applied.min(other.applied);
+        let (own, theirs) = (self.term_at(index)?, other.term_at(index)?);
+        (own != theirs).then_some(EntryId { term: own, index })
+    }
+
     /// An entry that one has left out and the other has applied.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<EntryId> {
@@ -101,6 +118,7 @@ mod tests {
         let entry = EntryId { term: 1, index: 5 };
         let mark = |applied, skips: bool| Mark {
             applied,
+            terms: vec![],
             skipped: if skips { vec![entry] } else { vec![] },
         };
         assert_eq!(mark(9, true).difference(&mark(9, false)), Some(entry));
@@ -112,5 +130,43 @@ mod tests {
         );
         assert_eq!(mark(4, false).difference(&mark(9, true)), None);
         assert_eq!(mark(9, true).difference(&mark(6, true)), None);
+    }
+
+    #[test]
+    fn two_histories_are_told_apart_by_where_their_terms_begin() {
+        let mark = |applied, terms: &[(u64, u64)]| Mark {
+            applied,
+            terms: terms
+                .iter()
+                .map(|(term, index)| EntryId {
+                    term: *term,
+                    index: *index,
+                })
+                .collect(),
+            skipped: vec![],
+        };
+        let whole = mark(15, &[(1, 1), (2, 8)]);
+        assert_eq!(whole.contradicts(&whole), None);
+        assert_eq!(whole.contradicts(&mark(12, &[(1, 1), (2, 8)])), None, "it lags behind");
+        assert_eq!(
+            whole.contradicts(&mark(40, &[(1, 1), (2, 8), (3, 16)])),
+            None,
+            "it has gone on"
+        );
+        let fork = EntryId { term: 2, index: 15 };
+        assert_eq!(
+            whole.contradicts(&mark(40, &[(1, 1), (3, 12)])),
+            Some(fork),
+            "it has lost the end"
+        );
+        assert_eq!(
+            whole.contradicts(&mark(40, &[(3, 12), (4, 30)])),
+            Some(fork),
+            "and was elected again"
+        );
+        let shorter = EntryId { term: 2, index: 13 };
+        assert_eq!(whole.contradicts(&mark(13, &[(1, 1), (3, 12)])), Some(shorter));
+        assert_eq!(whole.contradicts(&mark(40, &[(4, 30)])), None, "too long ago");
+        assert_eq!(whole.contradicts(&Mark::default()), None);
     }
 }

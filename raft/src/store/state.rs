@@ -45,7 +45,7 @@ struct Inner {
     applied: watch::Sender<Mark>,
     /// The entries to be left out.
     skips: RwLock<BTreeSet<EntryId>>,
-    /// Set when a snapshot could not be put in place: what waits for it waits no more.
+    /// Set when something could not be applied or put in place: what waits for it waits no more.
     is_broken: watch::Sender<bool>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
@@ -111,6 +111,7 @@ impl StateStore {
     pub(crate) fn refuse_applied(&self, entries: &[EntryId]) -> Result<(), CatalogError> {
         let wanted = Mark {
             applied: 0,
+            terms: vec![],
             skipped: entries.to_vec(),
         };
         match self.mark().difference(&wanted) {
@@ -157,14 +158,20 @@ impl StateStore {
     /// Waits until the state holds this entry.
     ///
     /// # Errors
-    /// [`CatalogError::Stopped`] when the snapshot that was to bring it could not be put in place.
+    /// [`CatalogError::Stopped`] when nothing is applied or put in place any more.
     pub(crate) async fn wait_until_held(&self, entry: u64) -> Result<(), CatalogError> {
         let mut broken = self.inner.is_broken.subscribe();
         tokio::select! {
             () = self.wait_until_applied(entry) => Ok(()),
             _ = broken.wait_for(|is_broken| *is_broken) => Err(CatalogError::Stopped(
-                "a received snapshot could not be put in place".to_owned(),
+                "the state takes nothing any more".to_owned(),
             )),
+        }
+    }
+
+    fn note_broken<T>(&self, done: &Result<T, CatalogError>) {
+        if done.is_err() {
+            self.inner.is_broken.send_replace(true);
         }
     }
 
@@ -317,7 +324,7 @@ impl Inner {
                     break;
                 }
             }
-            raft.last_applied = Some(id);
+            raft.note_applied(id);
             txn.seal();
         }
         db.write(&txn.into_writes(), &raft)?;
@@ -501,15 +508,16 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         Ok((state.last_applied, state.membership))
     }
 
+    /// openraft's worker for the state ends at its first error.
     async fn apply<I>(&mut self, entries: I) -> Result<Vec<Outcomes>, StorageError<u64>>
     where
         I: IntoIterator<Item = Entry<TypeConfig>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
-        self.run(move |inner| inner.apply(entries))
-            .await
-            .map_err(storage_error(ErrorSubject::StateMachine, ErrorVerb::Write))
+        let applied = self.run(move |inner| inner.apply(entries)).await;
+        self.note_broken(&applied);
+        applied.map_err(storage_error(ErrorSubject::StateMachine, ErrorVerb::Write))
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
@@ -517,10 +525,9 @@ impl RaftStateMachine<TypeConfig> for StateStore {
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError<u64>> {
-        let file = self
-            .run(Inner::receiving_file)
-            .await
-            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))?;
+        let file = self.run(Inner::receiving_file).await;
+        self.note_broken(&file);
+        let file = file.map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))?;
         Ok(Box::new(tokio::fs::File::from_std(file)))
     }
 
@@ -528,15 +535,14 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         let received = snapshot.into_std().await;
         let meta = meta.clone();
         let installed = self.run(move |inner| inner.install(&meta, received)).await;
-        if installed.is_err() {
-            self.inner.is_broken.send_replace(true);
-        }
+        self.note_broken(&installed);
         installed.map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
-        self.run(Inner::current_snapshot)
-            .await
+        let found = self.run(Inner::current_snapshot).await;
+        self.note_broken(&found);
+        found
             .map(|found| found.map(as_snapshot))
             .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Read))
     }

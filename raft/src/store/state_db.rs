@@ -42,12 +42,31 @@ pub(crate) struct RaftState {
     pub(crate) membership: StoredMembership<u64, BasicNode>,
     /// The entries that were left out: whoever takes this state as a snapshot has left them out, too.
     pub(crate) skipped: Vec<EntryId>,
+    /// The first entry of each of the last terms, the oldest first.
+    terms: Vec<EntryId>,
 }
 
+/// Of so many terms it is remembered where they began: of two nodes that meet, one may have gone through several elections
+/// without the other.
+const TERMS: usize = 16;
+
 impl RaftState {
+    pub(crate) fn note_applied(&mut self, id: LogId<u64>) {
+        self.last_applied = Some(id);
+        let entry = EntryId::from(id);
+        if self.terms.last().is_some_and(|last| last.term >= entry.term) {
+            return;
+        }
+        if self.terms.len() == TERMS {
+            self.terms.remove(0);
+        }
+        self.terms.push(entry);
+    }
+
     pub(crate) fn mark(&self) -> Mark {
         Mark {
             applied: self.last_applied.map_or(0, |id| id.index),
+            terms: self.terms.clone(),
             skipped: self.skipped.clone(),
         }
     }

@@ -36,6 +36,8 @@ pub struct Anchor {
     pub era: u32,
     /// The number of commands that it had applied.
     pub position: u64,
+    /// The lowest generation that it assigned.
+    pub floor: u32,
 }
 
 impl Repository {
@@ -145,6 +147,7 @@ mod tests {
             founded: 17,
             era: 1,
             position: 4711,
+            floor: 2,
         };
         for mark in [mark(11, 5), mark(2, u64::MAX), mark(11, 4)] {
             assert!(!repository.has_mark(mark).await.unwrap());
