@@ -7,6 +7,7 @@
 //!                         └─ commands   results through output, progress on a terminal
 //!                              ├─ mesh      the connection to whichever node answers
 //!                              ├─ pg        the running cluster on this host
+//!                              ├─ wal_push  WAL files of this host
 //!                              └─ backup, restore
 //! ```
 //!
@@ -33,5 +34,6 @@ pub mod pg;
 pub mod progress;
 mod read_at;
 pub mod restore;
+mod wal_push;
 
 pub use dispatch::run;

@@ -1,10 +1,17 @@
 //! Which backup a restore needs, and which one a new backup is compared with: pure, and in memory that does not grow with
-//! the number of backups, which are offered one after the other.
+//! the number of backups, which are offered one after the other. Decision 26 has the rules.
 
+mod prior;
+
+pub use prior::{PriorChoice, PriorChooser};
+
+use crate::lines::{Family, Line, Lines};
 use crate::protocol::BackupInfo;
-use pgmesh_postgres::Lsn;
-use pgmesh_storage::{BackupLabel, BackupType};
+use crate::{Failure, code};
+use pgmesh_postgres::{Lsn, SegmentSize, TimelineId};
+use pgmesh_storage::BackupLabel;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Which backup is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +24,41 @@ pub enum Wanted {
     EndedBefore(i64),
     /// The newest one that is consistent at this position or before.
     ConsistentBy(Lsn),
+}
+
+/// Which timeline a restore is to follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Follow {
+    /// The one on which the cluster's history ends.
+    End,
+    /// The newest one, as PostgreSQL finds it.
+    Latest,
+    /// The one that the backup was taken on.
+    Current,
+    /// This one.
+    Timeline(u32),
+}
+
+/// What a restore asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restoring {
+    /// Which backup.
+    pub wanted: Wanted,
+    /// Which timeline.
+    pub follow: Follow,
+    /// Whether recovery goes on behind the point where the backup is consistent.
+    pub goes_on: bool,
+}
+
+/// The backup that a restore needs, and the timeline that PostgreSQL must be told to follow.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Chosen {
+    /// The backup.
+    pub backup: BackupInfo,
+    /// `recovery_target_timeline`; none where PostgreSQL finds the right one by itself, or the restore named one.
+    pub timeline: Option<u32>,
+    /// Lines of the history that were passed over, in words.
+    pub passed: Vec<String>,
 }
 
 /// Why there is none.
@@ -33,8 +75,8 @@ pub enum NoBackup {
         /// The label asked for.
         label: BackupLabel,
     },
-    /// All backups ended after the target.
-    #[error("no backup of stanza {stanza} ended before the target {target}; the oldest is {oldest}")]
+    /// All backups ended after the target, or on branches of the history that do not lead to it.
+    #[error("no backup of stanza {stanza} leads to the target {target}; the oldest is {oldest}")]
     TooYoung {
         /// The stanza.
         stanza: String,
@@ -43,24 +85,142 @@ pub enum NoBackup {
         /// The oldest backup.
         oldest: BackupLabel,
     },
+    /// The backup was taken behind the point where the timeline that is to be followed left its own.
+    #[error("backup {label} was taken on timeline {own}, behind the point where {target} left it")]
+    OtherBranch {
+        /// The backup.
+        label: BackupLabel,
+        /// The timeline that it was taken on.
+        own: u32,
+        /// What is to be followed, in words.
+        target: String,
+    },
+    /// The history has several ends, and nobody said which one is meant.
+    #[error("the history of stanza {stanza} has several ends, and only you know which one is to be restored")]
+    SeveralLines {
+        /// The stanza.
+        stanza: String,
+        /// The ends, in words.
+        lines: Vec<String>,
+        /// The number of the timeline to recommend, and the others.
+        recommended: u32,
+    },
+}
+
+impl NoBackup {
+    /// As a user reads it.
+    pub fn failure(&self) -> Failure {
+        let failure = |code| Failure::new(code, self.to_string());
+        match self {
+            Self::OtherBranch { own, .. } => failure(code::BACKUP_SET_INVALID).remedy(format!(
+                "choose another backup; or recover along its own timeline, to which nothing that was written after the branch belongs: \
+                 --target-timeline={own}"
+            )),
+            Self::SeveralLines { lines, recommended, .. } => failure(code::OPTION_REQUIRED)
+                .because(lines.join("; "))
+                .remedy(format!(
+                    "say which timeline to follow; --target-timeline={recommended} is probably right. A copy that was promoted and archived \
+                     by mistake is one of the others"
+                )),
+            _ => failure(code::BACKUP_SET_INVALID).remedy("'pgmesh info' lists the backups"),
+        }
+    }
+}
+
+/// The clusters that a stanza has had, each with its timelines.
+#[derive(Debug, Default)]
+pub struct Clusters {
+    clusters: Vec<Cluster>,
+    databases: BTreeMap<u32, usize>,
+}
+
+#[derive(Debug)]
+struct Cluster {
+    family: Family,
+    lines: Lines,
+}
+
+impl Clusters {
+    /// Adds a cluster that has, or had, these databases of the stanza.
+    pub fn add(&mut self, databases: impl IntoIterator<Item = u32>, family: Family, size: SegmentSize) {
+        let at = self.clusters.len();
+        self.databases
+            .extend(databases.into_iter().map(|database| (database, at)));
+        let lines = family.lines(size);
+        self.clusters.push(Cluster { family, lines });
+    }
+
+    fn of(&self, backup: &BackupInfo) -> Option<&Cluster> {
+        self.clusters.get(*self.databases.get(&backup.database)?)
+    }
+}
+
+impl Cluster {
+    fn contains(&self, timeline: TimelineId, backup: &BackupInfo) -> bool {
+        let own = TimelineId(backup.timeline);
+        self.family.tree.contains(timeline, own, backup.lsn_stop)
+    }
+
+    /// The ends of the history that a backup leads to.
+    fn ends_of(&self, backup: &BackupInfo) -> Vec<&Line> {
+        let open = self.lines.open.iter();
+        open.filter(|line| self.contains(line.timeline, backup)).collect()
+    }
+
+    /// Whether a backup can be recovered along what is to be followed.
+    fn leads(&self, follow: Follow, backup: &BackupInfo) -> bool {
+        let own = TimelineId(backup.timeline);
+        match follow {
+            Follow::End | Follow::Current => self.lines.open.is_empty() || !self.ends_of(backup).is_empty(),
+            Follow::Latest => self.contains(self.family.latest_from(own), backup),
+            Follow::Timeline(timeline) => self.contains(TimelineId(timeline), backup),
+        }
+    }
+
+    /// The end that a backup is to be recovered to; `None` where there is no choice to make.
+    fn end_for(&self, asked: &Restoring, backup: &BackupInfo, stanza: &str) -> Result<Option<TimelineId>, NoBackup> {
+        let is_named = matches!(asked.wanted, Wanted::Label(_));
+        let ends: Vec<&Line> = match is_named {
+            true => self.ends_of(backup),
+            false => self.lines.open.iter().collect(),
+        };
+        match ends.as_slice() {
+            [end] => Ok(Some(end.timeline)),
+            _ if self.lines.open.is_empty() => Ok(None),
+            _ if is_named && !asked.goes_on => Ok(Some(TimelineId(backup.timeline))),
+            [] => Err(NoBackup::OtherBranch {
+                label: backup.label.clone(),
+                own: backup.timeline,
+                target: "the cluster's present history".to_owned(),
+            }),
+            several => {
+                let lines: Vec<Line> = several.iter().map(|line| (*line).clone()).collect();
+                let recommended = self.family.recommended(&lines);
+                Err(NoBackup::SeveralLines {
+                    stanza: stanza.to_owned(),
+                    recommended: recommended.map_or(backup.timeline, |line| line.timeline.0),
+                    lines: lines.iter().map(Line::describe).collect(),
+                })
+            }
+        }
+    }
 }
 
 /// Chooses among the backups of a stanza.
 #[derive(Debug)]
 pub struct Chooser<'a> {
-    wanted: &'a Wanted,
-    /// Restricts time and position targets: a backup of a timeline younger than the target's cannot reach it.
-    timeline: Option<u32>,
+    asked: &'a Restoring,
+    clusters: &'a Clusters,
     best: Option<BackupInfo>,
     oldest: Option<(i64, BackupLabel)>,
 }
 
 impl<'a> Chooser<'a> {
     /// Nothing was offered yet.
-    pub fn new(wanted: &'a Wanted, timeline: Option<u32>) -> Self {
+    pub fn new(asked: &'a Restoring, clusters: &'a Clusters) -> Self {
         Self {
-            wanted,
-            timeline,
+            asked,
+            clusters,
             best: None,
             oldest: None,
         }
@@ -71,12 +231,15 @@ impl<'a> Chooser<'a> {
         if self.oldest.as_ref().is_none_or(|(stop, _)| backup.time_stop < *stop) {
             self.oldest = Some((backup.time_stop, backup.label.clone()));
         }
-        let reaches = self.timeline.is_none_or(|timeline| backup.timeline <= timeline);
-        let fits = match self.wanted {
-            Wanted::Newest => reaches,
+        let leads = |backup: &BackupInfo| {
+            let cluster = self.clusters.of(backup);
+            cluster.is_none_or(|cluster| cluster.leads(self.asked.follow, backup))
+        };
+        let fits = match &self.asked.wanted {
+            Wanted::Newest => leads(&backup),
             Wanted::Label(label) => backup.label == *label,
-            Wanted::EndedBefore(time) => reaches && backup.time_stop < *time,
-            Wanted::ConsistentBy(lsn) => reaches && backup.lsn_stop <= *lsn,
+            Wanted::EndedBefore(time) => backup.time_stop < *time && leads(&backup),
+            Wanted::ConsistentBy(lsn) => backup.lsn_stop <= *lsn && leads(&backup),
         };
         let age = |backup: &BackupInfo| (backup.time_stop, backup.label.clone());
         if fits && self.best.as_ref().is_none_or(|best| age(best) < age(&backup)) {
@@ -84,102 +247,85 @@ impl<'a> Chooser<'a> {
         }
     }
 
-    /// The backup that is wanted.
+    /// The backup that is wanted, and what follows from it.
     ///
     /// # Errors
-    /// None of those that were offered.
-    pub fn chosen(self, stanza: &str) -> Result<BackupInfo, NoBackup> {
-        if let Some(best) = self.best {
-            return Ok(best);
-        }
-        let stanza = stanza.to_owned();
-        let Some((_, oldest)) = self.oldest else {
-            return Err(NoBackup::None(stanza));
+    /// None of those that were offered; or it is not clear what is wanted.
+    pub fn chosen(self, stanza: &str) -> Result<Chosen, NoBackup> {
+        let Some(backup) = self.best else {
+            return Err(self.none(stanza));
         };
-        let target = match self.wanted {
-            Wanted::Label(label) => {
-                return Err(NoBackup::Unknown {
-                    stanza,
-                    label: label.clone(),
-                });
+        let Some(cluster) = self.clusters.of(&backup) else {
+            return Ok(Chosen::alone(backup));
+        };
+        let follow = self.asked.follow;
+        let own = TimelineId(backup.timeline);
+        if follow != Follow::End {
+            let target = match follow {
+                Follow::Timeline(timeline) => format!("timeline {timeline}"),
+                _ => "the latest timeline".to_owned(),
+            };
+            // Only one that was named can be on another branch.
+            if follow != Follow::Current && self.asked.goes_on && !cluster.leads(follow, &backup) {
+                let (label, own) = (backup.label, backup.timeline);
+                return Err(NoBackup::OtherBranch { label, own, target });
             }
-            Wanted::Newest => "timeline".to_owned(),
-            Wanted::EndedBefore(time) => format!("time (Unix {time})"),
-            Wanted::ConsistentBy(lsn) => format!("lsn {lsn}"),
+            return Ok(Chosen::alone(backup));
+        }
+        let end = cluster.end_for(self.asked, &backup, stanza)?;
+        let latest = cluster.family.latest_from(own);
+        let passed = cluster.lines.passed.iter();
+        Ok(Chosen {
+            timeline: end.filter(|end| *end != latest).map(|end| end.0),
+            passed: passed
+                .map(|passed| {
+                    let line = passed.line.describe();
+                    format!(
+                        "{line} is passed over: backup {} of another timeline began later",
+                        passed.by
+                    )
+                })
+                .collect(),
+            backup,
+        })
+    }
+
+    fn none(&self, stanza: &str) -> NoBackup {
+        let stanza = stanza.to_owned();
+        let Some((_, oldest)) = self.oldest.clone() else {
+            return NoBackup::None(stanza);
         };
-        Err(NoBackup::TooYoung { stanza, target, oldest })
+        let target = match (&self.asked.wanted, self.asked.follow) {
+            (Wanted::Label(label), _) => {
+                let label = label.clone();
+                return NoBackup::Unknown { stanza, label };
+            }
+            (Wanted::Newest, Follow::Timeline(timeline)) => format!("timeline {timeline}"),
+            (Wanted::Newest, _) => "timeline".to_owned(),
+            (Wanted::EndedBefore(time), _) => format!("time (Unix {time})"),
+            (Wanted::ConsistentBy(lsn), _) => format!("lsn {lsn}"),
+        };
+        NoBackup::TooYoung { stanza, target, oldest }
     }
 }
 
-/// What a new backup begins with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PriorChoice {
-    /// The type that it will have: full where there is none to compare with.
-    pub kind: BackupType,
-    /// What it is compared with.
-    pub prior: Option<BackupLabel>,
-    /// Of all backups of the stanza the one that was begun last: the new one is named to come after it.
-    pub newest: Option<BackupLabel>,
-}
-
-/// Chooses what a new backup is compared with.
-#[derive(Debug)]
-pub struct PriorChooser {
-    wanted: BackupType,
-    database: Option<u32>,
-    prior: Option<(i64, BackupLabel)>,
-    newest: Option<BackupLabel>,
-}
-
-impl PriorChooser {
-    /// For a backup of this type of this database of the stanza, if it is one.
-    pub fn new(wanted: BackupType, database: Option<u32>) -> Self {
+impl Chosen {
+    /// PostgreSQL finds its timeline by itself.
+    fn alone(backup: BackupInfo) -> Self {
         Self {
-            wanted,
-            database,
-            prior: None,
-            newest: None,
+            backup,
+            timeline: None,
+            passed: Vec::new(),
         }
     }
-
-    /// Looks at a backup: its label, its database, when it ended.
-    pub fn offer(&mut self, label: &BackupLabel, database: u32, time_stop: i64) {
-        if self.newest.as_ref().is_none_or(|newest| begun(newest) < begun(label)) {
-            self.newest = Some(label.clone());
-        }
-        let fits = match self.wanted {
-            BackupType::Full => false,
-            BackupType::Diff => label.backup_type() == BackupType::Full,
-            BackupType::Incr => true,
-        };
-        let is_newer = |(stop, prior): &(i64, BackupLabel)| (*stop, prior) < (time_stop, label);
-        if fits && Some(database) == self.database && self.prior.as_ref().is_none_or(is_newer) {
-            self.prior = Some((time_stop, label.clone()));
-        }
-    }
-
-    /// What was chosen.
-    pub fn chosen(self) -> PriorChoice {
-        let prior = self.prior.map(|(_, label)| label);
-        PriorChoice {
-            kind: if prior.is_some() { self.wanted } else { BackupType::Full },
-            prior,
-            newest: self.newest,
-        }
-    }
-}
-
-/// When a backup was begun, as its label says: the later of the two times in the label of a dependent one.
-fn begun(label: &BackupLabel) -> &str {
-    let last = label.as_str().rsplit('_').next().unwrap_or_default();
-    last.trim_end_matches(['F', 'D', 'I'])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lines::{LastSegment, TimelineFacts};
+    use pgmesh_postgres::{Descent, SegmentName};
     use pgmesh_storage::RepoKey;
-    use std::collections::BTreeMap;
 
     fn backup(label: &str, time_stop: i64, lsn_stop: u64, timeline: u32) -> BackupInfo {
         BackupInfo {
@@ -214,15 +360,82 @@ mod tests {
         ]
     }
 
-    fn chosen(backups: Vec<BackupInfo>, wanted: &Wanted, timeline: Option<u32>) -> Result<i64, NoBackup> {
-        let mut chooser = Chooser::new(wanted, timeline);
+    /// Timelines, each with the order in which its history and its last segment came, and where one left another.
+    fn clusters(timelines: &[(u32, u64, u64)], left: &[(u32, u32, u64)]) -> Clusters {
+        let mut family = Family::default();
+        for (timeline, began, order) in timelines {
+            let name = SegmentName {
+                timeline: TimelineId(*timeline),
+                log: 0,
+                segment: 9,
+            };
+            let last = LastSegment {
+                name,
+                order: *order,
+                at: 0,
+            };
+            let facts = TimelineFacts {
+                began: *began,
+                last: Some(last),
+                host: None,
+            };
+            family.facts.insert(TimelineId(*timeline), facts);
+        }
+        let descents = left.iter().map(|(child, parent, switch)| Descent {
+            timeline: TimelineId(*child),
+            parent: TimelineId(*parent),
+            switch: Lsn(*switch),
+        });
+        family.tree = descents.collect();
+        let mut clusters = Clusters::default();
+        clusters.add([1], family, SegmentSize::DEFAULT);
+        clusters
+    }
+
+    /// Timeline 2 left timeline 1 at 1,500, when that had archived all that it has.
+    fn recovered_in_place() -> Clusters {
+        clusters(&[(1, 0, 10), (2, 20, 30)], &[(2, 1, 1_500)])
+    }
+
+    /// Both go on.
+    fn forked() -> Clusters {
+        clusters(&[(1, 0, 40), (2, 20, 30)], &[(2, 1, 1_500)])
+    }
+
+    fn choose(
+        clusters: &Clusters,
+        backups: Vec<BackupInfo>,
+        wanted: Wanted,
+        follow: Follow,
+    ) -> Result<Chosen, NoBackup> {
+        choose_for(clusters, backups, wanted, follow, true)
+    }
+
+    fn choose_for(
+        clusters: &Clusters,
+        backups: Vec<BackupInfo>,
+        wanted: Wanted,
+        follow: Follow,
+        goes_on: bool,
+    ) -> Result<Chosen, NoBackup> {
+        let asked = Restoring {
+            wanted,
+            follow,
+            goes_on,
+        };
+        let mut chooser = Chooser::new(&asked, clusters);
         backups.into_iter().for_each(|backup| chooser.offer(backup));
-        chooser.chosen("main").map(|backup| backup.time_stop)
+        chooser.chosen("main")
+    }
+
+    fn chosen(backups: Vec<BackupInfo>, wanted: &Wanted, follow: Follow) -> Result<i64, NoBackup> {
+        let clusters = clusters(&[(1, 0, 10), (2, 20, 30)], &[(2, 1, 2_900)]);
+        choose(&clusters, backups, wanted.clone(), follow).map(|chosen| chosen.backup.time_stop)
     }
 
     #[test]
     fn the_newest_that_ended_before_the_target_time() {
-        let by_time = |time| chosen(three(), &Wanted::EndedBefore(time), None);
+        let by_time = |time| chosen(three(), &Wanted::EndedBefore(time), Follow::End);
         assert_eq!(by_time(250), Ok(200));
         assert_eq!(
             by_time(300),
@@ -235,53 +448,99 @@ mod tests {
 
     #[test]
     fn a_backup_of_a_later_timeline_does_not_reach_an_earlier_one() {
-        assert_eq!(chosen(three(), &Wanted::Newest, Some(1)), Ok(200));
+        assert_eq!(chosen(three(), &Wanted::Newest, Follow::Timeline(1)), Ok(200));
     }
 
     #[test]
     fn by_position_and_by_label() {
-        assert_eq!(chosen(three(), &Wanted::ConsistentBy(Lsn(2_500)), None), Ok(200));
+        assert_eq!(chosen(three(), &Wanted::ConsistentBy(Lsn(2_500)), Follow::End), Ok(200));
         let label: BackupLabel = "20260101-000000F".parse().unwrap();
-        assert_eq!(chosen(three(), &Wanted::Label(label), Some(9)), Ok(100));
+        assert_eq!(chosen(three(), &Wanted::Label(label), Follow::Timeline(2)), Ok(100));
         let unknown: BackupLabel = "20200101-000000F".parse().unwrap();
         assert!(matches!(
-            chosen(three(), &Wanted::Label(unknown), None),
+            chosen(three(), &Wanted::Label(unknown), Follow::End),
             Err(NoBackup::Unknown { .. })
         ));
-        let none = chosen(vec![], &Wanted::Newest, None);
+        let none = chosen(vec![], &Wanted::Newest, Follow::End);
         assert_eq!(none, Err(NoBackup::None("main".to_owned())));
     }
 
     #[test]
-    fn what_a_new_backup_is_compared_with() {
-        let all = [
-            ("20260101-000000F", 1, 100),
-            ("20260101-000000F_20260104-000000I", 1, 400),
-            ("20260102-000000F", 2, 200),
-        ];
-        let choose = |kind, database| {
-            let mut chooser = PriorChooser::new(kind, database);
-            for (label, database, stop) in all {
-                chooser.offer(&label.parse().unwrap(), database, stop);
+    fn a_backup_of_a_branch_that_was_given_up_is_not_chosen() {
+        let clusters = recovered_in_place();
+        // The one that stops at 2,000 was taken on timeline 1 after timeline 2 had left it.
+        let two = || three().into_iter().take(2).collect::<Vec<_>>();
+        for wanted in [
+            Wanted::Newest,
+            Wanted::EndedBefore(1_000),
+            Wanted::ConsistentBy(Lsn(9_000)),
+        ] {
+            for goes_on in [true, false] {
+                let chosen = choose_for(&clusters, two(), wanted.clone(), Follow::End, goes_on).unwrap();
+                assert_eq!((chosen.backup.time_stop, chosen.timeline), (100, None), "{wanted:?}");
             }
-            let PriorChoice { kind, prior, newest } = chooser.chosen();
-            assert_eq!(newest.unwrap().as_str(), all[1].0, "whatever it is compared with");
-            (kind, prior.map(|label| label.to_string()))
-        };
-        assert_eq!(choose(BackupType::Full, Some(1)), (BackupType::Full, None));
+            let along_two = choose(&clusters, two(), wanted.clone(), Follow::Timeline(2)).unwrap();
+            assert_eq!(along_two.backup.time_stop, 100);
+            let along_one = choose(&clusters, two(), wanted, Follow::Timeline(1)).unwrap();
+            assert_eq!((along_one.backup.time_stop, along_one.timeline), (200, None));
+        }
         assert_eq!(
-            choose(BackupType::Incr, Some(1)),
-            (BackupType::Incr, Some(all[1].0.into()))
+            choose(&clusters, three(), Wanted::Newest, Follow::End)
+                .unwrap()
+                .backup
+                .time_stop,
+            300
         );
+        // Named, it is restored to itself, and to no end of the history.
+        let named = || Wanted::Label("20260102-000000F".parse().unwrap());
+        let refused = choose(&clusters, three(), named(), Follow::End).unwrap_err();
+        assert!(matches!(refused, NoBackup::OtherBranch { own: 1, .. }), "{refused:?}");
+        assert!(refused.failure().remedy.unwrap().contains("--target-timeline=1"));
+        assert!(choose(&clusters, three(), named(), Follow::Latest).is_err());
+        assert!(choose(&clusters, three(), named(), Follow::Timeline(2)).is_err());
+        let alone = choose_for(&clusters, three(), named(), Follow::End, false).unwrap();
+        assert_eq!((alone.backup.time_stop, alone.timeline), (200, Some(1)));
         assert_eq!(
-            choose(BackupType::Diff, Some(1)),
-            (BackupType::Diff, Some(all[0].0.into()))
+            choose(&clusters, three(), named(), Follow::Timeline(1))
+                .unwrap()
+                .backup
+                .time_stop,
+            200
         );
-        assert_eq!(
-            choose(BackupType::Incr, Some(2)),
-            (BackupType::Incr, Some(all[2].0.into()))
-        );
-        assert_eq!(choose(BackupType::Incr, Some(3)), (BackupType::Full, None));
-        assert_eq!(choose(BackupType::Incr, None), (BackupType::Full, None));
+    }
+
+    #[test]
+    fn which_end_of_a_forked_history_is_meant_must_be_said() {
+        let clusters = forked();
+        let refused = choose(&clusters, three(), Wanted::Newest, Follow::End).unwrap_err();
+        let said = refused.failure().to_string();
+        for part in ["timeline 1 (", "timeline 2 ("] {
+            assert!(said.contains(part), "{part:?} is not in {said}");
+        }
+        let remedy = refused.failure().remedy.unwrap();
+        let recommended = "--target-timeline=1 is probably right";
+        assert!(remedy.contains(recommended), "it archived last: {remedy}");
+        assert_eq!(refused.failure().code, code::OPTION_REQUIRED);
+        for (follow, expected) in [
+            (Follow::Timeline(1), 200),
+            (Follow::Timeline(2), 300),
+            (Follow::Latest, 300),
+            (Follow::Current, 300),
+        ] {
+            assert_eq!(
+                choose(&clusters, three(), Wanted::Newest, follow)
+                    .unwrap()
+                    .backup
+                    .time_stop,
+                expected
+            );
+        }
+        // A backup that leads to one end only says which: timeline 1 is not the one that PostgreSQL would take.
+        let named = |label: &str| Wanted::Label(label.parse().unwrap());
+        let one = choose(&clusters, three(), named("20260102-000000F"), Follow::End).unwrap();
+        assert_eq!(one.timeline, Some(1));
+        assert!(choose(&clusters, three(), named("20260101-000000F"), Follow::End).is_err());
+        let alone = choose_for(&clusters, three(), named("20260101-000000F"), Follow::End, false).unwrap();
+        assert_eq!(alone.timeline, Some(1));
     }
 }

@@ -15,6 +15,7 @@
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
+//! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
 //! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that costs.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
@@ -36,6 +37,7 @@ mod health;
 mod init;
 mod join;
 mod leading;
+pub mod lines;
 mod links;
 mod lost;
 mod membership;
@@ -59,6 +61,7 @@ mod settings;
 mod sweep;
 #[cfg(test)]
 mod testing;
+mod wal_holes;
 mod wal_ranges;
 
 pub use clock::now_unix;

@@ -16,6 +16,7 @@ use crate::services::Mapping;
 use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::sweep::Sweep;
+use crate::wal_holes::WalRuns;
 use crate::{Failure, anew, code};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
@@ -40,6 +41,7 @@ pub struct Node {
     pub(crate) mapping: Mapping,
     pub(crate) sweep: Sweep,
     pub(crate) lost: LostSearch,
+    pub(crate) wal_runs: Arc<WalRuns>,
     /// Wakes whoever tells the catalog where this node is and what it reaches.
     pub(crate) announcing: tokio::sync::Notify,
     /// When what a repository keeps was last asked for, and how far.
@@ -128,6 +130,7 @@ impl Node {
             pace: Pace::new(settings.repair_rate),
             sweep: Sweep::default(),
             lost: LostSearch::default(),
+            wal_runs: Arc::default(),
             announcing: tokio::sync::Notify::new(),
             asked_kept: AskedKept::default(),
             collecting: tokio::sync::Mutex::new(()),

@@ -134,7 +134,10 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::LOCK_ACQUIRE,
             Some("run the command again: what is stored already is not sent twice"),
         ),
-        R::LabelNotLater { .. } => (code::RUNTIME, Some("set the clock right")),
+        R::LabelNotLater { .. } => (
+            code::BACKUP_SET_INVALID,
+            Some("run the backup again: it gets another label"),
+        ),
         R::WalMissing { .. } => (
             code::ARCHIVE_TIMEOUT,
             Some("see that archive_command succeeds (pg_stat_archiver)"),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use pgmesh_node::choice::{PriorChoice, Wanted};
+use pgmesh_node::choice::{Chosen, Follow, PriorChoice, Restoring, Wanted};
 use pgmesh_node::protocol::{
     AnnotateBackup, BackupInfo, ChooseBackup, ChoosePrior, CreateInvite, GetInfo, Invite, JoinAccepted, JoinRequest,
     MESSAGE_LIMIT, MeshInfo, Request,
@@ -15,7 +15,7 @@ use pgmesh_node::protocol::{
 use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, code, init, run};
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
-use pgmesh_raft::{BackupRecord, Catalog, CatalogOptions, Command};
+use pgmesh_raft::{BackupRecord, Catalog, CatalogOptions, Command, LogIndex};
 use pgmesh_storage::{BackupLabel, BackupType, DbId, Digest, DigestSuite, FixedSecrets, RepoKey, StanzaName, wire};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest};
 use serde::Serialize;
@@ -204,6 +204,7 @@ fn chain(count: usize) -> Vec<Command> {
             db: DbId(1),
             started_at: time,
             stopped_at: time + 10,
+            began: LogIndex(0),
             lsn_start: Lsn(number as u64 * 1000),
             lsn_stop: Lsn(number as u64 * 1000 + 100),
             wal_start: segment,
@@ -249,6 +250,7 @@ async fn thousands_of_incrementals_in_a_row() {
             stanza: stanza(),
             kind: BackupType::Incr,
             system_id: SYSTEM,
+            timeline: TimelineId(1),
         }))
         .await
         .unwrap();
@@ -260,22 +262,22 @@ async fn thousands_of_incrementals_in_a_row() {
     let choose = |wanted| {
         Request::ChooseBackup(ChooseBackup {
             stanza: stanza(),
-            wanted,
-            timeline: None,
+            asked: Restoring {
+                wanted,
+                follow: Follow::End,
+                goes_on: true,
+            },
             repo: None,
         })
     };
-    let chosen: BackupInfo = site.ask(&choose(Wanted::Newest)).await.unwrap();
-    assert_eq!(chosen.label, last);
+    let chosen: Chosen = site.ask(&choose(Wanted::Newest)).await.unwrap();
+    assert_eq!(chosen.backup.label, last);
     assert!(length(&chosen) < 1000);
-    let by_lsn: BackupInfo = site.ask(&choose(Wanted::ConsistentBy(Lsn(2_000_100)))).await.unwrap();
-    assert_eq!(by_lsn.label, label(2000));
-    let by_label: BackupInfo = site.ask(&choose(Wanted::Label(label(77)))).await.unwrap();
-    assert_eq!(by_label.label, label(77));
-    let none = site
-        .ask::<BackupInfo>(&choose(Wanted::EndedBefore(5)))
-        .await
-        .unwrap_err();
+    let by_lsn: Chosen = site.ask(&choose(Wanted::ConsistentBy(Lsn(2_000_100)))).await.unwrap();
+    assert_eq!(by_lsn.backup.label, label(2000));
+    let by_label: Chosen = site.ask(&choose(Wanted::Label(label(77)))).await.unwrap();
+    assert_eq!(by_label.backup.label, label(77));
+    let none = site.ask::<Chosen>(&choose(Wanted::EndedBefore(5))).await.unwrap_err();
     assert_eq!(none.code, code::BACKUP_SET_INVALID);
 
     // Without backups the answer does not grow at all.

@@ -4,7 +4,7 @@
 //!
 //! 1. names and numbers: [`Lsn`], [`TimelineId`], [`SystemId`], [`PgVersion`], [`SegmentSize`], [`SegmentName`],
 //!    [`WalFileName`];
-//! 2. small files: [`WalHeader`], [`TimelineHistory`], [`ControlFile`], [`BackupLabel`], [`PostmasterPid`];
+//! 2. small files: [`WalHeader`], [`TimelineHistory`], [`TimelineTree`], [`ControlFile`], [`BackupLabel`], [`PostmasterPid`];
 //! 3. the data directory: [`page`], [`RelationFile`], [`walk`], [`instance_fingerprint`];
 //! 4. [`wal`]: which blocks the WAL has changed;
 //! 5. what a restore writes: [`RecoverySettings`], [`ManifestWriter`].
@@ -24,6 +24,7 @@ mod recovery;
 mod relation;
 mod segment;
 mod timeline_history;
+mod timeline_tree;
 mod version;
 pub mod wal;
 mod wal_file_name;
@@ -42,6 +43,7 @@ pub use recovery::{RecoverySettings, RecoverySettingsError, RecoveryTarget, Targ
 pub use relation::{BLOCKS_PER_SEGMENT, DEFAULT_TABLESPACE, Fork, GLOBAL_TABLESPACE, RelationFile, is_checksummed};
 pub use segment::{ParseSegmentNameError, SegmentName, SegmentSize, SegmentSizeError};
 pub use timeline_history::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError};
+pub use timeline_tree::TimelineTree;
 pub use version::{PgVersion, UnsupportedVersion};
 pub use wal::{Candidates, ChangeMap, RelationFork};
 pub use wal_file_name::{ParseWalFileNameError, WalFileName};

@@ -76,13 +76,18 @@ impl TimelineHistory {
             .map(|entry| entry.switch)
     }
 
-    /// The timeline of the line of descent that the byte at `lsn` was written on.
+    /// The timeline of the line of descent that the byte at `lsn` was written on, found as `tliOfPointInHistory` finds it: an older line
+    /// may say a later position than the ones behind it.
     #[must_use]
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
-        self.entries
-            .iter()
-            .find(|entry| lsn < entry.switch)
-            .map_or(self.timeline, |entry| entry.parent)
+        let mut timeline = self.timeline;
+        for entry in self.entries.iter().rev() {
+            if entry.switch <= lsn {
+                break;
+            }
+            timeline = entry.parent;
+        }
+        timeline
     }
 
     /// Whether this history goes on where `older` ends: the same ancestors, left at the same positions, and then
@@ -165,6 +170,9 @@ mod tests {
         assert_eq!(history.timeline_at(Lsn(0x2FF_FFFF)), TimelineId(1));
         assert_eq!(history.timeline_at(Lsn(0x300_0000)), TimelineId(2));
         assert_eq!(history.timeline_at(Lsn(0x500_0148)), TimelineId(3));
+        let stopped_early = TimelineHistory::parse(TimelineId(3), b"1\t0/8000000\tx\n2\t0/5000000\tx\n").unwrap();
+        assert_eq!(stopped_early.timeline_at(Lsn(0x400_0000)), TimelineId(1));
+        assert_eq!(stopped_early.timeline_at(Lsn(0x600_0000)), TimelineId(3));
     }
 
     #[test]

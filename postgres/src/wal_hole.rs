@@ -69,20 +69,22 @@ impl WalHole {
         let mut hole = later
             .filter(|later| later.timeline == missing.timeline && *later > missing)
             .map(Self::Later);
+        // The last line of its own history says where the timeline begins; the others may say later positions.
+        let mut own: Option<(TimelineId, Lsn)> = None;
         for Descent {
             timeline,
             parent,
             switch,
         } in descents
         {
-            if timeline == missing.timeline && end <= switch {
-                return None;
+            if timeline == missing.timeline {
+                own = own.max(Some((parent, switch)));
             }
             if parent == missing.timeline && end <= switch && hole.is_none() {
                 hole = Some(Self::LeftLater { timeline, switch });
             }
         }
-        hole
+        hole.filter(|_| own.is_none_or(|(_, begin)| begin < end))
     }
 }
 
@@ -148,6 +150,22 @@ mod tests {
                 Some(segment("00000003000000000000000B")),
                 lines
             ),
+            None
+        );
+    }
+
+    #[test]
+    fn a_timeline_begins_where_the_last_line_of_its_history_says() {
+        // Timeline 2 left timeline 1 in segment 8; a recovery that was to follow it stopped in segment 5, and began timeline 3 there.
+        let lines = [
+            descent(2, 1, "0/8000100"),
+            descent(3, 1, "0/8000100"),
+            descent(3, 2, "0/5000100"),
+        ];
+        let later = Some(segment("00000003000000000000000A"));
+        assert!(WalHole::judge(segment("000000030000000000000006"), SIZE, later, lines).is_some());
+        assert_eq!(
+            WalHole::judge(segment("000000030000000000000004"), SIZE, later, lines),
             None
         );
     }

@@ -30,6 +30,8 @@ pub const LOSS_ERAS: usize = 1 << 16;
 pub const LOSS_GENERATIONS: usize = 1 << 31;
 /// The fingerprint of a data directory. Each timeline of a stanza may have another one in its record.
 pub const INSTANCE: usize = 128;
+/// Who pushed the first segment of a timeline, in the stanza's record.
+pub const WRITER_HOST: usize = 64;
 /// A `host:port`.
 pub const ADDRESS: usize = 300;
 /// Addresses of one node.

@@ -310,7 +310,9 @@ pub enum Refusal {
         label: BackupLabel,
     },
     /// A label that is not greater than the last backup's.
-    #[error("backup label {given} is not later than {last}, the last backup of stanza {stanza}; is the clock right?")]
+    #[error(
+        "backup label {given} is not later than {last}, the last backup of stanza {stanza}, which has ended meanwhile"
+    )]
     LabelNotLater {
         /// The stanza.
         stanza: StanzaName,

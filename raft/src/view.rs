@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use pgmesh_postgres::{SegmentName, WalFileName};
+use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
 
@@ -153,6 +153,40 @@ impl<B: Base> View<B> {
         let first = first_segment(self.base.scan(Table::Segments, &prefix, &prefix))?;
         let last = first_segment(self.base.scan_back(Table::Segments, &prefix))?;
         Ok(first.zip(last))
+    }
+
+    /// The timelines of one database of which WAL files are archived. Looks at one file of each.
+    pub fn timelines(&self, stanza: &StanzaName, db: DbId) -> Result<Vec<TimelineId>, ReadError> {
+        let prefix = key::segments(stanza, db);
+        let mut timelines = Vec::new();
+        let mut from = prefix.clone();
+        while let Some(row) = self.base.scan(Table::Segments, &from, &prefix).next() {
+            let row = row?.0;
+            let Some(ObjectRef::Segment { file, .. }) = key::read_segment(&row) else {
+                break;
+            };
+            timelines.push(file.timeline());
+            let Some(next) = file.timeline().0.checked_add(1) else {
+                break;
+            };
+            from = key::segment(stanza, db, &format!("{next:08X}"));
+        }
+        Ok(timelines)
+    }
+
+    /// The last complete segment of a timeline. Looks at the end of its WAL files only.
+    pub fn last_segment(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+        timeline: TimelineId,
+    ) -> Result<Option<(SegmentName, SegmentRecord)>, ReadError> {
+        let prefix = key::segment(stanza, db, &format!("{:08X}", timeline.0));
+        let Some(name) = first_segment(self.base.scan_back(Table::Segments, &prefix))? else {
+            return Ok(None);
+        };
+        let record = self.segment(stanza, db, &WalFileName::Segment(name))?;
+        Ok(record.map(|record| (name, record)))
     }
 
     /// An archived segment of the same timeline with a greater name, complete or not: what proves that `segment`, which is not

@@ -185,9 +185,17 @@ fn a_copy_that_would_archive_is_refused() {
     let port = format!("--recovery-option=port={NEW_PORT}");
 
     // With the original's archive_command, which names the original's configuration.
-    let outcome = restore(&site.host, &copy, &[&port, &socket]);
+    let cautious = Postgres::empty(&site.scratch, "cautious");
+    let outcome = restore(&site.host, &cautious, &[]);
     outcome.clone().succeeds();
-    outcome.says(&["another data directory", "archive-mode=off"]);
+    outcome.says(&[
+        "another data directory",
+        "archive_mode=off is written",
+        "--archive-mode=preserve",
+    ]);
+    let settings = fs::read_to_string(cautious.data().join("postgresql.auto.conf")).expect("reading the settings");
+    assert!(settings.contains("archive_mode = 'off'"), "{settings}");
+    restore(&site.host, &copy, &["--archive-mode=preserve", &port, &socket]).succeeds();
     let server = Server::start(&copy, NEW_PORT).promoted();
     let log = refusal(&copy, &server);
     assert!(log.contains("[058]") || log.contains("belongs to"), "{log}");
@@ -197,7 +205,15 @@ fn a_copy_that_would_archive_is_refused() {
     // With a configuration of its own, on the original's timeline.
     let host = Host::join(&site.scratch, "host-copy", &site.node, &copy, "main");
     let command = format!("--recovery-option=archive_command={}", host.archive_command());
-    restore(&host, &copy, &["--delta", "--type=none", &port, &socket, &command]).succeeds();
+    let arguments = [
+        "--delta",
+        "--type=none",
+        "--archive-mode=preserve",
+        &port,
+        &socket,
+        &command,
+    ];
+    restore(&host, &copy, &arguments).succeeds();
     fs::remove_file(copy.socket().join("own.log")).expect("removing the log");
     let server = Server::start(&copy, NEW_PORT).promoted();
     server.query("insert into numbers select generate_series(1, 1000)");

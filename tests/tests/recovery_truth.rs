@@ -2,43 +2,58 @@
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use pgmesh_tests::{Host, Ledger, Site, run, wait_for};
+use pgmesh_tests::{Host, Ledger, Outcome, Postgres, Site, run, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The primary archives nothing for a while and is gone; its standby, which archives only what it writes itself, is promoted. So the last
-/// segments of timeline 1 are nowhere, and timeline 2 goes on behind them.
-#[test]
-fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
-    let mut site = Site::new("hole", 1);
-    let mut ledger = Ledger::create(&site.postgres);
-    let first = ledger.add(&site.postgres);
-    site.host.backup();
-
+/// A primary's standby that archives only what it writes itself.
+fn standby_of(site: &Site) -> (Postgres, Host) {
     let mut standby = site.postgres.standby(&site.scratch, "standby");
     let host = Host::join(&site.scratch, "host-standby", &site.node, &standby, "main");
     standby.start();
     standby.set("archive_mode", "on");
     standby.set("archive_command", &host.archive_command());
     standby.restart();
+    (standby, host)
+}
+
+/// Waits until the standby has all that the primary has written.
+fn wait_until_replayed(site: &Site, standby: &Postgres) {
+    let written = site.postgres.query("select pg_current_wal_flush_lsn()");
+    wait_for("the standby to have it all", LIMIT, || {
+        standby.query(&format!("select pg_last_wal_replay_lsn() >= '{written}'")) == "t"
+    });
+}
+
+/// The primary archives nothing for a while and is gone; its standby, which archives only what it writes itself, is promoted. So the last
+/// segments of timeline 1 are nowhere, and timeline 2 goes on behind them.
+fn fail_over_with_lost_wal(site: &mut Site, ledger: &mut Ledger) -> (Postgres, Host) {
+    let (standby, host) = standby_of(site);
     site.postgres.archive_everything();
     site.postgres.set("archive_command", "/bin/false");
     for _ in 0..3 {
         ledger.add(&site.postgres);
         site.postgres.query("select pg_switch_wal()");
     }
-    let written = site.postgres.query("select pg_current_wal_flush_lsn()");
-    wait_for("the standby to have it all", LIMIT, || {
-        standby.query(&format!("select pg_last_wal_replay_lsn() >= '{written}'")) == "t"
-    });
+    wait_until_replayed(site, &standby);
     site.postgres.kill();
     standby.query("select pg_promote()");
     ledger.add(&standby);
     standby.archive_everything();
+    (standby, host)
+}
+
+#[test]
+fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
+    let mut site = Site::new("hole", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    let first = ledger.add(&site.postgres);
+    site.host.backup();
+    let (_standby, host) = fail_over_with_lost_wal(&mut site, &mut ledger);
 
     // Recovery stops before the server is opened for writing.
     let mut restored = host.restore(&site.scratch, "restored", &[]);
@@ -66,6 +81,82 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
         "{}",
         short.log()
     );
+}
+
+/// What is missing at the end of a timeline is told where one looks, before anybody needs a restore: which backup gets how far, and that
+/// none gets to the present.
+#[test]
+fn invariant_7_missing_wal_is_told_with_the_recovery_targets_that_it_costs() {
+    let mut site = Site::new("told", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add(&site.postgres);
+    let label = site.host.backup();
+    let (standby, host) = fail_over_with_lost_wal(&mut site, &mut ledger);
+    let missing = [
+        "missing from archive",
+        &format!("backup {label} cannot be recovered beyond"),
+        "along timeline",
+        "no backup can be recovered to the end of timeline 2",
+    ];
+
+    for (outcome, code) in [
+        (host.run(&["check"]), 55),
+        (site.node.run(&["doctor"]), 55),
+        (site.node.run(&["verify"]), 26),
+        (host.run(&["info"]), 0),
+    ] {
+        assert_eq!(outcome.code(), Some(code), "{outcome}");
+        for part in missing {
+            assert!(outcome.stdout.contains(part), "{part:?} is not in {outcome}");
+        }
+    }
+    let info = host.info();
+    assert_eq!(info["status"]["code"], 99, "{info}");
+    let holes = &info["wal-holes"];
+    assert_eq!(holes["unreached-timeline"], serde_json::json!([2]), "{holes}");
+    let hole = &holes["hole"][0];
+    // Of the last segment of timeline 1, timeline 2 has a copy, or the promoted server archives it.
+    assert!(hole["count"].as_u64() >= Some(2), "{hole}");
+    assert_eq!(hole["backup"], serde_json::json!([label]), "{hole}");
+    let timelines = hole["beyond"]["timeline"].as_array().expect("timelines");
+    assert_eq!(timelines.last(), Some(&serde_json::json!(2)), "{hole}");
+
+    // With a new backup the present is safe; the older one still does not get there.
+    host.backup();
+    host.run(&["check"]).succeeds();
+    let info = host.info();
+    assert_eq!(info["status"]["code"], 0, "{info}");
+    assert_eq!(
+        info["wal-holes"]["hole"][0]["backup"],
+        serde_json::json!([label]),
+        "{info}"
+    );
+    drop(standby);
+}
+
+#[test]
+fn a_failover_with_everything_archived_has_no_hole() {
+    let mut site = Site::new("whole", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add(&site.postgres);
+    site.host.backup();
+    let (standby, host) = standby_of(&site);
+    ledger.add_some(&site.postgres, 3);
+    site.postgres.archive_everything();
+    // Of the segment in which it ends, the old timeline has no more than a .partial.
+    let last = ledger.add(&site.postgres);
+    wait_until_replayed(&site, &standby);
+    site.postgres.kill();
+    standby.query("select pg_promote()");
+    standby.archive_everything();
+
+    host.run(&["check"]).succeeds();
+    site.node.run(&["verify"]).succeeds();
+    let info = host.info();
+    assert_eq!(info["wal-holes"], serde_json::Value::Null, "{info}");
+    let mut restored = host.restore(&site.scratch, "restored", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end of timeline 2");
 }
 
 /// Replaces what is in a folder; the folder itself stays, as a virtual machine's does that is rolled back to a snapshot.
@@ -197,4 +288,284 @@ fn a_standby_is_promoted_while_no_node_answers() {
         2,
         "{lines}"
     );
+}
+
+/// Where a restore without any node reads from.
+fn direct_configuration(site: &Site, restored: &Postgres) -> PathBuf {
+    let repository = site.node.repository(1);
+    let configuration = restored.socket().join("direct.conf");
+    restored.account().write(
+        &configuration,
+        format!(
+            "[main]\npg1-path={}\nrepo1-path={}\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass={}\n",
+            restored.data().display(),
+            repository.path.display(),
+            repository.passphrase.as_deref().expect("an encrypted repository")
+        ),
+    );
+    configuration
+}
+
+/// Restores without any node.
+fn restore_directly(site: &Site, name: &str, arguments: &[&str]) -> (Postgres, Outcome) {
+    let restored = Postgres::empty(&site.scratch, name);
+    let configuration = direct_configuration(site, &restored);
+    let program = pgmesh_tests::pgmesh(site.scratch.path());
+    let mut command = site.scratch.account().command(program, site.scratch.path());
+    command
+        .arg(format!("--config={}", configuration.display()))
+        .args(["--stanza=main", "restore", "--repo-direct"])
+        .args(arguments);
+    let outcome = run(command);
+    (restored, outcome)
+}
+
+/// A recovery in place to a point before the newest backup: that one lies on a branch that was given up.
+#[test]
+fn a_backup_of_a_branch_that_was_given_up_is_neither_restored_nor_compared_with() {
+    let mut site = Site::new("abandoned", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add(&site.postgres);
+    site.host.backup();
+    let early = ledger.add(&site.postgres);
+    let target = ledger.add(&site.postgres);
+    site.postgres.archive_everything();
+    site.postgres.query("create table abandoned as select 1 as number");
+    let abandoned = site.host.backup();
+    site.postgres.archive_everything();
+
+    recover_in_place(&mut site, &target.position);
+    let last = ledger.add(&site.postgres);
+    site.postgres.archive_everything();
+
+    // To the end, and to a time, along timeline 2; without recovery, and no further than the backup.
+    let mut restored = site.restore("end", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end of the history");
+    restored.stop();
+    for arguments in [
+        ["--type=none"].as_slice(),
+        &["--type=immediate", "--target-action=promote"],
+    ] {
+        let name = arguments[0].trim_start_matches("--type=");
+        let mut restored = site.restore(name, arguments);
+        restored.start_promoted();
+        assert_eq!(restored.query("select to_regclass('abandoned')"), "", "{arguments:?}");
+        restored.stop();
+        let (mut restored, outcome) = restore_directly(&site, &format!("{name}-direct"), arguments);
+        outcome.succeeds();
+        restored.start_promoted();
+        assert_eq!(restored.query("select to_regclass('abandoned')"), "", "{arguments:?}");
+        restored.stop();
+    }
+    let (mut restored, outcome) = restore_directly(&site, "end-direct", &[]);
+    outcome.succeeds();
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end of the history, without a node");
+    restored.stop();
+
+    // The branch can be had by those who ask for it.
+    let set = format!("--set={abandoned}");
+    let refused = Postgres::empty(&site.scratch, "refused");
+    run(site.host.restore_command(&refused, &[&set])).fails(&[75], &["timeline 1", "--target-timeline=1"]);
+    let mut branch = site.restore("branch", &[&set, "--target-timeline=1"]);
+    branch.start_promoted();
+    assert_eq!(branch.query("select number from abandoned"), "1");
+    branch.stop();
+
+    // Nothing is compared with what was given up: the next backup is a full one, and the one after it goes on from there.
+    let next = site.host.backup_with(&["--type=incr"])["label"].clone();
+    assert_eq!(site.host.last_backup()["type"], "full");
+    site.host.backup_with(&["--type=incr"]);
+    assert_eq!(site.host.last_backup()["prior"], next);
+
+    // Once more, to a point before timeline 2 had left timeline 1: both are given up then, and nobody is asked which one is meant.
+    recover_in_place(&mut site, &early.position);
+    site.postgres.query("create table second as select 2 as number");
+    site.postgres.archive_everything();
+    let mut restored = site.restore("second", &[]);
+    restored.start_promoted();
+    assert_eq!(
+        restored.query("select number, (select max(number) from ledger) from second"),
+        format!("2|{}", early.number)
+    );
+    assert!(site.host.info()["wal-holes"].is_null());
+}
+
+fn recover_in_place(site: &mut Site, position: &str) {
+    site.postgres.stop();
+    let to = format!("--target={position}");
+    let arguments = ["restore", "--delta", "--type=lsn", &to, "--target-action=promote"];
+    site.host.run(&arguments).succeeds();
+    site.postgres.start_promoted();
+}
+
+/// A copy is restored to try it, promoted, and archives, while its original goes on.
+#[test]
+fn a_promoted_copy_that_archived_does_not_take_the_place_of_its_original() {
+    let site = Site::new("copy", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    let first = ledger.add(&site.postgres);
+    site.host.backup();
+    site.postgres.archive_everything();
+
+    // By itself it would not archive.
+    let mut copy = Postgres::empty(&site.scratch, "copy");
+    let host = Host::join(&site.scratch, "host-copy", &site.node, &copy, "main");
+    let cautious = host.run(&["restore"]);
+    cautious.says(&["archive_mode=off is written", "--archive-mode=preserve"]);
+    cautious.succeeds();
+    let command = format!("--recovery-option=archive_command={}", host.archive_command());
+    host.run(&["restore", "--delta", "--archive-mode=preserve", &command])
+        .succeeds();
+    copy.start_promoted();
+    Ledger::assert_ends_with(&copy, first.number, "the end of the archive at that time");
+    copy.archive_everything();
+    copy.stop();
+    let last = ledger.add_some(&site.postgres, 3);
+    site.postgres.archive_everything();
+
+    let words = [
+        "timeline 1 (client",
+        "timeline 2 (client",
+        "last archived",
+        "up to 0/",
+        "--target-timeline=1",
+    ];
+    for arguments in [[].as_slice(), &["--type=standby"], &["--type=immediate"]] {
+        let refused = Postgres::empty(&site.scratch, "refused");
+        run(site.host.restore_command(&refused, arguments)).fails(&[37], &words);
+    }
+    let (_, outcome) = restore_directly(&site, "refused-direct", &[]);
+    outcome.fails(&[37], &["timeline 1 (", "timeline 2 (", "--target-timeline=1"]);
+    let mut restored = site.restore("original", &["--target-timeline=1"]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end of timeline 1");
+    restored.stop();
+    let mut restored = site.restore("copy-again", &["--target-timeline=2"]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, first.number, "the end of timeline 2");
+    restored.stop();
+
+    // With the next backup of the original the copy is history, though PostgreSQL would still follow it.
+    site.host.backup();
+    let last = ledger.add(&site.postgres);
+    site.postgres.archive_everything();
+    let mut restored = site.restore("settled", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end of timeline 1");
+}
+
+/// An asynchronous standby is behind when the primary dies: timeline 1 goes on behind the point where timeline 2 left it, and yet the
+/// history has one end.
+#[test]
+fn a_failover_that_loses_the_last_segments_of_the_primary_leaves_one_end() {
+    let mut site = Site::new("tail", 1);
+    site.postgres.query("create table rows (server text)");
+    site.host.backup();
+    let (standby, host) = standby_of(&site);
+    wait_until_replayed(&site, &standby);
+    standby.set("primary_conninfo", "");
+    for _ in 0..3 {
+        site.postgres.query("insert into rows values ('primary')");
+        site.postgres.archive_everything();
+    }
+    site.postgres.kill();
+    standby.query("select pg_promote()");
+    standby.query("insert into rows values ('standby')");
+    standby.archive_everything();
+    host.run(&["check"]).succeeds();
+
+    let mut restored = host.restore(&site.scratch, "restored", &[]);
+    restored.start_promoted();
+    assert_eq!(restored.query("select string_agg(server, ' ') from rows"), "standby");
+}
+
+/// A copy takes the original's place: promoted twice while it archives nothing, so that PostgreSQL never offers its histories.
+#[test]
+fn archiving_that_is_turned_on_after_promotions_brings_their_histories() {
+    let mut site = Site::new("later", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    ledger.add(&site.postgres);
+    site.host.backup();
+    site.postgres.archive_everything();
+    site.postgres.kill();
+
+    let mut heir = Postgres::empty(&site.scratch, "heir");
+    let host = Host::join(&site.scratch, "host-heir", &site.node, &heir, "main");
+    host.run(&["restore"]).succeeds();
+    heir.start_promoted();
+    heir.stop();
+    heir.account().write(&heir.data().join("standby.signal"), "");
+    heir.start();
+    heir.query("select pg_promote()");
+    assert!(heir.current_segment().starts_with("00000003"), "{}", heir.log());
+    host.run(&["check"]).fails(&[87], &["archive_mode is off"]);
+    heir.set("archive_mode", "on");
+    heir.set("archive_command", &host.archive_command());
+    heir.restart();
+    let last = ledger.add(&heir);
+    heir.archive_everything();
+    host.run(&["check"]).succeeds();
+    let mut restored = host.restore(&site.scratch, "restored", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end of timeline 3");
+}
+
+/// An incremental backup waits for the lock of a full one; when that ends, it is what the incremental one is compared with.
+#[test]
+fn an_incremental_backup_that_waits_for_a_full_one_follows_it() {
+    let site = Site::new("race", 1);
+    let before = site.host.backup();
+    site.postgres.make_noise(48);
+    let full = ["backup", "--type=full", "--start-fast", "--compress-type=bz2"];
+    let mut full = site.host.command(&full).spawn().expect("starting a backup");
+    wait_for("the full backup to run", LIMIT, || {
+        site.host.info()["status"]["lock"]["backup"]["held"] == true
+    });
+    site.host.backup_with(&["--type=incr"]);
+    assert!(full.wait().expect("waiting for the backup").success());
+    let incr = site.host.last_backup();
+    assert_ne!(incr["prior"], before.as_str(), "{incr}");
+    assert_eq!(incr["type"], "incr", "{incr}");
+}
+
+/// The backup does not depend on the server's archiver.
+#[test]
+fn a_backup_with_archive_check_off_brings_its_wal_itself() {
+    let site = Site::new("itself", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    let last = ledger.add(&site.postgres);
+    site.postgres.set("archive_command", "/bin/false");
+    site.postgres.query("select pg_switch_wal()");
+    let begun = std::time::Instant::now();
+    let arguments = [
+        "backup",
+        "--type=full",
+        "--start-fast",
+        "--archive-check=n",
+        "--archive-timeout=90s",
+    ];
+    site.host.run(&arguments).succeeds();
+    assert!(begun.elapsed() < LIMIT, "it waited for the archiver");
+    let mut restored = site.restore("restored", &["--type=immediate", "--target-action=promote"]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the backup itself");
+
+    // pg_rewind -D makes %p of the data directory as it was given, and runs in any directory.
+    let segment = site.host.last_backup()["archive"]["start"]
+        .as_str()
+        .expect("a segment")
+        .to_owned();
+    let mut get = site
+        .host
+        .command(&["archive-get", &segment, "data/pg_wal/RECOVERYXLOG"]);
+    get.current_dir(site.postgres.socket());
+    run(get).succeeds();
+    assert!(site.postgres.data().join("pg_wal/RECOVERYXLOG").is_file());
+
+    // Of two stanzas nobody can tell which one is meant.
+    site.host
+        .run(&["info", "--stanza=other"])
+        .fails(&[31], &["option 'stanza' cannot be set multiple times"]);
 }

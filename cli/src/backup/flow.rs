@@ -22,6 +22,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How long the lock of a backup that was perhaps killed is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+/// How often a label is chosen while other backups end.
+const TRIES: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 
@@ -35,9 +37,9 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
     let settings = BackupSettings::of(config)?;
     let Source { mut cluster, standby } = standby::choose(config).await?;
-    let Chosen { label, kind, prior } = choose(&mesh, &settings, &cluster).await?;
     let mut signals = Signals::catch()?;
-    let begun = begin(&mesh, &settings, &cluster, standby.as_deref(), &label).await?;
+    let (Chosen { label, kind, prior }, begun) =
+        choose_and_begin(&mesh, &settings, &cluster, standby.as_deref()).await?;
     if let Some(writer) = begun.writer.clone() {
         // The same, unless the primary is on another host.
         cluster.instance = writer;
@@ -80,12 +82,34 @@ struct Chosen {
     prior: Option<BackupLabel>,
 }
 
+/// Chooses, and begins. Where another backup ends in between, that one is the newest, and perhaps what this one is compared with: all is
+/// chosen again.
+async fn choose_and_begin(
+    mesh: &Mesh,
+    settings: &BackupSettings,
+    cluster: &OpenCluster,
+    standby: Option<&Standby>,
+) -> Result<(Chosen, BackupBegun), Failure> {
+    let mut tries = 0;
+    loop {
+        let chosen = choose(mesh, settings, cluster).await?;
+        tries += 1;
+        match begin(mesh, settings, cluster, standby, &chosen.label).await {
+            Err(failure) if failure.code == code::BACKUP_SET_INVALID && tries < TRIES => {
+                tracing::info!("{failure}; another label is chosen");
+            }
+            begun => return Ok((chosen, begun?)),
+        }
+    }
+}
+
 async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
     let stanza = &settings.stanza;
     let request = Request::ChoosePrior(ChoosePrior {
         stanza: stanza.clone(),
         kind: settings.kind,
         system_id: cluster.control.system_id,
+        timeline: timeline_of(cluster),
     });
     let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
     if kind != settings.kind {

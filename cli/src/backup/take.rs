@@ -62,6 +62,11 @@ impl Context {
     pub fn timeline(&self) -> TimelineId {
         timeline_of(&self.cluster)
     }
+
+    /// Whether the primary's data directory is on this host.
+    fn primary_is_here(&self) -> bool {
+        self.standby.as_ref().is_none_or(|standby| standby.primary_is_here())
+    }
 }
 
 /// Takes the backup and commits it.
@@ -116,6 +121,9 @@ pub async fn take(config: &Config, context: Context) -> Result<BackupSummary, Fa
         stop.lsn,
         needed.last
     );
+    if !config.flag("archive-check") && context.primary_is_here() {
+        wal::push(config, &context.mesh, &context.settings, &context.cluster, needed).await?;
+    }
     // Invariant 4: the commit is refused without it; waiting here says why.
     wal::wait(&context.mesh, &context.settings, &context.cluster, needed).await?;
     // Invariants 4 and 12: under these names the archive may have the WAL of another history.

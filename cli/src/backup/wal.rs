@@ -1,12 +1,14 @@
 //! The WAL that a backup needs: which segments, and waiting until they are archived.
 
 use super::settings::BackupSettings;
+use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::output;
 use crate::pg::{ArchiverFailure, OpenCluster, PgClient, database_failure};
+use crate::wal_push::{WalFile, WalPusher};
 use pgmesh_node::protocol::{ArchiveStatus, Request, SegmentPresence};
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize};
+use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize, WalFileName};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -31,6 +33,40 @@ impl NeededWal {
             first: SegmentName::containing(label.start_timeline, label.start, size),
             last: SegmentName::ending_at(label.start_timeline, stop, size),
         }
+    }
+}
+
+/// Pushes what the mesh does not hold yet from `pg_wal` (`archive-check=n`): the backup does not wait for archive_command, and is whole
+/// all the same (invariant 4). What `pg_wal` does not have any more is left to the archiver.
+///
+/// # Errors
+/// A segment is refused, or the mesh cannot be asked.
+pub async fn push(
+    config: &Config,
+    mesh: &Mesh,
+    settings: &BackupSettings,
+    cluster: &OpenCluster,
+    needed: NeededWal,
+) -> Result<(), Failure> {
+    let pusher = WalPusher {
+        config,
+        mesh,
+        stanza: &settings.stanza,
+        pgdata: &cluster.pgdata,
+    };
+    let mut name = needed.first;
+    loop {
+        let path = cluster.pgdata.join("pg_wal").join(name.to_string());
+        if path.is_file() {
+            let file = WalFileName::Segment(name);
+            let begun = WalFile::begin(config, &cluster.pgdata, &path, file)?;
+            pusher.push(&path, file, begun).await?;
+        }
+        let next = name.next(cluster.control.segment_size);
+        if name >= needed.last || next == name {
+            return Ok(());
+        }
+        name = next;
     }
 }
 

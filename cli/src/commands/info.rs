@@ -3,6 +3,7 @@
 //! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `references` finds what a
 //! backup shares pages with, `json` and `text` render: all four are pure.
 
+mod holes;
 mod json;
 mod losses;
 mod references;
@@ -11,7 +12,8 @@ pub(super) mod samples;
 mod status;
 mod text;
 
-pub(super) use json::{debt, health, kept, lost};
+pub(super) use holes::{REMEDY as HOLES_REMEDY, describe_holes};
+pub(super) use json::{debt, health, holes as holes_json, kept, lost, stanza_holes};
 pub(super) use losses::{costs, describe_lost, remedy as lost_remedy};
 pub(super) use status::{describe_kept, describe_troubles, troubles};
 
@@ -21,7 +23,9 @@ use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaInfo, StanzaLosses};
+use pgmesh_node::protocol::{
+    BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaHoles, StanzaInfo, StanzaLosses,
+};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
 use status::{Status, chosen};
@@ -150,12 +154,20 @@ impl<'i> Shown<'i> {
         self.info.lost.stanzas.iter().find(|losses| losses.stanza == name)
     }
 
-    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are.
+    /// What is missing from a stanza's WAL.
+    fn holes(&self, name: &str) -> Option<&'i StanzaHoles> {
+        self.info.holes.stanzas.iter().find(|holes| holes.stanza == name)
+    }
+
+    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are, and so is WAL
+    /// without which no backup can be recovered to the present.
     fn overall(&self, name: &str, each: &[Status], stanza: Option<&StanzaInfo>) -> Status {
         let overall = Status::overall(each, stanza, self.label());
         let is_lost = self.info.lost.catalog.is_some() || self.losses(name).is_some();
+        let is_unreached = self.holes(name).is_some_and(|holes| !holes.unreached.is_empty());
         match overall {
             Status::Ok | Status::Mixed | Status::NoBackups if is_lost => Status::Lost,
+            Status::Ok | Status::Mixed if is_unreached => Status::Unreached,
             _ => overall,
         }
     }

@@ -10,16 +10,27 @@ use std::path::{Path, PathBuf};
 /// The file that a `%p` names, when it belongs to the cluster at `pgdata`.
 ///
 /// # Errors
-/// 58 when it belongs to another cluster: the working directory is not `pgdata`, or the file lies in another
-/// cluster's data directory.
+/// 58 when it belongs to another cluster: neither is the working directory `pgdata`, nor does the file lie in it; or the file lies in
+/// another cluster's data directory.
 pub fn resolve(given: &Path, pgdata: &Path) -> Result<PathBuf, Failure> {
+    let here = std::env::current_dir()
+        .map_err(|error| Failure::new(code::RUNTIME, "the working directory cannot be found out").because(error))?;
+    resolve_from(&here, given, pgdata)
+}
+
+fn resolve_from(here: &Path, given: &Path, pgdata: &Path) -> Result<PathBuf, Failure> {
     if given.is_relative() {
-        let here = std::env::current_dir()
-            .map_err(|error| Failure::new(code::RUNTIME, "the working directory cannot be found out").because(error))?;
-        if !same_directory(&here, pgdata) {
-            return Err(foreign(given, &here, pgdata));
+        if same_directory(here, pgdata) {
+            return Ok(pgdata.join(given));
         }
-        return Ok(pgdata.join(given));
+        // pg_rewind -D makes %p of the directory as it was given, and may be run anywhere.
+        let whole = here.join(given);
+        let is_ours = data_directory_of(&whole).is_some_and(|found| same_directory(&found, pgdata));
+        return if is_ours {
+            Ok(whole)
+        } else {
+            Err(foreign(given, here, pgdata))
+        };
     }
     match data_directory_of(given) {
         Some(other) if !same_directory(&other, pgdata) => Err(foreign(given, &other, pgdata)),
@@ -87,5 +98,22 @@ mod tests {
             code::DB_MISMATCH,
             "this test does not run in the data directory"
         );
+    }
+
+    #[test]
+    fn pg_rewind_names_the_data_directory_as_it_was_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (main, copy) = (scratch.path().join("main"), scratch.path().join("copy"));
+        cluster(&main);
+        cluster(&copy);
+        let given = Path::new("main/pg_wal/RECOVERYXLOG");
+        assert_eq!(
+            resolve_from(scratch.path(), given, &main).unwrap(),
+            scratch.path().join(given)
+        );
+        let refused = resolve_from(scratch.path(), given, &copy).unwrap_err();
+        assert_eq!(refused.code, code::DB_MISMATCH, "it is another cluster's");
+        // A copy that runs with the original's configuration.
+        assert!(resolve_from(&copy, Path::new("pg_wal/RECOVERYXLOG"), &main).is_err());
     }
 }

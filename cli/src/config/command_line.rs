@@ -141,7 +141,8 @@ pub fn is_negatable(spec: &OptionSpec) -> bool {
     spec.kind.is_switch() || spec.name == "config"
 }
 
-/// What was said about one option. Of `--x`, `--no-x` and `--reset-x` the last one counts.
+/// What was said about one option. Said twice, it is refused, as pgBackRest refuses it: of two stanzas nobody can tell which one was
+/// meant. Only a list may be given several times.
 fn setting(
     matches: &ArgMatches,
     key: OptionKey,
@@ -165,6 +166,18 @@ fn setting(
         return Ok(None);
     };
     check_allowed(key, spec, command)?;
+    let count = |id: &String| {
+        let values = matches.try_get_occurrences::<OsString>(id).ok().flatten();
+        let switches = matches.try_get_one::<u8>(id).ok().flatten();
+        values.map_or(0, Iterator::count) + switches.map_or(0, |count| usize::from(*count))
+    };
+    let times: Vec<usize> = forms.iter().map(count).collect();
+    let is_repeated = times.iter().sum::<usize>() > 1;
+    let only_itself = times.iter().skip(1).all(|times| *times == 0);
+    if is_repeated && !(spec.kind_for(command).is_repeatable() && only_itself) {
+        let what = format!("option '{name}' cannot be set multiple times");
+        return Err(CommandError::option_invalid(what).remedy("give it once"));
+    }
     let given = match (form, spec.kind) {
         (0, kind) => Given::Texts(texts(matches, &name, kind)?),
         (1, kind) if kind.is_switch() => Given::Texts(vec!["n".to_owned()]),

@@ -127,7 +127,7 @@ fn the_command_stands_anywhere() {
 }
 
 #[test]
-fn flags_are_negated_and_the_last_word_counts() {
+fn flags_are_negated_and_said_once() {
     let sample = Sample::new(FILE);
     let start_fast = |arguments: &[&str]| {
         sample
@@ -138,9 +138,17 @@ fn flags_are_negated_and_the_last_word_counts() {
     assert!(start_fast(&[]));
     assert!(!start_fast(&["--no-start-fast"]));
     assert!(!start_fast(&["--start-fast=n"]));
-    assert!(!start_fast(&["--start-fast", "--no-start-fast"]));
-    assert!(start_fast(&["--no-start-fast", "--start-fast"]));
-    assert!(!start_fast(&["--start-fast", "--reset-start-fast"]));
+    for twice in [
+        ["backup", "--start-fast", "--no-start-fast"],
+        ["backup", "--no-start-fast", "--no-start-fast"],
+        ["backup", "--start-fast", "--reset-start-fast"],
+        ["backup", "--process-max=2", "--process-max=3"],
+        ["backup", "--stanza=main", "--stanza=main"],
+    ] {
+        let error = load(&twice).unwrap_err();
+        assert_eq!(error.code, ExitCode::OptionInvalid, "{error}");
+        assert!(error.to_string().contains("cannot be set multiple times"), "{error}");
+    }
     let restore = ["--stanza=main", "--pg1-path=/pg", "restore", "--delta"];
     assert!(load(&restore).unwrap().flag("delta"));
     let config = load(&["--stanza=main", "--pg1-path=/pg", "backup", "--no-checksum-page"]).unwrap();

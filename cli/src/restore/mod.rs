@@ -26,6 +26,7 @@ mod planning;
 mod prepare;
 mod recovery;
 mod restore_command;
+mod select;
 mod source;
 mod summary;
 mod survey;
@@ -53,12 +54,13 @@ pub use data_directory::refuse_running;
 use owners::Owners;
 use pg_manifest::PgManifest;
 use pgmesh_node::{Failure, now_unix};
-use pgmesh_postgres::instance_fingerprint;
+use pgmesh_postgres::RecoverySettings;
 use pgmesh_storage::ManifestRoot;
 use pipeline::Pipeline;
 use places::PlannedLinks;
 use planning::Rules;
 use prepare::{FileSystems, Tree};
+use select::{Selected, select};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use survey::Survey;
@@ -96,7 +98,7 @@ async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers
 
 async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
     let activity = source.mesh().map(|mesh| mesh.activity().clone()).unwrap_or_default();
-    let root = choose(options, &source).await?;
+    let Selected { root, recovery } = select(options, &source).await?;
     let survey = Survey::take(&source, &root, options.existing == Existing::Compare).await?;
     let links = plan_links(options, &root, &survey)?;
     let rules = Rules {
@@ -125,12 +127,11 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
         progress: Arc::new(Progress::start("restore", survey.bytes).watched(activity)),
         fetched: AtomicU64::new(0),
     });
-    let restored = restore_content(options, &root, &tree, &directory, &pipeline).await;
+    let restored = restore_content(options, (&root, &recovery), &tree, &directory, &pipeline).await;
     let segments = restored.map_err(|failure| unfinished(failure, options))?;
 
     file_systems.sync()?;
     directory.enable()?;
-    warn_of_copy(options, &root);
     let counts = &pipeline.writer.counts;
     Ok(RestoreSummary {
         stanza: options.stanza.clone(),
@@ -147,33 +148,6 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
     })
 }
 
-/// On its old timeline a copy is refused by the mesh (invariant 12). Promoted, it has a timeline of its own, and cannot be told
-/// from the original that was restored elsewhere.
-fn warn_of_copy(options: &RestoreOptions, root: &ManifestRoot) {
-    let is_another = root
-        .instance
-        .as_ref()
-        .is_some_and(|known| instance_fingerprint(&options.pgdata).is_ok_and(|here| here != *known));
-    if is_another && !options.recovery.archive_mode_off {
-        tracing::warn!(
-            "this is another data directory than the one that was backed up, and it will archive once it is promoted: if the \
-             original goes on running, restore with --archive-mode=off"
-        );
-    }
-}
-
-/// The backup that fits the target, by its manifest.
-async fn choose(options: &RestoreOptions, source: &Source) -> Result<ManifestRoot, Failure> {
-    let wanted = &options.target.wanted;
-    let chosen = source.choose(wanted, options.timeline_number()).await?;
-    tracing::info!("restoring backup {} of stanza {}", chosen.label, options.stanza);
-    let root = source.manifest(&chosen.label).await?;
-    for file in &root.errors {
-        tracing::warn!("{} had pages with wrong checksums when it was backed up", file.path);
-    }
-    Ok(root)
-}
-
 fn plan_links(options: &RestoreOptions, root: &ManifestRoot, survey: &Survey) -> Result<PlannedLinks, Failure> {
     // Links must not lead into the directory, whatever links its own path is made of.
     let pgdata = std::fs::canonicalize(&options.pgdata).unwrap_or_else(|_| options.pgdata.clone());
@@ -187,7 +161,7 @@ fn plan_links(options: &RestoreOptions, root: &ManifestRoot, survey: &Survey) ->
 /// Everything but pg_control in its place. Answers how many WAL segments were put into pg_wal.
 async fn restore_content(
     options: &RestoreOptions,
-    root: &ManifestRoot,
+    (root, settings): (&ManifestRoot, &RecoverySettings),
     tree: &Tree<'_>,
     directory: &DataDirectory,
     pipeline: &Arc<Pipeline>,
@@ -206,7 +180,7 @@ async fn restore_content(
         .get("base")
         .map(|base| (base.user.as_deref(), base.group.as_deref()));
     let owner = owner.unwrap_or_default();
-    recovery::write_settings(pgdata, root, &options.recovery, owners, owner)?;
+    recovery::write_settings(pgdata, root, settings, owners, owner)?;
     let mut segments = 0;
     if recovery::needs_wal(pgdata, &options.target.recovery, options.write_manifest) {
         segments = recovery::fetch_wal(pgdata, root, &pipeline.source, owners, owner).await?;

@@ -3,8 +3,9 @@
 use super::restore_command;
 use super::target::Target;
 use crate::config::{Config, IndexKey};
+use pgmesh_node::choice::{Follow, Restoring};
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{RecoverySettings, TargetAction};
+use pgmesh_postgres::{RecoverySettings, RecoveryTarget, TargetAction};
 use pgmesh_storage::{RepoKey, StanzaName};
 use std::path::PathBuf;
 
@@ -17,6 +18,15 @@ pub enum Existing {
     Remove,
     /// `--delta`: what is right already is kept.
     Compare,
+}
+
+/// Whether the restored server archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveMode {
+    /// As its configuration says.
+    Preserve,
+    /// No.
+    Off,
 }
 
 /// A restore as it was asked for.
@@ -34,7 +44,9 @@ pub struct RestoreOptions {
     pub target: Target,
     /// `target-timeline`.
     pub target_timeline: Option<String>,
-    /// All that is written for PostgreSQL, complete.
+    /// `archive-mode`, where it is given.
+    pub archive_mode: Option<ArchiveMode>,
+    /// What is written for PostgreSQL, but for what the backup decides.
     pub recovery: RecoverySettings,
     /// Where tablespaces and links go.
     pub places: PlaceOptions,
@@ -86,7 +98,12 @@ impl RestoreOptions {
                 (false, false) => Existing::Refuse,
             },
             trusts_times: config.flag("delta") && config.flag("force"),
-            target_timeline: config.text("target-timeline").map(str::to_owned),
+            target_timeline: target_timeline(config)?,
+            archive_mode: match config.text("archive-mode") {
+                Some("off") => Some(ArchiveMode::Off),
+                Some(_) => Some(ArchiveMode::Preserve),
+                None => None,
+            },
             recovery: recovery_settings(config, &target, now)?,
             target,
             places: PlaceOptions {
@@ -112,10 +129,31 @@ impl RestoreOptions {
         Ok(options)
     }
 
-    /// The timeline that recovery is to follow, where it is named by its number.
-    pub fn timeline_number(&self) -> Option<u32> {
-        self.target_timeline.as_deref().and_then(|text| text.parse().ok())
+    /// What a backup is chosen by.
+    pub fn restoring(&self) -> Restoring {
+        let follow = match self.target_timeline.as_deref() {
+            None => Follow::End,
+            Some("current") => Follow::Current,
+            Some(text) => text.parse().map_or(Follow::Latest, Follow::Timeline),
+        };
+        Restoring {
+            wanted: self.target.wanted.clone(),
+            follow,
+            goes_on: !matches!(self.target.recovery, RecoveryTarget::Immediate | RecoveryTarget::None),
+        }
     }
+}
+
+/// The timeline that is named, by its own option or as PostgreSQL's.
+fn target_timeline(config: &Config) -> Result<Option<String>, Failure> {
+    let mut options = config.map("recovery-option").iter();
+    let own = options.find(|(name, _)| name.replace('-', "_") == "recovery_target_timeline");
+    let own = own.map(|(_, value)| value.as_str());
+    let Some(timeline) = config.text("target-timeline").or(own) else {
+        return Ok(None);
+    };
+    check_timeline(timeline)?;
+    Ok(Some(timeline.to_owned()))
 }
 
 fn recovery_settings(config: &Config, target: &Target, now: i64) -> Result<RecoverySettings, Failure> {
@@ -142,7 +180,6 @@ fn recovery_settings(config: &Config, target: &Target, now: i64) -> Result<Recov
         check_timeline(timeline)?;
         settings.target_timeline = Some(timeline.to_owned());
     }
-    settings.archive_mode_off = config.text("archive-mode") == Some("off");
     settings.restore_command = Some(restore_command::render(config, &target.recovery)?);
     for (name, value) in config.map("recovery-option") {
         // What a user writes for recovery.conf is accepted as pgBackRest accepts it.

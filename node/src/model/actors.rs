@@ -12,7 +12,9 @@ use crate::services::{Sums, chunk_targets, look_up, missing};
 use crate::sweep::{Part, backup_runs, chunks_in};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_raft::command::{CommitBackup, NewReplica};
-use pgmesh_raft::{BackupRecord, Claim, Command, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject};
+use pgmesh_raft::{
+    BackupRecord, Claim, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject,
+};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -176,6 +178,7 @@ fn backup_record(manifest: StoredObject) -> BackupRecord {
         db: DbId(1),
         started_at: 1,
         stopped_at: 2,
+        began: LogIndex(0),
         lsn_start: Lsn(0x0100_0028),
         lsn_stop: Lsn(0x0200_0100),
         wal_start: segment_name(1),

@@ -1,7 +1,8 @@
 //! What `info` and `check` show.
 
-use crate::choice::Wanted;
-use pgmesh_postgres::{Lsn, SystemId};
+use super::HolesReport;
+use crate::choice::Restoring;
+use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,17 +36,17 @@ pub struct ChoosePrior {
     pub kind: BackupType,
     /// The cluster's system identifier.
     pub system_id: SystemId,
+    /// The timeline that it is on.
+    pub timeline: TimelineId,
 }
 
-/// Asks for the backup that a restore needs. Reply: its [`BackupInfo`].
+/// Asks for the backup that a restore needs. Reply: [`Chosen`](crate::choice::Chosen).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChooseBackup {
     /// The stanza.
     pub stanza: StanzaName,
-    /// Which one.
-    pub wanted: Wanted,
-    /// The timeline that is to be reached.
-    pub timeline: Option<u32>,
+    /// Which one, and where it is to lead.
+    pub asked: Restoring,
     /// Only those that this repository has.
     pub repo: Option<RepoKey>,
 }
@@ -69,6 +70,8 @@ pub struct MeshInfo {
     pub stale: Option<String>,
     /// What is lost.
     pub lost: LostReport,
+    /// What is missing from the WAL archives.
+    pub holes: HolesReport,
 }
 
 /// Objects of which no repository has a good replica: their debts are not paid by waiting.

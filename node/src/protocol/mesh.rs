@@ -1,6 +1,6 @@
 //! Nodes, their parts in the mesh, and how the mesh does.
 
-use super::{DebtInfo, HealthInfo, KeptInfo, LostReport};
+use super::{DebtInfo, HealthInfo, HolesReport, KeptInfo, LostReport};
 use pgmesh_raft::EntryId;
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
@@ -205,6 +205,8 @@ pub struct MeshStatus {
     pub repositories: Vec<RepositoryStatus>,
     /// What is lost.
     pub lost: LostReport,
+    /// What is missing from the WAL archives.
+    pub holes: HolesReport,
     /// The oldest open sessions.
     pub sessions: Vec<SessionStatus>,
     /// How many are open.

@@ -8,6 +8,7 @@
 mod admin;
 mod archive;
 mod backup;
+mod holes;
 mod info;
 mod mesh;
 mod peer;
@@ -23,6 +24,7 @@ pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
+pub use holes::{HoleInfo, HolesReport, StanzaHoles};
 pub use info::{
     ArchiveInfo, BackupInfo, CatalogLost, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
     InfoCursor, KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,

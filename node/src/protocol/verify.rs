@@ -41,8 +41,10 @@ pub enum FindingKind {
     Unreadable,
     /// A committed backup that depends on something damaged or missing.
     BackupDamaged,
-    /// WAL missing between two archived segments of a timeline.
+    /// WAL that is missing although WAL behind it is known of, and that a backup needs to be recovered beyond it.
     WalGap,
+    /// WAL that is missing between two archived segments of a timeline, and that no backup needs. No fault.
+    WalGapUnneeded,
     /// A replica that is known to be owed and not yet made.
     Owed,
     /// An object that nothing refers to: left by an upload that was not finished. No fault.
@@ -54,10 +56,13 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
-    /// Whether it makes `verify` exit with an error. What is owed, what nothing refers to and what is not of the repository are no
-    /// damage.
+    /// Whether it makes `verify` exit with an error. What is owed, what nothing needs or refers to, and what is not of the repository
+    /// are no damage.
     pub fn is_error(self) -> bool {
-        !matches!(self, Self::Owed | Self::Unreferenced | Self::Foreign)
+        !matches!(
+            self,
+            Self::WalGapUnneeded | Self::Owed | Self::Unreferenced | Self::Foreign
+        )
     }
 
     /// The name in JSON and text output.
@@ -68,6 +73,7 @@ impl FindingKind {
             Self::Unreadable => "unreadable",
             Self::BackupDamaged => "backup-damaged",
             Self::WalGap => "wal-gap",
+            Self::WalGapUnneeded => "wal-gap-unneeded",
             Self::Owed => "owed",
             Self::Unreferenced => "unreferenced",
             Self::Foreign => "foreign",

@@ -6,11 +6,10 @@ use crate::refs;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
 use crate::settings::effective_ack;
+use crate::wal_holes::descents_of;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::{
-    Descent, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole,
-};
+use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
@@ -327,13 +326,7 @@ fn hole(
         return Ok(None);
     };
     let later = view.segment_after(name, database.id, segment)?;
-    let descents = stanza.histories_of(database.id).flat_map(|(timeline, history)| {
-        history.branches.iter().map(|branch| Descent {
-            timeline: *timeline,
-            parent: branch.parent,
-            switch: branch.switch,
-        })
-    });
+    let descents = descents_of(stanza, database.id);
     Ok(WalHole::judge(segment, database.segment_size, later, descents))
 }
 

@@ -456,6 +456,7 @@ pub(crate) fn backup_record(
         db: root.archive_id.db,
         started_at: root.start_time,
         stopped_at: root.stop_time,
+        began: LogIndex(0),
         lsn_start: root.start_lsn,
         lsn_stop: root.stop_lsn,
         wal_start: root.wal_start,

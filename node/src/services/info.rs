@@ -1,11 +1,10 @@
 //! What `info` and `check` ask.
 
-use crate::choice::{Chooser, PriorChoice, PriorChooser};
 use crate::failure::chain;
 use crate::garbage::never_deletes;
 use crate::protocol::{
-    ArchiveInfo, ArchiveStatus, BackupInfo, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
-    InfoCursor, KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence, StanzaInfo,
+    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, HolesReport, InfoCursor,
+    KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence, StanzaInfo,
 };
 use crate::{Failure, Node, code, now_unix};
 use pgmesh_postgres::WalFileName;
@@ -34,12 +33,16 @@ impl Node {
         };
         // What is lost is looked for among the stanzas that were asked for: once is enough, too.
         let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
-        let lost = match &ask.after {
-            None => self.lost_report(&view, is_asked).await?,
-            Some(_) => LostReport::default(),
+        let (lost, holes) = match &ask.after {
+            None => (
+                self.lost_report(&view, is_asked).await?,
+                self.holes(&view, ask.stanza.as_ref(), is_asked).await?,
+            ),
+            Some(_) => (LostReport::default(), HolesReport::default()),
         };
         Ok(MeshInfo {
             lost,
+            holes,
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),
             repositories,
@@ -51,45 +54,11 @@ impl Node {
     }
 
     /// Without a majority there is only what this node last knew, and why that is so.
-    async fn newest_view(&self) -> (View, Option<String>) {
+    pub(super) async fn newest_view(&self) -> (View, Option<String>) {
         match self.catalog.view_linearizable().await {
             Ok(view) => (view, None),
             Err(error) => (self.catalog.view(), Some(chain(&error))),
         }
-    }
-
-    /// What a new backup is compared with.
-    pub async fn choose_prior(&self, ask: ChoosePrior) -> Result<PriorChoice, Failure> {
-        let (view, _) = self.newest_view().await;
-        let record = view.stanza(&ask.stanza)?;
-        let current = record.as_ref().and_then(StanzaRecord::current);
-        let database = current.filter(|current| current.system_id == ask.system_id);
-        let mut chooser = PriorChooser::new(ask.kind, database.map(|database| database.id.0));
-        for row in view.backups(&ask.stanza, None) {
-            let (label, backup) = row?;
-            chooser.offer(&label, backup.db.0, backup.stopped_at);
-        }
-        Ok(chooser.chosen())
-    }
-
-    /// The backup that a restore needs.
-    pub async fn choose_backup(&self, ask: ChooseBackup) -> Result<BackupInfo, Failure> {
-        let (view, _) = self.newest_view().await;
-        if view.stanza(&ask.stanza)?.is_none() {
-            let what = format!("the mesh has no stanza {}", ask.stanza);
-            return Err(Failure::new(code::BACKUP_SET_INVALID, what).remedy("'pgmesh info' lists the stanzas"));
-        }
-        let mut chooser = Chooser::new(&ask.wanted, ask.timeline);
-        for row in view.backups(&ask.stanza, None) {
-            let (label, backup) = row?;
-            let info = backup_info(label, &backup, &[]);
-            if ask.repo.is_none_or(|repo| info.repositories.contains(&repo)) {
-                chooser.offer(info);
-            }
-        }
-        chooser.chosen(ask.stanza.as_str()).map_err(|error| {
-            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
-        })
     }
 
     async fn repository_infos(&self, view: &View) -> Result<Vec<RepositoryInfo>, Failure> {
@@ -324,7 +293,7 @@ fn stanza_info<B: Base>(view: &View<B>, name: &StanzaName, record: &StanzaRecord
     })
 }
 
-fn backup_info(label: BackupLabel, record: &BackupRecord, registered: &[RepoKey]) -> BackupInfo {
+pub(super) fn backup_info(label: BackupLabel, record: &BackupRecord, registered: &[RepoKey]) -> BackupInfo {
     let repositories: Vec<_> = record.manifest.replicas.iter().map(|replica| replica.repo).collect();
     BackupInfo {
         kind: label.backup_type().to_string(),

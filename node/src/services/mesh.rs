@@ -184,6 +184,7 @@ impl Node {
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
             round_trips: trips,
             lost: self.lost_report(&view, |_| true).await?,
+            holes: self.holes(&view, None, |_| true).await?,
             repositories,
             sessions,
             sessions_open,

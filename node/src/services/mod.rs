@@ -4,6 +4,7 @@ mod admin;
 mod archive;
 mod backup;
 mod change_maps;
+mod choosing;
 mod foreign;
 mod healths;
 mod info;

@@ -1,12 +1,13 @@
 //! Reading and checking everything: each object of each repository, each backup's chunks, each timeline's WAL.
 
+mod wal;
+
 use super::foreign::Foreign;
 use crate::failure::chain;
 use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::{BadReplica, Slot, SlotError};
-use crate::{Failure, Node, code, refs, wal_ranges};
+use crate::{Failure, Node, code, refs};
 use futures::{StreamExt, TryStreamExt};
-use pgmesh_postgres::WalFileName;
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,
@@ -541,40 +542,6 @@ impl Verification<'_> {
             let path = repository.path_of(&known.name, replica.generation).to_string();
             if self.bad.get(&repo).is_some_and(|bad| bad.contains(&path)) {
                 broken.entry(repo).or_default().push(path);
-            }
-        }
-        Ok(())
-    }
-
-    /// The archive's ranges and gaps on each timeline.
-    async fn wal(&mut self, view: &View, stanza: &StanzaName, record: &StanzaRecord) -> Result<(), Failure> {
-        for database in &record.databases {
-            let mut ranges = wal_ranges::Ranges::new(database.segment_size);
-            for row in view.segments(stanza, database.id, None) {
-                if let (WalFileName::Segment(name), _) = row? {
-                    self.summary.segments += 1;
-                    ranges.add(name);
-                }
-            }
-            let room = NAMED.saturating_sub(self.summary.archives.len());
-            for range in ranges.ranges().take(room) {
-                self.summary
-                    .archives
-                    .push(format!("{stanza} {}: {range}", database.archive_id()));
-            }
-            for gap in ranges.gaps() {
-                self.found(Finding {
-                    kind: FindingKind::WalGap,
-                    repo: None,
-                    stanza: Some(stanza.to_string()),
-                    subject: format!("{} to {}", gap.first, gap.last),
-                    what: format!(
-                        "{} WAL segments are missing from archive {}: point-in-time recovery cannot cross them",
-                        gap.count,
-                        database.archive_id()
-                    ),
-                })
-                .await?;
             }
         }
         Ok(())

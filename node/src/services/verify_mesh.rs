@@ -25,7 +25,7 @@ struct Together {
     /// Objects and bytes, per node: each tells its own sums.
     progress: BTreeMap<usize, (u64, u64)>,
     /// What concerns the catalog is found by each of them, and told once.
-    told: BTreeSet<(FindingKind, Option<u16>, String)>,
+    told: BTreeSet<(FindingKind, Option<u16>, Option<String>, String)>,
     summary: VerifySummary,
 }
 
@@ -44,7 +44,8 @@ impl Together {
             FindingKind::Missing if finding.repo.is_none() => finding.what.clone(),
             _ => finding.subject.clone(),
         };
-        self.told.insert((finding.kind, finding.repo, subject))
+        self.told
+            .insert((finding.kind, finding.repo, finding.stanza.clone(), subject))
     }
 
     fn add(&mut self, summary: VerifySummary) {
@@ -250,6 +251,14 @@ mod tests {
         let gap = finding(FindingKind::WalGap, None, "a to b");
         assert!(together.is_new(&gap));
         assert!(!together.is_new(&gap));
+        let of_another = Finding {
+            stanza: Some("other".to_owned()),
+            ..gap
+        };
+        assert!(
+            together.is_new(&of_another),
+            "names of segments repeat from stanza to stanza"
+        );
         assert!(together.is_new(&finding(FindingKind::Damaged, Some(1), "chunk/x")));
         assert!(together.is_new(&finding(FindingKind::Damaged, Some(2), "chunk/x")));
     }

@@ -13,7 +13,7 @@ use super::objects::place_new;
 use super::segment::refuse_contradiction;
 use super::{Base, Outcome, Step, stanza};
 use crate::command::{Adopt, AdoptedDatabase, AdoptedFile, ClaimedObject};
-use crate::model::{BackupRecord, Claim, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord};
+use crate::model::{BackupRecord, Claim, Database, HistoryRecord, LogIndex, ObjectRef, SegmentRecord, StanzaRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -112,6 +112,7 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
         let record = SegmentRecord {
             object: object.stored(replicas),
             pushed_at: step.at,
+            pushed: LogIndex(0),
         };
         step.txn.put(Table::Segments, key, &record);
     }

@@ -120,6 +120,7 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
         stanza: name.clone(),
         label: label.clone(),
     };
+    record.began = session.0;
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     need_replicas(&record.manifest.replicas, ack)?;
     owner.backup = None;

@@ -97,10 +97,8 @@ fn what_grows_by_many_small_commands_is_bounded() {
     };
     // As so many commands would have left it.
     let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
-    let writer = Writer {
-        instance: "i".repeat(limits::INSTANCE),
-        since: LogIndex(1),
-    };
+    let actor = "a".repeat(limits::WRITER_HOST);
+    let writer = Writer::new("i".repeat(limits::INSTANCE), LogIndex(1), &actor);
     let timelines = (1..limits::TIMELINES).map(|timeline| TimelineId(u32::try_from(timeline).unwrap()));
     record.writers = timelines.map(|timeline| (timeline, writer.clone())).collect();
     let row = ((Table::Stanzas, b"main".to_vec()), Some(value::encode(&record)));

@@ -299,6 +299,7 @@ pub(crate) fn commit(session: SessionId, text: &str, checked_at: LogIndex) -> Co
             db: DbId(1),
             started_at: 1,
             stopped_at: 2,
+            began: LogIndex(0),
             lsn_start: Lsn(0x0100_0028),
             lsn_stop: Lsn(0x0200_0100),
             wal_start: segment_name(1, 1),

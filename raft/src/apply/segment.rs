@@ -63,6 +63,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     let record = SegmentRecord {
         object: push.object.stored(replicas.clone()),
         pushed_at: step.at,
+        pushed: step.index,
     };
     step.txn.put(Table::Segments, key, &record);
     Ok(Reply::Pushed { replicas })
@@ -106,10 +107,7 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             owner.refuse_other_writer(&push.stanza, segment, &push.instance)?;
             refuse_unknown_timeline(owner, push, timeline)?;
             refuse_foreign_header(owner, push, timeline)?;
-            let writer = || Writer {
-                instance: push.instance.clone(),
-                since: step.index,
-            };
+            let writer = || Writer::new(push.instance.clone(), step.index, step.actor);
             let is_new = !owner.writers.contains_key(&timeline);
             owner.writers.entry(timeline).or_insert_with(writer);
             Ok(is_new)

@@ -233,10 +233,7 @@ pub(super) fn adopt_writer<B: Base>(
     step.audit(format!(
         "instance {instance} adopted as writer of timeline {timeline} of stanza {stanza}"
     ));
-    let writer = Writer {
-        instance,
-        since: step.index,
-    };
+    let writer = Writer::new(instance, step.index, step.actor);
     record.writers.insert(timeline, writer);
     limits::stanza(&record)?;
     put(step, stanza, &record);

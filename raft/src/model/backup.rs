@@ -6,7 +6,7 @@ use pgmesh_postgres::{Lsn, SegmentName, TimelineId};
 use pgmesh_storage::{BackupLabel, DbId, RepoKey};
 use serde::{Deserialize, Serialize};
 
-use super::StoredObject;
+use super::{LogIndex, StoredObject};
 
 /// One committed backup: what `info` shows and what a restore needs to find its manifest. Its key is (stanza, label).
 /// Databases, tablespaces and files are in the manifest.
@@ -18,6 +18,8 @@ pub struct BackupRecord {
     pub started_at: i64,
     /// When it ended, in seconds since the Unix epoch.
     pub stopped_at: i64,
+    /// The log position at which it began, which `apply` knows by its session; 0 for one that a rebuilt catalog found.
+    pub began: LogIndex,
     /// `pg_backup_start`'s location.
     pub lsn_start: Lsn,
     /// `pg_backup_stop`'s location.

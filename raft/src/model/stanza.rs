@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::histories;
 use super::{LogIndex, SessionId, StoredObject};
+use crate::limits;
 use crate::refusal::Refusal;
 
 /// One PostgreSQL cluster that the mesh backs up.
@@ -153,9 +154,21 @@ pub struct Writer {
     pub instance: String,
     /// When it was bound.
     pub since: LogIndex,
+    /// Who pushed first, in words for the user: `client pg1`.
+    pub host: String,
 }
 
 impl Writer {
+    /// An instance that pushes, or is adopted, at `since`.
+    #[must_use]
+    pub fn new(instance: String, since: LogIndex, actor: &str) -> Self {
+        Self {
+            instance,
+            since,
+            host: limits::shortened(actor.to_owned(), limits::WRITER_HOST),
+        }
+    }
+
     /// What another instance is told that wants to take its place.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, given: &str) -> Refusal {
@@ -204,4 +217,7 @@ pub struct SegmentRecord {
     pub object: StoredObject,
     /// When it was pushed, in seconds since the Unix epoch.
     pub pushed_at: i64,
+    /// The log position at which it was: which of two files was archived first is not asked of a clock. 0 for what a rebuilt catalog
+    /// found, which was archived before everything else.
+    pub pushed: LogIndex,
 }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -26,6 +27,8 @@ pub struct Listed {
     pub path: String,
     /// Its length in the repository, in bytes.
     pub length: u64,
+    /// When it was written, by the store's clock.
+    pub written: SystemTime,
 }
 
 impl Repository {
@@ -46,6 +49,7 @@ impl Repository {
                 Ok(meta) => Ok(Listed {
                     path: meta.location.to_string(),
                     length: meta.size,
+                    written: meta.last_modified.into(),
                 }),
                 // "Not found" while listing is a folder that vanished, not an object that is missing.
                 Err(error @ object_store::Error::NotFound { .. }) => Err(StoreError::Unavailable {

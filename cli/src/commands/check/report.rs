@@ -1,10 +1,10 @@
 //! What `check` saw, what it makes of it, and how it is shown. Pure.
 
-use crate::commands::info::{debt, health, troubles};
+use crate::commands::info::{HOLES_REMEDY, debt, health, stanza_holes, troubles};
 use crate::exit::ExitCode;
 use crate::output::timestamp;
 use crate::pg::ArchiverFailure;
-use pgmesh_node::protocol::{HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence};
+use pgmesh_node::protocol::{HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence, StanzaHoles};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SegmentName, SystemId};
 use pgmesh_storage::{ArchiveId, StanzaName};
@@ -24,6 +24,8 @@ pub struct Report {
     /// The node's clock less this host's, in seconds, where it is worth naming.
     clock: Option<i64>,
     repositories: Vec<RepositoryInfo>,
+    /// What is missing from the stanza's WAL.
+    holes: Option<StanzaHoles>,
     cluster: Option<(SystemId, ArchiveId)>,
     /// Why no segment was switched.
     unswitched: Option<&'static str>,
@@ -51,6 +53,7 @@ impl Report {
             node: None,
             clock: None,
             repositories: Vec::new(),
+            holes: None,
             cluster: None,
             unswitched: None,
             segment: None,
@@ -61,6 +64,8 @@ impl Report {
     pub fn saw_mesh(&mut self, info: &MeshInfo, asked: i64, answered: i64) {
         self.node = Some(info.node.clone());
         self.repositories.clone_from(&info.repositories);
+        let mut holes = info.holes.stanzas.iter();
+        self.holes = holes.find(|holes| holes.stanza == self.stanza.as_str()).cloned();
         self.clock = clock_difference(info.clock, asked, answered);
     }
 
@@ -94,18 +99,32 @@ impl Report {
                 .into_iter()
                 .map(move |trouble| format!("repo{key}: {trouble}"))
         };
-        clock.into_iter().chain(self.repositories.iter().flat_map(of)).collect()
+        let holes = self.holes.iter().flat_map(|holes| holes.sentences(timestamp));
+        clock
+            .into_iter()
+            .chain(self.repositories.iter().flat_map(of))
+            .chain(holes)
+            .collect()
     }
 
     /// Whether archiving works, into every repository.
     ///
     /// # Errors
-    /// The segment was not archived (82); it was, but a repository lacks it or is away (103).
+    /// The segment was not archived (82); no backup can be recovered to it, because WAL is missing (55); it is archived, but a
+    /// repository lacks it or is away (103).
     pub fn verdict(&self) -> Result<(), Failure> {
         if let Some(segment) = &self.segment
             && !segment.presence.missing.is_empty()
         {
             return Err(self.not_archived(segment));
+        }
+        if let Some(holes) = &self.holes
+            && let Some(unreached) = holes.unreached_sentence()
+        {
+            let missing: Vec<String> = holes.holes.iter().map(|hole| hole.sentence(timestamp)).collect();
+            return Err(Failure::new(code::FILE_MISSING, unreached)
+                .because(missing.join("; "))
+                .remedy(HOLES_REMEDY));
         }
         let concerned = self.concerned();
         if concerned.is_empty() {
@@ -252,6 +271,9 @@ impl Report {
                 add(format!("repo{key}: {trouble}"));
             }
         }
+        for line in self.holes.iter().flat_map(|holes| holes.sentences(timestamp)) {
+            add(format!("wal: {line}"));
+        }
         lines.join("\n")
     }
 
@@ -282,6 +304,7 @@ impl Report {
                 "archived": segment.presence.missing.is_empty(),
             })),
             "repo": self.repositories.iter().map(repository).collect::<Value>(),
+            "wal-holes": self.holes.as_ref().map(stanza_holes),
         })
     }
 }

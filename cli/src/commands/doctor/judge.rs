@@ -4,7 +4,9 @@ mod skips;
 
 use super::check::{Check, OTHER};
 use super::sessions::sessions;
-use crate::commands::info::{costs, describe_kept, describe_lost, describe_troubles, lost_remedy};
+use crate::commands::info::{
+    HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_troubles, lost_remedy,
+};
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
@@ -86,6 +88,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             }
             checks.extend(repositories(seen, status));
             checks.push(losses(status));
+            checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
         }
     }
@@ -394,6 +397,19 @@ fn losses(status: &MeshStatus) -> Check {
         return Check::fail(subject, code::FILE_MISSING, found, lost_remedy(&status.lost));
     }
     Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
+}
+
+/// WAL that is missing between what is archived. It fails where no backup can be recovered to the present any more.
+fn holes(status: &MeshStatus) -> Check {
+    let subject = "archived WAL";
+    let found = describe_holes(&status.holes).join("; ");
+    if found.is_empty() {
+        return Check::ok(subject, "none is missing that a backup needs");
+    }
+    if status.holes.stanzas.iter().any(|stanza| !stanza.unreached.is_empty()) {
+        return Check::fail(subject, code::FILE_MISSING, found, HOLES_REMEDY);
+    }
+    Check::warn(subject, found, HOLES_REMEDY)
 }
 
 /// A repository that is up and owes nothing.

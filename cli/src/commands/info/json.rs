@@ -4,9 +4,10 @@ use super::references::References;
 use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
 use pgmesh_node::protocol::{
-    BackupInfo, CatalogLost, DebtInfo, HealthInfo, KeptInfo, LostReport, RepositoryInfo, StanzaInfo, StanzaLosses,
+    BackupInfo, CatalogLost, DebtInfo, HealthInfo, HoleInfo, HolesReport, KeptInfo, LostReport, RepositoryInfo,
+    StanzaHoles, StanzaInfo, StanzaLosses,
 };
-use pgmesh_storage::{MANIFEST_FORMAT, ManifestRoot};
+use pgmesh_storage::{BackupLabel, MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
 
 /// How many references of a backup are named where it is one of many; with `--set` all of them are.
@@ -40,6 +41,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
         },
         "lost": shown.losses(name).map(losses),
         "catalog-lost": shown.info.lost.catalog.as_ref().map(catalog),
+        "wal-holes": shown.holes(name).map(stanza_holes),
         "stopped": stanza.and_then(|stanza| stanza.stopped.as_deref()),
         "repo": repositories.iter().zip(&each).map(|(repo, status)| repository(repo, *status)).collect::<Value>(),
         "db": databases(&repositories, stanza),
@@ -110,6 +112,39 @@ pub fn lost(lost: &LostReport) -> Value {
         "catalog": lost.catalog.as_ref().map(catalog),
         "stanzas": stanzas.collect::<Map<String, Value>>(),
     })
+}
+
+/// What is missing from a stanza's WAL: a key of pgmesh's own.
+pub fn stanza_holes(holes: &StanzaHoles) -> Value {
+    json!({
+        "hole": holes.holes.iter().map(hole).collect::<Value>(),
+        "more": holes.more,
+        "unreached-timeline": holes.unreached,
+    })
+}
+
+/// One hole, and the recovery targets that it costs.
+fn hole(hole: &HoleInfo) -> Value {
+    let labels = |labels: &[BackupLabel]| labels.iter().map(|label| label.as_str()).collect::<Value>();
+    json!({
+        "archive": hole.archive,
+        "first": hole.first,
+        "last": hole.last,
+        "count": hole.count,
+        "reason": hole.proof.to_string(),
+        "beyond": {"lsn": hole.beyond.to_string(), "timestamp": hole.until, "timeline": hole.timelines},
+        "backup": labels(&hole.backups),
+        "backup-more": hole.backups_more,
+        "broken-backup": labels(&hole.broken),
+        "broken-backup-more": hole.broken_more,
+    })
+}
+
+/// The holes of all stanzas: a key of pgmesh's own.
+pub fn holes(report: &HolesReport) -> Value {
+    let stanzas = report.stanzas.iter();
+    let stanzas = stanzas.map(|stanza| (stanza.stanza.clone(), stanza_holes(stanza)));
+    Value::Object(stanzas.collect::<Map<String, Value>>())
 }
 
 /// How a repository does: a key of pgmesh's own.
@@ -238,7 +273,7 @@ fn add_details(fields: &mut Map<String, Value>, root: &ManifestRoot) {
 mod tests {
     use super::super::samples;
     use super::*;
-    use pgmesh_storage::BackupLabel;
+    use pgmesh_node::protocol::MeshInfo;
 
     #[test]
     fn the_keys_that_monitoring_reads() {
@@ -311,6 +346,40 @@ mod tests {
         assert_eq!(backups[0]["prior"], Value::Null);
         assert_eq!(backups[0]["reference"], Value::Null);
         assert!(backups[0].get("annotation").is_none() && backups[0].get("tablespace").is_none());
+    }
+
+    #[test]
+    fn wal_that_is_missing_is_an_error_where_nothing_reaches_the_present() {
+        let mut info = samples::with_hole();
+        info.repositories.truncate(1);
+        let rendered = |info: &MeshInfo| {
+            render(&Shown {
+                info,
+                asked: None,
+                only: None,
+                set: None,
+            })
+        };
+        let json = rendered(&info);
+        assert_eq!(json[0]["status"]["code"], 99);
+        assert_eq!(json[0]["wal-holes"]["unreached-timeline"], json!([2]));
+        let expected = json!({
+            "archive": "15-2",
+            "first": "000000010000000000000005",
+            "last": "000000010000000000000007",
+            "count": 3,
+            "reason": "timeline 2 left its timeline later, at 0/8000100",
+            "beyond": {"lsn": "0/5000000", "timestamp": 1_795_408_000, "timeline": [2]},
+            "backup": ["20260102-000000F"],
+            "backup-more": 0,
+            "broken-backup": [],
+            "broken-backup-more": 0,
+        });
+        assert_eq!(json[0]["wal-holes"]["hole"][0], expected);
+        info.holes.stanzas[0].unreached.clear();
+        assert_eq!(rendered(&info)[0]["status"]["code"], 0, "a newer backup reaches it");
+        info.holes.stanzas.clear();
+        assert_eq!(rendered(&info)[0]["wal-holes"], Value::Null);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! in the first only.
 
 use pgmesh_node::protocol::{
-    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, MeshInfo, RepositoryInfo, StanzaInfo,
+    ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, HoleInfo, MeshInfo, RepositoryInfo, StanzaHoles,
+    StanzaInfo,
 };
-use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId};
+use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalHole};
 use pgmesh_storage::{
     BackupLabel, BackupSizes, BackupType, BlockRange, DatabaseRecord, FileErrors, LinkRecord, MANIFEST_FORMAT,
     ManifestRoot, RepoKey, TablespaceRecord,
@@ -39,6 +40,40 @@ pub fn mesh() -> MeshInfo {
         clock: 1_795_408_197,
         stale: None,
         lost: pgmesh_node::protocol::LostReport::default(),
+        holes: pgmesh_node::protocol::HolesReport::default(),
+    }
+}
+
+/// Its stanza lacks WAL on the way to timeline 2.
+pub fn with_hole() -> MeshInfo {
+    let mut mesh = mesh();
+    mesh.holes.stanzas = vec![holes()];
+    mesh
+}
+
+/// Three segments, without which nothing gets to timeline 2.
+pub fn holes() -> StanzaHoles {
+    StanzaHoles {
+        stanza: "main".into(),
+        holes: vec![HoleInfo {
+            archive: "15-2".into(),
+            first: "000000010000000000000005".into(),
+            last: "000000010000000000000007".into(),
+            count: 3,
+            proof: WalHole::LeftLater {
+                timeline: TimelineId(2),
+                switch: Lsn(0x800_0100),
+            },
+            beyond: Lsn(0x500_0000),
+            until: Some(1_795_408_000),
+            timelines: vec![2],
+            backups: vec!["20260102-000000F".parse().unwrap()],
+            backups_more: 0,
+            broken: vec![],
+            broken_more: 0,
+        }],
+        more: 0,
+        unreached: vec![2],
     }
 }
 

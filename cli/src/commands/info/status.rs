@@ -21,6 +21,8 @@ pub enum Status {
     Other,
     /// Backups or WAL have no good copy left.
     Lost,
+    /// WAL is missing, and no backup can be recovered to the present.
+    Unreached,
 }
 
 impl Status {
@@ -32,7 +34,7 @@ impl Status {
             Self::NoBackups => 2,
             Self::Mixed => 4,
             Self::BackupNotFound => 6,
-            Self::Other | Self::Lost => 99,
+            Self::Other | Self::Lost | Self::Unreached => 99,
         }
     }
 
@@ -46,6 +48,7 @@ impl Status {
             Self::BackupNotFound => "requested backup not found",
             Self::Other => "other",
             Self::Lost => "backups or WAL have no good copy left",
+            Self::Unreached => "WAL is missing, no backup can be recovered to the present",
         }
     }
 

@@ -95,6 +95,10 @@ fn status(text: &mut Lines, shown: &Shown<'_>, name: &str, stanza: Option<&Stanz
     for line in shown.losses(name).map(describe_losses).unwrap_or_default() {
         text.add(2, line);
     }
+    let holes = shown.holes(name).map(|holes| holes.sentences(timestamp));
+    for line in holes.unwrap_or_default() {
+        text.add(2, line);
+    }
     for (repository, status) in repositories.iter().zip(&each) {
         // Of one that is away, the trouble says more than "other" would.
         if overall == Status::Mixed && *status != Status::Other {

@@ -1,6 +1,6 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
-use super::super::info::{debt, health, kept, lost};
+use super::super::info::{debt, health, holes_json, kept, lost};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
@@ -25,6 +25,7 @@ pub fn render(status: &MeshStatus) -> Value {
             .collect::<Value>(),
         "repositories": status.repositories.iter().map(repository).collect::<Value>(),
         "lost": lost(&status.lost),
+        "wal-holes": holes_json(&status.holes),
         "sessions-open": status.sessions_open,
         "sessions": status.sessions.iter().map(session).collect::<Value>(),
         "unopened": unopened(status)

@@ -91,6 +91,7 @@ pub fn mesh() -> MeshStatus {
             repository(2, down, debt),
         ],
         lost: pgmesh_node::protocol::LostReport::default(),
+        holes: pgmesh_node::protocol::HolesReport::default(),
         sessions: vec![],
         sessions_open: 0,
     }

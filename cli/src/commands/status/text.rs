@@ -1,7 +1,7 @@
 //! `status` for people: two tables, and a line for each trouble.
 
 use super::super::columns::{columns, or_dash};
-use super::super::info::{describe_kept, describe_lost, describe_troubles};
+use super::super::info::{describe_holes, describe_kept, describe_lost, describe_troubles};
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::size;
 use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
@@ -145,6 +145,9 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
     let lost = describe_lost(&status.lost)
         .into_iter()
         .map(|line| format!("LOST: {line}"));
+    let holes = describe_holes(&status.holes)
+        .into_iter()
+        .map(|line| format!("WAL MISSING: {line}"));
     let unopened = unopened(status);
     let unopened = unopened.iter().map(|(key, node, why)| {
         format!(
@@ -155,6 +158,7 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
     quorum
         .into_iter()
         .chain(lost)
+        .chain(holes)
         .chain(nodes)
         .chain(repositories)
         .chain(unopened)

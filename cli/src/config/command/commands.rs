@@ -133,7 +133,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "check",
         summary: "Prove that archiving works from end to end",
         about: "Compares the configuration with the running cluster, switches the WAL and waits until the segment is \
-                in every repository.",
+                in every repository. Names WAL that is missing from the archive and the recovery targets that it costs; exits 55 \
+                when no backup can be recovered to the present because of it.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
         hidden: false,
@@ -186,7 +187,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "info",
         summary: "Show stanzas, backups and repositories",
         about: "Shows what is archived and backed up, per stanza and repository, and what is wrong with it. \
-                `--output=json` has the keys that pgBackRest's monitoring plugins read.",
+                `--output=json` has the keys that pgBackRest's monitoring plugins read, and beside them of each stanza `wal-holes`: \
+                missing WAL and the recovery targets that it costs.",
         arguments: &[],
         examples: &[
             ("pgmesh info", "everything, for people"),
@@ -544,7 +546,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Status,
         name: "status",
         summary: "Show how the whole mesh does",
-        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
         arguments: &[],
         examples: &[
             ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),
@@ -570,7 +572,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "verify",
         summary: "Read and check everything that is stored",
         about: "Reads every object of every repository, checks its MAC, digest and length, resolves every backup's \
-                extents, and reports gaps in the WAL. Exits 26 when anything is damaged or missing, and 103 when nothing is \
+                extents, and reports WAL that is missing, with the recovery targets that it costs. Exits 26 when anything is damaged or missing, and 103 when nothing is \
                 but a repository could not be read.",
         arguments: &[],
         examples: &[

@@ -89,7 +89,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         .commands(CommandSet::of(&[Backup, Check]))
         .default("y")
         .about(
-            "Without its WAL a backup of a running cluster cannot be restored.",
+            "Without its WAL a backup of a running cluster cannot be restored. n: check switches no segment, and backup neither looks \
+                at the server's archiving nor waits for it, but pushes the WAL that it needs from pg_wal itself.",
             "archive-check=y",
         ),
     new(

@@ -29,7 +29,8 @@ pub const OPTIONS: &[OptionSpec] = &[
         .default("n")
         .about("For --type=time, lsn and xid.", "--target-exclusive"),
     new("target-timeline", Kind::Text, "timeline to recover along").about(
-        "A number, current or latest. Default: what PostgreSQL does by itself, latest.",
+        "A number, current or latest (the highest number that PostgreSQL finds). Default: the one on which the cluster's history \
+            ends; where it has several ends, because a copy was promoted and archived, the restore asks for this option.",
         "--target-timeline=3",
     ),
     new(
@@ -101,10 +102,10 @@ pub const OPTIONS: &[OptionSpec] = &[
         Kind::Choice(&["preserve", "off"]),
         "archiving of the restored cluster",
     )
-    .default("preserve")
     .about(
-        "off writes archive_mode=off, for a copy that must not archive.",
-        "--archive-mode=off",
+        "off writes archive_mode=off, for a copy that must not archive; preserve leaves it as the cluster had it. Default: preserve \
+            into the data directory that was backed up, off into another one.",
+        "--archive-mode=preserve",
     ),
     new(
         "delta",

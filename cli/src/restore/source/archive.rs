@@ -6,12 +6,13 @@ use crate::config::Config;
 use crate::mesh::Archived;
 use bytes::Bytes;
 use futures::future::join_all;
+use pgmesh_node::lines::{Family, LastSegment, TimelineFacts};
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{Descent, SegmentName, SegmentSize, SystemId, TimelineHistory, WalFileName, WalHole};
-use pgmesh_storage::{ArchiveId, ObjectName, ObjectPath, StanzaInfo, StanzaName, prefix};
-use std::collections::BTreeMap;
+use pgmesh_postgres::{Descent, SegmentName, SegmentSize, SystemId, TimelineHistory, TimelineId, WalFileName, WalHole};
+use pgmesh_storage::{ArchiveId, ObjectName, ObjectPath, RepoKey, StanzaInfo, StanzaName, prefix};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long the others are waited for when one repository is open, where that one may be enough.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -145,7 +146,7 @@ impl DirectArchive {
         let folder = prefix::archive(stanza, archive_id);
         let silent = self
             .repositories
-            .visit(&folder, |repo, path| match &path {
+            .visit(&folder, |repo, path, _| match &path {
                 ObjectPath::Segment {
                     file: WalFileName::Segment(name) | WalFileName::Partial(name),
                     ..
@@ -159,6 +160,17 @@ impl DirectArchive {
                 _ => {}
             })
             .await;
+        let (descents, bad) = self.descents(histories).await;
+        let hole = WalHole::judge(missing, size, later, descents);
+        match judge(WalFileName::Segment(missing), Vec::new(), &bad, &silent) {
+            // What cannot be read might say that there is a hole; a hole that is known of needs no more.
+            Err(unknown) if hole.is_none() => Err(unknown),
+            _ => Ok(hole),
+        }
+    }
+
+    /// The lines of history files, and the reasons of those that cannot be read.
+    async fn descents(&self, histories: Vec<(RepoKey, ObjectPath)>) -> (Vec<Descent>, Vec<String>) {
         let mut bad = Vec::new();
         let mut descents = Vec::new();
         for (repo, path) in histories {
@@ -167,11 +179,50 @@ impl DirectArchive {
                 Err(reason) => bad.push(reason),
             }
         }
-        let hole = WalHole::judge(missing, size, later, descents);
-        match judge(WalFileName::Segment(missing), Vec::new(), &bad, &silent) {
-            // What cannot be read might say that there is a hole; a hole that is known of needs no more.
-            Err(unknown) if hole.is_none() => Err(unknown),
-            _ => Ok(hole),
+        (descents, bad)
+    }
+
+    /// What an archive says of the timelines of its cluster. Which of two files was archived first is told by the times at which the
+    /// repositories wrote them, the earliest of each: there is no catalog.
+    pub(super) async fn family(&self, stanza: &StanzaName, archive_ids: &BTreeSet<ArchiveId>) -> Family {
+        let mut facts: BTreeMap<TimelineId, TimelineFacts> = BTreeMap::new();
+        let mut histories = Vec::new();
+        for archive_id in archive_ids {
+            let folder = prefix::archive(stanza, *archive_id);
+            let silent = self
+                .repositories
+                .visit(&folder, |repo, path, written| {
+                    let ObjectPath::Segment { file, .. } = &path else {
+                        return;
+                    };
+                    let facts = facts.entry(file.timeline()).or_default();
+                    match file {
+                        WalFileName::Segment(name) => learn_segment(facts, *name, written),
+                        WalFileName::History(_) => {
+                            let began = order(written);
+                            facts.began = if facts.began == 0 {
+                                began
+                            } else {
+                                facts.began.min(began)
+                            };
+                            histories.push((repo, path));
+                        }
+                        _ => {}
+                    }
+                })
+                .await;
+            for reason in silent {
+                tracing::warn!("timelines there are not considered: {reason}");
+            }
+        }
+        let (descents, bad) = self.descents(histories).await;
+        for reason in bad {
+            tracing::warn!("a history is not considered: {reason}");
+        }
+        Family {
+            tree: descents.into_iter().collect(),
+            facts,
+            ..Family::default()
         }
     }
 
@@ -229,6 +280,26 @@ struct Archives {
     /// The archives of the cluster, and the size of their segments.
     ids: Vec<(ArchiveId, SegmentSize)>,
     silent: Vec<String>,
+}
+
+/// Keeps the last segment, and the earliest time at which a repository wrote it.
+fn learn_segment(facts: &mut TimelineFacts, name: SegmentName, written: SystemTime) {
+    let order = match &facts.last {
+        Some(last) if last.name > name => return,
+        Some(last) if last.name == name => last.order.min(order(written)),
+        _ => order(written),
+    };
+    facts.last = Some(LastSegment {
+        name,
+        order,
+        at: i64::try_from(order / 1000).unwrap_or(i64::MAX),
+    });
+}
+
+/// A time as an order: milliseconds since the Unix epoch.
+fn order(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The lines of a history file; none of one that makes no sense.

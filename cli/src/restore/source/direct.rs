@@ -4,14 +4,24 @@ use super::archive::DirectArchive;
 use super::decode_root;
 use super::repositories::{DirectRepositories, copies};
 use bytes::Bytes;
-use pgmesh_node::choice::{Chooser, Wanted};
+use pgmesh_node::choice::{Chooser, Chosen, Clusters, Restoring};
+use pgmesh_node::lines::NewestBackup;
 use pgmesh_node::protocol::BackupInfo;
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_postgres::{SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{
-    BackupLabel, Digest, DigestSuite, ManifestRoot, ObjectName, ObjectPath, RepoKey, StanzaName, prefix,
+    ArchiveId, BackupLabel, Digest, DigestSuite, ManifestRoot, ObjectName, ObjectPath, RepoKey, StanzaName, prefix,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The backups of one cluster.
+#[derive(Default)]
+struct Found {
+    archives: BTreeSet<ArchiveId>,
+    size: SegmentSize,
+    backups: Vec<BackupInfo>,
+}
 
 /// Repositories as a source.
 pub struct DirectSource {
@@ -33,34 +43,59 @@ impl DirectSource {
         self.repositories.suite()
     }
 
-    /// The backup that is wanted, of all whose manifests can be read.
-    pub async fn choose(&self, wanted: &Wanted, timeline: Option<u32>) -> Result<BackupInfo, Failure> {
+    /// The backup that is wanted, of all whose manifests can be read, and the timeline to follow.
+    pub async fn choose(&self, asked: &Restoring) -> Result<Chosen, Failure> {
         let listing = self.repositories.list(&prefix::backups(&self.stanza)).await;
         for reason in &listing.silent {
             tracing::warn!("backups there are not considered: {reason}");
         }
-        let mut chooser = Chooser::new(wanted, timeline);
-        let mut found = false;
+        let mut found: BTreeMap<SystemId, Found> = BTreeMap::new();
         for (label, copies) in copies(listing.found, label_of) {
             let repositories: Vec<RepoKey> = copies.iter().map(|(repo, _)| *repo).collect();
             match self.read(&label, copies).await {
                 Ok(root) => {
-                    found = true;
-                    chooser.offer(describe(root, repositories));
+                    let cluster = found.entry(root.system_id).or_default();
+                    cluster.archives.insert(root.archive_id);
+                    cluster.size = root.segment_size;
+                    cluster.backups.push(describe(root, repositories));
                 }
                 Err(failure) => tracing::warn!("backup {label} is not considered: {failure}"),
             }
         }
-        if !found {
+        if found.is_empty() {
             let what = format!(
                 "no declared repository has a backup of stanza {} that can be read",
                 self.stanza
             );
             return Err(Failure::new(code::BACKUP_SET_INVALID, what).because(listing.silent.join("; ")));
         }
-        chooser.chosen(self.stanza.as_str()).map_err(|error| {
-            Failure::new(code::BACKUP_SET_INVALID, error.to_string()).remedy("'pgmesh info' lists the backups")
-        })
+        let archive = DirectArchive::of(Arc::clone(&self.repositories));
+        let mut clusters = Clusters::default();
+        let mut backups = Vec::new();
+        for Found {
+            archives,
+            size,
+            backups: own,
+        } in found.into_values()
+        {
+            let mut family = archive.family(&self.stanza, &archives).await;
+            for backup in &own {
+                let newest = NewestBackup {
+                    label: backup.label.clone(),
+                    began: u64::try_from(backup.time_start)
+                        .unwrap_or_default()
+                        .saturating_mul(1000),
+                    stop: backup.lsn_stop,
+                };
+                family.add_backup(TimelineId(backup.timeline), newest);
+            }
+            clusters.add(archives.iter().map(|archive| archive.db.0), family, size);
+            backups.extend(own);
+        }
+        let mut chooser = Chooser::new(asked, &clusters);
+        backups.into_iter().for_each(|backup| chooser.offer(backup));
+        let chosen = chooser.chosen(self.stanza.as_str());
+        chosen.map_err(|error| error.failure())
     }
 
     /// The root of a backup's manifest.

@@ -6,10 +6,9 @@ use super::decode_root;
 use crate::config::Config;
 use crate::mesh::{BAD_COPIES, Backups, Mesh};
 use bytes::Bytes;
-use pgmesh_node::choice::Wanted;
+use pgmesh_node::choice::{Chosen, Restoring};
 use pgmesh_node::protocol::{
-    BackupInfo, ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, GetSegment, PayloadHead, Request,
-    SegmentReply,
+    ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, GetSegment, PayloadHead, Request, SegmentReply,
 };
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
@@ -63,11 +62,10 @@ impl MeshSource {
     }
 
     /// The backup that is wanted: the node chooses, so that the answer is as long for thousands of backups as for one.
-    pub async fn choose(&self, wanted: &Wanted, timeline: Option<u32>) -> Result<BackupInfo, Failure> {
+    pub async fn choose(&self, asked: &Restoring) -> Result<Chosen, Failure> {
         let request = Request::ChooseBackup(ChooseBackup {
             stanza: self.stanza.clone(),
-            wanted: wanted.clone(),
-            timeline,
+            asked: asked.clone(),
             repo: self.only.as_ref().map(|(repo, _)| *repo),
         });
         self.mesh.call(&request).await

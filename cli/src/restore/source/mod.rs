@@ -17,8 +17,7 @@ use super::workers::Workers;
 use crate::config::Config;
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use pgmesh_node::choice::Wanted;
-use pgmesh_node::protocol::BackupInfo;
+use pgmesh_node::choice::{Chosen, Restoring};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
@@ -59,14 +58,14 @@ impl Source {
         }
     }
 
-    /// The backup that is wanted. A time or a position on this timeline is to be reached with it.
+    /// The backup that is wanted, and the timeline to follow.
     ///
     /// # Errors
-    /// 75 where there is no such stanza or none that fits; or it cannot be found out.
-    pub async fn choose(&self, wanted: &Wanted, timeline: Option<u32>) -> Result<BackupInfo, Failure> {
+    /// 75 where there is no such stanza or none that fits; 37 where the history has several ends; or it cannot be found out.
+    pub async fn choose(&self, asked: &Restoring) -> Result<Chosen, Failure> {
         match self {
-            Self::Mesh(source) => source.choose(wanted, timeline).await,
-            Self::Direct(source) => source.choose(wanted, timeline).await,
+            Self::Mesh(source) => source.choose(asked).await,
+            Self::Direct(source) => source.choose(asked).await,
         }
     }
 

@@ -12,7 +12,7 @@ use pgmesh_storage::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// How long the others are waited for when one repository is open.
@@ -261,8 +261,9 @@ impl DirectRepositories {
         listing
     }
 
-    /// Shows each object below a folder, in all repositories. Answers with the reasons of those that could not be listed.
-    pub async fn visit(&self, folder: &str, mut show: impl FnMut(RepoKey, ObjectPath)) -> Vec<String> {
+    /// Shows each object below a folder, in all repositories, and when it was written. Answers with the reasons of those that could not
+    /// be listed.
+    pub async fn visit(&self, folder: &str, mut show: impl FnMut(RepoKey, ObjectPath, SystemTime)) -> Vec<String> {
         let mut silent = Vec::new();
         for one in &self.0 {
             let key = one.key;
@@ -278,7 +279,7 @@ impl DirectRepositories {
                 match objects.try_next().await {
                     Ok(Some(object)) => {
                         if let Some(path) = ObjectPath::parse(&object.path) {
-                            show(key, path);
+                            show(key, path, object.written);
                         }
                     }
                     Ok(None) => break,

@@ -54,6 +54,7 @@ fn fill(catalog: &Catalog) {
     let mut record = SegmentRecord {
         object: push_segment(1, 1, 1).object.stored(replicas()),
         pushed_at: 1,
+        pushed: LogIndex(1),
     };
     for number in 0..SEGMENTS {
         let name = format!("{:08X}{:08X}{:08X}", 9, number / 256, number % 256);

@@ -158,3 +158,30 @@ fn clocks_that_differ_by_more_than_a_minute_are_named() {
         "the clock of node alpha is 2 h 1 min behind this host's"
     );
 }
+
+#[test]
+fn wal_that_is_missing_fails_the_check_where_no_backup_reaches_the_present() {
+    let mut report = report(&[], &[]);
+    let mut info = samples::with_hole();
+    report.saw_mesh(&info, info.clock, info.clock);
+    all_up(&mut report);
+    let failure = report.verdict().unwrap_err();
+    assert_eq!(failure.code, code::FILE_MISSING);
+    let said = failure.to_string();
+    for part in [
+        "no backup can be recovered to the end of timeline 2",
+        "000000010000000000000005 to 000000010000000000000007",
+        "backup 20260102-000000F cannot be recovered beyond 0/5000000",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert!(failure.remedy.unwrap().contains("archive-push"));
+    assert_eq!(report.json(None)["wal-holes"]["hole"][0]["count"], 3);
+    // Of a hole that a newer backup has behind it there is no more than a warning.
+    info.holes.stanzas[0].unreached.clear();
+    report.saw_mesh(&info, info.clock, info.clock);
+    all_up(&mut report);
+    assert_eq!(report.verdict(), Ok(()));
+    assert!(report.troubles().iter().any(|trouble| trouble.contains("missing")));
+    assert!(report.text(None).contains("wal: 3 WAL segments"));
+}

@@ -204,3 +204,25 @@ fn an_entry_that_not_all_nodes_have_left_out_is_a_failure() {
     assert_eq!(differs.0, Verdict::Fail);
     assert!(differs.1.starts_with("left out by n1, applied by n2"), "{}", differs.1);
 }
+
+#[test]
+fn wal_that_is_missing_fails_where_no_backup_reaches_the_present() {
+    use crate::commands::info::samples::holes;
+    let mut status = samples::healthy();
+    status.holes.stanzas = vec![holes()];
+    let (verdict, found, code) = of(&judge(&seen(status.clone())), "archived WAL");
+    assert_eq!((verdict, code), (Verdict::Fail, 55));
+    assert!(
+        found
+            .contains("stanza main: 3 WAL segments, 000000010000000000000005 to 000000010000000000000007, are missing"),
+        "{found}"
+    );
+    assert!(
+        found.contains("backup 20260102-000000F cannot be recovered beyond 0/5000000")
+            && found.contains("the end of timeline 2"),
+        "{found}"
+    );
+    status.holes.stanzas[0].unreached.clear();
+    let (verdict, ..) = of(&judge(&seen(status)), "archived WAL");
+    assert_eq!(verdict, Verdict::Warn);
+}

@@ -1,0 +1,18 @@
+//! What is missing from WAL archives, in sentences. Pure.
+
+use crate::output::timestamp;
+use pgmesh_node::protocol::HolesReport;
+
+/// What helps.
+pub const REMEDY: &str = "push the missing segments where a server still has them in pg_wal ('pgmesh archive-push PATH'); else take a \
+                          new backup: what lies behind the missing WAL can be recovered from it only";
+
+/// The holes of all stanzas, a sentence each.
+pub fn describe_holes(report: &HolesReport) -> Vec<String> {
+    let of = |stanza: &pgmesh_node::protocol::StanzaHoles| {
+        let name = stanza.stanza.clone();
+        let sentences = stanza.sentences(timestamp);
+        sentences.into_iter().map(move |line| format!("stanza {name}: {line}"))
+    };
+    report.stanzas.iter().flat_map(of).collect()
+}

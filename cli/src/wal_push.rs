@@ -1,0 +1,243 @@
+//! Pushing WAL files of this host's cluster to the mesh.
+
+use crate::config::Config;
+use crate::mesh::Mesh;
+use crate::node_file::ack;
+use bytes::Bytes;
+use pgmesh_node::failure::chain;
+use pgmesh_node::protocol::{PushSegment, Pushed, Request};
+use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{
+    ControlFile, PgVersion, SystemId, TimelineHistory, TimelineId, WalFileName, WalHeader, instance_fingerprint,
+};
+use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
+use std::path::Path;
+use tokio::task::{JoinError, JoinHandle};
+
+/// A file that is being compressed, while the connection is made and finds out what size of packet it may use.
+pub struct WalFile {
+    content: Bytes,
+    origin: Origin,
+    compressing: JoinHandle<Result<Payload, Failure>>,
+}
+
+impl WalFile {
+    /// Reads a file and begins to compress it.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what its name says.
+    pub fn begin(config: &Config, pgdata: &Path, path: &Path, file: WalFileName) -> Result<Self, Failure> {
+        let content = std::fs::read(path).map_err(|error| {
+            Failure::new(
+                code::FILE_MISSING,
+                format!("WAL file {} cannot be read", path.display()),
+            )
+            .because(error)
+        })?;
+        let origin = origin(config, pgdata, file, &content)?;
+        let content = Bytes::from(content);
+        let compressing = begin_compressing(config, content.clone())?;
+        Ok(Self {
+            content,
+            origin,
+            compressing,
+        })
+    }
+}
+
+/// Pushes the files of one cluster.
+pub struct WalPusher<'c> {
+    /// The options.
+    pub config: &'c Config,
+    /// The way to the mesh.
+    pub mesh: &'c Mesh,
+    /// The stanza.
+    pub stanza: &'c StanzaName,
+    /// The data directory.
+    pub pgdata: &'c Path,
+}
+
+impl WalPusher<'_> {
+    /// Pushes a file; where the archive does not know its timeline, the histories that lead to it first.
+    ///
+    /// # Errors
+    /// It is refused, or no node answers.
+    pub async fn push(&self, path: &Path, file: WalFileName, begun: WalFile) -> Result<(), Failure> {
+        let (request, payload) = self.request(file, begun).await?;
+        match self.send(file, &request, &payload).await {
+            Err(failure) if failure.code == code::ARCHIVE_MISMATCH => {
+                if !self.push_histories(path, file).await? {
+                    return Err(failure);
+                }
+                self.send(file, &request, &payload).await.map(drop)
+            }
+            sent => sent.map(drop),
+        }
+    }
+
+    /// What is sent of a file.
+    async fn request(&self, file: WalFileName, begun: WalFile) -> Result<(Request, Payload), Failure> {
+        let suite = self.mesh.suite().await?;
+        let content = begun.content;
+        let digesting = tokio::task::spawn_blocking(move || suite.digest(&content));
+        let payload = begun.compressing.await.map_err(|error| abnormal(&error))??;
+        let digest = digesting.await.map_err(|error| abnormal(&error))?;
+        let payload = Payload { digest, ..payload };
+        let request = Request::PushSegment(PushSegment {
+            stanza: self.stanza.clone(),
+            file: file.to_string(),
+            payload: payload.head(),
+            system_id: begun.origin.system_id,
+            version: begun.origin.version,
+            header_timeline: begun.origin.timeline,
+            instance: begun.origin.instance,
+            archive_ack: ack(self.config, "archive-ack"),
+        });
+        Ok((request, payload))
+    }
+
+    /// Sends it, again while nodes fail: the same bytes again are no error (invariant 3). The repositories' own refusal is told at once:
+    /// PostgreSQL tries again by itself.
+    async fn send(&self, file: WalFileName, request: &Request, payload: &Payload) -> Result<Pushed, Failure> {
+        let pushed: Pushed = self.mesh.send(request, &payload.bytes).await?;
+        if pushed.already {
+            tracing::warn!("WAL file '{file}' already exists in the archive with the same content");
+        } else {
+            tracing::info!(durable = ?pushed.durable, owed = ?pushed.owed, "pushed WAL file '{file}'");
+        }
+        Ok(pushed)
+    }
+
+    /// Pushes the histories that lead to a file's timeline, as far as they lie beside it. PostgreSQL offers a history once, when it is
+    /// made; of a server that was promoted while archiving was off it never does. Whether the archive lacked one.
+    async fn push_histories(&self, path: &Path, file: WalFileName) -> Result<bool, Failure> {
+        let mut is_new = false;
+        for history in histories_beside(path, file) {
+            let path = path.with_file_name(history.to_string());
+            let begun = WalFile::begin(self.config, self.pgdata, &path, history)?;
+            let (request, payload) = self.request(history, begun).await?;
+            is_new |= !self.send(history, &request, &payload).await?.already;
+        }
+        Ok(is_new)
+    }
+}
+
+/// The histories of a file's timeline and of its ancestors that lie in the folder of the file, oldest first.
+fn histories_beside(path: &Path, file: WalFileName) -> Vec<WalFileName> {
+    let timeline = file.timeline();
+    let own = WalFileName::History(timeline);
+    if file == own {
+        return Vec::new();
+    }
+    let Ok(content) = std::fs::read(path.with_file_name(own.to_string())) else {
+        return Vec::new();
+    };
+    let Ok(history) = TimelineHistory::parse(timeline, &content) else {
+        return Vec::new();
+    };
+    let ancestors = history.entries.iter().map(|entry| WalFileName::History(entry.parent));
+    let is_there = |history: &WalFileName| path.with_file_name(history.to_string()).is_file();
+    ancestors.chain([own]).filter(is_there).collect()
+}
+
+/// Where a file comes from.
+struct Origin {
+    system_id: SystemId,
+    version: PgVersion,
+    timeline: TimelineId,
+    instance: String,
+}
+
+/// Reads it off the segment's header and pg_control, and checks that they agree (invariant 12).
+fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> Result<Origin, Failure> {
+    let control = ControlFile::read(pgdata).map_err(|error| {
+        Failure::new(
+            code::FILE_MISSING,
+            format!("pg1-path {} holds no cluster", pgdata.display()),
+        )
+        .because(chain(&error))
+        .remedy("set pg1-path to the cluster's data directory")
+    })?;
+    let instance = instance_fingerprint(pgdata).map_err(|error| {
+        Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
+    })?;
+    let (WalFileName::Segment(name) | WalFileName::Partial(name)) = file else {
+        let (system_id, version) = (control.system_id, control.version);
+        return Ok(Origin {
+            system_id,
+            version,
+            timeline: file.timeline(),
+            instance,
+        });
+    };
+    let invalid = |error: &dyn std::error::Error| {
+        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says"))
+            .because(chain(error))
+            .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
+    };
+    let header = WalHeader::parse(content).map_err(|error| invalid(&error))?;
+    if config.optional_flag("archive-header-check").unwrap_or(true) {
+        header
+            .check(name, content.len() as u64)
+            .map_err(|error| invalid(&error))?;
+        if header.system_id != control.system_id {
+            return Err(Failure::new(
+                code::ARCHIVE_MISMATCH,
+                format!(
+                    "{file} was written by cluster {}, pg1-path holds cluster {}",
+                    header.system_id, control.system_id
+                ),
+            )
+            .remedy("check pg1-path and archive_command"));
+        }
+    }
+    Ok(Origin {
+        system_id: header.system_id,
+        version: header.version(),
+        timeline: header.timeline,
+        instance,
+    })
+}
+
+/// Begins to compress on another thread. The payload's digest is still to be set.
+fn begin_compressing(config: &Config, content: Bytes) -> Result<JoinHandle<Result<Payload, Failure>>, Failure> {
+    let codec: Codec = config
+        .required_text("compress-type")?
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error))?;
+    let level = config
+        .optional_integer("compress-level")
+        .and_then(|level| i32::try_from(level).ok());
+    Ok(tokio::task::spawn_blocking(move || {
+        Payload::pack_known(Digest([0; 32]), codec, level, &content).map_err(|error| {
+            Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error))
+        })
+    }))
+}
+
+fn abnormal(error: &JoinError) -> Failure {
+    Failure::new(code::ASSERT, "compressing a WAL file ended abnormally").because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_histories_that_lead_to_a_timeline_are_found_beside_its_segments() {
+        let scratch = tempfile::tempdir().unwrap();
+        let segment = scratch.path().join("000000040000000000000009");
+        let file = "000000040000000000000009".parse().unwrap();
+        assert!(histories_beside(&segment, file).is_empty());
+        let lines = "1\t0/3000000\tx\n\n2\t0/5000148\tx\n\n3\t0/7000000\tx\n";
+        std::fs::write(scratch.path().join("00000004.history"), lines).unwrap();
+        std::fs::write(scratch.path().join("00000002.history"), "1\t0/3000000\tx\n").unwrap();
+        let found: Vec<String> = histories_beside(&segment, file)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(found, ["00000002.history", "00000004.history"]);
+        let own = "00000004.history".parse().unwrap();
+        assert!(histories_beside(&scratch.path().join("00000004.history"), own).is_empty());
+    }
+}
