@@ -13,6 +13,9 @@ use pgmesh_storage::BackupLabel;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// So many ends of a history are named.
+const NAMED: usize = 16;
+
 /// Which backup is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
@@ -150,6 +153,13 @@ impl Clusters {
         self.clusters.push(Cluster { family, lines });
     }
 
+    /// The ends of the history of the cluster that has this database.
+    pub fn ends(&self, database: u32) -> Vec<TimelineId> {
+        let cluster = self.databases.get(&database).and_then(|at| self.clusters.get(*at));
+        let open = cluster.into_iter().flat_map(|cluster| &cluster.lines.open);
+        open.map(|line| line.timeline).collect()
+    }
+
     fn of(&self, backup: &BackupInfo) -> Option<&Cluster> {
         self.clusters.get(*self.databases.get(&backup.database)?)
     }
@@ -199,7 +209,7 @@ impl Cluster {
                 Err(NoBackup::SeveralLines {
                     stanza: stanza.to_owned(),
                     recommended: recommended.map_or(backup.timeline, |line| line.timeline.0),
-                    lines: lines.iter().map(Line::describe).collect(),
+                    lines: lines.iter().take(NAMED).map(Line::describe).collect(),
                 })
             }
         }

@@ -113,12 +113,21 @@ impl Family {
     /// The ends of the history.
     pub fn lines(&self, size: SegmentSize) -> Lines {
         let timelines: BTreeSet<TimelineId> = self.facts.keys().copied().chain(self.tree.timelines()).collect();
-        let ends = timelines.into_iter().filter(|timeline| self.is_end(*timeline, size));
-        let (with_wal, without): (Vec<Line>, Vec<Line>) = ends
-            .map(|timeline| self.line(timeline, size))
-            .partition(|line| line.last.is_some());
-        // A history alone is where a server was promoted a moment ago, or a copy that archived nothing.
-        let ends = if with_wal.is_empty() { without } else { with_wal };
+        let ends: BTreeSet<TimelineId> = timelines
+            .into_iter()
+            .filter(|timeline| self.is_end(*timeline, size))
+            .collect();
+        // A history alone is where a server was promoted a moment ago; beside its original, which goes on, it is a copy that archived
+        // nothing else.
+        let is_copy = |line: &Line| {
+            let mut others = ends.iter();
+            line.last.is_none() && others.any(|end| self.tree.left(line.timeline, *end).is_some())
+        };
+        let ends: Vec<Line> = ends
+            .iter()
+            .map(|timeline| self.line(*timeline, size))
+            .filter(|line| !is_copy(line))
+            .collect();
         let mut lines = Lines::default();
         for line in &ends {
             match self.passed_by(line, &ends) {
@@ -345,6 +354,17 @@ mod tests {
         // And the other way round: the copy was thrown away, the original is backed up again.
         let ended = family(&[(1, 0, 14, 150), (2, 80, 9, 90)], &left);
         assert_eq!(open(&with_backup(ended, 1, 13, 140)), [1]);
+    }
+
+    #[test]
+    fn a_promotion_a_moment_ago_is_the_end_beside_a_copy_that_was_given_up() {
+        // Timeline 2 is a copy's. The original went on, was backed up, and its standby has just begun timeline 3.
+        let family = family(
+            &[(1, 0, 14, 150), (2, 80, 9, 90), (3, 160, 0, 0)],
+            &[(2, 1, 8), (3, 1, 15)],
+        );
+        assert_eq!(open(&family), [2, 3]);
+        assert_eq!(open(&with_backup(family, 1, 13, 140)), [3]);
     }
 
     #[test]

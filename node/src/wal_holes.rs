@@ -8,6 +8,7 @@ mod runs;
 
 use crate::failure::chain;
 use crate::protocol::{HoleInfo, HolesReport, StanzaHoles};
+use crate::services::clusters_of;
 use crate::wal_ranges::{Hole, Ranges};
 use crate::{Failure, Node, code};
 use cost::{Spans, cost};
@@ -84,7 +85,7 @@ fn look(view: &View, runs: &WalRuns, names: &[StanzaName]) -> Result<HolesReport
 /// The holes of one archive that cost something.
 pub(crate) struct Looked {
     pub holes: Vec<(Hole, HoleInfo)>,
-    /// The newest timelines to whose end no backup can be recovered, because of holes.
+    /// The timelines on which the history ends and to whose end no backup can be recovered, because of holes.
     pub unreached: Vec<u32>,
 }
 
@@ -112,7 +113,8 @@ pub(crate) fn costly<B: Base>(
             spans.add(label, &backup);
         }
     }
-    looked.unreached = spans.unreached(ranges, &holes);
+    let ends = clusters_of(view, name, record)?.ends(database.id.0);
+    looked.unreached = spans.unreached(&ends, &holes);
     for hole in holes {
         if let Some(info) = cost(&spans, &hole, database.archive_id().to_string()) {
             looked.holes.push((hole, info));

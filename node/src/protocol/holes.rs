@@ -25,7 +25,7 @@ pub struct StanzaHoles {
     pub holes: Vec<HoleInfo>,
     /// How many more there are.
     pub more: u64,
-    /// The newest timelines to whose end no backup can be recovered.
+    /// The ends of the history, by timeline, to which no backup can be recovered.
     pub unreached: Vec<u32>,
 }
 

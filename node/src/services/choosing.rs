@@ -56,7 +56,11 @@ impl Node {
 }
 
 /// The clusters that a stanza has had: databases with the same system identifier are one, which came back after an upgrade.
-fn clusters_of<B: Base>(view: &View<B>, stanza: &StanzaName, record: &StanzaRecord) -> Result<Clusters, ReadError> {
+pub(crate) fn clusters_of<B: Base>(
+    view: &View<B>,
+    stanza: &StanzaName,
+    record: &StanzaRecord,
+) -> Result<Clusters, ReadError> {
     let mut databases: BTreeMap<SystemId, Vec<&Database>> = BTreeMap::new();
     for database in &record.databases {
         databases.entry(database.system_id).or_default().push(database);

@@ -24,6 +24,7 @@ pub(crate) use admin::CERTIFICATE_VALIDITY;
 pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
+pub(crate) use choosing::clusters_of;
 #[cfg(test)]
 pub(crate) use {
     archive::missing,

@@ -1,11 +1,10 @@
 //! What a hole costs: backups, and how far each can still be recovered. Pure.
 
 use crate::protocol::HoleInfo;
-use crate::wal_ranges::{Hole, Ranges};
+use crate::wal_ranges::Hole;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, TimelineId, TimelineTree, WalHole};
 use pgmesh_raft::BackupRecord;
 use pgmesh_storage::BackupLabel;
-use std::collections::BTreeSet;
 
 /// So many backups, and so many timelines, of a hole are named.
 const NAMED: usize = 16;
@@ -47,13 +46,8 @@ impl<'t> Spans<'t> {
         });
     }
 
-    /// The newest timelines, those that no other one descends from, to whose end no backup can be recovered, though some could without
-    /// the holes.
-    pub fn unreached(&self, ranges: &Ranges, holes: &[Hole]) -> Vec<u32> {
-        let timelines: BTreeSet<TimelineId> = ranges.timelines().chain(self.tree.timelines()).collect();
-        let newest = timelines
-            .into_iter()
-            .filter(|timeline| self.tree.descendants(*timeline).next().is_none());
+    /// Those of the ends of the history to which no backup can be recovered, though some could without the holes.
+    pub fn unreached(&self, ends: &[TimelineId], holes: &[Hole]) -> Vec<u32> {
         let is_unreached = |target: &TimelineId| {
             let mut usable = self.usable(*target).peekable();
             let stops = |span: &Span| {
@@ -62,7 +56,8 @@ impl<'t> Spans<'t> {
             };
             usable.peek().is_some() && usable.all(stops)
         };
-        newest.filter(is_unreached).map(|timeline| timeline.0).collect()
+        let unreached = ends.iter().filter(|end| is_unreached(end));
+        unreached.map(|end| end.0).collect()
     }
 
     /// The backups that can be recovered along a timeline.
@@ -128,6 +123,7 @@ pub fn cost(spans: &Spans<'_>, hole: &Hole, archive: String) -> Option<HoleInfo>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal_ranges::Ranges;
     use pgmesh_postgres::Descent;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -169,8 +165,11 @@ mod tests {
         ranges
     }
 
-    /// The labels of the backups that each hole stops, and the timelines that cannot be reached.
-    fn costs(archived: &[(u32, u32)], backups: &[(u32, u32)]) -> (Vec<(Lsn, Vec<u32>, usize)>, Vec<u32>) {
+    /// Where a hole stops recoveries, along which timelines, and how many backups.
+    type Stop = (Lsn, Vec<u32>, usize);
+
+    /// What each hole costs, and the timelines that cannot be reached.
+    fn costs(archived: &[(u32, u32)], backups: &[(u32, u32)]) -> (Vec<Stop>, Vec<u32>) {
         let (tree, ranges) = (tree(), ranges(archived));
         let spans = Spans {
             size: SIZE,
@@ -180,7 +179,7 @@ mod tests {
         let holes = ranges.holes(&tree);
         let told = holes.iter().filter_map(|hole| cost(&spans, hole, "15-1".to_owned()));
         let told = told.map(|info| (info.beyond, info.timelines, info.backups.len() + info.broken.len()));
-        (told.collect(), spans.unreached(&ranges, &holes))
+        (told.collect(), spans.unreached(&[TimelineId(2)], &holes))
     }
 
     #[test]
