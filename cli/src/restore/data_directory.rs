@@ -3,6 +3,7 @@
 use super::disk::{self, failed};
 use super::options::Existing;
 use super::planning::{PG_CONTROL, PG_CONTROL_STAGED};
+use super::servers::{self, Seen};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{PostmasterPid, PostmasterPidError};
@@ -15,12 +16,15 @@ const PATH_NOT_EMPTY: u8 = 40;
 /// Lies in PGDATA while a restore is under way or was interrupted, and is locked by it.
 pub const MARKER: &str = "pgmesh.restore";
 
+/// What is to be done about a server that runs on the data directory.
+pub const STOP_IT: &str = "stop it before the restore: pg_ctl stop";
+
 /// Whether a restore may write here at all. Changes nothing.
 ///
 /// # Errors
 /// 38 when a server runs on the directory, 40 when it is not empty and may not be touched, or is no data directory.
 pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
-    refuse_running(pgdata, "stop it before the restore: pg_ctl stop")?;
+    refuse_running(pgdata, STOP_IT)?;
     match std::fs::metadata(pgdata) {
         Ok(metadata) if !metadata.is_dir() => {
             return Err(Failure::new(
@@ -51,37 +55,42 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what must not be done while a server runs on a data directory of this host.
+/// Refuses what must not be done while a server runs on a data directory, in whatever namespace or container of this host. Where
+/// that cannot be known, a `postmaster.pid` counts: its process may be one that is not seen from here.
 ///
 /// # Errors
-/// 38 when one runs; when that cannot be known.
+/// 38 when one runs, or when there is a `postmaster.pid` and one may run.
 pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
-    let running = |who: String| {
-        Failure::new(
-            code::PG_RUNNING,
-            format!("PostgreSQL runs on {}{who}", pgdata.display()),
-        )
-        .remedy(remedy)
-    };
-    match PostmasterPid::read(pgdata) {
-        Ok(Some(found)) if is_alive(found.pid) => Err(running(format!(" as process {}", found.pid))),
-        // A crash has left the file behind, or there is none.
-        Ok(_) => Ok(()),
-        Err(error @ PostmasterPidError::Malformed { .. }) => {
-            Err(running(", perhaps".to_owned()).because(chain(&error)))
+    let running = |how: &str| Failure::new(code::PG_RUNNING, format!("PostgreSQL {how} {}", pgdata.display()));
+    let left_behind = format!(
+        "{remedy}; if no server runs there, in no container and on no other host, remove {}",
+        pgdata.join(PostmasterPid::FILE).display()
+    );
+    let seen = match servers::look(pgdata) {
+        Seen::Server(process) => {
+            let what = format!("process {process} is a server on this data directory");
+            return Err(running("runs on").because(what).remedy(remedy));
         }
-        Err(error) => {
+        seen => seen,
+    };
+    match (PostmasterPid::read(pgdata), seen) {
+        // A crash has left the file behind, or there is none.
+        (Ok(None), _) | (Ok(Some(_)), Seen::Nothing) => Ok(()),
+        (Ok(Some(found)), Seen::Perhaps(why)) => {
+            let what = format!(
+                "postmaster.pid says that a server runs as process {}, and {why}",
+                found.pid
+            );
+            Err(running("may be running on").because(what).remedy(left_behind))
+        }
+        (Err(error @ PostmasterPidError::Malformed { .. }), _) => {
+            Err(running("may be running on").because(chain(&error)).remedy(left_behind))
+        }
+        (Err(error), _) => {
             Err(Failure::new(code::RUNTIME, "whether PostgreSQL runs cannot be known").because(chain(&error)))
         }
+        (Ok(Some(_)), Seen::Server(_)) => Err(running("runs on").remedy(remedy)),
     }
-}
-
-fn is_alive(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    pid.is_some_and(|pid| {
-        // Anything but "no such process" says that there is one, perhaps of another user.
-        !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
-    })
 }
 
 /// The data directory while a restore has it for itself.
@@ -171,18 +180,22 @@ mod tests {
     }
 
     #[test]
-    fn a_running_server_is_left_alone_and_a_crashed_one_is_not_running() {
+    fn a_postmaster_pid_counts_unless_its_server_would_be_seen() {
         let directory = tempfile::tempdir().unwrap();
         let pgdata = directory.path();
         fs::write(pgdata.join("PG_VERSION"), "15\n").unwrap();
-        let pid_file = |pid: u32| fs::write(pgdata.join("postmaster.pid"), format!("{pid}\n/x\n1\n")).unwrap();
-        pid_file(std::process::id());
+        let pid_file = |text: &str| fs::write(pgdata.join("postmaster.pid"), text).unwrap();
+        // The number of a process that is no server of this data directory: it was given anew since.
+        pid_file(&format!("{}\n/x\n1\n", std::process::id()));
+        let expected = match servers::look(pgdata) {
+            Seen::Nothing => None,
+            _ => Some(code::PG_RUNNING),
+        };
+        assert_eq!(code_of(pgdata, Existing::Remove), expected);
+        pid_file("");
         assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
-        // Above the highest process number that Linux gives.
-        pid_file(1 << 23);
+        fs::remove_file(pgdata.join("postmaster.pid")).unwrap();
         assert_eq!(code_of(pgdata, Existing::Remove), None);
-        fs::write(pgdata.join("postmaster.pid"), "").unwrap();
-        assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod data_directory;
 mod databases;
 mod disk;
 mod existing;
+pub mod late_tablespaces;
 mod local;
 mod options;
 mod owners;
@@ -26,6 +27,7 @@ mod planning;
 mod prepare;
 mod recovery;
 mod restore_command;
+mod servers;
 mod source;
 mod summary;
 mod survey;
@@ -49,6 +51,7 @@ use crate::config::Config;
 use crate::mesh::restore_of;
 use crate::progress::Progress;
 use data_directory::DataDirectory;
+use data_directory::STOP_IT;
 pub use data_directory::refuse_running;
 use owners::Owners;
 use pg_manifest::PgManifest;
@@ -105,12 +108,16 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
     };
     let tree = Tree::new(&root, &survey, &links, &rules, options.existing);
     tree.check_destinations(&options.pgdata)?;
+    let late = late_tablespaces::find(&options.pgdata, &survey, &tree.version_directory)?;
+    late_tablespaces::check(&late, &options.pgdata, options.force)?;
 
     // A large directory is emptied in minutes.
     let waiting = activity.wait();
     let directory = DataDirectory::take(&options.pgdata)?;
+    // Reading the manifest took a while.
+    refuse_running(directory.path(), STOP_IT)?;
     let owners = Owners::new(directory.path())?;
-    let made = tree.make(&directory, &owners);
+    let made = tree.make(&directory, &owners, &late);
     let removed = made.map_err(|failure| unfinished(failure, options))?;
     let file_systems = FileSystems::open(directory.path(), &links)?;
     drop(waiting);

@@ -28,6 +28,8 @@ pub struct RestoreOptions {
     pub pgdata: PathBuf,
     /// What becomes of what is there.
     pub existing: Existing,
+    /// `--force`: the files of tablespaces that are not in the backup are removed.
+    pub force: bool,
     /// `--delta` and `--force`: what has the size and time of the backup is taken for right, unread.
     pub trusts_times: bool,
     /// How far to recover, and so which backup.
@@ -85,6 +87,7 @@ impl RestoreOptions {
                 (false, true) => Existing::Remove,
                 (false, false) => Existing::Refuse,
             },
+            force: config.flag("force"),
             trusts_times: config.flag("delta") && config.flag("force"),
             target_timeline: config.text("target-timeline").map(str::to_owned),
             recovery: recovery_settings(config, &target, now)?,

@@ -3,6 +3,7 @@
 use super::data_directory::{DataDirectory, MARKER};
 use super::disk::{self, failed};
 use super::existing;
+use super::late_tablespaces::{self, LateTablespace};
 use super::options::Existing;
 use super::owners::Owners;
 use super::places::{PlannedLink, PlannedLinks};
@@ -90,13 +91,15 @@ impl<'a> Tree<'a> {
             && leads.is_ok_and(|leads| will_lead.is_ok_and(|will_lead| leads == will_lead))
     }
 
-    /// Makes the tree. What is in the way goes first; how many files and directories that were, is answered.
+    /// Makes the tree. What is in the way goes first, and the files of tablespaces that the backup does not have; how many files and directories that were, is answered.
     ///
     /// # Errors
     /// Something cannot be removed or made.
-    pub fn make(&self, directory: &DataDirectory, owners: &Owners) -> Result<u64, Failure> {
+    pub fn make(&self, directory: &DataDirectory, owners: &Owners, late: &[LateTablespace]) -> Result<u64, Failure> {
         let pgdata = directory.path();
         directory.disable()?;
+        // While the data directory still leads there.
+        let emptied = late_tablespaces::clear(late)?;
         let removed = match self.existing {
             Existing::Refuse => 0,
             Existing::Remove => self.clear(pgdata)?,
@@ -116,7 +119,7 @@ impl<'a> Tree<'a> {
                 Some(link) => self.make_link(&pgdata.join(path), path, link, owners)?,
             }
         }
-        Ok(removed)
+        Ok(removed + emptied)
     }
 
     fn make_link(&self, at: &Path, path: &str, link: &PlannedLink, owners: &Owners) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 //! else would bring it, the WAL that makes the backup consistent.
 
 use super::disk::{self, failed};
+use super::late_tablespaces;
 use super::owners::Owners;
 use super::source::Source;
 use pgmesh_node::{Failure, code};
@@ -84,7 +85,7 @@ pub fn needs_wal(pgdata: &Path, target: &RecoveryTarget, write_manifest: bool) -
 /// Puts the segments from the backup's start to its stop into `pg_wal`, marked as archived.
 ///
 /// # Errors
-/// One is not in the archive, or cannot be written.
+/// One is not in the archive, or cannot be written; 40 when its redo would take files for its own that are not.
 pub async fn fetch_wal(
     pgdata: &Path,
     root: &ManifestRoot,
@@ -99,6 +100,7 @@ pub async fn fetch_wal(
             .archived(root.system_id, WalFileName::Segment(name))
             .await?
             .ok_or_else(|| missing(root, name))?;
+        late_tablespaces::check_segment(pgdata, name, &content)?;
         let write = |path: &Path, content: &[u8]| {
             let file = disk::write_file(path, content)?;
             owners.give(&file, path, owner.0, owner.1)
