@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use pgmesh_tests::{Host, Postgres, Process, Site, programs_of, run, wait_for};
+use pgmesh_tests::{Host, Ledger, Postgres, Process, Site, programs_of, run, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -302,4 +302,40 @@ fn query(postgres: &Postgres, sql: &str) -> Command {
     let mut command = postgres.program("psql");
     command.args(["-X", "-A", "-t", "-q", "-c", sql]);
     command
+}
+
+fn append(postgres: &Postgres, file: &str, text: &str) {
+    let path = postgres.data().join(file);
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    postgres.account().write(&path, old + text);
+}
+
+#[test]
+fn a_recovery_target_left_in_the_configuration_ends_no_recovery_early() {
+    let site = Site::new("left-target", 1);
+    let mut ledger = Ledger::create(&site.postgres);
+    let first = ledger.add_some(&site.postgres, 2);
+    let moment = ledger.moment_after(&site.postgres, &ledger.rows()[0].clone());
+    append(&site.postgres, "postgresql.conf", "include_dir 'conf.d'\n");
+    fs::create_dir(site.postgres.data().join("conf.d")).expect("a folder");
+    site.postgres.account().own(&site.postgres.data().join("conf.d"));
+    append(
+        &site.postgres,
+        "conf.d/left.conf",
+        &format!("# of last week\nrecovery_target_time = '{moment}'\n"),
+    );
+    site.host.backup();
+    let last = ledger.add_some(&site.postgres, 30);
+    assert!(last.number > first.number);
+    site.postgres.archive_everything();
+
+    let target = Postgres::empty(&site.scratch, "refused");
+    run(site.host.restore_command(&target, &[])).fails(&[31], &["recovery_target_time", "conf.d/left.conf line 2"]);
+    assert!(
+        fs::read_dir(target.data()).expect("a folder").next().is_none(),
+        "nothing was written"
+    );
+    let mut overruled = site.restore("overruled", &["--recovery-option=recovery_target_time="]);
+    overruled.start_promoted();
+    Ledger::assert_ends_with(&overruled, last.number, "the end");
 }

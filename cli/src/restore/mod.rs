@@ -11,6 +11,7 @@
 //! The manifest is read twice, part by part: once for what must be known beforehand, once for the files. pg_control is
 //! taken away before anything is changed and put back when everything is durable: what was restored by half never starts.
 
+mod configuration;
 mod data_directory;
 mod databases;
 mod disk;
@@ -50,6 +51,7 @@ pub use workers::Workers;
 use crate::config::Config;
 use crate::mesh::restore_of;
 use crate::progress::Progress;
+use configuration::Configuration;
 use data_directory::DataDirectory;
 use data_directory::STOP_IT;
 pub use data_directory::refuse_running;
@@ -101,6 +103,8 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
     let activity = source.mesh().map(|mesh| mesh.activity().clone()).unwrap_or_default();
     let root = choose(options, &source).await?;
     let survey = Survey::take(&source, &root, options.existing == Existing::Compare).await?;
+    let configuration = Configuration::read(&source, &survey, &options.pgdata, &options.recovery).await?;
+    configuration.check_targets(&options.recovery)?;
     let links = plan_links(options, &root, &survey)?;
     let rules = Rules {
         left_out: databases::left_out(&root.databases, &options.include, &options.exclude)?,

@@ -84,6 +84,8 @@ pub struct Survey {
     pub files: u64,
     /// The sum of their sizes.
     pub bytes: u64,
+    /// Small files in which PostgreSQL's configuration may be, by path.
+    pub configuration: BTreeMap<String, FileEntry>,
     /// The paths of all files, where asked for.
     paths: Option<HashSet<[u8; 16]>>,
 }
@@ -132,6 +134,9 @@ impl Survey {
             EntryKind::File { size, .. } => {
                 self.files += 1;
                 self.bytes += size;
+                if may_be_configuration(&entry.path, size) && self.configuration.len() < MAX_CONFIGURATION {
+                    self.configuration.insert(entry.path.clone(), entry.clone());
+                }
                 if let Some(paths) = &mut self.paths {
                     paths.insert(key(&entry.path));
                 }
@@ -143,6 +148,15 @@ impl Survey {
     pub fn has_file(&self, path: &str) -> bool {
         self.paths.as_ref().is_some_and(|paths| paths.contains(&key(path)))
     }
+}
+
+/// Files that may be configuration, at most.
+const MAX_CONFIGURATION: usize = 1000;
+
+/// Whether PostgreSQL may read a file as its configuration: none of the directories that are its own.
+fn may_be_configuration(path: &str, size: u64) -> bool {
+    let is_own = |folder: &str| matches!(folder, "base" | "global" | "log") || folder.starts_with("pg_");
+    size <= 1 << 20 && !path.split_once('/').is_some_and(|(folder, _)| is_own(folder))
 }
 
 /// A path in 16 bytes, whatever its length.
