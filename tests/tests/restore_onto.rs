@@ -339,3 +339,21 @@ fn a_recovery_target_left_in_the_configuration_ends_no_recovery_early() {
     overruled.start_promoted();
     Ledger::assert_ends_with(&overruled, last.number, "the end");
 }
+
+#[test]
+fn a_target_without_an_offset_needs_one_where_server_and_host_differ() {
+    let site = Site::with_postgres("zones", 1, |postgres| postgres.setting("timezone", "America/New_York"));
+    site.host.backup();
+    let restore = |name: &str, zone: &str, target: &str| {
+        let folder = Postgres::empty(&site.scratch, name);
+        let mut command = site
+            .host
+            .restore_command(&folder, &["--type=time", &format!("--target={target}")]);
+        command.env("TZ", zone);
+        run(command)
+    };
+    let said = &["America/New_York", "2038-01-01 00:00:00+00:00"];
+    restore("differs", "UTC", "2038-01-01 00:00:00").fails(&[31], said);
+    restore("offset", "UTC", "2038-01-01 00:00:00+00").succeeds();
+    restore("same", "America/New_York", "2038-01-01 00:00:00").succeeds();
+}

@@ -39,6 +39,7 @@ mod tests;
 mod time_target;
 mod workers;
 mod writer;
+mod zones;
 
 pub use options::{Existing, PlaceOptions, RestoreOptions};
 pub use source::{DirectArchive, DirectRepositories, DirectSource, MeshSource, Source, direct_identity};
@@ -105,6 +106,9 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
     let survey = Survey::take(&source, &root, options.existing == Existing::Compare).await?;
     let configuration = Configuration::read(&source, &survey, &options.pgdata, &options.recovery).await?;
     configuration.check_targets(&options.recovery)?;
+    if let Some(target) = &options.target.local_time {
+        zones::check(&configuration, target)?;
+    }
     let links = plan_links(options, &root, &survey)?;
     let rules = Rules {
         left_out: databases::left_out(&root.databases, &options.include, &options.exclude)?,

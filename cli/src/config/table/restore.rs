@@ -14,8 +14,8 @@ const fn new(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
 /// Options of a restore.
 pub const OPTIONS: &[OptionSpec] = &[
     new("target", Kind::Text, "where recovery ends").about(
-        "A time, LSN, transaction id or restore point, as --type says. A time without an offset is in \
-            PostgreSQL's own time zone.",
+        "A time, LSN, transaction id or restore point, as --type says. A time without an offset is taken only where \
+            this host and the restored PostgreSQL have the same time zone.",
         "--target='2026-11-23 04:29:57+00'",
     ),
     new(
