@@ -102,8 +102,13 @@ impl Survey {
         };
         let (mut has_control, mut has_version) = (false, false);
         let mut parts = Parts::of(source, root);
+        let version_directory = root.tablespace_directory();
         while let Some(entries) = parts.next().await? {
             for entry in entries {
+                entry.check_tablespace(&version_directory).map_err(|error| {
+                    let what = format!("backup {} would put files outside of the cluster", root.label);
+                    Failure::new(code::FORMAT, what).because(error)
+                })?;
                 has_control |= entry.path == PG_CONTROL;
                 has_version |= entry.path == "PG_VERSION";
                 survey.add(entry);
