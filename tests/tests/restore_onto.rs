@@ -212,7 +212,7 @@ fn the_surviving_disk_of_a_tablespace_stops_the_recovery_until_it_is_emptied() {
 fn a_copy_beside_the_original_leaves_the_originals_tablespace_alone() {
     let mut late = LateSpace::new("late-copy");
     let copy = |name: &str, arguments: &[&str]| {
-        let spaces = late.site.scratch.folder(&format!("spaces-{name}"));
+        let spaces = late.site.scratch.folder(format!("spaces-{name}"));
         late.site.postgres.account().create_folder(&spaces);
         let map = format!("--tablespace-map-all={}", spaces.display());
         late.site.restore(name, &[&[map.as_str()], arguments].concat())
@@ -248,6 +248,19 @@ fn a_copy_beside_the_original_leaves_the_originals_tablespace_alone() {
     assert_eq!(mapped.query("select count(*) from item"), "20002");
     mapped.query("truncate item");
     mapped.stop();
+    // A copy whose files somebody copied leads to the original's tablespace, which is in the backup.
+    let cloned = Postgres::empty(&late.site.scratch, "cloned");
+    append(&cloned, "PG_VERSION", "15\n");
+    fs::create_dir(cloned.data().join("pg_tblspc")).expect("a folder");
+    let link = fs::read_dir(late.site.postgres.data().join("pg_tblspc"))
+        .expect("links")
+        .flatten()
+        .next();
+    let number = link.expect("a link").file_name();
+    std::os::unix::fs::symlink(&late.folder, cloned.data().join("pg_tblspc").join(number)).expect("a link");
+    for arguments in [["--delta"], ["--force"]] {
+        run(late.site.host.restore_command(&cloned, &arguments)).fails(&[40], &["is in use", "tablespace-map"]);
+    }
     late.site.postgres.restart();
     assert_eq!(late.site.postgres.query("select count(*) from item"), "20002");
     late.site.postgres.check_all();
@@ -356,4 +369,85 @@ fn a_target_without_an_offset_needs_one_where_server_and_host_differ() {
     restore("differs", "UTC", "2038-01-01 00:00:00").fails(&[31], said);
     restore("offset", "UTC", "2038-01-01 00:00:00+00").succeeds();
     restore("same", "America/New_York", "2038-01-01 00:00:00").succeeds();
+}
+
+#[test]
+fn a_restore_that_is_interrupted_says_that_the_directory_is_incomplete() {
+    let site = Site::new("interrupted", 1);
+    site.postgres
+        .query("create table item as select g, repeat(md5(g::text), 20) from generate_series(1, 100000) g");
+    site.host.backup();
+    let target = Postgres::empty(&site.scratch, "target");
+    let log = site.scratch.path().join("restore.log");
+    let command = site.host.restore_command(&target, &["--process-max=1"]);
+    let mut restore = Process::start("restore", command, &log);
+    wait_for("the restore to write", LIMIT, || {
+        assert!(restore.ended().is_none(), "it ended early: {}", restore.log());
+        target.data().join("base/5").exists()
+    });
+    let status = restore.end(Signal::INT, LIMIT);
+    let said = restore.log();
+    assert!(!status.success(), "{said}");
+    for words in [
+        "stopped by SIGINT",
+        "is not complete and cannot be started",
+        "--delta or --force",
+    ] {
+        assert!(said.contains(words), "{words:?} in {said}");
+    }
+    assert!(!target.data().join("global/pg_control").exists());
+    run(site.host.restore_command(&target, &["--delta"])).succeeds();
+}
+
+/// What is mounted on a directory of the data directory is another file system, whose writes are to be durable before pg_control.
+#[test]
+fn what_is_mounted_in_the_data_directory_is_synced_too() {
+    let site = Site::new("mounted", 1);
+    site.host.backup();
+    let restored = site.restore("restored", &["--type=none"]);
+    let base = restored.data().join("base");
+    let restore = site
+        .host
+        .restore_command(&restored, &["--delta", "--type=none", "--log-level-console=debug"]);
+    let mut inside = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        inside.args(["--user", "--map-root-user"]);
+    }
+    inside.args([
+        "--mount",
+        "--",
+        "sh",
+        "-c",
+        "mount -t tmpfs tmpfs \"$0\" && exec \"$@\"",
+    ]);
+    inside.arg(&base).arg(restore.get_program()).args(restore.get_args());
+    let outcome = run(inside).ok();
+    outcome.says(&[&format!("synced the file system of {}", base.display())]);
+}
+
+/// Root restores into a directory that somebody else owns, who has planted a link and waits.
+#[test]
+fn a_restore_as_root_overwrites_nothing_behind_links_and_gives_files_to_their_owner() {
+    let site = Site::new("planted", 1);
+    site.host.backup();
+    let target = Postgres::empty(&site.scratch, "target");
+    let secret = site.scratch.path().join("secret");
+    fs::write(&secret, "secret").expect("a file");
+    let marker = target.data().join("pgmesh.restore");
+    std::os::unix::fs::symlink(&secret, &marker).expect("a link");
+    // As whoever runs this test.
+    let restore = |arguments: &[&str]| {
+        let restore = site.host.restore_command(&target, arguments);
+        let mut command = Command::new(restore.get_program());
+        command.args(restore.get_args());
+        run(command)
+    };
+    restore(&["--delta"]).refuses(&["symbolic link"]);
+    assert_eq!(fs::read_to_string(&secret).expect("the file"), "secret");
+    fs::remove_file(&marker).expect("the link");
+    restore(&[]).succeeds();
+    let owner = fs::metadata(target.data()).expect("the directory").uid();
+    for path in pgmesh_tests::files_below(target.data()) {
+        assert_eq!(fs::metadata(&path).expect("a file").uid(), owner, "{}", path.display());
+    }
 }

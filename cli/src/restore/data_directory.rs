@@ -1,5 +1,6 @@
 //! The directory that a restore writes into: what may be done with it, and that only one restore does it.
 
+use super::below::Below;
 use super::disk::{self, failed};
 use super::options::Existing;
 use super::planning::{PG_CONTROL, PG_CONTROL_STAGED};
@@ -7,9 +8,10 @@ use super::servers::{self, Seen};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{PostmasterPid, PostmasterPidError};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FileType, FlockOperation};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// PostgreSQL's code for a directory that should be empty (pgBackRest's number).
 const PATH_NOT_EMPTY: u8 = 40;
@@ -66,14 +68,16 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
         "{remedy}; if no server runs there, in no container and on no other host, remove {}",
         pgdata.join(PostmasterPid::FILE).display()
     );
-    let seen = match servers::look(pgdata) {
+    let found = PostmasterPid::read(pgdata);
+    let named = found.as_ref().ok().and_then(Option::as_ref).map(|found| found.pid);
+    let seen = match servers::look(pgdata, named) {
         Seen::Server(process) => {
             let what = format!("process {process} is a server on this data directory");
             return Err(running("runs on").because(what).remedy(remedy));
         }
         seen => seen,
     };
-    match (PostmasterPid::read(pgdata), seen) {
+    match (found, seen) {
         // A crash has left the file behind, or there is none.
         (Ok(None), _) | (Ok(Some(_)), Seen::Nothing) => Ok(()),
         (Ok(Some(found)), Seen::Perhaps(why)) => {
@@ -96,58 +100,82 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
 /// The data directory while a restore has it for itself.
 #[derive(Debug)]
 pub struct DataDirectory {
-    path: PathBuf,
+    below: Arc<Below>,
+    /// Whether an earlier restore into it did not come to its end: then sizes and times of its files prove nothing. They are set when a
+    /// file is written, and a power cut may have taken what was written.
+    pub was_interrupted: bool,
     _lock: File,
 }
 
 impl DataDirectory {
-    /// Makes the directory where it is missing and takes it for this restore.
+    /// Makes the directory where it is missing and takes it for this restore, durably.
     ///
     /// # Errors
     /// 50 when another restore is at it.
     pub fn take(pgdata: &Path) -> Result<Self, Failure> {
         disk::make_directories(pgdata)?;
-        let marker = pgdata.join(MARKER);
-        let lock = disk::write_file(&marker, b"A restore of pgmesh is under way here, or was interrupted.\n")?;
+        let below = Below::open(pgdata)?;
+        let was_interrupted = below.metadata(MARKER)?.is_some();
+        let lock = below.write_all(MARKER, b"A restore of pgmesh is under way here, or was interrupted.\n")?;
+        let marker = below.shown(MARKER);
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                path: pgdata.to_owned(),
-                _lock: lock,
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::new(
-                code::LOCK_ACQUIRE,
-                format!("another restore writes into {}", pgdata.display()),
-            )),
-            Err(error) => Err(failed("locking", &marker)(error.into())),
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Failure::new(
+                    code::LOCK_ACQUIRE,
+                    format!("another restore writes into {}", pgdata.display()),
+                ));
+            }
+            Err(error) => return Err(failed("locking", &marker)(error.into())),
         }
+        lock.sync_all().map_err(failed("syncing", &marker))?;
+        below.sync("")?;
+        Ok(Self {
+            below: Arc::new(below),
+            was_interrupted,
+            _lock: lock,
+        })
     }
 
     /// PGDATA.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.below.path()
+    }
+
+    /// PGDATA, open.
+    pub fn below(&self) -> &Arc<Below> {
+        &self.below
+    }
+
+    /// Gives it up before anything was changed.
+    ///
+    /// # Errors
+    /// The marker cannot be removed.
+    pub fn leave(self) -> Result<(), Failure> {
+        match self.was_interrupted {
+            true => Ok(()),
+            false => self.below.remove(MARKER),
+        }
     }
 
     /// Durably takes away what a server needs to start, before anything else is changed: whatever happens from here on, it
     /// cannot start on something half restored.
     pub fn disable(&self) -> Result<(), Failure> {
         for name in [PG_CONTROL, PG_CONTROL_STAGED] {
-            disk::remove(&self.path.join(name))?;
+            self.below.remove(name)?;
         }
-        let global = self.path.join("global");
-        if global.is_dir() {
-            disk::sync_directory(&global)
-        } else {
-            Ok(())
+        match self.below.metadata("global")? {
+            Some(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => self.below.sync("global"),
+            _ => Ok(()),
         }
     }
 
     /// Puts pg_control in its place, durably, and takes the marker away. Everything else is durable already.
     pub fn enable(self) -> Result<(), Failure> {
-        let (staged, control) = (self.path.join(PG_CONTROL_STAGED), self.path.join(PG_CONTROL));
-        std::fs::rename(&staged, &control).map_err(failed("renaming", &staged))?;
-        disk::sync_directory(&self.path.join("global"))?;
-        disk::remove(&self.path.join(MARKER))?;
-        disk::sync_directory(&self.path)
+        self.below.rename(PG_CONTROL_STAGED, PG_CONTROL)?;
+        self.below.sync("global")?;
+        self.below.remove(MARKER)?;
+        self.below.sync("")
     }
 }
 
@@ -187,7 +215,7 @@ mod tests {
         let pid_file = |text: &str| fs::write(pgdata.join("postmaster.pid"), text).unwrap();
         // The number of a process that is no server of this data directory: it was given anew since.
         pid_file(&format!("{}\n/x\n1\n", std::process::id()));
-        let expected = match servers::look(pgdata) {
+        let expected = match servers::look(pgdata, None) {
             Seen::Nothing => None,
             _ => Some(code::PG_RUNNING),
         };
@@ -206,8 +234,9 @@ mod tests {
             DataDirectory::take(directory.path()).unwrap_err().code,
             code::LOCK_ACQUIRE
         );
+        assert!(!first.was_interrupted);
         drop(first);
-        DataDirectory::take(directory.path()).unwrap();
+        assert!(DataDirectory::take(directory.path()).unwrap().was_interrupted);
     }
 
     #[test]

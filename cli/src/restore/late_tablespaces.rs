@@ -3,10 +3,11 @@
 //! The redo of CREATE TABLESPACE makes the link and keeps the files that it finds. They are newer than what is replayed, or another
 //! server's: docs/decisions/0024-tablespaces-after-the-backup.md.
 
+use super::below::Below;
 use super::disk::{self, failed};
 use super::servers;
 use super::survey::Survey;
-use pgmesh_node::{Failure, code};
+use pgmesh_node::Failure;
 use pgmesh_postgres::wal::{CreatedTablespace, CreatedTablespaces};
 use pgmesh_postgres::{SegmentName, WalHeader};
 use std::fs;
@@ -222,11 +223,9 @@ pub fn clear(tablespaces: &[LateTablespace]) -> Result<u64, Failure> {
             "emptied {}, to which {link} leads: it is not in the backup",
             content.display()
         );
-        if fs::symlink_metadata(content).is_ok_and(|found| !found.is_dir()) {
-            let what = format!("{} is no directory", content.display());
-            return Err(Failure::new(code::FILE_INVALID, what));
+        if let (Some(location), Some(version)) = (content.parent(), content.file_name()) {
+            Below::open(location)?.clear_directory(version)?;
         }
-        disk::clear(content, &|_| false)?;
     }
     Ok(tablespaces.len() as u64)
 }

@@ -32,6 +32,8 @@ pub struct RestoreOptions {
     pub force: bool,
     /// `--delta` and `--force`: what has the size and time of the backup is taken for right, unread.
     pub trusts_times: bool,
+    /// `keep-owners`: files get the owners that they had, root's too.
+    pub keeps_owners: bool,
     /// How far to recover, and so which backup.
     pub target: Target,
     /// `target-timeline`.
@@ -88,6 +90,7 @@ impl RestoreOptions {
                 (false, false) => Existing::Refuse,
             },
             force: config.flag("force"),
+            keeps_owners: config.flag("keep-owners"),
             trusts_times: config.flag("delta") && config.flag("force"),
             target_timeline: config.text("target-timeline").map(str::to_owned),
             recovery: recovery_settings(config, &target, now)?,

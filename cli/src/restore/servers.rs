@@ -35,15 +35,17 @@ pub enum Seen {
     Perhaps(String),
 }
 
-/// Looks for a server on a data directory.
-pub fn look(pgdata: &Path) -> Seen {
+/// Looks for a server on a data directory. `named`: the process in its `postmaster.pid`, which is one whatever its program is called.
+pub fn look(pgdata: &Path, named: Option<u32>) -> Seen {
     let Ok(metadata) = fs::metadata(pgdata) else {
         return Seen::Perhaps("the data directory cannot be examined".to_owned());
     };
     let mut hidden = blind_spot(pgdata, metadata.uid());
     for process in processes() {
         match process.works_in(&metadata) {
-            Some(true) if process.is_postgres() => return Seen::Server(process.number),
+            Some(true) if named == Some(process.number) || process.is_postgres() => {
+                return Seen::Server(process.number);
+            }
             Some(_) => {}
             // A server runs as the owner of its data directory, or does not start.
             None if process.user().is_some_and(|user| user != metadata.uid()) => {}
@@ -151,9 +153,10 @@ mod tests {
             command.arg("60").current_dir(&pgdata).spawn().unwrap()
         };
         let mut other = spawn(Path::new("/bin/sleep"));
-        assert!(!matches!(look(&pgdata), Seen::Server(_)));
+        assert!(!matches!(look(&pgdata, None), Seen::Server(_)));
+        assert_eq!(look(&pgdata, Some(other.id())), Seen::Server(other.id()));
         let mut server = spawn(&program);
-        assert_eq!(look(&pgdata), Seen::Server(server.id()));
+        assert_eq!(look(&pgdata, None), Seen::Server(server.id()));
 
         // Its tablespaces are known to be in use.
         let (used, free) = (directory.path().join("used"), directory.path().join("free"));
@@ -170,6 +173,6 @@ mod tests {
             process.kill().unwrap();
             process.wait().unwrap();
         }
-        assert!(!matches!(look(&pgdata), Seen::Server(_)));
+        assert!(!matches!(look(&pgdata, None), Seen::Server(_)));
     }
 }

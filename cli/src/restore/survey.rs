@@ -139,7 +139,14 @@ impl Survey {
             EntryKind::File { size, .. } => {
                 self.files += 1;
                 self.bytes += size;
-                if may_be_configuration(&entry.path, size) && self.configuration.len() < MAX_CONFIGURATION {
+                let is_small = size <= 1 << 20 && entry.extents().len() <= MAX_EXTENTS;
+                // Some keep thousands of logs in a folder of their own.
+                let most = if entry.path.ends_with(".conf") {
+                    2 * MAX_CONFIGURATION
+                } else {
+                    MAX_CONFIGURATION
+                };
+                if is_small && may_be_configuration(&entry.path) && self.configuration.len() < most {
                     self.configuration.insert(entry.path.clone(), entry.clone());
                 }
                 if let Some(paths) = &mut self.paths {
@@ -157,11 +164,13 @@ impl Survey {
 
 /// Files that may be configuration, at most.
 const MAX_CONFIGURATION: usize = 1000;
+/// And the pieces that one of them consists of (invariant 11).
+const MAX_EXTENTS: usize = 300;
 
 /// Whether PostgreSQL may read a file as its configuration: none of the directories that are its own.
-fn may_be_configuration(path: &str, size: u64) -> bool {
+fn may_be_configuration(path: &str) -> bool {
     let is_own = |folder: &str| matches!(folder, "base" | "global" | "log") || folder.starts_with("pg_");
-    size <= 1 << 20 && !path.split_once('/').is_some_and(|(folder, _)| is_own(folder))
+    !path.split_once('/').is_some_and(|(folder, _)| is_own(folder))
 }
 
 /// A path in 16 bytes, whatever its length.
