@@ -106,10 +106,8 @@ impl LogLevel {
 /// Whether [`init`] has set up the log.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// Sets up the log for the rest of the process, as the configuration says. To be called before other threads exist,
-/// because it asks the system for its time zone.
+/// Sets up the log for the rest of the process, as the configuration says.
 pub fn init(config: &Config) -> Result<(), CommandError> {
-    local_offset();
     let level = |option: &str| {
         let name = config.text(option).unwrap_or("off");
         name.parse::<LogLevel>()
@@ -224,7 +222,8 @@ where
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         if self.timestamp {
-            let now = OffsetDateTime::now_utc().to_offset(local_offset());
+            let now = OffsetDateTime::now_utc();
+            let now = now.to_offset(local_offset(now));
             let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:3]");
             write!(writer, "{} ", now.format(format).map_err(|_| fmt::Error)?)?;
         }

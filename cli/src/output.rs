@@ -1,8 +1,8 @@
 //! Results of commands, on stdout. Logs never go there, so that a result can be piped.
 
 use std::io::{ErrorKind, Write};
-use std::sync::OnceLock;
 
+use chrono::{Offset, TimeZone};
 use serde::Serialize;
 use time::macros::format_description;
 use time::{OffsetDateTime, UtcOffset};
@@ -74,7 +74,7 @@ pub fn timestamp(unix_seconds: i64) -> String {
     let Ok(time) = OffsetDateTime::from_unix_timestamp(unix_seconds) else {
         return unix_seconds.to_string();
     };
-    let time = time.to_offset(local_offset());
+    let time = time.to_offset(local_offset(time));
     let text = time.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second]"));
     let (hours, minutes, _) = time.offset().as_hms();
     let sign = if time.offset().is_negative() { '-' } else { '+' };
@@ -85,15 +85,34 @@ pub fn timestamp(unix_seconds: i64) -> String {
     text.map_or_else(|_| unix_seconds.to_string(), |text| text + &offset)
 }
 
-/// The host's offset from UTC. Asked once, early: the system's answer is not safe to ask for among several threads.
-pub fn local_offset() -> UtcOffset {
-    static OFFSET: OnceLock<UtcOffset> = OnceLock::new();
-    *OFFSET.get_or_init(|| UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC))
+/// The host's offset from UTC at a time: another one in summer than in winter, also for a program that runs through the change.
+pub fn local_offset(at: OffsetDateTime) -> UtcOffset {
+    let time = chrono::DateTime::from_timestamp(at.unix_timestamp(), 0);
+    let offset = time.map(|time| chrono::Local.offset_from_utc_datetime(&time.naive_utc()).fix());
+    offset
+        .and_then(|offset| UtcOffset::from_whole_seconds(offset.local_minus_utc()).ok())
+        .unwrap_or(UtcOffset::UTC)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Runs itself in a time zone with summer time, since a process cannot change its own.
+    #[test]
+    fn times_have_the_offset_of_their_season() {
+        const ZONE: &str = "CET-1CEST,M3.5.0,M10.5.0/3";
+        if std::env::var("TZ").as_deref() == Ok(ZONE) {
+            assert_eq!(timestamp(1_767_225_600), "2026-01-01 01:00:00+01");
+            assert_eq!(timestamp(1_782_864_000), "2026-07-01 02:00:00+02");
+            return;
+        }
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "output::tests::times_have_the_offset_of_their_season"]);
+        let outcome = again.env("TZ", ZONE).output().unwrap();
+        let said = String::from_utf8_lossy(&outcome.stdout);
+        assert!(outcome.status.success() && said.contains("1 passed"), "{said}");
+    }
 
     #[test]
     fn sizes() {

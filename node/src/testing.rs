@@ -238,6 +238,11 @@ fn segment(number: u64) -> Vec<u8> {
 
 /// A backup of one file in a chunk: its manifest's root, and the one part.
 pub(crate) fn manifest_of(label: &str, chunk: Digest, length: usize) -> (Vec<u8>, Vec<u8>) {
+    manifest_of_file("a", label, chunk, length)
+}
+
+/// The same of a file with this path.
+pub(crate) fn manifest_of_file(path: &str, label: &str, chunk: Digest, length: usize) -> (Vec<u8>, Vec<u8>) {
     let length = u32::try_from(length).unwrap();
     let mut writer = PartWriter::new();
     let extent = Extent {
@@ -246,7 +251,7 @@ pub(crate) fn manifest_of(label: &str, chunk: Digest, length: usize) -> (Vec<u8>
         length,
     };
     let file = FileEntry {
-        path: "a".to_owned(),
+        path: path.to_owned(),
         kind: EntryKind::File {
             size: u64::from(length),
             crc32c: 0,

@@ -39,7 +39,10 @@ pub use control::{ClusterState, ControlFile, ControlFileError, WalLevel};
 pub use fingerprint::{FingerprintError, instance_fingerprint};
 pub use lsn::{Lsn, ParseLsnError, ParseNumberError, SystemId, TimelineId};
 pub use postmaster::{PostmasterPid, PostmasterPidError};
-pub use recovery::{RecoverySettings, RecoverySettingsError, RecoveryTarget, TargetAction};
+pub use recovery::{
+    RECOVERY_TARGETS, RecoverySettings, RecoverySettingsError, RecoveryTarget, SettingLine, TargetAction,
+    has_recovery_target, setting_lines,
+};
 pub use relation::{BLOCKS_PER_SEGMENT, DEFAULT_TABLESPACE, Fork, GLOBAL_TABLESPACE, RelationFile, is_checksummed};
 pub use segment::{ParseSegmentNameError, SegmentName, SegmentSize, SegmentSizeError};
 pub use timeline_history::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError};

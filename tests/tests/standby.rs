@@ -282,6 +282,20 @@ fn it_is_said_when_there_is_no_standby_that_fits() {
     back_up(&site.host, &both, &["--backup-standby=y"]).fails(&[56], &["pg2 does not replay"]);
     standby.query("select pg_wal_replay_resume()");
 
+    // Its pages have no checksums, and the primary's pg_control says that all have.
+    standby.stop();
+    let mut checksums = standby.program("pg_checksums");
+    checksums
+        .args(["--disable", "--no-sync", "--pgdata"])
+        .arg(standby.data());
+    run(checksums).succeeds();
+    standby.start();
+    back_up(&site.host, &both, &["--backup-standby=y"])
+        .fails(&[56], &["pg2 writes pages without checksums", "the primary with"]);
+    let outcome = back_up(&site.host, &both, &["--backup-standby=prefer"]);
+    outcome.clone().succeeds();
+    outcome.says(&["taken from the primary"]);
+
     // It may not be one any more.
     standby.query("select pg_promote()");
     back_up(&site.host, &both, &["--backup-standby=y"]).fails(&[56], &["pg1 and pg2 are primaries"]);

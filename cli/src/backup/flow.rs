@@ -29,7 +29,7 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 
 /// Backs the cluster at `pg1-path` up to the mesh.
 ///
-/// The label is made of local time where [`local_offset`] was asked before the runtime began, else of UTC.
+/// The label is made of local time.
 ///
 /// # Errors
 /// All that keeps a whole backup from being committed; that a node dies does not. Nothing is left locked then: the mesh is
@@ -118,7 +118,8 @@ async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -
             settings.kind
         );
     }
-    let now = OffsetDateTime::now_utc().to_offset(local_offset());
+    let now = OffsetDateTime::now_utc();
+    let now = now.to_offset(local_offset(now));
     let chosen = label::choose(now, kind, prior.as_ref(), &newest);
     if chosen.clock_is_behind {
         tracing::warn!(

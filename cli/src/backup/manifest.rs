@@ -125,7 +125,8 @@ pub fn file_entry(entry: &Entry, kind: EntryKind) -> FileEntry {
         path: entry.path.clone(),
         kind,
         modified: entry.modified,
-        mode: entry.mode,
+        // Not setuid, setgid and sticky: what has no use in a data directory, and gives rights away, is not restored.
+        mode: entry.mode & 0o777,
         user: entry.user.clone(),
         group: entry.group.clone(),
         fingerprints: None,

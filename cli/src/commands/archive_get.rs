@@ -9,7 +9,7 @@ use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::{Archived, Mesh};
-use crate::restore::DirectArchive;
+use crate::restore::{DirectArchive, late_tablespaces};
 use bytes::Bytes;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, TimelineId, WalFileName, WalHole};
@@ -62,6 +62,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     };
     match archived {
         Archived::Content(content) => {
+            if let Some(refusal) = tablespace_refusal(pgdata, file, &content, &destination) {
+                return refusal;
+            }
             write(&destination, &content)?;
             tracing::info!("got WAL file '{file}'");
             Ok(ExitCode::Ok)
@@ -78,6 +81,30 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         }
         Archived::Hole(hole) => Err(refuse_hole(file, hole)),
     }
+}
+
+/// A segment whose redo would make a tablespace around files that are not this cluster's is not handed out. A recovery to a point ends
+/// before it, as before a hole: PostgreSQL reads ahead, and does not open a server that has not reached its target.
+fn tablespace_refusal(
+    pgdata: Option<&Path>,
+    file: WalFileName,
+    content: &[u8],
+    destination: &Path,
+) -> Option<Result<ExitCode, Failure>> {
+    // PostgreSQL runs this in its data directory.
+    let pgdata = pgdata.unwrap_or(Path::new("."));
+    let WalFileName::Segment(name) = file else { return None };
+    if !late_tablespaces::is_recovering(pgdata) {
+        return None;
+    }
+    let before = || late_tablespaces::segment_before(destination.parent()?, name, content);
+    let refusal = late_tablespaces::foreign_files(pgdata, name, content, before)?.refusal(name);
+    if late_tablespaces::ends_at_a_point(pgdata) {
+        let remedy = refusal.remedy.as_deref().unwrap_or_default();
+        tracing::warn!("{refusal}. The recovery ends before it, at its target or with an error: then {remedy}");
+        return Some(Ok(ExitCode::NotFound));
+    }
+    Some(Err(refusal))
 }
 
 /// How long the archive is asked for a history that also lies in pg_wal.

@@ -27,7 +27,7 @@ use crate::allocator;
 use crate::config::table::sets;
 use crate::config::{Command, Config};
 use crate::exit::{CommandError, ExitCode};
-use crate::{mesh, output};
+use crate::mesh;
 use pgmesh_node::protocol::NodeChange;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
@@ -44,8 +44,6 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
     ) {
         allocator::bound_memory();
     }
-    // Asked while there is one thread: the C library's time zone functions are not safe beside others.
-    output::local_offset();
     let runtime = runtime(config.command())
         .map_err(|error| CommandError::runtime("the runtime cannot be started").because(&error))?;
     let outcome = runtime.block_on(async {

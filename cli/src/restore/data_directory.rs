@@ -1,26 +1,32 @@
 //! The directory that a restore writes into: what may be done with it, and that only one restore does it.
 
+use super::below::Below;
 use super::disk::{self, failed};
 use super::options::Existing;
 use super::planning::{PG_CONTROL, PG_CONTROL_STAGED};
+use super::servers::{self, Seen};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{PostmasterPid, PostmasterPidError};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FileType, FlockOperation};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// PostgreSQL's code for a directory that should be empty (pgBackRest's number).
 const PATH_NOT_EMPTY: u8 = 40;
 /// Lies in PGDATA while a restore is under way or was interrupted, and is locked by it.
 pub const MARKER: &str = "pgmesh.restore";
 
+/// What is to be done about a server that runs on the data directory.
+pub const STOP_IT: &str = "stop it before the restore: pg_ctl stop";
+
 /// Whether a restore may write here at all. Changes nothing.
 ///
 /// # Errors
 /// 38 when a server runs on the directory, 40 when it is not empty and may not be touched, or is no data directory.
 pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
-    refuse_running(pgdata, "stop it before the restore: pg_ctl stop")?;
+    refuse_running(pgdata, STOP_IT)?;
     match std::fs::metadata(pgdata) {
         Ok(metadata) if !metadata.is_dir() => {
             return Err(Failure::new(
@@ -51,94 +57,125 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what must not be done while a server runs on a data directory of this host.
+/// Refuses what must not be done while a server runs on a data directory, in whatever namespace or container of this host. Where
+/// that cannot be known, a `postmaster.pid` counts: its process may be one that is not seen from here.
 ///
 /// # Errors
-/// 38 when one runs; when that cannot be known.
+/// 38 when one runs, or when there is a `postmaster.pid` and one may run.
 pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
-    let running = |who: String| {
-        Failure::new(
-            code::PG_RUNNING,
-            format!("PostgreSQL runs on {}{who}", pgdata.display()),
-        )
-        .remedy(remedy)
-    };
-    match PostmasterPid::read(pgdata) {
-        Ok(Some(found)) if is_alive(found.pid) => Err(running(format!(" as process {}", found.pid))),
-        // A crash has left the file behind, or there is none.
-        Ok(_) => Ok(()),
-        Err(error @ PostmasterPidError::Malformed { .. }) => {
-            Err(running(", perhaps".to_owned()).because(chain(&error)))
+    let running = |how: &str| Failure::new(code::PG_RUNNING, format!("PostgreSQL {how} {}", pgdata.display()));
+    let left_behind = format!(
+        "{remedy}; if no server runs there, in no container and on no other host, remove {}",
+        pgdata.join(PostmasterPid::FILE).display()
+    );
+    let found = PostmasterPid::read(pgdata);
+    let named = found.as_ref().ok().and_then(Option::as_ref).map(|found| found.pid);
+    let seen = match servers::look(pgdata, named) {
+        Seen::Server(process) => {
+            let what = format!("process {process} is a server on this data directory");
+            return Err(running("runs on").because(what).remedy(remedy));
         }
-        Err(error) => {
+        seen => seen,
+    };
+    match (found, seen) {
+        // A crash has left the file behind, or there is none.
+        (Ok(None), _) | (Ok(Some(_)), Seen::Nothing) => Ok(()),
+        (Ok(Some(found)), Seen::Perhaps(why)) => {
+            let what = format!(
+                "postmaster.pid says that a server runs as process {}, and {why}",
+                found.pid
+            );
+            Err(running("may be running on").because(what).remedy(left_behind))
+        }
+        (Err(error @ PostmasterPidError::Malformed { .. }), _) => {
+            Err(running("may be running on").because(chain(&error)).remedy(left_behind))
+        }
+        (Err(error), _) => {
             Err(Failure::new(code::RUNTIME, "whether PostgreSQL runs cannot be known").because(chain(&error)))
         }
+        (Ok(Some(_)), Seen::Server(_)) => Err(running("runs on").remedy(remedy)),
     }
-}
-
-fn is_alive(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-    pid.is_some_and(|pid| {
-        // Anything but "no such process" says that there is one, perhaps of another user.
-        !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
-    })
 }
 
 /// The data directory while a restore has it for itself.
 #[derive(Debug)]
 pub struct DataDirectory {
-    path: PathBuf,
+    below: Arc<Below>,
+    /// Whether an earlier restore into it did not come to its end: then sizes and times of its files prove nothing. They are set when a
+    /// file is written, and a power cut may have taken what was written.
+    pub was_interrupted: bool,
     _lock: File,
 }
 
 impl DataDirectory {
-    /// Makes the directory where it is missing and takes it for this restore.
+    /// Makes the directory where it is missing and takes it for this restore, durably.
     ///
     /// # Errors
     /// 50 when another restore is at it.
     pub fn take(pgdata: &Path) -> Result<Self, Failure> {
         disk::make_directories(pgdata)?;
-        let marker = pgdata.join(MARKER);
-        let lock = disk::write_file(&marker, b"A restore of pgmesh is under way here, or was interrupted.\n")?;
+        let below = Below::open(pgdata)?;
+        let was_interrupted = below.metadata(MARKER)?.is_some();
+        let lock = below.write_all(MARKER, b"A restore of pgmesh is under way here, or was interrupted.\n")?;
+        let marker = below.shown(MARKER);
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                path: pgdata.to_owned(),
-                _lock: lock,
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::new(
-                code::LOCK_ACQUIRE,
-                format!("another restore writes into {}", pgdata.display()),
-            )),
-            Err(error) => Err(failed("locking", &marker)(error.into())),
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Failure::new(
+                    code::LOCK_ACQUIRE,
+                    format!("another restore writes into {}", pgdata.display()),
+                ));
+            }
+            Err(error) => return Err(failed("locking", &marker)(error.into())),
         }
+        lock.sync_all().map_err(failed("syncing", &marker))?;
+        below.sync("")?;
+        Ok(Self {
+            below: Arc::new(below),
+            was_interrupted,
+            _lock: lock,
+        })
     }
 
     /// PGDATA.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.below.path()
+    }
+
+    /// PGDATA, open.
+    pub fn below(&self) -> &Arc<Below> {
+        &self.below
+    }
+
+    /// Gives it up before anything was changed.
+    ///
+    /// # Errors
+    /// The marker cannot be removed.
+    pub fn leave(self) -> Result<(), Failure> {
+        match self.was_interrupted {
+            true => Ok(()),
+            false => self.below.remove(MARKER),
+        }
     }
 
     /// Durably takes away what a server needs to start, before anything else is changed: whatever happens from here on, it
     /// cannot start on something half restored.
     pub fn disable(&self) -> Result<(), Failure> {
         for name in [PG_CONTROL, PG_CONTROL_STAGED] {
-            disk::remove(&self.path.join(name))?;
+            self.below.remove(name)?;
         }
-        let global = self.path.join("global");
-        if global.is_dir() {
-            disk::sync_directory(&global)
-        } else {
-            Ok(())
+        match self.below.metadata("global")? {
+            Some(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => self.below.sync("global"),
+            _ => Ok(()),
         }
     }
 
     /// Puts pg_control in its place, durably, and takes the marker away. Everything else is durable already.
     pub fn enable(self) -> Result<(), Failure> {
-        let (staged, control) = (self.path.join(PG_CONTROL_STAGED), self.path.join(PG_CONTROL));
-        std::fs::rename(&staged, &control).map_err(failed("renaming", &staged))?;
-        disk::sync_directory(&self.path.join("global"))?;
-        disk::remove(&self.path.join(MARKER))?;
-        disk::sync_directory(&self.path)
+        self.below.rename(PG_CONTROL_STAGED, PG_CONTROL)?;
+        self.below.sync("global")?;
+        self.below.remove(MARKER)?;
+        self.below.sync("")
     }
 }
 
@@ -171,18 +208,22 @@ mod tests {
     }
 
     #[test]
-    fn a_running_server_is_left_alone_and_a_crashed_one_is_not_running() {
+    fn a_postmaster_pid_counts_unless_its_server_would_be_seen() {
         let directory = tempfile::tempdir().unwrap();
         let pgdata = directory.path();
         fs::write(pgdata.join("PG_VERSION"), "15\n").unwrap();
-        let pid_file = |pid: u32| fs::write(pgdata.join("postmaster.pid"), format!("{pid}\n/x\n1\n")).unwrap();
-        pid_file(std::process::id());
+        let pid_file = |text: &str| fs::write(pgdata.join("postmaster.pid"), text).unwrap();
+        // The number of a process that is no server of this data directory: it was given anew since.
+        pid_file(&format!("{}\n/x\n1\n", std::process::id()));
+        let expected = match servers::look(pgdata, None) {
+            Seen::Nothing => None,
+            _ => Some(code::PG_RUNNING),
+        };
+        assert_eq!(code_of(pgdata, Existing::Remove), expected);
+        pid_file("");
         assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
-        // Above the highest process number that Linux gives.
-        pid_file(1 << 23);
+        fs::remove_file(pgdata.join("postmaster.pid")).unwrap();
         assert_eq!(code_of(pgdata, Existing::Remove), None);
-        fs::write(pgdata.join("postmaster.pid"), "").unwrap();
-        assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
     }
 
     #[test]
@@ -193,8 +234,9 @@ mod tests {
             DataDirectory::take(directory.path()).unwrap_err().code,
             code::LOCK_ACQUIRE
         );
+        assert!(!first.was_interrupted);
         drop(first);
-        DataDirectory::take(directory.path()).unwrap();
+        assert!(DataDirectory::take(directory.path()).unwrap().was_interrupted);
     }
 
     #[test]

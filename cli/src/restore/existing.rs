@@ -1,34 +1,60 @@
 //! `--delta`: what is in the data directory and not in the backup goes.
 
+use super::below::Below;
 use super::data_directory::MARKER;
-use super::disk::{self, failed};
+use super::disk;
 use super::prepare::Tree;
 use pgmesh_node::Failure;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use rustix::fs::{FileType, Mode, Stat};
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A directory that is to be looked through.
+struct Pending {
+    /// PGDATA, or what a link leads to.
+    root: Arc<Below>,
+    /// Where it lies below that.
+    within: String,
+    /// What the backup calls it.
+    path: String,
+}
 
 /// Removes what the backup does not have, and what is of another kind there. Answers how much.
 ///
 /// # Errors
 /// Something cannot be read or removed.
-pub fn sweep(pgdata: &Path, tree: &Tree<'_>) -> Result<u64, Failure> {
+pub fn sweep(pgdata: &Arc<Below>, tree: &Tree<'_>) -> Result<u64, Failure> {
     let mut removed = 0;
-    let mut pending = vec![(pgdata.to_owned(), String::new())];
-    while let Some((directory, relative)) = pending.pop() {
-        let reading = || failed("reading the directory", &directory);
-        for name in fs::read_dir(&directory).map_err(reading())? {
-            let name = name.map_err(reading())?;
-            let at = name.path();
-            let path = name.file_name().to_str().map(|name| join(&relative, name));
-            let metadata = fs::symlink_metadata(&at).map_err(failed("examining", &at))?;
-            match judge(tree, path.as_deref(), &at, &metadata) {
+    let mut pending = vec![Pending {
+        root: Arc::clone(pgdata),
+        within: String::new(),
+        path: String::new(),
+    }];
+    while let Some(Pending { root, within, path }) = pending.pop() {
+        let directory = root.directory(&within)?;
+        for name in directory.names()? {
+            let text = name.to_str();
+            let path = text.map(|name| join(&path, name));
+            let Some(found) = directory.metadata(&name)? else {
+                continue;
+            };
+            match judge(tree, path.as_deref(), &directory, &name, &found)? {
                 Verdict::Keep => {}
-                Verdict::Enter(below) => pending.push((below, path.unwrap_or_default())),
-                Verdict::Overwrite => make_writable(&at, &metadata)?,
+                Verdict::Enter => pending.push(Pending {
+                    root: Arc::clone(&root),
+                    within: join(&within, text.unwrap_or_default()),
+                    path: path.unwrap_or_default(),
+                }),
+                Verdict::Follow(destination) => pending.push(Pending {
+                    root: Arc::new(Below::open(&destination)?),
+                    within: String::new(),
+                    path: path.unwrap_or_default(),
+                }),
+                Verdict::Overwrite => make_writable(&directory, &name, &found)?,
                 Verdict::Remove => {
-                    tracing::debug!("removed {}", at.display());
-                    disk::remove(&at)?;
+                    tracing::debug!("removed {}", directory.shown(&name).display());
+                    directory.remove(&name)?;
                     removed += 1;
                 }
             }
@@ -42,46 +68,58 @@ pub fn sweep(pgdata: &Path, tree: &Tree<'_>) -> Result<u64, Failure> {
 enum Verdict {
     /// It stays, whatever is in it.
     Keep,
-    /// A directory, or what a link leads to, that belongs to the backup.
-    Enter(PathBuf),
+    /// A directory of the backup.
+    Enter,
+    /// A link of the backup, to a directory of it.
+    Follow(PathBuf),
     /// A file of the backup.
     Overwrite,
     /// It goes.
     Remove,
 }
 
-fn judge(tree: &Tree<'_>, path: Option<&str>, at: &Path, metadata: &Metadata) -> Verdict {
-    let Some(path) = path else { return Verdict::Remove };
+fn judge(
+    tree: &Tree<'_>,
+    path: Option<&str>,
+    directory: &Below,
+    name: &OsStr,
+    found: &Stat,
+) -> Result<Verdict, Failure> {
+    let Some(path) = path else {
+        return Ok(Verdict::Remove);
+    };
     if path == MARKER || path == disk::LOST_FOUND || tree.rules.kept.contains(path) {
-        return Verdict::Keep;
+        return Ok(Verdict::Keep);
     }
     let in_tablespace = path
         .rsplit_once('/')
         .is_some_and(|(parent, _)| tree.links.get(parent).is_some_and(|link| link.tablespace.is_some()));
     // Other versions of PostgreSQL may share a tablespace's directory.
     if in_tablespace && !path.ends_with(&format!("/{}", tree.version_directory)) {
-        return Verdict::Keep;
+        return Ok(Verdict::Keep);
     }
-    match tree.links.get(path) {
-        Some(link) => match fs::read_link(at) {
-            Ok(leads) if leads == link.destination && link.to_directory => Verdict::Enter(link.destination.clone()),
-            Ok(leads) if leads == link.destination => Verdict::Keep,
+    let kind = FileType::from_raw_mode(found.st_mode);
+    Ok(match tree.links.get(path) {
+        Some(link) => match directory.read_link(name)? {
+            Some(leads) if leads == link.destination && link.to_directory && leads.is_dir() => Verdict::Follow(leads),
+            Some(leads) if leads == link.destination => Verdict::Keep,
             _ => Verdict::Remove,
         },
-        None if metadata.is_dir() && tree.survey.directories.contains_key(path) => Verdict::Enter(at.to_owned()),
+        None if kind == FileType::Directory && tree.survey.directories.contains_key(path) => Verdict::Enter,
         // A file with a second name, as pg_upgrade --link leaves them, is another cluster's file, too.
-        None if metadata.is_file() && metadata.nlink() == 1 && tree.survey.has_file(path) => Verdict::Overwrite,
+        None if kind == FileType::RegularFile && found.st_nlink == 1 && tree.survey.has_file(path) => {
+            Verdict::Overwrite
+        }
         None => Verdict::Remove,
-    }
+    })
 }
 
-fn make_writable(at: &Path, metadata: &Metadata) -> Result<(), Failure> {
-    let mode = metadata.mode() & 0o7777;
+fn make_writable(directory: &Below, name: &OsStr, found: &Stat) -> Result<(), Failure> {
+    let mode = found.st_mode & 0o777;
     if mode & 0o600 == 0o600 {
         return Ok(());
     }
-    let permissions = fs::Permissions::from_mode(mode | 0o600);
-    fs::set_permissions(at, permissions).map_err(failed("changing the permissions of", at))
+    directory.set_mode(name, Mode::from_raw_mode(mode | 0o600))
 }
 
 fn join(directory: &str, name: &str) -> String {

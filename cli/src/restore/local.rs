@@ -5,10 +5,10 @@ use crate::crc::append;
 use crate::read_at::read_at;
 use pgmesh_node::Failure;
 use pgmesh_storage::{FINGERPRINT_PAGE, FileEntry, FingerprintSeed, PageFingerprint};
-use std::fs::{File, Metadata};
+use rustix::fs::{FileType, Stat};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,21 +59,20 @@ impl Local {
         }
     }
 
-    /// Compares a file with its fingerprints. What cannot be read there is not as it should be.
+    /// Compares a file with its fingerprints. What cannot be read there, or is not there, is not as it should be.
     ///
     /// # Errors
-    /// The file is there and cannot be opened or read.
+    /// The file cannot be read.
     pub fn compare(
+        file: Option<&File>,
         path: &Path,
         size: u64,
         table: Vec<PageFingerprint>,
         seed: FingerprintSeed,
     ) -> Result<Self, Failure> {
         let mut stretches = Vec::new();
-        match File::open(path) {
-            Ok(file) => compare(&file, size, &table, seed, &mut stretches).map_err(failed("reading", path))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("opening", path)(error)),
+        if let Some(file) = file {
+            compare(file, size, &table, seed, &mut stretches).map_err(failed("reading", path))?;
         }
         let seen = stretches.last().map_or(0, |stretch| stretch.bytes.end);
         add(&mut stretches, seen..size, None);
@@ -85,9 +84,10 @@ impl Local {
 }
 
 /// Whether size and time of a file in the data directory are those of the backup.
-pub fn has_size_and_time(path: &Path, entry: &FileEntry) -> bool {
-    let is_same = |found: &Metadata| found.is_file() && found.len() == entry.size() && found.mtime() == entry.modified;
-    std::fs::symlink_metadata(path).is_ok_and(|found| is_same(&found))
+pub fn has_size_and_time(found: &Stat, entry: &FileEntry) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+        && u64::try_from(found.st_size) == Ok(entry.size())
+        && found.st_mtime == entry.modified
 }
 
 fn compare(
@@ -178,7 +178,7 @@ mod tests {
             }
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&found).unwrap();
-            let local = Local::compare(file.path(), size as u64, table.clone(), seed).unwrap();
+            let local = Local::compare(Some(file.as_file()), file.path(), size as u64, table.clone(), seed).unwrap();
             let mut next = 0;
             for stretch in &local.stretches {
                 prop_assert_eq!(stretch.bytes.start, next);
@@ -204,7 +204,7 @@ mod tests {
     fn a_file_that_is_not_there_is_all_wrong() {
         let seed = FingerprintSeed::draw().unwrap();
         let table = vec![seed.page(b"x")];
-        let local = Local::compare(Path::new("/nonexistent/file"), 1, table, seed).unwrap();
+        let local = Local::compare(None, Path::new("/nonexistent/file"), 1, table, seed).unwrap();
         assert_eq!(
             local.stretches,
             [Stretch {

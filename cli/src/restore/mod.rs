@@ -3,18 +3,23 @@
 //! ```text
 //! options ── data_directory (may it be written?) ── source ── choose (which backup?)
 //!                                                     │
-//!   survey (manifest, first reading) ── places, databases, planning: pure decisions
+//!   survey (manifest, first reading) ── configuration, places, databases, planning: decisions
 //!                                                     │
 //!   prepare (directories, links) ── pipeline (chunks ── writer ── files) ── recovery ── sync ── pg_control
 //! ```
 //!
 //! The manifest is read twice, part by part: once for what must be known beforehand, once for the files. pg_control is
 //! taken away before anything is changed and put back when everything is durable: what was restored by half never starts.
+//! Everything is written below open directories (`below`, `roots`), and no link in them is followed.
 
+mod below;
+mod configuration;
 mod data_directory;
 mod databases;
 mod disk;
 mod existing;
+mod interruption;
+pub mod late_tablespaces;
 mod local;
 mod options;
 mod owners;
@@ -26,7 +31,9 @@ mod planning;
 mod prepare;
 mod recovery;
 mod restore_command;
+mod roots;
 mod select;
+mod servers;
 mod source;
 mod summary;
 mod survey;
@@ -37,6 +44,7 @@ mod tests;
 mod time_target;
 mod workers;
 mod writer;
+mod zones;
 
 pub use options::{Existing, PlaceOptions, RestoreOptions};
 pub use source::{DirectArchive, DirectRepositories, DirectSource, MeshSource, Source, direct_identity};
@@ -49,8 +57,11 @@ pub use workers::Workers;
 use crate::config::Config;
 use crate::mesh::restore_of;
 use crate::progress::Progress;
+use configuration::Configuration;
 use data_directory::DataDirectory;
+use data_directory::STOP_IT;
 pub use data_directory::refuse_running;
+use interruption::{Began, Interruption};
 use owners::Owners;
 use pg_manifest::PgManifest;
 use pgmesh_node::{Failure, now_unix};
@@ -82,24 +93,36 @@ pub async fn run(config: &Config) -> Result<RestoreSummary, Failure> {
 
 /// Restores from an opened source; from the mesh under a session, so that nothing of the backup is deleted meanwhile.
 async fn restore(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
+    let mut interruption = Interruption::catch(options)?;
+    let began = interruption.began();
     let Some(mesh) = source.mesh().cloned() else {
-        return Box::pin(write(options, source, workers)).await;
+        return tokio::select! {
+            outcome = Box::pin(write(options, source, workers, &began)) => outcome,
+            failure = interruption.caught() => Err(failure),
+        };
     };
     // Before a backup is chosen: what is deleted afterwards waits for the session's end.
     let begin = restore_of(options.stanza.clone());
     mesh.begin_restore(&begin).await;
     let outcome = tokio::select! {
-        outcome = Box::pin(write(options, source, workers)) => outcome,
+        outcome = Box::pin(write(options, source, workers, &began)) => outcome,
+        failure = interruption.caught() => Err(failure),
         never = mesh.keep_restore(&begin) => match never {},
     };
     mesh.end_session().await;
     outcome
 }
 
-async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) -> Result<RestoreSummary, Failure> {
+async fn write(
+    options: &RestoreOptions,
+    source: Arc<Source>,
+    workers: Workers,
+    began: &Began,
+) -> Result<RestoreSummary, Failure> {
     let activity = source.mesh().map(|mesh| mesh.activity().clone()).unwrap_or_default();
     let Selected { root, recovery } = select(options, &source).await?;
     let survey = Survey::take(&source, &root, options.existing == Existing::Compare).await?;
+    check_configuration(options, &recovery, &source, &survey).await?;
     let links = plan_links(options, &root, &survey)?;
     let rules = Rules {
         left_out: databases::left_out(&root.databases, &options.include, &options.exclude)?,
@@ -107,30 +130,38 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
     };
     let tree = Tree::new(&root, &survey, &links, &rules, options.existing);
     tree.check_destinations(&options.pgdata)?;
+    let late = late_tablespaces::find(&options.pgdata, &survey, &tree.version_directory)?;
+    late_tablespaces::check(&late, &options.pgdata, options.force)?;
 
     // A large directory is emptied in minutes.
     let waiting = activity.wait();
-    let directory = DataDirectory::take(&options.pgdata)?;
-    let owners = Owners::new(directory.path())?;
-    let made = tree.make(&directory, &owners);
-    let removed = made.map_err(|failure| unfinished(failure, options))?;
-    let file_systems = FileSystems::open(directory.path(), &links)?;
+    let directory = take(options)?;
+    let owners = Owners::new(directory.below(), tree.like(), options.keeps_owners)?;
+    began.now();
+    let made = tree.make(&directory, &owners, &late);
+    let (removed, roots) = made.map_err(|failure| unfinished(failure, options))?;
+    let file_systems = FileSystems::open(&roots, &survey)?;
     drop(waiting);
+    let trusts_times = options.trusts_times && !directory.was_interrupted;
+    if options.trusts_times && directory.was_interrupted {
+        tracing::info!("an earlier restore was interrupted, so sizes and times prove nothing: contents are compared");
+    }
     let pipeline = Arc::new(Pipeline {
         source,
-        writer: Arc::new(Writer::new(directory.path().to_owned(), owners)),
+        writer: Arc::new(Writer::new(roots, file_systems, owners)),
         workers,
         worker_count: options.workers,
         existing: options.existing,
-        trusts_times: options.trusts_times,
+        trusts_times,
         seed: root.fingerprint_seed,
         progress: Arc::new(Progress::start("restore", survey.bytes).watched(activity)),
         fetched: AtomicU64::new(0),
     });
-    let restored = restore_content(options, (&root, &recovery), &tree, &directory, &pipeline).await;
+    let restored = restore_content(options, (&root, &recovery), &tree, &pipeline).await;
     let segments = restored.map_err(|failure| unfinished(failure, options))?;
 
-    file_systems.sync()?;
+    let synced = pipeline.writer.file_systems().sync();
+    synced.map_err(|failure| unfinished(failure, options))?;
     directory.enable()?;
     let counts = &pipeline.writer.counts;
     Ok(RestoreSummary {
@@ -148,6 +179,31 @@ async fn write(options: &RestoreOptions, source: Arc<Source>, workers: Workers) 
     })
 }
 
+/// Refuses what the configuration in the backup would make of the recovery.
+async fn check_configuration(
+    options: &RestoreOptions,
+    recovery: &RecoverySettings,
+    source: &Source,
+    survey: &Survey,
+) -> Result<(), Failure> {
+    let configuration = Configuration::read(source, survey, &options.pgdata, recovery).await?;
+    configuration.check_targets(recovery)?;
+    match &options.target.local_time {
+        Some(target) => zones::check(&configuration, target),
+        None => Ok(()),
+    }
+}
+
+/// Takes the data directory for this restore, unless a server was started while the manifest was read.
+fn take(options: &RestoreOptions) -> Result<DataDirectory, Failure> {
+    let directory = DataDirectory::take(&options.pgdata)?;
+    if let Err(failure) = refuse_running(directory.path(), STOP_IT) {
+        directory.leave()?;
+        return Err(failure);
+    }
+    Ok(directory)
+}
+
 fn plan_links(options: &RestoreOptions, root: &ManifestRoot, survey: &Survey) -> Result<PlannedLinks, Failure> {
     // Links must not lead into the directory, whatever links its own path is made of.
     let pgdata = std::fs::canonicalize(&options.pgdata).unwrap_or_else(|_| options.pgdata.clone());
@@ -163,33 +219,29 @@ async fn restore_content(
     options: &RestoreOptions,
     (root, settings): (&ManifestRoot, &RecoverySettings),
     tree: &Tree<'_>,
-    directory: &DataDirectory,
     pipeline: &Arc<Pipeline>,
 ) -> Result<u64, Failure> {
-    let pgdata = directory.path();
+    let roots = pipeline.writer.roots();
+    let pgdata = roots.pgdata().path();
     let mut manifest = match options.write_manifest {
-        true => Some(PgManifest::begin(pgdata, root)?),
+        true => Some(PgManifest::begin(roots.pgdata(), root)?),
         false => None,
     };
     pipeline.run(root, tree.rules, manifest.as_mut()).await?;
 
     let owners = pipeline.writer.owners();
-    let owner = tree
-        .survey
-        .directories
-        .get("base")
-        .map(|base| (base.user.as_deref(), base.group.as_deref()));
+    let owner = tree.like().map(|base| (base.user.as_deref(), base.group.as_deref()));
     let owner = owner.unwrap_or_default();
-    recovery::write_settings(pgdata, root, settings, owners, owner)?;
+    recovery::write_settings(roots, root, settings, owners, owner)?;
     let mut segments = 0;
     if recovery::needs_wal(pgdata, &options.target.recovery, options.write_manifest) {
-        segments = recovery::fetch_wal(pgdata, root, &pipeline.source, owners, owner).await?;
+        segments = recovery::fetch_wal(roots, root, &pipeline.source, owners, owner).await?;
     }
     if let Some(manifest) = manifest {
         let file = manifest.finish(root)?;
         owners.give(&file, pgdata, owner.0, owner.1)?;
     }
-    tree.finish_directories(pgdata, owners)?;
+    tree.finish_directories(roots, owners)?;
     Ok(segments)
 }
 

@@ -38,8 +38,12 @@ pub struct RestoreOptions {
     pub pgdata: PathBuf,
     /// What becomes of what is there.
     pub existing: Existing,
+    /// `--force`: the files of tablespaces that are not in the backup are removed.
+    pub force: bool,
     /// `--delta` and `--force`: what has the size and time of the backup is taken for right, unread.
     pub trusts_times: bool,
+    /// `keep-owners`: files get the owners that they had, root's too.
+    pub keeps_owners: bool,
     /// How far to recover, and so which backup.
     pub target: Target,
     /// `target-timeline`.
@@ -97,6 +101,8 @@ impl RestoreOptions {
                 (false, true) => Existing::Remove,
                 (false, false) => Existing::Refuse,
             },
+            force: config.flag("force"),
+            keeps_owners: config.flag("keep-owners"),
             trusts_times: config.flag("delta") && config.flag("force"),
             target_timeline: target_timeline(config)?,
             archive_mode: match config.text("archive-mode") {

@@ -1,13 +1,13 @@
 //! `--write-manifest`: PostgreSQL's own `backup_manifest`, by which pg_verifybackup judges what was restored.
 
+use super::below::Below;
 use super::disk::failed;
 use pgmesh_node::Failure;
 use pgmesh_postgres::{ManifestFile, ManifestWriter, WalRange};
 use pgmesh_storage::{EntryKind, FileEntry, ManifestRoot};
 use std::fs::File;
 use std::io::BufWriter;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The file's name in PGDATA.
 const NAME: &str = "backup_manifest";
@@ -25,11 +25,9 @@ impl PgManifest {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn begin(pgdata: &Path, root: &ManifestRoot) -> Result<Self, Failure> {
-        let path = pgdata.join(NAME);
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let file = options.open(&path).map_err(failed("making", &path))?;
+    pub fn begin(pgdata: &Below, root: &ManifestRoot) -> Result<Self, Failure> {
+        let path = pgdata.shown(NAME);
+        let file = pgdata.write(NAME, true)?;
         let writer = ManifestWriter::new(BufWriter::new(file), root.archive_id.version, root.system_id);
         Ok(Self {
             writer: writer.map_err(failed("writing", &path))?,

@@ -98,18 +98,22 @@ impl Pipeline {
         rules: &Rules,
         tables: &mut Tables<'_>,
     ) -> Result<HashMap<String, Local>, Failure> {
-        let mut found = HashMap::new();
+        let mut locals = HashMap::new();
         if self.existing != Existing::Compare {
-            return Ok(found);
+            return Ok(locals);
         }
         let mut tasks: JoinSet<Result<(String, Local), Failure>> = JoinSet::new();
         for entry in entries.iter().filter(|entry| rules.is_restored(&entry.path)) {
             let EntryKind::File { size, crc32c, .. } = entry.kind else {
                 continue;
             };
-            let path = self.writer.place(&entry.path);
-            if self.trusts_times && local::has_size_and_time(&path, entry) {
-                found.insert(entry.path.clone(), Local::trusted(size, crc32c));
+            let (below, place) = self.writer.roots().find(&entry.path);
+            let found = match self.trusts_times {
+                true => below.metadata(place)?,
+                false => None,
+            };
+            if found.is_some_and(|found| local::has_size_and_time(&found, entry)) {
+                locals.insert(entry.path.clone(), Local::trusted(size, crc32c));
             } else if let (Some(seed), Some(fingerprints)) = (self.seed, &entry.fingerprints) {
                 let table = match tables.read(fingerprints, size).await {
                     Ok(table) => table.pages,
@@ -119,19 +123,20 @@ impl Pipeline {
                     }
                 };
                 let (workers, name) = (self.workers.clone(), entry.path.clone());
+                let (path, file) = (below.shown(place), below.read(place)?);
                 tasks.spawn(async move {
-                    let compare = move || Local::compare(&path, size, table, seed);
+                    let compare = move || Local::compare(file.as_ref(), &path, size, table, seed);
                     Ok((name, workers.run(compare).await?))
                 });
                 while tasks.len() > COMPARED_AHEAD {
-                    take_compared(&mut tasks, &mut found).await?;
+                    take_compared(&mut tasks, &mut locals).await?;
                 }
             }
         }
         while !tasks.is_empty() {
-            take_compared(&mut tasks, &mut found).await?;
+            take_compared(&mut tasks, &mut locals).await?;
         }
-        Ok(found)
+        Ok(locals)
     }
 
     async fn write_without_chunks(&self, part: &Arc<Part>) -> Result<(), Failure> {

@@ -79,9 +79,18 @@ fn tablespace_destination(oid: u32, said: &str, tablespaces: &[TablespaceRecord]
         return mapped.clone();
     }
     match &options.tablespace_map_all {
-        Some(all) => all.join(name.map_or_else(|| oid.to_string(), str::to_owned)),
+        // PostgreSQL takes any name. One that is no folder's, such as `../../x`, would lead out of the directory.
+        Some(all) => match name.filter(|name| is_folder_name(name)) {
+            Some(name) => all.join(name),
+            None => all.join(oid.to_string()),
+        },
         None => PathBuf::from(said),
     }
+}
+
+fn is_folder_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(part)), None) if part == name)
 }
 
 fn link_destination(path: &str, said: &str, options: &PlaceOptions) -> Option<PathBuf> {
@@ -265,6 +274,34 @@ mod tests {
             ..PlaceOptions::default()
         };
         assert_eq!(planned(&all), Ok(links(&[("pg_tblspc/16385", "/all/fast")])));
+    }
+
+    #[test]
+    fn no_name_of_a_tablespace_leads_out_of_the_directory_for_all() {
+        for (name, folder) in [
+            ("fast", "fast"),
+            ("../../x", "16385"),
+            ("/x", "16385"),
+            ("a/b", "16385"),
+            ("..", "16385"),
+            ("a/", "16385"),
+        ] {
+            let tablespace = TablespaceRecord {
+                oid: 16_385,
+                name: name.to_owned(),
+                destination: "/mnt/fast".to_owned(),
+            };
+            let options = PlaceOptions {
+                tablespace_map_all: Some(PathBuf::from("/all")),
+                ..PlaceOptions::default()
+            };
+            let links = plan(Path::new("/pg/data"), &found(), &[tablespace], &options).unwrap();
+            assert_eq!(
+                links["pg_tblspc/16385"].destination,
+                Path::new("/all").join(folder),
+                "{name}"
+            );
+        }
     }
 
     #[test]

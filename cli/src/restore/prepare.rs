@@ -1,19 +1,23 @@
 //! From what lies there to the empty tree of directories and links that files are written into.
 
+use super::below::Below;
 use super::data_directory::{DataDirectory, MARKER};
 use super::disk::{self, failed};
 use super::existing;
+use super::late_tablespaces::{self, LateTablespace};
 use super::options::Existing;
 use super::owners::Owners;
 use super::places::{PlannedLink, PlannedLinks};
 use super::planning::Rules;
-use super::survey::Survey;
-use pgmesh_node::{Failure, code};
+use super::roots::Roots;
+use super::servers;
+use super::survey::{DirectoryEntry, Survey};
+use pgmesh_node::Failure;
 use pgmesh_storage::ManifestRoot;
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A destination that is not empty (pgBackRest's number).
 const PATH_NOT_EMPTY: u8 = 40;
@@ -43,7 +47,7 @@ impl<'a> Tree<'a> {
         rules: &'a Rules,
         existing: Existing,
     ) -> Self {
-        let version_directory = format!("PG_{}_{}", root.archive_id.version, root.catalog_version);
+        let version_directory = root.tablespace_directory();
         Self {
             survey,
             links,
@@ -71,6 +75,15 @@ impl<'a> Tree<'a> {
                 return Err(Failure::new(PATH_NOT_EMPTY, what)
                     .remedy("empty it, or map it elsewhere with tablespace-map or link-map"));
             }
+            // A copy that was made by copying files leads to the original's tablespaces.
+            let user =
+                (!is_free && link.tablespace.is_some()).then(|| servers::user_of_tablespace(&link.destination, pgdata));
+            if let Some(server) = user.flatten() {
+                let what = format!("{}, where {path} is to lead, is in use", content.display());
+                return Err(Failure::new(PATH_NOT_EMPTY, what)
+                    .because(format!("the server on {} has a tablespace there", server.display()))
+                    .remedy("map it elsewhere with tablespace-map"));
+            }
             if !link.to_directory && !link.destination.parent().is_some_and(Path::is_dir) {
                 let what = format!(
                     "{}, where {path} is to lead, has no directory",
@@ -90,61 +103,80 @@ impl<'a> Tree<'a> {
             && leads.is_ok_and(|leads| will_lead.is_ok_and(|will_lead| leads == will_lead))
     }
 
-    /// Makes the tree. What is in the way goes first; how many files and directories that were, is answered.
+    /// Makes the tree. What is in the way goes first, and the files of tablespaces that the backup does not have. Answers how many files
+    /// and directories were removed, and the directories to write below.
     ///
     /// # Errors
     /// Something cannot be removed or made.
-    pub fn make(&self, directory: &DataDirectory, owners: &Owners) -> Result<u64, Failure> {
-        let pgdata = directory.path();
+    pub fn make(
+        &self,
+        directory: &DataDirectory,
+        owners: &Owners,
+        late: &[LateTablespace],
+    ) -> Result<(u64, Roots), Failure> {
+        let pgdata = directory.below();
         directory.disable()?;
+        // While the data directory still leads there.
+        let emptied = late_tablespaces::clear(late)?;
         let removed = match self.existing {
             Existing::Refuse => 0,
             Existing::Remove => self.clear(pgdata)?,
             Existing::Compare => existing::sweep(pgdata, self)?,
         };
-        // A directory sorts before what is in it, and so does a link.
-        let mut paths: BTreeMap<&str, Option<&PlannedLink>> = self
+        // A link sorts before what lies behind it, and a directory before what is in it.
+        let mut roots = Roots::of(Arc::clone(pgdata));
+        for (path, link) in self.links {
+            self.make_link(&roots, path, link, owners)?;
+            roots.add(path, link)?;
+        }
+        for path in self
             .survey
             .directories
             .keys()
-            .map(|path| (path.as_str(), None))
-            .collect();
-        paths.extend(self.links.iter().map(|(path, link)| (path.as_str(), Some(link))));
-        for (path, link) in paths {
-            match link {
-                None => disk::make_directories(&pgdata.join(path))?,
-                Some(link) => self.make_link(&pgdata.join(path), path, link, owners)?,
-            }
+            .filter(|path| !self.links.contains_key(*path))
+        {
+            let (below, path) = roots.find(path);
+            below.make_directories(path)?;
         }
-        Ok(removed)
+        Ok((removed + emptied, roots))
     }
 
-    fn make_link(&self, at: &Path, path: &str, link: &PlannedLink, owners: &Owners) -> Result<(), Failure> {
+    fn make_link(&self, roots: &Roots, path: &str, link: &PlannedLink, owners: &Owners) -> Result<(), Failure> {
         if link.to_directory {
             disk::make_directories(&link.destination)?;
         }
-        if fs::read_link(at).is_ok_and(|leads| leads == link.destination) {
+        let (below, at) = roots.find(path);
+        if let Some((parent, _)) = at.rsplit_once('/') {
+            below.make_directories(parent)?;
+        }
+        if below.read_link(at)?.is_some_and(|leads| leads == link.destination) {
             return Ok(());
         }
-        std::os::unix::fs::symlink(&link.destination, at).map_err(failed("making the link", at))?;
+        below.make_link(at, &link.destination)?;
         let owner = self.survey.directories.get(path);
         let user = owner.and_then(|owner| owner.user.as_deref());
-        owners.give_link(at, user, owner.and_then(|owner| owner.group.as_deref()))
+        owners.give_link(below, at, user, owner.and_then(|owner| owner.group.as_deref()))
     }
 
     /// The places that links lead to first, while the data directory still says that they belong to it.
-    fn clear(&self, pgdata: &Path) -> Result<u64, Failure> {
+    fn clear(&self, pgdata: &Below) -> Result<u64, Failure> {
         for link in self.links.values() {
-            let content = self.content_of(link);
-            if link.to_directory {
-                disk::clear(&content, &|_| false)?;
-            } else {
-                disk::remove(&content)?;
+            let destination = link.destination.as_path();
+            let (parent, name) = (destination.parent(), destination.file_name());
+            match (link.tablespace, parent.zip(name)) {
+                (Some(_), _) if destination.is_dir() => {
+                    Below::open(destination)?.clear_directory(&self.version_directory)?;
+                }
+                (None, _) if link.to_directory && destination.is_dir() => {
+                    Below::open(destination)?.clear(&|_| false)?
+                }
+                (None, Some((parent, name))) if !link.to_directory && parent.is_dir() => {
+                    Below::open(parent)?.remove(name)?;
+                }
+                _ => {}
             }
         }
-        disk::clear(pgdata, &|name| {
-            name == MARKER || name.to_str().is_some_and(|name| self.rules.kept.contains(name))
-        })?;
+        pgdata.clear(&|name| name == MARKER || name.to_str().is_some_and(|name| self.rules.kept.contains(name)))?;
         Ok(0)
     }
 
@@ -161,42 +193,31 @@ impl<'a> Tree<'a> {
     ///
     /// # Errors
     /// The operating system refuses.
-    pub fn finish_directories(&self, pgdata: &Path, owners: &Owners) -> Result<(), Failure> {
+    pub fn finish_directories(&self, roots: &Roots, owners: &Owners) -> Result<(), Failure> {
         // The manifest does not have PGDATA itself; PostgreSQL keeps it like the directories in it.
-        let like = self
-            .survey
-            .directories
-            .get("base")
-            .or_else(|| self.survey.directories.values().next());
-        let root = like.map(|like| (String::new(), like));
-        let others = self
-            .survey
-            .directories
-            .iter()
-            .map(|(path, entry)| (path.clone(), entry));
-        for (path, entry) in others.chain(root) {
-            let at = if path.is_empty() {
-                pgdata.to_owned()
-            } else {
-                pgdata.join(&path)
+        let like = self.like().or_else(|| self.survey.directories.values().next());
+        let root = like.map(|like| ("", like));
+        let others = self.survey.directories.iter();
+        for (path, entry) in others.map(|(path, entry)| (path.as_str(), entry)).chain(root) {
+            let (below, path) = match path {
+                "" => (roots.pgdata(), ""),
+                path => roots.find(path),
             };
-            let directory = fs::File::open(&at).map_err(failed("opening", &at))?;
-            let metadata = directory.metadata().map_err(failed("examining", &at))?;
-            if !metadata.is_dir() {
-                return Err(Failure::new(
-                    code::FILE_INVALID,
-                    format!("{} is no directory", at.display()),
-                ));
-            }
-            owners.give(&directory, &at, entry.user.as_deref(), entry.group.as_deref())?;
+            let directory = below.directory(path)?;
+            let (at, file) = (directory.path(), directory.file());
+            let metadata = file.metadata().map_err(failed("examining", at))?;
+            owners.give(file, at, entry.user.as_deref(), entry.group.as_deref())?;
             if metadata.mode() & 0o7777 != entry.mode {
-                let permissions = fs::Permissions::from_mode(entry.mode);
-                directory
-                    .set_permissions(permissions)
-                    .map_err(failed("changing the permissions of", &at))?;
+                file.set_permissions(fs::Permissions::from_mode(entry.mode))
+                    .map_err(failed("changing the permissions of", at))?;
             }
         }
         Ok(())
+    }
+
+    /// A directory of the backup that belongs to the server.
+    pub fn like(&self) -> Option<&'a DirectoryEntry> {
+        self.survey.directories.get("base")
     }
 }
 
@@ -205,33 +226,36 @@ impl<'a> Tree<'a> {
 pub struct FileSystems(Vec<(u64, fs::File, PathBuf)>);
 
 impl FileSystems {
-    /// Those of PGDATA and of all places that links lead to. The tree is there already.
+    /// Those of PGDATA, of all places that links lead to, and of all that is mounted on directories of the backup. The tree is there
+    /// already.
     ///
     /// # Errors
     /// One cannot be opened.
-    pub fn open(pgdata: &Path, links: &PlannedLinks) -> Result<Self, Failure> {
+    pub fn open(roots: &Roots, survey: &Survey) -> Result<Self, Failure> {
         let mut found = Self(Vec::new());
-        found.add(pgdata)?;
-        for link in links.values() {
-            let directory = if link.to_directory {
-                Some(link.destination.as_path())
-            } else {
-                link.destination.parent()
-            };
-            if let Some(directory) = directory {
-                found.add(directory)?;
-            }
+        for root in roots.all() {
+            found.add(root)?;
+        }
+        for path in survey.directories.keys() {
+            let (below, path) = roots.find(path);
+            found.add(&below.directory(path)?)?;
         }
         Ok(found)
     }
 
-    fn add(&mut self, directory: &Path) -> Result<(), Failure> {
-        let opened = fs::File::open(directory).map_err(failed("opening", directory))?;
-        let device = opened.metadata().map_err(failed("examining", directory))?.dev();
-        if self.0.iter().all(|(known, _, _)| *known != device) {
-            self.0.push((device, opened, directory.to_owned()));
+    fn add(&mut self, directory: &Below) -> Result<(), Failure> {
+        let path = directory.path();
+        let device = directory.file().metadata().map_err(failed("examining", path))?.dev();
+        if !self.has(device) {
+            let opened = directory.file().try_clone().map_err(failed("opening", path))?;
+            self.0.push((device, opened, path.to_owned()));
         }
         Ok(())
+    }
+
+    /// Whether this is one of them. A file may be mounted by itself.
+    pub fn has(&self, device: u64) -> bool {
+        self.0.iter().any(|(known, _, _)| *known == device)
     }
 
     /// Makes everything on them durable: contents, names, permissions.
@@ -241,6 +265,7 @@ impl FileSystems {
     pub fn sync(&self) -> Result<(), Failure> {
         for (_, opened, path) in &self.0 {
             rustix::fs::syncfs(opened).map_err(|error| failed("syncing the file system of", path)(error.into()))?;
+            tracing::debug!("synced the file system of {}", path.display());
         }
         Ok(())
     }

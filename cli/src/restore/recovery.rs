@@ -1,15 +1,16 @@
 //! What tells the restored server how to recover: `backup_label`, `postgresql.auto.conf`, a signal file, and where nothing
 //! else would bring it, the WAL that makes the backup consistent.
 
-use super::disk::{self, failed};
+use super::disk::failed;
+use super::late_tablespaces;
 use super::owners::Owners;
+use super::roots::Roots;
 use super::source::Source;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, SegmentName, WalFileName};
 use pgmesh_storage::ManifestRoot;
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::io::Read;
 use std::path::Path;
 
 /// What a restore of `--type=preserve` leaves as it finds it.
@@ -33,20 +34,20 @@ pub fn kept(pgdata: &Path, target: &RecoveryTarget) -> BTreeSet<String> {
 /// # Errors
 /// They cannot be written.
 pub fn write_settings(
-    pgdata: &Path,
+    roots: &Roots,
     root: &ManifestRoot,
     settings: &RecoverySettings,
     owners: &Owners,
     owner: (Option<&str>, Option<&str>),
 ) -> Result<(), Failure> {
     let write = |name: &str, content: &[u8]| {
-        let path = pgdata.join(name);
-        let file = disk::write_file(&path, content)?;
-        owners.give(&file, &path, owner.0, owner.1)
+        let (below, name) = roots.find(name);
+        let file = below.write_all(name, content)?;
+        owners.give(&file, &below.shown(name), owner.0, owner.1)
     };
     write("backup_label", root.backup_label.as_bytes())?;
     if settings.target != RecoveryTarget::Preserve {
-        let existing = read_settings(&pgdata.join("postgresql.auto.conf"))?;
+        let existing = read_settings(roots, "postgresql.auto.conf")?;
         write("postgresql.auto.conf", settings.render_auto_conf(&existing).as_bytes())?;
     }
     match settings.signal() {
@@ -55,11 +56,13 @@ pub fn write_settings(
     }
 }
 
-fn read_settings(path: &Path) -> Result<String, Failure> {
-    let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        read => read.map_err(failed("reading", path))?,
-    };
+fn read_settings(roots: &Roots, name: &str) -> Result<String, Failure> {
+    let (below, name) = roots.find(name);
+    let path = below.shown(name);
+    let mut bytes = Vec::new();
+    if let Some(mut file) = below.read(name)? {
+        file.read_to_end(&mut bytes).map_err(failed("reading", &path))?;
+    }
     Ok(String::from_utf8(bytes).unwrap_or_else(|error| {
         tracing::warn!("{} is not UTF-8: what is not, is replaced", path.display());
         String::from_utf8_lossy(error.as_bytes()).into_owned()
@@ -84,9 +87,9 @@ pub fn needs_wal(pgdata: &Path, target: &RecoveryTarget, write_manifest: bool) -
 /// Puts the segments from the backup's start to its stop into `pg_wal`, marked as archived.
 ///
 /// # Errors
-/// One is not in the archive, or cannot be written.
+/// One is not in the archive, or cannot be written; 40 when its redo would take files for its own that are not.
 pub async fn fetch_wal(
-    pgdata: &Path,
+    roots: &Roots,
     root: &ManifestRoot,
     source: &Source,
     owners: &Owners,
@@ -99,15 +102,17 @@ pub async fn fetch_wal(
             .archived(root.system_id, WalFileName::Segment(name))
             .await?
             .ok_or_else(|| missing(root, name))?;
-        let write = |path: &Path, content: &[u8]| {
-            let file = disk::write_file(path, content)?;
-            owners.give(&file, path, owner.0, owner.1)
+        late_tablespaces::check_segment(roots.pgdata().path(), name, &content)?;
+        let write = |path: &str, content: &[u8]| {
+            let (below, path) = roots.find(path);
+            let file = below.write_all(path, content)?;
+            owners.give(&file, &below.shown(path), owner.0, owner.1)
         };
-        write(&pgdata.join("pg_wal").join(name.to_string()), &content)?;
-        let status = pgdata.join("pg_wal/archive_status");
-        disk::make_directories(&status)?;
+        write(&format!("pg_wal/{name}"), &content)?;
+        let (below, status) = roots.find("pg_wal/archive_status");
+        below.make_directories(status)?;
         // As pg_basebackup does it: the server does not archive it again.
-        write(&status.join(format!("{name}.done")), b"")?;
+        write(&format!("pg_wal/archive_status/{name}.done"), b"")?;
         count += 1;
         let next = name.next(root.segment_size);
         if next == name {

@@ -84,6 +84,8 @@ pub struct Survey {
     pub files: u64,
     /// The sum of their sizes.
     pub bytes: u64,
+    /// Small files in which PostgreSQL's configuration may be, by path.
+    pub configuration: BTreeMap<String, FileEntry>,
     /// The paths of all files, where asked for.
     paths: Option<HashSet<[u8; 16]>>,
 }
@@ -100,8 +102,13 @@ impl Survey {
         };
         let (mut has_control, mut has_version) = (false, false);
         let mut parts = Parts::of(source, root);
+        let version_directory = root.tablespace_directory();
         while let Some(entries) = parts.next().await? {
             for entry in entries {
+                entry.check_tablespace(&version_directory).map_err(|error| {
+                    let what = format!("backup {} would put files outside of the cluster", root.label);
+                    Failure::new(code::FORMAT, what).because(error)
+                })?;
                 has_control |= entry.path == PG_CONTROL;
                 has_version |= entry.path == "PG_VERSION";
                 survey.add(entry);
@@ -132,6 +139,16 @@ impl Survey {
             EntryKind::File { size, .. } => {
                 self.files += 1;
                 self.bytes += size;
+                let is_small = size <= 1 << 20 && entry.extents().len() <= MAX_EXTENTS;
+                // Some keep thousands of logs in a folder of their own.
+                let most = if entry.path.ends_with(".conf") {
+                    2 * MAX_CONFIGURATION
+                } else {
+                    MAX_CONFIGURATION
+                };
+                if is_small && may_be_configuration(&entry.path) && self.configuration.len() < most {
+                    self.configuration.insert(entry.path.clone(), entry.clone());
+                }
                 if let Some(paths) = &mut self.paths {
                     paths.insert(key(&entry.path));
                 }
@@ -143,6 +160,17 @@ impl Survey {
     pub fn has_file(&self, path: &str) -> bool {
         self.paths.as_ref().is_some_and(|paths| paths.contains(&key(path)))
     }
+}
+
+/// Files that may be configuration, at most.
+const MAX_CONFIGURATION: usize = 1000;
+/// And the pieces that one of them consists of (invariant 11).
+const MAX_EXTENTS: usize = 300;
+
+/// Whether PostgreSQL may read a file as its configuration: none of the directories that are its own.
+fn may_be_configuration(path: &str) -> bool {
+    let is_own = |folder: &str| matches!(folder, "base" | "global" | "log") || folder.starts_with("pg_");
+    !path.split_once('/').is_some_and(|(folder, _)| is_own(folder))
 }
 
 /// A path in 16 bytes, whatever its length.

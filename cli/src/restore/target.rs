@@ -12,6 +12,8 @@ pub struct Target {
     pub wanted: Wanted,
     /// What PostgreSQL is told.
     pub recovery: RecoveryTarget,
+    /// A time that was given without an offset, as it is in the time zone of this host.
+    pub local_time: Option<String>,
 }
 
 impl Target {
@@ -27,9 +29,14 @@ impl Target {
             })?)),
         };
         let (recovery, wanted) = recovery(kind, target, set.is_some())?;
+        let local_time = target.filter(|_| kind == "time").and_then(|target| {
+            let time = time_target::parse(target, &time_target::local).ok()?;
+            time.is_local.then_some(time.text)
+        });
         Ok(Self {
             wanted: set.unwrap_or(wanted),
             recovery,
+            local_time,
         })
     }
 }
@@ -69,7 +76,7 @@ fn pointed(kind: &str, target: &str, has_set: bool) -> Result<(RecoveryTarget, W
     };
     match kind {
         "time" => match time_target::parse(target, &time_target::local) {
-            Ok(TimeTarget { unix_seconds, text }) => {
+            Ok(TimeTarget { unix_seconds, text, .. }) => {
                 Ok((RecoveryTarget::Time(text), Wanted::EndedBefore(unix_seconds)))
             }
             // PostgreSQL knows more forms; the backup is given, so nothing has to be compared here.
@@ -116,6 +123,9 @@ mod tests {
         }
         let time = parsed("time", Some("2025-02-15 03:00:01+01")).unwrap();
         assert_eq!(time.wanted, Wanted::EndedBefore(1_739_584_801));
+        assert_eq!(time.local_time, None);
+        let local = parsed("time", Some("2025-02-15 03:00:01")).unwrap().local_time.unwrap();
+        assert!(local.starts_with("2025-02-15 03:00:01"), "{local}");
         assert_eq!(
             time.recovery,
             RecoveryTarget::Time("2025-02-15 03:00:01+01:00".to_owned())

@@ -1,6 +1,7 @@
 //! Whole restores, out of repositories on disk and with no node: `run` as the program calls it.
 
 mod archive;
+mod hostile;
 
 use super::*;
 use pgmesh_node::code;
@@ -31,6 +32,13 @@ struct Fixture {
 
 impl Fixture {
     async fn new(repositories: usize) -> Self {
+        let fixture = Self::empty(repositories).await;
+        fixture.back_up().await;
+        fixture
+    }
+
+    /// Without the backup.
+    async fn empty(repositories: usize) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut opened = Vec::new();
         for number in 1..=repositories {
@@ -44,13 +52,11 @@ impl Fixture {
                     .0,
             );
         }
-        let fixture = Self {
+        Self {
             files: cluster(),
             repositories: opened,
             directory,
-        };
-        fixture.back_up().await;
-        fixture
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! A time as `--target` gives it.
 //!
-//! Without an offset it is the time of this host, whatever time zone the server will have: so what PostgreSQL is told always
+//! Without an offset it is the time of this host, which must be the server's, too (`zones.rs`): so what PostgreSQL is told always
 //! carries an offset.
 
 use chrono::{
@@ -15,6 +15,8 @@ pub struct TimeTarget {
     pub unix_seconds: i64,
     /// For `recovery_target_time`, with an explicit offset.
     pub text: String,
+    /// It was given without an offset, and is taken for a time of this host.
+    pub is_local: bool,
 }
 
 /// Why a text is no time.
@@ -54,6 +56,7 @@ pub fn parse(text: &str, local: &dyn Fn(NaiveDateTime) -> Result<FixedOffset, No
         .unwrap_or(rest.len());
     let (clock, zone) = split_at(rest, zone_at)?;
     let time = parse_clock(date, clock)?;
+    let is_local = zone.trim().is_empty();
     let offset = match zone.trim() {
         "" => local(time)?,
         zone => parse_zone(zone)?,
@@ -70,6 +73,7 @@ pub fn parse(text: &str, local: &dyn Fn(NaiveDateTime) -> Result<FixedOffset, No
     Ok(TimeTarget {
         unix_seconds: time.timestamp(),
         text: time.to_rfc3339_opts(precision, false).replacen('T', " ", 1),
+        is_local,
     })
 }
 

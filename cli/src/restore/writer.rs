@@ -7,12 +7,14 @@ use super::disk::failed;
 use super::owners::Owners;
 use super::plain::Plain;
 use super::planning::{ChunkPlan, Content, FilePlan, PartPlan, PiecePlan};
+use super::prepare::FileSystems;
+use super::roots::Roots;
 use crate::crc::append;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
-use std::fs::{File, FileTimes, OpenOptions, Permissions};
+use std::fs::{File, FileTimes, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -61,25 +63,32 @@ pub struct Counts {
 
 /// Writes below PGDATA.
 pub struct Writer {
-    pgdata: PathBuf,
+    roots: Roots,
+    file_systems: FileSystems,
     owners: Owners,
     /// Sums of what was done.
     pub counts: Counts,
 }
 
 impl Writer {
-    /// Into this directory.
-    pub fn new(pgdata: PathBuf, owners: Owners) -> Self {
+    /// Below these directories, on these file systems.
+    pub fn new(roots: Roots, file_systems: FileSystems, owners: Owners) -> Self {
         Self {
-            pgdata,
+            roots,
+            file_systems,
             owners,
             counts: Counts::default(),
         }
     }
 
-    /// Where a file of the backup lies.
-    pub fn place(&self, path: &str) -> PathBuf {
-        self.pgdata.join(path)
+    /// Where files of the backup lie.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The file systems that are to be synced.
+    pub fn file_systems(&self) -> &FileSystems {
+        &self.file_systems
     }
 
     /// Whose files are.
@@ -100,8 +109,7 @@ impl Writer {
             if !file.is_there() {
                 continue;
             }
-            let path = self.pgdata.join(&file.path);
-            let opened = open(&path)?;
+            let (opened, path) = self.open(file)?;
             if file.runs.is_empty() {
                 opened.set_len(0).map_err(failed("truncating", &path))?;
             } else {
@@ -125,10 +133,10 @@ impl Writer {
     pub fn write_chunk(&self, part: &Part, chunk: &ChunkPlan, plain: &Plain) -> Result<u64, Failure> {
         let mut written = 0;
         for pieces in chunk.pieces.chunk_by(|one, other| one.file == other.file) {
-            let Some((file, path)) = self.file_of(part, pieces) else {
+            let Some(file) = file_of(part, pieces) else {
                 continue;
             };
-            let opened = open(&path)?;
+            let (opened, path) = self.open(file)?;
             for piece in pieces {
                 let bytes = plain.piece(piece).ok_or_else(|| too_short(chunk, file))?;
                 opened
@@ -154,17 +162,17 @@ impl Writer {
         let mut found = Vec::with_capacity(chunk.pieces.len());
         let mut buffer = Vec::new();
         for piece in &chunk.pieces {
-            let Some((_, path)) = self.file_of(part, std::slice::from_ref(piece)) else {
+            let Some(file) = file_of(part, std::slice::from_ref(piece)) else {
                 return Ok(None);
             };
-            if !read(&path, piece, &mut buffer)? || suite.digest(&buffer) != chunk.digest {
+            if !self.read(file, piece, &mut buffer)? || suite.digest(&buffer) != chunk.digest {
                 return Ok(None);
             }
-            found.push((piece, path, crc32c::crc32c(&buffer)));
+            found.push((piece, file, crc32c::crc32c(&buffer)));
         }
         let mut kept = 0;
-        for (piece, path, crc) in found {
-            let opened = open(&path)?;
+        for (piece, file, crc) in found {
+            let (opened, path) = self.open(file)?;
             self.note(part, piece, crc, &opened, &path)?;
             kept += u64::from(piece.length);
         }
@@ -172,9 +180,23 @@ impl Writer {
         Ok(Some(kept))
     }
 
-    fn file_of<'p>(&self, part: &'p Part, pieces: &[PiecePlan]) -> Option<(&'p FilePlan, PathBuf)> {
-        let file = part.plan.files.get(pieces.first()?.file)?;
-        Some((file, self.pgdata.join(&file.path)))
+    /// Opens a file to be written, with its path for messages.
+    fn open(&self, file: &FilePlan) -> Result<(File, PathBuf), Failure> {
+        let (below, place) = self.roots.find(&file.path);
+        Ok((below.write(place, false)?, below.shown(place)))
+    }
+
+    /// Reads a piece of a file that may be there; `false` when it is not, or not all of it.
+    fn read(&self, file: &FilePlan, piece: &PiecePlan, buffer: &mut Vec<u8>) -> Result<bool, Failure> {
+        let (below, place) = self.roots.find(&file.path);
+        let Some(file) = below.read(place)? else {
+            return Ok(false);
+        };
+        buffer.resize(piece.length as usize, 0);
+        match file.read_exact_at(buffer, piece.in_file) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            done => done.map(|()| true).map_err(failed("reading", &below.shown(place))),
+        }
     }
 
     /// Notes a piece that is in its place, and finishes the file when it was the last one.
@@ -221,6 +243,10 @@ impl Writer {
                 .set_times(FileTimes::new().set_modified(modified))
                 .map_err(changing())?;
         }
+        // Mounted by itself, as containers do it with configuration.
+        if !self.file_systems.has(metadata.dev()) {
+            opened.sync_all().map_err(failed("syncing", path))?;
+        }
         self.counts.files.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -243,23 +269,8 @@ fn check(state: &Mutex<FileState>, file: &FilePlan, path: &Path) -> Result<(), F
     )
 }
 
-fn open(path: &Path) -> Result<File, Failure> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    options.open(path).map_err(failed("opening", path))
-}
-
-/// Reads a piece of a file that may be there; `false` when it is not, or not all of it.
-fn read(path: &Path, piece: &PiecePlan, buffer: &mut Vec<u8>) -> Result<bool, Failure> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        opened => opened.map_err(failed("opening", path))?,
-    };
-    buffer.resize(piece.length as usize, 0);
-    match file.read_exact_at(buffer, piece.in_file) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        done => done.map(|()| true).map_err(failed("reading", path)),
-    }
+fn file_of<'p>(part: &'p Part, pieces: &[PiecePlan]) -> Option<&'p FilePlan> {
+    part.plan.files.get(pieces.first()?.file)
 }
 
 /// The CRC-32C of a whole file from those of its runs.

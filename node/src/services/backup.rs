@@ -15,7 +15,7 @@ use pgmesh_raft::{
     StanzaRecord, StoredObject, View,
 };
 use pgmesh_storage::{
-    BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
+    BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey, StanzaName,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -278,8 +278,11 @@ impl Node {
         if !missing.is_empty() {
             return Ok(Checked::Missing(missing));
         }
+        // Nor does a restore follow an entry that leads out of the data directory.
+        let version_directory = root.tablespace_directory();
         for part in &root.parts {
-            let digests = self.chunks_of_part(view, part.digest).await?;
+            let plain = self.part(view, part.digest).await?;
+            let digests = PartReader::checked_chunks(&plain, &version_directory).map_err(not_understood)?;
             look_up(view, &digests, ack, &mut missing, &mut sums)?;
             if missing.len() >= MISSING_NAMED {
                 break;
@@ -294,6 +297,11 @@ impl Node {
 
     /// The distinct chunks that one part of a manifest names, sorted.
     pub(crate) async fn chunks_of_part(&self, view: &View, part: Digest) -> Result<Vec<Digest>, Failure> {
+        PartReader::chunks(&self.part(view, part).await?).map_err(not_understood)
+    }
+
+    /// One part of a manifest.
+    async fn part(&self, view: &View, part: Digest) -> Result<Bytes, Failure> {
         let object = ObjectRef::Chunk(part);
         let known = refs::known(view, &object)?
             .ok_or_else(|| Failure::new(code::FILE_MISSING, "a part of the manifest is not there"))?;
@@ -301,7 +309,7 @@ impl Node {
         loop {
             let source = self.read_known(&object, &known, &avoid).await?;
             match source.payload.open(self.suite()) {
-                Ok(plain) => return digests_of(&plain),
+                Ok(plain) => return Ok(plain),
                 Err(error) if avoid.contains(&source.repo) => {
                     return Err(
                         Failure::new(code::CHECKSUM, "a part of the manifest is damaged everywhere").because(error),
@@ -361,9 +369,8 @@ async fn checked(payload: Payload, suite: pgmesh_storage::DigestSuite) -> Result
     Ok(payload)
 }
 
-fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
-    PartReader::chunks(plain)
-        .map_err(|error| Failure::new(code::FORMAT, "a part of the manifest is not understood").because(error))
+fn not_understood(error: PartError) -> Failure {
+    Failure::new(code::FORMAT, "a part of the manifest cannot be used").because(error)
 }
 
 /// Stored bytes, per repository, of the chunks looked at.
@@ -472,5 +479,41 @@ pub(crate) fn backup_record(
         prior: root.prior.clone(),
         manifest,
         program: root.pgmesh_version.clone(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::protocol::Request;
+    use crate::testing::{SUITE, TestNode, manifest_of_file, stanza};
+    use pgmesh_storage::Codec;
+
+    /// What a restore would refuse is no backup, and a client that says so is told at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_with_a_file_beside_the_clusters_directory_of_a_tablespace_is_refused() {
+        const LABEL: &str = "20260101-000000F";
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let begun = client.begin_backup(LABEL).await.unwrap();
+        let chunk = client.put_chunk(begun.session, &[1; 900]).await.unwrap();
+        let commit = async |path: &str| {
+            let (root, part) = manifest_of_file(path, LABEL, chunk, 900);
+            client.put_chunk(begun.session, &part).await.unwrap();
+            let payload = Payload::pack(SUITE, Codec::None, None, &root).unwrap();
+            let commit = Request::CommitBackup(CommitBackup {
+                stanza: stanza(),
+                session: begun.session,
+                label: LABEL.parse().unwrap(),
+                manifest: payload.head(),
+            });
+            client.ask::<CommittedBackup>(&commit, Some(&payload.bytes)).await
+        };
+        let failure = commit("pg_tblspc/16385/cron.d/job").await.unwrap_err();
+        assert_eq!(failure.code, code::FORMAT, "{failure}");
+        commit("pg_tblspc/16385/PG_15_202209061/5/1").await.unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! How a restored cluster is told what to recover to: `postgresql.auto.conf` and a signal file.
 
 mod auto_conf;
+mod settings_file;
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +10,8 @@ use thiserror::Error;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+
+pub use settings_file::{SettingLine, setting_lines};
 
 use crate::Lsn;
 
@@ -30,6 +33,25 @@ const RECOVERY_SETTINGS: &[&str] = &[
     "recovery_target_xid",
     "restore_command",
 ];
+
+/// The settings that name a point at which a recovery ends.
+pub const RECOVERY_TARGETS: &[&str] = &[
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
+
+/// Whether a configuration file names a point at which a recovery ends. PostgreSQL does not open a server that has not reached it.
+#[must_use]
+pub fn has_recovery_target(text: &str) -> bool {
+    let lines = setting_lines(text);
+    RECOVERY_TARGETS.iter().any(|target| {
+        let last = lines.iter().rev().find(|line| line.name == **target);
+        last.is_some_and(|line| !line.value.is_empty())
+    })
+}
 
 /// How far a restored cluster recovers, `--type` and `--target`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 //! - [`ChangeMap`]: the answer, whoever gave it, and what it says about one file of a backup;
 //! - [`SegmentReader`]: the records of one segment, out of its pages;
 //! - [`SegmentMap`], made by a [`SegmentMapper`]: what one segment alone tells, in a form to be stored;
-//! - [`Joiner`]: the maps of consecutive segments, and the records that lie in more than one of them.
+//! - [`Joiner`]: the maps of consecutive segments, and the records that lie in more than one of them;
+//! - [`CreatedTablespaces`]: another question to the same records, asked before a segment is replayed.
 //!
 //! ```text
 //!  segment ──► SegmentMapper ──► SegmentMap ──► bytes ──► SegmentMap ─┐
@@ -25,6 +26,7 @@ mod piece;
 mod reader;
 mod record;
 mod segment_map;
+mod tablespaces;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
 mod tests;
@@ -40,3 +42,4 @@ pub use joiner::{Joiner, NoMap};
 pub use reader::{Each, SegmentReader};
 pub use record::{BlockReference, Record};
 pub use segment_map::{SegmentMap, SegmentMapper};
+pub use tablespaces::{CreatedTablespace, CreatedTablespaces};

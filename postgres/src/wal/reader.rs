@@ -76,6 +76,7 @@ enum State {
 }
 
 /// What a segment had beside whole records.
+#[derive(Debug)]
 pub(super) struct Ends {
     pub head: Head,
     pub tail: Option<Tail>,
@@ -155,6 +156,11 @@ impl SegmentReader {
             let problem = WalProblem::Length { expected, found };
             return Err(WalError { at: start, problem });
         }
+        Ok(self.seen())
+    }
+
+    /// What the bytes that were fed had beside whole records, be they all of the segment or not.
+    pub(super) fn seen(self) -> Ends {
         let head = match (self.head, &self.state) {
             (Head::Ends(piece), State::InHead(_)) => Head::GoesOn(piece),
             (head, _) => head,
@@ -163,7 +169,7 @@ impl SegmentReader {
             State::InRecord(tail, _) => Some(tail),
             _ => None,
         };
-        Ok(Ends { head, tail })
+        Ends { head, tail }
     }
 
     /// The size of a page, out of the header that the segment begins with.

@@ -36,7 +36,7 @@ pub struct FileEntry {
     pub kind: EntryKind,
     /// When it was last changed, in seconds since 1970.
     pub modified: i64,
-    /// The permission bits.
+    /// The permission bits, without those of another user's or group's rights and the sticky bit.
     pub mode: u32,
     /// The owner's name, where it has one.
     pub user: Option<String>,
@@ -86,23 +86,10 @@ impl FileEntry {
     /// # Errors
     /// What is wrong.
     pub fn check(&self) -> Result<(), InvalidEntry> {
-        let invalid = |what| InvalidEntry {
-            path: self.path.chars().take(200).collect(),
-            what,
-        };
-        if !is_safe_path(&self.path) {
-            return Err(invalid("its path does not stay below the data directory"));
-        }
-        if self.mode > 0o7777 {
-            return Err(invalid("its mode has bits that are no permissions"));
-        }
+        self.check_place()?;
+        let invalid = |what| self.invalid(what);
         match &self.kind {
-            EntryKind::Directory => Ok(()),
-            EntryKind::Link { destination } => {
-                let fits =
-                    !destination.is_empty() && destination.len() <= MAX_PATH_LENGTH && !destination.contains('\0');
-                fits.then_some(()).ok_or_else(|| invalid("its destination is no path"))
-            }
+            EntryKind::Directory | EntryKind::Link { .. } => Ok(()),
             EntryKind::File { size, extents, .. } => {
                 if self.fingerprints.as_ref().is_some_and(|found| !found.is_plausible()) {
                     return Err(invalid("its fingerprints are not whole"));
@@ -116,6 +103,57 @@ impl FileEntry {
                     .ok_or_else(|| invalid("its extents do not make up its size"))
             }
         }
+    }
+
+    /// Checks path, permissions and destination, which the first record of an entry has, however many follow.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check_place(&self) -> Result<(), InvalidEntry> {
+        let invalid = |what| self.invalid(what);
+        if !is_safe_path(&self.path) {
+            return Err(invalid("its path does not stay below the data directory"));
+        }
+        // A program with the rights of its owner has no place in a data directory: a restore as root would make one of root's.
+        if self.mode > 0o777 {
+            return Err(invalid(
+                "its mode has bits that are no permissions of user, group and others",
+            ));
+        }
+        match &self.kind {
+            EntryKind::Directory => Ok(()),
+            EntryKind::Link { destination } => {
+                let fits =
+                    !destination.is_empty() && destination.len() <= MAX_PATH_LENGTH && !destination.contains('\0');
+                fits.then_some(()).ok_or_else(|| invalid("its destination is no path"))
+            }
+            EntryKind::File { .. } => Ok(()),
+        }
+    }
+
+    fn invalid(&self, what: &'static str) -> InvalidEntry {
+        InvalidEntry {
+            path: self.path.chars().take(200).collect(),
+            what,
+        }
+    }
+
+    /// Checks that what lies in a tablespace lies in the directory of the cluster's version there: a tablespace's link leads out of the
+    /// data directory, and beside that directory are files of others.
+    ///
+    /// # Errors
+    /// It lies elsewhere.
+    pub fn check_tablespace(&self, version_directory: &str) -> Result<(), InvalidEntry> {
+        let below = self
+            .path
+            .strip_prefix("pg_tblspc/")
+            .and_then(|path| path.split_once('/'));
+        let Some((oid, below)) = below else { return Ok(()) };
+        let is_tablespace = oid.parse::<u32>().is_ok();
+        if is_tablespace && below.split('/').next() != Some(version_directory) {
+            return Err(self.invalid("it lies in a tablespace, but not in the directory of the cluster's version"));
+        }
+        Ok(())
     }
 
     /// Where the file's content lies; nowhere for what is no file.
@@ -193,6 +231,41 @@ mod tests {
             &"x".repeat(4097),
         ] {
             assert!(directory(bad).check().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_entry_has_more_than_the_rights_of_users() {
+        let with = |mode| FileEntry {
+            mode,
+            ..directory("base")
+        };
+        with(0o777).check().unwrap();
+        for mode in [0o4755, 0o2755, 0o1777, 0o10_600] {
+            assert!(with(mode).check().is_err(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_lies_in_a_tablespace_lies_in_the_directory_of_the_version() {
+        let check = |path| directory(path).check_tablespace("PG_15_202209061");
+        for good in [
+            "base/16385/x",
+            "pg_tblspc",
+            "pg_tblspc/16385",
+            "pg_tblspc/16385/PG_15_202209061",
+            "pg_tblspc/16385/PG_15_202209061/5/1",
+            "pg_tblspc/strange/x",
+        ] {
+            check(good).unwrap();
+        }
+        for bad in [
+            "pg_tblspc/16385/cron.d",
+            "pg_tblspc/16385/PG_14_202107181/5/1",
+            "pg_tblspc/16385/PG_15_202209061x/5",
+            "pg_tblspc/+16385/x",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
         }
     }
 

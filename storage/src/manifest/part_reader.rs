@@ -90,30 +90,28 @@ impl PartReader {
         Ok(Self::chunk_lengths(part)?.into_keys().collect())
     }
 
+    /// As [`chunks`](Self::chunks), of a part in which every entry is what a restore may follow. Keeps no entry.
+    ///
+    /// # Errors
+    /// Bytes that are no part, or an entry that no restore may follow.
+    pub fn checked_chunks(part: &[u8], version_directory: &str) -> Result<Vec<Digest>, PartError> {
+        let records: Vec<PartRecord> = wire::decode(part, MAX_PART_LENGTH)?;
+        for record in &records {
+            if let PartRecord::Entry { entry, .. } = record {
+                entry.check_place()?;
+                entry.check_tablespace(version_directory)?;
+            }
+        }
+        Ok(lengths(records).into_keys().collect())
+    }
+
     /// The chunks that one part names, each with how many bytes of it the part reaches to: its length, where all of it
     /// belongs to files of the part. Needs no other part.
     ///
     /// # Errors
     /// Bytes that are no part.
     pub fn chunk_lengths(part: &[u8]) -> Result<BTreeMap<Digest, u64>, PartError> {
-        let records: Vec<PartRecord> = wire::decode(part, MAX_PART_LENGTH)?;
-        let mut chunks = BTreeMap::new();
-        for record in records {
-            let extents = match record {
-                PartRecord::Entry { entry, .. } => match entry.kind {
-                    EntryKind::File { extents, .. } => extents,
-                    EntryKind::Directory | EntryKind::Link { .. } => continue,
-                },
-                PartRecord::Extents { extents, .. } => extents,
-                PartRecord::Fingerprints(Fingerprints { base, patch }) => [base, patch].concat(),
-            };
-            for extent in extents {
-                let end = u64::from(extent.offset) + u64::from(extent.length);
-                let length: &mut u64 = chunks.entry(extent.digest).or_default();
-                *length = (*length).max(end);
-            }
-        }
-        Ok(chunks)
+        Ok(lengths(wire::decode(part, MAX_PART_LENGTH)?))
     }
 
     /// Checks that no entry was left unfinished by the last part.
@@ -127,6 +125,26 @@ impl PartReader {
             begun => Err(out_of_order(begun)),
         }
     }
+}
+
+fn lengths(records: Vec<PartRecord>) -> BTreeMap<Digest, u64> {
+    let mut chunks = BTreeMap::new();
+    for record in records {
+        let extents = match record {
+            PartRecord::Entry { entry, .. } => match entry.kind {
+                EntryKind::File { extents, .. } => extents,
+                EntryKind::Directory | EntryKind::Link { .. } => continue,
+            },
+            PartRecord::Extents { extents, .. } => extents,
+            PartRecord::Fingerprints(Fingerprints { base, patch }) => [base, patch].concat(),
+        };
+        for extent in extents {
+            let end = u64::from(extent.offset) + u64::from(extent.length);
+            let length: &mut u64 = chunks.entry(extent.digest).or_default();
+            *length = (*length).max(end);
+        }
+    }
+    chunks
 }
 
 fn append(begun: &mut FileEntry, mut more: Vec<Extent>) -> Result<(), PartError> {
@@ -310,7 +328,7 @@ mod tests {
             "[^/.\0]{1,9}(/[^/.\0]{1,9}){0,3}",
             kind,
             any::<i64>(),
-            0_u32..0o10000,
+            0_u32..0o1000,
             name.clone(),
             name,
         )

@@ -187,6 +187,12 @@ pub struct LinkRecord {
 }
 
 impl ManifestRoot {
+    /// The directory of the cluster's version in every tablespace: `PG_15_202209061`.
+    #[must_use]
+    pub fn tablespace_directory(&self) -> String {
+        format!("PG_{}_{}", self.archive_id.version, self.catalog_version)
+    }
+
     /// The root as it is stored: the plaintext of the manifest object.
     ///
     /// # Errors

@@ -207,6 +207,21 @@ async fn fitting(
             own.version, own.system_id, primary.address.number, control.version, control.system_id
         )));
     }
+    // pg_control comes from the primary, and says whether the pages, which come from the standby, have checksums.
+    if own.has_page_checksums() != control.has_page_checksums() {
+        let with = |control: &ControlFile| {
+            if control.has_page_checksums() {
+                "with"
+            } else {
+                "without"
+            }
+        };
+        return Ok(Err(format!(
+            "writes pages {} checksums, the primary {}: run pg_checksums on one of them",
+            with(own),
+            with(control)
+        )));
+    }
     let failed = |error| database_failure(&error);
     if standby.client.replay_is_paused().await.map_err(failed)? {
         return Ok(Err("does not replay: pg_wal_replay_pause was called".to_owned()));

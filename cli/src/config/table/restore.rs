@@ -14,8 +14,8 @@ const fn new(name: &'static str, kind: Kind, help: &'static str) -> OptionSpec {
 /// Options of a restore.
 pub const OPTIONS: &[OptionSpec] = &[
     new("target", Kind::Text, "where recovery ends").about(
-        "A time, LSN, transaction id or restore point, as --type says. A time without an offset is in \
-            PostgreSQL's own time zone.",
+        "A time, LSN, transaction id or restore point, as --type says. A time without an offset is taken only where \
+            this host and the restored PostgreSQL have the same time zone.",
         "--target='2026-11-23 04:29:57+00'",
     ),
     new(
@@ -62,9 +62,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         "--tablespace-map=fast=/mnt/fast",
     ),
     new("tablespace-map-all", Kind::Path, "where all tablespaces go").about(
-        "Each tablespace that tablespace-map does not name goes to a directory of its own name below it.",
+        "Each tablespace that tablespace-map does not name goes to a directory of its own name below it, or of its OID \
+            where no directory can have that name.",
         "--tablespace-map-all=/mnt/tablespaces",
     ),
+    new("keep-owners", Kind::Flag, "give files to the owners that they had")
+        .default("n")
+        .about(
+            "Of a restore that runs as root. Otherwise all files go to the owner of pg1-path, and none to root. Only for a backup whose \
+            repository nobody else can write to.",
+            "--keep-owners",
+        ),
     new("link-all", Kind::Flag, "restore symbolic links as links")
         .default("n")
         .about(
