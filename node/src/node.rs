@@ -15,7 +15,6 @@ use crate::repositories::Repositories;
 use crate::services::Mapping;
 use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
-use crate::sweep::Sweep;
 use crate::{Failure, anew, code};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
@@ -38,7 +37,6 @@ pub struct Node {
     pub(crate) running: RunningTime,
     pub(crate) repair: Repair,
     pub(crate) mapping: Mapping,
-    pub(crate) sweep: Sweep,
     pub(crate) lost: LostSearch,
     /// Wakes whoever tells the catalog where this node is and what it reaches.
     pub(crate) announcing: tokio::sync::Notify,
@@ -126,7 +124,6 @@ impl Node {
             repair: Repair::default(),
             mapping: Mapping::default(),
             pace: Pace::new(settings.repair_rate),
-            sweep: Sweep::default(),
             lost: LostSearch::default(),
             announcing: tokio::sync::Notify::new(),
             asked_kept: AskedKept::default(),

@@ -174,7 +174,7 @@ fn remote_error(error: &SlotError) -> RemoteError {
             Some(false) => RemoteErrorKind::Damaged,
             None => RemoteErrorKind::Unavailable,
         },
-        identity: error.identity().map(str::to_owned),
+        identity: error.identity().cloned(),
         what: chain(error),
     }
 }

@@ -246,7 +246,6 @@ impl Node {
                 other => return Err(unexpected(&other)),
             }
         }
-        self.sweep.wake();
         let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }

@@ -122,7 +122,7 @@ impl Simulation {
     /// A claim of a replica in the repository that has this number now.
     fn claim(&self, replica: Replica) -> Claim {
         let record = self.view().repository(replica.repo).unwrap();
-        let identity = record.unwrap().uuid;
+        let identity = record.unwrap().identity();
         Claim { replica, identity }
     }
 
@@ -252,7 +252,11 @@ impl Simulation {
             claims,
             ..new_chunk(number, &[])
         }];
-        let command = Command::AddChunks { session, chunks };
+        let command = Command::AddChunks {
+            session,
+            ack: 1,
+            chunks,
+        };
         self.promises.push(Promise::Propose(command));
     }
 

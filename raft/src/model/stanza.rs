@@ -24,6 +24,8 @@ pub struct StanzaRecord {
     /// The timeline histories known for the current database.
     #[serde(with = "histories")]
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
+    /// The highest timeline of the current database of which neither is known any more; see [`StanzaRecord::make_room`].
+    pub forgotten: Option<TimelineId>,
     /// The same of databases that are not the current one any more.
     pub past: BTreeMap<DbId, Lineage>,
     /// The backup that runs now.
@@ -70,6 +72,7 @@ impl StanzaRecord {
         let left = Lineage {
             writers: std::mem::replace(&mut self.writers, returned.writers),
             histories: std::mem::replace(&mut self.histories, returned.histories),
+            forgotten: std::mem::replace(&mut self.forgotten, returned.forgotten),
         };
         if let Some(before) = self.databases.last() {
             self.past.insert(before.id, left);
@@ -143,7 +146,10 @@ pub struct Lineage {
     /// The instance that writes each timeline.
     pub writers: BTreeMap<TimelineId, Writer>,
     /// The timeline histories.
+    #[serde(with = "histories")]
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
+    /// The highest timeline of which neither is known any more.
+    pub forgotten: Option<TimelineId>,
 }
 
 /// Who writes a timeline.
@@ -153,9 +159,24 @@ pub struct Writer {
     pub instance: String,
     /// When it was bound.
     pub since: LogIndex,
+    /// When it last pushed, to within [`SEEN_STEP`](Self::SEEN_STEP).
+    pub seen: LogIndex,
 }
 
 impl Writer {
+    /// After so many commands a push is noted again: a stanza's record is not written with each segment.
+    pub const SEEN_STEP: u64 = if cfg!(test) { 8 } else { 1 << 16 };
+
+    /// One that pushes for the first time.
+    #[must_use]
+    pub fn new(instance: String, at: LogIndex) -> Self {
+        Self {
+            instance,
+            since: at,
+            seen: at,
+        }
+    }
+
     /// What another instance is told that wants to take its place.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, given: &str) -> Refusal {
@@ -173,8 +194,10 @@ impl Writer {
 pub struct HistoryRecord {
     /// Digest of the file.
     pub digest: Digest,
-    /// Its lines, oldest first.
+    /// Its newest lines, oldest first: at most [`limits::LINES`](crate::limits::LINES).
     pub branches: Vec<Branch>,
+    /// When it was archived.
+    pub since: LogIndex,
 }
 
 /// One line of a history file: the timeline left `parent` at `switch`.
