@@ -407,6 +407,30 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn an_older_copy_is_closed_before_it_gets_the_next_mark_and_is_not_opened_again() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        site.node.mark_before_stop().await;
+        let folder = site.repository().join("pgmesh.mark");
+        for mark in std::fs::read_dir(&folder).unwrap() {
+            std::fs::remove_file(mark.unwrap().path()).unwrap();
+        }
+        let slot = site.node.own_slot(RepoKey::new(1).unwrap()).unwrap().clone();
+        let Opened::Open(repository) = slot.opened() else {
+            panic!("it is not open")
+        };
+        slot.marking.lock().await.since = None;
+        slot.note_written();
+        site.node.mark_if_due(&slot, &repository).await.unwrap();
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        for _ in 0..2 {
+            assert!(matches!(slot.opened(), Opened::Closed { why, .. } if why.contains("older copy")));
+            site.node.open_one(&slot).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn marks_are_listed_once_in_a_while_and_two_of_them_stay() {
         let site = TestNode::start(SessionTimes::default()).await;
         let client = site.connect().await;
@@ -452,10 +476,16 @@ mod tests {
             wrapped_keys: None,
         })
         .await;
+        let marks = || {
+            std::fs::read_dir(site.repository().join("pgmesh.mark"))
+                .unwrap()
+                .count()
+        };
+        let before = marks();
         site.node.own_slot(repo).unwrap().note_written();
         site.node.mark_before_stop().await;
         let record = site.node.catalog.view().repository(repo).unwrap().unwrap();
-        assert_eq!(record.mark, known);
+        assert_eq!((record.mark, marks()), (known, before));
         site.wait("its end", |node| {
             !matches!(node.own_slot(repo).unwrap().opened(), Opened::Open(_))
         })

@@ -224,7 +224,8 @@ impl Node {
     /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let go
     /// stays, and is told.
     ///
-    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that.
+    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that. The catalog
+    /// refuses it while the stanza is being restored; with `force` the sessions of the restores end.
     pub async fn delete_stanza(
         &self,
         actor: &str,

@@ -157,10 +157,8 @@ fn invariant_12_no_number_of_timelines_stops_an_archiver() {
     }
     let record = world.view().stanza(&stanza()).unwrap().unwrap();
     assert!(record.histories.len().max(record.writers.len()) <= limits::TIMELINES);
-    assert!(
-        record.writers.contains_key(&TimelineId(1)),
-        "what is written to is not forgotten"
-    );
+    let primary = &record.writers[&TimelineId(1)];
+    assert_eq!(primary.since, LogIndex(1), "what is written to is not forgotten");
     assert!(
         !record.writers.contains_key(&TimelineId(2)),
         "the one that was silent longest is"

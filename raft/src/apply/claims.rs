@@ -453,3 +453,37 @@ fn a_restore_keeps_its_stanza() {
     assert_eq!(world.run(delete(true)), Ok(Reply::Deleting { more: false }));
     assert_eq!(world.view().session(restore).unwrap(), None);
 }
+
+#[test]
+fn neither_the_lost_disk_nor_the_empty_one_takes_replicas_while_the_walk_goes_on() {
+    let mut world = World::with_stanza();
+    for segment in 1..=8 {
+        world.push(segment_to(segment, vec![claim(replica(1, 0))])).unwrap();
+    }
+    let lost = claim_of(&world, replica(2, 0));
+    let replace = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    };
+    assert_eq!(world.run(replace.clone()), Ok(Reply::Replacing { more: true }));
+    let empty = claim_of(&world, replica(2, 0));
+    let session = world.open_session(SessionKind::Repair);
+    let add = |claim: &Claim| Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: segment_ref(8),
+            digest: digest(8),
+            claim: claim.clone(),
+        }],
+    };
+    for claim in [&lost, &empty] {
+        assert_eq!(world.run(add(claim)), Ok(Reply::Added { accepted: 0 }));
+    }
+    while world.run(replace.clone()).unwrap() != (Reply::Replacing { more: false }) {}
+    // They are at the same place: only the identifier tells them apart.
+    assert_eq!(lost.identity.placed, empty.identity.placed);
+    assert_eq!(world.run(add(&lost)), Ok(Reply::Added { accepted: 0 }));
+    assert_eq!(world.run(add(&empty)), Ok(Reply::Added { accepted: 1 }));
+}

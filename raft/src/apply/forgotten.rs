@@ -339,6 +339,7 @@ fn a_chunk_is_not_taken_back_from_a_disk_that_was_lost_meanwhile() {
         .unwrap()
         .unwrap();
     assert!(debt.generation > Generation(0), "a late DELETE may hit the old name");
+    assert_eq!(assigned(&world, 9), Generation(1), "which no other object gets either");
     assert_eq!(
         reprieve(&mut world, older, 2, since),
         Ok(Reply::Reprieved { chunks: 0 }),
@@ -428,4 +429,39 @@ fn a_repository_that_this_catalog_knew_before_is_filled_above_the_floor() {
             assert_eq!(owed(&mut world, 2, 1), Generation(1000));
         }
     }
+}
+
+#[test]
+fn a_chunk_that_is_taken_back_does_not_count_where_a_walk_has_not_come_to_it_yet() {
+    let mut world = World::with_stanza();
+    let killed = world.open_session(SessionKind::Backup);
+    for number in 1..=9 {
+        upload(&mut world, killed, number, 0, &[1, 2]).unwrap();
+    }
+    let older = world.open_session(SessionKind::Backup);
+    world.run(Command::CloseSession { session: killed }).unwrap();
+    let (checked_at, chunks) = (world.applied(), vec![digest(9)]);
+    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    let since = world.applied();
+    let replace = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    };
+    assert_eq!(world.run(replace.clone()), Ok(Reply::Replacing { more: true }));
+    assert_eq!(
+        reprieve(&mut world, older, 9, since),
+        Ok(Reply::Reprieved { chunks: 1 })
+    );
+    let replicas = |world: &World| world.view().chunks(&[digest(9)]).unwrap().remove(0).unwrap().replicas;
+    assert_eq!(replicas(&world), [replica(1, 0)]);
+    while world.run(replace.clone()).unwrap() != (Reply::Replacing { more: false }) {}
+    assert_eq!(replicas(&world), [replica(1, 0)]);
+    let counters = world.view().counters(repo(2)).unwrap();
+    assert_eq!(
+        (counters.objects, counters.debts),
+        (0, 9 + 1),
+        "chunks, and the stanza's description"
+    );
 }
