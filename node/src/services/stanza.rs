@@ -321,3 +321,26 @@ fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Database, Failu
         )
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use crate::testing::{TestNode, stanza};
+    use crate::{SessionTimes, code};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stanza_whose_cluster_seems_to_run_is_not_deleted() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let failure = site.node.delete_stanza("test", stanza(), false, false).await;
+        assert_eq!(failure.unwrap_err().code, code::PG_RUNNING);
+        // By what the catalog says: it is not stopped. Nothing has changed.
+        let failure = site.node.delete_stanza("test", stanza(), false, true).await;
+        assert_eq!(failure.unwrap_err().code, code::STOP);
+        let record = site.node.catalog.view().stanza(&stanza()).unwrap().unwrap();
+        assert!(!record.deleting && record.stopped.is_none());
+        site.node.delete_stanza("test", stanza(), true, false).await.unwrap();
+        assert!(site.node.catalog.view().stanza(&stanza()).unwrap().is_none());
+    }
+}
