@@ -47,3 +47,35 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
+    use pgmesh_raft::Command;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_leader_owes_what_a_repository_lacks_whose_node_is_away() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let repo = RepoKey::new(2).unwrap();
+        site.propose(Command::RegisterRepository {
+            repo,
+            definition: BTreeMap::new(),
+            host: Some("beta".parse().unwrap()),
+            uuid: "elsewhere".to_owned(),
+            wrapped_keys: Vec::new(),
+            node: "beta".parse().unwrap(),
+        })
+        .await;
+        site.wait("the backfill", |node| {
+            let view = node.catalog.view();
+            let record = view.repository(repo).unwrap().unwrap();
+            record.backfill.is_none() && view.counters(repo).unwrap().debts >= 2
+        })
+        .await;
+    }
+}

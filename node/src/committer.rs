@@ -18,12 +18,14 @@ const BATCH: usize = 512;
 pub enum ChunkCommit {
     /// It is in the catalog.
     Done,
-    /// It was written under a name that is about to be deleted: write it again, under this generation.
+    /// It was written under a name that is about to be deleted, or what counts of it is in fewer repositories than its backup
+    /// asks for: write it again, under this generation.
     Stale(pgmesh_storage::Generation),
 }
 
 struct WaitingChunk {
     session: SessionId,
+    ack: u16,
     chunk: NewChunk,
     answer: oneshot::Sender<Result<ChunkCommit, Failure>>,
 }
@@ -46,11 +48,16 @@ impl Committer {
     }
 
     /// Commits a chunk that is durable where it says; returns when the catalog has it.
-    pub async fn chunk(&self, session: SessionId, chunk: NewChunk) -> Result<ChunkCommit, Failure> {
+    pub async fn chunk(&self, session: SessionId, ack: usize, chunk: NewChunk) -> Result<ChunkCommit, Failure> {
         let (answer, answered) = oneshot::channel();
         let gone = || Failure::new(code::RUNTIME, "the node is stopping").again();
         self.chunks
-            .send(WaitingChunk { session, chunk, answer })
+            .send(WaitingChunk {
+                session,
+                ack: u16::try_from(ack).unwrap_or(u16::MAX),
+                chunk,
+                answer,
+            })
             .await
             .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
@@ -67,21 +74,24 @@ impl Committer {
 async fn commit_chunks(catalog: Catalog, actor: String, mut waiting: mpsc::Receiver<WaitingChunk>) {
     let mut batch = Vec::with_capacity(BATCH);
     while waiting.recv_many(&mut batch, BATCH).await > 0 {
-        let mut sessions: BTreeMap<SessionId, Vec<WaitingChunk>> = BTreeMap::new();
+        let mut sessions: BTreeMap<(SessionId, u16), Vec<WaitingChunk>> = BTreeMap::new();
         for chunk in batch.drain(..) {
-            sessions.entry(chunk.session).or_default().push(chunk);
+            sessions.entry((chunk.session, chunk.ack)).or_default().push(chunk);
         }
-        for (session, chunks) in sessions {
-            commit_session(&catalog, &actor, session, chunks).await;
+        for ((session, ack), chunks) in sessions {
+            commit_session(&catalog, &actor, session, ack, chunks).await;
         }
     }
 }
 
-async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, mut waiting: Vec<WaitingChunk>) {
+async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, ack: u16, mut waiting: Vec<WaitingChunk>) {
     // The command is all or nothing; those that are refused by name are answered and left out of the second try.
     while !waiting.is_empty() {
         let chunks = waiting.iter().map(|waiting| waiting.chunk.clone()).collect();
-        match catalog.propose(actor, Command::AddChunks { session, chunks }).await {
+        match catalog
+            .propose(actor, Command::AddChunks { session, ack, chunks })
+            .await
+        {
             Ok(_) => {
                 answer_all(waiting, || Ok(ChunkCommit::Done));
                 return;

@@ -39,7 +39,6 @@ pub struct Node {
     pub(crate) running: RunningTime,
     pub(crate) repair: Repair,
     pub(crate) mapping: Mapping,
-    pub(crate) sweep: Sweep,
     pub(crate) lost: LostSearch,
     pub(crate) wal_runs: Arc<WalRuns>,
     /// Wakes whoever tells the catalog where this node is and what it reaches.
@@ -128,7 +127,6 @@ impl Node {
             repair: Repair::default(),
             mapping: Mapping::default(),
             pace: Pace::new(settings.repair_rate),
-            sweep: Sweep::default(),
             lost: LostSearch::default(),
             wal_runs: Arc::default(),
             announcing: tokio::sync::Notify::new(),

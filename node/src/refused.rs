@@ -129,6 +129,10 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         ),
         R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } => (code::ARCHIVE_TIMEOUT, None),
         R::LengthDiffers { .. } | R::WalRange { .. } | R::KnownOtherwise(_) => (code::ASSERT, None),
+        R::RestoreRunning { .. } => (
+            code::LOCK_ACQUIRE,
+            Some("wait until it has ended ('pgmesh doctor' names sessions), or give --force, which ends it"),
+        ),
         R::BackupRunning { .. } => (code::LOCK_ACQUIRE, Some("wait until it has ended")),
         R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => (
             code::LOCK_ACQUIRE,

@@ -4,83 +4,141 @@
 //! prefixes of digests, kept for one part of the digest space at a time, so that memory is bounded whatever the number
 //! of chunks (invariant 11). Two digests with one prefix only keep a chunk that could go.
 //!
-//! A backup that runs has chunks that no manifest names yet: nothing is condemned then, the sweep waits for a moment without
-//! one. A backup that begins in the middle may be told that a chunk is there which is condemned a moment later; its commit
-//! finds that out. A commit that comes before the condemnation makes the catalog refuse it (invariants 4 and 5): then only
-//! the manifests are read that have come since, so that a sweep comes to its end on a mesh that always commits something.
+//! A backup that runs has chunks that no manifest names yet. Those that it has uploaded are told by the log position at which
+//! they were added: what was added since the oldest running backup began is left alone, and the sweep comes again when that
+//! backup has ended. A backup may also rest on chunks that were there before, such as those of one that was killed. If they
+//! are condemned, its commit takes them back ([`Command::Reprieve`]): while its session is open nobody deletes them. So a
+//! sweep waits for nobody, and comes to its end on a mesh where some backup runs at every moment.
+//!
+//! A commit that comes before the condemnation makes the catalog refuse it (invariants 4 and 5): then only the manifests are
+//! read that have come since.
 
 use crate::{Failure, Node};
 use pgmesh_raft::apply::Base;
-use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, SessionKind, View};
+use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// Marks kept at once: 64 MiB and a table's slack.
 const MARKS: u64 = 4 << 20;
 /// Chunks condemned in one command.
 const BATCH: usize = 512;
-/// How often a node that does not lead looks whether it does now.
-const FOLLOWER_LOOK: Duration = Duration::from_secs(60);
+/// How often a node looks whether a sweep is due: whether it leads, whether a backup has left the catalog, or has ended.
+const LOOK: Duration = if cfg!(test) {
+    Duration::from_millis(200)
+} else {
+    Duration::from_secs(10)
+};
 /// How often it runs unasked.
 const PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// The first and the longest pause after a sweep that did not come to its end.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15 * 60));
-/// How often a sweep looks whether no backup runs, and how long it keeps its marks in memory meanwhile.
-const GAP_LOOK: Duration = Duration::from_secs(1);
-const GAP_PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// The first and the longest pause after one that has left chunks alone because a backup ran.
+const HELD_AGAIN: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(6 * 3600));
 /// How often in a row the catalog may have moved on when something is to be condemned.
 const RECHECKS: usize = 32;
 
-/// Asks for a sweep.
-#[derive(Clone, Default)]
-pub struct Sweep {
-    notify: Arc<Notify>,
+/// When the next sweep is due. Pure.
+#[derive(Debug, Default)]
+struct Schedule {
+    /// What the last one came to; none before the first.
+    last: Option<Rest>,
+    /// Failures in a row, and sweeps in a row that left something alone.
+    failed: u32,
+    held: u32,
 }
 
-impl Sweep {
-    /// Chunks may have lost their last reference.
-    pub fn wake(&self) {
-        self.notify.notify_one();
+/// The time after a sweep.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    /// Backups that left the catalog up to here have been taken into account.
+    seen: LogIndex,
+    /// The backup because of which chunks were left alone.
+    held_by: Option<SessionId>,
+    ended_well: bool,
+}
+
+impl Schedule {
+    /// A sweep has ended.
+    fn note(&mut self, seen: LogIndex, swept: Option<&Swept>) {
+        let held_by = match swept {
+            Some(Swept::Done { held_by, .. }) => *held_by,
+            Some(Swept::PutOff) | None => None,
+        };
+        let ended_well = matches!(swept, Some(Swept::Done { .. }));
+        self.failed = if ended_well { 0 } else { self.failed.saturating_add(1) };
+        self.held = if held_by.is_some() {
+            self.held.saturating_add(1)
+        } else {
+            0
+        };
+        self.last = Some(Rest {
+            seen,
+            held_by,
+            ended_well,
+        });
+    }
+
+    /// Whether the next is due, so long after the last. `unreferenced` is when a backup last left the catalog.
+    fn is_due(&self, waited: Duration, unreferenced: LogIndex, is_open: impl FnOnce(SessionId) -> bool) -> bool {
+        let Some(rest) = self.last else { return true };
+        if !rest.ended_well {
+            return waited >= backed_off(AGAIN, self.failed);
+        }
+        let has_ended = || rest.held_by.is_some_and(|session| !is_open(session));
+        waited >= PERIOD || unreferenced > rest.seen || (waited >= backed_off(HELD_AGAIN, self.held) && has_ended())
     }
 }
 
+/// The pause after so many in a row.
+fn backed_off((first, longest): (Duration, Duration), in_a_row: u32) -> Duration {
+    let doubled = 1_u32.checked_shl(in_a_row.saturating_sub(1)).unwrap_or(u32::MAX);
+    first.saturating_mul(doubled).min(longest)
+}
+
 impl Node {
-    /// Sweeps when asked to, and once a day, until the node stops; what was put off or has failed is tried again.
+    /// Sweeps when a backup has left the catalog, and once a day, until the node stops; what has failed is tried again.
+    /// The catalog tells it, so nothing hangs on who was asked to remove the backup.
     pub async fn keep_sweeping(self: Arc<Self>) {
-        let mut again = AGAIN.0;
+        let mut schedule = Schedule::default();
+        let mut ended = Instant::now();
         loop {
             if !self.catalog.is_leader() {
-                // Whoever leads does it for the whole mesh; who leads may change.
-                let _ = tokio::time::timeout(FOLLOWER_LOOK, self.sweep.notify.notified()).await;
-                continue;
+                // Whoever leads does it for the whole mesh. It begins with a sweep.
+                schedule = Schedule::default();
+            } else if self.sweep_is_due(&schedule, ended.elapsed()) {
+                let seen = self.catalog.view().applied().unwrap_or_default();
+                let swept = self.sweep().await;
+                match &swept {
+                    Ok(Swept::Done { condemned: 1.., .. }) => self.repair.wake(),
+                    Ok(Swept::Done { .. }) => {}
+                    Ok(Swept::PutOff) => {
+                        tracing::debug!("backups are committed all the time; unreferenced chunks are looked for later");
+                    }
+                    Err(failure) => tracing::warn!(error = %failure, "unreferenced chunks are looked for later"),
+                }
+                if let Ok(Swept::Done {
+                    condemned: chunks @ 1..,
+                    ..
+                }) = &swept
+                {
+                    tracing::info!(chunks, "chunks that no backup refers to are condemned");
+                }
+                schedule.note(seen, swept.as_ref().ok());
+                ended = Instant::now();
             }
-            let pause = match self.sweep().await {
-                Ok(Swept::Done(chunks)) => {
-                    if chunks > 0 {
-                        tracing::info!(chunks, "chunks that no backup refers to are condemned");
-                        self.repair.wake();
-                    }
-                    again = AGAIN.0;
-                    PERIOD
-                }
-                outcome => {
-                    match outcome {
-                        Err(failure) => tracing::warn!(error = %failure, "unreferenced chunks are looked for later"),
-                        Ok(_) => {
-                            tracing::debug!("backups run or are committed; unreferenced chunks are looked for later")
-                        }
-                    }
-                    let pause = again;
-                    again = (again * 2).min(AGAIN.1);
-                    pause
-                }
-            };
-            // Woken, or the time is over: both mean to look again.
-            let _ = tokio::time::timeout(pause, self.sweep.notify.notified()).await;
+            tokio::time::sleep(LOOK).await;
         }
+    }
+
+    fn sweep_is_due(&self, schedule: &Schedule, waited: Duration) -> bool {
+        let view = self.catalog.view();
+        let unreferenced = view.unreferenced().unwrap_or_default();
+        schedule.is_due(waited, unreferenced, |session| {
+            view.session(session).is_ok_and(|session| session.is_some())
+        })
     }
 
     async fn sweep(&self) -> Result<Swept, Failure> {
@@ -95,36 +153,46 @@ impl Node {
             chunks += 1;
         }
         let parts = chunks.div_ceil(MARKS).clamp(1, 256);
+        let (mut all, mut held) = (0, None);
         for number in 0..parts {
             match self.sweep_part(Part { number, of: parts }).await? {
-                Swept::Done(chunks) => condemned += chunks,
+                Swept::Done { condemned, held_by } => {
+                    all += condemned;
+                    held = held.max(held_by);
+                }
                 Swept::PutOff => return Ok(Swept::PutOff),
             }
         }
-        Ok(Swept::Done(condemned))
+        Ok(Swept::Done {
+            condemned: all,
+            held_by: held,
+        })
     }
 
     async fn sweep_part(&self, part: Part) -> Result<Swept, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         // Chunks first, marks second: a chunk that is committed in between is in neither list.
+        let checked_at = view.applied()?;
+        let candidates = candidates(&view.snapshot(), &part)?;
         let mut marking = Marking {
-            checked_at: view.applied()?,
-            unmarked: chunks_in(&view, &part)?,
+            checked_at,
+            unmarked: candidates.chunks,
             marked: HashSet::new(),
             part,
         };
         self.mark(&view, &mut marking).await?;
-        self.condemn(marking).await
+        let condemned = self.condemn(marking).await?;
+        Ok(condemned.map_or(Swept::PutOff, |condemned| Swept::Done {
+            condemned,
+            held_by: candidates.held_by,
+        }))
     }
 
-    /// Condemns what is not marked.
-    async fn condemn(&self, mut marking: Marking) -> Result<Swept, Failure> {
+    /// Condemns what is not marked. None where backups are committed faster than their manifests are read.
+    async fn condemn(&self, mut marking: Marking) -> Result<Option<u64>, Failure> {
         let mut condemned = 0;
         let mut rechecks = 0;
         while !marking.unmarked.is_empty() {
-            if !self.wait_for_gap().await? {
-                return Ok(Swept::PutOff);
-            }
             let batch = marking.unmarked.len().min(BATCH);
             let chunks = marking.unmarked.split_off(marking.unmarked.len() - batch);
             let command = Command::Condemn {
@@ -132,8 +200,10 @@ impl Node {
                 checked_at: marking.checked_at,
             };
             match self.catalog.propose(self.actor(), command).await {
-                Ok(_) => {
-                    condemned += batch as u64;
+                Ok(reply) => {
+                    if let Reply::Condemned { chunks } = reply {
+                        condemned += u64::from(chunks);
+                    }
                     rechecks = 0;
                 }
                 Err(CatalogError::Refused(Refusal::Recheck { .. })) if rechecks < RECHECKS => {
@@ -143,25 +213,11 @@ impl Node {
                     marking.checked_at = view.applied()?;
                     self.mark(&view, &mut marking).await?;
                 }
-                Err(CatalogError::Refused(Refusal::Recheck { .. })) => return Ok(Swept::PutOff),
+                Err(CatalogError::Refused(Refusal::Recheck { .. })) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Swept::Done(condemned))
-    }
-
-    /// Waits for a moment in which no backup runs; whether one has come.
-    async fn wait_for_gap(&self) -> Result<bool, Failure> {
-        let began = Instant::now();
-        while backup_runs(&self.catalog.view())?
-            || backup_runs(&self.catalog.view_linearizable().await.map_err(Failure::from)?)?
-        {
-            if began.elapsed() > GAP_PATIENCE || !self.catalog.is_leader() {
-                return Ok(false);
-            }
-            tokio::time::sleep(GAP_LOOK).await;
-        }
-        Ok(true)
+        Ok(Some(condemned))
     }
 
     /// Marks what the backups of all stanzas name that were not read before.
@@ -198,10 +254,16 @@ impl Node {
     }
 }
 
+#[derive(Debug)]
 enum Swept {
-    /// So many were condemned.
-    Done(u64),
-    /// Backups run all the time, or are committed faster than their manifests are read.
+    /// It has come to its end.
+    Done {
+        /// So many were condemned.
+        condemned: u64,
+        /// The oldest running backup, where chunks were left alone because they were added since it began.
+        held_by: Option<SessionId>,
+    },
+    /// Backups are committed faster than their manifests are read.
     PutOff,
 }
 
@@ -232,13 +294,29 @@ impl Part {
     }
 }
 
-/// The chunks of a part that are known and not condemned.
-pub(crate) fn chunks_in<B: Base>(view: &View<B>, part: &Part) -> Result<Vec<Digest>, Failure> {
-    let mut known = Vec::new();
+/// Chunks that may be condemned if no manifest names them.
+pub(crate) struct Candidates {
+    pub(crate) chunks: Vec<Digest>,
+    /// The running backup because of which some others may not.
+    held_by: Option<SessionId>,
+}
+
+/// The chunks of a part that are known and not condemned, but for those that a running backup may have added. The view must be
+/// a snapshot: what was added before a backup began is told by its session.
+pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candidates, Failure> {
+    let running = view.oldest_backup()?;
+    let mut known = Candidates {
+        chunks: Vec::new(),
+        held_by: None,
+    };
     for row in view.all_chunks(None) {
         let (digest, record) = row?;
-        if record.condemned.is_none() && part.has(&digest) {
-            known.push(digest);
+        if record.condemned.is_some() || !part.has(&digest) {
+            continue;
+        }
+        match running.filter(|session| record.added > session.0) {
+            Some(session) => known.held_by = Some(session),
+            None => known.chunks.push(digest),
         }
     }
     Ok(known)
@@ -255,21 +333,15 @@ fn prefix(digest: &Digest) -> u64 {
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
-pub(crate) fn backup_runs<B: Base>(view: &View<B>) -> Result<bool, Failure> {
-    Ok(view
-        .sessions()?
-        .iter()
-        .any(|(_, session)| session.kind == SessionKind::Backup))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::protocol::{CommitBackup, CommittedBackup, Request};
+    use crate::protocol::{CommittedBackup, Request};
     use crate::testing::{Connected, SUITE, TestNode, manifest_of, stanza};
-    use pgmesh_storage::{Codec, DigestSuite, Payload};
+    use pgmesh_raft::SessionKind;
+    use pgmesh_storage::DigestSuite;
 
     #[test]
     fn every_digest_is_in_exactly_one_part() {
@@ -290,14 +362,7 @@ mod tests {
         let chunk = client.put_chunk(begun.session, content).await.unwrap();
         let (root, part) = manifest_of(label, chunk, content.len());
         client.put_chunk(begun.session, &part).await.unwrap();
-        let payload = Payload::pack(SUITE, Codec::None, None, &root).unwrap();
-        let commit = Request::CommitBackup(CommitBackup {
-            stanza: stanza(),
-            session: begun.session,
-            label: label.parse().unwrap(),
-            manifest: payload.head(),
-        });
-        let committed = client.ask(&commit, Some(&payload.bytes)).await.unwrap();
+        let committed = client.commit_backup(begun.session, label, &root).await.unwrap();
         assert!(matches!(committed, CommittedBackup::Committed { .. }));
         chunk
     }
@@ -318,35 +383,163 @@ mod tests {
         let part = Part { number: 0, of: 1 };
         let mut marking = Marking {
             checked_at: view.applied().unwrap(),
-            unmarked: chunks_in(&view, &part).unwrap(),
+            unmarked: candidates(&view, &part).unwrap().chunks,
             marked: HashSet::new(),
             part,
         };
         site.node.mark(&view, &mut marking).await.unwrap();
         assert_eq!(marking.unmarked.len(), 2);
         assert_eq!(back_up(&client, "20260103-000000F", &[3; 900]).await, named);
-        assert!(matches!(site.node.condemn(marking).await.unwrap(), Swept::Done(1)));
+        assert_eq!(site.node.condemn(marking).await.unwrap(), Some(1));
         let chunks = site.node.catalog.view().chunks(&[kept, left, named]).unwrap();
         let is_there: Vec<bool> = chunks.iter().map(Option::is_some).collect();
         assert_eq!(is_there, [true, false, true]);
     }
 
+    /// A sweep's outcome: how many were condemned, and whether others were left alone.
+    async fn swept(site: &TestNode) -> (u64, bool) {
+        match site.node.sweep().await.unwrap() {
+            Swept::Done { condemned, held_by } => (condemned, held_by.is_some()),
+            Swept::PutOff => panic!("it was put off"),
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_sweep_waits_for_the_end_of_a_backup_with_its_marks() {
+    async fn a_sweep_comes_to_its_end_while_some_backup_runs_at_every_moment() {
         let site = TestNode::start(SessionTimes::default()).await;
         let client = site.connect().await;
         site.create_stanza(&client).await;
-        let first = client.begin_backup("20260101-000000F").await.unwrap();
-        let left = client.put_chunk(first.session, &[2; 900]).await.unwrap();
-        let sweeping = site.node.clone();
-        let sweep = tokio::spawn(async move { sweeping.sweep().await });
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        assert!(!sweep.is_finished() && site.node.catalog.view().chunks(&[left]).unwrap()[0].is_some());
-        site.node.end_session("test", begun_id(first.session), "given up").await;
-        assert!(matches!(sweep.await.unwrap().unwrap(), Swept::Done(1)));
+        site.propose(other_stanza()).await;
+        let given_up = client.begin_backup("20260101-000000F").await.unwrap();
+        let left = client.put_chunk(given_up.session, &[2; 900]).await.unwrap();
+        // The next one begins before that ends, and so on.
+        let session = site.open_unknown(other_backup(&site)).await;
+        site.node
+            .end_session("test", begun_id(given_up.session), "given up")
+            .await;
+        assert_eq!(
+            swept(&site).await,
+            (1, false),
+            "it was added before the oldest running backup began"
+        );
+        let there = |digest| site.node.catalog.view().chunks(&[digest]).unwrap()[0].is_some();
+        assert!(!there(left));
+        let own = client.begin_backup("20260102-000000F").await.unwrap();
+        let added = client.put_chunk(own.session, &[3; 900]).await.unwrap();
+        site.node.end_session("test", begun_id(own.session), "given up").await;
+        assert_eq!(swept(&site).await, (0, true), "it may be the running backup's");
+        assert!(there(added));
+        let next = site.open_unknown(other_backup(&site)).await;
+        site.propose(Command::CloseSession { session }).await;
+        assert_eq!(swept(&site).await, (1, false));
+        site.propose(Command::CloseSession { session: next }).await;
     }
 
-    fn begun_id(session: u64) -> pgmesh_raft::SessionId {
-        pgmesh_raft::SessionId(LogIndex(session))
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_takes_back_what_was_condemned_while_it_ran() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let killed = client.begin_backup("20260101-000000F").await.unwrap();
+        let content = [2; 900];
+        let chunk = client.put_chunk(killed.session, &content).await.unwrap();
+        site.node.end_session("test", begun_id(killed.session), "killed").await;
+        // It is run again, and is told that the chunk is there.
+        let label = "20260102-000000F";
+        let again = client.begin_backup(label).await.unwrap();
+        let query = Request::QueryChunks(crate::protocol::QueryChunks {
+            stanza: stanza(),
+            session: again.session,
+            digests: vec![chunk],
+        });
+        assert_eq!(client.ask::<Vec<bool>>(&query, None).await.unwrap(), [true]);
+        assert_eq!(swept(&site).await, (1, false));
+        assert!(site.node.catalog.view().chunks(&[chunk]).unwrap()[0].is_none());
+        site.node.collect_garbage().await.unwrap();
+        let (root, part) = manifest_of(label, chunk, content.len());
+        client.put_chunk(again.session, &part).await.unwrap();
+        assert!(matches!(
+            client.commit_backup(again.session, label, &root).await,
+            Ok(CommittedBackup::Committed { .. })
+        ));
+        site.node.collect_garbage().await.unwrap();
+        assert!(site.node.catalog.view().chunks(&[chunk]).unwrap()[0].is_some() && site.has_file(chunk));
+        assert_eq!(swept(&site).await, (0, false));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_leader_sweeps_whoever_has_removed_a_backup() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let label = "20260101-000000F";
+        let chunk = back_up(&client, label, &[1; 900]).await;
+        // Some sweeps have passed; nothing asks this node for one.
+        tokio::time::sleep(LOOK * 3).await;
+        assert!(site.has_file(chunk));
+        let label = label.parse().unwrap();
+        let stanza = stanza();
+        site.propose(Command::RemoveBackup { stanza, label }).await;
+        site.wait("the chunk to go", |_| !site.has_file(chunk)).await;
+    }
+
+    #[test]
+    fn a_sweep_is_due_when_a_backup_has_left_has_ended_or_a_day_is_over() {
+        let mut schedule = Schedule::default();
+        let at = LogIndex;
+        let is_due = |schedule: &Schedule, waited, unreferenced, is_open: bool| {
+            schedule.is_due(waited, LogIndex(unreferenced), |_| is_open)
+        };
+        let soon = Duration::from_secs(1);
+        assert!(is_due(&schedule, Duration::ZERO, 0, true), "who begins to lead sweeps");
+        let done = |held_by| Swept::Done { condemned: 0, held_by };
+        schedule.note(at(10), Some(&done(None)));
+        assert!(!is_due(&schedule, PERIOD / 2, 10, false) && is_due(&schedule, PERIOD, 10, false));
+        assert!(is_due(&schedule, soon, 11, false), "a backup was removed since");
+        schedule.note(at(20), Some(&done(Some(SessionId(at(5))))));
+        assert!(!is_due(&schedule, HELD_AGAIN.0, 10, true), "it runs still");
+        assert!(!is_due(&schedule, soon, 10, false) && is_due(&schedule, HELD_AGAIN.0, 10, false));
+        schedule.note(at(30), Some(&done(Some(SessionId(at(25))))));
+        assert!(!is_due(&schedule, HELD_AGAIN.0, 10, false), "ever later");
+        schedule.note(at(40), Some(&Swept::PutOff));
+        schedule.note(at(40), None);
+        assert!(!is_due(&schedule, AGAIN.0, 99, false) && is_due(&schedule, AGAIN.0 * 2, 10, false));
+        for _ in 0..100 {
+            schedule.note(at(40), None);
+        }
+        assert!(is_due(&schedule, AGAIN.1, 10, false));
+    }
+
+    fn other_stanza() -> Command {
+        Command::CreateStanza {
+            stanza: "other".parse().unwrap(),
+            cluster: pgmesh_raft::command::Cluster {
+                system_id: pgmesh_postgres::SystemId(78),
+                version: pgmesh_postgres::PgVersion::V15,
+                catalog_version: 202_209_061,
+                segment_size: pgmesh_postgres::SegmentSize::DEFAULT,
+            },
+            info: pgmesh_raft::command::ClaimedObject {
+                digest: SUITE.digest(b"other"),
+                plain_length: 5,
+                stored_length: 5,
+                claims: Vec::new(),
+            },
+            checked_at: LogIndex(0),
+        }
+    }
+
+    fn other_backup(site: &TestNode) -> Command {
+        Command::OpenSession {
+            kind: SessionKind::Backup,
+            stanza: Some("other".parse().unwrap()),
+            holder: "test".to_owned(),
+            node: site.node.name.clone(),
+            resume_key: None,
+        }
+    }
+
+    fn begun_id(session: u64) -> SessionId {
+        SessionId(LogIndex(session))
     }
 }

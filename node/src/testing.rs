@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use crate::protocol::{
-    BackupBegun, BeginBackup, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, PutChunk, Request,
+    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment,
+    PutChunk, Request,
 };
 use crate::server::serve;
 use crate::{Failure, Layout, Node, NodeSettings, RepositorySettings, SessionTimes, init};
@@ -205,6 +206,22 @@ impl Connected {
             backup_ack: None,
         };
         self.ask(&Request::BeginBackup(begin), None).await
+    }
+
+    pub(crate) async fn commit_backup(
+        &self,
+        session: u64,
+        label: &str,
+        root: &[u8],
+    ) -> Result<CommittedBackup, Failure> {
+        let payload = Payload::pack(SUITE, Codec::None, None, root).unwrap();
+        let commit = Request::CommitBackup(CommitBackup {
+            stanza: stanza(),
+            session,
+            label: label.parse().unwrap(),
+            manifest: payload.head(),
+        });
+        self.ask(&commit, Some(&payload.bytes)).await
     }
 
     pub(crate) async fn put_chunk(&self, session: u64, content: &[u8]) -> Result<Digest, Failure> {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
-    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Replica, RequestId, SessionId, SessionKind, StoredObject,
-    TokenId, TokenRole, VotePolicy,
+    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Replica, RequestId, SessionId,
+    SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -153,8 +153,8 @@ pub enum Command {
     MarkRepository {
         /// Its number.
         repo: RepoKey,
-        /// The identifier in the `pgmesh.repo` of the repository that it was written to.
-        identity: String,
+        /// The repository that it was written to.
+        identity: PlacedIdentity,
         /// The mark's number.
         number: u64,
         /// What was drawn at random for it.
@@ -205,12 +205,12 @@ pub enum Command {
         checked_at: LogIndex,
     },
     /// Removes a stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded number of rows
-    /// and leaves their objects as garbage. From the first step on there is no way back. Refused while a backup runs; then
-    /// nothing has changed, and the stanza goes on taking WAL.
+    /// and leaves their objects as garbage. From the first step on there is no way back. Refused while a backup or a restore
+    /// runs; then nothing has changed, and the stanza goes on taking WAL.
     DeleteStanza {
         /// The stanza.
         stanza: StanzaName,
-        /// Also when it is not stopped.
+        /// Also when it is not stopped, and when it is being restored: the sessions of the restores end.
         force: bool,
     },
     /// Makes a stanza refuse WAL and backups. Reply: `Done`.
@@ -240,10 +240,13 @@ pub enum Command {
     PushSegment(Box<PushSegment>),
 
     /// Records chunks that were uploaded. Repositories that are not among a chunk's replicas owe it.
-    /// All or nothing. Reply: `Done`.
+    /// All or nothing: refused with [`Refusal::StaleGenerations`](crate::Refusal::StaleGenerations), which names the chunks to
+    /// upload again, where the claims that count do not make `ack` replicas. Reply: `Done`.
     AddChunks {
         /// The session under which they were uploaded.
         session: SessionId,
+        /// `backup-ack`: how many good replicas each must have.
+        ack: u16,
         /// The chunks.
         chunks: Vec<NewChunk>,
     },
@@ -340,13 +343,23 @@ pub enum Command {
     },
 
     /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Unknown and condemned
-    /// ones are passed over. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was committed
-    /// after `checked_at`: it may refer to them. Reply: `Condemned`.
+    /// ones are passed over, and those that were added since the oldest backup that runs began: they may be its. Refused
+    /// with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was committed after `checked_at`: it may refer to
+    /// them. Reply: `Condemned`.
     Condemn {
         /// The chunks.
         chunks: Vec<Digest>,
         /// [`View::applied`](crate::View::applied) of the linearizable view whose backups were all looked through.
         checked_at: LogIndex,
+    },
+    /// Takes condemned chunks back for a session that began before they were condemned: nobody has deleted anything of them,
+    /// since it is open. Chunks that are not condemned as of the given position, or that no repository is left of, are passed
+    /// over. Reply: `Reprieved`.
+    Reprieve {
+        /// The session that refers to them.
+        session: SessionId,
+        /// The chunks.
+        chunks: Vec<CondemnedChunk>,
     },
     /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more, or were condemned again
     /// since, are passed over. Refused while a session is open that began before one of them was condemned (invariant 5).
@@ -448,6 +461,7 @@ impl Command {
             Self::AddReplicas { .. } => "add replicas",
             Self::ReportBad { .. } => "report bad",
             Self::Condemn { .. } => "condemn",
+            Self::Reprieve { .. } => "reprieve",
             Self::Forget { .. } => "forget",
             Self::ForgetGarbage { .. } => "forget garbage",
             Self::KeepGarbage { .. } => "keep garbage",

@@ -21,6 +21,11 @@ pub const COMMITTED: &[u8] = b"committed";
 pub const FLOOR: &[u8] = b"floor";
 /// When the floor was last raised, in table `Mesh`.
 pub const FLOOR_RAISED: &[u8] = b"floor-raised";
+/// Set while the catalog has been rebuilt and no repository was given up since, in table `Mesh`: a repository that is
+/// registered may hold what the lost catalog has written, and no name in it was ever deleted by this one.
+pub const REBUILT: &[u8] = b"rebuilt";
+/// When chunks may last have lost a reference because a backup left the catalog, in table `Mesh`.
+pub const UNREFERENCED: &[u8] = b"unreferenced";
 /// The highest node number that was given out, in table `Mesh`.
 pub const LAST_NODE_ID: &[u8] = b"last-node-id";
 /// The last applied Raft entry and the membership, in table `Raft`.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use pgmesh_storage::WrappedKey;
 
 use crate::command::{Adopt, ClaimedObject, Command, Proposal};
-use crate::model::{BackupRecord, Claim, NodeRecord, RepositoryRecord, StanzaRecord, TokenRole};
+use crate::model::{BackupRecord, Claim, NodeRecord, PlacedIdentity, RepositoryRecord, StanzaRecord, TokenRole};
 use crate::refusal::Refusal;
 
 /// The longest record that a command may write, in bytes: far below what [`value::decode`](crate::value::decode) reads.
@@ -54,10 +54,16 @@ pub const ANNOTATION_KEY: usize = 256;
 pub const ANNOTATION_VALUE: usize = 4096;
 /// All keys and values of one backup's annotations.
 pub const ANNOTATION_SUM: usize = 16 << 10;
-/// Lines of a history file, timelines of a database: a cluster that is promoted every day gets there after five years.
+/// Timelines of a stanza whose writers and histories are known: a cluster that is promoted every day gets there after five
+/// years. One more is taken, and the one that was not written to for the longest time is forgotten
+/// ([`StanzaRecord::make_room`]): no limit stops an archiver.
 pub const TIMELINES: usize = 2048;
-/// Databases of a stanza: a major upgrade makes one.
-pub const DATABASES: usize = 256;
+/// What a stanza's record may take for its timelines; the same happens above it.
+pub const STANZA: usize = RECORD / 2;
+/// Lines of a history that the catalog knows: the newest. The file itself may have any number.
+pub const LINES: usize = 1024;
+/// Databases of a stanza: a major upgrade makes one, and a cluster that is initialized anew.
+pub const DATABASES: usize = 1024;
 /// Stanzas of one token.
 pub const TOKEN_STANZAS: usize = 1024;
 /// Replicas of one object: one in each repository, and one more generation of each.
@@ -164,6 +170,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             replicas.iter().try_for_each(|new| claim(&new.claim))
         }
         Command::Condemn { chunks, .. } => items(chunks.len()),
+        Command::Reprieve { chunks, .. } => items(chunks.len()),
         Command::Forget { chunks, kept } => items(chunks.len().max(kept.len())),
         Command::ForgetGarbage { garbage } | Command::KeepGarbage { garbage } => items(garbage.len()),
         Command::CreateToken {
@@ -173,9 +180,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         Command::RedeemToken { name, .. } => bounded("a name, in bytes", name.len(), NAME),
         Command::Adopt(adopt) => self::adopt(adopt),
         Command::RenumberNode { reason: text, .. } => reason(text),
-        Command::MarkRepository { identity, .. } => {
-            bounded("the identifier of a repository, in bytes", identity.len(), NAME)
-        }
+        Command::MarkRepository { identity, .. } => placed(identity),
         Command::RaiseFloor { .. }
         | Command::AcceptLoss { .. }
         | Command::SetNodeService { .. }
@@ -208,9 +213,7 @@ pub fn annotations(given: &BTreeMap<String, String>) -> Result<(), Refusal> {
 
 /// What a stanza may grow to by one command after the other.
 pub(crate) fn stanza(record: &StanzaRecord) -> Result<(), Refusal> {
-    bounded("the databases of a stanza", record.databases.len(), DATABASES)?;
-    let timelines = record.histories.len().max(record.writers.len());
-    bounded("the timelines of a database", timelines, TIMELINES)
+    bounded("the databases of a stanza", record.databases.len(), DATABASES)
 }
 
 /// What a repository may grow to by one command after the other.
@@ -236,7 +239,7 @@ fn instance(instance: &str) -> Result<(), Refusal> {
 }
 
 fn branches(count: usize) -> Result<(), Refusal> {
-    bounded("the lines of a history file", count, TIMELINES)
+    bounded("the lines of a history file", count, LINES)
 }
 
 fn items(count: usize) -> Result<(), Refusal> {
@@ -249,7 +252,11 @@ fn claims(claims: &[Claim]) -> Result<(), Refusal> {
 }
 
 fn claim(claim: &Claim) -> Result<(), Refusal> {
-    bounded("the identifier of a repository, in bytes", claim.identity.len(), NAME)
+    placed(&claim.identity)
+}
+
+fn placed(identity: &PlacedIdentity) -> Result<(), Refusal> {
+    bounded("the identifier of a repository, in bytes", identity.uuid.len(), NAME)
 }
 
 fn object(object: &ClaimedObject) -> Result<(), Refusal> {

@@ -337,6 +337,18 @@ pub enum Refusal {
         /// The last segment.
         stop: SegmentName,
     },
+    /// The stanza is being restored.
+    #[error("stanza {stanza} is being restored, by session {session} of {holder}{}", and_others(*.others))]
+    RestoreRunning {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The oldest session of a restore.
+        session: SessionId,
+        /// Who holds it.
+        holder: String,
+        /// How many more there are.
+        others: u32,
+    },
     /// No such backup.
     #[error("stanza {stanza} has no backup {label}")]
     UnknownBackup {
@@ -435,6 +447,13 @@ fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> String {
         None => "is new, and which objects it owes is not written down yet".to_owned(),
     };
     format!("objects may be in repo{repo} alone: repo{other}, the most complete of the others, {owed}")
+}
+
+fn and_others(others: u32) -> String {
+    match others {
+        0 => String::new(),
+        others => format!(", and {others} more"),
+    }
 }
 
 fn shown(value: &Option<String>) -> &str {

@@ -56,6 +56,11 @@ pub enum Reply {
         /// The number.
         chunks: u32,
     },
+    /// How many condemned chunks were taken back.
+    Reprieved {
+        /// The number.
+        chunks: u32,
+    },
     /// The node is part of the mesh.
     Admitted {
         /// Its number in the Raft group.

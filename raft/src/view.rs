@@ -52,6 +52,11 @@ impl<B: Base> View<B> {
         Ok(self.base.record(Table::Mesh, key::APPLIED)?.unwrap_or_default())
     }
 
+    /// When a backup last left the catalog: chunks may have lost their last reference.
+    pub fn unreferenced(&self) -> Result<LogIndex, ReadError> {
+        Ok(self.base.record(Table::Mesh, key::UNREFERENCED)?.unwrap_or_default())
+    }
+
     /// The mesh; `None` until it was founded.
     pub fn mesh(&self) -> Result<Option<MeshRecord>, ReadError> {
         self.base.record(Table::Mesh, key::MESH)
@@ -407,6 +412,11 @@ impl<B: Base> View<B> {
     /// The oldest open session.
     pub fn oldest_session(&self) -> Result<Option<SessionId>, ReadError> {
         objects::oldest_session(&self.base)
+    }
+
+    /// The oldest open session of a backup.
+    pub fn oldest_backup(&self) -> Result<Option<SessionId>, ReadError> {
+        objects::oldest_backup(&self.base)
     }
 
     /// A join token.

@@ -11,6 +11,14 @@ use pgmesh_tests::{Site, number_from_environment};
 /// As many references of each backup are named where all backups are shown.
 const REFERENCES: usize = 64;
 
+/// How large `info` is by now, and how long it takes.
+fn tell_info(site: &Site, number: usize) {
+    let began = Instant::now();
+    let shown = site.host.run(&["info", "--output=json"]).ok();
+    let took = began.elapsed();
+    println!("after {number}: info has {} bytes, in {took:?}", shown.text().len());
+}
+
 #[test]
 fn incrementals_in_a_row_stay_usable() {
     let count = usize::try_from(number_from_environment("PGMESH_CHAIN", 6)).expect("a number");
@@ -30,7 +38,11 @@ fn incrementals_in_a_row_stay_usable() {
             "backup {number}"
         );
         prior = backup["label"].clone();
+        if [100, 300].contains(&(number + 1)) {
+            tell_info(&site, number + 1);
+        }
     }
+    tell_info(&site, count);
 
     // What there is: all of it, and no more of each backup than of the first ones.
     let began = Instant::now();

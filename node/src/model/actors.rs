@@ -8,8 +8,8 @@ use super::world::{
 use crate::garbage::collector::{ask_for_kept_of, collect};
 use crate::refs;
 use crate::repair::owed;
-use crate::services::{Sums, chunk_targets, look_up, missing};
-use crate::sweep::{Part, backup_runs, chunks_in};
+use crate::services::{Checked, LookedUp, chunk_targets, missing};
+use crate::sweep::{Part, candidates};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_raft::command::{CommitBackup, NewReplica};
 use pgmesh_raft::{
@@ -124,7 +124,12 @@ async fn put_chunk(node: &SimNode, session: SessionId, digest: Digest, ack: usiz
             return false;
         }
         let chunks = vec![new_chunk(digest, durable)];
-        match node.ask(Command::AddChunks { session, chunks }).await {
+        let add = Command::AddChunks {
+            session,
+            ack: u16::try_from(ack).unwrap(),
+            chunks,
+        };
+        match node.ask(add).await {
             Ok(_) => {
                 settle(node, object, digest, late);
                 return true;
@@ -145,13 +150,22 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
     for _ in 0..TRIES {
         let view = node.view_linearizable().await;
         let checked_at = view.applied().unwrap();
-        let mut lacking = Vec::new();
+        let mut found = LookedUp::new(session, ack);
         for part in wanted.chunks(2) {
-            look_up(&view, part, ack, &mut lacking, &mut Sums::default()).unwrap();
+            found.look_up(&view, part).unwrap();
             node.pause().await;
         }
-        if !lacking.is_empty() {
-            return;
+        match found.checked(false) {
+            Checked::Whole(_) => {}
+            Checked::Condemned(chunks) => {
+                let _ = node.ask(Command::Reprieve { session, chunks }).await;
+                continue;
+            }
+            Checked::Thin(_) => continue,
+            Checked::Missing(_) => {
+                // Not by a sweep: a session pins what it was told of.
+                return;
+            }
         }
         let targets = refs::targets_of(&view.snapshot(), &object).unwrap();
         let (durable, late) = write(node, &object, content, targets, ack).await;
@@ -235,8 +249,8 @@ async fn sweep(node: SimNode) {
         return;
     }
     let view = node.view_linearizable().await;
-    let known = chunks_in(&view, &Part::ALL).unwrap();
     let checked_at = view.applied().unwrap();
+    let known = candidates(&view.snapshot(), &Part::ALL).unwrap().chunks;
     node.pause().await;
     let mut marks = BTreeSet::new();
     let backups: Vec<_> = view.backups(&stanza(), None).map(|row| row.unwrap().0).collect();
@@ -245,7 +259,7 @@ async fn sweep(node: SimNode) {
         marks.extend(node.world.lock().manifests[&label].iter().copied());
     }
     let chunks: Vec<_> = known.into_iter().filter(|digest| !marks.contains(digest)).collect();
-    if backup_runs(&node.view_linearizable().await).unwrap() || chunks.is_empty() {
+    if chunks.is_empty() {
         return;
     }
     let _ = node.ask(Command::Condemn { chunks, checked_at }).await;

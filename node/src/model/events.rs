@@ -6,7 +6,7 @@ use pgmesh_raft::{Command, ObjectRef, Replica};
 
 pub(super) fn happen(world: &World, random: &mut Random) {
     let state = &mut *world.lock();
-    match random.below(16) {
+    match random.below(17) {
         0 | 1 => {
             let node = random.below(NODES);
             if node != state.leader {
@@ -29,6 +29,7 @@ pub(super) fn happen(world: &World, random: &mut Random) {
             store.keeps = !store.keeps;
         }
         13 => remove_a_backup(state, random),
+        14 => move_repository(state, random),
         _ => withdraw_a_replica(state, random),
     }
 }
@@ -79,6 +80,18 @@ fn remove_or_register(state: &mut State) {
         },
     };
     state.apply(command).unwrap();
+}
+
+/// A repository goes to another node with all that it holds. Nodes that have not heard of it yet go on writing to the old place.
+fn move_repository(state: &mut State, random: &mut Random) {
+    let host = format!("n{}", 1 + random.below(NODES)).parse().unwrap();
+    let update = Command::UpdateRepository {
+        repo: repo(1),
+        definition: None,
+        host: Some(Some(host)),
+        wrapped_keys: None,
+    };
+    state.apply(update).unwrap();
 }
 
 fn remove_a_backup(state: &mut State, random: &mut Random) {

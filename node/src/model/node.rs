@@ -95,10 +95,13 @@ impl SimNode {
         let _ = self.ask(Command::CloseSession { session }).await;
     }
 
-    /// Writes an object; the claim of it, once it is durable, names the disk that it was written to.
+    /// Writes an object; the claim of it, once it is durable, names the disk that it was written to, and its place as this node
+    /// knows it: the repository may have moved.
     pub(super) async fn put(&self, repo: RepoKey, row: Row) -> Option<Claim> {
         let generation = row.2;
         let disk = self.disk(repo);
+        let record = self.own_view().repository(repo).unwrap();
+        let placed = record.map(|record| record.placed).unwrap_or_default();
         self.pause().await;
         let is_written = {
             let mut state = self.world.lock();
@@ -107,12 +110,14 @@ impl SimNode {
                 0 => None,
                 _ if state.stores.get(&repo).map(|store| store.disk) != disk => None,
                 1 => {
-                    state.put_later(repo, row);
+                    state.put_later(repo, row, placed);
                     None
                 }
                 _ => {
-                    state.put(repo, row);
-                    Some(state.claim(Replica { repo, generation }))
+                    state.put(repo, row, placed);
+                    let mut claim = state.claim(Replica { repo, generation });
+                    claim.identity.placed = placed;
+                    Some(claim)
                 }
             }
         };

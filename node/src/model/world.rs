@@ -5,8 +5,8 @@ use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId,
 use pgmesh_raft::apply::{MemoryBase, Txn, apply, next_index};
 use pgmesh_raft::command::{ClaimedObject, Cluster, NewChunk, PushSegment};
 use pgmesh_raft::{
-    Claim, Command, GarbageKey, LogIndex, MeshRecord, NodeRecord, NodeService, ObjectRef, Proposal, Refusal, Replica,
-    Reply, RequestId, SessionKind, View, VotePolicy,
+    Claim, Command, GarbageKey, LogIndex, MeshRecord, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Proposal,
+    Refusal, Replica, Reply, RequestId, SessionKind, View, VotePolicy,
 };
 use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ type Work = (usize, Pin<Box<dyn Future<Output = ()> + Send>>);
 /// What was sent and has not arrived yet.
 #[derive(Debug, Clone)]
 enum Late {
-    Put(RepoKey, Row),
+    Put(RepoKey, Row, LogIndex),
     Delete(RepoKey, Row),
     Propose(Box<Command>),
 }
@@ -150,7 +150,7 @@ impl World {
         }
         state.trace(|| format!("late: {late:?}"));
         match late {
-            Late::Put(repo, row) => state.put(repo, row),
+            Late::Put(repo, row, placed) => state.put(repo, row, placed),
             Late::Delete(repo, row) => state.delete(repo, &row),
             Late::Propose(command) => drop(state.apply(*command)),
         }
@@ -227,7 +227,12 @@ impl State {
         for number in 0..CHUNKS - 1 {
             let replicas = self.put_everywhere(&ObjectRef::Chunk(digest(number)), digest(number));
             let chunks = vec![new_chunk(digest(number), replicas)];
-            self.apply(Command::AddChunks { session, chunks }).unwrap();
+            self.apply(Command::AddChunks {
+                session,
+                ack: 1,
+                chunks,
+            })
+            .unwrap();
         }
         self.apply(Command::CloseSession { session }).unwrap();
     }
@@ -300,11 +305,19 @@ impl State {
         self.catch_up(node);
     }
 
-    pub(super) fn put(&mut self, repo: RepoKey, row: Row) {
-        self.trace(|| format!("PUT repo{repo} {row:?}"));
-        if let Some(store) = self.stores.get_mut(&repo) {
+    /// Writes to the place that a node has open. If the repository has left it, the object is not in the repository.
+    pub(super) fn put(&mut self, repo: RepoKey, row: Row, placed: LogIndex) {
+        let is_left = self.placed(repo) != placed;
+        self.trace(|| format!("PUT repo{repo}, {is_left} {row:?}"));
+        if let Some(store) = self.stores.get_mut(&repo).filter(|_| !is_left) {
             store.rows.insert(row);
         }
+    }
+
+    /// Where the catalog has a repository now.
+    fn placed(&self, repo: RepoKey) -> LogIndex {
+        let record = self.view().repository(repo).unwrap();
+        record.map(|record| record.placed).unwrap_or_default()
     }
 
     pub(super) fn delete(&mut self, repo: RepoKey, row: &Row) {
@@ -314,12 +327,15 @@ impl State {
         }
     }
 
-    /// The claim of whoever has a replica before it on the disk that is there now.
+    /// The claim of whoever has a replica before it on the disk that is there now, at the place where it is now.
     pub(super) fn claim(&self, replica: Replica) -> Claim {
         let store = self.stores.get(&replica.repo);
         Claim {
             replica,
-            identity: store.map(|store| store.identity(replica.repo)).unwrap_or_default(),
+            identity: PlacedIdentity {
+                uuid: store.map(|store| store.identity(replica.repo)).unwrap_or_default(),
+                placed: self.placed(replica.repo),
+            },
         }
     }
 
@@ -327,8 +343,8 @@ impl State {
         self.stores.get(&repo).is_some_and(|store| store.rows.contains(row))
     }
 
-    pub(super) fn put_later(&mut self, repo: RepoKey, row: Row) {
-        self.late.push(Late::Put(repo, row));
+    pub(super) fn put_later(&mut self, repo: RepoKey, row: Row, placed: LogIndex) {
+        self.late.push(Late::Put(repo, row, placed));
     }
 
     pub(super) fn delete_later(&mut self, key: &GarbageKey, digest: Digest) {

@@ -1,7 +1,7 @@
 //! What nodes say to each other.
 
 use super::PayloadHead;
-use pgmesh_raft::RequestId;
+use pgmesh_raft::{PlacedIdentity, RequestId};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use serde::{Deserialize, Serialize};
 
@@ -76,8 +76,8 @@ pub struct Stored {
 /// An object that is durable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredAt {
-    /// The identity of the repository that it was written to.
-    pub identity: String,
+    /// The repository that it was written to.
+    pub identity: PlacedIdentity,
     /// The generation that it was written under.
     pub generation: Generation,
     /// The bytes at rest.
@@ -140,8 +140,8 @@ pub struct Collected {
 pub struct RemoteError {
     /// What kind of failure it is.
     pub kind: RemoteErrorKind,
-    /// The identity of the repository that answered, if one did.
-    pub identity: Option<String>,
+    /// The repository that answered, if one did.
+    pub identity: Option<PlacedIdentity>,
     /// In words.
     pub what: String,
 }

@@ -127,7 +127,7 @@ impl Rebuilding {
         let repo = self.repo;
         Claim {
             replica: Replica { repo, generation },
-            identity: self.repository.identity().uuid.clone(),
+            identity: self.repository.claimed_as().clone(),
         }
     }
 
@@ -272,7 +272,12 @@ impl Rebuilding {
 
     async fn add_chunks(&self, session: SessionId, chunks: Vec<NewChunk>) -> Result<(), Failure> {
         if !chunks.is_empty() {
-            self.propose(Command::AddChunks { session, chunks }).await?;
+            self.propose(Command::AddChunks {
+                session,
+                ack: 1,
+                chunks,
+            })
+            .await?;
         }
         Ok(())
     }

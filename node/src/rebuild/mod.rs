@@ -26,11 +26,12 @@ pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tel
 
 use crate::failure::chain;
 use crate::init::{claim, found, write_marker};
+use crate::repositories::OpenRepository;
 use crate::services::unexpected;
 use crate::settings::{Layout, NodeSettings, RepositorySettings};
 use crate::{Failure, code};
 use inventory::Inventory;
-use pgmesh_raft::{Catalog, Command, NodeName, Reply, SessionId, SessionKind};
+use pgmesh_raft::{Catalog, Command, LogIndex, NodeName, Reply, SessionId, SessionKind};
 use pgmesh_storage::{Generation, RepoKey, Repository, Store, StoreError};
 use pgmesh_transport::MeshId;
 use std::collections::BTreeMap;
@@ -67,7 +68,8 @@ pub async fn rebuild(settings: &NodeSettings, repo: RepoKey, workers: usize, tel
         name,
         catalog: founded.catalog.clone(),
         repo,
-        repository,
+        // Its place is known when it is registered.
+        repository: OpenRepository::new(repository, LogIndex(0)),
         workers: workers.max(1),
         tell,
         problems: Vec::new(),
@@ -129,7 +131,7 @@ struct Rebuilding {
     name: NodeName,
     actor: String,
     repo: RepoKey,
-    repository: Repository,
+    repository: OpenRepository,
     workers: usize,
     tell: Tell,
     problems: Vec<Problem>,
@@ -219,6 +221,9 @@ impl Rebuilding {
             node: self.name.clone(),
         };
         self.propose(command).await?;
+        let registered = self.catalog.view().repository(self.repo)?;
+        let placed = registered.map(|record| record.placed).unwrap_or_default();
+        self.repository = OpenRepository::new((*self.repository).clone(), placed);
         for problem in self
             .repository
             .problems()

@@ -297,6 +297,9 @@ async fn all_that_a_repository_says_is_in_the_catalog() {
     let history = wal(&view, 2, "00000002.history").unwrap();
     assert_eq!(history.object.replicas[0].generation, Generation(3));
     assert!(wal(&view, 1, &segment_name(1, 9)).is_some());
+    // The highest generation of the repository is 3. What is new lies above all that the lost catalog may have used.
+    let new = pgmesh_raft::ObjectRef::Chunk(SUITE.digest(b"new"));
+    assert_eq!(view.generation_for(&new, &[]).unwrap(), Generation(FLOOR_STEP));
     let chunk = SUITE.digest(&[1; 1000]);
     let chunk = view.chunks(&[chunk]).unwrap().remove(0).unwrap();
     assert_eq!((chunk.length, chunk.stored_length), (1000, 1000));

@@ -10,6 +10,7 @@ use super::stanzas::RebuiltDatabase;
 use super::{Rebuilding, is_bad, unreadable};
 use crate::Failure;
 use crate::failure::chain;
+use crate::repositories::OpenRepository;
 use crate::services::{branches_of, claimed_object};
 use crate::wal_ranges::Ranges;
 use futures::{StreamExt, stream};
@@ -17,7 +18,7 @@ use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
 use pgmesh_raft::{Branch, CatalogError, Claim, Command, Refusal, Replica};
-use pgmesh_storage::{ObjectPath, RepoKey, Repository, StanzaName};
+use pgmesh_storage::{ObjectPath, RepoKey, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Files in one command.
@@ -137,7 +138,7 @@ impl Rebuilding {
 
 /// Reads one file after the other of an archive.
 struct Reader {
-    repository: Repository,
+    repository: OpenRepository,
     repo: RepoKey,
     cluster: Cluster,
     tell: Tell,
@@ -160,7 +161,7 @@ impl Reader {
                                 repo: self.repo,
                                 generation: path.generation(),
                             };
-                            let identity = self.repository.identity().uuid.clone();
+                            let identity = self.repository.claimed_as().clone();
                             let claim = Claim { replica, identity };
                             Found::Good(claimed_object(&checked.payload, vec![claim]), branches)
                         }

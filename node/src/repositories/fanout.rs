@@ -378,7 +378,7 @@ pub(crate) async fn write_one(
                 let (object, payload) = (object.clone(), payload.clone());
                 async move {
                     let stored = repository.put(&object, generation, &payload).await?;
-                    Ok((stored, repository.identity().uuid.clone()))
+                    Ok((stored, repository.claimed_as().clone()))
                 }
             })
             .await;

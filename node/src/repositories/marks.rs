@@ -9,7 +9,7 @@
 //! newest are never deleted. A catalog that lags behind knows an older mark than the repository has, which is no reason for
 //! alarm either.
 
-use super::slot::{Opened, Slot};
+use super::slot::{OpenRepository, Opened, Slot};
 use crate::failure::chain;
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
@@ -29,6 +29,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const INTERVAL_WHERE_KEPT: Duration = Duration::from_secs(3600);
 /// How long the last marks may hold up a node that stops.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How many marks a node writes until it lists them again: a listing costs money in a bucket.
+const LISTED_EVERY: u32 = 60;
 /// Objects that are looked for at once in an older copy.
 const LOOKED_FOR_AT_ONCE: usize = 16;
 
@@ -43,6 +45,9 @@ pub struct Marking {
     written: u64,
     /// Whether marks cannot be deleted there.
     are_kept: bool,
+    /// The marks that are there as far as this node knows, and how many it has written since it listed them. Others may write
+    /// marks, too: what they leave is found by the next listing.
+    there: Option<(Vec<Mark>, u32)>,
 }
 
 impl Marking {
@@ -94,7 +99,7 @@ impl Node {
         let _ = tokio::time::timeout(STOP_LIMIT, marks).await;
     }
 
-    async fn mark_last(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
+    async fn mark_last(&self, slot: &Slot, repository: &OpenRepository) -> Result<(), Failure> {
         let mut marking = slot.marking.lock().await;
         if self.doubts_past() || slot.written() <= marking.written || self.to_be_marked(slot, repository)?.is_none() {
             return Ok(());
@@ -111,13 +116,13 @@ impl Node {
     }
 
     /// What the mesh knows of an open repository, if it is the mesh's, by way of this node, and takes replicas.
-    fn to_be_marked(&self, slot: &Slot, repository: &Repository) -> Result<Option<RepositoryRecord>, Failure> {
+    fn to_be_marked(&self, slot: &Slot, repository: &OpenRepository) -> Result<Option<RepositoryRecord>, Failure> {
         let record = self.catalog.view().repository(slot.key)?;
-        let identity = &repository.identity().uuid;
+        let identity = repository.claimed_as();
         Ok(record.filter(|record| record.takes_replicas(identity) && record.host == self.host_of(slot)))
     }
 
-    async fn mark_if_due(&self, slot: &Slot, repository: &Repository) -> Result<(), Failure> {
+    async fn mark_if_due(&self, slot: &Slot, repository: &OpenRepository) -> Result<(), Failure> {
         let Some(record) = self.to_be_marked(slot, repository)? else {
             return Ok(());
         };
@@ -147,11 +152,14 @@ impl Node {
         Ok(())
     }
 
-    async fn write_mark(&self, slot: &Slot, repository: &Repository, marking: &mut Marking) -> Result<(), Failure> {
+    async fn write_mark(&self, slot: &Slot, repository: &OpenRepository, marking: &mut Marking) -> Result<(), Failure> {
         let written = slot.written();
         // Also where it fails: at most one a minute.
         marking.since = Some(Instant::now());
-        let there = repository.marks().await.map_err(|error| unmarked(slot.key, &error))?;
+        let (mut there, since_listed) = match marking.there.take() {
+            Some((there, since_listed)) if since_listed < LISTED_EVERY => (there, since_listed),
+            _ => (repository.marks().await.map_err(|error| unmarked(slot.key, &error))?, 0),
+        };
         let mark = next_mark(&there, marking.newest)?;
         let at = now_unix();
         let put = repository.write_mark(mark, at, self.anchor()?).await;
@@ -160,9 +168,10 @@ impl Node {
         let before = marking.newest;
         marking.are_kept = !slot.may_delete();
         // The one before it is the newest of whoever has not heard of this one yet.
-        for old in there.into_iter().filter(|old| old.number < before && !marking.are_kept) {
+        let is_old = |old: &Mark| old.number < before;
+        for old in there.clone().into_iter().filter(|old| is_old(old) && !marking.are_kept) {
             match repository.delete_mark(old).await {
-                Ok(()) => {}
+                Ok(()) => there.retain(|known| *known != old),
                 Err(StoreError::Retained { .. }) => {
                     marking.are_kept = true;
                     break;
@@ -173,15 +182,19 @@ impl Node {
                 }
             }
         }
+        // Where nothing can be deleted their number grows, and only the highest counts.
+        there.retain(|known| !marking.are_kept || !is_old(known));
+        there.push(mark);
+        marking.there = Some((there, since_listed + 1));
         marking.newest = mark.number;
         marking.written = written;
         Ok(())
     }
 
-    async fn tell_mark(&self, repo: RepoKey, repository: &Repository, mark: Mark) -> Result<(), Failure> {
+    async fn tell_mark(&self, repo: RepoKey, repository: &OpenRepository, mark: Mark) -> Result<(), Failure> {
         let command = Command::MarkRepository {
             repo,
-            identity: repository.identity().uuid.clone(),
+            identity: repository.claimed_as().clone(),
             number: mark.number,
             nonce: mark.nonce,
         };
@@ -213,7 +226,11 @@ impl Node {
 
     /// Takes an older copy of a repository for the repository: what the catalog believes to be there and is not is withdrawn,
     /// and owed. The number of objects that are missing, and of those that are there.
-    pub(crate) async fn take_older_copy(&self, repo: RepoKey, repository: &Repository) -> Result<(u64, u64), Failure> {
+    pub(crate) async fn take_older_copy(
+        &self,
+        repo: RepoKey,
+        repository: &OpenRepository,
+    ) -> Result<(u64, u64), Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let (mut missing, mut there) = (0, 0);
         let mut walk = Walk::default();
@@ -241,7 +258,7 @@ impl Node {
     async fn withdraw_missing(
         &self,
         view: &View,
-        repository: &Repository,
+        repository: &OpenRepository,
         object: ObjectRef,
         replica: Replica,
     ) -> Result<bool, Failure> {
@@ -251,7 +268,7 @@ impl Node {
         match repository.stored_length(&known.name, replica.generation).await {
             Ok(_) => Ok(true),
             Err(StoreError::NotFound { .. }) => {
-                let identity = repository.identity().uuid.clone();
+                let identity = repository.claimed_as().clone();
                 let command = Command::ReportBad {
                     object,
                     bad: pgmesh_raft::Claim { replica, identity },
@@ -393,6 +410,61 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn an_older_copy_is_closed_before_it_gets_the_next_mark_and_is_not_opened_again() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        site.node.mark_before_stop().await;
+        let folder = site.repository().join("pgmesh.mark");
+        for mark in std::fs::read_dir(&folder).unwrap() {
+            std::fs::remove_file(mark.unwrap().path()).unwrap();
+        }
+        let slot = site.node.own_slot(RepoKey::new(1).unwrap()).unwrap().clone();
+        let Opened::Open(repository) = slot.opened() else {
+            panic!("it is not open")
+        };
+        slot.marking.lock().await.since = None;
+        slot.note_written();
+        site.node.mark_if_due(&slot, &repository).await.unwrap();
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+        for _ in 0..2 {
+            assert!(matches!(slot.opened(), Opened::Closed { why, .. } if why.contains("older copy")));
+            site.node.open_one(&slot).await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn marks_are_listed_once_in_a_while_and_two_of_them_stay() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let slot = site.node.own_slot(RepoKey::new(1).unwrap()).unwrap().clone();
+        let Opened::Open(repository) = slot.opened() else {
+            panic!("it is not open")
+        };
+        let marks = || {
+            std::fs::read_dir(site.repository().join("pgmesh.mark"))
+                .unwrap()
+                .count()
+        };
+        let mut marking = slot.marking.lock().await;
+        let mut listings = 0;
+        for _ in 0..=LISTED_EVERY {
+            slot.note_written();
+            listings += u32::from(marking.there.as_ref().is_none_or(|(_, since)| *since >= LISTED_EVERY));
+            site.node.write_mark(&slot, &repository, &mut marking).await.unwrap();
+            assert!(marks() <= 2, "{} marks", marks());
+        }
+        assert_eq!((listings, marks()), (2, 2));
+        // What a process that died has left goes with the next listing.
+        let left = Mark { number: 1, nonce: 7 };
+        repository.write_mark(left, 1).await.unwrap();
+        marking.there = None;
+        site.node.write_mark(&slot, &repository, &mut marking).await.unwrap();
+        assert_eq!(marks(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_repository_that_another_node_hosts_now_is_closed_and_gets_no_mark() {
         let site = TestNode::start(SessionTimes::default()).await;
         let client = site.connect().await;
@@ -407,13 +479,37 @@ mod tests {
             wrapped_keys: None,
         })
         .await;
+        let marks = || {
+            std::fs::read_dir(site.repository().join("pgmesh.mark"))
+                .unwrap()
+                .count()
+        };
+        let before = marks();
         site.node.own_slot(repo).unwrap().note_written();
         site.node.mark_before_stop().await;
         let record = site.node.catalog.view().repository(repo).unwrap().unwrap();
-        assert_eq!(record.mark, known);
+        assert_eq!((record.mark, marks()), (known, before));
         site.wait("its end", |node| {
             !matches!(node.own_slot(repo).unwrap().opened(), Opened::Open(_))
         })
         .await;
+        // It comes back, and what is written from now on is claimed of the place where it is now.
+        let host = Some(Some(site.node.name.clone()));
+        site.propose(Command::UpdateRepository {
+            repo,
+            definition: None,
+            host,
+            wrapped_keys: None,
+        })
+        .await;
+        let placed = site.node.catalog.view().repository(repo).unwrap().unwrap().placed;
+        site.wait("it to be open at its place", |node| {
+            match node.own_slot(repo).unwrap().opened() {
+                Opened::Open(open) => open.claimed_as().placed == placed,
+                _ => false,
+            }
+        })
+        .await;
+        client.begin_backup("20260101-000000F").await.unwrap();
     }
 }

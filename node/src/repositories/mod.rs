@@ -16,7 +16,7 @@ pub(crate) use marks::time;
 pub(crate) use opening::There;
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
-pub(crate) use slot::{Opened, Slot, SlotError};
+pub(crate) use slot::{OpenRepository, Opened, Slot, SlotError};
 pub(crate) use ways::Way;
 
 use crate::links::Links;

@@ -9,7 +9,7 @@
 //! one up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up no other.
 
 use super::marks::Newest;
-use super::slot::{Opened, Slot};
+use super::slot::{OpenRepository, Opened, Slot};
 use crate::failure::chain;
 use crate::{Node, code, now_unix};
 use futures::future::join_all;
@@ -41,7 +41,7 @@ pub(crate) enum There {
     /// The repository that the catalog knows.
     TheSame,
     /// It, but without what was written to it last.
-    OlderCopy(Repository),
+    OlderCopy(OpenRepository),
     /// Another one, none, or nothing that can be opened.
     Another,
 }
@@ -149,13 +149,13 @@ impl Node {
         record.is_some_and(|record| !self.is_as_declared(slot, &record))
     }
 
-    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now, or replaced
+    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now, moved, or replaced
     /// by way of another node.
-    fn is_another(&self, slot: &Slot, open: &Repository) -> bool {
+    fn is_another(&self, slot: &Slot, open: &OpenRepository) -> bool {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
         record.is_some_and(|record| {
             let is_redefined = slot.settings.is_shared() && !self.is_as_declared(slot, &record);
-            is_redefined || record.host != self.host_of(slot) || record.uuid != open.identity().uuid
+            is_redefined || record.host != self.host_of(slot) || !record.is_at(open.claimed_as())
         })
     }
 
@@ -204,7 +204,7 @@ impl Node {
         again
     }
 
-    async fn try_open(&self, slot: &Slot) -> Result<Repository, NotOpen> {
+    async fn try_open(&self, slot: &Slot) -> Result<OpenRepository, NotOpen> {
         let known = self.catalog.view().repository(slot.key);
         let mut record = known.map_err(|error| NotOpen::mesh(&error))?;
         // Nothing to register: a repository serves restores also while no majority can be asked.
@@ -214,14 +214,17 @@ impl Node {
             let view = view.map_err(|error| NotOpen::mesh(&error))?;
             record = view.repository(slot.key).map_err(|error| NotOpen::mesh(&error))?;
         }
-        let (store, repository) = match record {
+        let (store, repository, placed) = match record {
             None => {
                 let (store, repository) = self.make_repository(slot).await?;
                 let keys = repository.wrapped_keys().to_vec();
                 self.register(slot, &repository.identity().uuid, &keys).await?;
                 // The catalog may be older than the repository is in the mesh.
                 self.look(slot, &repository).await?;
-                (store, repository)
+                let registered = self.catalog.view().repository(slot.key);
+                let registered = registered.map_err(|error| NotOpen::mesh(&error))?;
+                let placed = registered.map(|record| record.placed).unwrap_or_default();
+                (store, repository, placed)
             }
             Some(record) => {
                 if !is_as_declared {
@@ -239,13 +242,13 @@ impl Node {
                     Ok(Newest::Missing(why)) => return Err(NotOpen::Closed(why, Again::Later.at(slot))),
                     Err(error) => return Err(classify(slot, &error)),
                 }
-                (store, repository)
+                (store, repository, record.placed)
             }
         };
         slot.set_may_delete(store.may_delete());
         slot.set_store(store.clone());
         make_ready(slot, &store).await;
-        Ok(repository)
+        Ok(OpenRepository::new(repository, placed))
     }
 
     async fn look(&self, slot: &Slot, repository: &Repository) -> Result<(), NotOpen> {
@@ -306,7 +309,7 @@ impl Node {
         let newest = self.has_newest(slot, &repository).await;
         match newest.map_err(|error| classify(slot, &error).failure())? {
             Newest::There => Ok(There::TheSame),
-            Newest::Missing(_) => Ok(There::OlderCopy(repository)),
+            Newest::Missing(_) => Ok(There::OlderCopy(OpenRepository::new(repository, record.placed))),
         }
     }
 

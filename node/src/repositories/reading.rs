@@ -124,7 +124,7 @@ impl Repositories {
                     Some((_, replica, Err(error))) => {
                         let what = crate::failure::chain(&error);
                         if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
-                            let identity = identity.to_owned();
+                            let identity = identity.clone();
                             bad.push(BadReplica {
                                 claim: Claim { replica, identity },
                                 missing,

@@ -117,7 +117,7 @@ impl RemoteSlot {
         SlotError::Remote {
             repo: self.key,
             host: self.host.clone(),
-            identity: error.identity,
+            identity: error.identity.map(Box::new),
             kind: error.kind,
             what: error.what,
         }

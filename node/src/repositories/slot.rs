@@ -7,18 +7,50 @@ use crate::now_unix;
 use crate::past::Ahead;
 use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
-use pgmesh_raft::{NodeName, RepositoryRecord, limits};
+use pgmesh_raft::{LogIndex, NodeName, PlacedIdentity, RepositoryRecord, limits};
 use pgmesh_storage::{RepoKey, Repository, Store, StoreError};
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+/// A repository that is open, and what is claimed of the objects in it.
+#[derive(Clone)]
+pub struct OpenRepository {
+    repository: Repository,
+    claimed_as: PlacedIdentity,
+}
+
+impl OpenRepository {
+    /// `placed` is [`RepositoryRecord::placed`] as it was when it was found to be the mesh's.
+    pub fn new(repository: Repository, placed: LogIndex) -> Self {
+        let uuid = repository.identity().uuid.clone();
+        Self {
+            repository,
+            claimed_as: PlacedIdentity { uuid, placed },
+        }
+    }
+
+    /// What a claim of an object that was written or read here names.
+    pub fn claimed_as(&self) -> &PlacedIdentity {
+        &self.claimed_as
+    }
+}
+
+impl Deref for OpenRepository {
+    type Target = Repository;
+
+    fn deref(&self) -> &Repository {
+        &self.repository
+    }
+}
 
 /// An opened repository, or why it is not.
 #[derive(Clone)]
 pub enum Opened {
     /// It serves.
-    Open(Repository),
+    Open(OpenRepository),
     /// It could not be opened; tried again.
     Closed {
         /// In words.
@@ -164,7 +196,7 @@ impl Slot {
     }
 
     /// The repository, if it is open.
-    pub fn repository(&self) -> Option<Repository> {
+    pub fn repository(&self) -> Option<OpenRepository> {
         match self.opened() {
             Opened::Open(repository) => Some(repository),
             Opened::Closed { .. } | Opened::Refused { .. } => None,
@@ -196,7 +228,7 @@ impl Slot {
     }
 
     /// Reads from the repository within `io-timeout`, and learns from the outcome.
-    pub async fn read<T, F>(&self, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    pub async fn read<T, F>(&self, request: impl FnOnce(OpenRepository) -> F) -> Result<T, SlotError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -204,7 +236,7 @@ impl Slot {
     }
 
     /// Writes so many bytes to the repository within `io-timeout`, and learns from the outcome.
-    pub async fn write<T, F>(&self, bytes: u64, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    pub async fn write<T, F>(&self, bytes: u64, request: impl FnOnce(OpenRepository) -> F) -> Result<T, SlotError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -212,14 +244,19 @@ impl Slot {
     }
 
     /// Any other request, within `io-timeout`; learns from the outcome.
-    pub async fn request<T, F>(&self, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    pub async fn request<T, F>(&self, request: impl FnOnce(OpenRepository) -> F) -> Result<T, SlotError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         self.watched(Work::Write, 0, request).await
     }
 
-    async fn watched<T, F>(&self, work: Work, bytes: u64, request: impl FnOnce(Repository) -> F) -> Result<T, SlotError>
+    async fn watched<T, F>(
+        &self,
+        work: Work,
+        bytes: u64,
+        request: impl FnOnce(OpenRepository) -> F,
+    ) -> Result<T, SlotError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -229,7 +266,7 @@ impl Slot {
                 why: describe(&self.opened()),
             });
         };
-        let identity = repository.identity().uuid.as_str().into();
+        let identity = Box::new(repository.claimed_as().clone());
         let attempt = self.watch.begin(work, bytes);
         match tokio::time::timeout(self.io_timeout, request(repository)).await {
             Ok(Ok(value)) => {
@@ -277,7 +314,7 @@ pub enum SlotError {
         /// Which.
         repo: RepoKey,
         /// The identity of the repository that answered.
-        identity: Box<str>,
+        identity: Box<PlacedIdentity>,
         /// What it answered.
         #[source]
         source: StoreError,
@@ -306,7 +343,7 @@ pub enum SlotError {
         /// The node.
         host: NodeName,
         /// The identity of the repository that answered, if one did.
-        identity: Option<String>,
+        identity: Option<Box<PlacedIdentity>>,
         /// What kind of error.
         kind: RemoteErrorKind,
         /// In words.
@@ -342,7 +379,7 @@ impl SlotError {
 
 impl SlotError {
     /// The identity of the repository that answered; another one may have its number by now.
-    pub fn identity(&self) -> Option<&str> {
+    pub fn identity(&self) -> Option<&PlacedIdentity> {
         match self {
             Self::Store { identity, .. } => Some(identity),
             Self::Remote { identity, .. } => identity.as_deref(),

@@ -14,7 +14,7 @@ use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
     Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
-    StanzaRecord, View,
+    StanzaRecord, View, limits,
 };
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
@@ -428,7 +428,8 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
     }
 }
 
-/// The lines of a history file; none of other files.
+/// The newest lines of a history file, as many as the catalog knows; none of other files. The file may have any number: an
+/// archiver is not stopped by the number of its cluster's promotions.
 pub(crate) fn branches_of(file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, TimelineHistoryError> {
     let WalFileName::History(timeline) = file else {
         return Ok(Vec::new());
@@ -438,7 +439,8 @@ pub(crate) fn branches_of(file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>
         parent: entry.parent,
         switch: entry.switch,
     };
-    Ok(history.entries.iter().map(branch).collect())
+    let beyond = history.entries.len().saturating_sub(limits::LINES);
+    Ok(history.entries.iter().skip(beyond).map(branch).collect())
 }
 
 pub(crate) fn claimed_object(payload: &Payload, claims: Vec<Claim>) -> ClaimedObject {
@@ -498,4 +500,25 @@ pub(crate) fn unexpected(reply: &Reply) -> Failure {
 pub(crate) fn joined(head: PayloadHead, body: Bytes) -> Result<Payload, Failure> {
     Payload::from_parts(head, body)
         .map_err(|error| Failure::new(code::PROTOCOL, "a body does not fit what was announced").because(error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use pgmesh_postgres::TimelineId;
+    use std::fmt::Write;
+
+    #[test]
+    fn of_a_very_long_history_the_newest_lines_are_told() {
+        let own = u32::try_from(limits::LINES).unwrap() + 500;
+        let mut text = String::new();
+        for parent in 1..own {
+            writeln!(text, "{parent}\t{parent:X}/8000000\tno recovery target specified").unwrap();
+        }
+        let file = WalFileName::History(TimelineId(own));
+        let branches = branches_of(file, text.as_bytes()).unwrap();
+        assert_eq!(branches.len(), limits::LINES);
+        assert_eq!(branches.last().unwrap().parent, TimelineId(own - 1));
+    }
 }

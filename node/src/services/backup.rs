@@ -3,7 +3,7 @@
 use crate::committer::ChunkCommit;
 use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
-use crate::services::{claimed_object, current_database, joined};
+use crate::services::{Checked, LookedUp, Patience, Thin, claimed_object, current_database, joined};
 use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
@@ -11,26 +11,23 @@ use bytes::Bytes;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
-    BackupRecord, CatalogError, ChunkState, Command, LogIndex, ObjectRef, Refusal, SessionId, SessionKind,
-    StanzaRecord, StoredObject, View,
+    BackupRecord, CatalogError, ChunkState, Command, CondemnedChunk, LogIndex, ObjectRef, Refusal, SessionId,
+    SessionKind, StanzaRecord, StoredObject, View,
 };
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey, StanzaName,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How many missing chunks one answer names.
-const MISSING_NAMED: usize = 1000;
+/// Condemned chunks that one command takes back.
+const REPRIEVED_AT_ONCE: usize = 512;
 /// How often a chunk is written again when the catalog moved under it.
 const TRIES: usize = 8;
-/// How long a commit is tried again when the catalog moved under it: replicas may be withdrawn for a while, one after the other.
-const COMMIT_LIMIT: Duration = Duration::from_secs(300);
-/// How soon for the first time; then later each time.
-const COMMIT_PAUSE: Duration = Duration::from_millis(100);
-/// Until it comes to this.
-const COMMIT_LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How soon for the second time; then later each time. A node that has a repository open at a place that it has left finds
+/// that out within two seconds.
+const PUT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Node {
     /// Opens a backup session and takes the stanza's lock.
@@ -120,7 +117,10 @@ impl Node {
         let length = u32::try_from(payload.plain_length)
             .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
         let mut first = None;
-        for _ in 0..TRIES {
+        for number in 0..TRIES {
+            if number > 1 {
+                tokio::time::sleep(PUT_PAUSE * (1 << number)).await;
+            }
             let targets = chunk_targets(&self.catalog.view().snapshot(), payload.digest, first)?;
             let name = ObjectName::Chunk(payload.digest);
             let mut outcome = self
@@ -141,7 +141,7 @@ impl Node {
                 stored_length: u32::try_from(payload.bytes.len()).unwrap_or(u32::MAX),
                 claims: outcome.claims(),
             };
-            match self.committer.chunk(session, chunk).await? {
+            match self.committer.chunk(session, ack, chunk).await? {
                 ChunkCommit::Done => {
                     self.settle(object, payload.digest, &mut outcome);
                     return Ok(stored);
@@ -151,8 +151,12 @@ impl Node {
         }
         Err(Failure::new(
             code::ARCHIVE_TIMEOUT,
-            "a chunk's name kept being deleted while it was written",
+            format!(
+                "chunk {} was written {TRIES} times and is in fewer than {ack} repositories",
+                payload.digest
+            ),
         )
+        .because("its names kept being deleted, or its repositories replaced or moved, while it was written")
         .again())
     }
 
@@ -181,15 +185,24 @@ impl Node {
         let root = ManifestRoot::decode(&plain)
             .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
         check_root(&root, &commit.stanza, &commit.label)?;
-        let began = Instant::now();
-        let mut pause = COMMIT_PAUSE;
+        let mut patience = Patience::begin();
         loop {
             // It ends with the session.
             self.clients.ack(session)?;
             let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
             let checked_at = view.applied()?;
-            let sums = match self.check_chunks(&view, &root, ack).await? {
+            let sums = match self.check_chunks(&view, &root, session, ack).await? {
                 Checked::Missing(missing) => return Ok(CommittedBackup::Missing(missing)),
+                Checked::Condemned(chunks) => {
+                    self.reprieve(actor, session, chunks).await?;
+                    patience.wait(None, kept_moving).await?;
+                    continue;
+                }
+                Checked::Thin(thin) => {
+                    self.repair.wake();
+                    patience.wait(Some(thin), || too_thin(thin, ack)).await?;
+                    continue;
+                }
                 Checked::Whole(sums) => sums,
             };
             let object = ObjectRef::Manifest {
@@ -233,16 +246,18 @@ impl Node {
                 )) => {}
                 Err(error) => return Err(error.into()),
             }
-            if began.elapsed() >= COMMIT_LIMIT {
-                return Err(Failure::new(
-                    code::RUNTIME,
-                    "chunks kept being deleted while the backup was committed",
-                )
-                .again());
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(COMMIT_LONGEST_PAUSE);
+            patience.wait(None, kept_moving).await?;
         }
+    }
+
+    /// Takes chunks back that were condemned while the backup ran.
+    async fn reprieve(&self, actor: &str, session: SessionId, chunks: Vec<CondemnedChunk>) -> Result<(), Failure> {
+        for group in chunks.chunks(REPRIEVED_AT_ONCE) {
+            let chunks = group.to_vec();
+            let command = Command::Reprieve { session, chunks };
+            self.catalog.propose(actor, command).await?;
+        }
+        Ok(())
     }
 
     /// The answer to a commit that has succeeded before.
@@ -270,29 +285,30 @@ impl Node {
     }
 
     /// Looks every chunk of a manifest up. Reads the manifest's parts one after the other (invariant 11).
-    async fn check_chunks(&self, view: &View, root: &ManifestRoot, ack: usize) -> Result<Checked, Failure> {
-        let mut missing = Vec::new();
-        let mut sums = Sums::default();
+    async fn check_chunks(
+        &self,
+        view: &View,
+        root: &ManifestRoot,
+        session: SessionId,
+        ack: usize,
+    ) -> Result<Checked, Failure> {
+        let mut found = LookedUp::new(session, ack);
         let part_digests: Vec<Digest> = root.parts.iter().map(|part| part.digest).collect();
-        look_up(view, &part_digests, ack, &mut missing, &mut sums)?;
-        if !missing.is_empty() {
-            return Ok(Checked::Missing(missing));
+        found.look_up(view, &part_digests)?;
+        if !found.is_whole() {
+            return Ok(found.checked(true));
         }
         // Nor does a restore follow an entry that leads out of the data directory.
         let version_directory = root.tablespace_directory();
         for part in &root.parts {
             let plain = self.part(view, part.digest).await?;
             let digests = PartReader::checked_chunks(&plain, &version_directory).map_err(not_understood)?;
-            look_up(view, &digests, ack, &mut missing, &mut sums)?;
-            if missing.len() >= MISSING_NAMED {
+            found.look_up(view, &digests)?;
+            if found.is_enough() {
                 break;
             }
         }
-        Ok(if missing.is_empty() {
-            Checked::Whole(sums)
-        } else {
-            Checked::Missing(missing)
-        })
+        Ok(found.checked(false))
     }
 
     /// The distinct chunks that one part of a manifest names, sorted.
@@ -371,40 +387,32 @@ async fn checked(payload: Payload, suite: pgmesh_storage::DigestSuite) -> Result
 
 fn not_understood(error: PartError) -> Failure {
     Failure::new(code::FORMAT, "a part of the manifest cannot be used").because(error)
+fn kept_moving() -> Failure {
+    Failure::new(
+        code::RUNTIME,
+        "chunks kept being deleted while the backup was committed",
+    )
+    .again()
 }
 
-/// Stored bytes, per repository, of the chunks looked at.
-#[derive(Default)]
-pub(crate) struct Sums {
-    stored: BTreeMap<RepoKey, u64>,
+fn too_thin(thin: Thin, ack: usize) -> Failure {
+    Failure::new(
+        code::ARCHIVE_TIMEOUT,
+        format!(
+            "{} chunks of the backup are in fewer than the {ack} repositories that must have them before it counts",
+            thin.chunks
+        ),
+    )
+    .because("a repository lost them while the backup was made, and they could not be copied to it from another one in time")
+    .remedy(
+        "'pgmesh info' shows which repository owes objects: bring it back, or lower backup-ack, and run the backup again: what \
+         is stored is not sent twice",
+    )
 }
 
-enum Checked {
-    Whole(Sums),
-    Missing(Vec<Digest>),
-}
-
-/// Which of these chunks the mesh lacks, condemned ones too, and what the others take up.
-pub(crate) fn look_up<B: Base>(
-    view: &View<B>,
-    digests: &[Digest],
-    ack: usize,
-    missing: &mut Vec<Digest>,
-    sums: &mut Sums,
-) -> Result<(), Failure> {
-    for group in digests.chunks(QUERY_LIMIT) {
-        for (digest, chunk) in group.iter().zip(view.chunks(group)?) {
-            match chunk {
-                Some(record) if record.replicas.len() >= ack => {
-                    for replica in &record.replicas {
-                        *sums.stored.entry(replica.repo).or_default() += u64::from(record.stored_length);
-                    }
-                }
-                _ => missing.push(*digest),
-            }
-        }
-    }
-    Ok(())
+fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
+    PartReader::chunks(plain)
+        .map_err(|error| Failure::new(code::FORMAT, "a part of the manifest is not understood").because(error))
 }
 
 /// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under that

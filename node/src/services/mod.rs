@@ -19,14 +19,13 @@ mod stanza;
 mod sync;
 mod verify;
 mod verify_mesh;
+mod whole;
 
 pub(crate) use admin::CERTIFICATE_VALIDITY;
 pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
 pub(crate) use choosing::clusters_of;
+pub(crate) use whole::{Checked, LookedUp, Patience, Thin};
 #[cfg(test)]
-pub(crate) use {
-    archive::missing,
-    backup::{Sums, chunk_targets, look_up},
-};
+pub(crate) use {archive::missing, backup::chunk_targets};

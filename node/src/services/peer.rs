@@ -178,7 +178,40 @@ fn remote_error(error: &SlotError) -> RemoteError {
             Some(false) => RemoteErrorKind::Damaged,
             None => RemoteErrorKind::Unavailable,
         },
-        identity: error.identity().map(str::to_owned),
+        identity: error.identity().cloned(),
         what: chain(error),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
+    use pgmesh_storage::{Generation, ObjectName};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_deleted_for_a_leader_of_the_past() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let begun = client.begin_backup("20260101-000000F").await.unwrap();
+        let digest = client.put_chunk(begun.session, &[7; 900]).await.unwrap();
+        let repo = RepoKey::new(1).unwrap();
+        let uuid = site.node.catalog.view().repository(repo).unwrap().unwrap().uuid;
+        let term = site.node.catalog.status().term;
+        let delete = |term| DeleteObject {
+            repo,
+            uuid: uuid.clone(),
+            object: ObjectName::Chunk(digest),
+            generation: Generation::FIRST,
+            term,
+        };
+        let refused = site.node.delete_object(delete(term - 1)).await.unwrap_err();
+        assert_eq!(refused.kind, RemoteErrorKind::Unavailable);
+        assert!(site.has_file(digest));
+        site.node.delete_object(delete(term)).await.unwrap();
+        assert!(!site.has_file(digest));
     }
 }

@@ -161,7 +161,7 @@ mod tests {
     async fn interrupted() -> (TestNode, RepoKey, String) {
         let site = TestNode::start(SessionTimes::default()).await;
         let repo = RepoKey::new(1).unwrap();
-        let identity = site.node.catalog.view().repository(repo).unwrap().unwrap().uuid;
+        let identity = site.node.catalog.view().repository(repo).unwrap().unwrap().identity();
         let open = Command::OpenSession {
             kind: SessionKind::Repair,
             stanza: None,
@@ -183,7 +183,12 @@ mod tests {
             }],
         });
         let chunks = chunks.collect();
-        site.propose(Command::AddChunks { session, chunks }).await;
+        site.propose(Command::AddChunks {
+            session,
+            ack: 1,
+            chunks,
+        })
+        .await;
         let slot = site.node.own_slot(repo).unwrap().clone();
         for entry in std::fs::read_dir(site.repository()).unwrap() {
             let path = entry.unwrap().path();
@@ -209,7 +214,7 @@ mod tests {
         let view = node.catalog.view();
         let record = view.repository(repo).unwrap().unwrap();
         let debts = view.counters(repo).unwrap().debts;
-        record.takes_replicas(uuid) && debts >= u64::from(CHUNKS)
+        record.change.is_none() && record.uuid == uuid && debts >= u64::from(CHUNKS)
     }
 
     #[tokio::test(flavor = "multi_thread")]

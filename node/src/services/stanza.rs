@@ -224,7 +224,8 @@ impl Node {
     /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let go
     /// stays, and is told.
     ///
-    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that.
+    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that. The catalog
+    /// refuses it while the stanza is being restored; with `force` the sessions of the restores end.
     pub async fn delete_stanza(
         &self,
         actor: &str,
@@ -246,7 +247,6 @@ impl Node {
                 other => return Err(unexpected(&other)),
             }
         }
-        self.sweep.wake();
         let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }
@@ -320,4 +320,27 @@ fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Database, Failu
             format!("the catalog's record of stanza {stanza} names no database"),
         )
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use crate::testing::{TestNode, stanza};
+    use crate::{SessionTimes, code};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stanza_whose_cluster_seems_to_run_is_not_deleted() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let failure = site.node.delete_stanza("test", stanza(), false, false).await;
+        assert_eq!(failure.unwrap_err().code, code::PG_RUNNING);
+        // By what the catalog says: it is not stopped. Nothing has changed.
+        let failure = site.node.delete_stanza("test", stanza(), false, true).await;
+        assert_eq!(failure.unwrap_err().code, code::STOP);
+        let record = site.node.catalog.view().stanza(&stanza()).unwrap().unwrap();
+        assert!(!record.deleting && record.stopped.is_none());
+        site.node.delete_stanza("test", stanza(), true, false).await.unwrap();
+        assert!(site.node.catalog.view().stanza(&stanza()).unwrap().is_none());
+    }
 }

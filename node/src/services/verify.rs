@@ -5,7 +5,7 @@ mod wal;
 use super::foreign::Foreign;
 use crate::failure::chain;
 use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
-use crate::repositories::{BadReplica, Slot, SlotError};
+use crate::repositories::{BadReplica, OpenRepository, Slot, SlotError};
 use crate::{Failure, Node, code, refs};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
@@ -200,7 +200,7 @@ impl Verification<'_> {
         &mut self,
         view: &View,
         repo: RepoKey,
-        repository: &Repository,
+        repository: &OpenRepository,
         folder: &str,
         foreign: &mut Foreign,
     ) -> Result<Result<(), String>, Failure> {
@@ -290,7 +290,7 @@ impl Verification<'_> {
     }
 
     /// What the catalog knows to be in a repository, and is not there.
-    async fn missing(&mut self, view: &View, repo: RepoKey, repository: &Repository) -> Result<(), Failure> {
+    async fn missing(&mut self, view: &View, repo: RepoKey, repository: &OpenRepository) -> Result<(), Failure> {
         let mut after: Option<Digest> = None;
         loop {
             let page = view
@@ -345,7 +345,7 @@ impl Verification<'_> {
         &mut self,
         view: &View,
         repo: RepoKey,
-        repository: &Repository,
+        repository: &OpenRepository,
         object: ObjectRef,
         replicas: &[Replica],
     ) -> Result<(), Failure> {
@@ -409,8 +409,8 @@ impl Verification<'_> {
         .await
     }
 
-    async fn report(&self, object: &ObjectRef, replica: Replica, of: &Repository, missing: bool, what: &str) {
-        let identity = of.identity().uuid.clone();
+    async fn report(&self, object: &ObjectRef, replica: Replica, of: &OpenRepository, missing: bool, what: &str) {
+        let identity = of.claimed_as().clone();
         let bad = BadReplica {
             claim: Claim { replica, identity },
             missing,
@@ -574,10 +574,10 @@ fn why_closed(health: HealthInfo) -> String {
 }
 
 /// Checks one object to the last byte. What is none of the repository's is not read.
-async fn check_object(repo: RepoKey, repository: &Repository, path: &str) -> Result<Lies, SlotError> {
+async fn check_object(repo: RepoKey, repository: &OpenRepository, path: &str) -> Result<Lies, SlotError> {
     let store = |source| SlotError::Store {
         repo,
-        identity: repository.identity().uuid.as_str().into(),
+        identity: Box::new(repository.claimed_as().clone()),
         source,
     };
     let Some(parsed) = ObjectPath::parse(path) else {

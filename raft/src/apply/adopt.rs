@@ -13,11 +13,11 @@ use super::objects::place_new;
 use super::segment::refuse_contradiction;
 use super::{Base, Outcome, Step, stanza};
 use crate::command::{Adopt, AdoptedDatabase, AdoptedFile, ClaimedObject};
+use crate::key;
 use crate::model::{BackupRecord, Claim, Database, HistoryRecord, LogIndex, ObjectRef, SegmentRecord, StanzaRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
-use crate::{key, limits};
 
 pub(super) fn adopt<B: Base>(step: &mut Step<'_, '_, B>, adopt: Adopt) -> Outcome {
     match adopt {
@@ -60,6 +60,7 @@ fn stanza_with<B: Base>(step: &mut Step<'_, '_, B>, name: StanzaName, given: Vec
         deleting: false,
         writers: BTreeMap::new(),
         histories: BTreeMap::new(),
+        forgotten: None,
         past: BTreeMap::new(),
         backup: None,
         since: step.index,
@@ -97,7 +98,13 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
         {
             refuse_contradiction(&owner, name, timeline, &branches)?;
             let digest = object.digest;
-            owner.histories.insert(timeline, HistoryRecord { digest, branches });
+            let since = step.index;
+            let history = HistoryRecord {
+                digest,
+                branches,
+                since,
+            };
+            owner.histories.insert(timeline, history);
             has_histories = true;
         }
         let mut replicas = Vec::new();
@@ -117,7 +124,7 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
         step.txn.put(Table::Segments, key, &record);
     }
     if has_histories {
-        limits::stanza(&owner)?;
+        owner.make_room();
         stanza::put(step, name, &owner);
     }
     Ok(Reply::Done)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::{SegmentName, SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
-use super::objects::{Found, discard, need_replicas, need_session, place_new, withdrawn};
+use super::objects::{Found, discard, need_replicas, need_session, place_new, unreference, withdrawn};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::{ClaimedObject, CommitBackup};
 use crate::error::ReadError;
@@ -248,6 +248,7 @@ pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, lab
         archive: None,
     };
     discard(step, &object, &found)?;
+    unreference(step);
     step.audit(format!("backup {label} of stanza {name} removed"));
     step.txn.delete(Table::Backups, key::backup(name, label));
     Ok(Reply::Done)

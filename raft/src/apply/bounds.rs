@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_postgres::{Lsn, TimelineId};
-use pgmesh_storage::{Digest, wire};
+use pgmesh_storage::{DbId, Digest, wire};
 use proptest::prelude::*;
 
 use super::scenario::{
@@ -11,11 +11,11 @@ use super::scenario::{
     replica, repo, stanza,
 };
 use super::{Base, MemoryBase};
-use crate::command::{Adopt, AdoptedFile, Command, NewReplica, Proposal};
+use crate::command::{Adopt, AdoptedFile, Command, NewReplica, Proposal, PushSegment};
 use crate::model::{
-    AuditRecord, BackupRecord, Branch, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex,
-    NodeRecord, ObjectRef, Remembered, RepositoryRecord, RequestId, SegmentRecord, SessionKind, SessionRecord,
-    StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
+    AuditRecord, BackupRecord, Branch, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, GarbageObject,
+    HistoryRecord, Lineage, LogIndex, NodeRecord, ObjectRef, Remembered, RepositoryRecord, RequestId, SegmentRecord,
+    SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -90,26 +90,160 @@ fn eleven_large_annotations_are_refused_and_the_backup_stays_readable() {
 #[test]
 fn what_grows_by_many_small_commands_is_bounded() {
     let mut world = world();
-    let adopt = |timeline: usize| Command::AdoptWriter {
+    let limit = u32::try_from(limits::TIMELINES).unwrap();
+    let adopt = |timeline: u32| Command::AdoptWriter {
         stanza: stanza(),
-        timeline: TimelineId(u32::try_from(timeline).unwrap()),
+        timeline: TimelineId(timeline),
         instance: "i".repeat(limits::INSTANCE),
     };
     // As so many commands would have left it.
     let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
     let actor = "a".repeat(limits::WRITER_HOST);
     let writer = Writer::new("i".repeat(limits::INSTANCE), LogIndex(1), &actor);
-    let timelines = (1..limits::TIMELINES).map(|timeline| TimelineId(u32::try_from(timeline).unwrap()));
+    let timelines = (1..limit).map(TimelineId);
     record.writers = timelines.map(|timeline| (timeline, writer.clone())).collect();
-    let row = ((Table::Stanzas, b"main".to_vec()), Some(value::encode(&record)));
-    world.base.write(std::iter::once(row).collect());
-    world.run(adopt(limits::TIMELINES)).unwrap();
-    let refused = world.run(adopt(limits::TIMELINES + 1));
-    assert!(matches!(refused, Err(Refusal::BeyondLimit { .. })), "{refused:?}");
+    put_stanza(&mut world, &record);
+    world.run(adopt(limit)).unwrap();
+    world.run(adopt(limit + 1)).unwrap();
+    let record = world.view().stanza(&stanza()).unwrap().unwrap();
+    assert_eq!(record.writers.len(), limits::TIMELINES);
     // There is still room for what an ordinary cluster does.
     let session = world.begin_backup("20250215-020002F");
     world.run(Command::CloseSession { session }).unwrap();
     read_all(&world.base);
+}
+
+fn put_stanza(world: &mut World, record: &StanzaRecord) {
+    let row = ((Table::Stanzas, b"main".to_vec()), Some(value::encode(record)));
+    world.base.write(std::iter::once(row).collect());
+}
+
+fn other_writer(mut push: PushSegment) -> PushSegment {
+    push.instance = "another".to_owned();
+    push
+}
+
+/// Nightly restore tests that archive by mistake use up timeline after timeline. The primary, on an old one, goes on.
+#[test]
+fn invariant_12_no_number_of_timelines_stops_an_archiver() {
+    let mut world = world();
+    let limit = u32::try_from(limits::TIMELINES).unwrap();
+    let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
+    // The primary writes timeline 1; the tests have left it again and again.
+    let history = |timeline: u32| HistoryRecord {
+        digest: Digest([7; 32]),
+        branches: vec![Branch {
+            parent: TimelineId(1),
+            switch: Lsn(u64::from(timeline) << 28),
+        }],
+        since: LogIndex(1),
+    };
+    record.histories = (2..limit)
+        .map(|timeline| (TimelineId(timeline), history(timeline)))
+        .collect();
+    let writer = |timeline: u32| Writer::new(format!("test {timeline}"), LogIndex(1));
+    record
+        .writers
+        .extend((2..limit).map(|timeline| (TimelineId(timeline), writer(timeline))));
+    // It was bound before any of them.
+    let primary = Writer::new("a".to_owned(), LogIndex(1));
+    record.writers.insert(TimelineId(1), primary);
+    put_stanza(&mut world, &record);
+    for timeline in limit..limit + 20 {
+        world.push(push_segment(1, timeline, 4)).unwrap();
+        world
+            .push(push_history(timeline, &[(1, u64::from(timeline) << 28)]))
+            .unwrap();
+        world.push(other_writer(push_segment(timeline, timeline, 3))).unwrap();
+    }
+    let record = world.view().stanza(&stanza()).unwrap().unwrap();
+    assert!(record.histories.len().max(record.writers.len()) <= limits::TIMELINES);
+    let primary = &record.writers[&TimelineId(1)];
+    assert_eq!(primary.since, LogIndex(1), "what is written to is not forgotten");
+    assert!(
+        !record.writers.contains_key(&TimelineId(2)),
+        "the one that was silent longest is"
+    );
+    let mut clone = push_segment(1, 4, 5);
+    clone.instance = "clone".to_owned();
+    let clone = world.push(clone);
+    assert!(matches!(clone, Err(Refusal::OtherWriter { .. })), "{clone:?}");
+    // One that was forgotten is known as before, and belongs to the next instance that pushes.
+    world.push(other_writer(push_segment(2, 1, 6))).unwrap();
+    world.push(push_segment(limit + 20, 1, 7)).unwrap_err();
+    read_all(&world.base);
+}
+
+/// A cluster that is promoted again and again: each history repeats all before it.
+#[test]
+fn invariant_12_no_length_of_a_history_stops_an_archiver() {
+    let mut world = world();
+    let lines = u32::try_from(limits::LINES).unwrap();
+    let all: Vec<(u32, u64)> = (1..lines + 60)
+        .map(|parent| (parent, u64::from(parent) << 28))
+        .collect();
+    // As the node proposes it: the newest lines.
+    let newest = |timeline: u32| {
+        let lines = &all[..usize::try_from(timeline).unwrap() - 1];
+        &lines[lines.len().saturating_sub(limits::LINES)..]
+    };
+    for timeline in lines - 3..lines + 50 {
+        world.push(push_history(timeline, newest(timeline))).unwrap();
+        world.push(push_segment(timeline, timeline, 1)).unwrap();
+    }
+    let row = world.base.get(Table::Stanzas, b"main").unwrap().unwrap();
+    assert!(
+        row.len() < limits::RECORD / 16,
+        "{} bytes: each takes a line",
+        row.len()
+    );
+    read_all(&world.base);
+    // A history with another past is refused as before, as far as its lines are known.
+    let mut foreign = newest(lines + 50).to_vec();
+    let middle = foreign.len() / 2;
+    foreign[middle].1 += 8;
+    let refused = world.push(push_history(lines + 50, &foreign));
+    assert!(
+        matches!(refused, Err(Refusal::HistoryContradicts { .. })),
+        "{refused:?}"
+    );
+    world.push(push_history(lines + 50, newest(lines + 50))).unwrap();
+}
+
+/// Databases that a cluster had before take room, too; and whatever takes the most room, there is an end to it.
+#[test]
+fn a_stanza_always_has_room_for_its_next_timeline() {
+    let mut record = world().view().stanza(&stanza()).unwrap().unwrap();
+    let branch = |parent: u32| Branch {
+        parent: TimelineId(parent),
+        switch: Lsn(u64::from(parent) << 40),
+    };
+    let branches: Vec<Branch> = (1..=u32::try_from(limits::LINES).unwrap()).map(branch).collect();
+    // Histories of which none repeats another: their parents are not known.
+    let history = |timeline: u32| HistoryRecord {
+        digest: Digest([7; 32]),
+        branches: branches.clone(),
+        since: LogIndex(u64::from(timeline)),
+    };
+    record.histories = (5000..6500)
+        .map(|timeline| (TimelineId(timeline), history(timeline)))
+        .collect();
+    let past = Lineage {
+        writers: BTreeMap::new(),
+        histories: (5000..6500)
+            .map(|timeline| (TimelineId(timeline), history(1)))
+            .collect(),
+        forgotten: None,
+    };
+    record.past = BTreeMap::from([(DbId(1), past)]);
+    record.make_room();
+    assert!(value::encode(&record).len() <= limits::STANZA);
+    assert!(record.histories.contains_key(&TimelineId(6499)));
+    let past = &record.past[&DbId(1)];
+    assert!(
+        past.histories.len() < 10 && past.forgotten > Some(TimelineId(6400)),
+        "nothing was heard of it for longest"
+    );
 }
 
 /// An ordinary cluster that fails over again and again is not stopped: archiving goes on with every timeline.
@@ -230,6 +364,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         count().prop_map(|count| Command::AddChunks {
             session: crate::SessionId(LogIndex(8)),
+            ack: 1,
             chunks: vec![new_chunk(1, &[replica(1, 0)]); count]
         }),
         count().prop_map(|count| Command::Condemn {
@@ -307,7 +442,7 @@ fn command() -> impl Strategy<Value = Command> {
             };
             Command::Adopt(Box::new(Adopt::WalFiles {
                 stanza: stanza(),
-                db: pgmesh_storage::DbId(1),
+                db: DbId(1),
                 files: vec![file],
             }))
         }),

@@ -6,17 +6,17 @@ use super::{Base, Outcome, Step};
 use crate::command::{ClaimedObject, NewChunk};
 use crate::error::ReadError;
 use crate::key;
-use crate::model::{ChunkRecord, Debt, Garbage, ObjectRef, SessionId};
+use crate::model::{ChunkRecord, Debt, Garbage, ObjectRef, Replica, SessionId};
 use crate::refusal::{Refusal, StaleGeneration};
 use crate::reply::Reply;
 use crate::table::Table;
 
-pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunks: Vec<NewChunk>) -> Outcome {
+pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, ack: u16, chunks: Vec<NewChunk>) -> Outcome {
     // Invariant 5: the session is what keeps the uploaded objects from being deleted before this step.
     need_session(step, session)?;
     let mut all_stale = Vec::new();
     for chunk in chunks {
-        all_stale.extend(add_one(step, &chunk)?);
+        all_stale.extend(add_one(step, &chunk, ack)?);
     }
     if all_stale.is_empty() {
         Ok(Reply::Done)
@@ -25,18 +25,18 @@ pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunk
     }
 }
 
-fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Option<StaleGeneration>> {
+fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk, ack: u16) -> Outcome<Option<StaleGeneration>> {
     let object = ObjectRef::Chunk(chunk.digest);
     match find(step.txn, &object)? {
-        Some(known) => add_to_known(step, chunk, &object, &known),
+        Some(known) => add_to_known(step, chunk, ack, &object, &known),
         None => {
             throw_away_condemned(step, chunk, &object)?;
             let counting = counting(step, &chunk.claims)?;
             if let Some(stale) = stale(step, &object, chunk.digest, &counting)? {
                 return Ok(Some(stale));
             }
-            if counting.is_empty() {
-                // All of it went to repositories that have been replaced or removed since: it is uploaded again.
+            if !are_enough(&counting, ack) {
+                // Some went to repositories that have been replaced, moved or removed since: it is uploaded again.
                 let generation = free_generation(step.txn, &object, &[])?;
                 let digest = chunk.digest;
                 return Ok(Some(StaleGeneration { digest, generation }));
@@ -52,6 +52,7 @@ fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Opt
                 stored_length: chunk.stored_length,
                 replicas: place_new(step, &object, &given)?,
                 condemned: None,
+                added: step.index,
             };
             step.txn.put(Table::Chunks, key::chunk(&chunk.digest), &record);
             Ok(None)
@@ -62,6 +63,7 @@ fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk) -> Outcome<Opt
 fn add_to_known<B: Base>(
     step: &mut Step<'_, '_, B>,
     chunk: &NewChunk,
+    ack: u16,
     object: &ObjectRef,
     known: &Found,
 ) -> Outcome<Option<StaleGeneration>> {
@@ -80,15 +82,21 @@ fn add_to_known<B: Base>(
         .into());
     }
     let (_, replicas) = place_more(step, object, known, &chunk.claims)?;
-    if replicas.is_empty() {
+    if !are_enough(&replicas, ack) {
         return Ok(Some(StaleGeneration {
             digest: chunk.digest,
             generation: highest_owed(step, chunk, object)?,
         }));
     }
     record.replicas = replicas;
+    record.added = step.index;
     step.txn.put(Table::Chunks, key, &record);
     Ok(None)
+}
+
+/// Invariant 4 begins here: a chunk that is acknowledged is in as many repositories as its backup asks for.
+fn are_enough(replicas: &[Replica], ack: u16) -> bool {
+    replicas.len() >= usize::from(ack.max(1))
 }
 
 /// The generation that satisfies the debts of all repositories that the chunk was offered in.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgmesh_storage::{DbId, Generation, RepoKey};
 
 use super::scenario::*;
-use crate::command::{Command, NewReplica, PushSegment};
+use crate::command::{Command, NewChunk, NewReplica, PushSegment};
 use crate::model::{Claim, DebtReason, LogIndex, ObjectRef, Replica, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -36,7 +36,7 @@ fn replace(world: &mut World, number: u16, uuid: &str) {
 fn of(replica: Replica, identity: &str) -> Claim {
     Claim {
         replica,
-        identity: identity.to_owned(),
+        identity: super::scenario::identity(identity),
     }
 }
 
@@ -112,7 +112,8 @@ fn a_late_write_to_a_lost_disk_pays_no_debt() {
     // A session that began before the replacement goes on with the new one: an ordinary backup is not in its way.
     let chunks = |identity: &str| Command::AddChunks {
         session,
-        chunks: vec![crate::command::NewChunk {
+        ack: 1,
+        chunks: vec![NewChunk {
             claims: vec![of(replica(2, 0), identity)],
             ..new_chunk(1, &[])
         }],
@@ -285,7 +286,7 @@ fn marks_belong_to_the_repository_that_they_were_written_to() {
     let mut world = World::with_stanza();
     let mark = |identity: &str, number| Command::MarkRepository {
         repo: repo(2),
-        identity: identity.to_owned(),
+        identity: super::scenario::identity(identity),
         number,
         nonce: number * 10,
     };
@@ -301,4 +302,188 @@ fn marks_belong_to_the_repository_that_they_were_written_to() {
     assert_eq!(known(&world), None);
     world.run(mark("uuid-2", 3)).unwrap();
     assert_eq!(known(&world), None);
+}
+
+fn move_to(world: &mut World, number: u16, node: &str) {
+    let command = Command::UpdateRepository {
+        repo: repo(number),
+        definition: None,
+        host: Some(Some(node.parse().unwrap())),
+        wrapped_keys: None,
+    };
+    world.run(command).unwrap();
+}
+
+/// A claim as a node makes it that has the repository open since then.
+fn claim_of(world: &World, replica: Replica) -> Claim {
+    let record = world.view().repository(replica.repo).unwrap().unwrap();
+    Claim {
+        replica,
+        identity: record.identity(),
+    }
+}
+
+#[test]
+fn what_the_old_host_of_a_repository_writes_acknowledges_nothing() {
+    let mut world = World::with_stanza();
+    let before = claim_of(&world, replica(2, 0));
+    let bad = |claim: &Claim| Command::ReportBad {
+        object: segment_ref(1),
+        bad: claim.clone(),
+        reason: DebtReason::Missing,
+        what: "test".to_owned(),
+    };
+    move_to(&mut world, 2, "n2");
+    let alone = world.push(segment_to(1, vec![before.clone()]));
+    assert_eq!(alone, Err(Refusal::TooFewReplicas { have: 0, need: 1 }));
+    // Back at its first node: what was written there before the first move may lack in the copy that has come back.
+    move_to(&mut world, 2, "n1");
+    let both = vec![claim(replica(1, 0)), before.clone()];
+    let pushed = world.push(segment_to(1, both)).unwrap();
+    let replicas = vec![replica(1, 0)];
+    assert_eq!(pushed, Reply::Pushed { replicas });
+    assert!(owes(&world, repo(2), &segment_ref(1)));
+    let now = claim_of(&world, replica(2, 0));
+    let session = world.open_session(SessionKind::Repair);
+    let add = |claim: &Claim| Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: segment_ref(1),
+            digest: digest(1),
+            claim: claim.clone(),
+        }],
+    };
+    assert_eq!(world.run(add(&before)), Ok(Reply::Added { accepted: 0 }));
+    assert_eq!(world.run(add(&now)), Ok(Reply::Added { accepted: 1 }));
+    // What is missing at the old place is not missing.
+    assert_eq!(world.run(bad(&before)), Ok(Reply::Withdrawn { remaining: 2 }));
+    // A mark at the old place does not make the repository an older copy of itself.
+    let mark = |claim: &Claim| Command::MarkRepository {
+        repo: repo(2),
+        identity: claim.identity.clone(),
+        number: 7,
+        nonce: 70,
+    };
+    world.run(mark(&before)).unwrap();
+    assert_eq!(world.view().repository(repo(2)).unwrap().unwrap().mark, None);
+    world.run(mark(&now)).unwrap();
+    assert!(world.view().repository(repo(2)).unwrap().unwrap().mark.is_some());
+}
+
+#[test]
+fn another_definition_is_another_place_and_the_same_one_is_not() {
+    let mut world = World::with_stanza();
+    let update = |path: &str| Command::UpdateRepository {
+        repo: repo(2),
+        definition: Some(BTreeMap::from([("path".to_owned(), path.to_owned())])),
+        host: None,
+        wrapped_keys: None,
+    };
+    let before = claim_of(&world, replica(2, 0));
+    world.run(update("/r2")).unwrap();
+    world.run(register(2)).unwrap();
+    assert_eq!(claim_of(&world, replica(2, 0)), before);
+    world.run(update("/elsewhere")).unwrap();
+    assert_ne!(claim_of(&world, replica(2, 0)), before);
+}
+
+#[test]
+fn a_chunk_that_counts_in_too_few_repositories_is_written_again() {
+    let mut world = World::with_stanza();
+    let session = world.open_session(SessionKind::Backup);
+    let lost = claim_of(&world, replica(2, 0));
+    move_to(&mut world, 2, "n2");
+    let add = |second: Claim| Command::AddChunks {
+        session,
+        ack: 2,
+        chunks: vec![NewChunk {
+            claims: vec![claim(replica(1, 0)), second],
+            ..new_chunk(1, &[])
+        }],
+    };
+    let refused = world.run(add(lost));
+    assert!(
+        matches!(&refused, Err(Refusal::StaleGenerations(stale)) if stale[0].digest == digest(1)),
+        "{refused:?}"
+    );
+    assert_eq!(
+        world.view().chunks(&[digest(1)]).unwrap(),
+        [None],
+        "nothing of it has happened"
+    );
+    assert_eq!(world.run(add(claim(replica(2, 0)))), Ok(Reply::Done));
+    // One that is known already is no better.
+    let bad = Command::ReportBad {
+        object: ObjectRef::Chunk(digest(1)),
+        bad: claim(replica(2, 0)),
+        reason: DebtReason::Damaged,
+        what: "test".to_owned(),
+    };
+    world.run(bad).unwrap();
+    let refused = world.run(add(claim(replica(2, 0))));
+    let stale =
+        |refusal: &Refusal| matches!(refusal, Refusal::StaleGenerations(stale) if stale[0].generation == Generation(1));
+    assert!(refused.as_ref().is_err_and(stale), "{refused:?}");
+    assert_eq!(world.run(add(claim(replica(2, 1)))), Ok(Reply::Done));
+}
+
+#[test]
+fn a_restore_keeps_its_stanza() {
+    let mut world = World::with_stanza();
+    world.push(segment_to(1, vec![claim(replica(1, 0))])).unwrap();
+    let restore = world.open_session(SessionKind::Restore);
+    world
+        .run(Command::StopStanza {
+            stanza: stanza(),
+            reason: "test".to_owned(),
+        })
+        .unwrap();
+    let delete = |force| Command::DeleteStanza {
+        stanza: stanza(),
+        force,
+    };
+    let refused = world.run(delete(false)).unwrap_err();
+    assert!(
+        matches!(&refused, Refusal::RestoreRunning { session, .. } if *session == restore),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains("of test"), "{refused}");
+    assert!(!world.view().stanza(&stanza()).unwrap().unwrap().deleting);
+    assert!(world.view().object(&segment_ref(1)).unwrap().is_some());
+    assert_eq!(world.run(delete(true)), Ok(Reply::Deleting { more: false }));
+    assert_eq!(world.view().session(restore).unwrap(), None);
+}
+
+#[test]
+fn neither_the_lost_disk_nor_the_empty_one_takes_replicas_while_the_walk_goes_on() {
+    let mut world = World::with_stanza();
+    for segment in 1..=8 {
+        world.push(segment_to(segment, vec![claim(replica(1, 0))])).unwrap();
+    }
+    let lost = claim_of(&world, replica(2, 0));
+    let replace = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    };
+    assert_eq!(world.run(replace.clone()), Ok(Reply::Replacing { more: true }));
+    let empty = claim_of(&world, replica(2, 0));
+    let session = world.open_session(SessionKind::Repair);
+    let add = |claim: &Claim| Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: segment_ref(8),
+            digest: digest(8),
+            claim: claim.clone(),
+        }],
+    };
+    for claim in [&lost, &empty] {
+        assert_eq!(world.run(add(claim)), Ok(Reply::Added { accepted: 0 }));
+    }
+    while world.run(replace.clone()).unwrap() != (Reply::Replacing { more: false }) {}
+    // They are at the same place: only the identifier tells them apart.
+    assert_eq!(lost.identity.placed, empty.identity.placed);
+    assert_eq!(world.run(add(&lost)), Ok(Reply::Added { accepted: 0 }));
+    assert_eq!(world.run(add(&empty)), Ok(Reply::Added { accepted: 1 }));
 }

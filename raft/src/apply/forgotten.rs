@@ -12,7 +12,11 @@ use crate::reply::Reply;
 fn upload(world: &mut World, session: SessionId, number: u8, generation: u32, repos: &[u16]) -> Result<Reply, Refusal> {
     let replicas: Vec<_> = repos.iter().map(|repo| replica(*repo, generation)).collect();
     let chunks = vec![new_chunk(number, &replicas)];
-    world.run(Command::AddChunks { session, chunks })
+    world.run(Command::AddChunks {
+        session,
+        ack: 1,
+        chunks,
+    })
 }
 
 /// Uploads a chunk and condemns it. When it was condemned.
@@ -255,4 +259,209 @@ fn a_rebuilt_catalog_begins_where_it_is_told() {
     assert_eq!(assigned(&world, 1), Generation(1000));
     world.run(raise(3)).unwrap();
     assert_eq!(assigned(&world, 1), Generation(1000));
+}
+
+fn reprieve(world: &mut World, session: SessionId, number: u8, since: LogIndex) -> Result<Reply, Refusal> {
+    let chunks = vec![condemned(number, since)];
+    world.run(Command::Reprieve { session, chunks })
+}
+
+#[test]
+fn invariant_5_only_a_session_that_is_older_takes_a_condemned_chunk_back() {
+    let mut world = World::with_stanza();
+    let killed = world.open_session(SessionKind::Backup);
+    upload(&mut world, killed, 1, 0, &[1]).unwrap();
+    let older = world.open_session(SessionKind::Backup);
+    world.run(Command::CloseSession { session: killed }).unwrap();
+    let (checked_at, chunks) = (world.applied(), vec![digest(1)]);
+    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    let since = world.applied();
+    let younger = world.open_session(SessionKind::Backup);
+    let before = world.applied();
+    assert_eq!(
+        reprieve(&mut world, younger, 1, since),
+        Ok(Reply::Reprieved { chunks: 0 })
+    );
+    assert_eq!(
+        reprieve(&mut world, older, 1, LogIndex(since.0 + 1)),
+        Ok(Reply::Reprieved { chunks: 0 })
+    );
+    assert_eq!(
+        reprieve(&mut world, older, 1, since),
+        Ok(Reply::Reprieved { chunks: 1 })
+    );
+    let known = world.view().chunks(&[digest(1)]).unwrap().remove(0).unwrap();
+    assert_eq!((known.replicas, known.condemned), (vec![replica(1, 0)], None));
+    assert!(known.added > before);
+    let object = ObjectRef::Chunk(digest(1));
+    assert!(
+        world.view().debt(repo(2), &object).unwrap().is_some(),
+        "as it was before it was condemned"
+    );
+    assert_eq!(world.view().condemned(None).count(), 0);
+    assert_eq!(
+        reprieve(&mut world, older, 1, since),
+        Ok(Reply::Reprieved { chunks: 0 }),
+        "once"
+    );
+    world.run(Command::CloseSession { session: older }).unwrap();
+    let ended = reprieve(&mut world, older, 1, since);
+    assert_eq!(ended, Err(Refusal::SessionEnded(older)));
+}
+
+#[test]
+fn a_chunk_is_not_taken_back_from_a_disk_that_was_lost_meanwhile() {
+    let mut world = World::with_stanza();
+    let killed = world.open_session(SessionKind::Backup);
+    upload(&mut world, killed, 1, 0, &[1, 2]).unwrap();
+    upload(&mut world, killed, 2, 0, &[2]).unwrap();
+    let older = world.open_session(SessionKind::Backup);
+    world.run(Command::CloseSession { session: killed }).unwrap();
+    let (checked_at, chunks) = (world.applied(), vec![digest(1), digest(2)]);
+    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    let since = world.applied();
+    let replace = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    };
+    while world.run(replace.clone()).unwrap() != (Reply::Replacing { more: false }) {}
+    assert_eq!(
+        reprieve(&mut world, older, 1, since),
+        Ok(Reply::Reprieved { chunks: 1 })
+    );
+    let known = world.view().chunks(&[digest(1)]).unwrap().remove(0).unwrap();
+    assert_eq!(known.replicas, [replica(1, 0)]);
+    let debt = world
+        .view()
+        .debt(repo(2), &ObjectRef::Chunk(digest(1)))
+        .unwrap()
+        .unwrap();
+    assert!(debt.generation > Generation(0), "a late DELETE may hit the old name");
+    assert_eq!(assigned(&world, 9), Generation(1), "which no other object gets either");
+    assert_eq!(
+        reprieve(&mut world, older, 2, since),
+        Ok(Reply::Reprieved { chunks: 0 }),
+        "nothing is left of it"
+    );
+}
+
+/// A catalog that was rebuilt from repo1, which has a chunk and a segment; then the mesh's other repositories come back.
+fn rebuilt() -> World {
+    let mut world = World::empty();
+    world.run(register(1)).unwrap();
+    world
+        .run(Command::RaiseFloor {
+            generation: Generation(1000),
+        })
+        .unwrap();
+    world.run(create_stanza(7)).unwrap();
+    let session = world.open_session(SessionKind::Repair);
+    upload(&mut world, session, 1, 3, &[1]).unwrap();
+    world.run(Command::CloseSession { session }).unwrap();
+    world
+}
+
+fn owed(world: &mut World, number: u16, chunk: u8) -> Generation {
+    let repo = repo(number);
+    while world.run(Command::Backfill { repo }).unwrap() != (Reply::Backfilled { debts: 0, more: false }) {}
+    let object = ObjectRef::Chunk(digest(chunk));
+    world.view().debt(repo, &object).unwrap().unwrap().generation
+}
+
+#[test]
+fn what_another_repository_of_a_lost_catalog_holds_is_taken_up_under_its_name() {
+    let mut world = rebuilt();
+    world.run(register(2)).unwrap();
+    assert_eq!(owed(&mut world, 2, 1), Generation(3));
+    let session = world.open_session(SessionKind::Repair);
+    let add = Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: ObjectRef::Chunk(digest(1)),
+            digest: digest(1),
+            claim: claim(replica(2, 3)),
+        }],
+    };
+    assert_eq!(world.run(add), Ok(Reply::Added { accepted: 1 }));
+    // New objects are named above all that the lost catalog may have used.
+    assert_eq!(assigned(&world, 9), Generation(1000));
+    // A name that this catalog may have deleted there is not used again.
+    world
+        .run(Command::ReportBad {
+            object: ObjectRef::Chunk(digest(1)),
+            bad: claim(replica(2, 3)),
+            reason: DebtReason::Damaged,
+            what: "test".to_owned(),
+        })
+        .unwrap();
+    assert_eq!(owed(&mut world, 2, 1), Generation(1000));
+}
+
+#[test]
+fn a_repository_that_this_catalog_knew_before_is_filled_above_the_floor() {
+    for is_replaced in [false, true] {
+        let mut world = rebuilt();
+        world.run(register(2)).unwrap();
+        let repo = repo(2);
+        if is_replaced {
+            let uuid = "new".to_owned();
+            let (wrapped_keys, node) = (Vec::new(), "n1".parse().unwrap());
+            let replace = Command::ReplaceRepository {
+                repo,
+                uuid,
+                wrapped_keys,
+                node,
+            };
+            while world.run(replace.clone()).unwrap() != (Reply::Replacing { more: false }) {}
+            // The lost disk is found again.
+            let mut found = register(2);
+            if let Command::RegisterRepository { repo, .. } = &mut found {
+                *repo = super::scenario::repo(3);
+            }
+            world.run(found).unwrap();
+            assert_eq!(owed(&mut world, 3, 1), Generation(1000));
+        } else {
+            let force = true;
+            while world.run(Command::RetireRepository { repo, force }).unwrap() != (Reply::Retiring { more: false }) {}
+            world.run(register(2)).unwrap();
+            assert_eq!(owed(&mut world, 2, 1), Generation(1000));
+        }
+    }
+}
+
+#[test]
+fn a_chunk_that_is_taken_back_does_not_count_where_a_walk_has_not_come_to_it_yet() {
+    let mut world = World::with_stanza();
+    let killed = world.open_session(SessionKind::Backup);
+    for number in 1..=9 {
+        upload(&mut world, killed, number, 0, &[1, 2]).unwrap();
+    }
+    let older = world.open_session(SessionKind::Backup);
+    world.run(Command::CloseSession { session: killed }).unwrap();
+    let (checked_at, chunks) = (world.applied(), vec![digest(9)]);
+    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    let since = world.applied();
+    let replace = Command::ReplaceRepository {
+        repo: repo(2),
+        uuid: "new".to_owned(),
+        wrapped_keys: Vec::new(),
+        node: "n1".parse().unwrap(),
+    };
+    assert_eq!(world.run(replace.clone()), Ok(Reply::Replacing { more: true }));
+    assert_eq!(
+        reprieve(&mut world, older, 9, since),
+        Ok(Reply::Reprieved { chunks: 1 })
+    );
+    let replicas = |world: &World| world.view().chunks(&[digest(9)]).unwrap().remove(0).unwrap().replicas;
+    assert_eq!(replicas(&world), [replica(1, 0)]);
+    while world.run(replace.clone()).unwrap() != (Reply::Replacing { more: false }) {}
+    assert_eq!(replicas(&world), [replica(1, 0)]);
+    let counters = world.view().counters(repo(2)).unwrap();
+    assert_eq!(
+        (counters.objects, counters.debts),
+        (0, 9 + 1),
+        "chunks, and the stanza's description"
+    );
 }

@@ -3,10 +3,15 @@
 use pgmesh_storage::{Digest, Generation};
 
 use super::names::{self, retire_name};
-use super::objects::{count_kept, find, oldest_session, retire, withdraw};
+use super::objects::{
+    count_kept, count_replica, find, need_session, oldest_backup, oldest_session, owe, repositories, retire, withdraw,
+};
 use super::{Base, Outcome, Step};
 use crate::key;
-use crate::model::{ChunkRecord, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica};
+use crate::model::{
+    ChunkRecord, CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
+    SessionId,
+};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -17,6 +22,7 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
         return Err(Refusal::Recheck { since: committed }.into());
     }
     let mut condemned = 0;
+    let running = oldest_backup(step.txn)?;
     for digest in chunks {
         let object = ObjectRef::Chunk(*digest);
         let Some(known) = find(step.txn, &object)? else {
@@ -26,6 +32,10 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
         let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
             continue;
         };
+        // It may be a running backup's, which no manifest shows yet.
+        if running.is_some_and(|session| record.added > session.0) {
+            continue;
+        }
         record.condemned = Some(step.index);
         retire(step, &object, &known.object)?;
         step.txn.put(Table::Chunks, key.clone(), &record);
@@ -36,6 +46,63 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
         withdraw(step);
     }
     Ok(Reply::Condemned { chunks: condemned })
+}
+
+/// A backup may rest on chunks that it was told of before they were condemned. While its session is open no DELETE has been
+/// sent for them (invariant 5: whatever a session that began before `since` may need stays), so they are good as they are.
+pub(super) fn reprieve<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunks: &[CondemnedChunk]) -> Outcome {
+    need_session(step, session)?;
+    let mut reprieved = 0;
+    for CondemnedChunk { digest, since } in chunks {
+        // What was condemned before the session began may be deleted already.
+        if session.0 < *since && reprieve_one(step, *digest, *since)? {
+            reprieved += 1;
+        }
+    }
+    Ok(Reply::Reprieved { chunks: reprieved })
+}
+
+fn reprieve_one<B: Base>(step: &mut Step<'_, '_, B>, digest: Digest, since: LogIndex) -> Outcome<bool> {
+    let key = key::chunk(&digest);
+    let known = step.txn.record::<ChunkRecord>(Table::Chunks, &key)?;
+    let Some(mut record) = known.filter(|record| record.condemned == Some(since)) else {
+        return Ok(false);
+    };
+    let repositories = repositories(step)?;
+    // What a walk withdraws is not counted again behind its back.
+    let stays = |replica: &Replica| {
+        let mut staying = repositories.iter().filter(|(_, record)| record.change.is_none());
+        staying.any(|(repo, _)| *repo == replica.repo)
+    };
+    let (staying, lost): (Vec<Replica>, Vec<Replica>) = record.replicas.iter().copied().partition(stays);
+    if staying.is_empty() {
+        return Ok(false);
+    }
+    for replica in &lost {
+        retire_name(step, replica.generation)?;
+    }
+    let object = ObjectRef::Chunk(digest);
+    let bytes = u64::from(record.stored_length);
+    let generation = names::free_generation(step.txn, &object, &staying)?;
+    for (repo, repository) in &repositories {
+        if staying.iter().any(|replica| replica.repo == *repo) {
+            count_replica(step, *repo, bytes)?;
+        } else if !repository.is_retiring() {
+            let debt = Debt {
+                since: step.at,
+                reason: DebtReason::Owed,
+                generation,
+                bytes,
+            };
+            owe(step, *repo, &object, &debt)?;
+        }
+    }
+    record.replicas = staying;
+    record.condemned = None;
+    record.added = step.index;
+    step.txn.delete(Table::Condemned, key.clone());
+    step.txn.put(Table::Chunks, key, &record);
+    Ok(true)
 }
 
 pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[CondemnedChunk], kept: &[GarbageKey]) -> Outcome {
@@ -102,6 +169,7 @@ pub(super) fn keep<B: Base>(step: &mut Step<'_, '_, B>, garbage: &[GarbageObject
 }
 
 pub(super) fn raise_floor<B: Base>(step: &mut Step<'_, '_, B>, generation: Generation) -> Outcome {
+    step.txn.put(Table::Mesh, key::REBUILT.to_vec(), &step.index);
     if names::raise_floor(step, generation)? {
         step.audit(format!("new objects have generation {generation} or a higher one"));
     }

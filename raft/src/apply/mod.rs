@@ -260,6 +260,8 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 backfill: None,
                 change: None,
                 mark: None,
+                placed: step.index,
+                was_of_lost_catalog: false,
             };
             repository::register(step, repo, given)
         }
@@ -304,7 +306,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             instance,
         } => stanza::adopt_writer(step, &stanza, timeline, instance),
         Command::PushSegment(push) => segment::push(step, *push),
-        Command::AddChunks { session, chunks } => chunk::add(step, session, chunks),
+        Command::AddChunks { session, ack, chunks } => chunk::add(step, session, ack, chunks),
         Command::OpenSession {
             kind,
             stanza,
@@ -354,6 +356,7 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             what,
         } => objects::report_bad(step, &object, &bad, reason, &what),
         Command::Condemn { chunks, checked_at } => garbage::condemn(step, &chunks, checked_at),
+        Command::Reprieve { session, chunks } => garbage::reprieve(step, session, &chunks),
         Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),
         Command::KeepGarbage { garbage } => garbage::keep(step, &garbage),

@@ -12,7 +12,8 @@ use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
     BackupRecord, ChunkRecord, Claim, Debt, DebtReason, Garbage, GarbageKey, LogIndex, Lost, ObjectRef, Replica,
-    RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject,
+    RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
+    StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -123,6 +124,24 @@ pub(crate) fn oldest_session<B: Base>(base: &B) -> Result<Option<SessionId>, Rea
     Ok(Some(SessionId(index)))
 }
 
+/// The oldest open session of a backup.
+pub(crate) fn oldest_backup<B: Base>(base: &B) -> Result<Option<SessionId>, ReadError> {
+    for row in base.scan(Table::Sessions, &[], &[]) {
+        let (key, bytes) = row?;
+        let record: SessionRecord = crate::value::decode(Table::Sessions, &key, &bytes)?;
+        if record.kind == SessionKind::Backup {
+            let index = KeyReader::new(&key).index();
+            return index
+                .map(|index| Some(SessionId(index)))
+                .ok_or_else(|| ReadError::MalformedKey {
+                    table: Table::Sessions,
+                    key: hex::encode(&key),
+                });
+        }
+    }
+    Ok(None)
+}
+
 pub(super) fn need_session<B: Base>(step: &Step<'_, '_, B>, session: SessionId) -> Outcome<SessionRecord> {
     let record = step
         .txn
@@ -166,7 +185,7 @@ fn count<B: Base>(
     Ok(())
 }
 
-fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
+pub(super) fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, bytes: u64) -> Result<(), ReadError> {
     count(step, repo, |counters| {
         counters.objects += 1;
         counters.bytes += bytes;
@@ -392,7 +411,7 @@ pub(super) fn report_bad<B: Base>(
     let repo = bad.repo;
     let record: Option<RepositoryRecord> = step.txn.record(Table::Repositories, &key::repository(repo))?;
     // What was read in another repository says nothing of the one that has its number now.
-    let record = record.filter(|record| record.uuid == *identity);
+    let record = record.filter(|record| record.is_at(identity));
     let Some(known) = find(step.txn, object)? else {
         return Ok(Reply::Withdrawn { remaining: 0 });
     };
@@ -429,6 +448,11 @@ pub(super) fn report_bad<B: Base>(
 /// Remembers that replicas were withdrawn at this step: who checked before must check again (invariant 4).
 pub(super) fn withdraw<B: Base>(step: &mut Step<'_, '_, B>) {
     step.txn.put(Table::Mesh, key::WITHDRAWN.to_vec(), &step.index);
+}
+
+/// Remembers that a backup has left the catalog at this step: chunks may have lost their last reference.
+pub(super) fn unreference<B: Base>(step: &mut Step<'_, '_, B>) {
+    step.txn.put(Table::Mesh, key::UNREFERENCED.to_vec(), &step.index);
 }
 
 pub(super) fn withdrawn<B: Base>(step: &Step<'_, '_, B>) -> Result<LogIndex, ReadError> {

@@ -122,7 +122,7 @@ impl Simulation {
     /// A claim of a replica in the repository that has this number now.
     fn claim(&self, replica: Replica) -> Claim {
         let record = self.view().repository(replica.repo).unwrap();
-        let identity = record.unwrap().uuid;
+        let identity = record.unwrap().identity();
         Claim { replica, identity }
     }
 
@@ -158,6 +158,7 @@ impl Simulation {
             19 if a.is_multiple_of(4) => self.register(a),
             19 => drop(self.world.run(create_stanza(7))),
             20 => drop(self.world.run(Command::Backfill { repo: repo(3) })),
+            25 => self.reprieve(a),
             26 if a.is_multiple_of(3) => self.retire(b.is_multiple_of(4)),
             26 => self.replace(a),
             27 => self.keeps = a < 200,
@@ -252,7 +253,11 @@ impl Simulation {
             claims,
             ..new_chunk(number, &[])
         }];
-        let command = Command::AddChunks { session, chunks };
+        let command = Command::AddChunks {
+            session,
+            ack: 1,
+            chunks,
+        };
         self.promises.push(Promise::Propose(command));
     }
 
@@ -377,6 +382,15 @@ impl Simulation {
             chunks.push(CondemnedChunk { digest, since });
         }
         self.promises.push(Promise::Propose(Command::Forget { chunks, kept }));
+    }
+
+    /// A session takes back whatever it may.
+    fn reprieve(&mut self, a: u8) {
+        let Some(session) = self.session(a) else { return };
+        let condemned: Vec<_> = self.view().condemned(None).map(Result::unwrap).collect();
+        let chunks = condemned.into_iter();
+        let chunks = chunks.map(|(digest, since)| CondemnedChunk { digest, since }).collect();
+        drop(self.world.run(Command::Reprieve { session, chunks }));
     }
 
     fn collect_garbage(&mut self, a: u8) {

@@ -331,6 +331,17 @@ fn a_deleted_stanza_leaves_only_garbage() {
 fn invariant_4_a_backup_needs_its_wal_and_a_fresh_check() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();
+    // Left by a backup that was killed.
+    let killed = world.open_session(SessionKind::Backup);
+    let chunks = vec![new_chunk(1, &[replica(1, 0)])];
+    world
+        .run(Command::AddChunks {
+            session: killed,
+            ack: 1,
+            chunks,
+        })
+        .unwrap();
+    world.run(Command::CloseSession { session: killed }).unwrap();
     let session = world.begin_backup(FIRST);
     let checked_at = world.applied();
     let run = |world: &mut World, commit: CommitBackup| world.run(Command::CommitBackup(Box::new(commit)));
@@ -339,8 +350,6 @@ fn invariant_4_a_backup_needs_its_wal_and_a_fresh_check() {
         Err(Refusal::WalMissing { segment, .. }) if segment == segment_name(1, 2)
     ));
     world.push(push_segment(1, 2, 2)).unwrap();
-    let chunks = vec![new_chunk(1, &[replica(1, 0)])];
-    world.run(Command::AddChunks { session, chunks }).unwrap();
     let condemn = Command::Condemn {
         chunks: vec![digest(1)],
         checked_at: world.applied(),
@@ -409,19 +418,25 @@ fn one_backup_at_a_time_and_labels_go_up() {
 #[test]
 fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     let mut world = World::with_stanza();
-    let writer = world.open_session(SessionKind::Backup);
+    let killed = world.open_session(SessionKind::Backup);
     let chunks = vec![new_chunk(1, &[replica(1, 0), replica(2, 0)])];
     world
         .run(Command::AddChunks {
-            session: writer,
+            session: killed,
+            ack: 1,
             chunks,
         })
         .unwrap();
-    let condemn = Command::Condemn {
+    let condemn = |world: &World| Command::Condemn {
         chunks: vec![digest(1)],
         checked_at: world.applied(),
     };
-    world.run(condemn).unwrap();
+    // While the backup runs that has added it, nobody can tell whether it refers to it.
+    let nothing = world.run(condemn(&world));
+    assert_eq!(nothing, Ok(Reply::Condemned { chunks: 0 }));
+    let writer = world.open_session(SessionKind::Backup);
+    world.run(Command::CloseSession { session: killed }).unwrap();
+    world.run(condemn(&world)).unwrap();
     assert_eq!(world.view().chunks(&[digest(1)]).unwrap(), [None]);
     let since = world.view().condemned(None).next().unwrap().unwrap().1;
     assert!(!world.view().may_delete(since).unwrap());
@@ -437,6 +452,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     let again = |generation| vec![new_chunk(1, &[replica(1, generation)])];
     let stale = world.run(Command::AddChunks {
         session: writer,
+        ack: 1,
         chunks: again(0),
     });
     assert!(matches!(stale, Err(Refusal::StaleGenerations(_))));
@@ -450,6 +466,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     world
         .run(Command::AddChunks {
             session: writer,
+            ack: 1,
             chunks: again(1),
         })
         .unwrap();
@@ -468,6 +485,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
     assert_eq!(world.view().garbage(None).count(), 0);
     let after = world.run(Command::AddChunks {
         session: writer,
+        ack: 1,
         chunks: again(1),
     });
     assert_eq!(after, Err(Refusal::SessionEnded(writer)));
@@ -587,6 +605,7 @@ fn a_chunk_of_which_a_rebuilt_catalog_knows_only_a_part_is_known_in_whole_when_i
         chunk.length = length;
         world.run(Command::AddChunks {
             session,
+            ack: 1,
             chunks: vec![chunk],
         })
     };

@@ -340,7 +340,13 @@ fn a_retired_repository_leaves_nothing_behind() {
         new_chunk(1, &[replica(2, 0)]),
         new_chunk(2, &[replica(1, 0), replica(2, 0)]),
     ];
-    world.run(Command::AddChunks { session, chunks: only }).unwrap();
+    world
+        .run(Command::AddChunks {
+            session,
+            ack: 1,
+            chunks: only,
+        })
+        .unwrap();
     for segment in 1..=8 {
         world.push(push_segment(1, segment.into(), segment)).unwrap();
     }
@@ -404,7 +410,7 @@ fn a_replaced_disk_is_owed_all_that_the_lost_one_held() {
             digest: digest(1),
             claim: Claim {
                 replica: replica(2, generation),
-                identity: "new".to_owned(),
+                identity: identity("new"),
             },
         }],
     };

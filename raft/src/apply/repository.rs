@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pgmesh_storage::{RepoKey, WrappedKey};
+use pgmesh_storage::{Generation, RepoKey, WrappedKey};
 
-use super::names::free_generation;
+use super::names::{free_generation, lowest_claim};
 use super::node::lose_reach;
 use super::objects::{need_repository, owe};
 use super::retire::changing;
@@ -13,8 +13,8 @@ use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::limits;
 use crate::model::{
-    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, RepositoryMark,
-    RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
+    Backfill, BackupRecord, ChangeKind, ChunkRecord, Debt, DebtReason, NodeName, ObjectRef, PlacedIdentity,
+    RepositoryMark, RepositoryRecord, SegmentRecord, StanzaRecord, StoredObject,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -46,6 +46,7 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut g
     }
     refuse_known_storage(step, repo, &given.uuid)?;
     given.backfill = has_objects(step)?.then(Backfill::default);
+    given.was_of_lost_catalog = given.backfill.is_some() && step.txn.get(Table::Mesh, key::REBUILT)?.is_some();
     step.audit(format!("repo{repo} registered by node {}", given.registered_by));
     step.txn.put(Table::Repositories, key, &given);
     Ok(Reply::Done)
@@ -101,6 +102,13 @@ pub(super) fn update<B: Base>(
         return Err(changing(repo, ChangeKind::Retiring).into());
     }
     let mut changed = Vec::new();
+    let is_moved = |record: &RepositoryRecord| {
+        definition.as_ref().is_some_and(|given| *given != record.definition)
+            || host.as_ref().is_some_and(|given| *given != record.host)
+    };
+    if is_moved(&record) {
+        record.placed = step.index;
+    }
     if let Some(definition) = definition {
         // Nodes that declare it otherwise must not write to another place.
         lose_reach(step, repo)?;
@@ -124,13 +132,14 @@ pub(super) fn update<B: Base>(
 pub(super) fn mark<B: Base>(
     step: &mut Step<'_, '_, B>,
     repo: RepoKey,
-    identity: &str,
+    identity: &PlacedIdentity,
     number: u64,
     nonce: u64,
 ) -> Outcome {
     let mut record = need_repository(step, repo)?;
     let is_newer = record.mark.as_ref().is_none_or(|known| known.number < number);
-    if record.uuid == identity && is_newer {
+    // A mark that lies at a place that the repository has left would make it an older copy of itself.
+    if record.is_at(identity) && is_newer {
         let at = step.at;
         record.mark = Some(RepositoryMark { number, nonce, at });
         step.txn.put(Table::Repositories, key::repository(repo), &record);
@@ -169,7 +178,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
             let debt = Debt {
                 since: step.at,
                 reason: DebtReason::Owed,
-                generation: free_generation(step.txn, object, &[])?,
+                generation: owed_generation(step, &record, object, stored)?,
                 bytes: stored.stored_length,
             };
             owe(step, repo, object, &debt)?;
@@ -181,6 +190,26 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     });
     step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Backfilled { debts, more })
+}
+
+/// The name under which a repository that is backfilled is to have an object.
+///
+/// A repository of the mesh whose catalog was lost has most objects already, under the generations that they have elsewhere.
+/// The rebuilt catalog has never deleted anything there, so these names are safe below the floor: the repair finds the
+/// objects instead of uploading them once more.
+fn owed_generation<B: Base>(
+    step: &Step<'_, '_, B>,
+    record: &RepositoryRecord,
+    object: &ObjectRef,
+    stored: &StoredObject,
+) -> Result<Generation, ReadError> {
+    let elsewhere = stored.replicas.iter().map(|replica| replica.generation).min();
+    if let Some(generation) = elsewhere.filter(|_| record.was_of_lost_catalog)
+        && generation >= lowest_claim(step.txn, object)?
+    {
+        return Ok(generation);
+    }
+    free_generation(step.txn, object, &[])
 }
 
 /// The next `limit` known objects after a given one: chunks, WAL files, manifests, then stanza information.

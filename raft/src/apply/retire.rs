@@ -74,6 +74,7 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: 
             record.uuid
         ));
         lose_reach(step, repo)?;
+        step.txn.delete(Table::Mesh, key::REBUILT.to_vec());
         step.txn.delete(Table::Repositories, key::repository(repo));
         step.txn.delete(Table::Counters, key::repository(repo));
         return Ok(Reply::Retiring { more: false });
@@ -154,6 +155,9 @@ pub(super) fn replace<B: Base>(
             record.uuid = uuid;
             record.wrapped_keys = wrapped_keys;
             record.mark = None;
+            record.was_of_lost_catalog = false;
+            // The lost disk may be found again, and be registered under another number.
+            step.txn.delete(Table::Mesh, key::REBUILT.to_vec());
             begin(&mut record, ChangeKind::Replacing);
         }
     }
@@ -360,13 +364,17 @@ impl Visit {
             key: hex::encode(key),
         })?;
         if chunk.condemned.is_some() {
-            // It counts as absent already; the sweep must not look for it in a repository that is gone.
-            if self.kind == ChangeKind::Retiring {
-                // It may be being deleted, or be deleted late.
-                for replica in chunk.replicas.iter().filter(|replica| replica.repo == self.repo) {
-                    retire_name(step, replica.generation)?;
-                }
-                chunk.replicas.retain(|replica| replica.repo != self.repo);
+            // It counts as absent already; the collector must not look for it in a repository that is gone, nor a session that
+            // takes it back count on a disk that is lost.
+            let of_it: Vec<Replica> = chunk
+                .replicas
+                .extract_if(.., |replica| replica.repo == self.repo)
+                .collect();
+            // It may be being deleted, or be deleted late.
+            for replica in &of_it {
+                retire_name(step, replica.generation)?;
+            }
+            if !of_it.is_empty() {
                 step.txn.put(table, key.clone(), &chunk);
             }
             return Ok(());

@@ -6,11 +6,12 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, Timeli
 use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
 
 use super::{MemoryBase, Txn, apply, next_index};
-use crate::command::{ClaimedObject, Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
+use crate::command::{Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
 use crate::error::ReadError;
 use crate::model::{
     BackupRecord, Branch, Claim, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeRecord,
-    NodeService, Replica, RequestId, SessionId, SessionKind, StoredObject, VotePolicy,
+    NodeService, PlacedIdentity, Replica, RepositoryRecord, RequestId, SessionId, SessionKind, StoredObject,
+    VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -56,7 +57,10 @@ impl World {
         self.run_as(RequestId(id), command)
     }
 
-    pub(crate) fn run_as(&mut self, id: RequestId, command: Command) -> Result<Reply, Refusal> {
+    pub(crate) fn run_as(&mut self, id: RequestId, mut command: Command) -> Result<Reply, Refusal> {
+        for identity in identities(&mut command) {
+            identity.placed = self.placed(identity);
+        }
         let proposal = Proposal {
             id,
             at: self.at,
@@ -74,6 +78,21 @@ impl World {
         let writes = txn.into_writes();
         self.base.write(writes);
         outcome
+    }
+
+    /// [`NOW`] stands for the place where the repository is when a command is proposed.
+    fn placed(&self, identity: &PlacedIdentity) -> LogIndex {
+        let is_it = |record: &RepositoryRecord| record.uuid == identity.uuid;
+        let mut all = self
+            .view()
+            .repositories()
+            .unwrap()
+            .into_iter()
+            .map(|(_, record)| record);
+        match identity.placed {
+            NOW => all.find(is_it).map(|record| record.placed).unwrap_or_default(),
+            placed => placed,
+        }
     }
 
     pub(crate) fn view(&self) -> View<&MemoryBase> {
@@ -177,8 +196,40 @@ pub(crate) fn stored(number: u8, length: u64, replicas: &[Replica]) -> StoredObj
 
 /// A claim of a replica in a repository as [`register`] makes it.
 pub(crate) fn claim(replica: Replica) -> Claim {
-    let identity = format!("uuid-{}", u16::from(replica.repo));
+    let identity = identity(&format!("uuid-{}", u16::from(replica.repo)));
     Claim { replica, identity }
+}
+
+/// See [`World::placed`].
+pub(crate) const NOW: LogIndex = LogIndex(u64::MAX);
+
+pub(crate) fn identity(uuid: &str) -> PlacedIdentity {
+    PlacedIdentity {
+        uuid: uuid.to_owned(),
+        placed: NOW,
+    }
+}
+
+/// The identities that a command names.
+fn identities(command: &mut Command) -> Vec<&mut PlacedIdentity> {
+    fn of(claims: &mut [Claim]) -> Vec<&mut PlacedIdentity> {
+        claims.iter_mut().map(|claim| &mut claim.identity).collect()
+    }
+    match command {
+        Command::MarkRepository { identity, .. } => vec![identity],
+        Command::CreateStanza { info, .. } | Command::UpgradeStanza { info, .. } => of(&mut info.claims),
+        Command::PushSegment(push) => of(&mut push.object.claims),
+        Command::AddChunks { chunks, .. } => chunks.iter_mut().flat_map(|chunk| of(&mut chunk.claims)).collect(),
+        Command::CommitBackup(commit) => of(&mut commit.claims),
+        Command::AddReplicas { replicas, .. } => replicas.iter_mut().map(|new| &mut new.claim.identity).collect(),
+        Command::ReportBad { bad, .. } => vec![&mut bad.identity],
+        Command::Adopt(adopt) => match adopt.as_mut() {
+            Adopt::Stanza { databases, .. } => databases.iter_mut().flat_map(|db| of(&mut db.info.claims)).collect(),
+            Adopt::WalFiles { files, .. } => files.iter_mut().flat_map(|file| of(&mut file.object.claims)).collect(),
+            Adopt::Backup { claims, .. } => of(claims),
+        },
+        _ => Vec::new(),
+    }
 }
 
 pub(crate) fn claims(replicas: &[Replica]) -> Vec<Claim> {

@@ -54,7 +54,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         return Ok(Reply::AlreadyThere { replicas });
     }
     if fence(step, &mut owner, &push)? {
-        limits::stanza(&owner)?;
+        owner.make_room();
         stanza::put(step, &push.stanza, &owner);
     }
     let replicas = place_new(step, &object, &push.object)?;
@@ -99,6 +99,7 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             let history = HistoryRecord {
                 digest: push.object.digest,
                 branches: push.branches.clone(),
+                since: step.index,
             };
             owner.histories.insert(timeline, history);
             Ok(true)
@@ -107,10 +108,18 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
             owner.refuse_other_writer(&push.stanza, segment, &push.instance)?;
             refuse_unknown_timeline(owner, push, timeline)?;
             refuse_foreign_header(owner, push, timeline)?;
-            let writer = || Writer::new(push.instance.clone(), step.index, step.actor);
-            let is_new = !owner.writers.contains_key(&timeline);
-            owner.writers.entry(timeline).or_insert_with(writer);
-            Ok(is_new)
+            match owner.writers.get_mut(&timeline) {
+                Some(writer) if step.index.0.saturating_sub(writer.seen.0) < Writer::SEEN_STEP => Ok(false),
+                Some(writer) => {
+                    writer.seen = step.index;
+                    Ok(true)
+                }
+                None => {
+                    let writer = Writer::new(push.instance.clone(), step.index, step.actor);
+                    owner.writers.insert(timeline, writer);
+                    Ok(true)
+                }
+            }
         }
         // The last segment of an old timeline is archived by whoever was promoted, not by its writer.
         WalFileName::Partial(_) => {
@@ -132,10 +141,11 @@ fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushS
 }
 
 /// A timeline is known when it is the first one, the first one that the archive sees, or mentioned by an archived
-/// history.
+/// history, also by one that had to be forgotten.
 fn refuse_unknown_timeline(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
     let is_known = timeline == TimelineId(1)
         || owner.writers.is_empty()
+        || owner.forgotten.is_some_and(|forgotten| timeline <= forgotten)
         || owner.writers.contains_key(&timeline)
         || owner.histories.contains_key(&timeline)
         || owner
@@ -195,9 +205,9 @@ pub(super) fn refuse_contradiction(
         } else {
             continue;
         };
-        let (known, given) = (pair.0, pair.1.unwrap_or_default());
-        for line in 0..known.len().max(given.len()) {
-            let (known, given) = (known.get(line), given.get(line));
+        let (known_lines, given_lines) = both_kept(pair.0, &known.branches, pair.1.unwrap_or_default(), branches);
+        for line in 0..known_lines.len().max(given_lines.len()) {
+            let (known, given) = (known_lines.get(line), given_lines.get(line));
             if known != given {
                 let parent = given.or(known).map_or(timeline, |branch| branch.parent);
                 return Err(Refusal::HistoryContradicts {
@@ -211,4 +221,23 @@ pub(super) fn refuse_contradiction(
         }
     }
     Ok(())
+}
+
+/// The lines that two histories share, without those that one of them may lack because the first lines of a very long history
+/// are not kept.
+fn both_kept<'a>(
+    known: &'a [Branch],
+    all_known: &[Branch],
+    given: &'a [Branch],
+    all_given: &[Branch],
+) -> (&'a [Branch], &'a [Branch]) {
+    let is_cut = |lines: &[Branch]| lines.len() >= limits::LINES;
+    let last = |lines: &'a [Branch], count: usize| lines.get(lines.len().saturating_sub(count)..).unwrap_or(lines);
+    if known.len() > given.len() && is_cut(all_given) {
+        (last(known, given.len()), given)
+    } else if given.len() > known.len() && is_cut(all_known) {
+        (known, last(given, known.len()))
+    } else {
+        (known, given)
+    }
 }

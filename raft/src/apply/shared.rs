@@ -102,12 +102,16 @@ fn kept(world: &World, repo: RepoKey) -> u64 {
 #[test]
 fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
     let mut world = World::with_stanza();
+    let killed = world.open_session(SessionKind::Backup);
+    world
+        .run(Command::AddChunks {
+            session: killed,
+            ack: 1,
+            chunks: vec![new_chunk(1, &[replica(1, 0), replica(2, 0)])],
+        })
+        .unwrap();
     let writer = world.open_session(SessionKind::Backup);
-    let upload = |generation| Command::AddChunks {
-        session: writer,
-        chunks: vec![new_chunk(1, &[replica(1, generation), replica(2, generation)])],
-    };
-    world.run(upload(0)).unwrap();
+    world.run(Command::CloseSession { session: killed }).unwrap();
     let condemn = Command::Condemn {
         chunks: vec![digest(1)],
         checked_at: world.applied(),
@@ -140,6 +144,7 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
     assert_eq!(states, [ChunkState::Absent { generation }]);
     let again = |generation| Command::AddChunks {
         session: writer,
+        ack: 1,
         chunks: vec![new_chunk(1, &[replica(2, generation)])],
     };
     assert!(matches!(world.run(again(0)), Err(Refusal::StaleGenerations(_))));
@@ -161,6 +166,7 @@ fn marks_go_with_the_repository() {
     world
         .run(Command::AddChunks {
             session: writer,
+            ack: 1,
             chunks,
         })
         .unwrap();

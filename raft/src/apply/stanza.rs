@@ -6,11 +6,15 @@ use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{DbId, StanzaName};
 
 use super::names::assigned_before;
-use super::objects::{Found, discard, need_replicas, place_more, place_new};
-use super::{Base, Outcome, Row, Step};
+use super::objects::{Found, discard, need_replicas, place_more, place_new, unreference};
+use super::{Base, Outcome, Row, Step, session};
 use crate::command::{ClaimedObject, Cluster};
 use crate::error::ReadError;
-use crate::model::{BackupRecord, Database, LogIndex, ObjectRef, SegmentRecord, StanzaRecord, Writer};
+use crate::key::KeyReader;
+use crate::model::{
+    BackupRecord, Database, LogIndex, ObjectRef, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
+    Writer,
+};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -67,6 +71,7 @@ pub(super) fn create<B: Base>(
         deleting: false,
         writers: BTreeMap::new(),
         histories: BTreeMap::new(),
+        forgotten: None,
         past: BTreeMap::new(),
         backup: None,
         since: step.index,
@@ -184,6 +189,7 @@ pub(super) fn upgrade<B: Base>(
     let database = new_database(step, &stanza, db, cluster, info, checked_at)?;
     record.make_current(database);
     limits::stanza(&record)?;
+    record.make_room();
     step.audit(format!(
         "stanza {stanza} upgraded to PostgreSQL {}, system identifier {}",
         cluster.version, cluster.system_id
@@ -233,9 +239,10 @@ pub(super) fn adopt_writer<B: Base>(
     step.audit(format!(
         "instance {instance} adopted as writer of timeline {timeline} of stanza {stanza}"
     ));
-    let writer = Writer::new(instance, step.index, step.actor);
-    record.writers.insert(timeline, writer);
-    limits::stanza(&record)?;
+    record
+        .writers
+        .insert(timeline, Writer::new(instance, step.index, step.actor));
+    record.make_room();
     put(step, stanza, &record);
     Ok(Reply::Done)
 }
@@ -248,7 +255,8 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
         }
         // Before anything changes: a refusal must not leave a stanza behind that takes no WAL.
         refuse_running_backup(stanza, &record)?;
-        step.audit(format!("deletion of stanza {stanza} began"));
+        let ended = end_restores(step, stanza, force)?;
+        step.audit(format!("deletion of stanza {stanza} began{ended}"));
         record.deleting = true;
     }
     let removed = delete_segments(step, stanza, &record, DELETE_STEP)?;
@@ -272,6 +280,44 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
     step.txn.delete(Table::Stanzas, key::stanza(stanza));
     step.audit(format!("stanza {stanza} deleted"));
     Ok(Reply::Deleting { more: false })
+}
+
+/// A restore holds what it reads by its session, and the catalog must still say where that is: the WAL, above all, of which
+/// nothing is written down elsewhere. With `force` the sessions end. What to add to the audit trail.
+fn end_restores<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, force: bool) -> Outcome<String> {
+    let restores = restores(step, stanza)?;
+    let Some((session, holder)) = restores.first() else {
+        return Ok(String::new());
+    };
+    if !force {
+        return Err(Refusal::RestoreRunning {
+            stanza: stanza.clone(),
+            session: *session,
+            holder: holder.clone(),
+            others: u32::try_from(restores.len() - 1).unwrap_or(u32::MAX),
+        }
+        .into());
+    }
+    for (session, _) in &restores {
+        session::close(step, *session)?;
+    }
+    Ok(format!("; {} sessions of restores were ended by it", restores.len()))
+}
+
+fn restores<B: Base>(step: &Step<'_, '_, B>, stanza: &StanzaName) -> Result<Vec<(SessionId, String)>, ReadError> {
+    let mut restores = Vec::new();
+    for row in step.txn.records::<SessionRecord>(Table::Sessions, &[]) {
+        let (key, record) = row?;
+        if record.kind == SessionKind::Restore && record.stanza.as_ref() == Some(stanza) {
+            let session = KeyReader::new(&key).index().map(SessionId);
+            let session = session.ok_or_else(|| ReadError::MalformedKey {
+                table: Table::Sessions,
+                key: hex::encode(&key),
+            })?;
+            restores.push((session, record.holder));
+        }
+    }
+    Ok(restores)
 }
 
 fn first_keys<B: Base>(
@@ -317,6 +363,7 @@ fn delete_backups<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limi
             discard(step, &ObjectRef::Manifest { stanza, label }, &found)?;
         }
         step.txn.delete(Table::Backups, key.clone());
+        unreference(step);
     }
     Ok(rows.len())
 }

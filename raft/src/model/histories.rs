@@ -1,5 +1,6 @@
 //! How the histories of a stanza's timelines are kept: each repeats the one of the timeline that it left, and adds a line.
-//! Written out, the lines of n timelines would be n²/2; what is repeated is therefore only named.
+//! Written out, the lines of n timelines would be n²/2; what is repeated is therefore only named. Of a very long history the
+//! first lines are not kept, so it may repeat the end of the other one.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +9,16 @@ use pgmesh_storage::Digest;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Branch, HistoryRecord};
+use super::{Branch, HistoryRecord, LogIndex};
 
 /// One history as it is kept.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     timeline: TimelineId,
     digest: Digest,
-    /// The timeline, further up in the list, whose lines it begins with.
-    like: Option<TimelineId>,
+    since: LogIndex,
+    /// The timeline, further up in the list, whose lines it begins with, and how many of the first of them it lacks.
+    like: Option<(TimelineId, u32)>,
     /// Its other lines.
     lines: Vec<Branch>,
 }
@@ -32,6 +34,7 @@ pub(super) fn serialize<S: Serializer>(
             Kept {
                 timeline: *timeline,
                 digest: history.digest,
+                since: history.since,
                 like,
                 lines: lines.to_vec(),
             }
@@ -45,13 +48,14 @@ fn split<'a>(
     histories: &BTreeMap<TimelineId, HistoryRecord>,
     timeline: TimelineId,
     branches: &'a [Branch],
-) -> (Option<TimelineId>, &'a [Branch]) {
+) -> (Option<(TimelineId, u32)>, &'a [Branch]) {
     if let Some((last, before)) = branches.split_last()
         && last.parent < timeline
         && let Some(parent) = histories.get(&last.parent)
-        && parent.branches == before
+        && parent.branches.ends_with(before)
+        && let Ok(lacks) = u32::try_from(parent.branches.len() - before.len())
     {
-        return (Some(last.parent), std::slice::from_ref(last));
+        return (Some((last.parent, lacks)), std::slice::from_ref(last));
     }
     (None, branches)
 }
@@ -63,15 +67,18 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(
     for kept in Vec::<Kept>::deserialize(deserializer)? {
         let mut branches = match kept.like {
             None => Vec::new(),
-            Some(like) => match histories.get(&like) {
-                Some(known) => known.branches.clone(),
-                None => return Err(D::Error::custom("a history begins like one that is not there")),
-            },
+            Some((like, lacks)) => {
+                let known = histories.get(&like);
+                let repeated = known.and_then(|known| known.branches.get(usize::try_from(lacks).ok()?..));
+                let repeated = repeated.ok_or_else(|| D::Error::custom("a history begins like one that is not there"));
+                repeated?.to_vec()
+            }
         };
         branches.extend(kept.lines);
         let history = HistoryRecord {
             digest: kept.digest,
             branches,
+            since: kept.since,
         };
         histories.insert(kept.timeline, history);
     }
@@ -93,6 +100,7 @@ mod tests {
         HistoryRecord {
             digest: Digest([7; 32]),
             branches,
+            since: LogIndex(3),
         }
     }
 

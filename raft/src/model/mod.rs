@@ -12,6 +12,7 @@ mod repository;
 mod request;
 mod session;
 mod stanza;
+mod timelines;
 mod token;
 
 pub use audit::AuditRecord;
@@ -20,7 +21,7 @@ pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
 pub use mesh::{CatalogLoss, CatalogPast, LogIndex, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
-pub use object::{Claim, ObjectRef, Replica, StoredObject};
+pub use object::{Claim, ObjectRef, PlacedIdentity, Replica, StoredObject};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryMark, RepositoryRecord};
 pub use request::{Remembered, RequestId};
 pub use session::{SessionId, SessionKind, SessionRecord};

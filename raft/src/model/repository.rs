@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgmesh_storage::WrappedKey;
 use serde::{Deserialize, Serialize};
 
-use super::{NodeName, ObjectRef};
+use super::{LogIndex, NodeName, ObjectRef, PlacedIdentity};
 
 /// One repository as registered in the mesh. It holds no secret: master keys are wrapped (invariant 9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,14 +26,34 @@ pub struct RepositoryRecord {
     pub change: Option<RepositoryChange>,
     /// The newest mark that was written there; see [`RepositoryMark`].
     pub mark: Option<RepositoryMark>,
+    /// When it came to its place: its registration, or the last change of its host or definition. See [`PlacedIdentity`].
+    pub placed: LogIndex,
+    /// It belonged to the mesh before the catalog was rebuilt from another repository: what it holds is found under the names
+    /// that the objects have there, instead of being uploaded again (see decision 18).
+    pub was_of_lost_catalog: bool,
 }
 
 impl RepositoryRecord {
-    /// Whether a claim of a replica in the repository of this identity counts: it is the registered one, and no walk over
-    /// the catalog withdraws its replicas at present.
+    /// Whether a claim of a replica in the repository of this identity counts: it is the registered one, at its place, and no
+    /// walk over the catalog withdraws its replicas at present.
     #[must_use]
-    pub fn takes_replicas(&self, identity: &str) -> bool {
-        self.change.is_none() && self.uuid == identity
+    pub fn takes_replicas(&self, identity: &PlacedIdentity) -> bool {
+        self.change.is_none() && self.is_at(identity)
+    }
+
+    /// Whether this is the repository, at the place where it is now.
+    #[must_use]
+    pub fn is_at(&self, identity: &PlacedIdentity) -> bool {
+        self.uuid == identity.uuid && self.placed == identity.placed
+    }
+
+    /// What a claim names that is made of it as it is now.
+    #[must_use]
+    pub fn identity(&self) -> PlacedIdentity {
+        PlacedIdentity {
+            uuid: self.uuid.clone(),
+            placed: self.placed,
+        }
     }
 
     /// Whether it is being forgotten.

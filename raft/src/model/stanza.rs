@@ -25,6 +25,8 @@ pub struct StanzaRecord {
     /// The timeline histories known for the current database.
     #[serde(with = "histories")]
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
+    /// The highest timeline of the current database of which neither is known any more; see [`StanzaRecord::make_room`].
+    pub forgotten: Option<TimelineId>,
     /// The same of databases that are not the current one any more.
     pub past: BTreeMap<DbId, Lineage>,
     /// The backup that runs now.
@@ -71,6 +73,7 @@ impl StanzaRecord {
         let left = Lineage {
             writers: std::mem::replace(&mut self.writers, returned.writers),
             histories: std::mem::replace(&mut self.histories, returned.histories),
+            forgotten: std::mem::replace(&mut self.forgotten, returned.forgotten),
         };
         if let Some(before) = self.databases.last() {
             self.past.insert(before.id, left);
@@ -144,7 +147,10 @@ pub struct Lineage {
     /// The instance that writes each timeline.
     pub writers: BTreeMap<TimelineId, Writer>,
     /// The timeline histories.
+    #[serde(with = "histories")]
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
+    /// The highest timeline of which neither is known any more.
+    pub forgotten: Option<TimelineId>,
 }
 
 /// Who writes a timeline.
@@ -154,17 +160,23 @@ pub struct Writer {
     pub instance: String,
     /// When it was bound.
     pub since: LogIndex,
+    /// When it last pushed, to within [`SEEN_STEP`](Self::SEEN_STEP).
+    pub seen: LogIndex,
     /// Who pushed first, in words for the user: `client pg1`.
     pub host: String,
 }
 
 impl Writer {
-    /// An instance that pushes, or is adopted, at `since`.
+    /// After so many commands a push is noted again: a stanza's record is not written with each segment.
+    pub const SEEN_STEP: u64 = if cfg!(test) { 8 } else { 1 << 16 };
+
+    /// An instance that pushes for the first time, or is adopted.
     #[must_use]
-    pub fn new(instance: String, since: LogIndex, actor: &str) -> Self {
+    pub fn new(instance: String, at: LogIndex, actor: &str) -> Self {
         Self {
             instance,
-            since,
+            since: at,
+            seen: at,
             host: limits::shortened(actor.to_owned(), limits::WRITER_HOST),
         }
     }
@@ -186,8 +198,10 @@ impl Writer {
 pub struct HistoryRecord {
     /// Digest of the file.
     pub digest: Digest,
-    /// Its lines, oldest first.
+    /// Its newest lines, oldest first: at most [`limits::LINES`](crate::limits::LINES).
     pub branches: Vec<Branch>,
+    /// When it was archived.
+    pub since: LogIndex,
 }
 
 /// One line of a history file: the timeline left `parent` at `switch`.

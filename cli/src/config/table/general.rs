@@ -58,7 +58,17 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
     new("output", Kind::Choice(&["text", "json"]), "how results are written")
         .commands(CommandSet::of(&[
-            Backup, CatalogRebuild, Check, Doctor, Info, NodeList, RepoCheck, RepoLs, Restore, Status, Verify,
+            Backup,
+            CatalogRebuild,
+            Check,
+            Doctor,
+            Info,
+            NodeList,
+            RepoCheck,
+            RepoLs,
+            Restore,
+            Status,
+            Verify,
         ]))
         .default("text")
         .about(
@@ -109,18 +119,37 @@ pub const OPTIONS: &[OptionSpec] = &[
         "compress-level=1",
     ),
     new("force", Kind::Flag, "go on where the command would refuse")
-        .commands(CommandSet::of(&[Backup, Join, NodeRemove, RepoRemove, Restore, StanzaDelete, Stop]))
+        .commands(CommandSet::of(&[
+            Backup,
+            Join,
+            NodeRemove,
+            RepoRemove,
+            Restore,
+            StanzaDelete,
+            Stop,
+        ]))
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
-            exists. stanza-delete: although PostgreSQL runs. stop: end backups and restores that run. node remove: \
-            although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is an \
-            identity already.",
+            exists. stanza-delete: although PostgreSQL runs or the stanza is being restored. stop: end backups and \
+            restores that run. node remove: although it hosts repositories. repo-remove: although nothing else has \
+            what it holds. join: although there is an identity already.",
             "--force",
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
-            ArchiveGet, CatalogRebuild, Info, RepoCheck, RepoGet, RepoLs, RepoRemove, RepoReplace, RepoSync, RepoUpdate, Restore, Verify,
+            ArchiveGet,
+            CatalogRebuild,
+            Info,
+            RepoCheck,
+            RepoGet,
+            RepoLs,
+            RepoRemove,
+            RepoReplace,
+            RepoSync,
+            RepoUpdate,
+            Restore,
+            Verify,
         ]))
         .required(CommandSet::of(&[RepoCheck, RepoRemove, RepoReplace, RepoSync]))
         .scope(Scope::OutsideFile)

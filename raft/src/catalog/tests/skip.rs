@@ -257,6 +257,7 @@ async fn what_the_log_could_not_give_back_is_not_written() {
         actor: "test".to_owned(),
         command: Command::AddChunks {
             session: SessionId(LogIndex(1)),
+            ack: 1,
             chunks: vec![chunk; 400_000],
         },
     };

@@ -1,0 +1,275 @@
+//! Whether a backup may be committed: what the catalog says of the chunks that it names (invariant 4), and how long to wait.
+
+use crate::Failure;
+use crate::protocol::QUERY_LIMIT;
+use pgmesh_raft::apply::Base;
+use pgmesh_raft::{ChunkRecord, CondemnedChunk, SessionId, View};
+use pgmesh_storage::{Digest, RepoKey};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How many missing chunks one answer names.
+const MISSING_NAMED: usize = 1000;
+/// How many condemned chunks are taken back before the others are looked at again.
+const CONDEMNED_AT_ONCE: usize = 16 << 10;
+/// How long a commit is tried again without coming any further, when the catalog moved under it or chunks are in too few
+/// repositories: replicas may be withdrawn for a while, one after the other, and the repair makes them anew.
+const LIMIT: Duration = if cfg!(test) {
+    Duration::from_secs(10)
+} else {
+    Duration::from_secs(300)
+};
+/// How soon for the first time; then later each time.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Until it comes to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Stored bytes, per repository, of the chunks looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Sums {
+    pub(crate) stored: BTreeMap<RepoKey, u64>,
+}
+
+/// Chunks that are in fewer repositories than their backup asks for. One is less than another if the backup is nearer to its
+/// commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Thin {
+    /// Whether they are parts of the manifest, which are looked at first.
+    pub(crate) are_parts: bool,
+    /// How many.
+    pub(crate) chunks: u64,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) enum Checked {
+    /// Every chunk is in enough repositories.
+    Whole(Sums),
+    /// The mesh does not have these any more.
+    Missing(Vec<Digest>),
+    /// These were condemned since the session began, and may be taken back.
+    Condemned(Vec<CondemnedChunk>),
+    /// The repair makes the replicas that these lack.
+    Thin(Thin),
+}
+
+/// The chunks of a backup, as far as they were looked up.
+pub(crate) struct LookedUp {
+    session: SessionId,
+    ack: usize,
+    missing: Vec<Digest>,
+    condemned: Vec<CondemnedChunk>,
+    thin: u64,
+    sums: Sums,
+}
+
+impl LookedUp {
+    /// `session` is the backup's, which asks for `ack` replicas of each.
+    pub(crate) fn new(session: SessionId, ack: usize) -> Self {
+        Self {
+            session,
+            ack,
+            missing: Vec::new(),
+            condemned: Vec::new(),
+            thin: 0,
+            sums: Sums::default(),
+        }
+    }
+
+    /// Looks some of the chunks up. The view must be linearizable.
+    pub(crate) fn look_up<B: Base>(&mut self, view: &View<B>, digests: &[Digest]) -> Result<(), Failure> {
+        for group in digests.chunks(QUERY_LIMIT) {
+            for (digest, chunk) in group.iter().zip(view.chunks_with_condemned(group)?) {
+                self.note(*digest, chunk);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, digest: Digest, chunk: Option<ChunkRecord>) {
+        match chunk {
+            // What was condemned before the session began may be deleted already.
+            Some(ChunkRecord {
+                condemned: Some(since), ..
+            }) if since > self.session.0 => self.condemned.push(CondemnedChunk { digest, since }),
+            None | Some(ChunkRecord { condemned: Some(_), .. }) => self.missing.push(digest),
+            Some(record) if record.replicas.len() < self.ack => self.thin += 1,
+            Some(record) => {
+                for replica in &record.replicas {
+                    *self.sums.stored.entry(replica.repo).or_default() += u64::from(record.stored_length);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.missing.is_empty() && self.condemned.is_empty() && self.thin == 0
+    }
+
+    /// Whether there is no use in looking further for now.
+    pub(crate) fn is_enough(&self) -> bool {
+        self.missing.len() >= MISSING_NAMED || self.condemned.len() >= CONDEMNED_AT_ONCE
+    }
+
+    /// What to do about them.
+    pub(crate) fn checked(self, are_parts: bool) -> Checked {
+        if !self.missing.is_empty() {
+            Checked::Missing(self.missing)
+        } else if !self.condemned.is_empty() {
+            Checked::Condemned(self.condemned)
+        } else if self.thin > 0 {
+            let chunks = self.thin;
+            Checked::Thin(Thin { are_parts, chunks })
+        } else {
+            Checked::Whole(self.sums)
+        }
+    }
+}
+
+/// How long a commit goes on trying.
+pub(crate) struct Patience {
+    since: Instant,
+    pause: Duration,
+    least: Option<Thin>,
+}
+
+impl Patience {
+    pub(crate) fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            pause: PAUSE,
+            least: None,
+        }
+    }
+
+    /// Waits for the next try. While fewer and fewer chunks are thin, the commit waits as long as that takes.
+    ///
+    /// # Errors
+    /// Nothing has got better for too long.
+    pub(crate) async fn wait(&mut self, thin: Option<Thin>, over: impl FnOnce() -> Failure) -> Result<(), Failure> {
+        if let Some(thin) = thin
+            && self.least.is_none_or(|least| thin < least)
+        {
+            self.least = Some(thin);
+            self.since = Instant::now();
+        }
+        if self.since.elapsed() >= LIMIT {
+            return Err(over());
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::protocol::CommittedBackup;
+    use crate::testing::{Connected, TestNode, manifest_of};
+    use crate::{SessionTimes, code};
+    use pgmesh_raft::{Claim, Command, DebtReason, LogIndex, ObjectRef, Reply};
+
+    const LABEL: &str = "20260101-000000F";
+
+    /// A backup that waits for its commit: its session, its manifest, and the one chunk.
+    async fn about_to_commit(site: &TestNode, client: &Connected) -> (u64, Vec<u8>, Digest) {
+        site.create_stanza(client).await;
+        let begun = client.begin_backup(LABEL).await.unwrap();
+        let content = [7; 900];
+        let chunk = client.put_chunk(begun.session, &content).await.unwrap();
+        let (root, part) = manifest_of(LABEL, chunk, content.len());
+        client.put_chunk(begun.session, &part).await.unwrap();
+        (begun.session, root, chunk)
+    }
+
+    /// Somebody has read a chunk badly.
+    async fn withdraw(site: &TestNode, chunk: Digest) {
+        let view = site.node.catalog.view();
+        let record = view.chunks(&[chunk]).unwrap().remove(0).unwrap();
+        let replica = record.replicas[0];
+        let identity = view.repository(replica.repo).unwrap().unwrap().identity();
+        let report = Command::ReportBad {
+            object: ObjectRef::Chunk(chunk),
+            bad: Claim { replica, identity },
+            reason: DebtReason::Damaged,
+            what: "test".to_owned(),
+        };
+        assert_eq!(site.propose(report).await, Reply::Withdrawn { remaining: 0 });
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_waits_for_the_repair_of_what_was_withdrawn_since_it_was_acknowledged() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        let (session, root, chunk) = about_to_commit(&site, &client).await;
+        // A bad cable: the object is good, and the repair finds that out.
+        withdraw(&site, chunk).await;
+        let committed = client.commit_backup(session, LABEL, &root).await;
+        assert!(
+            matches!(committed, Ok(CommittedBackup::Committed { .. })),
+            "{committed:?}"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_does_not_wait_for_ever_and_says_why() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        let (session, root, chunk) = about_to_commit(&site, &client).await;
+        site.damage(chunk);
+        withdraw(&site, chunk).await;
+        let failure = client.commit_backup(session, LABEL, &root).await.unwrap_err();
+        assert_eq!(failure.code, code::ARCHIVE_TIMEOUT);
+        assert!(failure.what.starts_with("1 chunks"), "{failure}");
+    }
+
+    fn thin(are_parts: bool, chunks: u64) -> Option<Thin> {
+        Some(Thin { are_parts, chunks })
+    }
+
+    #[tokio::test]
+    async fn a_commit_waits_as_long_as_there_are_fewer_and_fewer() {
+        let over = || Failure::new(code::RUNTIME, "over");
+        let mut patience = Patience::begin();
+        let first = Instant::now();
+        patience.pause = Duration::ZERO;
+        patience.least = thin(true, 1);
+        for left in (1..50).rev() {
+            patience.wait(thin(false, left), over).await.unwrap();
+        }
+        assert!(patience.since >= first);
+        let best = patience.least;
+        patience.wait(thin(false, 30), over).await.unwrap();
+        assert_eq!(patience.least, best);
+        patience.since = first.checked_sub(LIMIT).unwrap();
+        assert!(
+            patience.wait(thin(false, 1), over).await.is_err(),
+            "nothing has got better"
+        );
+    }
+
+    #[test]
+    fn what_was_condemned_before_the_session_is_missing_and_what_was_since_is_taken_back() {
+        let record = |condemned| ChunkRecord {
+            length: 1,
+            stored_length: 1,
+            replicas: vec![pgmesh_raft::Replica {
+                repo: RepoKey::new(1).unwrap(),
+                generation: pgmesh_storage::Generation::FIRST,
+            }],
+            condemned,
+            added: LogIndex(1),
+        };
+        let checked = |ack, condemned: Option<u64>| {
+            let mut found = LookedUp::new(SessionId(LogIndex(10)), ack);
+            found.note(Digest([1; 32]), Some(record(condemned.map(LogIndex))));
+            found.checked(false)
+        };
+        assert!(matches!(checked(1, None), Checked::Whole(sums) if sums.stored.len() == 1));
+        assert!(matches!(checked(2, None), Checked::Thin(Thin { chunks: 1, .. })));
+        assert!(matches!(checked(1, Some(9)), Checked::Missing(missing) if missing.len() == 1));
+        assert!(matches!(checked(1, Some(11)), Checked::Condemned(chunks) if chunks[0].since == LogIndex(11)));
+    }
+}
