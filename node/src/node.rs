@@ -15,7 +15,6 @@ use crate::repositories::Repositories;
 use crate::services::Mapping;
 use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
-use crate::sweep::Sweep;
 use crate::wal_holes::WalRuns;
 use crate::{Failure, anew, code};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};

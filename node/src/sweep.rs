@@ -145,7 +145,6 @@ impl Node {
         if self.doubts_past() || self.may_learn_of_loss() {
             return Ok(Swept::PutOff);
         }
-        let mut condemned = 0;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let mut chunks = 0u64;
         for row in view.all_chunks(None) {

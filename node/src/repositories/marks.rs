@@ -458,7 +458,10 @@ mod tests {
         assert_eq!((listings, marks()), (2, 2));
         // What a process that died has left goes with the next listing.
         let left = Mark { number: 1, nonce: 7 };
-        repository.write_mark(left, 1).await.unwrap();
+        repository
+            .write_mark(left, 1, site.node.anchor().unwrap())
+            .await
+            .unwrap();
         marking.there = None;
         site.node.write_mark(&slot, &repository, &mut marking).await.unwrap();
         assert_eq!(marks(), 2);

@@ -387,6 +387,8 @@ async fn checked(payload: Payload, suite: pgmesh_storage::DigestSuite) -> Result
 
 fn not_understood(error: PartError) -> Failure {
     Failure::new(code::FORMAT, "a part of the manifest cannot be used").because(error)
+}
+
 fn kept_moving() -> Failure {
     Failure::new(
         code::RUNTIME,
@@ -408,11 +410,6 @@ fn too_thin(thin: Thin, ack: usize) -> Failure {
         "'pgmesh info' shows which repository owes objects: bring it back, or lower backup-ack, and run the backup again: what \
          is stored is not sent twice",
     )
-}
-
-fn digests_of(plain: &[u8]) -> Result<Vec<Digest>, Failure> {
-    PartReader::chunks(plain)
-        .map_err(|error| Failure::new(code::FORMAT, "a part of the manifest is not understood").because(error))
 }
 
 /// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under that

@@ -141,12 +141,12 @@ fn invariant_12_no_number_of_timelines_stops_an_archiver() {
     record.histories = (2..limit)
         .map(|timeline| (TimelineId(timeline), history(timeline)))
         .collect();
-    let writer = |timeline: u32| Writer::new(format!("test {timeline}"), LogIndex(1));
+    let writer = |timeline: u32| Writer::new(format!("test {timeline}"), LogIndex(1), "test");
     record
         .writers
         .extend((2..limit).map(|timeline| (TimelineId(timeline), writer(timeline))));
     // It was bound before any of them.
-    let primary = Writer::new("a".to_owned(), LogIndex(1));
+    let primary = Writer::new("a".to_owned(), LogIndex(1), "test");
     record.writers.insert(TimelineId(1), primary);
     put_stanza(&mut world, &record);
     for timeline in limit..limit + 20 {
