@@ -1,14 +1,16 @@
 //! Pushing WAL files of this host's cluster to the mesh.
 
+use crate::backup::timeline;
 use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::node_file::ack;
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{PushSegment, Pushed, Request};
+use pgmesh_node::protocol::{Branch, PushSegment, Pushed, Request, Server};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{
-    ControlFile, PgVersion, SystemId, TimelineHistory, TimelineId, WalFileName, WalHeader, instance_fingerprint,
+    ClusterState, ControlFile, PgVersion, SystemId, TimelineHistory, TimelineHistoryEntry, TimelineId, WalFileName,
+    WalHeader, instance_fingerprint,
 };
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::path::Path;
@@ -90,7 +92,7 @@ impl WalPusher<'_> {
             system_id: begun.origin.system_id,
             version: begun.origin.version,
             header_timeline: begun.origin.timeline,
-            instance: begun.origin.instance,
+            server: begun.origin.server,
             archive_ack: ack(self.config, "archive-ack"),
         });
         Ok((request, payload))
@@ -100,7 +102,9 @@ impl WalPusher<'_> {
     /// PostgreSQL tries again by itself.
     async fn send(&self, file: WalFileName, request: &Request, payload: &Payload) -> Result<Pushed, Failure> {
         let pushed: Pushed = self.mesh.send(request, &payload.bytes).await?;
-        if pushed.already {
+        if pushed.aside {
+            tracing::warn!("WAL file '{file}' was set aside: no recovery along the archive's history needs it");
+        } else if pushed.already {
             tracing::warn!("WAL file '{file}' already exists in the archive with the same content");
         } else {
             tracing::info!(durable = ?pushed.durable, owed = ?pushed.owed, "pushed WAL file '{file}'");
@@ -145,7 +149,7 @@ struct Origin {
     system_id: SystemId,
     version: PgVersion,
     timeline: TimelineId,
-    instance: String,
+    server: Server,
 }
 
 /// Reads it off the segment's header and pg_control, and checks that they agree (invariant 12).
@@ -158,16 +162,14 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> 
         .because(chain(&error))
         .remedy("set pg1-path to the cluster's data directory")
     })?;
-    let instance = instance_fingerprint(pgdata).map_err(|error| {
-        Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
-    })?;
+    let server = server(pgdata, &control)?;
     let (WalFileName::Segment(name) | WalFileName::Partial(name)) = file else {
         let (system_id, version) = (control.system_id, control.version);
         return Ok(Origin {
             system_id,
             version,
             timeline: file.timeline(),
-            instance,
+            server,
         });
     };
     let invalid = |error: &dyn std::error::Error| {
@@ -195,8 +197,54 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> 
         system_id: header.system_id,
         version: header.version(),
         timeline: header.timeline,
-        instance,
+        server,
     })
+}
+
+/// The server that runs on a data directory, as its files describe it (invariant 12). A standby that follows its primary to another
+/// timeline has that one's history before pg_control says so.
+fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
+    let instance = instance_fingerprint(pgdata).map_err(|error| {
+        Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
+    })?;
+    let in_recovery = matches!(
+        control.state,
+        ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery
+    );
+    let on = timeline(control);
+    let histories = histories_in(&pgdata.join("pg_wal"));
+    let newest = histories.iter().rev().find(|history| {
+        history.timeline == on || in_recovery && history.entries.iter().any(|entry| entry.parent == on)
+    });
+    Ok(Server {
+        instance,
+        in_recovery,
+        timeline: newest.map_or(on, |history| history.timeline),
+        branches: newest.map(branches).unwrap_or_default(),
+    })
+}
+
+fn branches(history: &TimelineHistory) -> Vec<Branch> {
+    let branch = |entry: &TimelineHistoryEntry| Branch {
+        parent: entry.parent,
+        switch: entry.switch,
+    };
+    history.entries.iter().map(branch).collect()
+}
+
+/// The histories that lie in a folder and can be read, the lowest timeline first.
+fn histories_in(folder: &Path) -> Vec<TimelineHistory> {
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut histories: Vec<TimelineHistory> = names
+        .filter_map(|entry| {
+            let WalFileName::History(timeline) = entry.file_name().to_str()?.parse().ok()? else {
+                return None;
+            };
+            TimelineHistory::parse(timeline, &std::fs::read(entry.path()).ok()?).ok()
+        })
+        .collect();
+    histories.sort_unstable_by_key(|history| history.timeline);
+    histories
 }
 
 /// Begins to compress on another thread. The payload's digest is still to be set.

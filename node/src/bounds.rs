@@ -20,7 +20,11 @@ pub fn check(request: &Request) -> Result<(), Failure> {
     match request {
         Request::PushSegment(r) => {
             text("the file's name", &r.file, limits::NAME)?;
-            text("the fingerprint of the data directory", &r.instance, limits::INSTANCE)
+            text(
+                "the fingerprint of the data directory",
+                &r.server.instance,
+                limits::INSTANCE,
+            )
         }
         Request::GetSegment(r) => {
             text("the file's name", &r.file, limits::NAME)?;
@@ -44,7 +48,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
             text("the fingerprint of the data directory", instance, limits::INSTANCE)
         }
         Request::Verify(r) => list("repositories", r.part.as_ref().map_or(0, Vec::len), REPOSITORIES),
-        Request::CreateStanza(r) | Request::UpgradeStanza(r) => {
+        Request::CreateStanza(r) | Request::UpgradeStanza(r) | Request::AdoptStanza { cluster: r, .. } => {
             text("the fingerprint of the data directory", &r.instance, limits::INSTANCE)
         }
         Request::SetStopped(r) => text("the reason", r.stopped.as_deref().unwrap_or_default(), limits::REASON),

@@ -58,6 +58,7 @@ mod server;
 mod services;
 mod sessions;
 mod settings;
+mod stuck;
 mod sweep;
 #[cfg(test)]
 mod testing;

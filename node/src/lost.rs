@@ -195,9 +195,9 @@ fn losses(view: &View) -> Result<Losses, Failure> {
             break;
         }
         match object {
-            // It is made anew of its segment.
+            // One is made anew of its segment, and no recovery asks for the other.
             ObjectRef::Segment {
-                file: WalFileName::Map(_),
+                file: WalFileName::Map(_) | WalFileName::Aside { .. },
                 ..
             } => continue,
             ObjectRef::Chunk(digest) => drop(losses.chunks.insert(digest)),

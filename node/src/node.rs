@@ -15,6 +15,7 @@ use crate::repositories::Repositories;
 use crate::services::Mapping;
 use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
+use crate::stuck::Refused;
 use crate::wal_holes::WalRuns;
 use crate::{Failure, anew, code};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
@@ -53,6 +54,7 @@ pub struct Node {
     pub(crate) links: Arc<Links>,
     pub(crate) mesh: MeshFile,
     pub(crate) started: Instant,
+    pub(crate) refused: Refused,
     pub(crate) identity: RwLock<Identity>,
     actor: String,
 }
@@ -133,6 +135,7 @@ impl Node {
             collecting: tokio::sync::Mutex::new(()),
             identity: RwLock::new(identity),
             started: Instant::now(),
+            refused: Refused::default(),
             links,
             settings,
             layout,

@@ -208,6 +208,7 @@ fn rests_on_catalog(request: &Request) -> bool {
             | Request::ChooseBackup(_)
             | Request::CreateStanza(_)
             | Request::UpgradeStanza(_)
+            | Request::AdoptStanza { .. }
             | Request::DeleteStanza { .. }
             | Request::RemoveRepository { .. }
             | Request::ReplaceRepository { .. }

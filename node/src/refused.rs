@@ -110,13 +110,18 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         ),
         R::Duplicate { .. } => (
             code::ARCHIVE_DUPLICATE,
-            Some("another cluster archives into this stanza: stop its archiving; nothing in the archive was changed"),
+            Some(
+                "two servers have written different WAL under one name; nothing in the archive was changed. Stop archiving on the one \
+                 that is a copy (archive_mode=off), or give it a stanza of its own: 'pgmesh --stanza=OTHER stanza-create'. If this is \
+                 the cluster itself, put back to an earlier state, it has another history than the archive from there on: give it a \
+                 stanza of its own and take a full backup",
+            ),
         ),
         R::OtherWriter { .. } => (
             code::ARCHIVE_MISMATCH,
             Some(
-                "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its \
-                 own; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-create' here: it adopts it",
+                "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its own: 'pgmesh \
+                 --stanza=OTHER stanza-create'; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-adopt' here",
             ),
         ),
         R::UnknownTimeline { .. } => (

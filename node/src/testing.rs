@@ -138,7 +138,12 @@ impl TestNode {
             system_id: SystemId(77),
             version,
             header_timeline: TimelineId(1),
-            instance: "here".to_owned(),
+            server: pgmesh_raft::Server {
+                instance: "here".to_owned(),
+                in_recovery: false,
+                timeline: TimelineId(1),
+                branches: Vec::new(),
+            },
             archive_ack: None,
         });
         let pushed: Result<crate::protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;

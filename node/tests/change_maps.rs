@@ -95,7 +95,12 @@ impl Site {
             system_id: SystemId(77),
             version,
             header_timeline: TimelineId(1),
-            instance: "here".to_owned(),
+            server: pgmesh_raft::Server {
+                instance: "here".to_owned(),
+                in_recovery: false,
+                timeline: TimelineId(1),
+                branches: Vec::new(),
+            },
             archive_ack: None,
         });
         self.ask(&push, Some(&payload.bytes)).await

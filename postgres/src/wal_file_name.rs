@@ -29,6 +29,14 @@ pub enum WalFileName {
     /// `000000010000000000000001.map`: which blocks a complete segment has changed ([`SegmentMap`](crate::wal::SegmentMap)). No file
     /// of PostgreSQL's, and of no use to a recovery: it can always be made anew of the segment.
     Map(SegmentName),
+    /// `000000010000000000000001.00112233AABBCCDD.aside`: another content under the name of a segment or `.partial` file, which no
+    /// recovery along the archive's history can need. It is kept, and never handed out.
+    Aside {
+        /// The name that PostgreSQL gave it.
+        segment: SegmentName,
+        /// The beginning of its content's digest.
+        digest: [u8; 8],
+    },
 }
 
 impl WalFileName {
@@ -39,6 +47,7 @@ impl WalFileName {
             Self::Segment(segment)
             | Self::Partial(segment)
             | Self::BackupHistory { segment, .. }
+            | Self::Aside { segment, .. }
             | Self::Map(segment) => segment.timeline,
             Self::History(timeline) => *timeline,
         }
@@ -51,6 +60,7 @@ impl WalFileName {
             Self::Segment(segment)
             | Self::Partial(segment)
             | Self::BackupHistory { segment, .. }
+            | Self::Aside { segment, .. }
             | Self::Map(segment) => Some(*segment),
             Self::History(_) => None,
         }
@@ -59,7 +69,7 @@ impl WalFileName {
     /// Whether the file holds WAL, and so starts with a [`WalHeader`](crate::WalHeader).
     #[must_use]
     pub fn holds_wal(&self) -> bool {
-        matches!(self, Self::Segment(_) | Self::Partial(_))
+        matches!(self, Self::Segment(_) | Self::Partial(_) | Self::Aside { .. })
     }
 }
 
@@ -73,6 +83,9 @@ impl fmt::Display for WalFileName {
                 write!(formatter, "{segment}.{offset:08X}.backup")
             }
             Self::Map(segment) => write!(formatter, "{segment}.map"),
+            Self::Aside { segment, digest } => {
+                write!(formatter, "{segment}.{:016X}.aside", u64::from_be_bytes(*digest))
+            }
         }
     }
 }
@@ -101,7 +114,9 @@ impl<'de> Deserialize<'de> for WalFileName {
 
 /// A text that names no file of the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{text:?} is no file of a WAL archive: a segment, .partial, .history, .backup or .map name is expected")]
+#[error(
+    "{text:?} is no file of a WAL archive: a segment, .partial, .history, .backup, .map or .aside name is expected"
+)]
 pub struct ParseWalFileNameError {
     /// What was given.
     pub text: String,
@@ -118,6 +133,17 @@ fn parse(text: &str) -> Option<WalFileName> {
         (Some("partial"), None) => Some(WalFileName::Partial(stem.parse().ok()?)),
         (Some("map"), None) => Some(WalFileName::Map(stem.parse().ok()?)),
         (Some("history"), None) => Some(WalFileName::History(TimelineId(parse_upper_hex(stem)?))),
+        (Some(digest), Some("aside"))
+            if digest.len() == 16 && !digest.contains(|digit: char| digit.is_ascii_lowercase()) =>
+        {
+            Some(WalFileName::Aside {
+                segment: stem.parse().ok()?,
+                digest: u64::from_str_radix(digest, 16)
+                    .ok()
+                    .filter(|_| digest.chars().all(|digit| digit.is_ascii_hexdigit()))?
+                    .to_be_bytes(),
+            })
+        }
         (Some(offset), Some("backup")) => Some(WalFileName::BackupHistory {
             segment: stem.parse().ok()?,
             offset: parse_upper_hex(offset)?,
@@ -152,6 +178,13 @@ mod tests {
                 },
                 "0000000A00000016000000B3.00000028.backup",
             ),
+            (
+                WalFileName::Aside {
+                    segment: SEGMENT,
+                    digest: [0, 1, 2, 3, 0xAA, 0xBB, 0xCC, 0xDD],
+                },
+                "0000000A00000016000000B3.00010203AABBCCDD.aside",
+            ),
         ] {
             assert_eq!(name.to_string(), text);
             assert_eq!(text.parse(), Ok(name));
@@ -175,6 +208,10 @@ mod tests {
             "0000000A00000016000000B3.map.map",
             "0000000A00000016000000B3.backup",
             "0000000A00000016000000B3.28.backup",
+            "0000000A00000016000000B3.28.aside",
+            "0000000A00000016000000B3.aside",
+            "0000000A00000016000000B3.00010203aabbccdd.aside",
+            "0000000A00000016000000B3.+0010203AABBCCDD.aside",
             "0000000A00000016000000B3.00000028.backup.done",
             "../0000000A.history",
             "0000000A00000016000000B3.partial.",
@@ -185,7 +222,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_is_written_the_same(text in "[0-9A-F]{8}([0-9A-F]{16})?(\\.[0-9A-F]{8})?(\\.(partial|history|backup|map))?") {
+        fn what_is_taken_is_written_the_same(text in "[0-9A-F]{8}([0-9A-F]{16})?(\\.([0-9A-F]{8}|[0-9A-F]{16}))?(\\.(partial|history|backup|map|aside))?") {
             if let Ok(name) = text.parse::<WalFileName>() {
                 prop_assert_eq!(name.to_string(), text);
             }

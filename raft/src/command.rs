@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
-    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Replica, RequestId, SessionId,
+    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Replica, RequestId, Server, SessionId,
     SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
@@ -584,6 +584,15 @@ pub struct Cluster {
     pub segment_size: SegmentSize,
 }
 
+/// Why a file is set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// The name that PostgreSQL gave it.
+    pub of: WalFileName,
+    /// What is archived under that name and was compared with it, as far as it must agree.
+    pub compared: Option<Digest>,
+}
+
 /// A WAL file that was uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushSegment {
@@ -599,8 +608,10 @@ pub struct PushSegment {
     pub checked_at: LogIndex,
     /// The system identifier of the pushing cluster.
     pub system_id: SystemId,
-    /// The fingerprint of the pushing data directory.
-    pub instance: String,
+    /// The server that pushes.
+    pub server: Server,
+    /// Why the file is set aside; `None` for files of the archive.
+    pub aside: Option<Aside>,
     /// The timeline in the segment's first page header; `None` for files that have none.
     pub header_timeline: Option<TimelineId>,
     /// The lines of a history file; empty for other files.

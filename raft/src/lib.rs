@@ -41,11 +41,11 @@ pub use command::{Command, Proposal};
 pub use error::{CatalogError, ReadError};
 pub use model::{
     AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
-    CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Lineage, LogIndex,
-    Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redeemed, Replica,
+    CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Judgement, Lineage,
+    LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redeemed, Replica,
     RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId, RunningBackup, SegmentRecord,
-    SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy,
-    Writer,
+    Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole,
+    VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

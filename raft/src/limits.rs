@@ -152,7 +152,8 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         Command::AdoptWriter { instance, .. } => self::instance(instance),
         Command::PushSegment(push) => {
             object(&push.object)?;
-            instance(&push.instance)?;
+            instance(&push.server.instance)?;
+            bounded("the lines of a server's history", push.server.branches.len(), TIMELINES)?;
             branches(push.branches.len())
         }
         Command::AddChunks { chunks, .. } => {

@@ -214,8 +214,8 @@ pub enum Refusal {
     },
     /// Invariant 12: the timeline has another writer.
     #[error(
-        "timeline {timeline} of stanza {stanza} is written by instance {known}, not by {given}: a copy of a cluster \
-         must not archive into the original's stanza"
+        "timeline {timeline} of stanza {stanza} is written by data directory {known} (first pushed by {host}), not by {given}: \
+         one of the two is a copy, or the cluster was moved"
     )]
     OtherWriter {
         /// The stanza.
@@ -224,6 +224,8 @@ pub enum Refusal {
         timeline: TimelineId,
         /// Its writer.
         known: String,
+        /// Who pushed for it first.
+        host: String,
         /// Who pushed.
         given: String,
     },

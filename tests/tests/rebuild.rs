@@ -205,8 +205,8 @@ fn wal_that_is_damaged_missing_or_contradictory_is_no_wal_that_never_was() {
     is_not_delivered(&site, &forge, 3);
     // No backup says whose timeline it is: the administrator does.
     let seventh = forge.make(7);
-    site.host.push(&seventh).fails(&[44], &["stanza-create"]);
-    site.host.run(&["stanza-create"]).succeeds();
+    site.host.push(&seventh).fails(&[44], &["stanza-adopt"]);
+    site.host.run(&["stanza-adopt"]).succeeds();
     site.host.push(&seventh).succeeds();
     let other = other_content(&forge, 3);
     site.host.push(&forge.write(&name(3), &other)).succeeds();
@@ -237,7 +237,7 @@ fn wal_that_is_damaged_missing_or_contradictory_is_no_wal_that_never_was() {
     is_not_delivered(&site, &forge, 3);
     is_not_delivered(&site, &forge, 5);
     site.host.run(&["verify"]).fails(&[26], &[]);
-    site.host.run(&["stanza-create"]).succeeds();
+    site.host.run(&["stanza-adopt"]).succeeds();
     for number in [3, 5] {
         site.host.push(&forge.make(number)).succeeds();
         let fetched = forge.path("fetched");

@@ -105,6 +105,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::Restore => restore::run(config).await,
         Command::CatalogAcceptLoss => stop::accept_loss(config).await,
         Command::SessionEnd => stop::end_session(config).await,
+        Command::StanzaAdopt => stanza::adopt(config).await,
         Command::StanzaCreate => stanza::create(config).await,
         Command::StanzaDelete => stanza::delete(config).await,
         Command::StanzaUpgrade => stanza::upgrade(config).await,

@@ -8,7 +8,7 @@ use crate::mesh::{Backups, Mesh};
 use crate::output;
 use crate::pg::{OpenCluster, database_failure, open_cluster, read_cluster_files};
 use crate::restore::refuse_running;
-use pgmesh_node::protocol::{CreateStanza, DeletedStanza, NewStanza, Request};
+use pgmesh_node::protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::StanzaName;
 
@@ -23,7 +23,34 @@ pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
     } else {
         "created"
     };
+    if let Some(host) = &new.other_writer {
+        tracing::warn!(
+            "another data directory, first pushed by {host}, writes this cluster's timeline: WAL from here is refused. If the \
+             cluster was moved here, run 'pgmesh --stanza={stanza} stanza-adopt'"
+        );
+    }
     tell(&stanza, verb, &new)
+}
+
+/// Makes this data directory the writer of its timeline.
+pub async fn adopt(config: &Config) -> Result<ExitCode, Failure> {
+    let mesh = connect(config).await?;
+    let cluster = describe(config).await?;
+    let (stanza, instance) = (cluster.stanza.clone(), cluster.instance.clone());
+    let force = config.flag("force");
+    let adopted: AdoptedStanza = mesh.call(&Request::AdoptStanza { cluster, force }).await?;
+    let timeline = adopted.timeline;
+    let last = adopted.last.map_or_else(String::new, |(segment, at)| {
+        format!("; its last segment is {segment}, archived {}", output::timestamp(at))
+    });
+    output::print(&match adopted.before {
+        None => format!("timeline {timeline} of stanza {stanza} is written by this data directory already{last}"),
+        Some((before, host)) => format!(
+            "timeline {timeline} of stanza {stanza} is written by this data directory, {instance}, and no more by {before}, first \
+             pushed by {host}{last}"
+        ),
+    })?;
+    Ok(ExitCode::Ok)
 }
 
 /// Starts a new database id after pg_upgrade.

@@ -41,6 +41,7 @@ pub enum Command {
     RepoUpdate,
     Restore,
     SessionEnd,
+    StanzaAdopt,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,

@@ -108,7 +108,9 @@ impl Served {
                 let held = self.hold_copies(push.payload).await;
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 let source = MapSource::of(&push, &body, &held);
+                let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let pushed = node.push_segment(actor, push, body, held).await;
+                node.refused.note(&stanza, actor, &file, pushed.as_ref().map(drop));
                 let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already);
                 let answered = logged(stream, "archive-push", pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
@@ -195,6 +197,9 @@ impl Served {
             }
             Request::UpgradeStanza(create) => {
                 logged(stream, "stanza-upgrade", node.upgrade_stanza(actor, create).await).await
+            }
+            Request::AdoptStanza { cluster, force } => {
+                logged(stream, "stanza-adopt", node.adopt_stanza(actor, cluster, force).await).await
             }
             Request::DeleteStanza { stanza, force, is_down } => {
                 let deleted = node.delete_stanza(actor, stanza, force, is_down).await;

@@ -567,7 +567,13 @@ pub(super) fn push(segment: u32, claims: Vec<Claim>, ack: u16, checked_at: LogIn
         ack,
         checked_at,
         system_id: SystemId(7),
-        instance: "a".to_owned(),
+        server: pgmesh_raft::Server {
+            instance: "a".to_owned(),
+            in_recovery: false,
+            timeline: TimelineId(1),
+            branches: Vec::new(),
+        },
+        aside: None,
         header_timeline: Some(TimelineId(1)),
         branches: Vec::new(),
     }))

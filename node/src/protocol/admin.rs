@@ -20,7 +20,7 @@ pub struct CreateStanza {
     pub catalog_version: u32,
     /// From pg_control.
     pub segment_size: SegmentSize,
-    /// This data directory becomes the writer of the stanza's current timeline (invariant 12).
+    /// The fingerprint of the data directory (invariant 12).
     pub instance: String,
     /// The cluster's current timeline.
     pub timeline: pgmesh_postgres::TimelineId,
@@ -37,6 +37,19 @@ pub struct NewStanza {
     pub durable: Vec<u16>,
     /// Repositories that owe it.
     pub owed: Vec<u16>,
+    /// Who pushed first for the other data directory that writes the cluster's timeline, if another one does.
+    pub other_writer: Option<String>,
+}
+
+/// What an adoption has changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AdoptedStanza {
+    /// The timeline.
+    pub timeline: pgmesh_postgres::TimelineId,
+    /// The data directory that wrote it before, and who pushed first for it; `None` where nothing has changed.
+    pub before: Option<(String, String)>,
+    /// The last segment of the timeline that is archived, and when it was, Unix seconds.
+    pub last: Option<(SegmentName, i64)>,
 }
 
 /// Stops or starts.

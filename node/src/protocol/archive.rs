@@ -3,6 +3,7 @@
 use super::PayloadHead;
 use bytes::Bytes;
 use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId, WalHole};
+use pgmesh_raft::Server;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +22,8 @@ pub struct PushSegment {
     pub version: PgVersion,
     /// The timeline in the segment's header; the name's timeline for the other files.
     pub header_timeline: TimelineId,
-    /// Tells this data directory from a copy of it (invariant 12); see `pgmesh_postgres::instance_fingerprint`.
-    pub instance: String,
+    /// The server that pushes (invariant 12).
+    pub server: Server,
     /// `archive-ack` as the PG host has it set; the node's own setting where it has not.
     pub archive_ack: Option<u16>,
 }
@@ -32,6 +33,8 @@ pub struct PushSegment {
 pub struct Pushed {
     /// The same bytes were archived before.
     pub already: bool,
+    /// It was set aside: no recovery along the archive's history needs it.
+    pub aside: bool,
     /// Repositories that had it when the answer was given.
     pub durable: Vec<u16>,
     /// Repositories that still owe it.

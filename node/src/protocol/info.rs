@@ -1,6 +1,6 @@
 //! What `info` and `check` show.
 
-use super::HolesReport;
+use super::{HolesReport, StuckArchiver};
 use crate::choice::Restoring;
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
@@ -70,6 +70,8 @@ pub struct MeshInfo {
     pub stale: Option<String>,
     /// What is lost.
     pub lost: LostReport,
+    /// The hosts whose WAL is refused.
+    pub stuck: Vec<StuckArchiver>,
     /// What is missing from the WAL archives.
     pub holes: HolesReport,
 }

@@ -127,6 +127,29 @@ pub struct NodeStatus {
     pub sessions: Vec<(u64, u64)>,
     /// `session-timeout` in seconds.
     pub session_timeout: u64,
+    /// The hosts whose WAL it refuses.
+    pub stuck: Vec<StuckArchiver>,
+}
+
+/// A host whose WAL is refused: nothing newer leaves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StuckArchiver {
+    /// The stanza.
+    pub stanza: String,
+    /// Who pushes: `client pg1`.
+    pub host: String,
+    /// The file that it offers again and again.
+    pub file: String,
+    /// Since when it is refused, Unix seconds.
+    pub since: i64,
+    /// When it was offered last.
+    pub last: i64,
+    /// The exit code.
+    pub code: u8,
+    /// Why.
+    pub why: String,
+    /// What helps.
+    pub remedy: Option<String>,
 }
 
 /// An open session in [`MeshStatus`].

@@ -15,9 +15,9 @@ mod peer;
 mod verify;
 
 pub use admin::{
-    AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted, JoinRequest,
-    ListRepository, NewStanza, ReadRepository, Replaced, RepositoryListing, RepositoryObject, SegmentPresence,
-    SetStopped,
+    AdoptedStanza, AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted,
+    JoinRequest, ListRepository, NewStanza, ReadRepository, Replaced, RepositoryListing, RepositoryObject,
+    SegmentPresence, SetStopped,
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
@@ -31,7 +31,7 @@ pub use info::{
 };
 pub use mesh::{
     MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
-    RepositoryStatus, SessionStatus, SyncEvent,
+    RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
 };
 pub use peer::{
     Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, NewNumber, ObjectAnswer,
@@ -39,6 +39,7 @@ pub use peer::{
 };
 pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 
+pub use pgmesh_raft::{Branch, Server};
 pub use pgmesh_storage::PayloadHead;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,13 @@ pub enum Request {
     CreateStanza(CreateStanza),
     /// Starts a new database id after a major upgrade. Reply: [`NewStanza`].
     UpgradeStanza(CreateStanza),
+    /// Makes a data directory the writer of its timeline (invariant 12). Reply: [`AdoptedStanza`].
+    AdoptStanza {
+        /// The cluster.
+        cluster: CreateStanza,
+        /// Although the writer before it has pushed a moment ago.
+        force: bool,
+    },
     /// Deletes a stanza with all its backups and WAL. Reply: [`DeletedStanza`].
     DeleteStanza {
         /// The stanza.
@@ -244,7 +252,7 @@ impl Request {
             Self::ChooseBackup(r) => Some(&r.stanza),
             Self::ArchiveStatus(r) => Some(&r.stanza),
             Self::Verify(r) => r.stanza.as_ref(),
-            Self::CreateStanza(r) | Self::UpgradeStanza(r) => Some(&r.stanza),
+            Self::CreateStanza(r) | Self::UpgradeStanza(r) | Self::AdoptStanza { cluster: r, .. } => Some(&r.stanza),
             Self::SetStopped(r) => r.stanza.as_ref(),
             Self::Annotate(r) => Some(&r.stanza),
             Self::Hello
@@ -299,6 +307,7 @@ impl Request {
             Self::ChooseBackup(_) => "choice of a backup",
             Self::ArchiveStatus(_) => "archive status",
             Self::Verify(_) => "verify",
+            Self::AdoptStanza { .. } => "stanza-adopt",
             Self::CreateStanza(_) => "stanza-create",
             Self::UpgradeStanza(_) => "stanza-upgrade",
             Self::DeleteStanza { .. } => "stanza-delete",

@@ -22,6 +22,8 @@ mod wal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use stanzas::UNKNOWN_WRITER;
+
 pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tell};
 
 use crate::failure::chain;

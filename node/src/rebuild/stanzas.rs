@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Who writes a timeline of which nobody knows: no data directory has this fingerprint, so that none is taken for the original
 /// until an administrator says which one it is.
-const UNKNOWN_WRITER: &str = "unknown since the catalog was rebuilt";
+pub(crate) const UNKNOWN_WRITER: &str = "unknown since the catalog was rebuilt";
 /// How many damaged objects in a row under one name are passed over.
 const GENERATIONS_TRIED: u32 = 8;
 

@@ -177,7 +177,8 @@ impl Reader {
 
     /// Whether a content that is whole belongs to this archive and this name; the lines of a history.
     fn check(&self, file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, String> {
-        if let WalFileName::Segment(name) | WalFileName::Partial(name) = file {
+        if let WalFileName::Segment(name) | WalFileName::Partial(name) | WalFileName::Aside { segment: name, .. } = file
+        {
             self.check_header(name, plain)?;
         }
         if let WalFileName::Map(name) = file {

@@ -9,12 +9,15 @@ use crate::settings::effective_ack;
 use crate::wal_holes::descents_of;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole};
+use pgmesh_postgres::wal::switched_at;
+use pgmesh_postgres::{
+    Lsn, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole,
+};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
-    Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
-    StanzaRecord, View, limits,
+    Branch, CatalogError, Claim, Command, Database, Judgement, LogIndex, ObjectRef, Refusal, Replica, Reply,
+    SegmentRecord, StanzaRecord, View, limits,
 };
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
@@ -39,10 +42,10 @@ impl Node {
             .because(error)
             .remedy("archive_command must pass %p")
         })?;
-        if matches!(file, WalFileName::Map(_)) {
+        if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) {
             return Err(
                 Failure::new(code::OPTION_INVALID, format!("{file} is no file of PostgreSQL's"))
-                    .because("a node makes it of the segment that it has archived"),
+                    .because("a node makes it of the segment that it has archived, or sets it aside"),
             );
         }
         let payload = joined(push.payload, body)?;
@@ -112,15 +115,10 @@ impl Node {
         let all = refs::repositories(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
-        // What a rebuilt catalog knows by name alone is archived anew.
-        let known = view
-            .segment(&push.stanza, database.id, file)?
-            .filter(|record| !record.object.is_unknown());
+        let (filed, aside) = self.file_under(&view, &stanza, &database, push, file, payload).await?;
+        let (file, is_aside) = (&filed, aside.is_some());
+        let known = archived(&view, &push.stanza, &database, file)?;
         let is_same = |record: &SegmentRecord| record.object.digest == payload.digest;
-        if !known.as_ref().is_some_and(is_same) {
-            // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
-            check_writer(&stanza, push, file)?;
-        }
         let (known_good, targets) = match &known {
             Some(record) if !is_same(record) => {
                 return Err(Failure::from(Refusal::Duplicate {
@@ -131,7 +129,7 @@ impl Node {
                 })
                 .into());
             }
-            Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all)),
+            Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all, is_aside)),
             Some(record) => (
                 record.object.replicas.len(),
                 missing(&view.snapshot(), &segment_ref(push, &database, file), record)?,
@@ -154,7 +152,7 @@ impl Node {
             .await?;
         let object = claimed_object(payload, outcome.claims());
         let reply = self
-            .commit_push(actor, push, file, object, ack, checked_at, branches)
+            .commit_push(actor, push, file, aside, object, ack, checked_at, branches)
             .await?;
         let (already, replicas) = match reply {
             Reply::Pushed { replicas } => (false, replicas),
@@ -163,7 +161,96 @@ impl Node {
         };
         let object = segment_ref(push, &database, file);
         self.settle(object, payload.digest, &mut outcome);
-        Ok(pushed(already, &replicas, &all))
+        Ok(pushed(already, is_aside, &replicas, &all))
+    }
+
+    /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no objects
+    /// behind; decided again by the catalog.
+    async fn file_under(
+        &self,
+        view: &View,
+        stanza: &StanzaRecord,
+        database: &Database,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+    ) -> Result<(WalFileName, Option<command::Aside>), Failure> {
+        let known = archived(view, &push.stanza, database, file)?.map(|record| record.object.digest);
+        // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
+        if known == Some(payload.digest) {
+            return Ok((*file, None));
+        }
+        let judged = stanza.judge(&push.stanza, *file, &push.server, known, payload.digest)?;
+        let (Judgement::Aside { upto }, Some(segment)) = (judged, file.segment()) else {
+            return Ok((*file, None));
+        };
+        let shared = upto.0.saturating_sub(segment.start(database.segment_size).0);
+        if known.is_some() && shared > 0 {
+            self.need_agreement(view, database, push, file, payload, shared).await?;
+        }
+        tracing::info!(stanza = %push.stanza, %file, "set aside: no recovery along the archive's history needs it");
+        let digest = payload.digest.0.first_chunk().copied().unwrap_or_default();
+        let aside = command::Aside {
+            of: *file,
+            compared: known,
+        };
+        Ok((WalFileName::Aside { segment, digest }, Some(aside)))
+    }
+
+    /// Invariant 3: what is set aside begins as what is archived under its name does, for so many bytes.
+    async fn need_agreement(
+        &self,
+        view: &View,
+        database: &Database,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+        shared: u64,
+    ) -> Result<(), Failure> {
+        let object = segment_ref(push, database, file);
+        let Some(known) = refs::known(view, &object)? else {
+            return Ok(());
+        };
+        let source = self.read_known(&object, &known, &[]).await.map_err(Failure::again)?;
+        let (suite, given, archived) = (self.suite(), payload.clone(), source.payload);
+        let Some(segment) = file.segment() else {
+            return Ok(());
+        };
+        let start = segment.start(database.segment_size);
+        let same = tokio::task::spawn_blocking(move || {
+            let (given, archived) = (given.open(suite).ok()?, archived.open(suite).ok()?);
+            let pairs = given.iter().zip(archived.iter());
+            let same = pairs.take_while(|(given, archived)| given == archived).count() as u64;
+            // Behind a switch there are no records.
+            let is_behind = |switch: &Lsn| start.0.saturating_add(same) >= switch.0;
+            match switched_at(segment, &archived).filter(is_behind) {
+                Some(_) => Some(u64::MAX),
+                None => Some(same),
+            }
+        });
+        let same = same
+            .await
+            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
+        let same = same.ok_or_else(|| {
+            Failure::new(
+                code::CHECKSUM,
+                format!("what is archived as {file} cannot be read to be compared"),
+            )
+            .again()
+        })?;
+        if same >= shared {
+            return Ok(());
+        }
+        let refusal = Refusal::Duplicate {
+            stanza: push.stanza.clone(),
+            file: *file,
+            known: known.digest,
+            given: payload.digest,
+        };
+        Err(Failure::from(refusal).because(format!(
+            "their contents part at {}, before the server's timeline left this one",
+            Lsn(start.0.saturating_add(same))
+        )))
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one field of the command")]
@@ -172,12 +259,13 @@ impl Node {
         actor: &str,
         push: &PushSegment,
         file: &WalFileName,
+        aside: Option<command::Aside>,
         object: ClaimedObject,
         ack: usize,
         checked_at: LogIndex,
         branches: &[Branch],
     ) -> Result<Reply, PushError> {
-        let has_header = matches!(file, WalFileName::Segment(_) | WalFileName::Partial(_));
+        let has_header = file.holds_wal();
         let command = Command::PushSegment(Box::new(command::PushSegment {
             stanza: push.stanza.clone(),
             file: *file,
@@ -185,7 +273,8 @@ impl Node {
             ack: u16::try_from(ack).unwrap_or(u16::MAX),
             checked_at,
             system_id: push.system_id,
-            instance: push.instance.clone(),
+            server: push.server.clone(),
+            aside,
             header_timeline: has_header.then_some(push.header_timeline),
             branches: branches.to_vec(),
         }));
@@ -247,6 +336,10 @@ impl Node {
         let file: WalFileName = get.file.parse().map_err(|error| {
             Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", get.file)).because(error)
         })?;
+        if let WalFileName::Aside { .. } = file {
+            let what = format!("{file} was set aside, and is not handed out to a recovery");
+            return Err(Failure::new(code::OPTION_INVALID, what).remedy("'pgmesh repo-get' reads it"));
+        }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let stanza = view
             .stanza(&get.stanza)?
@@ -392,12 +485,15 @@ pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(Stan
     }
 }
 
-fn check_writer(stanza: &StanzaRecord, push: &PushSegment, file: &WalFileName) -> Result<(), Failure> {
-    // A server that was promoted archives the old timeline's last segment as .partial: it is not that timeline's writer.
-    let WalFileName::Segment(segment) = file else {
-        return Ok(());
-    };
-    Ok(stanza.refuse_other_writer(&push.stanza, *segment, &push.instance)?)
+/// What is archived under a name, and known by more than its name: that is archived anew.
+fn archived(
+    view: &View,
+    stanza: &StanzaName,
+    database: &Database,
+    file: &WalFileName,
+) -> Result<Option<SegmentRecord>, Failure> {
+    let record = view.segment(stanza, database.id, file)?;
+    Ok(record.filter(|record| !record.object.is_unknown()))
 }
 
 /// Checks a file's content against its name and the stanza; the branches of a history file.
@@ -422,9 +518,10 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
             }
             Ok(Vec::new())
         }
-        WalFileName::History(_) | WalFileName::BackupHistory { .. } | WalFileName::Map(_) => {
-            branches_of(*file, plain).map_err(|error| invalid(&error))
-        }
+        WalFileName::History(_)
+        | WalFileName::BackupHistory { .. }
+        | WalFileName::Map(_)
+        | WalFileName::Aside { .. } => branches_of(*file, plain).map_err(|error| invalid(&error)),
     }
 }
 
@@ -452,18 +549,23 @@ pub(crate) fn claimed_object(payload: &Payload, claims: Vec<Claim>) -> ClaimedOb
     }
 }
 
-fn already(record: &SegmentRecord, all: &[RepoKey]) -> Pushed {
-    pushed(true, &record.object.replicas, all)
+fn already(record: &SegmentRecord, all: &[RepoKey], aside: bool) -> Pushed {
+    pushed(true, aside, &record.object.replicas, all)
 }
 
-fn pushed(already: bool, replicas: &[Replica], all: &[RepoKey]) -> Pushed {
+fn pushed(already: bool, aside: bool, replicas: &[Replica], all: &[RepoKey]) -> Pushed {
     let durable: Vec<u16> = replicas.iter().map(|replica| replica.repo.get()).collect();
     let owed = all
         .iter()
         .map(|key| key.get())
         .filter(|key| !durable.contains(key))
         .collect();
-    Pushed { already, durable, owed }
+    Pushed {
+        already,
+        aside,
+        durable,
+        owed,
+    }
 }
 
 /// Invariant 7: it was archived, so "not found" would be a lie, and would end a recovery early.

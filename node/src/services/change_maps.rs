@@ -14,7 +14,7 @@ use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
-use pgmesh_raft::{Database, ObjectRef, View};
+use pgmesh_raft::{Database, ObjectRef, Server, View};
 use pgmesh_storage::{Codec, DigestSuite, Payload, StanzaName};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -269,7 +269,13 @@ impl Node {
             system_id: wanted.database.system_id,
             version: wanted.version(),
             header_timeline: wanted.name.timeline,
-            instance: String::new(),
+            // Nobody's: a node makes it.
+            server: Server {
+                instance: String::new(),
+                in_recovery: true,
+                timeline: wanted.name.timeline,
+                branches: Vec::new(),
+            },
             archive_ack: None,
         };
         self.archive(self.actor(), &push, &file, &payload, &[], &Arc::new(held))

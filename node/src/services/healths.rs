@@ -1,10 +1,10 @@
 //! How repositories do, by the accounts of the nodes that host or reach them.
 
-use crate::protocol::{HealthInfo, NodeStatus, ReachInfo};
+use crate::protocol::{HealthInfo, NodeStatus, ReachInfo, StuckArchiver};
 use crate::{Failure, Node, now_unix};
 use futures::future::join_all;
 use pgmesh_raft::{RepositoryRecord, View};
-use pgmesh_storage::{RepoKey, StoreSettings};
+use pgmesh_storage::{RepoKey, StanzaName, StoreSettings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -36,6 +36,15 @@ impl Node {
             healths.insert(key, self.health_of(key, &record, &ways, &accounts));
         }
         Ok(healths)
+    }
+
+    /// The hosts whose WAL is refused, by the accounts of the nodes that answer soon.
+    pub(super) async fn all_stuck(&self, may_know: impl Fn(&StanzaName) -> bool) -> Vec<StuckArchiver> {
+        let nodes = self.list_nodes().unwrap_or_default();
+        let accounts = nodes.iter().map(|node| self.account_of(&node.name, GLANCE_LIMIT));
+        let told = join_all(accounts).await.into_iter().flatten().flat_map(|own| own.stuck);
+        let known = told.filter(|stuck| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza)));
+        crate::stuck::merged(known)
     }
 
     /// The nodes that reach a shared repository, or declare it, and how it does there.

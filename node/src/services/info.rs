@@ -40,8 +40,13 @@ impl Node {
             ),
             Some(_) => (LostReport::default(), HolesReport::default()),
         };
+        let stuck = match &ask.after {
+            None => self.all_stuck(is_asked).await,
+            Some(_) => Vec::new(),
+        };
         Ok(MeshInfo {
             lost,
+            stuck,
             holes,
             mesh_id: self.mesh_id().to_string(),
             node: self.settings.name.clone(),

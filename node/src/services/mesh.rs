@@ -151,6 +151,7 @@ impl Node {
             began_anew: self.old_catalog(),
             sessions: self.quiet_sessions(),
             session_timeout: self.settings.sessions.timeout.as_secs(),
+            stuck: self.stuck_archivers(),
             skipped: status.skipped,
             failure: status.failure.map(|why| shortened(why, limits::REASON)),
         }

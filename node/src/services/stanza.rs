@@ -1,6 +1,7 @@
 //! Creating, upgrading, stopping and deleting stanzas.
 
-use crate::protocol::{AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
+use crate::protocol::{AdoptedStanza, AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
+use crate::rebuild::UNKNOWN_WRITER;
 use crate::refs;
 use crate::services::{claimed_object, unexpected};
 use crate::settings::effective_ack;
@@ -16,12 +17,12 @@ const TRIES: usize = 8;
 const RECENT_PUSH_SECONDS: i64 = 300;
 
 impl Node {
-    /// Creates a stanza. For the same cluster it changes nothing, but makes its data directory the writer (invariant 12).
+    /// Creates a stanza. For the same cluster it changes nothing: configuration management may run it everywhere, on copies too.
     pub async fn create_stanza(&self, actor: &str, create: CreateStanza) -> Result<NewStanza, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         if let Some(record) = view.stanza(&create.stanza)? {
             let database = current(&record, &create.stanza)?;
-            return self.confirm(actor, &create, &record, &database).await;
+            return self.confirm(&create, &record, &database).await;
         }
         self.add_database(actor, &create, DbId(1), false).await
     }
@@ -34,37 +35,74 @@ impl Node {
             .ok_or_else(|| Failure::from(Refusal::UnknownStanza(create.stanza.clone())))?;
         let database = current(&record, &create.stanza)?;
         if (database.system_id, database.version) == (create.system_id, create.version) {
-            return self.confirm(actor, &create, &record, &database).await;
+            return self.confirm(&create, &record, &database).await;
         }
         self.add_database(actor, &create, DbId(database.id.0 + 1), true).await
     }
 
-    async fn confirm(
+    /// Makes a data directory the writer of its timeline (invariant 12), when somebody says that the cluster was moved there.
+    pub async fn adopt_stanza(
         &self,
         actor: &str,
+        cluster: CreateStanza,
+        force: bool,
+    ) -> Result<AdoptedStanza, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let record = view
+            .stanza(&cluster.stanza)?
+            .ok_or_else(|| Failure::from(Refusal::UnknownStanza(cluster.stanza.clone())))?;
+        let database = current(&record, &cluster.stanza)?;
+        need_same_cluster(&cluster, &database)?;
+        let timeline = cluster.timeline;
+        let last = view.last_segment(&cluster.stanza, database.id, timeline)?;
+        let last = last.map(|(segment, record)| (segment, record.pushed_at));
+        let before = record
+            .writers
+            .get(&timeline)
+            .filter(|writer| writer.instance != cluster.instance);
+        let before = before.map(|writer| (writer.instance.clone(), writer.host.clone()));
+        let is_bound = record.writers.contains_key(&timeline);
+        let adopted = AdoptedStanza { timeline, before, last };
+        let Some((instance, host)) = &adopted.before else {
+            if !is_bound {
+                let what = format!("timeline {timeline} of stanza {} has no writer yet", cluster.stanza);
+                return Err(Failure::new(code::ARCHIVE_MISMATCH, what)
+                    .remedy("nothing needs to be adopted: the first server that pushes for it becomes its writer"));
+            }
+            return Ok(adopted);
+        };
+        let age = adopted
+            .last
+            .map(|(_, pushed_at)| crate::now_unix().saturating_sub(pushed_at));
+        // Of a rebuilt catalog nobody knows who pushed.
+        let is_known = instance != UNKNOWN_WRITER;
+        if let Some(age) = age.filter(|age| *age < RECENT_PUSH_SECONDS && !force && is_known) {
+            let what = format!(
+                "the data directory that writes timeline {timeline}, first pushed by {host}, pushed {age} s ago"
+            );
+            return Err(Failure::new(code::ARCHIVE_MISMATCH, what)
+                .because("two servers that write one timeline are two histories, and the archive can hold only one")
+                .remedy("stop the other server first; if it is gone, wait some minutes, or give --force"));
+        }
+        let command = Command::AdoptWriter {
+            stanza: cluster.stanza,
+            timeline,
+            instance: cluster.instance,
+        };
+        self.catalog.propose(actor, command).await?;
+        Ok(adopted)
+    }
+
+    async fn confirm(
+        &self,
         create: &CreateStanza,
         record: &StanzaRecord,
         database: &Database,
     ) -> Result<NewStanza, Failure> {
-        if database.system_id != create.system_id || database.version != create.version {
-            return Err(Failure::new(
-                code::FILE_INVALID,
-                format!(
-                    "stanza {} exists for PostgreSQL {} with system identifier {}, the cluster here is PostgreSQL {} with {}",
-                    create.stanza, database.version, database.system_id, create.version, create.system_id
-                ),
-            )
-            .remedy("after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'; another cluster needs a stanza of its own"));
-        }
         let writer = record.writers.get(&create.timeline);
-        if writer.is_some_and(|writer| writer.instance != create.instance) {
-            let command = Command::AdoptWriter {
-                stanza: create.stanza.clone(),
-                timeline: create.timeline,
-                instance: create.instance.clone(),
-            };
-            self.catalog.propose(actor, command).await?;
-        }
+        let other_writer = writer.filter(|writer| writer.instance != create.instance);
+        let other_writer = other_writer.map(|writer| writer.host.clone());
+        need_same_cluster(create, database)?;
         let durable: Vec<u16> = database
             .info
             .replicas
@@ -82,6 +120,7 @@ impl Node {
             already: true,
             durable,
             owed,
+            other_writer,
         })
     }
 
@@ -153,6 +192,7 @@ impl Node {
             already: false,
             durable: outcome.durable_numbers(),
             owed: outcome.owed_numbers(),
+            other_writer: None,
         }))
     }
 
@@ -283,6 +323,20 @@ impl Node {
             _ => Ok(()),
         }
     }
+}
+
+fn need_same_cluster(create: &CreateStanza, database: &Database) -> Result<(), Failure> {
+    if database.system_id == create.system_id && database.version == create.version {
+        return Ok(());
+    }
+    Err(Failure::new(
+        code::FILE_INVALID,
+        format!(
+            "stanza {} exists for PostgreSQL {} with system identifier {}, the cluster here is PostgreSQL {} with {}",
+            create.stanza, database.version, database.system_id, create.version, create.system_id
+        ),
+    )
+    .remedy("after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'; another cluster needs a stanza of its own"))
 }
 
 fn database_command(create: &CreateStanza, info: ClaimedObject, checked_at: LogIndex, upgrade: bool) -> Command {

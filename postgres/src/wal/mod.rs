@@ -26,6 +26,7 @@ mod piece;
 mod reader;
 mod record;
 mod segment_map;
+mod switch;
 mod tablespaces;
 #[cfg(test)]
 #[allow(clippy::cast_possible_truncation)]
@@ -42,4 +43,5 @@ pub use joiner::{Joiner, NoMap};
 pub use reader::{Each, SegmentReader};
 pub use record::{BlockReference, Record};
 pub use segment_map::{SegmentMap, SegmentMapper};
+pub use switch::switched_at;
 pub use tablespaces::{CreatedTablespace, CreatedTablespaces};

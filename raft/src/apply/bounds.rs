@@ -119,7 +119,7 @@ fn put_stanza(world: &mut World, record: &StanzaRecord) {
 }
 
 fn other_writer(mut push: PushSegment) -> PushSegment {
-    push.instance = "another".to_owned();
+    push.server.instance = "another".to_owned();
     push
 }
 
@@ -165,7 +165,7 @@ fn invariant_12_no_number_of_timelines_stops_an_archiver() {
         "the one that was silent longest is"
     );
     let mut clone = push_segment(1, 4, 5);
-    clone.instance = "clone".to_owned();
+    clone.server.instance = "clone".to_owned();
     let clone = world.push(clone);
     assert!(matches!(clone, Err(Refusal::OtherWriter { .. })), "{clone:?}");
     // One that was forgotten is known as before, and belongs to the next instance that pushes.
@@ -352,7 +352,7 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         text().prop_map(|instance| {
             let mut push = push_segment(1, 3, 3);
-            push.instance = instance;
+            push.server.instance = instance;
             push.checked_at = LogIndex(1 << 40);
             Command::PushSegment(Box::new(push))
         }),

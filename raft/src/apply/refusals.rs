@@ -4,8 +4,8 @@ use pgmesh_postgres::{PgVersion, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{DbId, Generation};
 
 use super::scenario::*;
-use crate::command::{Cluster, Command, CommitBackup, NewReplica, PushSegment};
-use crate::model::{ChunkState, DebtReason, LogIndex, ObjectRef, SessionKind, TokenId, TokenRole};
+use crate::command::{Aside, Cluster, Command, CommitBackup, NewReplica, PushSegment};
+use crate::model::{ChunkState, DebtReason, LogIndex, ObjectRef, Server, SessionKind, TokenId, TokenRole};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -120,7 +120,7 @@ fn invariant_12_another_cluster_and_a_copy_are_refused() {
     assert!(matches!(world.push(foreign), Err(Refusal::SystemIdDiffers { .. })));
     world.push(push_segment(1, 1, 1)).unwrap();
     let copy = |segment: u8| PushSegment {
-        instance: "b".to_owned(),
+        server: server("b", 1, &[]),
         ..push_segment(1, segment.into(), segment)
     };
     assert!(matches!(world.push(copy(2)), Err(Refusal::OtherWriter { .. })));
@@ -147,24 +147,105 @@ fn invariant_12_another_cluster_and_a_copy_are_refused() {
 fn invariant_12_a_promoted_server_gives_what_lies_before_its_timeline() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();
-    let from = |instance: &str, timeline, segment: u8| PushSegment {
-        instance: instance.to_owned(),
+    let from = |instance: &str, on: u32, timeline, segment: u8| PushSegment {
+        // Segments are of 16 MiB: the one with the switch is the fourth.
+        server: server(instance, on, if on == 2 { &[(1, 0x0480_0000)] } else { &[] }),
         ..push_segment(timeline, segment.into(), segment)
     };
     let is_refused = |answer| matches!(answer, Err(Refusal::OtherWriter { .. }));
-    assert!(is_refused(world.push(from("b", 1, 2))), "no timeline left this one");
-    // Segments are of 16 MiB: the one with the switch is the fourth, and no more common to both as a whole.
-    world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
-    assert!(is_refused(world.push(from("b", 1, 4))));
     assert!(
-        world.push(from("b", 1, 2)).is_ok(),
-        "the new timeline has no writer yet"
+        is_refused(world.push(from("b", 1, 1, 2))),
+        "it is on the other's timeline"
     );
-    world.push(from("b", 2, 4)).unwrap();
-    assert!(is_refused(world.push(from("c", 1, 3))), "another writes the new one");
-    assert!(world.push(from("b", 1, 3)).is_ok());
+    world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
+    assert!(world.push(from("b", 2, 1, 2)).is_ok());
+    // Not the archive's: the node sets it aside.
+    assert!(matches!(world.push(from("b", 2, 1, 4)), Err(Refusal::Recheck { .. })));
+    world.push(from("b", 2, 2, 4)).unwrap();
+    assert!(is_refused(world.push(from("c", 2, 2, 5))), "another writes the new one");
+    assert!(world.push(from("c", 2, 1, 3)).is_ok(), "its past is the same");
     // The timeline still is its first writer's.
     assert!(world.push(push_segment(1, 5, 5)).is_ok());
+}
+
+#[test]
+fn invariant_12_a_server_in_recovery_writes_nothing() {
+    let mut world = World::with_stanza();
+    let standby = |timeline, segment: u8| PushSegment {
+        server: Server {
+            in_recovery: true,
+            ..server("standby", timeline, &[])
+        },
+        ..push_segment(timeline, segment.into(), segment)
+    };
+    // It archives first, and the primary is not refused.
+    world.push(standby(1, 1)).unwrap();
+    let writers = |world: &World| world.view().stanza(&stanza()).unwrap().unwrap().writers;
+    assert!(writers(&world).is_empty());
+    world.push(push_segment(1, 1, 1)).unwrap();
+    assert_eq!(writers(&world)[&TimelineId(1)].instance, "a", "by the same bytes");
+    world.push(standby(1, 2)).unwrap();
+    world.push(push_segment(1, 3, 3)).unwrap();
+    // The segment in which it changed the timeline it has not received in full.
+    world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
+    assert!(matches!(world.push(standby(1, 4)), Err(Refusal::Recheck { .. })));
+    // Other bytes under an archived name are still refused.
+    let mut other = standby(1, 2);
+    other.object.digest = digest(9);
+    assert!(matches!(world.push(other), Err(Refusal::Duplicate { .. })));
+}
+
+#[test]
+fn invariant_3_what_nobody_needs_is_set_aside_under_a_name_of_its_own() {
+    let mut world = World::with_stanza();
+    world.push(push_segment(1, 4, 4)).unwrap();
+    world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
+    let of = WalFileName::Segment(segment_name(1, 4));
+    let aside = |content: u8, compared: Option<u8>| PushSegment {
+        server: server("b", 2, &[(1, 0x0480_0000)]),
+        header_timeline: Some(TimelineId(1)),
+        aside: Some(Aside {
+            of,
+            compared: compared.map(digest),
+        }),
+        ..push_file(
+            WalFileName::Aside {
+                segment: segment_name(1, 4),
+                digest: [content; 8],
+            },
+            content,
+            &[replica(1, 0)],
+        )
+    };
+    let moved = |answer| matches!(answer, Err(Refusal::Recheck { .. }));
+    assert!(moved(world.push(aside(9, None))), "it was not compared");
+    assert!(moved(world.push(aside(9, Some(5)))), "with something else");
+    world.push(aside(9, Some(4))).unwrap();
+    // The archive is as it was, and the timeline its writer's.
+    let known = world.view().segment(&stanza(), DbId(1), &of).unwrap().unwrap();
+    assert_eq!(known.object.digest, digest(4));
+    assert!(world.push(push_segment(1, 5, 5)).is_ok());
+    // What is needed is not set aside.
+    let mut needed = aside(8, None);
+    needed.file = WalFileName::Aside {
+        segment: segment_name(1, 3),
+        digest: [8; 8],
+    };
+    needed.aside = Some(Aside {
+        of: WalFileName::Segment(segment_name(1, 3)),
+        compared: None,
+    });
+    assert!(moved(world.push(needed)));
+    // The second of two promotions within one segment.
+    let partial = WalFileName::Partial(segment_name(1, 4));
+    let first = push_file(partial, 6, &[replica(1, 0)]);
+    world.push(first).unwrap();
+    let mut second = aside(7, Some(6));
+    second.aside = Some(Aside {
+        of: partial,
+        compared: Some(digest(6)),
+    });
+    world.push(second).unwrap();
 }
 
 #[test]
@@ -177,13 +258,13 @@ fn invariant_12_a_timeline_needs_its_history() {
     ));
     world.push(push_history(2, &[(1, 0x10)])).unwrap();
     let promoted = PushSegment {
-        instance: "b".to_owned(),
+        server: server("b", 2, &[(1, 0x10)]),
         header_timeline: Some(TimelineId(1)),
         ..push_segment(2, 2, 2)
     };
     assert!(world.push(promoted).is_ok());
     let partial = PushSegment {
-        instance: "b".to_owned(),
+        server: server("b", 2, &[(1, 0x10)]),
         ..push_file(WalFileName::Partial(segment_name(1, 2)), 9, &[replica(1, 0)])
     };
     assert!(world.push(partial).is_ok());
@@ -265,7 +346,7 @@ fn a_stanza_is_created_once_and_upgraded() {
     ));
     let pushed = world.push(PushSegment {
         system_id: SystemId(9),
-        instance: "new".to_owned(),
+        server: server("new", 1, &[]),
         ..push_segment(1, 1, 3)
     });
     assert!(matches!(pushed, Ok(Reply::Pushed { .. })));

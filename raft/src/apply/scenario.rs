@@ -10,7 +10,7 @@ use crate::command::{Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewCh
 use crate::error::ReadError;
 use crate::model::{
     BackupRecord, Branch, Claim, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeRecord,
-    NodeService, PlacedIdentity, Replica, RepositoryRecord, RequestId, SessionId, SessionKind, StoredObject,
+    NodeService, PlacedIdentity, Replica, RepositoryRecord, RequestId, Server, SessionId, SessionKind, StoredObject,
     VotePolicy,
 };
 use crate::refusal::Refusal;
@@ -280,10 +280,29 @@ pub(crate) fn push_file(file: WalFileName, content: u8, replicas: &[Replica]) ->
         ack: 1,
         checked_at: LogIndex(0),
         system_id: SystemId(7),
-        instance: "a".to_owned(),
+        server: server("a", file.timeline().0, &[]),
+        aside: None,
         header_timeline: file.holds_wal().then(|| file.timeline()),
         branches: Vec::new(),
     }
+}
+
+/// A server that is not in recovery.
+pub(crate) fn server(instance: &str, timeline: u32, branches: &[(u32, u64)]) -> Server {
+    Server {
+        instance: instance.to_owned(),
+        in_recovery: false,
+        timeline: TimelineId(timeline),
+        branches: self::branches(branches),
+    }
+}
+
+fn branches(lines: &[(u32, u64)]) -> Vec<Branch> {
+    let branch = |(parent, switch): &(u32, u64)| Branch {
+        parent: TimelineId(*parent),
+        switch: Lsn(*switch),
+    };
+    lines.iter().map(branch).collect()
 }
 
 pub(crate) fn push_segment(timeline: u32, segment: u32, content: u8) -> PushSegment {
@@ -296,13 +315,7 @@ pub(crate) fn push_history(timeline: u32, branches: &[(u32, u64)]) -> PushSegmen
     let bytes = branches.iter().flat_map(|(_, lsn)| lsn.to_le_bytes());
     let content = bytes.fold(0, u8::wrapping_add);
     PushSegment {
-        branches: branches
-            .iter()
-            .map(|(parent, switch)| Branch {
-                parent: TimelineId(*parent),
-                switch: Lsn(*switch),
-            })
-            .collect(),
+        branches: self::branches(branches),
         ..push_file(file, content, &[replica(1, 0)])
     }
 }

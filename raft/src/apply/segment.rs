@@ -5,8 +5,8 @@ use pgmesh_storage::StanzaName;
 
 use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
-use crate::command::PushSegment;
-use crate::model::{Branch, Database, HistoryRecord, ObjectRef, SegmentRecord, StanzaRecord, Writer};
+use crate::command::{Aside, PushSegment};
+use crate::model::{Branch, Database, HistoryRecord, Judgement, ObjectRef, SegmentRecord, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -51,9 +51,10 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
             known.object.replicas.clone_from(&replicas);
             step.txn.put(Table::Segments, key, &known);
         }
+        bind_by_same_bytes(step, &mut owner, &push);
         return Ok(Reply::AlreadyThere { replicas });
     }
-    if fence(step, &mut owner, &push)? {
+    if fence(step, &mut owner, &db, &push)? {
         owner.make_room();
         stanza::put(step, &push.stanza, &owner);
     }
@@ -67,6 +68,20 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     };
     step.txn.put(Table::Segments, key, &record);
     Ok(Reply::Pushed { replicas })
+}
+
+/// A standby may have archived a segment before the server that wrote it. That one is bound all the same.
+fn bind_by_same_bytes<B: Base>(step: &mut Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushSegment) {
+    let timeline = push.file.timeline();
+    let writes =
+        matches!(push.file, WalFileName::Segment(_)) && !push.server.in_recovery && push.server.timeline == timeline;
+    if writes && !owner.writers.contains_key(&timeline) {
+        owner.writers.insert(
+            timeline,
+            Writer::new(push.server.instance.clone(), step.index, step.actor),
+        );
+        stanza::put(step, &push.stanza, owner);
+    }
 }
 
 /// Invariant 12: only WAL of the stanza's cluster.
@@ -91,52 +106,80 @@ fn refuse_foreign(push: &PushSegment, db: &Database) -> Result<(), Refusal> {
 }
 
 /// Invariant 12: only the timelines that the stanza knows, each by its writer. Says whether the stanza's record changed.
-fn fence<B: Base>(step: &Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushSegment) -> Result<bool, Refusal> {
+fn fence<B: Base>(
+    step: &Step<'_, '_, B>,
+    owner: &mut StanzaRecord,
+    db: &Database,
+    push: &PushSegment,
+) -> Outcome<bool> {
     let timeline = push.file.timeline();
-    match push.file {
-        WalFileName::History(_) => {
-            refuse_contradiction(owner, &push.stanza, timeline, &push.branches)?;
-            let history = HistoryRecord {
-                digest: push.object.digest,
-                branches: push.branches.clone(),
-                since: step.index,
-            };
-            owner.histories.insert(timeline, history);
-            Ok(true)
+    if let WalFileName::History(_) = push.file {
+        refuse_contradiction(owner, &push.stanza, timeline, &push.branches)?;
+        let history = HistoryRecord {
+            digest: push.object.digest,
+            branches: push.branches.clone(),
+            since: step.index,
+        };
+        owner.histories.insert(timeline, history);
+        return Ok(true);
+    }
+    refuse_unknown_timeline(owner, push, timeline)?;
+    if push.file.holds_wal() {
+        refuse_foreign_header(owner, push, timeline)?;
+    }
+    let binds = match (&push.aside, push.file) {
+        (Some(aside), _) => {
+            refuse_aside(step, owner, db, push, aside)?;
+            return Ok(false);
         }
-        WalFileName::Segment(segment) => {
-            owner.refuse_other_writer(&push.stanza, segment, &push.instance)?;
-            refuse_unknown_timeline(owner, push, timeline)?;
-            refuse_foreign_header(owner, push, timeline)?;
-            match owner.writers.get_mut(&timeline) {
-                Some(writer) if step.index.0.saturating_sub(writer.seen.0) < Writer::SEEN_STEP => Ok(false),
-                Some(writer) => {
-                    writer.seen = step.index;
-                    Ok(true)
-                }
-                None => {
-                    let writer = Writer::new(push.instance.clone(), step.index, step.actor);
-                    owner.writers.insert(timeline, writer);
-                    Ok(true)
-                }
+        // Only what was judged is set aside. A map is made by a node of a segment that was archived: whoever wrote that one was looked
+        // at then.
+        (None, WalFileName::Aside { .. }) => return Err(Refusal::Recheck { since: step.index }.into()),
+        (None, WalFileName::Map(_)) => return Ok(false),
+        (None, file) => {
+            match owner.judge(&push.stanza, file, &push.server, None, push.object.digest)? {
+                Judgement::Archive { binds } => binds,
+                // The node looks again, and sets it aside.
+                Judgement::Aside { .. } => return Err(Refusal::Recheck { since: step.index }.into()),
             }
         }
-        // The last segment of an old timeline is archived by whoever was promoted, not by its writer.
-        WalFileName::Partial(_) => {
-            refuse_unknown_timeline(owner, push, timeline)?;
-            refuse_foreign_header(owner, push, timeline)?;
-            Ok(false)
+    };
+    match owner.writers.get_mut(&timeline) {
+        None if binds => {
+            let writer = Writer::new(push.server.instance.clone(), step.index, step.actor);
+            owner.writers.insert(timeline, writer);
+            Ok(true)
         }
-        WalFileName::BackupHistory { segment, .. } => {
-            owner.refuse_other_writer(&push.stanza, segment, &push.instance)?;
-            refuse_unknown_timeline(owner, push, timeline)?;
-            Ok(false)
+        Some(writer)
+            if writer.instance == push.server.instance
+                && step.index.0.saturating_sub(writer.seen.0) >= Writer::SEEN_STEP =>
+        {
+            writer.seen = step.index;
+            Ok(true)
         }
-        // Made by a node of a segment that was archived: whoever wrote that one was looked at then.
-        WalFileName::Map(_) => {
-            refuse_unknown_timeline(owner, push, timeline)?;
-            Ok(false)
-        }
+        None | Some(_) => Ok(false),
+    }
+}
+
+/// What is set aside must be what nobody needs, and agree with what is archived as it is now.
+fn refuse_aside<B: Base>(
+    step: &Step<'_, '_, B>,
+    owner: &StanzaRecord,
+    db: &Database,
+    push: &PushSegment,
+    aside: &Aside,
+) -> Outcome<()> {
+    let moved = || Refusal::Recheck { since: step.index };
+    if push.file.segment() != aside.of.segment() {
+        return Err(moved().into());
+    }
+    let key = key::segment(&push.stanza, db.id, &aside.of.to_string());
+    let archived = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
+    let archived = archived.filter(|archived| !archived.object.is_unknown());
+    let known = archived.map(|archived| archived.object.digest);
+    match owner.judge(&push.stanza, aside.of, &push.server, known, push.object.digest)? {
+        Judgement::Aside { .. } if known == aside.compared => Ok(()),
+        _ => Err(moved().into()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
+use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
 use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
@@ -79,37 +79,6 @@ impl StanzaRecord {
             self.past.insert(before.id, left);
         }
         self.databases.push(database);
-    }
-
-    /// Invariant 12: refuses a segment, or what belongs to one, that another instance has to give. A timeline belongs to the
-    /// instance that wrote it first. But what lies wholly before the point where a known timeline left it belongs to that
-    /// one's past too: a server that was promoted gives what a primary that is gone could not.
-    ///
-    /// # Errors
-    /// [`Refusal::OtherWriter`].
-    pub fn refuse_other_writer(
-        &self,
-        stanza: &StanzaName,
-        segment: SegmentName,
-        instance: &str,
-    ) -> Result<(), Refusal> {
-        let other = |writer: &&Writer| writer.instance != instance;
-        let Some(writer) = self.writers.get(&segment.timeline).filter(other) else {
-            return Ok(());
-        };
-        let is_common = self.current().is_some_and(|database| {
-            let end = segment.end(database.segment_size);
-            let is_left_later = |branch: &Branch| branch.parent == segment.timeline && end <= branch.switch;
-            self.histories.iter().any(|(timeline, history)| {
-                let its_writer = self.writers.get(timeline);
-                history.branches.iter().any(is_left_later)
-                    && its_writer.is_none_or(|writer| writer.instance == instance)
-            })
-        });
-        if is_common {
-            return Ok(());
-        }
-        Err(writer.refusal(stanza, segment.timeline, instance))
     }
 }
 
@@ -188,6 +157,7 @@ impl Writer {
             stanza: stanza.clone(),
             timeline,
             known: self.instance.clone(),
+            host: self.host.clone(),
             given: given.to_owned(),
         }
     }

@@ -5,7 +5,7 @@ mod skips;
 use super::check::{Check, OTHER};
 use super::sessions::sessions;
 use crate::commands::info::{
-    HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_troubles, lost_remedy,
+    HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles, lost_remedy,
 };
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
@@ -88,6 +88,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             }
             checks.extend(repositories(seen, status));
             checks.push(losses(status));
+            checks.extend(stuck_archivers(status));
             checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
         }
@@ -384,6 +385,26 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
     }));
     checks.push(spare_repositories(seen, status));
     checks
+}
+
+/// Hosts whose WAL is refused.
+fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
+    let told = status
+        .nodes
+        .iter()
+        .flat_map(|(_, own)| own.iter().flat_map(|own| &own.stuck));
+    told.map(|stuck| {
+        Check::fail(
+            format!("archiving of {}", stuck.stanza),
+            stuck.code,
+            describe_stuck(stuck),
+            stuck
+                .remedy
+                .clone()
+                .unwrap_or_else(|| "see the log of PostgreSQL on that host".to_owned()),
+        )
+    })
+    .collect()
 }
 
 /// What no repair can make.

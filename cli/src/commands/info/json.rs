@@ -5,7 +5,7 @@ use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
 use pgmesh_node::protocol::{
     BackupInfo, CatalogLost, DebtInfo, HealthInfo, HoleInfo, HolesReport, KeptInfo, LostReport, RepositoryInfo,
-    StanzaHoles, StanzaInfo, StanzaLosses,
+    StanzaHoles, StanzaInfo, StanzaLosses, StuckArchiver,
 };
 use pgmesh_storage::{BackupLabel, MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
@@ -42,6 +42,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> Value 
         "lost": shown.losses(name).map(losses),
         "catalog-lost": shown.info.lost.catalog.as_ref().map(catalog),
         "wal-holes": shown.holes(name).map(stanza_holes),
+        "stuck": shown.info.stuck.iter().filter(|stuck| stuck.stanza == name).map(stuck).collect::<Value>(),
         "stopped": stanza.and_then(|stanza| stanza.stopped.as_deref()),
         "repo": repositories.iter().zip(&each).map(|(repo, status)| repository(repo, *status)).collect::<Value>(),
         "db": databases(&repositories, stanza),
@@ -84,6 +85,20 @@ fn losses(losses: &StanzaLosses) -> Value {
         "wal": losses.wal,
         "wal-files": losses.wal_files,
         "description": losses.description,
+    })
+}
+
+/// A host whose WAL is refused: a key of pgmesh's own.
+pub fn stuck(stuck: &StuckArchiver) -> Value {
+    json!({
+        "stanza": stuck.stanza,
+        "host": stuck.host,
+        "file": stuck.file,
+        "since": stuck.since,
+        "last": stuck.last,
+        "code": stuck.code,
+        "why": stuck.why,
+        "remedy": stuck.remedy,
     })
 }
 

@@ -1,7 +1,7 @@
 //! What is lost, in sentences. Pure.
 
 use crate::output::timestamp;
-use pgmesh_node::protocol::{CatalogLost, LostReport, StanzaLosses};
+use pgmesh_node::protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver};
 
 /// How many backups a sentence names.
 const NAMED: usize = 5;
@@ -49,6 +49,18 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
         lines.push(format!("no backup needs the {} lost chunks", lost.chunks));
     }
     lines
+}
+
+/// A host whose WAL is refused.
+pub fn describe_stuck(stuck: &StuckArchiver) -> String {
+    format!(
+        "WAL of stanza {} from {} is refused since {}: {}, and nothing newer leaves the host: {}",
+        stuck.stanza,
+        stuck.host,
+        timestamp(stuck.since),
+        stuck.file,
+        stuck.why
+    )
 }
 
 /// What the catalog itself has lost.

@@ -40,6 +40,7 @@ pub fn mesh() -> MeshInfo {
         clock: 1_795_408_197,
         stale: None,
         lost: pgmesh_node::protocol::LostReport::default(),
+        stuck: vec![],
         holes: pgmesh_node::protocol::HolesReport::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! `info` for people, in pgBackRest's words and order.
 
-use super::losses::{describe_catalog, describe_losses};
+use super::losses::{describe_catalog, describe_losses, describe_stuck};
 use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
@@ -91,6 +91,9 @@ fn status(text: &mut Lines, shown: &Shown<'_>, name: &str, stanza: Option<&Stanz
     }
     for line in shown.info.lost.catalog.iter().map(describe_catalog) {
         text.add(2, line);
+    }
+    for stuck in shown.info.stuck.iter().filter(|stuck| stuck.stanza == name) {
+        text.add(2, describe_stuck(stuck));
     }
     for line in shown.losses(name).map(describe_losses).unwrap_or_default() {
         text.add(2, line);

@@ -1,6 +1,6 @@
 //! `status --output=json`: the keys that `pgmesh help status` names.
 
-use super::super::info::{debt, health, holes_json, kept, lost};
+use super::super::info::{debt, health, holes_json, kept, lost, stuck};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
@@ -64,6 +64,8 @@ fn node(info: &NodeInfo, own: &Result<NodeStatus, String>, round_trip: Option<u6
     node["snapshot"] = json!(told.and_then(|own| own.snapshot));
     node["certificate-expires"] = json!(told.map(|own| own.certificate_expires));
     node["disk-free"] = json!(told.and_then(|own| own.disk_free));
+    let stuck = told.map(|own| own.stuck.iter().map(stuck).collect::<Value>());
+    node["stuck"] = json!(stuck);
     node["trouble"] = json!(told.and_then(|own| own.trouble.as_ref()));
     node["began-anew"] = json!(told.and_then(|own| own.began_anew.as_ref()));
     let skipped = told.map(|own| own.skipped.iter().map(ToString::to_string).collect::<Vec<_>>());

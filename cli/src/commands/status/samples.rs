@@ -37,6 +37,7 @@ pub fn status(name: &str) -> NodeStatus {
         disk_free: Some(50 << 30),
         repositories: vec![],
         skipped: vec![],
+        stuck: vec![],
         failure: None,
         sessions: vec![],
         session_timeout: 1800,

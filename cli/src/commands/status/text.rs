@@ -1,7 +1,7 @@
 //! `status` for people: two tables, and a line for each trouble.
 
 use super::super::columns::{columns, or_dash};
-use super::super::info::{describe_holes, describe_kept, describe_lost, describe_troubles};
+use super::super::info::{describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles};
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::size;
 use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
@@ -128,11 +128,16 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
             trouble.map(|trouble| format!("{}: {trouble}", info.name))
         }
     });
+    let stuck = status
+        .nodes
+        .iter()
+        .flat_map(|(_, own)| own.iter().flat_map(|own| &own.stuck));
+    let stuck: Vec<String> = stuck.map(describe_stuck).collect();
     let skipped = status.nodes.iter().flat_map(|(info, own)| {
         let entries = own.iter().flat_map(|own| &own.skipped);
         entries.map(|entry| format!("{}: has left out entry {entry} of the log", info.name))
     });
-    let nodes = nodes.chain(skipped);
+    let nodes = nodes.chain(skipped).chain(stuck);
     let repositories = status.repositories.iter().flat_map(|repository| {
         let key = repository.key;
         let troubles = describe_troubles(&repository.health, &repository.debt);

@@ -114,7 +114,7 @@ pub const COMMANDS: &[CommandSpec] = &[
                 `--output=json`: `stanzas`, `chunks`, `unnamed`, and `problems`, each with `kind`, `stanza`, `subject`, \
                 `what` and `remedy`. Interrupted, it is run again and starts over. Afterwards: `node start`, then let every \
                 host join (`invite`, `join`), and run `check`. A cluster of which no backup tells the data directory is \
-                refused until `stanza-create` is run beside it.",
+                refused until `stanza-adopt` is run beside it.",
         arguments: &[],
         examples: &[
             (
@@ -494,6 +494,18 @@ pub const COMMANDS: &[CommandSpec] = &[
             "pgmesh --config=/etc/pgmesh/node.conf session-end 4711",
             "after the host of a backup was lost",
         )],
+        hidden: false,
+    },
+    CommandSpec {
+        command: Command::StanzaAdopt,
+        name: "stanza-adopt",
+        summary: "Say that a cluster was moved here",
+        about: "Each timeline is archived by one data directory, so that a copy of the cluster cannot pollute the archive. When the \
+                cluster itself was moved (rsync, cp, a restored image), the mesh cannot tell it from a copy and refuses it with exit \
+                44. This command, run beside it, makes its data directory the writer, and says which one was it before. That one is \
+                refused from then on. Refused itself while the one before has pushed within the last minutes.",
+        arguments: &[],
+        examples: &[("pgmesh --stanza=main stanza-adopt", "on the new host, after a move")],
         hidden: false,
     },
     CommandSpec {

@@ -183,7 +183,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             "--annotation=source='nightly job'",
         ),
     new("online", Kind::Flag, "the cluster runs")
-        .commands(CommandSet::of(&[Backup, StanzaCreate, StanzaUpgrade]))
+        .commands(CommandSet::of(&[Backup, StanzaAdopt, StanzaCreate, StanzaUpgrade]))
         .default("y")
         .about(
             "With --no-online PostgreSQL must be stopped and is not asked anything.",

@@ -125,15 +125,17 @@ pub const OPTIONS: &[OptionSpec] = &[
             NodeRemove,
             RepoRemove,
             Restore,
+            StanzaAdopt,
             StanzaDelete,
             Stop,
         ]))
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
-            exists. stanza-delete: although PostgreSQL runs or the stanza is being restored. stop: end backups and \
-            restores that run. node remove: although it hosts repositories. repo-remove: although nothing else has \
-            what it holds. join: although there is an identity already.",
+            exists. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
+            PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
+            although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is \
+            an identity already.",
             "--force",
         ),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")

@@ -28,6 +28,7 @@ pub const MESH: CommandSet = CommandSet::of(&[
     Restore,
     CatalogAcceptLoss,
     SessionEnd,
+    StanzaAdopt,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,
@@ -45,6 +46,7 @@ pub const ONE_STANZA: CommandSet = CommandSet::of(&[
     Backup,
     Check,
     Restore,
+    StanzaAdopt,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,
@@ -60,17 +62,26 @@ pub const POSTGRES: CommandSet = CommandSet::of(&[
     Backup,
     Check,
     Restore,
+    StanzaAdopt,
     StanzaCreate,
     StanzaDelete,
     StanzaUpgrade,
 ]);
 
 /// Commands that cannot do without the cluster's directory.
-pub const POSTGRES_PATH: CommandSet =
-    CommandSet::of(&[ArchivePush, Backup, Check, Restore, StanzaCreate, StanzaUpgrade]);
+pub const POSTGRES_PATH: CommandSet = CommandSet::of(&[
+    ArchivePush,
+    Backup,
+    Check,
+    Restore,
+    StanzaAdopt,
+    StanzaCreate,
+    StanzaUpgrade,
+]);
 
 /// Commands that connect to PostgreSQL.
-pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[Backup, Check, StanzaCreate, StanzaDelete, StanzaUpgrade]);
+pub const POSTGRES_SESSION: CommandSet =
+    CommandSet::of(&[Backup, Check, StanzaAdopt, StanzaCreate, StanzaDelete, StanzaUpgrade]);
 
 /// Commands of a node: those that make or run one.
 pub const NODE: CommandSet = CommandSet::of(&[CatalogRebuild, NodeInit, NodeJoin, NodeStart]);

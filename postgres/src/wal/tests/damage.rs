@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::writer::{Writer, record};
-use super::super::{ChangeMap, Joiner, NoMap, SegmentMap};
+use super::super::{ChangeMap, Joiner, NoMap, SegmentMap, switched_at};
 use super::workload::{Step, any_steps, any_version};
 use crate::{PgVersion, SegmentName, SegmentSize};
 
@@ -94,7 +94,13 @@ fn a_segment_that_ends_in_zeros_has_no_map() {
     let (name, mut bytes) = writer.segments().remove(0);
     // Without the switch record, the zeros are where more was to come.
     let switch = 40 + 128;
+    let behind = name.start(Writer::size()) + (switch + 24) as u64;
+    assert_eq!(switched_at(name, &bytes), Some(behind));
+    bytes[switch + 24..switch + 100].fill(7);
+    assert_eq!(switched_at(name, &bytes), Some(behind), "whatever lies behind it");
+    bytes[switch + 24..switch + 100].fill(0);
     bytes[switch..switch + 24].fill(0);
+    assert_eq!(switched_at(name, &bytes), None);
     let map = SegmentMap::of(name, Writer::size(), PgVersion::V15, &bytes);
     assert!(map.changes().unwrap_err().contains("no record has 0 bytes"));
 }

@@ -1,0 +1,181 @@
+//! Invariant 12: whose WAL an archive takes. Pure.
+//!
+//! What decides is what PostgreSQL's own files prove: the history of the timeline that the pushing server is on, whether it
+//! is in recovery, and the content of the file.
+//!
+//! ```text
+//! T1 ────────────┬──────────╌╌╌ the rest of timeline 1
+//!                S
+//!                └──────────────── T2, on which the server is
+//!    below       │ the fork's      beyond
+//!                  segment
+//! ```
+//!
+//! - A server that is on a timeline and not in recovery *writes* it. The first one that does is bound to it. Another one is a copy, or
+//!   the same one in another place: it is refused until somebody says which.
+//! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may give it.
+//! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it reads the newer
+//!   timeline's segment of the same number, which begins with a copy of the older one's content. It is *set aside*.
+//! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received; it is bound to nothing.
+//!   The segment in which it changed the timeline it has not received in full: it is set aside.
+
+use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
+use pgmesh_storage::{Digest, StanzaName};
+use serde::{Deserialize, Serialize};
+
+use super::{Branch, StanzaRecord, Writer};
+use crate::refusal::Refusal;
+
+/// The server that a file comes from, as its own files describe it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// The fingerprint of its data directory.
+    pub instance: String,
+    /// Whether it is in recovery (pg_control's state).
+    pub in_recovery: bool,
+    /// The timeline that it is on.
+    pub timeline: TimelineId,
+    /// How that came about: the lines of its history file, oldest first. Empty for timeline 1, and where the file is missing.
+    pub branches: Vec<Branch>,
+}
+
+/// What becomes of a file that is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// It goes into the archive.
+    Archive {
+        /// The server becomes the writer of its timeline.
+        binds: bool,
+    },
+    /// It is set aside: kept under a name of its own, and never handed out. What is archived under its name must agree with it up to
+    /// this position, as far as there are records.
+    Aside {
+        /// The first position that is not compared.
+        upto: Lsn,
+    },
+}
+
+impl StanzaRecord {
+    /// Judges a file that is not archived with this content. `known` is what is archived under its name.
+    ///
+    /// # Errors
+    /// [`Refusal::OtherWriter`] where another server writes the timeline; [`Refusal::Duplicate`] where another content is archived
+    /// (invariant 3).
+    pub fn judge(
+        &self,
+        stanza: &StanzaName,
+        file: WalFileName,
+        server: &Server,
+        known: Option<Digest>,
+        given: Digest,
+    ) -> Result<Judgement, Refusal> {
+        let archive = |binds| match known {
+            None => Ok(Judgement::Archive { binds }),
+            Some(known) => Err(Refusal::Duplicate {
+                stanza: stanza.clone(),
+                file,
+                known,
+                given,
+            }),
+        };
+        match file {
+            WalFileName::Segment(segment) => match self.place(segment, server) {
+                Place::Written { binds } => archive(binds),
+                // After a switch of segments two servers may have different remains behind the last record.
+                Place::Shared if known.is_some() => Ok(Judgement::Aside {
+                    upto: self.end(segment),
+                }),
+                Place::Shared => archive(false),
+                Place::Aside { upto } => Ok(Judgement::Aside { upto }),
+                Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
+            },
+            // Whoever is promoted archives the last, unfinished segment of the timeline that it leaves. Of two promotions within one
+            // segment each has its own. No recovery asks for it.
+            WalFileName::Partial(segment) if known.is_some() => Ok(Judgement::Aside {
+                upto: self.start(segment),
+            }),
+            WalFileName::BackupHistory { segment, .. } => match self.place(segment, server) {
+                Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
+                Place::Written { .. } | Place::Shared | Place::Aside { .. } => archive(false),
+            },
+            WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::Map(_) | WalFileName::Aside { .. } => {
+                archive(false)
+            }
+        }
+    }
+
+    /// Where a segment lies in the history of a server.
+    fn place(&self, segment: SegmentName, server: &Server) -> Place<'_> {
+        let (start, end) = (self.start(segment), self.end(segment));
+        let writer = self.writers.get(&segment.timeline);
+        let is_own = writer.is_some_and(|writer| writer.instance == server.instance);
+        if let Some(switch) = self.left(server, segment.timeline) {
+            return match () {
+                () if end <= switch => Place::Shared,
+                // The rest of a timeline that it wrote itself.
+                () if is_own && !server.in_recovery => Place::Written { binds: false },
+                () => Place::Aside {
+                    upto: switch.max(start),
+                },
+            };
+        }
+        if server.in_recovery {
+            let forks = self.forks(server, segment.timeline);
+            let inside = forks.filter(|switch| start < *switch && *switch < end).min();
+            return inside.map_or(Place::Shared, |upto| Place::Aside { upto });
+        }
+        match writer {
+            Some(other) if !is_own => Place::Others(other),
+            // One whose history is not known pushes what it has, and is bound to what it is on.
+            writer => Place::Written {
+                binds: writer.is_none() && server.timeline == segment.timeline,
+            },
+        }
+    }
+
+    /// Where the server's timeline left an older one; `None` for the timeline that it is on, and for others.
+    fn left(&self, server: &Server, timeline: TimelineId) -> Option<Lsn> {
+        let known = self.histories.get(&server.timeline);
+        let known = known.map(|history| history.branches.as_slice()).unwrap_or_default();
+        let branches = if server.branches.is_empty() {
+            known
+        } else {
+            server.branches.as_slice()
+        };
+        let branch = branches.iter().find(|branch| branch.parent == timeline)?;
+        Some(branch.switch)
+    }
+
+    /// Where known timelines left one.
+    fn forks<'s>(&'s self, server: &'s Server, timeline: TimelineId) -> impl Iterator<Item = Lsn> + 's {
+        let known = self.histories.values().flat_map(|history| &history.branches);
+        let all = known.chain(&server.branches);
+        all.filter(move |branch| branch.parent == timeline)
+            .map(|branch| branch.switch)
+    }
+
+    fn start(&self, segment: SegmentName) -> Lsn {
+        self.current()
+            .map_or(Lsn(0), |database| segment.start(database.segment_size))
+    }
+
+    fn end(&self, segment: SegmentName) -> Lsn {
+        self.current()
+            .map_or(Lsn(u64::MAX), |database| segment.end(database.segment_size))
+    }
+}
+
+/// Where a segment lies in the history of a server.
+enum Place<'w> {
+    /// The server wrote it.
+    Written {
+        /// It becomes the writer of the timeline.
+        binds: bool,
+    },
+    /// The server has it as whoever wrote it.
+    Shared,
+    /// No recovery along the server's history asks for it.
+    Aside { upto: Lsn },
+    /// Another one writes the timeline.
+    Others(&'w Writer),
+}
