@@ -16,6 +16,9 @@ use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::path::Path;
 use tokio::task::{JoinError, JoinHandle};
 
+/// So many lines of a history are told.
+const LINES: usize = 1024;
+
 /// A file that is being compressed, while the connection is made and finds out what size of packet it may use.
 pub struct WalFile {
     content: Bytes,
@@ -201,50 +204,36 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> 
     })
 }
 
-/// The server that runs on a data directory, as its files describe it (invariant 12). A standby that follows its primary to another
-/// timeline has that one's history before pg_control says so.
+/// The server that runs on a data directory, as its files describe it (invariant 12). pg_control alone says which timeline it is on: a
+/// history in pg_wal may be one that the server has looked at and not followed.
 fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     let instance = instance_fingerprint(pgdata).map_err(|error| {
         Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
     })?;
-    let in_recovery = matches!(
+    let is_primary = matches!(
         control.state,
-        ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery
+        ClusterState::InProduction | ClusterState::ShuttingDown | ClusterState::ShutDown
     );
-    let on = timeline(control);
-    let histories = histories_in(&pgdata.join("pg_wal"));
-    let newest = histories.iter().rev().find(|history| {
-        history.timeline == on || in_recovery && history.entries.iter().any(|entry| entry.parent == on)
-    });
+    let timeline = timeline(control);
+    let file = pgdata.join("pg_wal").join(WalFileName::History(timeline).to_string());
+    let history = std::fs::read(file).ok();
+    let history = history.and_then(|content| TimelineHistory::parse(timeline, &content).ok());
     Ok(Server {
         instance,
-        in_recovery,
-        timeline: newest.map_or(on, |history| history.timeline),
-        branches: newest.map(branches).unwrap_or_default(),
+        in_recovery: !is_primary,
+        timeline,
+        branches: history.map(|history| branches(&history)).unwrap_or_default(),
     })
 }
 
+/// The newest lines of a history: what was left long ago is not archived any more.
 fn branches(history: &TimelineHistory) -> Vec<Branch> {
     let branch = |entry: &TimelineHistoryEntry| Branch {
         parent: entry.parent,
         switch: entry.switch,
     };
-    history.entries.iter().map(branch).collect()
-}
-
-/// The histories that lie in a folder and can be read, the lowest timeline first.
-fn histories_in(folder: &Path) -> Vec<TimelineHistory> {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut histories: Vec<TimelineHistory> = names
-        .filter_map(|entry| {
-            let WalFileName::History(timeline) = entry.file_name().to_str()?.parse().ok()? else {
-                return None;
-            };
-            TimelineHistory::parse(timeline, &std::fs::read(entry.path()).ok()?).ok()
-        })
-        .collect();
-    histories.sort_unstable_by_key(|history| history.timeline);
-    histories
+    let first = history.entries.len().saturating_sub(LINES);
+    history.entries.iter().skip(first).map(branch).collect()
 }
 
 /// Begins to compress on another thread. The payload's digest is still to be set.

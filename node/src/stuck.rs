@@ -24,6 +24,8 @@ impl Refused {
         let key = (stanza.clone(), shortened(host.to_owned(), limits::HOLDER));
         let now = now_unix();
         let failure = match outcome {
+            // A history may be brought for the sake of a file that is refused.
+            Ok(()) if file.ends_with(".history") => return,
             Ok(()) => {
                 refused.remove(&key);
                 return;
@@ -100,6 +102,8 @@ mod tests {
         let list = refused.list();
         assert_eq!(list.len(), 1, "what may be tried again is not stuck: {list:?}");
         assert_eq!((list[0].host.as_str(), list[0].code), ("client pg1", 44));
+        refused.note(&stanza, "client pg1", "00000002.history", Ok(()));
+        assert_eq!(refused.list().len(), 1);
         refused.note(&stanza, "client pg1", "00000001", Ok(()));
         assert!(refused.list().is_empty());
         for number in 0..2 * HOSTS {

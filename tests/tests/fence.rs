@@ -98,27 +98,6 @@ fn a_standby_that_follows_another_primary_is_not_stuck() {
     host_b.run(&["verify"]).succeeds();
 }
 
-#[test]
-fn a_standby_that_archives_first_does_not_shut_the_primary_out() {
-    let site = Site::new("fence-first", 1);
-    let command = site.host.archive_command();
-    // The primary's archiver hangs, and a standby archives what it receives.
-    site.postgres.set("archive_command", "false");
-    let (b, _host_b) = standby_of(&site, &site.postgres, "b", "always");
-    let first = site.postgres.current_segment();
-    site.postgres
-        .query("create table t as select generate_series(1, 1000) n");
-    site.postgres.query("select pg_switch_wal()");
-    wait_for("the standby to archive", LIMIT, || {
-        b.query("select coalesce(last_archived_wal, '') from pg_stat_archiver") >= first
-    });
-    site.postgres.set("archive_command", &command);
-    site.postgres.archive_everything();
-    assert_not_stuck(&site.postgres);
-    wait_until_replayed(&site.postgres, &b);
-    site.host.run(&["check"]).succeeds();
-}
-
 /// As a cluster manager does it: switchover there and back, a crash, and the old primary is rewound and leads again.
 #[test]
 fn switchovers_and_a_rewind_leave_nobody_stuck() {

@@ -109,9 +109,13 @@ impl Served {
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
+                // A standby waits for its primary to archive.
+                let waits = push.server.in_recovery;
                 let pushed = node.push_segment(actor, push, body, held).await;
-                node.refused.note(&stanza, actor, &file, pushed.as_ref().map(drop));
-                let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already);
+                if !waits {
+                    node.refused.note(&stanza, actor, &file, pushed.as_ref().map(drop));
+                }
+                let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
                 let answered = logged(stream, "archive-push", pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
                 if let Some(source) = source.filter(|_| is_new) {

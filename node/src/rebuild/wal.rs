@@ -80,7 +80,7 @@ impl Rebuilding {
                 let (object, branches) = match found? {
                     Found::Good(object, branches) => (object, branches),
                     // It is made anew of its segment when it is asked for, and no recovery asks for it.
-                    _ if matches!(file, WalFileName::Map(_)) => continue,
+                    _ if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) => continue,
                     bad => {
                         let is_foreign = matches!(bad, Found::Foreign(_));
                         self.found(problem(stanza, file, &bad));

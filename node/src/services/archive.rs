@@ -281,7 +281,11 @@ impl Node {
         match self.catalog.propose(actor, command).await {
             Ok(reply) => Ok(reply),
             Err(CatalogError::Refused(
-                Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
+                // Another push under the same name: whether they agree is looked at again.
+                Refusal::Duplicate { .. }
+                | Refusal::Recheck { .. }
+                | Refusal::StaleGenerations(_)
+                | Refusal::TooFewReplicas { .. },
             )) => Err(PushError::Moved),
             Err(error) => Err(Failure::from(error).into()),
         }

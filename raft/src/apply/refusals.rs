@@ -184,13 +184,25 @@ fn invariant_12_a_server_in_recovery_writes_nothing() {
     assert!(writers(&world).is_empty());
     world.push(push_segment(1, 1, 1)).unwrap();
     assert_eq!(writers(&world)[&TimelineId(1)].instance, "a", "by the same bytes");
-    world.push(standby(1, 2)).unwrap();
-    world.push(push_segment(1, 3, 3)).unwrap();
-    // The segment in which it changed the timeline it has not received in full.
+    // Of a timeline that has a writer it gives nothing new: its primary may be a copy.
+    let is_refused = |answer| matches!(answer, Err(Refusal::OtherWriter { .. }));
+    assert!(is_refused(world.push(standby(1, 2))));
+    world.push(push_segment(1, 2, 2)).unwrap();
+    assert!(matches!(world.push(standby(1, 2)), Ok(Reply::AlreadyThere { .. })));
+    // The primary is gone, and the standby follows another one.
     world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
-    assert!(matches!(world.push(standby(1, 4)), Err(Refusal::Recheck { .. })));
+    let moved = |segment: u8| PushSegment {
+        server: Server {
+            in_recovery: true,
+            ..server("standby", 2, &[(1, 0x0480_0000)])
+        },
+        ..push_segment(1, segment.into(), segment)
+    };
+    world.push(moved(3)).unwrap();
+    // The segment in which it changed the timeline it has not received in full.
+    assert!(matches!(world.push(moved(4)), Err(Refusal::Recheck { .. })));
     // Other bytes under an archived name are still refused.
-    let mut other = standby(1, 2);
+    let mut other = moved(2);
     other.object.digest = digest(9);
     assert!(matches!(world.push(other), Err(Refusal::Duplicate { .. })));
 }

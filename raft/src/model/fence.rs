@@ -16,8 +16,9 @@
 //! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may give it.
 //! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it reads the newer
 //!   timeline's segment of the same number, which begins with a copy of the older one's content. It is *set aside*.
-//! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received; it is bound to nothing.
-//!   The segment in which it changed the timeline it has not received in full: it is set aside.
+//! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received, from the writer or from
+//!   a copy. It is bound to nothing. Of a timeline that has a writer it gives nothing new, and tries again: the writer archives the same
+//!   bytes, or is gone, and then the server leaves the timeline.
 
 use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{Digest, StanzaName};
@@ -79,7 +80,7 @@ impl StanzaRecord {
             }),
         };
         match file {
-            WalFileName::Segment(segment) => match self.place(segment, server) {
+            WalFileName::Segment(segment) => match self.place(segment, server, known.is_some()) {
                 Place::Written { binds } => archive(binds),
                 // After a switch of segments two servers may have different remains behind the last record.
                 Place::Shared if known.is_some() => Ok(Judgement::Aside {
@@ -94,7 +95,7 @@ impl StanzaRecord {
             WalFileName::Partial(segment) if known.is_some() => Ok(Judgement::Aside {
                 upto: self.start(segment),
             }),
-            WalFileName::BackupHistory { segment, .. } => match self.place(segment, server) {
+            WalFileName::BackupHistory { segment, .. } => match self.place(segment, server, known.is_some()) {
                 Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
                 Place::Written { .. } | Place::Shared | Place::Aside { .. } => archive(false),
             },
@@ -105,27 +106,23 @@ impl StanzaRecord {
     }
 
     /// Where a segment lies in the history of a server.
-    fn place(&self, segment: SegmentName, server: &Server) -> Place<'_> {
+    fn place(&self, segment: SegmentName, server: &Server, is_archived: bool) -> Place<'_> {
         let (start, end) = (self.start(segment), self.end(segment));
         let writer = self.writers.get(&segment.timeline);
         let is_own = writer.is_some_and(|writer| writer.instance == server.instance);
         if let Some(switch) = self.left(server, segment.timeline) {
             return match () {
                 () if end <= switch => Place::Shared,
-                // The rest of a timeline that it wrote itself.
-                () if is_own && !server.in_recovery => Place::Written { binds: false },
+                // The rest of a timeline that it wrote itself, unless it is another one's rest of it, as pg_rewind leaves it.
+                () if is_own && !server.in_recovery && !is_archived => Place::Written { binds: false },
                 () => Place::Aside {
                     upto: switch.max(start),
                 },
             };
         }
-        if server.in_recovery {
-            let forks = self.forks(server, segment.timeline);
-            let inside = forks.filter(|switch| start < *switch && *switch < end).min();
-            return inside.map_or(Place::Shared, |upto| Place::Aside { upto });
-        }
         match writer {
             Some(other) if !is_own => Place::Others(other),
+            _ if server.in_recovery => Place::Shared,
             // One whose history is not known pushes what it has, and is bound to what it is on.
             writer => Place::Written {
                 binds: writer.is_none() && server.timeline == segment.timeline,
@@ -144,14 +141,6 @@ impl StanzaRecord {
         };
         let branch = branches.iter().find(|branch| branch.parent == timeline)?;
         Some(branch.switch)
-    }
-
-    /// Where known timelines left one.
-    fn forks<'s>(&'s self, server: &'s Server, timeline: TimelineId) -> impl Iterator<Item = Lsn> + 's {
-        let known = self.histories.values().flat_map(|history| &history.branches);
-        let all = known.chain(&server.branches);
-        all.filter(move |branch| branch.parent == timeline)
-            .map(|branch| branch.switch)
     }
 
     fn start(&self, segment: SegmentName) -> Lsn {
