@@ -86,6 +86,12 @@ fn a_standby_that_follows_another_primary_is_not_stuck() {
     ledger.add(&b);
     b.archive_everything();
     ledger.add(&b);
+    // Its pg_control names the new timeline with its next restartpoint; until then it waits.
+    b.query("checkpoint");
+    wait_until_replayed(&b, &c);
+    c.query("checkpoint");
+    ledger.add(&b);
+    b.archive_everything();
     wait_until_replayed(&b, &c);
     assert_not_stuck(&b);
     assert_not_stuck(&c);
