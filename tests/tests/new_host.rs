@@ -218,7 +218,7 @@ fn a_copy_that_would_archive_is_refused() {
     let server = Server::start(&copy, NEW_PORT).promoted();
     server.query("insert into numbers select generate_series(1, 1000)");
     let log = refusal(&copy, &server);
-    assert!(log.contains("is written by instance"), "{log}");
+    assert!(log.contains("is written by data directory"), "{log}");
     assert_eq!(newest(&site), before);
     assert!(site.postgres.archive_everything() > before, "the original goes on");
 
@@ -226,5 +226,5 @@ fn a_copy_that_would_archive_is_refused() {
     let address = [format!("--pg1-port={NEW_PORT}"), "--start-fast".to_owned()];
     let mut backup = host.command(&["backup", "--type=full", "--archive-timeout=5s"]);
     backup.args(&address);
-    run(backup).fails(&[44], &["is written by instance"]);
+    run(backup).fails(&[44], &["is written by data directory"]);
 }
