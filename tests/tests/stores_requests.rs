@@ -212,9 +212,10 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
     }
     println!("a restore: {:?}", clouds.proxies.each_ref().map(methods));
     let twice: Vec<_> = reads.iter().filter(|(_, count)| **count > 1).collect();
-    // The sweep, which waits for the end of a backup, reads the part of its manifest as well.
+    // The sweep reads the part of a new backup's manifest as well. What postgresql.conf and postgresql.auto.conf would make of the
+    // recovery is looked at before anything is written, so their chunks are read once more.
     assert!(
-        !reads.is_empty() && twice.len() <= 1,
+        !reads.is_empty() && twice.len() <= 3 && twice.iter().all(|(_, count)| **count == 2),
         "read more than once: {twice:?} of {}",
         reads.len()
     );
