@@ -19,6 +19,10 @@
 //! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that costs.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
+// A file that the tests beside the crate share names it from outside.
+#[cfg(test)]
+extern crate self as pgmesh_node;
+
 mod anew;
 mod announcing;
 mod authorize;

@@ -6,13 +6,13 @@ use crate::protocol::{
     PutChunk, Request,
 };
 use crate::server::serve;
-use crate::{Failure, Layout, Node, NodeSettings, RepositorySettings, SessionTimes, init};
+use crate::{Failure, Layout, Node, SessionTimes, init};
 use bytes::Bytes;
 use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
 use pgmesh_raft::{Command, RequestId, SessionId};
 use pgmesh_storage::{
-    BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, FixedSecrets, MANIFEST_FORMAT,
-    ManifestRoot, PartRef, PartWriter, Payload, RepoKey, StanzaName,
+    BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, MANIFEST_FORMAT, ManifestRoot,
+    PartRef, PartWriter, Payload, StanzaName,
 };
 use pgmesh_transport::{Client, Connection, Identity, Server};
 use serde::de::DeserializeOwned;
@@ -20,6 +20,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+pub(crate) use common::settings;
 
 pub(crate) const SUITE: DigestSuite = DigestSuite::Blake3;
 pub(crate) const SEGMENT: u32 = 1 << 20;
@@ -45,7 +49,8 @@ pub(crate) struct TestNode {
 impl TestNode {
     pub(crate) async fn start(sessions: SessionTimes) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = settings(folder.path(), sessions);
+        let repository = folder.path().join("repo");
+        let settings = settings(&folder.path().join("node"), &[&repository], sessions);
         init(&settings, SUITE).await.unwrap();
         let layout = Layout::new(&settings.path);
         let identity = Identity::load(&layout.identity()).unwrap();
@@ -335,34 +340,4 @@ pub(crate) fn manifest_of_file(path: &str, label: &str, chunk: Digest, length: u
         parts: vec![part_ref],
     };
     (root.encode().unwrap(), part)
-}
-
-fn settings(folder: &Path, sessions: SessionTimes) -> NodeSettings {
-    let repository = folder.join("repo");
-    let place = [("type", "posix"), ("path", repository.to_str().unwrap())];
-    let declared = RepositorySettings {
-        definition: place.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        local: BTreeMap::new(),
-        secrets: Arc::new(FixedSecrets::default()),
-        passphrase: None,
-    };
-    NodeSettings {
-        name: "alpha".to_owned(),
-        path: folder.join("node"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        advertise: "127.0.0.1:1".to_owned(),
-        region: None,
-        repositories: BTreeMap::from([(RepoKey::new(1).unwrap(), declared)]),
-        archive_ack: None,
-        backup_ack: None,
-        io_timeout: Duration::from_secs(20),
-        seeds: Vec::new(),
-        routes: BTreeMap::new(),
-        voters: 3,
-        repair_rate: None,
-        snapshot_entries: None,
-        skip_entries: Vec::new(),
-        buffer: 64 << 20,
-        sessions,
-    }
 }

@@ -2,22 +2,24 @@
 //! in `tests/tests/change_maps.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pgmesh_node::protocol::{
     ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
 };
-use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, SessionTimes, code, init, run};
+use pgmesh_node::{Failure, Layout, SessionTimes, code, init, run};
 use pgmesh_postgres::wal::{Candidates, SegmentMap};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
-use pgmesh_storage::{Codec, DigestSuite, FixedSecrets, Payload, RepoKey};
+use pgmesh_storage::{Codec, DigestSuite, Payload};
 use pgmesh_transport::{Client, Connection, Identity};
 use serde::de::DeserializeOwned;
+
+use common::settings;
 
 const SUITE: DigestSuite = DigestSuite::Blake3;
 const SIZE: u32 = 1 << 20;
@@ -37,7 +39,7 @@ impl Site {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let repository = folder.path().join("repo");
-        let settings = settings(&folder.path().join("node"), &repository);
+        let settings = settings(&folder.path().join("node"), &[&repository], SessionTimes::default());
         init(&settings, SUITE).await.unwrap();
         let admin = Identity::load(&Layout::new(&settings.path).admin()).unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -136,35 +138,6 @@ impl Site {
         drop(self.connection);
         self.stop.send(()).unwrap();
         self.running.await.unwrap().unwrap();
-    }
-}
-
-fn settings(path: &Path, repository: &Path) -> NodeSettings {
-    let place = [("type", "posix"), ("path", repository.to_str().unwrap())];
-    let declared = RepositorySettings {
-        definition: place.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        local: BTreeMap::new(),
-        secrets: Arc::new(FixedSecrets::default()),
-        passphrase: None,
-    };
-    NodeSettings {
-        name: "alpha".to_owned(),
-        path: path.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        advertise: "127.0.0.1:1".to_owned(),
-        region: None,
-        repositories: BTreeMap::from([(RepoKey::new(1).unwrap(), declared)]),
-        archive_ack: None,
-        backup_ack: None,
-        io_timeout: Duration::from_secs(20),
-        seeds: Vec::new(),
-        routes: BTreeMap::new(),
-        voters: 3,
-        repair_rate: None,
-        snapshot_entries: None,
-        skip_entries: Vec::new(),
-        buffer: 64 << 20,
-        sessions: SessionTimes::default(),
     }
 }
 

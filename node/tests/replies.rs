@@ -1,9 +1,9 @@
 //! A node and its protocol: answers stay short, however much there is, and nothing that a peer sends can harm the catalog.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -12,14 +12,16 @@ use pgmesh_node::protocol::{
     AnnotateBackup, BackupInfo, ChooseBackup, ChoosePrior, CreateInvite, GetInfo, Invite, JoinAccepted, JoinRequest,
     MESSAGE_LIMIT, MeshInfo, Request,
 };
-use pgmesh_node::{Failure, Layout, NodeSettings, RepositorySettings, code, init, run};
+use pgmesh_node::{Failure, Layout, SessionTimes, code, init, run};
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_raft::{BackupRecord, Catalog, CatalogOptions, Command, LogIndex};
-use pgmesh_storage::{BackupLabel, BackupType, DbId, Digest, DigestSuite, FixedSecrets, RepoKey, StanzaName, wire};
+use pgmesh_storage::{BackupLabel, BackupType, DbId, Digest, DigestSuite, StanzaName, wire};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use common::settings;
 
 const BACKUPS: usize = 5000;
 const SYSTEM: SystemId = SystemId(77);
@@ -39,7 +41,8 @@ impl Site {
     /// A node whose catalog has these commands before it starts.
     async fn start(commands: Vec<Command>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let settings = settings(&folder.path().join("node"), &folder.path().join("repo"));
+        let sessions = SessionTimes::with_timeout(Duration::from_secs(600));
+        let settings = settings(&folder.path().join("node"), &[&folder.path().join("repo")], sessions);
         init(&settings, DigestSuite::Blake3).await.unwrap();
         let layout = Layout::new(&settings.path);
         let patient = CatalogOptions {
@@ -117,35 +120,6 @@ async fn exchange<T: DeserializeOwned>(connection: &Connection, request: &Reques
 
 fn length<T: Serialize>(answer: &T) -> usize {
     wire::encode(answer).len()
-}
-
-fn settings(path: &Path, repository: &Path) -> NodeSettings {
-    let place = [("type", "posix"), ("path", repository.to_str().unwrap())];
-    let declared = RepositorySettings {
-        definition: place.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-        local: BTreeMap::new(),
-        secrets: Arc::new(FixedSecrets::default()),
-        passphrase: None,
-    };
-    NodeSettings {
-        name: "alpha".to_owned(),
-        path: path.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        advertise: "127.0.0.1:1".to_owned(),
-        region: None,
-        repositories: BTreeMap::from([(RepoKey::new(1).unwrap(), declared)]),
-        archive_ack: None,
-        backup_ack: None,
-        io_timeout: Duration::from_secs(20),
-        seeds: Vec::new(),
-        routes: BTreeMap::new(),
-        voters: 3,
-        repair_rate: None,
-        snapshot_entries: None,
-        skip_entries: Vec::new(),
-        buffer: 64 << 20,
-        sessions: pgmesh_node::SessionTimes::with_timeout(Duration::from_secs(600)),
-    }
 }
 
 fn stanza() -> StanzaName {

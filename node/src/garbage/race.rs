@@ -3,15 +3,15 @@
 use super::collector::{Fate, Ground, collect};
 use crate::protocol::PutChunk;
 use crate::sessions::ConnectionNumber;
-use crate::settings::{Layout, NodeSettings, RepositorySettings};
+use crate::settings::Layout;
+use crate::testing::settings;
 use crate::{Failure, Node, SessionTimes, init};
 use futures::StreamExt;
 use futures::stream;
 use pgmesh_raft::{Command, GarbageKey, SessionId, SessionKind, View};
-use pgmesh_storage::{Codec, Digest, DigestSuite, FixedSecrets, ObjectName, Payload, RepoKey};
+use pgmesh_storage::{Codec, Digest, DigestSuite, ObjectName, Payload};
 use pgmesh_transport::Identity;
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,41 +59,14 @@ impl Ground for Slowly {
     }
 }
 
-fn settings(root: &Path) -> NodeSettings {
-    let repositories = [1_u16, 2].map(|number| {
-        let path = root.join(format!("repo{number}"));
-        let place = [("type", "posix"), ("path", path.to_str().unwrap())];
-        let declared = RepositorySettings {
-            definition: place.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            local: BTreeMap::new(),
-            secrets: Arc::new(FixedSecrets::default()),
-            passphrase: None,
-        };
-        (RepoKey::new(number).unwrap(), declared)
-    });
-    NodeSettings {
-        name: "alpha".to_owned(),
-        path: root.join("node"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        advertise: "127.0.0.1:1".to_owned(),
-        region: None,
-        repositories: repositories.into(),
-        archive_ack: None,
-        backup_ack: None,
-        io_timeout: Duration::from_secs(20),
-        seeds: Vec::new(),
-        routes: BTreeMap::new(),
-        voters: 3,
-        repair_rate: None,
-        snapshot_entries: None,
-        skip_entries: Vec::new(),
-        buffer: 64 << 20,
-        sessions: SessionTimes::with_timeout(Duration::from_secs(600)),
-    }
-}
-
 async fn node(root: &Path) -> Arc<Node> {
-    let settings = settings(root);
+    let repositories = [root.join("repo1"), root.join("repo2")];
+    let sessions = SessionTimes::with_timeout(Duration::from_secs(600));
+    let settings = settings(
+        &root.join("node"),
+        &repositories.each_ref().map(PathBuf::as_path),
+        sessions,
+    );
     init(&settings, SUITE).await.unwrap();
     let identity = Identity::load(&Layout::new(&settings.path).identity()).unwrap();
     let node = Arc::new(Node::open(settings, identity).await.unwrap().unwrap());
