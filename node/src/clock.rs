@@ -1,9 +1,31 @@
 //! The node's clock, for what is shown to people and for tokens; nothing else is decided by it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
+use time::macros::format_description;
 
 /// Now, in Unix seconds.
 pub fn now_unix() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Seconds since the Unix epoch, for people: `2025-02-15 02:00:01 UTC`.
+pub(crate) fn utc(at: i64) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
+    let formatted = OffsetDateTime::from_unix_timestamp(at)
+        .ok()
+        .and_then(|time| time.format(format).ok());
+    formatted.unwrap_or_else(|| format!("second {at}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_words() {
+        assert_eq!(utc(1_739_584_801), "2025-02-15 02:00:01 UTC");
+        assert_eq!(utc(i64::MAX), format!("second {}", i64::MAX));
+    }
 }

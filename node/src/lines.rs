@@ -4,11 +4,10 @@
 //! archived on it any more. Where a copy of the cluster is promoted and archives, the history forks: the original goes on behind the
 //! point where the copy left it. Which end a restore should lead to, then, only a person can tell.
 
+use crate::clock::utc;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, TimelineId, TimelineTree};
 use pgmesh_storage::BackupLabel;
 use std::collections::{BTreeMap, BTreeSet};
-use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// What the archive says of one timeline. `order`s compare which of two things happened first: log positions of the catalog, or, where
 /// there is none, times.
@@ -208,14 +207,6 @@ impl Line {
             None => format!("timeline {} ({host}, no WAL of its own{end})", self.timeline),
         }
     }
-}
-
-fn utc(at: i64) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
-    OffsetDateTime::from_unix_timestamp(at)
-        .ok()
-        .and_then(|time| time.format(format).ok())
-        .unwrap_or_else(|| format!("{at} s after 1970-01-01"))
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@
 //! A mark that a crash cut off from the command that tells of it is not ahead: the position in it was applied before it was
 //! written, so it was committed.
 
+use crate::clock::utc;
 use crate::failure::chain;
 use crate::protocol::Request;
-use crate::repositories::{Slot, time};
+use crate::repositories::Slot;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{CatalogLoss, Command, LogIndex, View};
 use pgmesh_storage::{Anchor, Generation, Repository, StoreError};
@@ -221,7 +222,7 @@ fn describe(loss: &CatalogLoss) -> String {
         "the catalog has lost what was acknowledged last: it has come to position {} and had come to {} at {}, as repo{} shows",
         loss.found_at,
         loss.position,
-        time(loss.written),
+        utc(loss.written),
         loss.repo
     )
 }

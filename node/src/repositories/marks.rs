@@ -10,6 +10,7 @@
 //! alarm either.
 
 use super::slot::{OpenRepository, Opened, Slot};
+use crate::clock::utc;
 use crate::failure::chain;
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
@@ -18,8 +19,6 @@ use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord,
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// How often it is looked whether a mark is due.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -330,24 +329,15 @@ fn unmarked(repo: RepoKey, error: &StoreError) -> Failure {
 fn older_copy(slot: &Slot, known: &RepositoryMark, there: Option<i64>) -> String {
     let (place, repo) = (slot.settings.store(), slot.key);
     let has = match there {
-        Some(at) => format!("the newest there is of {}", time(at)),
+        Some(at) => format!("the newest there is of {}", utc(at)),
         None => "there is none".to_owned(),
     };
     format!(
         "{place} holds an older copy of repo{repo}: the mark that the mesh wrote there at {} is missing, {has}, and what was \
          written since is missing, too. Put the newer one back; if it is lost, run 'pgmesh --repo={repo} repo-replace': it \
          withdraws what is missing, which is then copied from the other repositories",
-        time(known.at)
+        utc(known.at)
     )
-}
-
-/// Seconds since the Unix epoch, for people.
-pub(crate) fn time(at: i64) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
-    let formatted = OffsetDateTime::from_unix_timestamp(at)
-        .ok()
-        .and_then(|time| time.format(format).ok());
-    formatted.unwrap_or_else(|| format!("second {at}"))
 }
 
 #[cfg(test)]
@@ -381,12 +371,6 @@ mod tests {
         assert_eq!(next_mark(&[], 0).unwrap().number, 1);
         assert_eq!(next_mark(&[mark(3), mark(9)], 4).unwrap().number, 10);
         assert_eq!(next_mark(&[mark(3)], 40).unwrap().number, 41);
-    }
-
-    #[test]
-    fn times_are_told_in_words() {
-        assert_eq!(time(1_739_584_801), "2025-02-15 02:00:01 UTC");
-        assert_eq!(time(i64::MAX), format!("second {}", i64::MAX));
     }
 
     #[tokio::test(flavor = "multi_thread")]

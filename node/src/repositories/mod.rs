@@ -12,7 +12,6 @@ mod watch;
 mod ways;
 
 pub(crate) use fanout::{WriteOutcome, Written, write_one};
-pub(crate) use marks::time;
 pub(crate) use opening::There;
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
