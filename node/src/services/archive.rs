@@ -1,5 +1,6 @@
 //! Pushing and getting WAL.
 
+use super::aside::Filed;
 use crate::failure::chain;
 use crate::protocol::{GetSegment, PayloadHead, PushSegment, Pushed, SegmentReply};
 use crate::refs;
@@ -9,15 +10,12 @@ use crate::settings::effective_ack;
 use crate::wal_holes::descents_of;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::wal::switched_at;
-use pgmesh_postgres::{
-    Lsn, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole,
-};
+use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
-    Branch, CatalogError, Claim, Command, Database, Judgement, LogIndex, ObjectRef, Refusal, Replica, Reply,
-    SegmentRecord, StanzaRecord, View, limits,
+    Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
+    StanzaRecord, View, limits,
 };
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
@@ -115,9 +113,8 @@ impl Node {
         let all = refs::repositories(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
-        let (filed, aside) = self.file_under(&view, &stanza, &database, push, file, payload).await?;
-        let (file, is_aside) = (&filed, aside.is_some());
-        let known = archived(&view, &push.stanza, &database, file)?;
+        let Filed { file, aside, known } = self.file_under(&view, &stanza, &database, push, file, payload).await?;
+        let (file, is_aside) = (&file, aside.is_some());
         let is_same = |record: &SegmentRecord| record.object.digest == payload.digest;
         let (known_good, targets) = match &known {
             Some(record) if !is_same(record) => {
@@ -162,95 +159,6 @@ impl Node {
         let object = segment_ref(push, &database, file);
         self.settle(object, payload.digest, &mut outcome);
         Ok(pushed(already, is_aside, &replicas, &all))
-    }
-
-    /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no objects
-    /// behind; decided again by the catalog.
-    async fn file_under(
-        &self,
-        view: &View,
-        stanza: &StanzaRecord,
-        database: &Database,
-        push: &PushSegment,
-        file: &WalFileName,
-        payload: &Payload,
-    ) -> Result<(WalFileName, Option<command::Aside>), Failure> {
-        let known = archived(view, &push.stanza, database, file)?.map(|record| record.object.digest);
-        // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
-        if known == Some(payload.digest) {
-            return Ok((*file, None));
-        }
-        let judged = stanza.judge(&push.stanza, *file, &push.server, known, payload.digest)?;
-        let (Judgement::Aside { upto }, Some(segment)) = (judged, file.segment()) else {
-            return Ok((*file, None));
-        };
-        let shared = upto.0.saturating_sub(segment.start(database.segment_size).0);
-        if known.is_some() && shared > 0 {
-            self.need_agreement(view, database, push, file, payload, shared).await?;
-        }
-        tracing::info!(stanza = %push.stanza, %file, "set aside: no recovery along the archive's history needs it");
-        let digest = payload.digest.0.first_chunk().copied().unwrap_or_default();
-        let aside = command::Aside {
-            of: *file,
-            compared: known,
-        };
-        Ok((WalFileName::Aside { segment, digest }, Some(aside)))
-    }
-
-    /// Invariant 3: what is set aside begins as what is archived under its name does, for so many bytes.
-    async fn need_agreement(
-        &self,
-        view: &View,
-        database: &Database,
-        push: &PushSegment,
-        file: &WalFileName,
-        payload: &Payload,
-        shared: u64,
-    ) -> Result<(), Failure> {
-        let object = segment_ref(push, database, file);
-        let Some(known) = refs::known(view, &object)? else {
-            return Ok(());
-        };
-        let source = self.read_known(&object, &known, &[]).await.map_err(Failure::again)?;
-        let (suite, given, archived) = (self.suite(), payload.clone(), source.payload);
-        let Some(segment) = file.segment() else {
-            return Ok(());
-        };
-        let start = segment.start(database.segment_size);
-        let same = tokio::task::spawn_blocking(move || {
-            let (given, archived) = (given.open(suite).ok()?, archived.open(suite).ok()?);
-            let pairs = given.iter().zip(archived.iter());
-            let same = pairs.take_while(|(given, archived)| given == archived).count() as u64;
-            // Behind a switch there are no records.
-            let is_behind = |switch: &Lsn| start.0.saturating_add(same) >= switch.0;
-            match switched_at(segment, &archived).filter(is_behind) {
-                Some(_) => Some(u64::MAX),
-                None => Some(same),
-            }
-        });
-        let same = same
-            .await
-            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
-        let same = same.ok_or_else(|| {
-            Failure::new(
-                code::CHECKSUM,
-                format!("what is archived as {file} cannot be read to be compared"),
-            )
-            .again()
-        })?;
-        if same >= shared {
-            return Ok(());
-        }
-        let refusal = Refusal::Duplicate {
-            stanza: push.stanza.clone(),
-            file: *file,
-            known: known.digest,
-            given: payload.digest,
-        };
-        Err(Failure::from(refusal).because(format!(
-            "their contents part at {}, before the server's timeline left this one",
-            Lsn(start.0.saturating_add(same))
-        )))
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is one field of the command")]
@@ -427,7 +335,7 @@ fn hole(
     Ok(WalHole::judge(segment, database.segment_size, later, descents))
 }
 
-fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {
+pub(super) fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {
     ObjectRef::Segment {
         stanza: push.stanza.clone(),
         db: database.id,
@@ -487,17 +395,6 @@ pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(Stan
             format!("the catalog's record of stanza {stanza} names no database"),
         )),
     }
-}
-
-/// What is archived under a name, and known by more than its name: that is archived anew.
-fn archived(
-    view: &View,
-    stanza: &StanzaName,
-    database: &Database,
-    file: &WalFileName,
-) -> Result<Option<SegmentRecord>, Failure> {
-    let record = view.segment(stanza, database.id, file)?;
-    Ok(record.filter(|record| !record.object.is_unknown()))
 }
 
 /// Checks a file's content against its name and the stanza; the branches of a history file.

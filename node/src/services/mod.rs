@@ -2,6 +2,7 @@
 
 mod admin;
 mod archive;
+mod aside;
 mod backup;
 mod change_maps;
 mod choosing;

@@ -1,0 +1,133 @@
+//! Which files of a push go into the archive, and which are set aside (invariants 3 and 12; decision 29).
+
+use super::archive::segment_ref;
+use crate::protocol::PushSegment;
+use crate::refs;
+use crate::{Failure, Node, code};
+use pgmesh_postgres::wal::switched_at;
+use pgmesh_postgres::{Lsn, WalFileName};
+use pgmesh_raft::{Database, Judgement, Refusal, SegmentRecord, StanzaRecord, View, command};
+use pgmesh_storage::{Payload, StanzaName};
+
+/// Where a pushed file goes.
+pub(super) struct Filed {
+    /// Its name in the archive.
+    pub(super) file: WalFileName,
+    /// Why it is set aside, if it is.
+    pub(super) aside: Option<command::Aside>,
+    /// What is archived under that name.
+    pub(super) known: Option<SegmentRecord>,
+}
+
+impl Node {
+    /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no objects
+    /// behind; decided again by the catalog.
+    pub(super) async fn file_under(
+        &self,
+        view: &View,
+        stanza: &StanzaRecord,
+        database: &Database,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+    ) -> Result<Filed, Failure> {
+        let known = archived(view, &push.stanza, database, file)?;
+        let digest = known.as_ref().map(|record| record.object.digest);
+        // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
+        let archived_here = |known| Filed {
+            file: *file,
+            aside: None,
+            known,
+        };
+        if digest == Some(payload.digest) {
+            return Ok(archived_here(known));
+        }
+        let judged = stanza.judge(&push.stanza, *file, &push.server, digest, payload.digest)?;
+        let (Judgement::Aside { upto }, Some(segment)) = (judged, file.segment()) else {
+            return Ok(archived_here(known));
+        };
+        let shared = upto.0.saturating_sub(segment.start(database.segment_size).0);
+        if digest.is_some() && shared > 0 {
+            self.need_agreement(view, database, push, file, payload, shared).await?;
+        }
+        tracing::info!(stanza = %push.stanza, %file, "set aside: no recovery along the archive's history needs it");
+        let aside = command::Aside {
+            of: *file,
+            compared: digest,
+        };
+        let digest = payload.digest.0.first_chunk().copied().unwrap_or_default();
+        let file = WalFileName::Aside { segment, digest };
+        Ok(Filed {
+            file,
+            aside: Some(aside),
+            known: archived(view, &push.stanza, database, &file)?,
+        })
+    }
+
+    /// Invariant 3: what is set aside begins as what is archived under its name does, for so many bytes.
+    async fn need_agreement(
+        &self,
+        view: &View,
+        database: &Database,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+        shared: u64,
+    ) -> Result<(), Failure> {
+        let object = segment_ref(push, database, file);
+        let Some(known) = refs::known(view, &object)? else {
+            return Ok(());
+        };
+        let source = self.read_known(&object, &known, &[]).await.map_err(Failure::again)?;
+        let (suite, given, archived) = (self.suite(), payload.clone(), source.payload);
+        let Some(segment) = file.segment() else {
+            return Ok(());
+        };
+        let start = segment.start(database.segment_size);
+        let same = tokio::task::spawn_blocking(move || {
+            let (given, archived) = (given.open(suite).ok()?, archived.open(suite).ok()?);
+            let pairs = given.iter().zip(archived.iter());
+            let same = pairs.take_while(|(given, archived)| given == archived).count() as u64;
+            // Behind a switch there are no records.
+            let is_behind = |switch: &Lsn| start.0.saturating_add(same) >= switch.0;
+            match switched_at(segment, &archived).filter(is_behind) {
+                Some(_) => Some(u64::MAX),
+                None => Some(same),
+            }
+        });
+        let same = same
+            .await
+            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
+        let same = same.ok_or_else(|| {
+            Failure::new(
+                code::CHECKSUM,
+                format!("what is archived as {file} cannot be read to be compared"),
+            )
+            .again()
+        })?;
+        if same >= shared {
+            return Ok(());
+        }
+        let refusal = Refusal::Duplicate {
+            stanza: push.stanza.clone(),
+            file: *file,
+            known: known.digest,
+            given: payload.digest,
+        };
+        Err(Failure::from(refusal).because(format!(
+            "their contents part at {}, before the server's timeline left this one",
+            Lsn(start.0.saturating_add(same))
+        )))
+    }
+}
+
+/// What is archived under a name, and known by more than its name: that is archived anew.
+fn archived(
+    view: &View,
+    stanza: &StanzaName,
+    database: &Database,
+    file: &WalFileName,
+) -> Result<Option<SegmentRecord>, Failure> {
+    let record = view.segment(stanza, database.id, file)?;
+    Ok(record.filter(|record| !record.object.is_unknown()))
+}
