@@ -134,7 +134,7 @@ impl Ground for Node {
     async fn confirm_lead(&self) -> Result<Option<Lead>, Failure> {
         match self.catalog.confirm_lead().await {
             // What the catalog does not know any more may be needed.
-            Ok(_) if self.doubts_past() || self.may_learn_of_loss() => Ok(None),
+            Ok(_) if !self.may_forget() => Ok(None),
             Ok(lead) => Ok(Some(lead)),
             Err(CatalogError::NotLeader { .. }) => Ok(None),
             Err(error) => Err(error.into()),

@@ -174,6 +174,11 @@ impl Node {
         is_early && self.repositories.slots().any(|slot| !slot.has_looked())
     }
 
+    /// Whether what the catalog does not know may be taken for rubbish.
+    pub(crate) fn may_forget(&self) -> bool {
+        !self.doubts_past() && !self.may_learn_of_loss()
+    }
+
     /// Gives up what the catalog has lost.
     pub(crate) async fn accept_loss(&self, actor: &str, position: u64) -> Result<(), Failure> {
         let position = LogIndex(position);

@@ -112,19 +112,20 @@ impl Node {
                 let seen = self.catalog.view().applied().unwrap_or_default();
                 let swept = self.sweep().await;
                 match &swept {
-                    Ok(Swept::Done { condemned: 1.., .. }) => self.repair.wake(),
+                    Ok(Swept::Done {
+                        condemned: chunks @ 1..,
+                        ..
+                    }) => {
+                        self.repair.wake();
+                        tracing::info!(chunks, "chunks that no backup refers to are condemned");
+                    }
                     Ok(Swept::Done { .. }) => {}
                     Ok(Swept::PutOff) => {
-                        tracing::debug!("backups are committed all the time; unreferenced chunks are looked for later");
+                        tracing::debug!(
+                            "backups are committed all the time, or the catalog is doubted; unreferenced chunks are looked for later"
+                        );
                     }
                     Err(failure) => tracing::warn!(error = %failure, "unreferenced chunks are looked for later"),
-                }
-                if let Ok(Swept::Done {
-                    condemned: chunks @ 1..,
-                    ..
-                }) = &swept
-                {
-                    tracing::info!(chunks, "chunks that no backup refers to are condemned");
                 }
                 schedule.note(seen, swept.as_ref().ok());
                 ended = Instant::now();
@@ -142,7 +143,7 @@ impl Node {
     }
 
     async fn sweep(&self) -> Result<Swept, Failure> {
-        if self.doubts_past() || self.may_learn_of_loss() {
+        if !self.may_forget() {
             return Ok(Swept::PutOff);
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;

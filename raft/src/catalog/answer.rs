@@ -56,7 +56,10 @@ impl Catalog {
             let known = self.clearance.contradiction().filter(|(of, _)| *of == vote);
             let found = match known {
                 Some((_, entry)) => Some(entry),
-                None => self.contradiction(&request.message, &request.mark).await,
+                None => {
+                    self.contradiction(&request.message, own.contradicts(&request.mark))
+                        .await
+                }
             };
             if let Some(entry) = found {
                 self.clearance.note_contradiction(vote, entry);
@@ -121,6 +124,9 @@ impl Catalog {
     /// Leaves out what the leader has left out, before openraft sees it: this node has begun with an empty catalog since, or
     /// has not come so far. It stays left out after a restart, too.
     async fn take_over_skips(&self, leader: &Mark) -> Result<(), CatalogError> {
+        if leader.skipped.is_empty() {
+            return Ok(());
+        }
         let unknown = self.state.unknown_skips(&leader.skipped);
         if unknown.is_empty() {
             return Ok(());
@@ -133,11 +139,13 @@ impl Catalog {
     /// An entry that this node has applied, and in whose place the leader that sends this has another one. It was committed,
     /// so the leader has lost it: a leader that needs nobody's vote is not kept from that by an election. openraft would
     /// replace it.
-    async fn contradiction(&self, message: &PeerMessage, mark: &Mark) -> Option<EntryId> {
+    ///
+    /// `by_terms` is one that is told by where the terms begin: heartbeats say nothing of the log, and a snapshot may go beyond
+    /// what is compared.
+    async fn contradiction(&self, message: &PeerMessage, by_terms: Option<EntryId>) -> Option<EntryId> {
         let applied = self.way.raft.data_metrics().borrow().last_applied?;
-        // Heartbeats say nothing of the log, and a snapshot may go beyond what is compared.
-        if let Some(entry) = self.state.mark().contradicts(mark) {
-            return Some(entry);
+        if by_terms.is_some() {
+            return by_terms;
         }
         let given: Vec<LogId<u64>> = match message {
             PeerMessage::Append(append) => {
