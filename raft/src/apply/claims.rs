@@ -223,12 +223,7 @@ fn a_removal_keeps_what_loses_its_other_replica_on_the_way() {
     backfill(&mut world, 3);
     pay_all(&mut world, 3);
     assert_eq!(world.run(retire(1, false)), Ok(Reply::Retiring { more: true }));
-    let bad = Command::ReportBad {
-        object: segment_ref(8),
-        bad: claim(replica(3, 0)),
-        reason: DebtReason::Damaged,
-        what: "test".to_owned(),
-    };
+    let bad = damaged(segment_ref(8), replica(3, 0));
     world.run(bad).unwrap();
     let mut reply = world.run(retire(1, false)).unwrap();
     while reply == (Reply::Retiring { more: true }) {
@@ -413,12 +408,7 @@ fn a_chunk_that_counts_in_too_few_repositories_is_written_again() {
     );
     assert_eq!(world.run(add(claim(replica(2, 0)))), Ok(Reply::Done));
     // One that is known already is no better.
-    let bad = Command::ReportBad {
-        object: ObjectRef::Chunk(digest(1)),
-        bad: claim(replica(2, 0)),
-        reason: DebtReason::Damaged,
-        what: "test".to_owned(),
-    };
+    let bad = damaged(ObjectRef::Chunk(digest(1)), replica(2, 0));
     world.run(bad).unwrap();
     let refused = world.run(add(claim(replica(2, 0))));
     let stale =

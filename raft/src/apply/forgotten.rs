@@ -4,8 +4,8 @@ use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{DbId, Generation};
 
 use super::scenario::*;
-use crate::command::{Command, NewReplica};
-use crate::model::{ChunkState, DebtReason, GarbageKey, GarbageObject, LogIndex, ObjectRef, SessionId, SessionKind};
+use crate::command::Command;
+use crate::model::{ChunkState, GarbageKey, GarbageObject, LogIndex, ObjectRef, SessionId, SessionKind};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -90,14 +90,7 @@ fn uploads_that_are_under_way_are_not_refused_for_what_others_forget() {
     forget(&mut world, 1, since);
     upload(&mut world, session, 2, 0, &[1]).unwrap();
     // The write to the other repository ends later, under the same name.
-    let add = Command::AddReplicas {
-        session,
-        replicas: vec![NewReplica {
-            object: ObjectRef::Chunk(digest(2)),
-            digest: digest(2),
-            claim: claim(replica(2, 0)),
-        }],
-    };
+    let add = add_replica(session, 2, replica(2, 0));
     assert_eq!(world.run(add), Ok(Reply::Added { accepted: 1 }));
     let mut push = push_segment(1, 1, 1);
     push.checked_at = checked_at;
@@ -124,12 +117,7 @@ fn a_chunk_that_was_condemned_again_is_not_forgotten_for_its_first_condemnation(
 fn garbage_is_forgotten_as_of_the_position_that_was_read() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();
-    let report = Command::ReportBad {
-        object: segment(1),
-        bad: claim(replica(1, 0)),
-        reason: DebtReason::Damaged,
-        what: "test".to_owned(),
-    };
+    let report = damaged(segment(1), replica(1, 0));
     world.run(report).unwrap();
     let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     let another = vec![GarbageObject {
@@ -192,12 +180,7 @@ fn a_late_write_to_a_repository_that_was_registered_again_is_passed_over() {
     let mut push = push_segment(1, 1, 1);
     push.checked_at = world.applied();
     world.run(Command::PushSegment(Box::new(push.clone()))).unwrap();
-    let report = Command::ReportBad {
-        object: segment(1),
-        bad: claim(replica(2, 0)),
-        reason: DebtReason::Damaged,
-        what: "test".to_owned(),
-    };
+    let report = damaged(segment(1), replica(2, 0));
     world.run(report).unwrap();
     while world.run(retire()) == Ok(Reply::Retiring { more: true }) {}
     world.run(register(2)).unwrap();
@@ -376,26 +359,12 @@ fn what_another_repository_of_a_lost_catalog_holds_is_taken_up_under_its_name() 
     world.run(register(2)).unwrap();
     assert_eq!(owed(&mut world, 2, 1), Generation(3));
     let session = world.open_session(SessionKind::Repair);
-    let add = Command::AddReplicas {
-        session,
-        replicas: vec![NewReplica {
-            object: ObjectRef::Chunk(digest(1)),
-            digest: digest(1),
-            claim: claim(replica(2, 3)),
-        }],
-    };
+    let add = add_replica(session, 1, replica(2, 3));
     assert_eq!(world.run(add), Ok(Reply::Added { accepted: 1 }));
     // New objects are named above all that the lost catalog may have used.
     assert_eq!(assigned(&world, 9), Generation(1000));
     // A name that this catalog may have deleted there is not used again.
-    world
-        .run(Command::ReportBad {
-            object: ObjectRef::Chunk(digest(1)),
-            bad: claim(replica(2, 3)),
-            reason: DebtReason::Damaged,
-            what: "test".to_owned(),
-        })
-        .unwrap();
+    world.run(damaged(ObjectRef::Chunk(digest(1)), replica(2, 3))).unwrap();
     assert_eq!(owed(&mut world, 2, 1), Generation(1000));
 }
 

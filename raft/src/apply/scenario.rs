@@ -6,12 +6,14 @@ use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, Timeli
 use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey, StanzaName};
 
 use super::{MemoryBase, Txn, apply, next_index};
-use crate::command::{Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, Proposal, PushSegment};
+use crate::command::{
+    Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, NewReplica, Proposal, PushSegment,
+};
 use crate::error::ReadError;
 use crate::model::{
-    BackupRecord, Branch, Claim, CondemnedChunk, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord, NodeRecord,
-    NodeService, PlacedIdentity, Replica, RepositoryRecord, RequestId, Server, SessionId, SessionKind, StoredObject,
-    VotePolicy,
+    BackupRecord, Branch, Claim, CondemnedChunk, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord,
+    NodeRecord, NodeService, ObjectRef, PlacedIdentity, Replica, RepositoryRecord, RequestId, Server, SessionId,
+    SessionKind, StoredObject, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -317,6 +319,28 @@ pub(crate) fn push_history(timeline: u32, branches: &[(u32, u64)]) -> PushSegmen
     PushSegment {
         branches: self::branches(branches),
         ..push_file(file, content, &[replica(1, 0)])
+    }
+}
+
+/// A replica that was found damaged.
+pub(crate) fn damaged(object: ObjectRef, replica: Replica) -> Command {
+    Command::ReportBad {
+        object,
+        bad: claim(replica),
+        reason: DebtReason::Damaged,
+        what: "test".to_owned(),
+    }
+}
+
+/// One more replica of a chunk.
+pub(crate) fn add_replica(session: SessionId, chunk: u8, replica: Replica) -> Command {
+    Command::AddReplicas {
+        session,
+        replicas: vec![NewReplica {
+            object: ObjectRef::Chunk(digest(chunk)),
+            digest: digest(chunk),
+            claim: claim(replica),
+        }],
     }
 }
 

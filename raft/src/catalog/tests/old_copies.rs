@@ -24,6 +24,24 @@ async fn write(catalog: &Catalog, round: &str, count: usize) -> BTreeSet<String>
     written
 }
 
+async fn wait_until_it_has(node: &Catalog, acknowledged: &BTreeSet<String>) {
+    wait_until("it has it", || notes(node).is_superset(acknowledged)).await;
+}
+
+async fn wait_until_all_have(mesh: &Mesh, acknowledged: &BTreeSet<String>) {
+    for node in &mesh.nodes {
+        wait_until_it_has(node, acknowledged).await;
+    }
+}
+
+/// A node that was put back hears from the others that it is behind.
+async fn finds_out_and_begins_anew(mesh: &mut Mesh, old: u64) {
+    let node = mesh.node(old);
+    wait_until("it finds out", || is_behind(&node)).await;
+    drop(node);
+    mesh.begin_anew(old).await;
+}
+
 /// Everything that was acknowledged is still there, on every node, and stays.
 async fn nothing_is_lost(mesh: &Mesh, acknowledged: &BTreeSet<String>) {
     let leader = mesh.leader().await;
@@ -97,9 +115,7 @@ async fn a_follower_with_an_old_directory_stops_before_the_leader_sees_it() {
         let old = mesh.follower().await.node_id();
         mesh.keep_copy(old).await;
         acknowledged.extend(write(&mesh.leader().await, "after", 30).await);
-        let node = mesh.node(old);
-        wait_until("it has it", || notes(&node).is_superset(&acknowledged)).await;
-        drop(node);
+        wait_until_it_has(&mesh.node(old), &acknowledged).await;
         let leader = mesh.leader().await;
         mesh.kill(old).await;
         mesh.put_back(old).await;
@@ -128,9 +144,7 @@ async fn an_entry_that_only_a_slow_node_has_is_waited_for() {
     let (old, unaware) = (others[0], others[1]);
     mesh.keep_copy(old).await;
     acknowledged.extend(write(&mesh.leader().await, "on all", 1).await);
-    for node in &mesh.nodes {
-        wait_until("all have it", || notes(node).is_superset(&acknowledged)).await;
-    }
+    wait_until_all_have(&mesh, &acknowledged).await;
     assert_eq!(mesh.leader().await.node_id(), leader);
     mesh.kill(unaware).await;
     // These are on the leader and on the node that loses them.
@@ -147,10 +161,7 @@ async fn an_entry_that_only_a_slow_node_has_is_waited_for() {
         "elected without the slow node"
     );
     mesh.start(leader).await;
-    let node = mesh.node(old);
-    wait_until("it finds out", || is_behind(&node)).await;
-    drop(node);
-    mesh.begin_anew(old).await;
+    finds_out_and_begins_anew(&mut mesh, old).await;
     nothing_is_lost(&mesh, &acknowledged).await;
 }
 
@@ -165,9 +176,7 @@ async fn whom_a_majority_has_lost_serves_nobody_and_says_so() {
     }
     assert_eq!(mesh.leader().await.node_id(), keeps);
     acknowledged.extend(write(&mesh.leader().await, "after", 6).await);
-    for node in &mesh.nodes {
-        wait_until("all have it", || notes(node).is_superset(&acknowledged)).await;
-    }
+    wait_until_all_have(&mesh, &acknowledged).await;
     for id in [old[0], old[1], keeps] {
         mesh.kill(id).await;
     }
@@ -222,10 +231,7 @@ async fn an_old_copy_of_a_replaced_number_does_not_come_back() {
     mesh.leader().await.propose("test", command).await.unwrap();
     mesh.put_back(old).await;
     mesh.start(old).await;
-    let node = mesh.node(old);
-    wait_until("it finds out", || is_behind(&node)).await;
-    drop(node);
-    mesh.begin_anew(old).await;
+    finds_out_and_begins_anew(&mut mesh, old).await;
     nothing_is_lost(&mesh, &acknowledged).await;
 }
 
@@ -348,9 +354,7 @@ async fn a_node_that_was_down_while_all_voters_were_replaced_takes_part_again() 
     let learner = mesh.admit("n4", 4).await;
     mesh.join(learner).await;
     let mut acknowledged = write(&mesh.leader().await, "before", 5).await;
-    let node = mesh.node(learner);
-    wait_until("it has them", || notes(&node).is_superset(&acknowledged)).await;
-    drop(node);
+    wait_until_it_has(&mesh.node(learner), &acknowledged).await;
     mesh.kill(learner).await;
     for (old, new) in [(1, 5), (2, 6), (3, 7)] {
         assert_eq!(mesh.admit(&format!("n{new}"), new).await, u64::from(new));
@@ -387,9 +391,7 @@ async fn a_learner_does_not_give_up_what_was_committed_for_a_leader_that_has_los
         write(&mesh.leader().await, "before", 3).await;
         mesh.keep_copy(1).await;
         let acknowledged = write(&mesh.leader().await, "acknowledged", 5).await;
-        let node = mesh.node(learner);
-        wait_until("it has them", || notes(&node).is_superset(&acknowledged)).await;
-        drop(node);
+        wait_until_it_has(&mesh.node(learner), &acknowledged).await;
         mesh.kill(learner).await;
         mesh.wait_until_closed(learner).await;
         mesh.kill(1).await;
