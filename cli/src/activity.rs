@@ -1,14 +1,14 @@
 //! Signs that a backup or a restore really works: what it tells its node while it has nothing else to ask for.
 //!
-//! A process whose connection lives may hang all the same, on a file system that has gone. Its session would keep the stanza
-//! locked and hold up all deletion.
+//! A process whose connection lives may hang all the same, on a file system that has gone. Its session would keep the
+//! stanza locked and hold up all deletion.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What waits for longer has failed without saying so: PostgreSQL answers within `db-timeout`, and a data directory is walked
-/// within hours.
+/// What waits for longer has failed without saying so: PostgreSQL answers within `db-timeout`, and a data directory is
+/// walked within hours.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// What a process does under its session. Shared by all its workers.

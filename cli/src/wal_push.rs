@@ -101,8 +101,8 @@ impl WalPusher<'_> {
         Ok((request, payload))
     }
 
-    /// Sends it, again while nodes fail: the same bytes again are no error (invariant 3). The repositories' own refusal is told at once:
-    /// PostgreSQL tries again by itself.
+    /// Sends it, again while nodes fail: the same bytes again are no error (invariant 3). The repositories' own refusal
+    /// is told at once: PostgreSQL tries again by itself.
     async fn send(&self, file: WalFileName, request: &Request, payload: &Payload) -> Result<Pushed, Failure> {
         let pushed: Pushed = self.mesh.send(request, &payload.bytes).await?;
         if pushed.aside {
@@ -115,8 +115,9 @@ impl WalPusher<'_> {
         Ok(pushed)
     }
 
-    /// Pushes the histories that lead to a file's timeline, as far as they lie beside it. PostgreSQL offers a history once, when it is
-    /// made; of a server that was promoted while archiving was off it never does. Whether the archive lacked one.
+    /// Pushes the histories that lead to a file's timeline, as far as they lie beside it. PostgreSQL offers a history
+    /// once, when it is made; of a server that was promoted while archiving was off it never does. Whether the archive
+    /// lacked one.
     async fn push_histories(&self, path: &Path, file: WalFileName) -> Result<bool, Failure> {
         let mut is_new = false;
         for history in histories_beside(path, file) {
@@ -204,8 +205,8 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> 
     })
 }
 
-/// The server that runs on a data directory, as its files describe it (invariant 12). pg_control alone says which timeline it is on: a
-/// history in pg_wal may be one that the server has looked at and not followed.
+/// The server that runs on a data directory, as its files describe it (invariant 12). pg_control alone says which
+/// timeline it is on: a history in pg_wal may be one that the server has looked at and not followed.
 fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     let instance = instance_fingerprint(pgdata).map_err(|error| {
         Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))

@@ -1,9 +1,9 @@
 //! A node whose disk lacks what it has promised begins anew: another number in the Raft group, an empty catalog.
 //!
-//! The number stands for what the disk has promised, so the old one must not be used again. A leader with a majority gives
-//! the new one out; it then takes the old number out of the group, makes the new one a learner and fills it. The switch is
-//! `mesh.json`: the empty catalog lies beside the old one until the file names its number. At its next start, before
-//! anything is opened, the node moves it into place. The old catalog is kept aside until there is another.
+//! The number stands for what the disk has promised, so the old one must not be used again. A leader with a majority
+//! gives the new one out; it then takes the old number out of the group, makes the new one a learner and fills it. The
+//! switch is `mesh.json`: the empty catalog lies beside the old one until the file names its number. At its next start,
+//! before anything is opened, the node moves it into place. The old catalog is kept aside until there is another.
 
 use crate::failure::chain;
 use crate::join::call;
@@ -88,8 +88,9 @@ pub(crate) async fn begin_anew_blind(
     }
 }
 
-/// Asks for a new number until one is given out. The request stays the same one while it is repeated, or each repetition
-/// would give out a number; and it names the number that it replaces, so that it has no effect when it arrives too late.
+/// Asks for a new number until one is given out. The request stays the same one while it is repeated, or each
+/// repetition would give out a number; and it names the number that it replaces, so that it has no effect when it
+/// arrives too late.
 struct Asker {
     reason: String,
     number: u64,

@@ -70,8 +70,9 @@ impl Node {
         })
     }
 
-    /// The shared repositories that this node reaches: those that it has opened as the mesh defines them, until it turns
-    /// out that its file cannot open them. One that is away for a while is still reached: how it does is nobody's state.
+    /// The shared repositories that this node reaches: those that it has opened as the mesh defines them, until it
+    /// turns out that its file cannot open them. One that is away for a while is still reached: how it does is nobody's
+    /// state.
     fn reaches(&self, known: &BTreeSet<RepoKey>) -> BTreeSet<RepoKey> {
         let view = self.catalog.view();
         let shared = self.repositories.slots().filter(|slot| {
@@ -96,8 +97,8 @@ impl Node {
         }
     }
 
-    /// Tells all nodes that are known, or else the addresses that were known when this node joined. Whether any has heard,
-    /// or there is none.
+    /// Tells all nodes that are known, or else the addresses that were known when this node joined. Whether any has
+    /// heard, or there is none.
     async fn announce(&self) -> bool {
         let others: Vec<NodeName> = self
             .catalog

@@ -8,8 +8,8 @@ use pgmesh_transport::{Peer, Role};
 /// Refuses a request beyond the peer's role.
 ///
 /// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. What concerns
-/// the whole mesh, or destroys, is an administrator's. A node asks others for their part of what it was asked itself, after
-/// it has looked at who asked.
+/// the whole mesh, or destroys, is an administrator's. A node asks others for their part of what it was asked itself,
+/// after it has looked at who asked.
 pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
     let allowed = match (peer, request) {
         (Peer::Joining, Request::Join(_)) => true,

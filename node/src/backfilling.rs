@@ -1,10 +1,11 @@
 //! Owing a new repository what was known before it was registered.
 //!
-//! Until every step of that is done, nobody can tell what the repository lacks. So the leader takes the steps and repeats what
-//! fails, also after a restart, and the next leader goes on where the last one was: the catalog has the cursor.
+//! Until every step of that is done, nobody can tell what the repository lacks. So the leader takes the steps and
+//! repeats what fails, also after a restart, and the next leader goes on where the last one was: the catalog has the
+//! cursor.
 //!
-//! The same holds for a replacement or a removal whose node was stopped before it came to its end: until then the repository
-//! takes no replicas.
+//! The same holds for a replacement or a removal whose node was stopped before it came to its end: until then the
+//! repository takes no replicas.
 
 use crate::Node;
 use pgmesh_raft::RepositoryChange;

@@ -1,5 +1,6 @@
-//! How large anything in a request may be: looked at before a request is served, so that whoever asks is told what is too
-//! large, and nothing of it goes any further. What ends in the catalog is looked at there again (`pgmesh_raft::limits`).
+//! How large anything in a request may be: looked at before a request is served, so that whoever asks is told what is
+//! too large, and nothing of it goes any further. What ends in the catalog is looked at there again
+//! (`pgmesh_raft::limits`).
 
 use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, QUERY_LIMIT, Request};
 use crate::{Failure, code};

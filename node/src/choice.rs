@@ -1,5 +1,5 @@
-//! Which backup a restore needs, and which one a new backup is compared with: pure, and in memory that does not grow with
-//! the number of backups, which are offered one after the other. Decision 26 has the rules.
+//! Which backup a restore needs, and which one a new backup is compared with: pure, and in memory that does not grow
+//! with the number of backups, which are offered one after the other. Decision 26 has the rules.
 
 mod prior;
 

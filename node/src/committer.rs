@@ -18,8 +18,8 @@ const BATCH: usize = 512;
 pub enum ChunkCommit {
     /// It is in the catalog.
     Done,
-    /// It was written under a name that is about to be deleted, or what counts of it is in fewer repositories than its backup
-    /// asks for: write it again, under this generation.
+    /// It was written under a name that is about to be deleted, or what counts of it is in fewer repositories than its
+    /// backup asks for: write it again, under this generation.
     Stale(pgmesh_storage::Generation),
 }
 

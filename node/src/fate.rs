@@ -1,5 +1,5 @@
-//! When a node must not go on: its part in consensus has ended, or the mesh has shut it out. A process that lives on then is
-//! worse than one that ends: others count on it, and nobody looks.
+//! When a node must not go on: its part in consensus has ended, or the mesh has shut it out. A process that lives on
+//! then is worse than one that ends: others count on it, and nobody looks.
 
 use crate::failure::chain;
 use crate::{Failure, Node, code};
@@ -10,8 +10,8 @@ use std::time::Duration;
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Returns when this node must end: `Err` says why, `Ok` that the process shall start anew, because the node begins with
-    /// an empty catalog.
+    /// Returns when this node must end: `Err` says why, `Ok` that the process shall start anew, because the node begins
+    /// with an empty catalog.
     pub(crate) async fn fate(&self) -> Result<(), Failure> {
         tokio::select! {
             failure = self.end() => Err(failure),

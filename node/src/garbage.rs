@@ -2,12 +2,12 @@
 //!
 //! Invariant 5: what to delete is decided in the catalog, by log position: an object goes only when every session that
 //! began before it became garbage has ended. It is deleted first and forgotten afterwards, so that a crash between the
-//! two only deletes again. Only the leader deletes, page by page, each after a majority has confirmed that it leads; what
-//! each page does is in [`collector`], and here is how it is done on a node.
+//! two only deletes again. Only the leader deletes, page by page, each after a majority has confirmed that it leads;
+//! what each page does is in [`collector`], and here is how it is done on a node.
 //!
-//! What a repository does not let go (object lock; `delete=n`) is set aside in the catalog as a mark: its name is not used
-//! again, `info` counts it, and nobody tries all the time. Where the credentials may delete, it is asked for again from time to
-//! time: locks run out.
+//! What a repository does not let go (object lock; `delete=n`) is set aside in the catalog as a mark: its name is not
+//! used again, `info` counts it, and nobody tries all the time. Where the credentials may delete, it is asked for again
+//! from time to time: locks run out.
 
 pub(crate) mod collector;
 
@@ -68,8 +68,8 @@ impl Node {
         Ok(collected)
     }
 
-    /// Has the leader delete what may be deleted now, for somebody who waits for it. Where it does not answer, nothing is lost:
-    /// it collects by itself all the time.
+    /// Has the leader delete what may be deleted now, for somebody who waits for it. Where it does not answer, nothing
+    /// is lost: it collects by itself all the time.
     pub(crate) async fn collect_garbage_anywhere(&self) -> Collected {
         let outcome = match self.leader_name() {
             Some(leader) if leader != self.name => {

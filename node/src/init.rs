@@ -44,8 +44,8 @@ pub(crate) struct Founded {
     pub(crate) catalog: Catalog,
 }
 
-/// Takes a data directory for a new node: it holds none, nobody else works on it, and what an interrupted attempt has left is
-/// gone. It is ours for as long as the file is kept.
+/// Takes a data directory for a new node: it holds none, nobody else works on it, and what an interrupted attempt has
+/// left is gone. It is ours for as long as the file is kept.
 pub(crate) fn claim(layout: &Layout) -> Result<fs::File, Failure> {
     refuse_initialized(layout)?;
     make_private_directory(layout.root())?;

@@ -1,8 +1,8 @@
 //! `node join`: this host becomes a node of a mesh that exists.
 //!
-//! The token's bearer gets a certificate from any node; with it, as a node, the mesh's certificate authority, so that the
-//! new node can admit others when all older ones are gone; and a number in the Raft group. The catalog itself comes by
-//! replication once the node runs.
+//! The token's bearer gets a certificate from any node; with it, as a node, the mesh's certificate authority, so that
+//! the new node can admit others when all older ones are gone; and a number in the Raft group. The catalog itself comes
+//! by replication once the node runs.
 
 use crate::failure::chain;
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
@@ -28,8 +28,8 @@ pub struct Joined {
     pub ca_fingerprint: String,
 }
 
-/// Makes the data directory of a node that joins. The marker is written last, so that an attempt that was interrupted is
-/// started over; the token may be used up by it.
+/// Makes the data directory of a node that joins. The marker is written last, so that an attempt that was interrupted
+/// is started over; the token may be used up by it.
 ///
 /// # Errors
 /// The directory holds something, no node that the token names can be reached, or the mesh refuses.

@@ -16,8 +16,8 @@ const SESSIONS_PERIOD: Duration = Duration::from_secs(5);
 /// A node may vote when it lacks no more than so many entries.
 const CAUGHT_UP: u64 = 1000;
 
-/// What the leader has heard of the nodes that hold sessions. Measured by its own running time, never by the clocks of two
-/// machines; a node that comes back later finds its sessions ended, and what it does under them refused.
+/// What the leader has heard of the nodes that hold sessions. Measured by its own running time, never by the clocks of
+/// two machines; a node that comes back later finds its sessions ended, and what it does under them refused.
 #[derive(Default)]
 struct Heard {
     silences: Silences,

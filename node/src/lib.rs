@@ -16,7 +16,8 @@
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
 //! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
-//! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that costs.
+//! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that
+//!   costs.
 //! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
 
 // A file that the tests beside the crate share names it from outside.

@@ -1,16 +1,17 @@
 //! On which timelines a cluster's history ends: decision 26. Pure.
 //!
-//! After a failover, or a recovery in place, the history has one end: the old timeline is an ancestor of the new one, and nothing is
-//! archived on it any more. Where a copy of the cluster is promoted and archives, the history forks: the original goes on behind the
-//! point where the copy left it. Which end a restore should lead to, then, only a person can tell.
+//! After a failover, or a recovery in place, the history has one end: the old timeline is an ancestor of the new one,
+//! and nothing is archived on it any more. Where a copy of the cluster is promoted and archives, the history forks: the
+//! original goes on behind the point where the copy left it. Which end a restore should lead to, then, only a person
+//! can tell.
 
 use crate::clock::utc;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, TimelineId, TimelineTree};
 use pgmesh_storage::BackupLabel;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the archive says of one timeline. `order`s compare which of two things happened first: log positions of the catalog, or, where
-/// there is none, times.
+/// What the archive says of one timeline. `order`s compare which of two things happened first: log positions of the
+/// catalog, or, where there is none, times.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimelineFacts {
     /// When its history was archived; 0 where it has none.
@@ -94,7 +95,8 @@ impl Family {
         }
     }
 
-    /// The timelines that PostgreSQL knows of: it looks for histories, one number after the other, and follows the last.
+    /// The timelines that PostgreSQL knows of: it looks for histories, one number after the other, and follows the
+    /// last.
     pub fn latest_from(&self, timeline: TimelineId) -> TimelineId {
         let known: BTreeSet<TimelineId> = self.tree.timelines().collect();
         let mut latest = timeline;
@@ -116,8 +118,8 @@ impl Family {
             .into_iter()
             .filter(|timeline| self.is_end(*timeline, size))
             .collect();
-        // A history alone is where a server was promoted a moment ago; beside its original, which goes on, it is a copy that archived
-        // nothing else.
+        // A history alone is where a server was promoted a moment ago; beside its original, which goes on, it is a copy
+        // that archived nothing else.
         let is_copy = |line: &Line| {
             let mut others = ends.iter();
             line.last.is_none() && others.any(|end| self.tree.left(line.timeline, *end).is_some())
@@ -137,9 +139,9 @@ impl Family {
         lines
     }
 
-    /// Whether no other timeline goes on where this one ends: either none descends from it, or it went on behind the points where they
-    /// left it, in whole segments that were archived after their beginnings. A primary that dies leaves segments behind such a point
-    /// too; these were archived before.
+    /// Whether no other timeline goes on where this one ends: either none descends from it, or it went on behind the
+    /// points where they left it, in whole segments that were archived after their beginnings. A primary that dies
+    /// leaves segments behind such a point too; these were archived before.
     fn is_end(&self, timeline: TimelineId, size: SegmentSize) -> bool {
         let last = self.facts.get(&timeline).and_then(|facts| facts.last);
         let went_on = |(child, switch): (TimelineId, Lsn)| {
@@ -177,8 +179,8 @@ impl Family {
         passing.map(|(_, backup)| backup.label.clone()).next()
     }
 
-    /// Of several lines the one to recommend: that of the newest backup which is not common to all of them, else the one that archived
-    /// last.
+    /// Of several lines the one to recommend: that of the newest backup which is not common to all of them, else the
+    /// one that archived last.
     pub fn recommended<'l>(&self, lines: &'l [Line]) -> Option<&'l Line> {
         let backup = |line: &Line| {
             let own = self.backups.iter().filter(|(timeline, backup)| {
@@ -224,7 +226,8 @@ mod tests {
         }
     }
 
-    /// Timelines (number, order of the history, last segment, its order), and where one left another (child, parent, segment).
+    /// Timelines (number, order of the history, last segment, its order), and where one left another (child, parent,
+    /// segment).
     fn family(timelines: &[(u32, u64, u32, u64)], left: &[(u32, u32, u32)]) -> Family {
         let mut family = Family::default();
         for (timeline, began, last, order) in timelines {
@@ -267,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_linear_history_has_one_end() {
-        // Nothing is archived; one timeline; a failover, with and without segments behind the point where timeline 2 left.
+        // Nothing is archived; one timeline; a failover, with and without segments behind the point where timeline 2
+        // left.
         assert!(open(&Family::default()).is_empty());
         assert_eq!(open(&family(&[(1, 0, 9, 90)], &[])), [1]);
         let left = [(2, 1, 8)];
@@ -287,7 +291,8 @@ mod tests {
 
     #[test]
     fn two_recoveries_in_place_leave_one_end() {
-        // The second one was to follow timeline 2, as PostgreSQL does by itself, and stopped before that had left timeline 1.
+        // The second one was to follow timeline 2, as PostgreSQL does by itself, and stopped before that had left
+        // timeline 1.
         let mut family = family(
             &[(1, 0, 12, 75), (2, 80, 9, 90), (3, 100, 6, 120)],
             &[(2, 1, 8), (3, 1, 8), (3, 2, 5)],

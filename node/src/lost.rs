@@ -1,8 +1,8 @@
 //! Objects of which no repository has a good replica, and what they cost.
 //!
-//! The catalog keeps an index of them. Whether a lost WAL file or manifest matters, its name says. Which backups need a lost
-//! chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once for each set
-//! of lost chunks.
+//! The catalog keeps an index of them. Whether a lost WAL file or manifest matters, its name says. Which backups need a
+//! lost chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once
+//! for each set of lost chunks.
 
 use crate::protocol::{CatalogLost, LostReport, StanzaLosses};
 use crate::{Failure, Node};

@@ -60,8 +60,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the catalog of an initialised data directory. `None` when its disk has lost so much that the node begins anew
-    /// with an empty catalog, at its next start.
+    /// Opens the catalog of an initialised data directory. `None` when its disk has lost so much that the node begins
+    /// anew with an empty catalog, at its next start.
     ///
     /// # Errors
     /// It was not initialised, another process uses it, or it cannot be read.

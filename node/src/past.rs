@@ -1,13 +1,15 @@
-//! Whether the catalog has gone back: all its copies were replaced by older ones, and no node is left that knows better.
+//! Whether the catalog has gone back: all its copies were replaced by older ones, and no node is left that knows
+//! better.
 //!
-//! One node with an older copy is found out by the others (`pgmesh_raft`). When all copies are old, only the repositories
-//! know: each mark that is written there says how far the catalog had come (`repositories/marks.rs`). A node that opens a
-//! repository reads the marks that its catalog does not know of. If one of them is ahead of what a majority has committed,
-//! the catalog has lost what it had acknowledged. Segments that are in the repositories would be answered as never archived,
-//! and backups swept as rubbish. So the mesh serves no more until an administrator has decided.
+//! One node with an older copy is found out by the others (`pgmesh_raft`). When all copies are old, only the
+//! repositories know: each mark that is written there says how far the catalog had come (`repositories/marks.rs`). A
+//! node that opens a repository reads the marks that its catalog does not know of. If one of them is ahead of what a
+//! majority has committed, the catalog has lost what it had acknowledged. Segments that are in the repositories would
+//! be answered as never archived, and backups swept as rubbish. So the mesh serves no more until an administrator has
+//! decided.
 //!
-//! A mark that a crash cut off from the command that tells of it is not ahead: the position in it was applied before it was
-//! written, so it was committed.
+//! A mark that a crash cut off from the command that tells of it is not ahead: the position in it was applied before it
+//! was written, so it was committed.
 
 use crate::clock::utc;
 use crate::failure::chain;
@@ -21,8 +23,8 @@ use std::time::Duration;
 
 /// How often positions that are ahead are compared with what is committed.
 const PERIOD: Duration = Duration::from_millis(200);
-/// For so long after its start a node waits for repositories that it could not look at yet, before it says that something is
-/// not there.
+/// For so long after its start a node waits for repositories that it could not look at yet, before it says that
+/// something is not there.
 const LOOK_FOR: Duration = Duration::from_secs(20);
 /// What a mark may say at most: more is damage.
 const LARGEST: u64 = 1 << 31;
@@ -167,8 +169,9 @@ impl Node {
         }
     }
 
-    /// Whether this node's repositories may still show that the catalog has lost something: they have not all been looked at
-    /// since its start. It is not waited for for ever: a repository that is away must not stop what rests on it.
+    /// Whether this node's repositories may still show that the catalog has lost something: they have not all been
+    /// looked at since its start. It is not waited for for ever: a repository that is away must not stop what rests on
+    /// it.
     pub(crate) fn may_learn_of_loss(&self) -> bool {
         let is_early = self.started.elapsed() < LOOK_FOR;
         is_early && self.repositories.slots().any(|slot| !slot.has_looked())

@@ -34,8 +34,8 @@ pub fn known<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Option<Known
     }))
 }
 
-/// A condemned chunk, which counts as absent for everything but reading (invariant 5): who reads under a session that began
-/// before is sure that it is not deleted yet. `None` when there is none.
+/// A condemned chunk, which counts as absent for everything but reading (invariant 5): who reads under a session that
+/// began before is sure that it is not deleted yet. `None` when there is none.
 pub fn condemned(view: &View, digest: Digest) -> Result<Option<Known>, Failure> {
     let record = view.chunks_with_condemned(&[digest])?.pop().flatten();
     Ok(record.filter(|chunk| chunk.condemned.is_some()).map(|chunk| Known {
@@ -84,15 +84,15 @@ pub fn repositories<B: Base>(view: &View<B>) -> Result<Vec<RepoKey>, Failure> {
     Ok(all)
 }
 
-/// Where a new object is to be written, and under which generation. This assigns names (decision 18): ask a snapshot, and of
-/// a chunk within a session, in a view that has applied the session's opening.
+/// Where a new object is to be written, and under which generation. This assigns names (decision 18): ask a snapshot,
+/// and of a chunk within a session, in a view that has applied the session's opening.
 pub fn targets_of<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Vec<(RepoKey, Generation)>, Failure> {
     let generation = view.generation_for(object, &[])?;
     Ok(repositories(view)?.into_iter().map(|key| (key, generation)).collect())
 }
 
-/// The same for an object that is known and has these replicas: where it is, under its name there, so that it is confirmed;
-/// where it is owed, under the name that the debt asks for.
+/// The same for an object that is known and has these replicas: where it is, under its name there, so that it is
+/// confirmed; where it is owed, under the name that the debt asks for.
 pub fn targets_of_known<B: Base>(
     view: &View<B>,
     object: &ObjectRef,

@@ -1,13 +1,13 @@
 //! Paying debts: replicas that should exist and do not are made from one that does.
 //!
-//! A debt is in the catalog from the moment its object is committed, so a crash forgets none. Each node pays the debts of
-//! the repositories that it hosts: nobody else can, so hosting is the lease. Those of shared repositories are paid by the
-//! Raft leader, by itself or through a node that reaches the repository: leading is the lease. This worker goes through the
-//! debts of every repository that is well, each for itself, reads each object elsewhere, checks it, and writes it where it is
-//! owed, no faster than `repair-rate` allows.
+//! A debt is in the catalog from the moment its object is committed, so a crash forgets none. Each node pays the debts
+//! of the repositories that it hosts: nobody else can, so hosting is the lease. Those of shared repositories are paid
+//! by the Raft leader, by itself or through a node that reaches the repository: leading is the lease. This worker goes
+//! through the debts of every repository that is well, each for itself, reads each object elsewhere, checks it, and
+//! writes it where it is owed, no faster than `repair-rate` allows.
 //!
-//! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same name,
-//! where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
+//! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same
+//! name, where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
 
 use crate::failure::chain;
 use crate::refs;
@@ -239,8 +239,8 @@ impl Node {
     }
 }
 
-/// What is to be written, and under which generation, if it is still owed. Ask under a session: the name that an older look
-/// at the debt has shown may be deleted by now (decision 18).
+/// What is to be written, and under which generation, if it is still owed. Ask under a session: the name that an older
+/// look at the debt has shown may be deleted by now (decision 18).
 pub(crate) fn owed<B: Base>(
     view: &View<B>,
     repo: RepoKey,

@@ -71,8 +71,8 @@ pub(crate) async fn serve(
 ) -> Result<Ended, Failure> {
     let address = server.local_address().unwrap_or(node.settings.listen);
     tokio::pin!(stop);
-    // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about: they
-    // need its answers first.
+    // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about:
+    // they need its answers first.
     node.open_known_repositories().await;
     let workers = [
         tokio::spawn(node.clone().keep_sessions()),
@@ -170,8 +170,8 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
 }
 
 impl Node {
-    /// Why a member whose certificate is valid is not let in: it was taken out of the mesh, or its name has come back with
-    /// another disk. A node that this one has not heard of yet is let in: only by its messages is it heard of.
+    /// Why a member whose certificate is valid is not let in: it was taken out of the mesh, or its name has come back
+    /// with another disk. A node that this one has not heard of yet is let in: only by its messages is it heard of.
     fn shut_out(&self, member: &MemberCertificate) -> Option<String> {
         if member.role != Role::Node {
             return None;

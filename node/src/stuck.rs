@@ -1,5 +1,6 @@
-//! Hosts whose WAL is refused. PostgreSQL's archiver offers the lowest file first and again: while that is refused, nothing newer
-//! leaves the host, and pg_wal fills. So each node remembers what it has refused, until the host's next push succeeds.
+//! Hosts whose WAL is refused. PostgreSQL's archiver offers the lowest file first and again: while that is refused,
+//! nothing newer leaves the host, and pg_wal fills. So each node remembers what it has refused, until the host's next
+//! push succeeds.
 
 use crate::protocol::StuckArchiver;
 use crate::{Failure, Node, now_unix};

@@ -4,14 +4,14 @@
 //! prefixes of digests, kept for one part of the digest space at a time, so that memory is bounded whatever the number
 //! of chunks (invariant 11). Two digests with one prefix only keep a chunk that could go.
 //!
-//! A backup that runs has chunks that no manifest names yet. Those that it has uploaded are told by the log position at which
-//! they were added: what was added since the oldest running backup began is left alone, and the sweep comes again when that
-//! backup has ended. A backup may also rest on chunks that were there before, such as those of one that was killed. If they
-//! are condemned, its commit takes them back ([`Command::Reprieve`]): while its session is open nobody deletes them. So a
-//! sweep waits for nobody, and comes to its end on a mesh where some backup runs at every moment.
+//! A backup that runs has chunks that no manifest names yet. Those that it has uploaded are told by the log position at
+//! which they were added: what was added since the oldest running backup began is left alone, and the sweep comes again
+//! when that backup has ended. A backup may also rest on chunks that were there before, such as those of one that was
+//! killed. If they are condemned, its commit takes them back ([`Command::Reprieve`]): while its session is open nobody
+//! deletes them. So a sweep waits for nobody, and comes to its end on a mesh where some backup runs at every moment.
 //!
-//! A commit that comes before the condemnation makes the catalog refuse it (invariants 4 and 5): then only the manifests are
-//! read that have come since.
+//! A commit that comes before the condemnation makes the catalog refuse it (invariants 4 and 5): then only the
+//! manifests are read that have come since.
 
 use crate::{Failure, Node};
 use pgmesh_raft::apply::Base;
@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 const MARKS: u64 = 4 << 20;
 /// Chunks condemned in one command.
 const BATCH: usize = 512;
-/// How often a node looks whether a sweep is due: whether it leads, whether a backup has left the catalog, or has ended.
+/// How often a node looks whether a sweep is due: whether it leads, whether a backup has left the catalog, or has
+/// ended.
 const LOOK: Duration = if cfg!(test) {
     Duration::from_millis(200)
 } else {
@@ -301,8 +302,8 @@ pub(crate) struct Candidates {
     held_by: Option<SessionId>,
 }
 
-/// The chunks of a part that are known and not condemned, but for those that a running backup may have added. The view must be
-/// a snapshot: what was added before a backup began is told by its session.
+/// The chunks of a part that are known and not condemned, but for those that a running backup may have added. The view
+/// must be a snapshot: what was added before a backup began is told by its session.
 pub(crate) fn candidates<B: Base>(view: &View<B>, part: &Part) -> Result<Candidates, Failure> {
     let running = view.oldest_backup()?;
     let mut known = Candidates {

@@ -1,7 +1,7 @@
 //! Holes in the WAL archives, and the recovery targets that they cost.
 //!
-//! A hole is WAL that is missing although WAL behind it is known of, on the same timeline or on one that left it later (invariant 7).
-//! A recovery stops before it; so every backup that was taken before it has lost what is behind it.
+//! A hole is WAL that is missing although WAL behind it is known of, on the same timeline or on one that left it later
+//! (invariant 7). A recovery stops before it; so every backup that was taken before it has lost what is behind it.
 
 mod cost;
 mod runs;
@@ -23,7 +23,8 @@ pub(crate) use runs::WalRuns;
 const NAMED: usize = 256;
 
 impl Node {
-    /// The holes of the stanzas that are asked for, with what they cost. Those that cost no backup anything are passed over.
+    /// The holes of the stanzas that are asked for, with what they cost. Those that cost no backup anything are passed
+    /// over.
     pub(crate) async fn holes(
         &self,
         view: &View,

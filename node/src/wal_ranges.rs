@@ -117,11 +117,11 @@ impl Ranges {
             .collect()
     }
 
-    /// The holes, over all timelines (invariant 7): what [`WalHole::judge`] says of one segment, said of all. A segment is missing
-    /// when a later one of its timeline is archived, or when another timeline left its own behind it.
+    /// The holes, over all timelines (invariant 7): what [`WalHole::judge`] says of one segment, said of all. A segment
+    /// is missing when a later one of its timeline is archived, or when another timeline left its own behind it.
     ///
-    /// The new timeline's first segment begins with a copy of the old one's: of that one nothing is needed. What lies before a
-    /// timeline's beginning is not its own; where timeline 1 begins, its first archived segment says.
+    /// The new timeline's first segment begins with a copy of the old one's: of that one nothing is needed. What lies
+    /// before a timeline's beginning is not its own; where timeline 1 begins, its first archived segment says.
     pub fn holes(&self, tree: &TimelineTree) -> Vec<Hole> {
         let timelines: BTreeSet<TimelineId> = self.timelines().chain(tree.timelines()).collect();
         let mut holes = Vec::new();

@@ -1,5 +1,5 @@
-//! A node and its protocol: change maps of archived segments, as whoever takes a backup gets them. With a real cluster they are
-//! in `tests/tests/change_maps.rs`.
+//! A node and its protocol: change maps of archived segments, as whoever takes a backup gets them. With a real cluster
+//! they are in `tests/tests/change_maps.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;

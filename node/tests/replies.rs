@@ -1,4 +1,5 @@
-//! A node and its protocol: answers stay short, however much there is, and nothing that a peer sends can harm the catalog.
+//! A node and its protocol: answers stay short, however much there is, and nothing that a peer sends can harm the
+//! catalog.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;

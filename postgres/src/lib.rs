@@ -4,13 +4,14 @@
 //!
 //! 1. names and numbers: [`Lsn`], [`TimelineId`], [`SystemId`], [`PgVersion`], [`SegmentSize`], [`SegmentName`],
 //!    [`WalFileName`];
-//! 2. small files: [`WalHeader`], [`TimelineHistory`], [`TimelineTree`], [`ControlFile`], [`BackupLabel`], [`PostmasterPid`];
+//! 2. small files: [`WalHeader`], [`TimelineHistory`], [`TimelineTree`], [`ControlFile`], [`BackupLabel`],
+//!    [`PostmasterPid`];
 //! 3. the data directory: [`page`], [`RelationFile`], [`walk`], [`instance_fingerprint`];
 //! 4. [`wal`]: which blocks the WAL has changed;
 //! 5. what a restore writes: [`RecoverySettings`], [`ManifestWriter`].
 //!
-//! Nothing that comes from a disk is trusted: every parser takes any bytes and answers with a value or an error. What differs
-//! between PostgreSQL's versions is asked of [`PgVersion`].
+//! Nothing that comes from a disk is trusted: every parser takes any bytes and answers with a value or an error. What
+//! differs between PostgreSQL's versions is asked of [`PgVersion`].
 
 mod backup_label;
 mod backup_manifest;

@@ -27,7 +27,8 @@ pub struct TimelineHistoryEntry {
 }
 
 impl TimelineHistory {
-    /// Reads the file of `timeline`. Blank lines and comments are passed over. A reason that is not UTF-8 is kept as far as it is.
+    /// Reads the file of `timeline`. Blank lines and comments are passed over. A reason that is not UTF-8 is kept as
+    /// far as it is.
     ///
     /// # Errors
     /// When a line is malformed, or when the ancestors do not ascend towards `timeline`.
@@ -76,8 +77,8 @@ impl TimelineHistory {
             .map(|entry| entry.switch)
     }
 
-    /// The timeline of the line of descent that the byte at `lsn` was written on, found as `tliOfPointInHistory` finds it: an older line
-    /// may say a later position than the ones behind it.
+    /// The timeline of the line of descent that the byte at `lsn` was written on, found as `tliOfPointInHistory` finds
+    /// it: an older line may say a later position than the ones behind it.
     #[must_use]
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
         let mut timeline = self.timeline;

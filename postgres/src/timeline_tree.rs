@@ -53,8 +53,9 @@ impl TimelineTree {
 
     /// Where the line of descent of `timeline` left `ancestor`; `None` where that is no known ancestor of it.
     ///
-    /// A history may have a line that says a later position than the lines behind it: a server that was to follow timeline 2, and stopped
-    /// before that had left timeline 1, writes both down as ancestors of its timeline 3. It left all of them where it stopped.
+    /// A history may have a line that says a later position than the lines behind it: a server that was to follow
+    /// timeline 2, and stopped before that had left timeline 1, writes both down as ancestors of its timeline 3. It
+    /// left all of them where it stopped.
     #[must_use]
     pub fn left(&self, timeline: TimelineId, ancestor: TimelineId) -> Option<Lsn> {
         let lines = self.lines.get(&timeline)?;
@@ -62,7 +63,8 @@ impl TimelineTree {
         lines.range(ancestor..).map(|(_, switch)| *switch).min()
     }
 
-    /// Where a timeline begins: its history's last line. `None` where its history is not known, as that of timeline 1, which has none.
+    /// Where a timeline begins: its history's last line. `None` where its history is not known, as that of timeline 1,
+    /// which has none.
     #[must_use]
     pub fn beginning(&self, timeline: TimelineId) -> Option<Lsn> {
         let (_, switch) = self.lines.get(&timeline)?.last_key_value()?;
@@ -75,8 +77,8 @@ impl TimelineTree {
         timelines.filter_map(move |timeline| Some((*timeline, self.left(*timeline, ancestor)?)))
     }
 
-    /// Whether what `timeline` wrote before `end` is part of the history that leads to `target`: whether a server that holds it can
-    /// be recovered along `target`.
+    /// Whether what `timeline` wrote before `end` is part of the history that leads to `target`: whether a server that
+    /// holds it can be recovered along `target`.
     #[must_use]
     pub fn contains(&self, target: TimelineId, timeline: TimelineId, end: Lsn) -> bool {
         target == timeline || self.left(target, timeline).is_some_and(|switch| end <= switch)

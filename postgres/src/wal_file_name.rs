@@ -9,8 +9,8 @@ use thiserror::Error;
 use crate::segment::parse_upper_hex;
 use crate::{SegmentName, TimelineId};
 
-/// A file of a WAL archive: one in `pg_wal` that `archive_command` is given, named as PostgreSQL names it (xlog_internal.h), or
-/// what a node makes of one.
+/// A file of a WAL archive: one in `pg_wal` that `archive_command` is given, named as PostgreSQL names it
+/// (xlog_internal.h), or what a node makes of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalFileName {
     /// `000000010000000000000001`: a complete segment.
@@ -26,11 +26,12 @@ pub enum WalFileName {
         /// The start position's offset in that segment, in bytes.
         offset: u32,
     },
-    /// `000000010000000000000001.map`: which blocks a complete segment has changed ([`SegmentMap`](crate::wal::SegmentMap)). No file
-    /// of PostgreSQL's, and of no use to a recovery: it can always be made anew of the segment.
+    /// `000000010000000000000001.map`: which blocks a complete segment has changed
+    /// ([`SegmentMap`](crate::wal::SegmentMap)). No file of PostgreSQL's, and of no use to a recovery: it can always be
+    /// made anew of the segment.
     Map(SegmentName),
-    /// `000000010000000000000001.00112233AABBCCDD.aside`: another content under the name of a segment or `.partial` file, which no
-    /// recovery along the archive's history can need. It is kept, and never handed out.
+    /// `000000010000000000000001.00112233AABBCCDD.aside`: another content under the name of a segment or `.partial`
+    /// file, which no recovery along the archive's history can need. It is kept, and never handed out.
     Aside {
         /// The name that PostgreSQL gave it.
         segment: SegmentName,

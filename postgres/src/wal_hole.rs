@@ -1,7 +1,7 @@
 //! Whether a WAL segment that an archive lacks is a hole in it, or lies behind its end. Pure.
 //!
-//! A recovery that asks for a segment takes "not there" for the end of the WAL, and opens the server for writing. Behind a hole there is
-//! WAL that would be lost so: a hole has to stop the recovery instead (invariant 7).
+//! A recovery that asks for a segment takes "not there" for the end of the WAL, and opens the server for writing.
+//! Behind a hole there is WAL that would be lost so: a hole has to stop the recovery instead (invariant 7).
 
 use std::fmt;
 
@@ -46,11 +46,14 @@ pub struct Descent {
 }
 
 impl WalHole {
-    /// Judges the absence of `missing`; `None` when no WAL behind it is known of, so that it may be the end of the archive.
+    /// Judges the absence of `missing`; `None` when no WAL behind it is known of, so that it may be the end of the
+    /// archive.
     ///
-    /// `later` is any archived segment of its timeline with a greater name. `descents` are the lines of all known histories.
+    /// `later` is any archived segment of its timeline with a greater name. `descents` are the lines of all known
+    /// histories.
     ///
-    /// What lies before a timeline's own beginning is not WAL of that timeline: no server ever wrote it, so its absence is no hole.
+    /// What lies before a timeline's own beginning is not WAL of that timeline: no server ever wrote it, so its absence
+    /// is no hole.
     ///
     /// ```
     /// use pgmesh_postgres::{SegmentName, SegmentSize, WalHole};
@@ -108,7 +111,8 @@ mod tests {
 
     #[test]
     fn invariant_7_a_timeline_that_was_left_later_proves_a_hole() {
-        // Timeline 2 left timeline 1 within segment 8: 7 has to be there, 8 is archived by timeline 2 under its own name.
+        // Timeline 2 left timeline 1 within segment 8: 7 has to be there, 8 is archived by timeline 2 under its own
+        // name.
         let left = descent(2, 1, "0/8000100");
         let judge = |name: &str| WalHole::judge(segment(name), SIZE, None, [left]);
         let hole = Some(WalHole::LeftLater {
@@ -156,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_timeline_begins_where_the_last_line_of_its_history_says() {
-        // Timeline 2 left timeline 1 in segment 8; a recovery that was to follow it stopped in segment 5, and began timeline 3 there.
+        // Timeline 2 left timeline 1 in segment 8; a recovery that was to follow it stopped in segment 5, and began
+        // timeline 3 there.
         let lines = [
             descent(2, 1, "0/8000100"),
             descent(3, 1, "0/8000100"),

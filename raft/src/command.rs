@@ -18,8 +18,8 @@ use crate::model::{
 /// A command with who asked for it and when: what a Raft log entry holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
-    /// The request that it belongs to: a proposal with an identifier that was applied before changes nothing and gets the
-    /// same answer.
+    /// The request that it belongs to: a proposal with an identifier that was applied before changes nothing and gets
+    /// the same answer.
     pub id: RequestId,
     /// When it was proposed, in seconds since the Unix epoch. Invariant 10: `apply` knows no other clock.
     pub at: i64,
@@ -48,8 +48,8 @@ pub enum Command {
         /// What is known of it.
         record: NodeRecord,
     },
-    /// Takes a node in, or back. The same name with the same certificate again changes nothing; with another one it is a
-    /// node that has lost its disk or returns, which gets a new number, and its old certificate is revoked. Reply:
+    /// Takes a node in, or back. The same name with the same certificate again changes nothing; with another one it is
+    /// a node that has lost its disk or returns, which gets a new number, and its old certificate is revoked. Reply:
     /// `Admitted`.
     AdmitNode {
         /// Its name.
@@ -65,13 +65,13 @@ pub enum Command {
         /// The catalog format that its program writes.
         catalog_format: u32,
     },
-    /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew with an
-    /// empty catalog. Each request gets a new number. Reply: `Admitted`.
+    /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew
+    /// with an empty catalog. Each request gets a new number. Reply: `Admitted`.
     RenumberNode {
         /// Its name.
         name: NodeName,
-        /// The number that is to be replaced. One that is not its own any more is refused, so that a request which arrives
-        /// late does not take a healthy node's number away.
+        /// The number that is to be replaced. One that is not its own any more is refused, so that a request which
+        /// arrives late does not take a healthy node's number away.
         number: u64,
         /// SHA-256 of its certificate.
         fingerprint: [u8; 32],
@@ -137,19 +137,19 @@ pub enum Command {
         /// The new list of wrapped keys.
         wrapped_keys: Option<Vec<WrappedKey>>,
     },
-    /// Forgets a repository: repeat it while the reply is `Retiring { more: true }`; each step withdraws a bounded number
-    /// of replicas and debts. What lies there is not deleted. Refused while objects would have no other replica, or nobody
-    /// knows whether they would. A walk that meets such an object later gives up with the reply `StillNeeded`: the
-    /// repository stays, and what was withdrawn is owed to it again.
+    /// Forgets a repository: repeat it while the reply is `Retiring { more: true }`; each step withdraws a bounded
+    /// number of replicas and debts. What lies there is not deleted. Refused while objects would have no other replica,
+    /// or nobody knows whether they would. A walk that meets such an object later gives up with the reply
+    /// `StillNeeded`: the repository stays, and what was withdrawn is owed to it again.
     RetireRepository {
         /// Its number.
         repo: RepoKey,
         /// Also when objects lose their last replica. From the first step on there is no way back then.
         force: bool,
     },
-    /// Says that a mark was written to a repository and is durable there (see [`RepositoryMark`](crate::RepositoryMark)).
-    /// One that is not newer than the known one, and one of another repository than the registered one, change nothing.
-    /// Reply: `Done`.
+    /// Says that a mark was written to a repository and is durable there (see
+    /// [`RepositoryMark`](crate::RepositoryMark)). One that is not newer than the known one, and one of another
+    /// repository than the registered one, change nothing. Reply: `Done`.
     MarkRepository {
         /// Its number.
         repo: RepoKey,
@@ -204,9 +204,9 @@ pub enum Command {
         /// [`View::applied`](crate::View::applied) of the view in which the object's name was assigned.
         checked_at: LogIndex,
     },
-    /// Removes a stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded number of rows
-    /// and leaves their objects as garbage. From the first step on there is no way back. Refused while a backup or a restore
-    /// runs; then nothing has changed, and the stanza goes on taking WAL.
+    /// Removes a stanza: repeat it while the reply is `Deleting { more: true }`; each step removes a bounded number of
+    /// rows and leaves their objects as garbage. From the first step on there is no way back. Refused while a backup or
+    /// a restore runs; then nothing has changed, and the stanza goes on taking WAL.
     DeleteStanza {
         /// The stanza.
         stanza: StanzaName,
@@ -239,9 +239,9 @@ pub enum Command {
     /// Reply: `Pushed` or `AlreadyThere`.
     PushSegment(Box<PushSegment>),
 
-    /// Records chunks that were uploaded. Repositories that are not among a chunk's replicas owe it.
-    /// All or nothing: refused with [`Refusal::StaleGenerations`](crate::Refusal::StaleGenerations), which names the chunks to
-    /// upload again, where the claims that count do not make `ack` replicas. Reply: `Done`.
+    /// Records chunks that were uploaded. Repositories that are not among a chunk's replicas owe it. All or nothing:
+    /// refused with [`Refusal::StaleGenerations`](crate::Refusal::StaleGenerations), which names the chunks to upload
+    /// again, where the claims that count do not make `ack` replicas. Reply: `Done`.
     AddChunks {
         /// The session under which they were uploaded.
         session: SessionId,
@@ -284,7 +284,8 @@ pub enum Command {
     ExpireSession {
         /// The session.
         session: SessionId,
-        /// The lease under which it was found without a holder: if it was adopted since, it goes on. `None` ends it anyway.
+        /// The lease under which it was found without a holder: if it was adopted since, it goes on. `None` ends it
+        /// anyway.
         lease: Option<LogIndex>,
         /// Why, for the audit trail.
         reason: String,
@@ -343,27 +344,27 @@ pub enum Command {
     },
 
     /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Unknown and condemned
-    /// ones are passed over, and those that were added since the oldest backup that runs began: they may be its. Refused
-    /// with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was committed after `checked_at`: it may refer to
-    /// them. Reply: `Condemned`.
+    /// ones are passed over, and those that were added since the oldest backup that runs began: they may be its.
+    /// Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was committed after `checked_at`: it
+    /// may refer to them. Reply: `Condemned`.
     Condemn {
         /// The chunks.
         chunks: Vec<Digest>,
         /// [`View::applied`](crate::View::applied) of the linearizable view whose backups were all looked through.
         checked_at: LogIndex,
     },
-    /// Takes condemned chunks back for a session that began before they were condemned: nobody has deleted anything of them,
-    /// since it is open. Chunks that are not condemned as of the given position, or that no repository is left of, are passed
-    /// over. Reply: `Reprieved`.
+    /// Takes condemned chunks back for a session that began before they were condemned: nobody has deleted anything of
+    /// them, since it is open. Chunks that are not condemned as of the given position, or that no repository is left
+    /// of, are passed over. Reply: `Reprieved`.
     Reprieve {
         /// The session that refers to them.
         session: SessionId,
         /// The chunks.
         chunks: Vec<CondemnedChunk>,
     },
-    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more, or were condemned again
-    /// since, are passed over. Refused while a session is open that began before one of them was condemned (invariant 5).
-    /// Their names are not assigned again. Reply: `Done`.
+    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more, or were condemned
+    /// again since, are passed over. Refused while a session is open that began before one of them was condemned
+    /// (invariant 5). Their names are not assigned again. Reply: `Done`.
     Forget {
         /// The chunks.
         chunks: Vec<CondemnedChunk>,
@@ -376,14 +377,14 @@ pub enum Command {
         /// The garbage.
         garbage: Vec<GarbageObject>,
     },
-    /// Sets garbage aside that its repository does not let go (object lock, no right to delete): it stays as a mark, so that no
-    /// other object gets its name. What is no garbage is passed over. Refused like `Forget`. Reply: `Done`.
+    /// Sets garbage aside that its repository does not let go (object lock, no right to delete): it stays as a mark, so
+    /// that no other object gets its name. What is no garbage is passed over. Refused like `Forget`. Reply: `Done`.
     KeepGarbage {
         /// The garbage.
         garbage: Vec<GarbageObject>,
     },
-    /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may have
-    /// been used by a catalog that is lost. Reply: `Done`.
+    /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may
+    /// have been used by a catalog that is lost. Reply: `Done`.
     RaiseFloor {
         /// The generation.
         generation: Generation,
@@ -416,8 +417,8 @@ pub enum Command {
         what: String,
     },
 
-    /// Takes in what a repository says of itself, while a catalog is rebuilt from it. Chunks come by `AddChunks`, writers by
-    /// `AdoptWriter`. Reply: `Done`.
+    /// Takes in what a repository says of itself, while a catalog is rebuilt from it. Chunks come by `AddChunks`,
+    /// writers by `AdoptWriter`. Reply: `Done`.
     Adopt(Box<Adopt>),
 }
 
@@ -473,8 +474,8 @@ impl Command {
     }
 }
 
-/// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where nothing
-/// contradicts it.
+/// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where
+/// nothing contradicts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Adopt {
     /// A stanza that the catalog does not have, with all its databases.

@@ -16,8 +16,8 @@ pub const APPLIED: &[u8] = b"applied";
 pub const WITHDRAWN: &[u8] = b"withdrawn";
 /// When a backup was last committed, in table `Mesh`.
 pub const COMMITTED: &[u8] = b"committed";
-/// The lowest generation that names are assigned with, in table `Mesh`: no name below it is assigned any more, so that none
-/// is used twice.
+/// The lowest generation that names are assigned with, in table `Mesh`: no name below it is assigned any more, so that
+/// none is used twice.
 pub const FLOOR: &[u8] = b"floor";
 /// When the floor was last raised, in table `Mesh`.
 pub const FLOOR_RAISED: &[u8] = b"floor-raised";

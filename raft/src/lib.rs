@@ -13,7 +13,8 @@
 //! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
 //! - [`store`]: the log store and the state store on RocksDB, snapshots.
 //! - [`view`]: queries over the applied state.
-//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, what nodes say to each other, and the settings.
+//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, what nodes say to each other, and the
+//!   settings.
 //!
 //! This crate knows nothing of networks and opens no repository.
 

@@ -1,9 +1,9 @@
 //! How large anything may be that ends in the catalog.
 //!
-//! The log and the tables hold only what can be read back. So everything that a peer can send has a bound, looked at where it
-//! comes in and, since only that decides, again by `apply` ([`check`]); and what a command writes is measured when it is
-//! written ([`Txn`](crate::apply::Txn)). The bounds are part of the catalog's format: all nodes must come to the same answer
-//! (invariant 10).
+//! The log and the tables hold only what can be read back. So everything that a peer can send has a bound, looked at
+//! where it comes in and, since only that decides, again by `apply` ([`check`]); and what a command writes is measured
+//! when it is written ([`Txn`](crate::apply::Txn)). The bounds are part of the catalog's format: all nodes must come to
+//! the same answer (invariant 10).
 
 use std::collections::BTreeMap;
 
@@ -54,8 +54,8 @@ pub const ANNOTATION_KEY: usize = 256;
 pub const ANNOTATION_VALUE: usize = 4096;
 /// All keys and values of one backup's annotations.
 pub const ANNOTATION_SUM: usize = 16 << 10;
-/// Timelines of a stanza whose writers and histories are known: a cluster that is promoted every day gets there after five
-/// years. One more is taken, and the one that was not written to for the longest time is forgotten
+/// Timelines of a stanza whose writers and histories are known: a cluster that is promoted every day gets there after
+/// five years. One more is taken, and the one that was not written to for the longest time is forgotten
 /// ([`StanzaRecord::make_room`]): no limit stops an archiver.
 pub const TIMELINES: usize = 2048;
 /// What a stanza's record may take for its timelines; the same happens above it.

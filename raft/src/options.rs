@@ -9,8 +9,8 @@ use crate::store::EntryId;
 pub struct CatalogOptions {
     /// How often a leader shows that it is alive.
     pub heartbeat: Duration,
-    /// How long after a sign of the leader no other is elected. It must be several heartbeats long, and twice the way to
-    /// the farthest voter and back.
+    /// How long after a sign of the leader no other is elected. It must be several heartbeats long, and twice the way
+    /// to the farthest voter and back.
     pub election: Duration,
     /// How long a proposal or a linearizable read is tried for, through elections and silence, before it fails with
     /// [`CatalogError::NoQuorum`](crate::CatalogError::NoQuorum).

@@ -24,15 +24,15 @@ pub const MESSAGE_LIMIT: usize = 16 << 20;
 /// What one node's catalog asks another's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PeerRequest {
-    /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of the
-    /// first was lost, must not answer for it: it has not promised what the first has.
+    /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of
+    /// the first was lost, must not answer for it: it has not promised what the first has.
     pub to: u64,
     /// The number of the node that sends this. The way to the peers fills it in, as the address and the mark.
     pub from: u64,
     /// Where the sender is reached, as far as the group says it. A node that has started may not know the sender.
     pub address: String,
-    /// The highest log position that the sender knows the meant node to have had: what it has acknowledged to the sender,
-    /// or led in the sender's log. A node that has less does not answer: its disk has lost something.
+    /// The highest log position that the sender knows the meant node to have had: what it has acknowledged to the
+    /// sender, or led in the sender's log. A node that has less does not answer: its disk has lost something.
     pub known: Option<LogId<u64>>,
     /// How far the asker's state goes, and what it has left out.
     pub mark: Mark,
@@ -248,11 +248,11 @@ fn did(skipped: bool) -> &'static str {
     if skipped { "skipped" } else { "applied" }
 }
 
-/// Carries messages to other nodes. Consensus has its own connection, so that a heartbeat never queues behind bulk data,
-/// and each call its own stream, so that it never queues behind another call.
+/// Carries messages to other nodes. Consensus has its own connection, so that a heartbeat never queues behind bulk
+/// data, and each call its own stream, so that it never queues behind another call.
 pub trait Peers: Send + Sync + 'static {
-    /// Sends a request to a peer and waits for its answer, at most for `limit`. A call whose future is dropped may or may
-    /// not have been delivered.
+    /// Sends a request to a peer and waits for its answer, at most for `limit`. A call whose future is dropped may or
+    /// may not have been delivered.
     fn call(
         &self,
         node_id: u64,

@@ -118,8 +118,8 @@ pub struct CatalogStatus {
     pub initialized: bool,
     /// On the leader: the last entry that each member is known to have.
     pub matched: BTreeMap<u64, Option<u64>>,
-    /// On the leader: how long ago the last request was sent that a majority has answered. A transfer that takes long can
-    /// make it a few seconds.
+    /// On the leader: how long ago the last request was sent that a majority has answered. A transfer that takes long
+    /// can make it a few seconds.
     pub quorum_age: Option<Duration>,
     /// The entries of the log that this node has left out.
     pub skipped: Vec<EntryId>,

@@ -5,7 +5,8 @@ use std::fmt;
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
-    /// Single values: the mesh, the number of applied commands, the last node number, when replicas were last withdrawn.
+    /// Single values: the mesh, the number of applied commands, the last node number, when replicas were last
+    /// withdrawn.
     Mesh,
     /// Node name → node.
     Nodes,
@@ -29,8 +30,8 @@ pub enum Table {
     Lost,
     /// Object, repository, generation → garbage.
     Garbage,
-    /// Object, repository, generation → garbage that the repository does not let go (object lock, no right to delete): a mark,
-    /// so that its name is not used again.
+    /// Object, repository, generation → garbage that the repository does not let go (object lock, no right to delete):
+    /// a mark, so that its name is not used again.
     Kept,
     /// Session identifier → session.
     Sessions,

@@ -1,9 +1,9 @@
 //! Queries over the applied state.
 //!
-//! Every method reads the database at the moment it is called: what it returns is at least as new as the view, and two calls
-//! may see two states. Decisions that need several reads of one state take a [`View::snapshot`]. Methods
-//! block on disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at
-//! a time (invariant 11), see the table as it was when they began, and can go on later after a key.
+//! Every method reads the database at the moment it is called: what it returns is at least as new as the view, and two
+//! calls may see two states. Decisions that need several reads of one state take a [`View::snapshot`]. Methods block on
+//! disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at a time
+//! (invariant 11), see the table as it was when they began, and can go on later after a key.
 
 use std::sync::Arc;
 
@@ -194,8 +194,8 @@ impl<B: Base> View<B> {
         Ok(record.map(|record| (name, record)))
     }
 
-    /// An archived segment of the same timeline with a greater name, complete or not: what proves that `segment`, which is not
-    /// archived, is a hole (invariant 7). Reads the rows up to the first such one.
+    /// An archived segment of the same timeline with a greater name, complete or not: what proves that `segment`, which
+    /// is not archived, is a hole (invariant 7). Reads the rows up to the first such one.
     pub fn segment_after(
         &self,
         stanza: &StanzaName,
@@ -352,8 +352,8 @@ impl<B: Base> View<B> {
         self.rows(Table::Kept, &from, &[], key::read_garbage)
     }
 
-    /// So many known objects, those after `after` if given: chunks that are not condemned, WAL files, manifests, then the
-    /// information on stanzas.
+    /// So many known objects, those after `after` if given: chunks that are not condemned, WAL files, manifests, then
+    /// the information on stanzas.
     pub fn objects_after(
         &self,
         after: Option<&ObjectRef>,

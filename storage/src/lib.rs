@@ -2,12 +2,15 @@
 //!
 //! Knows nothing of networks between nodes, nor of the catalog. The layers, lowest first:
 //!
-//! 1. names: [`StanzaName`], [`RepoKey`], [`BackupLabel`], [`ArchiveId`], [`Generation`]; [`Digest`] and its [`DigestSuite`];
+//! 1. names: [`StanzaName`], [`RepoKey`], [`BackupLabel`], [`ArchiveId`], [`Generation`]; [`Digest`] and its
+//!    [`DigestSuite`];
 //! 2. codecs: [`Codec`] for compression, [`wire`] for structures;
-//! 3. [`Payload`]: plaintext compressed once, named by its digest, as it travels from a PostgreSQL host to the repositories;
+//! 3. [`Payload`]: plaintext compressed once, named by its digest, as it travels from a PostgreSQL host to the
+//!    repositories;
 //! 4. envelope: encryption and MAC around a payload, under the keys that a [`Passphrase`] unwraps ([`WrappedKey`]);
 //! 5. [`ObjectName`] and [`ObjectPath`]: where objects lie;
-//! 6. [`Repository`]: durable, create-only, checked puts and gets on any `object_store`; [`PosixStore`] is the one for directories;
+//! 6. [`Repository`]: durable, create-only, checked puts and gets on any `object_store`; [`PosixStore`] is the one for
+//!    directories;
 //! 7. manifests: [`ManifestRoot`], and [`FileEntry`] in parts.
 //!
 //! ```text

@@ -1,5 +1,5 @@
-//! Whose WAL an archive takes: no life of one cluster leaves its archiver stuck, and no copy of it gets into the archive
-//! (invariants 3 and 12).
+//! Whose WAL an archive takes: no life of one cluster leaves its archiver stuck, and no copy of it gets into the
+//! archive (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -68,8 +68,8 @@ fn assert_restores(host: &Host, site: &Site, server: &Postgres, ledger: &Ledger)
     assert_eq!(restored.dump(), server.dump());
 }
 
-/// A crash, with two standbys that archive what they receive: the one that is not promoted has the unfinished last segment of
-/// timeline 1 under its full name.
+/// A crash, with two standbys that archive what they receive: the one that is not promoted has the unfinished last
+/// segment of timeline 1 under its full name.
 #[test]
 fn a_standby_that_follows_another_primary_is_not_stuck() {
     let mut site = Site::new("fence-always", 1);

@@ -1,5 +1,5 @@
-//! Incremental backups without an end: each is compared with the one before, nobody makes a new full one, and nothing that
-//! asks about backups gets slower or larger for it.
+//! Incremental backups without an end: each is compared with the one before, nobody makes a new full one, and nothing
+//! that asks about backups gets slower or larger for it.
 //!
 //! A few in every run; `PGMESH_CHAIN=600` makes as many.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]

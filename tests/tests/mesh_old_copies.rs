@@ -1,5 +1,5 @@
-//! A node whose data directory is put back from an older copy: what was acknowledged since stays, and the node comes back
-//! by itself.
+//! A node whose data directory is put back from an older copy: what was acknowledged since stays, and the node comes
+//! back by itself.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -44,8 +44,8 @@ fn assert_all(host: &Host, forge: &WalForge, last: u32) {
     }
 }
 
-/// Segments 1 and 2 are in the copy of `name`'s directory, 3 to 8 are acknowledged later, also by this node. Then the copy is
-/// put back after a power cut of this node, or of all.
+/// Segments 1 and 2 are in the copy of `name`'s directory, 3 to 8 are acknowledged later, also by this node. Then the
+/// copy is put back after a power cut of this node, or of all.
 fn story(site: &mut MeshSite, forge: &WalForge, name: &str, all_restart: bool) {
     push(&site.host, forge, 1..=2);
     site.mesh.wait_until_whole();

@@ -46,7 +46,8 @@ fn problems(rebuilt: &Value) -> Vec<(String, String)> {
     problems
 }
 
-/// Takes the stored sizes out of `info`, which the rebuilt catalog knows to within the padding of the cipher; their sum.
+/// Takes the stored sizes out of `info`, which the rebuilt catalog knows to within the padding of the cipher; their
+/// sum.
 fn without_stored_sizes(info: &mut Value) -> u64 {
     let mut sum = 0;
     for backup in info["backup"].as_array_mut().expect("backups") {

@@ -29,8 +29,8 @@ fn wait_until_replayed(site: &Site, standby: &Postgres) {
     });
 }
 
-/// The primary archives nothing for a while and is gone; its standby, which archives only what it writes itself, is promoted. So the last
-/// segments of timeline 1 are nowhere, and timeline 2 goes on behind them.
+/// The primary archives nothing for a while and is gone; its standby, which archives only what it writes itself, is
+/// promoted. So the last segments of timeline 1 are nowhere, and timeline 2 goes on behind them.
 fn fail_over_with_lost_wal(site: &mut Site, ledger: &mut Ledger) -> (Postgres, Host) {
     let (standby, host) = standby_of(site);
     site.postgres.archive_everything();
@@ -83,8 +83,8 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     );
 }
 
-/// What is missing at the end of a timeline is told where one looks, before anybody needs a restore: which backup gets how far, and that
-/// none gets to the present.
+/// What is missing at the end of a timeline is told where one looks, before anybody needs a restore: which backup gets
+/// how far, and that none gets to the present.
 #[test]
 fn invariant_7_missing_wal_is_told_with_the_recovery_targets_that_it_costs() {
     let mut site = Site::new("told", 1);
@@ -159,7 +159,8 @@ fn a_failover_with_everything_archived_has_no_hole() {
     Ledger::assert_ends_with(&restored, last.number, "the end of timeline 2");
 }
 
-/// Replaces what is in a folder; the folder itself stays, as a virtual machine's does that is rolled back to a snapshot.
+/// Replaces what is in a folder; the folder itself stays, as a virtual machine's does that is rolled back to a
+/// snapshot.
 fn replace_content(folder: &Path, by: &Path) {
     for entry in fs::read_dir(folder).expect("reading the folder").flatten() {
         shell("rm -rf \"$0\"", &[&entry.path()]);
@@ -177,8 +178,8 @@ fn shell(script: &str, paths: &[&Path]) {
     run(command).succeeds();
 }
 
-/// The same data directory, the same timeline, the same names of segments: but the archive has those of the history that the rollback
-/// undid.
+/// The same data directory, the same timeline, the same names of segments: but the archive has those of the history
+/// that the rollback undid.
 #[test]
 fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     let mut site = Site::new("rolled", 1);
@@ -242,7 +243,8 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     assert_eq!(restored.query("select number from undone"), "1");
 }
 
-/// PostgreSQL removes standby.signal when it is promoted and asks for the history of the timeline that it leaves after that.
+/// PostgreSQL removes standby.signal when it is promoted and asks for the history of the timeline that it leaves after
+/// that.
 #[test]
 fn a_standby_is_promoted_while_no_node_answers() {
     let mut site = Site::new("silent", 1);
@@ -373,13 +375,15 @@ fn a_backup_of_a_branch_that_was_given_up_is_neither_restored_nor_compared_with(
     assert_eq!(branch.query("select number from abandoned"), "1");
     branch.stop();
 
-    // Nothing is compared with what was given up: the next backup is a full one, and the one after it goes on from there.
+    // Nothing is compared with what was given up: the next backup is a full one, and the one after it goes on from
+    // there.
     let next = site.host.backup_with(&["--type=incr"])["label"].clone();
     assert_eq!(site.host.last_backup()["type"], "full");
     site.host.backup_with(&["--type=incr"]);
     assert_eq!(site.host.last_backup()["prior"], next);
 
-    // Once more, to a point before timeline 2 had left timeline 1: both are given up then, and nobody is asked which one is meant.
+    // Once more, to a point before timeline 2 had left timeline 1: both are given up then, and nobody is asked which
+    // one is meant.
     recover_in_place(&mut site, &early.position);
     site.postgres.query("create table second as select 2 as number");
     site.postgres.archive_everything();
@@ -456,8 +460,8 @@ fn a_promoted_copy_that_archived_does_not_take_the_place_of_its_original() {
     Ledger::assert_ends_with(&restored, last.number, "the end of timeline 1");
 }
 
-/// An asynchronous standby is behind when the primary dies: timeline 1 goes on behind the point where timeline 2 left it, and yet the
-/// history has one end.
+/// An asynchronous standby is behind when the primary dies: timeline 1 goes on behind the point where timeline 2 left
+/// it, and yet the history has one end.
 #[test]
 fn a_failover_that_loses_the_last_segments_of_the_primary_leaves_one_end() {
     let mut site = Site::new("tail", 1);
@@ -481,7 +485,8 @@ fn a_failover_that_loses_the_last_segments_of_the_primary_leaves_one_end() {
     assert_eq!(restored.query("select string_agg(server, ' ') from rows"), "standby");
 }
 
-/// A copy takes the original's place: promoted twice while it archives nothing, so that PostgreSQL never offers its histories.
+/// A copy takes the original's place: promoted twice while it archives nothing, so that PostgreSQL never offers its
+/// histories.
 #[test]
 fn archiving_that_is_turned_on_after_promotions_brings_their_histories() {
     let mut site = Site::new("later", 1);
@@ -512,7 +517,8 @@ fn archiving_that_is_turned_on_after_promotions_brings_their_histories() {
     Ledger::assert_ends_with(&restored, last.number, "the end of timeline 3");
 }
 
-/// An incremental backup waits for the lock of a full one; when that ends, it is what the incremental one is compared with.
+/// An incremental backup waits for the lock of a full one; when that ends, it is what the incremental one is compared
+/// with.
 #[test]
 fn an_incremental_backup_that_waits_for_a_full_one_follows_it() {
     let site = Site::new("race", 1);

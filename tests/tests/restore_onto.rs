@@ -1,4 +1,5 @@
-//! Restores onto what is there already: a live server, tablespaces that were made after the backup, directories that somebody prepared.
+//! Restores onto what is there already: a live server, tablespaces that were made after the backup, directories that
+//! somebody prepared.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -161,7 +162,8 @@ fn a_tablespace_made_after_the_backup_is_not_left_with_its_newer_files() {
     assert!(!late.moment.is_empty());
     late.site.postgres.stop();
 
-    // Its link says that it belongs to this cluster: with --force it is emptied first, before anything else happens it is refused.
+    // Its link says that it belongs to this cluster: with --force it is emptied first, before anything else happens it
+    // is refused.
     let content = late.content();
     run(late.restore(&["--delta"])).fails(
         &[40],
@@ -399,7 +401,8 @@ fn a_restore_that_is_interrupted_says_that_the_directory_is_incomplete() {
     run(site.host.restore_command(&target, &["--delta"])).succeeds();
 }
 
-/// What is mounted on a directory of the data directory is another file system, whose writes are to be durable before pg_control.
+/// What is mounted on a directory of the data directory is another file system, whose writes are to be durable before
+/// pg_control.
 #[test]
 fn what_is_mounted_in_the_data_directory_is_synced_too() {
     let site = Site::new("mounted", 1);

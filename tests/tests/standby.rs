@@ -121,8 +121,8 @@ fn a_standbys_files_and_the_primarys_wal_make_a_backup() {
     site.host.backup();
 }
 
-/// The WAL says what changed in a standby's files too, wherever the backup before came from; the end of it is read from the
-/// standby's `pg_wal` where the primary is on another host.
+/// The WAL says what changed in a standby's files too, wherever the backup before came from; the end of it is read from
+/// the standby's `pg_wal` where the primary is on another host.
 #[test]
 fn an_incr_reads_what_changed_on_either_side() {
     let mut site = Site::new("standby-incr", 1);

@@ -40,7 +40,8 @@ fn methods(proxy: &HttpProxy) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Waits until each bucket has a change map beside each segment: they are written after the push was answered. How many there are.
+/// Waits until each bucket has a change map beside each segment: they are written after the push was answered. How many
+/// there are.
 fn wait_for_maps(clouds: &Clouds, site: &Site) -> usize {
     // `…/archive/15-1/0000000100000000/000000010000000000000001-…`, and the same with `.map`.
     let file = |name: &str| Some(name.rsplit('/').next()?.split('-').next()?.to_owned());
@@ -212,8 +213,8 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
     }
     println!("a restore: {:?}", clouds.proxies.each_ref().map(methods));
     let twice: Vec<_> = reads.iter().filter(|(_, count)| **count > 1).collect();
-    // The sweep reads the part of a new backup's manifest as well. What postgresql.conf and postgresql.auto.conf would make of the
-    // recovery is looked at before anything is written, so the chunk of each is read once more.
+    // The sweep reads the part of a new backup's manifest as well. What postgresql.conf and postgresql.auto.conf would
+    // make of the recovery is looked at before anything is written, so the chunk of each is read once more.
     assert!(
         !reads.is_empty() && twice.len() <= 3 && twice.iter().all(|(_, count)| **count <= 3),
         "read more than once: {twice:?} of {}",

@@ -300,7 +300,8 @@ impl RecvHalf {
         Ok(Some(wire::decode(&encoded, max)?))
     }
 
-    /// Receives a body of exactly `length` bytes, of which at most `max` are taken. Cancel-safe, like [`RecvHalf::recv`].
+    /// Receives a body of exactly `length` bytes, of which at most `max` are taken. Cancel-safe, like
+    /// [`RecvHalf::recv`].
     ///
     /// # Errors
     /// The stream or the connection ended, nothing came for [`STALL_LIMIT`], or `length` is more than `max`.

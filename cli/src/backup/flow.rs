@@ -32,8 +32,8 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 /// The label is made of local time.
 ///
 /// # Errors
-/// All that keeps a whole backup from being committed; that a node dies does not. Nothing is left locked then: the mesh is
-/// told, or notices when nobody goes on; the server ends the backup when its connection does.
+/// All that keeps a whole backup from being committed; that a node dies does not. Nothing is left locked then: the mesh
+/// is told, or notices when nobody goes on; the server ends the backup when its connection does.
 pub async fn run(config: &Config, mesh: Arc<Mesh>) -> Result<BackupSummary, Failure> {
     let settings = BackupSettings::of(config)?;
     let Source { mut cluster, standby } = standby::choose(config).await?;
@@ -82,8 +82,8 @@ struct Chosen {
     prior: Option<BackupLabel>,
 }
 
-/// Chooses, and begins. Where another backup ends in between, that one is the newest, and perhaps what this one is compared with: all is
-/// chosen again.
+/// Chooses, and begins. Where another backup ends in between, that one is the newest, and perhaps what this one is
+/// compared with: all is chosen again.
 async fn choose_and_begin(
     mesh: &Mesh,
     settings: &BackupSettings,

@@ -1,8 +1,9 @@
 //! Proof that the WAL in the archive is the one that a server writes (invariants 4 and 12).
 //!
-//! Names prove nothing: a machine that was rolled back to a snapshot, or a copy of the cluster, has segments of the same names, the same
-//! system identifier and the same timeline as the archive, and other content. But only the server can write into its own WAL: it is told
-//! a text that nobody could know (a restore point), and the text must come back from the archive.
+//! Names prove nothing: a machine that was rolled back to a snapshot, or a copy of the cluster, has segments of the
+//! same names, the same system identifier and the same timeline as the archive, and other content. But only the server
+//! can write into its own WAL: it is told a text that nobody could know (a restore point), and the text must come back
+//! from the archive.
 
 use super::wal::NeededWal;
 use crate::mesh::Mesh;

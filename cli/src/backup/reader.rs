@@ -145,8 +145,8 @@ impl Reader {
         self.output.tell(number, Some(same))
     }
 
-    /// Reads all of a file, at most the size that the walk saw: what it has grown since is in the WAL. One that has shrunk
-    /// ends where it ends.
+    /// Reads all of a file, at most the size that the walk saw: what it has grown since is in the WAL. One that has
+    /// shrunk ends where it ends.
     pub(super) fn whole(&mut self, number: u64, entry: &Entry, mut source: PageSource<'_>) -> Result<(), Halt> {
         self.output.begin(number, file_entry(entry, EntryKind::Directory));
         let has_fingerprints = source.size <= LARGEST_FINGERPRINTED;

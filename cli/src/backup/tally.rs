@@ -62,8 +62,8 @@ impl Tally {
         self.rewritten.fetch_add(rewritten, Ordering::Relaxed);
     }
 
-    /// Looks whether a page that was found changed should have been named by the change map: it has a position of the WAL
-    /// that the map is of. Others changed later, or by hint bits alone.
+    /// Looks whether a page that was found changed should have been named by the change map: it has a position of the
+    /// WAL that the map is of. Others changed later, or by hint bits alone.
     pub fn compare(&self, entry: &Entry, known: &Known, page: u32, content: &[u8]) {
         let (Some(tested), Some(named)) = (&self.tested, &known.named) else {
             return;

@@ -36,8 +36,9 @@ impl NeededWal {
     }
 }
 
-/// Pushes what the mesh does not hold yet from `pg_wal` (`archive-check=n`): the backup does not wait for archive_command, and is whole
-/// all the same (invariant 4). What `pg_wal` does not have any more is left to the archiver.
+/// Pushes what the mesh does not hold yet from `pg_wal` (`archive-check=n`): the backup does not wait for
+/// archive_command, and is whole all the same (invariant 4). What `pg_wal` does not have any more is left to the
+/// archiver.
 ///
 /// # Errors
 /// A segment is refused, or the mesh cannot be asked.
@@ -104,8 +105,8 @@ pub async fn wait(
     }
 }
 
-/// Waits while archive_command fails: a backup whose WAL is not archived would be of no use. The server tries again each minute, and
-/// whenever a segment is finished, so one is finished here.
+/// Waits while archive_command fails: a backup whose WAL is not archived would be of no use. The server tries again
+/// each minute, and whenever a segment is finished, so one is finished here.
 ///
 /// # Errors
 /// It still fails after `archive-timeout` (82), or the server could not be asked.

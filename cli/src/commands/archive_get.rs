@@ -1,8 +1,8 @@
 //! `archive-get`: what PostgreSQL runs for each WAL file in recovery.
 //!
-//! Invariant 7: it exits 1 only when the mesh says, by a linearizable read, that the file was never archived and that no WAL behind
-//! it is known of. When it cannot know it tries again, and then fails in a way that PostgreSQL does not take for the end of the archive; the
-//! dispatch turns the exit code of any such failure into one that stops recovery.
+//! Invariant 7: it exits 1 only when the mesh says, by a linearizable read, that the file was never archived and that
+//! no WAL behind it is known of. When it cannot know it tries again, and then fails in a way that PostgreSQL does not
+//! take for the end of the archive; the dispatch turns the exit code of any such failure into one that stops recovery.
 
 use super::origin::resolve;
 use super::{argument, stanza};
@@ -83,8 +83,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A segment whose redo would make a tablespace around files that are not this cluster's is not handed out. A recovery to a point ends
-/// before it, as before a hole: PostgreSQL reads ahead, and does not open a server that has not reached its target.
+/// A segment whose redo would make a tablespace around files that are not this cluster's is not handed out. A recovery
+/// to a point ends before it, as before a hole: PostgreSQL reads ahead, and does not open a server that has not reached
+/// its target.
 fn tablespace_refusal(
     pgdata: Option<&Path>,
     file: WalFileName,
@@ -110,9 +111,10 @@ fn tablespace_refusal(
 /// How long the archive is asked for a history that also lies in pg_wal.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A history file that the server has already, in the folder where the asked file goes. PostgreSQL itself would read it there if the
-/// archive did not have it; but it takes an error above 125 as a reason to end, and when it is promoted it asks for the history of the
-/// timeline that it leaves after standby.signal is gone: it would start again as a writable server on the old timeline.
+/// A history file that the server has already, in the folder where the asked file goes. PostgreSQL itself would read it
+/// there if the archive did not have it; but it takes an error above 125 as a reason to end, and when it is promoted it
+/// asks for the history of the timeline that it leaves after standby.signal is gone: it would start again as a writable
+/// server on the old timeline.
 fn local_history(file: WalFileName, destination: &Path) -> Option<Bytes> {
     if !matches!(file, WalFileName::History(_)) {
         return None;

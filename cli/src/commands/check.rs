@@ -1,8 +1,8 @@
 //! `check`: proves that WAL reaches every repository, from the cluster's settings to the archived segment.
 //!
-//! Exits 82 when the segment is archived nowhere, 55 when WAL is missing without which no backup can be recovered to the present, and
-//! 103 when the segment is archived, but a repository of the mesh lacks it or is away. A debt that is being paid, a clock that is wrong
-//! and WAL that only older backups miss are named, and do not fail the check.
+//! Exits 82 when the segment is archived nowhere, 55 when WAL is missing without which no backup can be recovered to
+//! the present, and 103 when the segment is archived, but a repository of the mesh lacks it or is away. A debt that is
+//! being paid, a clock that is wrong and WAL that only older backups miss are named, and do not fail the check.
 
 mod report;
 

@@ -1,7 +1,7 @@
 //! `info`: stanzas, backups and repositories, as pgBackRest shows them.
 //!
-//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides, `references` finds what a
-//! backup shares pages with, `json` and `text` render: all four are pure.
+//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides,
+//! `references` finds what a backup shares pages with, `json` and `text` render: all four are pure.
 
 mod holes;
 mod json;
@@ -159,8 +159,8 @@ impl<'i> Shown<'i> {
         self.info.holes.stanzas.iter().find(|holes| holes.stanza == name)
     }
 
-    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are, and so is WAL
-    /// without which no backup can be recovered to the present.
+    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are, and
+    /// so is WAL without which no backup can be recovered to the present.
     fn overall(&self, name: &str, each: &[Status], stanza: Option<&StanzaInfo>) -> Status {
         let overall = Status::overall(each, stanza, self.label());
         let is_lost = self.info.lost.catalog.is_some() || self.losses(name).is_some();

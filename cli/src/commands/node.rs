@@ -66,8 +66,8 @@ pub async fn start(config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Replaces this process by a new one of the same program with the same arguments: everything of the node that was is gone,
-/// its locks and sockets too, and whoever watches the process sees no other. Returns only when that fails.
+/// Replaces this process by a new one of the same program with the same arguments: everything of the node that was is
+/// gone, its locks and sockets too, and whoever watches the process sees no other. Returns only when that fails.
 fn start_again() -> Failure {
     let program = std::env::current_exe().ok().filter(|program| program.exists());
     let program = program

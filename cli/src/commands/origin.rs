@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// The file that a `%p` names, when it belongs to the cluster at `pgdata`.
 ///
 /// # Errors
-/// 58 when it belongs to another cluster: neither is the working directory `pgdata`, nor does the file lie in it; or the file lies in
-/// another cluster's data directory.
+/// 58 when it belongs to another cluster: neither is the working directory `pgdata`, nor does the file lie in it; or
+/// the file lies in another cluster's data directory.
 pub fn resolve(given: &Path, pgdata: &Path) -> Result<PathBuf, Failure> {
     let here = std::env::current_dir()
         .map_err(|error| Failure::new(code::RUNTIME, "the working directory cannot be found out").because(error))?;

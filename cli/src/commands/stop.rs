@@ -1,4 +1,5 @@
-//! `stop` and `start`: one stanza, or all of them, in the whole mesh. `session-end`: one process. `catalog-accept-loss`.
+//! `stop` and `start`: one stanza, or all of them, in the whole mesh. `session-end`: one process.
+//! `catalog-accept-loss`.
 
 use super::{argument, stanza};
 use crate::config::Config;

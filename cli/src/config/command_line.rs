@@ -141,8 +141,8 @@ pub fn is_negatable(spec: &OptionSpec) -> bool {
     spec.kind.is_switch() || spec.name == "config"
 }
 
-/// What was said about one option. Said twice, it is refused, as pgBackRest refuses it: of two stanzas nobody can tell which one was
-/// meant. Only a list may be given several times.
+/// What was said about one option. Said twice, it is refused, as pgBackRest refuses it: of two stanzas nobody can tell
+/// which one was meant. Only a list may be given several times.
 fn setting(
     matches: &ArgMatches,
     key: OptionKey,

@@ -179,8 +179,8 @@ impl Mesh {
         self.exchange(request, None, body_length).await
     }
 
-    /// A request that is answered by events until `hear` breaks. A failure that `hear` breaks with counts like one of the
-    /// request.
+    /// A request that is answered by events until `hear` breaks. A failure that `hear` breaks with counts like one of
+    /// the request.
     ///
     /// # Errors
     /// As [`Self::call`].

@@ -1,7 +1,7 @@
 //! The session of a backup or a restore: it is kept while its process works, and goes along when a node is left.
 //!
-//! A backup cannot do without: each new link takes its session up before anything is asked. A restore reads what is there
-//! with or without a session: it only asks for one that goes along, and tries again.
+//! A backup cannot do without: each new link takes its session up before anything is asked. A restore reads what is
+//! there with or without a session: it only asks for one that goes along, and tries again.
 
 use super::Mesh;
 use super::retry::Retry;
@@ -90,9 +90,9 @@ impl Mesh {
         }
     }
 
-    /// Keeps the backup's session with a node while nothing else is said, as while PostgreSQL makes its checkpoint or a large
-    /// file is read. Never returns: where the session cannot be kept, the next request tells, and a commit that has ended it
-    /// succeeds.
+    /// Keeps the backup's session with a node while nothing else is said, as while PostgreSQL makes its checkpoint or a
+    /// large file is read. Never returns: where the session cannot be kept, the next request tells, and a commit that
+    /// has ended it succeeds.
     pub async fn keep_session(&self) -> Infallible {
         let request = Request::Hello;
         let mut retry = Retry::new(self.access.limit);
@@ -120,8 +120,8 @@ impl Mesh {
         }
     }
 
-    /// Opens a restore session, so that what is read under it is not deleted meanwhile. A restore never fails for want of
-    /// one: if none can be opened it says so and goes on.
+    /// Opens a restore session, so that what is read under it is not deleted meanwhile. A restore never fails for want
+    /// of one: if none can be opened it says so and goes on.
     pub async fn begin_restore(&self, begin: &BeginRestore) {
         let failure = match timeout(OPEN_LIMIT, self.open_restore(begin)).await {
             Ok(Ok(())) => return,
@@ -159,8 +159,8 @@ impl Mesh {
         }
     }
 
-    /// Keeps the restore's session, and opens another where it has ended or there was none. Never returns, and holds up no
-    /// request.
+    /// Keeps the restore's session, and opens another where it has ended or there was none. Never returns, and holds up
+    /// no request.
     pub async fn keep_restore(&self, begin: &BeginRestore) -> Infallible {
         let mut told = Told::nothing();
         let mut asked = Instant::now();
@@ -205,7 +205,8 @@ impl Mesh {
         }
     }
 
-    /// Ends the session of this process, if it has one. The node does so itself when the connection ends; this is sooner.
+    /// Ends the session of this process, if it has one. The node does so itself when the connection ends; this is
+    /// sooner.
     pub async fn end_session(&self) {
         let Some(held) = self.lock_session().take() else { return };
         let ResumeSession { stanza, session, .. } = held.resume;

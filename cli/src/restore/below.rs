@@ -1,9 +1,9 @@
 //! A directory, and what is done below it: no link is followed, and nothing outside is reached.
 //!
-//! Who owns a data directory can plant links in it, also while a restore runs. Followed by a restore that runs as root they would
-//! overwrite any file of the host. So every path is opened from the directory's descriptor by `openat2` with `RESOLVE_BENEATH` and
-//! `RESOLVE_NO_SYMLINKS`; where the kernel or a sandbox refuses that, one name after the other with `O_NOFOLLOW`, which is the same for
-//! paths that only go down.
+//! Who owns a data directory can plant links in it, also while a restore runs. Followed by a restore that runs as root
+//! they would overwrite any file of the host. So every path is opened from the directory's descriptor by `openat2` with
+//! `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; where the kernel or a sandbox refuses that, one name after the other
+//! with `O_NOFOLLOW`, which is the same for paths that only go down.
 
 use super::disk::failed;
 use pgmesh_node::{Failure, code};
@@ -203,7 +203,8 @@ impl Below {
         let path = path.as_ref();
         let failed = || self.failed("changing the permissions of", path);
         let file = self.opened(path, OFlags::PATH, Mode::empty()).map_err(failed())?;
-        // The only way to a file that neither its owner may open: by its descriptor, which is no link of anybody else's making.
+        // The only way to a file that neither its owner may open: by its descriptor, which is no link of anybody else's
+        // making.
         let through = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let is_link = rustix::fs::fstat(&file).map(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink);
         if is_link.map_err(failed())? {

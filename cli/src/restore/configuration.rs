@@ -1,5 +1,5 @@
-//! The configuration that the restored server will have, read out of the backup before anything is written: `postgresql.conf`, what
-//! it includes, and `postgresql.auto.conf` as the restore writes it.
+//! The configuration that the restored server will have, read out of the backup before anything is written:
+//! `postgresql.conf`, what it includes, and `postgresql.auto.conf` as the restore writes it.
 
 use super::source::Source;
 use super::survey::Survey;
@@ -111,7 +111,8 @@ impl Configuration {
         self.settings.get(name).map(|setting| setting.value.as_str())
     }
 
-    /// Refuses settings that would end the recovery elsewhere than was asked for. What the restore writes itself is what was asked for.
+    /// Refuses settings that would end the recovery elsewhere than was asked for. What the restore writes itself is
+    /// what was asked for.
     ///
     /// # Errors
     /// 31, naming file and line.
@@ -166,7 +167,8 @@ fn open(file: &str, text: &str) -> Open {
 }
 
 impl Reader<'_> {
-    /// What a path in an `include` means: relative to the file that it stands in. Within PGDATA the answer is relative to that.
+    /// What a path in an `include` means: relative to the file that it stands in. Within PGDATA the answer is relative
+    /// to that.
     fn resolve(&self, from: &str, path: &str) -> String {
         let folder = Path::new(from).parent().unwrap_or(Path::new(""));
         let path = folder.join(path);

@@ -57,8 +57,8 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what must not be done while a server runs on a data directory, in whatever namespace or container of this host. Where
-/// that cannot be known, a `postmaster.pid` counts: its process may be one that is not seen from here.
+/// Refuses what must not be done while a server runs on a data directory, in whatever namespace or container of this
+/// host. Where that cannot be known, a `postmaster.pid` counts: its process may be one that is not seen from here.
 ///
 /// # Errors
 /// 38 when one runs, or when there is a `postmaster.pid` and one may run.
@@ -101,8 +101,8 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
 #[derive(Debug)]
 pub struct DataDirectory {
     below: Arc<Below>,
-    /// Whether an earlier restore into it did not come to its end: then sizes and times of its files prove nothing. They are set when a
-    /// file is written, and a power cut may have taken what was written.
+    /// Whether an earlier restore into it did not come to its end: then sizes and times of its files prove nothing.
+    /// They are set when a file is written, and a power cut may have taken what was written.
     pub was_interrupted: bool,
     _lock: File,
 }
@@ -158,8 +158,8 @@ impl DataDirectory {
         }
     }
 
-    /// Durably takes away what a server needs to start, before anything else is changed: whatever happens from here on, it
-    /// cannot start on something half restored.
+    /// Durably takes away what a server needs to start, before anything else is changed: whatever happens from here on,
+    /// it cannot start on something half restored.
     pub fn disable(&self) -> Result<(), Failure> {
         for name in [PG_CONTROL, PG_CONTROL_STAGED] {
             self.below.remove(name)?;

@@ -34,7 +34,8 @@ pub fn make_directories(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Whether there is anything in a directory, besides what a file system itself puts there. One that is not there is empty.
+/// Whether there is anything in a directory, besides what a file system itself puts there. One that is not there is
+/// empty.
 pub fn is_empty(path: &Path) -> Result<bool, Failure> {
     let names = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),

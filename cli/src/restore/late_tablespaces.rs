@@ -1,7 +1,8 @@
-//! Tablespaces that were made after the backup: their files are no part of it, and may lie where they will be made again.
+//! Tablespaces that were made after the backup: their files are no part of it, and may lie where they will be made
+//! again.
 //!
-//! The redo of CREATE TABLESPACE makes the link and keeps the files that it finds. They are newer than what is replayed, or another
-//! server's: docs/decisions/0024-tablespaces-after-the-backup.md.
+//! The redo of CREATE TABLESPACE makes the link and keeps the files that it finds. They are newer than what is
+//! replayed, or another server's: docs/decisions/0024-tablespaces-after-the-backup.md.
 
 use super::below::Below;
 use super::disk::{self, failed};
@@ -97,8 +98,8 @@ pub struct ForeignFiles {
     server: Option<PathBuf>,
 }
 
-/// Whether the redo of a segment would make a tablespace around files that are not this cluster's. `before` finds the segment before
-/// it, of which a record may reach into this one.
+/// Whether the redo of a segment would make a tablespace around files that are not this cluster's. `before` finds the
+/// segment before it, of which a record may reach into this one.
 pub fn foreign_files(
     pgdata: &Path,
     name: SegmentName,
@@ -137,8 +138,8 @@ fn foreign(pgdata: &Path, created: CreatedTablespace, version_directory: &str) -
     })
 }
 
-/// Whether any tablespace of a data directory lies there: then the files are its own. It has replayed this before, or what is there is
-/// of a tablespace that it will drop before it replays this.
+/// Whether any tablespace of a data directory lies there: then the files are its own. It has replayed this before, or
+/// what is there is of a tablespace that it will drop before it replays this.
 fn has_link_to(pgdata: &Path, location: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let location = id(location);

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The manifest is read twice, part by part: once for what must be known beforehand, once for the files. pg_control is
-//! taken away before anything is changed and put back when everything is durable: what was restored by half never starts.
-//! Everything is written below open directories (`below`, `roots`), and no link in them is followed.
+//! taken away before anything is changed and put back when everything is durable: what was restored by half never
+//! starts. Everything is written below open directories (`below`, `roots`), and no link in them is followed.
 
 mod below;
 mod configuration;
@@ -80,9 +80,9 @@ use writer::Writer;
 /// Restores a backup as the configuration says.
 ///
 /// # Errors
-/// 31 and 37 for options, 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no fitting
-/// backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A restore that failed
-/// half-way leaves no pg_control, and goes on with `--delta` or `--force`.
+/// 31 and 37 for options, 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no
+/// fitting backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A restore that
+/// failed half-way leaves no pg_control, and goes on with `--delta` or `--force`.
 pub async fn run(config: &Config) -> Result<RestoreSummary, Failure> {
     let options = RestoreOptions::from_config(config, now_unix())?;
     data_directory::examine(&options.pgdata, options.existing)?;

@@ -1,7 +1,8 @@
 //! Whose the restored files are.
 //!
-//! Only root can give files away. They go to the owner of PGDATA, whatever the backup says: a backup in a repository that others can
-//! write to could otherwise put files of root into the data directory. With `--keep-owners` they get the owners that they had.
+//! Only root can give files away. They go to the owner of PGDATA, whatever the backup says: a backup in a repository
+//! that others can write to could otherwise put files of root into the data directory. With `--keep-owners` they get
+//! the owners that they had.
 
 use super::below::Below;
 use super::disk::failed;
@@ -31,8 +32,8 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// For a restore into this directory. `like`: a directory in the backup that belonged to the server. A data directory of root's,
-    /// as `mkdir` makes it, goes to its owner.
+    /// For a restore into this directory. `like`: a directory in the backup that belonged to the server. A data
+    /// directory of root's, as `mkdir` makes it, goes to its owner.
     ///
     /// # Errors
     /// The directory cannot be examined.

@@ -1,7 +1,7 @@
 //! Where tablespaces and links of the backup go: a pure decision.
 //!
-//! Tablespaces are links to where they were, unless mapped elsewhere. Other links become plain files and directories of the
-//! data directory, unless `--link-all` or `--link-map` says otherwise.
+//! Tablespaces are links to where they were, unless mapped elsewhere. Other links become plain files and directories of
+//! the data directory, unless `--link-all` or `--link-map` says otherwise.
 
 use super::options::PlaceOptions;
 use pgmesh_node::Failure;
@@ -39,8 +39,8 @@ pub struct FoundLinks {
 /// Decides.
 ///
 /// # Errors
-/// 76 and 78 for mappings of what the backup does not have, and for destinations that cannot be: inside of PGDATA, around
-/// it, or overlapping each other.
+/// 76 and 78 for mappings of what the backup does not have, and for destinations that cannot be: inside of PGDATA,
+/// around it, or overlapping each other.
 pub fn plan(
     pgdata: &Path,
     found: &FoundLinks,

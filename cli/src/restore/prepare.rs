@@ -60,8 +60,8 @@ impl<'a> Tree<'a> {
     /// Whether the places that links lead to may be written to. Changes nothing.
     ///
     /// # Errors
-    /// 40 for one that holds something, unless it is a place that this data directory leads to and that may be overwritten;
-    /// 78 for a file in a directory that is not there.
+    /// 40 for one that holds something, unless it is a place that this data directory leads to and that may be
+    /// overwritten; 78 for a file in a directory that is not there.
     pub fn check_destinations(&self, pgdata: &Path) -> Result<(), Failure> {
         for (path, link) in self.links {
             let content = self.content_of(link);
@@ -103,8 +103,8 @@ impl<'a> Tree<'a> {
             && leads.is_ok_and(|leads| will_lead.is_ok_and(|will_lead| leads == will_lead))
     }
 
-    /// Makes the tree. What is in the way goes first, and the files of tablespaces that the backup does not have. Answers how many files
-    /// and directories were removed, and the directories to write below.
+    /// Makes the tree. What is in the way goes first, and the files of tablespaces that the backup does not have.
+    /// Answers how many files and directories were removed, and the directories to write below.
     ///
     /// # Errors
     /// Something cannot be removed or made.
@@ -226,8 +226,8 @@ impl<'a> Tree<'a> {
 pub struct FileSystems(Vec<(u64, fs::File, PathBuf)>);
 
 impl FileSystems {
-    /// Those of PGDATA, of all places that links lead to, and of all that is mounted on directories of the backup. The tree is there
-    /// already.
+    /// Those of PGDATA, of all places that links lead to, and of all that is mounted on directories of the backup. The
+    /// tree is there already.
     ///
     /// # Errors
     /// One cannot be opened.

@@ -1,5 +1,5 @@
-//! What tells the restored server how to recover: `backup_label`, `postgresql.auto.conf`, a signal file, and where nothing
-//! else would bring it, the WAL that makes the backup consistent.
+//! What tells the restored server how to recover: `backup_label`, `postgresql.auto.conf`, a signal file, and where
+//! nothing else would bring it, the WAL that makes the backup consistent.
 
 use super::disk::failed;
 use super::late_tablespaces;
@@ -69,8 +69,8 @@ fn read_settings(roots: &Roots, name: &str) -> Result<String, Failure> {
     }))
 }
 
-/// Whether the server will have no other way to the WAL that it needs to become consistent, or pg_verifybackup is to look
-/// at it.
+/// Whether the server will have no other way to the WAL that it needs to become consistent, or pg_verifybackup is to
+/// look at it.
 pub fn needs_wal(pgdata: &Path, target: &RecoveryTarget, write_manifest: bool) -> bool {
     let has_signal = || {
         ["recovery.signal", "standby.signal"]

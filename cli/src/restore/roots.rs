@@ -1,4 +1,5 @@
-//! Below which directory a path of the backup lies: PGDATA, or what one of the links leads to that the restore has made.
+//! Below which directory a path of the backup lies: PGDATA, or what one of the links leads to that the restore has
+//! made.
 
 use super::below::Below;
 use super::places::PlannedLink;

@@ -45,9 +45,10 @@ pub async fn select(options: &RestoreOptions, source: &Source) -> Result<Selecte
     Ok(Selected { root, recovery })
 }
 
-/// Whether the restored server would archive beside its original, as far as one can tell; said where it is so. On its old timeline a
-/// copy is refused by the mesh (invariant 12); promoted, it has a timeline of its own, and cannot be told from the original that was
-/// restored elsewhere. So a server in another data directory than the one that was backed up archives only where that is asked for.
+/// Whether the restored server would archive beside its original, as far as one can tell; said where it is so. On its
+/// old timeline a copy is refused by the mesh (invariant 12); promoted, it has a timeline of its own, and cannot be
+/// told from the original that was restored elsewhere. So a server in another data directory than the one that was
+/// backed up archives only where that is asked for.
 ///
 /// A standby follows its primary. If it is promoted in its place it has to archive.
 fn archives_beside(target: &RecoveryTarget, pgdata: &Path, instance: Option<&str>) -> bool {

@@ -1,9 +1,9 @@
 //! Which servers run on a data directory, by what the kernel says of its processes.
 //!
-//! A `postmaster.pid` names a process by its number, and not the namespace in which that number counts: in a container's, or of
-//! another host, it says nothing here. So its server counts as ended only where it would have been seen: from the first PID
-//! namespace, in which every process of this kernel is listed, and on a file system that no other host can write to. A server has its
-//! data directory as its working directory, always.
+//! A `postmaster.pid` names a process by its number, and not the namespace in which that number counts: in a
+//! container's, or of another host, it says nothing here. So its server counts as ended only where it would have been
+//! seen: from the first PID namespace, in which every process of this kernel is listed, and on a file system that no
+//! other host can write to. A server has its data directory as its working directory, always.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -35,7 +35,8 @@ pub enum Seen {
     Perhaps(String),
 }
 
-/// Looks for a server on a data directory. `named`: the process in its `postmaster.pid`, which is one whatever its program is called.
+/// Looks for a server on a data directory. `named`: the process in its `postmaster.pid`, which is one whatever its
+/// program is called.
 pub fn look(pgdata: &Path, named: Option<u32>) -> Seen {
     let Ok(metadata) = fs::metadata(pgdata) else {
         return Seen::Perhaps("the data directory cannot be examined".to_owned());
@@ -110,8 +111,8 @@ impl Process {
         self.file("cwd")
     }
 
-    /// Whether it has this directory as its working directory; `None` when that cannot be known. A process that has ended works
-    /// nowhere.
+    /// Whether it has this directory as its working directory; `None` when that cannot be known. A process that has
+    /// ended works nowhere.
     fn works_in(&self, directory: &fs::Metadata) -> Option<bool> {
         match fs::metadata(self.working_directory()) {
             Ok(found) => Some((found.dev(), found.ino()) == (directory.dev(), directory.ino())),

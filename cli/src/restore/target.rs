@@ -20,7 +20,8 @@ impl Target {
     /// Understands the three options. `set`: a label, or `latest` like nothing at all.
     ///
     /// # Errors
-    /// 31 for a target that is none of its type or has no place there, 37 for a missing one, 75 for a set that is no label.
+    /// 31 for a target that is none of its type or has no place there, 37 for a missing one, 75 for a set that is no
+    /// label.
     pub fn parse(kind: &str, target: Option<&str>, set: Option<&str>) -> Result<Self, Failure> {
         let set = match set {
             None | Some("latest") => None,

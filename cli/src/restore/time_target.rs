@@ -1,7 +1,7 @@
 //! A time as `--target` gives it.
 //!
-//! Without an offset it is the time of this host, which must be the server's, too (`zones.rs`): so what PostgreSQL is told always
-//! carries an offset.
+//! Without an offset it is the time of this host, which must be the server's, too (`zones.rs`): so what PostgreSQL is
+//! told always carries an offset.
 
 use chrono::{
     DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, SecondsFormat, TimeZone,

@@ -96,8 +96,8 @@ impl Writer {
         &self.owners
     }
 
-    /// Writes the files of a part that need no chunk: empty ones, those that are there, and those of databases that are left
-    /// out, which take no room. Answers for how many bytes of all files no chunk is needed.
+    /// Writes the files of a part that need no chunk: empty ones, those that are there, and those of databases that are
+    /// left out, which take no room. Answers for how many bytes of all files no chunk is needed.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -128,8 +128,8 @@ impl Writer {
     /// Writes a chunk to all the places that need it. Answers how many bytes that were.
     ///
     /// # Errors
-    /// 28 when the chunk is shorter than the manifest says, 26 when a file that is complete now is not what was backed up;
-    /// or the operating system refuses.
+    /// 28 when the chunk is shorter than the manifest says, 26 when a file that is complete now is not what was backed
+    /// up; or the operating system refuses.
     pub fn write_chunk(&self, part: &Part, chunk: &ChunkPlan, plain: &Plain) -> Result<u64, Failure> {
         let mut written = 0;
         for pieces in chunk.pieces.chunk_by(|one, other| one.file == other.file) {

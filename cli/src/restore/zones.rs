@@ -1,4 +1,5 @@
-//! Whether this host and the restored PostgreSQL have the same time zone: only then a `--target` without an offset means one time.
+//! Whether this host and the restored PostgreSQL have the same time zone: only then a `--target` without an offset
+//! means one time.
 
 use super::configuration::Configuration;
 use pgmesh_node::{Failure, code};
@@ -87,7 +88,8 @@ impl Zone {
     }
 }
 
-/// Refuses a target that was given without an offset, where the time zone of the restored server is not known to be that of this host.
+/// Refuses a target that was given without an offset, where the time zone of the restored server is not known to be
+/// that of this host.
 ///
 /// # Errors
 /// 31.

@@ -37,8 +37,8 @@ impl PriorChooser {
         }
     }
 
-    /// Looks at a backup: its label, its database, when it ended, and whether it is of the history that the cluster has now. One of a
-    /// branch that was given up is no prior.
+    /// Looks at a backup: its label, its database, when it ended, and whether it is of the history that the cluster has
+    /// now. One of a branch that was given up is no prior.
     pub fn offer(&mut self, label: &BackupLabel, database: u32, time_stop: i64, is_of_history: bool) {
         if self.newest.as_ref().is_none_or(|newest| begun(newest) < begun(label)) {
             self.newest = Some(label.clone());
@@ -57,8 +57,8 @@ impl PriorChooser {
         }
     }
 
-    /// What was chosen. Labels sort as the backups were made, and a dependent one begins with its full backup's: so where the newest full
-    /// backup is of another history, the new one is a full one.
+    /// What was chosen. Labels sort as the backups were made, and a dependent one begins with its full backup's: so
+    /// where the newest full backup is of another history, the new one is a full one.
     pub fn chosen(self) -> PriorChoice {
         let prior = self.prior.map(|(_, label)| label);
         let prior = prior.filter(|prior| self.newest_full == Some(prior.full_part()));

@@ -265,8 +265,8 @@ impl Served {
         passed
     }
 
-    /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted once
-    /// for each repository of this node.
+    /// Memory for a payload on its way into the repositories: compressed, decompressed to be checked, and encrypted
+    /// once for each repository of this node.
     async fn hold_copies(&self, payload: PayloadHead) -> Arc<Held> {
         let copies = 1 + self.node.repositories.keys().len() as u64;
         let memory = payload.length.saturating_mul(copies);
@@ -278,7 +278,8 @@ impl Served {
         self.node.clients.check_held(session, self.number)
     }
 
-    /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their holders.
+    /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their
+    /// holders.
     fn check_draining(&self, request: &Request) -> Result<(), Failure> {
         let is_client = matches!(self.peer.member().map(|member| &member.role), Some(Role::Client { .. }));
         if !is_client || matches!(request, Request::Hello) || !self.node.is_draining() {

@@ -6,9 +6,9 @@
 //!        └──────────────────────── the next page ◄────────────────────────────┘
 //! ```
 //!
-//! What is deleted is carried from the snapshot to the deletion and never looked up again: in between, a chunk may have been
-//! uploaded anew. Its new objects have other names (decision 18), and `Command::Forget` passes it over, since it is not
-//! condemned any more as of the position that was read.
+//! What is deleted is carried from the snapshot to the deletion and never looked up again: in between, a chunk may have
+//! been uploaded anew. Its new objects have other names (decision 18), and `Command::Forget` passes it over, since it
+//! is not condemned any more as of the position that was read.
 
 use crate::Failure;
 use crate::protocol::Collected;
@@ -114,7 +114,8 @@ async fn collect_chunks<G: Ground>(ground: &G) -> Result<Collected, Failure> {
     Ok(collected)
 }
 
-/// Asks a repository for what it has kept, from `after` on. Answers where to go on the next time; none from the beginning.
+/// Asks a repository for what it has kept, from `after` on. Answers where to go on the next time; none from the
+/// beginning.
 pub(crate) async fn ask_for_kept_of<G: Ground>(
     ground: &G,
     repo: RepoKey,
@@ -176,8 +177,8 @@ async fn dispose_of_all<G: Ground>(
     (gone, kept)
 }
 
-/// Deletes the objects that a condemned chunk had when it was read. Answers when none is left but those that their repositories
-/// keep, and names these.
+/// Deletes the objects that a condemned chunk had when it was read. Answers when none is left but those that their
+/// repositories keep, and names these.
 async fn delete_chunk<G: Ground>(
     ground: &G,
     lead: &G::Lead,
@@ -200,7 +201,8 @@ async fn delete_chunk<G: Ground>(
     Some((condemned.chunk, kept))
 }
 
-/// Chunks and the marks of what is kept of them, as one command may have them: each repository may keep one of each chunk.
+/// Chunks and the marks of what is kept of them, as one command may have them: each repository may keep one of each
+/// chunk.
 fn in_commands(gone: Vec<(CondemnedChunk, Vec<GarbageKey>)>) -> Vec<(Vec<CondemnedChunk>, Vec<GarbageKey>)> {
     let mut commands: Vec<(Vec<CondemnedChunk>, Vec<GarbageKey>)> = Vec::new();
     for (chunk, mut marks) in gone {

@@ -82,7 +82,8 @@ fn remove_or_register(state: &mut State) {
     state.apply(command).unwrap();
 }
 
-/// A repository goes to another node with all that it holds. Nodes that have not heard of it yet go on writing to the old place.
+/// A repository goes to another node with all that it holds. Nodes that have not heard of it yet go on writing to the
+/// old place.
 fn move_repository(state: &mut State, random: &mut Random) {
     let host = format!("n{}", 1 + random.below(NODES)).parse().unwrap();
     let update = Command::UpdateRepository {

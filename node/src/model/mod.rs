@@ -1,10 +1,10 @@
-//! A model of a mesh: the catalog (`apply`, in memory), stores that lose, delay, repeat and reorder what is asked of them, and
-//! actors that run at the same time: backups that die, pushes, sweeps, collections, repairs, replaced and removed repositories,
-//! leaders that are deposed and go on. What each of them decides, and the order of a collection's steps, is the product's own
-//! code; every await is a point at which anything else may happen first.
+//! A model of a mesh: the catalog (`apply`, in memory), stores that lose, delay, repeat and reorder what is asked of
+//! them, and actors that run at the same time: backups that die, pushes, sweeps, collections, repairs, replaced and
+//! removed repositories, leaders that are deposed and go on. What each of them decides, and the order of a collection's
+//! steps, is the product's own code; every await is a point at which anything else may happen first.
 //!
-//! A history is a function of its seed. After every step all that the catalog counts as good must be in the stores, and all
-//! that was acknowledged must be in the catalog (invariants 1, 4 and 5). A failure prints its seed;
+//! A history is a function of its seed. After every step all that the catalog counts as good must be in the stores, and
+//! all that was acknowledged must be in the catalog (invariants 1, 4 and 5). A failure prints its seed;
 //! `PGMESH_MODEL_SEED=<seed>` runs that history alone and prints what happened in it.
 
 mod actors;

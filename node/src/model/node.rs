@@ -95,8 +95,8 @@ impl SimNode {
         let _ = self.ask(Command::CloseSession { session }).await;
     }
 
-    /// Writes an object; the claim of it, once it is durable, names the disk that it was written to, and its place as this node
-    /// knows it: the repository may have moved.
+    /// Writes an object; the claim of it, once it is durable, names the disk that it was written to, and its place as
+    /// this node knows it: the repository may have moved.
     pub(super) async fn put(&self, repo: RepoKey, row: Row) -> Option<Claim> {
         let generation = row.2;
         let disk = self.disk(repo);

@@ -64,7 +64,8 @@ pub enum SegmentReply {
         /// The repository it was read from.
         repo: u16,
     },
-    /// A linearizable read of the catalog says that it was never archived, and that nothing later of its history is (invariant 7).
+    /// A linearizable read of the catalog says that it was never archived, and that nothing later of its history is
+    /// (invariant 7).
     NeverArchived,
     /// It is not archived, but WAL behind it is known of: an end of recovery here would lose that (invariant 7).
     Hole(WalHole),

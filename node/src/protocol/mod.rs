@@ -73,7 +73,8 @@ pub enum Request {
     PutChunk(PutChunk),
     /// Writes the manifest and commits the backup; the manifest's payload follows. Reply: [`CommittedBackup`].
     CommitBackup(CommitBackup),
-    /// Opens a restore session: while it is open, nothing is deleted that was not garbage before. Reply: [`RestoreBegun`].
+    /// Opens a restore session: while it is open, nothing is deleted that was not garbage before. Reply:
+    /// [`RestoreBegun`].
     BeginRestore(BeginRestore),
     /// Goes on with a session that was begun through another connection, perhaps to another node, which is gone.
     /// Reply: `()`.
@@ -198,10 +199,12 @@ pub enum Request {
     Authority,
     /// Between nodes: how the asked node does. Reply: [`NodeStatus`].
     NodeStatus,
-    /// Between nodes: writes an object to repositories that the asked node hosts or reaches; its payload follows. Replies: one
+    /// Between nodes: writes an object to repositories that the asked node hosts or reaches; its payload follows.
+    /// Replies: one
     /// [`Stored`] for each target, as each comes to its end.
     StoreObject(StoreObject),
-    /// Between nodes: reads an object from a repository that the asked node hosts or reaches. Reply: [`ObjectAnswer`] and a body.
+    /// Between nodes: reads an object from a repository that the asked node hosts or reaches. Reply: [`ObjectAnswer`]
+    /// and a body.
     ReadObject(ReadObject),
     /// Between nodes: deletes an object that nothing needs any more. Reply: `Result<(), RemoteError>`.
     DeleteObject(DeleteObject),
@@ -211,7 +214,8 @@ pub enum Request {
     /// Between nodes: the asker's disk lacks what it has promised; another number for it. Reply: `u64`.
     BeginAnew(BeginAnew),
 
-    /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the wire.
+    /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the
+    /// wire.
     ChangeMaps(ChangeMaps),
 }
 

@@ -49,15 +49,16 @@ pub enum FindingKind {
     Owed,
     /// An object that nothing refers to: left by an upload that was not finished. No fault.
     Unreferenced,
-    /// Something that is no object of the repository, such as another repository below this one. No fault of this one's.
+    /// Something that is no object of the repository, such as another repository below this one. No fault of this
+    /// one's.
     ///
     /// The last one: kinds travel by their number.
     Foreign,
 }
 
 impl FindingKind {
-    /// Whether it makes `verify` exit with an error. What is owed, what nothing needs or refers to, and what is not of the repository
-    /// are no damage.
+    /// Whether it makes `verify` exit with an error. What is owed, what nothing needs or refers to, and what is not of
+    /// the repository are no damage.
     pub fn is_error(self) -> bool {
         !matches!(
             self,

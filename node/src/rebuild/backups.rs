@@ -282,8 +282,8 @@ impl Rebuilding {
         Ok(())
     }
 
-    /// Says when WAL that a backup cannot do without has no good copy. The backup stays: the cluster may archive the WAL again,
-    /// and until then a recovery stops there, and loudly.
+    /// Says when WAL that a backup cannot do without has no good copy. The backup stays: the cluster may archive the
+    /// WAL again, and until then a recovery stops there, and loudly.
     fn check_wal(&mut self, backup: &FoundBackup) -> Result<(), Failure> {
         let view = self.catalog.view();
         let size = backup.cluster.segment_size;

@@ -15,14 +15,14 @@ const PROGRESS_EVERY: u64 = 10_000;
 /// No mesh comes to this generation: a file of such a name, put there by hand, shall not use up all that are left.
 const NOT_BELIEVED: Generation = Generation(1 << 30);
 
-/// What a repository has, by name alone. Of the WAL only the folders are kept: an archive has some hundred files in each
-/// (invariant 11).
+/// What a repository has, by name alone. Of the WAL only the folders are kept: an archive has some hundred files in
+/// each (invariant 11).
 #[derive(Debug, Default)]
 pub struct Inventory {
     /// The stanzas.
     pub stanzas: BTreeMap<StanzaName, FoundStanza>,
-    /// How many objects there are, but chunks and what belongs to the repository itself; files that no object's name fits
-    /// count too.
+    /// How many objects there are, but chunks and what belongs to the repository itself; files that no object's name
+    /// fits count too.
     pub others: u64,
     /// The bytes of WAL and manifests.
     pub bytes: u64,

@@ -1,16 +1,17 @@
-//! A catalog made anew from what one repository says of itself (invariant 8): every node is gone, one repository is left.
+//! A catalog made anew from what one repository says of itself (invariant 8): every node is gone, one repository is
+//! left.
 //!
 //! ```text
 //! open repository ─ claim node-path ─ found the mesh anew, under its old identity
 //!   └─ list all (inventory, chunks) ─ read manifests and their parts ─ stanzas ─ WAL ─ chunks ─ backups ─ writers ─ marker
 //! ```
 //!
-//! Nothing in the repository is changed or deleted; a description of a cluster that is damaged is written anew beside it. The
-//! marker comes last: an attempt that was interrupted is no node, and the next one starts over.
+//! Nothing in the repository is changed or deleted; a description of a cluster that is damaged is written anew beside
+//! it. The marker comes last: an attempt that was interrupted is no node, and the next one starts over.
 //!
-//! What cannot be read is not passed over in silence. An archived file without a good copy is kept in the catalog by its name
-//! alone, so that a recovery that needs it stops instead of ending early (invariant 7). A backup that is not whole is left out
-//! (invariant 4): its objects stay, and `restore --repo-direct` still reads what there is.
+//! What cannot be read is not passed over in silence. An archived file without a good copy is kept in the catalog by
+//! its name alone, so that a recovery that needs it stops instead of ending early (invariant 7). A backup that is not
+//! whole is left out (invariant 4): its objects stay, and `restore --repo-direct` still reads what there is.
 
 mod backups;
 mod chunks;
@@ -41,8 +42,8 @@ use std::collections::BTreeMap;
 /// The floor of a rebuilt catalog is the next multiple of this.
 const FLOOR_STEP: u32 = 1000;
 
-/// Makes the node's data directory from a repository that its file declares. `workers` objects are read at once; each is held
-/// in memory as a whole.
+/// Makes the node's data directory from a repository that its file declares. `workers` objects are read at once; each
+/// is held in memory as a whole.
 ///
 /// # Errors
 /// The directory holds a node or something else; the repository cannot be opened, listed or read; the catalog cannot be
@@ -121,8 +122,9 @@ async fn open(repo: RepoKey, declared: &RepositorySettings) -> Result<Repository
         .map_err(|error| unusable(&error))
 }
 
-/// What the lost catalog has deleted is not known: no name that it may have used is assigned again (decision 18). The highest
-/// generation of the mesh may have been deleted, or be in one of its other repositories, which are taken up later.
+/// What the lost catalog has deleted is not known: no name that it may have used is assigned again (decision 18). The
+/// highest generation of the mesh may have been deleted, or be in one of its other repositories, which are taken up
+/// later.
 fn floor_above(highest: Generation) -> Generation {
     Generation((highest.0 / FLOOR_STEP).saturating_add(1).saturating_mul(FLOOR_STEP))
 }

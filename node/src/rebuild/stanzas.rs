@@ -15,8 +15,8 @@ use pgmesh_storage::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who writes a timeline of which nobody knows: no data directory has this fingerprint, so that none is taken for the original
-/// until an administrator says which one it is.
+/// Who writes a timeline of which nobody knows: no data directory has this fingerprint, so that none is taken for the
+/// original until an administrator says which one it is.
 pub(crate) const UNKNOWN_WRITER: &str = "unknown since the catalog was rebuilt";
 /// How many damaged objects in a row under one name are passed over.
 const GENERATIONS_TRIED: u32 = 8;
@@ -239,8 +239,8 @@ impl Rebuilding {
         }
     }
 
-    /// Invariant 12: each timeline of the current cluster is bound to the data directory that the last backup of it was taken
-    /// of; one without such a backup to nobody, until an administrator says who.
+    /// Invariant 12: each timeline of the current cluster is bound to the data directory that the last backup of it was
+    /// taken of; one without such a backup to nobody, until an administrator says who.
     pub(super) async fn adopt_writers(
         &mut self,
         stanza: &StanzaName,

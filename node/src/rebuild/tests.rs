@@ -1,4 +1,5 @@
-//! Repositories made by hand, rebuilt, and looked at in the catalog. What a cluster notices is in `tests/tests/rebuild.rs`.
+//! Repositories made by hand, rebuilt, and looked at in the catalog. What a cluster notices is in
+//! `tests/tests/rebuild.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use super::*;
@@ -402,7 +403,8 @@ async fn a_repository_without_stanzas_is_an_empty_mesh() {
     assert_eq!(kinds(&rebuilt), []);
 }
 
-/// `PGMESH_REBUILD_FILES=100000` shows how long that many take; on a disk in memory, or the making of them takes longer.
+/// `PGMESH_REBUILD_FILES=100000` shows how long that many take; on a disk in memory, or the making of them takes
+/// longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn archives_of_many_files() {
     let files: u32 = std::env::var("PGMESH_REBUILD_FILES").map_or(1_100, |files| files.parse().unwrap());

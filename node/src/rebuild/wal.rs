@@ -1,8 +1,8 @@
 //! Archives: every file is read and checked, some at once, a folder after the other.
 //!
-//! A name says neither the digest, in an encrypted repository, nor whether the content is good. What a recovery asks for and
-//! does not find ends it; so a file that was archived and has no good copy stays known by its name (invariant 7), and so does
-//! the first segment of every gap, which a recovery would meet.
+//! A name says neither the digest, in an encrypted repository, nor whether the content is good. What a recovery asks
+//! for and does not find ends it; so a file that was archived and has no good copy stays known by its name (invariant 7),
+//! and so does the first segment of every gap, which a recovery would meet.
 
 use super::inventory::FoundArchive;
 use super::report::{Problem, ProblemKind, RebuildEvent, Tell};

@@ -1,8 +1,8 @@
 //! Writing one object to several repositories at once.
 //!
 //! The payload is compressed once, on the PG host, and crosses the mesh once to each node that hosts repositories; each
-//! repository is written once, by one node, and encrypted there under its own key. The caller gets an answer as soon as enough repositories have it durably; the
-//! others go on, and what they come to is told by [`Late`].
+//! repository is written once, by one node, and encrypted there under its own key. The caller gets an answer as soon as
+//! enough repositories have it durably; the others go on, and what they come to is told by [`Late`].
 
 use super::Repositories;
 use super::place::Place;
@@ -42,7 +42,8 @@ pub struct WriteOutcome {
     pub durable: Vec<Written>,
     /// Repositories that do not have it yet.
     pub owed: Vec<RepoKey>,
-    /// Under which generation each was asked to write it. One that has it under a higher one found a damaged object there.
+    /// Under which generation each was asked to write it. One that has it under a higher one found a damaged object
+    /// there.
     pub asked: BTreeMap<RepoKey, Generation>,
     /// Those of `owed` that are still at it.
     pub late: Late,
@@ -139,8 +140,8 @@ fn is_wanted(held: Option<&Arc<Held>>) -> bool {
     held.is_some_and(|held| held.is_wanted())
 }
 
-/// A write; nothing where it has gone on after the answer, its repository has fallen silent, and what it holds of the memory
-/// is wanted by those that are well (invariant 11): the debt is known.
+/// A write; nothing where it has gone on after the answer, its repository has fallen silent, and what it holds of the
+/// memory is wanted by those that are well (invariant 11): the debt is known.
 async fn unless_silent<T>(
     look: Duration,
     answered: &AtomicBool,
@@ -206,9 +207,9 @@ impl Start<'_> {
 impl Repositories {
     /// Writes to all of `targets` and returns when `ack` of them have it durably (invariant 1).
     ///
-    /// Repositories that are put aside, or have as much under way as one may have, get no request, unless `ack` cannot be
-    /// reached without them. `held` is the part of the memory budget that the payload takes; what the writes that go on
-    /// after the answer do not need is given back with the answer.
+    /// Repositories that are put aside, or have as much under way as one may have, get no request, unless `ack` cannot
+    /// be reached without them. `held` is the part of the memory budget that the payload takes; what the writes that go
+    /// on after the answer do not need is given back with the answer.
     ///
     /// # Errors
     /// [`code::ARCHIVE_TIMEOUT`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays, and
@@ -325,7 +326,8 @@ impl Repositories {
 }
 
 impl Repositories {
-    /// Whether the catalog counts no replica in a repository at present: what is written there would be waited for in vain.
+    /// Whether the catalog counts no replica in a repository at present: what is written there would be waited for in
+    /// vain.
     fn takes_nothing(&self, key: RepoKey) -> bool {
         let record = self.catalog.view().repository(key).ok().flatten();
         record.is_some_and(|record| record.change.is_some())

@@ -1,13 +1,13 @@
 //! Telling an older copy of a repository from the repository.
 //!
 //! A directory that is put back from a backup, or the wrong snapshot of a volume, has the identity and the keys of the
-//! repository, and all its objects are whole: only what was written last is missing. So a node that writes to a repository
-//! writes a *mark* there, a small object under a new name, at most once a minute and when it stops, and tells the catalog when it is durable.
-//! A repository that lacks the newest mark is not opened.
+//! repository, and all its objects are whole: only what was written last is missing. So a node that writes to a
+//! repository writes a *mark* there, a small object under a new name, at most once a minute and when it stops, and
+//! tells the catalog when it is durable. A repository that lacks the newest mark is not opened.
 //!
-//! An ordinary restart, a crash, and debts never trip this: the mark is durable before the catalog hears of it, and the two
-//! newest are never deleted. A catalog that lags behind knows an older mark than the repository has, which is no reason for
-//! alarm either.
+//! An ordinary restart, a crash, and debts never trip this: the mark is durable before the catalog hears of it, and the
+//! two newest are never deleted. A catalog that lags behind knows an older mark than the repository has, which is no
+//! reason for alarm either.
 
 use super::slot::{OpenRepository, Opened, Slot};
 use crate::clock::utc;
@@ -44,8 +44,8 @@ pub struct Marking {
     written: u64,
     /// Whether marks cannot be deleted there.
     are_kept: bool,
-    /// The marks that are there as far as this node knows, and how many it has written since it listed them. Others may write
-    /// marks, too: what they leave is found by the next listing.
+    /// The marks that are there as far as this node knows, and how many it has written since it listed them. Others may
+    /// write marks, too: what they leave is found by the next listing.
     there: Option<(Vec<Mark>, u32)>,
 }
 
@@ -84,8 +84,8 @@ impl Node {
         }
     }
 
-    /// Marks what was written since the last marks, before the node stops: what is put back while it is down is compared with
-    /// that. Nothing hangs on its success.
+    /// Marks what was written since the last marks, before the node stops: what is put back while it is down is
+    /// compared with that. Nothing hangs on its success.
     pub(crate) async fn mark_before_stop(&self) {
         let marks = join_all(self.repositories.slots().map(|slot| async {
             if let Opened::Open(repository) = slot.opened()
@@ -223,8 +223,8 @@ impl Node {
         Ok(Newest::Missing(older_copy(slot, &known, time)))
     }
 
-    /// Takes an older copy of a repository for the repository: what the catalog believes to be there and is not is withdrawn,
-    /// and owed. The number of objects that are missing, and of those that are there.
+    /// Takes an older copy of a repository for the repository: what the catalog believes to be there and is not is
+    /// withdrawn, and owed. The number of objects that are missing, and of those that are there.
     pub(crate) async fn take_older_copy(
         &self,
         repo: RepoKey,

@@ -31,8 +31,8 @@ use std::time::Duration;
 /// A repository by way of a node.
 type RemoteSlots = BTreeMap<(RepoKey, NodeName), Arc<RemoteSlot>>;
 
-/// All repositories of the mesh. Those that this node's file declares are its own, and fixed while it runs; each opens when
-/// it can. The others are found in the catalog.
+/// All repositories of the mesh. Those that this node's file declares are its own, and fixed while it runs; each opens
+/// when it can. The others are found in the catalog.
 #[derive(Clone)]
 pub struct Repositories {
     slots: Arc<BTreeMap<RepoKey, Arc<Slot>>>,

@@ -1,12 +1,13 @@
 //! Opening the repositories that this node's file declares, and registering them in the catalog.
 //!
 //! The first node that declares a number defines it. A node that declares it differently does not serve it and says
-//! which option differs. A repository that was registered is never created again: one that has vanished is down, since a
-//! disk that is not mounted must not be filled under its mount point.
+//! which option differs. A repository that was registered is never created again: one that has vanished is down, since
+//! a disk that is not mounted must not be filled under its mount point.
 //!
-//! A shared repository is registered by every node that declares it, each time with the same identity: `pgmesh.repo`, which
-//! is created only where there is none, decides which of two nodes that start at once has made it, and the other takes that
-//! one up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up no other.
+//! A shared repository is registered by every node that declares it, each time with the same identity: `pgmesh.repo`,
+//! which is created only where there is none, decides which of two nodes that start at once has made it, and the other
+//! takes that one up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up
+//! no other.
 
 use super::marks::Newest;
 use super::slot::{OpenRepository, Opened, Slot};
@@ -149,8 +150,8 @@ impl Node {
         record.is_some_and(|record| !self.is_as_declared(slot, &record))
     }
 
-    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now, moved, or replaced
-    /// by way of another node.
+    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now,
+    /// moved, or replaced by way of another node.
     fn is_another(&self, slot: &Slot, open: &OpenRepository) -> bool {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
         record.is_some_and(|record| {

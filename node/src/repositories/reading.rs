@@ -2,9 +2,9 @@
 //!
 //! The best is the one where one more request is expected to be answered first (`health`): so a good repository serves
 //! alone while it is idle, and several share a load that one cannot carry. The slow tail is hedged: when the chosen one
-//! takes much longer than usual, the next best is asked too, and the first good answer counts. Hedges are rationed, but for
-//! a repository that keeps silent as no slow one does. A shared repository is one replica, however many ways lead there:
-//! another way is taken when no other repository is left to ask.
+//! takes much longer than usual, the next best is asked too, and the first good answer counts. Hedges are rationed, but
+//! for a repository that keeps silent as no slow one does. A shared repository is one replica, however many ways lead
+//! there: another way is taken when no other repository is left to ask.
 
 use super::Repositories;
 use super::place::Place;

@@ -1,4 +1,5 @@
-//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this one watches how it does.
+//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this one watches
+//! how it does.
 
 use super::fanout::Written;
 use super::slot::SlotError;

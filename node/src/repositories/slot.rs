@@ -352,8 +352,8 @@ pub enum SlotError {
 }
 
 impl SlotError {
-    /// Whether the error says that the object itself is bad: `Some(true)` when it is missing, `Some(false)` when damaged.
-    /// A repository that cannot be reached says nothing about its objects.
+    /// Whether the error says that the object itself is bad: `Some(true)` when it is missing, `Some(false)` when
+    /// damaged. A repository that cannot be reached says nothing about its objects.
     pub fn condemns(&self) -> Option<bool> {
         match self {
             Self::Store {

@@ -77,8 +77,8 @@ impl Repositories {
         }
     }
 
-    /// The nodes through which a shared repository is reached, the best first: those that are being drained last, then by
-    /// health.
+    /// The nodes through which a shared repository is reached, the best first: those that are being drained last, then
+    /// by health.
     fn ways_there(&self, view: &View, key: RepoKey, uuid: &str) -> Result<Vec<Arc<RemoteSlot>>, String> {
         let nodes = view.reaching(key).map_err(|error| chain(&error))?;
         let others = nodes.into_iter().filter(|(name, _)| *name != self.me);

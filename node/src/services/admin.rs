@@ -101,8 +101,8 @@ impl Node {
             secret_hash: join.secret.hash(),
             name: name.to_string(),
         };
-        // The same request again, perhaps through another node because the answer was lost, is the same redemption; with
-        // anything else in it, it is another one, and the token is used up.
+        // The same request again, perhaps through another node because the answer was lost, is the same redemption;
+        // with anything else in it, it is another one, and the token is used up.
         let whole = wire::encode(&("redeem", join.token_id, join.secret.hash(), &join.csr, name.as_str()));
         let request = RequestId(first_half(&self.suite().digest(&whole)));
         let actor = format!("joining {name}");
@@ -191,8 +191,8 @@ impl Node {
         }
     }
 
-    /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a majority
-    /// gives it out, so whatever was acknowledged is on the others.
+    /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a
+    /// majority gives it out, so whatever was acknowledged is on the others.
     pub(crate) async fn renumber(&self, member: &MemberCertificate, begin: BeginAnew) -> Result<NewNumber, Failure> {
         let name: NodeName = member
             .name

@@ -318,8 +318,8 @@ fn find_file(
     Ok(None)
 }
 
-/// Invariant 7: whether the absence of a file is a hole in the archive. Of files other than segments no recovery takes the absence for
-/// its end.
+/// Invariant 7: whether the absence of a file is a hole in the archive. Of files other than segments no recovery takes
+/// the absence for its end.
 fn hole(
     view: &View,
     name: &StanzaName,
@@ -426,8 +426,8 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
     }
 }
 
-/// The newest lines of a history file, as many as the catalog knows; none of other files. The file may have any number: an
-/// archiver is not stopped by the number of its cluster's promotions.
+/// The newest lines of a history file, as many as the catalog knows; none of other files. The file may have any number:
+/// an archiver is not stopped by the number of its cluster's promotions.
 pub(crate) fn branches_of(file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, TimelineHistoryError> {
     let WalFileName::History(timeline) = file else {
         return Ok(Vec::new());

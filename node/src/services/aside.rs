@@ -20,8 +20,8 @@ pub(super) struct Filed {
 }
 
 impl Node {
-    /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no objects
-    /// behind; decided again by the catalog.
+    /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no
+    /// objects behind; decided again by the catalog.
     pub(super) async fn file_under(
         &self,
         view: &View,

@@ -25,8 +25,8 @@ use std::time::Duration;
 const REPRIEVED_AT_ONCE: usize = 512;
 /// How often a chunk is written again when the catalog moved under it.
 const TRIES: usize = 8;
-/// How soon for the second time; then later each time. A node that has a repository open at a place that it has left finds
-/// that out within two seconds.
+/// How soon for the second time; then later each time. A node that has a repository open at a place that it has left
+/// finds that out within two seconds.
 const PUT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Node {
@@ -337,7 +337,8 @@ impl Node {
     }
 }
 
-/// Invariant 12: a copy's backup would rest on the original's WAL. The instance that writes the timeline, if any does yet.
+/// Invariant 12: a copy's backup would rest on the original's WAL. The instance that writes the timeline, if any does
+/// yet.
 fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<String>, Failure> {
     let writer = stanza.writers.get(&begin.timeline);
     match (writer, &begin.instance) {
@@ -412,8 +413,8 @@ fn too_thin(thin: Thin, ack: usize) -> Failure {
     )
 }
 
-/// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under that
-/// name that is to be deleted. `at_least` is what the catalog has asked for meanwhile.
+/// Where a chunk is to be written, each time under a name that is assigned to it: nowhere else may anything lie under
+/// that name that is to be deleted. `at_least` is what the catalog has asked for meanwhile.
 pub(crate) fn chunk_targets<B: Base>(
     view: &View<B>,
     digest: Digest,

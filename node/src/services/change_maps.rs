@@ -1,8 +1,8 @@
 //! Which blocks archived segments have changed: for each segment a map, made after it was pushed, and kept beside it.
 //!
-//! A map saves a backup reading and is of no other use. So whatever goes wrong with one costs nothing but the map: it is made anew of
-//! the archived segment when it is asked for. PostgreSQL summarises its WAL itself from 17 on, so there nothing is made before
-//! somebody asks.
+//! A map saves a backup reading and is of no other use. So whatever goes wrong with one costs nothing but the map: it
+//! is made anew of the archived segment when it is asked for. PostgreSQL summarises its WAL itself from 17 on, so there
+//! nothing is made before somebody asks.
 
 use super::archive::current_database;
 use super::joined;
@@ -86,8 +86,8 @@ impl Wanted {
 }
 
 impl Node {
-    /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held until
-    /// it is done.
+    /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held
+    /// until it is done.
     pub(crate) fn map_later(self: Arc<Self>, source: MapSource) {
         let Ok(permit) = self.mapping.permits.clone().try_acquire_owned() else {
             return;
@@ -252,8 +252,8 @@ impl Node {
             .map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))?
     }
 
-    /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make more of
-    /// the segment.
+    /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make
+    /// more of the segment.
     async fn keep(&self, wanted: &Wanted, map: &SegmentMap, payload: Payload) -> Result<(), Failure> {
         if let Err(why) = map.changes() {
             tracing::debug!(segment = %wanted.name, why, "there is no change map");

@@ -23,7 +23,8 @@ impl Node {
         let tree = tree
             .map(|(record, database)| tree_of(record, database.id))
             .unwrap_or_default();
-        // A server that was promoted a moment ago has not archived its history yet. Whatever it is compared with, content decides.
+        // A server that was promoted a moment ago has not archived its history yet. Whatever it is compared with,
+        // content decides.
         let is_known = ask.timeline == TimelineId(1) || tree.beginning(ask.timeline).is_some();
         let mut chooser = PriorChooser::new(ask.kind, database.map(|database| database.id.0));
         for row in view.backups(&ask.stanza, None) {
@@ -55,7 +56,8 @@ impl Node {
     }
 }
 
-/// The clusters that a stanza has had: databases with the same system identifier are one, which came back after an upgrade.
+/// The clusters that a stanza has had: databases with the same system identifier are one, which came back after an
+/// upgrade.
 pub(crate) fn clusters_of<B: Base>(
     view: &View<B>,
     stanza: &StanzaName,

@@ -8,16 +8,16 @@ use pgmesh_storage::{RepoKey, StanzaName, StoreSettings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// How long another node may take where the answer is an ornament: restores and backups ask for `info`, too, and shall not
-/// wait for a silent node.
+/// How long another node may take where the answer is an ornament: restores and backups ask for `info`, too, and shall
+/// not wait for a silent node.
 const GLANCE_LIMIT: Duration = Duration::from_millis(500);
 
 /// What each node says of itself, or why it could not be asked.
 pub(super) type Accounts = BTreeMap<String, Result<NodeStatus, String>>;
 
 impl Node {
-    /// How each repository does: by the account of the node that hosts it, where that answers; a shared one that is well here
-    /// is well.
+    /// How each repository does: by the account of the node that hosts it, where that answers; a shared one that is
+    /// well here is well.
     pub(crate) async fn healths(&self, view: &View) -> Result<BTreeMap<RepoKey, HealthInfo>, Failure> {
         let records = view.repositories()?;
         let mut asked: BTreeSet<String> = BTreeSet::new();

@@ -279,8 +279,8 @@ fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
     .remedy("'pgmesh node resume NAME' puts another one into service first"))
 }
 
-/// A node that hosts repositories takes them with it, and the last one that reaches a shared one the way there: that must
-/// be meant.
+/// A node that hosts repositories takes them with it, and the last one that reaches a shared one the way there: that
+/// must be meant.
 fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure> {
     if force {
         return Ok(());

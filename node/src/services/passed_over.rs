@@ -1,7 +1,7 @@
 //! Replicas that a write has found damaged: it wrote the object beside them, under another generation (invariant 2).
 //!
-//! The catalog counts such a replica as good. It must hear that it is bad before it is told of the new object, or it would
-//! keep the bad one and throw the good one away.
+//! The catalog counts such a replica as good. It must hear that it is bad before it is told of the new object, or it
+//! would keep the bad one and throw the good one away.
 
 use crate::repositories::{BadReplica, Written};
 use crate::{Failure, Node};
@@ -44,9 +44,9 @@ pub(super) fn passed_over<B: Base>(
 }
 
 impl Node {
-    /// Reports the replicas that these writes have passed over. Says whether what was written in their place counts; if it does
-    /// not, it lies under a name that may have been used and forgotten before (decision 18), and is written again under the name
-    /// that the debt asks for.
+    /// Reports the replicas that these writes have passed over. Says whether what was written in their place counts; if
+    /// it does not, it lies under a name that may have been used and forgotten before (decision 18), and is written
+    /// again under the name that the debt asks for.
     pub(super) async fn report_passed_over(
         &self,
         object: &ObjectRef,

@@ -13,9 +13,9 @@ use std::time::Duration;
 const REPLACE_LIMIT: Duration = Duration::from_secs(300);
 
 impl Node {
-    /// Puts an empty repository in the place of one that was lost with its disk. What the mesh believes to be in the old one
-    /// is withdrawn, and owed to the new one. An older copy that is in its place is taken up: what it lacks is withdrawn and
-    /// owed to it.
+    /// Puts an empty repository in the place of one that was lost with its disk. What the mesh believes to be in the
+    /// old one is withdrawn, and owed to the new one. An older copy that is in its place is taken up: what it lacks is
+    /// withdrawn and owed to it.
     ///
     /// # Errors
     /// This node does not host it, or the old one is still there: what can be read is not thrown away.

@@ -17,7 +17,8 @@ const TRIES: usize = 8;
 const RECENT_PUSH_SECONDS: i64 = 300;
 
 impl Node {
-    /// Creates a stanza. For the same cluster it changes nothing: configuration management may run it everywhere, on copies too.
+    /// Creates a stanza. For the same cluster it changes nothing: configuration management may run it everywhere, on
+    /// copies too.
     pub async fn create_stanza(&self, actor: &str, create: CreateStanza) -> Result<NewStanza, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         if let Some(record) = view.stanza(&create.stanza)? {
@@ -40,7 +41,8 @@ impl Node {
         self.add_database(actor, &create, DbId(database.id.0 + 1), true).await
     }
 
-    /// Makes a data directory the writer of its timeline (invariant 12), when somebody says that the cluster was moved there.
+    /// Makes a data directory the writer of its timeline (invariant 12), when somebody says that the cluster was moved
+    /// there.
     pub async fn adopt_stanza(
         &self,
         actor: &str,
@@ -261,11 +263,11 @@ impl Node {
     }
 
     /// Deletes a stanza: out of the catalog first, then its objects, as sessions allow (invariant 5). The number of
-    /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let go
-    /// stays, and is told.
+    /// objects deleted before this returns; what a session still holds is deleted later. What a repository does not let
+    /// go stays, and is told.
     ///
-    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that. The catalog
-    /// refuses it while the stanza is being restored; with `force` the sessions of the restores end.
+    /// Without `force` it is refused while its cluster seems to run: `is_down` is what whoever asks has seen of that.
+    /// The catalog refuses it while the stanza is being restored; with `force` the sessions of the restores end.
     pub async fn delete_stanza(
         &self,
         actor: &str,

@@ -68,8 +68,8 @@ impl Node {
         }
     }
 
-    /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node. So is
-    /// one of a replacement or a removal that is under way.
+    /// What was known before the repository was registered is owed to it step by step; a step may be taken by any node.
+    /// So is one of a replacement or a removal that is under way.
     pub(crate) async fn finish_backfill(&self, repo: RepoKey) -> Result<(), Failure> {
         while self
             .catalog

@@ -258,7 +258,8 @@ impl Verification<'_> {
         .await
     }
 
-    /// Says when nothing refers to a good object, and it is not known either to be of no use and on its way out, or kept.
+    /// Says when nothing refers to a good object, and it is not known either to be of no use and on its way out, or
+    /// kept.
     async fn referenced(&mut self, view: &View, repo: RepoKey, name: &ObjectName, path: &str) -> Result<(), Failure> {
         let generation = ObjectPath::parse(path).map_or(Generation::FIRST, |path| path.generation());
         let stored = view.object(&refs::object_ref(name))?;

@@ -1,5 +1,5 @@
-//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, one node each shared one, and
-//! the node that was asked puts together what they find.
+//! A verification of the whole mesh: each node reads and checks the repositories that it hosts, one node each shared
+//! one, and the node that was asked puts together what they find.
 
 use super::verify::VerifySink;
 use crate::failure::chain;

@@ -1,4 +1,5 @@
-//! Whether a backup may be committed: what the catalog says of the chunks that it names (invariant 4), and how long to wait.
+//! Whether a backup may be committed: what the catalog says of the chunks that it names (invariant 4), and how long to
+//! wait.
 
 use crate::Failure;
 use crate::protocol::QUERY_LIMIT;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 const MISSING_NAMED: usize = 1000;
 /// How many condemned chunks are taken back before the others are looked at again.
 const CONDEMNED_AT_ONCE: usize = 16 << 10;
-/// How long a commit is tried again without coming any further, when the catalog moved under it or chunks are in too few
-/// repositories: replicas may be withdrawn for a while, one after the other, and the repair makes them anew.
+/// How long a commit is tried again without coming any further, when the catalog moved under it or chunks are in too
+/// few repositories: replicas may be withdrawn for a while, one after the other, and the repair makes them anew.
 const LIMIT: Duration = if cfg!(test) {
     Duration::from_secs(10)
 } else {
@@ -30,8 +31,8 @@ pub(crate) struct Sums {
     pub(crate) stored: BTreeMap<RepoKey, u64>,
 }
 
-/// Chunks that are in fewer repositories than their backup asks for. One is less than another if the backup is nearer to its
-/// commit.
+/// Chunks that are in fewer repositories than their backup asks for. One is less than another if the backup is nearer
+/// to its commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Thin {
     /// Whether they are parts of the manifest, which are looked at first.

@@ -322,7 +322,8 @@ impl Node {
         };
         // Before the catalog has it: whoever looks for sessions that nobody holds must see that this one is held.
         self.clients.attach(session, terms, self.running.now())?;
-        // Also where this node has it already: what was proposed to end it, when its connection was gone, has no effect then.
+        // Also where this node has it already: what was proposed to end it, when its connection was gone, has no effect
+        // then.
         let command = Command::AdoptSession {
             session,
             turn: resume.turn,
@@ -354,8 +355,8 @@ impl Node {
         }
     }
 
-    /// Ends a session whose holder has given up or is done; its backup lock goes with it. When this returns it has ended, or
-    /// will as soon as there is a majority.
+    /// Ends a session whose holder has given up or is done; its backup lock goes with it. When this returns it has
+    /// ended, or will as soon as there is a majority.
     pub(crate) async fn end_session(&self, actor: &str, session: SessionId, reason: &str) {
         self.clients.ended(session, reason);
         let command = Command::ExpireSession {

@@ -1,6 +1,6 @@
-//! Random histories of one client and three nodes: connections break, nodes restart, majorities go and come, messages and
-//! proposals are late and arrive in another order. A session whose client holds it, or has not lost it for long, is never
-//! ended. The catalog is the real `apply`; time passes second by second.
+//! Random histories of one client and three nodes: connections break, nodes restart, majorities go and come, messages
+//! and proposals are late and arrive in another order. A session whose client holds it, or has not lost it for long, is
+//! never ended. The catalog is the real `apply`; time passes second by second.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use super::clients::{ClientSessions, Terms};

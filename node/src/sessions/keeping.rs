@@ -1,9 +1,10 @@
 //! Ends sessions under this node's name that nobody holds, and those of clients that make no progress.
 //!
-//! Nobody holds what an earlier process of this node has left, what was opened by a request that was answered "no majority"
-//! and was committed all the same, what could not be closed, and what a client has left without coming back. What this
-//! process opens it knows before it is proposed, and what it adopts before it is adopted. What is proposed names the lease
-//! under which the session was found, so that it has no effect on a session that has been adopted since, here or elsewhere.
+//! Nobody holds what an earlier process of this node has left, what was opened by a request that was answered "no
+//! majority" and was committed all the same, what could not be closed, and what a client has left without coming back.
+//! What this process opens it knows before it is proposed, and what it adopts before it is adopted. What is proposed
+//! names the lease under which the session was found, so that it has no effect on a session that has been adopted
+//! since, here or elsewhere.
 
 use super::sightings::{Sightings, Unheld};
 use super::{ClientSessions, SessionTimes};

@@ -1,5 +1,5 @@
-//! Sessions: what is read or written under one is not deleted while it is open (invariant 5). So none may stay open that
-//! nobody holds.
+//! Sessions: what is read or written under one is not deleted while it is open (invariant 5). So none may stay open
+//! that nobody holds.
 //!
 //! ```text
 //! own      this node's own work: repair, verify
@@ -8,8 +8,9 @@
 //! silences (by the leader)                        ends those of nodes that have died
 //! ```
 //!
-//! The catalog says which node keeps a session alive, since when (its lease), and by which request it was opened. Nothing is
-//! ended by what one look shows, or without a majority: who has lost a node must first have been able to go to another.
+//! The catalog says which node keeps a session alive, since when (its lease), and by which request it was opened.
+//! Nothing is ended by what one look shows, or without a majority: who has lost a node must first have been able to go
+//! to another.
 
 mod clients;
 #[cfg(test)]
@@ -34,10 +35,11 @@ use std::time::Duration;
 pub struct SessionTimes {
     /// `session-timeout`: a client's session without progress for so long is ended.
     pub timeout: Duration,
-    /// A session whose connection has ended waits so long for its holder: longer than it takes a holder to notice that a
-    /// node is gone and to find another.
+    /// A session whose connection has ended waits so long for its holder: longer than it takes a holder to notice that
+    /// a node is gone and to find another.
     pub orphaned: Duration,
-    /// A session under this node's name that this process knows nothing of is ended when it has been seen so for so long.
+    /// A session under this node's name that this process knows nothing of is ended when it has been seen so for so
+    /// long.
     pub unheld: Duration,
     /// A node that the leader has not heard of for so long holds no sessions any more.
     pub dead: Duration,

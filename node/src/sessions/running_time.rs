@@ -1,7 +1,7 @@
 //! How long this process has been running: the time in which it could have heard of somebody.
 //!
-//! A process that is stopped, or whose machine stalls, hears of nobody meanwhile. Were its own pause counted, it would end
-//! the sessions of everybody else the moment that it goes on.
+//! A process that is stopped, or whose machine stalls, hears of nobody meanwhile. Were its own pause counted, it would
+//! end the sessions of everybody else the moment that it goes on.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -24,8 +24,8 @@ struct Sighting {
 pub(crate) struct Sightings(HashMap<SessionId, Sighting>);
 
 impl Sightings {
-    /// After a look that showed all sessions: those that were seen without a holder, under one lease, in every look for as
-    /// long as their grace.
+    /// After a look that showed all sessions: those that were seen without a holder, under one lease, in every look for
+    /// as long as their grace.
     pub(crate) fn observe(&mut self, now: Duration, unheld: &[Unheld]) -> Vec<Unheld> {
         self.0.retain(|session, seen| {
             let still = |found: &Unheld| found.session == *session && found.lease == seen.lease;

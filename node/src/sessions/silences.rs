@@ -10,8 +10,8 @@ use std::time::Duration;
 pub(crate) struct Silences(HashMap<NodeName, Duration>);
 
 impl Silences {
-    /// After a round of questions to all nodes that hold sessions, each with whether it is alive: those that have been silent
-    /// for `limit`.
+    /// After a round of questions to all nodes that hold sessions, each with whether it is alive: those that have been
+    /// silent for `limit`.
     pub(crate) fn observe(&mut self, now: Duration, round: &[(NodeName, bool)], limit: Duration) -> Vec<NodeName> {
         let silent = |name: &NodeName| round.iter().any(|(asked, is_alive)| asked == name && !is_alive);
         self.0.retain(|name, _| silent(name));

@@ -1,8 +1,8 @@
 //! The runs of archived segments, remembered from one look to the next.
 //!
-//! An archive may have millions of segments, and `info` is asked every minute. A run that was found once stays whole until WAL is
-//! removed from the stanza, which its record tells (`StanzaRecord::since`); so a later look reads only the names between and behind the
-//! runs that are known.
+//! An archive may have millions of segments, and `info` is asked every minute. A run that was found once stays whole
+//! until WAL is removed from the stanza, which its record tells (`StanzaRecord::since`); so a later look reads only the
+//! names between and behind the runs that are known.
 
 use crate::wal_ranges::{Range, Ranges};
 use pgmesh_postgres::{SegmentName, SegmentSize, WalFileName};
@@ -74,9 +74,11 @@ impl WalRuns {
     }
 }
 
-/// Reads the names that are not in a known run. A segment of which only the name is known counts as missing: no recovery gets past it.
+/// Reads the names that are not in a known run. A segment of which only the name is known counts as missing: no
+/// recovery gets past it.
 ///
-/// `visit` shows the files behind one in the order of their names, and whether only the name is known, until `see` says that it is enough.
+/// `visit` shows the files behind one in the order of their names, and whether only the name is known, until `see` says
+/// that it is enough.
 fn read<E>(
     known: &Ranges,
     size: SegmentSize,

@@ -43,7 +43,8 @@ pub const RECOVERY_TARGETS: &[&str] = &[
     "recovery_target_xid",
 ];
 
-/// Whether a configuration file names a point at which a recovery ends. PostgreSQL does not open a server that has not reached it.
+/// Whether a configuration file names a point at which a recovery ends. PostgreSQL does not open a server that has not
+/// reached it.
 #[must_use]
 pub fn has_recovery_target(text: &str) -> bool {
     let lines = setting_lines(text);
@@ -183,8 +184,8 @@ impl RecoverySettings {
         Ok(())
     }
 
-    /// The content of `postgresql.auto.conf`: the lines of `existing`, without recovery settings that an earlier restore or a
-    /// user left there, and then ours. With [`RecoveryTarget::Preserve`]: `existing` as it is.
+    /// The content of `postgresql.auto.conf`: the lines of `existing`, without recovery settings that an earlier
+    /// restore or a user left there, and then ours. With [`RecoveryTarget::Preserve`]: `existing` as it is.
     #[must_use]
     pub fn render_auto_conf(&self, existing: &str) -> String {
         if self.target == RecoveryTarget::Preserve {

@@ -13,8 +13,8 @@ pub struct SettingLine {
     pub value: String,
 }
 
-/// The lines of a configuration file that set or include something, in their order; of several for one setting the last counts. Lines
-/// that are no setting are passed over: PostgreSQL does not start with them.
+/// The lines of a configuration file that set or include something, in their order; of several for one setting the last
+/// counts. Lines that are no setting are passed over: PostgreSQL does not start with them.
 #[must_use]
 pub fn setting_lines(text: &str) -> Vec<SettingLine> {
     let numbered = text.split('\n').enumerate();

@@ -1,7 +1,8 @@
-//! Which blocks of which relations did a stretch of WAL change? What a backup need not read, since it cannot have changed.
+//! Which blocks of which relations did a stretch of WAL change? What a backup need not read, since it cannot have
+//! changed.
 //!
-//! The map chooses what to read, and content decides what is stored: so a map may name more than has changed, and never less. Where
-//! anything about the WAL is not understood, there is no map, and everything is read.
+//! The map chooses what to read, and content decides what is stored: so a map may name more than has changed, and never
+//! less. Where anything about the WAL is not understood, there is no map, and everything is read.
 //!
 //! - [`ChangeMap`]: the answer, whoever gave it, and what it says about one file of a backup;
 //! - [`SegmentReader`]: the records of one segment, out of its pages;

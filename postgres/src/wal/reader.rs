@@ -6,8 +6,8 @@ use super::piece::Piece;
 use super::record::{self, BlockReference, HEADER_LENGTH, Record, header_checksum};
 use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId, WalHeader};
 
-/// The bytes of a record over several pages that are kept. Only what a transaction or a dropped database says is ever looked at
-/// so far behind: 87,000 relations that one transaction drops.
+/// The bytes of a record over several pages that are kept. Only what a transaction or a dropped database says is ever
+/// looked at so far behind: 87,000 relations that one transaction drops.
 const KEPT: usize = 1 << 20;
 /// Records begin at multiples of this (`MAXIMUM_ALIGNOF`).
 const ALIGNMENT: usize = 8;
@@ -37,7 +37,8 @@ pub(super) struct Tail {
     pub piece: Piece,
 }
 
-/// Takes a segment in parts of any size, and hands out the records that lie wholly in it. Keeps no more than a page and a record.
+/// Takes a segment in parts of any size, and hands out the records that lie wholly in it. Keeps no more than a page and
+/// a record.
 #[derive(Debug)]
 pub struct SegmentReader {
     size: SegmentSize,
@@ -236,8 +237,8 @@ impl SegmentReader {
         Ok((state, header.length))
     }
 
-    /// Reads what is on a page behind its header: the rest of a record, whole ones, and the beginning of one. What the next page
-    /// has to begin with.
+    /// Reads what is on a page behind its header: the rest of a record, whole ones, and the beginning of one. What the
+    /// next page has to begin with.
     fn records(
         &mut self,
         page: &[u8],

@@ -1,4 +1,5 @@
-//! Which tablespaces a segment of WAL creates. Their redo uses a directory outside of the data directory, with whatever lies in it.
+//! Which tablespaces a segment of WAL creates. Their redo uses a directory outside of the data directory, with whatever
+//! lies in it.
 
 use super::piece::Piece;
 use super::reader::{Ends, Head, SegmentReader, Tail};
@@ -26,7 +27,8 @@ pub struct CreatedTablespace {
     pub location: String,
 }
 
-/// The tablespaces that a segment creates, as far as it can be read: what is behind an invalid record is not replayed either.
+/// The tablespaces that a segment creates, as far as it can be read: what is behind an invalid record is not replayed
+/// either.
 #[derive(Debug)]
 pub struct CreatedTablespaces {
     /// Those whose records lie wholly in the segment.
@@ -37,8 +39,8 @@ pub struct CreatedTablespaces {
 }
 
 impl CreatedTablespaces {
-    /// Of the segment `name`, all of whose bytes are given. `None` for what is no WAL of a version that is known: nothing of it is
-    /// replayed either.
+    /// Of the segment `name`, all of whose bytes are given. `None` for what is no WAL of a version that is known:
+    /// nothing of it is replayed either.
     #[must_use]
     pub fn of(name: SegmentName, bytes: &[u8]) -> Option<Self> {
         let header = WalHeader::parse(bytes).ok()?;
@@ -57,8 +59,8 @@ impl CreatedTablespaces {
         })
     }
 
-    /// Whether the record that the segment begins in the middle of may be one: then [`joined`](Self::joined) with the segment before
-    /// tells.
+    /// Whether the record that the segment begins in the middle of may be one: then [`joined`](Self::joined) with the
+    /// segment before tells.
     #[must_use]
     pub fn may_begin_with_one(&self) -> bool {
         match &self.ends.head {

@@ -1,7 +1,7 @@
 //! Rebuilding the catalog from what a repository says of itself (invariant 8).
 //!
-//! What is taken in was acknowledged once, so it passes no fence; but nothing replaces what the catalog has, and the same
-//! again changes nothing.
+//! What is taken in was acknowledged once, so it passes no fence; but nothing replaces what the catalog has, and the
+//! same again changes nothing.
 
 use std::collections::BTreeMap;
 

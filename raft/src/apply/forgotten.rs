@@ -1,4 +1,5 @@
-//! Names that the catalog has forgotten are not assigned again, and those that were assigned before stay valid (decision 18).
+//! Names that the catalog has forgotten are not assigned again, and those that were assigned before stay valid
+//! (decision 18).
 
 use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{DbId, Generation};
@@ -330,7 +331,8 @@ fn a_chunk_is_not_taken_back_from_a_disk_that_was_lost_meanwhile() {
     );
 }
 
-/// A catalog that was rebuilt from repo1, which has a chunk and a segment; then the mesh's other repositories come back.
+/// A catalog that was rebuilt from repo1, which has a chunk and a segment; then the mesh's other repositories come
+/// back.
 fn rebuilt() -> World {
     let mut world = World::empty();
     world.run(register(1)).unwrap();

@@ -48,8 +48,9 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
     Ok(Reply::Condemned { chunks: condemned })
 }
 
-/// A backup may rest on chunks that it was told of before they were condemned. While its session is open no DELETE has been
-/// sent for them (invariant 5: whatever a session that began before `since` may need stays), so they are good as they are.
+/// A backup may rest on chunks that it was told of before they were condemned. While its session is open no DELETE has
+/// been sent for them (invariant 5: whatever a session that began before `since` may need stays), so they are good as
+/// they are.
 pub(super) fn reprieve<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunks: &[CondemnedChunk]) -> Outcome {
     need_session(step, session)?;
     let mut reprieved = 0;

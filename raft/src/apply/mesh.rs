@@ -73,8 +73,8 @@ pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogInde
         "what the catalog had after position {} up to {} is given up",
         loss.found_at, loss.position
     ));
-    // Names that the lost commands have assigned must not be assigned again. A command raises the highest generation by one
-    // at most, or raises the floor; and some were applied after the proof was written.
+    // Names that the lost commands have assigned must not be assigned again. A command raises the highest generation by
+    // one at most, or raises the floor; and some were applied after the proof was written.
     let known = names::floor(step.txn)?.max(loss.floor);
     let commands = loss.position.0.saturating_add(COMMANDS_AFTER_PROOF);
     let floor = u32::try_from(commands)

@@ -103,8 +103,8 @@ pub fn next_index<B: Base>(txn: &Txn<'_, B>) -> Result<LogIndex, ReadError> {
 }
 
 /// Applies a command at `index`, which must be [`next_index`]. A refused command changes nothing but that it counts and
-/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again. What would
-/// leave a record that is too large to be read back is refused as well.
+/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again. What
+/// would leave a record that is too large to be read back is refused as well.
 ///
 /// # Errors
 /// The tables cannot be read. Then nothing of the transaction may be used.
@@ -170,8 +170,8 @@ fn remember<B: Base>(
     Ok(outcome)
 }
 
-/// Leaves an entry out that cannot be applied: of all its commands only a line in the audit trail is left. It counts as one
-/// command, with whatever state it is applied to.
+/// Leaves an entry out that cannot be applied: of all its commands only a line in the audit trail is left. It counts as
+/// one command, with whatever state it is applied to.
 pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposals: &[Proposal]) {
     let names: BTreeSet<&str> = proposals.iter().map(|proposal| proposal.command.name()).collect();
     let names: Vec<&str> = names.into_iter().collect();

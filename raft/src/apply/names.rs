@@ -1,17 +1,17 @@
 //! Names at rest: which generation an object is uploaded under (invariants 2 and 5).
 //!
-//! A name (object, repository, generation) that the collector may have deleted is never assigned again: a DELETE that is late
-//! would hit the new object. While the catalog remembers such a name, as a replica of a condemned chunk, as garbage or as a
-//! mark of what is kept, the name is *taken*. When it forgets it, the *floor* rises above its generation. A name is assigned
-//! above what is taken and not below the floor.
+//! A name (object, repository, generation) that the collector may have deleted is never assigned again: a DELETE that
+//! is late would hit the new object. While the catalog remembers such a name, as a replica of a condemned chunk, as
+//! garbage or as a mark of what is kept, the name is *taken*. When it forgets it, the *floor* rises above its
+//! generation. A name is assigned above what is taken and not below the floor.
 //!
 //! ```text
 //! assigned ── uploaded ── claimed (a replica) ── withdrawn (taken) ── deleted ── forgotten (below the floor)
 //! ```
 //!
-//! A claim is judged by what is taken alone: the floor may have risen since the name was assigned, for somebody else's object.
-//! What makes that right: a name that was taken after it was assigned is not forgotten before its claim can come
-//! ([`assigned_before`] and decision 18).
+//! A claim is judged by what is taken alone: the floor may have risen since the name was assigned, for somebody else's
+//! object. What makes that right: a name that was taken after it was assigned is not forgotten before its claim can
+//! come ([`assigned_before`] and decision 18).
 
 use pgmesh_storage::{Digest, Generation};
 
@@ -27,8 +27,8 @@ pub(crate) fn floor<B: Base>(base: &B) -> Result<Generation, ReadError> {
     Ok(base.record(Table::Mesh, key::FLOOR)?.unwrap_or_default())
 }
 
-/// The generation to upload an object under: above all of `held` and all that is taken, and not below the floor. The name is
-/// free in every repository.
+/// The generation to upload an object under: above all of `held` and all that is taken, and not below the floor. The
+/// name is free in every repository.
 pub(crate) fn free_generation<B: Base>(
     base: &B,
     object: &ObjectRef,
@@ -39,7 +39,8 @@ pub(crate) fn free_generation<B: Base>(
     Ok(lowest.max(held.unwrap_or_default()))
 }
 
-/// The lowest generation above the object's garbage, kept or not: what a claim must have, whenever its name was assigned.
+/// The lowest generation above the object's garbage, kept or not: what a claim must have, whenever its name was
+/// assigned.
 pub(super) fn lowest_claim<B: Base>(base: &B, object: &ObjectRef) -> Result<Generation, ReadError> {
     let mut lowest = Generation::FIRST;
     let prefix = key::object(object);
@@ -87,8 +88,8 @@ pub(super) fn raise_floor<B: Base>(step: &mut Step<'_, '_, B>, to: Generation) -
     Ok(true)
 }
 
-/// For a claim that neither a session nor a known object pins: refused where a name that was assigned at `checked_at` may have
-/// been used and forgotten since.
+/// For a claim that neither a session nor a known object pins: refused where a name that was assigned at `checked_at`
+/// may have been used and forgotten since.
 pub(super) fn assigned_before<B: Base>(step: &Step<'_, '_, B>, given: &[Replica], checked_at: LogIndex) -> Outcome<()> {
     let raised: LogIndex = step.txn.record(Table::Mesh, key::FLOOR_RAISED)?.unwrap_or_default();
     let floor = floor(step.txn)?;

@@ -240,9 +240,9 @@ pub(super) fn throw_away<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef
     step.txn.put(Table::Garbage, key::garbage(&key), garbage);
 }
 
-/// The replicas of those claims that name the repository that is registered under their number (see [`Claim`]). The others
-/// are passed over, so that the object stays owed to the repository that has the number now: the bytes are in another one,
-/// which was replaced or removed since.
+/// The replicas of those claims that name the repository that is registered under their number (see [`Claim`]). The
+/// others are passed over, so that the object stays owed to the repository that has the number now: the bytes are in
+/// another one, which was replaced or removed since.
 pub(super) fn counting<B: Base>(step: &Step<'_, '_, B>, claims: &[Claim]) -> Result<Vec<Replica>, ReadError> {
     let mut replicas = Vec::with_capacity(claims.len());
     for Claim { replica, identity } in claims {
@@ -305,8 +305,8 @@ pub(super) fn note_lost<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef,
 }
 
 /// Takes in further replicas of a known object, as far as their claims count, and settles their debts. Returns how many
-/// count, and the replicas that the record is to have. A replica of a generation below the debt's is passed over: its name
-/// may be deleted.
+/// count, and the replicas that the record is to have. A replica of a generation below the debt's is passed over: its
+/// name may be deleted.
 pub(super) fn place_more<B: Base>(
     step: &mut Step<'_, '_, B>,
     object: &ObjectRef,
@@ -333,8 +333,8 @@ pub(super) fn place_more<B: Base>(
         let debt: Option<Debt> = step.txn.record(Table::Debts, &key::debt(replica.repo, object))?;
         let lowest = match debt {
             Some(debt) => debt.generation,
-            // The repository was registered after the object was known. It may have been removed before that, and what was
-            // garbage there was forgotten without waiting for any session.
+            // The repository was registered after the object was known. It may have been removed before that, and what
+            // was garbage there was forgotten without waiting for any session.
             None => free_generation(step.txn, object, &[])?,
         };
         if replica.generation >= lowest {

@@ -241,8 +241,8 @@ fn lease_of(adopted: Result<Reply, Refusal>) -> LogIndex {
     }
 }
 
-/// The holder lost node n2 while its adoption was under way, and went on to n3: the late adoption must not give the session
-/// to n2, which does not hold it and would end it.
+/// The holder lost node n2 while its adoption was under way, and went on to n3: the late adoption must not give the
+/// session to n2, which does not hold it and would end it.
 #[test]
 fn a_late_adoption_takes_no_session_from_the_node_that_holds_it() {
     let mut world = World::empty();

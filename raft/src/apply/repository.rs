@@ -194,9 +194,9 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
 
 /// The name under which a repository that is backfilled is to have an object.
 ///
-/// A repository of the mesh whose catalog was lost has most objects already, under the generations that they have elsewhere.
-/// The rebuilt catalog has never deleted anything there, so these names are safe below the floor: the repair finds the
-/// objects instead of uploading them once more.
+/// A repository of the mesh whose catalog was lost has most objects already, under the generations that they have
+/// elsewhere. The rebuilt catalog has never deleted anything there, so these names are safe below the floor: the repair
+/// finds the objects instead of uploading them once more.
 fn owed_generation<B: Base>(
     step: &Step<'_, '_, B>,
     record: &RepositoryRecord,

@@ -1,8 +1,8 @@
-//! Repositories that are forgotten, and repositories whose disk was lost: walks over all rows that mention one, a bounded
-//! number of rows a step, with the cursor in the repository's record.
+//! Repositories that are forgotten, and repositories whose disk was lost: walks over all rows that mention one, a
+//! bounded number of rows a step, with the cursor in the repository's record.
 //!
-//! While a walk goes on, the repository takes no replicas ([`RepositoryRecord::takes_replicas`]): none can appear behind
-//! the cursor.
+//! While a walk goes on, the repository takes no replicas ([`RepositoryRecord::takes_replicas`]): none can appear
+//! behind the cursor.
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
@@ -364,8 +364,8 @@ impl Visit {
             key: hex::encode(key),
         })?;
         if chunk.condemned.is_some() {
-            // It counts as absent already; the collector must not look for it in a repository that is gone, nor a session that
-            // takes it back count on a disk that is lost.
+            // It counts as absent already; the collector must not look for it in a repository that is gone, nor a
+            // session that takes it back count on a disk that is lost.
             let of_it: Vec<Replica> = chunk
                 .replicas
                 .extract_if(.., |replica| replica.repo == self.repo)

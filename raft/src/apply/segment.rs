@@ -105,7 +105,8 @@ fn refuse_foreign(push: &PushSegment, db: &Database) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Invariant 12: only the timelines that the stanza knows, each by its writer. Says whether the stanza's record changed.
+/// Invariant 12: only the timelines that the stanza knows, each by its writer. Says whether the stanza's record
+/// changed.
 fn fence<B: Base>(
     step: &Step<'_, '_, B>,
     owner: &mut StanzaRecord,
@@ -132,8 +133,8 @@ fn fence<B: Base>(
             refuse_aside(step, owner, db, push, aside)?;
             return Ok(false);
         }
-        // Only what was judged is set aside. A map is made by a node of a segment that was archived: whoever wrote that one was looked
-        // at then.
+        // Only what was judged is set aside. A map is made by a node of a segment that was archived: whoever wrote that
+        // one was looked at then.
         (None, WalFileName::Aside { .. }) => return Err(Refusal::Recheck { since: step.index }.into()),
         (None, WalFileName::Map(_)) => return Ok(false),
         (None, file) => {
@@ -266,8 +267,8 @@ pub(super) fn refuse_contradiction(
     Ok(())
 }
 
-/// The lines that two histories share, without those that one of them may lack because the first lines of a very long history
-/// are not kept.
+/// The lines that two histories share, without those that one of them may lack because the first lines of a very long
+/// history are not kept.
 fn both_kept<'a>(
     known: &'a [Branch],
     all_known: &[Branch],

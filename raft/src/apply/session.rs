@@ -27,8 +27,8 @@ pub(super) fn adopt<B: Base>(
     if record.resume_key != Some(resume_key) {
         return Err(Refusal::SessionKeyDiffers(session).into());
     }
-    // Only the holder knows where it is. Its request to n2 may arrive when it has long gone on to n3: n2, which does not hold
-    // the session, would end it.
+    // Only the holder knows where it is. Its request to n2 may arrive when it has long gone on to n3: n2, which does
+    // not hold the session, would end it.
     if turn <= record.turn {
         return Err(Refusal::SessionMoved(session).into());
     }

@@ -73,8 +73,8 @@ impl<'a, B: Base> Txn<'a, B> {
         self.sealed
     }
 
-    /// Why the current command must be refused: it would have written more than can be read back, or more than a command
-    /// may.
+    /// Why the current command must be refused: it would have written more than can be read back, or more than a
+    /// command may.
     #[must_use]
     pub fn excess(&self) -> Option<&Refusal> {
         self.excess.as_ref()

@@ -121,8 +121,8 @@ impl Catalog {
         }
     }
 
-    /// Leaves out what the leader has left out, before openraft sees it: this node has begun with an empty catalog since, or
-    /// has not come so far. It stays left out after a restart, too.
+    /// Leaves out what the leader has left out, before openraft sees it: this node has begun with an empty catalog
+    /// since, or has not come so far. It stays left out after a restart, too.
     async fn take_over_skips(&self, leader: &Mark) -> Result<(), CatalogError> {
         if leader.skipped.is_empty() {
             return Ok(());
@@ -136,12 +136,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// An entry that this node has applied, and in whose place the leader that sends this has another one. It was committed,
-    /// so the leader has lost it: a leader that needs nobody's vote is not kept from that by an election. openraft would
-    /// replace it.
+    /// An entry that this node has applied, and in whose place the leader that sends this has another one. It was
+    /// committed, so the leader has lost it: a leader that needs nobody's vote is not kept from that by an election.
+    /// openraft would replace it.
     ///
-    /// `by_terms` is one that is told by where the terms begin: heartbeats say nothing of the log, and a snapshot may go beyond
-    /// what is compared.
+    /// `by_terms` is one that is told by where the terms begin: heartbeats say nothing of the log, and a snapshot may
+    /// go beyond what is compared.
     async fn contradiction(&self, message: &PeerMessage, by_terms: Option<EntryId>) -> Option<EntryId> {
         let applied = self.way.raft.data_metrics().borrow().last_applied?;
         if by_terms.is_some() {
@@ -168,8 +168,8 @@ impl Catalog {
         None
     }
 
-    /// The leader of a later term that sends entries to this node, which leads as the only voter. In one group that cannot
-    /// be: nobody else can be elected. This node's copy is from before the others joined.
+    /// The leader of a later term that sends entries to this node, which leads as the only voter. In one group that
+    /// cannot be: nobody else can be elected. This node's copy is from before the others joined.
     fn leader_elsewhere(&self, message: &PeerMessage) -> Option<u64> {
         let vote = message.vote()?;
         let metrics = self.way.raft.server_metrics();

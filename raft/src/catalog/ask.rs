@@ -45,9 +45,9 @@ impl Lead {
 }
 
 impl Catalog {
-    /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is applied:
-    /// committed by a majority, durable, and visible in views of this node. It is tried again, with one effect, while the
-    /// leader changes or is silent, for as long as [`CatalogOptions::patience`].
+    /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is
+    /// applied: committed by a majority, durable, and visible in views of this node. It is tried again, with one
+    /// effect, while the leader changes or is silent, for as long as [`CatalogOptions::patience`].
     ///
     /// # Errors
     /// [`CatalogError::Refused`] when the catalog refuses it. After [`CatalogError::NoQuorum`] and
@@ -113,8 +113,8 @@ impl Catalog {
         Ok(self.view())
     }
 
-    /// Confirms that this node leads the mesh: a majority has just said so, and views of this node show everything that was
-    /// committed before. What only the leader may do is done under it, and not for long.
+    /// Confirms that this node leads the mesh: a majority has just said so, and views of this node show everything that
+    /// was committed before. What only the leader may do is done under it, and not for long.
     ///
     /// # Errors
     /// [`CatalogError::NotLeader`]; [`CatalogError::NoQuorum`] when no majority answers; [`CatalogError::Stopped`].

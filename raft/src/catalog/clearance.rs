@@ -1,10 +1,11 @@
 //! Whether this node takes part in consensus, and what it promises when it does.
 //!
-//! A log that has lost its end (an older copy of the data directory was put back; the disk ignored flushes and the power
-//! failed) breaks what the node has promised. As the leader it gives other entries to positions that others hold; as a
-//! voter it elects a leader that lacks what it had acknowledged; as a follower it makes openraft's leader panic. So a node
-//! that has started keeps everything that belongs to consensus away from openraft until the others have told what they
-//! know of it (`asking.rs`), and goes on comparing: each such message says what its sender knows of this node.
+//! A log that has lost its end (an older copy of the data directory was put back; the disk ignored flushes and the
+//! power failed) breaks what the node has promised. As the leader it gives other entries to positions that others hold;
+//! as a voter it elects a leader that lacks what it had acknowledged; as a follower it makes openraft's leader panic.
+//! So a node that has started keeps everything that belongs to consensus away from openraft until the others have told
+//! what they know of it (`asking.rs`), and goes on comparing: each such message says what its sender knows of this
+//! node.
 //!
 //! A copy may have lost votes, too. The node therefore takes over the highest vote that it is told of, gives no vote in
 //! the term of that or an earlier one, and elects nobody who lacks what the others knew to be committed.
@@ -147,8 +148,8 @@ impl Clearance {
         }
         let standing = self.standing.borrow();
         match (&*standing, message) {
-            // Whoever asks what is known of it is told. Proposals and reads are the leader's business, and the leader was
-            // elected.
+            // Whoever asks what is known of it is told. Proposals and reads are the leader's business, and the leader
+            // was elected.
             (Standing::Cleared, _)
             | (_, PeerMessage::WhatOfMe(_))
             | (Standing::Asking { .. }, PeerMessage::Propose(_) | PeerMessage::ReadIndex) => Ok(()),
@@ -157,8 +158,8 @@ impl Clearance {
         }
     }
 
-    /// While this node asks, a leader that it may not know of has reached it: that one is asked, too. The voters may have
-    /// changed while this node was down, and those that its disk names may not answer any more.
+    /// While this node asks, a leader that it may not know of has reached it: that one is asked, too. The voters may
+    /// have changed while this node was down, and those that its disk names may not answer any more.
     pub(super) fn note_leader(&self, node_id: u64, address: String) {
         if self.is_asking() && node_id != self.node_id {
             lock(&self.leaders).insert(node_id, address);

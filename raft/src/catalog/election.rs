@@ -1,9 +1,10 @@
 //! When a leader shows that it is alive, and when a follower stands for election.
 //!
-//! openraft does both with one clock that is coarse, draws its timeout once for the life of a process, and lets whoever is
-//! cut off stand for election again and again, with ever higher terms that depose the leader when it comes back. Here a
-//! voter first asks the others whether they miss the leader too and whether its log is as new as theirs, and stands only
-//! if a majority says so. That decides nothing, the election itself does; it only keeps elections that are of no use away.
+//! openraft does both with one clock that is coarse, draws its timeout once for the life of a process, and lets whoever
+//! is cut off stand for election again and again, with ever higher terms that depose the leader when it comes back.
+//! Here a voter first asks the others whether they miss the leader too and whether its log is as new as theirs, and
+//! stands only if a majority says so. That decides nothing, the election itself does; it only keeps elections that are
+//! of no use away.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -48,8 +49,8 @@ impl Signs {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Whether this node, which is openraft's leader, still leads: two leases after the last word of a majority it does not,
-    /// since others may have elected another one of them by then. It leads again when a majority answers.
+    /// Whether this node, which is openraft's leader, still leads: two leases after the last word of a majority it does
+    /// not, since others may have elected another one of them by then. It leads again when a majority answers.
     pub(super) fn has_majority(&self) -> bool {
         let heard = *self.majority.lock().unwrap_or_else(PoisonError::into_inner);
         // None: it was elected a moment ago.
@@ -174,8 +175,8 @@ pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, optio
     }
 }
 
-/// When a majority last answered this node as the leader, by its own clock. openraft counts the time only when it reports; a
-/// core that hangs, on its disk for example, must not look as if a majority had just answered.
+/// When a majority last answered this node as the leader, by its own clock. openraft counts the time only when it
+/// reports; a core that hangs, on its disk for example, must not look as if a majority had just answered.
 struct Acknowledgements {
     reports: watch::Receiver<openraft::RaftMetrics<u64, openraft::BasicNode>>,
     last: Instant,

@@ -20,8 +20,8 @@ use crate::network::{call, empty_append};
 use crate::peers::{Applied, PeerMessage, PeerReply, Peers, Setback};
 use crate::store::LogStore;
 
-/// How long a round of messages that confirms this node's leadership may take. Not openraft's own round, which ends with
-/// a heartbeat interval: a majority may be farther away than that.
+/// How long a round of messages that confirms this node's leadership may take. Not openraft's own round, which ends
+/// with a heartbeat interval: a majority may be farther away than that.
 const ROUND_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often a new leader looks whether its first entry is committed.
@@ -196,8 +196,8 @@ struct Standing {
     voters: Vec<(u64, String)>,
     /// More than one while membership changes: a majority of each is needed.
     configs: Vec<BTreeSet<u64>>,
-    /// The last entry that is committed, once that is one of its own: before, entries of earlier leaders may be committed
-    /// without this one knowing it.
+    /// The last entry that is committed, once that is one of its own: before, entries of earlier leaders may be
+    /// committed without this one knowing it.
     read_index: Option<u64>,
 }
 

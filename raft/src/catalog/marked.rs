@@ -1,6 +1,6 @@
-//! Whoever speaks to a peer says who it is and where it is reached, so that a node that has been away learns of those that
-//! lead now; and how far its state goes and what of the log it has left out, so that nodes whose states differ do not work
-//! together.
+//! Whoever speaks to a peer says who it is and where it is reached, so that a node that has been away learns of those
+//! that lead now; and how far its state goes and what of the log it has left out, so that nodes whose states differ do
+//! not work together.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -134,12 +134,13 @@ impl Catalog {
         Self::open_with_peers(dir, options, Arc::new(NoPeers)).await
     }
 
-    /// Opens the catalog in `dir`. Waits until this node leads if it is the only one that votes, and for nothing else. Where
-    /// others vote, it takes part when a majority has said what they know of it: [`Self::standing`].
+    /// Opens the catalog in `dir`. Waits until this node leads if it is the only one that votes, and for nothing else.
+    /// Where others vote, it takes part when a majority has said what they know of it: [`Self::standing`].
     ///
     /// # Errors
-    /// As [`Self::open`]; [`CatalogError::LostEnd`] and [`CatalogError::LostState`] when the disk has lost something that the
-    /// node cannot make anew by itself; [`CatalogError::Behind`] when the only voter lacks entries that a learner has.
+    /// As [`Self::open`]; [`CatalogError::LostEnd`] and [`CatalogError::LostState`] when the disk has lost something
+    /// that the node cannot make anew by itself; [`CatalogError::Behind`] when the only voter lacks entries that a
+    /// learner has.
     pub async fn open_with_peers(
         dir: &Path,
         options: CatalogOptions,
@@ -177,8 +178,8 @@ impl Catalog {
         self.clearance.standing()
     }
 
-    /// Prepares `dir` for a node that has been admitted with this number. [`Self::open_with_peers`] then starts it with an
-    /// empty catalog, and the leader, once it has made it a learner, fills it.
+    /// Prepares `dir` for a node that has been admitted with this number. [`Self::open_with_peers`] then starts it with
+    /// an empty catalog, and the leader, once it has made it a learner, fills it.
     ///
     /// # Errors
     /// [`CatalogError::Exists`] when `dir` holds a catalog; errors of disk and database.
@@ -301,8 +302,8 @@ impl Catalog {
         }
     }
 
-    /// Whether this node leads the mesh, as far as it knows: it was elected, and a majority of the voters has answered it in
-    /// the last two leases. For what must not be done beside another leader see [`Self::confirm_lead`].
+    /// Whether this node leads the mesh, as far as it knows: it was elected, and a majority of the voters has answered
+    /// it in the last two leases. For what must not be done beside another leader see [`Self::confirm_lead`].
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.node_id)

@@ -44,8 +44,8 @@ pub struct BackupRecord {
     pub page_errors: bool,
     /// The user's annotations.
     pub annotations: BTreeMap<String, String>,
-    /// The backup that this one was compared with. All whose bytes it may share are found by way of it: a record that named
-    /// them would grow with each backup.
+    /// The backup that this one was compared with. All whose bytes it may share are found by way of it: a record that
+    /// named them would grow with each backup.
     pub prior: Option<BackupLabel>,
     /// Its manifest root.
     pub manifest: StoredObject,

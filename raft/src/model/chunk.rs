@@ -16,8 +16,8 @@ pub struct ChunkRecord {
     pub replicas: Vec<Replica>,
     /// Set when the chunk is about to be deleted: it then counts as absent (invariant 5).
     pub condemned: Option<LogIndex>,
-    /// When a session last uploaded it. While a backup runs that began before, the chunk is not condemned: it may be the
-    /// backup's, which no manifest shows yet.
+    /// When a session last uploaded it. While a backup runs that began before, the chunk is not condemned: it may be
+    /// the backup's, which no manifest shows yet.
     pub added: LogIndex,
 }
 

@@ -1,7 +1,7 @@
 //! Invariant 12: whose WAL an archive takes. Pure.
 //!
-//! What decides is what PostgreSQL's own files prove: the history of the timeline that the pushing server is on, whether it
-//! is in recovery, and the content of the file.
+//! What decides is what PostgreSQL's own files prove: the history of the timeline that the pushing server is on,
+//! whether it is in recovery, and the content of the file.
 //!
 //! ```text
 //! T1 ────────────┬──────────╌╌╌ the rest of timeline 1
@@ -11,14 +11,16 @@
 //!                  segment
 //! ```
 //!
-//! - A server that is on a timeline and not in recovery *writes* it. The first one that does is bound to it. Another one is a copy, or
-//!   the same one in another place: it is refused until somebody says which.
-//! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may give it.
-//! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it reads the newer
-//!   timeline's segment of the same number, which begins with a copy of the older one's content. It is *set aside*.
-//! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received, from the writer or from
-//!   a copy. It is bound to nothing. Of a timeline that has a writer it gives nothing new, and tries again: the writer archives the same
-//!   bytes, or is gone, and then the server leaves the timeline.
+//! - A server that is on a timeline and not in recovery *writes* it. The first one that does is bound to it. Another
+//!   one is a copy, or the same one in another place: it is refused until somebody says which.
+//! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may
+//!   give it.
+//! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it
+//!   reads the newer timeline's segment of the same number, which begins with a copy of the older one's content. It is *set
+//!   aside*.
+//! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received, from the
+//!   writer or from a copy. It is bound to nothing. Of a timeline that has a writer it gives nothing new, and tries
+//!   again: the writer archives the same bytes, or is gone, and then the server leaves the timeline.
 
 use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{Digest, StanzaName};
@@ -36,7 +38,8 @@ pub struct Server {
     pub in_recovery: bool,
     /// The timeline that it is on.
     pub timeline: TimelineId,
-    /// How that came about: the lines of its history file, oldest first. Empty for timeline 1, and where the file is missing.
+    /// How that came about: the lines of its history file, oldest first. Empty for timeline 1, and where the file is
+    /// missing.
     pub branches: Vec<Branch>,
 }
 
@@ -48,8 +51,8 @@ pub enum Judgement {
         /// The server becomes the writer of its timeline.
         binds: bool,
     },
-    /// It is set aside: kept under a name of its own, and never handed out. What is archived under its name must agree with it up to
-    /// this position, as far as there are records.
+    /// It is set aside: kept under a name of its own, and never handed out. What is archived under its name must agree
+    /// with it up to this position, as far as there are records.
     Aside {
         /// The first position that is not compared.
         upto: Lsn,
@@ -90,8 +93,8 @@ impl StanzaRecord {
                 Place::Aside { upto } => Ok(Judgement::Aside { upto }),
                 Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
             },
-            // Whoever is promoted archives the last, unfinished segment of the timeline that it leaves. Of two promotions within one
-            // segment each has its own. No recovery asks for it.
+            // Whoever is promoted archives the last, unfinished segment of the timeline that it leaves. Of two
+            // promotions within one segment each has its own. No recovery asks for it.
             WalFileName::Partial(segment) if known.is_some() => Ok(Judgement::Aside {
                 upto: self.start(segment),
             }),
@@ -113,7 +116,8 @@ impl StanzaRecord {
         if let Some(switch) = self.left(server, segment.timeline) {
             return match () {
                 () if end <= switch => Place::Shared,
-                // The rest of a timeline that it wrote itself, unless it is another one's rest of it, as pg_rewind leaves it.
+                // The rest of a timeline that it wrote itself, unless it is another one's rest of it, as pg_rewind
+                // leaves it.
                 () if is_own && !server.in_recovery && !is_archived => Place::Written { binds: false },
                 () => Place::Aside {
                     upto: switch.max(start),

@@ -1,6 +1,6 @@
-//! How the histories of a stanza's timelines are kept: each repeats the one of the timeline that it left, and adds a line.
-//! Written out, the lines of n timelines would be n²/2; what is repeated is therefore only named. Of a very long history the
-//! first lines are not kept, so it may repeat the end of the other one.
+//! How the histories of a stanza's timelines are kept: each repeats the one of the timeline that it left, and adds a
+//! line. Written out, the lines of n timelines would be n²/2; what is repeated is therefore only named. Of a very long
+//! history the first lines are not kept, so it may repeat the end of the other one.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::NodeName;
 
 /// The position of a command in the sequence of all commands that the mesh has applied. (It is counted by `apply`: one
-/// Raft entry holds several commands.) Everything that must be ordered in the catalog is ordered by it, never by a clock.
+/// Raft entry holds several commands.) Everything that must be ordered in the catalog is ordered by it, never by a
+/// clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LogIndex(pub u64);
 

@@ -60,11 +60,11 @@ pub struct Replica {
 
 /// A claim that an object is durable in one repository, or that a replica there is bad.
 ///
-/// A number can be given to another repository (`repo-replace`, `repo-remove` and a new registration) while a write is under
-/// way, so a claim names the repository by its identity, as the place where the bytes were written or read tells it. It is
-/// worth something only while the catalog has that identity under the number. For example: a segment is written to the disk
-/// of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is passed over, and the
-/// segment stays owed to repo1.
+/// A number can be given to another repository (`repo-replace`, `repo-remove` and a new registration) while a write is
+/// under way, so a claim names the repository by its identity, as the place where the bytes were written or read tells
+/// it. It is worth something only while the catalog has that identity under the number. For example: a segment is
+/// written to the disk of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is
+/// passed over, and the segment stays owed to repo1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// The replica as the catalog names it.
@@ -76,10 +76,10 @@ pub struct Claim {
 /// Which repository, and at which of its places.
 ///
 /// A repository may move: another node hosts it (its directory was copied), or its definition names another bucket. The
-/// identifier in `pgmesh.repo` moves along. The old place may still be written to by a node that has not heard of the move:
-/// the object is durable there, and the repository does not have it. So a claim also names the log position at which the
-/// writing node was told of the place that it has open. For example: repo2 was registered at 40 and moved from node n1 to n2
-/// at 95; a claim that n1 makes afterwards says 40, and is passed over.
+/// identifier in `pgmesh.repo` moves along. The old place may still be written to by a node that has not heard of the
+/// move: the object is durable there, and the repository does not have it. So a claim also names the log position at
+/// which the writing node was told of the place that it has open. For example: repo2 was registered at 40 and moved
+/// from node n1 to n2 at 95; a claim that n1 makes afterwards says 40, and is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PlacedIdentity {
     /// The identifier in the `pgmesh.repo` object.
@@ -90,8 +90,8 @@ pub struct PlacedIdentity {
 
 /// Content and whereabouts of an object that is no chunk.
 ///
-/// After the catalog was rebuilt from a repository, a WAL file may be known by its name alone: it was archived, and nobody
-/// knows with which content. See [`StoredObject::unknown`].
+/// After the catalog was rebuilt from a repository, a WAL file may be known by its name alone: it was archived, and
+/// nobody knows with which content. See [`StoredObject::unknown`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
     /// Digest of the plain content.
@@ -105,8 +105,8 @@ pub struct StoredObject {
 }
 
 impl StoredObject {
-    /// An object that was there, and of which no good content was found. It is no "not found" (invariant 7), it is owed to
-    /// nobody, and the first content that its writer brings again takes its place.
+    /// An object that was there, and of which no good content was found. It is no "not found" (invariant 7), it is owed
+    /// to nobody, and the first content that its writer brings again takes its place.
     #[must_use]
     pub fn unknown() -> Self {
         Self {

@@ -10,7 +10,8 @@ use super::{LogIndex, NodeName, ObjectRef, PlacedIdentity};
 /// One repository as registered in the mesh. It holds no secret: master keys are wrapped (invariant 9).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryRecord {
-    /// Its options that are no secrets (`type`, `path`, `region`, `bucket`, `cipher-type`, …), without the `repoN-` prefix.
+    /// Its options that are no secrets (`type`, `path`, `region`, `bucket`, `cipher-type`, …), without the `repoN-`
+    /// prefix.
     pub definition: BTreeMap<String, String>,
     /// The one node that reaches it; `None` for a shared repository.
     pub host: Option<NodeName>,
@@ -26,16 +27,17 @@ pub struct RepositoryRecord {
     pub change: Option<RepositoryChange>,
     /// The newest mark that was written there; see [`RepositoryMark`].
     pub mark: Option<RepositoryMark>,
-    /// When it came to its place: its registration, or the last change of its host or definition. See [`PlacedIdentity`].
+    /// When it came to its place: its registration, or the last change of its host or definition. See
+    /// [`PlacedIdentity`].
     pub placed: LogIndex,
-    /// It belonged to the mesh before the catalog was rebuilt from another repository: what it holds is found under the names
-    /// that the objects have there, instead of being uploaded again (see decision 18).
+    /// It belonged to the mesh before the catalog was rebuilt from another repository: what it holds is found under the
+    /// names that the objects have there, instead of being uploaded again (see decision 18).
     pub was_of_lost_catalog: bool,
 }
 
 impl RepositoryRecord {
-    /// Whether a claim of a replica in the repository of this identity counts: it is the registered one, at its place, and no
-    /// walk over the catalog withdraws its replicas at present.
+    /// Whether a claim of a replica in the repository of this identity counts: it is the registered one, at its place,
+    /// and no walk over the catalog withdraws its replicas at present.
     #[must_use]
     pub fn takes_replicas(&self, identity: &PlacedIdentity) -> bool {
         self.change.is_none() && self.is_at(identity)
@@ -65,9 +67,9 @@ impl RepositoryRecord {
     }
 }
 
-/// A small object that a node writes into a repository, under a new name each time, at most once a minute and only after
-/// other objects were written there. An older copy of the repository (put back from a backup, or the wrong snapshot of its
-/// volume) does not have the newest one, so it is told from the repository itself when it is opened.
+/// A small object that a node writes into a repository, under a new name each time, at most once a minute and only
+/// after other objects were written there. An older copy of the repository (put back from a backup, or the wrong
+/// snapshot of its volume) does not have the newest one, so it is told from the repository itself when it is opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryMark {
     /// One more each time.

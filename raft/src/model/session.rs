@@ -45,11 +45,13 @@ pub struct SessionRecord {
     pub opened_at: i64,
     /// What its holder must show to go on with it by way of another node; `None` where it cannot.
     pub resume_key: Option<[u8; 16]>,
-    /// The request that opened it. A node that waits for the answer to a request knows by it that the session is its own.
+    /// The request that opened it. A node that waits for the answer to a request knows by it that the session is its
+    /// own.
     pub request: RequestId,
-    /// The log position at which its node took it over: the session's opening, or its last adoption. A node ends a session
-    /// under the lease that it found; if the session has been adopted since, the ending has no effect.
+    /// The log position at which its node took it over: the session's opening, or its last adoption. A node ends a
+    /// session under the lease that it found; if the session has been adopted since, the ending has no effect.
     pub lease: LogIndex,
-    /// How often its holder has moved, by the holder's own count: moves that arrive in another order are told apart by it.
+    /// How often its holder has moved, by the holder's own count: moves that arrive in another order are told apart by
+    /// it.
     pub turn: u64,
 }

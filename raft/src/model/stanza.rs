@@ -25,7 +25,8 @@ pub struct StanzaRecord {
     /// The timeline histories known for the current database.
     #[serde(with = "histories")]
     pub histories: BTreeMap<TimelineId, HistoryRecord>,
-    /// The highest timeline of the current database of which neither is known any more; see [`StanzaRecord::make_room`].
+    /// The highest timeline of the current database of which neither is known any more; see
+    /// [`StanzaRecord::make_room`].
     pub forgotten: Option<TimelineId>,
     /// The same of databases that are not the current one any more.
     pub past: BTreeMap<DbId, Lineage>,
@@ -55,8 +56,8 @@ impl StanzaRecord {
         self.histories.iter().filter(move |_| is_current).chain(past)
     }
 
-    /// Makes `database` the current one. What is known of the timelines of the one before is kept; a cluster that comes back has what
-    /// it had.
+    /// Makes `database` the current one. What is known of the timelines of the one before is kept; a cluster that comes
+    /// back has what it had.
     pub fn make_current(&mut self, database: Database) {
         let lineage = |known: &Database| {
             (known.system_id == database.system_id)
@@ -201,7 +202,7 @@ pub struct SegmentRecord {
     pub object: StoredObject,
     /// When it was pushed, in seconds since the Unix epoch.
     pub pushed_at: i64,
-    /// The log position at which it was: which of two files was archived first is not asked of a clock. 0 for what a rebuilt catalog
-    /// found, which was archived before everything else.
+    /// The log position at which it was: which of two files was archived first is not asked of a clock. 0 for what a
+    /// rebuilt catalog found, which was archived before everything else.
     pub pushed: LogIndex,
 }

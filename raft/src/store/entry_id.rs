@@ -51,8 +51,8 @@ impl From<LogId<u64>> for EntryId {
     }
 }
 
-/// How far a node's state goes, and what of the log it has left out. Two nodes that have come past an entry which only one
-/// of them has left out have different states: they must not work together.
+/// How far a node's state goes, and what of the log it has left out. Two nodes that have come past an entry which only
+/// one of them has left out have different states: they must not work together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The index of the last entry that was applied or left out; 0 for none.
@@ -70,8 +70,8 @@ impl Mark {
         first.filter(|_| index <= self.applied).map(|first| first.term)
     }
 
-    /// An entry that this one has applied, and in whose place the other has applied another one, as far as the last terms
-    /// tell.
+    /// An entry that this one has applied, and in whose place the other has applied another one, as far as the last
+    /// terms tell.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> Option<EntryId> {
         let index = self.applied.min(other.applied);

@@ -154,8 +154,8 @@ impl LogStore {
         entries.ok()?.first().map(|entry| entry.log_id)
     }
 
-    /// A follower has acknowledged this node's log up to this entry. It is remembered at once, and written with the next
-    /// append, or soon.
+    /// A follower has acknowledged this node's log up to this entry. It is remembered at once, and written with the
+    /// next append, or soon.
     pub(crate) fn acknowledged(&self, node_id: u64, upto: LogId<u64>) {
         let mut known = self.inner.known();
         if known.ledger.acknowledge(node_id, upto) {
@@ -164,9 +164,9 @@ impl LogStore {
         }
     }
 
-    /// Writes what followers have acknowledged, until nobody has the catalog any more. No acknowledgement has a write of its
-    /// own, and a log that is written to takes them along.
-    /// Forgets those that a committed change has taken out of the group when there are many.
+    /// Writes what followers have acknowledged, until nobody has the catalog any more. No acknowledgement has a write
+    /// of its own, and a log that is written to takes them along. Forgets those that a committed change has taken out
+    /// of the group when there are many.
     pub(crate) async fn keep_ledger(self, raft: Raft<TypeConfig>, catalog: Weak<()>) {
         let mut synced = Instant::now();
         while catalog.strong_count() > 0 {
@@ -227,8 +227,8 @@ impl LogStore {
         }
     }
 
-    /// Records entries that are to be left out, durably, before any of them can be met. Answers those that were recorded
-    /// before as well.
+    /// Records entries that are to be left out, durably, before any of them can be met. Answers those that were
+    /// recorded before as well.
     ///
     /// # Errors
     /// More than a node may leave out; errors of the database.
@@ -482,9 +482,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Write))
     }
 
-    /// openraft makes a node whose own vote is committed the leader again as soon as it starts. If the end of its log is
-    /// gone, it would give positions that others hold to other entries. So its own vote comes back as a vote that nobody
-    /// has granted yet, and the node leads when it is elected. A vote for another node stays as it is.
+    /// openraft makes a node whose own vote is committed the leader again as soon as it starts. If the end of its log
+    /// is gone, it would give positions that others hold to other entries. So its own vote comes back as a vote that
+    /// nobody has granted yet, and the node leads when it is elected. A vote for another node stays as it is.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
         self.run(|inner| {
             let node_id = inner.read::<u64>(META, NODE_ID)?;
@@ -498,7 +498,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         .map_err(storage_error(ErrorSubject::Vote, ErrorVerb::Read))
     }
 
-    /// Not synced: it lies behind the entries in the same write-ahead log, so it can be lost but never be ahead of them.
+    /// Not synced: it lies behind the entries in the same write-ahead log, so it can be lost but never be ahead of
+    /// them.
     async fn save_committed(&mut self, committed: Option<LogId<u64>>) -> Result<(), StorageError<u64>> {
         let Some(committed) = committed else {
             return Ok(());
@@ -537,8 +538,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
     }
 
-    /// openraft purges the log while it still puts the snapshot in place that holds what is purged. Killed in between, this
-    /// node would have neither.
+    /// openraft purges the log while it still puts the snapshot in place that holds what is purged. Killed in between,
+    /// this node would have neither.
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
         let held = match self.inner.state.get() {
             Some(state) => state.wait_until_held(log_id.index).await,

@@ -60,8 +60,8 @@ impl StateStore {
         Self::open_after(catalog, options, None)
     }
 
-    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If they have lost something,
-    /// they are made anew from the snapshot; the log then brings them up to date.
+    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If they have lost
+    /// something, they are made anew from the snapshot; the log then brings them up to date.
     ///
     /// # Errors
     /// Errors of disk and database; [`CatalogError::LostState`] when snapshot and log do not suffice.

@@ -29,10 +29,10 @@ const MARKS: &[u8] = b"marks";
 
 /// How many writes have touched each table, by the table's name.
 ///
-/// The database's own list of its files (MANIFEST) may lose its end with a disk that confirms what it has not written. Some
-/// tables then lack what was flushed last, or a part in the middle, with newer writes from the write-ahead log on top; RocksDB
-/// opens such a database without complaint. So each write counts itself in every table that it touches, as an increment that
-/// is lost with the rest of the write, and all counts stand together in one more place.
+/// The database's own list of its files (MANIFEST) may lose its end with a disk that confirms what it has not written.
+/// Some tables then lack what was flushed last, or a part in the middle, with newer writes from the write-ahead log on
+/// top; RocksDB opens such a database without complaint. So each write counts itself in every table that it touches, as
+/// an increment that is lost with the rest of the write, and all counts stand together in one more place.
 type Marks = BTreeMap<String, u64>;
 
 /// What Raft needs to know of the state; written with every batch of entries.
@@ -46,8 +46,8 @@ pub(crate) struct RaftState {
     terms: Vec<EntryId>,
 }
 
-/// Of so many terms it is remembered where they began: of two nodes that meet, one may have gone through several elections
-/// without the other.
+/// Of so many terms it is remembered where they began: of two nodes that meet, one may have gone through several
+/// elections without the other.
 const TERMS: usize = 16;
 
 impl RaftState {
@@ -258,8 +258,8 @@ impl StateDb {
     }
 }
 
-/// The state database as it was when this was made, whatever is written since. It keeps what is overwritten meanwhile from
-/// being dropped: hold it for one decision, not for long.
+/// The state database as it was when this was made, whatever is written since. It keeps what is overwritten meanwhile
+/// from being dropped: hold it for one decision, not for long.
 pub struct StateSnapshot<'a> {
     db: &'a StateDb,
     snapshot: rocksdb::Snapshot<'a>,

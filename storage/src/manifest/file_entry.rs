@@ -114,7 +114,8 @@ impl FileEntry {
         if !is_safe_path(&self.path) {
             return Err(invalid("its path does not stay below the data directory"));
         }
-        // A program with the rights of its owner has no place in a data directory: a restore as root would make one of root's.
+        // A program with the rights of its owner has no place in a data directory: a restore as root would make one of
+        // root's.
         if self.mode > 0o777 {
             return Err(invalid(
                 "its mode has bits that are no permissions of user, group and others",
@@ -138,8 +139,8 @@ impl FileEntry {
         }
     }
 
-    /// Checks that what lies in a tablespace lies in the directory of the cluster's version there: a tablespace's link leads out of the
-    /// data directory, and beside that directory are files of others.
+    /// Checks that what lies in a tablespace lies in the directory of the cluster's version there: a tablespace's link
+    /// leads out of the data directory, and beside that directory are files of others.
     ///
     /// # Errors
     /// It lies elsewhere.

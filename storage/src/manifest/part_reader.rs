@@ -23,7 +23,8 @@ pub enum PartError {
     /// An entry that no restore may follow.
     #[error(transparent)]
     Entry(#[from] InvalidEntry),
-    /// A continuation without its beginning, or a beginning without its continuation: parts are missing or out of order.
+    /// A continuation without its beginning, or a beginning without its continuation: parts are missing or out of
+    /// order.
     #[error("parts of the manifest are missing or out of order near {path:?}")]
     Order {
         /// The entry concerned; empty where none is known.

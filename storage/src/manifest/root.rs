@@ -38,7 +38,8 @@ pub enum ManifestError {
     Content(#[from] serde_json::Error),
 }
 
-/// The root of a backup's manifest: all about the backup but its files. Unknown fields are ignored, so that it can grow.
+/// The root of a backup's manifest: all about the backup but its files. Unknown fields are ignored, so that it can
+/// grow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ManifestRoot {
     /// The format: [`MANIFEST_FORMAT`], or a lower one.
@@ -73,8 +74,8 @@ pub struct ManifestRoot {
     pub checkpoint: Lsn,
     /// The timeline that the backup was made on.
     pub timeline: TimelineId,
-    /// The data directory that was backed up, as the writer fence tells it from its copies (invariant 12): a catalog that is
-    /// rebuilt learns from it who writes the timeline. Not in backups of early versions.
+    /// The data directory that was backed up, as the writer fence tells it from its copies (invariant 12): a catalog
+    /// that is rebuilt learns from it who writes the timeline. Not in backups of early versions.
     #[serde(default)]
     pub instance: Option<String>,
     /// The first segment that recovery needs.
@@ -103,8 +104,8 @@ pub struct ManifestRoot {
     /// What the page fingerprints are seeded with; none where the files have none.
     #[serde(default)]
     pub fingerprint_seed: Option<FingerprintSeed>,
-    /// When all files were last read in whole, in seconds since 1970: this backup, or one that it rests on by way of what was
-    /// known not to have changed.
+    /// When all files were last read in whole, in seconds since 1970: this backup, or one that it rests on by way of
+    /// what was known not to have changed.
     #[serde(default)]
     pub scanned_at: Option<i64>,
     /// Whether the cluster has page checksums: where that changed, pages changed that no WAL tells of.

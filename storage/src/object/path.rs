@@ -14,8 +14,8 @@ pub(crate) const KEY_PREFIX: &str = "pgmesh.key";
 /// The folder of the marks.
 pub(crate) const MARK_PREFIX: &str = "pgmesh.mark";
 
-/// The part of an object's path that stands for its content: the digest, or in an encrypted repository a MAC of it, so that names tell
-/// nothing. 64 hexadecimal digits.
+/// The part of an object's path that stands for its content: the digest, or in an encrypted repository a MAC of it, so
+/// that names tell nothing. 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoredName(Digest);
 

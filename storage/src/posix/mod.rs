@@ -1,8 +1,8 @@
 //! A directory as an object store whose puts are durable and never replace anything.
 //!
 //! `object_store`'s own local store reads and lists for us; its writes are not used, even with `with_fsync`, because
-//! - it takes a directory that is there for one that is durable, though another writer may have made it a moment ago, or a killed process
-//!   before (here: [`Directories`] syncs each directory's way up once per process),
+//! - it takes a directory that is there for one that is durable, though another writer may have made it a moment ago,
+//!   or a killed process before (here: [`Directories`] syncs each directory's way up once per process),
 //! - it answers "exists already" for an object whose directory entry may not be durable yet,
 //! - what a killed process left behind stays for ever (here: [`PosixStore::remove_leftovers`]),
 //! - after the repository's file system was unmounted it writes into the mount point (here: [`Root::check`]).
@@ -36,8 +36,9 @@ const STORE: &str = "posix";
 
 /// A repository's directory on a file system of this machine.
 ///
-/// Knows `PutMode::Create` only (invariant 2), and a put that has returned is durable (invariant 1): the file was synced before it
-/// got its name, then the directory that names it, and every directory above that this process had not synced yet.
+/// Knows `PutMode::Create` only (invariant 2), and a put that has returned is durable (invariant 1): the file was
+/// synced before it got its name, then the directory that names it, and every directory above that this process had not
+/// synced yet.
 #[derive(Clone, Debug)]
 pub struct PosixStore {
     reader: LocalFileSystem,
@@ -120,7 +121,8 @@ impl PosixStore {
         self.inner.root.path()
     }
 
-    /// Whether the store's directory has been in its place all the time since it was opened, as far as was seen. Blocks.
+    /// Whether the store's directory has been in its place all the time since it was opened, as far as was seen.
+    /// Blocks.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         self.inner.root.check().is_ok()

@@ -38,10 +38,10 @@ impl Root {
 
     /// Checks that the directory is still the repository's.
     ///
-    /// After an unmount the same path is an empty mount point: objects would be "not found" though they exist (invariant 7), and new ones
-    /// would fill the wrong file system and vanish under the next mount (invariant 1). What is mounted next may be another
-    /// repository, or an older copy of this one. So a directory that was missed once stays an error here: the store must be
-    /// opened again, and whoever opens it looks at what it holds.
+    /// After an unmount the same path is an empty mount point: objects would be "not found" though they exist
+    /// (invariant 7), and new ones would fill the wrong file system and vanish under the next mount (invariant 1). What
+    /// is mounted next may be another repository, or an older copy of this one. So a directory that was missed once
+    /// stays an error here: the store must be opened again, and whoever opens it looks at what it holds.
     pub(super) fn check(&self) -> Result<(), PosixError> {
         let action = "looking for the repository's directory";
         // Of no kind that could be taken for "no such object".

@@ -62,9 +62,9 @@ impl Repository {
             .boxed()
     }
 
-    /// The names directly below a folder, or of everything below it, each with its length or none for a folder (which ends with
-    /// `/`): those after `after`, the first by name whose lengths come to about `bytes`, and whether there are more. An object
-    /// that is asked for by its own path has the name `""`.
+    /// The names directly below a folder, or of everything below it, each with its length or none for a folder (which
+    /// ends with `/`): those after `after`, the first by name whose lengths come to about `bytes`, and whether there
+    /// are more. An object that is asked for by its own path has the name `""`.
     ///
     /// # Errors
     /// As the store answers.
@@ -122,14 +122,15 @@ impl Repository {
         Ok(found)
     }
 
-    /// How long the payload of an object of this length may be, in bytes: compressed, before encryption. One length without a
-    /// cipher, one of 16 with it. `None` for a length that no object here has.
+    /// How long the payload of an object of this length may be, in bytes: compressed, before encryption. One length
+    /// without a cipher, one of 16 with it. `None` for a length that no object here has.
     #[must_use]
     pub fn payload_bounds(&self, object_length: u64) -> Option<RangeInclusive<u64>> {
         self.0.envelope.payload_bounds(object_length)
     }
 
-    /// The objects that hold an archived file, whatever their content and generation: without a catalog, the name is all that is known.
+    /// The objects that hold an archived file, whatever their content and generation: without a catalog, the name is
+    /// all that is known.
     ///
     /// # Errors
     /// As the store answers.
@@ -178,8 +179,8 @@ impl Repository {
         Err(failure.unwrap_or(StoreError::NotFound { path }))
     }
 
-    /// The generations that are tried one by one before a folder, which may hold millions of objects, is listed: what was found
-    /// last, since the objects of one time have one generation for the most part, and the first few.
+    /// The generations that are tried one by one before a folder, which may hold millions of objects, is listed: what
+    /// was found last, since the objects of one time have one generation for the most part, and the first few.
     fn likely_generations(&self) -> Vec<Generation> {
         let found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
         let mut likely = found.clone();

@@ -1,8 +1,8 @@
 //! Marks: small objects under ever new names (invariant 2), by which an older copy of a repository is told from itself.
 //!
-//! A copy that is put back from a backup, or the wrong snapshot of a volume, has the same `pgmesh.repo` and the same keys, and
-//! every object in it is whole: nothing in it says that it lacks what was written after it was made. So whoever writes to a
-//! repository writes a mark there from time to time, and remembers the newest one elsewhere.
+//! A copy that is put back from a backup, or the wrong snapshot of a volume, has the same `pgmesh.repo` and the same
+//! keys, and every object in it is whole: nothing in it says that it lacks what was written after it was made. So
+//! whoever writes to a repository writes a mark there from time to time, and remembers the newest one elsewhere.
 
 use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -27,7 +27,8 @@ struct MarkText {
     catalog: Anchor,
 }
 
-/// How far the catalog of the mesh had come when a mark was written. A catalog that has come less far has lost something.
+/// How far the catalog of the mesh had come when a mark was written. A catalog that has come less far has lost
+/// something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
     /// When the catalog was founded, in seconds since the Unix epoch: positions in another catalog say nothing.
@@ -41,8 +42,8 @@ pub struct Anchor {
 }
 
 impl Repository {
-    /// Writes a mark, which is durable when this returns (invariant 1). `at` is now, in seconds since the Unix epoch: for people.
-    /// `catalog` is how far the catalog has come.
+    /// Writes a mark, which is durable when this returns (invariant 1). `at` is now, in seconds since the Unix epoch:
+    /// for people. `catalog` is how far the catalog has come.
     ///
     /// # Errors
     /// As the store answers.

@@ -100,15 +100,15 @@ impl Repository {
         StoredName::new(digest, self.suite(), self.0.envelope.naming_key())
     }
 
-    /// Whether what a listing gave is left by `repo-check`, which leaves what it has written where it may not delete. No object of the
-    /// repository, and nothing is wrong with it.
+    /// Whether what a listing gave is left by `repo-check`, which leaves what it has written where it may not delete.
+    /// No object of the repository, and nothing is wrong with it.
     #[must_use]
     pub fn is_left_by_check(path: &str) -> bool {
         is_in_check_folder(path)
     }
 
-    /// Writes an object, which is durable when this returns (invariant 1). Never replaces one (invariant 2): where the name is
-    /// taken, the object there is read and checked; if it is whole the put has succeeded.
+    /// Writes an object, which is durable when this returns (invariant 1). Never replaces one (invariant 2): where the
+    /// name is taken, the object there is read and checked; if it is whole the put has succeeded.
     ///
     /// The payload's content is not checked against its digest here; whoever takes it from others does that.
     ///
@@ -152,8 +152,8 @@ impl Repository {
         Ok(Stored { bytes, already: true })
     }
 
-    /// Reads an object and checks its tag (invariant 6). It is not decompressed, so its digest is not checked yet: whoever hands it out
-    /// calls [`Payload::open`], or uses [`Self::get_checked`].
+    /// Reads an object and checks its tag (invariant 6). It is not decompressed, so its digest is not checked yet:
+    /// whoever hands it out calls [`Payload::open`], or uses [`Self::get_checked`].
     ///
     /// # Errors
     /// Not found, damaged, or as the store answers.
@@ -184,7 +184,8 @@ impl Repository {
     /// Reads and checks whatever lies at a path that a listing gave; the content must belong under the path's name.
     ///
     /// # Errors
-    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), or as the store answers.
+    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), or as the
+    /// store answers.
     pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
         let place = parse_path(path)?;
         let object = read(&*self.0.store, path).await?;
@@ -201,7 +202,8 @@ impl Repository {
         Ok(text)
     }
 
-    /// Checks any object of the repository to the last byte, `pgmesh.repo`, key objects and marks too. Gives its length in the repository.
+    /// Checks any object of the repository to the last byte, `pgmesh.repo`, key objects and marks too. Gives its length
+    /// in the repository.
     ///
     /// # Errors
     /// As [`Self::get_by_path`].

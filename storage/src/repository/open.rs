@@ -17,7 +17,8 @@ use crate::object::{IDENTITY_PATH, KEY_PREFIX, ObjectPath, prefix};
 const FIRST_EPOCH: u32 = 1;
 
 impl Repository {
-    /// Makes a repository: first its key object (encrypted ones), then `pgmesh.repo`, which decides who was first where two try.
+    /// Makes a repository: first its key object (encrypted ones), then `pgmesh.repo`, which decides who was first where
+    /// two try.
     ///
     /// # Errors
     /// A repository or objects of one are there; the passphrase does not fit the cipher; or as the store answers.
@@ -59,11 +60,12 @@ impl Repository {
         Ok((repository, wrapped))
     }
 
-    /// Opens a repository. Of an encrypted one, `known_keys` are wrapped keys that the catalog has kept: they stand in for key objects that
-    /// are damaged or missing.
+    /// Opens a repository. Of an encrypted one, `known_keys` are wrapped keys that the catalog has kept: they stand in
+    /// for key objects that are damaged or missing.
     ///
     /// # Errors
-    /// No repository, one of another format, a passphrase that is missing, wrong, or not needed, or as the store answers.
+    /// No repository, one of another format, a passphrase that is missing, wrong, or not needed, or as the store
+    /// answers.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         passphrase: Option<Passphrase>,
@@ -101,7 +103,8 @@ impl Repository {
         })))
     }
 
-    /// The text of `pgmesh.repo` of whatever repository lies in a store, checked. No passphrase is needed: it holds no secret.
+    /// The text of `pgmesh.repo` of whatever repository lies in a store, checked. No passphrase is needed: it holds no
+    /// secret.
     ///
     /// # Errors
     /// Not found, damaged, of another format, or as the store answers.
@@ -178,7 +181,8 @@ async fn check_empty(store: &dyn ObjectStore) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Draws new keys and writes them wrapped, under the first free number: a creation that was interrupted may have left a key.
+/// Draws new keys and writes them wrapped, under the first free number: a creation that was interrupted may have left a
+/// key.
 async fn create_key(
     store: &dyn ObjectStore,
     identity: &RepositoryIdentity,
@@ -275,8 +279,8 @@ async fn find_keys(
     })
 }
 
-/// Opens the newest wrapping of each epoch that the passphrase opens; that of the newest epoch must be among them. Nothing
-/// without any keys.
+/// Opens the newest wrapping of each epoch that the passphrase opens; that of the newest epoch must be among them.
+/// Nothing without any keys.
 fn unwrap_keys(
     wrapped: &[WrappedKey],
     passphrase: &Passphrase,

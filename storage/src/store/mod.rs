@@ -48,7 +48,8 @@ impl Store {
         }
     }
 
-    /// The storage where a repository may be made: a directory is made durably where it is missing. A bucket is never made.
+    /// The storage where a repository may be made: a directory is made durably where it is missing. A bucket is never
+    /// made.
     ///
     /// # Errors
     /// As [`Self::open`]; the directory cannot be made.
@@ -79,8 +80,8 @@ impl Store {
         self.cloud.as_ref().is_none_or(CloudStore::may_delete)
     }
 
-    /// Finds out whether the store heeds conditional writes, by a write that changes nothing. A repository must be there. Until
-    /// then they are used and not relied upon.
+    /// Finds out whether the store heeds conditional writes, by a write that changes nothing. A repository must be
+    /// there. Until then they are used and not relied upon.
     ///
     /// # Errors
     /// As the store answers: it may not be writable.
@@ -91,8 +92,8 @@ impl Store {
         }
     }
 
-    /// Whether the storage is the one that was opened, as far as can be seen without reading an object. A directory that was
-    /// away since it was opened is not, also when one is back in its place.
+    /// Whether the storage is the one that was opened, as far as can be seen without reading an object. A directory
+    /// that was away since it was opened is not, also when one is back in its place.
     pub async fn is_in_place(&self) -> bool {
         let Some(posix) = self.posix.clone() else {
             return true;

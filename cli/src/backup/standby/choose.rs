@@ -153,8 +153,8 @@ async fn open(config: &Config, number: u16) -> Result<Server, Failure> {
     })
 }
 
-/// A port that is forwarded to another host looks like one of this: the standby here and the primary there may even have
-/// their data directories at the same path.
+/// A port that is forwarded to another host looks like one of this: the standby here and the primary there may even
+/// have their data directories at the same path.
 fn check_whose(address: &PgAddress, control: &ControlFile, in_recovery: bool) -> Result<(), Failure> {
     let number = address.number;
     if in_recovery != (control.state == ClusterState::InProduction) {

@@ -110,8 +110,8 @@ impl Report {
     /// Whether archiving works, into every repository.
     ///
     /// # Errors
-    /// The segment was not archived (82); no backup can be recovered to it, because WAL is missing (55); it is archived, but a
-    /// repository lacks it or is away (103).
+    /// The segment was not archived (82); no backup can be recovered to it, because WAL is missing (55); it is
+    /// archived, but a repository lacks it or is away (103).
     pub fn verdict(&self) -> Result<(), Failure> {
         if let Some(segment) = &self.segment
             && !segment.presence.missing.is_empty()

@@ -1,4 +1,5 @@
-//! Sessions that are old, or that nobody works under: until they end, nothing is deleted that was condemned since they began.
+//! Sessions that are old, or that nobody works under: until they end, nothing is deleted that was condemned since they
+//! began.
 
 use super::check::Check;
 use crate::commands::status::words::span;

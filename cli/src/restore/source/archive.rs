@@ -55,20 +55,22 @@ impl DirectArchive {
         }
     }
 
-    /// One archived file. `system_id` says of which of the stanza's clusters; without it: of the newest. "Never archived" is the
-    /// answer only when every declared repository could be listed, and none has the file nor WAL behind it (invariant 7).
+    /// One archived file. `system_id` says of which of the stanza's clusters; without it: of the newest. "Never
+    /// archived" is the answer only when every declared repository could be listed, and none has the file nor WAL
+    /// behind it (invariant 7).
     ///
     /// # Errors
-    /// 44 for a cluster that the stanza does not have, 75 for a stanza that is not there; 103 when every copy is bad, or when
-    /// nothing was found and not every declared repository could be asked: then nobody knows (invariant 7).
+    /// 44 for a cluster that the stanza does not have, 75 for a stanza that is not there; 103 when every copy is bad,
+    /// or when nothing was found and not every declared repository could be asked: then nobody knows (invariant 7).
     pub async fn get(
         &mut self,
         stanza: &StanzaName,
         system_id: Option<SystemId>,
         file: WalFileName,
     ) -> Result<Archived, Failure> {
-        // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not kept waiting
-        // by one that is silent. Whatever else they say is judged with all of them, and so is which cluster is the newest.
+        // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not
+        // kept waiting by one that is silent. Whatever else they say is judged with all of them, and so is which
+        // cluster is the newest.
         if self.opening.is_some()
             && system_id.is_some()
             && let Ok(Archived::Content(content)) = self.find(stanza, system_id, file).await
@@ -107,7 +109,8 @@ impl DirectArchive {
                 .await;
             silent.extend(listing.silent);
             let copies = listing.found.iter().filter(|(_, path)| is_copy_of(path, file));
-            // All of them, since two that differ must be noticed: the names of one content are others in each repository.
+            // All of them, since two that differ must be noticed: the names of one content are others in each
+            // repository.
             let read = join_all(copies.map(|(repo, path)| self.repositories.at(*repo, path))).await;
             for copy in read {
                 match copy {
@@ -132,8 +135,8 @@ impl DirectArchive {
         }
     }
 
-    /// Whether the absence of a segment is a hole, by all that the repositories have of its archive. One pass over the listing of each;
-    /// of what it names only the histories and one later segment are kept.
+    /// Whether the absence of a segment is a hole, by all that the repositories have of its archive. One pass over the
+    /// listing of each; of what it names only the histories and one later segment are kept.
     async fn hole(
         &self,
         stanza: &StanzaName,
@@ -182,8 +185,8 @@ impl DirectArchive {
         (descents, bad)
     }
 
-    /// What an archive says of the timelines of its cluster. Which of two files was archived first is told by the times at which the
-    /// repositories wrote them, the earliest of each: there is no catalog.
+    /// What an archive says of the timelines of its cluster. Which of two files was archived first is told by the times
+    /// at which the repositories wrote them, the earliest of each: there is no catalog.
     pub(super) async fn family(&self, stanza: &StanzaName, archive_ids: &BTreeSet<ArchiveId>) -> Family {
         let mut facts: BTreeMap<TimelineId, TimelineFacts> = BTreeMap::new();
         let mut histories = Vec::new();

@@ -61,7 +61,8 @@ impl Source {
     /// The backup that is wanted, and the timeline to follow.
     ///
     /// # Errors
-    /// 75 where there is no such stanza or none that fits; 37 where the history has several ends; or it cannot be found out.
+    /// 75 where there is no such stanza or none that fits; 37 where the history has several ends; or it cannot be found
+    /// out.
     pub async fn choose(&self, asked: &Restoring) -> Result<Chosen, Failure> {
         match self {
             Self::Mesh(source) => source.choose(asked).await,
@@ -91,8 +92,8 @@ impl Source {
         }
     }
 
-    /// Pieces of a chunk's plaintext (offset and length of each), one after the other; none where only the whole chunk can be
-    /// had. They are what a node sent: it has checked the chunk, who asks must check the pieces.
+    /// Pieces of a chunk's plaintext (offset and length of each), one after the other; none where only the whole chunk
+    /// can be had. They are what a node sent: it has checked the chunk, who asks must check the pieces.
     ///
     /// # Errors
     /// It cannot be read from anywhere.

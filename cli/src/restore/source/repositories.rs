@@ -199,8 +199,8 @@ impl DirectRepositories {
             .map(|(_, repository)| repository)
     }
 
-    /// An object by its name, from the first repository that has a good copy (invariant 6). Absence and damage in one are
-    /// reasons to ask the next.
+    /// An object by its name, from the first repository that has a good copy (invariant 6). Absence and damage in one
+    /// are reasons to ask the next.
     ///
     /// # Errors
     /// No repository has a good copy.
@@ -261,8 +261,8 @@ impl DirectRepositories {
         listing
     }
 
-    /// Shows each object below a folder, in all repositories, and when it was written. Answers with the reasons of those that could not
-    /// be listed.
+    /// Shows each object below a folder, in all repositories, and when it was written. Answers with the reasons of
+    /// those that could not be listed.
     pub async fn visit(&self, folder: &str, mut show: impl FnMut(RepoKey, ObjectPath, SystemTime)) -> Vec<String> {
         let mut silent = Vec::new();
         for one in &self.0 {
@@ -372,8 +372,8 @@ fn code_of(error: &StoreError) -> u8 {
     }
 }
 
-/// `pgmesh.repo` of the repository that is asked for, else of the first that can be read. Its text needs no passphrase, so none
-/// is used: it can still be seen where the passphrase is lost.
+/// `pgmesh.repo` of the repository that is asked for, else of the first that can be read. Its text needs no passphrase,
+/// so none is used: it can still be seen where the passphrase is lost.
 ///
 /// # Errors
 /// As [`DirectRepositories::content`]; none is declared.

@@ -82,8 +82,8 @@ fn fill(catalog: &Catalog) {
     state.write(&writes, &raft).unwrap();
 }
 
-/// The median of single pushes to each of two catalogs, alternately, and of linearizable looks of the second at a hundred
-/// digests.
+/// The median of single pushes to each of two catalogs, alternately, and of linearizable looks of the second at a
+/// hundred digests.
 async fn latencies(empty: &Catalog, large: &Catalog, first: u32) -> String {
     let (mut pushes, mut looks) = ([Vec::new(), Vec::new()], Vec::new());
     for number in 0..800 {

@@ -1,5 +1,5 @@
-//! A node whose data directory was put back from an older copy, or whose log has lost its end: it must neither lead, vote
-//! nor follow, however few the others are, and nothing that was acknowledged may be lost.
+//! A node whose data directory was put back from an older copy, or whose log has lost its end: it must neither lead,
+//! vote nor follow, however few the others are, and nothing that was acknowledged may be lost.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -379,9 +379,9 @@ async fn a_node_that_was_down_while_all_voters_were_replaced_takes_part_again() 
     nothing_is_lost(&mesh, &acknowledged).await;
 }
 
-/// The only voter knows nobody else who could tell it, and goes on from its old copy before the learner is there. In the term
-/// of what it has lost the learner tells it; in a later term nothing that it has reached is lower than what the learner knows,
-/// but the learner does not follow it.
+/// The only voter knows nobody else who could tell it, and goes on from its old copy before the learner is there. In
+/// the term of what it has lost the learner tells it; in a later term nothing that it has reached is lower than what
+/// the learner knows, but the learner does not follow it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_learner_does_not_give_up_what_was_committed_for_a_leader_that_has_lost_it() {
     for (starts, writes) in [(1, 1), (2, 1), (2, 15)] {

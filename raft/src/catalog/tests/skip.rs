@@ -50,8 +50,8 @@ fn named(failure: &str) -> EntryId {
     text.unwrap().parse().unwrap()
 }
 
-/// Has nodes meet the poison and waits until those have stopped that learn of the entry: when two of three are gone, the
-/// last one never hears that it is committed. Answers the entry that they name, and who they are.
+/// Has nodes meet the poison and waits until those have stopped that learn of the entry: when two of three are gone,
+/// the last one never hears that it is committed. Answers the entry that they name, and who they are.
 async fn stop_by_poison(mesh: &Mesh, poisoned: &[u64]) -> (EntryId, Vec<u64>) {
     note(&mesh.nodes[0], "before".to_owned()).await;
     let nodes = || mesh.nodes.iter().filter(|node| poisoned.contains(&node.node_id()));
