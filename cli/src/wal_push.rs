@@ -10,7 +10,7 @@ use pgmesh_node::protocol::{Branch, PushSegment, Pushed, Request, Server};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{
     ClusterState, ControlFile, PgVersion, SystemId, TimelineHistory, TimelineHistoryEntry, TimelineId, WalFileName,
-    WalHeader, instance_fingerprint,
+    WalHeader, instance_fingerprint, machine_fingerprint,
 };
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::path::Path;
@@ -221,6 +221,9 @@ fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     let history = history.and_then(|content| TimelineHistory::parse(timeline, &content).ok());
     Ok(Server {
         instance,
+        machine: machine_fingerprint(),
+        // The node knows it better.
+        address: String::new(),
         in_recovery: !is_primary,
         timeline,
         branches: history.map(|history| branches(&history)).unwrap_or_default(),

@@ -64,7 +64,7 @@ fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
     match request {
         // The answer to a renewal is for the name and the stanzas that the client has.
         Request::Hello | Request::Renew(_) => true,
-        Request::DeleteStanza { .. } | Request::Invite(_) | Request::Join(_) => false,
+        Request::DeleteStanza { .. } | Request::ForgetWal(_) | Request::Invite(_) | Request::Join(_) => false,
         // The answer is cut down to the client's stanzas where none is named.
         Request::Info(r) => r.stanza.as_ref().is_none_or(own),
         Request::ListRepository(r) => below_own(&r.path),

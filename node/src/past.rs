@@ -218,6 +218,7 @@ fn rests_on_catalog(request: &Request) -> bool {
             | Request::CreateStanza(_)
             | Request::UpgradeStanza(_)
             | Request::AdoptStanza { .. }
+            | Request::ForgetWal(_)
             | Request::DeleteStanza { .. }
             | Request::RemoveRepository { .. }
             | Request::ReplaceRepository { .. }

@@ -2,13 +2,18 @@
 
 use crate::failure::{Failure, chain, code};
 use pgmesh_raft::{CatalogError, ReadError, Refusal};
+use pgmesh_storage::StanzaName;
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let (code, remedy) = verdict(&refusal);
         let failure = Self::new(code, refusal.to_string());
         match remedy {
-            Some(remedy) => failure.remedy(remedy),
+            Some(remedy) => failure.remedy(match stanza_of(&refusal) {
+                // A command works as it is printed.
+                Some(stanza) => remedy.replace("--stanza=NAME", &format!("--stanza={stanza}")),
+                None => remedy.to_owned(),
+            }),
             None => failure,
         }
     }
@@ -37,6 +42,23 @@ impl From<ReadError> for Failure {
         Self::new(code::RUNTIME, "the catalog could not be read")
             .because(chain(&error))
             .again()
+    }
+}
+
+/// The stanza that a remedy's command is for.
+fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
+    use Refusal as R;
+    match refusal {
+        R::UnknownStanza(stanza) | R::StanzaNotStopped(stanza) => Some(stanza),
+        R::StanzaStopped { stanza, .. }
+        | R::SystemIdDiffers { stanza, .. }
+        | R::VersionDiffers { stanza, .. }
+        | R::SegmentSizeDiffers { stanza, .. }
+        | R::Duplicate { stanza, .. }
+        | R::OtherWriter { stanza, .. }
+        | R::OtherMachine { stanza, .. }
+        | R::HistoryContradicts { stanza, .. } => Some(stanza),
+        _ => None,
     }
 }
 
@@ -123,6 +145,18 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
                 "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its own: 'pgmesh \
                  --stanza=OTHER stanza-create'; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-adopt' here",
             ),
+        ),
+        R::OtherMachine { .. } => (
+            code::ARCHIVE_MISMATCH,
+            Some(
+                "if the volume was moved here, archiving goes on by itself two minutes after the other machine's last push, or at once \
+                 after 'pgmesh --stanza=NAME stanza-adopt' here; if this is a clone, turn its archiving off or give it a stanza of its \
+                 own: 'pgmesh --stanza=OTHER stanza-create'",
+            ),
+        ),
+        R::BackupNeedsWal { .. } => (
+            code::COMMAND_INVALID,
+            Some("--dry-run names the backups; give --force to remove them with the WAL"),
         ),
         R::UnknownTimeline { .. } => (
             code::ARCHIVE_MISMATCH,

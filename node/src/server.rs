@@ -164,7 +164,13 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     node.clients.connected(number);
-    let served = Arc::new(Served::new(node.clone(), peer, actor, number));
+    let served = Arc::new(Served::new(
+        node.clone(),
+        peer,
+        actor,
+        remote.ip().to_canonical(),
+        number,
+    ));
     served.accept_streams(&session).await;
     node.clients.disconnected(number, node.running.now());
 }

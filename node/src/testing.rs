@@ -132,6 +132,7 @@ impl TestNode {
             catalog_version: version.catalog_version(),
             segment_size: SegmentSize::new(SEGMENT).unwrap(),
             instance: "here".to_owned(),
+            machine: String::new(),
             timeline: TimelineId(1),
         });
         client.ask::<NewStanza>(&create, None).await.unwrap();
@@ -145,6 +146,8 @@ impl TestNode {
             header_timeline: TimelineId(1),
             server: pgmesh_raft::Server {
                 instance: "here".to_owned(),
+                machine: String::new(),
+                address: String::new(),
                 in_recovery: false,
                 timeline: TimelineId(1),
                 branches: Vec::new(),

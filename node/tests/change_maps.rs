@@ -78,6 +78,7 @@ impl Site {
             catalog_version: version.catalog_version(),
             segment_size: SegmentSize::new(SIZE).unwrap(),
             instance: "here".to_owned(),
+            machine: String::new(),
             timeline: TimelineId(1),
         });
         // The first repository is registered when somebody leads, a moment after the node listens.
@@ -99,6 +100,8 @@ impl Site {
             header_timeline: TimelineId(1),
             server: pgmesh_raft::Server {
                 instance: "here".to_owned(),
+                machine: String::new(),
+                address: String::new(),
                 in_recovery: false,
                 timeline: TimelineId(1),
                 branches: Vec::new(),

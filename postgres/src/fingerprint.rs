@@ -40,6 +40,33 @@ pub fn instance_fingerprint(pgdata: &Path) -> Result<String, FingerprintError> {
     Ok(hex::encode(digest.get(..LENGTH).unwrap_or_default()))
 }
 
+/// Where Linux keeps the identifier of a machine, 32 hexadecimal digits (machine-id(5)).
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// A text of 16 hexadecimal digits that differs between two machines; empty where the machine has no identifier, as in
+/// many containers. It stays the same over restarts and changes of the host's name or address. A clone of a whole
+/// virtual machine may have the same.
+#[must_use]
+pub fn machine_fingerprint() -> String {
+    machine_of(Path::new(MACHINE_ID))
+}
+
+fn machine_of(file: &Path) -> String {
+    let content = fs::read_to_string(file).unwrap_or_default();
+    let id = content.trim();
+    let is_id =
+        id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
+    if !is_id {
+        return String::new();
+    }
+    // The identifier itself is not to be told to others.
+    let mut hasher = Sha256::new();
+    hasher.update(b"pgmesh machine\0");
+    hasher.update(id.as_bytes());
+    let digest = hasher.finalize();
+    hex::encode(digest.get(..LENGTH).unwrap_or_default())
+}
+
 /// A data directory that could not be examined.
 #[derive(Debug, Error)]
 #[error("examining the data directory {}: {source}", path.display())]
@@ -53,6 +80,23 @@ pub struct FingerprintError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_is_told_by_its_identifier_where_it_has_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("machine-id");
+        let fingerprint = |content: &str| {
+            fs::write(&file, content).unwrap();
+            machine_of(&file)
+        };
+        let one = fingerprint("d8e8fca2dc0f896fd7cb4cb0031ba249\n");
+        assert_eq!(one.len(), 16);
+        assert_ne!(one, fingerprint("126a8a51b9d1bbd07fddc65819a542c3\n"));
+        for none in ["", "uninitialized\n", "00000000000000000000000000000000\n"] {
+            assert_eq!(fingerprint(none), "");
+        }
+        assert_eq!(machine_of(&folder.path().join("none")), "");
+    }
 
     #[test]
     fn a_copy_has_another_fingerprint_and_a_renamed_directory_the_same() {

@@ -37,7 +37,7 @@ mod walk;
 pub use backup_label::{BackupLabel, BackupLabelError};
 pub use backup_manifest::{ManifestFile, ManifestWriter, WalRange};
 pub use control::{ClusterState, ControlFile, ControlFileError, WalLevel};
-pub use fingerprint::{FingerprintError, instance_fingerprint};
+pub use fingerprint::{FingerprintError, instance_fingerprint, machine_fingerprint};
 pub use lsn::{Lsn, ParseLsnError, ParseNumberError, SystemId, TimelineId};
 pub use postmaster::{PostmasterPid, PostmasterPidError};
 pub use recovery::{

@@ -233,6 +233,20 @@ pub enum Command {
         timeline: TimelineId,
         /// The instance that writes it from now on.
         instance: String,
+        /// The machine that it is on. Empty where that is not known.
+        machine: String,
+    },
+    /// Removes the last WAL files of a timeline, by an administrator's word: another history of the cluster has them
+    /// otherwise. Removes what is named `from` or later; refused with `Recheck` where that is more than
+    /// [`FORGOTTEN_FILES`](crate::limits::FORGOTTEN_FILES) or where a later timeline branches off behind `from`. Reply:
+    /// `Done`.
+    ForgetWal {
+        /// The stanza; its current database.
+        stanza: StanzaName,
+        /// The first file. The timeline's history file: all that is known of the timeline.
+        from: WalFileName,
+        /// Also while the stanza is being restored: the sessions of the restores end.
+        force: bool,
     },
 
     /// Archives a WAL file. Every registered repository that is not among its replicas owes it from this step on.
@@ -449,6 +463,7 @@ impl Command {
             Self::StopStanza { .. } => "stop stanza",
             Self::StartStanza { .. } => "start stanza",
             Self::AdoptWriter { .. } => "adopt writer",
+            Self::ForgetWal { .. } => "forget WAL",
             Self::PushSegment(_) => "push segment",
             Self::AddChunks { .. } => "add chunks",
             Self::OpenSession { .. } => "open session",

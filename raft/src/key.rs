@@ -1,6 +1,7 @@
 //! Keys of tables. Their bytes sort as the things they name: numbers big-endian, texts ended by a zero byte (which no
 //! name holds) wherever something follows them.
 
+use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 
 use crate::model::{GarbageKey, LogIndex, NodeName, ObjectRef, RequestId, SessionId, TokenId};
@@ -75,6 +76,14 @@ pub fn segments(stanza: &StanzaName, db: DbId) -> Vec<u8> {
 pub fn segment(stanza: &StanzaName, db: DbId, file: &str) -> Vec<u8> {
     let mut key = segments(stanza, db);
     key.extend_from_slice(file.as_bytes());
+    key
+}
+
+/// A key in table `Pushes`.
+#[must_use]
+pub fn last_push(stanza: &StanzaName, db: DbId, timeline: TimelineId) -> Vec<u8> {
+    let mut key = segments(stanza, db);
+    key.extend_from_slice(&timeline.0.to_be_bytes());
     key
 }
 

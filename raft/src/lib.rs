@@ -42,11 +42,11 @@ pub use command::{Command, Proposal};
 pub use error::{CatalogError, ReadError};
 pub use model::{
     AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
-    CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Judgement, Lineage,
-    LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redeemed, Replica,
-    RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId, RunningBackup, SegmentRecord,
-    Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole,
-    VotePolicy, Writer,
+    CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Judgement, Known,
+    LastPush, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity,
+    Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId,
+    RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId,
+    TokenRecord, TokenRole, VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

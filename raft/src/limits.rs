@@ -70,6 +70,8 @@ pub const TOKEN_STANZAS: usize = 1024;
 pub const REPLICAS: usize = 512;
 /// Chunks, replicas, objects or files that one command is about.
 pub const ITEMS: usize = 4096;
+/// WAL files that one command forgets.
+pub const FORGOTTEN_FILES: usize = if cfg!(test) { 4 } else { 1000 };
 
 /// Cuts a text that is only for people, so that it does not keep a command from being carried out.
 #[must_use]
@@ -149,10 +151,15 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             reason(text)
         }
         Command::Audit { what: text } => reason(text),
-        Command::AdoptWriter { instance, .. } => self::instance(instance),
+        Command::AdoptWriter { instance, machine, .. } => {
+            self::instance(instance)?;
+            self::machine(machine)
+        }
         Command::PushSegment(push) => {
             object(&push.object)?;
             instance(&push.server.instance)?;
+            machine(&push.server.machine)?;
+            bounded("an address, in bytes", push.server.address.len(), NAME)?;
             bounded("the lines of a server's history", push.server.branches.len(), TIMELINES)?;
             branches(push.branches.len())
         }
@@ -189,6 +196,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         | Command::RetireRepository { .. }
         | Command::Backfill { .. }
         | Command::DeleteStanza { .. }
+        | Command::ForgetWal { .. }
         | Command::StartStanza { .. }
         | Command::AdoptSession { .. }
         | Command::CloseSession { .. }
@@ -237,6 +245,10 @@ fn instance(instance: &str) -> Result<(), Refusal> {
         instance.len(),
         INSTANCE,
     )
+}
+
+fn machine(machine: &str) -> Result<(), Refusal> {
+    bounded("the fingerprint of a machine, in bytes", machine.len(), INSTANCE)
 }
 
 fn branches(count: usize) -> Result<(), Refusal> {

@@ -229,6 +229,25 @@ pub enum Refusal {
         /// Who pushed.
         given: String,
     },
+    /// Invariant 12: the timeline's writer pushes from another machine.
+    #[error(
+        "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} seconds ago: {host} at \
+         {address} pushed {segment}; either its volume was moved here, or one of the two is a clone"
+    )]
+    OtherMachine {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The timeline.
+        timeline: TimelineId,
+        /// Who pushed there.
+        host: String,
+        /// The address that it came from.
+        address: String,
+        /// What was pushed.
+        segment: SegmentName,
+        /// How long ago.
+        seconds: i64,
+    },
     /// Invariant 12: a timeline whose history was not archived.
     #[error("timeline {timeline} of stanza {stanza} is not known: its history file must be archived first")]
     UnknownTimeline {
@@ -237,6 +256,18 @@ pub enum Refusal {
         /// The timeline.
         timeline: TimelineId,
     },
+    /// WAL that backups need is not forgotten.
+    #[error("{file} of stanza {stanza} and what follows it cannot be forgotten: backup {label} needs it{}", and_others(*more))]
+    BackupNeedsWal {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The first file.
+        file: WalFileName,
+        /// One of the backups.
+        label: BackupLabel,
+        /// How many others do.
+        more: u32,
+    },
     /// Invariant 12: a history that does not agree with a known one.
     #[error("the history of timeline {timeline} contradicts the archive of stanza {stanza}: for timeline {parent} it says {}, the archive {}", switch(*given), switch(*known))]
     HistoryContradicts {
@@ -244,6 +275,8 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The timeline of the given file.
         timeline: TimelineId,
+        /// The known timeline whose history says otherwise.
+        other: TimelineId,
         /// The line that differs.
         parent: TimelineId,
         /// Where the known history leaves that timeline, if it does.

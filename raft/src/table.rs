@@ -18,6 +18,8 @@ pub enum Table {
     Stanzas,
     /// Stanza, database, file name → WAL file.
     Segments,
+    /// Stanza, database, timeline → the last push of its writer.
+    Pushes,
     /// Digest → chunk.
     Chunks,
     /// Digest → when it was condemned; an index into `Chunks`.
@@ -49,13 +51,14 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
         Self::Counters,
         Self::Stanzas,
         Self::Segments,
+        Self::Pushes,
         Self::Chunks,
         Self::Condemned,
         Self::Backups,
@@ -81,6 +84,7 @@ impl Table {
             Self::Counters => "counters",
             Self::Stanzas => "stanzas",
             Self::Segments => "segments",
+            Self::Pushes => "pushes",
             Self::Chunks => "chunks",
             Self::Condemned => "condemned",
             Self::Backups => "backups",

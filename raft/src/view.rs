@@ -15,8 +15,8 @@ use crate::apply::{Base, Rows, Snapshots, names, objects, repository};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    AuditRecord, BackupRecord, CatalogPast, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LogIndex, Lost,
-    MeshRecord, NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord,
+    AuditRecord, BackupRecord, CatalogPast, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LastPush, LogIndex,
+    Lost, MeshRecord, NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord,
     SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
@@ -141,7 +141,26 @@ impl<B: Base> View<B> {
             || prefix.clone(),
             |file| key::after(key::segment(stanza, db, &file.to_string())),
         );
-        self.rows(Table::Segments, &from, &prefix, |key| match key::read_segment(key)? {
+        self.wal_files(&from, &prefix)
+    }
+
+    /// The WAL files of one database by name, `from` and those after it.
+    pub fn segments_from(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+        from: &WalFileName,
+    ) -> impl Iterator<Item = Result<(WalFileName, SegmentRecord), ReadError>> + Send {
+        let from = key::segment(stanza, db, &from.to_string());
+        self.wal_files(&from, &key::segments(stanza, db))
+    }
+
+    fn wal_files(
+        &self,
+        from: &[u8],
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(WalFileName, SegmentRecord), ReadError>> + Send + use<'_, B> {
+        self.rows(Table::Segments, from, prefix, |key| match key::read_segment(key)? {
             ObjectRef::Segment { file, .. } => Some(file),
             _ => None,
         })
@@ -177,6 +196,27 @@ impl<B: Base> View<B> {
             from = key::segment(stanza, db, &format!("{next:08X}"));
         }
         Ok(timelines)
+    }
+
+    /// The last push of a timeline's writer.
+    pub fn last_push(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+        timeline: TimelineId,
+    ) -> Result<Option<LastPush>, ReadError> {
+        self.base.record(Table::Pushes, &key::last_push(stanza, db, timeline))
+    }
+
+    /// The last push of each timeline's writer.
+    pub fn last_pushes(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+    ) -> impl Iterator<Item = Result<LastPush, ReadError>> + Send {
+        let prefix = key::segments(stanza, db);
+        let rows = self.rows(Table::Pushes, &prefix, &prefix, |_| Some(()));
+        rows.map(|row| row.map(|((), push)| push))
     }
 
     /// The last complete segment of a timeline. Looks at the end of its WAL files only.

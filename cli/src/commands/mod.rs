@@ -1,6 +1,7 @@
 //! The commands, a file each. A command returns what the process exits with, or a [`Failure`] for the user.
 
 mod annotate;
+mod archive_forget;
 mod archive_get;
 mod archive_push;
 mod backup;
@@ -103,6 +104,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::RepoSync => repo_sync::run(config).await,
         Command::RepoUpdate => repository::update(config).await,
         Command::Restore => restore::run(config).await,
+        Command::ArchiveForget => archive_forget::run(config).await,
         Command::CatalogAcceptLoss => stop::accept_loss(config).await,
         Command::SessionEnd => stop::end_session(config).await,
         Command::StanzaAdopt => stanza::adopt(config).await,

@@ -6,11 +6,13 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
 use crate::output;
-use crate::pg::{OpenCluster, database_failure, open_cluster, read_cluster_files};
+use crate::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files};
 use crate::restore::refuse_running;
 use pgmesh_node::protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
 use pgmesh_node::{Failure, code};
+use pgmesh_postgres::{ClusterState, machine_fingerprint};
 use pgmesh_storage::StanzaName;
+use std::path::Path;
 
 /// Creates the stanza for the cluster at `pg1-path`.
 pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
@@ -135,11 +137,24 @@ async fn refuse_standby(cluster: &OpenCluster) -> Result<(), Failure> {
     if !asked.map_err(|error| database_failure(&error))? {
         return Ok(());
     }
-    let what = format!(
-        "the cluster at {} is a standby: it is in recovery",
-        cluster.pgdata.display()
+    Err(standby(&cluster.pgdata))
+}
+
+/// As [`refuse_standby`], where the server is not asked.
+fn refuse_standby_files(files: &ClusterFiles) -> Result<(), Failure> {
+    let is_standby = matches!(
+        files.control.state,
+        ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery
     );
-    Err(Failure::new(code::DB_CONNECT, what).remedy("run this on the primary; a standby needs no stanza of its own"))
+    match is_standby {
+        true => Err(standby(&files.pgdata)),
+        false => Ok(()),
+    }
+}
+
+fn standby(pgdata: &Path) -> Failure {
+    let what = format!("the cluster at {} is a standby: it is in recovery", pgdata.display());
+    Failure::new(code::DB_CONNECT, what).remedy("run this on the primary; a standby needs no stanza of its own")
 }
 
 /// What the mesh is to know of the cluster: from its files, and from the server where it runs.
@@ -151,6 +166,7 @@ async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
         (cluster.control, cluster.instance)
     } else {
         let files = read_cluster_files(config)?;
+        refuse_standby_files(&files)?;
         (files.control, files.instance)
     };
     Ok(CreateStanza {
@@ -160,6 +176,7 @@ async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
         catalog_version: control.catalog_version,
         segment_size: control.segment_size,
         instance,
+        machine: machine_fingerprint(),
         timeline: timeline(&control),
     })
 }

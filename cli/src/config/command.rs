@@ -11,6 +11,7 @@ use std::fmt;
 #[allow(missing_docs, reason = "each variant is documented by its entry in COMMANDS")]
 pub enum Command {
     Annotate,
+    ArchiveForget,
     ArchiveGet,
     ArchivePush,
     Backup,

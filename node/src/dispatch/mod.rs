@@ -14,6 +14,7 @@ use bytes::Bytes;
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -27,16 +28,18 @@ pub(crate) struct Served {
     node: Arc<Node>,
     peer: Peer,
     actor: String,
+    remote: IpAddr,
     number: ConnectionNumber,
 }
 
 impl Served {
     /// A connection of this peer, who is `actor` in the audit trail.
-    pub fn new(node: Arc<Node>, peer: Peer, actor: String, number: ConnectionNumber) -> Self {
+    pub fn new(node: Arc<Node>, peer: Peer, actor: String, remote: IpAddr, number: ConnectionNumber) -> Self {
         Self {
             node,
             peer,
             actor,
+            remote,
             number,
         }
     }
@@ -104,17 +107,16 @@ impl Served {
                 };
                 reply(stream, Ok(facts)).await
             }
-            Request::PushSegment(push) => {
+            Request::PushSegment(mut push) => {
+                push.server.address = self.remote.to_string();
                 let held = self.hold_copies(push.payload).await;
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
-                // A standby waits for its primary to archive.
-                let waits = push.server.in_recovery;
+                let server = push.server.clone();
                 let pushed = node.push_segment(actor, push, body, held).await;
-                if !waits {
-                    node.refused.note(&stanza, actor, &file, pushed.as_ref().map(drop));
-                }
+                node.refused
+                    .note(&stanza, actor, &server, &file, pushed.as_ref().map(drop));
                 let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
                 let answered = logged(stream, "archive-push", pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
@@ -205,6 +207,7 @@ impl Served {
             Request::AdoptStanza { cluster, force } => {
                 logged(stream, "stanza-adopt", node.adopt_stanza(actor, cluster, force).await).await
             }
+            Request::ForgetWal(forget) => logged(stream, "archive-forget", node.forget_wal(actor, forget).await).await,
             Request::DeleteStanza { stanza, force, is_down } => {
                 let deleted = node.delete_stanza(actor, stanza, force, is_down).await;
                 logged(stream, "stanza-delete", deleted).await

@@ -569,6 +569,8 @@ pub(super) fn push(segment: u32, claims: Vec<Claim>, ack: u16, checked_at: LogIn
         system_id: SystemId(7),
         server: pgmesh_raft::Server {
             instance: "a".to_owned(),
+            machine: String::new(),
+            address: String::new(),
             in_recovery: false,
             timeline: TimelineId(1),
             branches: Vec::new(),

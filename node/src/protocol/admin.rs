@@ -22,6 +22,8 @@ pub struct CreateStanza {
     pub segment_size: SegmentSize,
     /// The fingerprint of the data directory (invariant 12).
     pub instance: String,
+    /// The fingerprint of the machine. Empty where it has none.
+    pub machine: String,
     /// The cluster's current timeline.
     pub timeline: pgmesh_postgres::TimelineId,
 }
@@ -50,6 +52,45 @@ pub struct AdoptedStanza {
     pub before: Option<(String, String)>,
     /// The last segment of the timeline that is archived, and when it was, Unix seconds.
     pub last: Option<(SegmentName, i64)>,
+}
+
+/// Asks to forget WAL that another history of the cluster has otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForgetWal {
+    /// The stanza.
+    pub stanza: StanzaName,
+    /// The first file of a timeline that is forgotten, with all behind it: a segment, or the timeline's history file.
+    pub from: String,
+    /// Also what was pushed a moment ago, and with the backups that need it.
+    pub force: bool,
+    /// Only says what would be forgotten.
+    pub dry_run: bool,
+}
+
+/// WAL that was forgotten, or would be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForgottenWal {
+    /// Of each timeline the files that are concerned, those that branch off first.
+    pub timelines: Vec<ForgottenTimeline>,
+    /// Backups that need them: removed with them. The first few.
+    pub backups: Vec<String>,
+    /// How many backups these are.
+    pub backup_count: u64,
+}
+
+/// The end of a timeline that was forgotten, or would be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ForgottenTimeline {
+    /// The timeline.
+    pub timeline: pgmesh_postgres::TimelineId,
+    /// The first file.
+    pub first: String,
+    /// The last file.
+    pub last: String,
+    /// How many there are.
+    pub files: u64,
+    /// Bytes that they take in all repositories.
+    pub bytes: u64,
 }
 
 /// Stops or starts.

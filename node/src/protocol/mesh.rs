@@ -138,6 +138,10 @@ pub struct StuckArchiver {
     pub stanza: String,
     /// Who pushes: `client pg1`.
     pub host: String,
+    /// The address that it comes from.
+    pub address: String,
+    /// The fingerprint of the data directory.
+    pub instance: String,
     /// The file that it offers again and again.
     pub file: String,
     /// Since when it is refused, Unix seconds.
@@ -251,4 +255,13 @@ pub enum SyncEvent {
     },
     /// It cannot go on.
     Failed(crate::Failure),
+}
+
+impl MeshStatus {
+    /// The hosts whose WAL is refused, each once.
+    #[must_use]
+    pub fn stuck(&self) -> Vec<StuckArchiver> {
+        let told = self.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
+        crate::stuck::merged(told.flat_map(|own| &own.stuck))
+    }
 }

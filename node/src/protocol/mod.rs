@@ -15,9 +15,9 @@ mod peer;
 mod verify;
 
 pub use admin::{
-    AdoptedStanza, AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, Invite, JoinAccepted,
-    JoinRequest, ListRepository, NewStanza, ReadRepository, Replaced, RepositoryListing, RepositoryObject,
-    SegmentPresence, SetStopped,
+    AdoptedStanza, AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, ForgetWal,
+    ForgottenTimeline, ForgottenWal, Invite, JoinAccepted, JoinRequest, ListRepository, NewStanza, ReadRepository,
+    Replaced, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
 };
 pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
 pub use backup::{
@@ -130,6 +130,9 @@ pub enum Request {
         /// Although the writer before it has pushed a moment ago.
         force: bool,
     },
+    /// Forgets the end of a timeline that another history of the cluster has otherwise (invariant 12). Reply:
+    /// [`ForgottenWal`].
+    ForgetWal(ForgetWal),
     /// Deletes a stanza with all its backups and WAL. Reply: [`DeletedStanza`].
     DeleteStanza {
         /// The stanza.
@@ -257,6 +260,7 @@ impl Request {
             Self::ArchiveStatus(r) => Some(&r.stanza),
             Self::Verify(r) => r.stanza.as_ref(),
             Self::CreateStanza(r) | Self::UpgradeStanza(r) | Self::AdoptStanza { cluster: r, .. } => Some(&r.stanza),
+            Self::ForgetWal(r) => Some(&r.stanza),
             Self::SetStopped(r) => r.stanza.as_ref(),
             Self::Annotate(r) => Some(&r.stanza),
             Self::Hello
@@ -312,6 +316,7 @@ impl Request {
             Self::ArchiveStatus(_) => "archive status",
             Self::Verify(_) => "verify",
             Self::AdoptStanza { .. } => "stanza-adopt",
+            Self::ForgetWal(_) => "archive-forget",
             Self::CreateStanza(_) => "stanza-create",
             Self::UpgradeStanza(_) => "stanza-upgrade",
             Self::DeleteStanza { .. } => "stanza-delete",

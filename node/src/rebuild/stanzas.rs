@@ -263,6 +263,7 @@ impl Rebuilding {
                 stanza: stanza.clone(),
                 timeline: *timeline,
                 instance: instance.unwrap_or(UNKNOWN_WRITER).to_owned(),
+                machine: String::new(),
             };
             self.propose(command).await?;
         }

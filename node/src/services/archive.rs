@@ -149,7 +149,7 @@ impl Node {
             .await?;
         let object = claimed_object(payload, outcome.claims());
         let reply = self
-            .commit_push(actor, push, file, aside, object, ack, checked_at, branches)
+            .commit_push(actor, push, &database, file, aside, object, ack, checked_at, branches)
             .await?;
         let (already, replicas) = match reply {
             Reply::Pushed { replicas } => (false, replicas),
@@ -166,6 +166,7 @@ impl Node {
         &self,
         actor: &str,
         push: &PushSegment,
+        database: &Database,
         file: &WalFileName,
         aside: Option<command::Aside>,
         object: ClaimedObject,
@@ -195,6 +196,9 @@ impl Node {
                 | Refusal::StaleGenerations(_)
                 | Refusal::TooFewReplicas { .. },
             )) => Err(PushError::Moved),
+            Err(CatalogError::Refused(refusal)) => Err(self
+                .explained(&self.catalog.view(), database, push, refusal, None)
+                .into()),
             Err(error) => Err(Failure::from(error).into()),
         }
     }

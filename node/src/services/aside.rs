@@ -1,12 +1,13 @@
 //! Which files of a push go into the archive, and which are set aside (invariants 3 and 12; decision 29).
 
 use super::archive::segment_ref;
+use super::refused_push::position;
 use crate::protocol::PushSegment;
 use crate::refs;
 use crate::{Failure, Node, code};
 use pgmesh_postgres::wal::switched_at;
-use pgmesh_postgres::{Lsn, WalFileName};
-use pgmesh_raft::{Database, Judgement, Refusal, SegmentRecord, StanzaRecord, View, command};
+use pgmesh_postgres::{SegmentName, WalFileName};
+use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
 use pgmesh_storage::{Payload, StanzaName};
 
 /// Where a pushed file goes.
@@ -42,7 +43,23 @@ impl Node {
         if digest == Some(payload.digest) {
             return Ok(archived_here(known));
         }
-        let judged = stanza.judge(&push.stanza, *file, &push.server, digest, payload.digest)?;
+        let last_push = view.last_push(&push.stanza, database.id, file.timeline())?;
+        let seen = Known {
+            content: digest,
+            last_push: last_push.as_ref(),
+            now: crate::now_unix(),
+        };
+        let judged = match stanza.judge(&push.stanza, *file, &push.server, seen, payload.digest) {
+            Ok(judged) => judged,
+            Err(refusal) => {
+                let parting = match refusal {
+                    Refusal::Duplicate { .. } => self.parting(view, database, push, file, payload).await.ok(),
+                    _ => None,
+                };
+                let parting = parting.and_then(|byte| position(*file, database, byte));
+                return Err(self.explained(view, database, push, refusal, parting));
+            }
+        };
         let (Judgement::Aside { upto }, Some(segment)) = (judged, file.segment()) else {
             return Ok(archived_here(known));
         };
@@ -74,37 +91,10 @@ impl Node {
         payload: &Payload,
         shared: u64,
     ) -> Result<(), Failure> {
-        let object = segment_ref(push, database, file);
-        let Some(known) = refs::known(view, &object)? else {
+        let Some(known) = refs::known(view, &segment_ref(push, database, file))? else {
             return Ok(());
         };
-        let source = self.read_known(&object, &known, &[]).await.map_err(Failure::again)?;
-        let (suite, given, archived) = (self.suite(), payload.clone(), source.payload);
-        let Some(segment) = file.segment() else {
-            return Ok(());
-        };
-        let start = segment.start(database.segment_size);
-        let same = tokio::task::spawn_blocking(move || {
-            let (given, archived) = (given.open(suite).ok()?, archived.open(suite).ok()?);
-            let pairs = given.iter().zip(archived.iter());
-            let same = pairs.take_while(|(given, archived)| given == archived).count() as u64;
-            // Behind a switch there are no records.
-            let is_behind = |switch: &Lsn| start.0.saturating_add(same) >= switch.0;
-            match switched_at(segment, &archived).filter(is_behind) {
-                Some(_) => Some(u64::MAX),
-                None => Some(same),
-            }
-        });
-        let same = same
-            .await
-            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
-        let same = same.ok_or_else(|| {
-            Failure::new(
-                code::CHECKSUM,
-                format!("what is archived as {file} cannot be read to be compared"),
-            )
-            .again()
-        })?;
+        let same = self.parting(view, database, push, file, payload).await?;
         if same >= shared {
             return Ok(());
         }
@@ -114,10 +104,49 @@ impl Node {
             known: known.digest,
             given: payload.digest,
         };
-        Err(Failure::from(refusal).because(format!(
-            "their contents part at {}, before the server's timeline left this one",
-            Lsn(start.0.saturating_add(same))
-        )))
+        Err(self.explained(view, database, push, refusal, position(*file, database, same)))
+    }
+
+    /// So many bytes of a file are as those that are archived under its name. All of them, where both go on alike up to a
+    /// switch of segments: behind it there are no records.
+    async fn parting(
+        &self,
+        view: &View,
+        database: &Database,
+        push: &PushSegment,
+        file: &WalFileName,
+        payload: &Payload,
+    ) -> Result<u64, Failure> {
+        let object = segment_ref(push, database, file);
+        let Some(known) = refs::known(view, &object)? else {
+            return Ok(u64::MAX);
+        };
+        let source = self.read_known(&object, &known, &[]).await.map_err(Failure::again)?;
+        let (suite, given, archived) = (self.suite(), payload.clone(), source.payload);
+        let (segment, size) = (file.segment(), database.segment_size);
+        let same = tokio::task::spawn_blocking(move || {
+            let (given, archived) = (given.open(suite).ok()?, archived.open(suite).ok()?);
+            let pairs = given.iter().zip(archived.iter());
+            let same = pairs.take_while(|(given, archived)| given == archived).count() as u64;
+            let is_behind = |segment: SegmentName| {
+                let switch = switched_at(segment, &archived);
+                switch.is_some_and(|switch| segment.start(size).0.saturating_add(same) >= switch.0)
+            };
+            match segment.is_some_and(is_behind) {
+                true => Some(u64::MAX),
+                false => Some(same),
+            }
+        });
+        let same = same
+            .await
+            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
+        same.ok_or_else(|| {
+            Failure::new(
+                code::CHECKSUM,
+                format!("what is archived as {file} cannot be read to be compared"),
+            )
+            .again()
+        })
     }
 }
 

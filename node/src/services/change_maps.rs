@@ -272,6 +272,8 @@ impl Node {
             // Nobody's: a node makes it.
             server: Server {
                 instance: String::new(),
+                machine: String::new(),
+                address: String::new(),
                 in_recovery: true,
                 timeline: wanted.name.timeline,
                 branches: Vec::new(),

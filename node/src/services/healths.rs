@@ -44,7 +44,7 @@ impl Node {
         let accounts = nodes.iter().map(|node| self.account_of(&node.name, GLANCE_LIMIT));
         let told = join_all(accounts).await.into_iter().flatten().flat_map(|own| own.stuck);
         let known = told.filter(|stuck| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza)));
-        crate::stuck::merged(known)
+        crate::stuck::merged(&known.collect::<Vec<_>>())
     }
 
     /// The nodes that reach a shared repository, or declare it, and how it does there.

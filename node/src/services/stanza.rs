@@ -8,13 +8,13 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_postgres::WalFileName;
 use pgmesh_raft::command::{ClaimedObject, Cluster};
-use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord};
+use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, Server, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
 
 /// How often the description of a cluster is written under another name, when the catalog moved under it.
 const TRIES: usize = 8;
 /// WAL that was pushed so many seconds ago is a sign that its cluster runs.
-const RECENT_PUSH_SECONDS: i64 = 300;
+pub(super) const RECENT_PUSH_SECONDS: i64 = 300;
 
 impl Node {
     /// Creates a stanza. For the same cluster it changes nothing: configuration management may run it everywhere, on
@@ -56,12 +56,26 @@ impl Node {
         let database = current(&record, &cluster.stanza)?;
         need_same_cluster(&cluster, &database)?;
         let timeline = cluster.timeline;
-        let last = view.last_segment(&cluster.stanza, database.id, timeline)?;
-        let last = last.map(|(segment, record)| (segment, record.pushed_at));
+        // What a standby has archived says nothing of the writer.
+        let last = match view.last_push(&cluster.stanza, database.id, timeline)? {
+            Some(last) => Some((last.segment, last.at)),
+            None => {
+                let last = view.last_segment(&cluster.stanza, database.id, timeline)?;
+                last.map(|(segment, record)| (segment, record.pushed_at))
+            }
+        };
+        let here = Server {
+            instance: cluster.instance.clone(),
+            machine: cluster.machine.clone(),
+            address: String::new(),
+            in_recovery: false,
+            timeline,
+            branches: Vec::new(),
+        };
         let before = record
             .writers
             .get(&timeline)
-            .filter(|writer| writer.instance != cluster.instance);
+            .filter(|writer| writer.instance != cluster.instance || writer.is_elsewhere(&here));
         let before = before.map(|writer| (writer.instance.clone(), writer.host.clone()));
         let is_bound = record.writers.contains_key(&timeline);
         let adopted = AdoptedStanza { timeline, before, last };
@@ -90,6 +104,7 @@ impl Node {
             stanza: cluster.stanza,
             timeline,
             instance: cluster.instance,
+            machine: cluster.machine,
         };
         self.catalog.propose(actor, command).await?;
         Ok(adopted)
@@ -366,7 +381,7 @@ fn database_command(create: &CreateStanza, info: ClaimedObject, checked_at: LogI
     }
 }
 
-fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Database, Failure> {
+pub(super) fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Database, Failure> {
     if record.deleting {
         return Err(Refusal::StanzaDeleting(stanza.clone()).into());
     }

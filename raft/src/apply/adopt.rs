@@ -299,6 +299,7 @@ mod tests {
                 stanza: stanza(),
                 timeline: TimelineId(2),
                 instance: "a".to_owned(),
+                machine: String::new(),
             })
             .unwrap();
         let mut clone = push_segment(2, 5, 7);

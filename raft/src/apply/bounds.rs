@@ -95,11 +95,17 @@ fn what_grows_by_many_small_commands_is_bounded() {
         stanza: stanza(),
         timeline: TimelineId(timeline),
         instance: "i".repeat(limits::INSTANCE),
+        machine: "m".repeat(limits::INSTANCE),
     };
     // As so many commands would have left it.
     let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
     let actor = "a".repeat(limits::WRITER_HOST);
-    let writer = Writer::new("i".repeat(limits::INSTANCE), LogIndex(1), &actor);
+    let writer = Writer::new(
+        "i".repeat(limits::INSTANCE),
+        "m".repeat(limits::INSTANCE),
+        LogIndex(1),
+        &actor,
+    );
     let timelines = (1..limit).map(TimelineId);
     record.writers = timelines.map(|timeline| (timeline, writer.clone())).collect();
     put_stanza(&mut world, &record);
@@ -141,12 +147,12 @@ fn invariant_12_no_number_of_timelines_stops_an_archiver() {
     record.histories = (2..limit)
         .map(|timeline| (TimelineId(timeline), history(timeline)))
         .collect();
-    let writer = |timeline: u32| Writer::new(format!("test {timeline}"), LogIndex(1), "test");
+    let writer = |timeline: u32| Writer::new(format!("test {timeline}"), String::new(), LogIndex(1), "test");
     record
         .writers
         .extend((2..limit).map(|timeline| (TimelineId(timeline), writer(timeline))));
     // It was bound before any of them.
-    let primary = Writer::new("a".to_owned(), LogIndex(1), "test");
+    let primary = Writer::new("a".to_owned(), String::new(), LogIndex(1), "test");
     record.writers.insert(TimelineId(1), primary);
     put_stanza(&mut world, &record);
     for timeline in limit..limit + 20 {
@@ -309,7 +315,8 @@ fn command() -> impl Strategy<Value = Command> {
         (1_u32..5000, text()).prop_map(|(timeline, instance)| Command::AdoptWriter {
             stanza: stanza(),
             timeline: TimelineId(timeline),
-            instance
+            instance: instance.clone(),
+            machine: instance,
         }),
         text().prop_map(|holder| Command::OpenSession {
             kind: SessionKind::Backup,

@@ -25,12 +25,15 @@ mod txn;
 
 #[cfg(test)]
 mod claims;
+mod forget_wal;
 #[cfg(test)]
 mod forgotten;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod refusals_fence;
 #[cfg(test)]
 mod refusals_mesh;
 #[cfg(test)]
@@ -304,7 +307,9 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             stanza,
             timeline,
             instance,
-        } => stanza::adopt_writer(step, &stanza, timeline, instance),
+            machine,
+        } => stanza::adopt_writer(step, &stanza, timeline, instance, machine),
+        Command::ForgetWal { stanza, from, force } => forget_wal::forget(step, &stanza, from, force),
         Command::PushSegment(push) => segment::push(step, *push),
         Command::AddChunks { session, ack, chunks } => chunk::add(step, session, ack, chunks),
         Command::OpenSession {

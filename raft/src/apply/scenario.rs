@@ -293,6 +293,8 @@ pub(crate) fn push_file(file: WalFileName, content: u8, replicas: &[Replica]) ->
 pub(crate) fn server(instance: &str, timeline: u32, branches: &[(u32, u64)]) -> Server {
     Server {
         instance: instance.to_owned(),
+        machine: String::new(),
+        address: String::new(),
         in_recovery: false,
         timeline: TimelineId(timeline),
         branches: self::branches(branches),

@@ -1,12 +1,14 @@
 //! Archiving WAL files: invariants 1, 3 and 12.
 
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_storage::StanzaName;
+use pgmesh_storage::{Digest, StanzaName};
 
 use super::objects::{Found, need_replicas, place_more, place_new};
 use super::{Base, Outcome, Step, stanza};
 use crate::command::{Aside, PushSegment};
-use crate::model::{Branch, Database, HistoryRecord, Judgement, ObjectRef, SegmentRecord, StanzaRecord, Writer};
+use crate::model::{
+    Branch, Database, HistoryRecord, Judgement, Known, LastPush, ObjectRef, SegmentRecord, StanzaRecord, Writer,
+};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -67,21 +69,42 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         pushed: step.index,
     };
     step.txn.put(Table::Segments, key, &record);
+    note_push(step, &db, &push);
     Ok(Reply::Pushed { replicas })
+}
+
+/// Where the writer of a timeline was seen last, for whoever is refused in its place.
+fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegment) {
+    let WalFileName::Segment(segment) = push.file else {
+        return;
+    };
+    if !push.server.writes(segment.timeline) {
+        return;
+    }
+    let last = LastPush {
+        instance: push.server.instance.clone(),
+        host: limits::shortened(step.actor.to_owned(), limits::WRITER_HOST),
+        address: push.server.address.clone(),
+        segment,
+        at: step.at,
+    };
+    let key = key::last_push(&push.stanza, db.id, segment.timeline);
+    step.txn.put(Table::Pushes, key, &last);
 }
 
 /// A standby may have archived a segment before the server that wrote it. That one is bound all the same.
 fn bind_by_same_bytes<B: Base>(step: &mut Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushSegment) {
     let timeline = push.file.timeline();
-    let writes =
-        matches!(push.file, WalFileName::Segment(_)) && !push.server.in_recovery && push.server.timeline == timeline;
+    let writes = matches!(push.file, WalFileName::Segment(_)) && push.server.writes(timeline);
     if writes && !owner.writers.contains_key(&timeline) {
-        owner.writers.insert(
-            timeline,
-            Writer::new(push.server.instance.clone(), step.index, step.actor),
-        );
+        owner.writers.insert(timeline, writer(step, push));
         stanza::put(step, &push.stanza, owner);
     }
+}
+
+fn writer<B: Base>(step: &Step<'_, '_, B>, push: &PushSegment) -> Writer {
+    let server = &push.server;
+    Writer::new(server.instance.clone(), server.machine.clone(), step.index, step.actor)
 }
 
 /// Invariant 12: only WAL of the stanza's cluster.
@@ -138,7 +161,9 @@ fn fence<B: Base>(
         (None, WalFileName::Aside { .. }) => return Err(Refusal::Recheck { since: step.index }.into()),
         (None, WalFileName::Map(_)) => return Ok(false),
         (None, file) => {
-            match owner.judge(&push.stanza, file, &push.server, None, push.object.digest)? {
+            let last_push = last_push(step, db, push)?;
+            let known = known(step, None, last_push.as_ref());
+            match owner.judge(&push.stanza, file, &push.server, known, push.object.digest)? {
                 Judgement::Archive { binds } => binds,
                 // The node looks again, and sets it aside.
                 Judgement::Aside { .. } => return Err(Refusal::Recheck { since: step.index }.into()),
@@ -146,9 +171,8 @@ fn fence<B: Base>(
         }
     };
     match owner.writers.get_mut(&timeline) {
-        None if binds => {
-            let writer = Writer::new(push.server.instance.clone(), step.index, step.actor);
-            owner.writers.insert(timeline, writer);
+        _ if binds => {
+            owner.writers.insert(timeline, writer(step, push));
             Ok(true)
         }
         Some(writer)
@@ -159,6 +183,19 @@ fn fence<B: Base>(
             Ok(true)
         }
         None | Some(_) => Ok(false),
+    }
+}
+
+fn last_push<B: Base>(step: &Step<'_, '_, B>, db: &Database, push: &PushSegment) -> Outcome<Option<LastPush>> {
+    let key = key::last_push(&push.stanza, db.id, push.file.timeline());
+    Ok(step.txn.record(Table::Pushes, &key)?)
+}
+
+fn known<'a, B: Base>(step: &Step<'_, '_, B>, content: Option<Digest>, last_push: Option<&'a LastPush>) -> Known<'a> {
+    Known {
+        content,
+        last_push,
+        now: step.at,
     }
 }
 
@@ -177,9 +214,11 @@ fn refuse_aside<B: Base>(
     let key = key::segment(&push.stanza, db.id, &aside.of.to_string());
     let archived = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
     let archived = archived.filter(|archived| !archived.object.is_unknown());
-    let known = archived.map(|archived| archived.object.digest);
+    let content = archived.map(|archived| archived.object.digest);
+    let last_push = last_push(step, db, push)?;
+    let known = known(step, content, last_push.as_ref());
     match owner.judge(&push.stanza, aside.of, &push.server, known, push.object.digest)? {
-        Judgement::Aside { .. } if known == aside.compared => Ok(()),
+        Judgement::Aside { .. } if content == aside.compared => Ok(()),
         _ => Err(moved().into()),
     }
 }
@@ -257,6 +296,7 @@ pub(super) fn refuse_contradiction(
                 return Err(Refusal::HistoryContradicts {
                     stanza: stanza.clone(),
                     timeline,
+                    other: *known_timeline,
                     parent,
                     known: known.map(|branch| branch.switch),
                     given: given.map(|branch| branch.switch),

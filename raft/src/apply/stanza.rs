@@ -198,7 +198,7 @@ pub(super) fn upgrade<B: Base>(
     Ok(Reply::Database(db))
 }
 
-fn refuse_running_backup(stanza: &StanzaName, record: &StanzaRecord) -> Result<(), Refusal> {
+pub(super) fn refuse_running_backup(stanza: &StanzaName, record: &StanzaRecord) -> Result<(), Refusal> {
     match &record.backup {
         Some(running) => Err(Refusal::BackupRunning {
             stanza: stanza.clone(),
@@ -234,6 +234,7 @@ pub(super) fn adopt_writer<B: Base>(
     stanza: &StanzaName,
     timeline: TimelineId,
     instance: String,
+    machine: String,
 ) -> Outcome {
     let mut record = need(step, stanza)?;
     step.audit(format!(
@@ -241,7 +242,7 @@ pub(super) fn adopt_writer<B: Base>(
     ));
     record
         .writers
-        .insert(timeline, Writer::new(instance, step.index, step.actor));
+        .insert(timeline, Writer::new(instance, machine, step.index, step.actor));
     record.make_room();
     put(step, stanza, &record);
     Ok(Reply::Done)
@@ -277,6 +278,9 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
         };
         discard(step, &object, &found)?;
     }
+    for (key, _) in first_keys(step, Table::Pushes, stanza, usize::MAX)? {
+        step.txn.delete(Table::Pushes, key);
+    }
     step.txn.delete(Table::Stanzas, key::stanza(stanza));
     step.audit(format!("stanza {stanza} deleted"));
     Ok(Reply::Deleting { more: false })
@@ -284,7 +288,7 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
 
 /// A restore holds what it reads by its session, and the catalog must still say where that is: the WAL, above all, of
 /// which nothing is written down elsewhere. With `force` the sessions end. What to add to the audit trail.
-fn end_restores<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, force: bool) -> Outcome<String> {
+pub(super) fn end_restores<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, force: bool) -> Outcome<String> {
     let restores = restores(step, stanza)?;
     let Some((session, holder)) = restores.first() else {
         return Ok(String::new());

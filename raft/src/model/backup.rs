@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pgmesh_postgres::{Lsn, SegmentName, TimelineId};
+use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, RepoKey};
 use serde::{Deserialize, Serialize};
 
@@ -51,4 +51,13 @@ pub struct BackupRecord {
     pub manifest: StoredObject,
     /// The version of pgmesh that took it.
     pub program: String,
+}
+
+impl BackupRecord {
+    /// Whether the backup needs a WAL file, or one of the same timeline behind it. A history file stands for the whole
+    /// timeline.
+    #[must_use]
+    pub fn needs(&self, from: WalFileName) -> bool {
+        self.wal_stop.timeline == from.timeline() && from.segment().is_none_or(|segment| segment <= self.wal_stop)
+    }
 }

@@ -13,6 +13,8 @@
 //!
 //! - A server that is on a timeline and not in recovery *writes* it. The first one that does is bound to it. Another
 //!   one is a copy, or the same one in another place: it is refused until somebody says which.
+//! - Such a server on another machine is one whose volume was moved, or a clone of that volume. While its machine pushes
+//!   it is refused; once that has been silent for [`Server::MOVED_AFTER`] it goes on, and is bound to the new machine.
 //! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may
 //!   give it.
 //! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it
@@ -26,7 +28,7 @@ use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, StanzaRecord, Writer};
+use super::{Branch, LastPush, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 
 /// The server that a file comes from, as its own files describe it.
@@ -34,6 +36,10 @@ use crate::refusal::Refusal;
 pub struct Server {
     /// The fingerprint of its data directory.
     pub instance: String,
+    /// The fingerprint of the machine. Empty where it has none.
+    pub machine: String,
+    /// The address that its push came from. A node that is asked sets it.
+    pub address: String,
     /// Whether it is in recovery (pg_control's state).
     pub in_recovery: bool,
     /// The timeline that it is on.
@@ -41,6 +47,28 @@ pub struct Server {
     /// How that came about: the lines of its history file, oldest first. Empty for timeline 1, and where the file is
     /// missing.
     pub branches: Vec<Branch>,
+}
+
+impl Server {
+    /// So many seconds after a machine's last push the same data directory may push from another machine.
+    pub const MOVED_AFTER: i64 = 120;
+
+    /// Whether the server writes this timeline.
+    #[must_use]
+    pub fn writes(&self, timeline: TimelineId) -> bool {
+        !self.in_recovery && self.timeline == timeline
+    }
+}
+
+/// What the catalog knows when a file is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// What is archived under the file's name.
+    pub content: Option<Digest>,
+    /// The last push of the writer of the file's timeline.
+    pub last_push: Option<&'a LastPush>,
+    /// The time, in seconds since the Unix epoch.
+    pub now: i64,
 }
 
 /// What becomes of a file that is pushed.
@@ -60,20 +88,21 @@ pub enum Judgement {
 }
 
 impl StanzaRecord {
-    /// Judges a file that is not archived with this content. `known` is what is archived under its name.
+    /// Judges a file that is not archived with this content.
     ///
     /// # Errors
-    /// [`Refusal::OtherWriter`] where another server writes the timeline; [`Refusal::Duplicate`] where another content is archived
-    /// (invariant 3).
+    /// [`Refusal::OtherWriter`] where another server writes the timeline, [`Refusal::OtherMachine`] where the same one does on
+    /// another machine; [`Refusal::Duplicate`] where another content is archived (invariant 3).
     pub fn judge(
         &self,
         stanza: &StanzaName,
         file: WalFileName,
         server: &Server,
-        known: Option<Digest>,
+        known: Known<'_>,
         given: Digest,
     ) -> Result<Judgement, Refusal> {
-        let archive = |binds| match known {
+        let is_archived = known.content.is_some();
+        let archive = |binds| match known.content {
             None => Ok(Judgement::Archive { binds }),
             Some(known) => Err(Refusal::Duplicate {
                 stanza: stanza.clone(),
@@ -83,23 +112,25 @@ impl StanzaRecord {
             }),
         };
         match file {
-            WalFileName::Segment(segment) => match self.place(segment, server, known.is_some()) {
+            WalFileName::Segment(segment) => match self.place(segment, server, known) {
                 Place::Written { binds } => archive(binds),
                 // After a switch of segments two servers may have different remains behind the last record.
-                Place::Shared if known.is_some() => Ok(Judgement::Aside {
+                Place::Shared if is_archived => Ok(Judgement::Aside {
                     upto: self.end(segment),
                 }),
                 Place::Shared => archive(false),
                 Place::Aside { upto } => Ok(Judgement::Aside { upto }),
                 Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
+                Place::Elsewhere(last) => Err(last.refusal(stanza, segment.timeline, known.now)),
             },
             // Whoever is promoted archives the last, unfinished segment of the timeline that it leaves. Of two
             // promotions within one segment each has its own. No recovery asks for it.
-            WalFileName::Partial(segment) if known.is_some() => Ok(Judgement::Aside {
+            WalFileName::Partial(segment) if is_archived => Ok(Judgement::Aside {
                 upto: self.start(segment),
             }),
-            WalFileName::BackupHistory { segment, .. } => match self.place(segment, server, known.is_some()) {
+            WalFileName::BackupHistory { segment, .. } => match self.place(segment, server, known) {
                 Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
+                Place::Elsewhere(last) => Err(last.refusal(stanza, segment.timeline, known.now)),
                 Place::Written { .. } | Place::Shared | Place::Aside { .. } => archive(false),
             },
             WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::Map(_) | WalFileName::Aside { .. } => {
@@ -109,7 +140,7 @@ impl StanzaRecord {
     }
 
     /// Where a segment lies in the history of a server.
-    fn place(&self, segment: SegmentName, server: &Server, is_archived: bool) -> Place<'_> {
+    fn place<'a>(&'a self, segment: SegmentName, server: &Server, known: Known<'a>) -> Place<'a> {
         let (start, end) = (self.start(segment), self.end(segment));
         let writer = self.writers.get(&segment.timeline);
         let is_own = writer.is_some_and(|writer| writer.instance == server.instance);
@@ -118,7 +149,7 @@ impl StanzaRecord {
                 () if end <= switch => Place::Shared,
                 // The rest of a timeline that it wrote itself, unless it is another one's rest of it, as pg_rewind
                 // leaves it.
-                () if is_own && !server.in_recovery && !is_archived => Place::Written { binds: false },
+                () if is_own && !server.in_recovery && known.content.is_none() => Place::Written { binds: false },
                 () => Place::Aside {
                     upto: switch.max(start),
                 },
@@ -127,9 +158,14 @@ impl StanzaRecord {
         match writer {
             Some(other) if !is_own => Place::Others(other),
             _ if server.in_recovery => Place::Shared,
+            Some(own) if own.is_elsewhere(server) => match known.last_push.filter(|last| last.is_recent(known.now)) {
+                Some(last) => Place::Elsewhere(last),
+                None => Place::Written { binds: true },
+            },
             // One whose history is not known pushes what it has, and is bound to what it is on.
             writer => Place::Written {
-                binds: writer.is_none() && server.timeline == segment.timeline,
+                binds: writer.is_none_or(|own| own.machine.is_empty() && !server.machine.is_empty())
+                    && server.timeline == segment.timeline,
             },
         }
     }
@@ -171,4 +207,6 @@ enum Place<'w> {
     Aside { upto: Lsn },
     /// Another one writes the timeline.
     Others(&'w Writer),
+    /// The same one wrote the timeline on another machine a moment ago.
+    Elsewhere(&'w LastPush),
 }

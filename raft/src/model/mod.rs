@@ -20,12 +20,14 @@ pub use audit::AuditRecord;
 pub use backup::BackupRecord;
 pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
-pub use fence::{Judgement, Server};
+pub use fence::{Judgement, Known, Server};
 pub use mesh::{CatalogLoss, CatalogPast, LogIndex, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
 pub use object::{Claim, ObjectRef, PlacedIdentity, Replica, StoredObject};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryMark, RepositoryRecord};
 pub use request::{Remembered, RequestId};
 pub use session::{SessionId, SessionKind, SessionRecord};
-pub use stanza::{Branch, Database, HistoryRecord, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer};
+pub use stanza::{
+    Branch, Database, HistoryRecord, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer,
+};
 pub use token::{Redeemed, TokenId, TokenRecord, TokenRole};

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
+use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use super::histories;
-use super::{LogIndex, SessionId, StoredObject};
+use super::{LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
 use crate::refusal::Refusal;
 
@@ -54,6 +54,16 @@ impl StanzaRecord {
         let is_current = self.current().is_some_and(|current| current.id == db);
         let past = self.past.get(&db).into_iter().flat_map(|past| &past.histories);
         self.histories.iter().filter(move |_| is_current).chain(past)
+    }
+
+    /// The known timelines that leave this one, or come from one that does, behind a position.
+    pub fn branches_behind(&self, timeline: TimelineId, position: Lsn) -> impl Iterator<Item = TimelineId> {
+        let is_behind = move |branch: &Branch| branch.parent == timeline && branch.switch > position;
+        let behind = self
+            .histories
+            .iter()
+            .filter(move |(_, history)| history.branches.iter().any(is_behind));
+        behind.map(|(timeline, _)| *timeline)
     }
 
     /// Makes `database` the current one. What is known of the timelines of the one before is kept; a cluster that comes
@@ -109,6 +119,13 @@ impl Database {
             version: self.version,
         }
     }
+
+    /// Where a WAL file begins. A history file stands for the whole timeline.
+    #[must_use]
+    pub fn start(&self, file: WalFileName) -> Lsn {
+        file.segment()
+            .map_or(Lsn(0), |segment| segment.start(self.segment_size))
+    }
 }
 
 /// What is known of the timelines of a database.
@@ -128,6 +145,8 @@ pub struct Lineage {
 pub struct Writer {
     /// The fingerprint of the data directory that pushed first.
     pub instance: String,
+    /// The fingerprint of the machine that it was last seen on. Empty where that is not known.
+    pub machine: String,
     /// When it was bound.
     pub since: LogIndex,
     /// When it last pushed, to within [`SEEN_STEP`](Self::SEEN_STEP).
@@ -142,13 +161,20 @@ impl Writer {
 
     /// An instance that pushes for the first time, or is adopted.
     #[must_use]
-    pub fn new(instance: String, at: LogIndex, actor: &str) -> Self {
+    pub fn new(instance: String, machine: String, at: LogIndex, actor: &str) -> Self {
         Self {
             instance,
+            machine,
             since: at,
             seen: at,
             host: limits::shortened(actor.to_owned(), limits::WRITER_HOST),
         }
+    }
+
+    /// Whether a server with the same data directory is on another machine. What is not known differs from nothing.
+    #[must_use]
+    pub fn is_elsewhere(&self, server: &Server) -> bool {
+        !self.machine.is_empty() && !server.machine.is_empty() && self.machine != server.machine
     }
 
     /// What another instance is told that wants to take its place.
@@ -160,6 +186,42 @@ impl Writer {
             known: self.instance.clone(),
             host: self.host.clone(),
             given: given.to_owned(),
+        }
+    }
+}
+
+/// The last push of a timeline's writer: where the writer was seen last, for whoever is refused in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastPush {
+    /// The fingerprint of its data directory.
+    pub instance: String,
+    /// Who pushed, in words for the user: `client pg1`.
+    pub host: String,
+    /// The address that it came from.
+    pub address: String,
+    /// What it pushed.
+    pub segment: SegmentName,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+}
+
+impl LastPush {
+    /// Whether it is too recent for the data directory to have moved since. A clock that has gone back proves nothing.
+    #[must_use]
+    pub fn is_recent(&self, now: i64) -> bool {
+        (0..Server::MOVED_AFTER).contains(&now.saturating_sub(self.at))
+    }
+
+    /// What the same instance is told on another machine.
+    #[must_use]
+    pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, now: i64) -> Refusal {
+        Refusal::OtherMachine {
+            stanza: stanza.clone(),
+            timeline,
+            host: self.host.clone(),
+            address: self.address.clone(),
+            segment: self.segment,
+            seconds: now.saturating_sub(self.at),
         }
     }
 }

@@ -389,11 +389,8 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
 
 /// Hosts whose WAL is refused.
 fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
-    let told = status
-        .nodes
-        .iter()
-        .flat_map(|(_, own)| own.iter().flat_map(|own| &own.stuck));
-    told.map(|stuck| {
+    let stuck = status.stuck();
+    let checks = stuck.iter().map(|stuck| {
         Check::fail(
             format!("archiving of {}", stuck.stanza),
             stuck.code,
@@ -403,8 +400,8 @@ fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
                 .clone()
                 .unwrap_or_else(|| "see the log of PostgreSQL on that host".to_owned()),
         )
-    })
-    .collect()
+    });
+    checks.collect()
 }
 
 /// What no repair can make.

@@ -93,6 +93,8 @@ pub fn stuck(stuck: &StuckArchiver) -> Value {
     json!({
         "stanza": stuck.stanza,
         "host": stuck.host,
+        "address": stuck.address,
+        "data-directory": stuck.instance,
         "file": stuck.file,
         "since": stuck.since,
         "last": stuck.last,

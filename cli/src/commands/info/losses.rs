@@ -54,9 +54,10 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
 /// A host whose WAL is refused.
 pub fn describe_stuck(stuck: &StuckArchiver) -> String {
     format!(
-        "WAL of stanza {} from {} is refused since {}: {}, and nothing newer leaves the host: {}",
+        "WAL of stanza {} from {} at {} is refused since {}: {}, and nothing newer leaves the host: {}",
         stuck.stanza,
         stuck.host,
+        stuck.address,
         timestamp(stuck.since),
         stuck.file,
         stuck.why

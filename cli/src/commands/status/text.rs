@@ -128,11 +128,7 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
             trouble.map(|trouble| format!("{}: {trouble}", info.name))
         }
     });
-    let stuck = status
-        .nodes
-        .iter()
-        .flat_map(|(_, own)| own.iter().flat_map(|own| &own.stuck));
-    let stuck: Vec<String> = stuck.map(describe_stuck).collect();
+    let stuck: Vec<String> = status.stuck().iter().map(describe_stuck).collect();
     let skipped = status.nodes.iter().flat_map(|(info, own)| {
         let entries = own.iter().flat_map(|own| &own.skipped);
         entries.map(|entry| format!("{}: has left out entry {entry} of the log", info.name))

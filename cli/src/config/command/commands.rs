@@ -33,6 +33,35 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::ArchiveForget,
+        name: "archive-forget",
+        summary: "Take a copy's WAL out of the archive, so that the original's goes in",
+        about: "When a copy of a cluster has archived WAL (a clone that came first, a restore for a test), or the cluster was put \
+                back to a snapshot, the archive holds another history than the cluster, which is refused with exit 44 or 45. The \
+                refusal, `status` and `doctor` name the file to give here. Forgets it and all behind it on its timeline, and \
+                the timelines that branch off from there; a history file stands for its whole timeline. The cluster's own WAL \
+                goes in when its archiver tries again, within a minute.\n\n\
+                What is forgotten cannot be brought back: --dry-run says what it is. Refused while it is being pushed to, while \
+                a backup or a restore runs, and when backups need it; --force removes them too, and ends restores. Needs an \
+                administrator's certificate, as a node has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, \
+                `files`, `bytes`), `backups` (the first 20), `backup-count`.",
+        arguments: &[required(
+            "FILE",
+            "the first file: a segment, or a timeline's history file",
+        )],
+        examples: &[
+            (
+                "pgmesh --stanza=main --dry-run archive-forget 0000000100000002000000A4",
+                "what a snapshot that was put back has left of timeline 1",
+            ),
+            (
+                "pgmesh --stanza=main archive-forget 00000002.history",
+                "all that a promoted copy has archived of timeline 2",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::ArchiveGet,
         name: "archive-get",
         summary: "Fetch a WAL segment (restore_command)",
@@ -558,7 +587,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Status,
         name: "status",
         summary: "Show how the whole mesh does",
-        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
         arguments: &[],
         examples: &[
             ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),

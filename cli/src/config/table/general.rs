@@ -58,6 +58,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         ),
     new("output", Kind::Choice(&["text", "json"]), "how results are written")
         .commands(CommandSet::of(&[
+            ArchiveForget,
             Backup,
             CatalogRebuild,
             Check,
@@ -120,6 +121,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     new("force", Kind::Flag, "go on where the command would refuse")
         .commands(CommandSet::of(&[
+            ArchiveForget,
             Backup,
             Join,
             NodeRemove,
@@ -132,12 +134,16 @@ pub const OPTIONS: &[OptionSpec] = &[
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
-            exists. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
+            exists. archive-forget: although it is pushed to, with the backups that need it. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
             PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
             although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is \
             an identity already.",
             "--force",
         ),
+    new("dry-run", Kind::Flag, "only say what would be done")
+        .commands(CommandSet::of(&[ArchiveForget]))
+        .default("n")
+        .about("Nothing is changed.", "--dry-run"),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")
         .commands(CommandSet::of(&[
             ArchiveGet,

@@ -38,7 +38,6 @@ pub const OPTIONS: &[OptionSpec] = &[
     ),
     plain("archive-copy", "pgmesh does not copy WAL into a backup"),
     plain("expire-auto", EXPIRE),
-    plain("dry-run", EXPIRE),
     plain("cmd", "pgmesh calls itself by the path it was started from"),
     plain("cmd-ssh", REMOTE),
     plain("compress", "compress-type=none says the same"),

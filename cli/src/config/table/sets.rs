@@ -6,6 +6,7 @@ use crate::config::command::CommandSet;
 /// Every command that talks to the mesh.
 pub const MESH: CommandSet = CommandSet::of(&[
     Annotate,
+    ArchiveForget,
     ArchiveGet,
     ArchivePush,
     Backup,
@@ -41,6 +42,7 @@ pub const MESH: CommandSet = CommandSet::of(&[
 /// Commands that work for one stanza and need its name.
 pub const ONE_STANZA: CommandSet = CommandSet::of(&[
     Annotate,
+    ArchiveForget,
     ArchiveGet,
     ArchivePush,
     Backup,

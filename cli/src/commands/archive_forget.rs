@@ -1,0 +1,80 @@
+//! `archive-forget`: takes WAL out of the archive that another history of the cluster has otherwise.
+
+use super::{argument, stanza};
+use crate::config::Config;
+use crate::exit::ExitCode;
+use crate::mesh::Mesh;
+use crate::output::{self, size};
+use pgmesh_node::Failure;
+use pgmesh_node::protocol::{ForgetWal, ForgottenWal, Request};
+use pgmesh_storage::StanzaName;
+use serde_json::{Value, json};
+
+/// Forgets a file, what is behind it on its timeline and what branches off from there; or says what that would be.
+pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
+    let stanza = stanza(config)?;
+    let from = argument(config, 0, "the file that is refused")?.to_owned();
+    let dry_run = config.flag("dry-run");
+    let mesh = Mesh::connect(config).await?;
+    let request = Request::ForgetWal(ForgetWal {
+        stanza: stanza.clone(),
+        from,
+        force: config.flag("force"),
+        dry_run,
+    });
+    let forgotten: ForgottenWal = mesh.call(&request).await?;
+    if config.text("output") == Some("json") {
+        output::print_json(&as_json(&forgotten))?;
+    } else {
+        output::print(&describe(&stanza, &forgotten, dry_run))?;
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn describe(stanza: &StanzaName, forgotten: &ForgottenWal, dry_run: bool) -> String {
+    let verb = if dry_run { "would be forgotten" } else { "forgotten" };
+    let mut lines: Vec<String> = Vec::new();
+    for end in &forgotten.timelines {
+        lines.push(format!(
+            "timeline {} of stanza {stanza}: {} files {verb}, {} to {}, {} in all repositories",
+            end.timeline,
+            end.files,
+            end.first,
+            end.last,
+            size(end.bytes)
+        ));
+    }
+    if forgotten.backup_count > 0 {
+        let named = forgotten.backups.join(", ");
+        let more = forgotten.backup_count.saturating_sub(forgotten.backups.len() as u64);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let verb = if dry_run {
+            "would be removed with it"
+        } else {
+            "removed with it"
+        };
+        lines.push(format!("{} backups {verb}: {named}{more}", forgotten.backup_count));
+    }
+    lines.join("\n")
+}
+
+fn as_json(forgotten: &ForgottenWal) -> Value {
+    let timelines = forgotten.timelines.iter().map(|end| {
+        json!({
+            "timeline": end.timeline.0,
+            "first": end.first,
+            "last": end.last,
+            "files": end.files,
+            "bytes": end.bytes,
+        })
+    });
+    json!({
+        "timelines": timelines.collect::<Value>(),
+        "backups": forgotten.backups,
+        "backup-count": forgotten.backup_count,
+    })
+}
