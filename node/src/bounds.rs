@@ -26,7 +26,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
                 &r.server.instance,
                 limits::INSTANCE,
             )?;
-            text("the fingerprint of the machine", &r.server.machine, limits::INSTANCE)
+            text("the fingerprint of the machine", &r.server.machine, limits::MACHINE)
         }
         Request::ForgetWal(r) => text("the file's name", &r.from, limits::NAME),
         Request::GetSegment(r) => {
@@ -52,7 +52,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         }
         Request::Verify(r) => list("repositories", r.part.as_ref().map_or(0, Vec::len), REPOSITORIES),
         Request::CreateStanza(r) | Request::UpgradeStanza(r) | Request::AdoptStanza { cluster: r, .. } => {
-            text("the fingerprint of the machine", &r.machine, limits::INSTANCE)?;
+            text("the fingerprint of the machine", &r.machine, limits::MACHINE)?;
             text("the fingerprint of the data directory", &r.instance, limits::INSTANCE)
         }
         Request::SetStopped(r) => text("the reason", r.stopped.as_deref().unwrap_or_default(), limits::REASON),

@@ -143,21 +143,30 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::ARCHIVE_MISMATCH,
             Some(
                 "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its own: 'pgmesh \
-                 --stanza=OTHER stanza-create'; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-adopt' here",
+                 --stanza=OTHER stanza-create'; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-adopt' here; if \
+                 this is the original and the other one the copy, stop that one's archiving and run 'pgmesh --stanza=NAME --force \
+                 stanza-adopt' here",
             ),
         ),
+        // Nothing is wrong yet: it is tried again.
         R::OtherMachine { .. } => (
-            code::ARCHIVE_MISMATCH,
+            code::LOCK_ACQUIRE,
             Some(
-                "if the volume was moved here, archiving goes on by itself two minutes after the other machine's last push, or at once \
-                 after 'pgmesh --stanza=NAME stanza-adopt' here; if this is a clone, turn its archiving off or give it a stanza of its \
-                 own: 'pgmesh --stanza=OTHER stanza-create'",
+                "if the volume was moved here, wait, or say so here: 'pgmesh --stanza=NAME --force stanza-adopt'; if this is a clone, turn \
+                 its archiving off, or give it a stanza of its own: 'pgmesh --stanza=OTHER stanza-create'",
             ),
         ),
         R::BackupNeedsWal { .. } => (
             code::COMMAND_INVALID,
-            Some("--dry-run names the backups; give --force to remove them with the WAL"),
+            Some("--dry-run names the backups; --with-backups removes them with the WAL"),
         ),
+        R::WalSince { .. } => (
+            code::ARCHIVE_TIMEOUT,
+            Some(
+                "stop the archiving of the server that pushes it, and run the command again: what is forgotten already stays so",
+            ),
+        ),
+        R::StaleMap { .. } => (code::ARCHIVE_TIMEOUT, Some("it is made again when a backup needs it")),
         R::UnknownTimeline { .. } => (
             code::ARCHIVE_MISMATCH,
             Some("archive the timeline's .history file from pg_wal first"),

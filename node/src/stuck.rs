@@ -3,9 +3,9 @@
 //! push succeeds.
 
 use crate::protocol::StuckArchiver;
-use crate::{Failure, Node, now_unix};
-use pgmesh_raft::Server;
+use crate::{Failure, Node, code, now_unix};
 use pgmesh_raft::limits::{self, shortened};
+use pgmesh_raft::{LastPush, LogIndex, Server};
 use pgmesh_storage::StanzaName;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,23 +13,30 @@ use std::sync::{Mutex, PoisonError};
 /// So many data directories are remembered.
 const ARCHIVERS: usize = 256;
 /// Of one host so many: a host cannot push the others out.
-const OF_ONE_HOST: usize = 4;
+const OF_ONE_HOST: usize = 8;
 /// A host that has not tried again for so many seconds archives no more, or by way of another node.
 const FORGOTTEN_AFTER: i64 = 600;
 /// What may be tried again is an alarm when one file has failed for so many seconds.
 const AGAIN: i64 = 60;
+/// A server whose volume was moved goes on by itself.
+const MOVED: i64 = 180;
 /// A standby waits for its primary to archive, and for its next restartpoint when it follows another one.
 const STANDBY: i64 = 600;
 
-/// What this node has refused, by stanza, host and data directory.
+/// Stanza, host, data directory and machine.
+type Key = (StanzaName, String, String, String);
+
+/// What this node has refused.
 #[derive(Debug, Default)]
-pub(crate) struct Refused(Mutex<BTreeMap<(StanzaName, String, String), Entry>>);
+pub(crate) struct Refused(Mutex<BTreeMap<Key, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
     stuck: StuckArchiver,
     /// For so many seconds it may go on before it is an alarm.
     patience: i64,
+    /// The catalog's position when it was refused last.
+    position: u64,
 }
 
 impl Refused {
@@ -40,36 +47,39 @@ impl Refused {
         host: &str,
         server: &Server,
         file: &str,
+        position: LogIndex,
         outcome: Result<(), &Failure>,
     ) {
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let host = shortened(host.to_owned(), limits::HOLDER);
-        let key = (stanza.clone(), host, server.instance.clone());
+        let key = (stanza.clone(), host, server.instance.clone(), server.machine.clone());
         let now = now_unix();
         let failure = match outcome {
-            // A history may be brought for the sake of a file that is refused.
-            Ok(()) if file.ends_with(".history") => return,
             Ok(()) => {
-                refused.remove(&key);
+                // A history may be brought for the sake of a file that is refused.
+                let is_aside = |entry: &Entry| file.ends_with(".history") && entry.stuck.file != file;
+                if !refused.get(&key).is_some_and(is_aside) {
+                    refused.remove(&key);
+                }
                 return;
             }
             Err(failure) => failure,
         };
         refused.retain(|_, entry| now.saturating_sub(entry.stuck.last) < FORGOTTEN_AFTER);
-        let of_host = refused.keys().filter(|known| (&known.0, &known.1) == (&key.0, &key.1));
+        let of_host = refused.keys().filter(|known| known.1 == key.1);
         let is_full = refused.len() >= ARCHIVERS || of_host.count() >= OF_ONE_HOST;
         if is_full && !refused.contains_key(&key) {
             return;
         }
-        let since = refused
-            .get(&key)
-            .filter(|entry| entry.stuck.file == file)
-            .map_or(now, |entry| entry.stuck.since);
+        let before = refused.get(&key).filter(|entry| entry.stuck.file == file);
+        let (since, first) = before.map_or((now, position.0), |entry| (entry.stuck.since, entry.stuck.position));
         let stuck = StuckArchiver {
             stanza: key.0.to_string(),
             host: key.1.clone(),
             address: server.address.clone(),
             instance: key.2.clone(),
+            machine: key.3.clone(),
+            position: first,
             file: shortened(file.to_owned(), limits::NAME),
             since,
             last: now,
@@ -77,26 +87,29 @@ impl Refused {
             why: shortened(failure.to_string(), limits::REASON),
             remedy: failure.remedy.clone().map(|remedy| shortened(remedy, limits::REASON)),
         };
-        let patience = match (server.in_recovery, failure.again) {
-            (true, _) => STANDBY,
-            (false, true) => AGAIN,
-            (false, false) => 0,
+        let patience = match () {
+            () if server.in_recovery => STANDBY,
+            () if failure.code == code::LOCK_ACQUIRE => MOVED,
+            () if failure.again => AGAIN,
+            () => 0,
         };
-        refused.insert(key, Entry { stuck, patience });
+        let entry = Entry {
+            stuck,
+            patience,
+            position: position.0,
+        };
+        refused.insert(key, entry);
     }
 
-    fn list(&self) -> Vec<StuckArchiver> {
+    fn list(&self) -> Vec<(StuckArchiver, u64)> {
         let refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = now_unix();
         let is_alarm = |entry: &&Entry| {
-            let Entry { stuck, patience } = entry;
+            let Entry { stuck, patience, .. } = entry;
             now.saturating_sub(stuck.last) < FORGOTTEN_AFTER && stuck.last.saturating_sub(stuck.since) >= *patience
         };
-        refused
-            .values()
-            .filter(is_alarm)
-            .map(|entry| entry.stuck.clone())
-            .collect()
+        let alarms = refused.values().filter(is_alarm);
+        alarms.map(|entry| (entry.stuck.clone(), entry.position)).collect()
     }
 }
 
@@ -104,30 +117,39 @@ impl Node {
     /// The hosts whose WAL this node refuses now. Not those that have pushed to another node since.
     pub(crate) fn stuck_archivers(&self) -> Vec<StuckArchiver> {
         let view = self.catalog.view();
-        let goes_on = |stuck: &StuckArchiver| {
+        let goes_on = |stuck: &StuckArchiver, position: u64| {
             let stanza: StanzaName = stuck.stanza.parse().ok()?;
             let record = view.stanza(&stanza).ok()??;
             let mut pushes = view.last_pushes(&stanza, record.current()?.id);
+            let is_its = |push: &LastPush| (&push.instance, &push.machine) == (&stuck.instance, &stuck.machine);
             pushes
-                .any(|push| push.is_ok_and(|push| push.instance == stuck.instance && push.at > stuck.last))
+                .any(|push| push.is_ok_and(|push| is_its(&push) && push.pushed.0 > position))
                 .then_some(())
         };
-        let mut stuck = self.refused.list();
-        stuck.retain(|stuck| goes_on(stuck).is_none());
-        stuck
+        let stuck = self.refused.list().into_iter();
+        let stuck = stuck.filter(|(stuck, position)| goes_on(stuck, *position).is_none());
+        stuck.map(|(stuck, _)| stuck).collect()
     }
 }
 
 /// One line for each data directory, where several nodes have refused it.
 pub(crate) fn merged<'a>(lists: impl IntoIterator<Item = &'a StuckArchiver>) -> Vec<StuckArchiver> {
-    let mut merged: BTreeMap<(&str, &str, &str), StuckArchiver> = BTreeMap::new();
+    let mut merged: BTreeMap<[&str; 4], StuckArchiver> = BTreeMap::new();
     for stuck in lists {
-        let key = (&*stuck.stanza, &*stuck.host, &*stuck.instance);
+        let key = [&*stuck.stanza, &*stuck.host, &*stuck.instance, &*stuck.machine];
         match merged.get_mut(&key) {
-            Some(known) if known.last >= stuck.last => known.since = known.since.min(stuck.since),
             Some(known) => {
-                let since = known.since.min(stuck.since);
-                *known = StuckArchiver { since, ..stuck.clone() };
+                let (since, position) = (known.since.min(stuck.since), known.position.min(stuck.position));
+                let newest = if known.last >= stuck.last {
+                    known.clone()
+                } else {
+                    stuck.clone()
+                };
+                *known = StuckArchiver {
+                    since,
+                    position,
+                    ..newest
+                };
             }
             None => drop(merged.insert(key, stuck.clone())),
         }
@@ -138,7 +160,6 @@ pub(crate) fn merged<'a>(lists: impl IntoIterator<Item = &'a StuckArchiver>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::code;
     use pgmesh_postgres::TimelineId;
 
     fn server(instance: &str) -> Server {
@@ -158,27 +179,48 @@ mod tests {
         let stanza: StanzaName = "main".parse().unwrap();
         let failure = Failure::new(code::ARCHIVE_MISMATCH, "no").remedy("do it");
         let here = server("a");
-        refused.note(&stanza, "client pg1", &here, "00000001", Err(&failure));
-        refused.note(&stanza, "client pg2", &here, "00000001", Err(&failure.clone().again()));
+        refused.note(&stanza, "client pg1", &here, "00000001", LogIndex(1), Err(&failure));
+        refused.note(
+            &stanza,
+            "client pg2",
+            &here,
+            "00000001",
+            LogIndex(1),
+            Err(&failure.clone().again()),
+        );
         let standby = Server {
             in_recovery: true,
             ..server("s")
         };
-        refused.note(&stanza, "client pg1", &standby, "00000001", Err(&failure));
+        refused.note(&stanza, "client pg1", &standby, "00000001", LogIndex(1), Err(&failure));
         let list = refused.list();
         assert_eq!(list.len(), 1, "what may be tried again is not stuck at once: {list:?}");
-        assert_eq!((list[0].host.as_str(), list[0].code), ("client pg1", 44));
-        refused.note(&stanza, "client pg1", &here, "00000002.history", Ok(()));
-        refused.note(&stanza, "client pg1", &server("b"), "00000002", Ok(()));
+        assert_eq!((list[0].0.host.as_str(), list[0].0.code), ("client pg1", 44));
+        refused.note(&stanza, "client pg1", &here, "00000002.history", LogIndex(1), Ok(()));
+        refused.note(&stanza, "client pg1", &server("b"), "00000002", LogIndex(1), Ok(()));
         assert_eq!(refused.list().len(), 1, "another cluster of that host is another one");
-        refused.note(&stanza, "client pg1", &here, "00000001", Ok(()));
+        refused.note(&stanza, "client pg1", &here, "00000001", LogIndex(1), Ok(()));
         assert!(refused.list().is_empty());
         for number in 0..2 * ARCHIVERS {
-            refused.note(&stanza, "client pg1", &server(&format!("{number}")), "x", Err(&failure));
+            refused.note(
+                &stanza,
+                "client pg1",
+                &server(&format!("{number}")),
+                "x",
+                LogIndex(1),
+                Err(&failure),
+            );
         }
         assert_eq!(refused.list().len(), OF_ONE_HOST - 1, "beside the standby");
         for number in 0..2 * ARCHIVERS {
-            refused.note(&stanza, &format!("client {number}"), &here, "x", Err(&failure));
+            refused.note(
+                &stanza,
+                &format!("client {number}"),
+                &here,
+                "x",
+                LogIndex(1),
+                Err(&failure),
+            );
         }
         assert_eq!(refused.0.lock().unwrap().len(), ARCHIVERS);
     }
@@ -188,7 +230,7 @@ mod tests {
         let refused = Refused::default();
         let stanza: StanzaName = "main".parse().unwrap();
         let failure = Failure::new(code::CHECKSUM, "cannot be compared").again();
-        let note = |file: &str| refused.note(&stanza, "client pg1", &server("a"), file, Err(&failure));
+        let note = |file: &str| refused.note(&stanza, "client pg1", &server("a"), file, LogIndex(1), Err(&failure));
         note("00000001");
         refused
             .0
@@ -209,6 +251,8 @@ mod tests {
             host: host.to_owned(),
             address: "10.0.0.1".to_owned(),
             instance: "i".to_owned(),
+            machine: String::new(),
+            position: 0,
             file: "x".to_owned(),
             since,
             last,

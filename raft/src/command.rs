@@ -237,14 +237,19 @@ pub enum Command {
         machine: String,
     },
     /// Removes the last WAL files of a timeline, by an administrator's word: another history of the cluster has them
-    /// otherwise. Removes what is named `from` or later; refused with `Recheck` where that is more than
-    /// [`FORGOTTEN_FILES`](crate::limits::FORGOTTEN_FILES) or where a later timeline branches off behind `from`. Reply:
-    /// `Done`.
+    /// otherwise. Removes what is named `from` or later. A segment of that name is left as one whose content is not known:
+    /// a recovery that needs it must not hear that it was never archived. Where all of it is newer than `upto`, nothing is
+    /// done: the wish was carried out before. Refused with `Recheck` where there is more than
+    /// [`FORGOTTEN_FILES`](crate::limits::FORGOTTEN_FILES), or where a known timeline needs it. Reply: `Done`.
     ForgetWal {
         /// The stanza; its current database.
         stanza: StanzaName,
         /// The first file. The timeline's history file: all that is known of the timeline.
         from: WalFileName,
+        /// Files that were pushed later are not what was meant: then it is refused.
+        upto: LogIndex,
+        /// Also with the backups that need it: they are removed.
+        with_backups: bool,
         /// Also while the stanza is being restored: the sessions of the restores end.
         force: bool,
     },
@@ -628,6 +633,8 @@ pub struct PushSegment {
     pub server: Server,
     /// Why the file is set aside; `None` for files of the archive.
     pub aside: Option<Aside>,
+    /// Of which content of its segment a change map was made; `None` for other files.
+    pub mapped: Option<Digest>,
     /// The timeline in the segment's first page header; `None` for files that have none.
     pub header_timeline: Option<TimelineId>,
     /// The lines of a history file; empty for other files.

@@ -70,6 +70,8 @@ pub const TOKEN_STANZAS: usize = 1024;
 pub const REPLICAS: usize = 512;
 /// Chunks, replicas, objects or files that one command is about.
 pub const ITEMS: usize = 4096;
+/// The fingerprint of a machine, in bytes.
+pub const MACHINE: usize = 16;
 /// WAL files that one command forgets.
 pub const FORGOTTEN_FILES: usize = if cfg!(test) { 4 } else { 1000 };
 
@@ -248,7 +250,7 @@ fn instance(instance: &str) -> Result<(), Refusal> {
 }
 
 fn machine(machine: &str) -> Result<(), Refusal> {
-    bounded("the fingerprint of a machine, in bytes", machine.len(), INSTANCE)
+    bounded("the fingerprint of a machine, in bytes", machine.len(), MACHINE)
 }
 
 fn branches(count: usize) -> Result<(), Refusal> {

@@ -232,7 +232,8 @@ pub enum Refusal {
     /// Invariant 12: the timeline's writer pushes from another machine.
     #[error(
         "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} seconds ago: {host} at \
-         {address} pushed {segment}; either its volume was moved here, or one of the two is a clone"
+         {address} pushed {segment}; either its volume was moved here, or one of the two is a clone; after {wait} seconds of silence \
+         there it goes on here"
     )]
     OtherMachine {
         /// The stanza.
@@ -247,6 +248,8 @@ pub enum Refusal {
         segment: SegmentName,
         /// How long ago.
         seconds: i64,
+        /// After how long a silence it goes on.
+        wait: i64,
     },
     /// Invariant 12: a timeline whose history was not archived.
     #[error("timeline {timeline} of stanza {stanza} is not known: its history file must be archived first")]
@@ -255,6 +258,22 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The timeline.
         timeline: TimelineId,
+    },
+    /// A change map of other content than the segment's.
+    #[error("the change map of {segment} of stanza {stanza} was made of other content than is archived now")]
+    StaleMap {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The segment.
+        segment: SegmentName,
+    },
+    /// Some of the WAL that was to be forgotten is newer than the wish.
+    #[error("{file} of stanza {stanza} was pushed since it was said what is to be forgotten")]
+    WalSince {
+        /// The stanza.
+        stanza: StanzaName,
+        /// The file.
+        file: WalFileName,
     },
     /// WAL that backups need is not forgotten.
     #[error("{file} of stanza {stanza} and what follows it cannot be forgotten: backup {label} needs it{}", and_others(*more))]

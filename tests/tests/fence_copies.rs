@@ -97,15 +97,16 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
     let told = stuck(&site, 45);
     let why = told["why"].as_str().expect("why");
     assert!(why.contains("part at") && why.contains("127.0.0.1"), "{why}");
-    site.node.run(&["doctor"]).fails(&[45], &["archive-forget"]);
+    let doctor = site.node.run(&["doctor"]);
+    assert!(doctor.code() == Some(45) && doctor.stdout.contains("archive-forget"), "{doctor}");
     // What would go is said first. A backup of what is given up goes with it, and not by accident.
     let dry = run_as_printed(&site, remedy(&told), "archive-forget", &["--dry-run"]).ok();
     dry.says(&["would be forgotten", &later]);
-    run_as_printed(&site, remedy(&told), "archive-forget", &[]).fails(&[48], &[&later, "--force"]);
+    run_as_printed(&site, remedy(&told), "archive-forget", &[]).fails(&[48], &[&later, "--with-backups"]);
     site.host
         .run(&["archive-forget", "00000001.history"])
         .fails(&[39], &["administrator"]);
-    let done = run_as_printed(&site, remedy(&told), "archive-forget", &["--force"]).ok();
+    let done = run_as_printed(&site, remedy(&told), "archive-forget", &["--with-backups"]).ok();
     done.says(&["forgotten", &later]);
     assert_not_stuck(&site.postgres);
     assert_restores(&site.host, &site, &site.postgres, "restored");

@@ -1,4 +1,5 @@
-//! `archive-forget`: takes WAL out of the archive that another history of the cluster has otherwise.
+//! `archive-forget`: takes WAL out of the archive that another history of the cluster has otherwise. The node is asked
+//! what would go, then to let that go.
 
 use super::{argument, stanza};
 use crate::config::Config;
@@ -16,13 +17,19 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let from = argument(config, 0, "the file that is refused")?.to_owned();
     let dry_run = config.flag("dry-run");
     let mesh = Mesh::connect(config).await?;
-    let request = Request::ForgetWal(ForgetWal {
+    let mut forget = ForgetWal {
         stanza: stanza.clone(),
         from,
+        upto: None,
+        with_backups: config.flag("with-backups"),
         force: config.flag("force"),
-        dry_run,
-    });
-    let forgotten: ForgottenWal = mesh.call(&request).await?;
+    };
+    let forgotten: ForgottenWal = mesh.call(&Request::ForgetWal(forget.clone())).await?;
+    if !dry_run {
+        // What was said is what goes, also when the answer is lost and this is asked again.
+        forget.upto = Some(forgotten.position);
+        mesh.call::<ForgottenWal>(&Request::ForgetWal(forget)).await?;
+    }
     if config.text("output") == Some("json") {
         output::print_json(&as_json(&forgotten))?;
     } else {
@@ -33,17 +40,17 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 
 fn describe(stanza: &StanzaName, forgotten: &ForgottenWal, dry_run: bool) -> String {
     let verb = if dry_run { "would be forgotten" } else { "forgotten" };
-    let mut lines: Vec<String> = Vec::new();
-    for end in &forgotten.timelines {
-        lines.push(format!(
+    let ends = forgotten.timelines.iter().map(|end| {
+        format!(
             "timeline {} of stanza {stanza}: {} files {verb}, {} to {}, {} in all repositories",
             end.timeline,
             end.files,
             end.first,
             end.last,
             size(end.bytes)
-        ));
-    }
+        )
+    });
+    let mut lines: Vec<String> = ends.collect();
     if forgotten.backup_count > 0 {
         let named = forgotten.backups.join(", ");
         let more = forgotten.backup_count.saturating_sub(forgotten.backups.len() as u64);

@@ -576,6 +576,7 @@ pub(super) fn push(segment: u32, claims: Vec<Claim>, ack: u16, checked_at: LogIn
             branches: Vec::new(),
         },
         aside: None,
+        mapped: None,
         header_timeline: Some(TimelineId(1)),
         branches: Vec::new(),
     }))

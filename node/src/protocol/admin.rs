@@ -61,10 +61,13 @@ pub struct ForgetWal {
     pub stanza: StanzaName,
     /// The first file of a timeline that is forgotten, with all behind it: a segment, or the timeline's history file.
     pub from: String,
-    /// Also what was pushed a moment ago, and with the backups that need it.
+    /// The position that an answer to the same request gave, to let go what was said there; `None` only asks what would be
+    /// forgotten.
+    pub upto: Option<u64>,
+    /// With the backups that need it.
+    pub with_backups: bool,
+    /// Also what was pushed a moment ago, what nobody is refused for, and what is being restored.
     pub force: bool,
-    /// Only says what would be forgotten.
-    pub dry_run: bool,
 }
 
 /// WAL that was forgotten, or would be.
@@ -76,6 +79,8 @@ pub struct ForgottenWal {
     pub backups: Vec<String>,
     /// How many backups these are.
     pub backup_count: u64,
+    /// The catalog's position that this was said at.
+    pub position: u64,
 }
 
 /// The end of a timeline that was forgotten, or would be.

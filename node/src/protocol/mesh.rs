@@ -142,6 +142,10 @@ pub struct StuckArchiver {
     pub address: String,
     /// The fingerprint of the data directory.
     pub instance: String,
+    /// The fingerprint of the machine.
+    pub machine: String,
+    /// The catalog's position when it was refused first.
+    pub position: u64,
     /// The file that it offers again and again.
     pub file: String,
     /// Since when it is refused, Unix seconds.

@@ -17,11 +17,20 @@ use pgmesh_raft::{
     Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
     StanzaRecord, View, limits,
 };
-use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StanzaName};
+use pgmesh_storage::{Digest, Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
 
 /// How often a push is tried again when the catalog moved under it.
 const TRIES: usize = 4;
+
+/// What was read in a file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Read<'a> {
+    /// The lines of a history file.
+    pub(super) branches: &'a [Branch],
+    /// The content that a change map was made of.
+    pub(super) mapped: Option<Digest>,
+}
 
 impl Node {
     /// Archives one WAL file: durable in `archive-ack` repositories and committed before it returns (invariant 1).
@@ -61,7 +70,11 @@ impl Node {
         })?;
         let branches = check_content(&push, &file, &plain)?;
         drop(plain);
-        self.archive(actor, &push, &file, &payload, &branches, &held).await
+        let read = Read {
+            branches: &branches,
+            mapped: None,
+        };
+        self.archive(actor, &push, &file, &payload, read, &held).await
     }
 
     /// Archives a file whose content was checked.
@@ -71,11 +84,11 @@ impl Node {
         push: &PushSegment,
         file: &WalFileName,
         payload: &Payload,
-        branches: &[Branch],
+        read: Read<'_>,
         held: &Arc<crate::budget::Held>,
     ) -> Result<Pushed, Failure> {
         for _ in 0..TRIES {
-            match self.try_push(actor, push, file, payload, branches, held).await {
+            match self.try_push(actor, push, file, payload, read, held).await {
                 Err(PushError::Moved) => {}
                 Err(PushError::Failed(failure)) => return Err(failure),
                 Ok(pushed) => return Ok(pushed),
@@ -94,7 +107,7 @@ impl Node {
         push: &PushSegment,
         file: &WalFileName,
         payload: &Payload,
-        branches: &[Branch],
+        read: Read<'_>,
         held: &Arc<crate::budget::Held>,
     ) -> Result<Pushed, PushError> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
@@ -149,7 +162,7 @@ impl Node {
             .await?;
         let object = claimed_object(payload, outcome.claims());
         let reply = self
-            .commit_push(actor, push, &database, file, aside, object, ack, checked_at, branches)
+            .commit_push(actor, push, &database, file, aside, object, ack, checked_at, read)
             .await?;
         let (already, replicas) = match reply {
             Reply::Pushed { replicas } => (false, replicas),
@@ -172,7 +185,7 @@ impl Node {
         object: ClaimedObject,
         ack: usize,
         checked_at: LogIndex,
-        branches: &[Branch],
+        read: Read<'_>,
     ) -> Result<Reply, PushError> {
         let has_header = file.holds_wal();
         let command = Command::PushSegment(Box::new(command::PushSegment {
@@ -185,7 +198,8 @@ impl Node {
             server: push.server.clone(),
             aside,
             header_timeline: has_header.then_some(push.header_timeline),
-            branches: branches.to_vec(),
+            branches: read.branches.to_vec(),
+            mapped: read.mapped,
         }));
         match self.catalog.propose(actor, command).await {
             Ok(reply) => Ok(reply),
@@ -207,7 +221,7 @@ impl Node {
     pub(crate) fn settle(
         &self,
         object: ObjectRef,
-        digest: pgmesh_storage::Digest,
+        digest: Digest,
         outcome: &mut crate::repositories::WriteOutcome,
     ) {
         let mut late = outcome.late.take();

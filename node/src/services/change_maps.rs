@@ -4,7 +4,7 @@
 //! is made anew of the archived segment when it is asked for. PostgreSQL summarises its WAL itself from 17 on, so there
 //! nothing is made before somebody asks.
 
-use super::archive::current_database;
+use super::archive::{Read, current_database};
 use super::joined;
 use crate::budget::Held;
 use crate::failure::chain;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
-use pgmesh_storage::{Codec, DigestSuite, Payload, StanzaName};
+use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, StanzaName};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -85,6 +85,13 @@ impl Wanted {
     }
 }
 
+/// A change map, what is stored of it, and the content that it was made of.
+struct Made<'m> {
+    map: &'m SegmentMap,
+    payload: Payload,
+    of: Digest,
+}
+
 impl Node {
     /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held
     /// until it is done.
@@ -115,10 +122,11 @@ impl Node {
             name,
         };
         let payload = joined(push.payload, body)?;
+        let of = payload.digest;
         let (map, payload) = self.map(&wanted, payload).await?;
         // What the segment took is not needed for the map.
         drop(held);
-        self.keep(&wanted, &map, payload).await
+        self.keep(&wanted, Made { map: &map, payload, of }).await
     }
 
     /// The maps of consecutive segments, as many as an answer takes; those that are missing are made.
@@ -177,10 +185,10 @@ impl Node {
                 tracing::warn!(segment = %wanted.name, error = %failure, "a change map is lost, and made anew");
             }
         }
-        let Some((map, payload)) = self.map_archived(view, wanted).await? else {
+        let Some((map, payload, of)) = self.map_archived(view, wanted).await? else {
             return Ok(None);
         };
-        if let Err(failure) = self.keep(wanted, &map, payload).await {
+        if let Err(failure) = self.keep(wanted, Made { map: &map, payload, of }).await {
             tracing::warn!(segment = %wanted.name, error = %failure, "a change map was not kept");
         }
         Ok(Some(map.encode().into()))
@@ -221,11 +229,15 @@ impl Node {
             name: *name,
         };
         let made = self.map_archived(&view, &wanted).await.ok()?;
-        made.map(|(_, payload)| payload)
+        made.map(|(_, payload, _)| payload)
     }
 
     /// Makes a map of the archived segment; `None` when it is not archived.
-    async fn map_archived(&self, view: &View, wanted: &Wanted) -> Result<Option<(SegmentMap, Payload)>, Failure> {
+    async fn map_archived(
+        &self,
+        view: &View,
+        wanted: &Wanted,
+    ) -> Result<Option<(SegmentMap, Payload, Digest)>, Failure> {
         let object = wanted.object(WalFileName::Segment(wanted.name));
         let is_unknown = view.object(&object)?.is_none_or(|stored| stored.is_unknown());
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
@@ -240,7 +252,9 @@ impl Node {
             .hold(known.stored_length.saturating_mul(2).saturating_add(size))
             .await;
         let source = self.read_known(&object, &known, &[]).await?;
-        self.map(wanted, source.payload).await.map(Some)
+        let of = source.payload.digest;
+        let (map, payload) = self.map(wanted, source.payload).await?;
+        Ok(Some((map, payload, of)))
     }
 
     /// Makes a map of a segment, and what is stored of it.
@@ -254,7 +268,8 @@ impl Node {
 
     /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make
     /// more of the segment.
-    async fn keep(&self, wanted: &Wanted, map: &SegmentMap, payload: Payload) -> Result<(), Failure> {
+    async fn keep(&self, wanted: &Wanted, made: Made<'_>) -> Result<(), Failure> {
+        let Made { map, payload, of } = made;
         if let Err(why) = map.changes() {
             tracing::debug!(segment = %wanted.name, why, "there is no change map");
             return Ok(());
@@ -280,7 +295,11 @@ impl Node {
             },
             archive_ack: None,
         };
-        self.archive(self.actor(), &push, &file, &payload, &[], &Arc::new(held))
+        let read = Read {
+            branches: &[],
+            mapped: Some(of),
+        };
+        self.archive(self.actor(), &push, &file, &payload, read, &Arc::new(held))
             .await
             .map(drop)
     }

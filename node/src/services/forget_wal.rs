@@ -1,16 +1,19 @@
 //! `archive-forget`: taking WAL out of the archive that another history of the cluster has otherwise (invariant 12).
-//! The end of a timeline goes, the last files first: whenever this ends, no hole is left.
+//!
+//! It is asked twice: what would go, and then with the catalog's position of that answer, to let it go. So a request that
+//! is repeated or comes late forgets nothing that was pushed since. The end of a timeline goes, the last files first:
+//! wherever this ends, no hole is left.
 
 use crate::protocol::{ForgetWal, ForgottenTimeline, ForgottenWal};
 use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
 use crate::{Failure, Node, code};
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_raft::{CatalogError, Command, Database, Refusal, StanzaRecord, View, limits};
+use pgmesh_raft::{CatalogError, Command, Database, LogIndex, Refusal, StanzaRecord, View, limits};
 use pgmesh_storage::{BackupLabel, StanzaName};
 
 /// So many backups are named.
 const NAMED: usize = 20;
-/// How often it is begun again when WAL keeps coming.
+/// How often it is planned again when the catalog moved under it.
 const TRIES: usize = 8;
 
 /// The end of one timeline.
@@ -36,61 +39,71 @@ impl End {
     }
 }
 
+/// What goes.
+struct Plan {
+    /// The catalog's position that it was made at.
+    position: LogIndex,
+    record: StanzaRecord,
+    database: Database,
+    /// The first file of each timeline, those that branch off first.
+    starts: Vec<WalFileName>,
+    ends: Vec<End>,
+    backups: Vec<BackupLabel>,
+    /// Archived timelines of which it is not known where they come from.
+    unknown: Vec<TimelineId>,
+}
+
 impl Node {
-    /// Forgets the end of a timeline and what branches off from it. Refused while it is pushed to, and while backups need
-    /// it, unless `force` is given; then these are removed as well.
+    /// Forgets the end of a timeline and what needs it, or only says what that would be.
+    ///
+    /// # Errors
+    /// While it is pushed to, and where no archiver is refused because of it, unless `force` is given; where backups need
+    /// it, unless these go as well; while a backup or a restore runs.
     pub async fn forget_wal(&self, actor: &str, forget: ForgetWal) -> Result<ForgottenWal, Failure> {
         let from = first_file(&forget)?;
-        let mut told = None;
-        for _ in 0..TRIES {
-            let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-            let (ends, backups) = plan(&view, &forget, from)?;
-            let said = describe(&ends, &backups);
-            if forget.dry_run {
-                return Ok(said);
-            }
-            if !forget.force {
-                refuse_needed(&forget, from, &backups)?;
-                self.refuse_recent(&view, &forget, from).await?;
-            }
-            // What is told is what there was when it began.
-            told.get_or_insert(said);
-            match self.forget_planned(actor, &forget, ends, backups).await {
-                Ok(()) => return Ok(told.unwrap_or_else(|| describe(&[], &[]))),
-                Err(CatalogError::Refused(Refusal::Recheck { .. })) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let plan = self.plan(&forget, from).await?;
+        let told = plan.describe();
+        let Some(upto) = forget.upto else {
+            return Ok(told);
+        };
+        plan.refuse(&forget, from)?;
+        if !forget.force {
+            self.refuse_recent(&forget, &plan, from).await?;
         }
-        Err(Failure::new(
-            code::ARCHIVE_TIMEOUT,
-            format!(
-                "WAL kept being pushed to timeline {} while it was forgotten",
-                from.timeline()
-            ),
-        )
-        .remedy("stop the server that pushes it, and run the command again: what is forgotten already stays so"))
+        self.carry_out(actor, &forget, plan, from, LogIndex(upto)).await?;
+        Ok(told)
+    }
+
+    /// Walks the timelines: on a thread where that may take its time.
+    async fn plan(&self, forget: &ForgetWal, from: WalFileName) -> Result<Plan, Failure> {
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let stanza = forget.stanza.clone();
+        tokio::task::spawn_blocking(move || plan(&view, &stanza, from))
+            .await
+            .map_err(|error| Failure::new(code::ASSERT, "planning what is forgotten").because(error))?
     }
 
     /// Whoever pushes it now would push it again. Not one that is refused since: it was put back to an earlier state.
-    async fn refuse_recent(&self, view: &View, forget: &ForgetWal, from: WalFileName) -> Result<(), Failure> {
-        let record = view
-            .stanza(&forget.stanza)?
-            .ok_or_else(|| Failure::from(Refusal::UnknownStanza(forget.stanza.clone())))?;
-        let database = current(&record, &forget.stanza)?;
+    async fn refuse_recent(&self, forget: &ForgetWal, plan: &Plan, from: WalFileName) -> Result<(), Failure> {
         let refused = self.all_stuck(|stanza| *stanza == forget.stanza).await;
-        for start in starts(&record, &database, from) {
-            let Some(last) = view.last_push(&forget.stanza, database.id, start.timeline())? else {
+        let view = self.catalog.view();
+        for start in &plan.starts {
+            let Some(last) = view.last_push(&forget.stanza, plan.database.id, start.timeline())? else {
                 continue;
             };
-            let age = crate::now_unix().saturating_sub(last.at);
             let is_concerned = start.segment().is_none_or(|first| last.segment >= first);
-            let is_refused = refused
-                .iter()
-                .any(|stuck| stuck.instance == last.instance && stuck.since >= last.at);
-            if is_concerned && !is_refused && (0..RECENT_PUSH_SECONDS).contains(&age) {
+            let is_refused = refused.iter().any(|stuck| {
+                (&stuck.instance, &stuck.machine) == (&last.instance, &last.machine) && stuck.position >= last.pushed.0
+            });
+            let now = crate::now_unix();
+            if is_concerned && !is_refused && last.is_within(now, RECENT_PUSH_SECONDS) {
                 let what = format!(
-                    "{} at {} pushed {} to stanza {} {age} seconds ago",
-                    last.host, last.address, last.segment, forget.stanza
+                    "{} at {} pushed {} to stanza {} {} seconds ago",
+                    last.host,
+                    last.address,
+                    last.segment,
+                    forget.stanza,
+                    now.saturating_sub(last.at).max(0)
                 );
                 return Err(Failure::new(code::ARCHIVE_MISMATCH, what)
                     .because("what it has pushed would be forgotten, and pushed again")
@@ -100,7 +113,46 @@ impl Node {
                     ));
             }
         }
+        let names = format!(" archive-forget {from}'");
+        let is_named = |remedy: &String| remedy.contains(&names);
+        if !refused.iter().any(|stuck| stuck.remedy.as_ref().is_some_and(is_named)) {
+            let what = format!(
+                "no server of stanza {} is refused because of {from} at present",
+                forget.stanza
+            );
+            return Err(Failure::new(code::COMMAND_INVALID, what)
+                .because("what is forgotten cannot be brought back, and nothing seems to wait for it")
+                .remedy("'pgmesh status' names who is refused, and the file to give; --force goes on all the same"));
+        }
         Ok(())
+    }
+
+    async fn carry_out(
+        &self,
+        actor: &str,
+        forget: &ForgetWal,
+        mut plan: Plan,
+        from: WalFileName,
+        upto: LogIndex,
+    ) -> Result<(), Failure> {
+        for _ in 0..TRIES {
+            match self.forget_planned(actor, forget, plan.ends, upto).await {
+                Ok(()) => return Ok(()),
+                Err(CatalogError::Refused(Refusal::Recheck { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+            plan = match self.plan(forget, from).await {
+                Ok(plan) => plan,
+                // Another request of the same wish was faster.
+                Err(failure) if failure.code == code::FILE_MISSING => return Ok(()),
+                Err(failure) => return Err(failure),
+            };
+        }
+        Err(Failure::new(
+            code::ARCHIVE_TIMEOUT,
+            format!("timeline {} kept changing while it was forgotten", from.timeline()),
+        )
+        .remedy("run the command again: what is forgotten already stays so"))
     }
 
     async fn forget_planned(
@@ -108,23 +160,14 @@ impl Node {
         actor: &str,
         forget: &ForgetWal,
         ends: Vec<End>,
-        backups: Vec<BackupLabel>,
+        upto: LogIndex,
     ) -> Result<(), CatalogError> {
-        for label in backups {
-            let stanza = forget.stanza.clone();
-            match self
-                .catalog
-                .propose(actor, Command::RemoveBackup { stanza, label })
-                .await
-            {
-                Ok(_) | Err(CatalogError::Refused(Refusal::UnknownBackup { .. })) => {}
-                Err(error) => return Err(error),
-            }
-        }
         for from in ends.into_iter().flat_map(|end| end.steps) {
             let command = Command::ForgetWal {
                 stanza: forget.stanza.clone(),
                 from,
+                upto,
+                with_backups: forget.with_backups,
                 force: forget.force,
             };
             self.catalog.propose(actor, command).await?;
@@ -133,59 +176,102 @@ impl Node {
     }
 }
 
-fn first_file(forget: &ForgetWal) -> Result<WalFileName, Failure> {
-    let what = |name: &str| format!("'{name}' names no WAL segment and no timeline history");
-    match forget.from.parse() {
-        Ok(from @ (WalFileName::Segment(_) | WalFileName::History(_))) => Ok(from),
-        Ok(_) => Err(Failure::new(code::OPTION_INVALID, what(&forget.from))),
-        Err(error) => Err(Failure::new(code::OPTION_INVALID, what(&forget.from)).because(error)),
+impl Plan {
+    fn describe(&self) -> ForgottenWal {
+        ForgottenWal {
+            timelines: self.ends.iter().map(|end| end.told.clone()).collect(),
+            backups: self.backups.iter().take(NAMED).map(ToString::to_string).collect(),
+            backup_count: self.backups.len() as u64,
+            position: self.position.0,
+        }
     }
-    .map_err(|failure| {
-        failure.remedy(
-            "give the file that is refused: a segment such as 00000001000000000000000A, for it and all behind it on its timeline, or \
-             00000002.history for all of timeline 2",
-        )
-    })
+
+    /// Looked at before anything is done; the catalog looks again.
+    fn refuse(&self, forget: &ForgetWal, from: WalFileName) -> Result<(), Failure> {
+        let stanza = forget.stanza.clone();
+        if let Some(running) = &self.record.backup {
+            let (session, label) = (running.session, running.label.clone());
+            return Err(Refusal::BackupRunning { stanza, session, label }.into());
+        }
+        if let Some(label) = self.backups.first().filter(|_| !forget.with_backups) {
+            let (label, more) = (label.clone(), u32::try_from(self.backups.len() - 1).unwrap_or(u32::MAX));
+            let file = from;
+            return Err(Refusal::BackupNeedsWal {
+                stanza,
+                file,
+                label,
+                more,
+            }
+            .into());
+        }
+        if let Some(timeline) = self.unknown.first().filter(|_| !forget.force) {
+            let what = format!("whether timeline {timeline} of stanza {stanza} needs {from} is not known");
+            return Err(Failure::new(code::COMMAND_INVALID, what)
+                .because("so many timelines have come since that its history is not in the catalog any more")
+                .remedy(format!(
+                    "'pgmesh --stanza={stanza} repo-get' reads its history file; --force goes on all the same"
+                )));
+        }
+        Ok(())
+    }
 }
 
-/// What goes: the timelines that branch off first, then the end of this one; and the backups that need any of it.
-fn plan(view: &View, forget: &ForgetWal, from: WalFileName) -> Result<(Vec<End>, Vec<BackupLabel>), Failure> {
+fn first_file(forget: &ForgetWal) -> Result<WalFileName, Failure> {
+    let what = format!("'{}' names no WAL segment and no timeline history", forget.from);
+    let failure = match forget.from.parse() {
+        Ok(from @ (WalFileName::Segment(_) | WalFileName::History(_))) => return Ok(from),
+        Ok(_) => Failure::new(code::OPTION_INVALID, what),
+        Err(error) => Failure::new(code::OPTION_INVALID, what).because(error),
+    };
+    Err(failure.remedy(
+        "give the file that the refusal names: a segment such as 00000001000000000000000A, for it and all behind it on its timeline, \
+         or 00000002.history for all of timeline 2",
+    ))
+}
+
+fn plan(view: &View, stanza: &StanzaName, from: WalFileName) -> Result<Plan, Failure> {
+    let position = view.applied()?;
     let record = view
-        .stanza(&forget.stanza)?
-        .ok_or_else(|| Failure::from(Refusal::UnknownStanza(forget.stanza.clone())))?;
-    let database = current(&record, &forget.stanza)?;
-    if let Some(running) = record.backup.as_ref().filter(|_| !forget.dry_run) {
-        let (stanza, session, label) = (forget.stanza.clone(), running.session, running.label.clone());
-        return Err(Refusal::BackupRunning { stanza, session, label }.into());
-    }
+        .stanza(stanza)?
+        .ok_or_else(|| Failure::from(Refusal::UnknownStanza(stanza.clone())))?;
+    let database = current(&record, stanza)?;
     let starts = starts(&record, &database, from);
     let mut ends = Vec::new();
     for start in &starts {
-        ends.extend(end(view, &forget.stanza, &database, *start)?);
+        ends.extend(end(view, stanza, &database, *start)?);
     }
     let knows = |end: &End| end.told.files > 0 || record.histories.contains_key(&end.told.timeline);
     if !ends.iter().any(knows) {
         let what = format!(
-            "stanza {} has nothing of timeline {} from {from} on",
-            forget.stanza,
+            "stanza {stanza} has nothing of timeline {} from {from} on",
             from.timeline()
         );
         return Err(Failure::new(code::FILE_MISSING, what).remedy("nothing needs to be forgotten"));
     }
     let mut backups = Vec::new();
-    for row in view.backups(&forget.stanza, None) {
+    for row in view.backups(stanza, None) {
         let (label, backup) = row?;
         if backup.db == database.id && starts.iter().any(|start| backup.needs(*start)) {
             backups.push(label);
         }
     }
-    Ok((ends, backups))
+    let mut unknown = view.timelines(stanza, database.id)?;
+    unknown.retain(|timeline| *timeline > from.timeline() && !record.histories.contains_key(timeline));
+    Ok(Plan {
+        position,
+        record,
+        database,
+        starts,
+        ends,
+        backups,
+        unknown,
+    })
 }
 
 /// The first file of each timeline that goes. A timeline that leaves another that leaves this one comes first: its number
 /// is higher.
 fn starts(record: &StanzaRecord, database: &Database, from: WalFileName) -> Vec<WalFileName> {
-    let behind = record.branches_behind(from.timeline(), database.start(from));
+    let behind = record.branches_behind(from.timeline(), database.end(from));
     let mut timelines: Vec<TimelineId> = behind.collect();
     timelines.sort_unstable_by(|a, b| b.cmp(a));
     let whole = timelines.into_iter().map(WalFileName::History);
@@ -217,25 +303,4 @@ fn end(view: &View, stanza: &StanzaName, database: &Database, from: WalFileName)
         end.steps.reverse();
     }
     Ok(end)
-}
-
-fn describe(ends: &[End], backups: &[BackupLabel]) -> ForgottenWal {
-    ForgottenWal {
-        timelines: ends.iter().map(|end| end.told.clone()).collect(),
-        backups: backups.iter().take(NAMED).map(ToString::to_string).collect(),
-        backup_count: backups.len() as u64,
-    }
-}
-
-fn refuse_needed(forget: &ForgetWal, from: WalFileName, backups: &[BackupLabel]) -> Result<(), Failure> {
-    let Some(label) = backups.last() else {
-        return Ok(());
-    };
-    let refusal = Refusal::BackupNeedsWal {
-        stanza: forget.stanza.clone(),
-        file: from,
-        label: label.clone(),
-        more: u32::try_from(backups.len() - 1).unwrap_or(u32::MAX),
-    };
-    Err(refusal.into())
 }

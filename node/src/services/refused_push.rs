@@ -54,9 +54,9 @@ impl Node {
             Some(file) => failure.remedy(format!(
                 "nothing in the archive was changed. If this server is a copy, stop its archiving (archive_mode=off), or give it a stanza \
                  of its own: 'pgmesh --stanza=OTHER stanza-create'. If it is the original, and what is archived is a copy's, or of a \
-                 state that was given up when a snapshot was put back: 'pgmesh --stanza={stanza} archive-forget {file}' on a node \
-                 takes that out of the archive, and this server's goes in. Of two clones of one volume only you know which is the \
-                 original"
+                 state that was given up when a snapshot was put back: 'pgmesh --stanza={stanza} archive-forget {file}', with a \
+                 node's configuration file, takes that out of the archive, and this server's goes in. Of two clones of one volume \
+                 only you know which is the original"
             )),
         }
     }

@@ -95,14 +95,14 @@ fn what_grows_by_many_small_commands_is_bounded() {
         stanza: stanza(),
         timeline: TimelineId(timeline),
         instance: "i".repeat(limits::INSTANCE),
-        machine: "m".repeat(limits::INSTANCE),
+        machine: "m".repeat(limits::MACHINE),
     };
     // As so many commands would have left it.
     let mut record = world.view().stanza(&stanza()).unwrap().unwrap();
     let actor = "a".repeat(limits::WRITER_HOST);
     let writer = Writer::new(
         "i".repeat(limits::INSTANCE),
-        "m".repeat(limits::INSTANCE),
+        "m".repeat(limits::MACHINE),
         LogIndex(1),
         &actor,
     );

@@ -1,65 +1,120 @@
-//! Forgetting WAL that another history of the cluster wrote (invariant 12).
+//! Forgetting WAL that another history of the cluster has otherwise (invariant 12).
 
 use pgmesh_postgres::WalFileName;
-use pgmesh_storage::{DbId, StanzaName};
+use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
 use super::objects::{Found, discard};
-use super::{Base, Outcome, Step, stanza};
+use super::{Base, Outcome, Step, backup, stanza};
+use crate::command::ClaimedObject;
 use crate::error::ReadError;
-use crate::limits;
-use crate::model::{BackupRecord, ObjectRef, SegmentRecord};
+use crate::model::{BackupRecord, Database, LogIndex, ObjectRef, SegmentRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
-use crate::{key, value};
+use crate::{key, limits, value};
 
-/// Removes what a timeline has from a file on: the end of it, so that whatever step comes last leaves no hole.
-pub(super) fn forget<B: Base>(
-    step: &mut Step<'_, '_, B>,
-    name: &StanzaName,
-    from: WalFileName,
-    force: bool,
-) -> Outcome {
+/// What is to be forgotten: the fields of [`Command::ForgetWal`](crate::Command::ForgetWal).
+pub(super) struct Wish {
+    pub(super) from: WalFileName,
+    pub(super) upto: LogIndex,
+    pub(super) with_backups: bool,
+    pub(super) force: bool,
+}
+
+struct Row {
+    key: Vec<u8>,
+    file: WalFileName,
+    record: SegmentRecord,
+}
+
+/// Removes what a timeline has from a file on: the end of it, so that no hole is left whichever step comes last.
+pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, wish: &Wish) -> Outcome {
     let mut owner = stanza::need(step, name)?;
     if owner.deleting {
         return Err(Refusal::StanzaDeleting(name.clone()).into());
     }
     let database = owner.current().cloned();
     let database = database.ok_or_else(|| Refusal::UnknownStanza(name.clone()))?;
+    let rows = rows(step, name, database.id, wish.from)?;
+    if is_done(name, wish, &rows)? {
+        return Ok(Reply::Done);
+    }
     stanza::refuse_running_backup(name, &owner)?;
-    refuse_needed(step, name, database.id, from)?;
-    let timeline = from.timeline();
-    let since = database.start(from);
-    if owner.branches_behind(timeline, since).next().is_some() {
+    let timeline = wish.from.timeline();
+    let mut needing = owner.branches_behind(timeline, database.end(wish.from));
+    if rows.len() > limits::FORGOTTEN_FILES || needing.next().is_some() {
         return Err(Refusal::Recheck { since: step.index }.into());
     }
-    let rows = rows(step, name, database.id, from)?;
-    if rows.len() > limits::FORGOTTEN_FILES {
-        return Err(Refusal::Recheck { since: step.index }.into());
-    }
-    let ended = stanza::end_restores(step, name, force)?;
+    drop(needing);
+    let backups = remove_backups(step, name, database.id, wish)?;
+    let ended = stanza::end_restores(step, name, wish.force)?;
     let count = rows.len();
-    for (key, object, record) in rows {
-        let found = Found {
-            object: record.object,
-            archive: Some(database.archive_id()),
-        };
-        discard(step, &object, &found)?;
-        step.txn.delete(Table::Segments, key);
+    for row in rows {
+        forget_row(step, name, &database, row, wish.from)?;
     }
-    if let WalFileName::History(_) = from {
+    if let WalFileName::History(_) = wish.from {
         owner.histories.remove(&timeline);
         owner.writers.remove(&timeline);
+        step.txn
+            .delete(Table::Pushes, key::last_push(name, database.id, timeline));
     }
-    step.txn
-        .delete(Table::Pushes, key::last_push(name, database.id, timeline));
     // A push that began before may have found what is gone now.
     owner.since = step.index;
     stanza::put(step, name, &owner);
-    step.audit(format!(
-        "{count} WAL files of stanza {name} forgotten: timeline {timeline} from {from} on{ended}"
-    ));
+    let what = format!(
+        "{count} WAL files of stanza {name} forgotten, timeline {timeline} from {} on{backups}{ended}",
+        wish.from
+    );
+    step.audit(limits::shortened(what, limits::REASON));
     Ok(Reply::Done)
+}
+
+/// Whether the wish was carried out before: it is repeated, or comes late, and what is there now has taken the place of
+/// what was meant.
+fn is_done(name: &StanzaName, wish: &Wish, rows: &[Row]) -> Result<bool, Refusal> {
+    let is_newer = |row: &&Row| row.record.pushed > wish.upto;
+    match rows.iter().find(is_newer) {
+        None => Ok(false),
+        Some(_) if rows.iter().all(|row| is_newer(&row)) => Ok(true),
+        Some(row) => Err(Refusal::WalSince {
+            stanza: name.clone(),
+            file: row.file,
+        }),
+    }
+}
+
+fn forget_row<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    database: &Database,
+    row: Row,
+    from: WalFileName,
+) -> Outcome<()> {
+    let Row { key, file, record } = row;
+    let object = ObjectRef::Segment {
+        stanza: name.clone(),
+        db: database.id,
+        file,
+    };
+    let was_known = !record.object.is_unknown();
+    let found = Found {
+        object: record.object,
+        archive: Some(database.archive_id()),
+    };
+    discard(step, &object, &found)?;
+    if file == from && matches!(file, WalFileName::Segment(_)) && was_known {
+        // Invariant 7: up to where the two contents part it has records that were archived. Until the other content comes,
+        // or this is forgotten as well, whoever asks for it is told that it is missing.
+        let record = SegmentRecord {
+            object: ClaimedObject::unknown().stored(Vec::new()),
+            pushed_at: step.at,
+            pushed: step.index,
+        };
+        step.txn.put(Table::Segments, key, &record);
+    } else {
+        step.txn.delete(Table::Segments, key);
+    }
+    Ok(())
 }
 
 /// The files of the timeline from the first one on, one more than may be forgotten at most.
@@ -68,48 +123,60 @@ fn rows<B: Base>(
     name: &StanzaName,
     db: DbId,
     from: WalFileName,
-) -> Result<Vec<(Vec<u8>, ObjectRef, SegmentRecord)>, ReadError> {
+) -> Result<Vec<Row>, ReadError> {
     let prefix = key::segment(name, db, &format!("{:08X}", from.timeline().0));
     let first = key::segment(name, db, &from.to_string());
     let mut rows = Vec::new();
-    for row in step
-        .txn
-        .scan(Table::Segments, &first, &prefix)
-        .take(limits::FORGOTTEN_FILES + 1)
-    {
+    let found = step.txn.scan(Table::Segments, &first, &prefix);
+    for row in found.take(limits::FORGOTTEN_FILES + 1) {
         let (key, bytes) = row?;
         let record = value::decode(Table::Segments, &key, &bytes)?;
-        let object = key::read_segment(&key).ok_or_else(|| ReadError::MalformedKey {
-            table: Table::Segments,
-            key: hex::encode(&key),
-        })?;
-        rows.push((key, object, record));
+        let Some(ObjectRef::Segment { file, .. }) = key::read_segment(&key) else {
+            return Err(ReadError::MalformedKey {
+                table: Table::Segments,
+                key: hex::encode(&key),
+            });
+        };
+        rows.push(Row { key, file, record });
     }
     Ok(rows)
 }
 
-/// A backup whose WAL is gone cannot be restored: it is removed first, by name.
-fn refuse_needed<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName, db: DbId, from: WalFileName) -> Outcome<()> {
+/// A backup whose WAL is gone cannot be restored. What to add to the audit trail.
+fn remove_backups<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, wish: &Wish) -> Outcome<String> {
+    let needing = needing(step, name, db, wish.from)?;
+    let Some(label) = needing.first() else {
+        return Ok(String::new());
+    };
+    if !wish.with_backups {
+        return Err(Refusal::BackupNeedsWal {
+            stanza: name.clone(),
+            file: wish.from,
+            label: label.clone(),
+            more: u32::try_from(needing.len() - 1).unwrap_or(u32::MAX),
+        }
+        .into());
+    }
+    for label in &needing {
+        backup::remove(step, name, label)?;
+    }
+    let labels: Vec<String> = needing.iter().map(ToString::to_string).collect();
+    Ok(format!(", with backups {}", labels.join(", ")))
+}
+
+fn needing<B: Base>(
+    step: &Step<'_, '_, B>,
+    name: &StanzaName,
+    db: DbId,
+    from: WalFileName,
+) -> Result<Vec<BackupLabel>, ReadError> {
     let prefix = key::stanza_prefix(name);
-    let mut needing = None;
-    let mut more = 0_u32;
+    let mut needing = Vec::new();
     for row in step.txn.records::<BackupRecord>(Table::Backups, &prefix) {
         let (key, backup) = row?;
         if backup.db == db && backup.needs(from) {
-            match &needing {
-                None => needing = key::read_backup(&key).map(|(_, label)| label),
-                Some(_) => more = more.saturating_add(1),
-            }
+            needing.extend(key::read_backup(&key).map(|(_, label)| label));
         }
     }
-    match needing {
-        None => Ok(()),
-        Some(label) => Err(Refusal::BackupNeedsWal {
-            stanza: name.clone(),
-            file: from,
-            label,
-            more,
-        }
-        .into()),
-    }
+    Ok(needing)
 }

@@ -309,7 +309,21 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             instance,
             machine,
         } => stanza::adopt_writer(step, &stanza, timeline, instance, machine),
-        Command::ForgetWal { stanza, from, force } => forget_wal::forget(step, &stanza, from, force),
+        Command::ForgetWal {
+            stanza,
+            from,
+            upto,
+            with_backups,
+            force,
+        } => {
+            let wish = forget_wal::Wish {
+                from,
+                upto,
+                with_backups,
+                force,
+            };
+            forget_wal::forget(step, &stanza, &wish)
+        }
         Command::PushSegment(push) => segment::push(step, *push),
         Command::AddChunks { session, ack, chunks } => chunk::add(step, session, ack, chunks),
         Command::OpenSession {

@@ -5,7 +5,7 @@ use pgmesh_storage::DbId;
 
 use super::scenario::*;
 use crate::command::{Aside, Command, PushSegment};
-use crate::model::Server;
+use crate::model::{LogIndex, Server};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -240,27 +240,39 @@ fn invariant_12_a_clone_on_another_machine_waits_until_the_first_is_silent() {
         record.writers[&TimelineId(1)].machine.clone()
     };
     assert_eq!(machine(&world), "m");
+    // Each step takes a second.
     let at = world.at;
     let is_refused = |answer| matches!(answer, Err(Refusal::OtherMachine { .. }));
-    assert!(is_refused(world.push(on_machine("n", 3))));
-    world.at = at + Server::MOVED_AFTER - 1;
-    let refusal = world.push(on_machine("n", 3)).unwrap_err();
-    let text = refusal.to_string();
-    assert!(text.contains("10.0.0.2") && text.contains("119 seconds"), "{text}");
+    let (least, most) = Server::MOVED_AFTER;
+    for seconds in [1, least - 1, 1 - least] {
+        world.at = at + seconds - 1;
+        let refusal = world.push(on_machine("n", 3));
+        assert!(
+            refusal
+                .clone()
+                .is_err_and(|refusal| refusal.to_string().contains("10.0.0.2")),
+            "{refusal:?}"
+        );
+        assert!(is_refused(refusal));
+    }
     // The same bytes are no harm, and one without a machine of its own differs from nobody.
     assert!(matches!(world.push(on_machine("n", 2)), Ok(Reply::AlreadyThere { .. })));
     world.push(on_machine("", 3)).unwrap();
     assert_eq!(machine(&world), "m");
+    // One that seldom pushes is waited for longer.
+    world.at += 200;
+    world.push(on_machine("m", 4)).unwrap();
+    world.at += 390;
+    assert!(is_refused(world.push(on_machine("n", 5))));
     // The volume was moved: it goes on by itself.
-    world.at += Server::MOVED_AFTER;
-    world.push(on_machine("n", 4)).unwrap();
+    world.at += most;
+    world.push(on_machine("n", 5)).unwrap();
     assert_eq!(machine(&world), "n");
-    assert!(is_refused(world.push(on_machine("m", 5))), "now that one is the other");
-    // A leader whose clock goes back stops nobody.
-    world.at -= 1000;
-    world.push(on_machine("m", 5)).unwrap();
-    // By an administrator's word at once.
-    world.at += 1;
+    assert!(is_refused(world.push(on_machine("m", 6))), "now that one is the other");
+    // A clock that was far ahead stops nobody.
+    world.at -= 10_000;
+    world.push(on_machine("m", 6)).unwrap();
+    // By an administrator's word at once, and that holds.
     let adopt = Command::AdoptWriter {
         stanza: stanza(),
         timeline: TimelineId(1),
@@ -268,13 +280,19 @@ fn invariant_12_a_clone_on_another_machine_waits_until_the_first_is_silent() {
         machine: "o".to_owned(),
     };
     world.run(adopt).unwrap();
-    world.push(on_machine("o", 6)).unwrap();
+    world.push(on_machine("o", 7)).unwrap();
+    world.at += 10_000;
+    let barred = world.push(on_machine("m", 8));
+    assert!(matches!(barred, Err(Refusal::OtherWriter { .. })), "{barred:?}");
+    world.push(on_machine("p", 8)).unwrap();
+    world.at += 10_000;
+    assert!(world.push(on_machine("m", 9)).is_err(), "it is barred still");
 }
 
 #[test]
 fn invariant_12_where_a_writer_was_seen_last_is_known() {
     let mut world = World::with_stanza();
-    world.at = 100;
+    world.at = 99;
     world.push(on_machine("m", 1)).unwrap();
     let last = |world: &World| world.view().last_push(&stanza(), DbId(1), TimelineId(1)).unwrap();
     let seen = last(&world).unwrap();
@@ -283,11 +301,12 @@ fn invariant_12_where_a_writer_was_seen_last_is_known() {
         (100, "10.0.0.1", segment_name(1, 1))
     );
     // What is not new, and what a standby gives, says nothing of the writer.
-    world.at = 200;
+    world.at = 198;
     world.push(on_machine("m", 1)).unwrap();
     assert_eq!(last(&world).unwrap().at, 100);
     world.push(on_machine("m", 2)).unwrap();
-    assert_eq!(last(&world).unwrap().at, 200);
+    let seen = last(&world).unwrap();
+    assert_eq!((seen.at, seen.gap, seen.pushed), (200, 100, world.applied()));
     world
         .run(Command::StopStanza {
             stanza: stanza(),
@@ -302,93 +321,158 @@ fn invariant_12_where_a_writer_was_seen_last_is_known() {
     assert_eq!(last(&world), None);
 }
 
-fn forget(from: WalFileName) -> Command {
+fn forget(from: WalFileName, upto: LogIndex) -> Command {
     Command::ForgetWal {
         stanza: stanza(),
         from,
+        upto,
+        with_backups: false,
         force: false,
     }
+}
+
+fn segment(number: u32) -> WalFileName {
+    WalFileName::Segment(segment_name(1, number))
+}
+
+/// The names that are archived, and whether their content is known.
+fn archived(world: &World) -> Vec<(WalFileName, bool)> {
+    let (view, stanza) = (world.view(), stanza());
+    let rows = view.segments(&stanza, DbId(1), None);
+    rows.map(|row| row.unwrap())
+        .map(|(file, record)| (file, !record.object.is_unknown()))
+        .collect()
+}
+
+/// As it is pushed after something of that name was forgotten: under another object name.
+fn again(push: PushSegment, content: u8) -> PushSegment {
+    let mut push = push;
+    push.object.digest = digest(content);
+    push.object.claims = claims(&[replica(1, 1), replica(2, 1)]);
+    push
 }
 
 #[test]
 fn invariant_12_what_a_copy_has_pushed_can_be_forgotten_and_the_originals_goes_in() {
     let mut world = World::with_stanza();
-    let segment = |number: u32| WalFileName::Segment(segment_name(1, number));
     for number in 1..=9_u8 {
         world.push(push_segment(1, number.into(), number)).unwrap();
     }
-    let recheck = |answer| matches!(answer, Err(Refusal::Recheck { .. }));
+    let upto = world.applied();
     // So many files at once, the last ones first: no hole is left behind by whoever is killed between two steps.
-    assert!(recheck(world.run(forget(segment(5)))), "five are more than four");
+    let refused = world.run(forget(segment(5), upto));
+    assert!(
+        matches!(refused, Err(Refusal::Recheck { .. })),
+        "five are more than four"
+    );
     let before = world.view().garbage(None).count();
-    world.run(forget(segment(6))).unwrap();
-    let names = |world: &World| -> Vec<WalFileName> {
-        let view = world.view();
-        view.segments(&stanza(), DbId(1), None)
-            .map(|row| row.unwrap().0)
-            .collect()
-    };
-    assert_eq!(names(&world), [1, 2, 3, 4, 5].map(segment));
+    world.run(forget(segment(6), upto)).unwrap();
     assert!(world.view().garbage(None).count() > before, "their objects are deleted");
+    // Invariant 7: nobody is told that the first one was never archived.
+    let known = |numbers: &[u32]| -> Vec<_> { numbers.iter().map(|number| (segment(*number), true)).collect() };
+    let mut with_mark = known(&[1, 2, 3, 4, 5]);
+    with_mark.push((segment(6), false));
+    assert_eq!(archived(&world), with_mark);
     // The name is free for other content, under another object name.
-    let mut other = push_segment(1, 6, 66);
-    other.checked_at = world.applied();
-    assert!(matches!(world.push(other.clone()), Err(Refusal::StaleGenerations(_))));
-    other.object.claims = claims(&[replica(1, 1), replica(2, 1)]);
-    world.push(other).unwrap();
-    // One that began before what it found was forgotten looks again.
-    let late = push_segment(1, 7, 77);
-    assert!(recheck(world.push(late)));
+    let stale = world.push(push_segment(1, 6, 66));
+    assert!(matches!(stale, Err(Refusal::StaleGenerations(_))), "{stale:?}");
+    world.push(again(push_segment(1, 6, 66), 66)).unwrap();
+    assert_eq!(archived(&world), known(&[1, 2, 3, 4, 5, 6]));
+    // One that began before, and found what is gone, looks again.
+    let late = PushSegment {
+        checked_at: upto,
+        ..again(push_segment(1, 7, 77), 77)
+    };
+    let late = world.run(Command::PushSegment(Box::new(late)));
+    assert!(matches!(late, Err(Refusal::Recheck { .. })), "{late:?}");
 }
 
 #[test]
-fn invariant_12_what_branches_off_is_forgotten_first_and_a_backups_wal_is_kept() {
+fn invariant_1_a_wish_to_forget_that_comes_late_or_twice_takes_nothing_newer() {
+    let mut world = World::with_stanza();
+    for number in 1..=3_u8 {
+        world.push(push_segment(1, number.into(), number)).unwrap();
+    }
+    let upto = world.applied();
+    let wish = forget(segment(2), upto);
+    world.run(wish.clone()).unwrap();
+    assert_eq!(world.run(wish.clone()), Ok(Reply::Done), "twice");
+    assert_eq!(archived(&world), [(segment(1), true), (segment(2), false)]);
+    world.push(again(push_segment(1, 2, 22), 22)).unwrap();
+    world.push(again(push_segment(1, 3, 33), 33)).unwrap();
+    let with_both = [1, 2, 3].map(|number| (segment(number), true));
+    assert_eq!(world.run(wish), Ok(Reply::Done), "late");
+    assert_eq!(archived(&world), with_both);
+    // Some of it is what was meant, and some is not: somebody pushes on.
+    let mixed = world.run(forget(segment(1), upto));
+    assert!(matches!(mixed, Err(Refusal::WalSince { .. })), "{mixed:?}");
+    assert_eq!(archived(&world), with_both);
+    // The mark goes when it is forgotten once more.
+    let upto = world.applied();
+    world.run(forget(segment(3), upto)).unwrap();
+    let upto = world.applied();
+    world.run(forget(segment(3), upto)).unwrap();
+    assert_eq!(archived(&world), [1, 2].map(|number| (segment(number), true)));
+}
+
+#[test]
+fn invariant_12_what_branches_off_is_forgotten_first_and_a_backups_wal_with_the_backup() {
+    const LABEL: &str = "20250215-020001F";
     let mut world = World::with_stanza();
     for number in 1..=4_u8 {
         world.push(push_segment(1, number.into(), number)).unwrap();
     }
+    // In the third segment: a recovery along timeline 2 reads timeline 1 up to the second.
     let branches = [(1, 0x0380_0000)];
     world.push(push_history(2, &branches)).unwrap();
     let mut second = push_segment(2, 3, 33);
     second.server = server("copy", 2, &branches);
     world.push(second).unwrap();
-    let (of_first, history) = (
-        WalFileName::Segment(segment_name(1, 3)),
-        WalFileName::History(TimelineId(2)),
-    );
-    assert!(matches!(world.run(forget(of_first)), Err(Refusal::Recheck { .. })));
-    world.run(forget(history)).unwrap();
+    let history = WalFileName::History(TimelineId(2));
+    let upto = world.applied();
+    let refused = world.run(forget(segment(2), upto));
+    assert!(matches!(refused, Err(Refusal::Recheck { .. })), "{refused:?}");
+    world.run(forget(segment(3), upto)).unwrap();
+    world.run(forget(history, upto)).unwrap();
     let record = world.view().stanza(&stanza()).unwrap().unwrap();
     assert!(record.histories.is_empty() && !record.writers.contains_key(&TimelineId(2)));
     // The original's promotion is another one.
-    let mut own = push_history(2, &[(1, 0x0480_0000)]);
-    own.checked_at = world.applied();
-    own.object.claims = claims(&[replica(1, 1), replica(2, 1)]);
-    own.object.digest = digest(99);
-    world.push(own).unwrap();
-    let session = world.begin_backup("20250215-020001F");
-    assert!(matches!(
-        world.run(forget(of_first)),
-        Err(Refusal::BackupRunning { .. })
-    ));
-    let checked_at = world.applied();
-    world
-        .run(Command::CommitBackup(Box::new(commit(
-            session,
-            "20250215-020001F",
-            checked_at,
-        ))))
-        .unwrap();
-    let stop = {
-        let backup = world
-            .view()
-            .backup(&stanza(), &label("20250215-020001F"))
-            .unwrap()
-            .unwrap();
-        WalFileName::Segment(backup.wal_stop)
+    world.push(again(push_history(2, &[(1, 0x0480_0000)]), 99)).unwrap();
+    let session = world.begin_backup(LABEL);
+    let upto = world.applied();
+    let running = world.run(forget(segment(2), upto));
+    assert!(matches!(running, Err(Refusal::BackupRunning { .. })), "{running:?}");
+    let commit = commit(session, LABEL, upto);
+    world.run(Command::CommitBackup(Box::new(commit))).unwrap();
+    let upto = world.applied();
+    world.run(forget(history, upto)).unwrap();
+    let needed = world.run(forget(segment(2), upto));
+    assert!(
+        matches!(needed, Err(Refusal::BackupNeedsWal { more: 0, .. })),
+        "{needed:?}"
+    );
+    let mut with_backups = forget(segment(2), upto);
+    if let Command::ForgetWal { with_backups, .. } = &mut with_backups {
+        *with_backups = true;
+    }
+    world.run(with_backups).unwrap();
+    assert!(world.view().backup(&stanza(), &label(LABEL)).unwrap().is_none());
+}
+
+#[test]
+fn invariant_4_a_change_map_is_of_what_is_archived_now() {
+    let mut world = World::with_stanza();
+    world.push(push_segment(1, 1, 1)).unwrap();
+    let map = |content: u8| PushSegment {
+        mapped: Some(digest(content)),
+        ..push_file(WalFileName::Map(segment_name(1, 1)), 5, &[replica(1, 0)])
     };
-    assert!(matches!(
-        world.run(forget(stop)),
-        Err(Refusal::BackupNeedsWal { more: 0, .. })
-    ));
+    let is_stale = |answer| matches!(answer, Err(Refusal::StaleMap { .. }));
+    assert!(is_stale(world.push(map(2))));
+    let upto = world.applied();
+    world.run(forget(segment(1), upto)).unwrap();
+    assert!(is_stale(world.push(map(1))), "the segment was forgotten meanwhile");
+    world.push(again(push_segment(1, 1, 11), 11)).unwrap();
+    assert!(is_stale(world.push(map(1))));
+    world.push(map(11)).unwrap();
 }

@@ -284,6 +284,7 @@ pub(crate) fn push_file(file: WalFileName, content: u8, replicas: &[Replica]) ->
         system_id: SystemId(7),
         server: server("a", file.timeline().0, &[]),
         aside: None,
+        mapped: None,
         header_timeline: file.holds_wal().then(|| file.timeline()),
         branches: Vec::new(),
     }

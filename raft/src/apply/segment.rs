@@ -1,6 +1,6 @@
 //! Archiving WAL files: invariants 1, 3 and 12.
 
-use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{Digest, StanzaName};
 
 use super::objects::{Found, need_replicas, place_more, place_new};
@@ -69,27 +69,32 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         pushed: step.index,
     };
     step.txn.put(Table::Segments, key, &record);
-    note_push(step, &db, &push);
+    note_push(step, &db, &push)?;
     Ok(Reply::Pushed { replicas })
 }
 
 /// Where the writer of a timeline was seen last, for whoever is refused in its place.
-fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegment) {
+fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegment) -> Outcome<()> {
     let WalFileName::Segment(segment) = push.file else {
-        return;
+        return Ok(());
     };
     if !push.server.writes(segment.timeline) {
-        return;
+        return Ok(());
     }
+    let key = key::last_push(&push.stanza, db.id, segment.timeline);
+    let before = step.txn.record::<LastPush>(Table::Pushes, &key)?;
     let last = LastPush {
         instance: push.server.instance.clone(),
+        machine: push.server.machine.clone(),
         host: limits::shortened(step.actor.to_owned(), limits::WRITER_HOST),
         address: push.server.address.clone(),
         segment,
         at: step.at,
+        gap: before.map_or(0, |before| step.at.saturating_sub(before.at).max(0)),
+        pushed: step.index,
     };
-    let key = key::last_push(&push.stanza, db.id, segment.timeline);
     step.txn.put(Table::Pushes, key, &last);
+    Ok(())
 }
 
 /// A standby may have archived a segment before the server that wrote it. That one is bound all the same.
@@ -159,7 +164,10 @@ fn fence<B: Base>(
         // Only what was judged is set aside. A map is made by a node of a segment that was archived: whoever wrote that
         // one was looked at then.
         (None, WalFileName::Aside { .. }) => return Err(Refusal::Recheck { since: step.index }.into()),
-        (None, WalFileName::Map(_)) => return Ok(false),
+        (None, WalFileName::Map(segment)) => {
+            refuse_stale_map(step, db, push, segment)?;
+            return Ok(false);
+        }
         (None, file) => {
             let last_push = last_push(step, db, push)?;
             let known = known(step, None, last_push.as_ref());
@@ -171,8 +179,13 @@ fn fence<B: Base>(
         }
     };
     match owner.writers.get_mut(&timeline) {
-        _ if binds => {
-            owner.writers.insert(timeline, writer(step, push));
+        before if binds => {
+            let barred = before.map(|before| std::mem::take(&mut before.barred));
+            let writer = Writer {
+                barred: barred.unwrap_or_default(),
+                ..writer(step, push)
+            };
+            owner.writers.insert(timeline, writer);
             Ok(true)
         }
         Some(writer)
@@ -220,6 +233,26 @@ fn refuse_aside<B: Base>(
     match owner.judge(&push.stanza, aside.of, &push.server, known, push.object.digest)? {
         Judgement::Aside { .. } if content == aside.compared => Ok(()),
         _ => Err(moved().into()),
+    }
+}
+
+/// A map must be of what is archived now: an incremental backup reads the pages that it names and no others.
+fn refuse_stale_map<B: Base>(
+    step: &Step<'_, '_, B>,
+    db: &Database,
+    push: &PushSegment,
+    segment: SegmentName,
+) -> Outcome<()> {
+    let name = WalFileName::Segment(segment).to_string();
+    let key = key::segment(&push.stanza, db.id, &name);
+    let archived = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
+    match archived.filter(|archived| !archived.object.is_unknown()) {
+        Some(archived) if push.mapped == Some(archived.object.digest) => Ok(()),
+        _ => Err(Refusal::StaleMap {
+            stanza: push.stanza.clone(),
+            segment,
+        }
+        .into()),
     }
 }
 

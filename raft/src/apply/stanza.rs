@@ -240,9 +240,15 @@ pub(super) fn adopt_writer<B: Base>(
     step.audit(format!(
         "instance {instance} adopted as writer of timeline {timeline} of stanza {stanza}"
     ));
-    record
-        .writers
-        .insert(timeline, Writer::new(instance, machine, step.index, step.actor));
+    let mut writer = Writer::new(instance, machine, step.index, step.actor);
+    // Only the machine tells a clone of this volume from it.
+    if let Some(before) = record.writers.get(&timeline)
+        && before.instance == writer.instance
+        && before.machine != writer.machine
+    {
+        writer.barred.clone_from(&before.machine);
+    }
+    record.writers.insert(timeline, writer);
     record.make_room();
     put(step, stanza, &record);
     Ok(Reply::Done)
@@ -262,6 +268,7 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
     }
     let removed = delete_segments(step, stanza, &record, DELETE_STEP)?;
     let removed = removed + delete_backups(step, stanza, DELETE_STEP - removed)?;
+    let removed = removed + delete_pushes(step, stanza, DELETE_STEP - removed)?;
     if removed == DELETE_STEP {
         record.since = step.index;
         put(step, stanza, &record);
@@ -277,9 +284,6 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
             archive: Some(database.archive_id()),
         };
         discard(step, &object, &found)?;
-    }
-    for (key, _) in first_keys(step, Table::Pushes, stanza, usize::MAX)? {
-        step.txn.delete(Table::Pushes, key);
     }
     step.txn.delete(Table::Stanzas, key::stanza(stanza));
     step.audit(format!("stanza {stanza} deleted"));
@@ -351,6 +355,14 @@ fn delete_segments<B: Base>(
             discard(step, object, &found)?;
         }
         step.txn.delete(Table::Segments, key.clone());
+    }
+    Ok(rows.len())
+}
+
+fn delete_pushes<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limit: usize) -> Result<usize, ReadError> {
+    let rows = first_keys(step, Table::Pushes, stanza, limit)?;
+    for (key, _) in &rows {
+        step.txn.delete(Table::Pushes, key.clone());
     }
     Ok(rows.len())
 }

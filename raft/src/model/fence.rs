@@ -13,8 +13,9 @@
 //!
 //! - A server that is on a timeline and not in recovery *writes* it. The first one that does is bound to it. Another
 //!   one is a copy, or the same one in another place: it is refused until somebody says which.
-//! - Such a server on another machine is one whose volume was moved, or a clone of that volume. While its machine pushes
-//!   it is refused; once that has been silent for [`Server::MOVED_AFTER`] it goes on, and is bound to the new machine.
+//! - Such a server on another machine is one whose volume was moved, or a clone of that volume. While the first machine
+//!   pushes it is refused; once that has been silent for longer than it usually is, the server goes on, and is bound to
+//!   the new machine. Not where an administrator has said that the machine's place was taken.
 //! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may
 //!   give it.
 //! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it
@@ -50,8 +51,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// So many seconds after a machine's last push the same data directory may push from another machine.
-    pub const MOVED_AFTER: i64 = 120;
+    /// So many seconds after a machine's last push the same data directory may push from another machine: at least, and
+    /// at most.
+    pub const MOVED_AFTER: (i64, i64) = (120, 900);
 
     /// Whether the server writes this timeline.
     #[must_use]
@@ -156,7 +158,7 @@ impl StanzaRecord {
             };
         }
         match writer {
-            Some(other) if !is_own => Place::Others(other),
+            Some(other) if !is_own || other.bars(server) => Place::Others(other),
             _ if server.in_recovery => Place::Shared,
             Some(own) if own.is_elsewhere(server) => match known.last_push.filter(|last| last.is_recent(known.now)) {
                 Some(last) => Place::Elsewhere(last),

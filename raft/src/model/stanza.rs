@@ -56,9 +56,10 @@ impl StanzaRecord {
         self.histories.iter().filter(move |_| is_current).chain(past)
     }
 
-    /// The known timelines that leave this one, or come from one that does, behind a position.
+    /// The known timelines whose recovery needs what this one has up to a position: they leave it there or behind, or
+    /// come from one that does.
     pub fn branches_behind(&self, timeline: TimelineId, position: Lsn) -> impl Iterator<Item = TimelineId> {
-        let is_behind = move |branch: &Branch| branch.parent == timeline && branch.switch > position;
+        let is_behind = move |branch: &Branch| branch.parent == timeline && branch.switch >= position;
         let behind = self
             .histories
             .iter()
@@ -120,11 +121,10 @@ impl Database {
         }
     }
 
-    /// Where a WAL file begins. A history file stands for the whole timeline.
+    /// Where the first segment ends that goes with a WAL file. A history file stands for the whole timeline.
     #[must_use]
-    pub fn start(&self, file: WalFileName) -> Lsn {
-        file.segment()
-            .map_or(Lsn(0), |segment| segment.start(self.segment_size))
+    pub fn end(&self, file: WalFileName) -> Lsn {
+        file.segment().map_or(Lsn(0), |segment| segment.end(self.segment_size))
     }
 }
 
@@ -147,6 +147,9 @@ pub struct Writer {
     pub instance: String,
     /// The fingerprint of the machine that it was last seen on. Empty where that is not known.
     pub machine: String,
+    /// The machine whose place this one took by an administrator's word: what the same data directory pushes from there
+    /// is a clone's. Empty where there is none.
+    pub barred: String,
     /// When it was bound.
     pub since: LogIndex,
     /// When it last pushed, to within [`SEEN_STEP`](Self::SEEN_STEP).
@@ -165,6 +168,7 @@ impl Writer {
         Self {
             instance,
             machine,
+            barred: String::new(),
             since: at,
             seen: at,
             host: limits::shortened(actor.to_owned(), limits::WRITER_HOST),
@@ -175,6 +179,12 @@ impl Writer {
     #[must_use]
     pub fn is_elsewhere(&self, server: &Server) -> bool {
         !self.machine.is_empty() && !server.machine.is_empty() && self.machine != server.machine
+    }
+
+    /// Whether an administrator has said that a server with the same data directory is not the writer.
+    #[must_use]
+    pub fn bars(&self, server: &Server) -> bool {
+        !self.barred.is_empty() && self.barred == server.machine
     }
 
     /// What another instance is told that wants to take its place.
@@ -195,21 +205,41 @@ impl Writer {
 pub struct LastPush {
     /// The fingerprint of its data directory.
     pub instance: String,
+    /// The fingerprint of its machine. Empty where that is not known.
+    pub machine: String,
     /// Who pushed, in words for the user: `client pg1`.
     pub host: String,
     /// The address that it came from.
     pub address: String,
     /// What it pushed.
     pub segment: SegmentName,
-    /// When, in seconds since the Unix epoch.
+    /// When, in seconds since the Unix epoch, as the node knew it that took it.
     pub at: i64,
+    /// How long after the one before, in seconds.
+    pub gap: i64,
+    /// When it was committed.
+    pub pushed: LogIndex,
 }
 
 impl LastPush {
-    /// Whether it is too recent for the data directory to have moved since. A clock that has gone back proves nothing.
+    /// Whether it is too recent for the data directory to have moved since: less than twice as long ago as the cluster
+    /// usually takes from one push to the next, within [`Server::MOVED_AFTER`].
     #[must_use]
     pub fn is_recent(&self, now: i64) -> bool {
-        (0..Server::MOVED_AFTER).contains(&now.saturating_sub(self.at))
+        self.is_within(now, self.patience())
+    }
+
+    /// Whether it was so many seconds ago, or less. Clocks of nodes differ, so a moment ahead is a moment ago.
+    #[must_use]
+    pub fn is_within(&self, now: i64, seconds: i64) -> bool {
+        now.saturating_sub(self.at).saturating_abs() < seconds
+    }
+
+    /// For so many seconds it is recent.
+    #[must_use]
+    pub fn patience(&self) -> i64 {
+        let (least, most) = Server::MOVED_AFTER;
+        self.gap.saturating_mul(2).clamp(least, most)
     }
 
     /// What the same instance is told on another machine.
@@ -221,7 +251,8 @@ impl LastPush {
             host: self.host.clone(),
             address: self.address.clone(),
             segment: self.segment,
-            seconds: now.saturating_sub(self.at),
+            seconds: now.saturating_sub(self.at).max(0),
+            wait: self.patience(),
         }
     }
 }

@@ -41,9 +41,11 @@ pub const COMMANDS: &[CommandSpec] = &[
                 refusal, `status` and `doctor` name the file to give here. Forgets it and all behind it on its timeline, and \
                 the timelines that branch off from there; a history file stands for its whole timeline. The cluster's own WAL \
                 goes in when its archiver tries again, within a minute.\n\n\
-                What is forgotten cannot be brought back: --dry-run says what it is. Refused while it is being pushed to, while \
-                a backup or a restore runs, and when backups need it; --force removes them too, and ends restores. Needs an \
-                administrator's certificate, as a node has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, \
+                What is forgotten cannot be brought back: --dry-run says what it is. Refused when backups need it, unless \
+                --with-backups removes them too; while it is pushed to, while nobody is refused because of it, and while the \
+                stanza is being restored, unless --force is given; while a backup runs. The first segment is marked as missing \
+                until other content comes; forgotten once more, the mark goes too. Needs an administrator's certificate, as a \
+                node has it. `--output=json`: `timelines` (`timeline`, `first`, `last`, \
                 `files`, `bytes`), `backups` (the first 20), `backup-count`.",
         arguments: &[required(
             "FILE",

@@ -134,12 +134,16 @@ pub const OPTIONS: &[OptionSpec] = &[
         .default("n")
         .about(
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
-            exists. archive-forget: although it is pushed to, with the backups that need it. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
+            exists. archive-forget: although it is pushed to, nobody is refused because of it, or it is being restored. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
             PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
             although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is \
             an identity already.",
             "--force",
         ),
+    new("with-backups", Kind::Flag, "with the backups that need it")
+        .commands(CommandSet::of(&[ArchiveForget]))
+        .default("n")
+        .about("They are removed in the same step: without their WAL they could not be restored.", "--with-backups"),
     new("dry-run", Kind::Flag, "only say what would be done")
         .commands(CommandSet::of(&[ArchiveForget]))
         .default("n")
