@@ -115,8 +115,11 @@ impl Node {
                 .is_ok_and(|place| self.may_delete(&place) && place.admits());
             let now = Instant::now();
             if let Some(after) = self.asked_kept.due(repo, now).filter(|_| may) {
-                let after = ask_for_kept_of(self, repo, after).await?;
-                self.asked_kept.asked(repo, now, after);
+                let asked = ask_for_kept_of(self, repo, after).await?;
+                // What failed for the moment is tried again with the next collection, and not in an hour.
+                if !asked.is_open {
+                    self.asked_kept.asked(repo, now, asked.after);
+                }
             }
         }
         Ok(())

@@ -114,30 +114,40 @@ async fn collect_chunks<G: Ground>(ground: &G) -> Result<Collected, Failure> {
     Ok(collected)
 }
 
-/// Asks a repository for what it has kept, from `after` on. Answers where to go on the next time; none from the
-/// beginning.
+/// How far a repository was asked for what it keeps.
+pub(crate) struct Asked {
+    /// Where to go on the next time; none from the beginning.
+    pub(crate) after: Option<GarbageKey>,
+    /// Some of it was not decided: the repository did not answer, or this node leads no more.
+    pub(crate) is_open: bool,
+}
+
+/// Asks a repository for what it has kept, from `after` on.
 pub(crate) async fn ask_for_kept_of<G: Ground>(
     ground: &G,
     repo: RepoKey,
     mut after: Option<GarbageKey>,
-) -> Result<Option<GarbageKey>, Failure> {
-    let mut refusals = 0;
+) -> Result<Asked, Failure> {
+    let (mut refusals, mut is_open) = (0, false);
     while let Some(lead) = ground.confirm_lead().await? {
         let page = kept_page(&ground.view().snapshot(), repo, after.as_ref())?;
-        let Some(last) = page.last else { return Ok(None) };
+        let Some(last) = page.last else {
+            return Ok(Asked { after: None, is_open });
+        };
         after = Some(last);
         let asked = page.useless.len();
-        let (gone, _) = dispose_of_all(ground, &lead, page.useless).await;
+        let (gone, kept) = dispose_of_all(ground, &lead, page.useless).await;
         refusals += asked - gone.len();
+        is_open |= gone.len() + kept.len() < asked;
         if !gone.is_empty() {
             tracing::info!(%repo, objects = gone.len(), "objects that were kept are deleted at last");
         }
         forget_garbage(ground, gone).await?;
         if refusals >= REFUSALS {
-            break;
+            return Ok(Asked { after, is_open });
         }
     }
-    Ok(after)
+    Ok(Asked { after, is_open: true })
 }
 
 async fn forget_garbage<G: Ground>(ground: &G, garbage: Vec<GarbageObject>) -> Result<(), Failure> {
