@@ -98,16 +98,25 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
     let why = told["why"].as_str().expect("why");
     assert!(why.contains("part at") && why.contains("127.0.0.1"), "{why}");
     let doctor = site.node.run(&["doctor"]);
-    assert!(doctor.code() == Some(45) && doctor.stdout.contains("archive-forget"), "{doctor}");
+    assert!(
+        doctor.code() == Some(45) && doctor.stdout.contains("archive-forget"),
+        "{doctor}"
+    );
     // What would go is said first. A backup of what is given up goes with it, and not by accident.
     let dry = run_as_printed(&site, remedy(&told), "archive-forget", &["--dry-run"]).ok();
-    assert!(dry.stdout.contains("would be forgotten") && dry.stdout.contains(&later), "{dry}");
+    assert!(
+        dry.stdout.contains("would be forgotten") && dry.stdout.contains(&later),
+        "{dry}"
+    );
     run_as_printed(&site, remedy(&told), "archive-forget", &[]).fails(&[48], &[&later, "--with-backups"]);
     site.host
         .run(&["archive-forget", "00000001.history"])
         .fails(&[39], &["administrator"]);
     let done = run_as_printed(&site, remedy(&told), "archive-forget", &["--with-backups"]).ok();
-    assert!(done.stdout.contains("forgotten") && done.stdout.contains(&later), "{done}");
+    assert!(
+        done.stdout.contains("forgotten") && done.stdout.contains(&later),
+        "{done}"
+    );
     assert_not_stuck(&site.postgres);
     assert_restores(&site.host, &site, &site.postgres, "restored");
     site.host.run(&["verify"]).succeeds();

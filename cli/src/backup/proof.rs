@@ -118,8 +118,10 @@ fn not_its_own(stanza: &StanzaName, name: SegmentName, cause: &str) -> Failure {
             "{cause}: the archive has WAL of another history of this cluster, so no backup of this server could be recovered with it"
         ))
         .remedy(
-            "if the server was put back to a snapshot, its archiver is refused: 'pgmesh status' and PostgreSQL's log name the file and the \
-             command that takes what was given up out of the archive; a copy belongs to a stanza of its own, and pgN-host must name the \
+            "if the server was put back to a snapshot and its archiver is refused, 'pgmesh status' and PostgreSQL's log name the file and \
+             the command that takes what was given up out of the archive; if archive_command hides that, the server goes on under a \
+             timeline of its own: stop it, create standby.signal in its data directory, start it, 'select pg_promote()', then take a \
+             full backup; a copy belongs to a stanza of its own, and pgN-host must name the \
              server that archives to the stanza",
         )
 }

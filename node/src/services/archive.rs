@@ -218,12 +218,7 @@ impl Node {
     }
 
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
-    pub(crate) fn settle(
-        &self,
-        object: ObjectRef,
-        digest: Digest,
-        outcome: &mut crate::repositories::WriteOutcome,
-    ) {
+    pub(crate) fn settle(&self, object: ObjectRef, digest: Digest, outcome: &mut crate::repositories::WriteOutcome) {
         let mut late = outcome.late.take();
         if late.is_empty() {
             if !outcome.owed.is_empty() {
