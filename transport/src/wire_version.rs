@@ -60,10 +60,11 @@ mod tests {
     #[test]
     fn the_own_version_is_preferred_and_alone_spoken() {
         let alpns = server_alpns();
-        assert_eq!(alpns[0], b"pgmesh/3");
-        assert_eq!(alpns[1], b"pgmesh-join/3");
-        assert_eq!(negotiated(b"pgmesh/3"), Negotiated::Spoken(Purpose::Member));
-        assert_eq!(negotiated(b"pgmesh-join/3"), Negotiated::Spoken(Purpose::Join));
+        let (member, join) = (format!("pgmesh/{WIRE_VERSION}"), format!("pgmesh-join/{WIRE_VERSION}"));
+        assert_eq!(alpns[0], member.as_bytes());
+        assert_eq!(alpns[1], join.as_bytes());
+        assert_eq!(negotiated(member.as_bytes()), Negotiated::Spoken(Purpose::Member));
+        assert_eq!(negotiated(join.as_bytes()), Negotiated::Spoken(Purpose::Join));
         for alpn in &alpns[2..] {
             assert_eq!(negotiated(alpn), Negotiated::Foreign);
         }

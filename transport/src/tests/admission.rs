@@ -43,7 +43,9 @@ async fn each_role_is_seen_as_what_it_is() {
 async fn a_member_without_a_certificate_is_told_to_join() {
     let mesh = Mesh::new();
     let (address, mut arrivals) = listen(&mesh.node());
-    let connection = raw_connect(&address, "pgmesh/3", None, &mesh.ca).await.unwrap();
+    let connection = raw_connect(&address, &format!("pgmesh/{WIRE_VERSION}"), None, &mesh.ca)
+        .await
+        .unwrap();
     let lost = ConnectionLost::from(connection.closed().await);
     assert!(
         matches!(
@@ -71,7 +73,7 @@ async fn who_comes_to_join_is_nobody_yet() {
     assert!(!session.peer().is_admin());
     // Showing an administrator's certificate does not make it more.
     let admin = mesh.identity(&Role::Admin, "root");
-    let _connection = raw_connect(&address, "pgmesh-join/3", Some(&admin), &mesh.ca)
+    let _connection = raw_connect(&address, &format!("pgmesh-join/{WIRE_VERSION}"), Some(&admin), &mesh.ca)
         .await
         .unwrap();
     assert_eq!(*arrivals.recv().await.unwrap().unwrap().peer(), Peer::Joining);
@@ -98,7 +100,7 @@ async fn joining_trusts_only_the_authority_of_the_token() {
     let node = other.node();
     let authority = mesh.node().ca().clone();
     let chain = vec![node.chain()[0].clone(), authority];
-    let middle = raw_listen("pgmesh-join/3", &node, chain);
+    let middle = raw_listen(&format!("pgmesh-join/{WIRE_VERSION}"), &node, chain);
     let address = middle.local_addr().unwrap().to_string();
     tokio::spawn(async move {
         while let Some(incoming) = middle.accept().await {
@@ -117,7 +119,10 @@ async fn a_members_certificate_does_not_make_a_node() {
         let bound = Server::bind("127.0.0.1:0".parse().unwrap(), &identity);
         assert!(matches!(bound, Err(BindError::NotANode { .. })));
         // With a program of its own it listens anyway.
-        for (alpn, joining) in [("pgmesh/3", false), ("pgmesh-join/3", true)] {
+        for (alpn, joining) in [
+            (&format!("pgmesh/{WIRE_VERSION}"), false),
+            (&format!("pgmesh-join/{WIRE_VERSION}"), true),
+        ] {
             let server = raw_listen(alpn, &identity, identity.chain_with_ca());
             let address = server.local_addr().unwrap().to_string();
             tokio::spawn(async move {
@@ -151,7 +156,10 @@ async fn another_mesh_is_refused_by_both_sides() {
     ));
 
     // One that does not look at the node's certificate gets no further.
-    for alpn in ["pgmesh/3", "pgmesh-join/3"] {
+    for alpn in [
+        &format!("pgmesh/{WIRE_VERSION}"),
+        &format!("pgmesh-join/{WIRE_VERSION}"),
+    ] {
         let connection = raw_connect(&address, alpn, Some(&other.client()), &mesh.ca)
             .await
             .unwrap();
@@ -179,9 +187,14 @@ async fn a_forged_authority_of_the_same_name_is_another_mesh() {
     let found = problem(mesh.dialler().connect(&address).await);
     assert!(matches!(found, NodeCertificateProblem::OtherMesh { .. }), "{found}");
     let (address, mut arrivals) = listen(&mesh.node());
-    let connection = raw_connect(&address, "pgmesh/3", Some(&forged.client()), &mesh.ca)
-        .await
-        .unwrap();
+    let connection = raw_connect(
+        &address,
+        &format!("pgmesh/{WIRE_VERSION}"),
+        Some(&forged.client()),
+        &mesh.ca,
+    )
+    .await
+    .unwrap();
     assert!(matches!(
         connection.closed().await,
         ConnectionError::ConnectionClosed(_)

@@ -1,5 +1,6 @@
 //! What a client may cost.
 
+use crate::wire_version::WIRE_VERSION;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,7 +60,9 @@ async fn who_joins_has_one_stream_and_little_memory() {
 async fn a_client_cannot_open_streams_before_it_is_known() {
     let mesh = Mesh::new();
     let (address, mut arrivals) = listen(&mesh.node());
-    let connection = raw_connect(&address, "pgmesh/3", None, &mesh.ca).await.unwrap();
+    let connection = raw_connect(&address, &format!("pgmesh/{WIRE_VERSION}"), None, &mesh.ca)
+        .await
+        .unwrap();
     // It is refused; whatever it sends in its first flight reaches no session.
     if let Ok((mut send, _receive)) = connection.open_bi().await {
         let _ = send.write_all(b"\x01\0\0\0\x01").await;
