@@ -104,6 +104,7 @@ pub struct SendHalf {
     inner: quinn::SendStream,
     fate: Arc<Fate>,
     state: SendState,
+    stall_limit: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +121,7 @@ impl SendHalf {
             inner,
             fate,
             state: SendState::Open,
+            stall_limit: STALL_LIMIT,
         }
     }
 
@@ -201,9 +203,11 @@ impl SendHalf {
         self.check()?;
         self.state = SendState::Writing;
         while !bytes.is_empty() {
-            let written = timeout(STALL_LIMIT, self.inner.write_chunks(slice::from_mut(&mut bytes))).await;
+            let written = timeout(self.stall_limit, self.inner.write_chunks(slice::from_mut(&mut bytes))).await;
             written
-                .map_err(|_| StreamError::Stalled { after: STALL_LIMIT })?
+                .map_err(|_| StreamError::Stalled {
+                    after: self.stall_limit,
+                })?
                 .map_err(|error| self.write_error(error))?;
         }
         self.state = SendState::Open;
@@ -246,6 +250,7 @@ pub struct RecvHalf {
     arrived: BytesMut,
     /// The length of the message under way, once its prefix is here.
     message_length: Option<usize>,
+    stall_limit: Duration,
 }
 
 impl RecvHalf {
@@ -255,6 +260,7 @@ impl RecvHalf {
             fate,
             arrived: BytesMut::new(),
             message_length: None,
+            stall_limit: STALL_LIMIT,
         }
     }
 
@@ -341,9 +347,11 @@ impl RecvHalf {
             let reading = self.inner.read_buf(&mut space);
             let read = match patient {
                 true => reading.await,
-                false => timeout(STALL_LIMIT, reading)
+                false => timeout(self.stall_limit, reading)
                     .await
-                    .map_err(|_| StreamError::Stalled { after: STALL_LIMIT })?,
+                    .map_err(|_| StreamError::Stalled {
+                        after: self.stall_limit,
+                    })?,
             };
             match read.map_err(|error| self.read_error(error))? {
                 0 if self.arrived.is_empty() => return Ok(false),
@@ -376,6 +384,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// How long the other side may take nothing and send nothing of what is under way; [`STALL_LIMIT`] unless this is
+    /// called.
+    pub fn set_stall_limit(&mut self, limit: Duration) {
+        (self.send.stall_limit, self.recv.stall_limit) = (limit, limit);
+    }
+
     pub(crate) fn new((send, recv): (quinn::SendStream, quinn::RecvStream), fate: &Arc<Fate>) -> Self {
         Self {
             send: SendHalf::new(send, fate.clone()),

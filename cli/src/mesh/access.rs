@@ -22,6 +22,8 @@ pub struct Access {
     pub greeting: Duration,
     /// How long a request may keep failing.
     pub limit: Duration,
+    /// PostgreSQL waits: a request ends within `limit`, whatever a node does.
+    pub ends_in_time: bool,
 }
 
 impl Access {
@@ -60,6 +62,7 @@ impl Access {
             },
             greeting: if archives { limit } else { GREETING.min(limit) },
             limit,
+            ends_in_time: archives,
         })
     }
 

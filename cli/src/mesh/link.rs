@@ -6,6 +6,7 @@ use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSess
 use pgmesh_node::{Failure, code};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
+use std::time::Duration;
 use tokio::sync::Mutex;
 
 /// Bodies are at most a WAL segment of the largest size, uncompressed.
@@ -37,15 +38,23 @@ impl Link {
         self.connection.node().name.as_str()
     }
 
-    /// A request, its reply, and the body that follows where `body_length` says that one does.
+    /// A request, its reply, and the body that follows where `body_length` says that one does. The node may be silent for
+    /// `silence`: take nothing of what is sent, send nothing of its answer.
     pub async fn exchange<T: DeserializeOwned>(
         &self,
         request: &Request,
         body: Option<&Bytes>,
         body_length: impl Fn(&T) -> Option<u64>,
+        silence: Option<Duration>,
     ) -> Result<(T, Option<Bytes>), Failure> {
-        let mut stream = self.ask(request, body).await?;
-        let answer: T = reply(&mut stream, request).await?;
+        let mut stream = self.ask_patiently(request, body, silence).await?;
+        let answering = reply(&mut stream, request);
+        let answer: T = match silence {
+            None => answering.await?,
+            Some(silence) => tokio::time::timeout(silence, answering)
+                .await
+                .map_err(|_| self.silent(request, silence))??,
+        };
         let Some(length) = body_length(&answer) else {
             return Ok((answer, None));
         };
@@ -62,11 +71,26 @@ impl Link {
 
     /// Opens a stream and sends the request.
     pub async fn ask(&self, request: &Request, body: Option<&Bytes>) -> Result<Stream, Failure> {
-        let mut stream = self
-            .connection
-            .open()
-            .await
-            .map_err(|error| lost(request, &error.into()))?;
+        self.ask_patiently(request, body, None).await
+    }
+
+    async fn ask_patiently(
+        &self,
+        request: &Request,
+        body: Option<&Bytes>,
+        silence: Option<Duration>,
+    ) -> Result<Stream, Failure> {
+        let opening = self.connection.open();
+        let opened = match silence {
+            None => opening.await,
+            Some(silence) => tokio::time::timeout(silence, opening)
+                .await
+                .map_err(|_| self.silent(request, silence))?,
+        };
+        let mut stream = opened.map_err(|error| lost(request, &error.into()))?;
+        if let Some(silence) = silence {
+            stream.set_stall_limit(silence);
+        }
         let sent = async {
             stream.send(request).await?;
             if let Some(body) = body {
@@ -90,11 +114,23 @@ impl Link {
         }
         let Some(resume) = next_move() else { return Ok(()) };
         let session = resume.session;
-        self.exchange::<()>(&Request::ResumeSession(resume), None, |()| None)
+        self.exchange::<()>(&Request::ResumeSession(resume), None, |()| None, None)
             .await?;
         *held = Some(session);
         tracing::info!("session {session} goes on through node {}", self.node());
         Ok(())
+    }
+
+    fn silent(&self, request: &Request, silence: Duration) -> Failure {
+        let what = format!(
+            "{} was not answered by {} within {} s",
+            request.name(),
+            self.node(),
+            silence.as_secs()
+        );
+        Failure::new(code::HOST_CONNECT, what)
+            .remedy("'pgmesh status' and 'pgmesh doctor' say how the nodes do")
+            .again()
     }
 
     /// The session was begun on this connection.

@@ -42,13 +42,17 @@ use pgmesh_node::failure::chain;
 use pgmesh_node::protocol::{MeshFacts, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::DigestSuite;
+use pgmesh_transport::tuning::STALL_LIMIT;
 use pgmesh_transport::{Client, Identity};
 use retry::Retry;
 use serde::de::DeserializeOwned;
 use sessions::HeldSession;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A node may be silent for so long, at least.
+const LEAST_SILENCE: Duration = Duration::from_secs(2);
 
 /// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
 pub const BAD_COPIES: usize = 8;
@@ -63,6 +67,7 @@ pub struct Mesh {
     /// The backup or restore under way.
     session: Mutex<Option<HeldSession>>,
     activity: Arc<Activity>,
+    opened: Instant,
 }
 
 /// What [`Mesh::events`] tells.
@@ -112,6 +117,7 @@ impl Mesh {
             facts: std::sync::OnceLock::new(),
             session: Mutex::new(None),
             activity: Arc::default(),
+            opened: Instant::now(),
         })
     }
 
@@ -130,6 +136,7 @@ impl Mesh {
                     self.nodes.learn(&facts.nodes, reached(&link));
                     break facts;
                 }
+                Err(failed) if self.is_late() => return Err(failed.failure),
                 Err(failed) => self.settle(&Request::Hello, &mut retry, failed).await?,
             }
         };
@@ -208,9 +215,24 @@ impl Mesh {
         loop {
             match self.attempt(request, body, &body_length).await {
                 Ok((answer, _)) => return Ok(answer),
+                Err(failed) if self.is_late() => return Err(failed.failure),
                 Err(failed) => self.settle(request, &mut retry, failed).await?,
             }
         }
+    }
+
+    /// For how long a node may be silent, where the request must end in time: so that another one can be asked. A node may
+    /// be alive and stuck, and nothing else ends the wait. What it may have done meanwhile has one effect all the same.
+    fn silence(&self) -> Option<Duration> {
+        let left = self.access.limit.saturating_sub(self.opened.elapsed());
+        self.access
+            .ends_in_time
+            .then(|| (left / 2).clamp(LEAST_SILENCE, STALL_LIMIT))
+    }
+
+    /// Whether PostgreSQL has waited for long enough.
+    fn is_late(&self) -> bool {
+        self.access.ends_in_time && self.opened.elapsed() >= self.access.limit
     }
 
     async fn attempt<T: DeserializeOwned>(
@@ -220,7 +242,7 @@ impl Mesh {
         body_length: &impl Fn(&T) -> Option<u64>,
     ) -> Result<((T, Option<Bytes>), Arc<Link>), Failed> {
         let link = self.ready(request).await?;
-        match link.exchange(request, body, body_length).await {
+        match link.exchange(request, body, body_length, self.silence()).await {
             Ok(answer) => Ok((answer, link)),
             Err(failure) => Err(Failed::at(link, failure)),
         }

@@ -103,7 +103,7 @@ impl Mesh {
                     retry.progress();
                     if told.is_due(&self.activity)
                         && let Some(keep) = self.keep_request()
-                        && let Err(failure) = link.exchange::<()>(&keep, None, |()| None).await
+                        && let Err(failure) = link.exchange::<()>(&keep, None, |()| None, None).await
                     {
                         tracing::debug!("{failure}");
                     }
@@ -183,7 +183,7 @@ impl Mesh {
                 Some(session) => {
                     let taken = match link.take_up(session, || self.next_move(session)).await {
                         Ok(()) if told.is_due(&self.activity) => match self.keep_request() {
-                            Some(keep) => link.exchange::<()>(&keep, None, |()| None).await.map(drop),
+                            Some(keep) => link.exchange::<()>(&keep, None, |()| None, None).await.map(drop),
                             None => Ok(()),
                         },
                         taken => taken,

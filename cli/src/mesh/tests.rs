@@ -22,6 +22,8 @@ enum Manner {
     Dies,
     /// It knows no session.
     Forgetful,
+    /// It is alive, and answers nothing but hello.
+    Stuck,
 }
 
 /// A played node, and what it was asked, by the requests' names.
@@ -85,6 +87,7 @@ impl Stage {
             },
             greeting: Duration::from_secs(5),
             limit: Duration::from_secs(5),
+            ends_in_time: true,
         };
         Mesh::with(access, &identity.unwrap()).unwrap()
     }
@@ -118,6 +121,9 @@ async fn connection(incoming: Incoming, manner: Manner, all: Vec<NodeAddress>, h
             heard.lock().unwrap().push(request.name());
             if manner == Manner::Dies && !matches!(request, Request::Hello) {
                 return session.close(CloseCode::SHUTTING_DOWN, "stopping");
+            }
+            if manner == Manner::Stuck && !matches!(request, Request::Hello) {
+                return std::future::pending().await;
             }
             // Errors: the host has gone.
             let _ = answer(&mut stream, &request, manner, all).await;
@@ -245,6 +251,20 @@ async fn a_node_without_a_majority_is_left_for_one_that_has_it() {
     // The next command goes to the other node at once, though it knows only the first by its configuration.
     stage.mesh().call::<()>(&Request::ListNodes).await.unwrap();
     assert_eq!(stage.heard(0).len(), 2);
+}
+
+#[tokio::test]
+async fn what_postgresql_waits_for_ends_in_time_though_a_node_is_stuck() {
+    let stage = Stage::set(&[Manner::Stuck, Manner::Good]).await;
+    let mesh = stage.mesh();
+    mesh.greet().await.unwrap();
+    mesh.call::<()>(&Request::ListNodes).await.unwrap();
+    assert_eq!(stage.heard(0), ["hello", "node list"]);
+    assert_eq!(stage.heard(1), ["node list"]);
+    let alone = Stage::set(&[Manner::Stuck, Manner::Stuck]).await;
+    let failure = alone.mesh().call::<()>(&Request::ListNodes).await.unwrap_err();
+    assert_eq!(failure.code, code::HOST_CONNECT);
+    assert!(failure.what.contains("was not answered by n"), "{failure}");
 }
 
 #[tokio::test]
