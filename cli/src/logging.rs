@@ -25,7 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Command, Config};
 use crate::exit::CommandError;
-use crate::output::local_offset;
+use crate::output::{harmless, local_offset};
 use crate::progress::write_beside_bars;
 
 /// The target of events at level `detail`, which tracing does not have: between info and debug.
@@ -152,7 +152,7 @@ pub fn report(error: &CommandError) {
         tracing::error!("{}", error.message());
     } else {
         // Nothing is left to do when stderr itself is gone.
-        let _ = write_beside_bars(format!("{error}\n").as_bytes());
+        let _ = write_beside_bars(format!("{}\n", harmless(&error.to_string())).as_bytes());
     }
 }
 
@@ -229,16 +229,16 @@ where
         }
         let mut text = Text::default();
         event.record(&mut text);
-        let message = text.message.replace('\n', CONTINUED);
+        let message = harmless(&text.message).replace('\n', CONTINUED);
         write!(writer, "P00 {:>6}: {message}", level_name(event))?;
-        write!(writer, "{}", text.fields)?;
+        write!(writer, "{}", harmless(&text.fields))?;
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(fields) = span
                 .extensions()
                 .get::<FormattedFields<N>>()
                 .filter(|fields| !fields.is_empty())
             {
-                write!(writer, " {fields}")?;
+                write!(writer, " {}", harmless(fields.as_str()))?;
             }
         }
         writeln!(writer)
@@ -319,6 +319,14 @@ mod tests {
         let text = logged(LogLevel::Warn, true, || tracing::warn!("a\nb"));
         let (time, rest) = text.split_at(24);
         assert_eq!((time.len(), rest), (24, "P00   WARN: a\n            b\n"), "{text}");
+    }
+
+    #[test]
+    fn a_peer_does_not_write_to_the_terminal() {
+        let log = logged(LogLevel::Info, false, || {
+            tracing::info!(name = "a\u{1b}[2J", "from \u{1b}[1A\nthere")
+        });
+        assert!(!log.contains('\u{1b}') && log.contains("\\u{1b}[1A"), "{log:?}");
     }
 
     #[test]

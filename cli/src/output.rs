@@ -1,5 +1,6 @@
 //! Results of commands, on stdout. Logs never go there, so that a result can be piped.
 
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 
 use chrono::{Offset, TimeZone};
@@ -30,8 +31,28 @@ impl OutputFormat {
     }
 }
 
+/// A text without control characters, but for line ends and tabs: what another host says of itself must not move the
+/// cursor of whoever reads it, or hide a line. An escape becomes `\u{1b}`.
+#[must_use]
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut harmless = String::with_capacity(text.len());
+    for char in text.chars() {
+        if is_harmful(char) {
+            harmless.extend(char.escape_unicode());
+        } else {
+            harmless.push(char);
+        }
+    }
+    Cow::Owned(harmless)
+}
+
 /// Writes a text to stdout, with a line end if it has none. A reader that has gone away is no error.
 pub fn print(text: &str) -> Result<(), CommandError> {
+    let text = harmless(text);
     let end = if text.is_empty() || text.ends_with('\n') {
         ""
     } else {
@@ -43,7 +64,23 @@ pub fn print(text: &str) -> Result<(), CommandError> {
 /// Writes a value to stdout as one line of JSON.
 pub fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
     let text = serde_json::to_string(value).or_exit(ExitCode::Assert, || "cannot write the result as JSON")?;
-    print(&text)
+    print_bytes(format!("{}\n", harmless_json(&text)).as_bytes())
+}
+
+/// JSON without control characters: those that it allows to stand for themselves are escaped as well.
+fn harmless_json(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut harmless = String::with_capacity(text.len());
+    for char in text.chars() {
+        if char.is_control() {
+            harmless.push_str(&format!("\\u{:04x}", u32::from(char)));
+        } else {
+            harmless.push(char);
+        }
+    }
+    Cow::Owned(harmless)
 }
 
 /// Writes bytes to stdout as they are.
@@ -113,6 +150,16 @@ mod tests {
         let outcome = again.env("TZ", ZONE).output().unwrap();
         let said = String::from_utf8_lossy(&outcome.stdout);
         assert!(outcome.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    #[test]
+    fn nobody_writes_to_the_terminal_of_whoever_reads_a_message() {
+        assert_eq!(harmless("a\tb\nc é"), "a\tb\nc é");
+        let text = "\u{1b}[2J\u{85}\u{7f}";
+        let json = serde_json::to_string(text).unwrap();
+        assert!(!harmless_json(&json).contains(char::is_control));
+        assert_eq!(serde_json::from_str::<String>(&harmless_json(&json)).unwrap(), text);
+        assert_eq!(harmless("\u{1b}[2Jgone\r\u{9b}"), "\\u{1b}[2Jgone\\u{d}\\u{9b}");
     }
 
     #[test]
