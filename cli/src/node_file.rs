@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use pgmesh_node::{EntryId, Failure, NodeSettings, RepositorySettings, SessionTimes, code};
-use pgmesh_storage::{Passphrase, RepoKey};
+use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -85,12 +85,7 @@ fn repositories(config: &Config) -> Result<BTreeMap<RepoKey, RepositorySettings>
     for (number, declared) in config.repositories() {
         let key = RepoKey::new(number)
             .map_err(|error| Failure::new(code::OPTION_INVALID, format!("repo{number}")).because(error))?;
-        let passphrase = match declared.secrets.get("cipher-pass") {
-            None => None,
-            Some(secret) => Some(Passphrase::new(secret.expose().to_owned()).map_err(|error| {
-                Failure::new(code::OPTION_INVALID, format!("repo{number}-cipher-pass cannot be used")).because(error)
-            })?),
-        };
+        let passphrase = declared.passphrase(number)?;
         let store = declared.store_settings(config, number);
         repositories.insert(
             key,

@@ -18,6 +18,7 @@ mod files;
 mod ini;
 mod kind;
 mod option;
+mod passphrase;
 mod repositories;
 mod resolve;
 mod setting;

@@ -9,7 +9,7 @@ use super::access::Config;
 use super::command::Command;
 use super::kind::{Secret, Value};
 use super::option::IndexKey;
-use super::table;
+use super::{passphrase, table};
 use crate::exit::{CommandError, ExitCode};
 
 /// One repository as this host's configuration declares it. Names are what follows `repoN-`.
@@ -79,7 +79,10 @@ impl DeclaredRepository {
     }
 
     fn store_secrets(&self) -> Secrets {
-        let secrets = self.secrets.iter().filter(|(name, _)| *name != "cipher-pass");
+        let secrets = self
+            .secrets
+            .iter()
+            .filter(|(name, _)| !passphrase::OPTIONS.contains(&name.as_str()));
         secrets
             .map(|(name, secret)| (name.clone(), SecretText::new(secret.expose())))
             .collect()
@@ -159,14 +162,27 @@ impl Config {
                 .definition
                 .get("cipher-type")
                 .is_some_and(|cipher| cipher != "none");
-            let has_passphrase = repository.secrets.contains_key("cipher-pass");
+            let given: Vec<&str> = passphrase::OPTIONS
+                .into_iter()
+                .filter(|name| repository.secrets.contains_key(*name))
+                .collect();
+            if let [one, other, ..] = given[..] {
+                let what = format!("repo{number}-{one} and repo{number}-{other} are both given");
+                return Err(CommandError::new(ExitCode::OptionInvalid, what)
+                    .because_of("they may differ")
+                    .remedy("keep one of them"));
+            }
+            let has_passphrase = !given.is_empty();
             if encrypted && !has_passphrase {
                 let key = format!("repo{number}-cipher-pass");
                 return Err(CommandError::option_required(key, self.command())
                     .because_of(format!(
                         "repo{number}-cipher-type says that the repository is encrypted"
                     ))
-                    .remedy("put it in the configuration file or in the environment"));
+                    .remedy(format!(
+                        "put it in the configuration file or in the environment, or give repo{number}-cipher-pass-file or \
+                         repo{number}-cipher-pass-command"
+                    )));
             }
             if has_passphrase && !encrypted {
                 let what = format!("repo{number}-cipher-pass is given, but repo{number}-cipher-type is none");

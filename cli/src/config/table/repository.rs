@@ -48,6 +48,20 @@ pub const OPTIONS: &[OptionSpec] = &[
             repository. `openssl rand -base64 48` makes a good one.",
             "repo1-cipher-pass=…",
         ),
+    repository("cipher-pass-file", Kind::Text, "file with the passphrase of the repository")
+        .secret()
+        .about(
+            "One line, in a file that only its owner can read. In place of cipher-pass: so the configuration holds no \
+            secret.",
+            "repo1-cipher-pass-file=/etc/pgmesh/repo1.pass",
+        ),
+    repository("cipher-pass-command", Kind::Text, "command that prints the passphrase of the repository")
+        .secret()
+        .about(
+            "In place of cipher-pass: the client of a key store, such as Vault or a cloud's KMS. Run by sh when the \
+            repository is opened; it has 30 seconds, and prints one line.",
+            "repo1-cipher-pass-command=vault kv get -field=pass secret/pgmesh/repo1",
+        ),
     repository("delete", Kind::Flag, "whether objects may be deleted").default("y").about(
         "With n the credentials need no permission to delete: what is not needed any more stays, is marked in the catalog \
         and counted by status.",

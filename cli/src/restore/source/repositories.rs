@@ -393,7 +393,8 @@ pub async fn identity(config: &Config, repo: Option<RepoKey>) -> Result<Bytes, F
 }
 
 async fn open(key: RepoKey, store: &StoreSettings, settings: &DeclaredRepository) -> Result<Repository, Failure> {
-    let opened = try_open(store, settings).await;
+    let passphrase = settings.passphrase(key.get())?;
+    let opened = try_open(store, passphrase).await;
     opened.map_err(|error| {
         let failure =
             |code| Failure::new(code, format!("repo{key} in {store} cannot be opened")).because(chain(&error));
@@ -417,11 +418,7 @@ async fn open(key: RepoKey, store: &StoreSettings, settings: &DeclaredRepository
     })
 }
 
-async fn try_open(store: &StoreSettings, settings: &DeclaredRepository) -> Result<Repository, StoreError> {
-    let passphrase = match settings.secrets.get("cipher-pass") {
-        Some(secret) => Some(Passphrase::new(secret.expose().to_owned()).map_err(|_| StoreError::PassphraseNeeded)?),
-        None => None,
-    };
+async fn try_open(store: &StoreSettings, passphrase: Option<Passphrase>) -> Result<Repository, StoreError> {
     let store = Store::open(store)?;
     // Without a catalog there are no other keys than those in the repository.
     Repository::open(store.objects(), passphrase, &[]).await
