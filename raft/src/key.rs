@@ -27,6 +27,8 @@ pub const FLOOR_RAISED: &[u8] = b"floor-raised";
 pub const REBUILT: &[u8] = b"rebuilt";
 /// When chunks may last have lost a reference because a backup left the catalog, in table `Mesh`.
 pub const UNREFERENCED: &[u8] = b"unreferenced";
+/// The number of lines in the audit trail, in table `Mesh`.
+pub const AUDIT_LINES: &[u8] = b"audit-lines";
 /// The highest node number that was given out, in table `Mesh`.
 pub const LAST_NODE_ID: &[u8] = b"last-node-id";
 /// The last applied Raft entry and the membership, in table `Raft`.

@@ -88,6 +88,23 @@ fn eleven_large_annotations_are_refused_and_the_backup_stays_readable() {
 }
 
 #[test]
+fn the_audit_trail_keeps_its_newest_lines() {
+    let mut world = world();
+    let lines = 3 * limits::AUDIT_LINES;
+    for number in 0..lines {
+        world
+            .run(Command::Audit {
+                what: format!("line {number}"),
+            })
+            .unwrap();
+        world.run(Command::StartStanza { stanza: stanza() }).unwrap();
+    }
+    let trail: Vec<String> = world.view().audit(LogIndex(0)).map(|row| row.unwrap().1.what).collect();
+    assert_eq!(trail.len() as u64, limits::AUDIT_LINES);
+    assert_eq!(trail.last().unwrap(), &format!("line {}", lines - 1));
+}
+
+#[test]
 fn what_grows_by_many_small_commands_is_bounded() {
     let mut world = world();
     let limit = u32::try_from(limits::TIMELINES).unwrap();

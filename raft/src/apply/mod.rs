@@ -146,7 +146,10 @@ fn carry_out<B: Base>(
     };
     let refusal = match run(&mut step, proposal.command) {
         Ok(reply) => match txn.excess() {
-            None => return Ok(Ok(reply)),
+            None => {
+                bound_audit(txn, index)?;
+                return Ok(Ok(reply));
+            }
             Some(refusal) => refusal.clone(),
         },
         Err(Stop::Refused(refusal)) => refusal,
@@ -154,6 +157,24 @@ fn carry_out<B: Base>(
     };
     txn.refuse();
     Ok(Err(refusal))
+}
+
+/// The oldest line of the audit trail goes when a new one has come that is one too many.
+fn bound_audit<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex) -> Result<(), ReadError> {
+    if txn.get(Table::Audit, &key::index(index))?.is_none() {
+        return Ok(());
+    }
+    let lines: u64 = txn.record(Table::Mesh, key::AUDIT_LINES)?.unwrap_or_default();
+    let mut lines = lines.saturating_add(1);
+    if lines > limits::AUDIT_LINES {
+        let oldest = txn.scan(Table::Audit, &[], &[]).next().transpose()?;
+        if let Some((oldest, _)) = oldest {
+            txn.delete(Table::Audit, oldest);
+            lines -= 1;
+        }
+    }
+    txn.put(Table::Mesh, key::AUDIT_LINES.to_vec(), &lines);
+    Ok(())
 }
 
 /// Remembers an outcome. One that is itself too large to be kept takes the command with it.
