@@ -523,7 +523,7 @@ fn archiving_that_is_turned_on_after_promotions_brings_their_histories() {
 fn an_incremental_backup_that_waits_for_a_full_one_follows_it() {
     let site = Site::new("race", 1);
     let before = site.host.backup();
-    site.postgres.make_noise(48);
+    site.postgres.make_noise(24);
     let full = ["backup", "--type=full", "--start-fast", "--compress-type=bz2"];
     let mut full = site.host.command(&full).spawn().expect("starting a backup");
     wait_for("the full backup to run", LIMIT, || {
