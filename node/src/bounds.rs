@@ -2,14 +2,14 @@
 //! too large, and nothing of it goes any further. What ends in the catalog is looked at there again
 //! (`pgmesh_raft::limits`).
 
-use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, QUERY_LIMIT, Request};
+use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
 use crate::{Failure, code};
 use pgmesh_raft::limits;
-use pgmesh_storage::RepoKey;
+use pgmesh_storage::{ObjectKind, RepoKey};
 use std::collections::BTreeMap;
 
 /// A certificate signing request, in bytes.
-const CSR: usize = 16 << 10;
+const CSR: usize = 8 << 10;
 /// Repositories, each at most once or twice.
 const REPOSITORIES: usize = 2 * RepoKey::MAX as usize;
 
@@ -20,6 +20,7 @@ const REPOSITORIES: usize = 2 * RepoKey::MAX as usize;
 pub fn check(request: &Request) -> Result<(), Failure> {
     match request {
         Request::PushSegment(r) => {
+            plaintext(ObjectKind::Segment, &r.payload)?;
             text("the file's name", &r.file, limits::NAME)?;
             text(
                 "the fingerprint of the data directory",
@@ -72,7 +73,10 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::Renew(r) => list("bytes of a certificate request", r.csr.len(), CSR),
         Request::ChangeNode { name, .. } => text("the node's name", name, limits::NAME),
         Request::Announce(r) => whereabouts(&r.region, &r.advertise, &r.program),
+        Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
+        Request::CommitBackup(r) => plaintext(ObjectKind::Manifest, &r.manifest),
         Request::StoreObject(r) => {
+            plaintext(r.object.kind(), &r.payload)?;
             list("repositories to write to", r.targets.len(), REPOSITORIES)?;
             let mut uuids = r.targets.iter().map(|target| &target.uuid);
             uuids.try_for_each(|uuid| text("the identifier of a repository", uuid, limits::NAME))
@@ -80,8 +84,6 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::ReadObject(r) => text("the identifier of a repository", &r.uuid, limits::NAME),
         Request::DeleteObject(r) => text("the identifier of a repository", &r.uuid, limits::NAME),
         Request::Hello
-        | Request::PutChunk(_)
-        | Request::CommitBackup(_)
         | Request::ResumeSession(_)
         | Request::KeepSession { .. }
         | Request::EndSession { .. }
@@ -103,6 +105,19 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         | Request::NodeStatus
         | Request::ChangeMaps(_) => Ok(()),
     }
+}
+
+/// What a body claims to hold decides how much memory it takes when it is opened, however short it is itself.
+fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
+    let most = kind.max_plain_length();
+    if payload.plain_length <= most {
+        return Ok(());
+    }
+    let what = format!(
+        "a {kind} of {} bytes is too large: {most} is the most",
+        payload.plain_length
+    );
+    Err(Failure::new(code::OPTION_INVALID, what))
 }
 
 /// Refuses annotations that no backup may have: before it is taken, not when it is done.
@@ -163,13 +178,47 @@ fn too_large(what: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{AnnotateBackup, CreateInvite, GetChunk, SetStopped};
-    use pgmesh_storage::Digest;
+    use crate::protocol::{AnnotateBackup, CommitBackup, CreateInvite, GetChunk, PutChunk, SetStopped, StoreObject};
+    use pgmesh_storage::{Codec, Digest, ObjectName};
 
     fn refused(request: &Request) -> String {
         let failure = check(request).unwrap_err();
         assert_eq!(failure.code, code::OPTION_INVALID);
         failure.what
+    }
+
+    /// A short body may claim to be long: memory for what it claims would be taken when it is opened.
+    #[test]
+    fn no_body_claims_more_plaintext_than_its_kind_may_hold() {
+        let payload = |plain_length| PayloadHead {
+            digest: Digest([0; 32]),
+            codec: Codec::Zst,
+            plain_length,
+            length: 16_000,
+        };
+        let put = |plain_length| {
+            Request::PutChunk(PutChunk {
+                stanza: "main".parse().unwrap(),
+                session: 1,
+                payload: payload(plain_length),
+            })
+        };
+        let what = refused(&put(512 << 20));
+        assert_eq!(what, "a chunk of 536870912 bytes is too large: 8388608 is the most");
+        check(&put(1 << 20)).unwrap();
+        let commit = Request::CommitBackup(CommitBackup {
+            stanza: "main".parse().unwrap(),
+            session: 1,
+            label: "20260101-000000F".parse().unwrap(),
+            manifest: payload(1 << 30),
+        });
+        refused(&commit);
+        let store = Request::StoreObject(StoreObject {
+            object: ObjectName::Chunk(Digest([0; 32])),
+            payload: payload(512 << 20),
+            targets: Vec::new(),
+        });
+        refused(&store);
     }
 
     #[test]

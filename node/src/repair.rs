@@ -202,14 +202,14 @@ impl Node {
             return Ok(());
         };
         let held = self.budget.hold(known.stored_length * 2).await;
-        let payload = match self.read_known(object, &known, &[repo]).await {
-            Ok(source) => source.payload,
+        let (payload, from) = match self.read_known(object, &known, &[repo]).await {
+            Ok(source) => (source.payload, Some(source.repo)),
             Err(failure) => match self.read_withdrawn(&known).await {
-                Some(payload) => payload,
+                Some(payload) => (payload, None),
                 None => {
                     // Making a map takes more memory, which whoever holds some must not wait for.
                     drop(held);
-                    self.map_anew(object, &known).await.ok_or(failure)?
+                    (self.map_anew(object, &known).await.ok_or(failure)?, None)
                 }
             },
         };
@@ -221,7 +221,11 @@ impl Node {
         })
         .await
         .map_err(|error| Failure::new(code::ASSERT, "checking an object").because(error))?;
-        checked.map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
+        if let Err(error) = checked {
+            // It is withdrawn, so that the next attempt reads another one.
+            self.doubt(object, &known, from.as_slice()).await;
+            return Err(Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error));
+        }
         let written = place
             .put(&known.name, debt.generation, &payload)
             .await

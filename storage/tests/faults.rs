@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use common::places::{BUCKET, Place, Server, settings};
-use common::{chunk, create};
+use common::{chunk, create, pack};
 use futures::TryStreamExt;
 use pgmesh_chaos::http::{Answer, Fault, Rule};
 use pgmesh_storage::{
@@ -241,7 +241,12 @@ async fn long_objects(place: Place) {
     .unwrap();
     let repository = create(store.objects(), Cipher::None).await;
     store.learn_conditions().await.unwrap();
-    let (name, payload) = chunk(&noise(12 << 20));
+    let payload = pack(&noise(12 << 20));
+    let name = ObjectName::Manifest {
+        stanza: "main".parse().unwrap(),
+        label: "20260101-000000F".parse().unwrap(),
+        digest: payload.digest,
+    };
     // The third part never arrives.
     let third = |record: &pgmesh_chaos::http::HttpRecord| {
         record.method == "PUT"
@@ -256,7 +261,7 @@ async fn long_objects(place: Place) {
         repository.get(&name, Generation::FIRST).await,
         Err(StoreError::NotFound { .. })
     ));
-    assert!(repository.list_sorted("chunk").await.unwrap().is_empty());
+    assert!(repository.list_sorted("stanza").await.unwrap().is_empty());
     match place.server() {
         Server::Gcs(server) => assert_eq!(server.open_uploads(BUCKET), 0),
         Server::S3(server) => assert_eq!(server.open_uploads(BUCKET), 0),

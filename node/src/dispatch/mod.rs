@@ -6,7 +6,7 @@ use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
-use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
+use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
 use crate::services::MapSource;
 use crate::sessions::ConnectionNumber;
 use crate::{Failure, Node, code};
@@ -61,10 +61,11 @@ impl Served {
 }
 
 async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
-    let limit = if served.peer.is_node() {
-        CONSENSUS_LIMIT
-    } else {
-        MESSAGE_LIMIT
+    let limit = match &served.peer {
+        // Whoever has no certificate yet has one small request.
+        Peer::Joining => JOIN_LIMIT,
+        peer if peer.is_node() => CONSENSUS_LIMIT,
+        Peer::Member(_) => MESSAGE_LIMIT,
     };
     let request: Request = match stream.recv(limit).await {
         Ok(request) => request,
@@ -82,6 +83,8 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
     let result = match allowed {
         Ok(()) => served.answer(request, &mut stream).await,
         Err(refusal) => {
+            // Nothing of it is needed while the refusal is on its way.
+            drop(request);
             tracing::warn!(actor = served.actor, request = name, "refused: {refusal}");
             reply::<()>(&mut stream, Err(refusal)).await
         }
@@ -108,6 +111,9 @@ impl Served {
                 reply(stream, Ok(facts)).await
             }
             Request::PushSegment(mut push) => {
+                if let Err(failure) = node.expects(&push) {
+                    return logged::<()>(stream, "archive-push", Err(failure)).await;
+                }
                 push.server.address = self.remote.to_string();
                 let held = self.hold_copies(push.payload).await;
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
@@ -154,7 +160,9 @@ impl Served {
                 reply(stream, node.put_chunk(put, body, held).await).await
             }
             Request::CommitBackup(commit) => {
-                let held = Arc::new(node.budget.hold(commit.manifest.length.saturating_mul(4)).await);
+                let copies = commit.manifest.length.saturating_mul(4);
+                let memory = copies.saturating_add(commit.manifest.plain_length);
+                let held = Arc::new(node.budget.hold(memory).await);
                 let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
                 if let Err(failure) = self.check_held(commit.session) {
                     // The session ends with its commit: who asks again has not heard that it succeeded.
@@ -177,12 +185,12 @@ impl Served {
                 reply_with_body(stream, read).await
             }
             Request::GetChunk(get) => {
-                let _held = node.budget.hold(CHUNK_READ).await;
+                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
                 let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             Request::GetPieces(get) => {
-                let _held = node.budget.hold(CHUNK_READ).await;
+                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
                 let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }

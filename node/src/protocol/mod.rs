@@ -47,6 +47,8 @@ use std::collections::BTreeMap;
 
 /// The largest message (not body): bounds what a peer can make us allocate.
 pub const MESSAGE_LIMIT: usize = 4 << 20;
+/// Bytes of the one message that a peer without a certificate may send.
+pub const JOIN_LIMIT: usize = 16 << 10;
 /// The largest body: a WAL segment may be 1 GiB, and what does not compress is stored as it is.
 pub const BODY_LIMIT: u64 = (1 << 30) + 4096;
 /// The largest body of a chunk; chunks are 1 MiB of plaintext, a margin is left for a larger chunk size.

@@ -95,6 +95,8 @@ pub struct ReadObject {
     pub object: ObjectName,
     /// Which writing of it; any that is good where it is not given.
     pub generation: Option<Generation>,
+    /// The digest is checked too, and the object is damaged where it differs.
+    pub checked: bool,
 }
 
 /// What was read.

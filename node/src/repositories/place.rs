@@ -69,7 +69,20 @@ impl Place {
                 slot.read(|repository| async move { repository.get(&object, generation).await })
                     .await
             }
-            Self::There(slot) => slot.get(object, Some(generation)).await,
+            Self::There(slot) => slot.get(object, Some(generation), false).await,
+        }
+    }
+
+    /// Reads an object whose digest has been checked as well by whoever hosts it.
+    pub async fn get_checked(&self, object: &ObjectName, generation: Generation) -> Result<Payload, SlotError> {
+        match self {
+            Self::Here(slot) => {
+                let object = object.clone();
+                slot.read(|repository| async move { repository.get_checked(&object, generation).await })
+                    .await
+                    .map(|checked| checked.payload)
+            }
+            Self::There(slot) => slot.get(object, Some(generation), true).await,
         }
     }
 
@@ -82,7 +95,7 @@ impl Place {
                     .await
                     .map(|(_, checked)| checked.payload)
             }
-            Self::There(slot) => slot.get(object, None).await,
+            Self::There(slot) => slot.get(object, None, true).await,
         }
     }
 

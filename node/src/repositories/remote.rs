@@ -44,13 +44,19 @@ impl RemoteSlot {
     }
 
     /// Reads an object; any generation of it that is good where none is given.
-    pub async fn get(&self, object: &ObjectName, generation: Option<Generation>) -> Result<Payload, SlotError> {
+    pub async fn get(
+        &self,
+        object: &ObjectName,
+        generation: Option<Generation>,
+        checked: bool,
+    ) -> Result<Payload, SlotError> {
         let attempt = self.watch.begin(Work::Read, 0);
         let request = Request::ReadObject(ReadObject {
             repo: self.key,
             uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
+            checked,
         });
         let whom = self.whom();
         let work = async {

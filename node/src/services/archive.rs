@@ -20,6 +20,8 @@ use pgmesh_raft::{
 use pgmesh_storage::{Digest, Generation, ObjectName, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
 
+/// Histories and the like have so many bytes at most.
+const SHORT_FILE: u64 = 1 << 20;
 /// How often a push is tried again when the catalog moved under it.
 const TRIES: usize = 4;
 
@@ -75,6 +77,29 @@ impl Node {
             mapped: None,
         };
         self.archive(actor, &push, &file, &payload, read, &held).await
+    }
+
+    /// Refuses a push by what it says of itself, before its body takes memory: no file of a cluster is longer than its WAL
+    /// segments, but for histories, which are short. What this node does not know yet is looked at later.
+    pub(crate) fn expects(&self, push: &PushSegment) -> Result<(), Failure> {
+        let record = self.catalog.view().stanza(&push.stanza)?;
+        let current = record.as_ref().and_then(StanzaRecord::current);
+        let head = push.payload;
+        let Some(database) = current.filter(|database| database.system_id == push.system_id) else {
+            return Ok(());
+        };
+        let most = u64::from(database.segment_size.bytes()).max(SHORT_FILE);
+        if head.plain_length <= most && head.length <= most {
+            return Ok(());
+        }
+        let what = format!(
+            "{} is announced with {} bytes, but the segments of stanza {} have {}",
+            push.file,
+            head.plain_length.max(head.length),
+            push.stanza,
+            database.segment_size.bytes()
+        );
+        Err(Failure::new(code::FILE_INVALID, what).remedy("check pg1-path and archive_command, which must pass %p"))
     }
 
     /// Archives a file whose content was checked.

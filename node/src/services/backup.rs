@@ -15,7 +15,8 @@ use pgmesh_raft::{
     SessionKind, StanzaRecord, StoredObject, View,
 };
 use pgmesh_storage::{
-    BackupLabel, Digest, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey, StanzaName,
+    BackupLabel, Digest, DigestSuite, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey,
+    StanzaName,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -176,14 +177,7 @@ impl Node {
             self.end_session(actor, session, "the backup is committed").await;
             return Ok(done);
         }
-        let suite = self.suite();
-        let plain = payload.open(suite).map_err(|error| {
-            Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent")
-                .because(error)
-                .again()
-        })?;
-        let root = ManifestRoot::decode(&plain)
-            .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
+        let (payload, root) = opened_root(payload, self.suite()).await?;
         check_root(&root, &commit.stanza, &commit.label)?;
         let mut patience = Patience::begin();
         loop {
@@ -331,10 +325,30 @@ impl Node {
                         Failure::new(code::CHECKSUM, "a part of the manifest is damaged everywhere").because(error),
                     );
                 }
-                Err(_) => avoid.push(source.repo),
+                Err(_) => {
+                    self.doubt(&object, &known, &[source.repo]).await;
+                    avoid.push(source.repo);
+                }
             }
         }
     }
+}
+
+/// Opens and decodes a manifest's root: on a thread of its own, as it may be large.
+async fn opened_root(payload: Payload, suite: DigestSuite) -> Result<(Payload, ManifestRoot), Failure> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let plain = payload.open(suite).map_err(|error| {
+            Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent")
+                .because(error)
+                .again()
+        })?;
+        let root = ManifestRoot::decode(&plain)
+            .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
+        Ok((payload, root))
+    });
+    opening
+        .await
+        .map_err(|error| Failure::new(code::ASSERT, "opening a manifest").because(error))?
 }
 
 /// Invariant 12: a copy's backup would rest on the original's WAL. The instance that writes the timeline, if any does
@@ -368,7 +382,7 @@ pub(super) fn random_key() -> Result<ResumeKey, Failure> {
 }
 
 /// Chunks are shared between stanzas: one that is not what its digest says would poison the others' backups.
-async fn checked(payload: Payload, suite: pgmesh_storage::DigestSuite) -> Result<Payload, Failure> {
+async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failure> {
     let (payload, opened) = tokio::task::spawn_blocking(move || {
         let opened = payload.open(suite).map(drop);
         (payload, opened)

@@ -143,6 +143,12 @@ impl Node {
 
 async fn read_from(slot: &Slot, read: ReadObject) -> Result<(pgmesh_storage::Generation, Payload), SlotError> {
     match read.generation {
+        Some(generation) if read.checked => {
+            let checked = slot
+                .read(|repository| async move { repository.get_checked(&read.object, generation).await })
+                .await?;
+            Ok((generation, checked.payload))
+        }
         Some(generation) => {
             let payload = slot
                 .read(|repository| async move { repository.get(&read.object, generation).await })

@@ -6,8 +6,11 @@ use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Source};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_raft::{Catalog, Command, DebtReason, ObjectRef, Refusal, limits};
+use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, PayloadError, RepoKey};
+
+/// Memory that a chunk of the usual size takes: compressed, decrypted, and plain.
+const USUAL_CHUNK: u64 = 3 << 20;
 
 impl Node {
     /// Reads a known object from its best replica; bad ones on the way are reported (invariant 6).
@@ -33,6 +36,31 @@ impl Node {
                 Err(if failure.hopeless { error } else { error.again() })
             }
         }
+    }
+
+    /// Reads replicas once more, to the digest, whose content was found to be other than it should be: a good tag proves
+    /// only that these bytes were written there. Those that are bad are withdrawn.
+    pub(crate) async fn doubt(&self, object: &ObjectRef, known: &Known, repos: &[RepoKey]) {
+        let mut bad = Vec::new();
+        for replica in known.replicas.iter().filter(|replica| repos.contains(&replica.repo)) {
+            let Ok(place) = self.repositories.place(replica.repo) else {
+                continue;
+            };
+            let Err(error) = place.get_checked(&known.name, replica.generation).await else {
+                continue;
+            };
+            if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
+                bad.push(BadReplica {
+                    claim: Claim {
+                        replica: *replica,
+                        identity: identity.clone(),
+                    },
+                    missing,
+                    what: chain(&error),
+                });
+            }
+        }
+        self.report_bad(object, &bad).await;
     }
 
     /// Withdraws bad replicas from the catalog; each becomes a debt of a new generation, which the repair pays.
@@ -81,8 +109,26 @@ impl Node {
                     let what = format!("chunk {} is damaged everywhere", get.digest);
                     return Err(Failure::new(code::CHECKSUM, what).because(error));
                 }
-                Err(_) => avoid.push(repo.get()),
+                Err(_) => {
+                    let object = ObjectRef::Chunk(get.digest);
+                    if let Some(known) = refs::known(&self.catalog.view(), &object)? {
+                        self.doubt(&object, &known, &[repo]).await;
+                    }
+                    avoid.push(repo.get());
+                }
             }
+        }
+    }
+
+    /// Memory that reading a chunk takes until it is sent: as it was stored, decrypted, and plain.
+    pub(crate) fn cost_of_chunk(&self, digest: Digest) -> u64 {
+        match self.catalog.view().object(&ObjectRef::Chunk(digest)) {
+            Ok(Some(stored)) => {
+                let stored_twice = stored.stored_length.saturating_mul(2);
+                stored_twice.saturating_add(stored.plain_length)
+            }
+            // A condemned one, or one that this node has not heard of: of the usual size.
+            _ => USUAL_CHUNK,
         }
     }
 
@@ -170,4 +216,60 @@ fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<R
     // The fastest: it is unpacked at once, at the other end of one network.
     let packed = Payload::pack(suite, Codec::Lz4, None, &pieces);
     Ok(packed.map_err(|error| Failure::new(code::RUNTIME, "packing pieces of a chunk").because(error)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use crate::protocol::{ChunkReply, GetPieces, Request};
+    use crate::refs;
+    use crate::repositories::Place;
+    use crate::testing::{SUITE, TestNode, stanza};
+    use crate::{SessionTimes, code};
+    use pgmesh_raft::ObjectRef;
+    use pgmesh_storage::{Codec, Payload};
+
+    /// A good tag proves that these bytes were written there, and nothing of whether they are the right ones.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn invariant_6_a_replica_with_a_good_tag_and_other_content_is_withdrawn_when_it_is_found() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let begun = client.begin_backup("20260101-000000F").await.unwrap();
+        let digest = client.put_chunk(begun.session, &[7; 4096]).await.unwrap();
+        let object = ObjectRef::Chunk(digest);
+        let known = || refs::known(&site.node.catalog.view(), &object).unwrap().unwrap();
+        site.wait("the chunk to be known", |node| {
+            refs::known(&node.catalog.view(), &object).unwrap().is_some()
+        })
+        .await;
+        let first = known();
+        let replica = first.replicas[0];
+        site.node.doubt(&object, &first, &[replica.repo]).await;
+        assert_eq!(
+            known().replicas,
+            [replica],
+            "one that is right stays, whoever doubts it"
+        );
+        let Ok(Place::Here(slot)) = site.node.repositories.place(replica.repo) else {
+            panic!("the node has no repository of its own");
+        };
+        let repository = slot.repository().unwrap();
+        repository.delete(&first.name, replica.generation).await.unwrap();
+        let mut wrong = Payload::pack(SUITE, Codec::None, None, b"something else").unwrap();
+        wrong.digest = digest;
+        repository.put(&first.name, replica.generation, &wrong).await.unwrap();
+        let pieces = Request::GetPieces(GetPieces {
+            stanza: stanza(),
+            digest,
+            ranges: vec![(0, 8)],
+            avoid: vec![],
+        });
+        let failure = client.ask::<ChunkReply>(&pieces, None).await.unwrap_err();
+        assert!(
+            [code::CHECKSUM, code::REPO_INVALID].contains(&failure.code),
+            "{failure}"
+        );
+        assert!(known().replicas.is_empty(), "it is withdrawn");
+    }
 }

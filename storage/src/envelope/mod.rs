@@ -29,16 +29,17 @@ use crate::digest::DigestSuite;
 use crate::identity::Cipher;
 use crate::keys::{EpochKeys, KeyRing};
 use crate::object::ObjectKind;
-use crate::payload::{MAX_PLAIN_LENGTH, Payload};
+use crate::payload::Payload;
 use crate::random::{self, RandomError};
 
 const IV_LENGTH: usize = 16;
 const TAG_LENGTH: usize = 32;
 const BLOCK_LENGTH: usize = 16;
 
-/// The longest object, in bytes.
-pub(crate) const MAX_OBJECT_LENGTH: u64 =
-    MAX_PLAIN_LENGTH + (HEADER_LENGTH + IV_LENGTH + BLOCK_LENGTH + TAG_LENGTH) as u64;
+/// The longest object of a kind, in bytes.
+pub(crate) const fn max_object_length(kind: ObjectKind) -> u64 {
+    kind.max_plain_length() + (HEADER_LENGTH + IV_LENGTH + BLOCK_LENGTH + TAG_LENGTH) as u64
+}
 
 /// Why stored bytes are not an object as it was written.
 #[derive(Debug, Error)]
@@ -229,10 +230,10 @@ impl Envelope {
         if header.cipher == Cipher::None && header.epoch != 0 {
             return cannot_be("key epoch", u64::from(header.epoch));
         }
-        if header.plain_length > MAX_PLAIN_LENGTH {
+        if header.plain_length > kind.max_plain_length() {
             return cannot_be("plaintext length", header.plain_length);
         }
-        if header.payload_length > MAX_PLAIN_LENGTH {
+        if header.payload_length > kind.max_plain_length() {
             return cannot_be("payload length", header.payload_length);
         }
         let expected = header.object_length();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::path::{ObjectPath, StoredName};
 use crate::digest::{Digest, DigestSuite};
 use crate::names::{ArchiveId, BackupLabel, Generation, StanzaName};
+use crate::payload::MAX_PLAIN_LENGTH;
 
 /// What an object holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,6 +30,20 @@ impl ObjectKind {
             Self::Segment => 2,
             Self::Manifest => 3,
             Self::StanzaInfo => 4,
+        }
+    }
+
+    /// The most plaintext that an object of this kind may hold, in bytes. A peer or a bucket that claims more is not
+    /// believed, and nothing of it is read.
+    #[must_use]
+    pub const fn max_plain_length(self) -> u64 {
+        match self {
+            // A page-aligned piece, small files together, or a part of a manifest: each about 1 MiB.
+            Self::Chunk => 8 << 20,
+            Self::Segment => MAX_PLAIN_LENGTH,
+            // The digests of its parts: 1,000 files of a backup take 32 bytes here.
+            Self::Manifest => 64 << 20,
+            Self::StanzaInfo => 1 << 20,
         }
     }
 

@@ -7,15 +7,16 @@ mod open;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use object_store::path::Path as Location;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use zeroize::Zeroizing;
 
 pub use self::listing::Listed;
 pub use self::marks::Anchor;
 use crate::digest::{Digest, DigestSuite};
-use crate::envelope::{Envelope, MAX_OBJECT_LENGTH, Opened};
+use crate::envelope::{Envelope, Opened, max_object_length};
 use crate::error::{Damage, StoreError};
 use crate::identity::{Cipher, RepositoryIdentity};
 use crate::keys::WrappedKey;
@@ -144,7 +145,9 @@ impl Repository {
 
     /// Judges the object that a put found in its place.
     async fn check_existing(&self, path: &str, name: &ObjectName) -> Result<Stored, StoreError> {
-        let object = read(&*self.0.store, path).await.map_err(damaged_exists)?;
+        let object = read(&*self.0.store, path, max_object_length(name.kind()))
+            .await
+            .map_err(damaged_exists)?;
         let bytes = object.len() as u64;
         self.open_object(path, name.kind(), Expected::Digest(name.digest()), object)
             .await
@@ -159,7 +162,7 @@ impl Repository {
     /// Not found, damaged, or as the store answers.
     pub async fn get(&self, name: &ObjectName, generation: Generation) -> Result<Payload, StoreError> {
         let path = self.path_of(name, generation).to_string();
-        let object = read(&*self.0.store, &path).await?;
+        let object = read(&*self.0.store, &path, max_object_length(name.kind())).await?;
         let (envelope, kind, digest) = (Arc::clone(&self.0.envelope), name.kind(), name.digest());
         blocking("reading", &path.clone(), move || {
             let opened = envelope
@@ -176,7 +179,7 @@ impl Repository {
     /// Not found, damaged, or as the store answers.
     pub async fn get_checked(&self, name: &ObjectName, generation: Generation) -> Result<Checked, StoreError> {
         let path = self.path_of(name, generation).to_string();
-        let object = read(&*self.0.store, &path).await?;
+        let object = read(&*self.0.store, &path, max_object_length(name.kind())).await?;
         self.open_object(&path, name.kind(), Expected::Digest(name.digest()), object)
             .await
     }
@@ -188,7 +191,7 @@ impl Repository {
     /// store answers.
     pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
         let place = parse_path(path)?;
-        let object = read(&*self.0.store, path).await?;
+        let object = read(&*self.0.store, path, longest(&place)).await?;
         self.open_by_path(path, &place, object).await
     }
 
@@ -197,7 +200,7 @@ impl Repository {
     /// # Errors
     /// As the store answers, or damaged where it is not (any more) that of the repository that was opened.
     pub async fn identity_text(&self) -> Result<Bytes, StoreError> {
-        let text = read(&*self.0.store, IDENTITY_PATH).await?;
+        let text = read(&*self.0.store, IDENTITY_PATH, longest(&ObjectPath::Identity)).await?;
         open::check_identity(IDENTITY_PATH, &text, &self.0.identity)?;
         Ok(text)
     }
@@ -209,7 +212,7 @@ impl Repository {
     /// As [`Self::get_by_path`].
     pub async fn verify_path(&self, path: &str) -> Result<u64, StoreError> {
         let place = parse_path(path)?;
-        let object = read(&*self.0.store, path).await?;
+        let object = read(&*self.0.store, path, longest(&place)).await?;
         let length = object.len() as u64;
         match place {
             ObjectPath::Identity => open::check_identity(path, &object, &self.0.identity)?,
@@ -247,7 +250,8 @@ impl Repository {
     /// # Errors
     /// Not found, or as the store answers.
     pub async fn read_raw(&self, path: &str) -> Result<Bytes, StoreError> {
-        read(&*self.0.store, path).await
+        let longest = ObjectPath::parse(path).map_or(max_object_length(ObjectKind::Segment), |place| longest(&place));
+        read(&*self.0.store, path, longest).await
     }
 
     /// The length of an object in the repository, in bytes.
@@ -371,6 +375,15 @@ fn check_payload(path: &str, name: &ObjectName, payload: &Payload) -> Result<(),
             name.digest()
         )));
     }
+    let most = name.kind().max_plain_length();
+    if payload.plain_length > most {
+        let what = format!(
+            "{} bytes of plaintext, a {} has {most} at most",
+            payload.plain_length,
+            name.kind()
+        );
+        return Err(wrong(what));
+    }
     payload
         .check_lengths(payload.bytes.len() as u64)
         .map_err(|error| wrong(error.to_string()))
@@ -405,22 +418,39 @@ async fn create(store: &dyn ObjectStore, path: &str, object: PutPayload) -> Resu
 }
 
 /// Reads a whole object of no more than the greatest possible length.
-async fn read(store: &dyn ObjectStore, path: &str) -> Result<Bytes, StoreError> {
+async fn read(store: &dyn ObjectStore, path: &str, longest: u64) -> Result<Bytes, StoreError> {
     let failed = |error| StoreError::from_store("reading", path, error);
     let result = store
         .get_opts(&location("reading", path)?, GetOptions::default())
         .await
         .map_err(failed)?;
+    let too_long = |length| StoreError::damaged(path, Damage::TooLong { length });
     // Bounded before anything is allocated.
-    if result.meta.size > MAX_OBJECT_LENGTH {
-        return Err(StoreError::damaged(
-            path,
-            Damage::TooLong {
-                length: result.meta.size,
-            },
-        ));
+    let length = result.meta.size;
+    if length > longest {
+        return Err(too_long(length));
     }
-    result.bytes().await.map_err(failed)
+    if let GetResultPayload::File(..) = result.payload {
+        return result.bytes().await.map_err(failed);
+    }
+    // What a store says of an object need not be what it sends.
+    let mut content = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
+    let mut pieces = result.into_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(failed)?;
+        let sum = content.len() as u64 + piece.len() as u64;
+        if sum > longest {
+            return Err(too_long(sum));
+        }
+        content.extend_from_slice(&piece);
+    }
+    Ok(content.freeze())
+}
+
+/// The most bytes that may lie at a path.
+fn longest(place: &ObjectPath) -> u64 {
+    // Identities, keys and marks are texts of some hundred bytes.
+    place.kind().map_or(1 << 20, max_object_length)
 }
 
 /// A path as the store takes it.

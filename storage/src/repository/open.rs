@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use tracing::warn;
 
-use super::{Created, Inner, Repository, blocking, create, location, read};
+use super::{Created, Inner, Repository, blocking, create, location, longest, read};
 use crate::checked_text;
 use crate::envelope::Envelope;
 use crate::error::{Damage, StoreError};
@@ -38,7 +38,7 @@ impl Repository {
             .map_err(|error| StoreError::damaged(IDENTITY_PATH, error))?;
         let written = create(&*store, IDENTITY_PATH, PutPayload::from(text)).await?;
         // Read back: a store that ignores conditions has let the last of two writers win.
-        let found = read(&*store, IDENTITY_PATH).await?;
+        let found = read(&*store, IDENTITY_PATH, longest(&ObjectPath::Identity)).await?;
         let ours = RepositoryIdentity::decode(&found).is_ok_and(|found| found == identity);
         if matches!(written, Created::Exists) || !ours {
             return Err(StoreError::AlreadyARepository {
@@ -71,10 +71,12 @@ impl Repository {
         passphrase: Option<Passphrase>,
         known_keys: &[WrappedKey],
     ) -> Result<Self, StoreError> {
-        let bytes = read(&*store, IDENTITY_PATH).await.map_err(|error| match error {
-            StoreError::NotFound { path } => StoreError::NotARepository { path },
-            error => error,
-        })?;
+        let bytes = read(&*store, IDENTITY_PATH, longest(&ObjectPath::Identity))
+            .await
+            .map_err(|error| match error {
+                StoreError::NotFound { path } => StoreError::NotARepository { path },
+                error => error,
+            })?;
         let identity = decode_identity(IDENTITY_PATH, &bytes)?;
         check_passphrase(&identity, passphrase.as_ref())?;
         let mut keys = FoundKeys::default();
@@ -109,7 +111,7 @@ impl Repository {
     /// # Errors
     /// Not found, damaged, of another format, or as the store answers.
     pub async fn read_identity(store: Arc<dyn ObjectStore>) -> Result<Bytes, StoreError> {
-        let text = read(&*store, IDENTITY_PATH).await?;
+        let text = read(&*store, IDENTITY_PATH, longest(&ObjectPath::Identity)).await?;
         decode_identity(IDENTITY_PATH, &text)?;
         Ok(text)
     }
@@ -254,7 +256,7 @@ async fn find_keys(
     let (mut problems, mut newest) = (Vec::new(), None);
     for (epoch, wrap) in list_keys(store).await? {
         let path = key_path(epoch, wrap);
-        let bytes = read(store, &path).await;
+        let bytes = read(store, &path, longest(&ObjectPath::Identity)).await;
         match bytes.and_then(|bytes| decode_key(&path, &bytes, epoch, wrap)) {
             Ok(key) => {
                 found.insert((epoch, wrap), key);
