@@ -164,9 +164,11 @@ impl Family {
         }
     }
 
-    /// The backup of another line, and not of this one, that began after the last segment of this one was archived.
+    /// The backup of another line, and not of this one, that began after the last segment of this one was archived; of
+    /// a server that died as soon as it was promoted, after its history was.
     fn passed_by(&self, line: &Line, ends: &[Line]) -> Option<BackupLabel> {
-        let last = line.last?.order;
+        let began = self.facts.get(&line.timeline).map_or(0, |facts| facts.began);
+        let last = line.last.map_or(began, |last| last.order);
         let is_of = |line: &Line, timeline: TimelineId, backup: &NewestBackup| {
             self.tree.contains(line.timeline, timeline, backup.stop)
         };
@@ -361,6 +363,18 @@ mod tests {
         );
         assert_eq!(open(&family), [2, 3]);
         assert_eq!(open(&with_backup(family, 1, 13, 140)), [3]);
+    }
+
+    #[test]
+    fn a_promotion_that_came_to_nothing_is_settled_by_a_backup_too() {
+        // The server of timeline 2 died before it archived a segment, and another standby became timeline 3.
+        let family = family(
+            &[(1, 0, 7, 70), (2, 80, 0, 0), (3, 100, 9, 120)],
+            &[(2, 1, 8), (3, 1, 8)],
+        );
+        assert_eq!(open(&family), [2, 3]);
+        assert_eq!(open(&with_backup(family.clone(), 3, 9, 79)), [2, 3]);
+        assert_eq!(open(&with_backup(family, 3, 9, 110)), [3]);
     }
 
     #[test]
