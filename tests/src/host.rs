@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::account::Account;
 use crate::node::Node;
@@ -105,6 +106,17 @@ impl Host {
         )
     }
 
+    /// What a standby is told to fetch WAL with.
+    #[must_use]
+    pub fn restore_command_line(&self) -> String {
+        format!(
+            "{} --config={} --stanza={} archive-get %f \"%p\"",
+            self.program.display(),
+            self.configuration.display(),
+            self.stanza
+        )
+    }
+
     /// A `pgmesh` command for its stanza.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -125,6 +137,17 @@ impl Host {
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         run(self.command(arguments))
+    }
+
+    /// Runs the last `pgmesh` command that a message tells to run, as it stands there in quotation marks.
+    ///
+    /// # Panics
+    /// When the message tells of none.
+    #[must_use]
+    pub fn obey(&self, message: &str) -> Outcome {
+        let (_, told) = message.rsplit_once("'pgmesh ").expect("a command in the message");
+        let (told, _) = told.split_once('\'').expect("the end of the command");
+        self.plain(&told.split_whitespace().collect::<Vec<_>>())
     }
 
     /// Runs a `pgmesh` command without naming a stanza.
@@ -201,5 +224,17 @@ impl Host {
         let target = Postgres::empty(scratch, name);
         run(self.restore_command(&target, arguments)).succeeds();
         target
+    }
+
+    /// Asserts that the archive restores what a server has, once that has archived it.
+    pub fn assert_restores(&self, scratch: &Scratch, server: &Postgres, arguments: &[&str]) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        server.archive_everything();
+        let mut restored = self.restore(scratch, &format!("restored-{number}"), arguments);
+        restored.start_promoted();
+        assert_eq!(restored.dump(), server.dump());
+        restored.stop();
+        std::fs::remove_dir_all(restored.data()).expect("removing a restored cluster");
     }
 }

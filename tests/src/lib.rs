@@ -36,6 +36,8 @@ mod scale;
 mod scratch;
 mod site;
 pub mod stores;
+mod tools;
+mod volume;
 mod wait;
 mod wal;
 
@@ -58,5 +60,6 @@ pub use pushes::Pushes;
 pub use scale::number_from_environment;
 pub use scratch::{Scratch, files_below};
 pub use site::{MeshSite, Site};
+pub use volume::Volume;
 pub use wait::{wait_for, wait_for_some};
 pub use wal::WalForge;

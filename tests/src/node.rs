@@ -145,6 +145,18 @@ impl Node {
         self.port = port;
     }
 
+    /// Asserts that no node refuses a host's WAL: an alarm that nobody needs is one that nobody heeds.
+    ///
+    /// # Panics
+    /// When one does.
+    pub fn assert_no_alarm(&self) {
+        let status = self.run(&["status", "--output=json"]).ok().json();
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let told = nodes.iter().filter_map(|node| node["stuck"].as_array());
+        let stuck: Vec<_> = told.flatten().collect();
+        assert!(!nodes.is_empty() && stuck.is_empty(), "{stuck:?}");
+    }
+
     /// A `pgmesh` command that uses the node's configuration, and so its administrator's identity.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -68,4 +68,11 @@ impl Port {
     pub fn address(&self) -> String {
         self.address.to_string()
     }
+
+    /// An address of this machine that no other test uses, with all its ports: there is one for each number.
+    #[must_use]
+    pub fn own_ip(&self) -> Ipv4Addr {
+        let [high, low] = self.number().to_be_bytes();
+        Ipv4Addr::new(127, high, low, 1)
+    }
 }

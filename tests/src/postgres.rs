@@ -1,6 +1,7 @@
 //! PostgreSQL clusters.
 
 mod builder;
+mod lives;
 mod load;
 mod majors;
 mod standby;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 pub use builder::PostgresBuilder;
 pub use load::Load;
@@ -164,7 +165,6 @@ impl Postgres {
     /// Starts the server on a restored directory and waits until recovery has ended and it takes writes.
     pub fn start_promoted(&mut self) {
         self.start();
-        let mut state = String::new();
         wait_for(&format!("{} to end recovery", self.name), LIMIT, || {
             let process = self.process.as_mut().expect("it was started");
             assert!(
@@ -173,9 +173,14 @@ impl Postgres {
                 self.name,
                 process.log()
             );
-            state = run(self.psql("select pg_is_in_recovery()")).text().to_owned();
-            state == "f"
+            self.takes_writes()
         });
+    }
+
+    /// Whether its server runs and is not in recovery.
+    #[must_use]
+    pub fn takes_writes(&self) -> bool {
+        run(self.psql("select pg_is_in_recovery()")).text() == "f"
     }
 
     /// Fast shutdown, with a checkpoint.
@@ -204,13 +209,18 @@ impl Postgres {
             process.kill();
         }
         // Its children end as soon as they see it, and nobody may start the cluster before.
-        let data = self.data.clone();
         wait_for(&format!("the children of {} to end", self.name), LIMIT, || {
-            let processes = fs::read_dir("/proc").expect("reading /proc");
-            !processes
-                .flatten()
-                .any(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == data))
+            self.processes().is_empty()
         });
+    }
+
+    /// All processes of its server, or of another program that works in its data directory.
+    #[must_use]
+    pub fn processes(&self) -> Vec<Pid> {
+        let entries = fs::read_dir("/proc").expect("reading /proc").flatten();
+        let own = entries.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == self.data));
+        own.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+            .collect()
     }
 
     /// Stops and starts it.

@@ -117,6 +117,24 @@ impl Site {
     pub fn restore(&self, name: &str, arguments: &[&str]) -> Postgres {
         self.host.restore(&self.scratch, name, arguments)
     }
+
+    /// A standby of a server, with a host of its own, by way of which it archives as `archive_mode` says; it runs.
+    #[must_use]
+    pub fn standby_of(&self, primary: &Postgres, name: &str, archive_mode: &str) -> (Postgres, Host) {
+        let mut standby = primary.standby(&self.scratch, name);
+        let host = Host::join(&self.scratch, &format!("host-{name}"), &self.node, &standby, "main");
+        standby.start();
+        standby.set("archive_mode", archive_mode);
+        standby.set("archive_command", &host.archive_command());
+        standby.restart();
+        (standby, host)
+    }
+
+    /// Asserts that the archive restores what a server has, by way of its host, and that `verify` finds nothing.
+    pub fn assert_restores(&self, host: &Host, server: &Postgres, arguments: &[&str]) {
+        host.assert_restores(&self.scratch, server, arguments);
+        self.node.run(&["verify"]).succeeds();
+    }
 }
 
 /// A mesh of several nodes, a running PostgreSQL, and its host `host` in region `eu` with the stanza `main` created.

@@ -7,6 +7,8 @@ mod cluster;
 mod formats;
 #[path = "../../../tests/src/postgres/majors.rs"]
 mod majors;
+#[path = "../../../tests/src/tools.rs"]
+mod tools;
 mod waldump;
 mod walking;
 mod workload;

@@ -34,8 +34,7 @@ impl Postgres {
     /// password; the address. From its next start on.
     pub fn listen(&mut self) -> String {
         let port = Port::reserve();
-        let [high, low] = port.number().to_be_bytes();
-        let address = format!("127.{high}.{low}.1");
+        let address = port.own_ip().to_string();
         self.address.clone_from(&address);
         self.reserved = Some(port);
         let access = self.data().join("pg_hba.conf");
