@@ -55,10 +55,10 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 	$(stage) build cargo build --quiet --locked --workspace --bins
 	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast
 
-test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, one more object store, all versions of PostgreSQL
+test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, one more object store, Patroni, all versions of PostgreSQL
 	@.ci/setup build test-all
 	@PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 PGMESH_INCREMENTALS=100 PGMESH_CHAIN=600 \
-		PGMESH_MAJORS="14 15 16 17 18" \
+		PGMESH_MAJORS="14 15 16 17 18" PGMESH_PATRONI=1 \
 		$(MAKE) test ROUNDS=50
 
 test-unit: ## unit and property tests only
