@@ -5,7 +5,7 @@ use pgmesh_storage::DbId;
 
 use super::scenario::*;
 use crate::command::{Aside, Command, PushSegment};
-use crate::model::{LogIndex, Server};
+use crate::model::{Judgement, Known, LogIndex, Server};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -319,6 +319,35 @@ fn invariant_12_where_a_writer_was_seen_last_is_known() {
     }) == Ok(Reply::Deleting { more: true })
     {}
     assert_eq!(last(&world), None);
+}
+
+#[test]
+fn invariant_12_what_a_later_line_of_a_history_leaves_out_is_nobodys_past() {
+    let mut world = World::with_stanza();
+    for number in 1..=4_u8 {
+        world.push(push_segment(1, number.into(), number)).unwrap();
+    }
+    let first = [(1, 0x0480_0000)];
+    world.push(push_history(2, &first)).unwrap();
+    // In the third segment, though timeline 2 begins in the fourth.
+    let second = [(1, 0x0480_0000), (2, 0x0380_0000)];
+    world.push(push_history(3, &second)).unwrap();
+    let beyond = PushSegment {
+        server: server("c", 3, &second),
+        ..push_segment(1, 3, 33)
+    };
+    // The node sets it aside: it is compared up to where the server's own past ends.
+    let judged = world.push(beyond);
+    assert!(matches!(judged, Err(Refusal::Duplicate { .. })), "{judged:?}");
+    let record = world.view().stanza(&stanza()).unwrap().unwrap();
+    let known = Known {
+        content: Some(digest(3)),
+        last_push: None,
+        now: 0,
+    };
+    let judgement = record.judge(&stanza(), segment(3), &server("c", 3, &second), known, digest(33));
+    let upto = pgmesh_postgres::Lsn(0x0380_0000);
+    assert_eq!(judgement, Ok(Judgement::Aside { upto }));
 }
 
 fn forget(from: WalFileName, upto: LogIndex) -> Command {

@@ -181,8 +181,9 @@ impl StanzaRecord {
         } else {
             server.branches.as_slice()
         };
-        let branch = branches.iter().find(|branch| branch.parent == timeline)?;
-        Some(branch.switch)
+        let at = branches.iter().position(|branch| branch.parent == timeline)?;
+        // A later line may leave at an earlier position: a server that was promoted with less than its parent had.
+        branches.iter().skip(at).map(|branch| branch.switch).min()
     }
 
     fn start(&self, segment: SegmentName) -> Lsn {
