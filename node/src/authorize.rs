@@ -179,6 +179,8 @@ mod tests {
         );
         let invite = CreateInvite {
             role: "admin".to_owned(),
+            name: None,
+            force: false,
             stanzas: vec![],
             expires: 60,
             addresses: vec![],

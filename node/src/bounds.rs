@@ -65,6 +65,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::ReadRepository(r) => text("the path", &r.path, limits::OPTION),
         Request::Invite(r) => {
             text("the role", &r.role, limits::NAME)?;
+            text("the node's name", r.name.as_deref().unwrap_or_default(), limits::NAME)?;
             list("stanzas of a token", r.stanzas.len(), limits::TOKEN_STANZAS)?;
             addresses(&r.addresses)
         }
@@ -253,6 +254,8 @@ mod tests {
         assert_eq!(refused(&get), "100000 repositories to avoid, at most 512 are taken");
         let invite = Request::Invite(CreateInvite {
             role: "client".to_owned(),
+            name: None,
+            force: false,
             stanzas: vec!["main".parse().unwrap(); 5000],
             expires: 1,
             addresses: vec![],

@@ -50,7 +50,7 @@ impl Node {
             if let Some(why) = self.links.shut_out() {
                 return Failure::new(code::CRYPTO, "this node is not part of the mesh any more")
                     .because(why)
-                    .remedy("to bring it back: empty node-path, 'pgmesh invite --role=node' on another node, 'pgmesh node join' here");
+                    .remedy("to bring it back: empty node-path, 'pgmesh invite --role=node NAME' on another node, 'pgmesh node join' here");
             }
         }
     }

@@ -186,8 +186,38 @@ mod race;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
     use pgmesh_raft::ObjectRef;
-    use pgmesh_storage::Digest;
+    use pgmesh_storage::{Digest, Generation};
+
+    /// Many objects are deleted under one confirmation, and another node may lead before the last of them.
+    #[tokio::test(flavor = "multi_thread")]
+    #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+    async fn a_node_that_has_lost_the_lead_deletes_nothing_more() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let begun = client.begin_backup("20260101-000000F").await.unwrap();
+        let first = client.put_chunk(begun.session, &[7; 900]).await.unwrap();
+        let second = client.put_chunk(begun.session, &[8; 900]).await.unwrap();
+        let lead = site.node.catalog.confirm_lead().await.unwrap();
+        let delete = async |digest| {
+            let key = GarbageKey {
+                object: ObjectRef::Chunk(digest),
+                repo: RepoKey::new(1).unwrap(),
+                generation: Generation::FIRST,
+            };
+            let name = ObjectName::Chunk(digest);
+            Ground::delete(&*site.node, &lead, &key, &name).await
+        };
+        assert!(matches!(delete(first).await, Fate::Deleted));
+        assert!(!site.has_file(first));
+        site.node.catalog.shutdown().await.unwrap();
+        site.wait("the end of its lead", |_| !lead.holds()).await;
+        assert!(matches!(delete(second).await, Fate::Stays));
+        assert!(site.has_file(second));
+    }
 
     #[test]
     fn a_repository_that_keeps_things_is_asked_at_most_once_an_hour_and_from_where_it_was_left() {
@@ -200,7 +230,7 @@ mod tests {
         let last = GarbageKey {
             object: ObjectRef::Chunk(Digest([7; 32])),
             repo,
-            generation: pgmesh_storage::Generation::FIRST,
+            generation: Generation::FIRST,
         };
         kept.asked(repo, later, Some(last.clone()));
         kept.refused(repo, later);

@@ -94,6 +94,7 @@ pub(crate) async fn found(
         service: NodeService::InService,
         vote: VotePolicy::Auto,
         revoked: Vec::new(),
+        former: Vec::new(),
         reaches: std::collections::BTreeSet::new(),
     };
     let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;

@@ -58,7 +58,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let accepted: JoinAccepted = call(&connection, &join).await?;
     let Some(node) = accepted.node else {
         return Err(Failure::new(code::OPTION_INVALID, "this token does not make a node")
-            .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node"));
+            .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node NAME"));
     };
     let identity = request
         .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)

@@ -1,10 +1,11 @@
 //! What the leader does for the whole mesh: the Raft group follows the catalog's nodes, and sessions of nodes that have
 //! died end.
 
-use crate::membership::{Group, Member, Step, next_step};
+use crate::handover::{Handover, SlowDisk};
+use crate::membership::{Act, Group, Member, Step, next_act};
 use crate::sessions::Silences;
 use crate::{Failure, Node};
-use pgmesh_raft::{NodeName, NodeService};
+use pgmesh_raft::{CatalogError, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,18 +26,30 @@ struct Heard {
     matched: BTreeMap<u64, Option<u64>>,
 }
 
+/// Whether another node shall lead.
+#[derive(Default)]
+struct Lead {
+    handover: Handover,
+    slow: SlowDisk,
+}
+
 impl Node {
     /// Leads while this node is the leader, until it stops.
     pub async fn keep_leading(self: Arc<Self>) {
-        let mut heard = Heard::default();
+        let (mut heard, mut lead) = (Heard::default(), Lead::default());
         let mut looked = Instant::now();
         loop {
             tokio::time::sleep(PERIOD).await;
             if !self.catalog.is_leader() {
                 heard = Heard::default();
+                // An attempt to hand over that has failed costs the lead for a moment, too: that is not forgotten.
+                if self.catalog.leader().is_some() {
+                    lead.handover = Handover::default();
+                    lead.slow.lost_lead();
+                }
                 continue;
             }
-            if let Err(failure) = self.follow_catalog().await {
+            if let Err(failure) = self.follow_catalog(&mut lead).await {
                 tracing::warn!(error = %failure, "the group of voters stays as it is for now");
             }
             if looked.elapsed() >= SESSIONS_PERIOD {
@@ -48,28 +61,47 @@ impl Node {
         }
     }
 
-    async fn follow_catalog(&self) -> Result<(), Failure> {
-        let nodes = self.catalog.view().nodes()?;
-        let members: Vec<Member> = nodes
-            .iter()
-            .map(|(_, record)| Member {
-                node_id: record.node_id,
-                service: record.service,
-                vote: record.vote,
-            })
-            .collect();
-        let Some(step) = next_step(&members, &self.group(), self.settings.voters) else {
-            return self.leave_the_lead(&members).await;
+    async fn follow_catalog(&self, lead: &mut Lead) -> Result<(), Failure> {
+        let faster = lead.slow.observe(&self.catalog.append_times(), Instant::now());
+        let members = || -> Result<Vec<Member>, Failure> { Ok(members_of(&self.catalog.view().nodes()?)) };
+        let confirmed = async {
+            match self.catalog.confirm_lead().await {
+                Ok(_) => members().map(Some),
+                Err(CatalogError::NotLeader { .. }) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
         };
-        // A leader that shall not vote any more lets another take over, which then makes the change.
-        if takes_vote(&step, self.mesh.node_id) && self.catalog.step_aside().await {
-            return Ok(());
+        let act = |members: &[Member]| {
+            let (most, me) = (self.settings.voters, self.mesh.node_id);
+            next_act(members, &self.group(), most, me, &faster)
+        };
+        match decide(&members()?, confirmed, act).await? {
+            None => Ok(()),
+            Some(Act::HandOver { successors, why }) => {
+                self.hand_over(&mut lead.handover, successors, why).await;
+                if !faster.is_empty() {
+                    lead.slow.handed_over(Instant::now());
+                }
+                Ok(())
+            }
+            Some(Act::Change { step, successors }) => {
+                // A leader that shall not vote any more lets another take over, which then makes the change.
+                let why = "this node loses its vote";
+                if self.hand_over(&mut lead.handover, successors, why).await {
+                    return Ok(());
+                }
+                tracing::info!(?step, "the group of voters changes");
+                self.change_group(step).await
+            }
         }
-        tracing::info!(?step, "the group of voters changes");
+    }
+
+    async fn change_group(&self, step: Step) -> Result<(), Failure> {
         match step {
             Step::Remove(gone) => self.catalog.remove_members(&gone).await?,
             Step::SetVoters(voters) => self.catalog.set_voters(voters).await?,
             Step::AddLearner(node_id) => {
+                let nodes = self.catalog.view().nodes()?;
                 let found = nodes.iter().find(|(_, record)| record.node_id == node_id);
                 let address = found.and_then(|(_, record)| record.advertise.first().cloned());
                 let address = address.unwrap_or_default();
@@ -79,22 +111,31 @@ impl Node {
         Ok(())
     }
 
-    /// A node that is being drained does not lead, where another can.
-    async fn leave_the_lead(&self, members: &[Member]) -> Result<(), Failure> {
-        let draining = |member: &&Member| member.service == NodeService::Draining;
-        let is_draining = members
-            .iter()
-            .filter(draining)
-            .any(|member| member.node_id == self.mesh.node_id);
-        let voters = self.catalog.status().voters;
-        let others = members
-            .iter()
-            .filter(|member| voters.contains(&member.node_id) && !draining(member))
-            .count();
-        if is_draining && others > 0 {
-            self.catalog.step_aside().await;
+    /// Lets one of these nodes lead, if one of them is there. Whether another leads now.
+    async fn hand_over(&self, handover: &mut Handover, successors: BTreeSet<u64>, why: &str) -> bool {
+        if !handover.may_try(&successors, Instant::now()) {
+            return false;
         }
-        Ok(())
+        let nodes = self.catalog.view().nodes().unwrap_or_default();
+        let asked = nodes
+            .into_iter()
+            .filter(|(_, record)| successors.contains(&record.node_id));
+        let asked = asked.map(|(name, record)| async move {
+            let account = self.ask_node(&name).await;
+            let is_well = account.is_ok_and(|account| account.failure.is_none());
+            is_well.then_some(record.node_id)
+        });
+        let alive: BTreeSet<u64> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        if !handover.may_try(&alive, Instant::now()) {
+            return false;
+        }
+        tracing::info!(why, to = ?alive, "the lead is handed over");
+        if self.catalog.step_aside().await {
+            return true;
+        }
+        tracing::warn!(why, to = ?alive, "none of them has taken the lead: it is tried again later");
+        handover.failed(alive, Instant::now());
+        false
     }
 
     fn group(&self) -> Group {
@@ -110,30 +151,38 @@ impl Node {
             caught_up: voters.union(&learners).filter(|id| caught_up(id)).copied().collect(),
             voters,
             learners,
+            next_voters: status.next_voters,
         }
     }
 
     /// Ends the sessions of nodes that have been silent for long enough for their holders to have gone elsewhere.
     async fn end_dead_sessions(&self, heard: &mut Heard) -> Result<(), Failure> {
-        // Without a majority nobody can go elsewhere: the grace begins anew when there is one.
-        let view = match self.catalog.view_linearizable().await {
-            Ok(view) => view,
-            Err(error) => {
-                heard.silences.forget();
-                return Err(error.into());
-            }
-        };
+        let round = self.ask_holders(&mut heard.matched).await;
+        let alive = round.as_ref().map(|round| round.alive.as_slice());
+        let limit = self.settings.sessions.dead;
+        let dead = heard
+            .silences
+            .observe(self.running.now(), alive.map_err(Clone::clone), limit)?;
+        for (session, record) in round?.sessions.iter().filter(|(_, record)| dead.contains(&record.node)) {
+            let reason = format!("node {}, which kept it alive, is gone", record.node);
+            self.expire(*session, record.lease, &reason).await;
+        }
+        Ok(())
+    }
+
+    /// Asks the nodes that hold sessions whether they are there. `matched` is the last entry that each node had before.
+    async fn ask_holders(&self, matched: &mut BTreeMap<u64, Option<u64>>) -> Result<Round, Failure> {
+        let view = self.catalog.view_linearizable().await?;
         let sessions = view.sessions()?;
         let holders: BTreeSet<NodeName> = sessions
             .iter()
             .map(|(_, record)| record.node.clone())
             .filter(|name| *name != self.name)
             .collect();
-        let matched = self.catalog.status().matched;
-        let before = std::mem::replace(&mut heard.matched, matched);
+        let before = std::mem::replace(matched, self.catalog.status().matched);
         let advances = |node_id: u64| {
             let of = |matched: &BTreeMap<u64, Option<u64>>| matched.get(&node_id).copied().flatten();
-            of(&before).is_some_and(|before| of(&heard.matched).is_some_and(|now| now > before))
+            of(&before).is_some_and(|before| of(matched).is_some_and(|now| now > before))
         };
         let asked = holders.into_iter().map(|name| async {
             let record = view.node(&name).ok().flatten().filter(|record| record.is_member());
@@ -144,23 +193,77 @@ impl Node {
             };
             (name, is_alive)
         });
-        let round = futures::future::join_all(asked).await;
-        let limit = self.settings.sessions.dead;
-        for name in heard.silences.observe(self.running.now(), &round, limit) {
-            for (session, record) in sessions.iter().filter(|(_, record)| record.node == name) {
-                let reason = format!("node {name}, which kept it alive, is gone");
-                self.expire(*session, record.lease, &reason).await;
-            }
-        }
-        Ok(())
+        let alive = futures::future::join_all(asked).await;
+        Ok(Round { sessions, alive })
     }
 }
 
-/// Whether a step takes the vote of a node, and leaves somebody else's.
-fn takes_vote(step: &Step, node_id: u64) -> bool {
-    match step {
-        Step::Remove(gone) => gone.contains(&node_id),
-        Step::SetVoters(voters) => !voters.contains(&node_id),
-        Step::AddLearner(_) => false,
+/// A round of questions to the nodes that hold sessions.
+struct Round {
+    sessions: Vec<(SessionId, SessionRecord)>,
+    alive: Vec<(NodeName, bool)>,
+}
+
+/// The decision, by what a majority has confirmed. A leader that has just been elected may not have applied what was
+/// committed before: it would take a node for removed that its own catalog does not have yet. It looks twice a second
+/// and there is hardly ever anything to do, so it asks the majority only when its own view says that there is.
+async fn decide<T>(
+    own: &[Member],
+    confirmed: impl Future<Output = Result<Option<Vec<Member>>, Failure>>,
+    decision: impl Fn(&[Member]) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    if decision(own).is_none() {
+        return Ok(None);
+    }
+    Ok(confirmed.await?.and_then(|members| decision(&members)))
+}
+
+fn members_of(nodes: &[(NodeName, NodeRecord)]) -> Vec<Member> {
+    let members = nodes.iter().map(|(_, record)| Member {
+        node_id: record.node_id,
+        service: record.service,
+        vote: record.vote,
+    });
+    members.collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::membership::next_step;
+    use pgmesh_raft::{NodeService, VotePolicy};
+
+    fn members(ids: &[u64]) -> Vec<Member> {
+        let member = |id: &u64| Member {
+            node_id: *id,
+            service: NodeService::InService,
+            vote: VotePolicy::Auto,
+        };
+        ids.iter().map(member).collect()
+    }
+
+    /// Node 3 was admitted and made a learner under the leader before. The new one has that in its log, and has not
+    /// applied it.
+    #[tokio::test]
+    async fn a_leader_removes_nobody_whom_its_own_catalog_does_not_have_yet() {
+        let group = Group {
+            voters: BTreeSet::from([1, 2]),
+            learners: BTreeSet::from([3]),
+            ..Group::default()
+        };
+        let decision = |members: &[Member]| next_step(members, &group, 5);
+        let remove = Some(Step::Remove(BTreeSet::from([3])));
+        let (without, with) = (members(&[1, 2]), members(&[1, 2, 3]));
+        assert_eq!(decision(&without), remove);
+        let decided = decide(&without, async { Ok(Some(with.clone())) }, decision).await;
+        assert_eq!(decided.unwrap(), None);
+        let decided = decide(&with, async { Ok(Some(without.clone())) }, decision).await;
+        assert_eq!(decided.unwrap(), None, "it looks again in half a second");
+        let decided = decide(&without, async { Ok(Some(without.clone())) }, decision).await;
+        assert_eq!(decided.unwrap(), remove);
+        // It leads no more.
+        let decided = decide(&without, async { Ok(None) }, decision).await;
+        assert_eq!(decided.unwrap(), None);
     }
 }

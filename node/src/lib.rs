@@ -38,6 +38,7 @@ mod dispatch;
 pub mod failure;
 mod fate;
 mod garbage;
+mod handover;
 mod health;
 mod init;
 mod join;
@@ -63,6 +64,7 @@ mod server;
 mod services;
 mod sessions;
 mod settings;
+mod shut_out;
 mod stuck;
 mod sweep;
 #[cfg(test)]

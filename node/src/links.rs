@@ -8,10 +8,11 @@
 use crate::failure::chain;
 use crate::protocol::{MESSAGE_LIMIT, Request};
 use crate::settings::NodeSettings;
+use crate::shut_out::{Worth, worth};
 use crate::{Failure, code};
 use bytes::Bytes;
 use pgmesh_raft::{Catalog, NodeName};
-use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, Role, Stream};
+use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -247,7 +248,11 @@ impl Links {
         if let Some(connection) = &link.connection
             && connection.lost().is_none()
         {
-            return Ok(connection.clone());
+            let Some(why) = self.not_worked_with(lane, connection.node()) else {
+                return Ok(connection.clone());
+            };
+            link.connection = None;
+            return Err(unreachable(whom, why));
         }
         if let Some(lost) = link.connection.take().and_then(|connection| connection.lost()) {
             self.note_shut_out(&lost);
@@ -283,6 +288,17 @@ impl Links {
         }
     }
 
+    /// Why nothing is asked of a node whose certificate is valid. A node that was removed is still sent what it takes to
+    /// let it go: until the group of voters has changed, its acknowledgement may be needed.
+    fn not_worked_with(&self, lane: Lane, member: &MemberCertificate) -> Option<String> {
+        let view = self.catalog.get()?.view();
+        match worth(&view, member) {
+            Worth::Nothing { is_removed, .. } if is_removed && lane == Lane::Consensus => None,
+            Worth::Nothing { why, .. } => Some(why),
+            Worth::Member | Worth::Unheard => None,
+        }
+    }
+
     async fn dial(&self, whom: &Whom, lane: Lane) -> Result<Connection, String> {
         let client = {
             let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
@@ -294,11 +310,16 @@ impl Links {
         let mut reasons = Vec::new();
         for address in self.addresses(whom) {
             match tokio::time::timeout(CONNECT_LIMIT, client.connect(&address)).await {
-                Ok(Ok(connection)) => match self.is_whom(whom, &connection) {
+                Ok(Ok(connection)) => match self.is_whom(whom, lane, &connection) {
                     Ok(()) => return Ok(connection),
                     Err(why) => reasons.push(why),
                 },
-                Ok(Err(error)) => reasons.push(chain(&error)),
+                Ok(Err(error)) => {
+                    if let Some(why) = error.shut_out() {
+                        *lock(&self.shut_out) = Some(why.to_owned());
+                    }
+                    reasons.push(chain(&error));
+                }
                 Err(_) => reasons.push(format!("{address} does not answer")),
             }
         }
@@ -309,10 +330,13 @@ impl Links {
     }
 
     /// Who answers at a node's address must be that node.
-    fn is_whom(&self, whom: &Whom, connection: &Connection) -> Result<(), String> {
+    fn is_whom(&self, whom: &Whom, lane: Lane, connection: &Connection) -> Result<(), String> {
         let found = connection.node();
         if found.role != Role::Node {
             return Err(format!("{} is no node", found.name));
+        }
+        if let Some(why) = self.not_worked_with(lane, found) {
+            return Err(why);
         }
         match whom {
             Whom::Named(name) if name.as_str() != found.name.as_str() => {

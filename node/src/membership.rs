@@ -3,6 +3,10 @@
 //! An admitted node becomes a learner; once it has caught up it may vote. Voters are an odd number, at most `mesh-voters`:
 //! an even one tolerates no more failures than the odd number below it and waits for more answers. Where the removal of a
 //! node has left an even number it is not made smaller still: two that both have every acknowledged entry are better than one.
+//!
+//! A change of the voters takes two entries of the log, and a leader may die between them. The group then needs two
+//! majorities for each decision, so the loss of one node can stop it. Whoever leads next brings the change to its end
+//! before it does anything else.
 
 use pgmesh_raft::{NodeService, VotePolicy};
 use std::collections::BTreeSet;
@@ -25,6 +29,8 @@ pub struct Group {
     pub voters: BTreeSet<u64>,
     /// Those who only receive the log.
     pub learners: BTreeSet<u64>,
+    /// While the voters change: those that vote when it is done; `voters` has the former ones, too.
+    pub next_voters: Option<BTreeSet<u64>>,
     /// Those, of both, who have all but the newest entries.
     pub caught_up: BTreeSet<u64>,
 }
@@ -40,8 +46,56 @@ pub enum Step {
     SetVoters(BTreeSet<u64>),
 }
 
+/// What the leader does about the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// The group changes.
+    Change {
+        /// How.
+        step: Step,
+        /// The leader loses its vote by it. One of these may lead before, and makes the change then.
+        successors: BTreeSet<u64>,
+    },
+    /// One of these shall lead.
+    HandOver {
+        /// Which.
+        successors: BTreeSet<u64>,
+        /// Why.
+        why: &'static str,
+    },
+}
+
+/// What the leader, node `me`, does next, if anything. `faster` are those whose disks have been much faster than the
+/// leader's for a while.
+pub fn next_act(members: &[Member], group: &Group, most_voters: usize, me: u64, faster: &BTreeSet<u64>) -> Option<Act> {
+    let able: BTreeSet<u64> = members
+        .iter()
+        .filter(|member| member.service == NodeService::InService && member.node_id != me)
+        .map(|member| member.node_id)
+        .filter(|id| group.voters.contains(id) && group.caught_up.contains(id))
+        .collect();
+    if let Some(step) = next_step(members, group, most_voters) {
+        let successors = match &step {
+            Step::Remove(gone) if gone.contains(&me) => &able - gone,
+            Step::SetVoters(voters) if !voters.contains(&me) => &able & voters,
+            _ => BTreeSet::new(),
+        };
+        return Some(Act::Change { step, successors });
+    }
+    let is_draining = |member: &Member| member.node_id == me && member.service == NodeService::Draining;
+    let (successors, why) = if members.iter().any(is_draining) {
+        (able, "this node is being drained")
+    } else {
+        (&able & faster, "appends on its disk are much slower than on theirs")
+    };
+    (!successors.is_empty()).then_some(Act::HandOver { successors, why })
+}
+
 /// What is to be done next, if anything.
 pub fn next_step(members: &[Member], group: &Group, most_voters: usize) -> Option<Step> {
+    if let Some(next) = &group.next_voters {
+        return Some(Step::SetVoters(next.clone()));
+    }
     let present: Vec<&Member> = members
         .iter()
         .filter(|member| member.service != NodeService::Removed)
@@ -108,6 +162,7 @@ mod tests {
         Group {
             voters: set(voters),
             learners: set(learners),
+            next_voters: None,
             caught_up: set(voters).union(&set(learners)).copied().collect(),
         }
     }
@@ -120,6 +175,19 @@ mod tests {
         let step = next_step(&nodes, &group(&[1], &[2, 3]), 5);
         assert_eq!(step, Some(Step::SetVoters(set(&[1, 2, 3]))));
         assert_eq!(next_step(&nodes, &group(&[1, 2, 3], &[]), 5), None);
+    }
+
+    /// The leader died when the first of the two entries was committed: all three are voters, and all three are wanted.
+    #[test]
+    fn a_change_that_was_interrupted_is_brought_to_its_end() {
+        let mut changing = group(&[1, 2, 3], &[]);
+        changing.next_voters = Some(set(&[1, 2, 3]));
+        let end = Some(Step::SetVoters(set(&[1, 2, 3])));
+        assert_eq!(next_step(&members(&[1, 2, 3]), &changing, 5), end);
+        // Before anything else: the group may not bear the loss of a node meanwhile.
+        let mut nodes = members(&[1, 2, 3, 4]);
+        nodes[2].service = NodeService::Removed;
+        assert_eq!(next_step(&nodes, &changing, 5), end);
     }
 
     #[test]
@@ -172,6 +240,37 @@ mod tests {
         nodes[2].vote = VotePolicy::Never;
         let step = next_step(&nodes, &group(&[1, 2, 3], &[4]), 5);
         assert_eq!(step, Some(Step::SetVoters(set(&[1, 2, 4]))));
+    }
+
+    #[test]
+    fn a_leader_that_shall_not_lead_hands_over_to_those_that_can() {
+        let act = |nodes: &[Member], group: &Group, faster: &[u64]| next_act(nodes, group, 5, 1, &set(faster));
+        let mut nodes = members(&[1, 2, 3]);
+        let mut three = group(&[1, 2, 3], &[]);
+        assert_eq!(act(&nodes, &three, &[]), None);
+        let successors_of = |act: Option<Act>| match act {
+            Some(Act::HandOver { successors, .. }) => successors,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(successors_of(act(&nodes, &three, &[3])), set(&[3]));
+        nodes[0].service = NodeService::Draining;
+        assert_eq!(successors_of(act(&nodes, &three, &[])), set(&[2, 3]));
+        // Only who has the log, and is not drained itself.
+        three.caught_up = set(&[1, 3]);
+        assert_eq!(successors_of(act(&nodes, &three, &[])), set(&[3]));
+        nodes[2].service = NodeService::Draining;
+        assert_eq!(act(&nodes, &three, &[2, 3]), None);
+    }
+
+    #[test]
+    fn a_leader_that_loses_its_vote_lets_one_of_those_lead_that_keep_theirs() {
+        let mut nodes = members(&[1, 2, 3, 4]);
+        nodes[0].vote = VotePolicy::Never;
+        let act = next_act(&nodes, &group(&[1, 2, 3], &[4]), 5, 1, &set(&[]));
+        let (step, successors) = (Step::SetVoters(set(&[2, 3, 4])), set(&[2, 3]));
+        assert_eq!(act, Some(Act::Change { step, successors }));
+        let act = next_act(&nodes, &group(&[1, 2, 3], &[4]), 5, 2, &set(&[]));
+        assert!(matches!(act, Some(Act::Change { successors, .. }) if successors.is_empty()));
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         R::NodeReplaced { .. } | R::NodeRemoved(_) | R::CertificateRevoked(_) => (
             code::CRYPTO,
             Some(
-                "to bring it back: 'pgmesh invite --role=node' on another node, then 'pgmesh node join TOKEN' with an empty node-path",
+                "to bring it back: 'pgmesh invite --role=node NAME' on another node, then 'pgmesh node join TOKEN' with an empty node-path",
             ),
         ),
         R::NoSuchLoss(_) => (
@@ -214,6 +214,19 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             ),
         ),
         R::TokenTaken(_) => (code::ASSERT, None),
+        R::TokenOfAnother { .. } => (
+            code::OPTION_INVALID,
+            Some(
+                "set node-name to the name that the token is for, or make a token for this one: 'pgmesh invite --role=node NAME'; the token is still good",
+            ),
+        ),
+        R::NodeExists { .. } => (
+            code::OPTION_INVALID,
+            Some(
+                "choose another node-name; or, if that node has lost its disk for good: 'pgmesh invite --role=node NAME --force' makes a token \
+                 with which another takes its place",
+            ),
+        ),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
             code::CRYPTO,
             Some("make a new token with 'pgmesh invite' on a node: each is good for one use"),

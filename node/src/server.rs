@@ -4,9 +4,9 @@ use crate::dispatch::Served;
 use crate::failure::chain;
 use crate::init::lock_directory;
 use crate::settings::NodeSettings;
+use crate::shut_out::{Worth, worth};
 use crate::{Failure, Node, anew, code};
-use pgmesh_raft::{NodeName, NodeService};
-use pgmesh_transport::{CloseCode, Identity, MemberCertificate, Peer, Role, Server};
+use pgmesh_transport::{CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
@@ -151,7 +151,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     let peer = session.peer().clone();
     if let Peer::Member(member) = &peer
-        && let Some(why) = node.shut_out(member)
+        && let Worth::Nothing { why, .. } = worth(&node.catalog.view(), member)
     {
         tracing::warn!(%remote, name = %member.name, why, "a connection was refused");
         session.close(CloseCode::FORBIDDEN, &why);
@@ -164,33 +164,14 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     node.clients.connected(number);
-    let served = Arc::new(Served::new(
-        node.clone(),
-        peer,
-        actor,
-        remote.ip().to_canonical(),
-        number,
-    ));
-    served.accept_streams(&session).await;
-    node.clients.disconnected(number, node.running.now());
-}
-
-impl Node {
-    /// Why a member whose certificate is valid is not let in: it was taken out of the mesh, or its name has come back
-    /// with another disk. A node that this one has not heard of yet is let in: only by its messages is it heard of.
-    fn shut_out(&self, member: &MemberCertificate) -> Option<String> {
-        if member.role != Role::Node {
-            return None;
+    let remote = remote.ip().to_canonical();
+    let served = Arc::new(Served::new(node.clone(), peer.clone(), actor, remote, number));
+    tokio::select! {
+        () = served.accept_streams(&session) => {}
+        why = node.until_shut_out(&peer) => {
+            tracing::warn!(%remote, why, "a connection is closed");
+            session.close(CloseCode::FORBIDDEN, &why);
         }
-        let name: NodeName = member.name.as_str().parse().ok()?;
-        let record = self.catalog.view().node(&name).ok().flatten()?;
-        let fingerprint = member.fingerprint.0;
-        if record.revoked.contains(&fingerprint) {
-            return Some(format!(
-                "this certificate of node {name} counts no more: the node was removed, or has joined anew"
-            ));
-        }
-        (record.service == NodeService::Removed && record.fingerprint == fingerprint)
-            .then(|| format!("node {name} was removed from the mesh"))
     }
+    node.clients.disconnected(number, node.running.now());
 }

@@ -14,7 +14,7 @@ use pgmesh_storage::{
     BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, MANIFEST_FORMAT, ManifestRoot,
     PartRef, PartWriter, Payload, StanzaName,
 };
-use pgmesh_transport::{Client, Connection, Identity, Server};
+use pgmesh_transport::{Client, Connection, ConnectionLost, Identity, Role, Server};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -82,7 +82,18 @@ impl TestNode {
     }
 
     pub(crate) async fn connect(&self) -> Connected {
-        let client = Client::new(&self.admin).unwrap();
+        self.connect_as(&self.admin).await
+    }
+
+    /// A certificate of the mesh.
+    pub(crate) fn certificate(&self, role: &Role, name: &str) -> Identity {
+        let authority = self.node.authority().unwrap();
+        let validity = Duration::from_secs(3600);
+        authority.issue(role, &name.parse().unwrap(), validity).unwrap()
+    }
+
+    pub(crate) async fn connect_as(&self, identity: &Identity) -> Connected {
+        let client = Client::new(identity).unwrap();
         let connection = client.connect(&self.address).await.unwrap();
         Connected {
             connection,
@@ -100,6 +111,22 @@ impl TestNode {
 
     pub(crate) async fn propose(&self, command: Command) -> pgmesh_raft::Reply {
         self.node.catalog.propose("test", command).await.unwrap()
+    }
+
+    /// Admits another node, whose certificate has this fingerprint. Its number.
+    pub(crate) async fn admit(&self, name: &str, fingerprint: [u8; 32]) -> u64 {
+        let command = Command::AdmitNode {
+            name: name.parse().unwrap(),
+            region: String::new(),
+            advertise: vec!["127.0.0.1:1".to_owned()],
+            fingerprint,
+            program: "test".to_owned(),
+            catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
+        };
+        match self.propose(command).await {
+            pgmesh_raft::Reply::Admitted { node_id, .. } => node_id,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub(crate) fn repository(&self) -> std::path::PathBuf {
@@ -205,6 +232,19 @@ impl Connected {
         }
         let _ = stream.finish();
         stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.unwrap()
+    }
+
+    /// The answer, or none if the request is refused or the connection is at its end.
+    pub(crate) async fn ask_once<T: DeserializeOwned>(&self, request: &Request) -> Option<T> {
+        let mut stream = self.connection.open().await.ok()?;
+        stream.send(request).await.ok()?;
+        stream.finish().ok()?;
+        stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.ok()?.ok()
+    }
+
+    /// Waits for the connection's end.
+    pub(crate) async fn closed(&self) -> ConnectionLost {
+        tokio::time::timeout(LIMIT, self.connection.closed()).await.unwrap()
     }
 
     pub(crate) async fn begin_backup(&self, label: &str) -> Result<BackupBegun, Failure> {

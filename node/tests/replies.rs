@@ -289,6 +289,8 @@ async fn a_token_makes_one_certificate_whatever_name_it_is_asked_for() {
     let site = Site::start(chain(0)).await;
     let invite = Request::Invite(CreateInvite {
         role: "admin".to_owned(),
+        name: None,
+        force: false,
         stanzas: vec![],
         expires: 600,
         addresses: vec![site.address.clone()],

@@ -22,6 +22,7 @@ pub mod apply;
 pub mod catalog;
 pub mod command;
 pub mod consensus;
+mod disk_pace;
 pub mod error;
 pub mod key;
 pub mod limits;
@@ -39,6 +40,7 @@ pub mod view;
 
 pub use catalog::{Catalog, Lead};
 pub use command::{Command, Proposal};
+pub use disk_pace::AppendTimes;
 pub use error::{CatalogError, ReadError};
 pub use model::{
     AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,

@@ -290,6 +290,7 @@ fn whereabouts(region: &str, advertise: &[String], program: &str) -> Result<(), 
 
 fn node(record: &NodeRecord) -> Result<(), Refusal> {
     bounded("the revoked certificates of a node", record.revoked.len(), NAME)?;
+    bounded("the former certificates of a node", record.former.len(), NAME)?;
     whereabouts(&record.region, &record.advertise, &record.program)
 }
 

@@ -70,7 +70,8 @@ struct RunningAppend {
     vote: Vote<u64>,
     after: Option<LogId<u64>>,
     last: Option<LogId<u64>>,
-    reply: JoinHandle<Result<PeerReply, PeerError>>,
+    /// With how long it took.
+    reply: JoinHandle<(Result<PeerReply, PeerError>, Duration)>,
 }
 
 impl Drop for RunningAppend {
@@ -251,7 +252,11 @@ impl PeerClient {
         self.running.insert(joined.unwrap_or_else(|| {
             let line = self.line.clone();
             let (vote, after) = (rpc.vote, rpc.prev_log_id);
-            let call = async move { line.long_call(PeerMessage::Append(rpc), vote, None).await };
+            let call = async move {
+                let began = Instant::now();
+                let reply = line.long_call(PeerMessage::Append(rpc), vote, None).await;
+                (reply, began.elapsed())
+            };
             RunningAppend {
                 vote,
                 after,
@@ -277,8 +282,12 @@ impl RaftNetwork<TypeConfig> for PeerClient {
         // Dropped in this wait, the append goes on and waits for the next attempt.
         let reply = (&mut self.start_append(rpc).reply).await;
         let sent = self.running.take().and_then(|running| running.last);
-        let reply = reply.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        match self.line.take(reply, sent)? {
+        let (reply, took) = reply.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let reply = self.line.take(reply, sent)?;
+        if matches!(reply, AppendEntriesResponse::Success) {
+            self.line.log.pace().acknowledged(self.line.node_id, took);
+        }
+        match reply {
             // Entries have been added since the append was begun: they are next.
             AppendEntriesResponse::Success if sent < asked => Ok(AppendEntriesResponse::PartialSuccess(sent)),
             reply => Ok(reply),

@@ -442,6 +442,22 @@ pub enum Refusal {
         /// When, in seconds since the Unix epoch.
         expires: i64,
     },
+    /// A node's token is for one name.
+    #[error("the join token is for node {invited}, and node-name is {given}")]
+    TokenOfAnother {
+        /// The name that the token is for.
+        invited: NodeName,
+        /// The name that was asked for.
+        given: String,
+    },
+    /// A node of that name is a member of the mesh, and the token was not made to replace it.
+    #[error("the mesh has a node {node} already, its number {node_id}")]
+    NodeExists {
+        /// Its name.
+        node: NodeName,
+        /// Its number.
+        node_id: u64,
+    },
     /// The token was used.
     #[error("the join token was already used, by {name}")]
     TokenUsed {

@@ -110,6 +110,9 @@ pub struct CatalogStatus {
     pub purged: Option<u64>,
     /// The identifiers of the nodes that vote.
     pub voters: Vec<u64>,
+    /// While the voters change: those that will vote when it is done. Until then each decision needs a majority of the
+    /// former voters and one of these, and `voters` has them all.
+    pub next_voters: Option<BTreeSet<u64>>,
     /// The identifiers of the nodes that receive the log and have no vote.
     pub learners: Vec<u64>,
     /// The addresses of all members, as the Raft group knows them.

@@ -1,10 +1,14 @@
-//! A disk that is soon full.
+//! Disks that are soon full, or slow.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use crate::account::Account;
 use crate::outcome::run;
+use crate::process::Process;
+use crate::wait::wait_for;
 
 /// A small file system in memory, mounted on a folder; unmounted when it is dropped.
 #[derive(Debug)]
@@ -30,6 +34,51 @@ impl SmallDisk {
         let disk = Self { path: path.to_owned() };
         account.create_folder(path);
         Some(disk)
+    }
+}
+
+/// Makes each sync of a process take longer, until it is dropped.
+#[derive(Debug)]
+pub struct SlowDisk {
+    tracer: Child,
+}
+
+impl SlowDisk {
+    /// Of a process that runs.
+    ///
+    /// # Panics
+    /// When there is no strace, or it may not trace the process.
+    #[must_use]
+    pub fn of(process: &Process, delay: Duration) -> Self {
+        let micros = delay.as_micros();
+        let mut tracer = Command::new("strace");
+        tracer
+            .args(["--follow-forks", "--quiet=attach,exit", "--trace=fsync,fdatasync"])
+            .arg(format!("--inject=fsync,fdatasync:delay_exit={micros}"))
+            .args(["--output=/dev/null", "--attach"])
+            .arg(process.id().to_string());
+        let mut tracer = tracer.spawn().expect("this test needs strace (apt-get install strace)");
+        let traced = format!("/proc/{}/status", process.id());
+        wait_for("strace to be attached", Duration::from_secs(20), || {
+            assert!(
+                tracer.try_wait().expect("asking for strace").is_none(),
+                "strace has ended"
+            );
+            let status = fs::read_to_string(&traced).unwrap_or_default();
+            status
+                .lines()
+                .any(|line| line == format!("TracerPid:\t{}", tracer.id()))
+        });
+        Self { tracer }
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        // It lets go of the process, and ends.
+        let pid = rustix::process::Pid::from_child(&self.tracer);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.tracer.wait();
     }
 }
 

@@ -44,7 +44,7 @@ mod wait;
 mod wal;
 
 pub use account::Account;
-pub use disk::SmallDisk;
+pub use disk::{SlowDisk, SmallDisk};
 pub use figures::Figures;
 pub use host::Host;
 pub use ledger::{Ledger, LedgerRow};

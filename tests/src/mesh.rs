@@ -171,7 +171,9 @@ impl Mesh {
 
     /// Has a node join that has no data directory, by a new invitation.
     pub fn join(&self, name: &str) {
-        let token = self.running_beside(name).invite_with(&["--role=node", "--expires=1h"]);
+        let token = self
+            .running_beside(name)
+            .invite_with(&["--role=node", name, "--expires=1h"]);
         self.node(name).join(&token);
     }
 
@@ -205,6 +207,15 @@ impl Mesh {
     /// Kills a node, takes its data directory away, and has it join again under its name: a new disk in an old machine.
     pub fn replace_disk(&mut self, name: &str) {
         self.node_mut(name).kill();
+        fs::remove_dir_all(self.node(name).data()).expect("removing a node's data directory");
+        let other = self.running_beside(name);
+        let token = other.invite_with(&["--role=node", name, "--force", "--expires=1h"]);
+        self.node(name).join(&token);
+        self.start_node(name);
+    }
+
+    /// Has a removed node, which has ended, join anew with an empty data directory.
+    pub fn join_again(&mut self, name: &str) {
         fs::remove_dir_all(self.node(name).data()).expect("removing a node's data directory");
         self.join(name);
         self.start_node(name);

@@ -240,6 +240,15 @@ impl Node {
         self.process.is_some()
     }
 
+    /// Whether it was started and has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.process.as_mut().and_then(Process::ended);
+        if ended.is_some() {
+            self.process = None;
+        }
+        ended.is_some()
+    }
+
     /// Asks it to stop (SIGTERM) and checks that it does so without complaint.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -121,9 +121,21 @@ fn a_node_joins_once_and_only_by_a_token_for_nodes() {
     let beta = waiting.pop().expect("a second node");
     let for_clients = mesh.node("alpha").invite("main");
     beta.run(&["node", "join", &for_clients]).refuses(&["node"]);
-    let token = mesh.node("alpha").invite_with(&["--role=node", "--expires=1h"]);
+    let alpha = mesh.node("alpha");
+    let nameless = alpha.run(&["invite", "--role=node"]);
+    nameless.refuses(&["name"]);
+    let token = alpha.invite_with(&["--role=node", "beta", "--expires=1h"]);
+    // It is for one name, and another one does not use it up.
+    gamma.run(&["node", "join", &token]).refuses(&["node beta", "gamma"]);
     beta.join(&token);
     gamma.run(&["node", "join", &token]).refuses(&["token"]);
+    // beta is silent, as it has not been started: its name is taken nevertheless.
+    alpha
+        .run(&["invite", "--role=node", "beta"])
+        .refuses(&["node beta", "--force"]);
+    alpha
+        .run(&["invite", "--role=client", "--stanza=main", "beta"])
+        .refuses(&["--role=node NAME"]);
     beta.run(&["node", "join", &token]).refuses(&[]);
     // Nor does it become a mesh of its own any more.
     beta.run(&["node", "init"]).refuses(&[]);

@@ -303,7 +303,7 @@ fn one_list_of_members_and_stanzas_is_seen_through_all_nodes() {
             // A name that comes and goes: as the node itself never starts, its invitation is all there is of it.
             let node = format!("delta{round}");
             let files = pgmesh_tests::Node::builder(&site.scratch, &node).write();
-            let token = alpha.invite_with(&["--role=node", "--expires=1h"]);
+            let token = alpha.invite_with(&["--role=node", &node, "--expires=1h"]);
             history.record(0, Input::AddNode { node: node.clone() }, |_| {
                 done(&files.run(&["node", "join", &token]))
             });

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::{Host, Kind, Ledger, MeshSite, MeshStatus, Pushes, RepositoryStatus, WalForge, wait_for};
+use pgmesh_tests::{
+    Faults, Host, Kind, Ledger, MeshSite, MeshStatus, Pushes, RepositoryStatus, SlowDisk, WalForge, wait_for,
+};
 
 #[test]
 fn a_rolling_restart_fails_no_push() {
@@ -138,6 +140,69 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     site.host.push(&forge.make(5)).succeeds();
     site.mesh.run(&["node", "remove", "nobody"]).refuses(&["nobody"]);
     for number in 1..=5 {
+        site.host.get(&forge.name(number), &forge.path("fetched")).succeeds();
+    }
+}
+
+/// The voters change from two to three and back. The leader is killed at another moment of the change each time: it takes
+/// two entries of the log, and each goes to the others and back.
+#[test]
+fn a_change_of_the_voters_is_brought_to_its_end_whenever_the_leader_dies() {
+    let mut site = MeshSite::without_archiving("joint", |mesh| mesh.with_relays());
+    let forge = WalForge::new(&site.postgres);
+    for round in 0..5_u64 {
+        let leader = site.mesh.leader();
+        let other = site.mesh.follower();
+        site.mesh.run(&["node", "demote", &other]).succeeds();
+        let slow = Faults {
+            delay: Duration::from_millis(100),
+            ..Faults::default()
+        };
+        site.mesh.network().shape_all(slow);
+        let log = site.mesh.node(&leader).home().join("node.log");
+        let changes = || {
+            let log = std::fs::read_to_string(&log).expect("the leader's log");
+            log.matches("the group of voters changes").count()
+        };
+        let before = changes();
+        let mut promoting = site.mesh.node(&leader).command(&["node", "promote", &other]);
+        let mut promoting = promoting.spawn().expect("starting pgmesh");
+        wait_for("the leader to begin the change", Duration::from_secs(30), || {
+            changes() > before
+        });
+        std::thread::sleep(Duration::from_millis(80 * round));
+        site.mesh.node_mut(&leader).kill();
+        // It would try again for as long as it may.
+        promoting.kill().expect("killing pgmesh");
+        promoting.wait().expect("waiting for pgmesh");
+        site.mesh.network().clear();
+        site.mesh.start_node(&leader);
+        site.mesh.run(&["node", "promote", &other]).succeeds();
+        site.mesh.wait_until_whole();
+        site.host
+            .push(&forge.make(1 + u32::try_from(round).expect("a small number")))
+            .succeeds();
+    }
+}
+
+/// Ten times slower than the disks of the others.
+#[test]
+fn a_leader_whose_disk_is_slow_lets_another_lead() {
+    let site = MeshSite::without_archiving("slow-disk", |mesh| mesh);
+    let forge = WalForge::new(&site.postgres);
+    site.host.push(&forge.make(1)).succeeds();
+    let leader = site.mesh.leader();
+    let slow = SlowDisk::of(site.mesh.node(&leader).process(), Duration::from_millis(1500));
+    let mut number = 1;
+    wait_for("another leader", Duration::from_secs(120), || {
+        number += 1;
+        site.host.push(&forge.make(number)).succeeds();
+        site.mesh.leader() != leader
+    });
+    println!("after {number} pushes");
+    drop(slow);
+    site.mesh.wait_until_settled();
+    for number in 1..=number {
         site.host.get(&forge.name(number), &forge.path("fetched")).succeeds();
     }
 }

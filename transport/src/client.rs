@@ -83,6 +83,8 @@ pub enum ConnectError {
         address: String,
         /// Why.
         reason: String,
+        /// The certificate is valid, and counts no more in the mesh.
+        is_shut_out: bool,
     },
     /// Our own certificate is no longer valid.
     #[error("the certificate of {name} in mesh {mesh_id} has expired: join the mesh again")]
@@ -128,6 +130,23 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// The node's words, if it has shut this member out of the mesh.
+    pub fn shut_out(&self) -> Option<&str> {
+        match self {
+            Self::Rejected {
+                reason,
+                is_shut_out: true,
+                ..
+            } => Some(reason),
+            // It was closed when the way to it was just made.
+            Self::Lost {
+                source: StreamError::Lost(ConnectionLost::ClosedByPeer { code, reason }),
+                ..
+            } if *code == CloseCode::FORBIDDEN => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Whether time or another node may help; otherwise somebody has to change something.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -388,12 +407,18 @@ impl Failure {
             ConnectionLost::Refused {
                 alert: Some(alert),
                 reason,
-            } if lost::is_certificate_alert(alert) => ConnectError::Rejected { address, reason },
+            } if lost::is_certificate_alert(alert) => ConnectError::Rejected {
+                address,
+                reason,
+                is_shut_out: false,
+            },
             ConnectionLost::ClosedByPeer { code, reason } => match code.spoken_version() {
                 Some(node_speaks) => ConnectError::Version { address, node_speaks },
-                None if matches!(code, CloseCode::NO_CERTIFICATE | CloseCode::FORBIDDEN) => {
-                    ConnectError::Rejected { address, reason }
-                }
+                None if matches!(code, CloseCode::NO_CERTIFICATE | CloseCode::FORBIDDEN) => ConnectError::Rejected {
+                    address,
+                    reason,
+                    is_shut_out: code == CloseCode::FORBIDDEN,
+                },
                 None if code == CloseCode::BUSY => ConnectError::Busy { address },
                 None => ConnectError::Lost {
                     address,

@@ -18,8 +18,17 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             })
         })
         .collect::<Result<Vec<_>, Failure>>()?;
+    let role = config.required_text("role")?.to_owned();
+    let name = config.argument(0).map(|name| name.to_string_lossy().into_owned());
+    if role != "node" && (name.is_some() || config.flag("force")) {
+        let what = format!("a token for a {role} is bound to no name and replaces nobody");
+        return Err(Failure::new(code::OPTION_INVALID, what)
+            .remedy("leave NAME and --force out, or make a node's token: --role=node NAME"));
+    }
     let invite = CreateInvite {
-        role: config.required_text("role")?.to_owned(),
+        role,
+        name,
+        force: config.flag("force"),
         stanzas,
         expires: config.duration("expires").as_secs(),
         addresses: config.list("node-advertise").to_vec(),

@@ -2,7 +2,8 @@
 
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::{node_file, output};
+use crate::node_file;
+use crate::output;
 use pgmesh_node::{Ended, Failure, code};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Role;
@@ -34,7 +35,7 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
     if token.role != Role::Node {
         let what = format!("this token is not a node's: its role is {}", token.role.kind());
         return Err(Failure::new(code::OPTION_INVALID, what)
-            .remedy("run 'pgmesh join TOKEN' with it, or make a node's with 'pgmesh invite --role=node'"));
+            .remedy("run 'pgmesh join TOKEN' with it, or make a node's with 'pgmesh invite --role=node NAME'"));
     }
     let joined = pgmesh_node::join(&settings, &token).await?;
     output::print(&format!(

@@ -497,6 +497,7 @@ fn register_node(number: usize) -> Command {
             service: NodeService::InService,
             vote: VotePolicy::Auto,
             revoked: Vec::new(),
+            former: Vec::new(),
             reaches: BTreeSet::new(),
         },
     }

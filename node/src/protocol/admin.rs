@@ -236,6 +236,10 @@ pub struct DeletedStanza {
 pub struct CreateInvite {
     /// `client`, `admin` or `node`.
     pub role: String,
+    /// The name that a node must have.
+    pub name: Option<String>,
+    /// A node takes the place of the one of this name.
+    pub force: bool,
     /// The stanzas of a client.
     pub stanzas: Vec<StanzaName>,
     /// Seconds until it expires.

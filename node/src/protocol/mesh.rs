@@ -228,6 +228,9 @@ pub struct MeshStatus {
     pub quorum: Result<(), String>,
     /// The catalog's format.
     pub catalog_format: u32,
+    /// While the voters change: those that vote when it is done. Until then each decision needs a majority of these and
+    /// one of the former voters.
+    pub next_voters: Option<Vec<String>>,
     /// Each node with its own account, or why it could not be asked.
     pub nodes: Vec<(NodeInfo, Result<NodeStatus, String>)>,
     /// The measured round trip to each node, in microseconds, in the order of `nodes`; none where it was not reached.

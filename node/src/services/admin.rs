@@ -4,7 +4,9 @@ use crate::failure::chain;
 use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
-use pgmesh_raft::{CatalogError, Command, MeshRecord, NodeName, Refusal, Reply, RequestId, TokenId, TokenRole};
+use pgmesh_raft::{
+    CatalogError, Command, MeshRecord, NodeName, NodeRecord, Refusal, Reply, RequestId, TokenId, TokenRole,
+};
 use pgmesh_storage::wire;
 use pgmesh_transport::{Fingerprint, JoinToken, MemberCertificate, MemberName, MeshCa, Role};
 use std::time::Duration;
@@ -36,13 +38,16 @@ impl Node {
                 )
             }
             "admin" => (Role::Admin, TokenRole::Admin),
-            "node" => (Role::Node, TokenRole::Node),
+            "node" => {
+                let name = invite.name.as_deref();
+                (Role::Node, self.node_token(name, invite.force).await?)
+            }
             other => {
                 return Err(Failure::new(
                     code::OPTION_INVALID,
                     format!("'{other}' is no role that can be invited"),
                 )
-                .remedy("--role=client, --role=admin or --role=node"));
+                .remedy("--role=client, --role=admin or --role=node NAME"));
             }
         };
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {
@@ -72,6 +77,25 @@ impl Node {
             token: token.to_string(),
             expires_at: expires,
         })
+    }
+
+    /// What a node's token is for: a name, and the node whose place it takes, where that is meant.
+    async fn node_token(&self, name: Option<&str>, force: bool) -> Result<TokenRole, Failure> {
+        let name = name.ok_or_else(|| {
+            Failure::new(
+                code::OPTION_REQUIRED,
+                "a node's token needs the name that the node will have",
+            )
+            .remedy("'pgmesh invite --role=node NAME', where NAME is the node-name in the new node's file")
+        })?;
+        let name: NodeName = name
+            .parse()
+            .map_err(|error| Failure::new(code::OPTION_INVALID, "the node's name cannot be used").because(error))?;
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let member = view.node(&name)?.filter(NodeRecord::is_member);
+        // Without --force the catalog refuses a name that is taken.
+        let replaces = member.filter(|_| force).map(|record| record.node_id);
+        Ok(TokenRole::Node { name, replaces })
     }
 
     /// Redeems a token and signs the bearer's certificate.
@@ -109,7 +133,7 @@ impl Node {
         let role = match self.catalog.propose_as(&actor, request, command).await? {
             Reply::Token(TokenRole::Admin) => Role::Admin,
             Reply::Token(TokenRole::Client { stanzas }) => Role::Client { stanzas },
-            Reply::Token(TokenRole::Node) => Role::Node,
+            Reply::Token(TokenRole::Node { .. }) => Role::Node,
             other => return Err(unexpected(&other)),
         };
         let certificate = sign(&role)?;

@@ -104,12 +104,15 @@ impl Node {
         let is_so = || {
             let status = self.catalog.status();
             let votes = status.voters.contains(&id);
-            match change {
-                NodeChange::Remove { .. } => !votes && !status.learners.contains(&id),
-                NodeChange::Promote => votes,
-                NodeChange::Demote => !votes,
-                NodeChange::Drain | NodeChange::Resume => true,
-            }
+            // Until the change of the voters is at its end, the loss of one node may stop the group.
+            let is_changing = status.next_voters.is_some() && !matches!(change, NodeChange::Drain | NodeChange::Resume);
+            !is_changing
+                && match change {
+                    NodeChange::Remove { .. } => !votes && !status.learners.contains(&id),
+                    NodeChange::Promote => votes,
+                    NodeChange::Demote => !votes,
+                    NodeChange::Drain | NodeChange::Resume => true,
+                }
         };
         let waiting = async {
             while !is_so() {
@@ -183,6 +186,7 @@ impl Node {
             leader: leader.map(|node| node.name.clone()),
             quorum,
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
+            next_voters: self.next_voters(&nodes),
             round_trips: trips,
             lost: self.lost_report(&view, |_| true).await?,
             holes: self.holes(&view, None, |_| true).await?,
@@ -191,6 +195,15 @@ impl Node {
             sessions_open,
             nodes: nodes.into_iter().zip(accounts).collect(),
         })
+    }
+
+    fn next_voters(&self, nodes: &[NodeInfo]) -> Option<Vec<String>> {
+        let name = |id: u64| {
+            let known = nodes.iter().find(|node| node.node_id == id);
+            known.map_or_else(|| format!("number {id}"), |node| node.name.clone())
+        };
+        let next = self.catalog.status().next_voters?;
+        Some(next.into_iter().map(name).collect())
     }
 
     fn repository_states(

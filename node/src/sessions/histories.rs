@@ -154,6 +154,7 @@ impl World {
                 program: String::new(),
                 service: NodeService::InService,
                 vote: VotePolicy::Auto,
+                former: Vec::new(),
                 revoked: Vec::new(),
                 reaches: BTreeSet::new(),
             };
@@ -402,7 +403,7 @@ impl World {
         let node = &mut self.nodes[number];
         if !has_majority {
             if self.without != Without::Forgetting {
-                node.sightings.forget();
+                let _ = node.sightings.observe(now, Err(()));
             }
             return;
         }
@@ -410,7 +411,7 @@ impl World {
         let named = sessions.into_iter().filter(|(_, record)| record.node == node.name);
         let unheld = unheld_of(named, &node.clients, &SessionTimes::default(), !node.has_looked);
         node.has_looked = true;
-        let due = node.sightings.observe(now, &unheld);
+        let due = node.sightings.observe::<()>(now, Ok(&unheld)).unwrap();
         node.clients
             .forget_detached(|session| unheld.iter().any(|unheld| unheld.session == session));
         for unheld in due {

@@ -37,11 +37,7 @@ impl Node {
             }
             match self.end_unheld_sessions(&mut sightings, looked.is_none()).await {
                 Ok(()) => looked = Some(self.running.now()),
-                Err(failure) => {
-                    // Until there is a majority nobody can go on with a session elsewhere: their time begins anew then.
-                    sightings.forget();
-                    tracing::debug!(error = %failure, "sessions that nobody holds are looked for later");
-                }
+                Err(failure) => tracing::debug!(error = %failure, "sessions that nobody holds are looked for later"),
             }
         }
     }
@@ -63,10 +59,10 @@ impl Node {
     }
 
     async fn end_unheld_sessions(&self, sightings: &mut Sightings, is_first: bool) -> Result<(), Failure> {
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let unheld = self.unheld(&view, is_first)?;
-        let ours: HashSet<SessionId> = unheld.iter().map(|unheld| unheld.session).collect();
-        let due = sightings.observe(self.running.now(), &unheld);
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from);
+        let look = view.and_then(|view| self.unheld(&view, is_first));
+        let ours: HashSet<SessionId> = look.iter().flatten().map(|unheld| unheld.session).collect();
+        let due = sightings.observe(self.running.now(), look.as_deref().map_err(Clone::clone))?;
         self.clients.forget_detached(|session| ours.contains(&session));
         for Unheld { session, lease, .. } in due {
             if self.clients.is_attached(session) {

@@ -24,9 +24,11 @@ struct Sighting {
 pub(crate) struct Sightings(HashMap<SessionId, Sighting>);
 
 impl Sightings {
-    /// After a look that showed all sessions: those that were seen without a holder, under one lease, in every look for
-    /// as long as their grace.
-    pub(crate) fn observe(&mut self, now: Duration, unheld: &[Unheld]) -> Vec<Unheld> {
+    /// After a look, which shows all sessions without a holder, or has failed: those that were seen so, under one lease,
+    /// in every look for as long as their grace. A look fails without a majority. Nobody could have come back then, so
+    /// all that was seen before is forgotten.
+    pub(crate) fn observe<E>(&mut self, now: Duration, look: Result<&[Unheld], E>) -> Result<Vec<Unheld>, E> {
+        let unheld = look.inspect_err(|_| self.0.clear())?;
         self.0.retain(|session, seen| {
             let still = |found: &Unheld| found.session == *session && found.lease == seen.lease;
             unheld.iter().any(still)
@@ -42,12 +44,7 @@ impl Sightings {
                 due.push(*found);
             }
         }
-        due
-    }
-
-    /// A look has failed: without a majority nobody could have come back.
-    pub(crate) fn forget(&mut self) {
-        self.0.clear();
+        Ok(due)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -71,28 +68,42 @@ mod tests {
         }
     }
 
+    fn seen(sightings: &mut Sightings, seconds: u64, unheld: &[Unheld]) -> Vec<Unheld> {
+        sightings.observe::<()>(at(seconds), Ok(unheld)).unwrap()
+    }
+
     #[test]
     fn a_session_is_due_when_every_look_has_shown_it_unheld() {
         let mut sightings = Sightings::default();
         let (one, two) = (unheld(1, 1), unheld(2, 2));
-        assert!(sightings.observe(at(0), &[one]).is_empty());
-        assert!(sightings.observe(at(29), &[one, two]).is_empty());
-        assert_eq!(sightings.observe(at(30), &[one, two]), [one]);
+        assert!(seen(&mut sightings, 0, &[one]).is_empty());
+        assert!(seen(&mut sightings, 29, &[one, two]).is_empty());
+        assert_eq!(seen(&mut sightings, 30, &[one, two]), [one]);
         // Held in between: its time begins anew.
-        assert!(sightings.observe(at(40), &[two]).is_empty());
-        assert!(sightings.observe(at(41), &[one, two]).is_empty());
-        assert_eq!(sightings.observe(at(59), &[one, two]), [two]);
+        assert!(seen(&mut sightings, 40, &[two]).is_empty());
+        assert!(seen(&mut sightings, 41, &[one, two]).is_empty());
+        assert_eq!(seen(&mut sightings, 59, &[one, two]), [two]);
         assert!(!sightings.is_empty());
     }
 
     #[test]
     fn another_lease_is_another_life() {
         let mut sightings = Sightings::default();
-        assert!(sightings.observe(at(0), &[unheld(1, 1)]).is_empty());
-        assert!(sightings.observe(at(31), &[unheld(1, 9)]).is_empty());
-        assert_eq!(sightings.observe(at(61), &[unheld(1, 9)]), [unheld(1, 9)]);
-        sightings.forget();
-        assert!(sightings.observe(at(99), &[unheld(1, 9)]).is_empty());
+        assert!(seen(&mut sightings, 0, &[unheld(1, 1)]).is_empty());
+        assert!(seen(&mut sightings, 31, &[unheld(1, 9)]).is_empty());
+        assert_eq!(seen(&mut sightings, 61, &[unheld(1, 9)]), [unheld(1, 9)]);
+    }
+
+    #[test]
+    fn after_a_look_that_failed_the_time_begins_anew() {
+        let mut sightings = Sightings::default();
+        let one = unheld(1, 1);
+        assert!(seen(&mut sightings, 0, &[one]).is_empty());
+        assert_eq!(sightings.observe(at(29), Err("no majority")), Err("no majority"));
+        assert!(sightings.is_empty());
+        assert!(seen(&mut sightings, 31, &[one]).is_empty());
+        assert!(seen(&mut sightings, 60, &[one]).is_empty());
+        assert_eq!(seen(&mut sightings, 61, &[one]), [one]);
     }
 
     #[test]
@@ -102,7 +113,7 @@ mod tests {
             grace: at(8),
             ..unheld(1, 1)
         };
-        assert!(sightings.observe(at(0), &[short]).is_empty());
-        assert_eq!(sightings.observe(at(8), &[unheld(1, 1)]), [unheld(1, 1)]);
+        assert!(seen(&mut sightings, 0, &[short]).is_empty());
+        assert_eq!(seen(&mut sightings, 8, &[unheld(1, 1)]), [unheld(1, 1)]);
     }
 }

@@ -11,8 +11,15 @@ pub(crate) struct Silences(HashMap<NodeName, Duration>);
 
 impl Silences {
     /// After a round of questions to all nodes that hold sessions, each with whether it is alive: those that have been
-    /// silent for `limit`.
-    pub(crate) fn observe(&mut self, now: Duration, round: &[(NodeName, bool)], limit: Duration) -> Vec<NodeName> {
+    /// silent for `limit`. A round fails without a majority. Nobody could have gone to another node then, so all
+    /// silences begin anew.
+    pub(crate) fn observe<E>(
+        &mut self,
+        now: Duration,
+        round: Result<&[(NodeName, bool)], E>,
+        limit: Duration,
+    ) -> Result<Vec<NodeName>, E> {
+        let round = round.inspect_err(|_| self.0.clear())?;
         let silent = |name: &NodeName| round.iter().any(|(asked, is_alive)| asked == name && !is_alive);
         self.0.retain(|name, _| silent(name));
         let mut dead = Vec::new();
@@ -22,12 +29,7 @@ impl Silences {
                 dead.push(name.clone());
             }
         }
-        dead
-    }
-
-    /// This node does not lead, or has no majority: nobody could have gone to another node meanwhile.
-    pub(crate) fn forget(&mut self) {
-        self.0.clear();
+        Ok(dead)
     }
 }
 
@@ -45,16 +47,20 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn seen(silences: &mut Silences, seconds: u64, round: &[(NodeName, bool)]) -> Vec<NodeName> {
+        silences.observe::<()>(at(seconds), Ok(round), LIMIT).unwrap()
+    }
+
     #[test]
     fn a_node_that_held_nothing_for_an_hour_has_the_whole_grace() {
         let mut silences = Silences::default();
         let n2 = name("n2");
-        assert!(silences.observe(at(0), &[(n2.clone(), true)], LIMIT).is_empty());
+        assert!(seen(&mut silences, 0, &[(n2.clone(), true)]).is_empty());
         // Its session ends; an hour later it opens another, and dies.
-        assert!(silences.observe(at(5), &[], LIMIT).is_empty());
-        assert!(silences.observe(at(3600), &[(n2.clone(), false)], LIMIT).is_empty());
-        assert!(silences.observe(at(3629), &[(n2.clone(), false)], LIMIT).is_empty());
-        assert_eq!(silences.observe(at(3630), &[(n2.clone(), false)], LIMIT), [n2]);
+        assert!(seen(&mut silences, 5, &[]).is_empty());
+        assert!(seen(&mut silences, 3600, &[(n2.clone(), false)]).is_empty());
+        assert!(seen(&mut silences, 3629, &[(n2.clone(), false)]).is_empty());
+        assert_eq!(seen(&mut silences, 3630, &[(n2.clone(), false)]), [n2]);
     }
 
     #[test]
@@ -63,12 +69,12 @@ mod tests {
         let n2 = name("n2");
         for seconds in [0, 10, 20] {
             let round = [(n2.clone(), false), (name("n3"), true)];
-            assert!(silences.observe(at(seconds), &round, LIMIT).is_empty());
+            assert!(seen(&mut silences, seconds, &round).is_empty());
         }
-        assert!(silences.observe(at(29), &[(n2.clone(), true)], LIMIT).is_empty());
-        assert!(silences.observe(at(35), &[(n2.clone(), false)], LIMIT).is_empty());
-        silences.forget();
-        assert!(silences.observe(at(70), &[(n2.clone(), false)], LIMIT).is_empty());
-        assert_eq!(silences.observe(at(100), &[(n2.clone(), false)], LIMIT), [n2]);
+        assert!(seen(&mut silences, 29, &[(n2.clone(), true)]).is_empty());
+        assert!(seen(&mut silences, 35, &[(n2.clone(), false)]).is_empty());
+        assert_eq!(silences.observe(at(60), Err("no majority"), LIMIT), Err("no majority"));
+        assert!(seen(&mut silences, 70, &[(n2.clone(), false)]).is_empty());
+        assert_eq!(seen(&mut silences, 100, &[(n2.clone(), false)]), [n2]);
     }
 }

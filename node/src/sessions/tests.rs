@@ -133,6 +133,30 @@ async fn condemned_chunk(site: &TestNode, client: &Connected, with_orphan: bool)
     chunk
 }
 
+/// The node was admitted and never started: it answers nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_ends_the_sessions_of_a_node_that_has_died() {
+    let site = TestNode::start(QUICK).await;
+    site.admit("beta", [2; 32]).await;
+    let of = |node: &str, kind| Command::OpenSession {
+        kind,
+        stanza: None,
+        holder: "test".to_owned(),
+        node: node.parse().unwrap(),
+        resume_key: None,
+    };
+    let dead = site.open_unknown(of("beta", SessionKind::Verify)).await;
+    let own = site.node.sessions.opening();
+    let alive = site.open_as(own.request, of("alpha", SessionKind::Repair)).await;
+    site.wait("the end of the dead node's session", |_| !site.is_open(dead))
+        .await;
+    assert!(site.is_open(alive), "its node lives");
+    let trail = site.node.catalog.view();
+    let ended =
+        |what: &str| what.contains(&dead.to_string()) && what.contains("node beta, which kept it alive, is gone");
+    assert!(trail.audit(LogIndex(0)).any(|row| ended(&row.unwrap().1.what)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_connected_and_does_nothing_loses_its_session() {
     let site = TestNode::start(QUICK).await;

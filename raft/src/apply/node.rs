@@ -16,6 +16,8 @@ use crate::table::Table;
 
 /// How many revoked certificates of a name are remembered: the oldest ones have run out by then.
 const REVOKED_KEPT: usize = 64;
+/// How many renewed certificates of a node are remembered: no more are valid at a time.
+const FORMER_KEPT: usize = 8;
 /// The longest reason in the audit trail, in characters.
 const REASON_CHARACTERS: usize = 500;
 
@@ -74,8 +76,7 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
             });
         }
         replaced = known.is_member().then_some(known.node_id);
-        revoked = known.revoked;
-        revoke(&mut revoked, known.fingerprint);
+        revoked = revoked_of(known);
     }
     if revoked.contains(&given.fingerprint) {
         return Err(Refusal::CertificateRevoked(name).into());
@@ -97,6 +98,7 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
         program: given.program,
         service: NodeService::InService,
         vote: VotePolicy::Auto,
+        former: Vec::new(),
         revoked,
         // It says so itself when it has started.
         reaches: BTreeSet::new(),
@@ -162,12 +164,18 @@ pub(super) fn announce<B: Base>(
         return Err(Refusal::CertificateRevoked(name.clone()).into());
     }
     reaches.retain(|repo| is_shared.contains(repo));
+    let mut former = known.former.clone();
+    if given.fingerprint != known.fingerprint {
+        former.retain(|fingerprint| *fingerprint != given.fingerprint);
+        remember(&mut former, known.fingerprint, FORMER_KEPT);
+    }
     let record = NodeRecord {
         region: given.region,
         advertise: given.advertise,
         reaches,
         // A renewed certificate; the old one is not revoked, it runs out.
         fingerprint: given.fingerprint,
+        former,
         program: given.program,
         ..known.clone()
     };
@@ -198,12 +206,18 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
         if members(step)? <= 1 {
             return Err(Refusal::LastNode(name.clone()).into());
         }
-        revoke(&mut record.revoked, record.fingerprint);
+        leave(&mut record);
     }
     step.audit(format!("node {name} (number {}) is {service}", record.node_id));
     record.service = service;
     put(step, name, &record);
     Ok(Reply::Done)
+}
+
+fn leave(record: &mut NodeRecord) {
+    record.revoked = revoked_of(record.clone());
+    record.former.clear();
+    record.service = NodeService::Removed;
 }
 
 pub(super) fn set_vote<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, vote: VotePolicy) -> Outcome {
@@ -281,12 +295,21 @@ fn last_node_id<B: Base>(step: &Step<'_, '_, B>) -> Result<u64, ReadError> {
     Ok(step.txn.record(Table::Mesh, key::LAST_NODE_ID)?.unwrap_or_default())
 }
 
-fn revoke(revoked: &mut Vec<[u8; 32]>, fingerprint: [u8; 32]) {
-    if !revoked.contains(&fingerprint) {
-        revoked.push(fingerprint);
+/// All certificates of a node that counts no more under them.
+fn revoked_of(record: NodeRecord) -> Vec<[u8; 32]> {
+    let mut revoked = record.revoked;
+    for fingerprint in record.former.into_iter().chain([record.fingerprint]) {
+        remember(&mut revoked, fingerprint, REVOKED_KEPT);
     }
-    let surplus = revoked.len().saturating_sub(REVOKED_KEPT);
-    revoked.drain(..surplus);
+    revoked
+}
+
+fn remember(fingerprints: &mut Vec<[u8; 32]>, fingerprint: [u8; 32], most: usize) {
+    if !fingerprints.contains(&fingerprint) {
+        fingerprints.push(fingerprint);
+    }
+    let surplus = fingerprints.len().saturating_sub(most);
+    fingerprints.drain(..surplus);
 }
 
 fn short(fingerprint: [u8; 32]) -> String {

@@ -10,7 +10,7 @@ use super::scenario::*;
 use crate::command::{Command, NewReplica};
 use crate::model::{
     CatalogLoss, Claim, DebtReason, LogIndex, MeshRecord, NodeName, NodeService, ObjectRef, RequestId, SessionKind,
-    VotePolicy,
+    TokenId, TokenRole, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -124,6 +124,64 @@ fn a_node_with_another_format_is_not_admitted() {
         refusal.contains("format 1") && refusal.contains(&format!("format {}", MeshRecord::CATALOG_FORMAT)),
         "{refusal}"
     );
+}
+
+/// Whoever has a node's token becomes that node, and not one that is only silent.
+#[test]
+fn a_token_of_a_node_is_for_one_name_and_for_the_place_that_was_meant() {
+    let mut world = World::empty();
+    let mut number = 0;
+    let mut token = |world: &mut World, name: &str, replaces| {
+        number += 1;
+        let id = TokenId([number; 16]);
+        let role = TokenRole::Node {
+            name: name.parse().unwrap(),
+            replaces,
+        };
+        let create = Command::CreateToken {
+            id,
+            secret_hash: [9; 32],
+            role,
+            expires: 100,
+        };
+        world.run(create).map(|_| id)
+    };
+    let redeem = |world: &mut World, id, name: &str| {
+        world.run(Command::RedeemToken {
+            id,
+            secret_hash: [9; 32],
+            name: name.to_owned(),
+        })
+    };
+    let exists = |node_id| Refusal::NodeExists {
+        node: "n2".parse().unwrap(),
+        node_id,
+    };
+    let admitted = |world: &mut World, fingerprint| match world.run(admit("n2", fingerprint)) {
+        Ok(Reply::Admitted { node_id, .. }) => node_id,
+        other => panic!("{other:?}"),
+    };
+    let (first, second) = (
+        token(&mut world, "n2", None).unwrap(),
+        token(&mut world, "n2", None).unwrap(),
+    );
+    assert!(matches!(
+        redeem(&mut world, first, "n3"),
+        Err(Refusal::TokenOfAnother { .. })
+    ));
+    assert!(redeem(&mut world, first, "n2").is_ok(), "it was not used up");
+    let node_id = admitted(&mut world, 2);
+    // The other token was made before there was such a node.
+    assert_eq!(redeem(&mut world, second, "n2"), Err(exists(node_id)));
+    assert_eq!(token(&mut world, "n2", None), Err(exists(node_id)));
+    assert_eq!(token(&mut world, "n2", Some(77)), Err(exists(node_id)));
+    assert!(matches!(token(&mut world, "n4", Some(1)), Err(Refusal::UnknownNode(_))));
+    // Meant: for the disk that was lost, and for no later one.
+    let third = token(&mut world, "n2", Some(node_id)).unwrap();
+    let fourth = token(&mut world, "n2", Some(node_id)).unwrap();
+    assert!(redeem(&mut world, third, "n2").is_ok());
+    let later = admitted(&mut world, 3);
+    assert_eq!(redeem(&mut world, fourth, "n2"), Err(exists(later)));
 }
 
 #[test]

@@ -152,6 +152,7 @@ pub(crate) fn register_node(name: &str, node_id: u64) -> Command {
             service: NodeService::InService,
             vote: VotePolicy::Auto,
             revoked: Vec::new(),
+            former: Vec::new(),
             reaches: BTreeSet::new(),
         },
     }

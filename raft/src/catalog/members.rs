@@ -35,6 +35,9 @@ impl Catalog {
     /// Gives the vote to these members and to no others. The others stay as learners. The same again changes nothing,
     /// but for a change that a leader did not bring to its end: that is done then.
     ///
+    /// It takes two entries of the log. After the first one each decision needs a majority of the former voters and one
+    /// of the new ones (`CatalogStatus::next_voters`). A leader that is interrupted there leaves the group so.
+    ///
     /// # Errors
     /// As [`Self::add_learner`]; [`CatalogError::Membership`] also for a node that is no member, or no node at all.
     pub async fn set_voters(&self, voters: BTreeSet<u64>) -> Result<(), CatalogError> {

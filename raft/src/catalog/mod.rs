@@ -32,8 +32,9 @@ use self::leader::Way;
 use self::leadership::watch_leader;
 use self::marked::Marked;
 use crate::command::{Command, Proposal};
+use crate::disk_pace::AppendTimes;
 use crate::error::CatalogError;
-use crate::model::{MeshRecord, NodeName, NodeRecord};
+use crate::model::{LogIndex, MeshRecord, NodeName, NodeRecord};
 use crate::network::Network;
 use crate::options::CatalogOptions;
 use crate::peers::{Applied, NoPeers, Peers, Setback};
@@ -339,12 +340,23 @@ impl Catalog {
         View::new(self.state.current())
     }
 
+    /// Waits until this node has applied more than `seen`.
+    pub async fn applied_after(&self, seen: LogIndex) {
+        let mut changes = self.state.changes();
+        while self.view().applied().is_ok_and(|applied| applied <= seen) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// How the catalog is doing on this node.
     #[must_use]
     pub fn status(&self) -> CatalogStatus {
         let metrics = self.way.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
+        let configs = membership.get_joint_config();
         let matched = metrics.replication.iter().flatten();
         CatalogStatus {
             node_id: self.node_id,
@@ -366,6 +378,7 @@ impl Catalog {
             snapshot: metrics.snapshot.map(|id| id.index),
             purged: metrics.purged.map(|id| id.index),
             voters: membership.voter_ids().collect(),
+            next_voters: configs.last().filter(|_| configs.len() > 1).cloned(),
             learners: membership.learner_ids().collect(),
             addresses: membership.nodes().map(|(id, node)| (*id, node.addr.clone())).collect(),
             initialized: membership.voter_ids().next().is_some(),
@@ -380,6 +393,12 @@ impl Catalog {
                 .contradiction()
                 .map(|(vote, entry)| (vote.leader_id.node_id, entry)),
         }
+    }
+
+    /// How long synced appends to the log take at the moment, here and, on the leader, on the followers.
+    #[must_use]
+    pub fn append_times(&self) -> AppendTimes {
+        self.way.log.pace().times()
     }
 
     /// Makes a snapshot now and drops the entries that it holds from the log. Returns when it has begun.

@@ -97,6 +97,9 @@ pub struct NodeRecord {
     pub service: NodeService,
     /// Whether it may vote.
     pub vote: VotePolicy,
+    /// Fingerprints of the certificates that it had before it renewed them, the oldest first: they run out by themselves,
+    /// or count no more when the node leaves.
+    pub former: Vec<[u8; 32]>,
     /// Fingerprints of certificates under this name that are not accepted any more.
     pub revoked: Vec<[u8; 32]>,
     /// The shared repositories that its file declares as the mesh defines them: those that others may reach through it. Whether

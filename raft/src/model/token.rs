@@ -5,6 +5,8 @@ use std::fmt;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 
+use super::NodeName;
+
 /// A token's identifier, as it stands in the token's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenId(pub [u8; 16]);
@@ -19,7 +21,12 @@ impl fmt::Display for TokenId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenRole {
     /// A node.
-    Node,
+    Node {
+        /// The only name that it may have.
+        name: NodeName,
+        /// The number of the node of this name whose place it takes: its disk is lost. None if there was none.
+        replaces: Option<u64>,
+    },
     /// An administrator.
     Admin,
     /// A client of these stanzas.

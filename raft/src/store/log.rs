@@ -24,6 +24,7 @@ use super::ledger::Ledger;
 use super::state::StateStore;
 use super::state_db::{database_options, open_database};
 use crate::consensus::TypeConfig;
+use crate::disk_pace::DiskPace;
 use crate::error::CatalogError;
 use crate::options::CatalogOptions;
 use crate::value;
@@ -69,6 +70,7 @@ struct Inner {
     db: DB,
     path: PathBuf,
     known: Mutex<Known>,
+    pace: DiskPace,
     /// Held while the ledger is written: an older one must not replace a newer one.
     writing: Mutex<()>,
     /// What the log's entries were applied to.
@@ -78,6 +80,11 @@ struct Inner {
 }
 
 impl LogStore {
+    /// How long appends take.
+    pub(crate) fn pace(&self) -> &DiskPace {
+        &self.inner.pace
+    }
+
     /// Opens or makes the log in a catalog's folder.
     ///
     /// # Errors
@@ -90,6 +97,7 @@ impl LogStore {
             db,
             path,
             known: Mutex::default(),
+            pace: DiskPace::default(),
             writing: Mutex::default(),
             state: OnceLock::new(),
             _folder: folder.clone(),
@@ -519,7 +527,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<_> = entries.into_iter().collect();
-        match self.run(move |inner| inner.append(&entries)).await {
+        self.inner.pace.begin();
+        let appended = self.run(move |inner| inner.append(&entries)).await;
+        self.inner.pace.end();
+        match appended {
             Ok(()) => {
                 callback.log_io_completed(Ok(()));
                 Ok(())

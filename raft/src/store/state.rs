@@ -144,6 +144,11 @@ impl StateStore {
         self.inner.applied.borrow().clone()
     }
 
+    /// Tells when something is applied, or another state is put in place.
+    pub(crate) fn changes(&self) -> watch::Receiver<Mark> {
+        self.inner.applied.subscribe()
+    }
+
     /// Waits until views show the Raft entry with this index.
     pub async fn wait_until_applied(&self, entry: u64) {
         // The sender is this store's: it cannot be gone.

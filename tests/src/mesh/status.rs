@@ -9,6 +9,8 @@ pub struct MeshStatus {
     pub leader: Option<String>,
     /// Whether a majority answered.
     pub quorum: bool,
+    /// Whether the voters are being changed.
+    pub joint: bool,
     /// The nodes.
     pub nodes: Vec<NodeStatus>,
     /// The repositories.
@@ -51,6 +53,7 @@ impl MeshStatus {
         Self {
             leader: text(&json["leader"]),
             quorum: json["quorum"]["reached"] == true,
+            joint: json["joint"] == true,
             nodes: list("nodes").iter().map(node).collect(),
             repositories: list("repositories").iter().map(repository).collect(),
         }
@@ -69,6 +72,7 @@ impl MeshStatus {
         let found: Vec<&NodeStatus> = names.iter().filter_map(|name| self.node(name)).collect();
         let voters = found.iter().filter(|node| node.votes()).count();
         self.quorum
+            && !self.joint
             && self.leader.is_some()
             && found.len() == names.len()
             && found.iter().all(|node| node.answers && node.role != "joining")

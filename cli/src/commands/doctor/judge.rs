@@ -204,7 +204,16 @@ fn consensus(status: &MeshStatus) -> Vec<Check> {
             "wait for a few seconds; if it stays so, bring back the voters that are away",
         ),
     };
-    vec![leader, quorum(status)]
+    let mut checks = vec![leader, quorum(status)];
+    checks.extend(status.next_voters.as_ref().map(|next| {
+        let found = format!(
+            "joint: they change to {}, and until that is done each decision needs a majority of the former voters, too",
+            next.join(", ")
+        );
+        let remedy = "wait for a few seconds: the leader ends it; if it stays so, bring back the voters that are away";
+        Check::warn("voters", found, remedy)
+    }));
+    checks
 }
 
 fn quorum(status: &MeshStatus) -> Check {
@@ -228,7 +237,7 @@ fn quorum(status: &MeshStatus) -> Check {
         0 if voters.len() == 1 => Check::warn(
             "quorum",
             "one voter: when it is lost, nothing is acknowledged",
-            "let two more nodes join: 'pgmesh invite --role=node'",
+            "let two more nodes join: 'pgmesh invite --role=node NAME'",
         ),
         0 => Check::warn(
             "quorum",

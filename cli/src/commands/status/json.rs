@@ -20,6 +20,8 @@ pub fn render(status: &MeshStatus) -> Value {
             "error": status.quorum.as_ref().err(),
         },
         "catalog-format": status.catalog_format,
+        "joint": status.next_voters.is_some(),
+        "next-voters": status.next_voters,
         "nodes": nodes
             .map(|(at, (info, own))| node(info, own, status.round_trips.get(at).copied().flatten()))
             .collect::<Value>(),

@@ -81,6 +81,7 @@ pub fn mesh() -> MeshStatus {
         leader: Some("n1".to_owned()),
         quorum: Ok(()),
         catalog_format: 1,
+        next_voters: None,
         nodes: vec![
             (info(1, "eu", NodeRole::Leader, vec![key(1)]), Ok(status("n1"))),
             (info(2, "eu", NodeRole::Voter, vec![key(2)]), Ok(status("n2"))),

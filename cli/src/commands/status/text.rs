@@ -56,9 +56,16 @@ fn heading(status: &MeshStatus) -> String {
         Ok(()) => "quorum: yes",
         Err(_) => "quorum: NO",
     };
+    let changing = status.next_voters.as_ref().map(|next| {
+        let next = next.join(", ");
+        format!("\njoint: the voters change to {next}; until that is done, each decision needs a majority of the former voters, too")
+    });
     format!(
-        "mesh {}: leader {leader}{term}, {quorum}, catalog format {}; as node {} sees it",
-        status.mesh_id, status.catalog_format, status.node
+        "mesh {}: leader {leader}{term}, {quorum}, catalog format {}; as node {} sees it{}",
+        status.mesh_id,
+        status.catalog_format,
+        status.node,
+        changing.unwrap_or_default()
     )
 }
 
@@ -218,6 +225,20 @@ mod tests {
         assert!(text.starts_with(&expected), "{text}\n---\n{expected}");
         assert!(text.contains(": no such directory\n"), "{text}");
         assert!(text.contains("repo2: owes 12 objects (24MB)"), "{text}");
+    }
+
+    #[test]
+    fn a_change_of_the_voters_that_is_under_way_is_said_at_the_top() {
+        let mut status = samples::healthy();
+        status.next_voters = Some(vec!["n1".to_owned(), "n3".to_owned()]);
+        let text = render(&status);
+        assert!(
+            text.lines()
+                .nth(1)
+                .unwrap()
+                .starts_with("joint: the voters change to n1, n3;"),
+            "{text}"
+        );
     }
 
     #[test]

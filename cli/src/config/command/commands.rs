@@ -139,7 +139,8 @@ pub const COMMANDS: &[CommandSpec] = &[
                 Makes node-path as `node init` does, under the mesh's old identity and with a new certificate authority, and \
                 fills the catalog with what the repository says of itself: stanzas, backups, WAL. All WAL is read and \
                 checked; of chunks it is looked whether they are there, their content is read by `verify`. Nothing in the \
-                repository is changed or deleted. No node of the old mesh may run any more.\n\n\
+                repository is changed or deleted; it is noted there that the mesh has begun anew, so that a node of the old \
+                mesh deletes nothing there any more. No such node should run.\n\n\
                 Where the file declares several repositories, --repo says which one is read; the others are taken up when the \
                 node starts, and `repo-sync` fills them. What cannot be used is listed with what to do about it. \
                 `--output=json`: `stanzas`, `chunks`, `unnamed`, and `problems`, each with `kind`, `stanza`, `subject`, \
@@ -237,8 +238,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         summary: "Make a one-time token that lets a host join",
         about: "Prints a token, alone on stdout, that `pgmesh join` exchanges once for a certificate. It carries the \
                 fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Whoever has \
-                the token can join: hand it over safely and let it expire soon.",
-        arguments: &[],
+                the token can join: hand it over safely and let it expire soon. A node's token is for one \
+                `node-name` and no other. If the mesh has a node of that name, it is refused without --force; with it, \
+                the new node takes the place of the one that has lost its disk, which must not run.",
+        arguments: &[optional("NAME", "with --role=node: the `node-name` of the new node")],
         examples: &[
             (
                 "pgmesh invite --role=client --stanza=main --expires=1h",
@@ -249,8 +252,12 @@ pub const COMMANDS: &[CommandSpec] = &[
                 "one client for two stanzas",
             ),
             (
-                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node",
-                "for `pgmesh node join` on another host",
+                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node fra2",
+                "for `pgmesh node join` on another host, whose node-name is fra2",
+            ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf invite --role=node fra2 --force",
+                "the same for a node fra2 that has lost its disk",
             ),
         ],
         hidden: false,
@@ -309,10 +316,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::NodeJoin,
         name: "node join",
         summary: "Join a mesh as another node",
-        about: "Exchanges a token of `pgmesh invite --role=node` for this node's own certificate and creates the data directory; refuses a directory that holds a node already. The node then starts with `node start`, fetches the catalog, and becomes a voter when it has caught up. A host that lost its disk joins again under its old name. The private key never leaves the host.",
+        about: "Exchanges a token of `pgmesh invite --role=node NAME` for this node's own certificate and creates the data directory; refuses a directory that holds a node already. The node then starts with `node start`, fetches the catalog, and becomes a voter when it has caught up. The token is for the `node-name` of this host. A host that lost its disk joins again under its old name, with a token that was made with --force. The private key never leaves the host.",
         arguments: &[required(
             "TOKEN",
-            "what `pgmesh invite --role=node` printed; - reads it from stdin",
+            "what `pgmesh invite --role=node NAME` printed; - reads it from stdin",
         )],
         examples: &[
             (
@@ -320,7 +327,7 @@ pub const COMMANDS: &[CommandSpec] = &[
                 "on the new host, before the first `node start`",
             ),
             (
-                "ssh node1 pgmesh --config=/etc/pgmesh/node.conf invite --role=node | pgmesh --config=/etc/pgmesh/node.conf node join -",
+                "ssh node1 pgmesh --config=/etc/pgmesh/node.conf invite --role=node node2 | pgmesh --config=/etc/pgmesh/node.conf node join -",
                 "without the token in any process list",
             ),
         ],
@@ -589,7 +596,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Status,
         name: "status",
         summary: "Show how the whole mesh does",
-        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `joint`: whether the voters are being changed, `next-voters`: to which, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
         arguments: &[],
         examples: &[
             ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),

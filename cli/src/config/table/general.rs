@@ -123,6 +123,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         .commands(CommandSet::of(&[
             ArchiveForget,
             Backup,
+            Invite,
             Join,
             NodeRemove,
             RepoRemove,
@@ -137,7 +138,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             exists. archive-forget: although it is pushed to, nobody is refused because of it, or it is being restored. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
             PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
             although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is \
-            an identity already.",
+            an identity already. invite: the new node takes the place of the one of its name, which has lost its disk.",
             "--force",
         ),
     new("with-backups", Kind::Flag, "with the backups that need it")

@@ -4,6 +4,7 @@ mod harness;
 mod lan;
 mod large;
 mod lead;
+mod members;
 mod mesh;
 mod old_copies;
 mod skip;
@@ -44,6 +45,7 @@ fn node(node_id: u64) -> NodeRecord {
         program: String::new(),
         service: NodeService::InService,
         vote: VotePolicy::Auto,
+        former: Vec::new(),
         revoked: Vec::new(),
         reaches: BTreeSet::new(),
     }

@@ -46,6 +46,20 @@ fn a_mesh_in_good_order_passes_every_check() {
 }
 
 #[test]
+fn a_change_of_the_voters_that_does_not_end_is_a_warning() {
+    let mut status = samples::healthy();
+    assert!(
+        judge(&seen(status.clone()))
+            .iter()
+            .all(|check| check.subject != "voters")
+    );
+    status.next_voters = Some(vec!["n1".to_owned(), "n2".to_owned()]);
+    let (verdict, found, _) = of(&judge(&seen(status)), "voters");
+    assert_eq!(verdict, Verdict::Warn);
+    assert!(found.starts_with("joint: they change to n1, n2"), "{found}");
+}
+
+#[test]
 fn every_trouble_has_its_line_and_remedy() {
     let mut status = samples::mesh();
     if let Ok(own) = &mut status.nodes[1].1 {
