@@ -10,6 +10,8 @@ stage := @.ci/stage
 # Rounds of killing a node (tests/tests/kill.rs, mesh_kill.rs): few in every run, many in test-all.
 ROUNDS ?= 5
 PREFIX ?= /usr/local
+# Tests at a time: half of what they do is waiting for disks and for each other.
+THREADS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
 # Cargo's own progress bar on a terminal; in a log only warnings.
 quiet := $(shell [ -t 2 ] || echo --quiet)
 # Executions of each fuzz target: some minutes.
@@ -53,7 +55,7 @@ lint: ## formatting, clippy, licences and sources of dependencies
 
 test: lint ## everything that must pass: lint, unit, property and end-to-end tests
 	$(stage) build cargo build --quiet --locked --workspace --bins
-	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast
+	$(stage) tests env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast --test-threads $(THREADS)
 
 test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, one more object store, Patroni, all versions of PostgreSQL
 	@.ci/setup build test-all
