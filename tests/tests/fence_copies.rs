@@ -3,19 +3,11 @@
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use pgmesh_tests::{Host, Ledger, Outcome, Postgres, Site, run, wait_for, wait_for_some};
+use pgmesh_tests::{Host, Ledger, Outcome, Site, wait_for, wait_for_some};
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn copy(from: &Path, to: &Path) {
-    let mut copy = Command::new("cp");
-    copy.arg("--archive").arg(format!("{}/.", from.display())).arg(to);
-    run(copy).succeeds();
-}
 
 /// What is said of the stanza's stuck archiver that fails with this exit code, with the command that helps.
 fn stuck(site: &Site, code: u64) -> serde_json::Value {
@@ -40,25 +32,6 @@ fn remedy(stuck: &serde_json::Value) -> &str {
     stuck["remedy"].as_str().expect("a remedy")
 }
 
-/// Nothing waits for the archiver.
-fn assert_not_stuck(server: &Postgres) {
-    let status = server.data().join("pg_wal/archive_status");
-    wait_for("an empty queue", LIMIT, || {
-        let names = fs::read_dir(&status).expect("archive_status").flatten();
-        !names
-            .map(|entry| entry.path())
-            .any(|path| path.extension().is_some_and(|end| end == "ready"))
-    });
-}
-
-/// What the archive restores is what the server has.
-fn assert_restores(host: &Host, site: &Site, server: &Postgres, name: &str) {
-    server.archive_everything();
-    let mut restored = host.restore(&site.scratch, name, &[]);
-    restored.start_promoted();
-    assert_eq!(restored.dump(), server.dump());
-}
-
 #[test]
 fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names() {
     let mut site = Site::new("fence-snapshot", 1);
@@ -70,8 +43,7 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
     // A snapshot of the volume.
     site.postgres.stop();
     let data = site.postgres.data().to_owned();
-    let snapshot = Postgres::empty(&site.scratch, "snapshot");
-    copy(&data, snapshot.data());
+    let snapshot = site.postgres.copy(&site.scratch, "snapshot");
     // What comes after it is given up.
     site.postgres.start();
     site.postgres
@@ -89,7 +61,7 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
             false => fs::remove_file(path).expect("a file"),
         }
     }
-    copy(snapshot.data(), &data);
+    snapshot.copy_into(&site.postgres);
     site.postgres.start();
     ledger.add(&site.postgres);
     site.postgres.query("select pg_switch_wal()");
@@ -117,9 +89,8 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
         done.stdout.contains("forgotten") && done.stdout.contains(&later),
         "{done}"
     );
-    assert_not_stuck(&site.postgres);
-    assert_restores(&site.host, &site, &site.postgres, "restored");
-    site.host.run(&["verify"]).succeeds();
+    site.postgres.assert_not_stuck();
+    site.assert_restores(&site.host, &site.postgres, &[]);
     assert!(site.host.info()["stuck"].as_array().expect("stuck").is_empty());
 }
 
@@ -131,8 +102,7 @@ fn a_clone_that_was_adopted_by_mistake_is_taken_out_of_the_archive() {
     site.postgres.archive_everything();
     site.host.backup();
     site.postgres.stop();
-    let mut clone = Postgres::empty(&site.scratch, "clone");
-    copy(site.postgres.data(), clone.data());
+    let mut clone = site.postgres.copy(&site.scratch, "clone");
     site.postgres.start();
     let host = Host::join(&site.scratch, "host-clone", &site.node, &clone, "main");
     clone.start();
@@ -158,8 +128,8 @@ fn a_clone_that_was_adopted_by_mistake_is_taken_out_of_the_archive() {
     let told = stuck(&site, 45);
     run_as_printed(&site, remedy(&told), "archive-forget", &[]).fails(&[44], &["ago", "--force"]);
     run_as_printed(&site, remedy(&told), "archive-forget", &["--force"]).succeeds();
-    assert_not_stuck(&site.postgres);
-    assert_restores(&site.host, &site, &site.postgres, "restored");
+    site.postgres.assert_not_stuck();
+    site.assert_restores(&site.host, &site.postgres, &[]);
     // The clone comes back, and is refused.
     clone.start();
     clone.query("select pg_switch_wal()");
@@ -197,16 +167,12 @@ fn a_test_restore_that_has_archived_the_next_timeline_is_taken_out_of_the_archiv
         .account()
         .write(&site.postgres.data().join("standby.signal"), "");
     site.postgres.start();
-    site.postgres.query("select pg_promote()");
-    wait_for("the promotion", LIMIT, || {
-        site.postgres.query("select pg_is_in_recovery()") == "f"
-    });
+    site.postgres.promote();
     ledger.add(&site.postgres);
     site.postgres.query("select pg_switch_wal()");
     let told = stuck(&site, 45);
     run_as_printed(&site, remedy(&told), "archive-forget", &["--force"]).succeeds();
-    assert_not_stuck(&site.postgres);
+    site.postgres.assert_not_stuck();
     site.host.backup();
-    assert_restores(&site.host, &site, &site.postgres, "restored");
-    site.host.run(&["verify"]).succeeds();
+    site.assert_restores(&site.host, &site.postgres, &[]);
 }
