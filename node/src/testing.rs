@@ -163,24 +163,9 @@ impl TestNode {
             timeline: TimelineId(1),
         });
         client.ask::<NewStanza>(&create, None).await.unwrap();
-        let payload = Payload::pack(SUITE, Codec::None, None, &segment(1)).unwrap();
-        let push = Request::PushSegment(PushSegment {
-            stanza: stanza(),
-            file: "000000010000000000000001".to_owned(),
-            payload: payload.head(),
-            system_id: SystemId(77),
-            version,
-            header_timeline: TimelineId(1),
-            server: pgmesh_raft::Server {
-                instance: "here".to_owned(),
-                machine: String::new(),
-                address: String::new(),
-                in_recovery: false,
-                timeline: TimelineId(1),
-                branches: Vec::new(),
-            },
-            archive_ack: None,
-        });
+        let content = segment(1);
+        let push = Request::PushSegment(push_of("000000010000000000000001", &content));
+        let payload = Payload::pack(SUITE, Codec::None, None, &content).unwrap();
         let pushed: Result<crate::protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
         pushed.unwrap();
     }
@@ -286,6 +271,27 @@ impl Connected {
         };
         self.ask::<u64>(&Request::PutChunk(put), Some(&payload.bytes)).await?;
         Ok(payload.digest)
+    }
+}
+
+/// A push of a file of the stanza `main` by its cluster.
+pub(crate) fn push_of(file: &str, content: &[u8]) -> PushSegment {
+    PushSegment {
+        stanza: stanza(),
+        file: file.to_owned(),
+        payload: Payload::pack(SUITE, Codec::None, None, content).unwrap().head(),
+        system_id: SystemId(77),
+        version: PgVersion::V15,
+        header_timeline: TimelineId(1),
+        server: pgmesh_raft::Server {
+            instance: "here".to_owned(),
+            machine: String::new(),
+            address: String::new(),
+            in_recovery: false,
+            timeline: TimelineId(1),
+            branches: Vec::new(),
+        },
+        archive_ack: None,
     }
 }
 

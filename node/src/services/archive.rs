@@ -547,6 +547,8 @@ pub(crate) fn joined(head: PayloadHead, body: Bytes) -> Result<Payload, Failure>
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
+    use crate::SessionTimes;
+    use crate::testing::{SEGMENT, TestNode, push_of, stanza};
     use pgmesh_postgres::TimelineId;
     use std::fmt::Write;
 
@@ -561,5 +563,23 @@ mod tests {
         let branches = branches_of(file, text.as_bytes()).unwrap();
         assert_eq!(branches.len(), limits::LINES);
         assert_eq!(branches.last().unwrap().parent, TimelineId(own - 1));
+    }
+
+    /// Memory for a body is taken by what is said of it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_push_that_announces_more_than_a_segment_is_refused_before_its_body() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let mut push = push_of("000000010000000000000002", &[0; 64]);
+        assert!(
+            site.node.expects(&push).is_ok(),
+            "of a stanza that is not known nothing is known"
+        );
+        site.create_stanza(&site.connect().await).await;
+        push.payload.plain_length = u64::from(SEGMENT);
+        assert!(site.node.expects(&push).is_ok());
+        push.payload.plain_length = 1 << 30;
+        let failure = site.node.expects(&push).unwrap_err();
+        assert_eq!(failure.code, code::FILE_INVALID);
+        assert!(failure.what.contains(&stanza().to_string()), "{failure}");
     }
 }

@@ -64,8 +64,19 @@ impl Node {
             return Ok(archived_here(known));
         };
         let shared = upto.0.saturating_sub(segment.start(database.segment_size).0);
-        if digest.is_some() && shared > 0 {
-            self.need_agreement(view, database, push, file, payload, shared).await?;
+        if let Some(known) = digest.filter(|_| shared > 0) {
+            // Invariant 3: it begins as what is archived under its name does, up to where the server's timeline left.
+            let same = self.parting(view, database, push, file, payload).await?;
+            if same < shared {
+                let refusal = Refusal::Duplicate {
+                    stanza: push.stanza.clone(),
+                    file: *file,
+                    known,
+                    given: payload.digest,
+                };
+                let parting = position(*file, database, same);
+                return Err(self.explained(view, database, push, refusal, parting));
+            }
         }
         tracing::info!(stanza = %push.stanza, %file, "set aside: no recovery along the archive's history needs it");
         let aside = command::Aside {
@@ -79,32 +90,6 @@ impl Node {
             aside: Some(aside),
             known: archived(view, &push.stanza, database, &file)?,
         })
-    }
-
-    /// Invariant 3: what is set aside begins as what is archived under its name does, for so many bytes.
-    async fn need_agreement(
-        &self,
-        view: &View,
-        database: &Database,
-        push: &PushSegment,
-        file: &WalFileName,
-        payload: &Payload,
-        shared: u64,
-    ) -> Result<(), Failure> {
-        let Some(known) = refs::known(view, &segment_ref(push, database, file))? else {
-            return Ok(());
-        };
-        let same = self.parting(view, database, push, file, payload).await?;
-        if same >= shared {
-            return Ok(());
-        }
-        let refusal = Refusal::Duplicate {
-            stanza: push.stanza.clone(),
-            file: *file,
-            known: known.digest,
-            given: payload.digest,
-        };
-        Err(self.explained(view, database, push, refusal, position(*file, database, same)))
     }
 
     /// So many bytes of a file are as those that are archived under its name. All of them, where both go on alike up to a
