@@ -71,7 +71,7 @@ pub const REPLICAS: usize = 512;
 /// Chunks, replicas, objects or files that one command is about.
 pub const ITEMS: usize = 4096;
 /// Lines that the audit trail keeps, the newest ones: at a hundred a day, three years.
-pub const AUDIT_LINES: u64 = if cfg!(test) { 64 } else { 100_000 };
+pub const AUDIT_LINES: u64 = 100_000;
 /// The fingerprint of a machine, in bytes.
 pub const MACHINE: usize = 16;
 /// WAL files that one command forgets.

@@ -20,7 +20,7 @@ use crate::model::{
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
-use crate::{limits, value};
+use crate::{key, limits, value};
 
 const LABEL: &str = "20250215-020001F";
 
@@ -90,18 +90,28 @@ fn eleven_large_annotations_are_refused_and_the_backup_stays_readable() {
 #[test]
 fn the_audit_trail_keeps_its_newest_lines() {
     let mut world = world();
-    let lines = 3 * limits::AUDIT_LINES;
-    for number in 0..lines {
-        world
-            .run(Command::Audit {
-                what: format!("line {number}"),
-            })
-            .unwrap();
-        world.run(Command::StartStanza { stanza: stanza() }).unwrap();
-    }
-    let trail: Vec<String> = world.view().audit(LogIndex(0)).map(|row| row.unwrap().1.what).collect();
-    assert_eq!(trail.len() as u64, limits::AUDIT_LINES);
-    assert_eq!(trail.last().unwrap(), &format!("line {}", lines - 1));
+    let line = |number: u8| Command::Audit {
+        what: format!("line {number}"),
+    };
+    let trail = |world: &World| -> Vec<String> {
+        let rows = world.view().audit(LogIndex(0)).collect::<Vec<_>>();
+        rows.into_iter().map(|row| row.unwrap().1.what).collect()
+    };
+    world.run(line(1)).unwrap();
+    let before = trail(&world);
+    // As so many commands would have left it.
+    let full = (
+        (Table::Mesh, key::AUDIT_LINES.to_vec()),
+        Some(value::encode(&limits::AUDIT_LINES)),
+    );
+    world.base.write([full].into());
+    world.run(line(2)).unwrap();
+    world.run(Command::StartStanza { stanza: stanza() }).unwrap();
+    world.run(line(3)).unwrap();
+    let after = trail(&world);
+    assert_eq!(after.len(), before.len());
+    assert_eq!(after[after.len() - 2..], ["line 2", "line 3"]);
+    assert_eq!(after[0], before[2], "the oldest ones went");
 }
 
 #[test]
