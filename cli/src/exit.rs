@@ -35,6 +35,8 @@ pub enum ExitCode {
     Protocol = 39,
     /// A directory that should be empty is not.
     PathNotEmpty = 40,
+    /// A file cannot be opened, or others can read a secret in it.
+    FileOpen = 41,
     /// A WAL segment belongs to another cluster or version.
     ArchiveMismatch = 44,
     /// The WAL segment is archived already with other content (invariant 3).
@@ -86,7 +88,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Ok,
         Self::NotFound,
         Self::Assert,
@@ -99,6 +101,7 @@ impl ExitCode {
         Self::PgRunning,
         Self::Protocol,
         Self::PathNotEmpty,
+        Self::FileOpen,
         Self::ArchiveMismatch,
         Self::ArchiveDuplicate,
         Self::VersionNotSupported,

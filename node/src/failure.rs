@@ -23,6 +23,8 @@ pub mod code {
     pub const PG_RUNNING: u8 = 38;
     /// The wire protocol, or a refusal by role.
     pub const PROTOCOL: u8 = 39;
+    /// A file cannot be opened, or others can read a secret in it.
+    pub const FILE_OPEN: u8 = 41;
     /// WAL of another cluster.
     pub const ARCHIVE_MISMATCH: u8 = 44;
     /// Other bytes under a known name.

@@ -50,13 +50,13 @@ impl DeclaredRepository {
 
 fn of_file(title: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let unreadable = |error: &dyn std::error::Error| {
-        Failure::new(FILE_OPEN, format!("{title}: {} cannot be read", path.display())).because(chain(error))
+        Failure::new(code::FILE_OPEN, format!("{title}: {} cannot be read", path.display())).because(chain(error))
     };
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
         let what = format!("{title}: {} is not a file that only its owner can read", path.display());
-        return Err(Failure::new(FILE_OPEN, what)
+        return Err(Failure::new(code::FILE_OPEN, what)
             .because("whoever reads it can read the repository")
             .remedy(format!("chmod 0600 {}", path.display())));
     }
@@ -111,9 +111,6 @@ fn first_line(title: &str, text: &mut dyn Read) -> Result<Result<Zeroizing<Strin
     Ok(Ok(line))
 }
 
-/// pgBackRest's code for a file that cannot be opened.
-const FILE_OPEN: u8 = 41;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,14 +133,14 @@ mod tests {
         let of = || declared("cipher-pass-file", file.to_str().unwrap()).passphrase(3);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         let failure = of().unwrap_err();
-        assert_eq!(failure.code, FILE_OPEN);
+        assert_eq!(failure.code, code::FILE_OPEN);
         assert!(failure.remedy.unwrap().contains("chmod 0600"));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(of().unwrap().is_some());
         fs::write(&file, "two\nlines\n").unwrap();
         assert_eq!(of().unwrap_err().code, code::OPTION_INVALID);
         fs::remove_file(&file).unwrap();
-        assert_eq!(of().unwrap_err().code, FILE_OPEN);
+        assert_eq!(of().unwrap_err().code, code::FILE_OPEN);
         assert!(DeclaredRepository::default().passphrase(3).unwrap().is_none());
     }
 
