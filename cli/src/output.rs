@@ -36,13 +36,17 @@ impl OutputFormat {
 #[must_use]
 pub fn harmless(text: &str) -> Cow<'_, str> {
     let is_harmful = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
-    if !text.contains(is_harmful) {
+    escaped(text, is_harmful, |char| char.escape_unicode().to_string())
+}
+
+fn escaped(text: &str, is_harmful: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(&is_harmful) {
         return Cow::Borrowed(text);
     }
     let mut harmless = String::with_capacity(text.len());
     for char in text.chars() {
         if is_harmful(char) {
-            harmless.extend(char.escape_unicode());
+            harmless.push_str(&escape(char));
         } else {
             harmless.push(char);
         }
@@ -69,18 +73,7 @@ pub fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
 
 /// JSON without control characters: those that it allows to stand for themselves are escaped as well.
 fn harmless_json(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
-        return Cow::Borrowed(text);
-    }
-    let mut harmless = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() {
-            harmless.push_str(&format!("\\u{:04x}", u32::from(char)));
-        } else {
-            harmless.push(char);
-        }
-    }
-    Cow::Owned(harmless)
+    escaped(text, char::is_control, |char| format!("\\u{:04x}", u32::from(char)))
 }
 
 /// Writes bytes to stdout as they are.

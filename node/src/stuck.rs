@@ -40,30 +40,26 @@ struct Entry {
 }
 
 impl Refused {
-    /// A push by `host` has ended.
+    /// A push by `host` has ended; it was refused where the catalog had come to that position.
     pub(crate) fn note(
         &self,
         stanza: &StanzaName,
         host: &str,
         server: &Server,
         file: &str,
-        position: LogIndex,
-        outcome: Result<(), &Failure>,
+        refusal: Option<(&Failure, LogIndex)>,
     ) {
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let host = shortened(host.to_owned(), limits::HOLDER);
         let key = (stanza.clone(), host, server.instance.clone(), server.machine.clone());
         let now = now_unix();
-        let failure = match outcome {
-            Ok(()) => {
-                // A history may be brought for the sake of a file that is refused.
-                let is_aside = |entry: &Entry| file.ends_with(".history") && entry.stuck.file != file;
-                if !refused.get(&key).is_some_and(is_aside) {
-                    refused.remove(&key);
-                }
-                return;
+        let Some((failure, position)) = refusal else {
+            // A history may be brought for the sake of a file that is refused.
+            let is_aside = |entry: &Entry| file.ends_with(".history") && entry.stuck.file != file;
+            if !refused.get(&key).is_some_and(is_aside) {
+                refused.remove(&key);
             }
-            Err(failure) => failure,
+            return;
         };
         refused.retain(|_, entry| now.saturating_sub(entry.stuck.last) < FORGOTTEN_AFTER);
         let of_host = refused.keys().filter(|known| known.1 == key.1);
@@ -160,16 +156,12 @@ pub(crate) fn merged<'a>(lists: impl IntoIterator<Item = &'a StuckArchiver>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgmesh_postgres::TimelineId;
 
     fn server(instance: &str) -> Server {
         Server {
             instance: instance.to_owned(),
-            machine: String::new(),
             address: "10.0.0.1".to_owned(),
-            in_recovery: false,
-            timeline: TimelineId(1),
-            branches: Vec::new(),
+            ..crate::testing::server()
         }
     }
 
@@ -179,27 +171,32 @@ mod tests {
         let stanza: StanzaName = "main".parse().unwrap();
         let failure = Failure::new(code::ARCHIVE_MISMATCH, "no").remedy("do it");
         let here = server("a");
-        refused.note(&stanza, "client pg1", &here, "00000001", LogIndex(1), Err(&failure));
+        refused.note(&stanza, "client pg1", &here, "00000001", Some((&failure, LogIndex(1))));
         refused.note(
             &stanza,
             "client pg2",
             &here,
             "00000001",
-            LogIndex(1),
-            Err(&failure.clone().again()),
+            Some((&failure.clone().again(), LogIndex(1))),
         );
         let standby = Server {
             in_recovery: true,
             ..server("s")
         };
-        refused.note(&stanza, "client pg1", &standby, "00000001", LogIndex(1), Err(&failure));
+        refused.note(
+            &stanza,
+            "client pg1",
+            &standby,
+            "00000001",
+            Some((&failure, LogIndex(1))),
+        );
         let list = refused.list();
         assert_eq!(list.len(), 1, "what may be tried again is not stuck at once: {list:?}");
         assert_eq!((list[0].0.host.as_str(), list[0].0.code), ("client pg1", 44));
-        refused.note(&stanza, "client pg1", &here, "00000002.history", LogIndex(1), Ok(()));
-        refused.note(&stanza, "client pg1", &server("b"), "00000002", LogIndex(1), Ok(()));
+        refused.note(&stanza, "client pg1", &here, "00000002.history", None);
+        refused.note(&stanza, "client pg1", &server("b"), "00000002", None);
         assert_eq!(refused.list().len(), 1, "another cluster of that host is another one");
-        refused.note(&stanza, "client pg1", &here, "00000001", LogIndex(1), Ok(()));
+        refused.note(&stanza, "client pg1", &here, "00000001", None);
         assert!(refused.list().is_empty());
         for number in 0..2 * ARCHIVERS {
             refused.note(
@@ -207,8 +204,7 @@ mod tests {
                 "client pg1",
                 &server(&format!("{number}")),
                 "x",
-                LogIndex(1),
-                Err(&failure),
+                Some((&failure, LogIndex(1))),
             );
         }
         assert_eq!(refused.list().len(), OF_ONE_HOST - 1, "beside the standby");
@@ -218,8 +214,7 @@ mod tests {
                 &format!("client {number}"),
                 &here,
                 "x",
-                LogIndex(1),
-                Err(&failure),
+                Some((&failure, LogIndex(1))),
             );
         }
         assert_eq!(refused.0.lock().unwrap().len(), ARCHIVERS);
@@ -230,7 +225,7 @@ mod tests {
         let refused = Refused::default();
         let stanza: StanzaName = "main".parse().unwrap();
         let failure = Failure::new(code::CHECKSUM, "cannot be compared").again();
-        let note = |file: &str| refused.note(&stanza, "client pg1", &server("a"), file, LogIndex(1), Err(&failure));
+        let note = |file: &str| refused.note(&stanza, "client pg1", &server("a"), file, Some((&failure, LogIndex(1))));
         note("00000001");
         refused
             .0

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 #[path = "../tests/common/mod.rs"]
 mod common;
-pub(crate) use common::settings;
+pub(crate) use common::{server, settings};
 
 pub(crate) const SUITE: DigestSuite = DigestSuite::Blake3;
 pub(crate) const SEGMENT: u32 = 1 << 20;
@@ -283,14 +283,7 @@ pub(crate) fn push_of(file: &str, content: &[u8]) -> PushSegment {
         system_id: SystemId(77),
         version: PgVersion::V15,
         header_timeline: TimelineId(1),
-        server: pgmesh_raft::Server {
-            instance: "here".to_owned(),
-            machine: String::new(),
-            address: String::new(),
-            in_recovery: false,
-            timeline: TimelineId(1),
-            branches: Vec::new(),
-        },
+        server: server(),
         archive_ack: None,
     }
 }

@@ -98,14 +98,7 @@ impl Site {
             system_id: SystemId(77),
             version,
             header_timeline: TimelineId(1),
-            server: pgmesh_raft::Server {
-                instance: "here".to_owned(),
-                machine: String::new(),
-                address: String::new(),
-                in_recovery: false,
-                timeline: TimelineId(1),
-                branches: Vec::new(),
-            },
+            server: common::server(),
             archive_ack: None,
         });
         self.ask(&push, Some(&payload.bytes)).await

@@ -122,9 +122,9 @@ impl Served {
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
                 let pushed = node.push_segment(actor, push, body, held).await;
-                let position = node.catalog.view().applied().unwrap_or_default();
-                node.refused
-                    .note(&stanza, actor, &server, &file, position, pushed.as_ref().map(drop));
+                let refusal = pushed.as_ref().err();
+                let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
+                node.refused.note(&stanza, actor, &server, &file, refusal);
                 let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
                 let answered = logged(stream, "archive-push", pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.

@@ -8,7 +8,7 @@ use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use pgmesh_postgres::WalFileName;
 use pgmesh_raft::command::{ClaimedObject, Cluster};
-use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, Server, StanzaRecord};
+use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
 
 /// How often the description of a cluster is written under another name, when the catalog moved under it.
@@ -64,18 +64,10 @@ impl Node {
                 last.map(|(segment, record)| (segment, record.pushed_at))
             }
         };
-        let here = Server {
-            instance: cluster.instance.clone(),
-            machine: cluster.machine.clone(),
-            address: String::new(),
-            in_recovery: false,
-            timeline,
-            branches: Vec::new(),
-        };
         let before = record
             .writers
             .get(&timeline)
-            .filter(|writer| writer.instance != cluster.instance || writer.is_elsewhere(&here));
+            .filter(|writer| writer.instance != cluster.instance || writer.is_elsewhere(&cluster.machine));
         let before = before.map(|writer| (writer.instance.clone(), writer.host.clone()));
         let is_bound = record.writers.contains_key(&timeline);
         let adopted = AdoptedStanza { timeline, before, last };

@@ -1,10 +1,12 @@
-//! The settings of a node that a test runs in its own process: for the crate's tests and for those beside it.
+//! The settings of a node that a test runs in its own process, and the server whose WAL it takes: for the crate's tests and
+//! for those beside it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgmesh_node::protocol::Server;
 use pgmesh_node::{NodeSettings, RepositorySettings, SessionTimes};
 use pgmesh_storage::{FixedSecrets, RepoKey};
 
@@ -38,5 +40,18 @@ pub fn settings(path: &Path, repositories: &[&Path], sessions: SessionTimes) -> 
         skip_entries: Vec::new(),
         buffer: 64 << 20,
         sessions,
+    }
+}
+
+/// A server that writes timeline 1.
+#[allow(dead_code, reason = "not every program of tests pushes WAL")]
+pub fn server() -> Server {
+    Server {
+        instance: "here".to_owned(),
+        machine: String::new(),
+        address: String::new(),
+        in_recovery: false,
+        timeline: pgmesh_postgres::TimelineId(1),
+        branches: Vec::new(),
     }
 }

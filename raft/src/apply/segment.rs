@@ -56,7 +56,8 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         bind_by_same_bytes(step, &mut owner, &push);
         return Ok(Reply::AlreadyThere { replicas });
     }
-    if fence(step, &mut owner, &db, &push)? {
+    let last_push = last_push(step, &db, &push)?;
+    if fence(step, &mut owner, &db, &push, last_push.as_ref())? {
         owner.make_room();
         stanza::put(step, &push.stanza, &owner);
     }
@@ -69,20 +70,18 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         pushed: step.index,
     };
     step.txn.put(Table::Segments, key, &record);
-    note_push(step, &db, &push)?;
+    note_push(step, &db, &push, last_push.as_ref());
     Ok(Reply::Pushed { replicas })
 }
 
-/// Where the writer of a timeline was seen last, for whoever is refused in its place.
-fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegment) -> Outcome<()> {
+/// Where the writer of a timeline was seen last, for the server that is refused in its place.
+fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegment, before: Option<&LastPush>) {
     let WalFileName::Segment(segment) = push.file else {
-        return Ok(());
+        return;
     };
     if !push.server.writes(segment.timeline) {
-        return Ok(());
+        return;
     }
-    let key = key::last_push(&push.stanza, db.id, segment.timeline);
-    let before = step.txn.record::<LastPush>(Table::Pushes, &key)?;
     let last = LastPush {
         instance: push.server.instance.clone(),
         machine: push.server.machine.clone(),
@@ -93,8 +92,8 @@ fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegm
         gap: before.map_or(0, |before| step.at.saturating_sub(before.at).max(0)),
         pushed: step.index,
     };
+    let key = key::last_push(&push.stanza, db.id, segment.timeline);
     step.txn.put(Table::Pushes, key, &last);
-    Ok(())
 }
 
 /// A standby may have archived a segment before the server that wrote it. That one is bound all the same.
@@ -140,6 +139,7 @@ fn fence<B: Base>(
     owner: &mut StanzaRecord,
     db: &Database,
     push: &PushSegment,
+    last_push: Option<&LastPush>,
 ) -> Outcome<bool> {
     let timeline = push.file.timeline();
     if let WalFileName::History(_) = push.file {
@@ -158,7 +158,7 @@ fn fence<B: Base>(
     }
     let binds = match (&push.aside, push.file) {
         (Some(aside), _) => {
-            refuse_aside(step, owner, db, push, aside)?;
+            refuse_aside(step, owner, db, push, aside, last_push)?;
             return Ok(false);
         }
         // Only what was judged is set aside. A map is made by a node of a segment that was archived: whoever wrote that
@@ -169,8 +169,7 @@ fn fence<B: Base>(
             return Ok(false);
         }
         (None, file) => {
-            let last_push = last_push(step, db, push)?;
-            let known = known(step, None, last_push.as_ref());
+            let known = known(step, None, last_push);
             match owner.judge(&push.stanza, file, &push.server, known, push.object.digest)? {
                 Judgement::Archive { binds } => binds,
                 // The node looks again, and sets it aside.
@@ -219,6 +218,7 @@ fn refuse_aside<B: Base>(
     db: &Database,
     push: &PushSegment,
     aside: &Aside,
+    last_push: Option<&LastPush>,
 ) -> Outcome<()> {
     let moved = || Refusal::Recheck { since: step.index };
     if push.file.segment() != aside.of.segment() {
@@ -228,8 +228,7 @@ fn refuse_aside<B: Base>(
     let archived = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
     let archived = archived.filter(|archived| !archived.object.is_unknown());
     let content = archived.map(|archived| archived.object.digest);
-    let last_push = last_push(step, db, push)?;
-    let known = known(step, content, last_push.as_ref());
+    let known = known(step, content, last_push);
     match owner.judge(&push.stanza, aside.of, &push.server, known, push.object.digest)? {
         Judgement::Aside { .. } if content == aside.compared => Ok(()),
         _ => Err(moved().into()),

@@ -158,12 +158,14 @@ impl StanzaRecord {
             };
         }
         match writer {
-            Some(other) if !is_own || other.bars(server) => Place::Others(other),
+            Some(other) if !is_own || other.bars(&server.machine) => Place::Others(other),
             _ if server.in_recovery => Place::Shared,
-            Some(own) if own.is_elsewhere(server) => match known.last_push.filter(|last| last.is_recent(known.now)) {
-                Some(last) => Place::Elsewhere(last),
-                None => Place::Written { binds: true },
-            },
+            Some(own) if own.is_elsewhere(&server.machine) => {
+                match known.last_push.filter(|last| last.is_recent(known.now)) {
+                    Some(last) => Place::Elsewhere(last),
+                    None => Place::Written { binds: true },
+                }
+            }
             // One whose history is not known pushes what it has, and is bound to what it is on.
             writer => Place::Written {
                 binds: writer.is_none_or(|own| own.machine.is_empty() && !server.machine.is_empty())

@@ -175,16 +175,17 @@ impl Writer {
         }
     }
 
-    /// Whether a server with the same data directory is on another machine. What is not known differs from nothing.
+    /// Whether a server with the same data directory is on another machine than the writer. An unknown machine differs
+    /// from none.
     #[must_use]
-    pub fn is_elsewhere(&self, server: &Server) -> bool {
-        !self.machine.is_empty() && !server.machine.is_empty() && self.machine != server.machine
+    pub fn is_elsewhere(&self, machine: &str) -> bool {
+        !self.machine.is_empty() && !machine.is_empty() && self.machine != machine
     }
 
-    /// Whether an administrator has said that a server with the same data directory is not the writer.
+    /// Whether an administrator has said that a server with the same data directory on this machine is not the writer.
     #[must_use]
-    pub fn bars(&self, server: &Server) -> bool {
-        !self.barred.is_empty() && self.barred == server.machine
+    pub fn bars(&self, machine: &str) -> bool {
+        !self.barred.is_empty() && self.barred == machine
     }
 
     /// What another instance is told that wants to take its place.
