@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
-use crate::pg::{OpenCluster, check_archiving, database_failure, open_cluster};
+use crate::pg::{Archiver, OpenCluster, check_archiving, database_failure, open_cluster, ready_files};
 use pgmesh_node::protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
 use pgmesh_node::{Failure, code, now_unix};
 use pgmesh_postgres::{ControlFile, SegmentName};
@@ -57,6 +57,7 @@ async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut
         .in_recovery()
         .await
         .map_err(|error| database_failure(&error))?;
+    report.saw_archiver(look_at_archiver(&cluster).await?, now_unix());
     if standby || !config.flag("archive-check") {
         report.unswitched(if standby {
             "the cluster is a standby"
@@ -66,10 +67,21 @@ async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut
     } else {
         let segment = switch(config, mesh, stanza, &cluster, report).await?;
         report.saw_segment(segment);
+        report.saw_archiver(look_at_archiver(&cluster).await?, now_unix());
         // How the repositories do now, after they were put to the test.
         look(mesh, stanza, report).await?;
     }
     report.verdict()
+}
+
+/// What waits in `pg_wal`, and what the server says of its archiver.
+async fn look_at_archiver(cluster: &OpenCluster) -> Result<Archiver, Failure> {
+    let ready = ready_files(&cluster.pgdata).map_err(|error| {
+        let what = format!("pg1-path {} cannot be read", cluster.pgdata.display());
+        Failure::new(code::RUNTIME, what).because(error.to_string())
+    })?;
+    let archiver = Archiver::look(ready, Some(&cluster.client)).await;
+    archiver.map_err(|error| database_failure(&error))
 }
 
 /// Asks a node how the mesh does.
@@ -148,19 +160,11 @@ async fn switch(
         instance: Some(cluster.instance.clone()),
     });
     let presence = wait(mesh, &request, limit, report).await?;
-    let archiver = if presence.missing.is_empty() {
+    if presence.missing.is_empty() {
         // Under this name the archive may have another server's segment.
         proof.find(mesh, stanza, cluster, timeline).await?;
-        None
-    } else {
-        cluster.client.archiver_failure().await.ok().flatten()
-    };
-    Ok(SwitchedSegment {
-        name,
-        presence,
-        limit,
-        archiver,
-    })
+    }
+    Ok(SwitchedSegment { name, presence, limit })
 }
 
 /// Asks until the segment is everywhere, or where it can get; else how it is when the time is up.

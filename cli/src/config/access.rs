@@ -35,6 +35,7 @@ pub struct Config {
     arguments: Vec<OsString>,
     values: BTreeMap<OptionKey, Resolved>,
     warnings: Vec<String>,
+    stanzas: Vec<String>,
     origin: Arc<Origin>,
 }
 
@@ -57,12 +58,32 @@ impl Config {
             arguments,
             values,
             warnings,
+            stanzas: Vec::new(),
             origin: Arc::default(),
         }
     }
 
     pub(super) fn set_origin(&mut self, origin: Origin) {
         self.origin = Arc::new(origin);
+    }
+
+    pub(super) fn set_stanzas(&mut self, stanzas: Vec<String>) {
+        self.stanzas = stanzas;
+    }
+
+    /// The stanzas that the files have a section for.
+    pub fn stanzas(&self) -> &[String] {
+        &self.stanzas
+    }
+
+    /// The same call of the program, for a stanza. Nothing else may have been called for.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of_stanza(&self, stanza: &str) -> Result<Self, CommandError> {
+        let mut arguments = vec![OsString::from(format!("--stanza={stanza}"))];
+        arguments.extend_from_slice(&self.origin.arguments);
+        Self::load(&arguments, &self.origin.environment)
     }
 
     /// What the files say now, for the same call of the program.

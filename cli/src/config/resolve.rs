@@ -135,7 +135,8 @@ impl Loader {
                 }
             }
         }
-        let config = Config::new(self.command, arguments, values, self.warnings);
+        let mut config = Config::new(self.command, arguments, values, self.warnings);
+        config.set_stanzas(self.stanzas);
         config.check_repositories()?;
         Ok(config)
     }

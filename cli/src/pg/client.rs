@@ -190,6 +190,14 @@ impl PgClient {
         }))
     }
 
+    /// When archive_command last succeeded, Unix seconds; none if it never has since the server's statistics began.
+    pub async fn archived_at(&self) -> Result<Option<i64>, PgClientError> {
+        let statement = "pg_stat_archiver";
+        let sql = "select extract(epoch from last_archived_time)::bigint from pg_catalog.pg_stat_archiver";
+        let row = self.one(statement, sql, &[]).await?;
+        Self::column(&row, 0, statement)
+    }
+
     /// Begins a non-exclusive backup; it lasts until [`Self::stop_backup`] or until this connection ends.
     pub async fn start_backup(&self, label: &str, fast: bool) -> Result<BackupStart, PgClientError> {
         let call = if self.version.has_backup_start() {

@@ -1,6 +1,7 @@
 //! The running cluster: its SQL side, and that it is the one whose files are at `pgN-path`.
 
 mod address;
+mod archiver;
 mod archiving;
 mod client;
 mod cluster;
@@ -10,6 +11,7 @@ mod server_files;
 mod summaries;
 
 pub use address::PgAddress;
+pub use archiver::{Archiver, ArchiverState, ReadyFiles, ServerArchiver, archiver_remedy, ready_files};
 pub use archiving::check_archiving;
 pub use client::{ArchiverFailure, BackupStart, BackupStop, DatabaseName, PgClient, PgClientError, TablespaceName};
 pub use cluster::{

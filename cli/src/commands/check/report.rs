@@ -3,7 +3,7 @@
 use crate::commands::info::{HOLES_REMEDY, debt, health, stanza_holes, troubles};
 use crate::exit::ExitCode;
 use crate::output::timestamp;
-use crate::pg::ArchiverFailure;
+use crate::pg::{Archiver, ArchiverState};
 use pgmesh_node::protocol::{HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence, StanzaHoles};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SegmentName, SystemId};
@@ -30,6 +30,8 @@ pub struct Report {
     /// Why no segment was switched.
     unswitched: Option<&'static str>,
     segment: Option<SwitchedSegment>,
+    /// The server's archiver, and when it was looked at.
+    archiver: Option<(Archiver, i64)>,
 }
 
 /// The segment that was finished for the check.
@@ -41,8 +43,6 @@ pub struct SwitchedSegment {
     pub presence: SegmentPresence,
     /// How long was waited at most.
     pub limit: Duration,
-    /// The last failure of archive_command, where the segment was not archived.
-    pub archiver: Option<ArchiverFailure>,
 }
 
 impl Report {
@@ -57,6 +57,7 @@ impl Report {
             cluster: None,
             unswitched: None,
             segment: None,
+            archiver: None,
         }
     }
 
@@ -77,6 +78,11 @@ impl Report {
     /// No segment is switched, because.
     pub fn unswitched(&mut self, why: &'static str) {
         self.unswitched = Some(why);
+    }
+
+    /// How the archiver did at `now`, Unix seconds.
+    pub fn saw_archiver(&mut self, archiver: Archiver, now: i64) {
+        self.archiver = Some((archiver, now));
     }
 
     /// What became of the segment.
@@ -110,13 +116,21 @@ impl Report {
     /// Whether archiving works, into every repository.
     ///
     /// # Errors
-    /// The segment was not archived (82); no backup can be recovered to it, because WAL is missing (55); it is
+    /// The segment was not archived, or none was switched and the archiver is stuck (82); no backup can be recovered to it, because WAL is missing (55); it is
     /// archived, but a repository lacks it or is away (103).
     pub fn verdict(&self) -> Result<(), Failure> {
         if let Some(segment) = &self.segment
             && !segment.presence.missing.is_empty()
         {
             return Err(self.not_archived(segment));
+        }
+        if let (None, Some((archiver, at))) = (&self.segment, &self.archiver)
+            && archiver.state(*at) == ArchiverState::Stuck
+        {
+            let failure = Failure::new(code::ARCHIVE_TIMEOUT, "PostgreSQL's archiver is stuck");
+            let remedy =
+                "see what archive_command says in PostgreSQL's log; 'pgmesh doctor' says what the mesh refuses";
+            return Err(failure.because(archiver.describe(*at)).remedy(remedy));
         }
         if let Some(holes) = &self.holes
             && let Some(unreached) = holes.unreached_sentence()
@@ -197,14 +211,13 @@ impl Report {
             "WAL segment {} was not archived within {seconds} s (archive-timeout)",
             segment.name
         );
-        let archiver = match &segment.archiver {
-            Some(failure) => format!(
-                "PostgreSQL's archive_command failed for {} last, at {}",
-                failure.file,
-                timestamp(failure.at)
+        let seen = self.archiver.as_ref();
+        let archiver = match seen.map(|(archiver, at)| (archiver.has_failed(), archiver.describe(*at))) {
+            Some((true, waiting)) => waiting,
+            Some((false, waiting)) => format!(
+                "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza; {waiting}"
             ),
-            None => "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza"
-                .to_owned(),
+            None => "PostgreSQL's archiver was not looked at".to_owned(),
         };
         let away: BTreeSet<u16> = self
             .repositories
@@ -250,6 +263,9 @@ impl Report {
         }
         if let Some(why) = self.unswitched {
             add(format!("wal: not switched: {why}"));
+        }
+        if let Some((archiver, at)) = &self.archiver {
+            add(format!("archiver: {}", archiver.describe(*at)));
         }
         if let Some(segment) = &self.segment {
             let state = if segment.presence.missing.is_empty() {
@@ -303,10 +319,30 @@ impl Report {
                 "name": segment.name.to_string(),
                 "archived": segment.presence.missing.is_empty(),
             })),
+            "archiver": self.archiver.as_ref().map(|(archiver, at)| archiver_json(archiver, *at)),
             "repo": self.repositories.iter().map(repository).collect::<Value>(),
             "wal-holes": self.holes.as_ref().map(stanza_holes),
         })
     }
+}
+
+/// `state`: well, behind or stuck; `ready`: how many files wait; `next`, `since`; `failed` and `failed-at`: the last failure
+/// of archive_command that no success has followed.
+fn archiver_json(archiver: &Archiver, at: i64) -> Value {
+    let ready = archiver.ready.as_ref();
+    let failure = archiver.server.as_ref().and_then(|server| server.failure.as_ref());
+    json!({
+        "state": match archiver.state(at) {
+            ArchiverState::Well => "well",
+            ArchiverState::Behind => "behind",
+            ArchiverState::Stuck => "stuck",
+        },
+        "ready": ready.map_or(0, |ready| ready.count),
+        "next": ready.map(|ready| &ready.next),
+        "since": ready.map(|ready| ready.since),
+        "failed": failure.map(|failure| &failure.file),
+        "failed-at": failure.map(|failure| failure.at),
+    })
 }
 
 /// The node's clock less this host's, where no moment between question and answer explains it.

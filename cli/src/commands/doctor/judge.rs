@@ -2,6 +2,7 @@
 
 mod skips;
 
+use super::archiver::{self, ClusterArchiver};
 use super::check::{Check, OTHER};
 use super::sessions::sessions;
 use crate::commands::info::{
@@ -47,6 +48,8 @@ pub struct Seen {
     pub program: String,
     /// This host's certificate.
     pub identity: Result<HostIdentity, Failure>,
+    /// The archivers of this host's clusters.
+    pub archivers: Vec<ClusterArchiver>,
     /// Each node, dialled by itself.
     pub probes: Vec<Probed>,
     /// What the mesh says of itself, if it was asked.
@@ -64,6 +67,7 @@ impl Default for Seen {
             archive_ack: None,
             program: String::new(),
             identity: Err(Failure::new(code::CRYPTO, "the identity was not looked at")),
+            archivers: Vec::new(),
             probes: Vec::new(),
             status: None,
             asked: 0,
@@ -93,6 +97,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             checks.extend(sessions(seen.answered, status));
         }
     }
+    checks.extend(seen.archivers.iter().flat_map(archiver::checks));
     checks
 }
 

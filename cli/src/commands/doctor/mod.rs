@@ -1,5 +1,6 @@
 //! `doctor`: looks for everything that is wrong, a line a check. `judge` decides and is pure; here is only the looking.
 
+mod archiver;
 mod check;
 mod judge;
 mod sessions;
@@ -36,6 +37,7 @@ async fn look(config: &Config) -> Seen {
                 mesh: identity.mesh_id().to_string(),
                 expires: identity.expires_at(),
             }),
+        archivers: archiver::look(config).await,
         asked: now_unix(),
         ..Seen::default()
     };

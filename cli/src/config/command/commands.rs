@@ -166,7 +166,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         summary: "Prove that archiving works from end to end",
         about: "Compares the configuration with the running cluster, switches the WAL and waits until the segment is \
                 in every repository. Names WAL that is missing from the archive and the recovery targets that it costs; exits 55 \
-                when no backup can be recovered to the present because of it.",
+                when no backup can be recovered to the present because of it. Names the WAL that waits in pg_wal and what PostgreSQL \
+                says of archive_command; where no segment is switched, it exits 82 when the archiver is stuck.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
         hidden: false,
@@ -187,14 +188,17 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Doctor,
         name: "doctor",
         summary: "Look for everything that is wrong with the mesh",
-        about: "Looks at this host's configuration and certificate, dials each node, and asks the mesh how it does: a line a check, with ok, warn or FAIL, what was found, and what to do about it. Exits 0 when nothing failed, else with the code of the first failure. `--output=json`: `status` (ok, warn, fail) and `checks`, each with `check`, `verdict`, `found`, `remedy` and `code`.",
+        about: "Looks at this host's configuration and certificate, dials each node, and asks the mesh how it does; on a PG host also which WAL waits there and what PostgreSQL says of archive_command, for the given stanza or all that the files have a section for: a line a check, with ok, warn or FAIL, what was found, and what to do about it. Exits 0 when nothing failed, else with the code of the first failure. `--output=json`: `status` (ok, warn, fail) and `checks`, each with `check`, `verdict`, `found`, `remedy` and `code`.",
         arguments: &[],
         examples: &[
             (
                 "pgmesh --config=/etc/pgmesh/node.conf doctor",
                 "on a node, before and after every change",
             ),
-            ("pgmesh --output=json doctor", "on a PG host, for monitoring"),
+            (
+                "pgmesh --output=json doctor",
+                "on a PG host, as the user of PostgreSQL, for monitoring",
+            ),
         ],
         hidden: false,
     },

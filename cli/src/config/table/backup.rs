@@ -86,11 +86,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         "archive-timeout=2m",
     ),
     new("archive-check", Kind::Flag, "wait for the backup's WAL")
-        .commands(CommandSet::of(&[Backup, Check]))
+        .commands(CommandSet::of(&[Backup, Check, Doctor]))
         .default("y")
         .about(
-            "Without its WAL a backup of a running cluster cannot be restored. n: check switches no segment, and backup neither looks \
-                at the server's archiving nor waits for it, but pushes the WAL that it needs from pg_wal itself.",
+            "Without its WAL a backup of a running cluster cannot be restored. n: check switches no segment, doctor does not \
+                look at the server's archive_command, and backup neither looks at the server's archiving nor waits for it, but pushes the WAL that it needs from pg_wal itself.",
             "archive-check=y",
         ),
     new(
@@ -105,7 +105,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         "archive-header-check=y",
     ),
     new("archive-mode-check", Kind::Flag, "refuse archive_mode=always")
-        .commands(CommandSet::of(&[Backup, Check]))
+        .commands(CommandSet::of(&[Backup, Check, Doctor]))
         .default("y")
         .about(
             "With archive_mode=always a standby archives too, and its segments may differ in their unused ends.",

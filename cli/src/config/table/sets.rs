@@ -55,7 +55,9 @@ pub const ONE_STANZA: CommandSet = CommandSet::of(&[
 ]);
 
 /// Commands that take a stanza's name.
-pub const STANZA: CommandSet = ONE_STANZA.and(CommandSet::of(&[Info, Invite, RepoGet, RepoLs, Start, Stop, Verify]));
+pub const STANZA: CommandSet = ONE_STANZA.and(CommandSet::of(&[
+    Doctor, Info, Invite, RepoGet, RepoLs, Start, Stop, Verify,
+]));
 
 /// Commands that run beside a PostgreSQL cluster.
 pub const POSTGRES: CommandSet = CommandSet::of(&[
@@ -63,6 +65,7 @@ pub const POSTGRES: CommandSet = CommandSet::of(&[
     ArchivePush,
     Backup,
     Check,
+    Doctor,
     Restore,
     StanzaAdopt,
     StanzaCreate,
@@ -82,8 +85,15 @@ pub const POSTGRES_PATH: CommandSet = CommandSet::of(&[
 ]);
 
 /// Commands that connect to PostgreSQL.
-pub const POSTGRES_SESSION: CommandSet =
-    CommandSet::of(&[Backup, Check, StanzaAdopt, StanzaCreate, StanzaDelete, StanzaUpgrade]);
+pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[
+    Backup,
+    Check,
+    Doctor,
+    StanzaAdopt,
+    StanzaCreate,
+    StanzaDelete,
+    StanzaUpgrade,
+]);
 
 /// Commands of a node: those that make or run one.
 pub const NODE: CommandSet = CommandSet::of(&[CatalogRebuild, NodeInit, NodeJoin, NodeStart]);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::commands::info::samples;
+use crate::pg::{ArchiverFailure, ReadyFiles, ServerArchiver};
 
 const SEGMENT: &str = "000000010000000000000007";
 
@@ -17,7 +18,6 @@ fn report(missing: &[&str], owed: &[u16]) -> Report {
             repositories: vec![1, 2],
         },
         limit: Duration::from_secs(60),
-        archiver: None,
     });
     report
 }
@@ -92,12 +92,7 @@ fn one_failed_request_of_a_repository_that_has_the_segment_is_no_verdict() {
 #[test]
 fn a_segment_that_is_nowhere_is_a_timeout() {
     let mut report = report(&[SEGMENT], &[]);
-    if let Some(segment) = &mut report.segment {
-        segment.archiver = Some(ArchiverFailure {
-            file: "000000010000000000000005".into(),
-            at: 0,
-        });
-    }
+    report.saw_archiver(stuck_archiver(), 9000);
     let failure = report.verdict().unwrap_err();
     assert_eq!(failure.code, code::ARCHIVE_TIMEOUT);
     let said = failure.to_string();
@@ -109,6 +104,40 @@ fn a_segment_that_is_nowhere_is_a_timeout() {
         assert!(said.contains(part), "{said}");
     }
     assert!(report.text(Some(&failure)).contains("repo1: does not have the segment"));
+}
+
+fn stuck_archiver() -> Archiver {
+    Archiver {
+        ready: Some(ReadyFiles {
+            count: 3,
+            next: "000000010000000000000005".into(),
+            since: 0,
+        }),
+        server: Some(ServerArchiver {
+            mode: "always".into(),
+            standby: true,
+            archived_at: None,
+            failure: Some(ArchiverFailure {
+                file: "000000010000000000000005".into(),
+                at: 0,
+            }),
+        }),
+    }
+}
+
+#[test]
+fn an_archiver_that_is_stuck_fails_the_check_of_a_standby_that_archives() {
+    let mut report = report(&[], &[]);
+    report.segment = None;
+    report.unswitched("the cluster is a standby");
+    report.saw_archiver(stuck_archiver(), 9000);
+    let failure = report.verdict().unwrap_err();
+    assert_eq!(failure.code, code::ARCHIVE_TIMEOUT);
+    assert!(failure.to_string().contains("3 WAL files wait"), "{failure}");
+    assert!(report.text(Some(&failure)).contains("archiver: 3 WAL files wait"));
+    let json = report.json(Some(&failure));
+    assert_eq!(json["archiver"]["state"], "stuck");
+    assert_eq!(json["archiver"]["ready"], 3);
 }
 
 #[test]
