@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 pub use builder::PostgresBuilder;
 pub use load::Load;
 pub use majors::{majors, programs_of};
+use majors::libraries_of;
 
 use crate::account::Account;
 use crate::outcome::{run, run_with_input};
@@ -112,12 +113,21 @@ impl Postgres {
     /// One of PostgreSQL's programs, to be run as the owner of the cluster and connecting to it.
     #[must_use]
     pub fn program(&self, name: &str) -> Command {
-        let mut command = self.account.command(programs_of(self.major()).join(name), &self.home);
+        let mut command = self.bare_program(name);
         command
             .env("PGHOST", &self.home)
             .env("PGPORT", PORT.to_string())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// One of PostgreSQL's programs, which knows of no server.
+    fn bare_program(&self, name: &str) -> Command {
+        let mut command = self.account.command(programs_of(self.major()).join(name), &self.home);
+        if let Some(libraries) = libraries_of(self.major()) {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
         command
     }
 
@@ -136,9 +146,7 @@ impl Postgres {
     /// # Errors
     /// The log of the server that ended.
     pub fn try_start(&mut self) -> Result<(), String> {
-        let mut command = self
-            .account
-            .command(programs_of(self.major()).join("postgres"), &self.home);
+        let mut command = self.bare_program("postgres");
         command
             .arg("-D")
             .arg(&self.data)
