@@ -11,7 +11,7 @@ stage := @.ci/stage
 ROUNDS ?= 5
 PREFIX ?= /usr/local
 # Tests at a time: half of what they do is waiting for disks and for each other.
-THREADS ?= $(shell echo $$(( ($$(nproc) * 3 + 1) / 2 )))
+THREADS ?= $(shell echo $$(( $$(nproc) * 2 )))
 # Cargo's own progress bar on a terminal; in a log only warnings.
 quiet := $(shell [ -t 2 ] || echo --quiet)
 # Executions of each fuzz target: some minutes.

@@ -33,6 +33,7 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
             .and_then(|entries| u64::try_from(entries).ok()),
         skip_entries: skip_entries(config)?,
         buffer: config.size("node-buffer"),
+        fence_timeout: config.duration("fence-timeout"),
         sessions: SessionTimes::with_timeout(config.duration("session-timeout")),
     })
 }

@@ -5,7 +5,7 @@ use crate::mesh_file::MeshFile;
 use crate::protocol::{Announce, Request};
 use crate::repositories::Opened;
 use crate::{Failure, Node, code};
-use pgmesh_raft::{Command, MeshRecord, NodeName, Standing};
+use pgmesh_raft::{Command, LEVEL, MeshRecord, NodeName, Standing};
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;
 use std::collections::BTreeSet;
@@ -32,9 +32,25 @@ impl Node {
                 heard |= self.announce().await;
                 self.record_oneself().await;
             }
+            self.note_level().await;
             let pause = if heard && self.is_recorded() { IDLE } else { EAGER };
             // Woken when a repository was opened, or turned out not to be this node's to open.
             let _ = tokio::time::timeout(pause, self.announcing.notified()).await;
+        }
+    }
+
+    /// Says which apply levels this program has, until the catalog knows it.
+    async fn note_level(&self) {
+        let node_id = self.mesh.node_id;
+        let is_member = self.catalog.view().node(&self.name).ok().flatten();
+        let levels = self.catalog.view().levels().unwrap_or_default();
+        let is_known = levels.nodes.get(&node_id) == Some(&LEVEL);
+        if is_known || !is_member.is_some_and(|record| record.node_id == node_id && record.is_member()) {
+            return;
+        }
+        let note = Command::NoteLevel { node_id, level: LEVEL };
+        if let Err(error) = self.catalog.propose(self.actor(), note).await {
+            tracing::debug!(%error, "the apply level of this node is not noted yet");
         }
     }
 

@@ -2,12 +2,16 @@
 //! then is worse than one that ends: others count on it, and nobody looks.
 
 use crate::failure::chain;
+use crate::links::{ShutOut, Whom};
+use crate::past::Era;
 use crate::{Failure, Node, code};
 use pgmesh_raft::Standing;
 use std::time::Duration;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How long a majority may take to note that another catalog has taken over.
+const MAJORITY_LIMIT: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Returns when this node must end: `Err` says why, `Ok` that the process shall start anew, because the node begins
@@ -47,11 +51,42 @@ impl Node {
                     .because(chain(&error))
                     .remedy("see that its disk is well and start it again");
             }
-            if let Some(why) = self.links.shut_out() {
+            if let Some(said) = self.links.shut_out()
+                && self.is_shut_out(&said).await
+            {
                 return Failure::new(code::CRYPTO, "this node is not part of the mesh any more")
-                    .because(why)
-                    .remedy("to bring it back: empty node-path, 'pgmesh invite --role=node NAME' on another node, 'pgmesh node join' here");
+                    .because(said.why)
+                    .remedy(
+                        "to bring it back: empty node-path, 'pgmesh invite --role=node NAME' on another node, 'pgmesh node join' here",
+                    );
             }
         }
+    }
+
+    /// Whether this node must end because another one says that it is no member any more.
+    ///
+    /// One of a later era says so after a rescue: then there are two catalogs, and which one goes on people decide. This
+    /// node's mesh stops its work, and no process ends. One of an earlier era has nothing to say.
+    async fn is_shut_out(&self, said: &ShutOut) -> bool {
+        let own = Era::of(&self.catalog.view());
+        let (Some(told), Ok(own)) = (Era::at_end_of(&said.why), own) else {
+            return true;
+        };
+        if told == own {
+            return true;
+        }
+        if told.is_beyond(own) {
+            let by = match &said.by {
+                Whom::Named(name) => name.clone(),
+                Whom::At(_) => self.name.clone(),
+            };
+            // Without a majority nothing is acknowledged here; it is told when there is one.
+            let reported = tokio::time::timeout(MAJORITY_LIMIT, self.report_fork(&by, told)).await;
+            if !matches!(reported, Ok(Ok(()))) {
+                return false;
+            }
+        }
+        self.links.forget_shut_out(said);
+        false
     }
 }

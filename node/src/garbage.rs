@@ -155,7 +155,17 @@ impl Ground for Node {
         if !lead.holds() || !place.admits() {
             return Fate::Stays;
         }
-        match place.delete(lead, name, key.generation).await {
+        if let Place::Here(slot) = &place
+            && !self.is_ours(slot)
+        {
+            return Fate::Stays;
+        }
+        // What is sent is over, or given up, before a rescued node counts on it (`stock.rs`).
+        let deleting = place.delete(lead, name, key.generation);
+        let Ok(deleted) = tokio::time::timeout(self.settings.fence_timeout, deleting).await else {
+            return Fate::Stays;
+        };
+        match deleted {
             Ok(()) => Fate::Deleted,
             Err(error) if error.is_retained() => {
                 tracing::debug!(%repo, why = %chain(&error), "an object that is not needed any more is kept");

@@ -5,7 +5,7 @@ use crate::handover::{Handover, SlowDisk};
 use crate::membership::{Act, Group, Member, Step, next_act};
 use crate::sessions::Silences;
 use crate::{Failure, Node};
-use pgmesh_raft::{CatalogError, NodeName, NodeRecord, SessionId, SessionRecord};
+use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,11 +54,33 @@ impl Node {
             }
             if looked.elapsed() >= SESSIONS_PERIOD {
                 looked = Instant::now();
+                if let Err(failure) = self.raise_level().await {
+                    tracing::warn!(error = %failure, "commands are applied as before for now");
+                }
                 if let Err(failure) = self.end_dead_sessions(&mut heard).await {
                     tracing::warn!(error = %failure, "sessions of dead nodes stay for now");
                 }
             }
         }
+    }
+
+    /// Commands are applied at the highest level that the programs of all nodes have.
+    async fn raise_level(&self) -> Result<(), Failure> {
+        let view = self.catalog.view();
+        let levels = view.levels()?;
+        let nodes = view.nodes()?;
+        let members = nodes.iter().filter(|(_, record)| record.is_member());
+        let of = |record: &NodeRecord| levels.nodes.get(&record.node_id).copied().unwrap_or_default();
+        let lowest = members.map(|(_, record)| of(record)).min().unwrap_or_default();
+        if lowest > levels.current {
+            let raise = Command::RaiseLevel { level: lowest };
+            self.catalog.propose(self.actor(), raise).await?;
+            tracing::info!(
+                level = lowest,
+                "commands are applied at a new level, which all nodes have"
+            );
+        }
+        Ok(())
     }
 
     async fn follow_catalog(&self, lead: &mut Lead) -> Result<(), Failure> {

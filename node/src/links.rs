@@ -96,7 +96,16 @@ pub struct Links {
     catalog: OnceLock<Catalog>,
     announced: Mutex<HashMap<NodeName, Vec<String>>>,
     links: Mutex<HashMap<(Whom, Lane), SharedLink>>,
-    shut_out: Mutex<Option<String>>,
+    shut_out: Mutex<Option<ShutOut>>,
+}
+
+/// What another node has said: that this one is not part of the mesh any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShutOut {
+    /// Who has said it.
+    pub by: Whom,
+    /// In its words.
+    pub why: String,
 }
 
 impl Links {
@@ -212,7 +221,7 @@ impl Links {
                     return Ok(stream);
                 }
                 Err(lost) => {
-                    self.note_shut_out(&lost);
+                    self.note_shut_out(whom, &lost);
                     last = Some(chain(&lost));
                 }
             }
@@ -255,7 +264,7 @@ impl Links {
             return Err(unreachable(whom, why));
         }
         if let Some(lost) = link.connection.take().and_then(|connection| connection.lost()) {
-            self.note_shut_out(&lost);
+            self.note_shut_out(whom, &lost);
         }
         if let Some((at, why)) = &link.failed
             && at.elapsed() < FAILED_FOR
@@ -275,17 +284,29 @@ impl Links {
         }
     }
 
-    /// Why other nodes do not let this one in any more, if they have said so.
-    pub fn shut_out(&self) -> Option<String> {
+    /// Who does not let this node in any more, and why, if somebody has said so.
+    pub fn shut_out(&self) -> Option<ShutOut> {
         lock(&self.shut_out).clone()
     }
 
-    fn note_shut_out(&self, lost: &ConnectionLost) {
+    /// It has been judged; what was said since stays.
+    pub fn forget_shut_out(&self, judged: &ShutOut) {
+        lock(&self.shut_out).take_if(|said| said == judged);
+    }
+
+    fn note_shut_out(&self, whom: &Whom, lost: &ConnectionLost) {
         if let ConnectionLost::ClosedByPeer { code, reason } = lost
             && *code == CloseCode::FORBIDDEN
         {
-            *lock(&self.shut_out) = Some(reason.clone());
+            self.note_said(whom, reason);
         }
+    }
+
+    fn note_said(&self, by: &Whom, why: &str) {
+        *lock(&self.shut_out) = Some(ShutOut {
+            by: by.clone(),
+            why: why.to_owned(),
+        });
     }
 
     /// Why nothing is asked of a node whose certificate is valid. A node that was removed is still sent what it takes to
@@ -316,7 +337,7 @@ impl Links {
                 },
                 Ok(Err(error)) => {
                     if let Some(why) = error.shut_out() {
-                        *lock(&self.shut_out) = Some(why.to_owned());
+                        self.note_said(whom, why);
                     }
                     reasons.push(chain(&error));
                 }

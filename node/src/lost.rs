@@ -4,10 +4,11 @@
 //! lost chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once
 //! for each set of lost chunks.
 
+use crate::past::is_taken_over;
 use crate::protocol::{CatalogLost, LostReport, StanzaLosses};
 use crate::{Failure, Node};
 use pgmesh_postgres::WalFileName;
-use pgmesh_raft::{ObjectRef, View};
+use pgmesh_raft::{CatalogLoss, ObjectRef, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -176,7 +177,12 @@ impl Node {
         }
         stanzas.retain(|stanza, _| may_know(stanza));
         report.stanzas = stanzas.into_values().collect();
-        report.catalog = view.past()?.loss.map(|loss| CatalogLost {
+        let past = view.past()?;
+        report.uncompared = past.uncompared.iter().map(|repo| repo.get()).collect();
+        let is_taken_over = |loss: &CatalogLoss| is_taken_over(loss, &past);
+        report.catalog = past.loss.as_ref().map(|loss| CatalogLost {
+            taken_over: is_taken_over(loss).then_some(loss.era),
+            told_by: loss.told_by.as_ref().map(ToString::to_string),
             repo: loss.repo,
             position: loss.position.0,
             written: loss.written,

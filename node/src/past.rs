@@ -1,26 +1,36 @@
-//! Whether the catalog has gone back: all its copies were replaced by older ones, and no node is left that knows
-//! better.
+//! Whether this catalog is still the mesh's: it has not gone back, and no other has taken its place.
 //!
 //! One node with an older copy is found out by the others (`pgmesh_raft`). When all copies are old, only the
 //! repositories know: each mark that is written there says how far the catalog had come (`repositories/marks.rs`). A
-//! node that opens a repository reads the marks that its catalog does not know of. If one of them is ahead of what a
-//! majority has committed, the catalog has lost what it had acknowledged. Segments that are in the repositories would
-//! be answered as never archived, and backups swept as rubbish. So the mesh serves no more until an administrator has
-//! decided.
+//! node reads the marks that it has not written. If one of them is ahead of what a majority has committed, the catalog
+//! has lost what it had acknowledged. Segments that are in the repositories would be answered as never archived, and
+//! backups swept as rubbish. So the mesh serves no more until an administrator has decided.
 //!
 //! A mark that a crash cut off from the command that tells of it is not ahead: the position in it was applied before it
 //! was written, so it was committed.
+//!
+//! The same marks say that another catalog of the mesh goes on: a node was rescued without the others, or the catalog
+//! was made anew from a repository. Each of these begins an *era*, and writes a mark of it into every repository that it
+//! reaches before it serves. A node of an earlier era acknowledges and deletes nothing from the moment at which it sees
+//! such a mark. It looks every third of `fence-timeout`, and does neither if it has not looked for so long: whoever has
+//! begun an era and waits for twice that time knows that nobody deletes beside it any more.
 
+use crate::awake::Awake;
 use crate::clock::utc;
 use crate::failure::chain;
 use crate::protocol::Request;
-use crate::repositories::Slot;
-use crate::{Failure, Node, code};
-use pgmesh_raft::{CatalogLoss, Command, LogIndex, View};
-use pgmesh_storage::{Anchor, Generation, Repository, StoreError};
+use crate::repositories::{Slot, next_mark};
+use crate::{Failure, Node, code, now_unix};
+use futures::future::join_all;
+use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
+use pgmesh_storage::{Anchor, Generation, Mark, Repository, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often it is looked whether marks are to be read again.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+/// So many commands the other catalog has applied at most since it began its era, and this one has not heard of.
+const COMMANDS_IN_A_FORK: u32 = 1 << 25;
 /// How often positions that are ahead are compared with what is committed.
 const PERIOD: Duration = Duration::from_millis(200);
 /// For so long after its start a node waits for repositories that it could not look at yet, before it says that
@@ -40,16 +50,18 @@ pub(crate) struct Ahead {
 }
 
 impl Node {
-    /// Reads the marks of a repository that this node's catalog does not know of.
+    /// Reads the marks of a repository that this process has not read yet.
     pub(crate) async fn look_at_anchors(&self, slot: &Slot, repository: &Repository) -> Result<(), StoreError> {
-        let view = self.catalog.view();
-        let record = view.repository(slot.key).ok().flatten();
-        let known = record.and_then(|record| record.mark).map_or(0, |mark| mark.number);
+        let began = Awake::now();
         let marks = repository.marks().await?;
-        let unknown = marks.into_iter().rev().take_while(|mark| mark.number > known);
         let mut furthest: Option<Ahead> = None;
-        for mark in unknown.take(READ_AT_MOST) {
-            let (written, anchor) = match repository.read_mark(mark).await {
+        for mark in marks
+            .iter()
+            .rev()
+            .filter(|mark| !slot.has_read(**mark))
+            .take(READ_AT_MOST)
+        {
+            let (written, anchor) = match repository.read_mark(*mark).await {
                 Ok(read) => read,
                 // Deleted since, or damaged.
                 Err(error @ (StoreError::NotFound { .. } | StoreError::Damaged { .. })) => {
@@ -62,13 +74,61 @@ impl Node {
                 tracing::warn!(repo = %slot.key, ?anchor, "a mark says what cannot be, and is passed over");
                 continue;
             }
-            if furthest.is_none_or(|furthest| place(furthest.anchor) < place(anchor)) {
+            if furthest.is_none_or(|furthest| place(furthest.anchor) < place(anchor))
+                && self.is_ahead(anchor).unwrap_or(true)
+            {
                 furthest = Some(Ahead { anchor, written });
             }
         }
-        slot.set_ahead(furthest.filter(|ahead| self.is_ahead(ahead.anchor).unwrap_or(true)));
-        slot.set_looked();
+        if let Some(ahead) = furthest {
+            slot.set_ahead(ahead);
+        }
+        slot.set_looked(began, marks);
         Ok(())
+    }
+
+    /// Looks at the marks of open repositories again and again, until the node stops. One that hangs holds up no other.
+    pub async fn keep_looking(self: Arc<Self>) {
+        join_all(self.repositories.slots().map(|slot| self.keep_looking_at(slot))).await;
+    }
+
+    /// A look begins a third of `fence-timeout` after the last one, and takes no longer than that: a repository that
+    /// does not answer is closed before the time is over, and the node goes on with the others.
+    async fn keep_looking_at(&self, slot: &Slot) {
+        let lease = self.settings.fence_timeout;
+        loop {
+            tokio::time::sleep(LOOK_PERIOD.min(lease / 10)).await;
+            let Some(repository) = slot.repository() else { continue };
+            let since = slot.since_look().unwrap_or(lease);
+            if since < lease / 3 {
+                continue;
+            }
+            let limit = (lease / 3).min(lease.saturating_sub(since));
+            let why = match tokio::time::timeout(limit, self.look_at_anchors(slot, &repository)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => chain(&error),
+                Err(_) => format!("no answer within {} ms", limit.as_millis()),
+            };
+            tracing::debug!(repo = %slot.key, why, "marks cannot be read");
+            if slot.since_look().is_none_or(|since| since + LOOK_PERIOD >= lease) {
+                self.close(slot, &format!("its marks cannot be read: {why}"));
+            }
+        }
+    }
+
+    /// Whether nobody else has taken over the repositories of this node, as far as they have shown within
+    /// `fence-timeout`.
+    pub(crate) fn has_looked_lately(&self) -> bool {
+        let mut open = self.repositories.slots().filter(|slot| slot.repository().is_some());
+        open.all(|slot| self.is_ours(slot))
+    }
+
+    /// Whether a repository has shown within `fence-timeout` that this catalog is the mesh's.
+    pub(crate) fn is_ours(&self, slot: &Slot) -> bool {
+        let lately = slot
+            .since_look()
+            .is_some_and(|since| since < self.settings.fence_timeout);
+        lately && slot.ahead().is_none()
     }
 
     /// Compares what repositories say of the catalog with what is committed, until the node stops.
@@ -96,38 +156,65 @@ impl Node {
         if !self.is_ahead(ahead.anchor)? {
             return Ok(());
         }
-        let Anchor { era, position, .. } = ahead.anchor;
+        let Anchor {
+            era, branch, position, ..
+        } = ahead.anchor;
         let loss = CatalogLoss {
             repo: slot.key,
             node: self.name.clone(),
+            told_by: None,
             position: LogIndex(position),
             era,
+            branch,
             floor: Generation(ahead.anchor.floor),
             written: ahead.written,
             found_at: view.applied()?,
         };
-        tracing::error!(repo = %slot.key, position, found_at = %loss.found_at, "the catalog has lost what it had acknowledged");
+        tracing::error!(repo = %slot.key, era, position, found_at = %loss.found_at, "this catalog is not the mesh's, or has lost something");
         self.catalog.propose(self.actor(), Command::ReportLoss(loss)).await?;
         Ok(())
     }
 
-    /// Whether this node's catalog has come less far.
+    /// Tells the mesh that one of its nodes has a catalog of a later era, or of another branch.
+    pub(crate) async fn report_fork(&self, told_by: &NodeName, told: Era) -> Result<(), Failure> {
+        let view = self.catalog.view_linearizable().await?;
+        let own = anchor_of(&view)?;
+        let known = view.past()?.loss;
+        let Some((repo, _)) = view.repositories()?.into_iter().next() else {
+            return Ok(());
+        };
+        if known.is_some_and(|known| known.era >= told.number) {
+            return Ok(());
+        }
+        // What the other one assigns begins about there: see `rescue`.
+        let floor = own
+            .floor
+            .saturating_add(u32::try_from(own.position).unwrap_or(u32::MAX));
+        let loss = CatalogLoss {
+            repo,
+            node: self.name.clone(),
+            told_by: Some(told_by.clone()),
+            position: LogIndex(own.position),
+            era: told.number,
+            branch: told.branch,
+            floor: Generation(floor.saturating_add(COMMANDS_IN_A_FORK)),
+            written: now_unix(),
+            found_at: LogIndex(own.position),
+        };
+        tracing::error!(node = %told_by, era = told.number, "another catalog of this mesh has taken over, as one of its nodes says");
+        self.catalog.propose(self.actor(), Command::ReportLoss(loss)).await?;
+        Ok(())
+    }
+
+    /// Whether this node's catalog has come less far, or another has taken its place.
     fn is_ahead(&self, anchor: Anchor) -> Result<bool, Failure> {
-        let view = self.catalog.view();
-        let own = self.anchor()?;
-        let is_founded = view.mesh()?.is_some();
-        Ok(!is_founded || own.founded == anchor.founded && place(own) < place(anchor))
+        let is_founded = self.catalog.view().mesh()?.is_some();
+        Ok(!is_founded || is_beyond(anchor, self.anchor()?))
     }
 
     /// How far this node's catalog has come.
     pub(crate) fn anchor(&self) -> Result<Anchor, Failure> {
-        let view = self.catalog.view();
-        Ok(Anchor {
-            founded: view.mesh()?.map_or(0, |mesh| mesh.created),
-            era: view.past()?.era,
-            position: view.applied()?.0,
-            floor: view.floor()?.0,
-        })
+        anchor_of(&self.catalog.view())
     }
 
     /// Whether the catalog is known to have lost something, or it is being found out.
@@ -141,8 +228,13 @@ impl Node {
         if !rests_on_catalog(request) {
             return Ok(());
         }
-        self.refuse_loss(&self.catalog.view())?;
+        let view = self.catalog.view();
+        self.refuse_loss(&view)?;
+        if counts_on_replicas(request) {
+            refuse_uncompared(&view)?;
+        }
         // What is answered without a majority, because a restore must not hang on one, is answered here, too.
+        let reads = matches!(request, Request::GetSegment(_) | Request::ChangeMaps(_));
         let is_restore = matches!(
             request,
             Request::BeginRestore(_) | Request::ResumeSession(_) | Request::ChoosePrior(_) | Request::ChooseBackup(_)
@@ -151,6 +243,12 @@ impl Node {
             return Ok(());
         }
         match self.repositories.slots().find(|slot| slot.ahead().is_some()) {
+            None if !reads && !self.has_looked_lately() => Err(Failure::new(
+                code::RUNTIME,
+                "this node has not been able to see for a while whether its repositories are its mesh's",
+            )
+            .remedy("try again: it looks within seconds, or closes the repository that does not answer")
+            .again()),
             None => Ok(()),
             Some(slot) => Err(Failure::new(
                 code::RUNTIME,
@@ -161,10 +259,25 @@ impl Node {
         }
     }
 
+    /// Refuses what was carried out while another catalog may have taken over.
+    pub(crate) fn refuse_if_taken_over(&self) -> Result<(), Failure> {
+        self.refuse_loss(&self.catalog.view())?;
+        if self.doubts_past() || !self.has_looked_lately() {
+            let what = "whether this catalog is still the mesh's was not known when it was to be acknowledged";
+            return Err(Failure::new(code::RUNTIME, what)
+                .remedy("try again: the same once more changes nothing")
+                .again());
+        }
+        Ok(())
+    }
+
     /// Refuses if the catalog is known to have lost something.
     pub(crate) fn refuse_loss(&self, view: &View) -> Result<(), Failure> {
         match view.past()?.loss {
             None => Ok(()),
+            Some(loss) if is_taken_over(&loss, &view.past()?) => {
+                Err(Failure::new(code::RUNTIME, describe_takeover(&loss)).remedy(takeover_remedy(&loss)))
+            }
             Some(loss) => Err(Failure::new(code::RUNTIME, describe(&loss)).remedy(remedy(&loss))),
         }
     }
@@ -179,13 +292,17 @@ impl Node {
 
     /// Whether what the catalog does not know may be taken for rubbish.
     pub(crate) fn may_forget(&self) -> bool {
-        !self.doubts_past() && !self.may_learn_of_loss()
+        let is_compared = self.catalog.view().past().is_ok_and(|past| past.uncompared.is_empty());
+        is_compared && !self.doubts_past() && !self.may_learn_of_loss() && self.has_looked_lately()
     }
 
     /// Gives up what the catalog has lost.
     pub(crate) async fn accept_loss(&self, actor: &str, position: u64) -> Result<(), Failure> {
         let position = LogIndex(position);
-        self.catalog.propose(actor, Command::AcceptLoss { position }).await?;
+        let branch = random_branch()?;
+        self.catalog
+            .propose(actor, Command::AcceptLoss { position, branch })
+            .await?;
         Ok(())
     }
 }
@@ -198,6 +315,60 @@ fn is_plausible(anchor: Anchor) -> bool {
 /// In which order the positions of one catalog come.
 fn place(anchor: Anchor) -> (u32, u64) {
     (anchor.era, anchor.position)
+}
+
+/// Whether a mark says that the catalog with this anchor is not the mesh's: it has come less far, a later era has
+/// begun, or somebody else has begun the same one.
+fn is_beyond(mark: Anchor, own: Anchor) -> bool {
+    place(own) < place(mark) || own.era == mark.era && own.branch != mark.branch
+}
+
+/// How far a catalog has come.
+pub(crate) fn anchor_of(view: &View) -> Result<Anchor, Failure> {
+    let past = view.past()?;
+    Ok(Anchor {
+        era: past.era,
+        branch: past.branch,
+        position: view.applied()?.0,
+        floor: view.floor()?.0,
+    })
+}
+
+/// The number of an era that nobody else begins.
+pub(crate) fn random_branch() -> Result<u64, Failure> {
+    let mut branch = [0; 8];
+    getrandom::fill(&mut branch).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    // The first era has 0.
+    Ok(u64::from_be_bytes(branch).max(1))
+}
+
+/// What would count replicas that may not be there.
+fn counts_on_replicas(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::BeginBackup(_) | Request::QueryChunks(_) | Request::CommitBackup(_)
+    )
+}
+
+fn refuse_uncompared(view: &View) -> Result<(), Failure> {
+    let past = view.past()?;
+    if past.uncompared.is_empty() {
+        return Ok(());
+    }
+    let repositories: Vec<String> = past.uncompared.iter().map(|repo| format!("repo{repo}")).collect();
+    let repositories = repositories.join(", ");
+    Err(Failure::new(
+        code::REPO_INVALID,
+        format!(
+            "{repositories}: not compared with the catalog yet, which has lost its end (era {})",
+            past.era
+        ),
+    )
+    .because("what the lost part had deleted may be missing, and a backup must not count on it")
+    .remedy(
+        "the nodes do it by themselves, some minutes after they have started; of a repository that does not come back, \
+         'pgmesh --repo=N --force repo-remove' says so",
+    ))
 }
 
 /// What an administrator needs to find out how the mesh does, and to put it right, is answered.
@@ -226,6 +397,37 @@ fn rests_on_catalog(request: &Request) -> bool {
     )
 }
 
+/// Whether the proof is another catalog's: it was rescued or made anew.
+pub(crate) fn is_taken_over(loss: &CatalogLoss, past: &CatalogPast) -> bool {
+    (loss.era, loss.branch) != (past.era, past.branch)
+}
+
+fn describe_takeover(loss: &CatalogLoss) -> String {
+    format!(
+        "another catalog of this mesh has taken over in era {}, as {} has shown since {}: a node was rescued, or the catalog \
+         was made anew, while this one was away",
+        loss.era,
+        witness(loss),
+        utc(loss.written)
+    )
+}
+
+/// Who has shown it.
+fn witness(loss: &CatalogLoss) -> String {
+    match &loss.told_by {
+        Some(node) => format!("node {node}"),
+        None => format!("repo{}", loss.repo),
+    }
+}
+
+fn takeover_remedy(loss: &CatalogLoss) -> String {
+    format!(
+        "if that is right: stop this node, empty its node-path and let it join that mesh ('pgmesh invite --role=node NAME' there). \
+         If this catalog is the one to go on with: stop the nodes of the other one, then run 'pgmesh catalog-accept-loss {}' here",
+        loss.position
+    )
+}
+
 fn describe(loss: &CatalogLoss) -> String {
     format!(
         "the catalog has lost what was acknowledged last: it has come to position {} and had come to {} at {}, as repo{} shows",
@@ -243,4 +445,170 @@ fn remedy(loss: &CatalogLoss) -> String {
          catalog-accept-loss {}'",
         loss.position
     )
+}
+
+/// An era of the catalog, as one node tells it to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Era {
+    pub(crate) number: u32,
+    pub(crate) branch: u64,
+}
+
+impl Era {
+    pub(crate) fn of(view: &View) -> Result<Self, Failure> {
+        let CatalogPast { era, branch, .. } = view.past()?;
+        Ok(Self { number: era, branch })
+    }
+
+    /// A text with the era at its end: all that the closing of a connection can carry.
+    pub(crate) fn append_to(self, why: &str) -> String {
+        format!("{why} [era {} {:016x}]", self.number, self.branch)
+    }
+
+    /// What [`Self::append_to`] has appended.
+    pub(crate) fn at_end_of(text: &str) -> Option<Self> {
+        let (_, said) = text.strip_suffix(']')?.rsplit_once("[era ")?;
+        let (number, branch) = said.split_once(' ')?;
+        Some(Self {
+            number: number.parse().ok()?,
+            branch: u64::from_str_radix(branch, 16).ok()?,
+        })
+    }
+
+    /// Whether another catalog has taken the place of this one's.
+    pub(crate) fn is_beyond(self, own: Self) -> bool {
+        self.number > own.number || self.number == own.number && self.branch != own.branch
+    }
+}
+
+/// The lowest generation that an era assigns: no name is assigned twice, whatever the lost part of the catalog has
+/// assigned. A command raises the highest generation by one at most.
+///
+/// # Errors
+/// No numbers are left.
+pub(crate) fn floor_of_era(shown: Anchor, own: Anchor) -> Result<Generation, Failure> {
+    let known = u64::from(shown.floor.max(own.floor));
+    let floor = known + shown.position.max(own.position) + LOST_COMMANDS;
+    let floor = u32::try_from(floor)
+        .ok()
+        .filter(|floor| (*floor as usize) < limits::LOSS_GENERATIONS);
+    floor.map(Generation).ok_or_else(|| {
+        Failure::new(
+            code::RUNTIME,
+            "no numbers are left for objects: the catalog has come too far",
+        )
+        .remedy("found a new mesh with other repositories; these stay readable with --repo-direct")
+    })
+}
+
+/// So many commands the lost part of a catalog has applied at most since the last mark or entry that is known.
+const LOST_COMMANDS: u64 = 1 << 24;
+
+/// The marks of a repository, and what they say together.
+pub(crate) struct ShownMarks {
+    there: Vec<Mark>,
+    /// The highest of what the marks say, one by one.
+    pub(crate) highest: Anchor,
+    /// The mark that has come farthest, and when it was written, Unix seconds.
+    pub(crate) furthest: Option<(Anchor, i64)>,
+    /// When the last one was written, Unix seconds.
+    pub(crate) newest: Option<i64>,
+}
+
+/// The number of an era's mark is so far above the others that nodes of the old mesh, which number theirs one by one,
+/// never take it for one that is older than theirs, and delete it.
+const MARK_STEP: u64 = 1 << 32;
+
+impl ShownMarks {
+    /// Reads the newest ones; those that are damaged are passed over.
+    ///
+    /// # Errors
+    /// As the store answers.
+    pub(crate) async fn read(repository: &Repository) -> Result<Self, StoreError> {
+        let mut this = Self {
+            there: repository.marks().await?,
+            highest: Anchor {
+                era: 0,
+                branch: 0,
+                position: 0,
+                floor: 0,
+            },
+            furthest: None,
+            newest: None,
+        };
+        for mark in this.there.iter().rev().take(READ_AT_MOST) {
+            let (written, anchor) = match repository.read_mark(*mark).await {
+                Ok((_, anchor)) if !is_plausible(anchor) => continue,
+                Ok(read) => read,
+                Err(StoreError::NotFound { .. } | StoreError::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            this.newest = this.newest.max(Some(written));
+            let highest = &mut this.highest;
+            highest.era = highest.era.max(anchor.era);
+            highest.floor = highest.floor.max(anchor.floor);
+            highest.position = highest.position.max(anchor.position);
+            if this.furthest.is_none_or(|(known, _)| place(known) < place(anchor)) {
+                this.furthest = Some((anchor, written));
+            }
+        }
+        Ok(this)
+    }
+
+    /// The name of a mark by which an era takes the repository over.
+    pub(crate) fn mark_of_era(&self) -> Result<Mark, Failure> {
+        let next = next_mark(&self.there, 0)?;
+        Ok(Mark {
+            number: next.number.saturating_add(MARK_STEP),
+            ..next
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_era_travels_at_the_end_of_a_reason() {
+        let era = Era {
+            number: 3,
+            branch: u64::MAX - 1,
+        };
+        let text = era.append_to("node beta was removed [by rescue]");
+        assert_eq!(Era::at_end_of(&text), Some(era));
+        for other in ["", "removed", "removed [era 3]", "[era x 1]", "[era 1 xyz]"] {
+            assert_eq!(Era::at_end_of(other), None, "{other}");
+        }
+        let own = Era { number: 3, branch: 1 };
+        assert!(
+            era.is_beyond(own) && own.is_beyond(era),
+            "somebody else has begun the same era"
+        );
+        assert!(!own.is_beyond(own) && !Era { number: 2, branch: 9 }.is_beyond(own));
+    }
+
+    #[test]
+    fn a_mark_of_another_catalog_is_beyond_this_one() {
+        let anchor = |era, branch, position| Anchor {
+            era,
+            branch,
+            position,
+            floor: 0,
+        };
+        let own = anchor(2, 7, 100);
+        // Its own marks, and those of earlier eras, however far they had come.
+        for mark in [
+            anchor(2, 7, 100),
+            anchor(2, 7, 3),
+            anchor(1, 9, 5000),
+            anchor(0, 0, 5000),
+        ] {
+            assert!(!is_beyond(mark, own), "{mark:?}");
+        }
+        // It has lost something; a later era; another node that has begun the same era.
+        for mark in [anchor(2, 7, 101), anchor(3, 1, 0), anchor(2, 8, 0)] {
+            assert!(is_beyond(mark, own), "{mark:?}");
+        }
+    }
 }

@@ -82,6 +82,15 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::OPTION_INVALID,
             Some("'pgmesh status' says what the catalog has lost, if it has lost something"),
         ),
+        R::LevelTooNew { .. } => (
+            code::VERSION_NOT_SUPPORTED,
+            Some("finish the upgrade of all nodes first"),
+        ),
+        R::CatalogLost(_) => (
+            code::RUNTIME,
+            Some("'pgmesh doctor' says what has happened, and the choices"),
+        ),
+        R::EraHasBegun { .. } => (code::COMMAND_INVALID, None),
         R::LossTooLarge => (
             code::OPTION_INVALID,
             Some("found the mesh anew with 'pgmesh catalog-rebuild' from a repository"),

@@ -3,6 +3,7 @@
 use crate::dispatch::Served;
 use crate::failure::chain;
 use crate::init::lock_directory;
+use crate::past::Era;
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
 use crate::{Failure, Node, anew, code};
@@ -82,6 +83,8 @@ pub(crate) async fn serve(
         tokio::spawn(node.clone().keep_backfilling()),
         tokio::spawn(node.clone().keep_marking()),
         tokio::spawn(node.clone().keep_comparing()),
+        tokio::spawn(node.clone().keep_looking()),
+        tokio::spawn(node.clone().keep_taking_stock()),
         tokio::spawn(node.clone().keep_searching_lost()),
         tokio::spawn(node.clone().keep_announcing()),
         tokio::spawn(node.clone().keep_leading()),
@@ -154,7 +157,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
         && let Worth::Nothing { why, .. } = worth(&node.catalog.view(), member)
     {
         tracing::warn!(%remote, name = %member.name, why, "a connection was refused");
-        session.close(CloseCode::FORBIDDEN, &why);
+        session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
         return;
     }
     let actor = match peer.member() {
@@ -170,8 +173,14 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
         () = served.accept_streams(&session) => {}
         why = node.until_shut_out(&peer) => {
             tracing::warn!(%remote, why, "a connection is closed");
-            session.close(CloseCode::FORBIDDEN, &why);
+            session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
         }
     }
     node.clients.disconnected(number, node.running.now());
+}
+
+/// Whoever is shut out learns which catalog says so: it may have another of its own.
+fn with_era(node: &Node, why: &str) -> String {
+    let era = Era::of(&node.catalog.view());
+    era.map_or_else(|_| why.to_owned(), |era| era.append_to(why))
 }

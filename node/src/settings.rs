@@ -45,6 +45,8 @@ pub struct NodeSettings {
     pub skip_entries: Vec<EntryId>,
     /// `buffer-size` of the node: bytes of bodies held in memory at once (invariant 11).
     pub buffer: u64,
+    /// `fence-timeout`: how long after its last look at the marks of its repositories a node acknowledges and deletes.
+    pub fence_timeout: Duration,
     /// `session-timeout`, and how long else sessions are waited for.
     pub sessions: SessionTimes,
 }
@@ -141,6 +143,16 @@ impl Layout {
     /// The catalog that a node had before it began anew.
     pub(crate) fn old_catalog(&self) -> PathBuf {
         self.root.join("catalog.behind")
+    }
+
+    /// The catalog of a node that is being rescued, until its number is known.
+    pub(crate) fn rescued_catalog(&self) -> PathBuf {
+        self.root.join("catalog.rescued")
+    }
+
+    /// The catalog that a node had under this number before it was rescued.
+    pub(crate) fn catalog_before_rescue(&self, node_id: u64) -> PathBuf {
+        self.root.join(format!("catalog.before-rescue-{node_id}"))
     }
 
     /// Locked while a node runs on it.

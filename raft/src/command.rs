@@ -40,6 +40,43 @@ pub enum Command {
     AcceptLoss {
         /// The position up to which it had come.
         position: LogIndex,
+        /// The branch of the era that begins: a random number.
+        branch: u64,
+    },
+    /// Another era begins: this catalog is the mesh's from now on, whatever others of it there are. Reply: `Done`.
+    BeginEra {
+        /// The era; above all that are known.
+        era: u32,
+        /// Its branch: a random number.
+        branch: u64,
+        /// No generation below is assigned: the lost part of the catalog may have.
+        floor: Generation,
+        /// The next node gets a number above: the lost part of the catalog may have given out some.
+        last_number: u64,
+        /// Repositories whose objects are to be compared with the catalog.
+        compare: BTreeSet<RepoKey>,
+        /// Why it begins, for the audit trail.
+        reason: String,
+    },
+    /// Notes the highest apply level of a node's program. Reply: `Done`.
+    NoteLevel {
+        /// The node's number.
+        node_id: u64,
+        /// The level.
+        level: u32,
+    },
+    /// Commands are applied at this level from now on; refused while the program of some node does not have it. Reply:
+    /// `Done`.
+    RaiseLevel {
+        /// The level.
+        level: u32,
+    },
+    /// A repository's objects were compared with the catalog: what is missing was reported. Reply: `Done`.
+    Compared {
+        /// The repository.
+        repo: RepoKey,
+        /// The era in which it was done.
+        era: u32,
     },
     /// Adds a node or changes what is known of it. Reply: `Done`.
     RegisterNode {
@@ -449,6 +486,10 @@ impl Command {
             Self::FoundMesh(_) => "found mesh",
             Self::ReportLoss(_) => "report loss",
             Self::AcceptLoss { .. } => "accept loss",
+            Self::BeginEra { .. } => "begin era",
+            Self::Compared { .. } => "compared",
+            Self::NoteLevel { .. } => "note level",
+            Self::RaiseLevel { .. } => "raise level",
             Self::RegisterNode { .. } => "register node",
             Self::AdmitNode { .. } => "admit node",
             Self::AnnounceNode { .. } => "announce node",

@@ -76,6 +76,17 @@ pub enum CatalogError {
         /// What this program knows.
         known: u32,
     },
+    /// Commands are applied at a level that this program does not have.
+    #[error(
+        "the catalog is at apply level {found}, and this program has levels up to {known}: it is older than the mesh. Install the \
+         version of pgmesh that the other nodes run"
+    )]
+    Level {
+        /// The catalog's.
+        found: u32,
+        /// This program's.
+        known: u32,
+    },
     /// A file operation failed.
     #[error("{doing} {}: {source}", path.display())]
     Io {

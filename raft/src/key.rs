@@ -13,6 +13,8 @@ pub const MESH: &[u8] = b"mesh";
 pub const PAST: &[u8] = b"past";
 /// The number of applied commands in table `Mesh`.
 pub const APPLIED: &[u8] = b"applied";
+/// The apply level, and which levels the nodes have.
+pub const LEVELS: &[u8] = b"levels";
 /// When replicas of chunks were last withdrawn, in table `Mesh`.
 pub const WITHDRAWN: &[u8] = b"withdrawn";
 /// When a backup was last committed, in table `Mesh`.

@@ -38,17 +38,18 @@ pub mod table;
 pub mod value;
 pub mod view;
 
-pub use catalog::{Catalog, Lead};
+pub use apply::LEVEL;
+pub use catalog::{Catalog, Lead, Regrouped};
 pub use command::{Command, Proposal};
 pub use disk_pace::AppendTimes;
 pub use error::{CatalogError, ReadError};
 pub use model::{
     AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
     CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Judgement, Known,
-    LastPush, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity,
-    Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId,
-    RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId,
-    TokenRecord, TokenRole, VotePolicy, Writer,
+    LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
+    PlacedIdentity, Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord,
+    RequestId, RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject,
+    TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

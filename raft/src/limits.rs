@@ -117,6 +117,18 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             let position = usize::try_from(loss.position.0).unwrap_or(usize::MAX);
             bounded("the position of a loss", position, LOSS_GENERATIONS)
         }
+        Command::BeginEra {
+            era,
+            floor,
+            compare,
+            reason: text,
+            ..
+        } => {
+            bounded("an era", *era as usize, LOSS_ERAS)?;
+            bounded("the floor of an era", floor.0 as usize, LOSS_GENERATIONS)?;
+            items(compare.len())?;
+            reason(text)
+        }
         Command::RegisterNode { record, .. } => node(record),
         Command::AdmitNode {
             region,
@@ -195,6 +207,9 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
         Command::MarkRepository { identity, .. } => placed(identity),
         Command::RaiseFloor { .. }
         | Command::AcceptLoss { .. }
+        | Command::Compared { .. }
+        | Command::NoteLevel { .. }
+        | Command::RaiseLevel { .. }
         | Command::SetNodeService { .. }
         | Command::SetNodeVote { .. }
         | Command::RetireRepository { .. }

@@ -233,6 +233,14 @@ pub(crate) async fn call(
                 skipped,
             })
         }
+        PeerReply::Parted { index } => {
+            tracing::error!(
+                index,
+                node_id,
+                "a node has another catalog than this one, and is not worked with"
+            );
+            Err(PeerError::Parted { node_id, index })
+        }
         reply => Ok(reply),
     }
 }

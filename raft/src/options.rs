@@ -27,6 +27,8 @@ pub struct CatalogOptions {
     pub write_buffer: usize,
     /// Entries of the log that cannot be applied, to be left out. They are recorded, and need not be given again.
     pub skip_entries: Vec<EntryId>,
+    /// The highest apply level that this program has: [`LEVEL`](crate::LEVEL). Tests play older and newer programs.
+    pub level: u32,
     /// The proposer's clock, in seconds since the Unix epoch. Nothing is decided by it but the expiry of join tokens;
     /// everything else only records it.
     pub clock: fn() -> i64,
@@ -44,6 +46,7 @@ impl Default for CatalogOptions {
             block_cache: 32 << 20,
             write_buffer: 16 << 20,
             skip_entries: Vec::new(),
+            level: crate::LEVEL,
             clock: system_clock,
         }
     }

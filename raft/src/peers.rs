@@ -152,6 +152,11 @@ pub enum PeerReply {
         /// Whether it is the answering node that has left it out.
         skipped: bool,
     },
+    /// To everything from a node whose state has come of something else.
+    Parted {
+        /// The index of the first entry, of those that are compared, after which they are not the same.
+        index: u64,
+    },
 }
 
 /// What became of a proposal.
@@ -233,6 +238,17 @@ pub enum PeerError {
         entry: EntryId,
         /// Whether it is the peer that has left it out.
         skipped: bool,
+    },
+    /// Its state has come of something else.
+    #[error(
+        "the catalogs of node {node_id} and of this one are not the same after entry {index} of the log: one of them runs another \
+         program, or its disk has changed something; 'pgmesh doctor' says what to do"
+    )]
+    Parted {
+        /// The peer.
+        node_id: u64,
+        /// The index of the entry.
+        index: u64,
     },
     /// It answered something else than was asked.
     #[error("node {node_id} at {address} gave an answer of the wrong kind")]

@@ -31,9 +31,30 @@ pub enum Refusal {
     /// The loss that was to be given up is not the one that is known.
     #[error("the catalog is not known to have lost what it had up to position {0}")]
     NoSuchLoss(LogIndex),
+    /// A node's program does not have the level that commands were to be applied at.
+    #[error("apply level {level} cannot begin: the program of node {node} has {}", has(*known))]
+    LevelTooNew {
+        /// The level.
+        level: u32,
+        /// The node.
+        node: NodeName,
+        /// What its program has; none where it has not said so.
+        known: Option<u32>,
+    },
+    /// The catalog has lost something, or another one has taken its place: nothing is acknowledged in it.
+    #[error("the catalog is not the mesh's any more, or has lost what it had up to position {0}")]
+    CatalogLost(LogIndex),
     /// The loss cannot be given up: no generation would be left.
     #[error("what the catalog has lost cannot be given up: it is too much")]
     LossTooLarge,
+    /// The era that was to begin is not above the one that has begun.
+    #[error("era {given} of the catalog cannot begin: it is in era {known}")]
+    EraHasBegun {
+        /// The era that was to begin.
+        given: u32,
+        /// The catalog's era.
+        known: u32,
+    },
     /// Two nodes with one name or one identifier.
     #[error("node {known} already has the name or the identifier that is given for node {given} (id {node_id})")]
     NodeTaken {
@@ -528,6 +549,13 @@ fn and_others(others: u32) -> String {
 
 fn shown(value: &Option<String>) -> &str {
     value.as_deref().unwrap_or("(not set)")
+}
+
+fn has(level: Option<u32>) -> String {
+    match level {
+        Some(level) => format!("levels up to {level}"),
+        None => "not said which levels it has".to_owned(),
+    }
 }
 
 fn switch(switch: Option<Lsn>) -> String {

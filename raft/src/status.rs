@@ -132,6 +132,8 @@ pub struct CatalogStatus {
     pub standing: Standing,
     /// Other nodes that have started and lack entries that they have acknowledged.
     pub behind: BTreeMap<u64, Shortfall>,
+    /// Other nodes whose state has come of something else than this one's, and the entry after which it shows.
+    pub parted: BTreeMap<u64, u64>,
     /// A leader that this node does not follow, and the entry that it has lost.
     pub contradiction: Option<(u64, EntryId)>,
 }
@@ -158,6 +160,16 @@ impl CatalogStatus {
         for (node_id, shortfall) in &self.behind {
             sentences.push(format!(
                 "node {node_id} lacks entries that it has acknowledged and does not take part: {shortfall}"
+            ));
+        }
+        if let Some((node_id, index)) = self.parted.first_key_value() {
+            let others: BTreeSet<u64> = self.parted.keys().copied().collect();
+            sentences.push(format!(
+                "its catalog and that of {} are not the same after entry {index} of the log: the program of one of them applies a \
+                 command otherwise, or its disk has changed something. They do not work together; those that agree and are a \
+                 majority go on. Run one version of pgmesh on all nodes; then let the one that is left alone join anew with an \
+                 empty node-path, which copies the catalog of the others (seen at node {node_id})",
+                nodes(&others)
             ));
         }
         if let Some((leader, entry)) = self.contradiction {

@@ -15,9 +15,9 @@ use crate::apply::{Base, Rows, Snapshots, names, objects, repository};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    AuditRecord, BackupRecord, CatalogPast, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LastPush, LogIndex,
-    Lost, MeshRecord, NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord, SegmentRecord,
-    SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
+    AuditRecord, BackupRecord, CatalogPast, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LastPush, Levels,
+    LogIndex, Lost, MeshRecord, NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord,
+    SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -65,6 +65,11 @@ impl<B: Base> View<B> {
     /// The lowest generation that names are assigned with.
     pub fn floor(&self) -> Result<Generation, ReadError> {
         names::floor(&self.base)
+    }
+
+    /// The level that commands are applied at, and those that the nodes' programs have.
+    pub fn levels(&self) -> Result<Levels, ReadError> {
+        Ok(self.base.record(Table::Mesh, key::LEVELS)?.unwrap_or_default())
     }
 
     /// Whether the catalog is known to have lost something.

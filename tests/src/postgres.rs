@@ -16,7 +16,6 @@ use rustix::process::{Pid, Signal};
 pub use builder::PostgresBuilder;
 pub use load::Load;
 pub use majors::{majors, programs_of};
-use majors::libraries_of;
 
 use crate::account::Account;
 use crate::outcome::{run, run_with_input};
@@ -369,4 +368,11 @@ impl Postgres {
             process.keep();
         }
     }
+}
+
+/// The libraries that come with these programs; none where the system has them. A library that the server loads while
+/// it runs, such as the one that receives WAL, would otherwise take the system's libpq, which may be an older one.
+fn libraries_of(major: u32) -> Option<PathBuf> {
+    let libraries = programs_of(major).parent()?.join("lib");
+    libraries.join("libpq.so.5").is_file().then_some(libraries)
 }

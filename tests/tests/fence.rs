@@ -118,6 +118,23 @@ fn a_cluster_that_was_moved_goes_on_when_somebody_says_so_and_a_copy_does_not() 
     wait_for("the archiver to fail", LIMIT, || {
         moved.query("select failed_count > 0 from pg_stat_archiver") == "t"
     });
+    // The host itself says it too, whatever the nodes have heard: what waits, and what PostgreSQL says.
+    let said = host.run(&["doctor"]);
+    assert!(
+        said.stdout.contains("ok    archiver of main: "),
+        "it may just have begun: {said}"
+    );
+    let status = moved.data().join("pg_wal/archive_status");
+    for entry in std::fs::read_dir(status).expect("the ready files") {
+        let path = entry.expect("a ready file").path();
+        let file = std::fs::File::options().write(true).open(path).expect("a ready file");
+        let before = std::time::SystemTime::now() - Duration::from_secs(120);
+        file.set_modified(before).expect("setting its time");
+    }
+    let doctor = host.run(&["doctor"]);
+    assert_ne!(doctor.code(), Some(0), "{doctor}");
+    assert!(doctor.stdout.contains("FAIL  archiver of main: "), "{doctor}");
+    assert!(doctor.stdout.contains("archive_command failed for"), "{doctor}");
     // Configuration management runs this everywhere. It changes nothing, and says what is the matter.
     let created = host.run(&["stanza-create"]);
     created.says(&["stanza-adopt"]);

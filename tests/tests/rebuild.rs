@@ -4,9 +4,13 @@
 use std::fs;
 use std::time::Duration;
 
-use pgmesh_tests::{Damage, Host, Kind, Ledger, Object, Outcome, Postgres, Process, Site, WalForge, run, wait_for};
+use pgmesh_tests::{
+    Damage, Host, Kind, Ledger, Node, Object, Outcome, Postgres, Process, Site, WalForge, run, wait_for,
+};
 use rustix::process::Signal;
 use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// SIGKILL, and the disk with the data directory is gone too.
 fn lose_the_node(site: &mut Site) {
@@ -21,16 +25,26 @@ fn rebuild(site: &Site, arguments: &[&str]) -> Value {
 
 fn rebuild_command(site: &Site, arguments: &[&str]) -> Outcome {
     let mut all = arguments.to_vec();
-    all.extend(["--output=json", "--process-max=4", "catalog-rebuild"]);
+    all.extend(["--force", "--output=json", "--process-max=4", "catalog-rebuild"]);
     site.node.run(&all)
 }
 
-/// Starts the rebuilt node and has the host join its new authority.
+/// Starts the rebuilt node, has the host join its new authority, and waits until the repository has been compared with
+/// the catalog.
 fn go_on(site: &mut Site) {
+    site.node.reconfigure("[global]\n", "[global]\nfence-timeout=3s\n");
     site.node.start();
+    wait_until_compared(&site.node);
     site.host
         .plain(&["join", "--force", &site.node.invite("main")])
         .succeeds();
+}
+
+/// Before, a backup would count on what nodes of the old mesh might still delete.
+fn wait_until_compared(node: &Node) {
+    wait_for("the repository to be compared with the catalog", LIMIT, || {
+        !node.run(&["doctor"]).stdout.contains("comparison:")
+    });
 }
 
 /// The kinds of the problems that were found, each with its subject.
@@ -143,7 +157,7 @@ fn a_rebuilding_that_was_killed_starts_over() {
         site.host.push(&forge.make(number)).succeeds();
     }
     lose_the_node(&mut site);
-    let command = site.node.command(&["catalog-rebuild"]);
+    let command = site.node.command(&["--force", "catalog-rebuild"]);
     let mut rebuilding = Process::start("catalog-rebuild", command, &site.scratch.join("rebuild.log"));
     let begun = site.node.data().join("mesh.json");
     wait_for("the rebuilding to begin", Duration::from_secs(60), || begun.exists());
@@ -343,4 +357,49 @@ fn the_other_repositories_are_taken_up_and_filled() {
         restored.start_promoted();
         Ledger::assert_ends_with(&restored, last.number, "the end, from a repository that was filled");
     }
+}
+
+/// Somebody thought that the node was gone. Each would take the other's objects for rubbish.
+#[test]
+fn a_node_of_the_old_mesh_that_still_runs_keeps_out_of_the_repository() {
+    let mut site = Site::with_node("rebuild-beside", |node| node.repository().option("fence-timeout", "3s"));
+    let mut ledger = Ledger::create(&site.postgres);
+    site.host.backup();
+    ledger.add(&site.postgres);
+    site.postgres.archive_everything();
+
+    let path = site.node.repository(1).path.clone();
+    wait_for("the first mark", LIMIT, || {
+        fs::read_dir(path.join("pgmesh.mark")).is_ok_and(|marks| marks.count() > 0)
+    });
+    let passphrase = site.node.repository(1).passphrase.clone();
+    let other = Node::builder(&site.scratch, "other").option("fence-timeout", "3s");
+    let mut other = other.repository_at(path, passphrase.as_deref()).write();
+    other
+        .run(&["catalog-rebuild"])
+        .fails(&[50], &["a mesh has written to repo1", "--force"]);
+    other.run(&["--force", "catalog-rebuild"]).succeeds();
+    wait_for("the old node to keep out", LIMIT, || {
+        site.node.run(&["doctor"]).stdout.contains("has taken over in era 1")
+    });
+    ledger.add(&site.postgres);
+    site.postgres.query("select pg_switch_wal()");
+    wait_for("WAL to be refused", LIMIT, || {
+        site.postgres.log().contains("has taken over in era 1")
+    });
+
+    // The new mesh has all of it, and nothing that it writes is deleted by the old one.
+    other.start();
+    let host = Host::join(&site.scratch, "host-other", &other, &site.postgres, "main");
+    site.postgres.set("archive_command", &host.archive_command());
+    site.postgres.archive_everything();
+    wait_until_compared(&other);
+    host.backup();
+    let last = ledger.add(&site.postgres);
+    site.postgres.archive_everything();
+    other.run(&["verify"]).succeeds();
+    site.node.kill();
+    let mut restored = host.restore(&site.scratch, "again", &[]);
+    restored.start_promoted();
+    Ledger::assert_ends_with(&restored, last.number, "the end");
 }

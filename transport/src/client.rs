@@ -130,6 +130,15 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// Whether nobody answered there, in whatever way.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve { .. } | Self::Socket { .. } | Self::Refused { .. } | Self::Timeout { .. }
+        )
+    }
+
     /// The node's words, if it has shut this member out of the mesh.
     pub fn shut_out(&self) -> Option<&str> {
         match self {

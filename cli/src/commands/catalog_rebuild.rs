@@ -17,7 +17,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let settings = node_file::settings(config)?;
     let repo = chosen(config, &settings)?;
     let workers = usize::try_from(config.integer("process-max")).unwrap_or(1);
-    let rebuilt = rebuild(&settings, repo, workers, tell()).await?;
+    let rebuilt = rebuild(&settings, repo, workers, config.flag("force"), tell()).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&rebuilt)?,
         OutputFormat::Text => output::print(&text(&rebuilt, &settings))?,

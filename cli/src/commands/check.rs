@@ -57,7 +57,9 @@ async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut
         .in_recovery()
         .await
         .map_err(|error| database_failure(&error))?;
-    report.saw_archiver(look_at_archiver(&cluster).await?, now_unix());
+    if config.flag("archive-check") {
+        report.saw_archiver(look_at_archiver(&cluster).await?, now_unix());
+    }
     if standby || !config.flag("archive-check") {
         report.unswitched(if standby {
             "the cluster is a standby"

@@ -95,6 +95,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::NodePromote => membership::change(config, NodeChange::Promote).await,
         Command::NodeRemove => membership::remove(config).await,
         Command::NodeResume => membership::change(config, NodeChange::Resume).await,
+        Command::NodeRescue => node::rescue(config).await,
         Command::NodeStart => node::start(config).await,
         Command::RepoCheck => repo_check::run(config).await,
         Command::RepoGet => repository::get(config).await,

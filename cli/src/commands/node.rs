@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::node_file;
 use crate::output;
+use pgmesh_node::rescue::{RescueOptions, Rescued};
 use pgmesh_node::{Ended, Failure, code};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Role;
@@ -47,6 +48,67 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
         joined.ca_fingerprint
     ))?;
     Ok(ExitCode::Ok)
+}
+
+/// Goes on alone with the node of this host.
+pub async fn rescue(config: &Config) -> Result<ExitCode, Failure> {
+    let settings = node_file::settings(config)?;
+    let options = RescueOptions {
+        force: config.flag("force"),
+        dry_run: config.flag("dry-run"),
+    };
+    let rescued = pgmesh_node::rescue::rescue(&settings, options).await?;
+    output::print(&describe_rescue(&settings.name, &rescued, options))?;
+    Ok(ExitCode::Ok)
+}
+
+fn describe_rescue(name: &str, rescued: &Rescued, options: RescueOptions) -> String {
+    let mut lines = Vec::new();
+    let (did, are) = if options.dry_run {
+        ("would go on alone", "would be")
+    } else {
+        ("goes on alone", "are")
+    };
+    lines.push(format!(
+        "node {name} {did} as number {}, in era {} of the catalog; {} {are} removed",
+        rescued.number,
+        rescued.era,
+        rescued.removed.join(", ")
+    ));
+    lines.push(match rescued.uncommitted {
+        0 => format!("its catalog has come to position {}", rescued.position),
+        tail => format!(
+            "its catalog has come to position {}; the last {tail} entries of its log, which it does not know to be committed, are kept",
+            rescued.position
+        ),
+    });
+    for (repo, position, written) in &rescued.ahead {
+        lines.push(format!(
+            "LOST: what only the catalog knew between position {} and {position}: repo{repo} shows that it had come so far at {}",
+            rescued.position,
+            output::timestamp(*written)
+        ));
+    }
+    for (repo, why) in &rescued.unread {
+        lines.push(format!(
+            "repo{repo} was not read ({why}): what it shows of the lost catalog is not known"
+        ));
+    }
+    lines.push(
+        "what the others acknowledged after the last mark (a minute at most in a repository that was written to, an hour where marks \
+         cannot be deleted; not known of repositories that were not read) may be lost, too. WAL of that time is taken up from the \
+         repositories some minutes after the start; what lies in none of these is lost"
+            .to_owned(),
+    );
+    if !options.dry_run {
+        lines.push(format!("the catalog as it was is kept in {}", rescued.kept.display()));
+    }
+    lines.push(
+        "next: 'pgmesh --config=FILE node start'; 'pgmesh doctor'; of each repository that is gone with its node 'pgmesh --repo=N \
+         --force repo-remove'; 'pgmesh invite --role=node NAME' for new nodes; a backup of each stanza"
+            .to_owned(),
+    );
+    lines.join("\n")
 }
 
 /// Runs the node in the foreground until SIGTERM or SIGINT.

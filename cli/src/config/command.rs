@@ -31,6 +31,7 @@ pub enum Command {
     NodeList,
     NodePromote,
     NodeRemove,
+    NodeRescue,
     NodeResume,
     NodeStart,
     RepoCheck,

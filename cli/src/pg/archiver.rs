@@ -95,7 +95,7 @@ impl Archiver {
                 ArchiverState::Well
             };
         };
-        if server.standby && server.mode != "always" {
+        if server.mode == "off" || server.standby && server.mode != "always" {
             return if long {
                 ArchiverState::Behind
             } else {
@@ -256,6 +256,8 @@ mod tests {
                 .describe(NOW)
                 .ends_with("a standby archives them when it is promoted")
         );
+        found.server.as_mut().unwrap().mode = "off".to_owned();
+        assert_eq!(found.state(NOW), ArchiverState::Behind);
         found.server.as_mut().unwrap().mode = "always".to_owned();
         assert_eq!(found.state(NOW), ArchiverState::Stuck);
         found.server = None;

@@ -91,8 +91,11 @@ pub struct LostReport {
     pub stanzas: Vec<StanzaLosses>,
     /// The manifests have not all been searched for the chunks: more backups may be concerned.
     pub searching: bool,
-    /// The catalog itself has gone back.
+    /// The catalog itself has gone back, or another one has taken its place.
     pub catalog: Option<CatalogLost>,
+    /// Repositories that are to be compared with the catalog, which has lost its end: until then no backup is taken and
+    /// nothing is deleted.
+    pub uncompared: Vec<u16>,
 }
 
 /// What the catalog has lost, as a repository proves it: all copies of it are old ones.
@@ -106,6 +109,10 @@ pub struct CatalogLost {
     pub written: i64,
     /// The number that it was found to have applied later.
     pub found_at: u64,
+    /// Another catalog of the mesh has taken its place, in this era.
+    pub taken_over: Option<u32>,
+    /// The node that has said so; none where the repository has shown it.
+    pub told_by: Option<String>,
 }
 
 /// What lost objects cost a stanza.

@@ -6,8 +6,8 @@
 //!   └─ list all (inventory, chunks) ─ read manifests and their parts ─ stanzas ─ WAL ─ chunks ─ backups ─ writers ─ marker
 //! ```
 //!
-//! Nothing in the repository is changed or deleted; a description of a cluster that is damaged is written anew beside
-//! it. The marker comes last: an attempt that was interrupted is no node, and the next one starts over.
+//! Nothing in the repository is changed or deleted. A mark is added, by which nodes of the old mesh that still run are kept
+//! out, and a description of a cluster that is damaged is written anew beside it. The marker comes last: an attempt that was interrupted is no node, and the next one starts over.
 //!
 //! What cannot be read is not passed over in silence. An archived file without a good copy is kept in the catalog by
 //! its name alone, so that a recovery that needs it stops instead of ending early (invariant 7). A backup that is not
@@ -24,31 +24,42 @@ mod wal;
 mod tests;
 
 pub(crate) use stanzas::UNKNOWN_WRITER;
+pub(crate) use wal::adopt_unknown_wal;
 
 pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tell};
 
+use crate::clock::utc;
 use crate::failure::chain;
 use crate::init::{claim, found, write_marker};
+use crate::past::{ShownMarks, anchor_of, floor_of_era, random_branch};
 use crate::repositories::OpenRepository;
 use crate::services::unexpected;
 use crate::settings::{Layout, NodeSettings, RepositorySettings};
-use crate::{Failure, code};
+use crate::{Failure, code, now_unix};
 use inventory::Inventory;
 use pgmesh_raft::{Catalog, Command, LogIndex, NodeName, Reply, SessionId, SessionKind};
 use pgmesh_storage::{Generation, RepoKey, Repository, Store, StoreError};
 use pgmesh_transport::MeshId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+/// A repository that was marked in the last so many seconds may be in use.
+const FRESH: i64 = 600;
 /// The floor of a rebuilt catalog is the next multiple of this.
 const FLOOR_STEP: u32 = 1000;
 
 /// Makes the node's data directory from a repository that its file declares. `workers` objects are read at once; each
-/// is held in memory as a whole.
+/// is held in memory as a whole. With `force` also if a mesh has written to the repository in the last minutes.
 ///
 /// # Errors
-/// The directory holds a node or something else; the repository cannot be opened, listed or read; the catalog cannot be
+/// The directory holds a node or something else; the repository may be in use (50); the repository cannot be opened, listed or read; the catalog cannot be
 /// written. Nothing is half done: the same command starts over.
-pub async fn rebuild(settings: &NodeSettings, repo: RepoKey, workers: usize, tell: Tell) -> Result<Rebuilt, Failure> {
+pub async fn rebuild(
+    settings: &NodeSettings,
+    repo: RepoKey,
+    workers: usize,
+    force: bool,
+    tell: Tell,
+) -> Result<Rebuilt, Failure> {
     let layout = Layout::new(&settings.path);
     let declared = settings.repositories.get(&repo).ok_or_else(|| {
         Failure::new(code::OPTION_INVALID, format!("the node's file declares no repo{repo}"))
@@ -77,7 +88,7 @@ pub async fn rebuild(settings: &NodeSettings, repo: RepoKey, workers: usize, tel
         tell,
         problems: Vec::new(),
     };
-    let outcome = rebuilding.run(declared).await;
+    let outcome = rebuilding.run(declared, force).await;
     let stopped = founded.catalog.shutdown().await;
     let Outcome {
         stanzas,
@@ -148,8 +159,9 @@ struct Outcome {
 }
 
 impl Rebuilding {
-    async fn run(&mut self, declared: &RepositorySettings) -> Result<Outcome, Failure> {
+    async fn run(&mut self, declared: &RepositorySettings, force: bool) -> Result<Outcome, Failure> {
         self.register(declared).await?;
+        self.begin_era(force).await?;
         let (inventory, mut chunks) = Inventory::take(&self.repository, &self.tell).await?;
         (self.tell)(RebuildEvent::Reading(inventory.bytes));
         let generation = floor_above(inventory.highest);
@@ -242,6 +254,40 @@ impl Rebuilding {
             ));
         }
         Ok(())
+    }
+
+    /// Takes the repository over from nodes of the old mesh, before its objects are counted: they may still run, and
+    /// would take each other's objects for rubbish. What they delete until they see the mark is found missing later.
+    async fn begin_era(&self, force: bool) -> Result<(), Failure> {
+        let unusable = |error: &StoreError| {
+            let what = format!("the marks of repo{} cannot be used", self.repo);
+            Failure::new(code::REPO_INVALID, what).because(chain(error))
+        };
+        let shown = ShownMarks::read(&self.repository)
+            .await
+            .map_err(|error| unusable(&error))?;
+        let fresh = shown
+            .newest
+            .filter(|written| now_unix().saturating_sub(*written) < FRESH);
+        if let Some(written) = fresh.filter(|_| !force) {
+            let what = format!("a mesh has written to repo{} at {}", self.repo, utc(written));
+            return Err(Failure::new(code::LOCK_ACQUIRE, what)
+                .because("a node of it may still run: a rebuilt catalog takes the repository away from it")
+                .remedy("see that all its nodes are gone for good, then run this with --force"));
+        }
+        self.propose(Command::BeginEra {
+            era: shown.highest.era.saturating_add(1),
+            branch: random_branch()?,
+            floor: floor_of_era(shown.highest, anchor_of(&self.catalog.view())?)?,
+            last_number: 0,
+            compare: BTreeSet::from([self.repo]),
+            reason: format!("the catalog was rebuilt from repo{}", self.repo),
+        })
+        .await?;
+        let anchor = anchor_of(&self.catalog.view())?;
+        let mark = shown.mark_of_era()?;
+        let written = self.repository.write_mark(mark, now_unix(), anchor).await;
+        written.map_err(|error| unusable(&error))
     }
 
     async fn open_session(&self) -> Result<SessionId, Failure> {

@@ -8,19 +8,22 @@ use super::inventory::FoundArchive;
 use super::report::{Problem, ProblemKind, RebuildEvent, Tell};
 use super::stanzas::RebuiltDatabase;
 use super::{Rebuilding, is_bad, unreadable};
-use crate::Failure;
 use crate::failure::chain;
-use crate::repositories::OpenRepository;
+use crate::repositories::{OpenRepository, Slot};
 use crate::services::{branches_of, claimed_object};
 use crate::wal_ranges::Ranges;
-use futures::{StreamExt, stream};
+use crate::{Failure, Node};
+use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
-use pgmesh_raft::{Branch, CatalogError, Claim, Command, Refusal, Replica};
+use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, ObjectRef, Refusal, Replica, View};
 use pgmesh_storage::{ObjectPath, RepoKey, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+/// So many files that the catalog does not know are taken up of one archive.
+const UNKNOWN_AT_MOST: usize = 100_000;
 /// Files in one command.
 const BATCH: usize = 500;
 
@@ -134,6 +137,104 @@ impl Rebuilding {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Takes up WAL that lies in a repository and that the catalog does not know: the lost part of it may have acknowledged
+/// it. What has no good copy, or several contents, is known by its name from then on. How many files.
+pub(crate) async fn adopt_unknown_wal(node: &Node, slot: &Slot, repository: &OpenRepository) -> Result<u64, Failure> {
+    let repo = slot.key;
+    let view = node.catalog.view();
+    let mut adopted = 0;
+    for row in view.stanzas(None) {
+        let (stanza, record) = row?;
+        for database in &record.databases {
+            let unknown = unknown_files(&view, repo, repository, &stanza, database).await?;
+            let reader = Reader {
+                repository: repository.clone(),
+                repo,
+                cluster: Cluster {
+                    system_id: database.system_id,
+                    version: database.version,
+                    catalog_version: database.catalog_version,
+                    segment_size: database.segment_size,
+                },
+                tell: Arc::new(|_| {}),
+            };
+            for (file, copies) in grouped(unknown) {
+                let (object, branches) = match reader.read(file, copies).await? {
+                    Found::Good(object, branches) => (object, branches),
+                    Found::Foreign(why) => {
+                        tracing::warn!(%repo, %stanza, %file, why, "it lies in the archive, and is left out");
+                        continue;
+                    }
+                    Found::Damaged(_) | Found::Different(_) => (ClaimedObject::unknown(), Vec::new()),
+                };
+                let files = vec![AdoptedFile { file, object, branches }];
+                let adopt = Adopt::WalFiles {
+                    stanza: stanza.clone(),
+                    db: database.id,
+                    files,
+                };
+                match node
+                    .catalog
+                    .propose(node.actor(), Command::Adopt(Box::new(adopt)))
+                    .await
+                {
+                    Ok(_) => adopted += 1,
+                    // It was pushed meanwhile, or contradicts a history that was.
+                    Err(CatalogError::Refused(refusal)) => {
+                        tracing::warn!(%repo, %stanza, %file, %refusal, "it lies in the archive, and is left out");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+    Ok(adopted)
+}
+
+/// The objects of an archive that the catalog does not know under their file's name, and does not know to be useless.
+async fn unknown_files(
+    view: &View,
+    repo: RepoKey,
+    repository: &OpenRepository,
+    stanza: &StanzaName,
+    database: &Database,
+) -> Result<Vec<ObjectPath>, Failure> {
+    let folder = format!("stanza/{stanza}/archive/{}", database.archive_id());
+    let mut listed = repository.list(&folder);
+    let mut unknown = Vec::new();
+    while let Some(object) = listed.try_next().await.map_err(|error| unreadable(repo, &error))? {
+        let Some(path) = ObjectPath::parse(&object.path) else {
+            continue;
+        };
+        let ObjectPath::Segment { file, .. } = &path else {
+            continue;
+        };
+        // A map is made anew when it is asked for, and what was set aside no recovery asks for.
+        if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. })
+            || view.segment(stanza, database.id, file)?.is_some()
+        {
+            continue;
+        }
+        let garbage = GarbageKey {
+            object: ObjectRef::Segment {
+                stanza: stanza.clone(),
+                db: database.id,
+                file: *file,
+            },
+            repo,
+            generation: path.generation(),
+        };
+        if !view.is_useless(&garbage)? {
+            unknown.push(path);
+        }
+        if unknown.len() >= UNKNOWN_AT_MOST {
+            tracing::warn!(%repo, %stanza, "so many files are unknown that the rest is left to a rebuilt catalog");
+            break;
+        }
+    }
+    Ok(unknown)
 }
 
 /// Reads one file after the other of an archive.

@@ -31,7 +31,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// How many marks a node writes until it lists them again: a listing costs money in a bucket.
 const LISTED_EVERY: u32 = 60;
 /// Objects that are looked for at once in an older copy.
-const LOOKED_FOR_AT_ONCE: usize = 16;
+const LOOKED_FOR_AT_ONCE: usize = 64;
 
 /// What a node remembers of the marks of one of its repositories.
 #[derive(Debug, Default)]
@@ -233,24 +233,59 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let (mut missing, mut there) = (0, 0);
         let mut walk = Walk::default();
-        while let Some(page) = walk.page(&view, repo)? {
-            let looked: Vec<bool> = stream::iter(page)
-                .map(|(object, replica)| self.withdraw_missing(&view, repository, object, replica))
-                .buffer_unordered(LOOKED_FOR_AT_ONCE)
-                .try_collect()
-                .await?;
-            let found = looked.iter().filter(|is_there| **is_there).count() as u64;
-            there += found;
-            missing += looked.len() as u64 - found;
+        let slot = self.own_slot(repo)?.clone();
+        while let Some((lacks, has)) = self.compare_page(&view, &slot, repository, &mut walk).await? {
+            missing += lacks;
+            there += has;
         }
         // Last: an attempt that was interrupted leaves an older copy, and all of this begins again.
+        self.mark_anew(repo, repository).await?;
+        Ok((missing, there))
+    }
+
+    /// Looks for the next objects that the catalog believes to be in a repository; those that are missing are withdrawn,
+    /// and owed. How many are missing, and how many are there; none at the end. A walk whose page has failed goes on with
+    /// the same page.
+    pub(crate) async fn compare_page(
+        &self,
+        view: &View,
+        slot: &Slot,
+        repository: &OpenRepository,
+        walk: &mut Walk,
+    ) -> Result<Option<(u64, u64)>, Failure> {
+        let before = walk.after.clone();
+        let Some(page) = walk.page(view, slot.key)? else {
+            return Ok(None);
+        };
+        let looks = page.into_iter().map(|(object, replica)| async move {
+            let looked = self.withdraw_missing(view, repository, object, replica);
+            let silent = || Failure::new(code::REPO_INVALID, format!("repo{} does not answer", slot.key));
+            tokio::time::timeout(slot.io_timeout, looked)
+                .await
+                .unwrap_or_else(|_| Err(silent()))
+        });
+        let looked: Result<Vec<bool>, Failure> = stream::iter(looks)
+            .buffer_unordered(LOOKED_FOR_AT_ONCE)
+            .try_collect()
+            .await;
+        let looked = looked.inspect_err(|_| walk.after = before)?;
+        let there = looked.iter().filter(|is_there| **is_there).count() as u64;
+        Ok(Some((looked.len() as u64 - there, there)))
+    }
+
+    /// Writes a mark above all that are there, whether one is due or not.
+    pub(crate) async fn mark_now(&self, slot: &Slot, repository: &OpenRepository) -> Result<(), Failure> {
+        let _alone = slot.marking.lock().await;
+        self.mark_anew(slot.key, repository).await
+    }
+
+    async fn mark_anew(&self, repo: RepoKey, repository: &OpenRepository) -> Result<(), Failure> {
         let known = self.catalog.view().repository(repo)?.and_then(|record| record.mark);
         let marks = repository.marks().await.map_err(|error| unmarked(repo, &error))?;
         let mark = next_mark(&marks, known.map_or(0, |known| known.number))?;
         let put = repository.write_mark(mark, now_unix(), self.anchor()?).await;
         put.map_err(|error| unmarked(repo, &error))?;
-        self.tell_mark(repo, repository, mark).await?;
-        Ok((missing, there))
+        self.tell_mark(repo, repository, mark).await
     }
 
     /// Whether an object is there; one that is not is withdrawn.
@@ -288,8 +323,8 @@ impl Node {
 }
 
 /// A walk over all objects that the catalog believes to be in a repository.
-#[derive(Default)]
-struct Walk {
+#[derive(Debug, Default)]
+pub(crate) struct Walk {
     after: Option<ObjectRef>,
 }
 
@@ -312,7 +347,7 @@ impl Walk {
 }
 
 /// Above all marks that are known or there.
-fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
+pub(crate) fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
     let highest = there.iter().map(|mark| mark.number).max().unwrap_or(0).max(known);
     let mut nonce = [0; 8];
     getrandom::fill(&mut nonce).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;

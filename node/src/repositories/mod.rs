@@ -12,6 +12,7 @@ mod watch;
 mod ways;
 
 pub(crate) use fanout::{WriteOutcome, Written, write_one};
+pub(crate) use marks::{Walk, next_mark};
 pub(crate) use opening::There;
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};

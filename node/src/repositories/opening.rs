@@ -237,15 +237,14 @@ impl Node {
                     .map_err(|why| NotOpen::Closed(why, Again::Later.at(slot)))?;
                 let newest = within(slot, async { Ok(self.has_newest(slot, &repository).await) }).await?;
                 match newest {
-                    Ok(Newest::There) => {
-                        self.look(slot, &repository).await?;
-                    }
+                    Ok(Newest::There) => {}
                     Ok(Newest::Missing(why)) => return Err(NotOpen::Closed(why, Again::Later.at(slot))),
                     Err(error) => return Err(classify(slot, &error)),
                 }
                 (store, repository, record.placed)
             }
         };
+        self.look(slot, &repository).await?;
         slot.set_may_delete(store.may_delete());
         slot.set_store(store.clone());
         make_ready(slot, &store).await;

@@ -2,13 +2,15 @@
 
 use super::marks::Marking;
 use super::watch::Watch;
+use crate::awake::Awake;
 use crate::health::Work;
 use crate::now_unix;
 use crate::past::Ahead;
 use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
 use pgmesh_raft::{LogIndex, NodeName, PlacedIdentity, RepositoryRecord, limits};
-use pgmesh_storage::{RepoKey, Repository, Store, StoreError};
+use pgmesh_storage::{Mark, RepoKey, Repository, Store, StoreError};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -86,8 +88,8 @@ pub struct Slot {
     may_delete: AtomicBool,
     /// How far the catalog had come, where that is ahead of this node's and is to be compared.
     ahead: Mutex<Option<Ahead>>,
-    /// Whether that was looked at since the start.
-    looked: AtomicBool,
+    /// When that was looked at, and the marks that were read then.
+    looked: Mutex<Option<(Awake, BTreeSet<Mark>)>>,
     pub(crate) watch: Arc<Watch>,
 }
 
@@ -104,7 +106,7 @@ impl Slot {
             marking: tokio::sync::Mutex::default(),
             may_delete: AtomicBool::new(true),
             ahead: Mutex::default(),
-            looked: AtomicBool::new(false),
+            looked: Mutex::default(),
             opened: Mutex::new(Opened::Closed {
                 why: "it has not been opened yet".to_owned(),
                 since: now_unix(),
@@ -167,8 +169,8 @@ impl Slot {
         *lock(&self.ahead)
     }
 
-    pub(crate) fn set_ahead(&self, ahead: Option<Ahead>) {
-        *lock(&self.ahead) = ahead;
+    pub(crate) fn set_ahead(&self, ahead: Ahead) {
+        *lock(&self.ahead) = Some(ahead);
     }
 
     /// It has been compared; a newer one stays.
@@ -178,11 +180,24 @@ impl Slot {
 
     /// Whether the repository has been asked since the start how far the catalog had come.
     pub(crate) fn has_looked(&self) -> bool {
-        self.looked.load(Ordering::Relaxed)
+        lock(&self.looked).is_some()
     }
 
-    pub(crate) fn set_looked(&self) {
-        self.looked.store(true, Ordering::Relaxed);
+    /// How long ago that was; none where it never was.
+    pub(crate) fn since_look(&self) -> Option<Duration> {
+        lock(&self.looked).as_ref().map(|(at, _)| at.elapsed())
+    }
+
+    /// Whether this process has read a mark.
+    pub(crate) fn has_read(&self, mark: Mark) -> bool {
+        lock(&self.looked)
+            .as_ref()
+            .is_some_and(|(_, read)| read.contains(&mark))
+    }
+
+    /// These marks were there and have been read, in a look that began then.
+    pub(crate) fn set_looked(&self, began: Awake, marks: Vec<Mark>) {
+        *lock(&self.looked) = Some((began, marks.into_iter().collect()));
     }
 
     /// Whether objects may be deleted there at all, as far as its credentials and options go.

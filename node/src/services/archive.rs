@@ -194,6 +194,8 @@ impl Node {
             Reply::AlreadyThere { replicas } => (true, replicas),
             other => return Err(unexpected(&other).into()),
         };
+        // Another catalog may have taken over meanwhile: what is acknowledged in this one would be lost.
+        self.refuse_if_taken_over()?;
         let object = segment_ref(push, &database, file);
         self.settle(object, payload.digest, &mut outcome);
         Ok(pushed(already, is_aside, &replicas, &all))
@@ -311,6 +313,17 @@ impl Node {
             }
             // The view is newer than what was looked at when the request came.
             self.refuse_loss(&view)?;
+            let past = view.past()?;
+            if !past.uncompared.is_empty() {
+                let what = format!(
+                    "{file} is not in the catalog, which has lost its end (era {})",
+                    past.era
+                );
+                return Err(Failure::new(code::ARCHIVE_TIMEOUT, what)
+                    .because("repositories are being looked through for WAL that the lost part knew")
+                    .remedy("try again: it takes some minutes after the start; 'pgmesh doctor' says which are left")
+                    .again());
+            }
             if self.may_learn_of_loss() {
                 return Err(Failure::new(
                     code::ARCHIVE_TIMEOUT,

@@ -35,6 +35,11 @@ impl Node {
                 let _ = ends.send(stored(target.repo, Err(error))).await;
                 continue;
             };
+            if !self.is_ours(&slot) {
+                let error = unavailable("whether another catalog has taken over is not known".to_owned());
+                let _ = ends.send(stored(target.repo, Err(error))).await;
+                continue;
+            }
             let (object, payload, ends) = (store.object.clone(), payload.clone(), ends.clone());
             writes.spawn(async move {
                 let written = write_one(&slot, &object, target.generation, &payload).await;
@@ -82,6 +87,10 @@ impl Node {
             let what = "whether the catalog is whole is not known: nothing is deleted".to_owned();
             return Err(unavailable(what));
         }
+        if !self.is_ours(slot) {
+            let what = "whether another catalog has taken over is not known: nothing is deleted".to_owned();
+            return Err(unavailable(what));
+        }
         let term = self.catalog.status().term;
         if delete.term < term {
             let what = format!(
@@ -97,9 +106,12 @@ impl Node {
                 what: format!("repo{}-delete=n says that nothing is deleted there", delete.repo),
             });
         }
-        slot.request(|repository| async move { repository.delete(&delete.object, delete.generation).await })
-            .await
-            .map_err(|error| remote_error(&error))
+        let deleting =
+            slot.request(|repository| async move { repository.delete(&delete.object, delete.generation).await });
+        match tokio::time::timeout(self.settings.fence_timeout, deleting).await {
+            Ok(deleted) => deleted.map_err(|error| remote_error(&error)),
+            Err(_) => Err(unavailable("it did not answer in time".to_owned())),
+        }
     }
 
     /// The mesh's authority, for another node.

@@ -31,6 +31,7 @@ pub fn settings(path: &Path, repositories: &[&Path], sessions: SessionTimes) -> 
         repositories: declared.collect(),
         archive_ack: None,
         backup_ack: None,
+        fence_timeout: Duration::from_secs(3),
         io_timeout: Duration::from_secs(20),
         seeds: Vec::new(),
         routes: BTreeMap::new(),

@@ -1,10 +1,13 @@
 //! The mesh itself.
 
-use pgmesh_storage::Generation;
+use std::collections::BTreeSet;
+
+use pgmesh_storage::{Generation, RepoKey};
 
 use super::{Base, Outcome, Step, names};
-use crate::key;
-use crate::model::{CatalogLoss, CatalogPast, LogIndex, MeshRecord};
+use crate::error::ReadError;
+use crate::key::{self, KeyReader};
+use crate::model::{CatalogLoss, CatalogPast, LogIndex, MeshRecord, RepositoryRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -50,12 +53,34 @@ pub(super) fn report_loss<B: Base>(step: &mut Step<'_, '_, B>, loss: CatalogLoss
             .as_ref()
             .is_none_or(|known| (known.era, known.position) < (loss.era, loss.position));
     if is_news {
-        step.audit(format!(
-            "the catalog has lost what came after position {}: repo{} shows that it had come to {}",
-            loss.found_at, loss.repo, loss.position
-        ));
+        step.audit(match &loss.told_by {
+            Some(other) => format!("another catalog of the mesh has taken over, as node {other} says"),
+            None => format!(
+                "the catalog has lost what came after position {}: repo{} shows that it had come to {}",
+                loss.found_at, loss.repo, loss.position
+            ),
+        });
+        let floor = past
+            .loss
+            .as_ref()
+            .map_or(loss.floor, |known| known.floor.max(loss.floor));
         let past = CatalogPast {
-            loss: Some(loss),
+            loss: Some(CatalogLoss { floor, ..loss }),
+            ..past
+        };
+        step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
+    } else if let Some(known) = past
+        .loss
+        .as_ref()
+        .filter(|known| loss.era >= past.era && known.floor < loss.floor)
+    {
+        // Of each report the highest floor counts: no name of any of these catalogs is assigned again.
+        let known = CatalogLoss {
+            floor: loss.floor,
+            ..known.clone()
+        };
+        let past = CatalogPast {
+            loss: Some(known),
             ..past
         };
         step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
@@ -64,9 +89,9 @@ pub(super) fn report_loss<B: Base>(step: &mut Step<'_, '_, B>, loss: CatalogLoss
 }
 
 /// What the catalog has lost is given up.
-pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogIndex) -> Outcome {
+pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogIndex, branch: u64) -> Outcome {
     let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
-    let Some(loss) = past.loss.filter(|loss| loss.position == position) else {
+    let Some(loss) = past.loss.as_ref().filter(|loss| loss.position == position) else {
         return Err(Refusal::NoSuchLoss(position).into());
     };
     step.audit(format!(
@@ -87,8 +112,74 @@ pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogInde
     let past = CatalogPast {
         // Above that of the proof: it may be newer than the catalog knows.
         era: past.era.max(loss.era).saturating_add(1),
+        branch,
         loss: None,
+        // Whoever wrote the proof may have deleted something since.
+        uncompared: all_repositories(step)?,
     };
     step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
     Ok(Reply::Done)
+}
+
+pub(super) fn begin_era<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    next: CatalogPast,
+    floor: Generation,
+    last_number: u64,
+    reason: &str,
+) -> Outcome {
+    let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
+    if (past.era, past.branch) == (next.era, next.branch) {
+        return Ok(Reply::Done);
+    }
+    if past.era >= next.era {
+        return Err(Refusal::EraHasBegun {
+            given: next.era,
+            known: past.era,
+        }
+        .into());
+    }
+    step.audit(format!("era {} of the catalog begins: {reason}", next.era));
+    names::raise_floor(step, floor)?;
+    let known: u64 = step.txn.record(Table::Mesh, key::LAST_NODE_ID)?.unwrap_or_default();
+    step.txn
+        .put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &known.max(last_number));
+    step.txn.put(Table::Mesh, key::PAST.to_vec(), &next);
+    Ok(Reply::Done)
+}
+
+/// Refuses what would be acknowledged in a catalog that has lost something, or that another has taken the place of.
+pub(super) fn refuse_lost<B: Base>(step: &Step<'_, '_, B>) -> Outcome<()> {
+    let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
+    match past.loss {
+        Some(loss) => Err(Refusal::CatalogLost(loss.position).into()),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn compared<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, era: u32) -> Outcome {
+    let mut past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
+    // A report of an earlier era came late.
+    if past.era == era && past.uncompared.remove(&repo) {
+        step.audit(format!("repo{repo} was compared with the catalog"));
+        step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
+    }
+    Ok(Reply::Done)
+}
+
+/// A repository that is forgotten, or whose objects are written anew, need not be compared any more.
+pub(super) fn compares_no_more<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Result<(), ReadError> {
+    let mut past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
+    if past.uncompared.remove(&repo) {
+        step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
+    }
+    Ok(())
+}
+
+fn all_repositories<B: Base>(step: &Step<'_, '_, B>) -> Result<BTreeSet<RepoKey>, ReadError> {
+    let mut all = BTreeSet::new();
+    for row in step.txn.records::<RepositoryRecord>(Table::Repositories, &[]) {
+        all.extend(KeyReader::new(&row?.0).repository());
+    }
+    Ok(all)
 }

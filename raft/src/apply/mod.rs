@@ -50,7 +50,7 @@ use pgmesh_storage::Digest;
 
 use crate::command::{Command, Proposal};
 use crate::error::ReadError;
-use crate::model::{AuditRecord, LogIndex, MeshRecord, RequestId, SessionRecord};
+use crate::model::{AuditRecord, CatalogPast, LogIndex, MeshRecord, RequestId, SessionRecord};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -95,6 +95,10 @@ impl<B: Base> Step<'_, '_, B> {
         self.txn.put(Table::Audit, key::index(self.index), &record);
     }
 }
+
+/// The highest level of this program: see [`Levels`](crate::model::Levels). A change of what any command does to the
+/// tables is a new one, and asks for the catalog's level first.
+pub const LEVEL: u32 = 1;
 
 /// The position that the next command will have.
 ///
@@ -214,15 +218,45 @@ pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposa
     txn.accept();
 }
 
+/// What acknowledges something to a client, which must not be done in a catalog that another has taken the place of.
+fn rests_on_the_present(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::PushSegment(_) | Command::AddChunks { .. } | Command::CommitBackup { .. }
+    )
+}
+
 fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
     let founded = step.txn.record::<MeshRecord>(Table::Mesh, key::MESH)?.is_some();
     if !founded && !matches!(command, Command::FoundMesh(_)) {
         return Err(Refusal::NoMesh.into());
     }
+    if rests_on_the_present(&command) {
+        mesh::refuse_lost(step)?;
+    }
     match command {
         Command::FoundMesh(record) => mesh::found(step, record),
         Command::ReportLoss(loss) => mesh::report_loss(step, loss),
-        Command::AcceptLoss { position } => mesh::accept_loss(step, position),
+        Command::AcceptLoss { position, branch } => mesh::accept_loss(step, position, branch),
+        Command::BeginEra {
+            era,
+            branch,
+            floor,
+            last_number,
+            compare,
+            reason,
+        } => {
+            let past = CatalogPast {
+                era,
+                branch,
+                loss: None,
+                uncompared: compare,
+            };
+            mesh::begin_era(step, past, floor, last_number, &reason)
+        }
+        Command::NoteLevel { node_id, level } => node::note_level(step, node_id, level),
+        Command::RaiseLevel { level } => node::raise_level(step, level),
+        Command::Compared { repo, era } => mesh::compared(step, repo, era),
         Command::RegisterNode { name, record } => node::register(step, name, record),
         Command::AdmitNode {
             name,

@@ -1,7 +1,7 @@
 //! The nodes of the mesh. A number in the Raft group stands for one disk: a name that comes back with an empty one gets
 //! another number, so that what the old disk had promised is never expected of the new one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_storage::RepoKey;
 
@@ -9,7 +9,7 @@ use super::{Base, Outcome, Step};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::limits;
-use crate::model::{MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, VotePolicy};
+use crate::model::{Levels, MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, VotePolicy};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -191,6 +191,48 @@ pub(super) fn announce<B: Base>(
         put(step, name, &record);
     }
     Ok(Reply::Done)
+}
+
+/// A node says which levels its program has. Numbers that are no member's any more are forgotten.
+pub(super) fn note_level<B: Base>(step: &mut Step<'_, '_, B>, node_id: u64, level: u32) -> Outcome {
+    let members = member_numbers(step)?;
+    let mut levels: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
+    levels.nodes.retain(|known, _| members.contains_key(known));
+    if members.contains_key(&node_id) {
+        levels.nodes.insert(node_id, level);
+    }
+    step.txn.put(Table::Mesh, key::LEVELS.to_vec(), &levels);
+    Ok(Reply::Done)
+}
+
+pub(super) fn raise_level<B: Base>(step: &mut Step<'_, '_, B>, level: u32) -> Outcome {
+    let mut levels: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
+    if levels.current >= level {
+        return Ok(Reply::Done);
+    }
+    for (node_id, node) in member_numbers(step)? {
+        let known = levels.nodes.get(&node_id).copied();
+        if known.is_none_or(|known| known < level) {
+            return Err(Refusal::LevelTooNew { level, node, known }.into());
+        }
+    }
+    step.audit(format!("commands are applied at level {level}, which all nodes have"));
+    levels.current = level;
+    step.txn.put(Table::Mesh, key::LEVELS.to_vec(), &levels);
+    Ok(Reply::Done)
+}
+
+/// The members' names by their numbers.
+fn member_numbers<B: Base>(step: &Step<'_, '_, B>) -> Outcome<BTreeMap<u64, NodeName>> {
+    let mut numbers = BTreeMap::new();
+    for row in step.txn.records::<NodeRecord>(Table::Nodes, &[]) {
+        let (key, record) = row?;
+        let name = String::from_utf8_lossy(&key).parse();
+        if let (true, Ok(name)) = (record.is_member(), name) {
+            numbers.insert(record.node_id, name);
+        }
+    }
+    Ok(numbers)
 }
 
 pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, service: NodeService) -> Outcome {

@@ -519,6 +519,8 @@ fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
         node: name("n2"),
         position: LogIndex(position),
         era,
+        branch: 0,
+        told_by: None,
         floor: Generation(3),
         written: 17,
         found_at: LogIndex(5),
@@ -530,16 +532,27 @@ fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
     assert_eq!(world.run(Command::ReportLoss(loss(0, 30))), Ok(Reply::Done));
     assert_eq!(known(&world).loss, Some(loss(0, 40)));
     assert_eq!(world.run(Command::ReportLoss(loss(0, 70))), Ok(Reply::Done));
+    // Of all reports the highest floor counts.
+    let higher = CatalogLoss {
+        floor: Generation(4),
+        ..loss(0, 60)
+    };
+    assert_eq!(world.run(Command::ReportLoss(higher)), Ok(Reply::Done));
+    assert_eq!(known(&world).loss.unwrap().floor, Generation(4));
     let accept = |position| Command::AcceptLoss {
         position: LogIndex(position),
+        branch: 77,
     };
     assert_eq!(world.run(accept(40)), Err(Refusal::NoSuchLoss(LogIndex(40))));
     assert_eq!(world.run(accept(70)), Ok(Reply::Done));
-    assert_eq!((known(&world).era, known(&world).loss), (1, None));
+    assert_eq!(
+        (known(&world).era, known(&world).branch, known(&world).loss),
+        (1, 77, None)
+    );
     // No name that was assigned up to that position is assigned again.
     let object = ObjectRef::Chunk(Digest([9; 32]));
     let free = names::free_generation(&world.base, &object, &[]).unwrap();
-    assert_eq!(free, Generation(3 + 70 + (1 << 24)));
+    assert_eq!(free, Generation(4 + 70 + (1 << 24)));
     // A report that was late.
     assert_eq!(world.run(Command::ReportLoss(loss(0, 90))), Ok(Reply::Done));
     assert_eq!(known(&world).loss, None);
@@ -550,5 +563,38 @@ fn what_the_catalog_has_lost_is_known_until_it_is_given_up() {
     assert_eq!(known(&world).era, 4);
     // The floor has risen, and rises from there.
     let free = names::free_generation(&world.base, &object, &[]).unwrap();
-    assert_eq!(free, Generation(3 + 70 + (1 << 24) + 2 + (1 << 24)));
+    assert_eq!(free, Generation(4 + 70 + (1 << 24) + 2 + (1 << 24)));
+}
+
+#[test]
+fn an_era_begins_once_and_above_what_is_known() {
+    let mut world = World::empty();
+    let known = |world: &World| world.view().past().unwrap();
+    let begin = |era, branch| Command::BeginEra {
+        era,
+        branch,
+        floor: Generation(1 << 25),
+        last_number: 1000,
+        compare: BTreeSet::from([repo(1), repo(2)]),
+        reason: "node n1 was rescued".to_owned(),
+    };
+    assert_eq!(world.run(begin(2, 9)), Ok(Reply::Done));
+    assert_eq!((known(&world).era, known(&world).branch), (2, 9));
+    // A repetition, and another rescue that has begun the same era.
+    assert_eq!(world.run(begin(2, 9)), Ok(Reply::Done));
+    let refused = Refusal::EraHasBegun { given: 2, known: 2 };
+    assert_eq!(world.run(begin(2, 8)), Err(refused));
+    let object = ObjectRef::Chunk(Digest([9; 32]));
+    let free = names::free_generation(&world.base, &object, &[]).unwrap();
+    assert_eq!(free, Generation(1 << 25));
+    assert!(matches!(
+        world.run(admit("late", 9)),
+        Ok(Reply::Admitted { node_id: 1001, .. })
+    ));
+    // A report of an earlier era is late.
+    let compared = |era| Command::Compared { repo: repo(1), era };
+    assert_eq!(world.run(compared(1)), Ok(Reply::Done));
+    assert!(known(&world).uncompared.contains(&repo(1)));
+    assert_eq!(world.run(compared(2)), Ok(Reply::Done));
+    assert_eq!(known(&world).uncompared, BTreeSet::from([repo(2)]));
 }

@@ -6,6 +6,7 @@
 
 use pgmesh_storage::{RepoKey, WrappedKey};
 
+use super::mesh::compares_no_more;
 use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
 use super::objects::{
@@ -74,6 +75,7 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: 
             record.uuid
         ));
         lose_reach(step, repo)?;
+        compares_no_more(step, repo)?;
         step.txn.delete(Table::Mesh, key::REBUILT.to_vec());
         step.txn.delete(Table::Repositories, key::repository(repo));
         step.txn.delete(Table::Counters, key::repository(repo));
@@ -180,6 +182,7 @@ fn replace_step<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut record: 
         step.audit(format!(
             "repo{repo}: all that the lost disk held is owed; {orphans} objects were nowhere else"
         ));
+        compares_no_more(step, repo)?;
     }
     step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Replacing { more })

@@ -60,6 +60,11 @@ impl<'a, B: Base> Txn<'a, B> {
         self.sealed.extend(std::mem::take(&mut self.accepted));
     }
 
+    /// What the entry's commands have written since the last [`Self::seal`].
+    pub(crate) fn entry(&self) -> &Writes {
+        &self.accepted
+    }
+
     /// Drops what the entry's commands have written since the last [`Self::seal`].
     pub fn undo(&mut self) {
         self.refuse();

@@ -32,6 +32,11 @@ impl Catalog {
             let skipped = own.skipped.contains(&entry);
             return PeerReply::Differs { entry, skipped };
         }
+        if let Some(index) = own.parted(&request.mark) {
+            self.clearance.note_parted(request.from, index);
+            return PeerReply::Parted { index };
+        }
+        self.clearance.forget_parted(request.from);
         let reached = self.way.log.reached();
         if let Some(witness) = self.leader_elsewhere(&request.message) {
             self.clearance.fall_behind(Shortfall {

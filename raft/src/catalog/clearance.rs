@@ -36,6 +36,8 @@ pub(super) struct Clearance {
     behind: Mutex<BTreeMap<u64, (Shortfall, Instant)>>,
     /// The vote of a leader that lacks an entry which this node has applied, and the entry.
     contradiction: Mutex<Option<(Vote<u64>, EntryId)>>,
+    /// Other nodes whose state has come of something else, and the entry after which it shows.
+    parted: Mutex<BTreeMap<u64, u64>>,
     /// Leaders that have reached this node while it asks, and their addresses.
     leaders: Mutex<BTreeMap<u64, String>>,
 }
@@ -57,6 +59,7 @@ impl Clearance {
             pledge: Mutex::default(),
             behind: Mutex::default(),
             contradiction: Mutex::default(),
+            parted: Mutex::default(),
             leaders: Mutex::default(),
         }
     }
@@ -183,6 +186,27 @@ impl Clearance {
     /// The vote of the leader that is not followed, and the entry that it has lost.
     pub(super) fn contradiction(&self) -> Option<(Vote<u64>, EntryId)> {
         *lock(&self.contradiction)
+    }
+
+    /// Another node's state has come of something else.
+    pub(super) fn note_parted(&self, node_id: u64, index: u64) {
+        if lock(&self.parted).insert(node_id, index).is_none() {
+            tracing::error!(
+                node = node_id,
+                index,
+                "a node has another catalog than this one, and is not worked with"
+            );
+        }
+    }
+
+    /// A node's state is this one's, as far as both can compare.
+    pub(super) fn forget_parted(&self, node_id: u64) {
+        lock(&self.parted).remove(&node_id);
+    }
+
+    /// The nodes whose state has come of something else, and the entries after which it shows.
+    pub(super) fn parted(&self) -> BTreeMap<u64, u64> {
+        lock(&self.parted).clone()
     }
 
     /// Leaders that have reached this node since this was called the last time.

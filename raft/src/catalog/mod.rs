@@ -11,8 +11,10 @@ mod leader;
 mod leadership;
 mod marked;
 mod members;
+mod regroup;
 
 pub use self::ask::Lead;
+pub use self::regroup::Regrouped;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -388,6 +390,7 @@ impl Catalog {
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
             standing: self.clearance.standing().borrow().clone(),
             behind: self.clearance.behind(),
+            parted: self.clearance.parted(),
             contradiction: self
                 .clearance
                 .contradiction()

@@ -1,5 +1,6 @@
 //! The mesh itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use pgmesh_storage::{DigestSuite, Generation, RepoKey};
@@ -34,16 +35,49 @@ pub struct MeshRecord {
 
 impl MeshRecord {
     /// The table format that this program reads and writes. Format 1 was never released.
-    pub const CATALOG_FORMAT: u32 = 4;
+    pub const CATALOG_FORMAT: u32 = 5;
 }
 
-/// How often what the catalog had lost was given up, and whether it is known to have lost something now.
+/// How commands are applied.
+///
+/// Two programs that apply a command differently must not be in one mesh: their catalogs would part. So a change of
+/// `apply` is a new *level*. A program has all levels up to its own, and applies as the catalog's level says. The level
+/// is raised by a command, when every node has said that its program has it; from that position of the log on, all
+/// nodes apply as the new level does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levels {
+    /// The level that commands are applied at.
+    pub current: u32,
+    /// The highest level of each node's program, by the node's number.
+    pub nodes: BTreeMap<u64, u32>,
+}
+
+impl Default for Levels {
+    fn default() -> Self {
+        Self {
+            current: 1,
+            nodes: BTreeMap::new(),
+        }
+    }
+}
+
+/// Which of several catalogs of one mesh this is, and whether it is known to have lost something.
+///
+/// A mesh has one catalog, until somebody goes on without a majority of its nodes (`node rescue`), without all of them
+/// (`catalog-rebuild`), or without what was lost (`catalog-accept-loss`). Each of these begins an *era*. Nodes of an
+/// earlier era that still run, or come back, must neither acknowledge nor delete anything beside it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogPast {
-    /// How often it was given up. Positions of one era cannot be compared with those of another.
+    /// The era. Positions of one era cannot be compared with those of another.
     pub era: u32,
+    /// A random number of the era, 0 in the first one: two nodes that were both rescued have begun the same era, and
+    /// different ones.
+    pub branch: u64,
     /// What is lost and not given up.
     pub loss: Option<CatalogLoss>,
+    /// Repositories whose objects have not been compared with the catalog since the era began: the lost part of the
+    /// catalog may have deleted what the catalog believes to be there.
+    pub uncompared: BTreeSet<RepoKey>,
 }
 
 /// A repository holds the proof that the catalog has been farther than it is: all copies of it are old ones.
@@ -53,10 +87,14 @@ pub struct CatalogLoss {
     pub repo: RepoKey,
     /// Who found it.
     pub node: NodeName,
+    /// The node that has said that another catalog has taken over; then no repository has shown it.
+    pub told_by: Option<NodeName>,
     /// The position that the catalog had when the proof was written.
     pub position: LogIndex,
     /// The era of that position.
     pub era: u32,
+    /// The branch of that era.
+    pub branch: u64,
     /// The lowest generation that the catalog assigned then.
     pub floor: Generation,
     /// When it was written, in seconds since the Unix epoch, by the clock of its writer.

@@ -21,7 +21,7 @@ pub use backup::BackupRecord;
 pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
 pub use fence::{Judgement, Known, Server};
-pub use mesh::{CatalogLoss, CatalogPast, LogIndex, MeshRecord};
+pub use mesh::{CatalogLoss, CatalogPast, Levels, LogIndex, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
 pub use object::{Claim, ObjectRef, PlacedIdentity, Replica, StoredObject};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryMark, RepositoryRecord};

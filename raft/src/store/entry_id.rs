@@ -1,5 +1,6 @@
 //! Names of log entries.
 
+use super::chain::{self, Link};
 use std::fmt;
 use std::str::FromStr;
 
@@ -61,6 +62,8 @@ pub struct Mark {
     pub terms: Vec<EntryId>,
     /// The entries that were left out.
     pub skipped: Vec<EntryId>,
+    /// What the state has come of, after some of the last entries.
+    pub links: Vec<Link>,
 }
 
 impl Mark {
@@ -77,6 +80,12 @@ impl Mark {
         let index = self.applied.min(other.applied);
         let (own, theirs) = (self.term_at(index)?, other.term_at(index)?);
         (own != theirs).then_some(EntryId { term: own, index })
+    }
+
+    /// An entry after which the two states are not the same, as far as both have kept what they come of.
+    #[must_use]
+    pub fn parted(&self, other: &Self) -> Option<u64> {
+        chain::parted(&self.links, &other.links)
     }
 
     /// An entry that one has left out and the other has applied.
@@ -117,6 +126,7 @@ mod tests {
     fn a_difference_is_found_from_either_side_and_only_behind_the_entry() {
         let entry = EntryId { term: 1, index: 5 };
         let mark = |applied, skips: bool| Mark {
+            links: vec![],
             applied,
             terms: vec![],
             skipped: if skips { vec![entry] } else { vec![] },
@@ -135,6 +145,7 @@ mod tests {
     #[test]
     fn two_histories_are_told_apart_by_where_their_terms_begin() {
         let mark = |applied, terms: &[(u64, u64)]| Mark {
+            links: vec![],
             applied,
             terms: terms
                 .iter()

@@ -235,6 +235,43 @@ impl LogStore {
         }
     }
 
+    /// The last entry that is known to be committed, if one is.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub(crate) async fn committed(&self) -> Result<Option<LogId<u64>>, CatalogError> {
+        self.run(|inner| inner.read(META, COMMITTED)).await
+    }
+
+    /// The last vote that this node has given.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub(crate) async fn vote(&self) -> Result<Option<Vote<u64>>, CatalogError> {
+        self.run(|inner| inner.read(META, VOTE)).await
+    }
+
+    /// Some entries from this one on; none where the log ends before it.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub(crate) async fn entries_from(&self, start: u64) -> Result<Vec<Entry<TypeConfig>>, CatalogError> {
+        self.run(move |inner| inner.entries(start, None, READ_BYTES)).await
+    }
+
+    /// Lets an empty log begin behind an entry that the state has, with this vote. Durable when it returns.
+    ///
+    /// # Errors
+    /// Errors of the database.
+    pub(crate) async fn begin_behind(&self, last: LogId<u64>, vote: Vote<u64>) -> Result<(), CatalogError> {
+        self.run(move |inner| {
+            inner.purge(last)?;
+            // Synced, and so is what was written before it.
+            inner.write_one(VOTE, &vote, true)
+        })
+        .await
+    }
+
     /// Records entries that are to be left out, durably, before any of them can be met. Answers those that were
     /// recorded before as well.
     ///

@@ -9,6 +9,7 @@
 //! state/snapshot        the newest snapshot: a checkpoint of the state database in one file
 //! ```
 
+mod chain;
 mod entry_id;
 mod files;
 mod folder;
@@ -22,6 +23,7 @@ mod state_db;
 #[cfg(test)]
 mod tests;
 
+pub use chain::Link;
 pub use entry_id::{EntryId, EntryIdError, Mark};
 pub use folder::Folder;
 pub use log::LogStore;

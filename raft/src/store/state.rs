@@ -22,10 +22,13 @@ use super::log::storage_error;
 use super::pack;
 use super::skipped;
 use super::state_db::{RaftState, StateDb};
-use crate::apply::Txn;
+use crate::apply::{Base, Txn, Writes};
 use crate::consensus::{Outcomes, TypeConfig};
 use crate::error::CatalogError;
+use crate::key;
+use crate::model::Levels;
 use crate::options::CatalogOptions;
+use crate::table::Table;
 
 type Meta = SnapshotMeta<u64, BasicNode>;
 
@@ -82,6 +85,7 @@ impl StateStore {
             Ok(db) => (db, name),
             Err(why) => rebuild(catalog, options, purged, &why)?,
         };
+        refuse_newer_level(&db, options)?;
         replace_file(&folder.join("CURRENT"), name.as_bytes())?;
         remove_all_but(&folder, &name)?;
         Ok(Self {
@@ -113,6 +117,7 @@ impl StateStore {
             applied: 0,
             terms: vec![],
             skipped: entries.to_vec(),
+            links: vec![],
         };
         match self.mark().difference(&wanted) {
             None => Ok(()),
@@ -172,6 +177,28 @@ impl StateStore {
                 "the state takes nothing any more".to_owned(),
             )),
         }
+    }
+
+    /// Applies entries that follow what was applied.
+    pub(crate) async fn apply_entries(&self, entries: Vec<Entry<TypeConfig>>) -> Result<(), CatalogError> {
+        self.run(move |inner| inner.apply(entries)).await.map(drop)
+    }
+
+    /// Copies the tables into the folder of another catalog, durably.
+    pub(crate) fn copy_to(&self, to: &Folder) -> Result<(), CatalogError> {
+        let folder = to.state();
+        let (name, path) = next_database(&folder)?;
+        // A checkpoint makes its folder itself.
+        remove_folder(&path)?;
+        self.current().checkpoint(&path)?;
+        replace_file(&folder.join("CURRENT"), name.as_bytes())
+    }
+
+    /// Replaces what Raft knows of the state, durably.
+    pub(crate) fn set_raft_state(&self, raft: &RaftState) -> Result<(), CatalogError> {
+        let db = self.current();
+        db.write(&Writes::default(), raft)?;
+        db.sync()
     }
 
     fn note_broken<T>(&self, done: &Result<T, CatalogError>) {
@@ -271,6 +298,18 @@ fn rebuild(
     Ok((db, name))
 }
 
+/// A program that does not have the catalog's level would apply commands otherwise than the others do.
+fn refuse_newer_level<B: Base>(base: &B, options: &CatalogOptions) -> Result<(), CatalogError> {
+    let levels: Levels = base.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
+    if levels.current > options.level {
+        return Err(CatalogError::Level {
+            found: levels.current,
+            known: options.level,
+        });
+    }
+    Ok(())
+}
+
 /// A folder for one more database.
 fn next_database(folder: &Path) -> Result<(String, PathBuf), CatalogError> {
     let mut number = 1_u64;
@@ -329,7 +368,15 @@ impl Inner {
                     break;
                 }
             }
-            raft.note_applied(id);
+            if txn.entry().contains_key(&(Table::Mesh, key::LEVELS.to_vec()))
+                && let Err(error) = refuse_newer_level(&txn, &self.options)
+            {
+                // The entry waits for a newer program.
+                txn.undo();
+                failed = Some(error);
+                break;
+            }
+            raft.note_applied(id, txn.entry());
             txn.seal();
         }
         db.write(&txn.into_writes(), &raft)?;
@@ -444,6 +491,7 @@ impl Inner {
                 "a received snapshot does not hold the state that it claims".to_owned(),
             ));
         }
+        refuse_newer_level(&db, &self.options)?;
         // In this order: a state that is newer than the snapshot is usual, an older one would be a gap.
         replace_file(&self.folder.join("CURRENT"), name.as_bytes())?;
         rename(&self.folder.join("received.tmp"), &self.snapshot_path())?;

@@ -12,6 +12,7 @@ use rocksdb::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::chain::Chain;
 use super::entry_id::{EntryId, Mark};
 use super::files::remove_folder;
 use super::folder::Folder;
@@ -44,6 +45,8 @@ pub(crate) struct RaftState {
     pub(crate) skipped: Vec<EntryId>,
     /// The first entry of each of the last terms, the oldest first.
     terms: Vec<EntryId>,
+    /// What the state has come of.
+    chain: Chain,
 }
 
 /// Of so many terms it is remembered where they began: of two nodes that meet, one may have gone through several
@@ -51,8 +54,10 @@ pub(crate) struct RaftState {
 const TERMS: usize = 16;
 
 impl RaftState {
-    pub(crate) fn note_applied(&mut self, id: LogId<u64>) {
+    /// An entry was applied, and has written this.
+    pub(crate) fn note_applied(&mut self, id: LogId<u64>, writes: &Writes) {
         self.last_applied = Some(id);
+        self.chain.add(id, writes);
         let entry = EntryId::from(id);
         if self.terms.last().is_some_and(|last| last.term >= entry.term) {
             return;
@@ -68,6 +73,7 @@ impl RaftState {
             applied: self.last_applied.map_or(0, |id| id.index),
             terms: self.terms.clone(),
             skipped: self.skipped.clone(),
+            links: self.chain.links(),
         }
     }
 }
@@ -192,10 +198,15 @@ impl StateDb {
         Ok(())
     }
 
+    /// Makes what was written durable.
+    pub(super) fn sync(&self) -> Result<(), CatalogError> {
+        self.db.flush_wal(true).map_err(self.failed("syncing the state"))
+    }
+
     /// Makes a copy of the database in `path` (hard links for the most part) and makes sure that the state itself
     /// is durable: the log may be purged up to what the copy holds.
     pub(super) fn checkpoint(&self, path: &Path) -> Result<(), CatalogError> {
-        self.db.flush_wal(true).map_err(self.failed("syncing the state"))?;
+        self.sync()?;
         rocksdb::checkpoint::Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(path))
             .map_err(self.failed("making a checkpoint of"))

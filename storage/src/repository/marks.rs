@@ -28,13 +28,14 @@ struct MarkText {
 }
 
 /// How far the catalog of the mesh had come when a mark was written. A catalog that has come less far has lost
-/// something.
+/// something, or another one has taken its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
-    /// When the catalog was founded, in seconds since the Unix epoch: positions in another catalog say nothing.
-    pub founded: i64,
-    /// How often the loss of what the catalog had was accepted.
+    /// How often somebody went on without a part of the catalog: without what it had lost, without the majority of its
+    /// nodes, or with one that was made anew from a repository.
     pub era: u32,
+    /// A random number of the era; 0 in the first one.
+    pub branch: u64,
     /// The number of commands that it had applied.
     pub position: u64,
     /// The lowest generation that it assigned.
@@ -145,8 +146,8 @@ mod tests {
         let (repository, _) = Repository::create(Arc::clone(&store), identity, None).await.unwrap();
         let mark = |number, nonce| Mark { number, nonce };
         let anchor = Anchor {
-            founded: 17,
             era: 1,
+            branch: u64::MAX,
             position: 4711,
             floor: 2,
         };

@@ -33,10 +33,3 @@ pub fn programs_of(major: u32) -> PathBuf {
     }
     tool(&format!("postgresql-{major}"), "test-all").join("bin")
 }
-
-/// The libraries that come with these programs; none where the system has them. A library that the server loads while
-/// it runs, such as the one that receives WAL, would otherwise take the system's libpq, which may be an older one.
-pub fn libraries_of(major: u32) -> Option<PathBuf> {
-    let libraries = programs_of(major).parent()?.join("lib");
-    libraries.join("libpq.so.5").is_file().then_some(libraries)
-}

@@ -6,7 +6,8 @@ use super::archiver::{self, ClusterArchiver};
 use super::check::{Check, OTHER};
 use super::sessions::sessions;
 use crate::commands::info::{
-    HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles, lost_remedy,
+    HOLES_REMEDY, costs, describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles,
+    describe_uncompared, lost_remedy,
 };
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
@@ -92,6 +93,7 @@ pub fn judge(seen: &Seen) -> Vec<Check> {
             }
             checks.extend(repositories(seen, status));
             checks.push(losses(status));
+            checks.extend(uncompared(status));
             checks.extend(stuck_archivers(status));
             checks.push(holes(status));
             checks.extend(sessions(seen.answered, status));
@@ -421,7 +423,10 @@ fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
 /// What no repair can make.
 fn losses(status: &MeshStatus) -> Check {
     let subject = "lost objects";
-    let found = describe_lost(&status.lost).join("; ");
+    let mut lost = status.lost.clone();
+    // That has a line of its own.
+    lost.uncompared.clear();
+    let found = describe_lost(&lost).join("; ");
     if found.is_empty() {
         return Check::ok(subject, "none: everything that is known has a good copy");
     }
@@ -429,6 +434,14 @@ fn losses(status: &MeshStatus) -> Check {
         return Check::fail(subject, code::FILE_MISSING, found, lost_remedy(&status.lost));
     }
     Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
+}
+
+/// Repositories that are compared with a catalog that has lost its end.
+fn uncompared(status: &MeshStatus) -> Option<Check> {
+    let found = describe_uncompared(&status.lost)?;
+    let remedy = "wait: the nodes do it by themselves, some minutes after they have started; of a repository that does not come \
+                  back, 'pgmesh --repo=N --force repo-remove' says so";
+    Some(Check::warn("comparison", found, remedy))
 }
 
 /// WAL that is missing between what is archived. It fails where no backup can be recovered to the present any more.

@@ -111,6 +111,8 @@ fn catalog(catalog: &CatalogLost) -> Value {
         "position": catalog.position,
         "written": catalog.written,
         "found-at": catalog.found_at,
+        "taken-over": catalog.taken_over,
+        "told-by": catalog.told_by,
     })
 }
 
@@ -127,6 +129,7 @@ pub fn lost(lost: &LostReport) -> Value {
         "since": lost.since,
         "searching": lost.searching,
         "catalog": lost.catalog.as_ref().map(catalog),
+        "uncompared": lost.uncompared,
         "stanzas": stanzas.collect::<Map<String, Value>>(),
     })
 }

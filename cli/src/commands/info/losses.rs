@@ -14,6 +14,12 @@ const REMEDY: &str = "mend or bring back a repository that had a good copy: what
 /// What helps where the catalog itself has lost something.
 pub fn remedy(lost: &LostReport) -> String {
     match &lost.catalog {
+        Some(catalog) if catalog.taken_over.is_some() => format!(
+            "if that is right: stop these nodes, empty their node-paths and let them join that mesh ('pgmesh invite --role=node NAME' \
+             there). If this catalog is the one to go on with: stop the nodes of the other one, then run 'pgmesh \
+             catalog-accept-loss {}' here",
+            catalog.position
+        ),
         Some(catalog) => format!(
             "stop all nodes and put newer copies of their node-paths back; or found the mesh anew with 'pgmesh catalog-rebuild' \
              from a repository; or give up what came after: 'pgmesh catalog-accept-loss {}'",
@@ -26,6 +32,7 @@ pub fn remedy(lost: &LostReport) -> String {
 /// All of it: how many objects, and what that costs each stanza. Nothing where nothing is lost.
 pub fn describe_lost(lost: &LostReport) -> Vec<String> {
     let mut lines: Vec<String> = lost.catalog.iter().map(describe_catalog).collect();
+    lines.extend(describe_uncompared(lost));
     if lost.objects == 0 {
         return lines;
     }
@@ -51,6 +58,17 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
     lines
 }
 
+/// Repositories that wait for their comparison.
+pub fn describe_uncompared(lost: &LostReport) -> Option<String> {
+    let names: Vec<String> = lost.uncompared.iter().map(|repo| format!("repo{repo}")).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "not compared yet with the catalog, which has lost its end: {}; until then no backup is taken and nothing is deleted",
+            names.join(", ")
+        )
+    })
+}
+
 /// A host whose WAL is refused.
 pub fn describe_stuck(stuck: &StuckArchiver) -> String {
     format!(
@@ -66,6 +84,17 @@ pub fn describe_stuck(stuck: &StuckArchiver) -> String {
 
 /// What the catalog itself has lost.
 pub fn describe_catalog(catalog: &CatalogLost) -> String {
+    if let Some(era) = catalog.taken_over {
+        return format!(
+            "another catalog of this mesh has taken over in era {era}, as {} has shown since {}: a node was rescued, or the \
+             catalog was made anew; this mesh serves nothing until that is decided; 'pgmesh doctor' names the choices",
+            match &catalog.told_by {
+                Some(node) => format!("node {node}"),
+                None => format!("repo{}", catalog.repo),
+            },
+            timestamp(catalog.written)
+        );
+    }
     format!(
         "the catalog has come to position {} and had come to {} at {}, as repo{} shows: all its copies are older ones, and the \
          mesh serves nothing until that is decided; 'pgmesh doctor' names the choices",
@@ -120,12 +149,27 @@ mod tests {
             position: 44,
             written: 0,
             found_at: 31,
+            taken_over: None,
+            told_by: None,
         });
         assert!(costs(&lost), "no object is lost, and everything may be");
         assert!(describe_lost(&lost).join("\n").contains("had come to 44"));
         assert!(remedy(&lost).contains("'pgmesh catalog-accept-loss 44'"));
+        if let Some(catalog) = &mut lost.catalog {
+            catalog.taken_over = Some(2);
+        }
+        assert!(describe_lost(&lost).join("\n").contains("has taken over in era 2"));
+        assert!(remedy(&lost).contains("let them join that mesh"));
         lost.catalog = None;
         assert_eq!(remedy(&lost), REMEDY);
+        lost.uncompared = vec![1, 3];
+        assert!(
+            describe_lost(&lost)
+                .join("\n")
+                .contains("has lost its end: repo1, repo3; until then no backup")
+        );
+        assert!(!costs(&lost));
+        lost.uncompared.clear();
         lost.objects = 3;
         lost.chunks = 2;
         let said = describe_lost(&lost).join("\n");

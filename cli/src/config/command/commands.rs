@@ -120,7 +120,10 @@ pub const COMMANDS: &[CommandSpec] = &[
                 since. The repositories show it, and the mesh serves nothing. This command gives up what came after: the mesh \
                 serves again, with the backups and the WAL that the catalog knows. Others stay in the repositories as objects \
                 that nobody refers to. 'catalog-rebuild' from a repository finds them again; newer copies of the node-paths lose \
-                nothing.",
+                nothing.\n\n\
+                The same takes a mesh back that another catalog has taken over: when a node was rescued (`node rescue`) though the \
+                others were not gone. Stop that node first: what it has acknowledged meanwhile is given up, and it comes back with \
+                an empty node-path. No backup is taken until the repositories have been compared with the catalog.",
         arguments: &[required(
             "POSITION",
             "how far the catalog had come, as doctor and status say it",
@@ -139,8 +142,9 @@ pub const COMMANDS: &[CommandSpec] = &[
                 Makes node-path as `node init` does, under the mesh's old identity and with a new certificate authority, and \
                 fills the catalog with what the repository says of itself: stanzas, backups, WAL. All WAL is read and \
                 checked; of chunks it is looked whether they are there, their content is read by `verify`. Nothing in the \
-                repository is changed or deleted; it is noted there that the mesh has begun anew, so that a node of the old \
-                mesh deletes nothing there any more. No such node should run.\n\n\
+                repository is changed or deleted; a mark is added, by which nodes of the old mesh that still run keep out: they \
+                acknowledge and delete nothing there any more. So a repository that a mesh has written to in the last ten \
+                minutes is refused without `--force`. For some minutes after the start no backup is taken.\n\n\
                 Where the file declares several repositories, --repo says which one is read; the others are taken up when the \
                 node starts, and `repo-sync` fills them. What cannot be used is listed with what to do about it. \
                 `--output=json`: `stanzas`, `chunks`, `unnamed`, and `problems`, each with `kind`, `stanza`, `subject`, \
@@ -383,6 +387,30 @@ pub const COMMANDS: &[CommandSpec] = &[
         hidden: false,
     },
     CommandSpec {
+        command: Command::NodeRescue,
+        name: "node rescue",
+        summary: "Go on alone when most nodes are gone for good",
+        about: "For a mesh that has lost the majority of its voters for good: this host's node, which must be stopped, goes on alone \
+                with all that its catalog has. What the others had acknowledged since may be lost; the marks in the \
+                repositories say how far the catalog had come. Nodes of the old mesh are kept out: they are removed, and \
+                a mark in each repository that can be read keeps them from acknowledging or deleting anything there. For \
+                some minutes after the start no backup is taken, until the repositories have been compared with the \
+                catalog. Refused while another node answers, or while a repository of this node's file cannot be read; \
+                `--force` goes on all the same. `--dry-run` changes nothing, and says what would be done.",
+        arguments: &[],
+        examples: &[
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf --dry-run node rescue",
+                "what would be done, and what may be lost",
+            ),
+            (
+                "pgmesh --config=/etc/pgmesh/node.conf node rescue",
+                "on the node that is left, before 'node start'",
+            ),
+        ],
+        hidden: false,
+    },
+    CommandSpec {
         command: Command::NodeResume,
         name: "node resume",
         summary: "Let a drained node take clients again",
@@ -600,7 +628,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Status,
         name: "status",
         summary: "Show how the whole mesh does",
-        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `joint`: whether the voters are being changed, `next-voters`: to which, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
+        about: "Leader, term and quorum; of each node its part, state, address, program, log positions, round trip and uptime; of each repository its health, content and debt; of a shared one its place, which nodes reach it and which have it open; what object lock or `delete=n` keeps; what has no good copy; what is missing from the WAL; how many sessions are open. `--output=json` has the keys `mesh`, `node`, `leader`, `term`, `quorum`, `catalog-format`, `joint`: whether the voters are being changed, `next-voters`: to which, `nodes` (`name`, `id`, `region`, `addresses`, `role`, `state`, `program`, `repositories`, `reachable`, `error`, `round-trip-us`, `uptime`, `clock`, `term`, `leader-id`, `last-log`, `last-applied`, `snapshot`, `certificate-expires`, `disk-free`, `trouble`: why it does not take part in consensus, `began-anew`: where its former catalog is kept, `skipped-entries`, `stuck`: hosts whose WAL it refuses, with `stanza`, `host`, `address`, `data-directory`, `file`, `since`, `last`, `code`, `why` and `remedy`, `failure`), `repositories` (`key`, `type`, `host`, `place`, `nodes` (`name`, `reaches`, `health`; the ways to a shared one), `health`, `objects`, `bytes`, `debt`, `kept`), `lost` (`objects`, `more`, `chunks`, `since`, `searching`, `catalog`: what the catalog itself has lost, `uncompared`: repositories that are to be compared with it, `stanzas`: of each its `backup`, `wal`, `wal-files` and `description`): what has no good copy anywhere; `wal-holes`: of each stanza whose WAL has holes the first ones and what they cost; `unopened` (`key`, `node`, `why`): repositories that a node declares and nobody could open yet, `sessions-open`, and `sessions` (`id`, `kind`, `stanza`, `holder`, `node`, `opened`, `quiet`: seconds without progress), the oldest 100.",
         arguments: &[],
         examples: &[
             ("pgmesh --config=/etc/pgmesh/node.conf status", "for people"),

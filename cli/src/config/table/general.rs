@@ -123,9 +123,11 @@ pub const OPTIONS: &[OptionSpec] = &[
         .commands(CommandSet::of(&[
             ArchiveForget,
             Backup,
+            CatalogRebuild,
             Invite,
             Join,
             NodeRemove,
+            NodeRescue,
             RepoRemove,
             Restore,
             StanzaAdopt,
@@ -146,7 +148,7 @@ pub const OPTIONS: &[OptionSpec] = &[
         .default("n")
         .about("They are removed in the same step: without their WAL they could not be restored.", "--with-backups"),
     new("dry-run", Kind::Flag, "only say what would be done")
-        .commands(CommandSet::of(&[ArchiveForget]))
+        .commands(CommandSet::of(&[ArchiveForget, NodeRescue]))
         .default("n")
         .about("Nothing is changed.", "--dry-run"),
     new("repo", Kind::Integer { min: 1, max: 256 }, "number of one repository")

@@ -11,6 +11,7 @@ use crate::config::kind::Kind;
 use crate::config::option::{OptionSpec, Scope};
 
 const TEN_SECONDS: Duration = Duration::from_secs(10);
+const HOUR: Duration = Duration::from_secs(3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 const NODE_AND_MESH: CommandSet = NODE.and(MESH).and(CommandSet::of(&[Join]));
@@ -163,6 +164,23 @@ pub const OPTIONS: &[OptionSpec] = &[
             since it began is deleted. Reading a large file counts as work. A process whose connection is lost has a few seconds to come back, whatever is \
             set here.",
         "session-timeout=30m",
+    ),
+    new(
+        "fence-timeout",
+        Kind::Duration {
+            min: Duration::from_secs(1),
+            max: HOUR,
+        },
+        "longest time without a look for a mesh that has taken over",
+    )
+    .commands(NODE)
+    .default("90s")
+    .about(
+        "When a node was rescued without the others, or the catalog was rebuilt, the nodes of the old mesh must neither acknowledge \
+            nor delete anything beside it. So a node lists the marks in each of its repositories every third of this time, \
+            and does neither if it could not for so long. The same on all nodes of a mesh: a rescued one waits for twice this \
+            time before it deletes.",
+        "fence-timeout=90s",
     ),
     new("node-region", Kind::Text, "where this host stands")
         .check(NAME, is_name)

@@ -96,13 +96,14 @@ pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[
 ]);
 
 /// Commands of a node: those that make or run one.
-pub const NODE: CommandSet = CommandSet::of(&[CatalogRebuild, NodeInit, NodeJoin, NodeStart]);
+pub const NODE: CommandSet = CommandSet::of(&[CatalogRebuild, NodeInit, NodeJoin, NodeRescue, NodeStart]);
 
 /// Commands that need to know repositories by themselves: the node's, and those that can do without a node.
 pub const REPOSITORY: CommandSet = CommandSet::of(&[
     CatalogRebuild,
     NodeInit,
     NodeJoin,
+    NodeRescue,
     NodeStart,
     RepoCheck,
     RepoGet,

@@ -4,9 +4,12 @@ mod harness;
 mod lan;
 mod large;
 mod lead;
+mod levels;
 mod members;
 mod mesh;
 mod old_copies;
+mod parted;
+mod rescue;
 mod skip;
 mod torn_disks;
 

@@ -1,0 +1,165 @@
+//! Taking stock: after an era of the catalog has begun, each repository is compared with the catalog.
+//!
+//! The part of the catalog that was lost may have deleted objects that this catalog believes to be there. A backup that
+//! counted on one of them would not be whole (invariant 4). And it may have acknowledged WAL that this catalog has never
+//! heard of: "never archived" would end a recovery early (invariant 7). So until every repository has been looked
+//! through, no backup is taken, nothing is deleted, and of no WAL it is said that it was never archived. What the
+//! catalog misses is withdrawn, and owed; WAL that it does not know is taken up. WAL is pushed and read meanwhile: a
+//! push writes an object of its own, and what is read is checked.
+//!
+//! A node of an earlier era may still be about to delete something when it sees the mark of this one. So the look begins
+//! when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked, and once
+//! for what it has sent before.
+
+use crate::awake::Awake;
+use crate::rebuild::adopt_unknown_wal;
+use crate::repositories::{Slot, Walk};
+use crate::{Failure, Node};
+use futures::future::join_all;
+use pgmesh_raft::{CatalogPast, Command};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it is looked whether a repository is to be looked through, and how soon one that failed is tried again.
+const PERIOD: Duration = Duration::from_secs(2);
+/// How long the other ways to a shared repository leave it to the leader.
+const LEAVE_TO_LEADER: Duration = Duration::from_secs(600);
+
+/// How far a repository is.
+struct Progress {
+    era: (u32, u64),
+    /// When its mark was durable.
+    marked: Awake,
+    /// Where the comparison is: it goes on there when a request has failed.
+    walk: Walk,
+    missing: u64,
+    there: u64,
+}
+
+impl Node {
+    /// Looks repositories through until the node stops. One that hangs holds up no other.
+    pub async fn keep_taking_stock(self: Arc<Self>) {
+        join_all(self.repositories.slots().map(|slot| self.keep_taking_stock_of(slot))).await;
+    }
+
+    async fn keep_taking_stock_of(&self, slot: &Slot) {
+        let mut progress: Option<Progress> = None;
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            let Ok(past) = self.catalog.view().past() else { continue };
+            if past.loss.is_some() || !past.uncompared.contains(&slot.key) {
+                progress = None;
+                continue;
+            }
+            progress = progress.filter(|progress| progress.era == (past.era, past.branch));
+            if let Err(failure) = self.take_stock(slot, &past, &mut progress).await {
+                tracing::warn!(repo = %slot.key, error = %failure, "this repository cannot be looked through, and is tried again");
+            }
+        }
+    }
+
+    /// A step: the mark of the era, or the comparison when it is time.
+    async fn take_stock(
+        &self,
+        slot: &Slot,
+        past: &CatalogPast,
+        progress: &mut Option<Progress>,
+    ) -> Result<(), Failure> {
+        let (repo, Some(repository)) = (slot.key, slot.repository()) else {
+            return Ok(());
+        };
+        let Some(progress) = progress else {
+            self.mark_now(slot, &repository).await?;
+            tracing::info!(%repo, era = past.era, "an era has begun: this repository is looked through soon");
+            *progress = Some(Progress {
+                era: (past.era, past.branch),
+                marked: Awake::now(),
+                walk: Walk::default(),
+                missing: 0,
+                there: 0,
+            });
+            return Ok(());
+        };
+        let mut patience = 2 * self.settings.fence_timeout;
+        if slot.settings.is_shared() && !self.catalog.is_leader() {
+            patience += LEAVE_TO_LEADER;
+        }
+        if progress.marked.elapsed() < patience {
+            return Ok(());
+        }
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        while let Some((missing, there)) = self.compare_page(&view, slot, &repository, &mut progress.walk).await? {
+            progress.missing += missing;
+            progress.there += there;
+        }
+        let adopted = adopt_unknown_wal(self, slot, &repository).await?;
+        let (missing, there) = (progress.missing, progress.there);
+        tracing::info!(%repo, missing, there, adopted, "this repository was compared with the catalog");
+        let era = past.era;
+        self.catalog
+            .propose(self.actor(), Command::Compared { repo, era })
+            .await?;
+        self.repair.wake();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
+    use pgmesh_storage::{Generation, RepoKey};
+    use std::collections::BTreeSet;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_lost_part_of_the_catalog_has_deleted_is_found_before_a_backup_counts_on_it() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let repo = RepoKey::new(1).unwrap();
+        let folder = site.repository().join("stanza/main");
+        assert!(folder.exists());
+        let begin = Command::BeginEra {
+            era: 1,
+            branch: 7,
+            floor: Generation(100),
+            last_number: 0,
+            compare: BTreeSet::from([repo]),
+            reason: "test".to_owned(),
+        };
+        site.propose(begin).await;
+        let refused = client.begin_backup("20260101-000000F").await.err().unwrap();
+        assert!(
+            refused.to_string().contains("not compared with the catalog yet"),
+            "{refused}"
+        );
+        assert!(!site.node.may_forget());
+        // It is deleted late, by a node of the old mesh that has not looked yet.
+        tokio::time::sleep(site.node.settings.fence_timeout).await;
+        std::fs::remove_dir_all(&folder).unwrap();
+        let past = |node: &Node| node.catalog.view().past().unwrap();
+        site.wait("the comparison", |node| past(node).uncompared.is_empty())
+            .await;
+        assert!(
+            site.node.catalog.view().lost(None).count() > 0,
+            "it is known that they are missing"
+        );
+        client.begin_backup("20260101-000000F").await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_has_not_looked_for_long_neither_acknowledges_nor_deletes() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let slot = site.node.own_slot(RepoKey::new(1).unwrap()).unwrap().clone();
+        site.wait("it to be open", |_| slot.repository().is_some()).await;
+        assert!(site.node.is_ours(&slot) && site.node.has_looked_lately());
+        let before = Awake::before(site.node.settings.fence_timeout);
+        slot.set_looked(before, Vec::new());
+        assert!(!site.node.is_ours(&slot) && !site.node.has_looked_lately());
+        assert!(site.node.refuse_if_taken_over().is_err());
+        // It looks again by itself.
+        site.wait("it to have looked", Node::has_looked_lately).await;
+    }
+}
