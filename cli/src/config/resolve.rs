@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::access::{Config, Origin, Resolved};
@@ -12,7 +13,7 @@ use super::kind::{Secret, Value};
 use super::option::{IndexKey, OptionKey, OptionSpec, Scope, Secrecy};
 use super::setting::{Given, Setting, Source};
 use super::{environment, table};
-use crate::exit::CommandError;
+use crate::exit::{CommandError, ExitCode};
 
 impl Config {
     /// Reads the command line (the program's name left out), the environment and the files that they name.
@@ -135,6 +136,7 @@ impl Loader {
                 }
             }
         }
+        refuse_open_secrets(&values)?;
         let mut config = Config::new(self.command, arguments, values, self.warnings);
         config.set_stanzas(self.stanzas);
         config.check_repositories()?;
@@ -195,6 +197,30 @@ impl Loader {
             _ => error.remedy(format!("give it on the command line: {}", spec.example)),
         }
     }
+}
+
+/// Refuses a file with a secret that everybody may read. Its group may: packages install such files for the group of the
+/// service.
+fn refuse_open_secrets(values: &BTreeMap<OptionKey, Resolved>) -> Result<(), CommandError> {
+    for (key, resolved) in values {
+        let (Value::Secret(_), Source::File { path, .. }) = (&resolved.value, &resolved.source) else {
+            continue;
+        };
+        // Gone since it was read: nobody can read it.
+        let Ok(metadata) = std::fs::metadata(path) else {
+            continue;
+        };
+        if metadata.mode() & 0o007 != 0 {
+            let what = format!("{} holds a secret ({key}), and everybody may read it", path.display());
+            return Err(CommandError::new(ExitCode::Config, what)
+                .because_of(format!("its mode is {:03o}", metadata.mode() & 0o777))
+                .remedy(format!(
+                    "'chmod o= {}', or keep the secret elsewhere: repoN-cipher-pass-file, repoN-cipher-pass-command",
+                    path.display()
+                )));
+        }
+    }
+    Ok(())
 }
 
 /// An option that this module itself needs.

@@ -15,8 +15,17 @@ struct Sample {
 impl Sample {
     fn new(text: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("pgmesh.conf"), text).unwrap();
-        Self { directory }
+        let path = directory.path().join("pgmesh.conf");
+        std::fs::write(&path, text).unwrap();
+        let this = Self { directory };
+        this.set_mode(0o640);
+        this
+    }
+
+    fn set_mode(&self, mode: u32) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.directory.path().join("pgmesh.conf");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
     fn rewrite(&self, text: &str) {
@@ -539,4 +548,24 @@ fn options_given_twice_in_a_section() {
     let sample = Sample::new("[global:archive-psuh]\nprocess-max=2\n");
     let warnings = sample.load(&["verify"]).unwrap().warnings().join("\n");
     assert!(warnings.contains("did you mean 'archive-push'?"), "{warnings}");
+}
+
+#[test]
+fn a_file_with_a_secret_that_everybody_may_read_is_refused() {
+    let text = "[global]\nrepo1-path=/r\nrepo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=secret\n";
+    let sample = Sample::new(text);
+    let load = || sample.load(&["--repo=1", "repo-check"]);
+    load().unwrap();
+    sample.set_mode(0o644);
+    let refused = load().err().unwrap();
+    assert_eq!(refused.code, ExitCode::Config);
+    let said = refused.to_string();
+    assert!(
+        said.contains("everybody may read it") && !said.contains("secret\n"),
+        "{said}"
+    );
+    // Without a secret anybody may read it.
+    sample.rewrite("[global]\nrepo1-path=/r\n");
+    sample.set_mode(0o644);
+    load().unwrap();
 }
