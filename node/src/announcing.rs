@@ -45,12 +45,16 @@ impl Node {
         let is_member = self.catalog.view().node(&self.name).ok().flatten();
         let levels = self.catalog.view().levels().unwrap_or_default();
         let is_known = levels.nodes.get(&node_id) == Some(&LEVEL);
-        if is_known || !is_member.is_some_and(|record| record.node_id == node_id && record.is_member()) {
+        if is_known || *self.catalog.standing().borrow() != Standing::Cleared {
+            return;
+        }
+        if !is_member.is_some_and(|record| record.node_id == node_id && record.is_member()) {
             return;
         }
         let note = Command::NoteLevel { node_id, level: LEVEL };
-        if let Err(error) = self.catalog.propose(self.actor(), note).await {
-            tracing::debug!(%error, "the apply level of this node is not noted yet");
+        let noted = tokio::time::timeout(LIMIT, self.catalog.propose(self.actor(), note)).await;
+        if !matches!(noted, Ok(Ok(_))) {
+            tracing::debug!("the apply level of this node is not noted yet");
         }
     }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often the log says that a node of a later era shuts this one out.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(20);
 /// How long a majority may take to note that another catalog has taken over.
 const MAJORITY_LIMIT: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,9 @@ impl Node {
             tokio::time::sleep(PERIOD).await;
             let is_behind = matches!(*self.catalog.standing().borrow(), Standing::Behind(_));
             // A node that is behind has ended its part itself, and is about to begin anew.
+            if let Some(error) = self.catalog.too_old() {
+                return error.into();
+            }
             if !is_behind && let Err(error) = self.catalog.check_alive().await {
                 return Failure::new(code::RUNTIME, "this node's catalog has stopped, and the node with it")
                     .because(chain(&error))
@@ -83,6 +88,12 @@ impl Node {
             // Without a majority nothing is acknowledged here; it is told when there is one.
             let reported = tokio::time::timeout(MAJORITY_LIMIT, self.report_fork(&by, told)).await;
             if !matches!(reported, Ok(Ok(()))) {
+                tracing::warn!(
+                    node = %by, era = told.number, why = said.why,
+                    "this node is not part of the mesh any more, as a node of a later era says; it has no majority to note it"
+                );
+                // Whoever says so is asked again every second.
+                tokio::time::sleep(COMPLAIN_EVERY).await;
                 return false;
             }
         }

@@ -103,7 +103,9 @@ impl Node {
             if since < lease / 3 {
                 continue;
             }
-            let limit = (lease / 3).min(lease.saturating_sub(since));
+            // Where the time is over already, nothing is acknowledged, and a look comes before the repository is closed.
+            let left = if since >= lease { lease / 3 } else { lease - since };
+            let limit = (lease / 3).min(left);
             let why = match tokio::time::timeout(limit, self.look_at_anchors(slot, &repository)).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => chain(&error),

@@ -30,6 +30,9 @@ impl From<CatalogError> for Failure {
                     .remedy("'pgmesh status' and 'pgmesh doctor' say which nodes are away")
                     .again()
             }
+            error @ CatalogError::Level { .. } => {
+                Self::new(code::VERSION_NOT_SUPPORTED, "this program is older than the mesh").because(chain(&error))
+            }
             other => Self::new(code::RUNTIME, "the catalog could not be changed or read")
                 .because(chain(&other))
                 .again(),

@@ -2,10 +2,10 @@
 //!
 //! The part of the catalog that was lost may have deleted objects that this catalog believes to be there. A backup that
 //! counted on one of them would not be whole (invariant 4). And it may have acknowledged WAL that this catalog has never
-//! heard of: "never archived" would end a recovery early (invariant 7). So until every repository has been looked
-//! through, no backup is taken, nothing is deleted, and of no WAL it is said that it was never archived. What the
-//! catalog misses is withdrawn, and owed; WAL that it does not know is taken up. WAL is pushed and read meanwhile: a
-//! push writes an object of its own, and what is read is checked.
+//! heard of: "never archived" would end a recovery early (invariant 7). So until the archives of every repository have
+//! been looked through, of no WAL it is said that it was never archived; WAL that the catalog does not know is taken up.
+//! And until all objects have been looked for, no backup is taken and nothing is deleted; what is missing is withdrawn,
+//! and owed. WAL is pushed and read meanwhile: a push writes an object of its own, and what is read is checked.
 //!
 //! A node of an earlier era may still be about to delete something when it sees the mark of this one. So the look begins
 //! when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked, and once
@@ -34,7 +34,14 @@ struct Progress {
     walk: Walk,
     missing: u64,
     there: u64,
+    /// How often in a row a step has failed.
+    failed: u32,
 }
+
+/// After so many attempts what the repository does not hand out counts as lost, if it answers at all.
+const TOLERATED: u32 = 6;
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl Node {
     /// Looks repositories through until the node stops. One that hangs holds up no other.
@@ -45,14 +52,23 @@ impl Node {
     async fn keep_taking_stock_of(&self, slot: &Slot) {
         let mut progress: Option<Progress> = None;
         loop {
-            tokio::time::sleep(PERIOD).await;
+            let failed = progress.as_ref().map_or(0, |progress| progress.failed);
+            tokio::time::sleep((PERIOD * 2_u32.pow(failed.min(5))).min(LONGEST_PAUSE)).await;
             let Ok(past) = self.catalog.view().past() else { continue };
             if past.loss.is_some() || !past.uncompared.contains(&slot.key) {
                 progress = None;
                 continue;
             }
             progress = progress.filter(|progress| progress.era == (past.era, past.branch));
-            if let Err(failure) = self.take_stock(slot, &past, &mut progress).await {
+            let taken = self.take_stock(slot, &past, &mut progress).await;
+            if let Some(progress) = &mut progress {
+                progress.failed = if taken.is_ok() {
+                    0
+                } else {
+                    progress.failed.saturating_add(1)
+                };
+            }
+            if let Err(failure) = taken {
                 tracing::warn!(repo = %slot.key, error = %failure, "this repository cannot be looked through, and is tried again");
             }
         }
@@ -77,6 +93,7 @@ impl Node {
                 walk: Walk::default(),
                 missing: 0,
                 there: 0,
+                failed: 0,
             });
             return Ok(());
         };
@@ -88,17 +105,28 @@ impl Node {
             return Ok(());
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        while let Some((missing, there)) = self.compare_page(&view, slot, &repository, &mut progress.walk).await? {
+        // One that is being removed, or whose disk was lost, takes nothing up.
+        if view.repository(repo)?.is_none_or(|record| record.change.is_some()) {
+            return Ok(());
+        }
+        let (era, tolerate) = (past.era, progress.failed >= TOLERATED);
+        let compared = |all| Command::Compared { repo, era, all };
+        // First, and soon done: recoveries wait for it.
+        if past.unlisted.contains(&repo) {
+            let adopted = adopt_unknown_wal(self, slot, &repository, tolerate).await?;
+            tracing::info!(%repo, adopted, "this repository was looked through for WAL that the catalog did not know");
+            self.catalog.propose(self.actor(), compared(false)).await?;
+        }
+        loop {
+            let page = self.compare_page(&view, slot, &repository, &mut progress.walk, tolerate);
+            let Some((missing, there)) = page.await? else { break };
+            progress.failed = 0;
             progress.missing += missing;
             progress.there += there;
         }
-        let adopted = adopt_unknown_wal(self, slot, &repository).await?;
         let (missing, there) = (progress.missing, progress.there);
-        tracing::info!(%repo, missing, there, adopted, "this repository was compared with the catalog");
-        let era = past.era;
-        self.catalog
-            .propose(self.actor(), Command::Compared { repo, era })
-            .await?;
+        tracing::info!(%repo, missing, there, "this repository was compared with the catalog");
+        self.catalog.propose(self.actor(), compared(true)).await?;
         self.repair.wake();
         Ok(())
     }

@@ -71,12 +71,15 @@ pub enum Command {
         /// The level.
         level: u32,
     },
-    /// A repository's objects were compared with the catalog: what is missing was reported. Reply: `Done`.
+    /// A repository was compared with the catalog: WAL that the catalog did not know is taken up, and what is missing was
+    /// reported. Reply: `Done`.
     Compared {
         /// The repository.
         repo: RepoKey,
         /// The era in which it was done.
         era: u32,
+        /// Whether all was compared; otherwise only its archives were looked through.
+        all: bool,
     },
     /// Adds a node or changes what is known of it. Reply: `Done`.
     RegisterNode {

@@ -12,18 +12,18 @@ use crate::failure::chain;
 use crate::repositories::{OpenRepository, Slot};
 use crate::services::{branches_of, claimed_object};
 use crate::wal_ranges::Ranges;
-use crate::{Failure, Node};
+use crate::{Failure, Node, code};
 use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
-use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, ObjectRef, Refusal, Replica, View};
+use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, ObjectRef, Refusal, Replica};
 use pgmesh_storage::{ObjectPath, RepoKey, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// So many files that the catalog does not know are taken up of one archive.
-const UNKNOWN_AT_MOST: usize = 100_000;
+/// So many objects of files that the catalog does not know are held in memory.
+const LISTED_AT_ONCE: usize = 10_000;
 /// Files in one command.
 const BATCH: usize = 500;
 
@@ -140,101 +140,149 @@ impl Rebuilding {
 }
 
 /// Takes up WAL that lies in a repository and that the catalog does not know: the lost part of it may have acknowledged
-/// it. What has no good copy, or several contents, is known by its name from then on. How many files.
-pub(crate) async fn adopt_unknown_wal(node: &Node, slot: &Slot, repository: &OpenRepository) -> Result<u64, Failure> {
-    let repo = slot.key;
-    let view = node.catalog.view();
+/// it. What has no good copy, or several contents, is known by its name from then on, until another repository has a good
+/// one. How many files. With `tolerate`, what the repository does not hand out counts as damaged.
+pub(crate) async fn adopt_unknown_wal(
+    node: &Node,
+    slot: &Slot,
+    repository: &OpenRepository,
+    tolerate: bool,
+) -> Result<u64, Failure> {
     let mut adopted = 0;
+    let view = node.catalog.view_linearizable().await.map_err(Failure::from)?;
     for row in view.stanzas(None) {
         let (stanza, record) = row?;
         for database in &record.databases {
-            let unknown = unknown_files(&view, repo, repository, &stanza, database).await?;
-            let reader = Reader {
-                repository: repository.clone(),
-                repo,
-                cluster: Cluster {
-                    system_id: database.system_id,
-                    version: database.version,
-                    catalog_version: database.catalog_version,
-                    segment_size: database.segment_size,
-                },
-                tell: Arc::new(|_| {}),
-            };
-            for (file, copies) in grouped(unknown) {
-                let (object, branches) = match reader.read(file, copies).await? {
-                    Found::Good(object, branches) => (object, branches),
-                    Found::Foreign(why) => {
-                        tracing::warn!(%repo, %stanza, %file, why, "it lies in the archive, and is left out");
-                        continue;
-                    }
-                    Found::Damaged(_) | Found::Different(_) => (ClaimedObject::unknown(), Vec::new()),
-                };
-                let files = vec![AdoptedFile { file, object, branches }];
-                let adopt = Adopt::WalFiles {
-                    stanza: stanza.clone(),
-                    db: database.id,
-                    files,
-                };
-                match node
-                    .catalog
-                    .propose(node.actor(), Command::Adopt(Box::new(adopt)))
-                    .await
-                {
-                    Ok(_) => adopted += 1,
-                    // It was pushed meanwhile, or contradicts a history that was.
-                    Err(CatalogError::Refused(refusal)) => {
-                        tracing::warn!(%repo, %stanza, %file, %refusal, "it lies in the archive, and is left out");
-                    }
-                    Err(error) => return Err(error.into()),
-                }
+            adopted += Unknown {
+                node,
+                slot,
+                repository,
+                stanza: &stanza,
+                database,
+                tolerate,
             }
+            .adopt()
+            .await?;
         }
     }
     Ok(adopted)
 }
 
-/// The objects of an archive that the catalog does not know under their file's name, and does not know to be useless.
-async fn unknown_files(
-    view: &View,
-    repo: RepoKey,
-    repository: &OpenRepository,
-    stanza: &StanzaName,
-    database: &Database,
-) -> Result<Vec<ObjectPath>, Failure> {
-    let folder = format!("stanza/{stanza}/archive/{}", database.archive_id());
-    let mut listed = repository.list(&folder);
-    let mut unknown = Vec::new();
-    while let Some(object) = listed.try_next().await.map_err(|error| unreadable(repo, &error))? {
-        let Some(path) = ObjectPath::parse(&object.path) else {
-            continue;
-        };
-        let ObjectPath::Segment { file, .. } = &path else {
-            continue;
-        };
-        // A map is made anew when it is asked for, and what was set aside no recovery asks for.
-        if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. })
-            || view.segment(stanza, database.id, file)?.is_some()
-        {
-            continue;
-        }
-        let garbage = GarbageKey {
-            object: ObjectRef::Segment {
-                stanza: stanza.clone(),
-                db: database.id,
-                file: *file,
-            },
+/// One archive that is looked through for files that the catalog does not know.
+struct Unknown<'a> {
+    node: &'a Node,
+    slot: &'a Slot,
+    repository: &'a OpenRepository,
+    stanza: &'a StanzaName,
+    database: &'a Database,
+    tolerate: bool,
+}
+
+impl Unknown<'_> {
+    async fn adopt(&self) -> Result<u64, Failure> {
+        let (repo, database) = (self.slot.key, self.database);
+        let reader = Reader {
+            repository: self.repository.clone(),
             repo,
-            generation: path.generation(),
+            cluster: Cluster {
+                system_id: database.system_id,
+                version: database.version,
+                catalog_version: database.catalog_version,
+                segment_size: database.segment_size,
+            },
+            tell: Arc::new(|_| {}),
         };
-        if !view.is_useless(&garbage)? {
-            unknown.push(path);
-        }
-        if unknown.len() >= UNKNOWN_AT_MOST {
-            tracing::warn!(%repo, %stanza, "so many files are unknown that the rest is left to a rebuilt catalog");
-            break;
+        let (mut adopted, mut left_out) = (0, BTreeSet::new());
+        loop {
+            let unknown = self.list(&left_out).await?;
+            let is_last = unknown.len() < LISTED_AT_ONCE;
+            for (file, copies) in grouped(unknown) {
+                let read = tokio::time::timeout(self.slot.io_timeout, reader.read(file, copies)).await;
+                let silent = || Failure::new(code::REPO_INVALID, format!("repo{repo} does not answer"));
+                let (object, branches) = match read.unwrap_or_else(|_| Err(silent())) {
+                    Ok(Found::Good(object, branches)) => (object, branches),
+                    Ok(Found::Foreign(why)) => {
+                        tracing::warn!(%repo, stanza = %self.stanza, %file, why, "it lies in the archive, and is left out");
+                        left_out.insert(file);
+                        continue;
+                    }
+                    Ok(Found::Damaged(_) | Found::Different(_)) => (ClaimedObject::unknown(), Vec::new()),
+                    Err(_) if self.tolerate => (ClaimedObject::unknown(), Vec::new()),
+                    Err(failure) => return Err(failure),
+                };
+                if object == ClaimedObject::unknown() {
+                    // Read again below, it would never end.
+                    left_out.insert(file);
+                }
+                match self.propose(AdoptedFile { file, object, branches }).await {
+                    Ok(()) => adopted += 1,
+                    // It was pushed meanwhile, or contradicts a history that was.
+                    Err(CatalogError::Refused(refusal)) => {
+                        tracing::warn!(%repo, stanza = %self.stanza, %file, %refusal, "it lies in the archive, and is left out");
+                        left_out.insert(file);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if is_last {
+                return Ok(adopted);
+            }
         }
     }
-    Ok(unknown)
+
+    async fn propose(&self, file: AdoptedFile) -> Result<(), CatalogError> {
+        let adopt = Adopt::WalFiles {
+            stanza: self.stanza.clone(),
+            db: self.database.id,
+            files: vec![file],
+        };
+        let command = Command::Adopt(Box::new(adopt));
+        self.node.catalog.propose(self.node.actor(), command).await.map(drop)
+    }
+
+    /// Some objects of the archive of which the catalog does not know the content, and does not know that they are
+    /// useless.
+    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<Vec<ObjectPath>, Failure> {
+        let (repo, stanza, db) = (self.slot.key, self.stanza, self.database.id);
+        let folder = format!("stanza/{stanza}/archive/{}", self.database.archive_id());
+        let view = self.node.catalog.view();
+        let mut listed = self.repository.list(&folder);
+        let mut unknown = Vec::new();
+        while let Some(object) = listed.try_next().await.map_err(|error| unreadable(repo, &error))? {
+            let Some(path) = ObjectPath::parse(&object.path) else {
+                continue;
+            };
+            let ObjectPath::Segment { file, .. } = &path else {
+                continue;
+            };
+            // A map is made anew when it is asked for, and what was set aside no recovery asks for.
+            if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) || left_out.contains(file) {
+                continue;
+            }
+            let known = view.segment(stanza, db, file)?;
+            if known.is_some_and(|known| !known.object.is_unknown()) {
+                continue;
+            }
+            let object = ObjectRef::Segment {
+                stanza: stanza.clone(),
+                db,
+                file: *file,
+            };
+            let generation = path.generation();
+            if view.is_useless(&GarbageKey {
+                object,
+                repo,
+                generation,
+            })? {
+                continue;
+            }
+            unknown.push(path);
+            if unknown.len() >= LISTED_AT_ONCE {
+                break;
+            }
+        }
+        Ok(unknown)
+    }
 }
 
 /// Reads one file after the other of an archive.

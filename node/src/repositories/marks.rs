@@ -14,7 +14,7 @@ use crate::clock::utc;
 use crate::failure::chain;
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord, View};
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
@@ -234,7 +234,7 @@ impl Node {
         let (mut missing, mut there) = (0, 0);
         let mut walk = Walk::default();
         let slot = self.own_slot(repo)?.clone();
-        while let Some((lacks, has)) = self.compare_page(&view, &slot, repository, &mut walk).await? {
+        while let Some((lacks, has)) = self.compare_page(&view, &slot, repository, &mut walk, false).await? {
             missing += lacks;
             there += has;
         }
@@ -245,32 +245,47 @@ impl Node {
 
     /// Looks for the next objects that the catalog believes to be in a repository; those that are missing are withdrawn,
     /// and owed. How many are missing, and how many are there; none at the end. A walk whose page has failed goes on with
-    /// the same page.
+    /// the same page. With `tolerate`, objects that the repository does not hand out are missing, if it answers for
+    /// others.
     pub(crate) async fn compare_page(
         &self,
         view: &View,
         slot: &Slot,
         repository: &OpenRepository,
         walk: &mut Walk,
+        tolerate: bool,
     ) -> Result<Option<(u64, u64)>, Failure> {
         let before = walk.after.clone();
         let Some(page) = walk.page(view, slot.key)? else {
             return Ok(None);
         };
         let looks = page.into_iter().map(|(object, replica)| async move {
-            let looked = self.withdraw_missing(view, repository, object, replica);
+            let looked = self.withdraw_missing(view, repository, object.clone(), replica);
             let silent = || Failure::new(code::REPO_INVALID, format!("repo{} does not answer", slot.key));
-            tokio::time::timeout(slot.io_timeout, looked)
-                .await
-                .unwrap_or_else(|_| Err(silent()))
+            let looked = tokio::time::timeout(slot.io_timeout, looked).await;
+            (object, replica, looked.unwrap_or_else(|_| Err(silent())))
         });
-        let looked: Result<Vec<bool>, Failure> = stream::iter(looks)
-            .buffer_unordered(LOOKED_FOR_AT_ONCE)
-            .try_collect()
-            .await;
-        let looked = looked.inspect_err(|_| walk.after = before)?;
-        let there = looked.iter().filter(|is_there| **is_there).count() as u64;
-        Ok(Some((looked.len() as u64 - there, there)))
+        let looked: Vec<_> = stream::iter(looks).buffer_unordered(LOOKED_FOR_AT_ONCE).collect().await;
+        let (mut missing, mut there, mut failures) = (0, 0, Vec::new());
+        for (object, replica, looked) in looked {
+            match looked {
+                Ok(true) => there += 1,
+                Ok(false) => missing += 1,
+                Err(failure) => failures.push((object, replica, failure)),
+            }
+        }
+        let answers = there + missing > 0;
+        for (object, replica, failure) in failures {
+            if !tolerate || !answers {
+                walk.after = before;
+                return Err(failure);
+            }
+            tracing::warn!(repo = %slot.key, %object, error = %failure, "an object that cannot be looked for counts as lost");
+            self.withdraw(repository, object, replica, "it cannot be looked for")
+                .await?;
+            missing += 1;
+        }
+        Ok(Some((missing, there)))
     }
 
     /// Writes a mark above all that are there, whether one is due or not.
@@ -302,14 +317,8 @@ impl Node {
         match repository.stored_length(&known.name, replica.generation).await {
             Ok(_) => Ok(true),
             Err(StoreError::NotFound { .. }) => {
-                let identity = repository.claimed_as().clone();
-                let command = Command::ReportBad {
-                    object,
-                    bad: pgmesh_raft::Claim { replica, identity },
-                    reason: pgmesh_raft::DebtReason::Missing,
-                    what: "an older copy of the repository, which is in its place, does not have it".to_owned(),
-                };
-                self.catalog.propose(self.actor(), command).await?;
+                let what = "the repository does not have it";
+                self.withdraw(repository, object, replica, what).await?;
                 Ok(false)
             }
             Err(error) => Err(Failure::new(
@@ -319,6 +328,27 @@ impl Node {
             .because(chain(&error))
             .remedy("run the command again: what was found missing so far is owed already")),
         }
+    }
+}
+
+impl Node {
+    /// A replica is not there.
+    async fn withdraw(
+        &self,
+        repository: &OpenRepository,
+        object: ObjectRef,
+        replica: Replica,
+        what: &str,
+    ) -> Result<(), Failure> {
+        let identity = repository.claimed_as().clone();
+        let command = Command::ReportBad {
+            object,
+            bad: pgmesh_raft::Claim { replica, identity },
+            reason: pgmesh_raft::DebtReason::Missing,
+            what: what.to_owned(),
+        };
+        self.catalog.propose(self.actor(), command).await?;
+        Ok(())
     }
 }
 

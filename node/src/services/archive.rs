@@ -314,14 +314,14 @@ impl Node {
             // The view is newer than what was looked at when the request came.
             self.refuse_loss(&view)?;
             let past = view.past()?;
-            if !past.uncompared.is_empty() {
-                let what = format!(
-                    "{file} is not in the catalog, which has lost its end (era {})",
-                    past.era
-                );
+            if let Some(repo) = past.unlisted.first() {
+                let what = format!("{file} is not in the catalog, which has begun era {}", past.era);
                 return Err(Failure::new(code::ARCHIVE_TIMEOUT, what)
-                    .because("repositories are being looked through for WAL that the lost part knew")
-                    .remedy("try again: it takes some minutes after the start; 'pgmesh doctor' says which are left")
+                    .because(format!("repo{repo} has not been looked through yet for WAL that the lost part knew"))
+                    .remedy(format!(
+                        "try again: it takes some minutes after the start. If repo{repo} does not come back, 'pgmesh --repo={repo} \
+                         --force repo-remove' says so; --repo-direct restores from one repository alone"
+                    ))
                     .again());
             }
             if self.may_learn_of_loss() {

@@ -81,7 +81,12 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
         let is_unknown = object == ClaimedObject::unknown();
         let key = key::segment(name, db, &file.to_string());
         if let Some(known) = step.txn.record::<SegmentRecord>(Table::Segments, &key)? {
-            if known.object.digest != object.digest {
+            // Known by its name alone, and now there is a good copy.
+            let is_bare = known.object.is_unknown() && !is_unknown;
+            if !is_bare && known.object.digest != object.digest {
+                if is_unknown {
+                    continue;
+                }
                 return Err(Refusal::Duplicate {
                     stanza: name.clone(),
                     file,
@@ -90,7 +95,9 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
                 }
                 .into());
             }
-            continue;
+            if !is_bare {
+                continue;
+            }
         }
         if let WalFileName::History(timeline) = file
             && is_current

@@ -116,6 +116,7 @@ pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogInde
         loss: None,
         // Whoever wrote the proof may have deleted something since.
         uncompared: all_repositories(step)?,
+        unlisted: all_repositories(step)?,
     };
     step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
     Ok(Reply::Done)
@@ -157,11 +158,20 @@ pub(super) fn refuse_lost<B: Base>(step: &Step<'_, '_, B>) -> Outcome<()> {
     }
 }
 
-pub(super) fn compared<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, era: u32) -> Outcome {
+pub(super) fn compared<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, era: u32, all: bool) -> Outcome {
     let mut past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
     // A report of an earlier era came late.
-    if past.era == era && past.uncompared.remove(&repo) {
-        step.audit(format!("repo{repo} was compared with the catalog"));
+    if past.era != era {
+        return Ok(Reply::Done);
+    }
+    let is_news = past.unlisted.remove(&repo) | (all && past.uncompared.remove(&repo));
+    if is_news {
+        let what = if all {
+            "was compared with the catalog"
+        } else {
+            "was looked through for WAL"
+        };
+        step.audit(format!("repo{repo} {what}"));
         step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
     }
     Ok(Reply::Done)
@@ -170,7 +180,7 @@ pub(super) fn compared<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, era: 
 /// A repository that is forgotten, or whose objects are written anew, need not be compared any more.
 pub(super) fn compares_no_more<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Result<(), ReadError> {
     let mut past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
-    if past.uncompared.remove(&repo) {
+    if past.uncompared.remove(&repo) | past.unlisted.remove(&repo) {
         step.txn.put(Table::Mesh, key::PAST.to_vec(), &past);
     }
     Ok(())

@@ -250,13 +250,14 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
                 era,
                 branch,
                 loss: None,
+                unlisted: compare.clone(),
                 uncompared: compare,
             };
             mesh::begin_era(step, past, floor, last_number, &reason)
         }
         Command::NoteLevel { node_id, level } => node::note_level(step, node_id, level),
         Command::RaiseLevel { level } => node::raise_level(step, level),
-        Command::Compared { repo, era } => mesh::compared(step, repo, era),
+        Command::Compared { repo, era, all } => mesh::compared(step, repo, era, all),
         Command::RegisterNode { name, record } => node::register(step, name, record),
         Command::AdmitNode {
             name,

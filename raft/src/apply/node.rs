@@ -196,10 +196,14 @@ pub(super) fn announce<B: Base>(
 /// A node says which levels its program has. Numbers that are no member's any more are forgotten.
 pub(super) fn note_level<B: Base>(step: &mut Step<'_, '_, B>, node_id: u64, level: u32) -> Outcome {
     let members = member_numbers(step)?;
-    let mut levels: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
+    let known: Levels = step.txn.record(Table::Mesh, key::LEVELS)?.unwrap_or_default();
+    let mut levels = known.clone();
     levels.nodes.retain(|known, _| members.contains_key(known));
     if members.contains_key(&node_id) {
         levels.nodes.insert(node_id, level);
+    }
+    if levels == known {
+        return Ok(Reply::Done);
     }
     step.txn.put(Table::Mesh, key::LEVELS.to_vec(), &levels);
     Ok(Reply::Done)

@@ -592,9 +592,15 @@ fn an_era_begins_once_and_above_what_is_known() {
         Ok(Reply::Admitted { node_id: 1001, .. })
     ));
     // A report of an earlier era is late.
-    let compared = |era| Command::Compared { repo: repo(1), era };
-    assert_eq!(world.run(compared(1)), Ok(Reply::Done));
+    let compared = |era, all| Command::Compared {
+        repo: repo(1),
+        era,
+        all,
+    };
+    assert_eq!(world.run(compared(1, true)), Ok(Reply::Done));
     assert!(known(&world).uncompared.contains(&repo(1)));
-    assert_eq!(world.run(compared(2)), Ok(Reply::Done));
+    assert_eq!(world.run(compared(2, false)), Ok(Reply::Done));
+    assert!(known(&world).uncompared.contains(&repo(1)) && !known(&world).unlisted.contains(&repo(1)));
+    assert_eq!(world.run(compared(2, true)), Ok(Reply::Done));
     assert_eq!(known(&world).uncompared, BTreeSet::from([repo(2)]));
 }

@@ -32,11 +32,9 @@ impl Catalog {
             let skipped = own.skipped.contains(&entry);
             return PeerReply::Differs { entry, skipped };
         }
-        if let Some(index) = own.parted(&request.mark) {
-            self.clearance.note_parted(request.from, index);
+        if let Some(index) = self.clearance.judge_parted(request.from, own.compare(&request.mark)) {
             return PeerReply::Parted { index };
         }
-        self.clearance.forget_parted(request.from);
         let reached = self.way.log.reached();
         if let Some(witness) = self.leader_elsewhere(&request.message) {
             self.clearance.fall_behind(Shortfall {

@@ -22,7 +22,7 @@ use super::clearance::{Clearance, Pledge};
 use super::leader::Way;
 use crate::consensus::TypeConfig;
 use crate::network::{call, empty_append};
-use crate::peers::{Knowledge, PeerMessage, PeerReply, Started};
+use crate::peers::{Knowledge, PeerError, PeerMessage, PeerReply, Started};
 use crate::status::{Shortfall, Standing};
 
 /// How long a node waits for voters that do not answer, when there is no leader.
@@ -219,6 +219,10 @@ async fn ask(
             Ok(PeerReply::Knowledge(knowledge)) => Some(knowledge),
             Ok(_) => None,
             Err(error) => {
+                if let PeerError::Parted { index, .. } = error {
+                    // It has found out before this node was restarted.
+                    clearance.note_parted(peer, index);
+                }
                 tracing::debug!(%error, "a node could not be asked what it knows of this one");
                 None
             }

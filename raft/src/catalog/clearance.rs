@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::peers::PeerMessage;
 use crate::status::{Lack, Shortfall, Standing};
-use crate::store::EntryId;
+use crate::store::{Compared, EntryId};
 
 /// A node that is behind asks again and again. One that has not asked for so long is not behind any more, or is down.
 const BEHIND_FOR: Duration = Duration::from_secs(10);
@@ -199,9 +199,21 @@ impl Clearance {
         }
     }
 
-    /// A node's state is this one's, as far as both can compare.
-    pub(super) fn forget_parted(&self, node_id: u64) {
-        lock(&self.parted).remove(&node_id);
+    /// After which entry another node's state is not this one's, if it is not. What was found stays found until a later
+    /// entry shows the same state: two nodes that are far from each other have nothing to compare.
+    pub(super) fn judge_parted(&self, node_id: u64, compared: Compared) -> Option<u64> {
+        let known = lock(&self.parted).get(&node_id).copied();
+        match (compared, known) {
+            (Compared::Parted(index), _) => {
+                self.note_parted(node_id, index);
+                Some(index)
+            }
+            (Compared::Same(index), Some(known)) if index >= known => {
+                lock(&self.parted).remove(&node_id);
+                None
+            }
+            (_, known) => known,
+        }
     }
 
     /// The nodes whose state has come of something else, and the entries after which it shows.

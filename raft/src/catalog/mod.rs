@@ -277,6 +277,13 @@ impl Catalog {
         })
     }
 
+    /// Whether this program does not have the level that the catalog has come to while it ran.
+    #[must_use]
+    pub fn too_old(&self) -> Option<CatalogError> {
+        let (found, known) = self.state.newer_level()?;
+        Some(CatalogError::Level { found, known })
+    }
+
     /// Whether consensus works on this node at all: it ends with its disk, or with a state that contradicts what the
     /// others say, and does not come back in this process.
     ///
@@ -390,7 +397,11 @@ impl Catalog {
             failure: metrics.running_state.as_ref().err().map(ToString::to_string),
             standing: self.clearance.standing().borrow().clone(),
             behind: self.clearance.behind(),
-            parted: self.clearance.parted(),
+            parted: {
+                let mut parted = self.clearance.parted();
+                parted.retain(|node_id, _| membership.get_node(node_id).is_some());
+                parted
+            },
             contradiction: self
                 .clearance
                 .contradiction()

@@ -8,29 +8,32 @@ use openraft::LogId;
 use pgmesh_storage::DigestSuite;
 use serde::{Deserialize, Serialize};
 
+use super::entry_id::EntryId;
 use crate::apply::Writes;
 use crate::table::Table;
 
-/// Beside the newest link, those of entries whose index is a multiple of this are kept: two nodes that are not equally
+/// Beside the newest links, those of entries whose index is a multiple of this are kept: two nodes that are not equally
 /// far compare what both have.
 const STEP: u64 = 64;
 /// How many of those.
 const KEPT: usize = 4;
+/// The newest ones are kept, too: between two nodes that work, one is an entry or two ahead.
+const RECENT: usize = 4;
 
 /// The digest after an entry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// The index of the entry.
-    pub index: u64,
+    /// The entry. Two that have other terms are two histories, which is not for the chain to judge.
+    pub entry: EntryId,
     /// Over the link before it, the index, and what the entry has written.
     pub digest: [u8; 32],
 }
 
-/// The newest link, and some before it.
+/// The newest links, and some before them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Chain {
-    /// None before the first entry: a node that has just joined has nothing to compare.
-    newest: Option<Link>,
+    /// Empty before the first entry: a node that has just joined has nothing to compare.
+    recent: Vec<Link>,
     kept: Vec<Link>,
 }
 
@@ -38,7 +41,7 @@ impl Chain {
     /// An entry was applied, and has written this.
     pub(crate) fn add(&mut self, entry: LogId<u64>, writes: &Writes) {
         let mut hasher = DigestSuite::Blake3.hasher();
-        hasher.update(&self.newest.map(|link| link.digest).unwrap_or_default());
+        hasher.update(&self.recent.last().map(|link| link.digest).unwrap_or_default());
         hasher.update(&entry.index.to_be_bytes());
         for ((table, key), value) in writes {
             let number = Table::ALL
@@ -54,31 +57,51 @@ impl Chain {
             hasher.update(value.as_deref().unwrap_or_default());
         }
         let newest = Link {
-            index: entry.index,
+            entry: EntryId::from(entry),
             digest: *hasher.finalize().as_bytes(),
         };
-        self.newest = Some(newest);
+        push(&mut self.recent, newest, RECENT);
         if entry.index.is_multiple_of(STEP) {
-            if self.kept.len() == KEPT {
-                self.kept.remove(0);
-            }
-            self.kept.push(newest);
+            push(&mut self.kept, newest, KEPT);
         }
     }
 
     /// What others compare with theirs.
     pub(crate) fn links(&self) -> Vec<Link> {
-        self.kept.iter().chain(&self.newest).copied().collect()
+        self.kept.iter().chain(&self.recent).copied().collect()
     }
 }
 
-/// The first entry, of those that both have kept, after which two states are not the same.
-pub(crate) fn parted(own: &[Link], theirs: &[Link]) -> Option<u64> {
-    let differs = |link: &&Link| {
-        let mut others = theirs.iter();
-        others.any(|other| other.index == link.index && other.digest != link.digest)
-    };
-    own.iter().filter(differs).map(|link| link.index).min()
+/// Keeps the last so many.
+fn push(links: &mut Vec<Link>, link: Link, most: usize) {
+    if links.len() == most {
+        links.remove(0);
+    }
+    links.push(link);
+}
+
+/// What comes of comparing the links of two nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// The states are not the same after this entry, the first of those that both have kept.
+    Parted(u64),
+    /// They are the same after this one, the last of those.
+    Same(u64),
+    /// There is no entry that both have kept.
+    Unknown,
+}
+
+pub(crate) fn compare(own: &[Link], theirs: &[Link]) -> Compared {
+    let both = own.iter().filter_map(|link| {
+        let other = theirs.iter().find(|other| other.entry == link.entry)?;
+        Some((link.entry.index, other.digest == link.digest))
+    });
+    let (same, parted): (Vec<_>, Vec<_>) = both.partition(|(_, is_same)| *is_same);
+    match (parted.iter().min(), same.iter().max()) {
+        (Some((index, _)), _) => Compared::Parted(*index),
+        (None, Some((index, _))) => Compared::Same(*index),
+        (None, None) => Compared::Unknown,
+    }
 }
 
 #[cfg(test)]
@@ -104,22 +127,21 @@ mod tests {
 
     #[test]
     fn states_that_part_are_told_apart_from_then_on_however_far_each_is() {
+        let of = |one: &Chain, other: &Chain| compare(&one.links(), &other.links());
         let whole = chain(200, None);
-        assert_eq!(parted(&whole.links(), &chain(200, None).links()), None);
-        assert_eq!(
-            parted(&whole.links(), &chain(130, None).links()),
-            None,
-            "it lags behind"
-        );
+        assert_eq!(of(&whole, &chain(200, None)), Compared::Same(200));
+        assert_eq!(of(&whole, &chain(130, None)), Compared::Same(128), "it lags behind");
+        assert_eq!(of(&chain(2000, None), &whole), Compared::Unknown, "too far behind");
         for value in [None, Some(&b"other"[..]), Some(&b""[..])] {
             let other = chain(200, Some((100, value)));
-            assert_eq!(parted(&whole.links(), &other.links()), Some(128), "{value:?}");
+            assert_eq!(of(&whole, &other), Compared::Parted(128), "{value:?}");
             let behind = chain(130, Some((100, value)));
-            assert_eq!(parted(&behind.links(), &whole.links()), Some(128), "{value:?}");
+            assert_eq!(of(&behind, &whole), Compared::Parted(128), "{value:?}");
             // At once where both are equally far.
             let other = chain(200, Some((200, value)));
-            assert_eq!(parted(&whole.links(), &other.links()), Some(200), "{value:?}");
+            assert_eq!(of(&whole, &other), Compared::Parted(200), "{value:?}");
         }
-        assert_eq!(chain(2000, None).links().len(), KEPT + 1);
+        assert_eq!(chain(2000, None).links().len(), KEPT + RECENT);
+        assert_eq!(of(&Chain::default(), &whole), Compared::Unknown);
     }
 }

@@ -1,6 +1,6 @@
 //! Names of log entries.
 
-use super::chain::{self, Link};
+use super::chain::{self, Compared, Link};
 use std::fmt;
 use std::str::FromStr;
 
@@ -82,10 +82,10 @@ impl Mark {
         (own != theirs).then_some(EntryId { term: own, index })
     }
 
-    /// An entry after which the two states are not the same, as far as both have kept what they come of.
+    /// Whether the two states are the same, as far as both have kept what they come of.
     #[must_use]
-    pub fn parted(&self, other: &Self) -> Option<u64> {
-        chain::parted(&self.links, &other.links)
+    pub fn compare(&self, other: &Self) -> Compared {
+        chain::compare(&self.links, &other.links)
     }
 
     /// An entry that one has left out and the other has applied.

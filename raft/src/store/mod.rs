@@ -23,7 +23,7 @@ mod state_db;
 #[cfg(test)]
 mod tests;
 
-pub use chain::Link;
+pub use chain::{Compared, Link};
 pub use entry_id::{EntryId, EntryIdError, Mark};
 pub use folder::Folder;
 pub use log::LogStore;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use openraft::storage::{RaftStateMachine, Snapshot};
@@ -50,6 +50,8 @@ struct Inner {
     skips: RwLock<BTreeSet<EntryId>>,
     /// Set when something could not be applied or put in place: what waits for it waits no more.
     is_broken: watch::Sender<bool>,
+    /// The level that was to begin, and that this program does not have.
+    newer_level: OnceLock<u32>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
 }
@@ -96,6 +98,7 @@ impl StateStore {
                 applied: watch::Sender::new(db.raft_state()?.mark()),
                 skips: RwLock::default(),
                 is_broken: watch::Sender::new(false),
+                newer_level: OnceLock::new(),
                 current: RwLock::new(Arc::new(db)),
                 snapshots: Mutex::new(()),
             }),
@@ -199,6 +202,12 @@ impl StateStore {
         let db = self.current();
         db.write(&Writes::default(), raft)?;
         db.sync()
+    }
+
+    /// The level that was to begin and that this program does not have, and the highest that it has.
+    pub(crate) fn newer_level(&self) -> Option<(u32, u32)> {
+        let found = self.inner.newer_level.get()?;
+        Some((*found, self.inner.options.level))
     }
 
     fn note_broken<T>(&self, done: &Result<T, CatalogError>) {
@@ -372,6 +381,9 @@ impl Inner {
                 && let Err(error) = refuse_newer_level(&txn, &self.options)
             {
                 // The entry waits for a newer program.
+                if let CatalogError::Level { found, .. } = &error {
+                    let _ = self.newer_level.set(*found);
+                }
                 txn.undo();
                 failed = Some(error);
                 break;
