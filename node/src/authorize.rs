@@ -124,6 +124,7 @@ mod tests {
                 stanzas: vec![stanza(name)],
             },
             fingerprint: Fingerprint([0; 32]),
+            key: Fingerprint([0; 32]),
             not_before: 0,
             not_after: i64::MAX,
         }))
@@ -214,6 +215,7 @@ mod tests {
                 name: "x".parse().unwrap(),
                 role,
                 fingerprint: Fingerprint([0; 32]),
+                key: Fingerprint([0; 32]),
                 not_before: 0,
                 not_after: i64::MAX,
             }))
