@@ -65,7 +65,6 @@ impl Node {
                 && record.region == announce.region
                 && record.advertise == announce.advertise
                 && record.program == announce.program
-                && record.fingerprint == self.fingerprint()
                 && record.reaches == self.reaches(&record.reaches)
         })
     }
@@ -134,7 +133,7 @@ impl Node {
             node_id: announce.node_id,
             region: announce.region,
             advertise: announce.advertise,
-            fingerprint: self.fingerprint(),
+            key: self.key(),
             program: announce.program,
             reaches: self.reaches(&known),
         };

@@ -151,9 +151,9 @@ impl Node {
         self.catalog.status().voters == [self.mesh.node_id]
     }
 
-    /// SHA-256 of this node's certificate.
-    pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        self.identity().fingerprint().0
+    /// SHA-256 of this node's public key.
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.identity().member().key.0
     }
 
     /// When this node's certificate ends, Unix seconds.

@@ -12,6 +12,8 @@ pub struct NewNode {
     pub region: String,
     /// Where it will be reached.
     pub advertise: Vec<String>,
+    /// SHA-256 of the public key of the administrator's certificate that will lie in its node-path.
+    pub administrator: [u8; 32],
     /// Its program's version.
     pub program: String,
     /// The catalog format that its program writes.
