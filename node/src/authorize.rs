@@ -33,6 +33,7 @@ fn between_nodes(request: &Request) -> bool {
             | Request::Authority
             | Request::NodeStatus
             | Request::BeginAnew(_)
+            | Request::Vouch(_)
             | Request::StoreObject(_)
             | Request::ReadObject(_)
             | Request::DeleteObject(_)

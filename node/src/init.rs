@@ -102,6 +102,7 @@ pub(crate) async fn found(
         suite,
         node_id: FOUNDER,
         seeds: Vec::new(),
+        members: Vec::new(),
     };
     file.write(layout)?;
     let initialized = Initialized {

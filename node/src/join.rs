@@ -89,6 +89,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
         suite: node.suite,
         node_id: node.node_id,
         seeds,
+        members: node.members,
     };
     file.write(&layout)?;
     write_marker(&layout)?;

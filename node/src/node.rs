@@ -79,7 +79,7 @@ impl Node {
             .remedy("set node-name to the name that the node was made with"));
         }
         let mut mesh = MeshFile::read(&layout)?;
-        let links = Arc::new(Links::new(&settings, name.clone(), &identity)?);
+        let links = Arc::new(Links::new(&settings, name.clone(), &identity, &mesh.members)?);
         let mut options = CatalogOptions {
             skip_entries: settings.skip_entries.clone(),
             ..CatalogOptions::default()

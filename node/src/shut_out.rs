@@ -13,14 +13,15 @@ use crate::protocol::Request;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
+use std::sync::Arc;
 
 /// What a node's certificate is worth to the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Worth {
     /// A member's.
     Member,
-    /// The catalog of this node has no member of that name and key. It may lag behind: a node that has just joined is
-    /// heard of by its messages. Until then it gets nothing else.
+    /// The catalog of this node has no member of that name and key. It may lag behind. `acquaintances.rs` says what such
+    /// a node gets.
     Unheard,
     /// It counts no more.
     Nothing {
@@ -69,31 +70,39 @@ fn nothing(record: &NodeRecord, name: &str) -> Worth {
     Worth::Nothing { why, is_removed }
 }
 
-/// What a node of which this one has not heard may ask: what makes this one hear of it.
+/// What a node that members have vouched for may ask before the catalog of this node has it: what makes this one hear
+/// of it.
 fn is_introduction(request: &Request) -> bool {
-    matches!(request, Request::Hello | Request::Raft(_) | Request::Announce(_))
+    matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
 impl Node {
     /// Refuses what a peer asks that is no member of the mesh, or not any more.
-    pub(crate) fn check_worth(&self, peer: &Peer, request: &Request) -> Result<(), Failure> {
+    pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
             return Ok(());
         };
         let (kind, name) = (member.role.kind(), &member.name);
         match worth(&self.catalog.view(), member) {
             Worth::Member => Ok(()),
-            Worth::Unheard if is_introduction(request) => Ok(()),
-            Worth::Unheard => Err(Failure::new(
-                code::PROTOCOL,
-                format!(
-                    "{} is refused to {kind} {name}: the catalog of node {} has no such member",
-                    request.name(),
-                    self.name
-                ),
-            )
-            .remedy("a node that has just joined waits until the others have heard of it")
-            .again()),
+            // It tells nothing but who is here.
+            Worth::Unheard if matches!(request, Request::Hello) => Ok(()),
+            Worth::Unheard if is_introduction(request) && self.links.acquaintances.knows(member) => Ok(()),
+            Worth::Unheard => {
+                if is_introduction(request) {
+                    self.ask_around(member);
+                }
+                Err(Failure::new(
+                    code::PROTOCOL,
+                    format!(
+                        "{} is refused to {kind} {name}: the catalog of node {} has no such member",
+                        request.name(),
+                        self.name
+                    ),
+                )
+                .remedy("a node that has just joined waits until the others have heard of it")
+                .again())
+            }
             Worth::Nothing { why, .. } => Err(Failure::new(
                 code::PROTOCOL,
                 format!("{} is refused to {kind} {name}", request.name()),
@@ -128,6 +137,8 @@ mod tests {
     use crate::links::{Lane, Whom};
     use crate::protocol::{AuthorityKey, DeleteObject, NodeInfo};
     use crate::testing::TestNode;
+    use pgmesh_raft::peers::{PeerMessage, PeerRequest};
+    use pgmesh_raft::store::Mark;
     use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
     use pgmesh_transport::{CloseCode, ConnectionLost, Server};
     use std::sync::Arc;
@@ -140,6 +151,17 @@ mod tests {
             generation: Generation::FIRST,
             term: u64::MAX,
         })
+    }
+
+    fn consensus() -> Request {
+        Request::Raft(Box::new(PeerRequest {
+            to: 1,
+            from: 7,
+            address: String::new(),
+            known: None,
+            mark: Mark::default(),
+            message: PeerMessage::ReadIndex,
+        }))
     }
 
     /// It goes on asking over the connections that it has.
@@ -181,6 +203,25 @@ mod tests {
             }
         });
         address
+    }
+
+    /// Its vote would count, and what it claims to have stored.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_asked_of_a_stranger_that_answers_in_a_member_s_place() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        site.admit(&site.certificate(&Role::Node, "beta")).await;
+        let address = silent_node(&site.certificate(&Role::Node, "beta"));
+        let name: NodeName = "beta".parse().unwrap();
+        site.node.links.announced(name.clone(), vec![address.clone()]);
+        for (whom, lane) in [
+            (Whom::Named(name.clone()), Lane::Data),
+            (Whom::Named(name), Lane::Consensus),
+            (Whom::At(address), Lane::Consensus),
+        ] {
+            let asked = site.node.links.ask(&whom, lane, &Request::NodeStatus, None).await;
+            let refused = asked.map(drop).unwrap_err().to_string();
+            assert!(refused.contains("vouches for"), "{refused}");
+        }
     }
 
     /// Nor is anything asked of it, though it runs on and answers.
@@ -238,7 +279,7 @@ mod tests {
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
         assert!(site.node.check_worth(&peer, &Request::Hello).is_ok());
-        for request in [Request::Authority, Request::NodeStatus, delete()] {
+        for request in [Request::Authority, Request::NodeStatus, delete(), consensus()] {
             assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
         }
     }

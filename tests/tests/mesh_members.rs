@@ -144,6 +144,50 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     }
 }
 
+/// While gamma is down, delta joins and gets its vote, and leads when gamma comes back, whose catalog does not have it.
+#[test]
+fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {
+    let mut site = MeshSite::without_archiving("unheard", |mesh| mesh.nodes(4).repositories(1));
+    let forge = WalForge::new(&site.postgres);
+    let mesh = &mut site.mesh;
+    mesh.run(&["node", "remove", "delta"]).succeeds();
+    mesh.wait_for_status("three nodes", |status| {
+        status.nodes.len() == 3 && status.voters().len() == 3
+    });
+    mesh.node_mut("delta").kill();
+    mesh.node_mut("gamma").stop();
+    mesh.join_again("delta");
+    mesh.run(&["node", "promote", "delta"]).succeeds();
+    for name in ["alpha", "beta"] {
+        mesh.run(&["node", "drain", name]).succeeds();
+    }
+    let leads = |status: &MeshStatus| status.leader.as_deref() == Some("delta") && status.quorum;
+    mesh.wait_for_status("delta to lead", leads);
+    mesh.start_node("gamma");
+    wait_for("gamma to have heard of delta", Duration::from_secs(60), || {
+        let status = mesh.status_from("gamma");
+        status.is_some_and(|status| leads(&status) && status.node("delta").is_some())
+    });
+    for name in ["alpha", "beta"] {
+        mesh.run(&["node", "resume", name]).succeeds();
+    }
+
+    // They start cold, and one of them stays away.
+    for name in ["alpha", "beta", "gamma", "delta"] {
+        mesh.node_mut(name).kill();
+    }
+    for name in ["beta", "gamma", "delta"] {
+        mesh.node_mut(name).launch();
+    }
+    for name in ["beta", "gamma", "delta"] {
+        mesh.await_node(name);
+    }
+    mesh.wait_for_status("a leader", |status| status.leader.is_some() && status.quorum);
+    mesh.start_node("alpha");
+    mesh.wait_until_whole();
+    site.host.push(&forge.make(1)).succeeds();
+}
+
 /// The voters change from two to three and back. The leader is killed at another moment of the change each time: it takes
 /// two entries of the log, and each goes to the others and back.
 #[test]

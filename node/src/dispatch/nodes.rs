@@ -57,6 +57,7 @@ impl Served {
                 };
                 logged(stream, "new beginning", number).await
             }
+            Request::Vouch(vouch) => reply(stream, Ok(node.vouch(&vouch))).await,
             Request::NodeStatus => reply(stream, Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.

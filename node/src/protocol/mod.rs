@@ -35,7 +35,7 @@ pub use mesh::{
 };
 pub use peer::{
     Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, NewNumber, ObjectAnswer,
-    ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt,
+    ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt, Vouch, Vouched,
 };
 pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -219,6 +219,9 @@ pub enum Request {
     /// Between nodes: the asker's disk lacks what it has promised; another number for it. Reply: `u64`.
     BeginAnew(BeginAnew),
 
+    /// Between nodes: is this node a member of the mesh? Reply: [`Vouched`].
+    Vouch(Vouch),
+
     /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the
     /// wire.
     ChangeMaps(ChangeMaps),
@@ -285,6 +288,7 @@ impl Request {
             | Self::Authority
             | Self::NodeStatus
             | Self::BeginAnew(_)
+            | Self::Vouch(_)
             | Self::StoreObject(_)
             | Self::ReadObject(_)
             | Self::DeleteObject(_)
@@ -341,6 +345,7 @@ impl Request {
             Self::Authority => "authority",
             Self::NodeStatus => "node status",
             Self::BeginAnew(_) => "new beginning",
+            Self::Vouch(_) => "word for a node",
             Self::StoreObject(_) => "object store",
             Self::ReadObject(_) => "object read",
             Self::DeleteObject(_) => "object delete",

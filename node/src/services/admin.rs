@@ -155,6 +155,7 @@ impl Node {
                 node: node_id.map(|node_id| JoinedNode {
                     node_id,
                     suite: self.suite(),
+                    members: self.known_members(name.as_str()),
                 }),
             }),
             other => Err(unexpected(&other)),
@@ -325,6 +326,8 @@ mod tests {
         assert_eq!(first.certificate, again.certificate);
         let number = |accepted: &JoinAccepted| accepted.node.as_ref().unwrap().node_id;
         assert_eq!(number(&first), number(&again));
+        let members = &first.node.as_ref().unwrap().members;
+        assert_eq!(members.len(), 1, "it is told of the node that is there: {members:?}");
         site.remove("beta").await;
         let refused = site.node.join(join).await.unwrap_err();
         assert!(refused.to_string().contains("removed"), "{refused}");
