@@ -34,6 +34,7 @@ fn between_nodes(request: &Request) -> bool {
             | Request::NodeStatus
             | Request::BeginAnew(_)
             | Request::Vouch(_)
+            | Request::MayLeave { .. }
             | Request::StoreObject(_)
             | Request::ReadObject(_)
             | Request::DeleteObject(_)

@@ -105,6 +105,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         | Request::Raft(_)
         | Request::Authority
         | Request::NodeStatus
+        | Request::MayLeave { .. }
         | Request::ChangeMaps(_) => Ok(()),
     }
 }

@@ -144,6 +144,36 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     }
 }
 
+/// Of three voters one is dead. Without a second one the third could decide nothing, not even to remove the dead one.
+#[test]
+fn a_voter_is_not_removed_while_the_others_could_decide_nothing_without_it() {
+    let mut site = MeshSite::without_archiving("stranded", |mesh| mesh.repositories(1));
+    let forge = WalForge::new(&site.postgres);
+    site.mesh.node_mut("gamma").kill();
+    site.host.push(&forge.make(1)).succeeds();
+    let words = [
+        "node beta keeps its vote, because gamma does not answer",
+        "without beta, alpha, gamma would be left to vote, of which 2 must answer",
+        "pgmesh node remove gamma",
+        "node remove beta --force",
+    ];
+    // One of them leads.
+    for asked in ["alpha", "beta"] {
+        for change in ["remove", "demote"] {
+            let asked = site.mesh.node(asked);
+            asked.run(&["node", change, "beta"]).refuses(&words);
+        }
+    }
+    // What the message says helps.
+    site.mesh.run(&["node", "remove", "gamma"]).succeeds();
+    site.mesh.run(&["node", "remove", "beta"]).succeeds();
+    let status = site
+        .mesh
+        .wait_for_status("alpha to vote alone", |status| status.voters() == ["alpha"]);
+    assert_eq!(status.nodes.len(), 1);
+    site.host.push(&forge.make(2)).succeeds();
+}
+
 /// While gamma is down, delta joins and gets its vote, and leads when gamma comes back, whose catalog does not have it.
 #[test]
 fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {

@@ -221,6 +221,11 @@ pub enum Request {
 
     /// Between nodes: is this node a member of the mesh? Reply: [`Vouched`].
     Vouch(Vouch),
+    /// Between nodes, to the leader: may this voter lose its vote, or would the others be stuck? Reply: `()`.
+    MayLeave {
+        /// Its number.
+        node_id: u64,
+    },
 
     /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the
     /// wire.
@@ -289,6 +294,7 @@ impl Request {
             | Self::NodeStatus
             | Self::BeginAnew(_)
             | Self::Vouch(_)
+            | Self::MayLeave { .. }
             | Self::StoreObject(_)
             | Self::ReadObject(_)
             | Self::DeleteObject(_)
@@ -346,6 +352,7 @@ impl Request {
             Self::NodeStatus => "node status",
             Self::BeginAnew(_) => "new beginning",
             Self::Vouch(_) => "word for a node",
+            Self::MayLeave { .. } => "question whether a voter may leave",
             Self::StoreObject(_) => "object store",
             Self::ReadObject(_) => "object read",
             Self::DeleteObject(_) => "object delete",
