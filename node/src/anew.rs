@@ -37,7 +37,9 @@ impl Node {
                 let request = asker.request();
                 let answer = self.links.call(&whom, Lane::Data, &request, LIMIT).await;
                 if let Some(number) = asker.take(answer.map_err(|error| error.to_string())) {
-                    return prepare(&self.layout, &self.mesh, number).await;
+                    // Whose log the empty catalog takes.
+                    let mesh = self.mesh_to_remember();
+                    return prepare(&self.layout, &mesh, number).await;
                 }
             }
             asker.pause().await;
@@ -210,6 +212,7 @@ mod tests {
             suite: DigestSuite::Blake3,
             node_id,
             seeds: vec![],
+            members: vec![],
         }
     }
 

@@ -1,7 +1,7 @@
 //! Telling the others that this node has started, and where it is now; hearing it from them.
 
 use crate::links::{Lane, Whom};
-use crate::mesh_file::MeshFile;
+use crate::mesh_file::KnownMember;
 use crate::protocol::{Announce, Request};
 use crate::repositories::Opened;
 use crate::{Failure, Node, code};
@@ -23,7 +23,7 @@ impl Node {
     pub async fn keep_announcing(self: Arc<Self>) {
         // Others may have put this node's repositories aside while it was away: they hear of it in any case.
         let mut heard = false;
-        let mut remembered = self.mesh.seeds.clone();
+        let mut remembered = self.mesh.members.clone();
         loop {
             if *self.catalog.standing().borrow() == Standing::Cleared {
                 self.remember_others(&mut remembered);
@@ -58,20 +58,14 @@ impl Node {
         }
     }
 
-    /// Remembers where the other nodes are, for a start at which the catalog cannot say it.
-    fn remember_others(&self, remembered: &mut Vec<String>) {
-        let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
-        let others = nodes.filter(|(name, record)| *name != self.name && record.is_member());
-        let addresses: Vec<String> = others.flat_map(|(_, record)| record.advertise).collect();
-        if addresses.is_empty() || addresses == *remembered {
+    /// Remembers who the other nodes are and where, for a start at which the catalog cannot say it.
+    fn remember_others(&self, remembered: &mut Vec<KnownMember>) {
+        let file = self.mesh_to_remember();
+        if file.members == *remembered {
             return;
         }
-        let file = MeshFile {
-            seeds: addresses.clone(),
-            ..self.mesh.clone()
-        };
         match file.write(&self.layout) {
-            Ok(()) => *remembered = addresses,
+            Ok(()) => *remembered = file.members,
             Err(error) => tracing::warn!(%error, "the other nodes' addresses could not be written"),
         }
     }
@@ -85,7 +79,6 @@ impl Node {
                 && record.region == announce.region
                 && record.advertise == announce.advertise
                 && record.program == announce.program
-                && record.fingerprint == self.fingerprint()
                 && record.reaches == self.reaches(&record.reaches)
         })
     }
@@ -154,7 +147,7 @@ impl Node {
             node_id: announce.node_id,
             region: announce.region,
             advertise: announce.advertise,
-            fingerprint: self.fingerprint(),
+            key: self.key(),
             program: announce.program,
             reaches: self.reaches(&known),
         };

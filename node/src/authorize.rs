@@ -33,6 +33,8 @@ fn between_nodes(request: &Request) -> bool {
             | Request::Authority
             | Request::NodeStatus
             | Request::BeginAnew(_)
+            | Request::Vouch(_)
+            | Request::MayLeave { .. }
             | Request::StoreObject(_)
             | Request::ReadObject(_)
             | Request::DeleteObject(_)
@@ -124,6 +126,7 @@ mod tests {
                 stanzas: vec![stanza(name)],
             },
             fingerprint: Fingerprint([0; 32]),
+            key: Fingerprint([0; 32]),
             not_before: 0,
             not_after: i64::MAX,
         }))
@@ -214,6 +217,7 @@ mod tests {
                 name: "x".parse().unwrap(),
                 role,
                 fingerprint: Fingerprint([0; 32]),
+                key: Fingerprint([0; 32]),
                 not_before: 0,
                 not_after: i64::MAX,
             }))

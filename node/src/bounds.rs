@@ -73,6 +73,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::UpdateRepository { definition, .. } => Ok(limits::options(definition)?),
         Request::Renew(r) => list("bytes of a certificate request", r.csr.len(), CSR),
         Request::ChangeNode { name, .. } => text("the node's name", name, limits::NAME),
+        Request::Vouch(r) => text("the node's name", &r.name, limits::NAME),
         Request::Announce(r) => whereabouts(&r.region, &r.advertise, &r.program),
         Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
         Request::CommitBackup(r) => plaintext(ObjectKind::Manifest, &r.manifest),
@@ -104,6 +105,7 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         | Request::Raft(_)
         | Request::Authority
         | Request::NodeStatus
+        | Request::MayLeave { .. }
         | Request::ChangeMaps(_) => Ok(()),
     }
 }

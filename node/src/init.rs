@@ -69,16 +69,15 @@ pub(crate) async fn found(
     authority
         .save(&layout.ca())
         .map_err(crypto("the mesh's authority cannot be saved"))?;
-    let mut fingerprint = [0; 32];
-    for (role, directory) in [(Role::Node, layout.identity()), (Role::Admin, layout.admin())] {
+    let issue = |role, directory: &Path| {
         let identity = authority
             .issue(&role, &member, CERTIFICATE_VALIDITY)
             .map_err(crypto("a certificate cannot be made"))?;
-        identity_at(&identity, &directory)?;
-        if role == Role::Node {
-            fingerprint = identity.fingerprint().0;
-        }
-    }
+        identity_at(&identity, directory)?;
+        Ok::<_, Failure>(identity.member().key.0)
+    };
+    let key = issue(Role::Node, &layout.identity())?;
+    let administrator = issue(Role::Admin, &layout.admin())?;
     let mesh = MeshRecord {
         mesh_id: mesh_id.to_string(),
         suite,
@@ -89,12 +88,12 @@ pub(crate) async fn found(
         node_id: FOUNDER,
         region: settings.region.clone().unwrap_or_default(),
         advertise: vec![settings.advertise.clone()],
-        fingerprint,
+        key,
+        administrator,
         program: env!("CARGO_PKG_VERSION").to_owned(),
         service: NodeService::InService,
         vote: VotePolicy::Auto,
         revoked: Vec::new(),
-        former: Vec::new(),
         reaches: std::collections::BTreeSet::new(),
     };
     let catalog = Catalog::create(&layout.catalog(), mesh, name, node, CatalogOptions::default()).await?;
@@ -103,6 +102,7 @@ pub(crate) async fn found(
         suite,
         node_id: FOUNDER,
         seeds: Vec::new(),
+        members: Vec::new(),
     };
     file.write(layout)?;
     let initialized = Initialized {

@@ -13,7 +13,7 @@ use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use crate::{Failure, code};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
-use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MeshCa, Role};
+use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
@@ -42,6 +42,8 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let csr = request
         .csr_der()
         .map_err(|error| crypto("a certificate request cannot be made", &error))?;
+    // Made before anybody is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
+    let administrator = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
     let (address, connection) = connect_by_token(token).await?;
     let join = Request::Join(JoinRequest {
         token_id: token.id,
@@ -51,6 +53,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
         node: Some(NewNode {
             region: settings.region.clone().unwrap_or_default(),
             advertise: vec![settings.advertise.clone()],
+            administrator: administrator.key().0,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             catalog_format: MeshRecord::CATALOG_FORMAT,
         }),
@@ -73,9 +76,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     authority
         .save(&layout.ca())
         .map_err(|error| crypto("the mesh's authority cannot be saved", &error))?;
-    let administrator = authority
-        .issue(&Role::Admin, &member, CERTIFICATE_VALIDITY)
-        .map_err(|error| crypto("a certificate cannot be made", &error))?;
+    let administrator = certified(administrator, &authority, &member)?;
     identity_at(&administrator, &layout.admin())?;
     identity_at(&identity, &layout.identity())?;
     Catalog::create_joining(&layout.catalog(), node.node_id, &CatalogOptions::default()).await?;
@@ -88,6 +89,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
         suite: node.suite,
         node_id: node.node_id,
         seeds,
+        members: node.members,
     };
     file.write(&layout)?;
     write_marker(&layout)?;
@@ -126,6 +128,19 @@ async fn fetch_authority(identity: &Identity, address: &str) -> Result<MeshCa, F
         .map_err(|error| crypto("the authority that the node handed over cannot be used", &error))
 }
 
+/// The administrator's identity of a node that has the authority.
+fn certified(request: KeyRequest, authority: &MeshCa, name: &MemberName) -> Result<Identity, Failure> {
+    let csr = request
+        .csr_der()
+        .map_err(|error| crypto("a certificate request cannot be made", &error))?;
+    let certificate = authority
+        .sign_csr(&csr, &Role::Admin, name, CERTIFICATE_VALIDITY)
+        .map_err(|error| crypto("a certificate cannot be made", &error))?;
+    request
+        .into_identity(authority.certificate_der(), &certificate, authority.fingerprint())
+        .map_err(|error| crypto("the administrator's certificate cannot be used", &error))
+}
+
 pub(crate) async fn call<T: DeserializeOwned>(connection: &Connection, request: &Request) -> Result<T, Failure> {
     let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
     stream.send(request).await.map_err(|error| interrupted(&error))?;
@@ -139,7 +154,7 @@ pub(crate) async fn call<T: DeserializeOwned>(connection: &Connection, request: 
 fn interrupted(error: &dyn std::error::Error) -> Failure {
     Failure::new(code::HOST_CONNECT, "joining was interrupted")
         .because(chain(error))
-        .remedy("the token may be used up: try again, and ask for a new one if it is refused")
+        .remedy("try again; if the token is refused then, it is used up: remove the node that it may have made with 'pgmesh node remove NAME', and make another token")
 }
 
 fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {

@@ -2,9 +2,9 @@
 //! died end.
 
 use crate::handover::{Handover, SlowDisk};
-use crate::membership::{Act, Group, Member, Step, next_act};
+use crate::membership::{Act, Group, Member, Step, Stranded, next_act, stranded_without};
 use crate::sessions::Silences;
-use crate::{Failure, Node};
+use crate::{Failure, Node, code};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -160,6 +160,33 @@ impl Node {
         false
     }
 
+    /// Refuses that a voter loses its vote while the others could decide nothing without it. Only the leader answers: it
+    /// knows who votes, and asks who is there.
+    pub(crate) async fn may_leave(&self, node_id: u64) -> Result<(), Failure> {
+        if !self.catalog.is_leader() {
+            let what = format!("node {} does not lead any more", self.name);
+            return Err(Failure::new(code::RUNTIME, what)
+                .remedy("run the command again")
+                .again());
+        }
+        let nodes = self.catalog.view().nodes()?;
+        let behind = self.catalog.status().behind;
+        let asked = nodes.iter().map(|(name, record)| async {
+            let account = match record.node_id {
+                id if id == self.mesh.node_id => Ok(self.node_status()),
+                _ => self.ask_node(name).await,
+            };
+            let is_well =
+                account.is_ok_and(|account| account.failure.is_none()) && !behind.contains_key(&record.node_id);
+            is_well.then_some(record.node_id)
+        });
+        let answering: BTreeSet<u64> = futures::future::join_all(asked).await.into_iter().flatten().collect();
+        match stranded_without(&self.group(), node_id, &answering) {
+            None => Ok(()),
+            Some(stranded) => Err(refuse_to_strand(&nodes, node_id, &stranded)),
+        }
+    }
+
     fn group(&self) -> Group {
         let status = self.catalog.status();
         let last = status.last_log.unwrap_or_default();
@@ -238,6 +265,31 @@ async fn decide<T>(
         return Ok(None);
     }
     Ok(confirmed.await?.and_then(|members| decision(&members)))
+}
+
+fn refuse_to_strand(nodes: &[(NodeName, NodeRecord)], leaver: u64, stranded: &Stranded) -> Failure {
+    let name_of = |id: &u64| {
+        let found = nodes.iter().find(|(_, record)| record.node_id == *id);
+        found.map_or_else(|| format!("number {id}"), |(name, _)| name.to_string())
+    };
+    let names = |ids: &BTreeSet<u64>| ids.iter().map(name_of).collect::<Vec<_>>();
+    let (leaver, silent) = (name_of(&leaver), names(&stranded.silent));
+    let (first, listed) = (silent.first().cloned().unwrap_or_default(), silent.join(", "));
+    let verb = if silent.len() == 1 { "does" } else { "do" };
+    Failure::new(
+        code::COMMAND_INVALID,
+        format!("node {leaver} keeps its vote, because {listed} {verb} not answer"),
+    )
+    .because(format!(
+        "without {leaver}, {} would be left to vote, of which {} must answer: nothing could be archived, and no node removed, until \
+         {first} comes back, if it does",
+        names(&stranded.voters).join(", "),
+        stranded.voters.len() / 2 + 1
+    ))
+    .remedy(format!(
+        "start {first} again; or, if it is gone for good, remove it first: 'pgmesh node remove {first}'. 'pgmesh node remove {leaver} \
+         --force' goes ahead all the same"
+    ))
 }
 
 fn members_of(nodes: &[(NodeName, NodeRecord)]) -> Vec<Member> {

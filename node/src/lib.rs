@@ -13,6 +13,7 @@
 //! - [`choice`]: which backup a restore needs, and which one the next is compared with; pure.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
+//! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
 //! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
@@ -24,6 +25,7 @@
 #[cfg(test)]
 extern crate self as pgmesh_node;
 
+mod acquaintances;
 mod anew;
 mod announcing;
 mod authorize;
@@ -79,7 +81,7 @@ pub use clock::now_unix;
 pub use failure::{Failure, code};
 pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};
-pub use mesh_file::MeshFile;
+pub use mesh_file::{KnownMember, MeshFile};
 pub use node::Node;
 pub use pgmesh_raft::EntryId;
 pub use server::{Ended, run};

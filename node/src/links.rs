@@ -3,9 +3,12 @@
 //!
 //! Consensus has sockets and connections of its own, so that a heartbeat never queues behind bulk data. Where a node is
 //! found out in this order: `mesh-route` of this node's file, what the node itself has announced since this node started,
-//! what the catalog says, what the Raft group's membership says.
+//! what the catalog says, what this node has remembered for a start with an empty catalog, what the Raft group's membership
+//! says.
 
+use crate::acquaintances::Acquaintances;
 use crate::failure::chain;
+use crate::mesh_file::KnownMember;
 use crate::protocol::{MESSAGE_LIMIT, Request};
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
@@ -95,8 +98,10 @@ pub struct Links {
     clients: RwLock<(Client, Client)>,
     catalog: OnceLock<Catalog>,
     announced: Mutex<HashMap<NodeName, Vec<String>>>,
+    remembered: HashMap<NodeName, Vec<String>>,
     links: Mutex<HashMap<(Whom, Lane), SharedLink>>,
     shut_out: Mutex<Option<ShutOut>>,
+    pub(crate) acquaintances: Acquaintances,
 }
 
 /// What another node has said: that this one is not part of the mesh any more.
@@ -109,19 +114,29 @@ pub struct ShutOut {
 }
 
 impl Links {
-    /// No connection yet.
+    /// No connection yet. `members` are the nodes that were remembered.
     ///
     /// # Errors
     /// The identity cannot be used.
-    pub fn new(settings: &NodeSettings, me: NodeName, identity: &Identity) -> Result<Self, Failure> {
+    pub fn new(
+        settings: &NodeSettings,
+        me: NodeName,
+        identity: &Identity,
+        members: &[KnownMember],
+    ) -> Result<Self, Failure> {
+        let remembered = members
+            .iter()
+            .filter_map(|member| Some((member.name.parse().ok()?, member.addresses.clone())));
         Ok(Self {
             me,
             routes: settings.routes.clone(),
             clients: RwLock::new(clients(identity)?),
             catalog: OnceLock::new(),
             announced: Mutex::default(),
+            remembered: remembered.collect(),
             links: Mutex::default(),
             shut_out: Mutex::default(),
+            acquaintances: Acquaintances::of(members),
         })
     }
 
@@ -176,6 +191,10 @@ impl Links {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
+        }
+        // Last: it may be out of date, and each address that nobody answers at costs time.
+        if addresses.is_empty() {
+            addresses.extend(self.remembered.get(name).into_iter().flatten().cloned());
         }
         addresses
     }
@@ -257,7 +276,7 @@ impl Links {
         if let Some(connection) = &link.connection
             && connection.lost().is_none()
         {
-            let Some(why) = self.not_worked_with(lane, connection.node()) else {
+            let Some(why) = self.not_worked_with(whom, lane, connection.node()) else {
                 return Ok(connection.clone());
             };
             link.connection = None;
@@ -311,12 +330,21 @@ impl Links {
 
     /// Why nothing is asked of a node whose certificate is valid. A node that was removed is still sent what it takes to
     /// let it go: until the group of voters has changed, its acknowledgement may be needed.
-    fn not_worked_with(&self, lane: Lane, member: &MemberCertificate) -> Option<String> {
+    ///
+    /// A node that nobody whom this one knows vouches for is told where this one is, and asked for another number where
+    /// nobody else is known (`Whom::At`). Its vote and its other answers would count, so it is asked for nothing else.
+    fn not_worked_with(&self, whom: &Whom, lane: Lane, member: &MemberCertificate) -> Option<String> {
         let view = self.catalog.get()?.view();
         match worth(&view, member) {
             Worth::Nothing { is_removed, .. } if is_removed && lane == Lane::Consensus => None,
             Worth::Nothing { why, .. } => Some(why),
-            Worth::Member | Worth::Unheard => None,
+            Worth::Member => None,
+            Worth::Unheard if self.acquaintances.knows(member) => None,
+            Worth::Unheard if lane == Lane::Data && matches!(whom, Whom::At(_)) => None,
+            Worth::Unheard => Some(format!(
+                "the certificate of node {} is none that this node's catalog or a member that it knows vouches for",
+                member.name
+            )),
         }
     }
 
@@ -356,7 +384,7 @@ impl Links {
         if found.role != Role::Node {
             return Err(format!("{} is no node", found.name));
         }
-        if let Some(why) = self.not_worked_with(lane, found) {
+        if let Some(why) = self.not_worked_with(whom, lane, found) {
             return Err(why);
         }
         match whom {

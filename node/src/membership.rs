@@ -138,6 +138,28 @@ fn wanted_voters(present: &[&Member], group: &Group, most_voters: usize) -> BTre
     able.into_iter().take(count).map(|member| member.node_id).collect()
 }
 
+/// Voters that could decide nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranded {
+    /// Those that would be left to vote.
+    pub voters: BTreeSet<u64>,
+    /// Those of them that do not answer: half of them, or more.
+    pub silent: BTreeSet<u64>,
+}
+
+/// Whether the group could decide nothing any more when this node has no vote, since of the others that vote only
+/// `answering` are there. Of {1, 2, 3}, number 3 is dead: without number 2, number 1 needs the answer of number 3, and
+/// not even another change of the voters helps.
+pub fn stranded_without(group: &Group, leaver: u64, answering: &BTreeSet<u64>) -> Option<Stranded> {
+    // A change that is under way comes to its end first.
+    let mut voters = group.next_voters.as_ref().unwrap_or(&group.voters).clone();
+    if !voters.remove(&leaver) {
+        return None;
+    }
+    let silent: BTreeSet<u64> = voters.difference(answering).copied().collect();
+    (!silent.is_empty() && silent.len() * 2 >= voters.len()).then_some(Stranded { voters, silent })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,6 +293,30 @@ mod tests {
         assert_eq!(act, Some(Act::Change { step, successors }));
         let act = next_act(&nodes, &group(&[1, 2, 3], &[4]), 5, 2, &set(&[]));
         assert!(matches!(act, Some(Act::Change { successors, .. }) if successors.is_empty()));
+    }
+
+    #[test]
+    fn a_voter_stays_while_the_others_could_decide_nothing_without_it() {
+        let without = |group: &Group, leaver, answering: &[u64]| {
+            let stranded = stranded_without(group, leaver, &set(answering));
+            stranded.map(|stranded| (stranded.voters, stranded.silent))
+        };
+        let three = group(&[1, 2, 3], &[4]);
+        // Number 3 is dead.
+        assert_eq!(without(&three, 2, &[1, 2, 4]), Some((set(&[1, 3]), set(&[3]))));
+        assert_eq!(without(&three, 1, &[1, 2, 4]), Some((set(&[2, 3]), set(&[3]))));
+        assert_eq!(without(&three, 3, &[1, 2, 4]), None, "it is what helps");
+        assert_eq!(without(&three, 4, &[1, 2, 4]), None, "it does not vote");
+        assert_eq!(without(&three, 2, &[1, 2, 3]), None);
+        let five = group(&[1, 2, 3, 4, 5], &[]);
+        assert_eq!(without(&five, 3, &[1, 2, 3, 4]), None, "three of four answer");
+        assert_eq!(without(&five, 3, &[1, 2, 3]), Some((set(&[1, 2, 4, 5]), set(&[4, 5]))));
+        assert_eq!(without(&group(&[1, 2], &[]), 2, &[1, 2]), None);
+        assert_eq!(without(&group(&[1], &[]), 1, &[1]), None);
+        let mut changing = group(&[1, 2, 3, 4], &[]);
+        changing.next_voters = Some(set(&[1, 2, 4]));
+        assert_eq!(without(&changing, 2, &[1, 2, 3]), Some((set(&[1, 4]), set(&[4]))));
+        assert_eq!(without(&changing, 3, &[1, 2, 3]), None, "it is on its way out");
     }
 
     #[test]

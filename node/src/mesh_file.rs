@@ -18,6 +18,20 @@ pub struct MeshFile {
     pub node_id: u64,
     /// Addresses of other nodes, as they were last known.
     pub seeds: Vec<String>,
+    /// The other members, as they were last known. An empty catalog knows nobody, and this node takes the log from these
+    /// only.
+    pub members: Vec<KnownMember>,
+}
+
+/// A node of the mesh, as others know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownMember {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the public key of its certificates, in hexadecimal digits.
+    pub key: String,
+    /// The `host:port` addresses that it is reached at.
+    pub addresses: Vec<String>,
 }
 
 impl MeshFile {

@@ -79,7 +79,7 @@ impl Node {
             .remedy("set node-name to the name that the node was made with"));
         }
         let mut mesh = MeshFile::read(&layout)?;
-        let links = Arc::new(Links::new(&settings, name.clone(), &identity)?);
+        let links = Arc::new(Links::new(&settings, name.clone(), &identity, &mesh.members)?);
         let mut options = CatalogOptions {
             skip_entries: settings.skip_entries.clone(),
             ..CatalogOptions::default()
@@ -152,9 +152,9 @@ impl Node {
         self.catalog.status().voters == [self.mesh.node_id]
     }
 
-    /// SHA-256 of this node's certificate.
-    pub(crate) fn fingerprint(&self) -> [u8; 32] {
-        self.identity().fingerprint().0
+    /// SHA-256 of this node's public key.
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.identity().member().key.0
     }
 
     /// When this node's certificate ends, Unix seconds.

@@ -75,7 +75,7 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::VERSION_NOT_SUPPORTED,
             Some("install the version of pgmesh that the other nodes run"),
         ),
-        R::NodeReplaced { .. } | R::NodeRemoved(_) | R::CertificateRevoked(_) => (
+        R::NodeReplaced { .. } | R::NodeRemoved(_) | R::KeyRevoked(_) | R::OtherKey(_) => (
             code::CRYPTO,
             Some(
                 "to bring it back: 'pgmesh invite --role=node NAME' on another node, then 'pgmesh node join TOKEN' with an empty node-path",
@@ -230,6 +230,18 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::OPTION_INVALID,
             Some(
                 "set node-name to the name that the token is for, or make a token for this one: 'pgmesh invite --role=node NAME'; the token is still good",
+            ),
+        ),
+        R::TokenOfOtherRole { is_for_node: true } => (
+            code::OPTION_INVALID,
+            Some(
+                "run 'pgmesh --config=FILE node join TOKEN' with the new node's configuration file; the token is still good",
+            ),
+        ),
+        R::TokenOfOtherRole { is_for_node: false } => (
+            code::OPTION_INVALID,
+            Some(
+                "redeem it with 'pgmesh join TOKEN', or make a token for a node: 'pgmesh invite --role=node NAME'; the token is still good",
             ),
         ),
         R::NodeExists { .. } => (

@@ -93,6 +93,7 @@ pub async fn rescue(settings: &NodeSettings, options: RescueOptions) -> Result<R
     let number = MeshFile {
         node_id: rescued.number,
         seeds: Vec::new(),
+        members: Vec::new(),
         ..mesh
     };
     number.write(&layout)?;
@@ -209,8 +210,8 @@ fn members(view: &View, name: &NodeName, identity: &Identity) -> Result<(NodeRec
                 .remedy("run it with this node's own file: its node-name is another one"),
         );
     };
-    let fingerprint = identity.fingerprint().0;
-    if !own.is_member() || own.revoked.contains(&fingerprint) {
+    let key = identity.member().key.0;
+    if !own.is_member() || own.key != key || own.revoked.contains(&key) {
         return Err(
             Failure::new(code::CRYPTO, format!("node {name} is not part of the mesh any more"))
                 .remedy("rescue a node that is"),
@@ -235,7 +236,7 @@ async fn change_members(
     let mut commands = vec![Command::RenumberNode {
         name: name.clone(),
         number: own.node_id,
-        fingerprint: identity.fingerprint().0,
+        key: identity.member().key.0,
         reason: reason.to_owned(),
     }];
     commands.extend(others.iter().map(|(other, _)| Command::SetNodeService {

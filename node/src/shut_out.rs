@@ -1,22 +1,27 @@
-//! Nodes whose certificate is valid and counts no more: they were removed, or their name has come back with another
-//! disk.
+//! Certificates that are valid and count no more, or not yet: of nodes that were removed, or whose name has come back
+//! with another disk; of those nodes' administrators; and of nodes that were never admitted.
 //!
 //! A connection lives for as long as both processes do, so it is not enough to look when it is made. It is looked at
 //! for each request, of this node and to this node; and when the catalog changes, connections that it concerns are
 //! closed (`server.rs`).
+//!
+//! A node is known by its name and its public key. A renewed certificate is for the same key, so nobody needs to hear of
+//! the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates, also
+//! one that has left.
 
 use crate::protocol::Request;
 use crate::{Failure, Node, code};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
+use std::sync::Arc;
 
 /// What a node's certificate is worth to the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Worth {
     /// A member's.
     Member,
-    /// The catalog of this node has no member of that name. It may lag behind: a node that has just joined is heard of by
-    /// its messages. Until then it gets nothing else.
+    /// The catalog of this node has no member of that name and key. It may lag behind. `acquaintances.rs` says what such
+    /// a node gets.
     Unheard,
     /// It counts no more.
     Nothing {
@@ -27,61 +32,80 @@ pub(crate) enum Worth {
     },
 }
 
-/// What this certificate is worth, by this view. Only nodes lose theirs.
+/// What this certificate is worth, by this view. A client's does not depend on any node, nor does that of an
+/// administrator who was invited.
 pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
-    if member.role != Role::Node {
-        return Worth::Member;
+    match member.role {
+        Role::Node => worth_of_node(view, member.name.as_str(), &member.key.0),
+        // The one that lies in a node's node-path has the node's name, and goes with the node.
+        Role::Admin => match record_of(view, member.name.as_str()) {
+            Some(record) if record.revoked.contains(&member.key.0) => nothing(&record, member.name.as_str()),
+            _ => Worth::Member,
+        },
+        Role::Client { .. } => Worth::Member,
     }
-    let name: Option<NodeName> = member.name.as_str().parse().ok();
-    let record = name.and_then(|name| view.node(&name).ok().flatten());
-    judge(member, record.as_ref())
 }
 
-fn judge(member: &MemberCertificate, record: Option<&NodeRecord>) -> Worth {
-    let name = &member.name;
-    match record {
-        Some(record) if record.revoked.contains(&member.fingerprint.0) => {
-            let is_removed = !record.is_member();
-            let why = if is_removed {
-                format!("node {name} was removed from the mesh")
-            } else {
-                format!("this certificate of node {name} counts no more: the node has joined anew")
-            };
-            Worth::Nothing { why, is_removed }
-        }
-        Some(record) if record.service != NodeService::Removed => Worth::Member,
+/// What the certificates of a node with this name and key are worth, by this view.
+pub(crate) fn worth_of_node(view: &View, name: &str, key: &[u8; 32]) -> Worth {
+    match record_of(view, name) {
+        Some(record) if record.revoked.contains(key) => nothing(&record, name),
+        Some(record) if record.service != NodeService::Removed && record.key == *key => Worth::Member,
         Some(_) | None => Worth::Unheard,
     }
 }
 
-/// What a node of which this one has not heard may ask: what makes this one hear of it.
+fn record_of(view: &View, name: &str) -> Option<NodeRecord> {
+    let name: NodeName = name.parse().ok()?;
+    view.node(&name).ok().flatten()
+}
+
+fn nothing(record: &NodeRecord, name: &str) -> Worth {
+    let is_removed = !record.is_member();
+    let why = if is_removed {
+        format!("node {name} was removed from the mesh")
+    } else {
+        format!("this certificate of node {name} counts no more: the node has joined anew")
+    };
+    Worth::Nothing { why, is_removed }
+}
+
+/// What a node that members have vouched for may ask before the catalog of this node has it: what makes this one hear
+/// of it.
 fn is_introduction(request: &Request) -> bool {
-    matches!(request, Request::Hello | Request::Raft(_) | Request::Announce(_))
+    matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
 impl Node {
-    /// Refuses what a node asks that is no member of the mesh, or not any more.
-    pub(crate) fn check_worth(&self, peer: &Peer, request: &Request) -> Result<(), Failure> {
+    /// Refuses what a peer asks that is no member of the mesh, or not any more.
+    pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
             return Ok(());
         };
+        let (kind, name) = (member.role.kind(), &member.name);
         match worth(&self.catalog.view(), member) {
             Worth::Member => Ok(()),
-            Worth::Unheard if is_introduction(request) => Ok(()),
-            Worth::Unheard => Err(Failure::new(
-                code::PROTOCOL,
-                format!(
-                    "{} is refused to node {}: the catalog of node {} has no such member",
-                    request.name(),
-                    member.name,
-                    self.name
-                ),
-            )
-            .remedy("a node that has just joined waits until the others have heard of it")
-            .again()),
+            // It tells nothing but who is here.
+            Worth::Unheard if matches!(request, Request::Hello) => Ok(()),
+            Worth::Unheard if is_introduction(request) && self.links.acquaintances.knows(member) => Ok(()),
+            Worth::Unheard => {
+                if is_introduction(request) {
+                    self.ask_around(member);
+                }
+                Err(Failure::new(
+                    code::PROTOCOL,
+                    format!(
+                        "{} is refused to {kind} {name}: the catalog of node {} has no such member",
+                        request.name(),
+                        self.name
+                    ),
+                )
+                .remedy("a node that has just joined waits until the others have heard of it")
+                .again())
+            }
             Worth::Nothing { why, .. } => Err(Failure::new(
                 code::PROTOCOL,
-                format!("{} is refused to node {}", request.name(), member.name),
+                format!("{} is refused to {kind} {name}", request.name()),
             )
             .because(why)),
         }
@@ -89,7 +113,8 @@ impl Node {
 
     /// Returns when a peer's certificate counts no more, with the reason.
     pub(crate) async fn until_shut_out(&self, peer: &Peer) -> String {
-        let Some(member) = peer.member().filter(|member| member.role == Role::Node) else {
+        let depends = |member: &&MemberCertificate| !matches!(member.role, Role::Client { .. });
+        let Some(member) = peer.member().filter(depends) else {
             return std::future::pending().await;
         };
         loop {
@@ -110,9 +135,10 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::links::{Lane, Whom};
-    use crate::protocol::{AuthorityKey, DeleteObject};
+    use crate::protocol::{AuthorityKey, DeleteObject, NodeInfo};
     use crate::testing::TestNode;
-    use pgmesh_raft::Command;
+    use pgmesh_raft::peers::{PeerMessage, PeerRequest};
+    use pgmesh_raft::store::Mark;
     use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
     use pgmesh_transport::{CloseCode, ConnectionLost, Server};
     use std::sync::Arc;
@@ -127,6 +153,17 @@ mod tests {
         })
     }
 
+    fn consensus() -> Request {
+        Request::Raft(Box::new(PeerRequest {
+            to: 1,
+            from: 7,
+            address: String::new(),
+            known: None,
+            mark: Mark::default(),
+            message: PeerMessage::ReadIndex,
+        }))
+    }
+
     /// It goes on asking over the connections that it has.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_node_that_was_removed_gets_nothing_over_the_connections_that_it_has() {
@@ -135,13 +172,9 @@ mod tests {
         let connected = site.connect_as(&beta).await;
         let refused = connected.ask::<AuthorityKey>(&Request::Authority, None).await;
         assert!(refused.err().unwrap().again, "nobody has heard of it yet");
-        site.admit("beta", beta.fingerprint().0).await;
+        site.admit(&beta).await;
         connected.ask::<AuthorityKey>(&Request::Authority, None).await.unwrap();
-        let remove = Command::SetNodeService {
-            name: "beta".parse().unwrap(),
-            service: NodeService::Removed,
-        };
-        site.propose(remove).await;
+        site.remove("beta").await;
         let served = connected.ask_once::<AuthorityKey>(&Request::Authority).await;
         assert!(served.is_none(), "the mesh's private key");
         let lost = connected.closed().await;
@@ -160,30 +193,53 @@ mod tests {
         }
     }
 
+    /// A node that takes whatever is asked, and does not answer. Where it is.
+    fn silent_node(identity: &pgmesh_transport::Identity) -> String {
+        let server = Arc::new(Server::bind("127.0.0.1:0".parse().unwrap(), identity).unwrap());
+        let address = server.local_address().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                tokio::spawn(async move { incoming.establish().await.unwrap().closed().await });
+            }
+        });
+        address
+    }
+
+    /// Its vote would count, and what it claims to have stored.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_asked_of_a_stranger_that_answers_in_a_member_s_place() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        site.admit(&site.certificate(&Role::Node, "beta")).await;
+        let address = silent_node(&site.certificate(&Role::Node, "beta"));
+        let name: NodeName = "beta".parse().unwrap();
+        site.node.links.announced(name.clone(), vec![address.clone()]);
+        for (whom, lane) in [
+            (Whom::Named(name.clone()), Lane::Data),
+            (Whom::Named(name), Lane::Consensus),
+            (Whom::At(address), Lane::Consensus),
+        ] {
+            let asked = site.node.links.ask(&whom, lane, &Request::NodeStatus, None).await;
+            let refused = asked.map(drop).unwrap_err().to_string();
+            assert!(refused.contains("vouches for"), "{refused}");
+        }
+    }
+
     /// Nor is anything asked of it, though it runs on and answers.
     #[tokio::test(flavor = "multi_thread")]
     async fn nothing_is_asked_of_a_node_that_was_removed_but_what_lets_it_go() {
         let site = TestNode::start(SessionTimes::default()).await;
         let beta = site.certificate(&Role::Node, "beta");
-        site.admit("beta", beta.fingerprint().0).await;
-        let server = Arc::new(Server::bind("127.0.0.1:0".parse().unwrap(), &beta).unwrap());
-        let address = server.local_address().unwrap().to_string();
-        tokio::spawn(async move {
-            while let Some(incoming) = server.accept().await {
-                // It takes whatever is asked, and does not answer.
-                tokio::spawn(async move { incoming.establish().await.unwrap().closed().await });
-            }
-        });
+        site.admit(&beta).await;
+        let address = silent_node(&beta);
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address]);
-        let whom = Whom::Named(name.clone());
+        let whom = Whom::Named(name);
         let ask = async |lane| {
             let asked = site.node.links.ask(&whom, lane, &Request::NodeStatus, None).await;
             asked.map(drop).map_err(|error| error.to_string())
         };
         ask(Lane::Data).await.unwrap();
-        let service = NodeService::Removed;
-        site.propose(Command::SetNodeService { name, service }).await;
+        site.remove("beta").await;
         // Over the connection that there is, and over a new one.
         for _ in 0..2 {
             let refused = ask(Lane::Data).await.unwrap_err();
@@ -193,28 +249,61 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn each_certificate_of_a_node_that_was_removed_counts_no_more() {
+    async fn a_renewed_certificate_counts_as_long_as_the_node_is_a_member() {
         let site = TestNode::start(SessionTimes::default()).await;
-        let [first, second, third] = [(); 3].map(|()| site.certificate(&Role::Node, "beta"));
         let worth_of = |identity: &pgmesh_transport::Identity| worth(&site.node.catalog.view(), identity.member());
-        let node_id = site.admit("beta", first.fingerprint().0).await;
-        // Renewed; connections that were made before go on with the first one.
-        let announce = Command::AnnounceNode {
-            name: "beta".parse().unwrap(),
-            node_id,
-            region: String::new(),
-            advertise: vec!["127.0.0.1:1".to_owned()],
-            fingerprint: second.fingerprint().0,
-            program: "test".to_owned(),
-            reaches: std::collections::BTreeSet::new(),
-        };
-        site.propose(announce).await;
+        let first = site.certificate(&Role::Node, "beta");
+        site.admit(&first).await;
+        // Nobody has been told of it.
+        let second = site.renewed(&first);
+        assert_ne!(first.fingerprint(), second.fingerprint());
         assert_eq!((worth_of(&first), worth_of(&second)), (Worth::Member, Worth::Member));
         // The disk is replaced: whoever has the old one is not the node any more.
-        site.admit("beta", third.fingerprint().0).await;
-        for former in [&first, &second] {
+        let third = site.certificate(&Role::Node, "beta");
+        site.admit(&third).await;
+        for former in [&first, &second, &site.renewed(&second)] {
             assert!(matches!(worth_of(former), Worth::Nothing { is_removed: false, .. }));
         }
         assert_eq!(worth_of(&third), Worth::Member);
+        site.remove("beta").await;
+        for gone in [&first, &third, &site.renewed(&third)] {
+            assert!(matches!(worth_of(gone), Worth::Nothing { is_removed: true, .. }));
+        }
+    }
+
+    /// A node that has left the mesh can sign whatever it likes: it has the authority's key.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_certificate_of_a_member_s_name_for_another_key_is_a_stranger_s() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        site.admit(&site.certificate(&Role::Node, "beta")).await;
+        let forged = site.certificate(&Role::Node, "beta");
+        let peer = Peer::Member(Arc::new(forged.member().clone()));
+        assert!(site.node.check_worth(&peer, &Request::Hello).is_ok());
+        for request in [Request::Authority, Request::NodeStatus, delete(), consensus()] {
+            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_administrator_of_a_node_that_was_removed_gets_nothing_any_more() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let admin = site.certificate(&Role::Admin, "beta");
+        // Invited on the host of the same name.
+        let other = site.certificate(&Role::Admin, "beta");
+        site.admit_with(&site.certificate(&Role::Node, "beta"), admin.member().key.0)
+            .await;
+        let (connected, others) = (site.connect_as(&admin).await, site.connect_as(&other).await);
+        let list = Request::ListNodes;
+        connected.ask::<Vec<NodeInfo>>(&list, None).await.unwrap();
+        site.remove("beta").await;
+        assert!(connected.ask_once::<Vec<NodeInfo>>(&list).await.is_none());
+        let lost = connected.closed().await;
+        assert!(
+            matches!(&lost, ConnectionLost::ClosedByPeer { code, .. } if *code == CloseCode::FORBIDDEN),
+            "{lost:?}"
+        );
+        let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
+        assert!(site.node.check_worth(&renewed, &list).is_err());
+        others.ask::<Vec<NodeInfo>>(&list, None).await.unwrap();
     }
 }

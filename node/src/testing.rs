@@ -9,7 +9,8 @@ use crate::server::serve;
 use crate::{Failure, Layout, Node, SessionTimes, init};
 use bytes::Bytes;
 use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
-use pgmesh_raft::{Command, RequestId, SessionId};
+use pgmesh_raft::command::AdmitNode;
+use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, Redemption, RequestId, SessionId, TokenId, TokenRole};
 use pgmesh_storage::{
     BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, MANIFEST_FORMAT, ManifestRoot,
     PartRef, PartWriter, Payload, StanzaName,
@@ -113,20 +114,61 @@ impl TestNode {
         self.node.catalog.propose("test", command).await.unwrap()
     }
 
-    /// Admits another node, whose certificate has this fingerprint. Its number.
-    pub(crate) async fn admit(&self, name: &str, fingerprint: [u8; 32]) -> u64 {
-        let command = Command::AdmitNode {
-            name: name.parse().unwrap(),
+    /// The same member with a renewed certificate.
+    pub(crate) fn renewed(&self, identity: &Identity) -> Identity {
+        let authority = self.node.authority().unwrap();
+        let (csr, member) = (identity.renewal_csr_der().unwrap(), identity.member());
+        let validity = Duration::from_secs(7200);
+        let certificate = authority.sign_csr(&csr, &member.role, &member.name, validity).unwrap();
+        identity.renewed(authority.certificate_der(), &certificate).unwrap()
+    }
+
+    /// Admits another node, in place of the one of its name if there is one. Its number.
+    pub(crate) async fn admit(&self, node: &Identity) -> u64 {
+        self.admit_with(node, [0; 32]).await
+    }
+
+    /// The same with the key of its administrator.
+    pub(crate) async fn admit_with(&self, node: &Identity, administrator: [u8; 32]) -> u64 {
+        let name: NodeName = node.name().as_str().parse().unwrap();
+        let known = self.node.catalog.view().node(&name).unwrap();
+        let token = TokenId(RequestId::random().0);
+        self.propose(Command::CreateToken {
+            id: token,
+            secret_hash: [0; 32],
+            role: TokenRole::Node {
+                name: name.clone(),
+                replaces: known.filter(NodeRecord::is_member).map(|known| known.node_id),
+            },
+            expires: i64::MAX,
+        })
+        .await;
+        let command = Command::AdmitNode(Box::new(AdmitNode {
+            redemption: Redemption {
+                token,
+                secret_hash: [0; 32],
+                request: [0; 32],
+                certificate: Vec::new(),
+            },
+            name,
             region: String::new(),
             advertise: vec!["127.0.0.1:1".to_owned()],
-            fingerprint,
+            key: node.member().key.0,
+            administrator,
             program: "test".to_owned(),
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
-        };
+        }));
         match self.propose(command).await {
-            pgmesh_raft::Reply::Admitted { node_id, .. } => node_id,
+            pgmesh_raft::Reply::Joined {
+                node_id: Some(node_id), ..
+            } => node_id,
             other => panic!("{other:?}"),
         }
+    }
+
+    pub(crate) async fn remove(&self, name: &str) {
+        let (name, service) = (name.parse().unwrap(), NodeService::Removed);
+        self.propose(Command::SetNodeService { name, service }).await;
     }
 
     pub(crate) fn repository(&self) -> std::path::PathBuf {

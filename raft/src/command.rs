@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
-    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Replica, RequestId, Server, SessionId,
-    SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, Replica, RequestId, Server,
+    SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -88,33 +88,20 @@ pub enum Command {
         /// What is known of it.
         record: NodeRecord,
     },
-    /// Takes a node in, or back. The same name with the same certificate again changes nothing; with another one it is
-    /// a node that has lost its disk or returns, which gets a new number, and its old certificate is revoked. Reply:
-    /// `Admitted`.
-    AdmitNode {
-        /// Its name.
-        name: NodeName,
-        /// Its region; empty where none is set.
-        region: String,
-        /// The `host:port` addresses that it is reached at.
-        advertise: Vec<String>,
-        /// SHA-256 of its certificate.
-        fingerprint: [u8; 32],
-        /// Its program's version.
-        program: String,
-        /// The catalog format that its program writes.
-        catalog_format: u32,
-    },
+    /// Takes a node in, or back, and uses its token up. It gets a number that nobody had. If the token was made for the
+    /// place of another disk, the keys of that one are revoked. The same request again changes nothing and gets the same
+    /// answer, for as long as the token's record is kept and the node is the one that it has made. Reply: `Joined`.
+    AdmitNode(Box<AdmitNode>),
     /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew
-    /// with an empty catalog. Each request gets a new number. Reply: `Admitted`.
+    /// with an empty catalog. Each request gets a new number. Reply: `Renumbered`.
     RenumberNode {
         /// Its name.
         name: NodeName,
         /// The number that is to be replaced. One that is not its own any more is refused, so that a request which
         /// arrives late does not take a healthy node's number away.
         number: u64,
-        /// SHA-256 of its certificate.
-        fingerprint: [u8; 32],
+        /// SHA-256 of the public key of its certificate.
+        key: [u8; 32],
         /// Why, for the audit trail.
         reason: String,
     },
@@ -128,8 +115,8 @@ pub enum Command {
         region: String,
         /// The `host:port` addresses that it is reached at.
         advertise: Vec<String>,
-        /// SHA-256 of its certificate, which may have been renewed.
-        fingerprint: [u8; 32],
+        /// SHA-256 of the public key of its certificate.
+        key: [u8; 32],
         /// Its program's version.
         program: String,
         /// The shared repositories that it declares as the mesh defines them.
@@ -449,7 +436,8 @@ pub enum Command {
         generation: Generation,
     },
 
-    /// Hands out a join token. Reply: `Done`.
+    /// Hands out a join token. Where there are as many records of tokens as may be, those go that have expired, and else
+    /// the one that was used first. Reply: `Done`.
     CreateToken {
         /// Its identifier.
         id: TokenId,
@@ -460,12 +448,11 @@ pub enum Command {
         /// When it expires, in seconds since the Unix epoch.
         expires: i64,
     },
-    /// Uses a token up. Reply: `Token`.
+    /// Uses the token of a client or an administrator up. The same request again gets the same answer, for as long as
+    /// the token's record is kept. Reply: `Joined`.
     RedeemToken {
-        /// Its identifier.
-        id: TokenId,
-        /// Hash of the secret that was presented.
-        secret_hash: [u8; 32],
+        /// What it is redeemed by.
+        redemption: Redemption,
         /// The name that the bearer will have.
         name: String,
     },
@@ -494,7 +481,7 @@ impl Command {
             Self::NoteLevel { .. } => "note level",
             Self::RaiseLevel { .. } => "raise level",
             Self::RegisterNode { .. } => "register node",
-            Self::AdmitNode { .. } => "admit node",
+            Self::AdmitNode(_) => "admit node",
             Self::AnnounceNode { .. } => "announce node",
             Self::RenumberNode { .. } => "renumber node",
             Self::MarkRepository { .. } => "mark repository",
@@ -647,6 +634,27 @@ pub struct Cluster {
     pub catalog_version: u32,
     /// The WAL segment size.
     pub segment_size: SegmentSize,
+}
+
+/// A node to admit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmitNode {
+    /// What it is admitted by: a token for a node of this name.
+    pub redemption: Redemption,
+    /// Its name.
+    pub name: NodeName,
+    /// Its region; empty where none is set.
+    pub region: String,
+    /// The `host:port` addresses that it is reached at.
+    pub advertise: Vec<String>,
+    /// SHA-256 of the public key of its certificate.
+    pub key: [u8; 32],
+    /// The same of its administrator's.
+    pub administrator: [u8; 32],
+    /// Its program's version.
+    pub program: String,
+    /// The catalog format that its program writes.
+    pub catalog_format: u32,
 }
 
 /// Why a file is set aside.

@@ -47,9 +47,9 @@ pub use model::{
     AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
     CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Judgement, Known,
     LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
-    PlacedIdentity, Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord,
-    RequestId, RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject,
-    TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
+    PlacedIdentity, Redeemed, Redemption, Replica, RepositoryChange, RepositoryCounters, RepositoryMark,
+    RepositoryRecord, RequestId, RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord,
+    StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use pgmesh_storage::WrappedKey;
 
 use crate::command::{Adopt, ClaimedObject, Command, Proposal};
-use crate::model::{BackupRecord, Claim, NodeRecord, PlacedIdentity, RepositoryRecord, StanzaRecord, TokenRole};
+use crate::model::{
+    BackupRecord, Claim, NodeRecord, PlacedIdentity, Redemption, RepositoryRecord, StanzaRecord, TokenRole,
+};
 use crate::refusal::Refusal;
 
 /// The longest record that a command may write, in bytes: far below what [`value::decode`](crate::value::decode) reads.
@@ -64,6 +66,10 @@ pub const STANZA: usize = RECORD / 2;
 pub const LINES: usize = 1024;
 /// Databases of a stanza: a major upgrade makes one, and a cluster that is initialized anew.
 pub const DATABASES: usize = 1024;
+/// Records of join tokens, used ones and those that have expired included. It bounds what `CreateToken` looks through.
+pub const TOKENS: usize = 1024;
+/// The certificate of a member, in bytes: all of a TLS handshake must fit into this.
+pub const CERTIFICATE: usize = 16 << 10;
 /// Stanzas of one token.
 pub const TOKEN_STANZAS: usize = 1024;
 /// Replicas of one object: one in each repository, and one more generation of each.
@@ -130,12 +136,10 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             reason(text)
         }
         Command::RegisterNode { record, .. } => node(record),
-        Command::AdmitNode {
-            region,
-            advertise,
-            program,
-            ..
-        } => whereabouts(region, advertise, program),
+        Command::AdmitNode(admit) => {
+            redemption(&admit.redemption)?;
+            whereabouts(&admit.region, &admit.advertise, &admit.program)
+        }
         Command::AnnounceNode {
             region,
             advertise,
@@ -201,7 +205,13 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             role: TokenRole::Client { stanzas },
             ..
         } => bounded("the stanzas of a token", stanzas.len(), TOKEN_STANZAS),
-        Command::RedeemToken { name, .. } => bounded("a name, in bytes", name.len(), NAME),
+        Command::RedeemToken {
+            redemption: given,
+            name,
+        } => {
+            redemption(given)?;
+            bounded("a name, in bytes", name.len(), NAME)
+        }
         Command::Adopt(adopt) => self::adopt(adopt),
         Command::RenumberNode { reason: text, .. } => reason(text),
         Command::MarkRepository { identity, .. } => placed(identity),
@@ -254,6 +264,10 @@ pub(crate) fn nodes(count: usize) -> Result<(), Refusal> {
     bounded("the nodes of the mesh", count, NODES)
 }
 
+fn redemption(given: &Redemption) -> Result<(), Refusal> {
+    bounded("a certificate, in bytes", given.certificate.len(), CERTIFICATE)
+}
+
 fn reason(text: &str) -> Result<(), Refusal> {
     bounded("a reason, in bytes", text.len(), REASON)
 }
@@ -304,8 +318,7 @@ fn whereabouts(region: &str, advertise: &[String], program: &str) -> Result<(), 
 }
 
 fn node(record: &NodeRecord) -> Result<(), Refusal> {
-    bounded("the revoked certificates of a node", record.revoked.len(), NAME)?;
-    bounded("the former certificates of a node", record.former.len(), NAME)?;
+    bounded("the revoked keys of a node", record.revoked.len(), NAME)?;
     whereabouts(&record.region, &record.advertise, &record.program)
 }
 

@@ -95,9 +95,12 @@ pub enum Refusal {
     /// A node that was removed from the mesh.
     #[error("node {0} was removed from the mesh; invite it again to bring it back")]
     NodeRemoved(NodeName),
-    /// A certificate that is not accepted any more.
-    #[error("the certificate of node {0} was revoked; invite the node again")]
-    CertificateRevoked(NodeName),
+    /// A key whose certificates are not accepted any more.
+    #[error("the key of node {0} was revoked; invite the node again")]
+    KeyRevoked(NodeName),
+    /// A certificate of the node's name for a key that is not the node's.
+    #[error("node {0} has another key in the mesh: what runs with this one was never admitted under this name")]
+    OtherKey(NodeName),
     /// A mesh has at least one node.
     #[error("node {0} is the last one of the mesh and cannot be removed")]
     LastNode(NodeName),
@@ -471,6 +474,12 @@ pub enum Refusal {
         /// The name that was asked for.
         given: String,
     },
+    /// A node's token makes no other member, and others make no node.
+    #[error("{}", wrong_token(*is_for_node))]
+    TokenOfOtherRole {
+        /// Whether the token is for a node.
+        is_for_node: bool,
+    },
     /// A node of that name is a member of the mesh, and the token was not made to replace it.
     #[error("the mesh has a node {node} already, its number {node_id}")]
     NodeExists {
@@ -530,6 +539,14 @@ pub struct StaleGeneration {
     pub digest: Digest,
     /// The lowest generation that may be used.
     pub generation: Generation,
+}
+
+fn wrong_token(is_for_node: bool) -> &'static str {
+    if is_for_node {
+        "this join token makes a node, and was not presented by 'pgmesh node join'"
+    } else {
+        "this join token does not make a node"
+    }
 }
 
 fn others_owe(repo: RepoKey, other: RepoKey, debts: Option<u64>) -> String {

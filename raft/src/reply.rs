@@ -3,7 +3,7 @@
 use pgmesh_storage::DbId;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{LogIndex, ObjectRef, Replica, SessionId, TokenRole};
+use crate::model::{LogIndex, ObjectRef, Replica, SessionId};
 
 /// The answer to an accepted command; [`Command`](crate::Command) says which variant belongs to which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,12 +61,12 @@ pub enum Reply {
         /// The number.
         chunks: u32,
     },
-    /// The node is part of the mesh.
-    Admitted {
+    /// The node has another number.
+    Renumbered {
         /// Its number in the Raft group.
         node_id: u64,
-        /// The number that the name had before, of a node that is gone now and must leave the Raft group.
-        replaced: Option<u64>,
+        /// The number that it had before, which must leave the Raft group.
+        replaced: u64,
     },
     /// One step of forgetting a repository.
     Retiring {
@@ -83,6 +83,11 @@ pub enum Reply {
         /// Whether objects are left: propose it again.
         more: bool,
     },
-    /// The token was good and is used up.
-    Token(TokenRole),
+    /// The token was good and is used up: its bearer is a member of the mesh.
+    Joined {
+        /// The certificate that it was given, DER.
+        certificate: Vec<u8>,
+        /// Its number in the Raft group, if it is a node.
+        node_id: Option<u64>,
+    },
 }

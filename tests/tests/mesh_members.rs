@@ -144,6 +144,80 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     }
 }
 
+/// Of three voters one is dead. Without a second one the third could decide nothing, not even to remove the dead one.
+#[test]
+fn a_voter_is_not_removed_while_the_others_could_decide_nothing_without_it() {
+    let mut site = MeshSite::without_archiving("stranded", |mesh| mesh.repositories(1));
+    let forge = WalForge::new(&site.postgres);
+    site.mesh.node_mut("gamma").kill();
+    site.host.push(&forge.make(1)).succeeds();
+    let words = [
+        "node beta keeps its vote, because gamma does not answer",
+        "without beta, alpha, gamma would be left to vote, of which 2 must answer",
+        "pgmesh node remove gamma",
+        "node remove beta --force",
+    ];
+    // One of them leads.
+    for asked in ["alpha", "beta"] {
+        for change in ["remove", "demote"] {
+            let asked = site.mesh.node(asked);
+            asked.run(&["node", change, "beta"]).refuses(&words);
+        }
+    }
+    // What the message says helps.
+    site.mesh.run(&["node", "remove", "gamma"]).succeeds();
+    site.mesh.run(&["node", "remove", "beta"]).succeeds();
+    let status = site
+        .mesh
+        .wait_for_status("alpha to vote alone", |status| status.voters() == ["alpha"]);
+    assert_eq!(status.nodes.len(), 1);
+    site.host.push(&forge.make(2)).succeeds();
+}
+
+/// While gamma is down, delta joins and gets its vote, and leads when gamma comes back, whose catalog does not have it.
+#[test]
+fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {
+    let mut site = MeshSite::without_archiving("unheard", |mesh| mesh.nodes(4).repositories(1));
+    let forge = WalForge::new(&site.postgres);
+    let mesh = &mut site.mesh;
+    mesh.run(&["node", "remove", "delta"]).succeeds();
+    mesh.wait_for_status("three nodes", |status| {
+        status.nodes.len() == 3 && status.voters().len() == 3
+    });
+    mesh.node_mut("delta").kill();
+    mesh.node_mut("gamma").stop();
+    mesh.join_again("delta");
+    mesh.run(&["node", "promote", "delta"]).succeeds();
+    for name in ["alpha", "beta"] {
+        mesh.run(&["node", "drain", name]).succeeds();
+    }
+    let leads = |status: &MeshStatus| status.leader.as_deref() == Some("delta") && status.quorum;
+    mesh.wait_for_status("delta to lead", leads);
+    mesh.start_node("gamma");
+    wait_for("gamma to have heard of delta", Duration::from_secs(60), || {
+        let status = mesh.status_from("gamma");
+        status.is_some_and(|status| leads(&status) && status.node("delta").is_some())
+    });
+    for name in ["alpha", "beta"] {
+        mesh.run(&["node", "resume", name]).succeeds();
+    }
+
+    // They start cold, and one of them stays away.
+    for name in ["alpha", "beta", "gamma", "delta"] {
+        mesh.node_mut(name).kill();
+    }
+    for name in ["beta", "gamma", "delta"] {
+        mesh.node_mut(name).launch();
+    }
+    for name in ["beta", "gamma", "delta"] {
+        mesh.await_node(name);
+    }
+    mesh.wait_for_status("a leader", |status| status.leader.is_some() && status.quorum);
+    mesh.start_node("alpha");
+    mesh.wait_until_whole();
+    site.host.push(&forge.make(1)).succeeds();
+}
+
 /// The voters change from two to three and back. The leader is killed at another moment of the change each time: it takes
 /// two entries of the log, and each goes to the others and back.
 #[test]

@@ -20,14 +20,14 @@ pub(crate) const SERVER_NAME: &str = "pgmesh";
 /// The most alternative names that are looked at: the role, its stanzas and the DNS name.
 const MAX_ALTERNATIVE_NAMES: usize = MAX_STANZAS + 2;
 
-/// The SHA-256 digest of a certificate's DER encoding.
+/// The SHA-256 digest of the DER encoding of a certificate, or of a public key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of a certificate in DER.
-    pub fn of(certificate_der: &[u8]) -> Self {
-        Self(Sha256::digest(certificate_der).into())
+    /// The fingerprint of a certificate or a public key in DER.
+    pub fn of(der: &[u8]) -> Self {
+        Self(Sha256::digest(der).into())
     }
 }
 
@@ -80,6 +80,9 @@ pub struct MemberCertificate {
     pub role: Role,
     /// SHA-256 of the certificate.
     pub fingerprint: Fingerprint,
+    /// SHA-256 of the public key, as the certificate encodes it (`SubjectPublicKeyInfo`). A renewed certificate is for
+    /// the same key, so this tells the member apart from whoever has another certificate of its name.
+    pub key: Fingerprint,
     /// Start of validity, seconds since 1970.
     pub not_before: i64,
     /// End of validity, seconds since 1970.
@@ -112,6 +115,7 @@ impl MemberCertificate {
             name,
             role,
             fingerprint: Fingerprint::of(der),
+            key: Fingerprint::of(certificate.public_key().raw),
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
         })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ED25519};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ED25519, PublicKeyData};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
@@ -97,6 +97,11 @@ impl KeyRequest {
     /// Signing failed.
     pub fn csr_der(&self) -> Result<Vec<u8>, IdentityError> {
         csr_for(&self.key)
+    }
+
+    /// SHA-256 of the public key, as [`MemberCertificate::key`] has it.
+    pub fn key(&self) -> Fingerprint {
+        Fingerprint::of(&self.key.subject_public_key_info())
     }
 
     /// The identity, once the authority has answered.
@@ -351,7 +356,10 @@ mod tests {
         let read = Identity::load(&path).unwrap();
         assert_eq!(read.member(), identity.member());
         assert_eq!(read.key_pkcs8(), identity.key_pkcs8());
-        assert!(!format!("{identity:?}").contains("key"));
+        // The public one is.
+        let (shown, private) = (format!("{identity:?}"), identity.key_pkcs8());
+        assert!(!shown.contains("pkcs8") && !shown.contains(&format!("{private:?}")));
+        assert!(!shown.contains(&hex::encode(private)));
     }
 
     #[test]

@@ -86,6 +86,7 @@ mod tests {
             name: "db1".parse().unwrap(),
             role: Role::Admin,
             fingerprint: Fingerprint([0; 32]),
+            key: Fingerprint([0; 32]),
             not_before: 1000,
             not_after: 4000,
         };

@@ -57,6 +57,8 @@ impl Served {
                 };
                 logged(stream, "new beginning", number).await
             }
+            Request::Vouch(vouch) => reply(stream, Ok(node.vouch(&vouch))).await,
+            Request::MayLeave { node_id } => reply(stream, node.may_leave(node_id).await).await,
             Request::NodeStatus => reply(stream, Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.

@@ -35,7 +35,7 @@ pub use mesh::{
 };
 pub use peer::{
     Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, NewNumber, ObjectAnswer,
-    ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt,
+    ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt, Vouch, Vouched,
 };
 pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 
@@ -219,6 +219,14 @@ pub enum Request {
     /// Between nodes: the asker's disk lacks what it has promised; another number for it. Reply: `u64`.
     BeginAnew(BeginAnew),
 
+    /// Between nodes: is this node a member of the mesh? Reply: [`Vouched`].
+    Vouch(Vouch),
+    /// Between nodes, to the leader: may this voter lose its vote, or would the others be stuck? Reply: `()`.
+    MayLeave {
+        /// Its number.
+        node_id: u64,
+    },
+
     /// Which blocks has the WAL changed? Reply: [`ChangeMapsReply`]. Last, so that the others keep their numbers on the
     /// wire.
     ChangeMaps(ChangeMaps),
@@ -285,6 +293,8 @@ impl Request {
             | Self::Authority
             | Self::NodeStatus
             | Self::BeginAnew(_)
+            | Self::Vouch(_)
+            | Self::MayLeave { .. }
             | Self::StoreObject(_)
             | Self::ReadObject(_)
             | Self::DeleteObject(_)
@@ -341,6 +351,8 @@ impl Request {
             Self::Authority => "authority",
             Self::NodeStatus => "node status",
             Self::BeginAnew(_) => "new beginning",
+            Self::Vouch(_) => "word for a node",
+            Self::MayLeave { .. } => "question whether a voter may leave",
             Self::StoreObject(_) => "object store",
             Self::ReadObject(_) => "object read",
             Self::DeleteObject(_) => "object delete",

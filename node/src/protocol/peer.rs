@@ -1,6 +1,7 @@
 //! What nodes say to each other.
 
 use super::PayloadHead;
+use crate::mesh_file::KnownMember;
 use pgmesh_raft::{PlacedIdentity, RequestId};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ pub struct NewNode {
     pub region: String,
     /// Where it will be reached.
     pub advertise: Vec<String>,
+    /// SHA-256 of the public key of the administrator's certificate that will lie in its node-path.
+    pub administrator: [u8; 32],
     /// Its program's version.
     pub program: String,
     /// The catalog format that its program writes.
@@ -25,6 +28,28 @@ pub struct JoinedNode {
     pub node_id: u64,
     /// How digests are made in the mesh.
     pub suite: pgmesh_storage::DigestSuite,
+    /// The nodes that are there: the new one takes the log from these only.
+    pub members: Vec<KnownMember>,
+}
+
+/// Asks for a member's word for a node that the asker's catalog does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vouch {
+    /// The name in the node's certificate.
+    pub name: String,
+    /// SHA-256 of the certificate's public key.
+    pub key: [u8; 32],
+}
+
+/// That word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Vouched {
+    /// The node is a member.
+    Member,
+    /// The catalog of the asked node does not have it, either.
+    Unknown,
+    /// It was removed or replaced.
+    ShutOut,
 }
 
 /// A node has started.

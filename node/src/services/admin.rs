@@ -4,11 +4,12 @@ use crate::failure::chain;
 use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, now_unix};
+use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{
-    CatalogError, Command, MeshRecord, NodeName, NodeRecord, Refusal, Reply, RequestId, TokenId, TokenRole,
+    CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,
 };
 use pgmesh_storage::wire;
-use pgmesh_transport::{Fingerprint, JoinToken, MemberCertificate, MemberName, MeshCa, Role};
+use pgmesh_transport::{JoinToken, MemberCertificate, MemberName, MeshCa, Role};
 use std::time::Duration;
 
 /// How long a certificate is valid; members renew theirs by themselves when a third of this is over.
@@ -98,7 +99,8 @@ impl Node {
         Ok(TokenRole::Node { name, replaces })
     }
 
-    /// Redeems a token and signs the bearer's certificate.
+    /// Redeems a token: signs the bearer's certificate, and has the catalog use the token up for it. If the answer is
+    /// lost, the bearer sends the same request again, perhaps to another node, and gets the certificate of the first one.
     pub async fn join(&self, join: JoinRequest) -> Result<JoinAccepted, Failure> {
         let name: MemberName = join.name.parse().map_err(|error| {
             Failure::new(
@@ -107,53 +109,74 @@ impl Node {
             )
             .because(error)
         })?;
-        let authority = self.authority()?;
-        // Before the token is used up: a request that cannot be signed shall not cost it.
-        let sign = |role: &Role| {
-            authority
-                .sign_csr(&join.csr, role, &name, CERTIFICATE_VALIDITY)
-                .map_err(|error| {
-                    Failure::new(code::CRYPTO, "the certificate could not be signed").because(chain(&error))
-                })
+        let refused = |refusal| Failure::from(CatalogError::Refused(refusal));
+        let token = catalog_token_id(&join.token_id.0);
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let known = view.token(token)?;
+        // A stranger learns nothing but this.
+        let known = known
+            .filter(|known| known.secret_hash == join.secret.hash())
+            .ok_or_else(|| refused(Refusal::TokenUnknown))?;
+        let role = match known.role {
+            TokenRole::Admin => Role::Admin,
+            TokenRole::Client { stanzas } => Role::Client { stanzas },
+            TokenRole::Node { .. } => Role::Node,
         };
-        sign(&Role::Admin)?;
-        if let Some(new) = &join.node {
-            self.check_new_node(&name, new).await?;
+        let is_for_node = role == Role::Node;
+        if is_for_node != join.node.is_some() {
+            return Err(refused(Refusal::TokenOfOtherRole { is_for_node }));
         }
-        let command = Command::RedeemToken {
-            id: catalog_token_id(&join.token_id.0),
+        let authority = self.authority()?;
+        let certificate = authority
+            .sign_csr(&join.csr, &role, &name, CERTIFICATE_VALIDITY)
+            .map_err(|error| {
+                Failure::new(code::CRYPTO, "the certificate could not be signed").because(chain(&error))
+            })?;
+        let administrator = join.node.as_ref().map(|new| new.administrator);
+        let asked = wire::encode(&("join", &join.csr, name.as_str(), administrator));
+        let redemption = Redemption {
+            token,
             secret_hash: join.secret.hash(),
-            name: name.to_string(),
-        };
-        // The same request again, perhaps through another node because the answer was lost, is the same redemption;
-        // with anything else in it, it is another one, and the token is used up.
-        let whole = wire::encode(&("redeem", join.token_id, join.secret.hash(), &join.csr, name.as_str()));
-        let request = RequestId(first_half(&self.suite().digest(&whole)));
-        let actor = format!("joining {name}");
-        let role = match self.catalog.propose_as(&actor, request, command).await? {
-            Reply::Token(TokenRole::Admin) => Role::Admin,
-            Reply::Token(TokenRole::Client { stanzas }) => Role::Client { stanzas },
-            Reply::Token(TokenRole::Node { .. }) => Role::Node,
-            other => return Err(unexpected(&other)),
-        };
-        let certificate = sign(&role)?;
-        let node = match (&role, join.node) {
-            (Role::Node, Some(new)) => Some(self.admit(&actor, &name, new, &certificate).await?),
-            (Role::Node, None) => {
-                return Err(Failure::new(
-                    code::OPTION_INVALID,
-                    "this token makes a node, and this is no node's request",
-                )
-                .remedy("run 'pgmesh node join TOKEN' with the new node's configuration file and a new token"));
-            }
-            _ => None,
-        };
-        Ok(JoinAccepted {
+            request: *self.suite().digest(&asked).as_bytes(),
             certificate,
-            ca: authority.certificate_der().to_vec(),
-            nodes: self.token_addresses(),
-            node,
-        })
+        };
+        let command = match join.node {
+            None => Command::RedeemToken {
+                redemption,
+                name: name.to_string(),
+            },
+            Some(new) => self.admission(&name, new, redemption).await?,
+        };
+        match self.catalog.propose(&format!("joining {name}"), command).await? {
+            Reply::Joined { certificate, node_id } => Ok(JoinAccepted {
+                certificate,
+                ca: authority.certificate_der().to_vec(),
+                nodes: self.token_addresses(),
+                node: node_id.map(|node_id| JoinedNode {
+                    node_id,
+                    suite: self.suite(),
+                    members: self.known_members(name.as_str()),
+                }),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn admission(&self, name: &MemberName, new: NewNode, redemption: Redemption) -> Result<Command, Failure> {
+        self.check_new_node(name, &new).await?;
+        let key = MemberCertificate::parse(&redemption.certificate)
+            .map_err(|error| Failure::new(code::CRYPTO, "the new certificate cannot be read").because(chain(&error)))?
+            .key;
+        Ok(Command::AdmitNode(Box::new(AdmitNode {
+            redemption,
+            name: node_name(name)?,
+            region: new.region,
+            advertise: new.advertise,
+            key: key.0,
+            administrator: new.administrator,
+            program: new.program,
+            catalog_format: new.catalog_format,
+        })))
     }
 
     /// A name that is taken by a node that lives must not be given to another.
@@ -169,10 +192,7 @@ impl Node {
             )
             .remedy("install the version of pgmesh that the other nodes run"));
         }
-        let node: NodeName = name
-            .as_str()
-            .parse()
-            .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+        let node = node_name(name)?;
         let taken = || {
             Failure::new(code::OPTION_INVALID, format!("the mesh has a node '{node}', and it is running"))
                 .remedy(format!("choose another node-name, or stop that node first; if it is to go for good: 'pgmesh node remove {node}'"))
@@ -185,34 +205,6 @@ impl Node {
             return Err(taken());
         }
         Ok(())
-    }
-
-    async fn admit(
-        &self,
-        actor: &str,
-        name: &MemberName,
-        new: NewNode,
-        certificate: &[u8],
-    ) -> Result<JoinedNode, Failure> {
-        let name: NodeName = name
-            .as_str()
-            .parse()
-            .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
-        let command = Command::AdmitNode {
-            name,
-            region: new.region,
-            advertise: new.advertise,
-            fingerprint: Fingerprint::of(certificate).0,
-            program: new.program,
-            catalog_format: new.catalog_format,
-        };
-        match self.catalog.propose(actor, command).await? {
-            Reply::Admitted { node_id, .. } => Ok(JoinedNode {
-                node_id,
-                suite: self.suite(),
-            }),
-            other => Err(unexpected(&other)),
-        }
     }
 
     /// Another number for a node whose disk lacks what it has promised under the one that it has. A leader with a
@@ -232,7 +224,7 @@ impl Node {
         let command = Command::RenumberNode {
             name: name.clone(),
             number: begin.number,
-            fingerprint: member.fingerprint.0,
+            key: member.key.0,
             reason: begin.reason,
         };
         match self
@@ -240,7 +232,7 @@ impl Node {
             .propose_as(&format!("node {name}"), begin.id, command)
             .await
         {
-            Ok(Reply::Admitted { node_id, .. }) => Ok(NewNumber::Given(node_id)),
+            Ok(Reply::Renumbered { node_id, .. }) => Ok(NewNumber::Given(node_id)),
             Ok(other) => Err(unexpected(&other)),
             Err(CatalogError::Refused(Refusal::NodeReplaced { known, .. })) => Ok(NewNumber::Is(known)),
             Err(error) => Err(error.into()),
@@ -280,10 +272,118 @@ fn catalog_token_id(bytes: &[u8]) -> TokenId {
     TokenId(id)
 }
 
-fn first_half(digest: &pgmesh_storage::Digest) -> [u8; 16] {
-    let mut half = [0; 16];
-    for (to, from) in half.iter_mut().zip(digest.as_bytes()) {
-        *to = *from;
+fn node_name(name: &MemberName) -> Result<NodeName, Failure> {
+    let name = name.as_str().parse();
+    name.map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
+    use pgmesh_transport::KeyRequest;
+
+    async fn token(site: &TestNode, role: &str, name: Option<&str>, force: bool) -> JoinToken {
+        let invite = CreateInvite {
+            role: role.to_owned(),
+            name: name.map(str::to_owned),
+            force,
+            stanzas: vec![],
+            expires: 60,
+            addresses: vec![],
+        };
+        let invite = site.node.invite("test", invite).await.unwrap();
+        invite.token.parse().unwrap()
     }
-    half
+
+    fn request(token: &JoinToken, name: &str, is_node: bool) -> JoinRequest {
+        let new = NewNode {
+            region: String::new(),
+            advertise: vec!["127.0.0.1:1".to_owned()],
+            administrator: KeyRequest::generate().unwrap().key().0,
+            program: "test".to_owned(),
+            catalog_format: MeshRecord::CATALOG_FORMAT,
+        };
+        JoinRequest {
+            token_id: token.id,
+            secret: token.secret.clone(),
+            csr: KeyRequest::generate().unwrap().csr_der().unwrap(),
+            name: name.to_owned(),
+            node: is_node.then_some(new),
+        }
+    }
+
+    /// Its own disk has the whole request, and its shell's history the token.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_was_removed_does_not_come_back_by_its_old_request() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let join = request(&token(&site, "node", Some("beta"), false).await, "beta", true);
+        let first = site.node.join(join.clone()).await.unwrap();
+        // The answer was lost.
+        let again = site.node.join(join.clone()).await.unwrap();
+        assert_eq!(first.certificate, again.certificate);
+        let number = |accepted: &JoinAccepted| accepted.node.as_ref().unwrap().node_id;
+        assert_eq!(number(&first), number(&again));
+        let members = &first.node.as_ref().unwrap().members;
+        assert_eq!(members.len(), 1, "it is told of the node that is there: {members:?}");
+        site.remove("beta").await;
+        let refused = site.node.join(join).await.unwrap_err();
+        assert!(refused.to_string().contains("removed"), "{refused}");
+    }
+
+    /// Both are used at the same time.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_two_tokens_for_one_place_one_is_good() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        site.admit(&site.certificate(&Role::Node, "beta")).await;
+        let tokens = [
+            token(&site, "node", Some("beta"), true).await,
+            token(&site, "node", Some("beta"), true).await,
+        ];
+        let [first, second] = tokens.each_ref().map(|token| request(token, "beta", true));
+        let (first, second) = tokio::join!(site.node.join(first), site.node.join(second));
+        let (accepted, refused) = match (first, second) {
+            (Ok(accepted), Err(refused)) | (Err(refused), Ok(accepted)) => (accepted, refused),
+            other => panic!("{other:?}"),
+        };
+        let record = site
+            .node
+            .catalog
+            .view()
+            .node(&"beta".parse().unwrap())
+            .unwrap()
+            .unwrap();
+        assert_eq!(record.node_id, accepted.node.unwrap().node_id);
+        assert!(refused.to_string().contains("has a node beta already"), "{refused}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_token_is_not_used_up_by_whom_it_is_not_for() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let (for_node, for_admin) = (
+            token(&site, "node", Some("beta"), false).await,
+            token(&site, "admin", None, false).await,
+        );
+        for join in [request(&for_node, "beta", false), request(&for_admin, "beta", true)] {
+            let refused = site.node.join(join).await.unwrap_err();
+            assert!(refused.to_string().contains("join token"), "{refused}");
+        }
+        let mut guessed = request(&for_admin, "alice", false);
+        guessed.secret = for_node.secret.clone();
+        let applied = site.node.catalog.view().applied().unwrap();
+        assert!(site.node.join(guessed).await.is_err());
+        assert_eq!(
+            site.node.catalog.view().applied().unwrap(),
+            applied,
+            "a guess writes nothing"
+        );
+        let join = request(&for_admin, "alice", false);
+        let first = site.node.join(join.clone()).await.unwrap();
+        assert_eq!(site.node.join(join).await.unwrap().certificate, first.certificate);
+        let other = site.node.join(request(&for_admin, "alice", false)).await.unwrap_err();
+        assert!(other.to_string().contains("already used"), "{other}");
+        site.node.join(request(&for_node, "beta", true)).await.unwrap();
+    }
 }

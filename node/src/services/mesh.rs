@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long another node may take to say how it does.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
+/// How long the leader may take to find out who answers.
+const LEADER_LIMIT: Duration = Duration::from_secs(6);
 /// How long the group may take to become what was asked for.
 const CHANGE_LIMIT: Duration = Duration::from_secs(20);
 
@@ -89,15 +91,43 @@ impl Node {
         let command = match change {
             NodeChange::Remove { force } => {
                 refuse_host(&view, &node, force)?;
+                if !force {
+                    self.refuse_stranding(&view, record.node_id).await?;
+                }
                 service(NodeService::Removed)
             }
             NodeChange::Drain => service(NodeService::Draining),
             NodeChange::Resume => service(NodeService::InService),
             NodeChange::Promote => vote(VotePolicy::Always),
-            NodeChange::Demote => vote(VotePolicy::Never),
+            NodeChange::Demote => {
+                self.refuse_stranding(&view, record.node_id).await?;
+                vote(VotePolicy::Never)
+            }
         };
         self.catalog.propose(actor, command).await?;
         self.wait_for_group(&node, record.node_id, change).await
+    }
+
+    /// Asks the leader whether the others can decide without this voter.
+    async fn refuse_stranding(&self, view: &View, node_id: u64) -> Result<(), Failure> {
+        if self.catalog.is_leader() {
+            return self.may_leave(node_id).await;
+        }
+        let leader = self.catalog.leader();
+        let mut nodes = view.nodes()?.into_iter();
+        let Some((name, _)) = nodes.find(|(_, record)| Some(record.node_id) == leader) else {
+            return Err(
+                Failure::new(code::RUNTIME, "no leader is known that could say who answers")
+                    .remedy("run the command again")
+                    .again(),
+            );
+        };
+        let request = Request::MayLeave { node_id };
+        let answer = self
+            .links
+            .call(&Whom::Named(name), Lane::Data, &request, LEADER_LIMIT)
+            .await;
+        Ok(answer?)
     }
 
     async fn wait_for_group(&self, node: &NodeName, id: u64, change: NodeChange) -> Result<(), Failure> {

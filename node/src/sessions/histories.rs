@@ -150,11 +150,11 @@ impl World {
                 node_id: number as u64 + 1,
                 region: String::new(),
                 advertise: vec!["localhost:1".to_owned()],
-                fingerprint: [u8::try_from(number).unwrap(); 32],
+                key: [u8::try_from(number).unwrap(); 32],
+                administrator: [u8::try_from(number).unwrap(); 32],
                 program: String::new(),
                 service: NodeService::InService,
                 vote: VotePolicy::Auto,
-                former: Vec::new(),
                 revoked: Vec::new(),
                 reaches: BTreeSet::new(),
             };

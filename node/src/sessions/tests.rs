@@ -137,7 +137,8 @@ async fn condemned_chunk(site: &TestNode, client: &Connected, with_orphan: bool)
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_ends_the_sessions_of_a_node_that_has_died() {
     let site = TestNode::start(QUICK).await;
-    site.admit("beta", [2; 32]).await;
+    let beta = site.certificate(&pgmesh_transport::Role::Node, "beta");
+    site.admit(&beta).await;
     let of = |node: &str, kind| Command::OpenSession {
         kind,
         stanza: None,

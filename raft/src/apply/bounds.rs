@@ -8,14 +8,14 @@ use proptest::prelude::*;
 
 use super::scenario::{
     World, begin, claim, claimed, claims, commit, create_stanza, digest, label, new_chunk, push_history, push_segment,
-    replica, repo, stanza,
+    redemption, replica, repo, stanza,
 };
 use super::{Base, MemoryBase};
-use crate::command::{Adopt, AdoptedFile, Command, NewReplica, Proposal, PushSegment};
+use crate::command::{AdmitNode, Adopt, AdoptedFile, Command, NewReplica, Proposal, PushSegment};
 use crate::model::{
     AuditRecord, BackupRecord, Branch, ChunkRecord, Debt, DebtReason, Garbage, GarbageKey, GarbageObject,
-    HistoryRecord, Lineage, LogIndex, NodeRecord, ObjectRef, Remembered, RepositoryRecord, RequestId, SegmentRecord,
-    SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
+    HistoryRecord, Lineage, LogIndex, NodeRecord, ObjectRef, Redemption, Remembered, RepositoryRecord, RequestId,
+    SegmentRecord, SessionKind, SessionRecord, StanzaRecord, TokenId, TokenRecord, TokenRole, Writer,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -352,14 +352,16 @@ fn command() -> impl Strategy<Value = Command> {
             node: "n1".parse().unwrap(),
             resume_key: None
         }),
-        (text(), text(), count()).prop_map(|(region, program, count)| Command::AdmitNode {
+        (text(), text(), count()).prop_map(|(region, program, count)| Command::AdmitNode(Box::new(AdmitNode {
+            redemption: redemption(TokenId([2; 16]), 2, 2),
             name: "n2".parse().unwrap(),
             region,
             advertise: vec!["host:1".to_owned(); count],
-            fingerprint: [2; 32],
+            key: [2; 32],
+            administrator: [3; 32],
             program,
             catalog_format: crate::MeshRecord::CATALOG_FORMAT
-        }),
+        }))),
         (texts(), text()).prop_map(|(definition, uuid)| Command::RegisterRepository {
             repo: repo(3),
             definition,
@@ -447,9 +449,13 @@ fn command() -> impl Strategy<Value = Command> {
             },
             expires: i64::MAX
         }),
-        text().prop_map(|name| Command::RedeemToken {
-            id: TokenId([1; 16]),
-            secret_hash: [1; 32],
+        (text(), count()).prop_map(|(name, count)| Command::RedeemToken {
+            redemption: Redemption {
+                token: TokenId([1; 16]),
+                secret_hash: [1; 32],
+                request: [1; 32],
+                certificate: vec![1; count * 1000],
+            },
             name
         }),
         text().prop_map(|what| Command::Audit { what }),

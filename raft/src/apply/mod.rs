@@ -259,41 +259,26 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::RaiseLevel { level } => node::raise_level(step, level),
         Command::Compared { repo, era, all } => mesh::compared(step, repo, era, all),
         Command::RegisterNode { name, record } => node::register(step, name, record),
-        Command::AdmitNode {
-            name,
-            region,
-            advertise,
-            fingerprint,
-            program,
-            catalog_format,
-        } => {
-            let given = node::Given {
-                region,
-                advertise,
-                fingerprint,
-                program,
-            };
-            node::admit(step, name, given, catalog_format)
-        }
+        Command::AdmitNode(admit) => node::admit(step, *admit),
         Command::RenumberNode {
             name,
             number,
-            fingerprint,
+            key,
             reason,
-        } => node::renumber(step, &name, number, fingerprint, &reason),
+        } => node::renumber(step, &name, number, key, &reason),
         Command::AnnounceNode {
             name,
             node_id,
             region,
             advertise,
-            fingerprint,
+            key,
             program,
             reaches,
         } => {
             let given = node::Given {
                 region,
                 advertise,
-                fingerprint,
+                key,
                 program,
             };
             node::announce(step, &name, node_id, given, reaches)
@@ -442,6 +427,6 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             role,
             expires,
         } => token::create(step, id, secret_hash, role, expires),
-        Command::RedeemToken { id, secret_hash, name } => token::redeem(step, id, secret_hash, name),
+        Command::RedeemToken { redemption, name } => token::redeem(step, redemption, name),
     }
 }

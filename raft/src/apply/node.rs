@@ -5,19 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pgmesh_storage::RepoKey;
 
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Step, token};
+use crate::command::AdmitNode;
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::limits;
-use crate::model::{Levels, MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, VotePolicy};
+use crate::model::{Levels, MeshRecord, NodeName, NodeRecord, NodeService, RepositoryRecord, TokenRole, VotePolicy};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
-/// How many revoked certificates of a name are remembered: the oldest ones have run out by then.
-const REVOKED_KEPT: usize = 64;
-/// How many renewed certificates of a node are remembered: no more are valid at a time.
-const FORMER_KEPT: usize = 8;
+/// How many revoked keys of a name are remembered, two for each time that it has left or was replaced.
+const REVOKED_KEPT: usize = 128;
 /// The longest reason in the audit trail, in characters.
 const REASON_CHARACTERS: usize = 500;
 
@@ -25,7 +24,7 @@ const REASON_CHARACTERS: usize = 500;
 pub(super) struct Given {
     pub(super) region: String,
     pub(super) advertise: Vec<String>,
-    pub(super) fingerprint: [u8; 32],
+    pub(super) key: [u8; 32],
     pub(super) program: String,
 }
 
@@ -54,7 +53,17 @@ pub(super) fn register<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, reco
     Ok(Reply::Done)
 }
 
-pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: Given, catalog_format: u32) -> Outcome {
+pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, admit: AdmitNode) -> Outcome {
+    let AdmitNode {
+        redemption,
+        name,
+        region,
+        advertise,
+        key,
+        administrator,
+        program,
+        catalog_format,
+    } = admit;
     let mesh = step.txn.record::<MeshRecord>(Table::Mesh, key::MESH)?;
     let format = mesh.ok_or(Refusal::NoMesh)?.catalog_format;
     if catalog_format != format {
@@ -65,53 +74,69 @@ pub(super) fn admit<B: Base>(step: &mut Step<'_, '_, B>, name: NodeName, given: 
         }
         .into());
     }
-    let known = step.txn.record::<NodeRecord>(Table::Nodes, &key::node(&name))?;
-    let mut revoked = Vec::new();
-    let mut replaced = None;
-    if let Some(known) = known {
-        if known.is_member() && known.fingerprint == given.fingerprint {
-            return Ok(Reply::Admitted {
-                node_id: known.node_id,
-                replaced: None,
-            });
+    let token = token::find(step, &redemption)?;
+    let TokenRole::Node {
+        name: invited,
+        replaces,
+    } = &token.role
+    else {
+        return Err(Refusal::TokenOfOtherRole { is_for_node: false }.into());
+    };
+    if let Some(used) = token::used_before(&token, &redemption, name.as_str())? {
+        let known = need_member(step, &name)?;
+        // The answer was lost. A node that has another disk or another number by now had received it.
+        if known.key != key || Some(known.node_id) != used.node_id {
+            return Err(Refusal::TokenUsed {
+                at: used.at,
+                name: used.name.clone(),
+            }
+            .into());
         }
-        replaced = known.is_member().then_some(known.node_id);
-        revoked = revoked_of(known);
+        return Ok(Reply::Joined {
+            certificate: used.certificate.clone(),
+            node_id: used.node_id,
+        });
     }
-    if revoked.contains(&given.fingerprint) {
-        return Err(Refusal::CertificateRevoked(name).into());
+    if *invited != name {
+        return Err(Refusal::TokenOfAnother {
+            invited: invited.clone(),
+            given: name.to_string(),
+        }
+        .into());
     }
-    if replaced.is_none() {
+    token::check_place(step, &name, *replaces)?;
+    let known = step.txn.record::<NodeRecord>(Table::Nodes, &key::node(&name))?;
+    let revoked = known.map(revoked_of).unwrap_or_default();
+    if revoked.contains(&key) {
+        return Err(Refusal::KeyRevoked(name).into());
+    }
+    if replaces.is_none() {
         limits::nodes(members(step)? + 1)?;
     }
     let node_id = last_node_id(step)?.saturating_add(1);
-    step.audit(match replaced {
-        Some(old) => format!("node {name} admitted as number {node_id} in place of {old}"),
-        None => format!("node {name} admitted as number {node_id}"),
-    });
     step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &node_id);
     let record = NodeRecord {
         node_id,
-        region: given.region,
-        advertise: given.advertise,
-        fingerprint: given.fingerprint,
-        program: given.program,
+        region,
+        advertise,
+        key,
+        administrator,
+        program,
         service: NodeService::InService,
         vote: VotePolicy::Auto,
-        former: Vec::new(),
         revoked,
         // It says so itself when it has started.
         reaches: BTreeSet::new(),
     };
     put(step, &name, &record);
-    Ok(Reply::Admitted { node_id, replaced })
+    token::use_up(step, token, redemption, name.to_string(), Some(node_id))
 }
 
 pub(super) fn renumber<B: Base>(
     step: &mut Step<'_, '_, B>,
     name: &NodeName,
     number: u64,
-    fingerprint: [u8; 32],
+    key: [u8; 32],
     reason: &str,
 ) -> Outcome {
     let known = need_member(step, name)?;
@@ -123,9 +148,7 @@ pub(super) fn renumber<B: Base>(
         }
         .into());
     }
-    if known.revoked.contains(&fingerprint) {
-        return Err(Refusal::CertificateRevoked(name.clone()).into());
-    }
+    check_key(&known, name, key)?;
     let node_id = last_node_id(step)?.saturating_add(1);
     let old = known.node_id;
     let reason: String = reason.chars().take(REASON_CHARACTERS).collect();
@@ -134,10 +157,7 @@ pub(super) fn renumber<B: Base>(
     ));
     step.txn.put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &node_id);
     put(step, name, &NodeRecord { node_id, ..known });
-    Ok(Reply::Admitted {
-        node_id,
-        replaced: Some(old),
-    })
+    Ok(Reply::Renumbered { node_id, replaced: old })
 }
 
 pub(super) fn announce<B: Base>(
@@ -160,31 +180,20 @@ pub(super) fn announce<B: Base>(
         }
         .into());
     }
-    if known.revoked.contains(&given.fingerprint) {
-        return Err(Refusal::CertificateRevoked(name.clone()).into());
-    }
+    check_key(&known, name, given.key)?;
     reaches.retain(|repo| is_shared.contains(repo));
-    let mut former = known.former.clone();
-    if given.fingerprint != known.fingerprint {
-        former.retain(|fingerprint| *fingerprint != given.fingerprint);
-        remember(&mut former, known.fingerprint, FORMER_KEPT);
-    }
     let record = NodeRecord {
         region: given.region,
         advertise: given.advertise,
         reaches,
-        // A renewed certificate; the old one is not revoked, it runs out.
-        fingerprint: given.fingerprint,
-        former,
         program: given.program,
         ..known.clone()
     };
     if record != known {
         step.audit(format!(
-            "node {name} is reached at {} in region '{}', certificate {}, runs {}{}",
+            "node {name} is reached at {} in region '{}', runs {}{}",
             record.advertise.join(", "),
             record.region,
-            short(record.fingerprint),
             record.program,
             reached(&record.reaches)
         ));
@@ -244,7 +253,7 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
     if record.service == service {
         return Ok(Reply::Done);
     }
-    // There is no way back but by another invitation: its certificate was revoked.
+    // There is no way back but by another invitation: its keys were revoked.
     if !record.is_member() {
         return Err(Refusal::NodeRemoved(name.clone()).into());
     }
@@ -253,6 +262,7 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
             return Err(Refusal::LastNode(name.clone()).into());
         }
         leave(&mut record);
+        token::take_back(step, name)?;
     }
     step.audit(format!("node {name} (number {}) is {service}", record.node_id));
     record.service = service;
@@ -262,7 +272,6 @@ pub(super) fn set_service<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, 
 
 fn leave(record: &mut NodeRecord) {
     record.revoked = revoked_of(record.clone());
-    record.former.clear();
     record.service = NodeService::Removed;
 }
 
@@ -341,25 +350,26 @@ fn last_node_id<B: Base>(step: &Step<'_, '_, B>) -> Result<u64, ReadError> {
     Ok(step.txn.record(Table::Mesh, key::LAST_NODE_ID)?.unwrap_or_default())
 }
 
-/// All certificates of a node that counts no more under them.
+/// A key that is not the node's says nothing in its name.
+fn check_key(known: &NodeRecord, name: &NodeName, key: [u8; 32]) -> Result<(), Refusal> {
+    if known.revoked.contains(&key) {
+        return Err(Refusal::KeyRevoked(name.clone()));
+    }
+    if known.key != key {
+        return Err(Refusal::OtherKey(name.clone()));
+    }
+    Ok(())
+}
+
+/// All keys under a node's name that count no more when the node has left.
 fn revoked_of(record: NodeRecord) -> Vec<[u8; 32]> {
     let mut revoked = record.revoked;
-    for fingerprint in record.former.into_iter().chain([record.fingerprint]) {
-        remember(&mut revoked, fingerprint, REVOKED_KEPT);
+    for key in [record.key, record.administrator] {
+        if !revoked.contains(&key) {
+            revoked.push(key);
+        }
     }
+    let surplus = revoked.len().saturating_sub(REVOKED_KEPT);
+    revoked.drain(..surplus);
     revoked
-}
-
-fn remember(fingerprints: &mut Vec<[u8; 32]>, fingerprint: [u8; 32], most: usize) {
-    if !fingerprints.contains(&fingerprint) {
-        fingerprints.push(fingerprint);
-    }
-    let surplus = fingerprints.len().saturating_sub(most);
-    fingerprints.drain(..surplus);
-}
-
-fn short(fingerprint: [u8; 32]) -> String {
-    let mut text = hex::encode(fingerprint);
-    text.truncate(16);
-    text
 }

@@ -5,7 +5,7 @@ use pgmesh_storage::{DbId, Generation};
 
 use super::scenario::*;
 use crate::command::{Cluster, Command, CommitBackup, NewReplica, PushSegment};
-use crate::model::{ChunkState, DebtReason, LogIndex, ObjectRef, SessionKind, TokenId, TokenRole};
+use crate::model::{ChunkState, DebtReason, LogIndex, ObjectRef, Redemption, SessionKind, TokenId, TokenRole};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
@@ -435,26 +435,33 @@ fn a_new_repository_is_owed_everything() {
 fn a_token_is_good_once_and_in_time() {
     let mut world = World::empty();
     let id = TokenId([1; 16]);
-    let create = |id, expires| Command::CreateToken {
-        id,
-        secret_hash: [9; 32],
-        role: TokenRole::Admin,
-        expires,
-    };
-    let redeem = |id, hash| Command::RedeemToken {
-        id,
-        secret_hash: [hash; 32],
+    let create = |id, expires| create_token(id, TokenRole::Admin, expires);
+    let redeem = |id, hash, request| Command::RedeemToken {
+        redemption: Redemption {
+            secret_hash: [hash; 32],
+            ..redemption(id, request, request)
+        },
         name: "x".to_owned(),
     };
+    let joined = || {
+        Ok(Reply::Joined {
+            certificate: vec![1; 3],
+            node_id: None,
+        })
+    };
     world.run(create(id, 100)).unwrap();
-    assert_eq!(world.run(redeem(TokenId([2; 16]), 9)), Err(Refusal::TokenUnknown));
-    assert_eq!(world.run(redeem(id, 8)), Err(Refusal::TokenUnknown));
-    assert_eq!(world.run(redeem(id, 9)), Ok(Reply::Token(TokenRole::Admin)));
-    assert!(matches!(world.run(redeem(id, 9)), Err(Refusal::TokenUsed { .. })));
+    assert_eq!(world.run(redeem(TokenId([2; 16]), 9, 1)), Err(Refusal::TokenUnknown));
+    assert_eq!(world.run(redeem(id, 8, 1)), Err(Refusal::TokenUnknown));
+    assert_eq!(world.run(redeem(id, 9, 1)), joined());
+    assert!(matches!(world.run(redeem(id, 9, 2)), Err(Refusal::TokenUsed { .. })));
     let late = TokenId([3; 16]);
     world.run(create(late, 100)).unwrap();
     world.at = 200;
-    assert_eq!(world.run(redeem(late, 9)), Err(Refusal::TokenExpired { expires: 100 }));
+    assert_eq!(
+        world.run(redeem(late, 9, 1)),
+        Err(Refusal::TokenExpired { expires: 100 })
+    );
+    assert_eq!(world.run(redeem(id, 9, 1)), joined(), "the first request, once more");
     assert!(world.view().audit(LogIndex(0)).count() >= 4);
 }
 

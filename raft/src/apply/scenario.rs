@@ -7,13 +7,13 @@ use pgmesh_storage::{BackupLabel, DbId, Digest, DigestSuite, Generation, RepoKey
 
 use super::{MemoryBase, Txn, apply, next_index};
 use crate::command::{
-    Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, NewReplica, Proposal, PushSegment,
+    AdmitNode, Adopt, ClaimedObject, Cluster, Command, CommitBackup, NewChunk, NewReplica, Proposal, PushSegment,
 };
 use crate::error::ReadError;
 use crate::model::{
     BackupRecord, Branch, Claim, CondemnedChunk, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, MeshRecord,
-    NodeRecord, NodeService, ObjectRef, PlacedIdentity, Replica, RepositoryRecord, RequestId, Server, SessionId,
-    SessionKind, StoredObject, VotePolicy,
+    NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, Replica, RepositoryRecord, RequestId, Server,
+    SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 use crate::refusal::Refusal;
 use crate::reply::Reply;
@@ -124,6 +124,26 @@ impl World {
         self.run(Command::PushSegment(Box::new(PushSegment { checked_at, ..push })))
     }
 
+    /// Invites a node, in place of the one of its name if there is one, and admits it with this key.
+    pub(crate) fn admit(&mut self, name: &str, key: u8) -> Result<Reply, Refusal> {
+        let known = self.view().node(&name.parse().unwrap()).unwrap();
+        let replaces = known.filter(NodeRecord::is_member).map(|known| known.node_id);
+        let token = self.invite(name, replaces).unwrap();
+        self.run(admit(token, name, key))
+    }
+
+    /// A token for a node, in place of this number.
+    pub(crate) fn invite(&mut self, name: &str, replaces: Option<u64>) -> Result<TokenId, Refusal> {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.at.to_be_bytes());
+        let id = TokenId(id);
+        let role = TokenRole::Node {
+            name: name.parse().unwrap(),
+            replaces,
+        };
+        self.run(create_token(id, role, i64::MAX)).map(|_| id)
+    }
+
     pub(crate) fn begin_backup(&mut self, label: &str) -> SessionId {
         let session = self.open_session(SessionKind::Backup);
         self.run(begin(session, label)).unwrap();
@@ -147,15 +167,55 @@ pub(crate) fn register_node(name: &str, node_id: u64) -> Command {
             node_id,
             region: String::new(),
             advertise: vec!["localhost:1".to_owned()],
-            fingerprint: [0; 32],
+            key: [0; 32],
+            administrator: [0; 32],
             program: String::new(),
             service: NodeService::InService,
             vote: VotePolicy::Auto,
             revoked: Vec::new(),
-            former: Vec::new(),
             reaches: BTreeSet::new(),
         },
     }
+}
+
+pub(crate) fn create_token(id: TokenId, role: TokenRole, expires: i64) -> Command {
+    Command::CreateToken {
+        id,
+        secret_hash: [9; 32],
+        role,
+        expires,
+    }
+}
+
+/// Number `request` of the requests with a token, and the certificate that it is answered with.
+pub(crate) fn redemption(token: TokenId, request: u8, certificate: u8) -> Redemption {
+    Redemption {
+        token,
+        secret_hash: [9; 32],
+        request: [request; 32],
+        certificate: vec![certificate; 3],
+    }
+}
+
+/// The admission of the node that has this key.
+pub(crate) fn admit(token: TokenId, name: &str, key: u8) -> Command {
+    Command::AdmitNode(Box::new(AdmitNode {
+        redemption: redemption(token, key, key),
+        name: name.parse().unwrap(),
+        region: "eu".to_owned(),
+        advertise: vec![format!("{name}:1")],
+        key: [key; 32],
+        administrator: [100 + key; 32],
+        program: "0.1.0".to_owned(),
+        catalog_format: MeshRecord::CATALOG_FORMAT,
+    }))
+}
+
+pub(crate) fn joined(node_id: u64, certificate: u8) -> Result<Reply, Refusal> {
+    Ok(Reply::Joined {
+        certificate: vec![certificate; 3],
+        node_id: Some(node_id),
+    })
 }
 
 pub(crate) fn repo(number: u16) -> RepoKey {

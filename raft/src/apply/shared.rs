@@ -30,7 +30,7 @@ fn announce(node: &str, node_id: u64, reaches: &[u16]) -> Command {
         node_id,
         region: String::new(),
         advertise: vec!["localhost:1".to_owned()],
-        fingerprint: [0; 32],
+        key: [0; 32],
         program: String::new(),
         reaches: reaches.iter().map(|number| repo(*number)).collect(),
     }

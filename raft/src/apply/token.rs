@@ -1,8 +1,12 @@
-//! Join tokens.
+//! Join tokens. Each is used up by one request, and its record remembers which one and what was answered. So a repeated
+//! request needs no other memory, and another one is refused for as long as the record is kept. A token without a record
+//! is refused as well: records may be forgotten at any time without a danger.
 
 use super::{Base, Outcome, Step};
+use crate::error::ReadError;
 use crate::key;
-use crate::model::{NodeRecord, Redeemed, TokenId, TokenRecord, TokenRole};
+use crate::limits;
+use crate::model::{NodeName, NodeRecord, Redeemed, Redemption, TokenId, TokenRecord, TokenRole};
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
@@ -25,7 +29,10 @@ pub(super) fn create<B: Base>(
         Some(known) if known == record => Ok(Reply::Done),
         Some(_) => Err(Refusal::TokenTaken(id).into()),
         None => {
-            check_place(step, &record.role)?;
+            if let TokenRole::Node { name, replaces } = &record.role {
+                check_place(step, name, *replaces)?;
+            }
+            make_room(step)?;
             step.audit(format!("token {id} handed out for {}", role_text(&record.role)));
             step.txn.put(Table::Tokens, key, &record);
             Ok(Reply::Done)
@@ -33,45 +40,138 @@ pub(super) fn create<B: Base>(
     }
 }
 
-pub(super) fn redeem<B: Base>(step: &mut Step<'_, '_, B>, id: TokenId, secret_hash: [u8; 32], name: String) -> Outcome {
-    let key = key::token(id);
-    let known = step.txn.record::<TokenRecord>(Table::Tokens, &key)?;
-    // A wrong secret is answered like an unknown token: it says nothing about which tokens there are.
-    let mut token = known
-        .filter(|token| token.secret_hash == secret_hash)
-        .ok_or(Refusal::TokenUnknown)?;
-    if let Some(redeemed) = token.redeemed {
-        return Err(Refusal::TokenUsed {
-            at: redeemed.at,
-            name: redeemed.name,
+/// Forgets records when there are as many as may be: those of tokens that have expired; if there are none, the one of
+/// the token that was used first. Tokens that are still good are not forgotten.
+fn make_room<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome<()> {
+    let rows = step.txn.scan(Table::Tokens, &[], &[]);
+    let count = rows.map(|row| row.map(drop)).collect::<Result<Vec<()>, _>>()?.len();
+    if count < limits::TOKENS {
+        return Ok(());
+    }
+    let mut expired = Vec::new();
+    let mut first_used = None;
+    for row in step.txn.records::<TokenRecord>(Table::Tokens, &[]) {
+        let (key, token) = row?;
+        if token.expires <= step.at {
+            expired.push(key);
+        } else if let Some(used) = token.redeemed
+            && first_used.as_ref().is_none_or(|(at, _)| used.at < *at)
+        {
+            first_used = Some((used.at, key));
+        }
+    }
+    if expired.is_empty() {
+        expired.extend(first_used.map(|(_, key)| key));
+    }
+    if expired.is_empty() {
+        return Err(Refusal::BeyondLimit {
+            what: "the join tokens that are good at once".to_owned(),
+            given: count as u64 + 1,
+            limit: limits::TOKENS as u64,
         }
         .into());
     }
+    for key in expired {
+        step.txn.delete(Table::Tokens, key);
+    }
+    Ok(())
+}
+
+/// The token of a client or an administrator.
+pub(super) fn redeem<B: Base>(step: &mut Step<'_, '_, B>, redemption: Redemption, name: String) -> Outcome {
+    let token = find(step, &redemption)?;
+    if matches!(token.role, TokenRole::Node { .. }) {
+        return Err(Refusal::TokenOfOtherRole { is_for_node: true }.into());
+    }
+    if let Some(used) = used_before(&token, &redemption, &name)? {
+        return Ok(Reply::Joined {
+            certificate: used.certificate.clone(),
+            node_id: None,
+        });
+    }
+    use_up(step, token, redemption, name, None)
+}
+
+/// The record of the token that a redemption names. A wrong secret is answered like an unknown token: it says nothing
+/// about which tokens there are.
+pub(super) fn find<B: Base>(step: &Step<'_, '_, B>, redemption: &Redemption) -> Outcome<TokenRecord> {
+    let known = step
+        .txn
+        .record::<TokenRecord>(Table::Tokens, &key::token(redemption.token))?;
+    let fitting = known.filter(|token| token.secret_hash == redemption.secret_hash);
+    Ok(fitting.ok_or(Refusal::TokenUnknown)?)
+}
+
+/// What the token was used for, if that was this request. Refuses every other request.
+pub(super) fn used_before<'t>(
+    token: &'t TokenRecord,
+    redemption: &Redemption,
+    name: &str,
+) -> Result<Option<&'t Redeemed>, Refusal> {
+    match &token.redeemed {
+        None => Ok(None),
+        Some(used) if used.request == redemption.request && used.name == name => Ok(Some(used)),
+        Some(used) => Err(Refusal::TokenUsed {
+            at: used.at,
+            name: used.name.clone(),
+        }),
+    }
+}
+
+/// Uses up a token that was not used before.
+pub(super) fn use_up<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    mut token: TokenRecord,
+    redemption: Redemption,
+    name: String,
+    node_id: Option<u64>,
+) -> Outcome {
     if step.at >= token.expires {
         return Err(Refusal::TokenExpired { expires: token.expires }.into());
     }
-    let role = token.role.clone();
-    if let TokenRole::Node { name: invited, .. } = &role
-        && invited.as_str() != name.as_str()
-    {
-        let invited = invited.clone();
-        return Err(Refusal::TokenOfAnother { invited, given: name }.into());
+    let number = node_id.map(|node_id| format!(", number {node_id}")).unwrap_or_default();
+    step.audit(format!(
+        "token {} used: {name} joined as {}{number}",
+        redemption.token,
+        role_text(&token.role)
+    ));
+    let Redemption {
+        token: id,
+        request,
+        certificate,
+        ..
+    } = redemption;
+    token.redeemed = Some(Redeemed {
+        at: step.at,
+        name,
+        request,
+        certificate: certificate.clone(),
+        node_id,
+    });
+    step.txn.put(Table::Tokens, key::token(id), &token);
+    Ok(Reply::Joined { certificate, node_id })
+}
+
+/// Takes back the tokens for a node that is removed, so that it does not come back by one that was left over.
+pub(super) fn take_back<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName) -> Result<(), ReadError> {
+    let mut left_over = Vec::new();
+    for row in step.txn.records::<TokenRecord>(Table::Tokens, &[]) {
+        let (key, token) = row?;
+        if token.redeemed.is_none() && matches!(&token.role, TokenRole::Node { name: of, .. } if of == name) {
+            left_over.push(key);
+        }
     }
-    check_place(step, &role)?;
-    step.audit(format!("token {id} used: {name} joined as {}", role_text(&role)));
-    token.redeemed = Some(Redeemed { at: step.at, name });
-    step.txn.put(Table::Tokens, key, &token);
-    Ok(Reply::Token(role))
+    for key in left_over {
+        step.txn.delete(Table::Tokens, key);
+    }
+    Ok(())
 }
 
 /// Whether the place in the mesh that a node's token is for is free, or is the one that was meant to be replaced.
-fn check_place<B: Base>(step: &Step<'_, '_, B>, role: &TokenRole) -> Outcome<()> {
-    let TokenRole::Node { name, replaces } = role else {
-        return Ok(());
-    };
+pub(super) fn check_place<B: Base>(step: &Step<'_, '_, B>, name: &NodeName, replaces: Option<u64>) -> Outcome<()> {
     let known = step.txn.record::<NodeRecord>(Table::Nodes, &key::node(name))?;
     let member = known.filter(NodeRecord::is_member).map(|known| known.node_id);
-    if member == *replaces {
+    if member == replaces {
         return Ok(());
     }
     Err(match member {

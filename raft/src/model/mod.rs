@@ -30,4 +30,4 @@ pub use session::{SessionId, SessionKind, SessionRecord};
 pub use stanza::{
     Branch, Database, HistoryRecord, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer,
 };
-pub use token::{Redeemed, TokenId, TokenRecord, TokenRole};
+pub use token::{Redeemed, Redemption, TokenId, TokenRecord, TokenRole};

@@ -89,18 +89,18 @@ pub struct NodeRecord {
     pub region: String,
     /// The `host:port` addresses that clients and nodes reach it at.
     pub advertise: Vec<String>,
-    /// SHA-256 of its certificate.
-    pub fingerprint: [u8; 32],
+    /// SHA-256 of the public key of its certificates: renewed ones keep the key.
+    pub key: [u8; 32],
+    /// The same of the administrator's certificates that lie in its node-path.
+    pub administrator: [u8; 32],
     /// The program's version that it last started with.
     pub program: String,
     /// Whether it takes clients, or has left.
     pub service: NodeService,
     /// Whether it may vote.
     pub vote: VotePolicy,
-    /// Fingerprints of the certificates that it had before it renewed them, the oldest first: they run out by themselves,
-    /// or count no more when the node leaves.
-    pub former: Vec<[u8; 32]>,
-    /// Fingerprints of certificates under this name that are not accepted any more.
+    /// Keys of nodes of this name that have left or were replaced, and of their administrators: their certificates are
+    /// not accepted any more.
     pub revoked: Vec<[u8; 32]>,
     /// The shared repositories that its file declares as the mesh defines them: those that others may reach through it. Whether
     /// it can open them at present is not catalog state.
@@ -122,7 +122,7 @@ pub enum NodeService {
     InService,
     /// It takes no new ones: it is about to be maintained or removed.
     Draining,
-    /// It has left the mesh. Its name and its revoked certificates are remembered.
+    /// It has left the mesh. Its name and its revoked keys are remembered.
     Removed,
 }
 

@@ -59,11 +59,38 @@ impl fmt::Debug for TokenRecord {
     }
 }
 
-/// The one use of a token.
+/// The one use of a token. The same request gets the same answer again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redeemed {
     /// When, in seconds since the Unix epoch.
     pub at: i64,
     /// By whom: the name in the certificate that was given for it.
     pub name: String,
+    /// Digest of the request.
+    pub request: [u8; 32],
+    /// The certificate that was given, DER.
+    pub certificate: Vec<u8>,
+    /// The number of the node that was admitted; none for other members.
+    pub node_id: Option<u64>,
+}
+
+/// The token that an admission rests on, and the request that uses it up.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redemption {
+    /// The token's identifier.
+    pub token: TokenId,
+    /// Hash of the secret that was presented.
+    pub secret_hash: [u8; 32],
+    /// Digest of what the bearer asked for: the same for each repetition, another one for every other request.
+    pub request: [u8; 32],
+    /// The certificate that the proposer has signed for the bearer, DER. It counts if the token is not used up yet.
+    pub certificate: Vec<u8>,
+}
+
+impl fmt::Debug for Redemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redemption")
+            .field("token", &self.token)
+            .finish_non_exhaustive()
+    }
 }

@@ -372,7 +372,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::NodeRemove,
         name: "node remove",
         summary: "Take a node out of the mesh for good",
-        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are away then until another node takes them over. The name may come back with `node join`.",
+        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are away then until another node takes them over. Refused as well while so many other voters do not answer that those left could decide nothing: remove the dead ones first. Its certificates, and the administrator's in its node-path, count no more. The name may come back with `node join`.",
         arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
         examples: &[
             (

@@ -139,7 +139,7 @@ pub const OPTIONS: &[OptionSpec] = &[
             "restore: write into a directory that is not empty. backup: with --no-online, although postmaster.pid \
             exists. archive-forget: although it is pushed to, nobody is refused because of it, or it is being restored. stanza-adopt: although the data directory before it has pushed a moment ago. stanza-delete: although \
             PostgreSQL runs or the stanza is being restored. stop: end backups and restores that run. node remove: \
-            although it hosts repositories. repo-remove: although nothing else has what it holds. join: although there is \
+            although it hosts repositories, or the voters that are left could decide nothing. repo-remove: although nothing else has what it holds. join: although there is \
             an identity already. invite: the new node takes the place of the one of its name, which has lost its disk.",
             "--force",
         ),

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::lan::Lan;
 use super::{Dump, dump, mesh, node};
-use crate::{Catalog, CatalogOptions, Command, Reply};
+use crate::command::AdmitNode;
+use crate::{Catalog, CatalogOptions, Command, NodeName, Redemption, Reply, RequestId, TokenId, TokenRole};
 
 /// A mesh of nodes in one process.
 pub(super) struct Mesh {
@@ -51,17 +52,42 @@ impl Mesh {
         mesh
     }
 
-    pub(super) async fn admit(&self, name: &str, fingerprint: u8) -> u64 {
-        let command = Command::AdmitNode {
-            name: name.parse().unwrap(),
+    /// Invites a node, in place of the one of its name if there is one, and admits it with this key.
+    pub(super) async fn admit(&self, name: &str, key: u8) -> u64 {
+        let leader = self.leader().await;
+        let name: NodeName = name.parse().unwrap();
+        let known = leader.view_linearizable().await.unwrap().node(&name).unwrap();
+        let token = TokenId(RequestId::random().0);
+        let create = Command::CreateToken {
+            id: token,
+            secret_hash: [0; 32],
+            role: TokenRole::Node {
+                name: name.clone(),
+                replaces: known.map(|known| known.node_id),
+            },
+            expires: i64::MAX,
+        };
+        leader.propose("test", create).await.unwrap();
+        let admit = Command::AdmitNode(Box::new(AdmitNode {
+            redemption: Redemption {
+                token,
+                secret_hash: [0; 32],
+                request: [0; 32],
+                certificate: Vec::new(),
+            },
+            name,
             region: String::new(),
             advertise: Vec::new(),
-            fingerprint: [fingerprint; 32],
+            key: [key; 32],
+            administrator: [key; 32],
             program: "test".to_owned(),
             catalog_format: crate::MeshRecord::CATALOG_FORMAT,
-        };
-        let admitted = self.leader().await.propose("test", command).await.unwrap();
-        let Reply::Admitted { node_id, .. } = admitted else {
+        }));
+        let admitted = leader.propose("test", admit).await.unwrap();
+        let Reply::Joined {
+            node_id: Some(node_id), ..
+        } = admitted
+        else {
             panic!("{admitted:?}");
         };
         node_id
@@ -137,17 +163,17 @@ impl Mesh {
 
     /// A node that is behind begins anew, as `node start` does it: another number, an empty catalog.
     pub(super) async fn begin_anew(&mut self, node_id: u64) -> u64 {
-        let name: crate::NodeName = format!("n{node_id}").parse().unwrap();
-        let number = self.leader().await.view().node(&name).unwrap().unwrap().node_id;
+        let name: NodeName = format!("n{node_id}").parse().unwrap();
+        let known = self.leader().await.view().node(&name).unwrap().unwrap();
         let command = Command::RenumberNode {
             name,
-            number,
-            fingerprint: [0; 32],
+            number: known.node_id,
+            key: known.key,
             reason: "test".to_owned(),
         };
         let leader = self.leader().await;
-        let Reply::Admitted { node_id: new, .. } = leader.propose("test", command).await.unwrap() else {
-            panic!("not admitted");
+        let Reply::Renumbered { node_id: new, .. } = leader.propose("test", command).await.unwrap() else {
+            panic!("no new number");
         };
         self.kill(node_id).await;
         leader.remove_members(&BTreeSet::from([node_id])).await.unwrap();

@@ -44,11 +44,11 @@ fn node(node_id: u64) -> NodeRecord {
         node_id,
         region: String::new(),
         advertise: vec![format!("localhost:{node_id}")],
-        fingerprint: [0; 32],
+        key: [0; 32],
+        administrator: [0; 32],
         program: String::new(),
         service: NodeService::InService,
         vote: VotePolicy::Auto,
-        former: Vec::new(),
         revoked: Vec::new(),
         reaches: BTreeSet::new(),
     }

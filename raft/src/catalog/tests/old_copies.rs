@@ -222,10 +222,12 @@ async fn an_old_copy_of_a_replaced_number_does_not_come_back() {
     let old = mesh.follower().await.node_id();
     mesh.keep_copy(old).await;
     mesh.kill(old).await;
+    let name = format!("n{old}").parse().unwrap();
+    let known = mesh.leader().await.view().node(&name).unwrap().unwrap();
     let command = crate::Command::RenumberNode {
-        name: format!("n{old}").parse().unwrap(),
+        name,
         number: old,
-        fingerprint: [0; 32],
+        key: known.key,
         reason: "test".to_owned(),
     };
     mesh.leader().await.propose("test", command).await.unwrap();

@@ -64,7 +64,7 @@ async fn a_node_that_is_left_goes_on_with_the_end_of_its_log_under_another_numbe
     let renumber = Command::RenumberNode {
         name: name.clone(),
         number: left,
-        fingerprint: [0; 32],
+        key: [0; 32],
         reason: "test".to_owned(),
     };
     made.catalog.propose("test", renumber).await.unwrap();

@@ -1,0 +1,326 @@
+//! The nodes that this one takes for members though its own catalog does not have them.
+//!
+//! A node whose catalog is empty, or lags behind, does not know every member: while it was down, nodes may have joined,
+//! and one of them may lead. Without that leader's log it would never hear of it. But a valid certificate is not enough:
+//! each node can sign one, also a node that has left the mesh since. So the node goes by the word of members that it
+//! does know: those that it was told of when it joined, or has remembered since ([`MeshFile`](crate::MeshFile)), and
+//! those of its catalog, which it asks. What the catalog says of a node counts more than what is remembered here.
+
+use crate::Node;
+use crate::links::{Lane, Whom};
+use crate::mesh_file::{KnownMember, MeshFile};
+use crate::protocol::{Request, Vouch, Vouched};
+use crate::shut_out::{Worth, worth_of_node};
+use futures::future::join_all;
+use pgmesh_raft::NodeName;
+use pgmesh_transport::{Fingerprint, MemberCertificate, Role};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a member may take to say whether it knows a node.
+const ASK_LIMIT: Duration = Duration::from_secs(3);
+/// The pause before the members are asked for the same node again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// So many nodes are remembered and asked for at most: as many as a mesh may have.
+const MOST: usize = pgmesh_raft::limits::NODES;
+
+/// A node's name and the digits of its key.
+type Who = (String, String);
+
+/// Nodes that others have vouched for.
+#[derive(Default)]
+pub(crate) struct Acquaintances {
+    known: Mutex<BTreeSet<Who>>,
+    /// When the members were last asked for a node, and whether they are being asked now.
+    asked: Mutex<BTreeMap<Who, (Instant, bool)>>,
+}
+
+impl Acquaintances {
+    /// Those that were remembered.
+    pub(crate) fn of(members: &[KnownMember]) -> Self {
+        let known = members
+            .iter()
+            .take(MOST)
+            .map(|member| (member.name.clone(), member.key.clone()));
+        Self {
+            known: Mutex::new(known.collect()),
+            asked: Mutex::default(),
+        }
+    }
+
+    /// Whether this is one of them.
+    pub(crate) fn knows(&self, member: &MemberCertificate) -> bool {
+        member.role == Role::Node && lock(&self.known).contains(&who(member))
+    }
+
+    fn meet(&self, member: &MemberCertificate) {
+        let mut known = lock(&self.known);
+        if known.len() < MOST {
+            known.insert(who(member));
+        }
+    }
+
+    /// Whether the members should be asked for this node now. If so, [`Self::asked`] must follow.
+    fn begin_asking(&self, member: &MemberCertificate) -> bool {
+        let mut asked = lock(&self.asked);
+        asked.retain(|_, (at, is_asking)| *is_asking || at.elapsed() < AGAIN);
+        if asked.len() >= MOST || asked.contains_key(&who(member)) {
+            return false;
+        }
+        asked.insert(who(member), (Instant::now(), true));
+        true
+    }
+
+    fn asked(&self, member: &MemberCertificate) {
+        lock(&self.asked).insert(who(member), (Instant::now(), false));
+    }
+}
+
+impl Node {
+    /// The members by this node's catalog, but for this node itself and the one of this name.
+    pub(crate) fn known_members(&self, but: &str) -> Vec<KnownMember> {
+        let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
+        let others = nodes.filter(|(name, record)| record.is_member() && name.as_str() != but);
+        others
+            .map(|(name, record)| KnownMember {
+                name: name.to_string(),
+                key: Fingerprint(record.key).to_string(),
+                addresses: record.advertise,
+            })
+            .collect()
+    }
+
+    /// What this node should find in `mesh.json` at its next start, which may be with an empty catalog: the members by its
+    /// catalog, and those remembered ones of which a catalog that is being filled has not heard.
+    pub(crate) fn mesh_to_remember(&self) -> MeshFile {
+        let nodes = self.catalog.view().nodes().unwrap_or_default();
+        let is_heard_of = |name: &str| nodes.iter().any(|(heard, _)| heard.as_str() == name);
+        let mut members = self.known_members(self.name.as_str());
+        let remembered = self.mesh.members.iter();
+        members.extend(remembered.filter(|member| !is_heard_of(&member.name)).cloned());
+        members.truncate(MOST);
+        let mut seeds: Vec<String> = members.iter().flat_map(|member| member.addresses.clone()).collect();
+        if seeds.is_empty() {
+            seeds.clone_from(&self.mesh.seeds);
+        }
+        MeshFile {
+            seeds,
+            members,
+            ..self.mesh.clone()
+        }
+    }
+
+    /// This node's word for another.
+    pub(crate) fn vouch(&self, vouch: &Vouch) -> Vouched {
+        match worth_of_node(&self.catalog.view(), &vouch.name, &vouch.key) {
+            Worth::Member => Vouched::Member,
+            Worth::Unheard => Vouched::Unknown,
+            Worth::Nothing { .. } => Vouched::ShutOut,
+        }
+    }
+
+    /// Asks the members that this node knows for one that it does not know, beside what it does. What they say counts
+    /// for the next message of that node.
+    pub(crate) fn ask_around(self: &Arc<Self>, stranger: &MemberCertificate) {
+        if !self.links.acquaintances.begin_asking(stranger) {
+            return;
+        }
+        let (node, stranger) = (self.clone(), stranger.clone());
+        tokio::spawn(async move {
+            let word = node.word_for(&stranger).await;
+            let name = &stranger.name;
+            match word {
+                Vouched::Member => {
+                    tracing::info!(node = %name, "members vouch for a node that this node's catalog does not have yet");
+                    node.links.acquaintances.meet(&stranger);
+                }
+                Vouched::ShutOut => tracing::warn!(node = %name, "this node was removed from the mesh, or replaced"),
+                Vouched::Unknown => tracing::warn!(
+                    node = %name,
+                    "none of the members that this node knows and can reach vouches for this one, which asks to be heard. If it \
+                     is a member and those are gone, empty node-path and let this node join anew"
+                ),
+            }
+            node.links.acquaintances.asked(&stranger);
+        });
+    }
+
+    async fn word_for(&self, stranger: &MemberCertificate) -> Vouched {
+        let request = Request::Vouch(Vouch {
+            name: stranger.name.to_string(),
+            key: stranger.key.0,
+        });
+        let remembered = self.mesh.members.iter().filter_map(|member| member.name.parse().ok());
+        let view = self.catalog.view();
+        let nodes = view.nodes().unwrap_or_default().into_iter();
+        let members = nodes.filter(|(_, record)| record.is_member()).map(|(name, _)| name);
+        let is_other = |name: &NodeName| *name != self.name && name.as_str() != stranger.name.as_str();
+        let asked: BTreeSet<NodeName> = members.chain(remembered).filter(is_other).take(MOST).collect();
+        let asked = asked.into_iter().map(|name| async {
+            let whom = Whom::Named(name);
+            let word = self.links.call::<Vouched>(&whom, Lane::Data, &request, ASK_LIMIT).await;
+            word.unwrap_or(Vouched::Unknown)
+        });
+        let words = join_all(asked).await;
+        // One that lags behind may not have heard that the node has left.
+        match words.iter().find(|word| **word == Vouched::ShutOut) {
+            Some(shut_out) => *shut_out,
+            None if words.contains(&Vouched::Member) => Vouched::Member,
+            None => Vouched::Unknown,
+        }
+    }
+}
+
+fn who(member: &MemberCertificate) -> Who {
+    (member.name.to_string(), member.key.to_string())
+}
+
+/// A panic of another holder leaves nothing half-changed here: go on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::protocol::MESSAGE_LIMIT;
+    use crate::testing::TestNode;
+    use crate::{Failure, SessionTimes};
+    use pgmesh_raft::peers::{PeerMessage, PeerReply, PeerRequest, Started};
+    use pgmesh_raft::store::Mark;
+    use pgmesh_transport::{Identity, Server};
+
+    /// Serves as a member of the mesh and answers each question with this word. Returns where.
+    fn member_that_says(identity: &Identity, word: Vouched) -> String {
+        let server = Arc::new(Server::bind("127.0.0.1:0".parse().unwrap(), identity).unwrap());
+        let address = server.local_address().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Some(incoming) = server.accept().await {
+                tokio::spawn(async move {
+                    let session = incoming.establish().await.unwrap();
+                    while let Ok(mut stream) = session.accept_stream().await {
+                        let request: Request = stream.recv(MESSAGE_LIMIT).await.unwrap();
+                        assert!(matches!(request, Request::Vouch(_)), "{request:?}");
+                        stream.send(&Ok::<_, Failure>(word)).await.unwrap();
+                        stream.finish().unwrap();
+                        let _ = stream.delivered().await;
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    /// A member of the site's mesh that says this of others.
+    async fn admit(site: &TestNode, name: &str, word: Vouched) {
+        let identity = site.certificate(&Role::Node, name);
+        site.admit(&identity).await;
+        let address = member_that_says(&identity, word);
+        site.node.links.announced(name.parse().unwrap(), vec![address]);
+    }
+
+    fn consensus(message: PeerMessage) -> Request {
+        Request::Raft(Box::new(PeerRequest {
+            to: 1,
+            from: 7,
+            address: String::new(),
+            known: None,
+            mark: Mark::default(),
+            message,
+        }))
+    }
+
+    /// Whether the site's node takes part in consensus with a node, which asks again and again.
+    async fn is_heard(site: &TestNode, stranger: &Identity) -> bool {
+        let connected = site.connect_as(stranger).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            let request = consensus(PeerMessage::MayStand { last_log: None });
+            match connected.ask::<PeerReply>(&request, None).await {
+                Ok(_) => return true,
+                Err(refusal) => assert!(refusal.again, "{refusal}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    }
+
+    /// Its certificate is valid: a node that has left has signed it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_was_never_admitted_takes_no_part_in_consensus() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let stranger = site.certificate(&Role::Node, "mallory");
+        assert!(!is_heard(&site, &stranger).await, "nobody else is there");
+        admit(&site, "beta", Vouched::Unknown).await;
+        assert!(!is_heard(&site, &stranger).await, "nobody knows it");
+        let connected = site.connect_as(&stranger).await;
+        let started = Started {
+            node_id: 7,
+            reached: None,
+        };
+        let requests = [
+            consensus(PeerMessage::WhatOfMe(started)),
+            consensus(PeerMessage::Propose(Vec::new())),
+            consensus(PeerMessage::ReadIndex),
+            Request::NodeStatus,
+        ];
+        for request in requests {
+            let refused = connected.ask_once::<PeerReply>(&request).await;
+            assert!(refused.is_none(), "{}", request.name());
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_a_member_vouches_for_takes_part_before_the_catalog_here_has_it() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        admit(&site, "beta", Vouched::Unknown).await;
+        admit(&site, "gamma", Vouched::Member).await;
+        let newcomer = site.certificate(&Role::Node, "delta");
+        assert!(is_heard(&site, &newcomer).await);
+        // In consensus only.
+        let connected = site.connect_as(&newcomer).await;
+        let refused = connected.ask_once::<crate::protocol::NodeStatus>(&Request::NodeStatus);
+        assert!(refused.await.is_none());
+        // The word is for this key.
+        assert!(
+            !site
+                .node
+                .links
+                .acquaintances
+                .knows(site.certificate(&Role::Node, "delta").member())
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_has_heard_of_a_removal_counts_more_than_those_that_have_not() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        admit(&site, "beta", Vouched::Member).await;
+        admit(&site, "gamma", Vouched::ShutOut).await;
+        let gone = site.certificate(&Role::Node, "delta");
+        assert!(!is_heard(&site, &gone).await);
+    }
+
+    #[test]
+    fn what_is_remembered_of_strangers_is_bounded() {
+        let acquaintances = Acquaintances::default();
+        let member = |number: usize| MemberCertificate {
+            mesh_id: pgmesh_transport::MeshId::random().unwrap(),
+            name: format!("n{number}").parse().unwrap(),
+            role: Role::Node,
+            fingerprint: Fingerprint([0; 32]),
+            key: Fingerprint([0; 32]),
+            not_before: 0,
+            not_after: i64::MAX,
+        };
+        assert!(acquaintances.begin_asking(&member(0)));
+        assert!(!acquaintances.begin_asking(&member(0)), "it is asked for already");
+        let begun = (1..2 * MOST).filter(|number| acquaintances.begin_asking(&member(*number)));
+        assert_eq!(begun.count(), MOST - 1);
+        for number in 0..2 * MOST {
+            acquaintances.meet(&member(number));
+        }
+        assert_eq!(lock(&acquaintances.known).len(), MOST);
+    }
+}
