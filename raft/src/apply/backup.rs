@@ -70,11 +70,8 @@ pub(super) fn begin<B: Base>(
 
 fn last_label<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName) -> Result<Option<BackupLabel>, ReadError> {
     let prefix = key::stanza_prefix(name);
-    let mut last = None;
-    for row in step.txn.scan(Table::Backups, &prefix, &prefix) {
-        last = key::read_backup(&row?.0).map(|(_, label)| label);
-    }
-    Ok(last)
+    let last = step.txn.scan_back(Table::Backups, &prefix).next().transpose()?;
+    Ok(last.and_then(|(key, _)| key::read_backup(&key)).map(|(_, label)| label))
 }
 
 fn not_begun(name: &StanzaName, session: SessionId, label: &BackupLabel) -> super::Stop {

@@ -41,7 +41,7 @@ pub(crate) mod scenario;
 #[cfg(test)]
 mod shared;
 
-pub use base::{Base, MemoryBase, Row, Rows, Snapshots};
+pub use base::{Base, Counting, MemoryBase, Row, Rows, Snapshots};
 pub use txn::{Txn, Writes};
 
 use std::collections::BTreeSet;
