@@ -48,7 +48,7 @@ pub use model::{
     LastPush, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity,
     Redeemed, Replica, RepositoryChange, RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId,
     RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord, StanzaRecord, StoredObject, TokenId,
-    TokenRecord, TokenRole, VotePolicy, Writer,
+    TokenRecord, TokenRole, VotePolicy, WithdrawnMarks, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

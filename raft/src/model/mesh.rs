@@ -34,7 +34,7 @@ pub struct MeshRecord {
 
 impl MeshRecord {
     /// The table format that this program reads and writes. Format 1 was never released.
-    pub const CATALOG_FORMAT: u32 = 4;
+    pub const CATALOG_FORMAT: u32 = 5;
 }
 
 /// How often what the catalog had lost was given up, and whether it is known to have lost something now.

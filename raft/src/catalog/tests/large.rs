@@ -70,6 +70,7 @@ fn fill(catalog: &Catalog) {
         stored_length: 400_000,
         replicas: replicas(),
         condemned: None,
+        suspected: None,
         added: LogIndex(1),
     };
     for number in 0..CHUNKS {
