@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// Marks kept at once: 64 MiB and a table's slack.
 const MARKS: u64 = 4 << 20;
 /// Chunks condemned in one command.
-const BATCH: usize = 512;
+const BATCH: usize = 1024;
 /// How often a node looks whether a sweep is due: whether it leads, whether a backup has left the catalog, or has
 /// ended.
 const LOOK: Duration = if cfg!(test) {

@@ -148,6 +148,7 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
     };
     let content = digest(250);
     let mut before: Option<Whole> = None;
+    let mut written = None;
     for _ in 0..TRIES {
         let view = node.view_linearizable().await;
         let again = match before.take() {
@@ -182,21 +183,29 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
                 }
             }
         };
-        let targets = refs::targets_of(&view.snapshot(), &object).unwrap();
-        let (durable, late) = write(node, &object, content, targets, ack).await;
+        let (durable, late) = match written.take() {
+            Some(written) => written,
+            None => {
+                let targets = refs::targets_of(&view.snapshot(), &object).unwrap();
+                write(node, &object, content, targets, ack).await
+            }
+        };
         node.world.lock().manifests.insert(label.clone(), wanted.to_vec());
         let commit = CommitBackup {
             stanza: stanza(),
             session,
             label: label.clone(),
             record: backup_record(claimed(content, Vec::new()).stored(Vec::new())),
-            claims: durable,
+            claims: durable.clone(),
             ack: u16::try_from(ack).unwrap(),
             checked_at: whole.checked_at,
         };
         match node.ask(Command::CommitBackup(Box::new(commit))).await {
             Ok(_) => return settle(node, object, content, late),
-            Err(Unsaid::Refused(Refusal::Recheck { .. })) => before = Some(whole),
+            Err(Unsaid::Refused(Refusal::Recheck { .. })) => {
+                before = Some(whole);
+                written = Some((durable, late));
+            }
             Err(Unsaid::Refused(Refusal::StaleGenerations(_))) => {}
             Err(_) => return,
         }

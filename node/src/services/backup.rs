@@ -183,6 +183,8 @@ impl Node {
         check_root(&root, &commit.stanza, &commit.label)?;
         let mut patience = Patience::begin();
         let mut before: Option<Whole> = None;
+        // Between the last look and the command lies nothing else: a manifest that was written is not written again.
+        let mut written = None;
         loop {
             // It ends with the session.
             self.clients.ack(session)?;
@@ -218,16 +220,20 @@ impl Node {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
             };
-            let targets = refs::targets_of(&view.snapshot(), &object)?;
-            let name = ObjectName::Manifest {
-                stanza: commit.stanza.clone(),
-                label: commit.label.clone(),
-                digest: payload.digest,
+            let (targets, mut outcome) = match written.take() {
+                Some(written) => written,
+                None => {
+                    let targets = refs::targets_of(&view.snapshot(), &object)?;
+                    let name = ObjectName::Manifest {
+                        stanza: commit.stanza.clone(),
+                        label: commit.label.clone(),
+                        digest: payload.digest,
+                    };
+                    let held = Some(held.clone());
+                    let outcome = self.repositories.write(&name, &payload, &targets, ack, held).await?;
+                    (targets, outcome)
+                }
             };
-            let mut outcome = self
-                .repositories
-                .write(&name, &payload, &targets, ack, Some(held.clone()))
-                .await?;
             let claimed = claimed_object(&payload, outcome.claims());
             let manifest = claimed.stored(Vec::new());
             let stored = whole.sums.stored.clone();
@@ -252,6 +258,7 @@ impl Node {
                 }
                 Err(CatalogError::Refused(Refusal::Recheck { .. })) => {
                     before = Some(whole);
+                    written = Some((targets, outcome));
                     patience.wait_shortly(kept_moving).await?;
                     continue;
                 }
