@@ -288,6 +288,8 @@ fn one_backup_at_a_time_and_labels_go_up() {
     };
     world.run(remove).unwrap();
     assert_eq!(world.view().backups(&stanza(), None).count(), 0);
+    let index = super::Base::scan(&world.base, crate::table::Table::TimelineBackups, &[], &[]);
+    assert_eq!(index.count(), 0, "it left the index of its timeline");
     world.run(begin(third, FIRST)).unwrap();
 }
 
