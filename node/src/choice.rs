@@ -251,10 +251,15 @@ impl<'a> Chooser<'a> {
             Wanted::EndedBefore(time) => backup.time_stop < *time && leads(&backup),
             Wanted::ConsistentBy(lsn) => backup.lsn_stop <= *lsn && leads(&backup),
         };
-        let age = |backup: &BackupInfo| (backup.time_stop, backup.label.clone());
-        if fits && self.best.as_ref().is_none_or(|best| age(best) < age(&backup)) {
+        // Labels sort as the backups were made, whatever the clocks of their hosts said.
+        if fits && self.best.as_ref().is_none_or(|best| best.label < backup.label) {
             self.best = Some(backup);
         }
+    }
+
+    /// Whether no backup with a lower label than those that were offered can change the choice.
+    pub fn is_decided(&self) -> bool {
+        self.best.is_some()
     }
 
     /// The backup that is wanted, and what follows from it.

@@ -10,12 +10,14 @@
 //! killed. If they are condemned, its commit takes them back ([`Command::Reprieve`]): while its session is open nobody
 //! deletes them. So a sweep waits for nobody, and comes to its end on a mesh where some backup runs at every moment.
 //!
-//! A commit that comes before the condemnation makes the catalog refuse it (invariants 4 and 5): then only the
-//! manifests are read that have come since.
+//! A backup may be committed after its manifest was looked for. So what is not marked is *suspected* first: from then on
+//! a backup that names it says so before its commit ([`Command::Reprieve`]). Then the manifests are read that have come
+//! since the first look, and what is still suspected is condemned (invariants 4 and 5).
 
+use crate::services::unexpected;
 use crate::{Failure, Node};
 use pgmesh_raft::apply::Base;
-use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, View};
+use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 /// Marks kept at once: 64 MiB and a table's slack.
 const MARKS: u64 = 4 << 20;
 /// Chunks condemned in one command.
-const BATCH: usize = 512;
+const BATCH: usize = 1024;
 /// How often a node looks whether a sweep is due: whether it leads, whether a backup has left the catalog, or has
 /// ended.
 const LOOK: Duration = if cfg!(test) {
@@ -38,8 +40,8 @@ const PERIOD: Duration = Duration::from_secs(24 * 3600);
 const AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15 * 60));
 /// The first and the longest pause after one that has left chunks alone because a backup ran.
 const HELD_AGAIN: (Duration, Duration) = (Duration::from_secs(15 * 60), Duration::from_secs(6 * 3600));
-/// How often in a row the catalog may have moved on when something is to be condemned.
-const RECHECKS: usize = 32;
+/// The pause after each command while backups run: several times as long as a commit takes from its look to its end.
+const GAP: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 100 });
 
 /// When the next sweep is due. Pure.
 #[derive(Debug, Default)]
@@ -122,9 +124,7 @@ impl Node {
                     }
                     Ok(Swept::Done { .. }) => {}
                     Ok(Swept::PutOff) => {
-                        tracing::debug!(
-                            "backups are committed all the time, or the catalog is doubted; unreferenced chunks are looked for later"
-                        );
+                        tracing::debug!("the catalog is doubted; unreferenced chunks are looked for later");
                     }
                     Err(failure) => tracing::warn!(error = %failure, "unreferenced chunks are looked for later"),
                 }
@@ -173,52 +173,66 @@ impl Node {
     async fn sweep_part(&self, part: Part) -> Result<Swept, Failure> {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         // Chunks first, marks second: a chunk that is committed in between is in neither list.
-        let checked_at = view.applied()?;
         let candidates = candidates(&view.snapshot(), &part)?;
         let mut marking = Marking {
-            checked_at,
             unmarked: candidates.chunks,
             marked: HashSet::new(),
             part,
         };
         self.mark(&view, &mut marking).await?;
-        let condemned = self.condemn(marking).await?;
-        Ok(condemned.map_or(Swept::PutOff, |condemned| Swept::Done {
-            condemned,
+        Ok(Swept::Done {
+            condemned: self.condemn(marking).await?,
             held_by: candidates.held_by,
-        }))
+        })
     }
 
-    /// Condemns what is not marked. None where backups are committed faster than their manifests are read.
-    async fn condemn(&self, mut marking: Marking) -> Result<Option<u64>, Failure> {
-        let mut condemned = 0;
-        let mut rechecks = 0;
-        while !marking.unmarked.is_empty() {
-            let batch = marking.unmarked.len().min(BATCH);
-            let chunks = marking.unmarked.split_off(marking.unmarked.len() - batch);
-            let command = Command::Condemn {
-                chunks: chunks.clone(),
-                checked_at: marking.checked_at,
-            };
-            match self.catalog.propose(self.actor(), command).await {
-                Ok(reply) => {
-                    if let Reply::Condemned { chunks } = reply {
-                        condemned += u64::from(chunks);
-                    }
-                    rechecks = 0;
-                }
-                Err(CatalogError::Refused(Refusal::Recheck { .. })) if rechecks < RECHECKS => {
-                    rechecks += 1;
-                    marking.unmarked.extend(chunks);
-                    let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-                    marking.checked_at = view.applied()?;
-                    self.mark(&view, &mut marking).await?;
-                }
-                Err(CatalogError::Refused(Refusal::Recheck { .. })) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
+    /// Condemns what is not marked.
+    async fn condemn(&self, mut marking: Marking) -> Result<u64, Failure> {
+        // In the order of the digests, which the second look keeps.
+        let mut batches = Vec::new();
+        for chunks in marking.unmarked.chunks(BATCH) {
+            let since = self.suspect(chunks.to_vec()).await?;
+            batches.extend(chunks.last().map(|last| (*last, since)));
         }
-        Ok(Some(condemned))
+        // Backups that were committed since the first look. Those that come after this one take back what they name.
+        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
+        self.mark(&view, &mut marking).await?;
+        let mut left = marking.unmarked.into_iter().peekable();
+        let mut condemned = 0;
+        for (last, suspected) in batches {
+            let chunks: Vec<Digest> = std::iter::from_fn(|| left.next_if(|chunk| *chunk <= last)).collect();
+            if chunks.is_empty() {
+                continue;
+            }
+            let command = Command::Condemn { chunks, suspected };
+            if let Reply::Condemned { chunks } = self.catalog.propose(self.actor(), command).await? {
+                condemned += u64::from(chunks);
+            }
+            self.let_commits_through().await;
+        }
+        Ok(condemned)
+    }
+
+    /// Says that no manifest seems to name these. Since when they are suspected.
+    async fn suspect(&self, chunks: Vec<Digest>) -> Result<LogIndex, Failure> {
+        let reply = self.catalog.propose(self.actor(), Command::Suspect { chunks }).await?;
+        self.let_commits_through().await;
+        match reply {
+            Reply::Suspected { since } => Ok(since),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A commit is refused when something is suspected or condemned between its look and itself.
+    async fn let_commits_through(&self) {
+        if self
+            .catalog
+            .view()
+            .oldest_backup()
+            .is_ok_and(|running| running.is_some())
+        {
+            tokio::time::sleep(GAP).await;
+        }
     }
 
     /// Marks what the backups of all stanzas name that were not read before.
@@ -264,7 +278,7 @@ enum Swept {
         /// The oldest running backup, where chunks were left alone because they were added since it began.
         held_by: Option<SessionId>,
     },
-    /// Backups are committed faster than their manifests are read.
+    /// The catalog is doubted.
     PutOff,
 }
 
@@ -273,10 +287,8 @@ struct Marking {
     part: Part,
     /// The manifests that were read, by their digests. Manifests of other backups may come under the same labels.
     marked: HashSet<Digest>,
-    /// Chunks that none of these names.
+    /// Chunks that none of these names, in order.
     unmarked: Vec<Digest>,
-    /// The catalog had no other backups then.
-    checked_at: LogIndex,
 }
 
 /// One part of the digest space.
@@ -383,7 +395,6 @@ mod tests {
         let view = site.node.catalog.view_linearizable().await.unwrap();
         let part = Part { number: 0, of: 1 };
         let mut marking = Marking {
-            checked_at: view.applied().unwrap(),
             unmarked: candidates(&view, &part).unwrap().chunks,
             marked: HashSet::new(),
             part,
@@ -391,7 +402,7 @@ mod tests {
         site.node.mark(&view, &mut marking).await.unwrap();
         assert_eq!(marking.unmarked.len(), 2);
         assert_eq!(back_up(&client, "20260103-000000F", &[3; 900]).await, named);
-        assert_eq!(site.node.condemn(marking).await.unwrap(), Some(1));
+        assert_eq!(site.node.condemn(marking).await.unwrap(), 1);
         let chunks = site.node.catalog.view().chunks(&[kept, left, named]).unwrap();
         let is_there: Vec<bool> = chunks.iter().map(Option::is_some).collect();
         assert_eq!(is_there, [true, false, true]);

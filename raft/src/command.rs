@@ -389,19 +389,26 @@ pub enum Command {
         what: String,
     },
 
-    /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Unknown and condemned
-    /// ones are passed over, and those that were added since the oldest backup that runs began: they may be its.
-    /// Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was committed after `checked_at`: it
-    /// may refer to them. Reply: `Condemned`.
+    /// Says of chunks that no backup seems to refer to them. They count as before; but a backup that names one of them
+    /// takes that back (`Reprieve`) before its commit, and a commit that has looked before is refused. Unknown and
+    /// condemned ones are passed over. Reply: `Suspected`.
+    Suspect {
+        /// The chunks.
+        chunks: Vec<Digest>,
+    },
+    /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Passed over are those that
+    /// are not suspected since the given position any more, and those that were added since the oldest backup that runs
+    /// began: they may be its. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was taken up
+    /// from a repository since. Reply: `Condemned`.
     Condemn {
         /// The chunks.
         chunks: Vec<Digest>,
-        /// [`View::applied`](crate::View::applied) of the linearizable view whose backups were all looked through.
-        checked_at: LogIndex,
+        /// Since when they are suspected. All backups of a linearizable view that shows it were looked through.
+        suspected: LogIndex,
     },
-    /// Takes condemned chunks back for a session that began before they were condemned: nobody has deleted anything of
-    /// them, since it is open. Chunks that are not condemned as of the given position, or that no repository is left
-    /// of, are passed over. Reply: `Reprieved`.
+    /// Takes chunks back that a session refers to: suspected ones; and condemned ones, if the session began before they
+    /// were condemned: nobody has deleted anything of them, since it is open. Chunks that are not suspected or condemned
+    /// as of the given position, or that no repository is left of, are passed over. Reply: `Reprieved`.
     Reprieve {
         /// The session that refers to them.
         session: SessionId,
@@ -512,6 +519,7 @@ impl Command {
             Self::RemoveBackup { .. } => "remove backup",
             Self::AddReplicas { .. } => "add replicas",
             Self::ReportBad { .. } => "report bad",
+            Self::Suspect { .. } => "suspect",
             Self::Condemn { .. } => "condemn",
             Self::Reprieve { .. } => "reprieve",
             Self::Forget { .. } => "forget",

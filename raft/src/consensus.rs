@@ -14,7 +14,7 @@ openraft::declare_raft_types!(
         R = Outcomes,
         NodeId = u64,
         Node = BasicNode,
-        SnapshotData = tokio::fs::File,
+        SnapshotData = crate::store::SnapshotStream,
 );
 
 /// What one Raft entry holds: the proposals that came in while the entry before it was being written (group commit).

@@ -17,8 +17,8 @@ pub const APPLIED: &[u8] = b"applied";
 pub const LEVELS: &[u8] = b"levels";
 /// When replicas of chunks were last withdrawn, in table `Mesh`.
 pub const WITHDRAWN: &[u8] = b"withdrawn";
-/// When a backup was last committed, in table `Mesh`.
-pub const COMMITTED: &[u8] = b"committed";
+/// When a backup was last taken up from a repository, in table `Mesh`.
+pub const ADOPTED: &[u8] = b"adopted";
 /// The lowest generation that names are assigned with, in table `Mesh`: no name below it is assigned any more, so that
 /// none is used twice.
 pub const FLOOR: &[u8] = b"floor";
@@ -105,6 +105,20 @@ pub fn backup(stanza: &StanzaName, label: &BackupLabel) -> Vec<u8> {
     key
 }
 
+/// The prefix of the rows of one timeline's backups in table `TimelineBackups`.
+#[must_use]
+pub fn timeline_backups(stanza: &StanzaName, db: DbId, timeline: TimelineId) -> Vec<u8> {
+    last_push(stanza, db, timeline)
+}
+
+/// A key in table `TimelineBackups`.
+#[must_use]
+pub fn timeline_backup(stanza: &StanzaName, db: DbId, timeline: TimelineId, label: &BackupLabel) -> Vec<u8> {
+    let mut key = timeline_backups(stanza, db, timeline);
+    key.extend_from_slice(label.as_str().as_bytes());
+    key
+}
+
 /// A key in table `Debts`.
 #[must_use]
 pub fn debt(repo: RepoKey, object: &ObjectRef) -> Vec<u8> {
@@ -142,7 +156,7 @@ pub fn token(id: TokenId) -> Vec<u8> {
     id.0.to_vec()
 }
 
-/// A key in table `Audit`.
+/// A key in tables `Audit` and `Withdrawn`.
 #[must_use]
 pub fn index(index: LogIndex) -> Vec<u8> {
     index.0.to_be_bytes().to_vec()
@@ -251,6 +265,11 @@ impl<'a> KeyReader<'a> {
         Some(Generation(u32::from_be_bytes(self.array()?)))
     }
 
+    /// A timeline.
+    pub fn timeline(&mut self) -> Option<TimelineId> {
+        Some(TimelineId(u32::from_be_bytes(self.array()?)))
+    }
+
     /// A digest.
     pub fn digest(&mut self) -> Option<Digest> {
         Some(Digest(self.array()?))
@@ -338,6 +357,15 @@ pub fn read_segment(key: &[u8]) -> Option<ObjectRef> {
 pub fn read_backup(key: &[u8]) -> Option<(StanzaName, BackupLabel)> {
     let mut reader = KeyReader::new(key);
     Some((reader.stanza()?, reader.rest()?.parse().ok()?))
+}
+
+/// Reads a key of table `TimelineBackups`: timeline and label.
+#[must_use]
+pub fn read_timeline_backup(key: &[u8]) -> Option<(TimelineId, BackupLabel)> {
+    let mut reader = KeyReader::new(key);
+    reader.stanza()?;
+    reader.db()?;
+    Some((reader.timeline()?, reader.rest()?.parse().ok()?))
 }
 
 /// What a row is about, in words.

@@ -49,7 +49,7 @@ pub use model::{
     LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
     PlacedIdentity, Redeemed, Redemption, Replica, RepositoryChange, RepositoryCounters, RepositoryMark,
     RepositoryRecord, RequestId, RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord,
-    StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, Writer,
+    StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, WithdrawnMarks, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

@@ -56,6 +56,9 @@ pub const ANNOTATION_KEY: usize = 256;
 pub const ANNOTATION_VALUE: usize = 4096;
 /// All keys and values of one backup's annotations.
 pub const ANNOTATION_SUM: usize = 16 << 10;
+/// Digests of chunks that table `Withdrawn` has: a sweep or a walk of as many leaves commits that are under way the choice
+/// of what to look at again. Few in tests, so that some are dropped.
+pub const WITHDRAWN: u64 = if cfg!(test) { 12 } else { 1 << 20 };
 /// Timelines of a stanza whose writers and histories are known: a cluster that is promoted every day gets there after
 /// five years. One more is taken, and the one that was not written to for the longest time is forgotten
 /// ([`StanzaRecord::make_room`]): no limit stops an archiver.
@@ -197,7 +200,7 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             items(replicas.len())?;
             replicas.iter().try_for_each(|new| claim(&new.claim))
         }
-        Command::Condemn { chunks, .. } => items(chunks.len()),
+        Command::Suspect { chunks } | Command::Condemn { chunks, .. } => items(chunks.len()),
         Command::Reprieve { chunks, .. } => items(chunks.len()),
         Command::Forget { chunks, kept } => items(chunks.len().max(kept.len())),
         Command::ForgetGarbage { garbage } | Command::KeepGarbage { garbage } => items(garbage.len()),

@@ -51,12 +51,17 @@ pub enum Reply {
         /// How many good replicas are left.
         remaining: u16,
     },
+    /// The chunks are suspected.
+    Suspected {
+        /// Since this position.
+        since: LogIndex,
+    },
     /// How many chunks were condemned by this command.
     Condemned {
         /// The number.
         chunks: u32,
     },
-    /// How many condemned chunks were taken back.
+    /// How many condemned or suspected chunks were taken back.
     Reprieved {
         /// The number.
         chunks: u32,

@@ -26,6 +26,11 @@ pub enum Table {
     Condemned,
     /// Stanza, label → backup.
     Backups,
+    /// Stanza, database, timeline, label → nothing; an index into `Backups`.
+    TimelineBackups,
+    /// Log position → the chunks of which replicas were withdrawn there, or which were condemned or suspected; the last
+    /// ones only.
+    Withdrawn,
     /// Repository, object → debt.
     Debts,
     /// Object → when its last good replica was withdrawn; an index of what nobody can repair by copying.
@@ -51,7 +56,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -62,6 +67,8 @@ impl Table {
         Self::Chunks,
         Self::Condemned,
         Self::Backups,
+        Self::TimelineBackups,
+        Self::Withdrawn,
         Self::Debts,
         Self::Lost,
         Self::Garbage,
@@ -88,6 +95,8 @@ impl Table {
             Self::Chunks => "chunks",
             Self::Condemned => "condemned",
             Self::Backups => "backups",
+            Self::TimelineBackups => "timeline-backups",
+            Self::Withdrawn => "withdrawn",
             Self::Debts => "debts",
             Self::Lost => "lost",
             Self::Garbage => "garbage",

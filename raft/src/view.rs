@@ -11,7 +11,7 @@ use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
 
-use crate::apply::{Base, Rows, Snapshots, names, objects, repository};
+use crate::apply::{Base, Rows, Snapshots, names, objects, repository, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
@@ -354,6 +354,66 @@ impl<B: Base> View<B> {
         })
     }
 
+    /// The backups of a stanza, the last one first: in the order in which they were begun, since labels sort as the
+    /// backups were made. If `chain` is given, only the full backup of that label and those that depend on it.
+    pub fn backups_back(
+        &self,
+        stanza: &StanzaName,
+        chain: Option<&BackupLabel>,
+    ) -> impl Iterator<Item = Result<(BackupLabel, BackupRecord), ReadError>> + Send {
+        let prefix = match chain {
+            Some(full) => key::backup(stanza, full),
+            None => key::stanza_prefix(stanza),
+        };
+        let rows = self.base.scan_back(Table::Backups, &prefix);
+        read_rows(rows, Table::Backups, |key| {
+            key::read_backup(key).map(|(_, label)| label)
+        })
+    }
+
+    /// The last backup by label of each timeline of one database. Looks at three rows of each.
+    pub fn newest_backups(
+        &self,
+        stanza: &StanzaName,
+        db: DbId,
+    ) -> Result<Vec<(TimelineId, BackupLabel, BackupRecord)>, ReadError> {
+        let prefix = key::segments(stanza, db);
+        let mut newest = Vec::new();
+        let mut from = prefix.clone();
+        while let Some(row) = self.base.scan(Table::TimelineBackups, &from, &prefix).next() {
+            let Some((timeline, _)) = key::read_timeline_backup(&row?.0) else {
+                break;
+            };
+            let of_timeline = key::timeline_backups(stanza, db, timeline);
+            let last = self.base.scan_back(Table::TimelineBackups, &of_timeline).next();
+            let last = last.transpose()?.and_then(|(key, _)| key::read_timeline_backup(&key));
+            if let Some((_, label)) = last
+                && let Some(record) = self.backup(stanza, &label)?
+            {
+                newest.push((timeline, label, record));
+            }
+            let Some(next) = timeline.0.checked_add(1) else {
+                break;
+            };
+            from = key::timeline_backups(stanza, db, TimelineId(next));
+        }
+        Ok(newest)
+    }
+
+    /// The chunks of which replicas were withdrawn after a position, or which were condemned or suspected since, with
+    /// repetitions; `None` if that is not known any more. Ask a snapshot.
+    pub fn withdrawn_after(
+        &self,
+        position: LogIndex,
+    ) -> Result<Option<impl Iterator<Item = Result<Vec<Digest>, ReadError>> + Send>, ReadError> {
+        if withdrawn::marks(&self.base)?.dropped > position {
+            return Ok(None);
+        }
+        let from = key::after(key::index(position));
+        let rows = self.rows(Table::Withdrawn, &from, &[], |_| Some(()));
+        Ok(Some(rows.map(|row| row.map(|((), digests)| digests))))
+    }
+
     /// The last backup of a stanza by label.
     pub fn last_backup(&self, stanza: &StanzaName) -> Result<Option<BackupLabel>, ReadError> {
         let row = self.base.scan_back(Table::Backups, &key::stanza_prefix(stanza)).next();
@@ -486,15 +546,23 @@ impl<B: Base> View<B> {
         prefix: &[u8],
         read_key: fn(&[u8]) -> Option<K>,
     ) -> impl Iterator<Item = Result<(K, T), ReadError>> + Send + use<'_, K, T, B> {
-        self.base.scan(table, from, prefix).map(move |row| {
-            let (key, bytes) = row?;
-            let name = read_key(&key).ok_or_else(|| ReadError::MalformedKey {
-                table,
-                key: hex::encode(&key),
-            })?;
-            Ok((name, value::decode(table, &key, &bytes)?))
-        })
+        read_rows(self.base.scan(table, from, prefix), table, read_key)
     }
+}
+
+fn read_rows<K, T: DeserializeOwned>(
+    rows: Rows<'_>,
+    table: Table,
+    read_key: fn(&[u8]) -> Option<K>,
+) -> impl Iterator<Item = Result<(K, T), ReadError>> + Send + use<'_, K, T> {
+    rows.map(move |row| {
+        let (key, bytes) = row?;
+        let name = read_key(&key).ok_or_else(|| ReadError::MalformedKey {
+            table,
+            key: hex::encode(&key),
+        })?;
+        Ok((name, value::decode(table, &key, &bytes)?))
+    })
 }
 
 /// The first complete segment in the order of the rows.

@@ -8,7 +8,7 @@ use crate::testing::settings;
 use crate::{Failure, Node, SessionTimes, init};
 use futures::StreamExt;
 use futures::stream;
-use pgmesh_raft::{Command, GarbageKey, SessionId, SessionKind, View};
+use pgmesh_raft::{Command, GarbageKey, Reply, SessionId, SessionKind, View};
 use pgmesh_storage::{Codec, Digest, DigestSuite, ObjectName, Payload};
 use pgmesh_transport::Identity;
 use std::path::{Path, PathBuf};
@@ -135,9 +135,12 @@ async fn chunks_that_are_uploaded_again_while_their_old_objects_are_collected_st
     for round in 0..ROUNDS {
         // The backup is killed, and a sweep condemns its chunks.
         node.end_session("test", session, "killed").await;
-        let chunks = (0..CHUNKS).map(|number| payload(number).digest).collect();
-        let checked_at = node.catalog.view().applied().unwrap();
-        let condemn = Command::Condemn { chunks, checked_at };
+        let chunks: Vec<_> = (0..CHUNKS).map(|number| payload(number).digest).collect();
+        let suspect = Command::Suspect { chunks: chunks.clone() };
+        let Reply::Suspected { since: suspected } = node.catalog.propose("test", suspect).await.unwrap() else {
+            panic!("it was not suspected");
+        };
+        let condemn = Command::Condemn { chunks, suspected };
         node.catalog.propose("test", condemn).await.unwrap();
         let collection = {
             let node = node.clone();

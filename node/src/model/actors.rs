@@ -1,6 +1,6 @@
 //! Who works in a mesh. Each does what its service does, by the same decisions.
 
-use super::node::{SimNode, Unsaid};
+use super::node::{NodeTables, SimNode, Unsaid};
 use super::random::Random;
 use super::world::{
     CHUNKS, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object, stanza,
@@ -8,12 +8,12 @@ use super::world::{
 use crate::garbage::collector::{ask_for_kept_of, collect};
 use crate::refs;
 use crate::repair::owed;
-use crate::services::{Checked, LookedUp, chunk_targets, missing};
+use crate::services::{Again, Checked, LookedUp, Whole, chunk_targets, look_again, missing};
 use crate::sweep::{Part, candidates};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_raft::command::{CommitBackup, NewReplica};
 use pgmesh_raft::{
-    BackupRecord, Claim, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject,
+    BackupRecord, Claim, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject, View,
 };
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -147,41 +147,66 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
         label: label.clone(),
     };
     let content = digest(250);
+    let mut before: Option<Whole> = None;
+    let mut written = None;
     for _ in 0..TRIES {
         let view = node.view_linearizable().await;
-        let checked_at = view.applied().unwrap();
-        let mut found = LookedUp::new(session, ack);
-        for part in wanted.chunks(2) {
-            found.look_up(&view, part).unwrap();
-            node.pause().await;
-        }
-        match found.checked(false) {
-            Checked::Whole(_) => {}
-            Checked::Condemned(chunks) => {
+        let again = match before.take() {
+            Some(before) => look_again(&view.snapshot(), before, session, ack).unwrap(),
+            None => Again::Anew,
+        };
+        let whole = match again {
+            Again::Whole(whole) => whole,
+            Again::TakeBack(whole, chunks) => {
                 let _ = node.ask(Command::Reprieve { session, chunks }).await;
+                before = Some(whole);
                 continue;
             }
-            Checked::Thin(_) => continue,
-            Checked::Missing(_) => {
-                // Not by a sweep: a session pins what it was told of.
-                return;
+            Again::Anew => {
+                let checked_at = view.applied().unwrap();
+                let mut found = LookedUp::new(session, ack);
+                for part in wanted.chunks(2) {
+                    found.look_up(&view, part).unwrap();
+                    node.pause().await;
+                }
+                match found.checked(checked_at, false) {
+                    Checked::Whole(whole) => whole,
+                    Checked::Condemned(chunks) => {
+                        let _ = node.ask(Command::Reprieve { session, chunks }).await;
+                        continue;
+                    }
+                    Checked::Thin(_) => continue,
+                    Checked::Missing(_) => {
+                        // Not by a sweep: a session pins what it was told of.
+                        return;
+                    }
+                }
             }
-        }
-        let targets = refs::targets_of(&view.snapshot(), &object).unwrap();
-        let (durable, late) = write(node, &object, content, targets, ack).await;
+        };
+        let (durable, late) = match written.take() {
+            Some(written) => written,
+            None => {
+                let targets = refs::targets_of(&view.snapshot(), &object).unwrap();
+                write(node, &object, content, targets, ack).await
+            }
+        };
         node.world.lock().manifests.insert(label.clone(), wanted.to_vec());
         let commit = CommitBackup {
             stanza: stanza(),
             session,
             label: label.clone(),
             record: backup_record(claimed(content, Vec::new()).stored(Vec::new())),
-            claims: durable,
+            claims: durable.clone(),
             ack: u16::try_from(ack).unwrap(),
-            checked_at,
+            checked_at: whole.checked_at,
         };
         match node.ask(Command::CommitBackup(Box::new(commit))).await {
             Ok(_) => return settle(node, object, content, late),
-            Err(Unsaid::Refused(Refusal::Recheck { .. } | Refusal::StaleGenerations(_))) => {}
+            Err(Unsaid::Refused(Refusal::Recheck { .. })) => {
+                before = Some(whole);
+                written = Some((durable, late));
+            }
+            Err(Unsaid::Refused(Refusal::StaleGenerations(_))) => {}
             Err(_) => return,
         }
     }
@@ -249,20 +274,30 @@ async fn sweep(node: SimNode) {
         return;
     }
     let view = node.view_linearizable().await;
-    let checked_at = view.applied().unwrap();
-    let known = candidates(&view.snapshot(), &Part::ALL).unwrap().chunks;
+    let mut chunks = candidates(&view.snapshot(), &Part::ALL).unwrap().chunks;
     node.pause().await;
-    let mut marks = BTreeSet::new();
-    let backups: Vec<_> = view.backups(&stanza(), None).map(|row| row.unwrap().0).collect();
-    for label in backups {
-        node.pause().await;
-        marks.extend(node.world.lock().manifests[&label].iter().copied());
-    }
-    let chunks: Vec<_> = known.into_iter().filter(|digest| !marks.contains(digest)).collect();
+    let mut read = BTreeSet::new();
+    mark(&node, &view, &mut read, &mut chunks).await;
     if chunks.is_empty() {
         return;
     }
-    let _ = node.ask(Command::Condemn { chunks, checked_at }).await;
+    let suspect = Command::Suspect { chunks: chunks.clone() };
+    let Ok(Reply::Suspected { since: suspected }) = node.ask(suspect).await else {
+        return;
+    };
+    let view = node.view_linearizable().await;
+    mark(&node, &view, &mut read, &mut chunks).await;
+    let _ = node.ask(Command::Condemn { chunks, suspected }).await;
+}
+
+/// Leaves the chunks that no manifest names, of those that were not read before.
+async fn mark(node: &SimNode, view: &View<NodeTables>, read: &mut BTreeSet<BackupLabel>, chunks: &mut Vec<Digest>) {
+    let backups: Vec<_> = view.backups(&stanza(), None).map(|row| row.unwrap().0).collect();
+    for label in backups.into_iter().filter(|label| read.insert(label.clone())) {
+        node.pause().await;
+        let marks = node.world.lock().manifests[&label].clone();
+        chunks.retain(|digest| !marks.contains(digest));
+    }
 }
 
 async fn collection(node: SimNode) {

@@ -207,6 +207,11 @@ impl Base for NodeTables {
         let rows: Vec<_> = self.now().scan(table, from, prefix).collect();
         Box::new(rows.into_iter())
     }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        let rows: Vec<_> = self.now().scan_back(table, prefix).collect();
+        Box::new(rows.into_iter())
+    }
 }
 
 impl Snapshots for NodeTables {

@@ -3,7 +3,9 @@
 use crate::committer::ChunkCommit;
 use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
-use crate::services::{Checked, LookedUp, Patience, Thin, claimed_object, current_database, joined};
+use crate::services::{
+    Again, Checked, LookedUp, Patience, Thin, Whole, claimed_object, current_database, joined, look_again,
+};
 use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
@@ -180,42 +182,62 @@ impl Node {
         let (payload, root) = opened_root(payload, self.suite()).await?;
         check_root(&root, &commit.stanza, &commit.label)?;
         let mut patience = Patience::begin();
+        let mut before: Option<Whole> = None;
+        // Between the last look and the command lies nothing else: a manifest that was written is not written again.
+        let mut written = None;
         loop {
             // It ends with the session.
             self.clients.ack(session)?;
             let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-            let checked_at = view.applied()?;
-            let sums = match self.check_chunks(&view, &root, session, ack).await? {
-                Checked::Missing(missing) => return Ok(CommittedBackup::Missing(missing)),
-                Checked::Condemned(chunks) => {
+            let again = match before.take() {
+                Some(before) => look_again(&view.snapshot(), before, session, ack)?,
+                None => Again::Anew,
+            };
+            let whole = match again {
+                Again::Whole(whole) => whole,
+                Again::TakeBack(whole, chunks) => {
                     self.reprieve(actor, session, chunks).await?;
-                    patience.wait(None, kept_moving).await?;
+                    before = Some(whole);
+                    patience.wait_shortly(kept_moving).await?;
                     continue;
                 }
-                Checked::Thin(thin) => {
-                    self.repair.wake();
-                    patience.wait(Some(thin), || too_thin(thin, ack)).await?;
-                    continue;
-                }
-                Checked::Whole(sums) => sums,
+                Again::Anew => match self.check_chunks(&view, &root, session, ack).await? {
+                    Checked::Missing(missing) => return Ok(CommittedBackup::Missing(missing)),
+                    Checked::Condemned(chunks) => {
+                        self.reprieve(actor, session, chunks).await?;
+                        patience.wait(None, kept_moving).await?;
+                        continue;
+                    }
+                    Checked::Thin(thin) => {
+                        self.repair.wake();
+                        patience.wait(Some(thin), || too_thin(thin, ack)).await?;
+                        continue;
+                    }
+                    Checked::Whole(whole) => whole,
+                },
             };
             let object = ObjectRef::Manifest {
                 stanza: commit.stanza.clone(),
                 label: commit.label.clone(),
             };
-            let targets = refs::targets_of(&view.snapshot(), &object)?;
-            let name = ObjectName::Manifest {
-                stanza: commit.stanza.clone(),
-                label: commit.label.clone(),
-                digest: payload.digest,
+            let (targets, mut outcome) = match written.take() {
+                Some(written) => written,
+                None => {
+                    let targets = refs::targets_of(&view.snapshot(), &object)?;
+                    let name = ObjectName::Manifest {
+                        stanza: commit.stanza.clone(),
+                        label: commit.label.clone(),
+                        digest: payload.digest,
+                    };
+                    let held = Some(held.clone());
+                    let outcome = self.repositories.write(&name, &payload, &targets, ack, held).await?;
+                    (targets, outcome)
+                }
             };
-            let mut outcome = self
-                .repositories
-                .write(&name, &payload, &targets, ack, Some(held.clone()))
-                .await?;
             let claimed = claimed_object(&payload, outcome.claims());
             let manifest = claimed.stored(Vec::new());
-            let record = backup_record(&root, manifest, sums.stored, targets.iter().map(|(key, _)| *key));
+            let stored = whole.sums.stored.clone();
+            let record = backup_record(&root, manifest, stored, targets.iter().map(|(key, _)| *key));
             let command = Command::CommitBackup(Box::new(command::CommitBackup {
                 stanza: commit.stanza.clone(),
                 session,
@@ -223,7 +245,7 @@ impl Node {
                 record,
                 claims: claimed.claims,
                 ack: u16::try_from(ack).unwrap_or(u16::MAX),
-                checked_at,
+                checked_at: whole.checked_at,
             }));
             match self.catalog.propose(actor, command).await {
                 Ok(_) => {
@@ -234,17 +256,21 @@ impl Node {
                         owed: outcome.owed_numbers(),
                     });
                 }
+                Err(CatalogError::Refused(Refusal::Recheck { .. })) => {
+                    before = Some(whole);
+                    written = Some((targets, outcome));
+                    patience.wait_shortly(kept_moving).await?;
+                    continue;
+                }
                 // Written to a repository that was replaced meanwhile, it counts for nothing: it is written again.
-                Err(CatalogError::Refused(
-                    Refusal::Recheck { .. } | Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. },
-                )) => {}
+                Err(CatalogError::Refused(Refusal::StaleGenerations(_) | Refusal::TooFewReplicas { .. })) => {}
                 Err(error) => return Err(error.into()),
             }
             patience.wait(None, kept_moving).await?;
         }
     }
 
-    /// Takes chunks back that were condemned while the backup ran.
+    /// Takes chunks back that were condemned while the backup ran, or are suspected.
     async fn reprieve(&self, actor: &str, session: SessionId, chunks: Vec<CondemnedChunk>) -> Result<(), Failure> {
         for group in chunks.chunks(REPRIEVED_AT_ONCE) {
             let chunks = group.to_vec();
@@ -286,11 +312,12 @@ impl Node {
         session: SessionId,
         ack: usize,
     ) -> Result<Checked, Failure> {
-        let mut found = LookedUp::new(session, ack);
+        let checked_at = view.applied()?;
+        let mut found = LookedUp::new(session, ack).with_room(root.sizes.size >> 20);
         let part_digests: Vec<Digest> = root.parts.iter().map(|part| part.digest).collect();
         found.look_up(view, &part_digests)?;
         if !found.is_whole() {
-            return Ok(found.checked(true));
+            return Ok(found.checked(checked_at, true));
         }
         // Nor does a restore follow an entry that leads out of the data directory.
         let version_directory = root.tablespace_directory();
@@ -302,7 +329,7 @@ impl Node {
                 break;
             }
         }
-        Ok(found.checked(false))
+        Ok(found.checked(checked_at, false))
     }
 
     /// The distinct chunks that one part of a manifest names, sorted.

@@ -1,15 +1,15 @@
 //! Which backup a restore needs, and which one a new backup is compared with.
 
 use super::info::backup_info;
-use crate::choice::{Chooser, Chosen, Clusters, PriorChoice, PriorChooser};
+use crate::choice::{Chooser, Chosen, Clusters, PriorChoice, PriorChooser, Wanted};
 use crate::lines::{Family, LastSegment, NewestBackup, TimelineFacts};
 use crate::protocol::{ChooseBackup, ChoosePrior};
 use crate::wal_holes::tree_of;
 use crate::{Failure, Node, code};
 use pgmesh_postgres::{SystemId, TimelineId, WalFileName};
 use pgmesh_raft::apply::Base;
-use pgmesh_raft::{Database, ReadError, StanzaRecord, View};
-use pgmesh_storage::{DbId, StanzaName};
+use pgmesh_raft::{BackupRecord, Database, ReadError, StanzaRecord, View};
+use pgmesh_storage::{BackupType, DbId, StanzaName};
 use std::collections::BTreeMap;
 
 impl Node {
@@ -26,13 +26,10 @@ impl Node {
         // A server that was promoted a moment ago has not archived its history yet. Whatever it is compared with,
         // content decides.
         let is_known = ask.timeline == TimelineId(1) || tree.beginning(ask.timeline).is_some();
-        let mut chooser = PriorChooser::new(ask.kind, database.map(|database| database.id.0));
-        for row in view.backups(&ask.stanza, None) {
-            let (label, backup) = row?;
-            let is_of_history = !is_known || tree.contains(ask.timeline, backup.timeline, backup.lsn_stop);
-            chooser.offer(&label, backup.db.0, backup.stopped_at, is_of_history);
-        }
-        Ok(chooser.chosen())
+        let is_of_history =
+            |backup: &BackupRecord| !is_known || tree.contains(ask.timeline, backup.timeline, backup.lsn_stop);
+        let database = database.map(|database| database.id);
+        Ok(prior(&view, &ask.stanza, ask.kind, database, is_of_history)?)
     }
 
     /// The backup that a restore needs.
@@ -44,16 +41,74 @@ impl Node {
         };
         let clusters = clusters_of(&view, &ask.stanza, &record)?;
         let mut chooser = Chooser::new(&ask.asked, &clusters);
-        for row in view.backups(&ask.stanza, None) {
-            let (label, backup) = row?;
-            let info = backup_info(label, &backup, &[]);
-            if ask.repo.is_none_or(|repo| info.repositories.contains(&repo)) {
-                chooser.offer(info);
-            }
-        }
+        offer(&view, &ask, &mut chooser)?;
         let chosen = chooser.chosen(ask.stanza.as_str());
         chosen.map_err(|error| error.failure())
     }
+}
+
+/// What a new backup is compared with. Labels sort as the backups were made: the last one of the newest full backup's
+/// chain that fits is the one, and none before it is read.
+fn prior<B: Base>(
+    view: &View<B>,
+    stanza: &StanzaName,
+    kind: BackupType,
+    database: Option<DbId>,
+    is_of_history: impl Fn(&BackupRecord) -> bool,
+) -> Result<PriorChoice, ReadError> {
+    let newest = view.last_backup(stanza)?;
+    let mut chooser = PriorChooser::new(kind, database.map(|database| database.0), newest.clone());
+    let Some(full) = newest.map(|newest| newest.full_part()) else {
+        return Ok(chooser.chosen());
+    };
+    match kind {
+        BackupType::Full => {}
+        BackupType::Diff => {
+            if let Some(backup) = view.backup(stanza, &full)? {
+                chooser.offer(&full, backup.db.0, is_of_history(&backup));
+            }
+        }
+        BackupType::Incr => {
+            for row in view.backups_back(stanza, Some(&full)) {
+                let (label, backup) = row?;
+                chooser.offer(&label, backup.db.0, is_of_history(&backup));
+                if chooser.is_decided() {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(chooser.chosen())
+}
+
+/// Offers the backups of a stanza, the last one first, until one is wanted.
+fn offer<B: Base>(view: &View<B>, ask: &ChooseBackup, chooser: &mut Chooser<'_>) -> Result<(), ReadError> {
+    let info = |label, backup: &BackupRecord| {
+        let info = backup_info(label, backup, &[]);
+        let is_there = ask.repo.is_none_or(|repo| info.repositories.contains(&repo));
+        is_there.then_some(info)
+    };
+    let mut is_enough = false;
+    if let Wanted::Label(label) = &ask.asked.wanted {
+        let backup = view.backup(&ask.stanza, label)?;
+        let named = backup.and_then(|backup| info(label.clone(), &backup));
+        named.into_iter().for_each(|info| chooser.offer(info));
+        // Whether there is any other tells what to say.
+        is_enough = true;
+    }
+    let mut rows = view.backups_back(&ask.stanza, None);
+    while !chooser.is_decided()
+        && let Some(row) = rows.next()
+    {
+        let (label, backup) = row?;
+        if let Some(info) = info(label, &backup) {
+            chooser.offer(info);
+            if is_enough {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The clusters that a stanza has had: databases with the same system identifier are one, which came back after an
@@ -78,19 +133,17 @@ pub(crate) fn clusters_of<B: Base>(
         for database in &databases {
             add_facts(view, stanza, record, database.id, &mut family)?;
         }
-        let ids: Vec<DbId> = databases.iter().map(|database| database.id).collect();
-        for row in view.backups(stanza, None) {
-            let (label, backup) = row?;
-            if ids.contains(&backup.db) {
+        for database in &databases {
+            for (timeline, label, backup) in view.newest_backups(stanza, database.id)? {
                 let newest = NewestBackup {
                     label,
                     began: backup.began.0,
                     stop: backup.lsn_stop,
                 };
-                family.add_backup(backup.timeline, newest);
+                family.add_backup(timeline, newest);
             }
         }
-        clusters.add(ids.iter().map(|id| id.0), family, size);
+        clusters.add(databases.iter().map(|database| database.id.0), family, size);
     }
     Ok(clusters)
 }
@@ -119,4 +172,164 @@ fn add_facts<B: Base>(
         };
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::choice::{Follow, Restoring};
+    use pgmesh_postgres::{Lsn, SegmentName};
+    use pgmesh_raft::apply::{Counting, MemoryBase, Writes};
+    use pgmesh_raft::table::Table;
+    use pgmesh_raft::{LogIndex, Replica, StoredObject, key, value};
+    use pgmesh_storage::{BackupLabel, Digest, Generation, RepoKey};
+
+    const INCREMENTALS: u32 = 400;
+
+    fn stanza() -> StanzaName {
+        "main".parse().unwrap()
+    }
+
+    fn record(timeline: u32, stop: u32, repo: u16) -> BackupRecord {
+        let segment = |segment| SegmentName {
+            timeline: TimelineId(timeline),
+            log: 0,
+            segment,
+        };
+        let replica = Replica {
+            repo: RepoKey::new(repo).unwrap(),
+            generation: Generation::FIRST,
+        };
+        BackupRecord {
+            db: DbId(1),
+            started_at: i64::from(stop) - 1,
+            stopped_at: i64::from(stop),
+            began: LogIndex(u64::from(stop)),
+            lsn_start: Lsn(u64::from(stop) - 1),
+            lsn_stop: Lsn(u64::from(stop)),
+            wal_start: segment(1),
+            wal_stop: segment(2),
+            timeline: TimelineId(timeline),
+            size: 1,
+            delta: 1,
+            stored: BTreeMap::new(),
+            stored_delta: BTreeMap::new(),
+            files: 1,
+            page_errors: false,
+            annotations: BTreeMap::new(),
+            prior: None,
+            manifest: StoredObject {
+                digest: Digest([1; 32]),
+                plain_length: 1,
+                stored_length: 1,
+                replicas: vec![replica],
+            },
+            program: String::new(),
+        }
+    }
+
+    fn label(text: &str) -> BackupLabel {
+        text.parse().unwrap()
+    }
+
+    fn incremental(full: u32, number: u32) -> BackupLabel {
+        label(&format!("2026010{full}-000000F_2026020{full}-{number:06}I"))
+    }
+
+    /// Two full backups, each with many incremental ones; those of the second are on timeline 2.
+    fn tables() -> MemoryBase {
+        let mut writes = Writes::new();
+        let mut put = |label: &BackupLabel, record: &BackupRecord| {
+            let row = key::timeline_backup(&stanza(), record.db, record.timeline, label);
+            writes.insert((Table::TimelineBackups, row), Some(value::encode(&())));
+            let row = key::backup(&stanza(), label);
+            writes.insert((Table::Backups, row), Some(value::encode(record)));
+        };
+        for full in 1..=2 {
+            let base = 1_000 * full;
+            put(&label(&format!("2026010{full}-000000F")), &record(full, base, 1));
+            for number in 1..=INCREMENTALS {
+                put(&incremental(full, number), &record(full, base + number, 1));
+            }
+        }
+        let mut base = MemoryBase::default();
+        base.write(writes);
+        base
+    }
+
+    #[test]
+    fn a_prior_backup_is_chosen_at_the_cost_of_what_is_newer() {
+        let tables = tables();
+        let base = Counting::new(&tables);
+        let view = View::new(&base);
+        let choose = |kind, database: Option<u32>, is_of_history: &dyn Fn(&BackupRecord) -> bool| {
+            let choice = prior(&view, &stanza(), kind, database.map(DbId), is_of_history).unwrap();
+            assert_eq!(choice.newest, Some(incremental(2, INCREMENTALS)));
+            (choice.kind, choice.prior, base.taken())
+        };
+        let all = |_: &BackupRecord| true;
+        let newest = Some(incremental(2, INCREMENTALS));
+        assert_eq!(choose(BackupType::Incr, Some(1), &all), (BackupType::Incr, newest, 2));
+        let full = Some(label("20260102-000000F"));
+        assert_eq!(choose(BackupType::Diff, Some(1), &all), (BackupType::Diff, full, 2));
+        assert_eq!(choose(BackupType::Full, Some(1), &all), (BackupType::Full, None, 1));
+        // The last ten are of a branch that was given up.
+        let kept = |backup: &BackupRecord| backup.lsn_stop <= Lsn(u64::from(2_000 + INCREMENTALS - 10));
+        let prior = Some(incremental(2, INCREMENTALS - 10));
+        assert_eq!(choose(BackupType::Incr, Some(1), &kept), (BackupType::Incr, prior, 12));
+        // None of the last chain fits: no older one does.
+        let none = |backup: &BackupRecord| backup.timeline == TimelineId(1);
+        let (kind, prior, rows) = choose(BackupType::Incr, Some(1), &none);
+        assert_eq!((kind, prior), (BackupType::Full, None));
+        assert!(rows <= u64::from(INCREMENTALS) + 2, "{rows}");
+        let (kind, ..) = choose(BackupType::Incr, Some(2), &all);
+        assert_eq!(kind, BackupType::Full, "of another database");
+    }
+
+    #[test]
+    fn the_backup_of_a_restore_is_chosen_at_the_cost_of_what_is_newer() {
+        let tables = tables();
+        let base = Counting::new(&tables);
+        let view = View::new(&base);
+        let clusters = Clusters::default();
+        let choose = |wanted: Wanted, repo: u16| {
+            let ask = ChooseBackup {
+                stanza: stanza(),
+                repo: RepoKey::new(repo).ok().filter(|_| repo > 1),
+                asked: Restoring {
+                    wanted,
+                    follow: Follow::End,
+                    goes_on: true,
+                },
+            };
+            let mut chooser = Chooser::new(&ask.asked, &clusters);
+            offer(&view, &ask, &mut chooser).unwrap();
+            let chosen = chooser.chosen("main").map(|chosen| chosen.backup.label);
+            (chosen, base.taken())
+        };
+        let last = i64::from(2_000 + INCREMENTALS);
+        assert_eq!(choose(Wanted::Newest, 1), (Ok(incremental(2, INCREMENTALS)), 1));
+        let before = incremental(2, INCREMENTALS - 5);
+        assert_eq!(choose(Wanted::EndedBefore(last - 4), 1), (Ok(before), 6));
+        let named = incremental(1, 7);
+        assert_eq!(choose(Wanted::Label(named.clone()), 1), (Ok(named), 1));
+        let (unknown, rows) = choose(Wanted::Label(label("20250101-000000F")), 1);
+        assert!(
+            matches!(unknown, Err(crate::choice::NoBackup::Unknown { .. })),
+            "{unknown:?}"
+        );
+        assert_eq!(rows, 2);
+        let (young, _) = choose(Wanted::EndedBefore(5), 1);
+        let oldest = label("20260101-000000F");
+        assert!(
+            matches!(&young, Err(crate::choice::NoBackup::TooYoung { oldest: found, .. }) if *found == oldest),
+            "{young:?}"
+        );
+        let (elsewhere, _) = choose(Wanted::Label(incremental(2, INCREMENTALS)), 3);
+        assert!(
+            matches!(elsewhere, Err(crate::choice::NoBackup::None(_))),
+            "{elsewhere:?}"
+        );
+    }
 }

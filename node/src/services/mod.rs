@@ -11,6 +11,7 @@ mod forget_wal;
 mod healths;
 mod info;
 mod mesh;
+mod named;
 mod passed_over;
 mod peer;
 mod read;
@@ -29,6 +30,6 @@ pub(crate) use archive::{branches_of, claimed_object, current_database, joined, 
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
 pub(crate) use choosing::clusters_of;
-pub(crate) use whole::{Checked, LookedUp, Patience, Thin};
+pub(crate) use whole::{Again, Checked, LookedUp, Patience, Thin, Whole, look_again};
 #[cfg(test)]
 pub(crate) use {archive::missing, backup::chunk_targets};

@@ -1,12 +1,13 @@
 //! Whether a backup may be committed: what the catalog says of the chunks that it names (invariant 4), and how long to
 //! wait.
 
+use super::named::Named;
 use crate::Failure;
 use crate::protocol::QUERY_LIMIT;
 use pgmesh_raft::apply::Base;
-use pgmesh_raft::{ChunkRecord, CondemnedChunk, SessionId, View};
+use pgmesh_raft::{ChunkRecord, CondemnedChunk, LogIndex, SessionId, View};
 use pgmesh_storage::{Digest, RepoKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How many missing chunks one answer names.
@@ -22,6 +23,10 @@ const LIMIT: Duration = if cfg!(test) {
 };
 /// How soon for the first time; then later each time.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Where only what was withdrawn is looked at again.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
+/// How many withdrawn chunks are looked at again; if there are more, the manifest is read once more.
+const WITHDRAWN_AT_ONCE: usize = 64 << 10;
 /// Until it comes to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -41,14 +46,63 @@ pub(crate) struct Thin {
     pub(crate) chunks: u64,
 }
 
+/// A look at all chunks of a backup that found each in enough repositories.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    /// They were so at this log position.
+    pub(crate) checked_at: LogIndex,
+    pub(crate) sums: Sums,
+    named: Named,
+}
+
+/// What a second look comes to, at the chunks alone of which replicas were withdrawn since the first.
+#[derive(Debug)]
+pub(crate) enum Again {
+    /// Every chunk is in enough repositories.
+    Whole(Whole),
+    /// These are to be taken back first. One that is not the backup's may be among them; the next sweep finds it.
+    TakeBack(Whole, Vec<CondemnedChunk>),
+    /// The manifest must be read again: chunks are missing or thin, or nobody knows any more what was withdrawn.
+    Anew,
+}
+
+/// Looks again at those chunks of a backup that the catalog has withdrawn replicas of since `before`, or has suspected
+/// or condemned. `view` must be a snapshot of a linearizable view.
+pub(crate) fn look_again<B: Base>(
+    view: &View<B>,
+    before: Whole,
+    session: SessionId,
+    ack: usize,
+) -> Result<Again, Failure> {
+    let Some(rows) = view.withdrawn_after(before.checked_at)? else {
+        return Ok(Again::Anew);
+    };
+    let mut chunks = BTreeSet::new();
+    for row in rows {
+        chunks.extend(row?.into_iter().filter(|digest| before.named.may_have(digest)));
+        if chunks.len() > WITHDRAWN_AT_ONCE {
+            return Ok(Again::Anew);
+        }
+    }
+    let mut found = LookedUp::new(session, ack);
+    let chunks: Vec<Digest> = chunks.into_iter().collect();
+    found.look_up(view, &chunks)?;
+    let checked_at = view.applied()?;
+    Ok(match found.checked(checked_at, false) {
+        Checked::Whole(_) => Again::Whole(Whole { checked_at, ..before }),
+        Checked::Condemned(chunks) => Again::TakeBack(before, chunks),
+        Checked::Missing(_) | Checked::Thin(_) => Again::Anew,
+    })
+}
+
 /// What was found.
 #[derive(Debug)]
 pub(crate) enum Checked {
     /// Every chunk is in enough repositories.
-    Whole(Sums),
+    Whole(Whole),
     /// The mesh does not have these any more.
     Missing(Vec<Digest>),
-    /// These were condemned since the session began, and may be taken back.
+    /// These were condemned since the session began, or are suspected of being unreferenced, and may be taken back.
     Condemned(Vec<CondemnedChunk>),
     /// The repair makes the replicas that these lack.
     Thin(Thin),
@@ -62,6 +116,7 @@ pub(crate) struct LookedUp {
     condemned: Vec<CondemnedChunk>,
     thin: u64,
     sums: Sums,
+    named: Named,
 }
 
 impl LookedUp {
@@ -74,7 +129,14 @@ impl LookedUp {
             condemned: Vec::new(),
             thin: 0,
             sums: Sums::default(),
+            named: Named::with_room(0),
         }
+    }
+
+    /// Makes room for about so many chunks.
+    pub(crate) fn with_room(self, chunks: u64) -> Self {
+        let named = Named::with_room(chunks);
+        Self { named, ..self }
     }
 
     /// Looks some of the chunks up. The view must be linearizable.
@@ -88,12 +150,16 @@ impl LookedUp {
     }
 
     fn note(&mut self, digest: Digest, chunk: Option<ChunkRecord>) {
+        self.named.add(&digest);
         match chunk {
             // What was condemned before the session began may be deleted already.
             Some(ChunkRecord {
                 condemned: Some(since), ..
             }) if since > self.session.0 => self.condemned.push(CondemnedChunk { digest, since }),
             None | Some(ChunkRecord { condemned: Some(_), .. }) => self.missing.push(digest),
+            Some(ChunkRecord {
+                suspected: Some(since), ..
+            }) => self.condemned.push(CondemnedChunk { digest, since }),
             Some(record) if record.replicas.len() < self.ack => self.thin += 1,
             Some(record) => {
                 for replica in &record.replicas {
@@ -112,8 +178,8 @@ impl LookedUp {
         self.missing.len() >= MISSING_NAMED || self.condemned.len() >= CONDEMNED_AT_ONCE
     }
 
-    /// What to do about them.
-    pub(crate) fn checked(self, are_parts: bool) -> Checked {
+    /// What to do about them. The look began at `checked_at`.
+    pub(crate) fn checked(self, checked_at: LogIndex, are_parts: bool) -> Checked {
         if !self.missing.is_empty() {
             Checked::Missing(self.missing)
         } else if !self.condemned.is_empty() {
@@ -122,7 +188,11 @@ impl LookedUp {
             let chunks = self.thin;
             Checked::Thin(Thin { are_parts, chunks })
         } else {
-            Checked::Whole(self.sums)
+            Checked::Whole(Whole {
+                checked_at,
+                sums: self.sums,
+                named: self.named,
+            })
         }
     }
 }
@@ -141,6 +211,18 @@ impl Patience {
             pause: PAUSE,
             least: None,
         }
+    }
+
+    /// Waits a moment for the next try: the catalog has moved, and it is known what to look at.
+    ///
+    /// # Errors
+    /// Nothing has got better for too long.
+    pub(crate) async fn wait_shortly(&self, over: impl FnOnce() -> Failure) -> Result<(), Failure> {
+        if self.since.elapsed() >= LIMIT {
+            return Err(over());
+        }
+        tokio::time::sleep(SHORT_PAUSE).await;
+        Ok(())
     }
 
     /// Waits for the next try. While fewer and fewer chunks are thin, the commit waits as long as that takes.
@@ -170,7 +252,7 @@ mod tests {
     use crate::protocol::CommittedBackup;
     use crate::testing::{Connected, TestNode, manifest_of};
     use crate::{SessionTimes, code};
-    use pgmesh_raft::{Claim, Command, DebtReason, LogIndex, ObjectRef, Reply};
+    use pgmesh_raft::{Claim, Command, DebtReason, ObjectRef, Reply};
 
     const LABEL: &str = "20260101-000000F";
 
@@ -226,6 +308,56 @@ mod tests {
         assert!(failure.what.starts_with("1 chunks"), "{failure}");
     }
 
+    /// A look at one chunk, and what a look after it comes to.
+    async fn again(site: &TestNode, before: Whole, session: u64) -> Again {
+        let view = site.node.catalog.view_linearizable().await.unwrap();
+        look_again(&view.snapshot(), before, SessionId(LogIndex(session)), 1).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_withdrawn_elsewhere_costs_a_commit_no_look_at_its_manifest() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        site.create_stanza(&client).await;
+        let begun = client.begin_backup(LABEL).await.unwrap();
+        let own = client.put_chunk(begun.session, &[7; 900]).await.unwrap();
+        let other = client.put_chunk(begun.session, &[8; 900]).await.unwrap();
+        let session = SessionId(LogIndex(begun.session));
+        let looked = || {
+            let view = site.node.catalog.view();
+            let checked_at = view.applied().unwrap();
+            let mut found = LookedUp::new(session, 1);
+            found.look_up(&view, &[own]).unwrap();
+            match found.checked(checked_at, false) {
+                Checked::Whole(whole) => whole,
+                other => panic!("{other:?}"),
+            }
+        };
+        let whole = looked();
+        let suspect = |chunk| Command::Suspect { chunks: vec![chunk] };
+        site.propose(suspect(other)).await;
+        withdraw(&site, other).await;
+        let Again::Whole(whole) = again(&site, whole, begun.session).await else {
+            panic!("another's chunk is not the backup's")
+        };
+        let applied = site.node.catalog.view().applied().unwrap();
+        assert!(whole.checked_at <= applied);
+        let Reply::Suspected { since } = site.propose(suspect(own)).await else {
+            panic!()
+        };
+        let Again::TakeBack(whole, chunks) = again(&site, whole, begun.session).await else {
+            panic!("its own chunk is suspected")
+        };
+        assert_eq!(chunks, [CondemnedChunk { digest: own, since }]);
+        site.propose(Command::Reprieve { session, chunks }).await;
+        let Again::Whole(whole) = again(&site, whole, begun.session).await else {
+            panic!("it was taken back")
+        };
+        site.damage(own);
+        withdraw(&site, own).await;
+        assert!(matches!(again(&site, whole, begun.session).await, Again::Anew));
+    }
+
     fn thin(are_parts: bool, chunks: u64) -> Option<Thin> {
         Some(Thin { are_parts, chunks })
     }
@@ -261,16 +393,29 @@ mod tests {
                 generation: pgmesh_storage::Generation::FIRST,
             }],
             condemned,
+            suspected: None,
             added: LogIndex(1),
         };
         let checked = |ack, condemned: Option<u64>| {
             let mut found = LookedUp::new(SessionId(LogIndex(10)), ack);
             found.note(Digest([1; 32]), Some(record(condemned.map(LogIndex))));
-            found.checked(false)
+            found.checked(LogIndex(12), false)
         };
-        assert!(matches!(checked(1, None), Checked::Whole(sums) if sums.stored.len() == 1));
+        assert!(matches!(checked(1, None), Checked::Whole(whole) if whole.sums.stored.len() == 1));
         assert!(matches!(checked(2, None), Checked::Thin(Thin { chunks: 1, .. })));
         assert!(matches!(checked(1, Some(9)), Checked::Missing(missing) if missing.len() == 1));
         assert!(matches!(checked(1, Some(11)), Checked::Condemned(chunks) if chunks[0].since == LogIndex(11)));
+        let mut found = LookedUp::new(SessionId(LogIndex(10)), 1);
+        let suspected = Some(LogIndex(9));
+        found.note(
+            Digest([1; 32]),
+            Some(ChunkRecord {
+                suspected,
+                ..record(None)
+            }),
+        );
+        assert!(
+            matches!(found.checked(LogIndex(12), false), Checked::Condemned(chunks) if chunks[0].since == LogIndex(9))
+        );
     }
 }

@@ -5,7 +5,7 @@ use super::SessionTimes;
 use crate::code;
 use crate::protocol::{BackupBegun, BeginRestore, ChunkReply, GetChunk, Request, RestoreBegun, ResumeSession};
 use crate::testing::{Connected, QUICK, TestNode, stanza};
-use pgmesh_raft::{Command, LogIndex, SessionId, SessionKind};
+use pgmesh_raft::{Command, LogIndex, Reply, SessionId, SessionKind};
 use pgmesh_storage::Digest;
 use std::time::{Duration, Instant};
 
@@ -124,11 +124,12 @@ async fn condemned_chunk(site: &TestNode, client: &Connected, with_orphan: bool)
         session: begun.session,
     };
     client.ask::<()>(&end, None).await.unwrap();
-    let condemn = Command::Condemn {
-        chunks: vec![chunk],
-        checked_at: site.node.catalog.view().applied().unwrap(),
+    let chunks = vec![chunk];
+    let suspect = Command::Suspect { chunks: chunks.clone() };
+    let Reply::Suspected { since: suspected } = site.propose(suspect).await else {
+        panic!("it was not suspected");
     };
-    site.propose(condemn).await;
+    site.propose(Command::Condemn { chunks, suspected }).await;
     site.node.repair.wake();
     chunk
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
-use super::backup::place_manifest;
+use super::backup::{place_manifest, put_new};
 use super::objects::place_new;
 use super::segment::refuse_contradiction;
 use super::{Base, Outcome, Step, stanza};
@@ -162,8 +162,8 @@ fn backup<B: Base>(
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
     // Whoever looked for chunks that no backup names must look again (invariant 5).
-    step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
-    step.txn.put(Table::Backups, key, &record);
+    step.txn.put(Table::Mesh, key::ADOPTED.to_vec(), &step.index);
+    put_new(step, name, &label, &record);
     Ok(Reply::Done)
 }
 

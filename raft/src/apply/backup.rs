@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use pgmesh_postgres::{SegmentName, SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, StanzaName};
 
-use super::objects::{Found, discard, need_replicas, need_session, place_new, unreference, withdrawn};
-use super::{Base, Outcome, Step, stanza};
+use super::objects::{Found, discard, need_replicas, need_session, place_new, unreference};
+use super::{Base, Outcome, Step, stanza, withdrawn};
 use crate::command::{ClaimedObject, CommitBackup};
 use crate::error::ReadError;
 use crate::model::{
@@ -70,11 +70,8 @@ pub(super) fn begin<B: Base>(
 
 fn last_label<B: Base>(step: &Step<'_, '_, B>, name: &StanzaName) -> Result<Option<BackupLabel>, ReadError> {
     let prefix = key::stanza_prefix(name);
-    let mut last = None;
-    for row in step.txn.scan(Table::Backups, &prefix, &prefix) {
-        last = key::read_backup(&row?.0).map(|(_, label)| label);
-    }
-    Ok(last)
+    let last = step.txn.scan_back(Table::Backups, &prefix).next().transpose()?;
+    Ok(last.and_then(|(key, _)| key::read_backup(&key)).map(|(_, label)| label))
 }
 
 fn not_begun(name: &StanzaName, session: SessionId, label: &BackupLabel) -> super::Stop {
@@ -110,8 +107,9 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     if !holds_lock || record.db != db.id {
         return Err(not_begun(&name, session, &label));
     }
-    // Invariants 4 and 5: what was counted as durable must not have been condemned or withdrawn since.
-    let withdrawn = withdrawn(step)?;
+    // Invariants 4 and 5: what was counted as durable must not have been condemned or withdrawn since, unless enough is
+    // left of it.
+    let withdrawn = withdrawn::below(step.txn, ack)?;
     if withdrawn > checked_at {
         return Err(Refusal::Recheck { since: withdrawn }.into());
     }
@@ -126,9 +124,32 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     owner.backup = None;
     stanza::put(step, &name, &owner);
     step.audit(format!("backup {label} of stanza {name} committed"));
-    step.txn.put(Table::Mesh, key::COMMITTED.to_vec(), &step.index);
-    step.txn.put(Table::Backups, key, &record);
+    put_new(step, &name, &label, &record);
     Ok(Reply::Done)
+}
+
+/// Writes the record of a backup that was not known.
+pub(super) fn put_new<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+    record: &BackupRecord,
+) {
+    let row = key::timeline_backup(name, record.db, record.timeline, label);
+    step.txn.put(Table::TimelineBackups, row, &());
+    step.txn.put(Table::Backups, key::backup(name, label), record);
+}
+
+/// Deletes the record of a backup.
+pub(super) fn drop_record<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    label: &BackupLabel,
+    record: &BackupRecord,
+) {
+    let row = key::timeline_backup(name, record.db, record.timeline, label);
+    step.txn.delete(Table::TimelineBackups, row);
+    step.txn.delete(Table::Backups, key::backup(name, label));
 }
 
 /// The record of a new backup's manifest.
@@ -243,6 +264,7 @@ pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, lab
         stanza: name.clone(),
         label: label.clone(),
     };
+    drop_record(step, name, label, &record);
     let found = Found {
         object: record.manifest,
         archive: None,
@@ -250,6 +272,5 @@ pub(super) fn remove<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, lab
     discard(step, &object, &found)?;
     unreference(step);
     step.audit(format!("backup {label} of stanza {name} removed"));
-    step.txn.delete(Table::Backups, key::backup(name, label));
     Ok(Reply::Done)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::de::DeserializeOwned;
 
@@ -36,11 +37,8 @@ pub trait Base: Send + Sync {
     /// with this prefix or the prefix itself.
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_>;
 
-    /// The rows whose keys begin with `prefix`, the last one first.
-    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
-        let rows: Vec<_> = self.scan(table, prefix, prefix).collect();
-        Box::new(rows.into_iter().rev())
-    }
+    /// The rows whose keys begin with `prefix`, the last one first. Costs what is taken, as [`Self::scan`] does.
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_>;
 
     /// The record at `key`.
     ///
@@ -146,5 +144,79 @@ impl Base for MemoryBase {
                 .take_while(move |((row_table, key), _)| *row_table == table && key.starts_with(&prefix))
                 .map(|((_, key), value)| Ok((key.clone(), value.clone()))),
         )
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        let rows = self.rows.range(rows_with(table, prefix)).rev();
+        Box::new(rows.map(|((_, key), value)| Ok((key.clone(), value.clone()))))
+    }
+}
+
+/// An end of a range of rows.
+type End = Bound<(Table, Vec<u8>)>;
+
+/// Where the rows of a table whose keys begin with `prefix` begin and end.
+fn rows_with(table: Table, prefix: &[u8]) -> (End, End) {
+    let start = Bound::Included((table, prefix.to_vec()));
+    let mut behind = prefix.to_vec();
+    while let Some(last) = behind.pop() {
+        if let Some(next) = last.checked_add(1) {
+            behind.push(next);
+            return (start, Bound::Excluded((table, behind)));
+        }
+    }
+    let following = Table::ALL.into_iter().filter(|other| *other > table).min();
+    let end = following.map_or(Bound::Unbounded, |following| Bound::Excluded((following, Vec::new())));
+    (start, end)
+}
+
+/// Counts the rows that are read of the tables below: what a test says of a cost.
+#[derive(Debug, Default)]
+pub struct Counting<B> {
+    base: B,
+    rows: AtomicU64,
+}
+
+impl<B> Counting<B> {
+    /// Nothing was read yet.
+    pub fn new(base: B) -> Self {
+        let rows = AtomicU64::new(0);
+        Self { base, rows }
+    }
+
+    /// So many rows were read since the last call.
+    pub fn taken(&self) -> u64 {
+        self.rows.swap(0, Ordering::Relaxed)
+    }
+
+    fn count(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    fn counted<'a>(&'a self, rows: Rows<'a>) -> Rows<'a> {
+        let read = &self.rows;
+        Box::new(rows.inspect(move |_| {
+            read.fetch_add(1, Ordering::Relaxed);
+        }))
+    }
+}
+
+impl<B: Base> Base for Counting<B> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        self.count(1);
+        self.base.get(table, key)
+    }
+
+    fn get_many(&self, table: Table, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, ReadError> {
+        self.count(keys.len());
+        self.base.get_many(table, keys)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_> {
+        self.counted(self.base.scan(table, from, prefix))
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        self.counted(self.base.scan_back(table, prefix))
     }
 }

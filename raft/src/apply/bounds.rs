@@ -56,6 +56,7 @@ fn read_all(base: &MemoryBase) {
     read::<StanzaRecord>(base, Table::Stanzas);
     read::<SegmentRecord>(base, Table::Segments);
     read::<ChunkRecord>(base, Table::Chunks);
+    read::<Vec<Digest>>(base, Table::Withdrawn);
     read::<BackupRecord>(base, Table::Backups);
     read::<Debt>(base, Table::Debts);
     read::<Garbage>(base, Table::Garbage);
@@ -403,9 +404,12 @@ fn command() -> impl Strategy<Value = Command> {
             ack: 1,
             chunks: vec![new_chunk(1, &[replica(1, 0)]); count]
         }),
+        count().prop_map(|count| Command::Suspect {
+            chunks: vec![digest(1); count]
+        }),
         count().prop_map(|count| Command::Condemn {
             chunks: vec![digest(1); count],
-            checked_at: LogIndex(1 << 40)
+            suspected: LogIndex(1 << 40)
         }),
         count().prop_map(|count| {
             let key = GarbageKey {

@@ -52,6 +52,7 @@ fn add_one<B: Base>(step: &mut Step<'_, '_, B>, chunk: &NewChunk, ack: u16) -> O
                 stored_length: chunk.stored_length,
                 replicas: place_new(step, &object, &given)?,
                 condemned: None,
+                suspected: None,
                 added: step.index,
             };
             step.txn.put(Table::Chunks, key::chunk(&chunk.digest), &record);

@@ -25,9 +25,7 @@ fn condemn(world: &mut World, number: u8, generation: u32) -> LogIndex {
     let session = world.open_session(SessionKind::Backup);
     upload(world, session, number, generation, &[1, 2]).unwrap();
     world.run(Command::CloseSession { session }).unwrap();
-    let checked_at = world.applied();
-    let chunks = vec![digest(number)];
-    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    world.condemn(vec![digest(number)]).unwrap();
     world.applied()
 }
 
@@ -257,8 +255,7 @@ fn invariant_5_only_a_session_that_is_older_takes_a_condemned_chunk_back() {
     upload(&mut world, killed, 1, 0, &[1]).unwrap();
     let older = world.open_session(SessionKind::Backup);
     world.run(Command::CloseSession { session: killed }).unwrap();
-    let (checked_at, chunks) = (world.applied(), vec![digest(1)]);
-    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    world.condemn(vec![digest(1)]).unwrap();
     let since = world.applied();
     let younger = world.open_session(SessionKind::Backup);
     let before = world.applied();
@@ -301,8 +298,7 @@ fn a_chunk_is_not_taken_back_from_a_disk_that_was_lost_meanwhile() {
     upload(&mut world, killed, 2, 0, &[2]).unwrap();
     let older = world.open_session(SessionKind::Backup);
     world.run(Command::CloseSession { session: killed }).unwrap();
-    let (checked_at, chunks) = (world.applied(), vec![digest(1), digest(2)]);
-    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    world.condemn(vec![digest(1), digest(2)]).unwrap();
     let since = world.applied();
     let replace = Command::ReplaceRepository {
         repo: repo(2),
@@ -411,8 +407,7 @@ fn a_chunk_that_is_taken_back_does_not_count_where_a_walk_has_not_come_to_it_yet
     }
     let older = world.open_session(SessionKind::Backup);
     world.run(Command::CloseSession { session: killed }).unwrap();
-    let (checked_at, chunks) = (world.applied(), vec![digest(9)]);
-    world.run(Command::Condemn { chunks, checked_at }).unwrap();
+    world.condemn(vec![digest(9)]).unwrap();
     let since = world.applied();
     let replace = Command::ReplaceRepository {
         repo: repo(2),

@@ -4,9 +4,9 @@ use pgmesh_storage::{Digest, Generation};
 
 use super::names::{self, retire_name};
 use super::objects::{
-    count_kept, count_replica, find, need_session, oldest_backup, oldest_session, owe, repositories, retire, withdraw,
+    count_kept, count_replica, find, need_session, oldest_backup, oldest_session, owe, repositories, retire,
 };
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Step, withdrawn};
 use crate::key;
 use crate::model::{
     ChunkRecord, CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
@@ -16,12 +16,33 @@ use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
-pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], checked_at: LogIndex) -> Outcome {
-    let committed: LogIndex = step.txn.record(Table::Mesh, key::COMMITTED)?.unwrap_or_default();
-    if committed > checked_at {
-        return Err(Refusal::Recheck { since: committed }.into());
+/// Every backup that is committed from here on has looked at its chunks since: the commits that have not are refused.
+/// If it names one of these, it has taken the suspicion back ([`reprieve`]).
+pub(super) fn suspect<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) -> Outcome {
+    let mut suspected = Vec::new();
+    for digest in chunks {
+        let key = key::chunk(digest);
+        let known = step.txn.record::<ChunkRecord>(Table::Chunks, &key)?;
+        let Some(mut record) = known.filter(|record| record.condemned.is_none()) else {
+            continue;
+        };
+        record.suspected = Some(step.index);
+        step.txn.put(Table::Chunks, key, &record);
+        suspected.push((*digest, 0));
     }
-    let mut condemned = 0;
+    withdrawn::note(step, &suspected)?;
+    Ok(Reply::Suspected { since: step.index })
+}
+
+/// Invariant 5: no backup names a chunk that is still suspected since `suspected`. Those that were committed before were
+/// looked through since; of those that came later each has taken back what it names.
+pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], suspected: LogIndex) -> Outcome {
+    // What is taken up from a repository has not looked at any chunk.
+    let adopted: LogIndex = step.txn.record(Table::Mesh, key::ADOPTED)?.unwrap_or_default();
+    if adopted > suspected {
+        return Err(Refusal::Recheck { since: adopted }.into());
+    }
+    let mut condemned = Vec::new();
     let running = oldest_backup(step.txn)?;
     for digest in chunks {
         let object = ObjectRef::Chunk(*digest);
@@ -32,35 +53,54 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], ch
         let Some(mut record) = step.txn.record::<ChunkRecord>(Table::Chunks, &key)? else {
             continue;
         };
+        // A backup that has been committed since may name it.
+        if record.suspected != Some(suspected) {
+            continue;
+        }
         // It may be a running backup's, which no manifest shows yet.
         if running.is_some_and(|session| record.added > session.0) {
             continue;
         }
         record.condemned = Some(step.index);
+        record.suspected = None;
         retire(step, &object, &known.object)?;
         step.txn.put(Table::Chunks, key.clone(), &record);
         step.txn.put(Table::Condemned, key, &step.index);
-        condemned += 1;
+        condemned.push((*digest, 0));
     }
-    if condemned > 0 {
-        withdraw(step);
-    }
-    Ok(Reply::Condemned { chunks: condemned })
+    withdrawn::note(step, &condemned)?;
+    Ok(Reply::Condemned {
+        chunks: u32::try_from(condemned.len()).unwrap_or(u32::MAX),
+    })
 }
 
 /// A backup may rest on chunks that it was told of before they were condemned. While its session is open no DELETE has
 /// been sent for them (invariant 5: whatever a session that began before `since` may need stays), so they are good as
-/// they are.
+/// they are. Those that are suspected only are good whenever it began.
 pub(super) fn reprieve<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunks: &[CondemnedChunk]) -> Outcome {
     need_session(step, session)?;
     let mut reprieved = 0;
     for CondemnedChunk { digest, since } in chunks {
         // What was condemned before the session began may be deleted already.
-        if session.0 < *since && reprieve_one(step, *digest, *since)? {
+        let is_taken_back =
+            clear(step, *digest, *since)? || (session.0 < *since && reprieve_one(step, *digest, *since)?);
+        if is_taken_back {
             reprieved += 1;
         }
     }
     Ok(Reply::Reprieved { chunks: reprieved })
+}
+
+/// Takes a suspicion back.
+fn clear<B: Base>(step: &mut Step<'_, '_, B>, digest: Digest, since: LogIndex) -> Outcome<bool> {
+    let key = key::chunk(&digest);
+    let known = step.txn.record::<ChunkRecord>(Table::Chunks, &key)?;
+    let Some(mut record) = known.filter(|record| record.suspected == Some(since)) else {
+        return Ok(false);
+    };
+    record.suspected = None;
+    step.txn.put(Table::Chunks, key, &record);
+    Ok(true)
 }
 
 fn reprieve_one<B: Base>(step: &mut Step<'_, '_, B>, digest: Digest, since: LogIndex) -> Outcome<bool> {

@@ -22,9 +22,12 @@ mod session;
 mod stanza;
 mod token;
 mod txn;
+pub(crate) mod withdrawn;
 
 #[cfg(test)]
 mod claims;
+#[cfg(test)]
+mod costs;
 mod forget_wal;
 #[cfg(test)]
 mod forgotten;
@@ -41,7 +44,7 @@ pub(crate) mod scenario;
 #[cfg(test)]
 mod shared;
 
-pub use base::{Base, MemoryBase, Row, Rows, Snapshots};
+pub use base::{Base, Counting, MemoryBase, Row, Rows, Snapshots};
 pub use txn::{Txn, Writes};
 
 use std::collections::BTreeSet;
@@ -415,7 +418,8 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
             reason,
             what,
         } => objects::report_bad(step, &object, &bad, reason, &what),
-        Command::Condemn { chunks, checked_at } => garbage::condemn(step, &chunks, checked_at),
+        Command::Suspect { chunks } => garbage::suspect(step, &chunks),
+        Command::Condemn { chunks, suspected } => garbage::condemn(step, &chunks, suspected),
         Command::Reprieve { session, chunks } => garbage::reprieve(step, session, &chunks),
         Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),

@@ -6,12 +6,12 @@
 use pgmesh_storage::{ArchiveId, RepoKey};
 
 use super::names::{free_generation, stale};
-use super::{Base, Outcome, Step};
+use super::{Base, Outcome, Step, withdrawn};
 use crate::command::{ClaimedObject, NewReplica};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
-    BackupRecord, ChunkRecord, Claim, Debt, DebtReason, Garbage, GarbageKey, LogIndex, Lost, ObjectRef, Replica,
+    BackupRecord, ChunkRecord, Claim, Debt, DebtReason, Garbage, GarbageKey, Lost, ObjectRef, Replica,
     RepositoryCounters, RepositoryRecord, SegmentRecord, SessionId, SessionKind, SessionRecord, StanzaRecord,
     StoredObject,
 };
@@ -437,7 +437,9 @@ pub(super) fn report_bad<B: Base>(
         }
         set_replicas(step, object, replicas.clone())?;
         note_lost(step, object, &replicas);
-        withdraw(step);
+        if let ObjectRef::Chunk(digest) = object {
+            withdrawn::note(step, &[(*digest, replicas.len())])?;
+        }
         step.audit(format!("bad replica of {object} in repo{repo}: {what}"));
     }
     Ok(Reply::Withdrawn {
@@ -445,18 +447,9 @@ pub(super) fn report_bad<B: Base>(
     })
 }
 
-/// Remembers that replicas were withdrawn at this step: who checked before must check again (invariant 4).
-pub(super) fn withdraw<B: Base>(step: &mut Step<'_, '_, B>) {
-    step.txn.put(Table::Mesh, key::WITHDRAWN.to_vec(), &step.index);
-}
-
 /// Remembers that a backup has left the catalog at this step: chunks may have lost their last reference.
 pub(super) fn unreference<B: Base>(step: &mut Step<'_, '_, B>) {
     step.txn.put(Table::Mesh, key::UNREFERENCED.to_vec(), &step.index);
-}
-
-pub(super) fn withdrawn<B: Base>(step: &Step<'_, '_, B>) -> Result<LogIndex, ReadError> {
-    Ok(step.txn.record(Table::Mesh, key::WITHDRAWN)?.unwrap_or_default())
 }
 
 /// Invariants 1 and 4: enough replicas.

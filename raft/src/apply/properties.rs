@@ -28,8 +28,10 @@ type Disk = BTreeSet<(ObjectRef, Digest, Replica)>;
 enum Promise {
     /// Chunks or WAL were uploaded, or garbage was chosen: propose this.
     Propose(Command),
-    /// A backup that refers to these chunks, all of which were there.
-    Commit(SessionId, LogIndex, Vec<Digest>, String),
+    /// These chunks are suspected since then: look through the backups, and condemn what none refers to.
+    Look(LogIndex, Vec<Digest>),
+    /// A backup that refers to these chunks, all of which were in so many repositories.
+    Commit(SessionId, LogIndex, Vec<Digest>, String, u16),
 }
 
 #[derive(Default)]
@@ -285,20 +287,32 @@ impl Simulation {
         };
         match self.promises.swap_remove(index) {
             Promise::Propose(command) => drop(self.world.run(command)),
-            Promise::Commit(session, checked_at, chunks, label) => {
-                let commit = commit(session, &label, checked_at);
+            Promise::Look(suspected, mut chunks) => {
+                let referenced: BTreeSet<_> = self.backups.iter().flatten().copied().collect();
+                chunks.retain(|chunk| !referenced.contains(chunk));
+                let condemn = Command::Condemn { chunks, suspected };
+                self.promises.push(Promise::Propose(condemn));
+            }
+            Promise::Commit(session, checked_at, chunks, label, ack) => {
+                let mut commit = commit(session, &label, checked_at);
+                commit.ack = ack;
                 let manifest = ObjectRef::Manifest {
                     stanza: stanza(),
                     label: label.parse().unwrap(),
                 };
-                let replica = super::scenario::replica(1, 0);
-                self.disk.insert((manifest, commit.record.manifest.digest, replica));
+                commit.claims.clear();
+                for number in 1..=ack {
+                    let replica = super::scenario::replica(number, 0);
+                    self.disk
+                        .insert((manifest.clone(), commit.record.manifest.digest, replica));
+                    commit.claims.push(self.claim(replica));
+                }
                 let outcome = self.world.run(Command::CommitBackup(Box::new(commit)));
                 if outcome.is_ok() {
                     // Invariant 4: at its commit all chunks are there.
                     let known = self.view().chunks(&chunks).unwrap();
                     for chunk in known {
-                        assert!(!chunk.unwrap().replicas.is_empty());
+                        assert!(chunk.unwrap().replicas.len() >= usize::from(ack));
                     }
                     self.backups.push(chunks);
                 }
@@ -352,9 +366,11 @@ impl Simulation {
         let referenced: BTreeSet<_> = self.backups.iter().flatten().copied().collect();
         let chosen = (0..4).filter(|bit| a >> bit & 1 == 1).map(digest);
         let chunks: Vec<_> = chosen.filter(|chunk| !referenced.contains(chunk)).collect();
-        let checked_at = self.world.applied();
-        let command = Command::Condemn { chunks, checked_at };
-        self.promises.push(Promise::Propose(command));
+        let suspect = Command::Suspect { chunks: chunks.clone() };
+        match self.world.run(suspect) {
+            Ok(Reply::Suspected { since }) => self.promises.push(Promise::Look(since, chunks)),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Deletes condemned chunks from the repositories; the catalog is told later.
@@ -464,16 +480,32 @@ impl Simulation {
         if self.world.run(begin(session, &label)).is_err() {
             return;
         }
-        let checked_at = self.world.applied();
+        let ack = 1 + u16::from(b >> 4 & 1);
         let chosen: Vec<_> = (0..4).filter(|bit| b >> bit & 1 == 1).map(digest).collect();
+        self.clear(session, &chosen);
+        let checked_at = self.world.applied();
         let known = self.view().chunks(&chosen).unwrap();
         let are_there =
-            |chunk: &Option<crate::ChunkRecord>| chunk.as_ref().is_some_and(|chunk| !chunk.replicas.is_empty());
+            |chunk: &crate::ChunkRecord| chunk.replicas.len() >= usize::from(ack) && chunk.suspected.is_none();
         let found = std::iter::zip(chosen, known)
-            .filter(|(_, chunk)| are_there(chunk))
+            .filter(|(_, chunk)| chunk.as_ref().is_some_and(are_there))
             .map(|(digest, _)| digest)
             .collect();
-        self.promises.push(Promise::Commit(session, checked_at, found, label));
+        self.promises
+            .push(Promise::Commit(session, checked_at, found, label, ack));
+    }
+
+    /// A backup takes suspicions of its chunks back.
+    fn clear(&mut self, session: SessionId, chunks: &[Digest]) {
+        let known = self.view().chunks(chunks).unwrap();
+        let suspected = std::iter::zip(chunks, known).filter_map(|(digest, chunk)| {
+            let since = chunk?.suspected?;
+            Some(CondemnedChunk { digest: *digest, since })
+        });
+        let chunks: Vec<_> = suspected.collect();
+        if !chunks.is_empty() {
+            drop(self.world.run(Command::Reprieve { session, chunks }));
+        }
     }
 
     fn delete_and_create_stanza(&mut self, a: u8) {
@@ -538,10 +570,21 @@ impl Simulation {
                 "{key:?} is used again"
             );
         }
+        self.check_timelines();
         for chunk in self.backups.iter().flatten() {
             let known = self.view().chunks(&[*chunk]).unwrap();
             assert!(known[0].is_some(), "chunk {chunk} of a committed backup is gone");
         }
+    }
+
+    /// The index of backups by timeline has them all, and no other.
+    fn check_timelines(&self) {
+        let rows = self.world.base.scan(Table::TimelineBackups, &[], &[]);
+        let indexed: BTreeSet<Vec<u8>> = rows.map(|row| row.unwrap().0).collect();
+        let (view, stanza) = (self.view(), stanza());
+        let backups = view.backups(&stanza, None).map(Result::unwrap);
+        let known = backups.map(|(label, record)| key::timeline_backup(&stanza, record.db, record.timeline, &label));
+        assert_eq!(indexed, known.collect());
     }
 
     /// The index of objects without a good replica has them all, and no other.

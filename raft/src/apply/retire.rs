@@ -4,16 +4,14 @@
 //! While a walk goes on, the repository takes no replicas ([`RepositoryRecord::takes_replicas`]): none can appear
 //! behind the cursor.
 
-use pgmesh_storage::{RepoKey, WrappedKey};
+use pgmesh_storage::{Digest, RepoKey, WrappedKey};
 
 use super::mesh::compares_no_more;
 use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
-use super::objects::{
-    count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica, withdraw,
-};
+use super::objects::{count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica};
 use super::repository::refuse_known_storage;
-use super::{Base, Outcome, Row, Step};
+use super::{Base, Outcome, Row, Step, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
@@ -244,7 +242,7 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
         repo,
         kind: change.kind,
         staying: (!change.forced).then_some(staying),
-        has_withdrawn: false,
+        withdrawn: Vec::new(),
         orphans: change.orphans,
         needed: None,
     };
@@ -267,9 +265,7 @@ fn walk<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: &mut Reposit
         left -= rows.len();
         change.table += 1;
     }
-    if visit.has_withdrawn {
-        withdraw(step);
-    }
+    withdrawn::note(step, &visit.withdrawn)?;
     change.orphans = visit.orphans;
     match visit.needed {
         Some(object) => Ok(Walked::StillNeeded(object)),
@@ -309,7 +305,8 @@ struct Visit {
     kind: ChangeKind,
     /// The repositories whose replicas stay: those that no walk goes over. Nothing where the walk is forced.
     staying: Option<Vec<RepoKey>>,
-    has_withdrawn: bool,
+    /// Chunks that have lost a replica, and how many they have left.
+    withdrawn: Vec<(Digest, usize)>,
     /// How many objects have lost their last replica.
     orphans: u64,
     /// An object whose last replica was left in its place.
@@ -444,7 +441,9 @@ impl Visit {
             };
             owe(step, self.repo, object, &debt)?;
         }
-        self.has_withdrawn = true;
+        if let ObjectRef::Chunk(digest) = object {
+            self.withdrawn.push((*digest, stored.replicas.len()));
+        }
         if stored.replicas.is_empty() {
             self.orphans += 1;
             note_lost(step, object, &[]);

@@ -144,6 +144,15 @@ impl World {
         self.run(create_token(id, role, i64::MAX)).map(|_| id)
     }
 
+    /// Suspects and condemns chunks, as a sweep does that finds no backup.
+    pub(crate) fn condemn(&mut self, chunks: Vec<Digest>) -> Result<Reply, Refusal> {
+        let suspect = Command::Suspect { chunks: chunks.clone() };
+        match self.run(suspect)? {
+            Reply::Suspected { since: suspected } => self.run(Command::Condemn { chunks, suspected }),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) fn begin_backup(&mut self, label: &str) -> SessionId {
         let session = self.open_session(SessionKind::Backup);
         self.run(begin(session, label)).unwrap();

@@ -112,11 +112,7 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
         .unwrap();
     let writer = world.open_session(SessionKind::Backup);
     world.run(Command::CloseSession { session: killed }).unwrap();
-    let condemn = Command::Condemn {
-        chunks: vec![digest(1)],
-        checked_at: world.applied(),
-    };
-    world.run(condemn).unwrap();
+    world.condemn(vec![digest(1)]).unwrap();
     let mark = |generation| GarbageKey {
         object: ObjectRef::Chunk(digest(1)),
         repo: repo(2),

@@ -7,7 +7,7 @@ use pgmesh_storage::{DbId, StanzaName};
 
 use super::names::assigned_before;
 use super::objects::{Found, discard, need_replicas, place_more, place_new, unreference};
-use super::{Base, Outcome, Row, Step, session};
+use super::{Base, Outcome, Row, Step, backup, session};
 use crate::command::{ClaimedObject, Cluster};
 use crate::error::ReadError;
 use crate::key::KeyReader;
@@ -372,13 +372,13 @@ fn delete_backups<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, limi
     for (key, bytes) in &rows {
         let record: BackupRecord = crate::value::decode(Table::Backups, key, bytes)?;
         if let Some((stanza, label)) = key::read_backup(key) {
+            backup::drop_record(step, &stanza, &label, &record);
             let found = Found {
                 object: record.manifest,
                 archive: None,
             };
             discard(step, &ObjectRef::Manifest { stanza, label }, &found)?;
         }
-        step.txn.delete(Table::Backups, key.clone());
         unreference(step);
     }
     Ok(rows.len())

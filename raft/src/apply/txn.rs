@@ -159,6 +159,20 @@ impl<B: Base> Base for Txn<'_, B> {
         Box::new(Merge {
             below: below.peekable(),
             above: overlay.into_iter().peekable(),
+            is_back: false,
+        })
+    }
+
+    fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_> {
+        let overlay = self.overlay(table, prefix, prefix);
+        let below = self.base.scan_back(table, prefix);
+        if overlay.is_empty() {
+            return below;
+        }
+        Box::new(Merge {
+            below: below.peekable(),
+            above: overlay.into_iter().rev().peekable(),
+            is_back: true,
         })
     }
 }
@@ -167,6 +181,8 @@ impl<B: Base> Base for Txn<'_, B> {
 struct Merge<'a, A: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> {
     below: std::iter::Peekable<Rows<'a>>,
     above: std::iter::Peekable<A>,
+    /// Whether both have their last key first.
+    is_back: bool,
 }
 
 impl<'a, A: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> Iterator for Merge<'a, A> {
@@ -176,6 +192,7 @@ impl<'a, A: Iterator<Item = (&'a [u8], Option<&'a [u8]>)>> Iterator for Merge<'a
         loop {
             let order = match (self.below.peek(), self.above.peek()) {
                 (Some(Err(_)), _) | (Some(_), None) => return self.below.next(),
+                (Some(Ok((below, _))), Some((above, _))) if self.is_back => above.cmp(&below.as_slice()),
                 (Some(Ok((below, _))), Some((above, _))) => below.as_slice().cmp(above),
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (None, None) => return None,
@@ -241,12 +258,16 @@ mod tests {
                 }
             }
             let seen = rows(&txn, &[1, from], &[1]);
+            let back: Vec<Row> = txn.scan_back(Table::Chunks, &[1]).collect::<Result<_, _>>().unwrap();
             let got: Vec<_> = (0..20).map(|key| txn.get(Table::Chunks, &[1, key]).unwrap()).collect();
             txn.accept();
             let writes = txn.into_writes();
             let mut after = base.clone();
             after.write(writes);
             prop_assert_eq!(seen, rows(&after, &[1, from], &[1]));
+            let mut all = rows(&after, &[1], &[1]);
+            all.reverse();
+            prop_assert_eq!(back, all);
             for (key, value) in (0..20).zip(got) {
                 prop_assert_eq!(value, after.get(Table::Chunks, &[1, key]).unwrap());
             }

@@ -7,8 +7,10 @@ use openraft::{Config, SnapshotPolicy};
 use crate::error::CatalogError;
 use crate::options::CatalogOptions;
 
-/// How long a follower may take for the last part of a snapshot, with which it unpacks it and puts it in place.
-const INSTALL_LIMIT_MS: u64 = 300_000;
+/// How long a follower may take for the last part of a snapshot, with which it unpacks it and puts it in place. That takes
+/// as long as the catalog is large: only a connection that has broken says that nothing comes of it. openraft wants a
+/// number.
+const INSTALL_LIMIT_MS: u64 = 7 * 24 * 3_600_000;
 
 /// Elections and heartbeats have their own clock (`election.rs`), which goes by `heartbeat` = h and `election` = e:
 /// - A leader sends a heartbeat every h. For e after a sign of the leader a voter neither stands for election nor gives

@@ -16,6 +16,9 @@ pub struct ChunkRecord {
     pub replicas: Vec<Replica>,
     /// Set when the chunk is about to be deleted: it then counts as absent (invariant 5).
     pub condemned: Option<LogIndex>,
+    /// Set when a sweep has found no manifest that names the chunk, and is about to look once more. The chunk counts as
+    /// before; a backup that names it says so before its commit ([`Command::Reprieve`](crate::Command::Reprieve)).
+    pub suspected: Option<LogIndex>,
     /// When a session last uploaded it. While a backup runs that began before, the chunk is not condemned: it may be
     /// the backup's, which no manifest shows yet.
     pub added: LogIndex,

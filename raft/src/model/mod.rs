@@ -15,6 +15,7 @@ mod session;
 mod stanza;
 mod timelines;
 mod token;
+mod withdrawn;
 
 pub use audit::AuditRecord;
 pub use backup::BackupRecord;
@@ -31,3 +32,4 @@ pub use stanza::{
     Branch, Database, HistoryRecord, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer,
 };
 pub use token::{Redeemed, Redemption, TokenId, TokenRecord, TokenRole};
+pub use withdrawn::WithdrawnMarks;

@@ -6,20 +6,25 @@
 //! log/                  RocksDB: Raft's log, vote, node identifier, entries to skip; every append is synced
 //! state/CURRENT         the name of the state database in use
 //! state/db-<n>/         RocksDB: the tables
-//! state/snapshot        the newest snapshot: a checkpoint of the state database in one file
+//! state/SNAPSHOT        the name of the newest snapshot, and what openraft knows of it
+//! state/snapshot-<n>/   RocksDB: the newest snapshot, a checkpoint of the state database
 //! ```
 
 mod chain;
 mod entry_id;
 mod files;
 mod folder;
+mod kept;
 mod ledger;
 mod log;
 mod pack;
 mod skipped;
 mod state;
 mod state_db;
+mod stream;
 
+#[cfg(test)]
+mod costs;
 #[cfg(test)]
 mod tests;
 
@@ -29,3 +34,4 @@ pub use folder::Folder;
 pub use log::LogStore;
 pub use state::StateStore;
 pub use state_db::StateDb;
+pub use stream::SnapshotStream;

@@ -19,7 +19,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("not a snapshot: {what}"))
 }
 
-/// Writes all files of `folder` (which has no subfolders) to `to` and syncs it.
+/// Writes all files of `folder` (which has no subfolders) to `to`. Nothing is synced.
 pub(super) fn pack(folder: &Path, header: &[u8], to: &File) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(BUFFER, to);
     writer.write_all(MAGIC)?;
@@ -38,8 +38,7 @@ pub(super) fn pack(folder: &Path, header: &[u8], to: &File) -> io::Result<()> {
     writer.write_all(&0_u16.to_le_bytes())?;
     let count = u32::try_from(names.len()).map_err(|_| invalid("too many files"))?;
     writer.write_all(&count.to_le_bytes())?;
-    writer.flush()?;
-    to.sync_all()
+    writer.flush()
 }
 
 fn pack_file(path: &Path, name: &str, writer: &mut impl Write) -> io::Result<()> {

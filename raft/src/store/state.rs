@@ -16,12 +16,14 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::entry_id::{EntryId, Mark};
-use super::files::{create_folder, io_error, remove_folder, rename, replace_file};
+use super::files::{create_folder, io_error, remove_folder, replace_file};
 use super::folder::Folder;
+use super::kept::{Kept, Meta, POINTER, link_database};
 use super::log::storage_error;
 use super::pack;
 use super::skipped;
 use super::state_db::{RaftState, StateDb};
+use super::stream::SnapshotStream;
 use crate::apply::{Base, Txn, Writes};
 use crate::consensus::{Outcomes, TypeConfig};
 use crate::error::CatalogError;
@@ -30,16 +32,14 @@ use crate::model::Levels;
 use crate::options::CatalogOptions;
 use crate::table::Table;
 
-type Meta = SnapshotMeta<u64, BasicNode>;
-
 /// The tables and their snapshots. Clones share them.
 #[derive(Debug, Clone)]
 pub struct StateStore {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     catalog: Folder,
     folder: PathBuf,
     options: CatalogOptions,
@@ -54,6 +54,8 @@ struct Inner {
     newer_level: OnceLock<u32>,
     /// Held while a snapshot is made or put in place.
     snapshots: Mutex<()>,
+    /// The snapshot that is kept.
+    kept: RwLock<Option<Arc<Kept>>>,
 }
 
 impl StateStore {
@@ -89,7 +91,8 @@ impl StateStore {
         };
         refuse_newer_level(&db, options)?;
         replace_file(&folder.join("CURRENT"), name.as_bytes())?;
-        remove_all_but(&folder, &name)?;
+        let kept = Kept::find(&folder)?;
+        remove_all_but(&folder, &name, kept.as_ref().and_then(Kept::name))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 catalog: catalog.clone(),
@@ -101,6 +104,7 @@ impl StateStore {
                 newer_level: OnceLock::new(),
                 current: RwLock::new(Arc::new(db)),
                 snapshots: Mutex::new(()),
+                kept: RwLock::new(kept.map(Arc::new)),
             }),
         })
     }
@@ -190,9 +194,7 @@ impl StateStore {
     /// Copies the tables into the folder of another catalog, durably.
     pub(crate) fn copy_to(&self, to: &Folder) -> Result<(), CatalogError> {
         let folder = to.state();
-        let (name, path) = next_database(&folder)?;
-        // A checkpoint makes its folder itself.
-        remove_folder(&path)?;
+        let (name, path) = next_database(&folder);
         self.current().checkpoint(&path)?;
         replace_file(&folder.join("CURRENT"), name.as_bytes())
     }
@@ -277,17 +279,21 @@ fn rebuild(
         why: why.to_owned(),
         missing,
     };
-    let (name, path) = next_database(&folder)?;
-    let snapshot = folder.join("snapshot");
+    let unreadable = |error: CatalogError| {
+        let why = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        lost(format!(
+            "its snapshot cannot be read: {error}{}",
+            why.unwrap_or_default()
+        ))
+    };
+    let (name, path) = next_database(&folder);
+    let kept = Kept::find(&folder).map_err(unreadable)?;
     let mut from = "the log alone".to_owned();
-    if snapshot.exists() {
-        let file = open(&snapshot)?;
-        let header =
-            pack::unpack(&file, &path).map_err(|error| lost(format!("its snapshot cannot be read: {error}")))?;
-        let meta = parse_meta(&snapshot, &header)?;
+    if let Some(Kept { meta, folder, .. }) = &kept {
         if meta.last_log_id < purged {
             return Err(lost("its snapshot is older than its log begins".to_owned()));
         }
+        link_database(folder, &path).map_err(unreadable)?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         from = format!("the snapshot of entry {index} and the log");
     } else if purged.is_some() {
@@ -295,9 +301,19 @@ fn rebuild(
             "it has no snapshot, and its log does not go back to the beginning".to_owned(),
         ));
     }
-    let db = StateDb::open(catalog, &path, options)?;
-    if let Some(loss) = db.find_loss()? {
-        return Err(lost(format!("its snapshot is damaged: {loss}")));
+    let db = match StateDb::open(catalog, &path, options) {
+        Err(CatalogError::Database { source, .. }) if is_damage(&source) => {
+            return Err(lost(format!("its snapshot is damaged: {source}")));
+        }
+        opened => opened?,
+    };
+    // The snapshot's tables are the same files as those that were damaged, as far as they are older.
+    let damage = match db.find_damage() {
+        Some(damage) => Some(damage),
+        None => db.find_loss()?,
+    };
+    if let Some(damage) = damage {
+        return Err(lost(format!("its snapshot is damaged: {damage}")));
     }
     tracing::error!(
         why,
@@ -319,29 +335,27 @@ fn refuse_newer_level<B: Base>(base: &B, options: &CatalogOptions) -> Result<(),
     Ok(())
 }
 
-/// A folder for one more database.
-fn next_database(folder: &Path) -> Result<(String, PathBuf), CatalogError> {
+/// A folder for one more database, which does not exist yet.
+fn next_database(folder: &Path) -> (String, PathBuf) {
     let mut number = 1_u64;
     loop {
         let name = format!("db-{number}");
         let path = folder.join(&name);
         if !path.exists() {
-            create_folder(&path)?;
-            return Ok((name, path));
+            return (name, path);
         }
         number += 1;
     }
 }
 
-fn remove_all_but(folder: &Path, current: &str) -> Result<(), CatalogError> {
+fn remove_all_but(folder: &Path, current: &str, snapshot: Option<&str>) -> Result<(), CatalogError> {
     let entries = fs::read_dir(folder).map_err(io_error("reading folder", folder))?;
     for entry in entries {
         let entry = entry.map_err(io_error("reading folder", folder))?;
         let name = entry.file_name();
         let path = entry.path();
-        let is_kept = ["CURRENT", "snapshot", current]
-            .iter()
-            .any(|kept| name.to_str() == Some(*kept));
+        let kept = [Some("CURRENT"), Some(POINTER), Some(current), snapshot];
+        let is_kept = kept.into_iter().flatten().any(|kept| name.to_str() == Some(kept));
         if is_kept {
             continue;
         }
@@ -424,11 +438,8 @@ impl Inner {
         skips.contains(entry)
     }
 
-    fn snapshot_path(&self) -> PathBuf {
-        self.folder.join("snapshot")
-    }
-
-    fn build_snapshot(&self) -> Result<(Meta, File), CatalogError> {
+    /// The log may be purged up to what is in it, so it is durable when this returns.
+    fn build_snapshot(&self) -> Result<Arc<Kept>, CatalogError> {
         let _alone = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let checkpoint = self.folder.join("checkpoint.tmp");
         remove_folder(&checkpoint)?;
@@ -436,23 +447,23 @@ impl Inner {
         // Commands go on being applied: only the copy knows up to where it goes.
         let copied = StateDb::open_read_only(&self.catalog, &checkpoint, &self.options)?.raft_state()?;
         let meta = snapshot_meta(&copied);
-        let temporary = self.folder.join("snapshot.tmp");
-        write_snapshot(&checkpoint, &meta, &temporary)?;
-        rename(&temporary, &self.snapshot_path())?;
-        remove_folder(&checkpoint)?;
-        let file = open(&self.snapshot_path())?;
-        Ok((meta, file))
+        let kept = Kept::put(&self.folder, &checkpoint, meta)?;
+        Ok(self.keep(kept))
     }
 
-    fn current_snapshot(&self) -> Result<Option<(Meta, File)>, CatalogError> {
-        let path = self.snapshot_path();
-        if !path.exists() {
-            return Ok(None);
+    /// The snapshot before is removed when nobody reads it any more.
+    fn keep(&self, kept: Kept) -> Arc<Kept> {
+        let kept = Arc::new(kept);
+        let mut current = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = current.replace(kept.clone()) {
+            old.retire();
         }
-        let mut file = open(&path)?;
-        let header = pack::read_header(&mut file).map_err(io_error("reading", &path))?;
-        file.seek(SeekFrom::Start(0)).map_err(io_error("reading", &path))?;
-        Ok(Some((parse_meta(&path, &header)?, file)))
+        kept
+    }
+
+    pub(super) fn current_snapshot(&self) -> Option<Arc<Kept>> {
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        kept.clone()
     }
 
     /// A file for a snapshot that is being received. It has no name: a crash leaves nothing behind.
@@ -469,18 +480,17 @@ impl Inner {
         Ok(file)
     }
 
-    /// Keeps a copy of a received snapshot and unpacks it into a new database folder.
+    /// Unpacks a received snapshot into a new database folder.
     fn unpack(&self, meta: &Meta, mut received: File) -> Result<(PathBuf, String), CatalogError> {
-        let temporary = self.folder.join("received.tmp");
-        let failed = || io_error("receiving", &temporary);
-        received.seek(SeekFrom::Start(0)).map_err(failed())?;
-        let mut copy = File::create(&temporary).map_err(failed())?;
-        std::io::copy(&mut received, &mut copy).map_err(failed())?;
-        copy.sync_all().map_err(failed())?;
-        let copy = open(&temporary)?;
-        let (name, folder) = next_database(&self.folder)?;
-        let header = pack::unpack(&copy, &folder).map_err(io_error("unpacking", &temporary))?;
-        if &parse_meta(&temporary, &header)? != meta {
+        let (name, folder) = next_database(&self.folder);
+        create_folder(&folder)?;
+        received
+            .seek(SeekFrom::Start(0))
+            .map_err(io_error("receiving", &folder))?;
+        let header = pack::unpack(&received, &folder).map_err(io_error("unpacking", &folder))?;
+        let found: Meta =
+            serde_json::from_slice(&header).map_err(|error| io_error("unpacking", &folder)(error.into()))?;
+        if &found != meta {
             return Err(CatalogError::Stopped(
                 "a received snapshot is not the one that was announced".to_owned(),
             ));
@@ -490,12 +500,17 @@ impl Inner {
 
     fn install(&self, meta: &Meta, received: File) -> Result<(), CatalogError> {
         let (folder, name) = self.unpack(meta, received)?;
+        // Before the database is opened, which changes its smaller files.
+        let snapshot = self.folder.join("received.tmp");
+        remove_folder(&snapshot)?;
+        link_database(&folder, &snapshot)?;
         let db = StateDb::open(&self.catalog, &folder, &self.options)?;
-        self.switch(meta, db, &name)
+        self.switch(meta, db, &name, &snapshot)
     }
 
-    /// Puts an unpacked database in the place of the current one. Views of the old one stay readable.
-    fn switch(&self, meta: &Meta, db: StateDb, name: &str) -> Result<(), CatalogError> {
+    /// Puts an unpacked database in the place of the current one, and its copy in the place of the snapshot. Views of
+    /// the old one stay readable.
+    fn switch(&self, meta: &Meta, db: StateDb, name: &str, snapshot: &Path) -> Result<(), CatalogError> {
         let _alone = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let state = db.raft_state()?;
         if state.last_applied != meta.last_log_id || state.membership != meta.last_membership {
@@ -506,7 +521,7 @@ impl Inner {
         refuse_newer_level(&db, &self.options)?;
         // In this order: a state that is newer than the snapshot is usual, an older one would be a gap.
         replace_file(&self.folder.join("CURRENT"), name.as_bytes())?;
-        rename(&self.folder.join("received.tmp"), &self.snapshot_path())?;
+        self.keep(Kept::put(&self.folder, snapshot, meta.clone())?);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, Arc::new(db));
         old.retire();
@@ -516,10 +531,6 @@ impl Inner {
         self.applied.send_replace(state.mark());
         Ok(())
     }
-}
-
-fn open(path: &Path) -> Result<File, CatalogError> {
-    File::open(path).map_err(io_error("opening", path))
 }
 
 fn snapshot_meta(state: &RaftState) -> Meta {
@@ -534,20 +545,10 @@ fn snapshot_meta(state: &RaftState) -> Meta {
     }
 }
 
-fn write_snapshot(checkpoint: &Path, meta: &Meta, to: &Path) -> Result<(), CatalogError> {
-    let header = serde_json::to_vec(meta).map_err(|error| io_error("writing", to)(error.into()))?;
-    let file = File::create(to).map_err(io_error("creating", to))?;
-    pack::pack(checkpoint, &header, &file).map_err(io_error("writing", to))
-}
-
-fn parse_meta(path: &Path, header: &[u8]) -> Result<Meta, CatalogError> {
-    serde_json::from_slice(header).map_err(|error| io_error("parsing", path)(error.into()))
-}
-
-fn as_snapshot((meta, file): (Meta, File)) -> Snapshot<TypeConfig> {
+fn as_snapshot(kept: Arc<Kept>) -> Snapshot<TypeConfig> {
     Snapshot {
-        meta,
-        snapshot: Box::new(tokio::fs::File::from_std(file)),
+        meta: kept.meta.clone(),
+        snapshot: Box::new(SnapshotStream::of(kept)),
     }
 }
 
@@ -589,26 +590,24 @@ impl RaftStateMachine<TypeConfig> for StateStore {
         self.clone()
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<tokio::fs::File>, StorageError<u64>> {
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotStream>, StorageError<u64>> {
         let file = self.run(Inner::receiving_file).await;
         self.note_broken(&file);
         let file = file.map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))?;
-        Ok(Box::new(tokio::fs::File::from_std(file)))
+        Ok(Box::new(SnapshotStream::receiving(file)))
     }
 
-    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<tokio::fs::File>) -> Result<(), StorageError<u64>> {
-        let received = snapshot.into_std().await;
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Box<SnapshotStream>) -> Result<(), StorageError<u64>> {
         let meta = meta.clone();
-        let installed = self.run(move |inner| inner.install(&meta, received)).await;
+        let installed = match snapshot.into_file().await {
+            Ok((received, _packed)) => self.run(move |inner| inner.install(&meta, received)).await,
+            Err(error) => Err(io_error("receiving a snapshot in", &self.inner.folder)(error)),
+        };
         self.note_broken(&installed);
         installed.map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Write))
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError<u64>> {
-        let found = self.run(Inner::current_snapshot).await;
-        self.note_broken(&found);
-        found
-            .map(|found| found.map(as_snapshot))
-            .map_err(storage_error(ErrorSubject::Snapshot(None), ErrorVerb::Read))
+        Ok(self.inner.current_snapshot().map(as_snapshot))
     }
 }

@@ -173,6 +173,13 @@ impl StateDb {
         Ok(None)
     }
 
+    /// Reads every row, so that RocksDB compares every block with its checksum; says what it could not read.
+    pub(super) fn find_damage(&self) -> Option<String> {
+        let tables = Table::ALL.into_iter();
+        let failed = tables.filter_map(|table| self.scan(table, &[], &[]).find_map(Result::err));
+        failed.map(|error| error.to_string()).next()
+    }
+
     /// Writes a transaction and how far it goes, as one. Not synced: the log is, and entries are applied again.
     pub(crate) fn write(&self, writes: &Writes, raft: &RaftState) -> Result<(), CatalogError> {
         let mut batch = WriteBatch::default();

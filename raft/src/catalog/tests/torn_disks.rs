@@ -38,6 +38,13 @@ fn state_database(catalog: &Path) -> PathBuf {
     catalog.join("state").join(name.trim())
 }
 
+/// The folder of the newest snapshot.
+fn snapshot(catalog: &Path) -> PathBuf {
+    let pointer = fs::read(catalog.join("state/SNAPSHOT")).unwrap();
+    let pointer: serde_json::Value = serde_json::from_slice(&pointer).unwrap();
+    catalog.join("state").join(pointer["folder"].as_str().unwrap())
+}
+
 async fn write(catalog: &Catalog, round: u64, count: u64) -> BTreeSet<String> {
     let mut written = BTreeSet::new();
     for number in 0..count {
@@ -103,7 +110,7 @@ async fn a_state_that_cannot_be_made_anew_is_not_served() {
     let dir = mesh.dir(1);
     let database = state_database(&dir);
     cut(&manifest(&database), 30);
-    cut(&dir.join("state/snapshot"), 50);
+    cut(&manifest(&snapshot(&dir)), 30);
     let before: BTreeSet<_> = fs::read_dir(&database)
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
@@ -116,6 +123,33 @@ async fn a_state_that_cannot_be_made_anew_is_not_served() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert!(before.iter().any(|name| after.contains(name)));
+}
+
+/// Tables and snapshot share their files: what is damaged in both is not taken for a snapshot that is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_not_made_anew_from_a_snapshot_with_a_damaged_table() {
+    let mut mesh = Mesh::new(1, options()).await;
+    for round in 0..4 {
+        write(&mesh.nodes[0], round, 20).await;
+    }
+    let node = mesh.nodes[0].clone();
+    wait_until("purged", || node.status().purged.is_some()).await;
+    drop(node);
+    mesh.kill(1).await;
+    mesh.wait_until_closed(1).await;
+    let dir = mesh.dir(1);
+    cut(&manifest(&state_database(&dir)), 30);
+    for entry in fs::read_dir(snapshot(&dir)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            let mut bytes = fs::read(&path).unwrap();
+            // In the first block: the index and the footer, which opening reads, are whole.
+            bytes[8] ^= 0x40;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+    let opened = Catalog::open(&dir, mesh.options.clone()).await;
+    assert!(matches!(opened, Err(CatalogError::LostState { .. })), "{opened:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,186 @@
+//! The snapshot that a node keeps: a checkpoint of the tables in a folder of its own, and a file that names it.
+//!
+//! ```text
+//! state/SNAPSHOT      JSON: the folder's name, and what openraft knows of the snapshot; replaced as a whole
+//! state/snapshot-<N>  RocksDB files; tables (*.sst) are hard links, the rest are copies
+//! ```
+//! RocksDB never changes a table file, so a checkpoint costs what was written since the last one, whatever the size of
+//! the catalog. It is packed into one file only for a peer that needs it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use openraft::{BasicNode, SnapshotMeta};
+use serde::{Deserialize, Serialize};
+
+use super::files::{io_error, remove_folder, rename, replace_file, sync_folder};
+use super::pack;
+use crate::error::CatalogError;
+
+pub(super) type Meta = SnapshotMeta<u64, BasicNode>;
+
+/// Names the snapshot.
+pub(super) const POINTER: &str = "SNAPSHOT";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Pointer {
+    folder: String,
+    meta: Meta,
+}
+
+/// A snapshot. Whoever reads it keeps its folder, also when another one has taken its place.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) meta: Meta,
+    pub(super) folder: PathBuf,
+    is_retired: AtomicBool,
+    packed: Mutex<Weak<Packed>>,
+}
+
+/// A packed snapshot, which is there as long as somebody reads it.
+#[derive(Debug)]
+pub(super) struct Packed {
+    path: PathBuf,
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(%error, "a packed snapshot stays until the next start");
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.is_retired.load(Ordering::Acquire)
+            && let Err(error) = remove_folder(&self.folder)
+        {
+            tracing::warn!(%error, "a replaced snapshot stays until the next start");
+        }
+    }
+}
+
+impl Kept {
+    fn new(meta: Meta, folder: PathBuf) -> Self {
+        Self {
+            meta,
+            folder,
+            is_retired: AtomicBool::new(false),
+            packed: Mutex::default(),
+        }
+    }
+
+    /// The snapshot that the pointer in the state's folder names, if there is one.
+    ///
+    /// # Errors
+    /// Errors of the disk; the pointer is not understood.
+    pub(super) fn find(state: &Path) -> Result<Option<Self>, CatalogError> {
+        let path = state.join(POINTER);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io_error("reading", &path)(error)),
+        };
+        let pointer: Pointer =
+            serde_json::from_slice(&text).map_err(|error| io_error("parsing", &path)(error.into()))?;
+        let folder = state.join(pointer.folder);
+        if !folder.is_dir() {
+            tracing::error!(folder = %folder.display(), "the catalog's snapshot is missing; another one is made");
+            return Ok(None);
+        }
+        Ok(Some(Self::new(pointer.meta, folder)))
+    }
+
+    /// Makes the RocksDB files in `made` the snapshot: syncs them, gives the folder its name, and replaces the pointer.
+    /// A crash at any point leaves the snapshot before or this one.
+    ///
+    /// # Errors
+    /// Errors of the disk.
+    pub(super) fn put(state: &Path, made: &Path, meta: Meta) -> Result<Self, CatalogError> {
+        for file in files(made)? {
+            let path = made.join(file);
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.map_err(io_error("syncing", &path))?;
+        }
+        sync_folder(made)?;
+        let (name, folder) = free_name(state);
+        rename(made, &folder)?;
+        let pointer = Pointer {
+            folder: name,
+            meta: meta.clone(),
+        };
+        let path = state.join(POINTER);
+        let text = serde_json::to_vec(&pointer).map_err(|error| io_error("writing", &path)(error.into()))?;
+        replace_file(&path, &text)?;
+        Ok(Self::new(meta, folder))
+    }
+
+    /// The name of the folder.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.folder.file_name().and_then(|name| name.to_str())
+    }
+
+    /// Another one has taken its place: its folder goes when nobody reads it any more.
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+    }
+
+    /// The snapshot in one file. It is packed when the first one asks, and removed when the last one is done.
+    ///
+    /// # Errors
+    /// Errors of the disk.
+    pub(super) fn packed(&self) -> std::io::Result<(Arc<Packed>, File)> {
+        let mut known = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(packed) = known.upgrade() {
+            let file = File::open(&packed.path)?;
+            return Ok((packed, file));
+        }
+        let packed = Arc::new(Packed {
+            path: self.folder.with_extension("packed"),
+        });
+        let header = serde_json::to_vec(&self.meta)?;
+        pack::pack(&self.folder, &header, &File::create(&packed.path)?)?;
+        let file = File::open(&packed.path)?;
+        *known = Arc::downgrade(&packed);
+        Ok((packed, file))
+    }
+}
+
+/// Copies the files of a database that nobody has open into a folder that does not exist yet, tables as hard links.
+/// Nothing is synced.
+///
+/// # Errors
+/// Errors of the disk.
+pub(super) fn link_database(from: &Path, to: &Path) -> Result<(), CatalogError> {
+    fs::create_dir(to).map_err(io_error("creating folder", to))?;
+    for name in files(from)? {
+        let (source, target) = (from.join(&name), to.join(&name));
+        let is_table = source.extension().is_some_and(|extension| extension == "sst");
+        if !is_table || fs::hard_link(&source, &target).is_err() {
+            fs::copy(&source, &target).map_err(io_error("copying", &source))?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the files in a folder.
+fn files(folder: &Path) -> Result<Vec<std::ffi::OsString>, CatalogError> {
+    fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect())
+        .map_err(io_error("reading folder", folder))
+}
+
+fn free_name(state: &Path) -> (String, PathBuf) {
+    let mut number = 1_u64;
+    loop {
+        let name = format!("snapshot-{number}");
+        let path = state.join(&name);
+        if !path.exists() {
+            return (name, path);
+        }
+        number += 1;
+    }
+}
