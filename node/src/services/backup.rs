@@ -24,6 +24,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// So many looks at all chunks of a backup start the time anew in which its commit must succeed.
+const LOOKS: u32 = 16;
+
 /// Condemned chunks that one command takes back.
 const REPRIEVED_AT_ONCE: usize = 512;
 /// How often a chunk is written again when the catalog moved under it.
@@ -182,6 +185,7 @@ impl Node {
         let (payload, root) = opened_root(payload, self.suite()).await?;
         check_root(&root, &commit.stanza, &commit.label)?;
         let mut patience = Patience::begin();
+        let mut looks = 0_u32;
         let mut before: Option<Whole> = None;
         // Between the last look and the command lies nothing else: a manifest that was written is not written again.
         let mut written = None;
@@ -198,7 +202,8 @@ impl Node {
                 Again::TakeBack(whole, chunks) => {
                     self.reprieve(actor, session, chunks).await?;
                     before = Some(whole);
-                    patience.wait_shortly(kept_moving).await?;
+                    // Ever later: some may not be there to be taken back.
+                    patience.wait(None, kept_moving).await?;
                     continue;
                 }
                 Again::Anew => match self.check_chunks(&view, &root, session, ack).await? {
@@ -213,7 +218,14 @@ impl Node {
                         patience.wait(Some(thin), || too_thin(thin, ack)).await?;
                         continue;
                     }
-                    Checked::Whole(whole) => whole,
+                    Checked::Whole(whole) => {
+                        // However long the look took: what comes now is short. Not for ever.
+                        looks += 1;
+                        if looks <= LOOKS {
+                            patience = Patience::begin();
+                        }
+                        whole
+                    }
                 },
             };
             let object = ObjectRef::Manifest {

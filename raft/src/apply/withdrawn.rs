@@ -43,8 +43,15 @@ pub(super) fn note<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[(Digest, usize
 
 /// A row has at least one digest: so many rows go, at most, as digests have come.
 fn drop_oldest<B: Base>(step: &mut Step<'_, '_, B>, marks: &mut WithdrawnMarks) -> Result<(), ReadError> {
+    if marks.digests <= limits::WITHDRAWN {
+        return Ok(());
+    }
+    // In one scan, behind those that are gone.
+    let from = key::index(LogIndex(marks.dropped.0.saturating_add(1)));
+    let mut gone = Vec::new();
+    let mut rows = step.txn.scan(Table::Withdrawn, &from, &[]);
     while marks.digests > limits::WITHDRAWN {
-        let Some((row, bytes)) = step.txn.scan(Table::Withdrawn, &[], &[]).next().transpose()? else {
+        let Some((row, bytes)) = rows.next().transpose()? else {
             marks.digests = 0;
             break;
         };
@@ -53,6 +60,10 @@ fn drop_oldest<B: Base>(step: &mut Step<'_, '_, B>, marks: &mut WithdrawnMarks) 
         if let Some(dropped) = key::KeyReader::new(&row).index() {
             marks.dropped = dropped;
         }
+        gone.push(row);
+    }
+    drop(rows);
+    for row in gone {
         step.txn.delete(Table::Withdrawn, row);
     }
     Ok(())

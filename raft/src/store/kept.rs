@@ -8,6 +8,7 @@
 //! the catalog. It is packed into one file only for a peer that needs it.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -39,17 +40,18 @@ pub(super) struct Kept {
     packed: Mutex<Weak<Packed>>,
 }
 
-/// A packed snapshot, which is there as long as somebody reads it.
+/// A packed snapshot: a file without a name, which is there as long as somebody reads it.
 #[derive(Debug)]
 pub(super) struct Packed {
-    path: PathBuf,
+    file: File,
+    /// Its folder's name is given to no other snapshot meanwhile.
+    _kept: Arc<Kept>,
 }
 
-impl Drop for Packed {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(%error, "a packed snapshot stays until the next start");
-        }
+impl Packed {
+    /// The file once more, with a position of its own.
+    fn open(&self) -> std::io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 }
 
@@ -94,18 +96,26 @@ impl Kept {
         Ok(Some(Self::new(pointer.meta, folder)))
     }
 
+    /// Makes the files in a folder durable.
+    ///
+    /// # Errors
+    /// Errors of the disk.
+    pub(super) fn sync(made: &Path) -> Result<(), CatalogError> {
+        for file in files(made)? {
+            let path = made.join(file);
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.map_err(io_error("syncing", &path))?;
+        }
+        sync_folder(made)
+    }
+
     /// Makes the RocksDB files in `made` the snapshot: syncs them, gives the folder its name, and replaces the pointer.
     /// A crash at any point leaves the snapshot before or this one.
     ///
     /// # Errors
     /// Errors of the disk.
     pub(super) fn put(state: &Path, made: &Path, meta: Meta) -> Result<Self, CatalogError> {
-        for file in files(made)? {
-            let path = made.join(file);
-            let synced = File::open(&path).and_then(|file| file.sync_all());
-            synced.map_err(io_error("syncing", &path))?;
-        }
-        sync_folder(made)?;
+        Self::sync(made)?;
         let (name, folder) = free_name(state);
         rename(made, &folder)?;
         let pointer = Pointer {
@@ -128,22 +138,31 @@ impl Kept {
         self.is_retired.store(true, Ordering::Release);
     }
 
-    /// The snapshot in one file. It is packed when the first one asks, and removed when the last one is done.
+    /// The snapshot in one file. It is packed when the first one asks, and gone when the last one is done.
     ///
     /// # Errors
     /// Errors of the disk.
-    pub(super) fn packed(&self) -> std::io::Result<(Arc<Packed>, File)> {
+    pub(super) fn packed(self: &Arc<Self>) -> std::io::Result<(Arc<Packed>, File)> {
         let mut known = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(packed) = known.upgrade() {
-            let file = File::open(&packed.path)?;
+            let file = packed.open()?;
             return Ok((packed, file));
         }
-        let packed = Arc::new(Packed {
-            path: self.folder.with_extension("packed"),
-        });
+        let path = self.folder.with_extension("packed");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        // Nobody else can open it, and a crash leaves nothing.
+        fs::remove_file(&path)?;
         let header = serde_json::to_vec(&self.meta)?;
-        pack::pack(&self.folder, &header, &File::create(&packed.path)?)?;
-        let file = File::open(&packed.path)?;
+        pack::pack(&self.folder, &header, &file)?;
+        let packed = Arc::new(Packed {
+            file,
+            _kept: self.clone(),
+        });
+        let file = packed.open()?;
         *known = Arc::downgrade(&packed);
         Ok((packed, file))
     }

@@ -519,6 +519,8 @@ impl Inner {
             ));
         }
         refuse_newer_level(&db, &self.options)?;
+        // Before anything is named: what may fail or take long.
+        Kept::sync(snapshot)?;
         // In this order: a state that is newer than the snapshot is usual, an older one would be a gap.
         replace_file(&self.folder.join("CURRENT"), name.as_bytes())?;
         self.keep(Kept::put(&self.folder, snapshot, meta.clone())?);

@@ -5,11 +5,15 @@ use std::io::{self, SeekFrom};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncSeek, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::kept::{Kept, Packed};
+
+/// How soon packing is tried again.
+const PACK_AGAIN: Duration = Duration::from_secs(10);
 
 /// A snapshot in one file: one that is being received, or the one that this node keeps, which is packed when its first
 /// byte or its length is asked for.
@@ -23,9 +27,26 @@ pub struct SnapshotStream {
 #[derive(Debug)]
 enum State {
     Kept(Arc<Kept>),
-    Packing(JoinHandle<io::Result<(Arc<Packed>, File)>>),
+    /// Ends with the stream.
+    Packing(JoinSet<(Arc<Packed>, File)>),
     /// The file, and what keeps it from being removed.
     File(tokio::fs::File, Option<Arc<Packed>>),
+}
+
+/// Packs a snapshot. openraft takes an error of whoever reads it for one of the node's own state, and ends: a disk that
+/// is full must not cost the mesh its leader, so it is tried again until nobody waits for it any more.
+async fn pack(kept: Arc<Kept>) -> (Arc<Packed>, File) {
+    loop {
+        let packing = kept.clone();
+        match tokio::task::spawn_blocking(move || packing.packed()).await {
+            Ok(Ok(packed)) => return packed,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the snapshot cannot be packed for a node that needs it; it is tried again");
+            }
+            Err(error) => tracing::error!(%error, "the snapshot cannot be packed; it is tried again"),
+        }
+        tokio::time::sleep(PACK_AGAIN).await;
+    }
 }
 
 impl SnapshotStream {
@@ -57,11 +78,14 @@ impl SnapshotStream {
 
     fn poll_file(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Pin<&mut tokio::fs::File>>> {
         if let State::Kept(kept) = &self.state {
-            let kept = kept.clone();
-            self.state = State::Packing(tokio::task::spawn_blocking(move || kept.packed()));
+            let mut packing = JoinSet::new();
+            packing.spawn(pack(kept.clone()));
+            self.state = State::Packing(packing);
         }
         if let State::Packing(packing) = &mut self.state {
-            let (packed, file) = ready!(Pin::new(packing).poll(context)).map_err(io::Error::other)??;
+            let packed = ready!(packing.poll_join_next(context));
+            let packed = packed.ok_or_else(|| io::Error::other("a snapshot is not packed"))?;
+            let (packed, file) = packed.map_err(io::Error::other)?;
             self.state = State::File(tokio::fs::File::from_std(file), Some(packed));
         }
         let State::File(file, _) = &mut self.state else {
