@@ -66,8 +66,15 @@ async fn a_change_of_the_voters_can_be_brought_to_its_end_wherever_it_was_interr
         assert!(voters == three || voters == all, "step {step}: {voters:?}");
         note(&now, format!("step {step}")).await;
         mesh.lan.heal();
+        let began = std::time::Instant::now();
         wait_until("it follows", || {
-            leader.status().next_voters.is_none() && notes(&leader).contains(&format!("step {step}"))
+            let follows = leader.status().next_voters.is_none() && notes(&leader).contains(&format!("step {step}"));
+            if !follows && began.elapsed() > Duration::from_secs(25) {
+                println!("step {step}: {:?}", leader.status());
+                let others = mesh.nodes.iter().map(Catalog::status);
+                others.for_each(|status| println!("{status:?}"));
+            }
+            follows
         })
         .await;
     }
