@@ -12,6 +12,9 @@ use tokio::time::{sleep, timeout};
 use crate::Catalog;
 use crate::peers::{MESSAGE_LIMIT, PeerError, PeerMessage, PeerReply, PeerRequest, Peers};
 
+/// How long a connection lives on which nothing comes back.
+const CONNECTION_LOST: Duration = Duration::from_secs(2);
+
 /// All catalogs of a mesh in one process.
 #[derive(Default)]
 pub(super) struct Lan {
@@ -69,6 +72,12 @@ impl Lan {
         cut.contains(&a) || cut.contains(&b)
     }
 
+    /// As on a wire: nothing comes back, and after a while the connection is given up, whatever the message's own limit.
+    async fn silence(&self, unreachable: &impl Fn(&str) -> PeerError) -> PeerError {
+        sleep(CONNECTION_LOST).await;
+        unreachable("the connection was lost")
+    }
+
     /// The node that lies at an address, whoever is meant: the address is the number of the first node there.
     fn at(&self, address: &str, node_id: u64) -> Option<Catalog> {
         let nodes = self.nodes.lock().unwrap();
@@ -108,8 +117,7 @@ impl Peers for Port {
                     sleep(delay).await;
                 }
                 if lan.is_cut(from, node_id) {
-                    // As on a wire: nothing comes back.
-                    std::future::pending::<()>().await;
+                    return Err(lan.silence(&unreachable).await);
                 }
                 let peer = lan
                     .at(&address, node_id)
@@ -125,7 +133,7 @@ impl Peers for Port {
                     sleep(delay).await;
                 }
                 if lan.is_cut(from, node_id) {
-                    std::future::pending::<()>().await;
+                    return Err(lan.silence(&unreachable).await);
                 }
                 Ok(wire::decode(&wire::encode(&reply), MESSAGE_LIMIT).unwrap())
             };
