@@ -54,32 +54,12 @@ impl Node {
     pub(crate) async fn look_at_anchors(&self, slot: &Slot, repository: &Repository) -> Result<(), StoreError> {
         let began = Awake::now();
         let marks = repository.marks().await?;
-        let mut furthest: Option<Ahead> = None;
-        for mark in marks
-            .iter()
-            .rev()
-            .filter(|mark| !slot.has_read(**mark))
-            .take(READ_AT_MOST)
-        {
-            let (written, anchor) = match repository.read_mark(*mark).await {
-                Ok(read) => read,
-                // Deleted since, or damaged.
-                Err(error @ (StoreError::NotFound { .. } | StoreError::Damaged { .. })) => {
-                    tracing::debug!(repo = %slot.key, error = %chain(&error), "a mark is passed over");
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if !is_plausible(anchor) {
-                tracing::warn!(repo = %slot.key, ?anchor, "a mark says what cannot be, and is passed over");
-                continue;
-            }
-            if furthest.is_none_or(|furthest| place(furthest.anchor) < place(anchor))
-                && self.is_ahead(anchor).unwrap_or(true)
-            {
-                furthest = Some(Ahead { anchor, written });
-            }
-        }
+        let unread = marks.iter().rev().filter(|mark| !slot.has_read(**mark));
+        let read = read_anchors(repository, unread).await?;
+        let ahead = read
+            .into_iter()
+            .filter(|ahead| self.is_ahead(ahead.anchor).unwrap_or(true));
+        let furthest = ahead.max_by_key(|ahead| place(ahead.anchor));
         if let Some(ahead) = furthest {
             slot.set_ahead(ahead);
         }
@@ -307,6 +287,32 @@ impl Node {
             .await?;
         Ok(())
     }
+}
+
+/// What some marks of a repository say. Those that are gone, damaged, or say what cannot be, are passed over.
+async fn read_anchors(
+    repository: &Repository,
+    marks: impl Iterator<Item = &Mark> + Send,
+) -> Result<Vec<Ahead>, StoreError> {
+    let mut read = Vec::new();
+    for mark in marks.take(READ_AT_MOST) {
+        match repository.read_mark(*mark).await {
+            Ok((written, anchor)) if is_plausible(anchor) => read.push(Ahead { anchor, written }),
+            Ok((_, anchor)) => tracing::warn!(?anchor, "a mark says what cannot be, and is passed over"),
+            Err(error @ (StoreError::NotFound { .. } | StoreError::Damaged { .. })) => {
+                tracing::debug!(error = %chain(&error), "a mark is passed over");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+/// The highest of both, one by one.
+pub(crate) fn raise(highest: &mut Anchor, by: Anchor) {
+    highest.era = highest.era.max(by.era);
+    highest.floor = highest.floor.max(by.floor);
+    highest.position = highest.position.max(by.position);
 }
 
 /// Whether a catalog can have come so far.
@@ -538,18 +544,10 @@ impl ShownMarks {
             furthest: None,
             newest: None,
         };
-        for mark in this.there.iter().rev().take(READ_AT_MOST) {
-            let (written, anchor) = match repository.read_mark(*mark).await {
-                Ok((_, anchor)) if !is_plausible(anchor) => continue,
-                Ok(read) => read,
-                Err(StoreError::NotFound { .. } | StoreError::Damaged { .. }) => continue,
-                Err(error) => return Err(error),
-            };
+        let read = read_anchors(repository, this.there.iter().rev()).await?;
+        for Ahead { anchor, written } in read {
             this.newest = this.newest.max(Some(written));
-            let highest = &mut this.highest;
-            highest.era = highest.era.max(anchor.era);
-            highest.floor = highest.floor.max(anchor.floor);
-            highest.position = highest.position.max(anchor.position);
+            raise(&mut this.highest, anchor);
             if this.furthest.is_none_or(|(known, _)| place(known) < place(anchor)) {
                 this.furthest = Some((anchor, written));
             }

@@ -14,7 +14,7 @@ use crate::anew::finish;
 use crate::failure::chain;
 use crate::init::{lock_directory, node_names};
 use crate::mesh_file::MeshFile;
-use crate::past::{ShownMarks, anchor_of, floor_of_era, random_branch};
+use crate::past::{ShownMarks, anchor_of, floor_of_era, raise, random_branch};
 use crate::settings::{Layout, NodeSettings};
 use crate::{Failure, code, now_unix};
 use pgmesh_raft::{
@@ -297,10 +297,7 @@ impl Repositories {
             let looked = tokio::time::timeout(4 * settings.io_timeout, looked).await;
             match looked.unwrap_or_else(|_| Err("it does not answer".to_owned())) {
                 Ok((repository, shown)) => {
-                    let all = &mut this.highest;
-                    all.era = all.era.max(shown.highest.era);
-                    all.floor = all.floor.max(shown.highest.floor);
-                    all.position = all.position.max(shown.highest.position);
+                    raise(&mut this.highest, shown.highest);
                     this.opened.insert(repo, (repository, shown));
                 }
                 Err(why) => this.unread.push((repo.get(), why)),

@@ -80,13 +80,9 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
     for AdoptedFile { file, object, branches } in files {
         let is_unknown = object == ClaimedObject::unknown();
         let key = key::segment(name, db, &file.to_string());
-        if let Some(known) = step.txn.record::<SegmentRecord>(Table::Segments, &key)? {
-            // Known by its name alone, and now there is a good copy.
-            let is_bare = known.object.is_unknown() && !is_unknown;
-            if !is_bare && known.object.digest != object.digest {
-                if is_unknown {
-                    continue;
-                }
+        match step.txn.record::<SegmentRecord>(Table::Segments, &key)? {
+            Some(known) if is_unknown || known.object.digest == object.digest => continue,
+            Some(known) if !known.object.is_unknown() => {
                 return Err(Refusal::Duplicate {
                     stanza: name.clone(),
                     file,
@@ -95,9 +91,8 @@ fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, f
                 }
                 .into());
             }
-            if !is_bare {
-                continue;
-            }
+            // Not known, or by its name alone, and now there is a good copy.
+            Some(_) | None => {}
         }
         if let WalFileName::History(timeline) = file
             && is_current
