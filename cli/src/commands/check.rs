@@ -78,10 +78,7 @@ async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut
 
 /// What waits in `pg_wal`, and what the server says of its archiver.
 async fn look_at_archiver(cluster: &OpenCluster) -> Result<Archiver, Failure> {
-    let ready = ready_files(&cluster.pgdata).map_err(|error| {
-        let what = format!("pg1-path {} cannot be read", cluster.pgdata.display());
-        Failure::new(code::RUNTIME, what).because(error.to_string())
-    })?;
+    let ready = ready_files(&cluster.pgdata)?;
     let archiver = Archiver::look(ready, Some(&cluster.client)).await;
     archiver.map_err(|error| database_failure(&error))
 }

@@ -3,6 +3,8 @@
 use super::client::{ArchiverFailure, PgClient, PgClientError};
 use crate::config::Config;
 use crate::output::timestamp;
+use pgmesh_node::failure::chain;
+use pgmesh_node::{Failure, code};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -152,7 +154,15 @@ impl Archiver {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn ready_files(pgdata: &Path) -> std::io::Result<Option<ReadyFiles>> {
+pub fn ready_files(pgdata: &Path) -> Result<Option<ReadyFiles>, Failure> {
+    find_ready(pgdata).map_err(|error| {
+        Failure::new(code::RUNTIME, format!("pg1-path {} cannot be read", pgdata.display()))
+            .because(chain(&error))
+            .remedy("run pgmesh as the user that PostgreSQL runs as, and check pg1-path")
+    })
+}
+
+fn find_ready(pgdata: &Path) -> std::io::Result<Option<ReadyFiles>> {
     let mut ready: Option<ReadyFiles> = None;
     for entry in std::fs::read_dir(pgdata.join("pg_wal/archive_status"))? {
         let entry = entry?;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::CatalogError;
 
@@ -57,4 +57,17 @@ pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<(), CatalogErr
 pub(super) fn rename(from: &Path, to: &Path) -> Result<(), CatalogError> {
     fs::rename(from, to).map_err(io_error("renaming", from))?;
     sync_folder(to.parent().unwrap_or(Path::new(".")))
+}
+
+/// The first of `<prefix>-1`, `<prefix>-2`, … that does not exist in a folder: its name, and its path.
+pub(super) fn free_name(folder: &Path, prefix: &str) -> (String, PathBuf) {
+    let mut number = 1_u64;
+    loop {
+        let name = format!("{prefix}-{number}");
+        let path = folder.join(&name);
+        if !path.exists() {
+            return (name, path);
+        }
+        number += 1;
+    }
 }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use openraft::{BasicNode, SnapshotMeta};
 use serde::{Deserialize, Serialize};
 
-use super::files::{io_error, remove_folder, rename, replace_file, sync_folder};
+use super::files::{free_name, io_error, remove_folder, rename, replace_file, sync_folder};
 use super::pack;
 use crate::error::CatalogError;
 
@@ -116,7 +116,7 @@ impl Kept {
     /// Errors of the disk.
     pub(super) fn put(state: &Path, made: &Path, meta: Meta) -> Result<Self, CatalogError> {
         Self::sync(made)?;
-        let (name, folder) = free_name(state);
+        let (name, folder) = free_name(state, "snapshot");
         rename(made, &folder)?;
         let pointer = Pointer {
             folder: name,
@@ -190,16 +190,4 @@ fn files(folder: &Path) -> Result<Vec<std::ffi::OsString>, CatalogError> {
     fs::read_dir(folder)
         .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect())
         .map_err(io_error("reading folder", folder))
-}
-
-fn free_name(state: &Path) -> (String, PathBuf) {
-    let mut number = 1_u64;
-    loop {
-        let name = format!("snapshot-{number}");
-        let path = state.join(&name);
-        if !path.exists() {
-            return (name, path);
-        }
-        number += 1;
-    }
 }

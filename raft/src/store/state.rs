@@ -16,7 +16,7 @@ use openraft::{
 use tokio::sync::watch;
 
 use super::entry_id::{EntryId, Mark};
-use super::files::{create_folder, io_error, remove_folder, replace_file};
+use super::files::{create_folder, free_name, io_error, remove_folder, replace_file};
 use super::folder::Folder;
 use super::kept::{Kept, Meta, POINTER, link_database};
 use super::log::storage_error;
@@ -194,7 +194,7 @@ impl StateStore {
     /// Copies the tables into the folder of another catalog, durably.
     pub(crate) fn copy_to(&self, to: &Folder) -> Result<(), CatalogError> {
         let folder = to.state();
-        let (name, path) = next_database(&folder);
+        let (name, path) = free_name(&folder, "db");
         self.current().checkpoint(&path)?;
         replace_file(&folder.join("CURRENT"), name.as_bytes())
     }
@@ -286,7 +286,7 @@ fn rebuild(
             why.unwrap_or_default()
         ))
     };
-    let (name, path) = next_database(&folder);
+    let (name, path) = free_name(&folder, "db");
     let kept = Kept::find(&folder).map_err(unreadable)?;
     let mut from = "the log alone".to_owned();
     if let Some(Kept { meta, folder, .. }) = &kept {
@@ -333,19 +333,6 @@ fn refuse_newer_level<B: Base>(base: &B, options: &CatalogOptions) -> Result<(),
         });
     }
     Ok(())
-}
-
-/// A folder for one more database, which does not exist yet.
-fn next_database(folder: &Path) -> (String, PathBuf) {
-    let mut number = 1_u64;
-    loop {
-        let name = format!("db-{number}");
-        let path = folder.join(&name);
-        if !path.exists() {
-            return (name, path);
-        }
-        number += 1;
-    }
 }
 
 fn remove_all_but(folder: &Path, current: &str, snapshot: Option<&str>) -> Result<(), CatalogError> {
@@ -482,7 +469,7 @@ impl Inner {
 
     /// Unpacks a received snapshot into a new database folder.
     fn unpack(&self, meta: &Meta, mut received: File) -> Result<(PathBuf, String), CatalogError> {
-        let (name, folder) = next_database(&self.folder);
+        let (name, folder) = free_name(&self.folder, "db");
         create_folder(&folder)?;
         received
             .seek(SeekFrom::Start(0))

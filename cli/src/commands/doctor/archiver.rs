@@ -3,7 +3,6 @@
 use super::check::{Check, OTHER};
 use crate::config::Config;
 use crate::pg::{Archiver, ArchiverState, PgAddress, archiver_remedy, check_archiving, open_here, ready_files};
-use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code, now_unix};
 
 /// What was seen of one cluster.
@@ -51,11 +50,7 @@ async fn look_at(config: &Config) -> Option<ClusterArchiver> {
     }
     let ready = match ready_files(pgdata) {
         Ok(ready) => ready,
-        Err(error) => {
-            let what = format!("pg1-path {} cannot be read", pgdata.display());
-            let failure = Failure::new(code::RUNTIME, what)
-                .because(chain(&error))
-                .remedy("run the doctor as the user that PostgreSQL runs as, and check pg1-path");
+        Err(failure) => {
             return Some(ClusterArchiver {
                 stanza: stanza.to_owned(),
                 archiver: Err(failure),
