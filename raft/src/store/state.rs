@@ -26,7 +26,7 @@ use super::state_db::{RaftState, StateDb};
 use super::stream::SnapshotStream;
 use crate::apply::{Base, Txn, Writes};
 use crate::consensus::{Outcomes, TypeConfig};
-use crate::error::CatalogError;
+use crate::error::{CatalogError, ReadError};
 use crate::key;
 use crate::model::Levels;
 use crate::options::CatalogOptions;
@@ -236,24 +236,40 @@ fn loss(
     opened: Result<StateDb, CatalogError>,
     purged: Option<LogId<u64>>,
 ) -> Result<Result<StateDb, String>, CatalogError> {
-    let db = match opened {
-        Ok(db) => db,
-        Err(CatalogError::Database { source, .. }) if is_damage(&source) => return Ok(Err(source.to_string())),
-        Err(error) => return Err(error),
-    };
-    if let Some(loss) = db.find_loss()? {
-        return Ok(Err(loss));
+    let looked_at = opened.and_then(|db| {
+        let mut lost = db.find_loss()?;
+        let applied = db.raft_state()?.last_applied;
+        if lost.is_none() && applied < purged {
+            lost = Some(format!(
+                "it goes up to entry {}, and the log begins after entry {}",
+                entry(applied),
+                entry(purged)
+            ));
+        }
+        Ok((db, lost))
+    });
+    match looked_at {
+        Ok((_, Some(lost))) => Ok(Err(lost)),
+        Ok((db, None)) => Ok(Ok(db)),
+        Err(error) => damage(error).map(Err),
     }
-    let applied = db.raft_state()?.last_applied;
-    if applied < purged {
-        let entry = |id: Option<LogId<u64>>| id.map_or_else(|| "none".to_owned(), |id| id.index.to_string());
-        return Ok(Err(format!(
-            "it goes up to entry {}, and the log begins after entry {}",
-            entry(applied),
-            entry(purged)
-        )));
+}
+
+/// An entry's position, for a message.
+fn entry(id: Option<LogId<u64>>) -> String {
+    id.map_or_else(|| "none".to_owned(), |id| id.index.to_string())
+}
+
+/// The damage that a database was found to have; an error where it may be well and is out of reach.
+fn damage(error: CatalogError) -> Result<String, CatalogError> {
+    match error {
+        CatalogError::Database { source, .. } | CatalogError::Read(ReadError::Database { source, .. })
+            if is_damage(&source) =>
+        {
+            Ok(source.to_string())
+        }
+        error => Err(error),
     }
-    Ok(Ok(db))
 }
 
 /// Whether a database cannot be opened because its files are damaged or missing, rather than out of reach.
@@ -301,20 +317,25 @@ fn rebuild(
             "it has no snapshot, and its log does not go back to the beginning".to_owned(),
         ));
     }
-    let db = match StateDb::open(catalog, &path, options) {
-        Err(CatalogError::Database { source, .. }) if is_damage(&source) => {
-            return Err(lost(format!("its snapshot is damaged: {source}")));
+    let expected = kept.and_then(|kept| kept.meta.last_log_id);
+    let looked_at = StateDb::open(catalog, &path, options).and_then(|db| {
+        // The snapshot's tables are the same files as those that were damaged, as far as they are older.
+        let mut damage = db.find_damage();
+        if damage.is_none() {
+            damage = db.find_loss()?;
         }
-        opened => opened?,
+        // A list of files that was torn can be that of an older state, or of an empty one.
+        let found = db.raft_state()?.last_applied;
+        if damage.is_none() && found != expected {
+            damage = Some(format!("it goes up to entry {}, not {}", entry(found), entry(expected)));
+        }
+        Ok((db, damage))
+    });
+    let db = match looked_at {
+        Ok((db, None)) => db,
+        Ok((_, Some(damage))) => return Err(lost(format!("its snapshot is damaged: {damage}"))),
+        Err(error) => return Err(lost(format!("its snapshot is damaged: {}", damage(error)?))),
     };
-    // The snapshot's tables are the same files as those that were damaged, as far as they are older.
-    let damage = match db.find_damage() {
-        Some(damage) => Some(damage),
-        None => db.find_loss()?,
-    };
-    if let Some(damage) = damage {
-        return Err(lost(format!("its snapshot is damaged: {damage}")));
-    }
     tracing::error!(
         why,
         from,

@@ -125,6 +125,39 @@ async fn a_state_that_cannot_be_made_anew_is_not_served() {
     assert!(before.iter().any(|name| after.contains(name)));
 }
 
+/// A disk that has put an older list of files in the place of the snapshot's: the database opens without an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_is_not_made_anew_from_an_older_snapshot_under_the_name_of_the_newest() {
+    let mut mesh = Mesh::new(1, options()).await;
+    let (dir, node) = (mesh.dir(1), mesh.nodes[0].clone());
+    write(&node, 0, 20).await;
+    node.begin_snapshot().await.unwrap();
+    wait_until("a snapshot", || dir.join("state/SNAPSHOT").exists()).await;
+    let older = dir.join("older");
+    fs::create_dir(&older).unwrap();
+    for entry in fs::read_dir(snapshot(&dir)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), older.join(entry.file_name())).unwrap();
+    }
+    let first = node.status().snapshot;
+    for round in 1..4 {
+        write(&node, round, 20).await;
+    }
+    wait_until("purged", || {
+        node.status().snapshot > first && node.status().purged.is_some()
+    })
+    .await;
+    drop(node);
+    mesh.kill(1).await;
+    mesh.wait_until_closed(1).await;
+    cut(&manifest(&state_database(&dir)), 30);
+    let newest = snapshot(&dir);
+    fs::remove_dir_all(&newest).unwrap();
+    fs::rename(&older, &newest).unwrap();
+    let opened = Catalog::open(&dir, mesh.options.clone()).await;
+    assert!(matches!(opened, Err(CatalogError::LostState { .. })), "{opened:?}");
+}
+
 /// Tables and snapshot share their files: what is damaged in both is not taken for a snapshot that is whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_is_not_made_anew_from_a_snapshot_with_a_damaged_table() {
