@@ -376,7 +376,10 @@ fn the_archive_answers_honestly() {
     let mut site = site;
     site.node.kill();
     // With no node to ask it cannot be known: above 125, so that PostgreSQL stops instead of ending recovery.
-    let asked = site.host.get(&forge.name(9), &fetched);
+    let fetched = fetched.display().to_string();
+    let asked = site
+        .host
+        .run(&["--archive-timeout=5", "archive-get", &forge.name(9), &fetched]);
     assert!(asked.code().is_some_and(|code| code > 125), "{asked}");
 }
 

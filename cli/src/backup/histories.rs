@@ -329,12 +329,10 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Thousands of histories: `PROPTEST_CASES` has more or fewer.
+/// Histories of a run: hundreds, and `PGMESH_TIMES` times as many where it is set (`make test-all`).
 fn cases() -> u32 {
-    let asked = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok());
-    asked.unwrap_or(1000)
+    let times = std::env::var("PGMESH_TIMES").ok().and_then(|times| times.parse().ok());
+    300 * times.unwrap_or(1)
 }
 
 proptest! {

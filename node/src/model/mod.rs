@@ -24,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 use world::World;
 
 /// How many histories a test run goes through.
-const HISTORIES: u64 = 10_000;
+const HISTORIES: u64 = 3000;
 /// Steps of one history.
 const STEPS: u32 = 260;
 /// Actors at work at once.
@@ -112,11 +112,17 @@ impl History {
     }
 }
 
+/// Histories of a run; `PGMESH_TIMES` times as many where it is set (`make test-all`).
+fn histories() -> u64 {
+    let times = std::env::var("PGMESH_TIMES").ok().and_then(|times| times.parse().ok());
+    HISTORIES * times.unwrap_or(1)
+}
+
 /// Runs the histories of seeds from `next` on until there are enough; the first seed that failed, if one did.
 fn run_histories(next: &AtomicU64, failed: &AtomicU64) {
     loop {
         let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed > HISTORIES || failed.load(Ordering::Relaxed) != 0 {
+        if seed > histories() || failed.load(Ordering::Relaxed) != 0 {
             return;
         }
         if catch_unwind(AssertUnwindSafe(|| History::new(seed, false).run())).is_err() {

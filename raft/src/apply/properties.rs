@@ -648,8 +648,14 @@ fn replay(log: &[Proposal], cuts: &[usize]) -> (MemoryBase, Vec<Result<Reply, Re
     (base, outcomes)
 }
 
+/// Histories of a run: hundreds, and `PGMESH_TIMES` times as many where it is set (`make test-all`).
+fn cases() -> u32 {
+    let times = std::env::var("PGMESH_TIMES").ok().and_then(|times| times.parse().ok());
+    600 * times.unwrap_or(1)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_mesh_keeps_its_promises(
