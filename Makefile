@@ -72,10 +72,10 @@ test-e2e: ## end-to-end tests only; FILTER='test(pitr)' chooses among them
 	$(stage) build cargo build --quiet --locked --workspace --bins
 	$(stage) end-to-end env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast --profile e2e $(if $(FILTER),-E '$(FILTER)')
 
-bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes; INCR=1: incremental backups of 5 GB
+bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes; INCR=1: incremental backups of 5 GB; SCALE=1: what a large mesh costs
 	@.ci/setup build bench
-	@.ci/env cargo build --quiet --locked --release --workspace --bins
-	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" $(if $(INCR),--incr)'
+	@.ci/env cargo build --quiet --locked --release --workspace --bins $(if $(SCALE),--examples)
+	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/release/bench" $(if $(INCR),--incr) $(if $(SCALE),--scale)'
 
 fuzz: ## any bytes as WAL and as stored change maps; RUNS=100000000 for longer
 	@.ci/setup build fuzz

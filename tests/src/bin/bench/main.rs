@@ -3,7 +3,8 @@
 //!
 //! Each round sets both up anew, with empty repositories, and takes turns in who begins. `BENCH_MIB` is the size of the data
 //! (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (16), `BENCH_WORKERS` the numbers of workers
-//! (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups instead (`incremental.rs`).
+//! (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups instead (`incremental.rs`),
+//! `make bench SCALE=1` measures what a large mesh would cost (`scale.rs`).
 #![allow(clippy::expect_used, reason = "a panic is how a benchmark fails")]
 
 mod contestant;
@@ -11,6 +12,7 @@ mod incremental;
 mod measure;
 mod pgbackrest;
 mod pgmesh;
+mod scale;
 mod table;
 
 use std::fs;
@@ -42,6 +44,9 @@ fn setting(name: &str, default: &str) -> Vec<u32> {
 
 fn main() {
     let number = |name, default| setting(name, default).into_iter().next().unwrap_or_default();
+    if std::env::args().any(|argument| argument == "--scale") {
+        return scale::run();
+    }
     let scratch = Scratch::new("bench");
     if std::env::args().any(|argument| argument == "--incr") {
         incremental::run(&scratch);
