@@ -11,68 +11,146 @@ use pgmesh_transport::{Peer, Role};
 /// the whole mesh, or destroys, is an administrator's. A node asks others for their part of what it was asked itself,
 /// after it has looked at who asked.
 pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
-    let allowed = match (peer, request) {
-        (Peer::Joining, Request::Join(_)) => true,
-        (Peer::Joining, _) => false,
-        (Peer::Member(_), Request::Hello) => true,
-        (Peer::Member(member), request) => match &member.role {
-            Role::Admin => !matches!(request, Request::Join(_)) && !between_nodes(request),
-            Role::Client { stanzas } => client_may(stanzas, request),
-            Role::Node => node_may(request),
+    let rights = rights(request);
+    let allowed = match peer {
+        Peer::Joining => matches!(request, Request::Join(_)),
+        Peer::Member(member) => match &member.role {
+            Role::Admin => rights.administrator,
+            Role::Client { stanzas } => rights.client.allows(stanzas),
+            Role::Node => rights.node,
         },
     };
     if allowed { Ok(()) } else { Err(refusal(peer, request)) }
 }
 
-/// What only nodes say to each other.
-fn between_nodes(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::Raft(_)
-            | Request::Announce(_)
-            | Request::Authority
-            | Request::NodeStatus
-            | Request::BeginAnew(_)
-            | Request::Vouch(_)
-            | Request::MayLeave { .. }
-            | Request::StoreObject(_)
-            | Request::ReadObject(_)
-            | Request::DeleteObject(_)
-            | Request::CollectGarbage
-    )
+/// Which members a request is served to.
+struct Rights<'r> {
+    client: Clients<'r>,
+    administrator: bool,
+    node: bool,
 }
 
-fn node_may(request: &Request) -> bool {
-    between_nodes(request)
-        || matches!(
-            request,
-            Request::Hello
-                | Request::Verify(_)
-                | Request::ListRepository(_)
-                | Request::ReadRepository(_)
-                | Request::ReplaceRepository { .. }
-        )
+/// Which clients a request is served to.
+enum Clients<'r> {
+    None,
+    All,
+    /// Those of this stanza.
+    Of(&'r StanzaName),
+    /// Those of a stanza whose folder in a repository is this one, or above it.
+    Below(&'r str),
 }
 
-fn client_may(stanzas: &[StanzaName], request: &Request) -> bool {
-    let own = |stanza: &StanzaName| stanzas.contains(stanza);
-    let below_own = |path: &str| {
-        stanzas.iter().any(|stanza| {
-            let root = format!("stanza/{stanza}");
-            // A path is the stanza's folder or below it; ".." never appears in an object's path.
-            !path.contains("..") && (path == root || path.starts_with(&format!("{root}/")))
-        })
+impl Clients<'_> {
+    fn allows(&self, stanzas: &[StanzaName]) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Of(stanza) => stanzas.contains(stanza),
+            // ".." never appears in an object's path.
+            Self::Below(path) => {
+                !path.contains("..")
+                    && stanzas.iter().any(|stanza| {
+                        let rest = path.strip_prefix(&format!("stanza/{stanza}"));
+                        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                    })
+            }
+        }
+    }
+}
+
+/// The rights to a request. There is no arm for all others: whoever adds a request says here who may send it.
+fn rights(request: &Request) -> Rights<'_> {
+    let of_client = |client| Rights {
+        client,
+        administrator: true,
+        node: false,
+    };
+    let of_administrator = of_client(Clients::None);
+    let of_node = Rights {
+        client: Clients::None,
+        administrator: false,
+        node: true,
     };
     match request {
-        // The answer to a renewal is for the name and the stanzas that the client has.
-        Request::Hello | Request::Renew(_) => true,
-        Request::DeleteStanza { .. } | Request::ForgetWal(_) | Request::Invite(_) | Request::Join(_) => false,
+        Request::Hello => Rights {
+            node: true,
+            ..of_client(Clients::All)
+        },
+        // The answer is for the name and the stanzas that the client has.
+        Request::Renew(_) => of_client(Clients::All),
         // The answer is cut down to the client's stanzas where none is named.
-        Request::Info(r) => r.stanza.as_ref().is_none_or(own),
-        Request::ListRepository(r) => below_own(&r.path),
-        Request::ReadRepository(r) => below_own(&r.path),
-        other => other.stanza().is_some_and(own),
+        Request::Info(r) => of_client(r.stanza.as_ref().map_or(Clients::All, Clients::Of)),
+        Request::PushSegment(_)
+        | Request::GetSegment(_)
+        | Request::ChangeMaps(_)
+        | Request::BeginBackup(_)
+        | Request::QueryChunks(_)
+        | Request::PutChunk(_)
+        | Request::CommitBackup(_)
+        | Request::BeginRestore(_)
+        | Request::ResumeSession(_)
+        | Request::KeepSession { .. }
+        | Request::EndSession { .. }
+        | Request::GetManifest(_)
+        | Request::GetChunk(_)
+        | Request::GetPieces(_)
+        | Request::ChoosePrior(_)
+        | Request::ChooseBackup(_)
+        | Request::ArchiveStatus(_)
+        | Request::CreateStanza(_)
+        | Request::UpgradeStanza(_)
+        | Request::AdoptStanza { .. }
+        | Request::SetStopped(_)
+        | Request::Annotate(_) => of_client(of_stanza(request)),
+        Request::Verify(_) => Rights {
+            node: true,
+            ..of_client(of_stanza(request))
+        },
+        Request::ListRepository(r) => Rights {
+            node: true,
+            ..of_client(Clients::Below(&r.path))
+        },
+        Request::ReadRepository(r) => Rights {
+            node: true,
+            ..of_client(Clients::Below(&r.path))
+        },
+        Request::TerminateSession { .. }
+        | Request::AcceptLoss { .. }
+        | Request::ForgetWal(_)
+        | Request::DeleteStanza { .. }
+        | Request::Invite(_)
+        | Request::UpdateRepository { .. }
+        | Request::RemoveRepository { .. }
+        | Request::ListNodes
+        | Request::ChangeNode { .. }
+        | Request::Status
+        | Request::SyncRepository { .. } => of_administrator,
+        Request::ReplaceRepository { .. } => Rights {
+            node: true,
+            ..of_administrator
+        },
+        Request::Raft(_)
+        | Request::Announce(_)
+        | Request::Authority
+        | Request::NodeStatus
+        | Request::BeginAnew(_)
+        | Request::Vouch(_)
+        | Request::MayLeave { .. }
+        | Request::StoreObject(_)
+        | Request::ReadObject(_)
+        | Request::DeleteObject(_)
+        | Request::CollectGarbage => of_node,
+        // A member has a certificate already.
+        Request::Join(_) => Rights {
+            administrator: false,
+            ..of_administrator
+        },
     }
+}
+
+/// The clients of the stanza that a request is about; none where it names none.
+fn of_stanza(request: &Request) -> Clients<'_> {
+    request.stanza().map_or(Clients::None, Clients::Of)
 }
 
 fn refusal(peer: &Peer, request: &Request) -> Failure {

@@ -5,7 +5,11 @@
 //!
 //! Each WAL file has a change map. All numbers are of the whole mesh, and are divided evenly among the stanzas. Prints one
 //! line of JSON: for each kind of command how many were proposed and how many bytes they have in the log.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a panic is how a measuring program fails")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a panic is how a measuring program fails"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +18,7 @@ use std::time::Instant;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_raft::command::{Cluster, ClaimedObject, CommitBackup, NewChunk, PushSegment};
+use pgmesh_raft::command::{ClaimedObject, Cluster, CommitBackup, NewChunk, PushSegment};
 use pgmesh_raft::{
     BackupRecord, Catalog, CatalogOptions, Claim, Command, LogIndex, NodeName, Replica, Reply, Server, SessionId,
     SessionKind, StoredObject,
@@ -281,5 +285,8 @@ async fn main() {
             .map(|(kind, (count, bytes))| (kind, serde_json::json!({ "count": count, "bytes": bytes })))
             .collect::<BTreeMap<_, _>>()
     );
-    println!("{}", serde_json::json!({ "commands": counts, "seconds": began.elapsed().as_secs_f64() }));
+    println!(
+        "{}",
+        serde_json::json!({ "commands": counts, "seconds": began.elapsed().as_secs_f64() })
+    );
 }

@@ -87,7 +87,11 @@ pub fn run() {
     repair();
     let [tables, log] = costs.of(LARGE);
     println!("\nthe large mesh: {LARGE:?}");
-    println!("catalog of each node: {:.1} GB; its rows were {:.1} GB of log", tables / 1e9, log / 1e9);
+    println!(
+        "catalog of each node: {:.1} GB; its rows were {:.1} GB of log",
+        tables / 1e9,
+        log / 1e9
+    );
 }
 
 fn compare(what: &str, model: f64, measured: f64) {
@@ -103,12 +107,48 @@ fn unit_costs(by: u64) -> Costs {
     let rows = LARGE.divided(by);
     let mut costs = Costs::default();
     // A WAL file and a backup belong to a stanza, a chunk comes with a backup.
-    let one = Rows { stanzas: 1, ..Rows::default() };
+    let one = Rows {
+        stanzas: 1,
+        ..Rows::default()
+    };
     let kinds: [(&str, Rows, u64, &mut [f64; 2]); 4] = [
-        ("stanza", Rows { stanzas: rows.stanzas * 10, ..one }, rows.stanzas * 10, &mut costs.stanza),
-        ("WAL file and change map", Rows { wal_files: rows.wal_files, ..one }, rows.wal_files, &mut costs.wal_file),
-        ("chunk", Rows { chunks: rows.chunks / 4, backups: 1, ..one }, rows.chunks / 4, &mut costs.chunk),
-        ("backup", Rows { backups: rows.backups, ..one }, rows.backups, &mut costs.backup),
+        (
+            "stanza",
+            Rows {
+                stanzas: rows.stanzas * 10,
+                ..one
+            },
+            rows.stanzas * 10,
+            &mut costs.stanza,
+        ),
+        (
+            "WAL file and change map",
+            Rows {
+                wal_files: rows.wal_files,
+                ..one
+            },
+            rows.wal_files,
+            &mut costs.wal_file,
+        ),
+        (
+            "chunk",
+            Rows {
+                chunks: rows.chunks / 4,
+                backups: 1,
+                ..one
+            },
+            rows.chunks / 4,
+            &mut costs.chunk,
+        ),
+        (
+            "backup",
+            Rows {
+                backups: rows.backups,
+                ..one
+            },
+            rows.backups,
+            &mut costs.backup,
+        ),
     ];
     for (name, rows, of, cost) in kinds {
         let (bytes, _) = catalog_of(rows);
@@ -201,8 +241,15 @@ fn serve(mut filled: Site) {
         });
         median(times.collect()).as_millis()
     };
-    println!("info of one stanza: {} ms, {} ms with an empty catalog", info(&filled, "cluster-00001"), info(&empty, "main"));
-    println!("memory of the node at most: {} MiB", filled.node.process().peak_memory() >> 20);
+    println!(
+        "info of one stanza: {} ms, {} ms with an empty catalog",
+        info(&filled, "cluster-00001"),
+        info(&empty, "main")
+    );
+    println!(
+        "memory of the node at most: {} MiB",
+        filled.node.process().peak_memory() >> 20
+    );
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -235,7 +282,10 @@ fn traffic() {
         site.host.push(&file).succeeds();
     }
     let bytes = count(carried() - before) - idle * began.elapsed().as_secs_f64();
-    println!("a push in a mesh of three, without the file: {:.1} kB", bytes / f64::from(FILES) / 1e3);
+    println!(
+        "a push in a mesh of three, without the file: {:.1} kB",
+        bytes / f64::from(FILES) / 1e3
+    );
 }
 
 /// How fast a repository that was lost is filled again.
@@ -251,8 +301,19 @@ fn repair() {
     site.wait_until_settled(LIMIT);
     let took = began.elapsed().as_secs_f64();
     let mut text = String::new();
-    write!(text, "a lost repository: {objects} objects, {:.0} MB in {took:.1} s: ", count(bytes) / 1e6).ok();
-    write!(text, "{:.0} objects/s, {:.0} MB/s", count(objects) / took, count(bytes) / took / 1e6).ok();
+    write!(
+        text,
+        "a lost repository: {objects} objects, {:.0} MB in {took:.1} s: ",
+        count(bytes) / 1e6
+    )
+    .ok();
+    write!(
+        text,
+        "{:.0} objects/s, {:.0} MB/s",
+        count(objects) / took,
+        count(bytes) / took / 1e6
+    )
+    .ok();
     println!("{text}");
     drop(said);
 }
