@@ -230,8 +230,8 @@ pub fn unreadable(entry: &Entry, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::super::feed::ReadyJob;
-    use super::super::manifest::Taken;
-    use super::super::plan::{Job, Jobs};
+    use super::super::manifest::{ManifestBuilder, Taken};
+    use super::super::plan::{JOB_ENTRIES, Job, Jobs};
     use super::*;
     use futures::FutureExt;
     use std::path::Path;
@@ -278,6 +278,53 @@ mod tests {
             "{done} of {total}"
         );
         (std::iter::from_fn(|| pieces_sent.blocking_recv()).collect(), all_taken)
+    }
+
+    /// The entry of a file with one page waits for its fingerprints, whose bundle the empty files behind it never fill.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_entry_holds_those_behind_it_back_for_long() {
+        const AHEAD: usize = 2000;
+        const EMPTY: u64 = 10_000;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("0"), [7; 8192]).unwrap();
+        std::fs::write(directory.path().join("1"), []).unwrap();
+        let mut entries = vec![entry(directory.path(), "0", 8192)];
+        entries.extend((0..EMPTY).map(|_| entry(directory.path(), "1", 0)));
+        let reading = Arc::new(Reading {
+            queue: JobQueue::with(2, AHEAD),
+            suite: SUITE,
+            seed: FingerprintSeed::draw().unwrap(),
+            checks_pages: false,
+            progress: Progress::start("test", 8192),
+            tally: Tally::new(None, Arc::default()),
+        });
+        let (pieces, _pieces_sent) = mpsc::channel(1000);
+        let (taken, mut all_taken) = mpsc::channel(10);
+        let mut builder = ManifestBuilder::new(SUITE, pieces.clone());
+        for _ in 0..2 {
+            let reader = Reader::new(reading.clone(), pieces.clone(), taken.clone());
+            std::thread::spawn(move || reader.run());
+        }
+        drop(taken);
+        let feed = async {
+            let _closing = reading.queue.closing();
+            for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
+                let ready = |entry| Ready { entry, what: What::New };
+                let entries = entries.into_iter().map(ready).collect();
+                reading.queue.put(ReadyJob { number, entries }).await;
+            }
+        };
+        let take = async {
+            while let Some(next) = all_taken.recv().await {
+                let next = next.unwrap();
+                let ahead = next.number - builder.taken();
+                assert!(ahead < (AHEAD + JOB_ENTRIES) as u64, "{ahead} entries wait");
+                builder.take(next).await.unwrap();
+                reading.queue.has_taken(builder.taken());
+            }
+        };
+        tokio::join!(feed, take);
+        assert_eq!(builder.taken(), EMPTY + 1);
     }
 
     /// The content that an entry's extents give.

@@ -201,3 +201,17 @@ fn key(path: &str) -> [u8; 16] {
     key.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
     key
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_has_the_paths_that_were_put_in_and_no_others() {
+        let mut paths = Paths::default();
+        (0..1000).for_each(|number| paths.push(&format!("base/5/{number}")));
+        paths.sort();
+        assert!((0..1000).all(|number| paths.has(&format!("base/5/{number}"))));
+        assert!(!["base/5/1000", "base/5", ""].iter().any(|path| paths.has(path)));
+    }
+}
