@@ -1,11 +1,8 @@
 //! Memory is bounded by configuration, not by what is pushed, backed up or asked for (invariant 11).
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::chown;
 use std::thread;
 
-use pgmesh_tests::{Outcome, Postgres, Site, WalForge, run};
+use pgmesh_tests::{Outcome, Postgres, Site, WalForge, files_below, run};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -99,7 +96,7 @@ fn many_files(name: &str, files: u32) {
         &site.host.run(&["backup", "--type=full", "--start-fast"]).ok(),
     );
     let node = site.node.process().peak_memory();
-    make_files(&site.postgres, files);
+    site.postgres.make_files(files);
     let mut peaks = Vec::new();
     for kind in ["full", "incr"] {
         // The pages are none of PostgreSQL's.
@@ -125,7 +122,7 @@ fn many_files(name: &str, files: u32) {
         );
     }
     assert_below("what the node takes more for them", grown, NODE_LIMIT);
-    let restored = fs::read_dir(database(&target)).expect("the restored directory").count();
+    let restored = files_below(&target.default_database()).len();
     assert!(restored > files as usize, "{restored} files were restored");
 }
 
@@ -142,31 +139,4 @@ fn report(what: &str, outcome: &Outcome) -> u64 {
         peak_memory / MEBIBYTE
     );
     *peak_memory
-}
-
-/// Makes files as a database of many small relations has them: most are empty, and one in fifty has a page. Those lie beside each
-/// other, so that they share chunks.
-fn make_files(postgres: &Postgres, files: u32) {
-    let folder = database(postgres);
-    let owner = fs::metadata(&folder).expect("the database's directory");
-    for number in 0..files {
-        let mut content = Vec::new();
-        if number % 1000 < 20 {
-            content = number.to_le_bytes().repeat(2048);
-        }
-        let path = folder.join((100_000_000 + number).to_string());
-        fs::write(&path, content).expect("writing a file");
-        chown(&path, Some(owner.uid()), Some(owner.gid())).expect("giving a file to the server");
-    }
-    // Else the backup's checkpoint waits for all of them.
-    let folder = File::open(&folder).expect("the database's directory");
-    rustix::fs::syncfs(folder).expect("syncing the files");
-}
-
-/// The directory of the database `postgres`, the only one besides the templates.
-fn database(postgres: &Postgres) -> std::path::PathBuf {
-    let folders = fs::read_dir(postgres.data().join("base")).expect("the directory of databases");
-    let oid = |path: &std::path::PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-    let paths = folders.map(|folder| folder.expect("a database").path());
-    paths.max_by_key(oid).expect("a database")
 }

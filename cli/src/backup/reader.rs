@@ -235,6 +235,7 @@ mod tests {
     use super::*;
     use futures::FutureExt;
     use std::path::Path;
+    use std::time::Duration;
 
     const SUITE: DigestSuite = DigestSuite::Blake3;
 
@@ -323,7 +324,9 @@ mod tests {
                 reading.queue.has_taken(builder.taken());
             }
         };
-        tokio::join!(feed, take);
+        let both = async { tokio::join!(feed, take) };
+        let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+        ended.expect("a reader holds an entry back for ever");
         assert_eq!(builder.taken(), EMPTY + 1);
     }
 
