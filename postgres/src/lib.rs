@@ -55,5 +55,6 @@ pub use wal_header::{WalHeader, WalHeaderError};
 pub use wal_hole::{Descent, WalHole};
 pub use wal_search::WalSearch;
 pub use walk::{
-    ClusterTree, Entry, EntryKind, Exclusions, Link, Skipped, Tablespace, Verdict, WalkError, WalkOptions, walk,
+    ClusterTree, Entries, EntriesIter, Entry, EntryKind, Exclusions, Link, Skipped, Tablespace, Verdict, WalkError,
+    WalkOptions, walk,
 };

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use pgmesh_tests::{Site, WalForge};
+use pgmesh_tests::{Outcome, Postgres, Site, WalForge, files_below, run};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -62,11 +62,81 @@ fn a_backup_and_a_restore_are_small_on_both_sides() {
     assert_below("backup", backup.peak_memory, 400);
     assert_below("the node after a backup", site.node.process().peak_memory(), 400);
     site.postgres.archive_everything();
-    let target = pgmesh_tests::Postgres::empty(&site.scratch, "again");
-    let restore = pgmesh_tests::run(site.host.restore_command(&target, &["--process-max=4"])).ok();
+    let target = Postgres::empty(&site.scratch, "again");
+    let restore = run(site.host.restore_command(&target, &["--process-max=4"])).ok();
     assert_below("restore", restore.peak_memory, 400);
     assert_below("the node after a restore", site.node.process().peak_memory(), 400);
     let verify = site.host.run(&["verify"]).ok();
     assert_below("verify", verify.peak_memory, 400);
     assert_below("the node after verify", site.node.process().peak_memory(), 400);
+}
+
+#[test]
+fn memory_hardly_grows_with_the_number_of_files() {
+    many_files("files", 200_000);
+}
+
+/// `cargo nextest run -E 'test(a_million_files)' --run-ignored=only --no-capture` shows what they take.
+#[test]
+#[ignore = "takes minutes"]
+fn a_million_files_are_backed_up_and_restored_in_little_memory() {
+    many_files("million", 1_000_000);
+}
+
+/// Backs a cluster with so many files up, as a whole and compared with that, and restores it into an empty directory and again.
+fn many_files(name: &str, files: u32) {
+    // A manifest part in each stage and the chunks under way, whatever the number of files.
+    const LIMIT: u64 = 150;
+    // And for each file: its entry in the list that the walk makes, or its place in the set of paths of a restore.
+    const BYTES_A_FILE: u64 = 120;
+    const NODE_LIMIT: u64 = 100;
+    let site = Site::new(name, 1);
+    let small = report(
+        "a full backup of few files",
+        &site.host.run(&["backup", "--type=full", "--start-fast"]).ok(),
+    );
+    let node = site.node.process().peak_memory();
+    site.postgres.make_files(files);
+    let mut peaks = Vec::new();
+    for kind in ["full", "incr"] {
+        // The pages are none of PostgreSQL's.
+        let kind_option = format!("--type={kind}");
+        let backup = site
+            .host
+            .run(&["backup", &kind_option, "--start-fast", "--no-checksum-page"]);
+        peaks.push((kind, report(kind, &backup.ok())));
+    }
+    let grown = site.node.process().peak_memory().saturating_sub(node);
+    site.postgres.archive_everything();
+    let target = Postgres::empty(&site.scratch, "again");
+    for (what, argument) in [("restore", "--process-max=2"), ("restore --delta", "--delta")] {
+        let restore = run(site.host.restore_command(&target, &[argument]));
+        peaks.push((what, report(what, &restore.ok())));
+    }
+    for (what, peak) in peaks {
+        assert_below(what, peak, LIMIT);
+        let bytes = peak.saturating_sub(small) / u64::from(files);
+        assert!(
+            bytes <= BYTES_A_FILE,
+            "{what} took {bytes} bytes a file, more than {BYTES_A_FILE}"
+        );
+    }
+    assert_below("what the node takes more for them", grown, NODE_LIMIT);
+    let restored = files_below(&target.default_database()).len();
+    assert!(restored > files as usize, "{restored} files were restored");
+}
+
+/// The peak of a command, told with the time that it took.
+fn report(what: &str, outcome: &Outcome) -> u64 {
+    let Outcome {
+        peak_memory,
+        cpu,
+        elapsed,
+        ..
+    } = outcome;
+    println!(
+        "{what}: {} MiB, {elapsed:.1?}, {cpu:.1?} of CPU",
+        peak_memory / MEBIBYTE
+    );
+    *peak_memory
 }

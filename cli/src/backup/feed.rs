@@ -6,6 +6,7 @@
 use super::look::Look;
 use super::plan::Job;
 use super::prior::Prior;
+use super::queue::JobQueue;
 use super::take::Context;
 use crate::restore::{Parts, Tables};
 use pgmesh_node::Failure;
@@ -13,7 +14,6 @@ use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
 use pgmesh_storage::{EntryKind, Extent, FileEntry, FingerprintTable, Fingerprints};
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
-use tokio::sync::mpsc;
 
 /// A job, with what is known of its files.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Known {
     }
 }
 
-/// Sends all jobs, until nobody takes them any more. What cannot be learnt of the prior backup is read anew: that costs time
+/// Queues all jobs. What cannot be learnt of the prior backup is read anew: that costs time
 /// and room, and loses nothing.
 ///
 /// # Errors
@@ -73,8 +73,9 @@ pub async fn feed(
     context: &Context,
     jobs: impl Iterator<Item = Job>,
     prior: Option<&Prior>,
-    to: mpsc::Sender<ReadyJob>,
+    queue: &JobQueue,
 ) -> Result<(), Failure> {
+    let _closing = queue.closing();
     let mut past = prior.map(Past::of);
     for Job { number, entries } in jobs {
         let mut ready = Vec::with_capacity(entries.len());
@@ -88,9 +89,7 @@ pub async fn feed(
         if past.is_some() {
             Prior::settle(context, &mut ready).await?;
         }
-        if to.send(ReadyJob { number, entries: ready }).await.is_err() {
-            break;
-        }
+        queue.put(ReadyJob { number, entries: ready }).await;
     }
     Ok(())
 }

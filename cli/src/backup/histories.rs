@@ -4,9 +4,11 @@ use super::delta::pages::{PAGE, page_count};
 use super::feed::{Known, Ready, ReadyJob, What};
 use super::plan::{Jobs, size};
 use super::prior::gather;
+use super::queue::JobQueue;
 use super::reader::{Reader, Reading};
 use super::tally::Tally;
 use crate::progress::Progress;
+use futures::FutureExt;
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
 use pgmesh_storage::{
     Digest, DigestSuite, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FingerprintSeed, FingerprintTable,
@@ -14,7 +16,7 @@ use pgmesh_storage::{
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -138,7 +140,7 @@ impl World {
             std::fs::write(&disk_path, content).unwrap();
             Entry {
                 path: path.clone(),
-                disk_path,
+                root: self.directory.path().into(),
                 kind: WalkedKind::File {
                     size: content.len() as u64,
                 },
@@ -185,24 +187,24 @@ impl World {
         let entries = self.walk();
         let prior = self.backups.len().checked_sub(1 + since % self.backups.len().max(1));
         let prior = prior.filter(|_| !full).map(|at| &self.backups[at]);
-        let (jobs, jobs_taken) = mpsc::channel(1000);
+        let queue = JobQueue::with(1000, 1_000_000);
         let total: u64 = entries.iter().map(size).sum();
-        for job in Jobs::of(entries) {
+        for job in Jobs::of(entries.into_iter().collect()) {
             let ready = job.entries.into_iter().map(|entry| Ready {
                 what: self.what(&entry, prior, by_map),
                 entry,
             });
             let mut entries: Vec<Ready> = ready.collect();
             gather(&mut entries);
-            jobs.blocking_send(ReadyJob {
+            let job = ReadyJob {
                 number: job.number,
                 entries,
-            })
-            .unwrap();
+            };
+            queue.put(job).now_or_never().unwrap();
         }
-        drop(jobs);
+        drop(queue.closing());
         let reading = Arc::new(Reading {
-            jobs: Mutex::new(jobs_taken),
+            queue,
             suite: SUITE,
             seed: self.seed,
             checks_pages: false,

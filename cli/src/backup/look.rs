@@ -86,7 +86,7 @@ mod tests {
     fn entry(path: &str, size: u64, modified: i64) -> Entry {
         Entry {
             path: path.to_owned(),
-            disk_path: path.into(),
+            root: std::path::Path::new("").into(),
             kind: WalkedKind::File { size },
             modified,
             mode: 0o600,

@@ -127,8 +127,8 @@ pub fn file_entry(entry: &Entry, kind: EntryKind) -> FileEntry {
         modified: entry.modified,
         // Not setuid, setgid and sticky: what has no use in a data directory, and gives rights away, is not restored.
         mode: entry.mode & 0o777,
-        user: entry.user.clone(),
-        group: entry.group.clone(),
+        user: entry.user.as_deref().map(str::to_owned),
+        group: entry.group.as_deref().map(str::to_owned),
         fingerprints: None,
     }
 }

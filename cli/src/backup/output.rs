@@ -168,8 +168,8 @@ impl Output {
         self.seal(List::Content)
     }
 
-    /// There are no more files.
-    pub fn end(&mut self) -> Result<(), Halt> {
+    /// Nothing waits any longer for a bundle to be full: there are no more files, or the manifest waits for those that do.
+    pub fn flush(&mut self) -> Result<(), Halt> {
         self.seal(List::Content)?;
         self.seal(List::Base)
     }

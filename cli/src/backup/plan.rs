@@ -2,23 +2,22 @@
 
 use super::bundle::{CHUNK_SIZE, bundled_length};
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{ClusterTree, ControlFile, Entry, EntryKind, Link, Tablespace};
+use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace};
 use std::iter::Peekable;
-use std::vec::IntoIter;
 
 /// No entry joins a job that has so many bytes already. Together with the next limit it bounds how far readers run ahead
 /// of each other, and so what waits for its place in the manifest (invariant 11).
 const JOB_BYTES: u64 = 16 << 20;
 /// The most entries of a job.
-const JOB_ENTRIES: usize = 1024;
+pub const JOB_ENTRIES: usize = 1024;
 /// One file name in so many begins a new job.
 const NAMES_PER_JOB: u32 = 32;
 
 /// What a backup will hold.
 #[derive(Debug)]
 pub struct Plan {
-    /// All entries but `pg_control`, in the order of their paths, a link before what it leads to.
-    pub entries: Vec<Entry>,
+    /// All entries, in the order of their paths, a link before what it leads to. Packed: there may be millions (invariant 11).
+    pub entries: Entries,
     /// `global/pg_control`, to be read last: it must not be older than any other file.
     pub control: Entry,
     /// The sizes of all files, `pg_control` included, in bytes.
@@ -35,12 +34,7 @@ impl Plan {
     /// # Errors
     /// There is no `pg_control`, because it is excluded or vanished (55).
     pub fn of(tree: ClusterTree) -> Result<Self, Failure> {
-        let bytes = tree.entries.iter().map(size).sum();
-        let (mut controls, entries): (Vec<_>, Vec<_>) = tree
-            .entries
-            .into_iter()
-            .partition(|entry| entry.path == ControlFile::PATH && matches!(entry.kind, EntryKind::File { .. }));
-        let control = controls.pop().ok_or_else(|| {
+        let control = tree.entries.iter().find(is_control).ok_or_else(|| {
             Failure::new(
                 code::FILE_MISSING,
                 format!("{} is not among the files to back up", ControlFile::PATH),
@@ -48,13 +42,23 @@ impl Plan {
             .remedy("remove it from the option exclude: no cluster starts without it")
         })?;
         Ok(Self {
-            entries,
             control,
-            bytes,
+            bytes: tree.entries.file_bytes(),
+            entries: tree.entries,
             tablespaces: tree.tablespaces,
             links: tree.links,
         })
     }
+
+    /// How many entries the readers take: all but `pg_control`.
+    pub fn entries_to_read(&self) -> u64 {
+        self.entries.len() as u64 - 1
+    }
+}
+
+/// Whether an entry is the file that is read last. A link of that name is an entry like others.
+fn is_control(entry: &Entry) -> bool {
+    entry.path == ControlFile::PATH && matches!(entry.kind, EntryKind::File { .. })
 }
 
 /// An entry's size in bytes; 0 for what is no file.
@@ -77,15 +81,18 @@ pub struct Job {
 
 /// All jobs, in order.
 pub struct Jobs {
-    entries: Peekable<IntoIter<Entry>>,
+    entries: Peekable<NotControl>,
     next: u64,
 }
 
+type NotControl = std::iter::Filter<EntriesIter<Entries>, fn(&Entry) -> bool>;
+
 impl Jobs {
-    /// Of these entries, in this order.
-    pub fn of(entries: Vec<Entry>) -> Self {
+    /// Of these entries but `pg_control`, in this order.
+    pub fn of(entries: Entries) -> Self {
+        let is_read: fn(&Entry) -> bool = |entry| !is_control(entry);
         Self {
-            entries: entries.into_iter().peekable(),
+            entries: entries.into_iter().filter(is_read).peekable(),
             next: 0,
         }
     }
@@ -153,7 +160,7 @@ mod tests {
     fn entry(path: &str, kind: EntryKind) -> Entry {
         Entry {
             path: path.to_owned(),
-            disk_path: path.into(),
+            root: std::path::Path::new("").into(),
             kind,
             modified: 0,
             mode: 0o600,
@@ -165,7 +172,7 @@ mod tests {
     fn tree(entries: Vec<Entry>) -> ClusterTree {
         ClusterTree {
             root: entry("", EntryKind::Directory),
-            entries,
+            entries: entries.into_iter().collect(),
             tablespaces: vec![],
             links: vec![],
             skipped: vec![],
@@ -189,8 +196,8 @@ mod tests {
         let plan = Plan::of(tree(entries)).unwrap();
         assert_eq!(plan.control.path, "global/pg_control");
         assert_eq!(plan.bytes, 8207);
-        let taken: Vec<_> = jobs(plan.entries)
-            .into_iter()
+        assert_eq!(plan.entries_to_read(), 4);
+        let taken: Vec<_> = Jobs::of(plan.entries)
             .flat_map(|job| (job.number..).zip(job.entries))
             .map(|(number, entry)| (number, entry.path))
             .collect();
@@ -204,7 +211,7 @@ mod tests {
     }
 
     fn jobs(entries: Vec<Entry>) -> Vec<Job> {
-        Jobs::of(entries).collect()
+        Jobs::of(entries.into_iter().collect()).collect()
     }
 
     fn files(directory: &str, names: impl Iterator<Item = u32>) -> Vec<Entry> {

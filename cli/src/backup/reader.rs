@@ -2,11 +2,12 @@
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
 use super::delta::pages::{PAGE, combine, page_count};
-use super::feed::{Ready, ReadyJob, What};
+use super::feed::{Ready, What};
 use super::manifest::file_entry;
 use super::output::Output;
 use super::pages::ShownRanges;
 use super::plan::size;
+use super::queue::{JobQueue, Next, Told};
 use super::source::PageSource;
 use super::tally::Tally;
 use super::uploader::{Halt, Piece};
@@ -18,7 +19,7 @@ use pgmesh_storage::{
 };
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Files larger than this have no fingerprints, because these are held in memory (invariant 11): files of relations are
@@ -28,7 +29,7 @@ const LARGEST_FINGERPRINTED: u64 = 4 << 30;
 /// What all readers of a backup share.
 pub struct Reading {
     /// What is still to be read.
-    pub jobs: Mutex<mpsc::Receiver<ReadyJob>>,
+    pub queue: JobQueue,
     /// How digests are made.
     pub suite: DigestSuite,
     /// What fingerprints are seeded with.
@@ -66,18 +67,19 @@ impl Reader {
     }
 
     fn read_all(&mut self) -> Result<(), Halt> {
-        while let Some(job) = self.next_job() {
-            for (number, ready) in (job.number..).zip(job.entries) {
-                self.take(number, ready)?;
+        let mut told = Told::default();
+        loop {
+            match self.reading.queue.next(&mut told) {
+                Next::Job(job) => {
+                    for (number, ready) in (job.number..).zip(job.entries) {
+                        self.take(number, ready)?;
+                    }
+                    self.output.end_job()?;
+                }
+                Next::Flush => self.output.flush()?,
+                Next::End => return self.output.flush(),
             }
-            self.output.end_job()?;
         }
-        self.output.end()
-    }
-
-    fn next_job(&self) -> Option<ReadyJob> {
-        let mut jobs = self.reading.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.blocking_recv()
     }
 
     fn take(&mut self, number: u64, ready: Ready) -> Result<(), Halt> {
@@ -110,7 +112,7 @@ impl Reader {
         bad: &[BlockRange],
         work: impl FnOnce(&mut Self, PageSource<'_>) -> Result<(), Halt>,
     ) -> Result<(), Halt> {
-        match File::open(&entry.disk_path) {
+        match File::open(entry.disk_path()) {
             Ok(file) => {
                 let source = PageSource::new(&file, entry, self.reading.checks_pages, bad);
                 work(self, source)?;
@@ -217,7 +219,7 @@ pub(super) fn warn_of(entry: &Entry, bad_pages: &[BlockRange]) {
 
 /// A file that must be in the backup and cannot be.
 pub fn unreadable(entry: &Entry, error: &io::Error) -> Failure {
-    let failure = Failure::new(code::RUNTIME, format!("{} cannot be read", entry.disk_path.display())).because(error);
+    let failure = Failure::new(code::RUNTIME, format!("{} cannot be read", entry.disk_path().display())).because(error);
     if error.kind() == ErrorKind::PermissionDenied {
         failure.remedy("let the user that runs pgmesh read it, or exclude it where PostgreSQL does not need it")
     } else {
@@ -227,17 +229,20 @@ pub fn unreadable(entry: &Entry, error: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::manifest::Taken;
-    use super::super::plan::{Job, Jobs};
+    use super::super::feed::ReadyJob;
+    use super::super::manifest::{ManifestBuilder, Taken};
+    use super::super::plan::{JOB_ENTRIES, Job, Jobs};
     use super::*;
+    use futures::FutureExt;
     use std::path::Path;
+    use std::time::Duration;
 
     const SUITE: DigestSuite = DigestSuite::Blake3;
 
     fn entry(directory: &Path, name: &str, size: u64) -> Entry {
         Entry {
             path: name.to_owned(),
-            disk_path: directory.join(name),
+            root: directory.into(),
             kind: WalkedKind::File { size },
             modified: 0,
             mode: 0o600,
@@ -249,15 +254,15 @@ mod tests {
     /// Reads all entries with one reader; the pieces and what became of the entries.
     fn read(entries: Vec<Entry>, checks_pages: bool) -> (Vec<Piece>, Vec<Result<Taken, Failure>>) {
         let progress = Progress::start("test", entries.iter().map(size).sum());
-        let (jobs, jobs_taken) = mpsc::channel(1000);
-        for Job { number, entries } in Jobs::of(entries) {
+        let queue = JobQueue::with(1000, 1_000_000);
+        for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
             let ready = |entry| Ready { entry, what: What::New };
             let entries = entries.into_iter().map(ready).collect();
-            jobs.blocking_send(ReadyJob { number, entries }).unwrap();
+            queue.put(ReadyJob { number, entries }).now_or_never().unwrap();
         }
-        drop(jobs);
+        drop(queue.closing());
         let reading = Arc::new(Reading {
-            jobs: Mutex::new(jobs_taken),
+            queue,
             suite: SUITE,
             seed: FingerprintSeed::draw().unwrap(),
             checks_pages,
@@ -274,6 +279,55 @@ mod tests {
             "{done} of {total}"
         );
         (std::iter::from_fn(|| pieces_sent.blocking_recv()).collect(), all_taken)
+    }
+
+    /// The entry of a file with one page waits for its fingerprints, whose bundle the empty files behind it never fill.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_entry_holds_those_behind_it_back_for_long() {
+        const AHEAD: usize = 2000;
+        const EMPTY: u64 = 10_000;
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("0"), [7; 8192]).unwrap();
+        std::fs::write(directory.path().join("1"), []).unwrap();
+        let mut entries = vec![entry(directory.path(), "0", 8192)];
+        entries.extend((0..EMPTY).map(|_| entry(directory.path(), "1", 0)));
+        let reading = Arc::new(Reading {
+            queue: JobQueue::with(2, AHEAD),
+            suite: SUITE,
+            seed: FingerprintSeed::draw().unwrap(),
+            checks_pages: false,
+            progress: Progress::start("test", 8192),
+            tally: Tally::new(None, Arc::default()),
+        });
+        let (pieces, _pieces_sent) = mpsc::channel(1000);
+        let (taken, mut all_taken) = mpsc::channel(10);
+        let mut builder = ManifestBuilder::new(SUITE, pieces.clone());
+        for _ in 0..2 {
+            let reader = Reader::new(reading.clone(), pieces.clone(), taken.clone());
+            std::thread::spawn(move || reader.run());
+        }
+        drop(taken);
+        let feed = async {
+            let _closing = reading.queue.closing();
+            for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
+                let ready = |entry| Ready { entry, what: What::New };
+                let entries = entries.into_iter().map(ready).collect();
+                reading.queue.put(ReadyJob { number, entries }).await;
+            }
+        };
+        let take = async {
+            while let Some(next) = all_taken.recv().await {
+                let next = next.unwrap();
+                let ahead = next.number - builder.taken();
+                assert!(ahead < (AHEAD + JOB_ENTRIES) as u64, "{ahead} entries wait");
+                builder.take(next).await.unwrap();
+                reading.queue.has_taken(builder.taken());
+            }
+        };
+        let both = async { tokio::join!(feed, take) };
+        let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+        ended.expect("a reader holds an entry back for ever");
+        assert_eq!(builder.taken(), EMPTY + 1);
     }
 
     /// The content that an entry's extents give.

@@ -7,6 +7,7 @@ use super::manifest::{FileList, ManifestBuilder, file_entry};
 use super::plan::{Jobs, Plan};
 use super::prior::{self, Beginning, Prior};
 use super::proof::WalProof;
+use super::queue::JobQueue;
 use super::reader::{Reader, Reading, unreadable};
 use super::settings::BackupSettings;
 use super::standby::Standby;
@@ -24,15 +25,13 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{BackupLabel, ControlFile, Entry, TimelineId, WalkError, WalkOptions, walk};
 use pgmesh_storage::{BackupType, EntryKind, Extent};
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Entries that readers have finished and the manifest has not taken yet.
 const ENTRIES_WAITING: usize = 256;
-/// Jobs that wait for a reader, with the fingerprints that their files had: at most 3 MiB for a file of 1 GiB.
-const JOBS_WAITING: usize = 2;
 /// `pg_control` may be caught in the middle of a write; the server writes it in an instant.
 const CONTROL_ATTEMPTS: u32 = 10;
 const CONTROL_PAUSE: Duration = Duration::from_millis(10);
@@ -231,18 +230,22 @@ async fn read_all(
 ) -> Result<(FileList, BackupEnd, Sums), Halt> {
     let suite = context.begun.suite;
     let mut builder = ManifestBuilder::new(suite, pieces.clone());
-    let total = plan.entries.len() as u64;
+    let total = plan.entries_to_read();
     let progress = Progress::start("backup", plan.bytes).watched(context.mesh.activity().clone());
-    let (jobs, jobs_taken) = mpsc::channel(JOBS_WAITING);
     let reading = Arc::new(Reading {
-        jobs: Mutex::new(jobs_taken),
+        queue: JobQueue::new(context.settings.workers),
         suite,
         seed: beginning.seed,
         checks_pages,
         progress,
         tally: Tally::new(beginning.tested, context.mesh.activity().clone()),
     });
-    let fed = feed(context, Jobs::of(plan.entries), beginning.prior.as_ref(), jobs);
+    let fed = feed(
+        context,
+        Jobs::of(plan.entries),
+        beginning.prior.as_ref(),
+        &reading.queue,
+    );
     let feeding = async { fed.await.map_err(Halt::Failed) };
     let reading_files = read_files(&reading, context.settings.workers, pieces, &mut builder, total);
     // When one fails the other ends: nobody takes jobs any more, or none come.
@@ -289,6 +292,7 @@ async fn read_files(
     drop(taken);
     while let Some(next) = all_taken.recv().await {
         builder.take(next.map_err(Halt::Failed)?).await?;
+        reading.queue.has_taken(builder.taken());
     }
     if builder.taken() == total {
         Ok(())
@@ -303,13 +307,13 @@ async fn read_files(
 async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
     let mut attempt = 1;
     loop {
-        let bytes = tokio::fs::read(&entry.disk_path)
+        let bytes = tokio::fs::read(entry.disk_path())
             .await
             .map_err(|error| unreadable(entry, &error))?;
         match ControlFile::parse(&bytes) {
             Ok(_) => return Ok(bytes),
             Err(error) if attempt >= CONTROL_ATTEMPTS => {
-                let what = format!("{} cannot be backed up", entry.disk_path.display());
+                let what = format!("{} cannot be backed up", entry.disk_path().display());
                 return Err(Failure::new(code::FILE_INVALID, what).because(chain(&error)));
             }
             Err(_) => tokio::time::sleep(CONTROL_PAUSE).await,

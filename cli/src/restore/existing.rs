@@ -33,13 +33,13 @@ pub fn sweep(pgdata: &Arc<Below>, tree: &Tree<'_>) -> Result<u64, Failure> {
     }];
     while let Some(Pending { root, within, path }) = pending.pop() {
         let directory = root.directory(&within)?;
-        for name in directory.names()? {
+        for name in directory.names()?.iter() {
             let text = name.to_str();
             let path = text.map(|name| join(&path, name));
-            let Some(found) = directory.metadata(&name)? else {
+            let Some(found) = directory.metadata(name)? else {
                 continue;
             };
-            match judge(tree, path.as_deref(), &directory, &name, &found)? {
+            match judge(tree, path.as_deref(), &directory, name, &found)? {
                 Verdict::Keep => {}
                 Verdict::Enter => pending.push(Pending {
                     root: Arc::clone(&root),
@@ -51,10 +51,10 @@ pub fn sweep(pgdata: &Arc<Below>, tree: &Tree<'_>) -> Result<u64, Failure> {
                     within: String::new(),
                     path: path.unwrap_or_default(),
                 }),
-                Verdict::Overwrite => make_writable(&directory, &name, &found)?,
+                Verdict::Overwrite => make_writable(&directory, name, &found)?,
                 Verdict::Remove => {
-                    tracing::debug!("removed {}", directory.shown(&name).display());
-                    directory.remove(&name)?;
+                    tracing::debug!("removed {}", directory.shown(name).display());
+                    directory.remove(name)?;
                     removed += 1;
                 }
             }

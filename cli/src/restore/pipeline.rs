@@ -24,6 +24,10 @@ const REQUESTS_PER_WORKER: usize = 4;
 /// Never more than so many: each holds a chunk of 1 MiB, compressed and then plain (invariant 11).
 const MOST_REQUESTS: usize = 32;
 
+/// Parts of the manifest that are planned or not done yet: each is about 15 MiB for 20,000 small files, and may wait for one
+/// chunk that travels slowly (invariant 11).
+const PARTS_OPEN: usize = 3;
+
 /// What the workers share.
 pub struct Pipeline {
     /// Where chunks come from.
@@ -62,15 +66,20 @@ impl Pipeline {
     ) -> Result<(), Failure> {
         let requests = (self.worker_count * REQUESTS_PER_WORKER).min(MOST_REQUESTS);
         let requests = Arc::new(Semaphore::new(requests));
+        let places = Arc::new(Semaphore::new(PARTS_OPEN));
         let mut parts = Parts::of(&self.source, root);
         let mut tables = Tables::of(&self.source);
         let mut tasks: JoinSet<Result<(), Failure>> = JoinSet::new();
-        while let Some(entries) = parts.next().await? {
+        loop {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            reap(&mut tasks)?;
+            let Some(entries) = parts.next().await? else { break };
             if let Some(manifest) = manifest.as_deref_mut() {
                 manifest.add(&entries)?;
             }
             let local = self.compare(&entries, rules, &mut tables).await?;
-            let part = Arc::new(Part::new(plan_part(entries, rules, local)));
+            let part = Arc::new(Part::new(plan_part(entries, rules, local), place));
             self.write_without_chunks(&part).await?;
             for chunk in 0..part.plan.chunks.len() {
                 let permit = Arc::clone(&requests).acquire_owned().await;
@@ -79,9 +88,7 @@ impl Pipeline {
                     let _permit = permit;
                     this.restore_chunk(part, chunk).await
                 });
-                while let Some(done) = tasks.try_join_next() {
-                    done.map_err(|error| abnormal(&error))??;
-                }
+                reap(&mut tasks)?;
             }
         }
         while let Some(done) = tasks.join_next().await {
@@ -200,6 +207,14 @@ impl Pipeline {
         self.progress.advance(kept.unwrap_or(0));
         Ok(kept.is_some())
     }
+}
+
+/// Fails when one of the tasks that have ended has failed.
+fn reap(tasks: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
+    while let Some(done) = tasks.try_join_next() {
+        done.map_err(|error| abnormal(&error))??;
+    }
+    Ok(())
 }
 
 async fn take_compared(

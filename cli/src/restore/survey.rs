@@ -5,7 +5,7 @@ use super::planning::PG_CONTROL;
 use super::source::Source;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{DigestSuite, EntryKind, FileEntry, ManifestRoot, PartReader};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// The parts of a manifest, one after the other.
 pub struct Parts<'a> {
@@ -87,7 +87,7 @@ pub struct Survey {
     /// Small files in which PostgreSQL's configuration may be, by path.
     pub configuration: BTreeMap<String, FileEntry>,
     /// The paths of all files, where asked for.
-    paths: Option<HashSet<[u8; 16]>>,
+    paths: Option<Paths>,
 }
 
 impl Survey {
@@ -97,7 +97,7 @@ impl Survey {
     /// The manifest cannot be read, or is that of no cluster.
     pub async fn take(source: &Source, root: &ManifestRoot, with_paths: bool) -> Result<Self, Failure> {
         let mut survey = Self {
-            paths: with_paths.then(HashSet::new),
+            paths: with_paths.then(Paths::default),
             ..Self::default()
         };
         let (mut has_control, mut has_version) = (false, false);
@@ -113,6 +113,9 @@ impl Survey {
                 has_version |= entry.path == "PG_VERSION";
                 survey.add(entry);
             }
+        }
+        if let Some(paths) = &mut survey.paths {
+            paths.sort();
         }
         if has_control && has_version {
             return Ok(survey);
@@ -150,7 +153,7 @@ impl Survey {
                     self.configuration.insert(entry.path.clone(), entry.clone());
                 }
                 if let Some(paths) = &mut self.paths {
-                    paths.insert(key(&entry.path));
+                    paths.push(&entry.path);
                 }
             }
         }
@@ -158,7 +161,7 @@ impl Survey {
 
     /// Whether the manifest has a file of this path; only of a survey that was taken with paths.
     pub fn has_file(&self, path: &str) -> bool {
-        self.paths.as_ref().is_some_and(|paths| paths.contains(&key(path)))
+        self.paths.as_ref().is_some_and(|paths| paths.has(path))
     }
 }
 
@@ -173,10 +176,42 @@ fn may_be_configuration(path: &str) -> bool {
     !path.split_once('/').is_some_and(|(folder, _)| is_own(folder))
 }
 
-/// A path in 16 bytes, whatever its length.
+/// A set of paths in 16 bytes each, whatever their lengths.
+#[derive(Debug, Default)]
+struct Paths(Vec<[u8; 16]>);
+
+impl Paths {
+    fn push(&mut self, path: &str) {
+        self.0.push(key(path));
+    }
+
+    /// When all are in it, before the first question.
+    fn sort(&mut self) {
+        self.0.sort_unstable();
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.0.binary_search(&key(path)).is_ok()
+    }
+}
+
 fn key(path: &str) -> [u8; 16] {
     let digest = DigestSuite::Blake3.digest(path.as_bytes());
     let mut key = [0; 16];
     key.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_has_the_paths_that_were_put_in_and_no_others() {
+        let mut paths = Paths::default();
+        (0..1000).for_each(|number| paths.push(&format!("base/5/{number}")));
+        paths.sort();
+        assert!((0..1000).all(|number| paths.has(&format!("base/5/{number}"))));
+        assert!(!["base/5/1000", "base/5", ""].iter().any(|path| paths.has(path)));
+    }
 }

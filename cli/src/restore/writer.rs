@@ -19,12 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// A part of the manifest while its files are written.
 pub struct Part {
     /// What is to be done.
     pub plan: PartPlan,
     states: Vec<Mutex<FileState>>,
+    /// So many parts are in memory at once.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// How far a file has come.
@@ -35,8 +38,8 @@ struct FileState {
 }
 
 impl Part {
-    /// Before anything is written.
-    pub fn new(plan: PartPlan) -> Self {
+    /// Before anything is written. `place` is given up when all of it is done.
+    pub fn new(plan: PartPlan, place: Option<OwnedSemaphorePermit>) -> Self {
         let state = |file: &FilePlan| {
             Mutex::new(FileState {
                 missing: file.runs.iter().filter(|run| run.kept.is_none()).count(),
@@ -44,7 +47,11 @@ impl Part {
             })
         };
         let states = plan.files.iter().map(state).collect();
-        Self { plan, states }
+        Self {
+            plan,
+            states,
+            _place: place,
+        }
     }
 }
 

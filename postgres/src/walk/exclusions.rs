@@ -110,19 +110,16 @@ pub(super) fn tablespace_oid(path: &str) -> Option<u32> {
 
 /// Which of a directory's relation files to leave out: those of temporary relations, and all of unlogged relations but their
 /// init forks, from which the server makes them anew. Unlogged relations are recognised by having an init fork.
+#[derive(Default)]
 pub(super) struct RelationExclusions {
     unlogged: HashSet<u32>,
 }
 
 impl RelationExclusions {
-    /// Takes all paths of one directory.
-    pub(super) fn new<'path>(paths: impl Iterator<Item = &'path str>) -> Self {
-        let unlogged = paths
-            .filter_map(RelationFile::parse)
-            .filter(|file| file.fork == Fork::Init && !file.temporary)
-            .map(|file| file.filenode)
-            .collect();
-        Self { unlogged }
+    /// Takes note of a path. All those of a directory come before the first question.
+    pub(super) fn note(&mut self, path: &str) {
+        let init = RelationFile::parse(path).filter(|file| file.fork == Fork::Init && !file.temporary);
+        self.unlogged.extend(init.map(|file| file.filenode));
     }
 
     pub(super) fn leaves_out(&self, path: &str) -> bool {
@@ -214,7 +211,8 @@ mod tests {
             "base/5/1001",
             "base/5/t3_200",
         ];
-        let exclusions = RelationExclusions::new(paths.into_iter());
+        let mut exclusions = RelationExclusions::default();
+        paths.into_iter().for_each(|path| exclusions.note(path));
         let kept: Vec<_> = paths.into_iter().filter(|path| !exclusions.leaves_out(path)).collect();
         assert_eq!(kept, ["base/5/100_init", "base/5/1001"]);
     }

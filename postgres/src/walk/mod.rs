@@ -1,19 +1,23 @@
 //! The walk over a data directory: what a backup consists of.
 //!
 //! `exclusions` decides by names alone what belongs to a backup, `links` which symbolic links may be followed, `walker` reads
-//! the directories.
+//! the directories, in the order of paths (`directory`), and `entries` keeps what it finds.
 
+mod directory;
+mod entries;
 mod exclusions;
 mod links;
 mod walker;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
 use crate::PgVersion;
 
+pub use entries::{Entries, EntriesIter};
 pub use exclusions::{Exclusions, Verdict};
 pub use walker::walk;
 
@@ -45,7 +49,7 @@ pub struct ClusterTree {
     pub root: Entry,
     /// Everything in it, sorted by path, so that a directory comes before what it holds. A symbolic link that was followed
     /// gives two entries with the same path: the link, and after it the directory or file that it leads to.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The tablespaces that are symbolic links in `pg_tblspc`, sorted by OID. Their links are in `entries` too.
     pub tablespaces: Vec<Tablespace>,
     /// All other symbolic links, sorted by path. They are in `entries` too.
@@ -59,8 +63,8 @@ pub struct ClusterTree {
 pub struct Entry {
     /// Relative to PGDATA, with `/` in between; for what lies behind a link: the path through the link.
     pub path: String,
-    /// Where to open it.
-    pub disk_path: PathBuf,
+    /// The directory that `path` lies below on this host, where the entry is to be opened.
+    pub root: Arc<Path>,
     /// What it is.
     pub kind: EntryKind,
     /// When its content was last changed, Unix seconds.
@@ -68,9 +72,17 @@ pub struct Entry {
     /// Its permissions, the low 12 bits of `st_mode`.
     pub mode: u32,
     /// Who owns it; `None` when the user has no name.
-    pub user: Option<String>,
+    pub user: Option<Arc<str>>,
     /// Which group owns it; `None` when the group has no name.
-    pub group: Option<String>,
+    pub group: Option<Arc<str>>,
+}
+
+impl Entry {
+    /// Where to open it.
+    #[must_use]
+    pub fn disk_path(&self) -> PathBuf {
+        self.root.join(&self.path)
+    }
 }
 
 /// What an [`Entry`] is.

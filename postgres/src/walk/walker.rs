@@ -1,15 +1,18 @@
 //! Reading the directories of a cluster.
 
+use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use uzers::{Groups, Users, UsersCache};
+use uzers::{get_group_by_gid, get_user_by_uid};
 
-use super::exclusions::{Exclusions, RelationExclusions, Verdict, tablespace_oid};
+use super::directory::{Directory, Step, is_gone};
+use super::exclusions::{Exclusions, Verdict, tablespace_oid};
 use super::links::{FoundLink, LinkTargets};
-use super::{ClusterTree, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions};
+use super::{ClusterTree, Entries, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions};
 
 /// Walks a data directory and everything that its links lead to. Reads directories and attributes, no file's content.
 ///
@@ -26,46 +29,45 @@ pub fn walk(pgdata: &Path, options: &WalkOptions) -> Result<ClusterTree, WalkErr
     let cluster = fs::canonicalize(pgdata).map_err(examine)?;
     let metadata = fs::metadata(pgdata).map_err(examine)?;
 
-    let mut walker = Walker::new(cluster, options);
-    let root = walker.entry("", pgdata, &metadata, EntryKind::Directory);
-    walker.pending.push(Directory {
-        path: String::new(),
-        disk_path: pgdata.to_owned(),
-    });
-    while let Some(directory) = walker.pending.pop() {
-        walker.walk_directory(&directory)?;
-    }
+    let mut walker = Walker::new(pgdata, cluster, options);
+    let root = walker.entry(String::new(), &metadata, EntryKind::Directory);
+    walker.walk_below(String::new())?;
     Ok(walker.into_tree(root))
 }
 
 struct Walker {
+    /// PGDATA, as the caller names it.
+    root: Arc<Path>,
     exclusions: Exclusions,
     /// The directory of this version in every tablespace.
     tablespace_directory: String,
     targets: LinkTargets,
-    names: UsersCache,
-    pending: Vec<Directory>,
-    entries: Vec<Entry>,
+    /// The names of users and groups by their numbers.
+    users: HashMap<u32, Option<Arc<str>>>,
+    groups: HashMap<u32, Option<Arc<str>>>,
+    entries: Entries,
     tablespaces: Vec<Tablespace>,
     links: Vec<Link>,
     skipped: Vec<Skipped>,
 }
 
-/// A directory that is still to be read.
-struct Directory {
+/// Something with a name in a directory.
+struct Found {
+    /// Relative to PGDATA.
     path: String,
     disk_path: PathBuf,
 }
 
 impl Walker {
-    fn new(cluster: PathBuf, options: &WalkOptions) -> Self {
+    fn new(pgdata: &Path, cluster: PathBuf, options: &WalkOptions) -> Self {
         Self {
+            root: pgdata.into(),
             exclusions: Exclusions::new(options),
             tablespace_directory: options.version.tablespace_directory(),
             targets: LinkTargets::new(cluster),
-            names: UsersCache::new(),
-            pending: Vec::new(),
-            entries: Vec::new(),
+            users: HashMap::new(),
+            groups: HashMap::new(),
+            entries: Entries::new(),
             tablespaces: Vec::new(),
             links: Vec::new(),
             skipped: Vec::new(),
@@ -73,8 +75,6 @@ impl Walker {
     }
 
     fn into_tree(mut self, root: Entry) -> ClusterTree {
-        // Stable, and a link is pushed before what it leads to: so the link comes first.
-        self.entries.sort_by(|one, other| one.path.cmp(&other.path));
         self.tablespaces.sort();
         self.links.sort();
         self.skipped.sort();
@@ -87,51 +87,54 @@ impl Walker {
         }
     }
 
-    fn walk_directory(&mut self, directory: &Directory) -> Result<(), WalkError> {
-        let mut children = Vec::new();
-        for name in read_names(&directory.disk_path)? {
-            let disk_path = directory.disk_path.join(&name);
-            let Some(name) = name.to_str() else {
-                return Err(WalkError::NotUtf8 { path: disk_path });
-            };
-            let path = if directory.path.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{}/{name}", directory.path)
-            };
-            children.push(Directory { path, disk_path });
-        }
-        let relations = RelationExclusions::new(children.iter().map(|child| child.path.as_str()));
-        for child in children {
-            let verdict = self.exclusions.verdict(&child.path);
-            if verdict != Verdict::Leave && !relations.leaves_out(&child.path) {
-                self.take(child, verdict)?;
+    /// Walks a directory and what is below it, in the order of paths. Only the names of directories that are not done yet are
+    /// in memory.
+    fn walk_below(&mut self, path: String) -> Result<(), WalkError> {
+        let mut open = vec![self.read(path)?];
+        while let Some(directory) = open.last_mut() {
+            match directory.step() {
+                None => drop(open.pop()),
+                Some(Step::Enter(path)) => open.push(self.read(path)?),
+                Some(Step::Take(path)) => {
+                    let verdict = self.exclusions.verdict(&path);
+                    let is_left_out = verdict == Verdict::Leave || directory.leaves_out(&path);
+                    if !is_left_out && self.take(path, verdict)? {
+                        directory.enter_last();
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes one name of a directory, which may have vanished since.
-    fn take(&mut self, child: Directory, verdict: Verdict) -> Result<(), WalkError> {
-        let Some(metadata) = still_there(&child.disk_path, fs::symlink_metadata(&child.disk_path))? else {
-            return Ok(());
+    fn read(&self, path: String) -> Result<Directory, WalkError> {
+        let disk_path = self.root.join(&path);
+        Directory::read(path, &disk_path)
+    }
+
+    /// Takes one name of a directory, which may have vanished since. Answers whether it is a directory with content to take.
+    fn take(&mut self, path: String, verdict: Verdict) -> Result<bool, WalkError> {
+        let disk_path = self.root.join(&path);
+        let found = Found { path, disk_path };
+        let Some(metadata) = still_there(&found.disk_path, fs::symlink_metadata(&found.disk_path))? else {
+            return Ok(false);
         };
         if !metadata.is_symlink() {
-            return self.take_target(child, &metadata, verdict);
+            return Ok(self.take_target(found, &metadata, verdict));
         }
-        let Some(destination) = still_there(&child.disk_path, fs::read_link(&child.disk_path))? else {
-            return Ok(());
+        let Some(destination) = still_there(&found.disk_path, fs::read_link(&found.disk_path))? else {
+            return Ok(false);
         };
-        let Some(target) = self.take_link(&child, &metadata, &destination)? else {
-            return Ok(());
+        let Some(target) = self.take_link(&found, &metadata, &destination)? else {
+            return Ok(false);
         };
-        self.take_target(child, &target, verdict)
+        Ok(self.take_target(found, &target, verdict))
     }
 
     /// Takes a link, and answers with the attributes of what it leads to.
     fn take_link(
         &mut self,
-        link: &Directory,
+        link: &Found,
         metadata: &Metadata,
         destination: &Path,
     ) -> Result<Option<Metadata>, WalkError> {
@@ -187,13 +190,13 @@ impl Walker {
         let kind = EntryKind::Link {
             destination: text.to_owned(),
         };
-        let entry = self.entry(&link.path, &link.disk_path, metadata, kind);
+        let entry = self.entry(link.path.clone(), metadata, kind);
         self.entries.push(entry);
         Ok(Some(target))
     }
 
-    /// Takes a file or directory, be it reached through a link or not.
-    fn take_target(&mut self, found: Directory, metadata: &Metadata, verdict: Verdict) -> Result<(), WalkError> {
+    /// Takes a file or directory, be it reached through a link or not. Answers whether it is a directory with content to take.
+    fn take_target(&mut self, found: Found, metadata: &Metadata, verdict: Verdict) -> bool {
         let kind = if metadata.is_dir() {
             EntryKind::Directory
         } else if metadata.is_file() {
@@ -203,45 +206,33 @@ impl Walker {
                 path: found.path,
                 what: special_kind(metadata),
             });
-            return Ok(());
+            return false;
         };
         let is_directory = kind == EntryKind::Directory;
-        let entry = self.entry(&found.path, &found.disk_path, metadata, kind);
+        let entry = self.entry(found.path, metadata, kind);
         self.entries.push(entry);
-        if is_directory && verdict == Verdict::Take {
-            self.pending.push(found);
-        }
-        Ok(())
+        is_directory && verdict == Verdict::Take
     }
 
-    fn entry(&self, path: &str, disk_path: &Path, metadata: &Metadata, kind: EntryKind) -> Entry {
-        let user = self.names.get_user_by_uid(metadata.uid());
-        let group = self.names.get_group_by_gid(metadata.gid());
+    fn entry(&mut self, path: String, metadata: &Metadata, kind: EntryKind) -> Entry {
+        let user = self.users.entry(metadata.uid()).or_insert_with_key(|number| {
+            let user = get_user_by_uid(*number)?;
+            user.name().to_str().map(Arc::from)
+        });
+        let group = self.groups.entry(metadata.gid()).or_insert_with_key(|number| {
+            let group = get_group_by_gid(*number)?;
+            group.name().to_str().map(Arc::from)
+        });
         Entry {
-            path: path.to_owned(),
-            disk_path: disk_path.to_owned(),
+            path,
+            root: Arc::clone(&self.root),
             kind,
             modified: metadata.mtime(),
             mode: metadata.mode() & 0o7777,
-            user: user.and_then(|user| user.name().to_str().map(str::to_owned)),
-            group: group.and_then(|group| group.name().to_str().map(str::to_owned)),
+            user: user.clone(),
+            group: group.clone(),
         }
     }
-}
-
-/// The names in a directory; none when it has vanished.
-fn read_names(path: &Path) -> Result<Vec<std::ffi::OsString>, WalkError> {
-    let unreadable = |source| WalkError::ReadDirectory {
-        path: path.to_owned(),
-        source,
-    };
-    let listing = match fs::read_dir(path) {
-        Err(error) if is_gone(&error) => return Ok(Vec::new()),
-        listing => listing.map_err(unreadable)?,
-    };
-    listing
-        .map(|item| item.map(|item| item.file_name()).map_err(unreadable))
-        .collect()
 }
 
 /// `None` when what was examined has vanished.
@@ -254,10 +245,6 @@ fn still_there<T>(path: &Path, examined: io::Result<T>) -> Result<Option<T>, Wal
             source,
         }),
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn special_kind(metadata: &Metadata) -> &'static str {
@@ -280,14 +267,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let gone = directory.path().join("gone");
         let options = WalkOptions::new(crate::PgVersion::V15);
-        let mut walker = Walker::new(directory.path().to_owned(), &options);
-        let seen = || Directory {
-            path: "gone".to_owned(),
-            disk_path: gone.clone(),
-        };
-        walker.take(seen(), Verdict::Take).unwrap();
-        walker.walk_directory(&seen()).unwrap();
-        assert!(walker.entries.is_empty() && walker.pending.is_empty());
+        let mut walker = Walker::new(directory.path(), directory.path().to_owned(), &options);
+        assert!(!walker.take("gone".to_owned(), Verdict::Take).unwrap());
+        walker.walk_below("gone".to_owned()).unwrap();
+        assert!(walker.entries.is_empty());
 
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let error = still_there::<()>(&gone, Err(denied)).unwrap_err();

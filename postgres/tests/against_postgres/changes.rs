@@ -128,7 +128,7 @@ fn missing_blocks(cluster: &Cluster, before: &Path, map: &ChangeMap) {
         let (Some(file), EntryKind::File { .. }) = (RelationFile::parse(&entry.path), &entry.kind) else {
             continue;
         };
-        let now = fs::read(&entry.disk_path).unwrap();
+        let now = fs::read(entry.disk_path()).unwrap();
         // A file that was not there is read whole whatever the map says, and so its blocks count for nothing here.
         let Ok(then) = fs::read(before.join(&entry.path)) else {
             continue;

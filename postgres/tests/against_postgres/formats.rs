@@ -115,7 +115,7 @@ fn page_checksums_agree_with_the_server() {
         let (Some(file), EntryKind::File { .. }) = (RelationFile::parse(&entry.path), &entry.kind) else {
             continue;
         };
-        let bytes = fs::read(&entry.disk_path).unwrap();
+        let bytes = fs::read(entry.disk_path()).unwrap();
         assert_eq!(bytes.len() % page::PAGE_SIZE, 0, "{}", entry.path);
         for (page, block) in page::pages(&bytes).iter().zip(file.first_block()..) {
             match page::check(page, block) {

@@ -122,7 +122,7 @@ fn a_walk_finds_what_pg_basebackup_copies() {
     for path in ["pg_wal", "pg_wal/archive_status", "pg_replslot", "pg_stat_tmp"] {
         assert_eq!(of_kind(path), [EntryKind::Directory], "{path}");
     }
-    assert!(tree.entries.is_sorted_by_key(|entry| &entry.path));
+    assert!(tree.entries.iter().is_sorted_by_key(|entry| entry.path));
     assert!(
         tree.entries
             .iter()
@@ -148,7 +148,7 @@ fn pg_verifybackup_accepts_a_copy_made_from_a_walk() {
             EntryKind::Directory => fs::create_dir(copy.join(&entry.path)).unwrap(),
             EntryKind::Link { .. } => panic!("{} is a link", entry.path),
             EntryKind::File { size } => {
-                let content = fs::read(&entry.disk_path).unwrap();
+                let content = fs::read(entry.disk_path()).unwrap();
                 assert_eq!(content.len() as u64, size);
                 fs::write(copy.join(&entry.path), &content).unwrap();
                 let crc32c = crc32c::crc32c(&content);
@@ -202,8 +202,8 @@ fn walk_15(data: &Path) -> Result<ClusterTree, WalkError> {
     walk(data, &WalkOptions::new(PgVersion::V15))
 }
 
-fn paths(tree: &ClusterTree) -> Vec<&str> {
-    tree.entries.iter().map(|entry| entry.path.as_str()).collect()
+fn paths(tree: &ClusterTree) -> Vec<String> {
+    tree.entries.iter().map(|entry| entry.path).collect()
 }
 
 #[test]
@@ -238,15 +238,16 @@ fn links_out_of_the_cluster_are_recorded_and_followed() {
             "postgresql.conf"
         ]
     );
+    let entries: Vec<_> = tree.entries.iter().collect();
     assert_eq!(
-        tree.entries[3].kind,
+        entries[3].kind,
         EntryKind::Link {
             destination: "../outside/log".to_owned()
         }
     );
-    assert_eq!(tree.entries[4].kind, EntryKind::Directory);
-    assert_eq!(tree.entries[11].kind, EntryKind::File { size: 1 });
-    assert_eq!(fs::read_to_string(&tree.entries[11].disk_path).unwrap(), "c");
+    assert_eq!(entries[4].kind, EntryKind::Directory);
+    assert_eq!(entries[11].kind, EntryKind::File { size: 1 });
+    assert_eq!(fs::read_to_string(entries[11].disk_path()).unwrap(), "c");
     assert_eq!(
         tree.links[0],
         Link {
@@ -354,7 +355,7 @@ fn sockets_are_passed_over_and_recorded() {
     let (_parent, data) = awkward();
     let _listener = UnixListener::bind(data.join(".s.PGSQL.5432")).unwrap();
     let tree = walk_15(&data).unwrap();
-    assert!(!paths(&tree).contains(&".s.PGSQL.5432"));
+    assert!(!paths(&tree).iter().any(|path| path == ".s.PGSQL.5432"));
     assert_eq!(
         (tree.skipped[0].path.as_str(), tree.skipped[0].what),
         (".s.PGSQL.5432", "a socket")

@@ -1,5 +1,8 @@
 //! Traffic on a cluster.
 
+use std::fs::{self, File};
+use std::path::PathBuf;
+
 use crate::outcome::run;
 use crate::postgres::Postgres;
 use crate::process::Process;
@@ -27,6 +30,35 @@ impl Postgres {
              (select string_agg(md5(number || '.' || piece), '') as text from generate_series(1, 8) as piece) as part"
         ));
         self.query("checkpoint");
+    }
+
+    /// Makes files as a database of many small relations has them: most are empty, and one in fifty has as many bytes as a
+    /// page. Those lie beside each other, so that they share chunks. PostgreSQL does not know of them.
+    ///
+    /// # Panics
+    /// When one cannot be made.
+    pub fn make_files(&self, files: u32) {
+        let folder = self.default_database();
+        for number in 0..files {
+            let path = folder.join((100_000_000 + number).to_string());
+            let words = if number % 1000 < 20 { 2048 } else { 0 };
+            self.account().write(&path, number.to_le_bytes().repeat(words));
+        }
+        // Else the next checkpoint waits for all of them.
+        let folder = File::open(&folder).expect("opening the database's directory");
+        rustix::fs::syncfs(folder).expect("syncing the files");
+    }
+
+    /// The directory of the database `postgres`, which was made after the templates.
+    ///
+    /// # Panics
+    /// When there is no data directory.
+    #[must_use]
+    pub fn default_database(&self) -> PathBuf {
+        let folders = fs::read_dir(self.data().join("base")).expect("reading the directory of databases");
+        let oid = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+        let paths = folders.map(|folder| folder.expect("reading the directory of databases").path());
+        paths.max_by_key(oid).expect("a database")
     }
 
     /// Starts `clients` that run about `rate` transactions a second together: steady traffic that leaves the machine

@@ -4,7 +4,7 @@ use super::super::take::walk_failure;
 use super::{PrimaryFiles, Standby, remote};
 use crate::pg::{OpenCluster, database_failure};
 use pgmesh_node::{Failure, code};
-use pgmesh_postgres::{ClusterTree, ControlFile, Entry, EntryKind, PgVersion, WalkOptions, walk};
+use pgmesh_postgres::{ClusterTree, ControlFile, Entries, Entry, EntryKind, PgVersion, WalkOptions, walk};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -94,18 +94,16 @@ async fn in_background(
 fn join(own: ClusterTree, primary: ClusterTree, locations: &BTreeMap<u32, String>) -> ClusterTree {
     let is_link = |entry: &Entry| matches!(entry.kind, EntryKind::Link { .. });
     let is_tablespace = |entry: &Entry| entry.path.starts_with(TABLESPACES);
-    let mut entries: Vec<Entry> = primary
+    let kept = primary
         .entries
         .into_iter()
-        .filter(|entry| !is_replicated(&entry.path) || (is_link(entry) && !is_tablespace(entry)))
-        .collect();
+        .filter(|entry| !is_replicated(&entry.path) || (is_link(entry) && !is_tablespace(entry)));
     let replicated = own
         .entries
         .into_iter()
-        .filter(|entry| is_replicated(&entry.path) && (!is_link(entry) || is_tablespace(entry)));
-    entries.extend(replicated.map(|entry| at_primary(entry, locations)));
-    // Stable: a link of the primary still comes before the directory that the standby has there.
-    entries.sort_by(|one, other| one.path.cmp(&other.path));
+        .filter(|entry| is_replicated(&entry.path) && (!is_link(entry) || is_tablespace(entry)))
+        .map(|entry| at_primary(entry, locations));
+    let entries = merge(kept, replicated);
 
     let mut tablespaces = own.tablespaces;
     for tablespace in &mut tablespaces {
@@ -124,6 +122,20 @@ fn join(own: ClusterTree, primary: ClusterTree, locations: &BTreeMap<u32, String
         links: primary.links,
         skipped,
     }
+}
+
+/// Merges two lists that are sorted by path. A link of the first comes before the directory of that path in the second.
+fn merge(first: impl Iterator<Item = Entry>, second: impl Iterator<Item = Entry>) -> Entries {
+    let (mut first, mut second) = (first.peekable(), second.peekable());
+    let mut merged = Entries::new();
+    while let Some(entry) = match (first.peek(), second.peek()) {
+        (Some(one), Some(other)) if other.path < one.path => second.next(),
+        (Some(_), _) => first.next(),
+        (None, _) => second.next(),
+    } {
+        merged.push(entry);
+    }
+    merged
 }
 
 /// A tablespace's link as the primary has it. One that the primary had not created yet keeps the standby's.
@@ -146,7 +158,7 @@ mod tests {
     fn entry(path: &str, whose: &str, kind: EntryKind) -> Entry {
         Entry {
             path: path.to_owned(),
-            disk_path: Path::new(whose).join(path),
+            root: Path::new(whose).into(),
             kind,
             modified: 0,
             mode: 0o600,
@@ -224,7 +236,7 @@ mod tests {
             .iter()
             .map(|entry| match &entry.kind {
                 EntryKind::Link { destination } => format!("{} -> {destination}", entry.path),
-                _ => entry.disk_path.display().to_string(),
+                _ => entry.disk_path().display().to_string(),
             })
             .collect();
         let expected = [

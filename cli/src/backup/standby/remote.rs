@@ -9,6 +9,7 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, ControlFileError, Entry, EntryKind, Exclusions, Verdict, WalkOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
@@ -103,6 +104,7 @@ pub async fn tree(spool: &Spool, client: &PgClient, root: Entry, exclude: &[Stri
     let mut listing = Listing {
         spool,
         client,
+        spool_path: spool.directory.path().into(),
         rules: Exclusions::new(&options),
         group_reads,
         root,
@@ -119,9 +121,10 @@ pub async fn tree(spool: &Spool, client: &PgClient, root: Entry, exclude: &[Stri
     };
     let control = listing.entry(ControlFile::PATH.to_owned(), kind, listing.root.modified);
     listing.entries.push(control);
+    listing.entries.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(ClusterTree {
         root: listing.root,
-        entries: listing.entries,
+        entries: listing.entries.into_iter().collect(),
         tablespaces: Vec::new(),
         links: Vec::new(),
         skipped: Vec::new(),
@@ -131,6 +134,7 @@ pub async fn tree(spool: &Spool, client: &PgClient, root: Entry, exclude: &[Stri
 struct Listing<'a> {
     spool: &'a Spool,
     client: &'a PgClient,
+    spool_path: Arc<Path>,
     rules: Exclusions,
     group_reads: bool,
     root: Entry,
@@ -214,7 +218,7 @@ impl Listing<'_> {
             (_, true) => 0o640,
         };
         Entry {
-            disk_path: self.spool.path(&path),
+            root: Arc::clone(&self.spool_path),
             path,
             kind,
             modified,
