@@ -59,7 +59,7 @@ test: lint ## everything that must pass: lint, unit, property and end-to-end tes
 
 test-all: ## as test, with 50 rounds of killing nodes, faults that last longer, one more object store, Patroni, all versions of PostgreSQL
 	@.ci/setup build test-all
-	@PGMESH_TIMES=10 PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 PGMESH_INCREMENTALS=100 PGMESH_CHAIN=600 \
+	@PGMESH_TIMES=10 PGMESH_FILES=1000000 PGMESH_LISTED=10500 PGMESH_PAUSE_SECONDS=30 PGMESH_HISTORY_SECONDS=120 PGMESH_MEMBER_ROUNDS=20 PGMESH_INCREMENTALS=100 PGMESH_CHAIN=600 \
 		PGMESH_MAJORS="14 15 16 17 18" PGMESH_PATRONI=1 \
 		$(MAKE) test ROUNDS=50
 

@@ -36,7 +36,7 @@ pub struct ManifestBuilder {
     writer: PartWriter,
     /// The number of the entry that comes next.
     next: u64,
-    /// Entries that came before their turn. Readers do not run far ahead of each other: see `plan`.
+    /// Entries that came before their turn. Readers do not run far ahead of each other: see `queue`.
     early: BTreeMap<u64, Option<FileEntry>>,
     list: FileList,
 }

@@ -5,8 +5,7 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace};
 use std::iter::Peekable;
 
-/// No entry joins a job that has so many bytes already. Together with the next limit it bounds how far readers run ahead
-/// of each other, and so what waits for its place in the manifest (invariant 11).
+/// No entry joins a job that has so many bytes already.
 const JOB_BYTES: u64 = 16 << 20;
 /// The most entries of a job.
 pub const JOB_ENTRIES: usize = 1024;

@@ -59,8 +59,11 @@ impl Reader {
         Self { reading, output }
     }
 
-    /// Reads until there are no more jobs, something fails, or nobody listens any more.
+    /// Reads until there are no more jobs, something fails, or nobody listens any more. However it ends, it closes the queue:
+    /// the others would wait for ever behind the entries that it has taken and not told.
     pub fn run(mut self) {
+        let reading = Arc::clone(&self.reading);
+        let _closing = reading.queue.closing();
         if let Err(Halt::Failed(failure)) = self.read_all() {
             self.output.fail(failure);
         }
@@ -281,16 +284,20 @@ mod tests {
         (std::iter::from_fn(|| pieces_sent.blocking_recv()).collect(), all_taken)
     }
 
-    /// The entry of a file with one page waits for its fingerprints, whose bundle the empty files behind it never fill.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn no_entry_holds_those_behind_it_back_for_long() {
-        const AHEAD: usize = 2000;
-        const EMPTY: u64 = 10_000;
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("0"), [7; 8192]).unwrap();
-        std::fs::write(directory.path().join("1"), []).unwrap();
-        let mut entries = vec![entry(directory.path(), "0", 8192)];
-        entries.extend((0..EMPTY).map(|_| entry(directory.path(), "1", 0)));
+    const AHEAD: usize = 2000;
+    const EMPTY: u64 = 10_000;
+
+    /// A file with one page, and empty ones behind it.
+    fn one_page_and_empty_files(directory: &Path) -> Vec<Entry> {
+        std::fs::write(directory.join("0"), [7; 8192]).unwrap();
+        std::fs::write(directory.join("1"), []).unwrap();
+        let mut entries = vec![entry(directory, "0", 8192)];
+        entries.extend((0..EMPTY).map(|_| entry(directory, "1", 0)));
+        entries
+    }
+
+    /// Starts two readers of an empty queue; what they tell of the entries.
+    fn two_readers(pieces: &mpsc::Sender<Piece>) -> (Arc<Reading>, mpsc::Receiver<Result<Taken, Failure>>) {
         let reading = Arc::new(Reading {
             queue: JobQueue::with(2, AHEAD),
             suite: SUITE,
@@ -299,22 +306,52 @@ mod tests {
             progress: Progress::start("test", 8192),
             tally: Tally::new(None, Arc::default()),
         });
-        let (pieces, _pieces_sent) = mpsc::channel(1000);
-        let (taken, mut all_taken) = mpsc::channel(10);
-        let mut builder = ManifestBuilder::new(SUITE, pieces.clone());
+        let (taken, all_taken) = mpsc::channel(10);
         for _ in 0..2 {
             let reader = Reader::new(reading.clone(), pieces.clone(), taken.clone());
             std::thread::spawn(move || reader.run());
         }
-        drop(taken);
-        let feed = async {
-            let _closing = reading.queue.closing();
-            for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
-                let ready = |entry| Ready { entry, what: What::New };
-                let entries = entries.into_iter().map(ready).collect();
-                reading.queue.put(ReadyJob { number, entries }).await;
+        (reading, all_taken)
+    }
+
+    async fn feed_all(reading: &Reading, entries: Vec<Entry>) {
+        let _closing = reading.queue.closing();
+        for Job { number, entries } in Jobs::of(entries.into_iter().collect()) {
+            let ready = |entry| Ready { entry, what: What::New };
+            let entries = entries.into_iter().map(ready).collect();
+            reading.queue.put(ReadyJob { number, entries }).await;
+        }
+    }
+
+    /// The upload has ended: one reader finds out, and says nothing of the entry that it read. The other does not wait for it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reader_that_ends_early_takes_the_others_along() {
+        let directory = tempfile::tempdir().unwrap();
+        let entries = one_page_and_empty_files(directory.path());
+        let (pieces, pieces_sent) = mpsc::channel(1000);
+        drop(pieces_sent);
+        let (reading, mut all_taken) = two_readers(&pieces);
+        let take = async { while all_taken.recv().await.is_some() {} };
+        let both = async {
+            tokio::select! {
+                biased;
+                () = take => {}
+                () = async { feed_all(&reading, entries).await; std::future::pending().await } => {}
             }
         };
+        let ended = tokio::time::timeout(Duration::from_secs(30), both).await;
+        ended.expect("a reader waits for ever");
+    }
+
+    /// The entry of a file with one page waits for its fingerprints, whose bundle the empty files behind it never fill.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_entry_holds_those_behind_it_back_for_long() {
+        let directory = tempfile::tempdir().unwrap();
+        let entries = one_page_and_empty_files(directory.path());
+        let (pieces, _pieces_sent) = mpsc::channel(1000);
+        let mut builder = ManifestBuilder::new(SUITE, pieces.clone());
+        let (reading, mut all_taken) = two_readers(&pieces);
+        let feed = feed_all(&reading, entries);
         let take = async {
             while let Some(next) = all_taken.recv().await {
                 let next = next.unwrap();

@@ -128,11 +128,14 @@ fn join(own: ClusterTree, primary: ClusterTree, locations: &BTreeMap<u32, String
 fn merge(first: impl Iterator<Item = Entry>, second: impl Iterator<Item = Entry>) -> Entries {
     let (mut first, mut second) = (first.peekable(), second.peekable());
     let mut merged = Entries::new();
+    let mut last = String::new();
     while let Some(entry) = match (first.peek(), second.peek()) {
         (Some(one), Some(other)) if other.path < one.path => second.next(),
         (Some(_), _) => first.next(),
         (None, _) => second.next(),
     } {
+        debug_assert!(last <= entry.path, "{} comes behind {last}", entry.path);
+        last.clone_from(&entry.path);
         merged.push(entry);
     }
     merged
@@ -203,6 +206,7 @@ mod tests {
                 ("pg_tblspc/16500", "/standby/"),
                 ("pg_tblspc/16500", "directory"),
                 ("pg_tblspc/16500/PG_15_202209061/5/2", "file"),
+                ("pg_xact", "directory"),
                 ("pg_xact/0000", "file"),
                 ("postgresql.auto.conf", "file"),
             ],
@@ -215,6 +219,7 @@ mod tests {
             "primary",
             &[
                 ("base", "directory"),
+                ("base-old", "file"),
                 ("global", "directory"),
                 ("global/1260", "file"),
                 ("global/pg_control", "file"),
@@ -241,6 +246,7 @@ mod tests {
             .collect();
         let expected = [
             "standby/base",
+            "primary/base-old",
             "standby/base/5",
             "standby/base/5/1",
             "standby/global",
@@ -253,6 +259,7 @@ mod tests {
             "pg_wal -> /wal/pg_wal",
             "primary/pg_wal",
             "pg_xact -> /xact/pg_xact",
+            "standby/pg_xact",
             "standby/pg_xact/0000",
             "primary/postgresql.auto.conf",
         ];
