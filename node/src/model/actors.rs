@@ -3,7 +3,8 @@
 use super::node::{NodeTables, SimNode, Unsaid};
 use super::random::Random;
 use super::world::{
-    CHUNKS, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object, stanza,
+    CHUNKS, Row, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object,
+    stanza,
 };
 use crate::garbage::collector::{ask_for_kept_of, collect};
 use crate::refs;
@@ -11,9 +12,10 @@ use crate::repair::owed;
 use crate::services::{Again, Checked, LookedUp, Whole, chunk_targets, look_again, missing};
 use crate::sweep::{Part, candidates};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
-use pgmesh_raft::command::{CommitBackup, NewReplica};
+use pgmesh_raft::command::{CommitBackup, DiscardOrphans, NewReplica, NoteOrphans};
 use pgmesh_raft::{
-    BackupRecord, Claim, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject, View,
+    BackupRecord, Claim, Command, LogIndex, ObjectRef, Orphan, OrphanTally, Refusal, Reply, SessionId, SessionKind,
+    StoredObject, View,
 };
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +26,7 @@ const TRIES: usize = 4;
 
 pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let ack = 1 + random.below(2);
-    match random.below(20) {
+    match random.below(23) {
         0..5 => {
             let mask = 1 + random.below((1 << CHUNKS) - 1);
             let wanted = (0..CHUNKS).filter(|bit| mask >> bit & 1 == 1).map(digest).collect();
@@ -35,6 +37,7 @@ pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Ou
         11..15 => Box::pin(collection(node)),
         15..18 => Box::pin(repair(node, random.below(3), random.below(64))),
         18 => Box::pin(ask_for_kept(node)),
+        19..22 => Box::pin(find_orphans(node, 1 + random.below(3), random.below(64))),
         _ if random.one_in(3) => Box::pin(delete_stanza(node)),
         _ => Box::pin(create(node)),
     }
@@ -332,6 +335,56 @@ async fn repair(node: SimNode, repo: usize, which: usize) {
         }
     }
     node.close(session).await;
+}
+
+/// What a scan says that it has seen, twice. It does not look at the catalog before, so it names what is live as well:
+/// the catalog decides.
+async fn find_orphans(node: SimNode, repo: usize, which: usize) {
+    let repo = super::world::repo(u16::try_from(repo).unwrap());
+    let (rows, identity) = node.listing(repo);
+    if rows.is_empty() {
+        return;
+    }
+    let seen = |row: &Row| format!("{row:?}");
+    let began = node.view_linearizable().await.applied().unwrap();
+    let sighted = rows
+        .iter()
+        .cycle()
+        .skip(which)
+        .take(3)
+        .map(|row| (seen(row), 1))
+        .collect();
+    let note = NoteOrphans {
+        repo,
+        identity,
+        began,
+        next: None,
+        found: OrphanTally::default(),
+        sighted,
+        gone: Vec::new(),
+    };
+    if node.ask(Command::NoteOrphans(Box::new(note))).await.is_err() {
+        return;
+    }
+    let began = node.view_linearizable().await.applied().unwrap();
+    let (rows, identity) = node.listing(repo);
+    let orphans = rows.iter().map(|row| Orphan {
+        path: seen(row),
+        object: row.0.clone(),
+        digest: row.1,
+        archive: Some("15-1".parse().unwrap()),
+        generation: row.2,
+    });
+    let discard = DiscardOrphans {
+        repo,
+        identity,
+        began,
+        orphans: orphans.collect(),
+    };
+    if let Ok(Reply::Discarded { objects, .. }) = node.ask(Command::DiscardOrphans(Box::new(discard))).await {
+        node.world.trace(|| format!("{objects} orphans in repo{repo}"));
+        let _ = collect(&node).await;
+    }
 }
 
 async fn delete_stanza(node: SimNode) {
