@@ -441,7 +441,7 @@ pub enum Command {
     /// or compared, as is `DiscardOrphans`. Reply: `Done`.
     NoteOrphans(Box<NoteOrphans>),
     /// Makes objects garbage that two scans have seen and that the catalog does not know. Passed over are those that it
-    /// knows, or that somebody may be writing with its knowledge; those that were noted at `began` or later, or while a
+    /// knows, or that somebody may be writing with its knowledge; those that were noted after `began`, or while a
     /// session was open that is still open; and those of an earlier era. Reply: `Discarded`.
     DiscardOrphans(Box<DiscardOrphans>),
     /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may

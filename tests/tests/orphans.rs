@@ -56,12 +56,12 @@ fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     assert!(left.iter().all(|name| !after.contains(name)), "{after:?}");
     assert_eq!(after, before);
     site.node.run(&["verify"]).succeeds();
-    site.wait_until_settled(LIMIT);
+    site.host.push(&forge.make(3)).succeeds();
 
     // The same file gets another name.
     site.host.push(&forge.make(2)).succeeds();
     let fetched = forge.path("fetched");
-    for number in [1, 2] {
+    for number in [1, 2, 3] {
         site.host.get(&forge.name(number), &fetched).succeeds();
         assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(number));
     }

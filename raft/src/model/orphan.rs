@@ -78,10 +78,10 @@ pub struct SightedOrphan {
 
 impl SightedOrphan {
     /// Whether a scan that began at `began`, when `oldest` was the oldest session that was still open, is the second
-    /// look: whatever was under way at the first one has ended in between.
+    /// look: it began after the note, and whatever was under way at the first look has ended in between.
     #[must_use]
     pub fn is_due(&self, began: LogIndex, oldest: Option<super::SessionId>) -> bool {
-        self.seen < began && oldest.is_none_or(|session| session.0 > self.seen)
+        self.seen <= began && oldest.is_none_or(|session| session.0 > self.seen)
     }
 }
 
