@@ -5,20 +5,21 @@
 //! disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at a time
 //! (invariant 11), see the table as it was when they began, and can go on later after a key.
 
+mod orphans;
+
 use std::sync::Arc;
 
 use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::de::DeserializeOwned;
 
-use crate::apply::{Base, Rows, Snapshots, names, objects, orphans, repository, withdrawn};
+use crate::apply::{Base, Rows, Snapshots, names, objects, repository, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
     AuditRecord, BackupRecord, CatalogPast, ChunkRecord, ChunkState, Debt, Garbage, GarbageKey, LastPush, Levels,
-    LogIndex, Lost, MeshRecord, NodeName, NodeRecord, ObjectRef, OrphanScan, Replica, RepositoryCounters,
-    RepositoryRecord, SegmentRecord, SessionId, SessionRecord, SightedOrphan, StanzaRecord, StoredObject, TokenId,
-    TokenRecord,
+    LogIndex, Lost, MeshRecord, NodeName, NodeRecord, ObjectRef, Replica, RepositoryCounters, RepositoryRecord,
+    SegmentRecord, SessionId, SessionRecord, StanzaRecord, StoredObject, TokenId, TokenRecord,
 };
 use crate::store::StateDb;
 use crate::table::Table;
@@ -456,31 +457,6 @@ impl<B: Base> View<B> {
     ) -> impl Iterator<Item = Result<(GarbageKey, Garbage), ReadError>> + Send {
         let from = after.map_or_else(Vec::new, |garbage| key::after(key::garbage(garbage)));
         self.rows(Table::Kept, &from, &[], key::read_garbage)
-    }
-
-    /// Whether the catalog knows an object of this content under this name in any way, or somebody may be writing it with
-    /// the catalog's knowledge.
-    pub fn knows(&self, name: &GarbageKey, digest: Digest) -> Result<bool, ReadError> {
-        orphans::is_known(&self.base, name, digest)
-    }
-
-    /// No name below was assigned in this era of the catalog.
-    pub fn era_floor(&self) -> Result<Generation, ReadError> {
-        orphans::era_floor(&self.base)
-    }
-
-    /// How far a repository was looked through for objects that the catalog does not know.
-    pub fn orphan_scan(&self, repo: RepoKey) -> Result<OrphanScan, ReadError> {
-        let scan = self.base.record(Table::OrphanScans, &key::repository(repo))?;
-        Ok(scan.unwrap_or_default())
-    }
-
-    /// What was seen in a repository and is not known, by path.
-    pub fn orphans(&self, repo: RepoKey) -> impl Iterator<Item = Result<(String, SightedOrphan), ReadError>> + Send {
-        let prefix = key::repository(repo);
-        self.rows(Table::Orphans, &prefix, &prefix, |key| {
-            key::read_orphan(key).map(|(_, path)| path)
-        })
     }
 
     /// So many known objects, those after `after` if given: chunks that are not condemned, WAL files, manifests, then

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use pgmesh_tests::{Kind, Ledger, Site, WalForge, run, wait_for, wait_for_some};
+use pgmesh_tests::stores::{GcsServer, S3Server};
+use pgmesh_tests::{Kind, Ledger, MeshSite, Site, WalForge, run, wait_for, wait_for_some};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -71,6 +72,49 @@ fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     site.node.run(&["verify"]).succeeds();
     let text = site.node.run(&["status"]).ok();
     assert!(text.stdout.contains("objects that nobody knows"), "{text}");
+}
+
+#[test]
+fn a_mesh_finds_what_a_refused_push_has_left_in_its_buckets() {
+    const BUCKET: &str = "backups";
+    let (s3, gcs) = (S3Server::start(BUCKET), GcsServer::start(BUCKET));
+    let buckets = [s3.bucket(BUCKET, s3.address()), gcs.bucket(BUCKET, gcs.address())];
+    let site = MeshSite::without_archiving("orphaned-buckets", |mesh| {
+        let mesh = mesh.repositories(1).option("orphan-scan-interval", "2s");
+        let mesh = mesh.shared_repository(2, &buckets[0]).shared_repository(3, &buckets[1]);
+        mesh.option("archive-ack", "3")
+    });
+    let forge = WalForge::new(&site.postgres);
+    site.host.push(&forge.make(1)).succeeds();
+    let directory = site.mesh.objects(1);
+    directory.take_away();
+    let outcome = site.host.push(&forge.make(2));
+    assert!(
+        outcome.code() != Some(0),
+        "two of three repositories have it: {outcome}"
+    );
+    wait_for_some("the orphans to be deleted", LIMIT, || {
+        let status = site.mesh.run(&["status", "--output=json"]).ok().json();
+        let orphans = |repository: usize| status["repositories"][repository - 1]["orphans"].clone();
+        let count = |repository, key: &str| orphans(repository)[key]["objects"].as_u64().unwrap_or_default();
+        let is_over = |repository| count(repository, "deleted") >= 1 && count(repository, "seen") == 0;
+        if is_over(2) && is_over(3) {
+            Ok(())
+        } else {
+            Err(status["repositories"].to_string())
+        }
+    });
+    directory.bring_back();
+    wait_for("the push to be taken", LIMIT, || {
+        site.host.push(&forge.make(2)).code() == Some(0)
+    });
+    let fetched = forge.path("fetched");
+    for number in [1, 2] {
+        site.host.get(&forge.name(number), &fetched).succeeds();
+        assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(number));
+    }
+    site.mesh.wait_until_settled();
+    site.host.run(&["verify"]).succeeds();
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::sweep::{Part, candidates};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_raft::command::{CommitBackup, DiscardOrphans, NewReplica, NoteOrphans};
 use pgmesh_raft::{
-    BackupRecord, Claim, Command, LogIndex, ObjectRef, Orphan, OrphanTally, Refusal, Reply, SessionId, SessionKind,
-    StoredObject, View,
+    BackupRecord, Claim, Command, GarbageKey, LogIndex, ObjectRef, Orphan, OrphanTally, Refusal, Reply, SessionId,
+    SessionKind, StoredObject, View,
 };
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,16 @@ use std::pin::Pin;
 
 /// How often a service tries again when the catalog has moved.
 const TRIES: usize = 4;
+
+/// Pushes and scans, and little else: sessions are open seldom, so what nobody knows is deleted soon.
+pub(super) fn begin_quiet(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let ack = 1 + random.below(2);
+    match random.below(8) {
+        0..3 => Box::pin(push_segment(node, 3 + u32::try_from(random.below(4)).unwrap(), ack)),
+        3..7 => Box::pin(find_orphans(node, 1 + random.below(3), random.below(64))),
+        _ => Box::pin(collection(node)),
+    }
+}
 
 pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let ack = 1 + random.below(2);
@@ -337,8 +347,16 @@ async fn repair(node: SimNode, repo: usize, which: usize) {
     node.close(session).await;
 }
 
-/// What a scan says that it has seen, twice. It does not look at the catalog before, so it names what is live as well:
-/// the catalog decides.
+fn name(repo: RepoKey, row: &Row) -> GarbageKey {
+    GarbageKey {
+        object: row.0.clone(),
+        repo,
+        generation: row.2,
+    }
+}
+
+/// What a scan says that it has seen, twice. Half of the time it does not look at the catalog before, and names what is
+/// live as well: the catalog decides.
 async fn find_orphans(node: SimNode, repo: usize, which: usize) {
     let repo = super::world::repo(u16::try_from(repo).unwrap());
     let (rows, identity) = node.listing(repo);
@@ -346,14 +364,13 @@ async fn find_orphans(node: SimNode, repo: usize, which: usize) {
         return;
     }
     let seen = |row: &Row| format!("{row:?}");
-    let began = node.view_linearizable().await.applied().unwrap();
-    let sighted = rows
-        .iter()
-        .cycle()
-        .skip(which)
-        .take(3)
-        .map(|row| (seen(row), 1))
-        .collect();
+    let view = node.view_linearizable().await;
+    let began = view.applied().unwrap();
+    let looks = node.one_in(2);
+    let is_seen = |row: &&Row| !looks || !view.knows(&name(repo, row), row.1).unwrap();
+    let seen_now: Vec<&Row> = rows.iter().filter(is_seen).collect();
+    let some = seen_now.iter().cycle().skip(which).take(seen_now.len().min(3));
+    let sighted = some.map(|row| (seen(row), 1)).collect();
     let note = NoteOrphans {
         repo,
         identity,

@@ -17,8 +17,7 @@ mod scan;
 
 use crate::{Failure, Node, now_unix};
 use futures::future::join_all;
-use pgmesh_raft::{NodeName, NodeService, OrphanScan};
-use pgmesh_storage::RepoKey;
+use pgmesh_raft::{NodeName, NodeRecord, NodeService, OrphanScan};
 use scan::Scan;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,18 +93,19 @@ impl Node {
         if let Some(host) = record.host {
             return Ok(host == self.name);
         }
-        Ok(self.scanner_of(slot.key)?.as_ref() == Some(&self.name))
+        let reaching = view.reaching(slot.key)?;
+        Ok(scanner(&reaching, self.catalog.leader()) == Some(&self.name))
     }
+}
 
-    /// The node that looks a shared repository through.
-    fn scanner_of(&self, repo: RepoKey) -> Result<Option<NodeName>, Failure> {
-        let view = self.catalog.view();
-        let leader = self.catalog.leader();
-        let mut reaching = view.reaching(repo)?;
-        reaching.retain(|(_, node)| node.service == NodeService::InService);
-        let leads = reaching.iter().find(|(_, node)| Some(node.node_id) == leader);
-        Ok(leads.or(reaching.first()).map(|(name, _)| name.clone()))
-    }
+/// The node that looks a shared repository through, of those that reach it: the leader, or the first in service.
+fn scanner(reaching: &[(NodeName, NodeRecord)], leader: Option<u64>) -> Option<&NodeName> {
+    let mut serving = reaching
+        .iter()
+        .filter(|(_, node)| node.service == NodeService::InService);
+    let first = serving.clone().next();
+    let leads = serving.find(|(_, node)| Some(node.node_id) == leader);
+    leads.or(first).map(|(name, _)| name)
 }
 
 /// Whether a repository is to be looked through: the last scan was not finished, or is long ago. The clock may be wrong:

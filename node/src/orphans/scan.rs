@@ -15,7 +15,7 @@ use std::time::Duration;
 /// The folders of chunks, one for each first byte of a name.
 const CHUNK_FOLDERS: u16 = 256;
 /// With the folder of all else.
-const FOLDERS: u16 = CHUNK_FOLDERS + 1;
+pub(super) const FOLDERS: u16 = CHUNK_FOLDERS + 1;
 /// After so many folders what was found is told.
 const TELL_EVERY: u16 = 64;
 /// What was found and not told yet; few in tests, so that it is told in the midst of a folder there.
@@ -32,7 +32,7 @@ const BATCH: usize = if cfg!(test) { 2 } else { 512 };
 const GONE: usize = 4096;
 
 /// The folder of this number.
-fn folder(number: u16) -> String {
+pub(super) fn folder(number: u16) -> String {
     match number {
         0..CHUNK_FOLDERS => format!("chunk/{number:02x}"),
         _ => "stanza".to_owned(),
@@ -40,7 +40,7 @@ fn folder(number: u16) -> String {
 }
 
 /// The number of the folder that an object is in.
-fn folder_of(path: &ObjectPath) -> u16 {
+pub(super) fn folder_of(path: &ObjectPath) -> u16 {
     match path {
         ObjectPath::Chunk { name, .. } => u16::from(name.as_bytes()[0]),
         _ => CHUNK_FOLDERS,

@@ -6,7 +6,8 @@ use crate::protocol::{GetSegment, Request, SegmentReply};
 use crate::testing::{SUITE, TestNode, stanza};
 use pgmesh_raft::command::NoteOrphans;
 use pgmesh_raft::{Amount, Command, EndedScan, LogIndex, OrphanTally};
-use pgmesh_storage::{Codec, Digest, Generation, ObjectName, Payload};
+use pgmesh_storage::RepoKey;
+use pgmesh_storage::{Codec, Digest, Generation, ObjectName, ObjectPath, Payload};
 
 fn repo() -> RepoKey {
     RepoKey::new(1).unwrap()
@@ -204,6 +205,93 @@ async fn a_scan_goes_on_in_the_folder_where_the_last_one_was_left() {
     let next = scan(&site).await;
     assert!(next.began > began);
     assert_eq!(next.waiting.objects, before, "the others were seen for the second time");
+}
+
+/// In an encrypted repository only the names that were read when the scan began tell what is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_uploaded_while_a_scan_runs_is_not_noted() {
+    let site = TestNode::start_encrypted(SessionTimes::default()).await;
+    let client = with_a_backup(&site).await;
+    let slot = slot(&site);
+    let repository = slot.repository().unwrap();
+    let begun = Scan::begin(&site.node, &slot, repository).await.unwrap().unwrap();
+    let backup = client.begin_backup("20260103-000000F").await.unwrap();
+    for number in 40..50 {
+        client.put_chunk(backup.session, &[number; 800]).await.unwrap();
+    }
+    begun.run().await.unwrap();
+    let ended = site.node.catalog.view().orphan_scan(repo()).unwrap();
+    assert_eq!(
+        (ended.ended.unwrap().found, ended.waiting),
+        (OrphanTally::default(), Amount::default())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_era_has_named_is_counted_and_takes_no_room() {
+    let site = TestNode::start(SessionTimes::default()).await;
+    with_a_backup(&site).await;
+    leave(&site, &[7; 500], 99, ObjectName::Chunk).await;
+    site.propose(Command::RaiseFloor {
+        generation: Generation(100),
+    })
+    .await;
+    leave(&site, &[8; 500], 100, ObjectName::Chunk).await;
+    let seen = scan(&site).await;
+    let found = seen.ended.unwrap().found;
+    assert_eq!(
+        (found.unknown.objects, found.earlier.objects, seen.waiting.objects),
+        (2, 1, 1)
+    );
+    let after = scan(&site).await;
+    assert_eq!((after.discarded.objects, after.waiting.objects), (1, 0));
+}
+
+#[test]
+fn one_node_looks_a_shared_repository_through() {
+    let node = |number: u64, service| {
+        let record = NodeRecord {
+            node_id: number,
+            region: String::new(),
+            advertise: Vec::new(),
+            key: [0; 32],
+            administrator: [0; 32],
+            program: String::new(),
+            service,
+            vote: pgmesh_raft::VotePolicy::Auto,
+            revoked: Vec::new(),
+            reaches: [repo()].into(),
+        };
+        (format!("n{number}").parse::<NodeName>().unwrap(), record)
+    };
+    let nodes = [
+        node(1, NodeService::Draining),
+        node(2, NodeService::InService),
+        node(3, NodeService::InService),
+    ];
+    let name = |leader| scanner(&nodes, leader).map(ToString::to_string);
+    assert_eq!(name(Some(3)).as_deref(), Some("n3"));
+    for leader in [None, Some(1), Some(9)] {
+        assert_eq!(name(leader).as_deref(), Some("n2"), "{leader:?}");
+    }
+    assert_eq!(scanner(&nodes[..1], Some(1)), None);
+}
+
+#[test]
+fn every_folder_has_one_number() {
+    let chunk = |first: u8| -> ObjectPath {
+        let path = format!("chunk/{first:02x}/{first:02x}{}", "0".repeat(62));
+        ObjectPath::parse(&path).unwrap()
+    };
+    for first in 0..=255 {
+        let number = scan::folder_of(&chunk(first));
+        assert!(
+            chunk(first)
+                .to_string()
+                .starts_with(&format!("{}/", scan::folder(number)))
+        );
+    }
+    assert_eq!(scan::folder(scan::FOLDERS - 1), "stanza");
 }
 
 #[tokio::test(flavor = "multi_thread")]
