@@ -34,6 +34,7 @@ pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
         skip_entries: skip_entries(config)?,
         buffer: config.size("node-buffer"),
         fence_timeout: config.duration("fence-timeout"),
+        orphan_scan_interval: config.duration("orphan-scan-interval"),
         sessions: SessionTimes::with_timeout(config.duration("session-timeout")),
     })
 }

@@ -19,7 +19,8 @@
 //! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
 //! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that
 //!   costs.
-//! - `repair` pays debts, `sweep` finds what nothing refers to, `garbage` deletes it.
+//! - `repair` pays debts, `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not know,
+//!   `garbage` deletes them.
 
 // A file that the tests beside the crate share names it from outside.
 #[cfg(test)]
@@ -54,6 +55,7 @@ mod mesh_file;
 #[cfg(test)]
 mod model;
 mod node;
+mod orphans;
 mod pace;
 mod past;
 pub mod protocol;

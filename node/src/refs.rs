@@ -2,8 +2,8 @@
 
 use crate::{Failure, code};
 use pgmesh_raft::apply::Base;
-use pgmesh_raft::{ObjectRef, Replica, View};
-use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
+use pgmesh_raft::{ObjectRef, Orphan, Replica, View};
+use pgmesh_storage::{ArchiveId, Digest, Generation, ObjectName, ObjectPath, RepoKey};
 
 /// What the catalog knows of one object.
 #[derive(Debug, Clone)]
@@ -134,5 +134,26 @@ pub fn object_ref(name: &ObjectName) -> ObjectRef {
             stanza: stanza.clone(),
             db: archive_id.db,
         },
+    }
+}
+
+/// What the catalog would call the content of this digest at a path; `None` for what the repository says of itself. The
+/// collector makes the path of it again.
+pub fn orphan(text: &str, path: &ObjectPath, digest: Digest) -> Option<Orphan> {
+    let name = path.object_name(digest)?;
+    Some(Orphan {
+        path: text.to_owned(),
+        object: object_ref(&name),
+        digest,
+        archive: archive_in(&name),
+        generation: path.generation(),
+    })
+}
+
+/// The archive that a name at rest mentions.
+fn archive_in(name: &ObjectName) -> Option<ArchiveId> {
+    match name {
+        ObjectName::Segment { archive_id, .. } | ObjectName::StanzaInfo { archive_id, .. } => Some(*archive_id),
+        ObjectName::Chunk(_) | ObjectName::Manifest { .. } => None,
     }
 }

@@ -187,7 +187,9 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             code::ARCHIVE_MISMATCH,
             Some("this cluster has another past than the archive: give it a stanza of its own"),
         ),
-        R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } => (code::ARCHIVE_TIMEOUT, None),
+        R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } | R::RepositoryUnsettled(_) => {
+            (code::ARCHIVE_TIMEOUT, None)
+        }
         R::LengthDiffers { .. } | R::WalRange { .. } | R::KnownOtherwise(_) => (code::ASSERT, None),
         R::RestoreRunning { .. } => (
             code::LOCK_ACQUIRE,

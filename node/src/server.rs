@@ -80,6 +80,7 @@ pub(crate) async fn serve(
         tokio::spawn(node.clone().keep_opening()),
         tokio::spawn(node.clone().keep_repairing()),
         tokio::spawn(node.clone().keep_sweeping()),
+        tokio::spawn(node.clone().keep_finding_orphans()),
         tokio::spawn(node.clone().keep_backfilling()),
         tokio::spawn(node.clone().keep_marking()),
         tokio::spawn(node.clone().keep_comparing()),

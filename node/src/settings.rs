@@ -47,6 +47,8 @@ pub struct NodeSettings {
     pub buffer: u64,
     /// `fence-timeout`: how long after its last look at the marks of its repositories a node acknowledges and deletes.
     pub fence_timeout: Duration,
+    /// `orphan-scan-interval`: how often a repository is looked through for objects that the catalog does not know.
+    pub orphan_scan_interval: Duration,
     /// `session-timeout`, and how long else sessions are waited for.
     pub sessions: SessionTimes,
 }

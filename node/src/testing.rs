@@ -6,14 +6,14 @@ use crate::protocol::{
     PutChunk, Request,
 };
 use crate::server::serve;
-use crate::{Failure, Layout, Node, SessionTimes, init};
+use crate::{Failure, Layout, Node, NodeSettings, SessionTimes, init};
 use bytes::Bytes;
 use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, Redemption, RequestId, SessionId, TokenId, TokenRole};
 use pgmesh_storage::{
     BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, MANIFEST_FORMAT, ManifestRoot,
-    PartRef, PartWriter, Payload, StanzaName,
+    PartRef, PartWriter, Passphrase, Payload, StanzaName,
 };
 use pgmesh_transport::{Client, Connection, ConnectionLost, Identity, Role, Server};
 use serde::de::DeserializeOwned;
@@ -49,9 +49,26 @@ pub(crate) struct TestNode {
 
 impl TestNode {
     pub(crate) async fn start(sessions: SessionTimes) -> Self {
+        Self::start_with(sessions, |_| {}).await
+    }
+
+    /// With an encrypted repository.
+    pub(crate) async fn start_encrypted(sessions: SessionTimes) -> Self {
+        let encrypt = |settings: &mut NodeSettings| {
+            for declared in settings.repositories.values_mut() {
+                let cipher = ("cipher-type".to_owned(), "aes-256-cbc".to_owned());
+                declared.definition.extend([cipher]);
+                declared.passphrase = Some(Passphrase::new("secret".to_owned()).unwrap());
+            }
+        };
+        Self::start_with(sessions, encrypt).await
+    }
+
+    async fn start_with(sessions: SessionTimes, change: impl FnOnce(&mut NodeSettings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let repository = folder.path().join("repo");
-        let settings = settings(&folder.path().join("node"), &[&repository], sessions);
+        let mut settings = settings(&folder.path().join("node"), &[&repository], sessions);
+        change(&mut settings);
         init(&settings, SUITE).await.unwrap();
         let layout = Layout::new(&settings.path);
         let identity = Identity::load(&layout.identity()).unwrap();
@@ -233,7 +250,7 @@ impl TestNode {
     }
 }
 
-fn visit(folder: &Path, see: &mut impl FnMut(&str)) {
+pub(crate) fn visit(folder: &Path, see: &mut impl FnMut(&str)) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().unwrap().is_dir() {
             visit(&entry.path(), see);

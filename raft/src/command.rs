@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{
     BackupRecord, Branch, CatalogLoss, Claim, CondemnedChunk, DebtReason, GarbageKey, GarbageObject, LogIndex,
-    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, PlacedIdentity, Redemption, Replica, RequestId, Server,
-    SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
+    MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef, Orphan, OrphanTally, PlacedIdentity, Redemption, Replica,
+    RequestId, Server, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
 /// A command with who asked for it and when: what a Raft log entry holds.
@@ -436,6 +436,14 @@ pub enum Command {
         /// The garbage.
         garbage: Vec<GarbageObject>,
     },
+    /// Says what a scan of a repository has found that the catalog does not know, and how far it has come. Refused with
+    /// [`Refusal::RepositoryUnsettled`](crate::Refusal::RepositoryUnsettled) while the repository is being filled, changed
+    /// or compared, as is `DiscardOrphans`. Reply: `Done`.
+    NoteOrphans(Box<NoteOrphans>),
+    /// Makes objects garbage that two scans have seen and that the catalog does not know. Passed over are those that it
+    /// knows, or that somebody may be writing with its knowledge; those that were noted after `began`, or while a
+    /// session was open that is still open; and those of an earlier era. Reply: `Discarded`.
+    DiscardOrphans(Box<DiscardOrphans>),
     /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may
     /// have been used by a catalog that is lost. Reply: `Done`.
     RaiseFloor {
@@ -493,6 +501,8 @@ impl Command {
             Self::RenumberNode { .. } => "renumber node",
             Self::MarkRepository { .. } => "mark repository",
             Self::RaiseFloor { .. } => "raise floor",
+            Self::NoteOrphans(_) => "note orphans",
+            Self::DiscardOrphans(_) => "discard orphans",
             Self::SetNodeService { .. } => "set node service",
             Self::SetNodeVote { .. } => "set node vote",
             Self::RegisterRepository { .. } => "register repository",
@@ -531,6 +541,38 @@ impl Command {
             Self::Adopt(_) => "adopt",
         }
     }
+}
+
+/// What a scan of a repository has found since the last command of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoteOrphans {
+    /// The repository.
+    pub repo: RepoKey,
+    /// The repository that was listed.
+    pub identity: PlacedIdentity,
+    /// [`View::applied`](crate::View::applied) of a linearizable view from before the scan.
+    pub began: LogIndex,
+    /// The folder that it goes on with; none when it has come to its end.
+    pub next: Option<u16>,
+    /// All that it has found so far.
+    pub found: OrphanTally,
+    /// Objects that the catalog does not know, each with its bytes.
+    pub sighted: Vec<(String, u64)>,
+    /// Paths that were noted before, and that are known by now, or not there any more.
+    pub gone: Vec<String>,
+}
+
+/// What two scans have seen and the catalog does not know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiscardOrphans {
+    /// The repository.
+    pub repo: RepoKey,
+    /// The repository that was listed.
+    pub identity: PlacedIdentity,
+    /// [`View::applied`](crate::View::applied) of a linearizable view from before the second scan.
+    pub began: LogIndex,
+    /// The objects. What their paths name is vouched for by whoever has listed them.
+    pub orphans: Vec<Orphan>,
 }
 
 /// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where

@@ -24,6 +24,8 @@ pub const ADOPTED: &[u8] = b"adopted";
 pub const FLOOR: &[u8] = b"floor";
 /// When the floor was last raised, in table `Mesh`.
 pub const FLOOR_RAISED: &[u8] = b"floor-raised";
+/// The floor when the catalog's era began, in table `Mesh`.
+pub const ERA_FLOOR: &[u8] = b"era-floor";
 /// Set while the catalog has been rebuilt and no repository was given up since, in table `Mesh`: a repository that is
 /// registered may hold what the lost catalog has written, and no name in it was ever deleted by this one.
 pub const REBUILT: &[u8] = b"rebuilt";
@@ -47,7 +49,8 @@ pub fn node(name: &NodeName) -> Vec<u8> {
     name.as_str().as_bytes().to_vec()
 }
 
-/// A key in tables `Repositories` and `Counters`, and the prefix of a repository's debts.
+/// A key in tables `Repositories`, `Counters` and `OrphanScans`, and the prefix of a repository's rows in `Debts` and
+/// `Orphans`.
 #[must_use]
 pub fn repository(repo: RepoKey) -> Vec<u8> {
     u16::from(repo).to_be_bytes().to_vec()
@@ -141,6 +144,14 @@ pub fn garbage(garbage: &GarbageKey) -> Vec<u8> {
     let mut key = object(&garbage.object);
     key.extend_from_slice(&u16::from(garbage.repo).to_be_bytes());
     key.extend_from_slice(&garbage.generation.0.to_be_bytes());
+    key
+}
+
+/// A key in table `Orphans`.
+#[must_use]
+pub fn orphan(repo: RepoKey, path: &str) -> Vec<u8> {
+    let mut key = repository(repo);
+    key.extend_from_slice(path.as_bytes());
     key
 }
 
@@ -323,6 +334,13 @@ pub fn read_garbage(key: &[u8]) -> Option<GarbageKey> {
         generation: reader.generation()?,
     };
     reader.end(garbage)
+}
+
+/// Reads a key of table `Orphans`.
+#[must_use]
+pub fn read_orphan(key: &[u8]) -> Option<(RepoKey, String)> {
+    let mut reader = KeyReader::new(key);
+    Some((reader.repository()?, reader.rest()?.to_owned()))
 }
 
 /// Reads a key of table `Lost`.

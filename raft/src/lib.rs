@@ -44,12 +44,13 @@ pub use command::{Command, Proposal};
 pub use disk_pace::AppendTimes;
 pub use error::{CatalogError, ReadError};
 pub use model::{
-    AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
-    CondemnedChunk, Database, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, HistoryRecord, Judgement, Known,
-    LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService, ObjectRef,
-    PlacedIdentity, Redeemed, Redemption, Replica, RepositoryChange, RepositoryCounters, RepositoryMark,
-    RepositoryRecord, RequestId, RunningBackup, SegmentRecord, Server, SessionId, SessionKind, SessionRecord,
-    StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy, WithdrawnMarks, Writer,
+    Amount, AuditRecord, BackupRecord, Branch, CatalogLoss, CatalogPast, ChangeKind, ChunkRecord, ChunkState, Claim,
+    CondemnedChunk, Database, Debt, DebtReason, EndedScan, Garbage, GarbageKey, GarbageObject, HistoryRecord,
+    Judgement, Known, LastPush, Levels, Lineage, LogIndex, Lost, MeshRecord, NodeName, NodeRecord, NodeService,
+    ObjectRef, Orphan, OrphanScan, OrphanTally, PlacedIdentity, Redeemed, Redemption, Replica, RepositoryChange,
+    RepositoryCounters, RepositoryMark, RepositoryRecord, RequestId, RunningBackup, SegmentRecord, Server, SessionId,
+    SessionKind, SessionRecord, SightedOrphan, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy,
+    WithdrawnMarks, Writer,
 };
 pub use options::CatalogOptions;
 pub use refusal::Refusal;

@@ -83,6 +83,10 @@ pub const ITEMS: usize = 4096;
 pub const AUDIT_LINES: u64 = 100_000;
 /// The fingerprint of a machine, in bytes.
 pub const MACHINE: usize = 16;
+/// Objects of one repository that are remembered as seen once and unknown; what is beyond waits for a later scan.
+pub const ORPHANS: u64 = if cfg!(test) { 4 } else { 1 << 14 };
+/// The path of an object in a repository, in bytes: twice the longest that there is.
+pub const ORPHAN_PATH: usize = 512;
 /// WAL files that one command forgets.
 pub const FORGOTTEN_FILES: usize = if cfg!(test) { 4 } else { 1000 };
 
@@ -216,6 +220,18 @@ pub fn check(proposal: &Proposal) -> Result<(), Refusal> {
             bounded("a name, in bytes", name.len(), NAME)
         }
         Command::Adopt(adopt) => self::adopt(adopt),
+        Command::NoteOrphans(note) => {
+            items(note.sighted.len())?;
+            items(note.gone.len())?;
+            placed(&note.identity)?;
+            let mut paths = note.sighted.iter().map(|(path, _)| path).chain(&note.gone);
+            paths.try_for_each(|path| orphan_path(path))
+        }
+        Command::DiscardOrphans(discard) => {
+            items(discard.orphans.len())?;
+            placed(&discard.identity)?;
+            discard.orphans.iter().try_for_each(|orphan| orphan_path(&orphan.path))
+        }
         Command::RenumberNode { reason: text, .. } => reason(text),
         Command::MarkRepository { identity, .. } => placed(identity),
         Command::RaiseFloor { .. }
@@ -289,6 +305,10 @@ fn machine(machine: &str) -> Result<(), Refusal> {
 
 fn branches(count: usize) -> Result<(), Refusal> {
     bounded("the lines of a history file", count, LINES)
+}
+
+fn orphan_path(path: &str) -> Result<(), Refusal> {
+    bounded("the path of an object, in bytes", path.len(), ORPHAN_PATH)
 }
 
 fn items(count: usize) -> Result<(), Refusal> {

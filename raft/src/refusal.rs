@@ -356,6 +356,12 @@ pub enum Refusal {
         /// When.
         since: LogIndex,
     },
+    /// Not every object that the catalog knows is a replica or a debt of the repository, or the catalog itself is in
+    /// doubt: nothing there is taken for unknown.
+    #[error(
+        "repo{0} is being filled, changed or compared, or it is at another place: nothing there is taken for unknown"
+    )]
+    RepositoryUnsettled(RepoKey),
     /// A chunk with a known digest that is shorter than was known: the proposer is wrong about one of them.
     #[error("chunk {digest} has {known} bytes, not {given}")]
     LengthDiffers {

@@ -66,6 +66,13 @@ pub enum Reply {
         /// The number.
         chunks: u32,
     },
+    /// Orphans were made garbage.
+    Discarded {
+        /// How many; the others were passed over.
+        objects: u32,
+        /// Their bytes in the repository.
+        bytes: u64,
+    },
     /// The node has another number.
     Renumbered {
         /// Its number in the Raft group.

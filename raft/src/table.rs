@@ -40,6 +40,10 @@ pub enum Table {
     /// Object, repository, generation → garbage that the repository does not let go (object lock, no right to delete):
     /// a mark, so that its name is not used again.
     Kept,
+    /// Repository, path → an object that lies there and that a scan did not find in the catalog.
+    Orphans,
+    /// Number → how far the repository was looked through for such objects.
+    OrphanScans,
     /// Session identifier → session.
     Sessions,
     /// Token identifier → token.
@@ -56,7 +60,7 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Mesh,
         Self::Nodes,
         Self::Repositories,
@@ -73,6 +77,8 @@ impl Table {
         Self::Lost,
         Self::Garbage,
         Self::Kept,
+        Self::Orphans,
+        Self::OrphanScans,
         Self::Sessions,
         Self::Tokens,
         Self::Audit,
@@ -101,6 +107,8 @@ impl Table {
             Self::Lost => "lost",
             Self::Garbage => "garbage",
             Self::Kept => "kept",
+            Self::Orphans => "orphans",
+            Self::OrphanScans => "orphan-scans",
             Self::Sessions => "sessions",
             Self::Tokens => "tokens",
             Self::Audit => "audit",

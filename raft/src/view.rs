@@ -5,6 +5,8 @@
 //! disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at a time
 //! (invariant 11), see the table as it was when they began, and can go on later after a key.
 
+mod orphans;
+
 use std::sync::Arc;
 
 use pgmesh_postgres::{SegmentName, TimelineId, WalFileName};

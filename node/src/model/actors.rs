@@ -3,7 +3,8 @@
 use super::node::{NodeTables, SimNode, Unsaid};
 use super::random::Random;
 use super::world::{
-    CHUNKS, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object, stanza,
+    CHUNKS, Row, claimed, create_stanza, digest, info, new_chunk, push, segment_digest, segment_name, segment_object,
+    stanza,
 };
 use crate::garbage::collector::{ask_for_kept_of, collect};
 use crate::refs;
@@ -11,9 +12,10 @@ use crate::repair::owed;
 use crate::services::{Again, Checked, LookedUp, Whole, chunk_targets, look_again, missing};
 use crate::sweep::{Part, candidates};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
-use pgmesh_raft::command::{CommitBackup, NewReplica};
+use pgmesh_raft::command::{CommitBackup, DiscardOrphans, NewReplica, NoteOrphans};
 use pgmesh_raft::{
-    BackupRecord, Claim, Command, LogIndex, ObjectRef, Refusal, Reply, SessionId, SessionKind, StoredObject, View,
+    BackupRecord, Claim, Command, GarbageKey, LogIndex, ObjectRef, Orphan, OrphanTally, Refusal, Reply, SessionId,
+    SessionKind, StoredObject, View,
 };
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +24,19 @@ use std::pin::Pin;
 /// How often a service tries again when the catalog has moved.
 const TRIES: usize = 4;
 
+/// Pushes and scans, and little else: sessions are open seldom, so what nobody knows is deleted soon.
+pub(super) fn begin_quiet(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let ack = 1 + random.below(2);
+    match random.below(8) {
+        0..3 => Box::pin(push_segment(node, 3 + u32::try_from(random.below(4)).unwrap(), ack)),
+        3..7 => Box::pin(find_orphans(node, 1 + random.below(3), random.below(64))),
+        _ => Box::pin(collection(node)),
+    }
+}
+
 pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let ack = 1 + random.below(2);
-    match random.below(20) {
+    match random.below(23) {
         0..5 => {
             let mask = 1 + random.below((1 << CHUNKS) - 1);
             let wanted = (0..CHUNKS).filter(|bit| mask >> bit & 1 == 1).map(digest).collect();
@@ -35,6 +47,7 @@ pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Ou
         11..15 => Box::pin(collection(node)),
         15..18 => Box::pin(repair(node, random.below(3), random.below(64))),
         18 => Box::pin(ask_for_kept(node)),
+        19..22 => Box::pin(find_orphans(node, 1 + random.below(3), random.below(64))),
         _ if random.one_in(3) => Box::pin(delete_stanza(node)),
         _ => Box::pin(create(node)),
     }
@@ -332,6 +345,63 @@ async fn repair(node: SimNode, repo: usize, which: usize) {
         }
     }
     node.close(session).await;
+}
+
+fn name(repo: RepoKey, row: &Row) -> GarbageKey {
+    GarbageKey {
+        object: row.0.clone(),
+        repo,
+        generation: row.2,
+    }
+}
+
+/// What a scan says that it has seen, twice. Half of the time it does not look at the catalog before, and names what is
+/// live as well: the catalog decides.
+async fn find_orphans(node: SimNode, repo: usize, which: usize) {
+    let repo = super::world::repo(u16::try_from(repo).unwrap());
+    let (rows, identity) = node.listing(repo);
+    if rows.is_empty() {
+        return;
+    }
+    let seen = |row: &Row| format!("{row:?}");
+    let view = node.view_linearizable().await;
+    let began = view.applied().unwrap();
+    let looks = node.one_in(2);
+    let is_seen = |row: &&Row| !looks || !view.knows(&name(repo, row), row.1).unwrap();
+    let seen_now: Vec<&Row> = rows.iter().filter(is_seen).collect();
+    let some = seen_now.iter().cycle().skip(which).take(seen_now.len().min(3));
+    let sighted = some.map(|row| (seen(row), 1)).collect();
+    let note = NoteOrphans {
+        repo,
+        identity,
+        began,
+        next: None,
+        found: OrphanTally::default(),
+        sighted,
+        gone: Vec::new(),
+    };
+    if node.ask(Command::NoteOrphans(Box::new(note))).await.is_err() {
+        return;
+    }
+    let began = node.view_linearizable().await.applied().unwrap();
+    let (rows, identity) = node.listing(repo);
+    let orphans = rows.iter().map(|row| Orphan {
+        path: seen(row),
+        object: row.0.clone(),
+        digest: row.1,
+        archive: Some("15-1".parse().unwrap()),
+        generation: row.2,
+    });
+    let discard = DiscardOrphans {
+        repo,
+        identity,
+        began,
+        orphans: orphans.collect(),
+    };
+    if let Ok(Reply::Discarded { objects, .. }) = node.ask(Command::DiscardOrphans(Box::new(discard))).await {
+        node.world.trace(|| format!("{objects} orphans in repo{repo}"));
+        let _ = collect(&node).await;
+    }
 }
 
 async fn delete_stanza(node: SimNode) {

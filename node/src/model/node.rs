@@ -6,8 +6,10 @@ use crate::garbage::collector::{Fate, Ground};
 use crate::{Failure, code};
 use pgmesh_raft::apply::{Base, MemoryBase, Rows, Snapshots};
 use pgmesh_raft::table::Table;
-use pgmesh_raft::{Claim, Command, GarbageKey, ReadError, Refusal, Replica, Reply, SessionId, SessionKind, View};
-use pgmesh_storage::{ObjectName, RepoKey};
+use pgmesh_raft::{
+    Claim, Command, GarbageKey, PlacedIdentity, ReadError, Refusal, Replica, Reply, SessionId, SessionKind, View,
+};
+use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -123,6 +125,20 @@ impl SimNode {
         };
         self.pause().await;
         is_written
+    }
+
+    /// What lies in a repository, and which one it is.
+    pub(super) fn listing(&self, repo: RepoKey) -> (Vec<Row>, PlacedIdentity) {
+        let state = self.world.lock();
+        let rows = state
+            .stores
+            .get(&repo)
+            .map(|store| store.rows.iter().cloned().collect());
+        let generation = Generation::FIRST;
+        (
+            rows.unwrap_or_default(),
+            state.claim(Replica { repo, generation }).identity,
+        )
     }
 
     fn disk(&self, repo: RepoKey) -> Option<u64> {

@@ -203,6 +203,38 @@ pub struct RepositoryStatus {
     pub debt: DebtInfo,
     /// What it does not let go.
     pub kept: KeptInfo,
+    /// What lies there and nobody knows.
+    pub orphans: OrphanInfo,
+}
+
+/// What scans of a repository have found that the catalog does not know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphanInfo {
+    /// When the last complete scan ended, Unix seconds; none before the first one.
+    pub scanned: Option<i64>,
+    /// Whether one is under way.
+    pub scanning: bool,
+    /// What the last complete scan has seen.
+    pub seen: AmountInfo,
+    /// Of that, what an earlier era of the catalog has named: it stays.
+    pub earlier: AmountInfo,
+    /// Of that, objects that are damaged, so that nobody can tell what they are: they stay.
+    pub unreadable: u64,
+    /// What was seen there that is no object of a repository: it stays.
+    pub foreign: u64,
+    /// What is deleted if a scan sees it again.
+    pub waiting: AmountInfo,
+    /// What was made garbage, and is deleted, since the repository was registered.
+    pub deleted: AmountInfo,
+}
+
+/// So many objects, and what they take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AmountInfo {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes in the repository.
+    pub bytes: u64,
 }
 
 /// One node's way to a shared repository.

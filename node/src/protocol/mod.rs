@@ -30,8 +30,8 @@ pub use info::{
     InfoCursor, KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
 };
 pub use mesh::{
-    MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RenewCertificate,
-    RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
+    AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
+    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
 };
 pub use peer::{
     Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, NewNumber, ObjectAnswer,

@@ -143,6 +143,7 @@ impl Site {
             archive_ack: None,
             backup_ack: None,
             fence_timeout: Duration::from_secs(3),
+            orphan_scan_interval: Duration::from_secs(24 * 3600),
             io_timeout: Duration::from_secs(1),
             seeds: Vec::new(),
             routes: BTreeMap::new(),

@@ -5,13 +5,14 @@ use super::session::session_states;
 use crate::failure::chain;
 use crate::links::{Lane, LinkError, Whom};
 use crate::protocol::{
-    MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, RepositoryStatus, Request,
+    AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
+    RepositoryStatus, Request,
 };
 use crate::services::info::{debt_info, kept_info};
 use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
 use pgmesh_raft::limits::{self, shortened};
-use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, View, VotePolicy};
+use pgmesh_raft::{Amount, Command, NodeName, NodeRecord, NodeService, OrphanScan, View, VotePolicy};
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -265,6 +266,7 @@ impl Node {
                 bytes: counters.bytes,
                 debt: debt_info(view, key)?,
                 kept: kept_info(view, key, &record)?,
+                orphans: orphan_info(&view.orphan_scan(key)?),
                 host: record.host.map(|host| host.to_string()),
             });
         }
@@ -292,6 +294,22 @@ impl Node {
     async fn round_trip_to(&self, name: &str) -> Option<u64> {
         let trip = self.links.round_trip(&Whom::Named(name.parse().ok()?)).await?;
         u64::try_from(trip.as_micros()).ok()
+    }
+}
+
+/// What scans have found that the catalog does not know.
+fn orphan_info(scan: &OrphanScan) -> OrphanInfo {
+    let amount = |Amount { objects, bytes }| AmountInfo { objects, bytes };
+    let found = scan.ended.map(|ended| ended.found).unwrap_or_default();
+    OrphanInfo {
+        scanned: scan.ended.map(|ended| ended.at),
+        scanning: scan.next.is_some(),
+        seen: amount(found.unknown),
+        earlier: amount(found.earlier),
+        unreadable: found.unreadable,
+        foreign: found.foreign,
+        waiting: amount(scan.waiting),
+        deleted: amount(scan.discarded),
     }
 }
 

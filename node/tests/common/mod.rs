@@ -32,6 +32,7 @@ pub fn settings(path: &Path, repositories: &[&Path], sessions: SessionTimes) -> 
         archive_ack: None,
         backup_ack: None,
         fence_timeout: Duration::from_secs(3),
+        orphan_scan_interval: Duration::from_secs(24 * 3600),
         io_timeout: Duration::from_secs(20),
         seeds: Vec::new(),
         routes: BTreeMap::new(),

@@ -6,7 +6,7 @@ use super::names::{self, retire_name};
 use super::objects::{
     count_kept, count_replica, find, need_session, oldest_backup, oldest_session, owe, repositories, retire,
 };
-use super::{Base, Outcome, Step, withdrawn};
+use super::{Base, Outcome, Step, orphans, withdrawn};
 use crate::key;
 use crate::model::{
     ChunkRecord, CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, LogIndex, ObjectRef, Replica,
@@ -214,6 +214,8 @@ pub(super) fn raise_floor<B: Base>(step: &mut Step<'_, '_, B>, generation: Gener
     if names::raise_floor(step, generation)? {
         step.audit(format!("new objects have generation {generation} or a higher one"));
     }
+    // What the repository holds already was named before.
+    orphans::raise_era_floor(step)?;
     Ok(Reply::Done)
 }
 

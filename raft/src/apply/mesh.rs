@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pgmesh_storage::{Generation, RepoKey};
 
-use super::{Base, Outcome, Step, names};
+use super::{Base, Outcome, Step, names, orphans};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{CatalogLoss, CatalogPast, LogIndex, MeshRecord, RepositoryRecord};
@@ -109,6 +109,7 @@ pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogInde
         return Err(Refusal::LossTooLarge.into());
     };
     names::raise_floor(step, Generation(floor))?;
+    orphans::raise_era_floor(step)?;
     let past = CatalogPast {
         // Above that of the proof: it may be newer than the catalog knows.
         era: past.era.max(loss.era).saturating_add(1),
@@ -142,6 +143,7 @@ pub(super) fn begin_era<B: Base>(
     }
     step.audit(format!("era {} of the catalog begins: {reason}", next.era));
     names::raise_floor(step, floor)?;
+    orphans::raise_era_floor(step)?;
     let known: u64 = step.txn.record(Table::Mesh, key::LAST_NODE_ID)?.unwrap_or_default();
     step.txn
         .put(Table::Mesh, key::LAST_NODE_ID.to_vec(), &known.max(last_number));

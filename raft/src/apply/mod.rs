@@ -14,6 +14,7 @@ mod mesh;
 pub(crate) mod names;
 mod node;
 pub(crate) mod objects;
+pub(crate) mod orphans;
 pub(crate) mod repository;
 mod request;
 mod retire;
@@ -31,6 +32,8 @@ mod costs;
 mod forget_wal;
 #[cfg(test)]
 mod forgotten;
+#[cfg(test)]
+mod orphans_seen;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -424,6 +427,8 @@ fn run<B: Base>(step: &mut Step<'_, '_, B>, command: Command) -> Outcome {
         Command::Forget { chunks, kept } => garbage::forget(step, &chunks, &kept),
         Command::ForgetGarbage { garbage } => garbage::forget_garbage(step, &garbage),
         Command::KeepGarbage { garbage } => garbage::keep(step, &garbage),
+        Command::NoteOrphans(note) => orphans::note(step, *note),
+        Command::DiscardOrphans(given) => orphans::discard(step, *given),
         Command::RaiseFloor { generation } => garbage::raise_floor(step, generation),
         Command::CreateToken {
             id,

@@ -11,7 +11,7 @@ use super::names::{free_generation, retire_name};
 use super::node::lose_reach;
 use super::objects::{count_kept, find, need_repository, note_lost, owe, repositories, settle, uncount_replica};
 use super::repository::refuse_known_storage;
-use super::{Base, Outcome, Row, Step, withdrawn};
+use super::{Base, Outcome, Row, Step, orphans, withdrawn};
 use crate::error::ReadError;
 use crate::key::{self, KeyReader};
 use crate::model::{
@@ -32,17 +32,18 @@ const MAX_DEBTS_SEARCHED: u64 = if cfg!(test) { 16 } else { 20_000 };
 const STEP_BYTES: usize = 8 << 20;
 
 /// The tables whose rows mention a retired repository. Those that a replaced one is done with come first.
-const TABLES: [Table; 7] = [
+const TABLES: [Table; 8] = [
     Table::Chunks,
     Table::Segments,
     Table::Backups,
     Table::Stanzas,
+    Table::Orphans,
     Table::Kept,
     Table::Garbage,
     Table::Debts,
 ];
 /// With what the lost one kept: the empty one keeps nothing.
-const REPLACED_TABLES: usize = 5;
+const REPLACED_TABLES: usize = 6;
 
 pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: bool) -> Outcome {
     let mut record = need_repository(step, repo)?;
@@ -77,6 +78,7 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: 
         step.txn.delete(Table::Mesh, key::REBUILT.to_vec());
         step.txn.delete(Table::Repositories, key::repository(repo));
         step.txn.delete(Table::Counters, key::repository(repo));
+        orphans::drop_scan(step, repo);
         return Ok(Reply::Retiring { more: false });
     }
     step.txn.put(Table::Repositories, key::repository(repo), &record);
@@ -181,6 +183,7 @@ fn replace_step<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut record: 
             "repo{repo}: all that the lost disk held is owed; {orphans} objects were nowhere else"
         ));
         compares_no_more(step, repo)?;
+        orphans::drop_scan(step, repo);
     }
     step.txn.put(Table::Repositories, key::repository(repo), &record);
     Ok(Reply::Replacing { more })
@@ -283,7 +286,7 @@ fn next_rows<B: Base>(
     limit: usize,
 ) -> Result<(Vec<Row>, bool), ReadError> {
     let prefix = match table {
-        Table::Debts => key::repository(repo),
+        Table::Debts | Table::Orphans => key::repository(repo),
         _ => Vec::new(),
     };
     let from = after.map_or_else(|| prefix.clone(), key::after);
@@ -338,6 +341,7 @@ impl Visit {
                 }
             }
             Table::Stanzas => self.stanza(step, row)?,
+            Table::Orphans => orphans::drop_row(step, self.repo, key.clone())?,
             Table::Garbage | Table::Kept => {
                 let garbage = key::read_garbage(key).ok_or_else(malformed)?;
                 if garbage.repo == self.repo {

@@ -289,6 +289,8 @@ fn identities(command: &mut Command) -> Vec<&mut PlacedIdentity> {
     }
     match command {
         Command::MarkRepository { identity, .. } => vec![identity],
+        Command::NoteOrphans(note) => vec![&mut note.identity],
+        Command::DiscardOrphans(discard) => vec![&mut discard.identity],
         Command::CreateStanza { info, .. } | Command::UpgradeStanza { info, .. } => of(&mut info.claims),
         Command::PushSegment(push) => of(&mut push.object.claims),
         Command::AddChunks { chunks, .. } => chunks.iter_mut().flat_map(|chunk| of(&mut chunk.claims)).collect(),

@@ -29,6 +29,19 @@ impl StoredName {
     }
 }
 
+impl StoredName {
+    /// Its bytes; as good as random.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// The digest, where it is the name.
+    pub(crate) fn unhidden(self) -> Digest {
+        self.0
+    }
+}
+
 impl fmt::Display for StoredName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)

@@ -101,6 +101,12 @@ impl Repository {
         StoredName::new(digest, self.suite(), self.0.envelope.naming_key())
     }
 
+    /// The digest of what lies at a path, where the name tells it: in a repository that is not encrypted.
+    #[must_use]
+    pub fn digest_in(&self, path: &ObjectPath) -> Option<Digest> {
+        path.name().filter(|_| !self.is_encrypted()).map(StoredName::unhidden)
+    }
+
     /// Whether what a listing gave is left by `repo-check`, which leaves what it has written where it may not delete.
     /// No object of the repository, and nothing is wrong with it.
     #[must_use]

@@ -4,7 +4,9 @@ use super::super::info::{debt, health, holes_json, kept, lost, stuck};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
-use pgmesh_node::protocol::{MeshStatus, NodeInfo, NodeStatus, ReachInfo, RepositoryStatus, SessionStatus};
+use pgmesh_node::protocol::{
+    AmountInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, ReachInfo, RepositoryStatus, SessionStatus,
+};
 use serde_json::{Value, json};
 
 /// The whole object.
@@ -88,6 +90,22 @@ fn repository(repository: &RepositoryStatus) -> Value {
         "bytes": repository.bytes,
         "debt": debt(repository.debt),
         "kept": kept(&repository.kept),
+        "orphans": orphans(&repository.orphans),
+    })
+}
+
+/// What nobody knows.
+fn orphans(orphans: &OrphanInfo) -> Value {
+    let amount = |AmountInfo { objects, bytes }| json!({"objects": objects, "bytes": bytes});
+    json!({
+        "scanned": orphans.scanned,
+        "scanning": orphans.scanning,
+        "seen": amount(orphans.seen),
+        "earlier": amount(orphans.earlier),
+        "unreadable": orphans.unreadable,
+        "foreign": orphans.foreign,
+        "waiting": amount(orphans.waiting),
+        "deleted": amount(orphans.deleted),
     })
 }
 
@@ -119,12 +137,18 @@ mod tests {
         assert_eq!(shared["nodes"][1]["health"]["state"], "down");
         assert_eq!(shared["nodes"][2]["reaches"], false);
         assert_eq!(shared["kept"], json!({"objects": 7, "why": "object lock"}));
+        let seen = json!({"objects": 5, "bytes": 5 << 20});
+        assert_eq!(
+            (&shared["orphans"]["seen"], &shared["orphans"]["scanned"]),
+            (&seen, &json!(samples::NOW))
+        );
         let about = Command::Status.spec().about;
         for object in [
             &status,
             &status["nodes"][0],
             &status["repositories"][0],
             &shared["nodes"][0],
+            &shared["orphans"],
         ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(about.contains(&format!("`{key}`")), "{key} is not documented");

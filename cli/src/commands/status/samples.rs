@@ -1,8 +1,8 @@
 //! A mesh to show: three nodes, of which one is away, and two repositories, of which one owes.
 
 use pgmesh_node::protocol::{
-    DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, ReachInfo, RepositoryStatus,
-    SessionStatus,
+    AmountInfo, DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
+    ReachInfo, RepositoryStatus, SessionStatus,
 };
 use pgmesh_storage::RepoKey;
 
@@ -46,6 +46,10 @@ pub fn status(name: &str) -> NodeStatus {
     }
 }
 
+fn amount(objects: u64, bytes: u64) -> AmountInfo {
+    AmountInfo { objects, bytes }
+}
+
 fn repository(number: u16, health: HealthInfo, debt: DebtInfo) -> RepositoryStatus {
     RepositoryStatus {
         key: RepoKey::new(number).unwrap(),
@@ -58,6 +62,7 @@ fn repository(number: u16, health: HealthInfo, debt: DebtInfo) -> RepositoryStat
         bytes: 3 << 30,
         debt,
         kept: KeptInfo::default(),
+        orphans: OrphanInfo::default(),
     }
 }
 
@@ -138,6 +143,16 @@ pub fn shared() -> RepositoryStatus {
         kept: KeptInfo {
             objects: 7,
             why: "object lock".to_owned(),
+        },
+        orphans: OrphanInfo {
+            scanned: Some(NOW),
+            scanning: false,
+            seen: amount(5, 5 << 20),
+            earlier: amount(1, 1 << 20),
+            unreadable: 1,
+            foreign: 2,
+            waiting: amount(3, 3 << 20),
+            deleted: amount(17, 1 << 30),
         },
         ..repository(3, HealthInfo::Up, DebtInfo::default())
     }

@@ -3,8 +3,8 @@
 use super::super::columns::{columns, or_dash};
 use super::super::info::{describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles};
 use super::words::{health, role, round_trip, span, state, unopened};
-use crate::output::size;
-use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeStatus, RepositoryStatus};
+use crate::output::{size, timestamp};
+use pgmesh_node::protocol::{AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, RepositoryStatus};
 use std::time::Duration;
 
 /// The whole text.
@@ -148,6 +148,7 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
             .into_iter()
             .chain(troubles)
             .chain(describe_kept(&repository.kept))
+            .chain(orphans(&repository.orphans))
             .map(move |line| format!("repo{key}: {line}"))
     });
     let lost = describe_lost(&status.lost)
@@ -171,6 +172,38 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
         .chain(repositories)
         .chain(unopened)
         .collect()
+}
+
+/// What nobody knows there; nothing where there never was any.
+fn orphans(orphans: &OrphanInfo) -> Vec<String> {
+    let amount = |AmountInfo { objects, bytes }| format!("{objects} ({})", size(bytes));
+    let is_there = |amount: AmountInfo| amount.objects > 0;
+    let mut lines = Vec::new();
+    if is_there(orphans.seen) || is_there(orphans.waiting) || is_there(orphans.deleted) {
+        let seen = orphans
+            .scanned
+            .map(|at| format!("{} seen at {}, ", amount(orphans.seen), timestamp(at)));
+        lines.push(format!(
+            "objects that nobody knows: {}{} go if they are seen again, {} deleted so far",
+            seen.unwrap_or_default(),
+            amount(orphans.waiting),
+            amount(orphans.deleted)
+        ));
+    }
+    if is_there(orphans.earlier) || orphans.unreadable > 0 {
+        lines.push(format!(
+            "of these, {} of an earlier era of the catalog and {} damaged ones stay",
+            amount(orphans.earlier),
+            orphans.unreadable
+        ));
+    }
+    if orphans.foreign > 0 {
+        lines.push(format!(
+            "{} files that pgmesh has not written lie there, and stay",
+            orphans.foreign
+        ));
+    }
+    lines
 }
 
 /// Where a shared repository lies, which nodes have it open, and why others have not.
@@ -250,7 +283,11 @@ mod tests {
         let lines = "\nrepo3: s3://walls/mesh, open on n1\n\
                      repo3: n2 reaches it and does not have it open: no answer within 2 s\n\
                      repo3: n3 declares it and does not have it open: repo3 is registered in the mesh with s3-bucket=walls\n\
-                     repo3: 7 objects are no longer needed and are kept: object lock\n";
+                     repo3: 7 objects are no longer needed and are kept: object lock\n\
+                     repo3: objects that nobody knows: 5 (5MB) seen at 2027-01-15 08:00:00+00, 3 (3MB) go if they are seen again, \
+                     17 (1GB) deleted so far\n\
+                     repo3: of these, 1 (1MB) of an earlier era of the catalog and 1 damaged ones stay\n\
+                     repo3: 2 files that pgmesh has not written lie there, and stay\n";
         assert!(text.ends_with(lines), "{text}");
     }
 

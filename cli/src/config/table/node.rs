@@ -182,6 +182,23 @@ pub const OPTIONS: &[OptionSpec] = &[
             time before it deletes.",
         "fence-timeout=90s",
     ),
+    new(
+        "orphan-scan-interval",
+        Kind::Duration {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(365 * 24 * 3600),
+        },
+        "time between two looks for objects that nobody knows",
+    )
+    .commands(NODE)
+    .default("1d")
+    .about(
+        "Uploads that were refused and processes that were killed leave objects in repositories that the catalog does not \
+            know. Each repository is listed after so long, one request for 1,000 objects; what two scans have seen and the \
+            catalog does not know is deleted. 'pgmesh status' counts it. The time is measured from the end of a scan. The same \
+            on all nodes that reach a repository.",
+        "orphan-scan-interval=7d",
+    ),
     new("node-region", Kind::Text, "where this host stands")
         .check(NAME, is_name)
         .about(

@@ -1,0 +1,122 @@
+//! Finding objects that lie in a repository and that the catalog does not know (decision 36): of uploads that were
+//! refused, of backups and pushes that were killed before the catalog heard of their objects, of deletions that were
+//! overtaken by a late write.
+//!
+//! Once in `orphan-scan-interval` each repository is listed, a folder after the other. What the catalog does not know is
+//! noted there; what is noted already, and is still unknown although every session of that time has ended, is proposed
+//! as garbage. `apply` looks at each name once more, and the collector deletes what is garbage then. So nothing here
+//! decides what is deleted, and whatever this node does not know, because its catalog lags behind, because it is
+//! repeated, or because another node scans as well, costs another look.
+//!
+//! One node scans a repository: its host; of a shared one the leader if it reaches it, else the first that does. How far
+//! it has come is in the catalog, so another one goes on there. What lies in a folder that it has not finished is listed
+//! again.
+
+mod names;
+mod scan;
+
+use crate::{Failure, Node, now_unix};
+use futures::future::join_all;
+use pgmesh_raft::{NodeName, NodeRecord, NodeService, OrphanScan};
+use scan::Scan;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::repositories::Slot;
+
+/// The longest time between two looks whether a scan is due.
+const LOOK: Duration = Duration::from_secs(60);
+/// The first and the longest pause after a scan that failed.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+
+impl Node {
+    /// Looks repositories through until the node stops. One that hangs holds up no other.
+    pub async fn keep_finding_orphans(self: Arc<Self>) {
+        join_all(self.repositories.slots().map(|slot| self.keep_finding_orphans_in(slot))).await;
+    }
+
+    async fn keep_finding_orphans_in(&self, slot: &Slot) {
+        let interval = self.settings.orphan_scan_interval;
+        let mut failed = 0_u32;
+        loop {
+            let pause = AGAIN
+                .0
+                .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
+            let pause = if failed == 0 { LOOK } else { pause.min(AGAIN.1) };
+            tokio::time::sleep(pause.min(interval / 2)).await;
+            let is_due = self.scans(slot).is_ok_and(|scans| scans)
+                && self
+                    .catalog
+                    .view()
+                    .orphan_scan(slot.key)
+                    .is_ok_and(|scan| is_due(&scan, interval, now_unix()));
+            if !is_due {
+                continue;
+            }
+            match self.find_orphans(slot).await {
+                Ok(()) => failed = 0,
+                Err(failure) => {
+                    failed = failed.saturating_add(1);
+                    tracing::warn!(repo = %slot.key, error = %failure, "unknown objects of this repository are looked for later");
+                }
+            }
+        }
+    }
+
+    /// Looks one repository through, from where the last scan was left.
+    pub(crate) async fn find_orphans(&self, slot: &Slot) -> Result<(), Failure> {
+        let Some(repository) = slot.repository() else {
+            return Ok(());
+        };
+        let Some(scan) = Scan::begin(self, slot, repository).await? else {
+            return Ok(());
+        };
+        scan.run().await
+    }
+
+    /// Whether it is for this node, now, to look a repository through.
+    fn scans(&self, slot: &Slot) -> Result<bool, Failure> {
+        let view = self.catalog.view();
+        let Some(record) = view.repository(slot.key)? else {
+            return Ok(false);
+        };
+        let serves = |service: Option<NodeService>| service == Some(NodeService::InService);
+        // What the catalog does not know may be needed.
+        let may = self.may_forget() && self.is_ours(slot);
+        if !may || !serves(view.node(&self.name)?.map(|node| node.service)) {
+            return Ok(false);
+        }
+        // Nothing is unknown in it yet.
+        if record.backfill.is_some() || record.change.is_some() {
+            return Ok(false);
+        }
+        if let Some(host) = record.host {
+            return Ok(host == self.name);
+        }
+        let reaching = view.reaching(slot.key)?;
+        Ok(scanner(&reaching, self.catalog.leader()) == Some(&self.name))
+    }
+}
+
+/// The node that looks a shared repository through, of those that reach it: the leader, or the first in service.
+fn scanner(reaching: &[(NodeName, NodeRecord)], leader: Option<u64>) -> Option<&NodeName> {
+    let mut serving = reaching
+        .iter()
+        .filter(|(_, node)| node.service == NodeService::InService);
+    let first = serving.clone().next();
+    let leads = serving.find(|(_, node)| Some(node.node_id) == leader);
+    leads.or(first).map(|(name, _)| name)
+}
+
+/// Whether a repository is to be looked through: the last scan was not finished, or is long ago. The clock may be wrong:
+/// then a scan comes too early, or too late.
+fn is_due(scan: &OrphanScan, interval: Duration, now: i64) -> bool {
+    let Some(ended) = scan.ended.filter(|_| scan.next.is_none()) else {
+        return true;
+    };
+    let interval = i64::try_from(interval.as_secs()).unwrap_or(i64::MAX);
+    now < ended.at || now.saturating_sub(ended.at) >= interval
+}
+
+#[cfg(test)]
+mod tests;
