@@ -71,6 +71,7 @@ impl Site {
             archive_id: archive(db),
             file: file.parse().unwrap(),
             digest,
+            portion: pgmesh_storage::Portion::Whole,
         };
         self.put(name, generation, content).await;
     }

@@ -35,7 +35,7 @@ pub struct MeshRecord {
 
 impl MeshRecord {
     /// The table format that this program reads and writes. Format 1 was never released.
-    pub const CATALOG_FORMAT: u32 = 5;
+    pub const CATALOG_FORMAT: u32 = 6;
 }
 
 /// How commands are applied.

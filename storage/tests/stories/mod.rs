@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use pgmesh_storage::{
-    Codec, Digest, Generation, ObjectKind, ObjectName, Payload, Repository, StoreError, Stored, prefix,
+    Codec, Digest, Generation, ObjectKind, ObjectName, Payload, Portion, Repository, StoreError, Stored, prefix,
 };
 
 use crate::common::{chunk, pack};
@@ -51,6 +51,7 @@ fn one_of_each() -> Vec<(ObjectName, Payload)> {
             archive_id,
             file: file.parse().unwrap(),
             digest: payload.digest,
+            portion: Portion::Whole,
         };
         (name, payload)
     };
