@@ -1,8 +1,9 @@
 //! Memory is bounded by configuration, not by what is pushed, backed up or asked for (invariant 11).
 
 use std::thread;
+use std::time::Instant;
 
-use pgmesh_tests::{Site, WalForge};
+use pgmesh_tests::{Host, Node, Postgres, Site, WalForge};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -69,4 +70,35 @@ fn a_backup_and_a_restore_are_small_on_both_sides() {
     let verify = site.host.run(&["verify"]).ok();
     assert_below("verify", verify.peak_memory, 400);
     assert_below("the node after verify", site.node.process().peak_memory(), 400);
+}
+
+/// The largest segments that PostgreSQL has go through in parts.
+#[test]
+fn a_push_and_a_get_of_the_largest_segment_are_small() {
+    const LIMIT: u64 = 150;
+    let scratch = pgmesh_tests::Scratch::new("largest");
+    let node = Node::builder(&scratch, "alpha").repository().repository().start();
+    let postgres = Postgres::builder(&scratch, "pg")
+        .segment_mebibytes(1024)
+        .setting("max_wal_size", "4GB")
+        .setting("min_wal_size", "2GB")
+        .start();
+    let host = Host::join(&scratch, "host-main", &node, &postgres, "main");
+    host.run(&["stanza-create"]).succeeds();
+    let forge = WalForge::new(&postgres);
+    node.process().reset_peak_memory();
+    let file = forge.make(1);
+    let began = Instant::now();
+    let pushed = host.push(&file).ok();
+    println!("a push of 1 GiB took {:.1} s", began.elapsed().as_secs_f64());
+    assert_below("archive-push of 1 GiB", pushed.peak_memory, LIMIT);
+    assert_below("the node after a push of 1 GiB", node.process().peak_memory(), LIMIT);
+    node.process().reset_peak_memory();
+    let fetched = forge.path("fetched");
+    let began = Instant::now();
+    let got = host.get(&forge.name(1), &fetched).ok();
+    println!("a get of 1 GiB took {:.1} s", began.elapsed().as_secs_f64());
+    assert_below("archive-get of 1 GiB", got.peak_memory, LIMIT);
+    assert_below("the node after a get of 1 GiB", node.process().peak_memory(), LIMIT);
+    assert!(std::fs::read(&fetched).is_ok_and(|content| content == forge.content(1)));
 }

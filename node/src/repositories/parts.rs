@@ -20,6 +20,7 @@ use futures::stream::FuturesUnordered;
 use pgmesh_raft::Claim;
 use pgmesh_storage::{FilePart, Generation, ObjectName, Payload, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -162,6 +163,15 @@ struct Writing {
 }
 
 impl Writing {
+    fn of(file: &FileWrite) -> Self {
+        Self {
+            progress: Progress::of(file),
+            late: FuturesUnordered::new(),
+            behind: BTreeMap::new(),
+            passed: Vec::new(),
+        }
+    }
+
     fn wrote(&mut self, written: &Written) {
         self.passed.extend(self.progress.wrote(written));
     }
@@ -236,6 +246,62 @@ impl Writing {
     }
 }
 
+/// Drives the writes of parts that come, each by `write`. Gives the damaged objects that were met in any case.
+async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
+    file: &FileWrite,
+    mut parts: mpsc::Receiver<PartToWrite>,
+    write: impl Fn(PartToWrite, Vec<(RepoKey, Generation)>) -> F,
+) -> (Writing, Result<(), Failure>) {
+    let mut writing = Writing::of(file);
+    let mut current = FuturesUnordered::new();
+    let (mut patience, mut next, mut written) = (PATIENCE, None, 0u16);
+    let outcome = loop {
+        let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
+        // The last one, when all the others are acknowledged.
+        let waits = |part: &PartToWrite| is_full || (part.part.is_last() && !current.is_empty());
+        if let Some(part) = next.take_if(|part| !waits(part)) {
+            let targets = writing.progress.going();
+            current.push(write(part, targets));
+            continue;
+        }
+        let held_up_by_late = next.is_some() && current.is_empty() && writing.keep_up(file.ack);
+        let began = Instant::now();
+        tokio::select! {
+            part = parts.recv(), if next.is_none() && written < file.of => match part {
+                Some(part) => {
+                    written = part.part.number();
+                    next = Some(part);
+                }
+                None => break Err(cut_short(&file.name)),
+            },
+            Some(outcome) = current.next(), if !current.is_empty() => match outcome {
+                Ok(outcome) => writing.acknowledged(outcome),
+                Err(failure) => break Err(failure),
+            },
+            Some((late, end)) = writing.late.next(), if !writing.late.is_empty() => {
+                writing.settle(late, end);
+                if held_up_by_late {
+                    patience = patience.saturating_sub(began.elapsed());
+                }
+            }
+            () = tokio::time::sleep(patience), if held_up_by_late => {
+                patience = Duration::ZERO;
+                writing.give_up();
+            }
+            else => {}
+        }
+        if writing.progress.going().len() < file.ack {
+            break Err(too_few(file, writing.progress.going().len()));
+        }
+        let is_over = written == file.of && next.is_none() && current.is_empty();
+        if is_over && writing.progress.full().len() >= file.ack {
+            break Ok(());
+        }
+    };
+    drop(current);
+    (writing, outcome)
+}
+
 impl Repositories {
     /// Writes the parts that come to all repositories of `file`, and returns when enough of them have every part
     /// (invariant 1). The sender has checked each part, and sends the last one when all of the file was found good.
@@ -245,59 +311,9 @@ impl Repositories {
     pub(crate) async fn write_file(
         &self,
         file: &FileWrite,
-        mut parts: mpsc::Receiver<PartToWrite>,
+        parts: mpsc::Receiver<PartToWrite>,
     ) -> Result<FileWritten, Failure> {
-        let mut writing = Writing {
-            progress: Progress::of(file),
-            late: FuturesUnordered::new(),
-            behind: BTreeMap::new(),
-            passed: Vec::new(),
-        };
-        let mut current = FuturesUnordered::new();
-        let (mut patience, mut next, mut written) = (PATIENCE, None, 0u16);
-        let outcome = loop {
-            let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
-            // The last one, when all the others are acknowledged.
-            let waits = |part: &PartToWrite| is_full || (part.part.is_last() && !current.is_empty());
-            if let Some(part) = next.take_if(|part| !waits(part)) {
-                let targets = writing.progress.going();
-                current.push(self.write_part(file, part, targets));
-                continue;
-            }
-            let held_up_by_late = next.is_some() && current.is_empty() && writing.keep_up(file.ack);
-            let began = Instant::now();
-            tokio::select! {
-                part = parts.recv(), if next.is_none() && written < file.of => match part {
-                    Some(part) => {
-                        written = part.part.number();
-                        next = Some(part);
-                    }
-                    None => break Err(cut_short(&file.name)),
-                },
-                Some(outcome) = current.next(), if !current.is_empty() => match outcome {
-                    Ok(outcome) => writing.acknowledged(outcome),
-                    Err(failure) => break Err(failure),
-                },
-                Some((late, end)) = writing.late.next(), if !writing.late.is_empty() => {
-                    writing.settle(late, end);
-                    if held_up_by_late {
-                        patience = patience.saturating_sub(began.elapsed());
-                    }
-                }
-                () = tokio::time::sleep(patience), if held_up_by_late => {
-                    patience = Duration::ZERO;
-                    writing.give_up();
-                }
-                else => {}
-            }
-            if writing.progress.going().len() < file.ack {
-                break Err(too_few(file, writing.progress.going().len()));
-            }
-            let is_over = written == file.of && next.is_none() && current.is_empty();
-            if is_over && writing.progress.full().len() >= file.ack {
-                break Ok(());
-            }
-        };
+        let (writing, outcome) = drive(file, parts, |part, targets| self.write_part(file, part, targets)).await;
         self.note_passed(&file.name, &writing.passed);
         outcome.map(|()| FileWritten { writing })
     }
@@ -363,3 +379,7 @@ fn too_few(file: &FileWrite, have: usize) -> Failure {
     .remedy("bring the repository back, or lower archive-ack; PostgreSQL keeps the WAL until then")
     .again()
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;

@@ -415,3 +415,7 @@ async fn inspect(
     });
     inspected.await.map_err(|error| abnormal().because(error))?
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
