@@ -78,6 +78,10 @@ fn one_repository_alone_gives_back_long_segments() {
     let fetched = forge.path("fetched");
     site.host.get(&forge.name(2), &fetched).succeeds();
     assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(2));
+    // All of it by the path that its parts have in common.
+    let path = parts(&site, 1, &forge.name(2))[0].name.replace(".p001of004", "");
+    let whole = site.host.command(&["repo-get", &path]).output().expect("running repo-get");
+    assert!(whole.status.success() && whole.stdout == forge.content(2), "repo-get {path}");
     // Nothing is delivered of a segment that has lost a part, and its loss is not the end of the archive.
     fs::remove_file(&fetched).expect("removing what was fetched");
     Damage::FlipBody.harm(&parts(&site, 1, &forge.name(2))[3]);

@@ -17,6 +17,7 @@ mod node;
 mod origin;
 mod repo_check;
 mod repo_sync;
+mod repo_get;
 mod repository;
 mod restore;
 mod stanza;
@@ -98,7 +99,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::NodeRescue => node::rescue(config).await,
         Command::NodeStart => node::start(config).await,
         Command::RepoCheck => repo_check::run(config).await,
-        Command::RepoGet => repository::get(config).await,
+        Command::RepoGet => repo_get::run(config).await,
         Command::RepoLs => repository::list(config).await,
         Command::RepoRemove => repository::remove(config).await,
         Command::RepoReplace => repository::replace(config).await,

@@ -26,7 +26,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-/// Parts that are being written at once. The last one is written alone: a file whose upload was cut lacks its end.
+/// Parts that are being written at once. The last one is written when all the others are there: a file whose upload was
+/// cut lacks its end.
 pub(crate) const PARTS_AT_ONCE: usize = 2;
 /// So long, in sum, the parts of one file wait for repositories that are slower than those that acknowledge.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -257,8 +258,9 @@ async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
     let (mut patience, mut next, mut written) = (PATIENCE, None, 0u16);
     let outcome = loop {
         let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
-        // The last one, when all the others are acknowledged.
-        let waits = |part: &PartToWrite| is_full || (part.part.is_last() && !current.is_empty());
+        // The last one when all the others are there: a repository that has it has every part.
+        let is_under_way = !current.is_empty() || !writing.late.is_empty();
+        let waits = |part: &PartToWrite| is_full || (part.part.is_last() && is_under_way);
         if let Some(part) = next.take_if(|part| !waits(part)) {
             let targets = writing.progress.going();
             current.push(write(part, targets));
