@@ -35,7 +35,11 @@ fn a_cluster_with_long_segments_is_archived_backed_up_and_recovered() {
     site.postgres
         .query("update pgbench_accounts set abalance = aid where aid % 97 = 0");
     let taken = site.host.backup_with(&["--type=incr"]);
-    assert_eq!(taken["backup"]["type"], "incr", "{taken}");
+    assert_eq!(
+        (&taken["type"], &taken["chosen_by"]),
+        (&"incr".into(), &"maps".into()),
+        "{taken}"
+    );
     let last = ledger.add_some(&site.postgres, 5);
     let newest = site.postgres.archive_everything();
 
@@ -80,8 +84,15 @@ fn one_repository_alone_gives_back_long_segments() {
     assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(2));
     // All of it by the path that its parts have in common.
     let path = parts(&site, 1, &forge.name(2))[0].name.replace(".p001of004", "");
-    let whole = site.host.command(&["repo-get", &path]).output().expect("running repo-get");
-    assert!(whole.status.success() && whole.stdout == forge.content(2), "repo-get {path}");
+    let whole = site
+        .host
+        .command(&["repo-get", &path])
+        .output()
+        .expect("running repo-get");
+    assert!(
+        whole.status.success() && whole.stdout == forge.content(2),
+        "repo-get {path}"
+    );
     // Nothing is delivered of a segment that has lost a part, and its loss is not the end of the archive.
     fs::remove_file(&fetched).expect("removing what was fetched");
     Damage::FlipBody.harm(&parts(&site, 1, &forge.name(2))[3]);

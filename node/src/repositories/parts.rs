@@ -251,11 +251,12 @@ impl Writing {
 async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
     file: &FileWrite,
     mut parts: mpsc::Receiver<PartToWrite>,
+    mut patience: Duration,
     write: impl Fn(PartToWrite, Vec<(RepoKey, Generation)>) -> F,
 ) -> (Writing, Result<(), Failure>) {
     let mut writing = Writing::of(file);
     let mut current = FuturesUnordered::new();
-    let (mut patience, mut next, mut written) = (PATIENCE, None, 0u16);
+    let (mut next, mut written) = (None, 0u16);
     let outcome = loop {
         let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
         // The last one when all the others are there: a repository that has it has every part.
@@ -315,7 +316,10 @@ impl Repositories {
         file: &FileWrite,
         parts: mpsc::Receiver<PartToWrite>,
     ) -> Result<FileWritten, Failure> {
-        let (writing, outcome) = drive(file, parts, |part, targets| self.write_part(file, part, targets)).await;
+        let (writing, outcome) = drive(file, parts, PATIENCE, |part, targets| {
+            self.write_part(file, part, targets)
+        })
+        .await;
         self.note_passed(&file.name, &writing.passed);
         outcome.map(|()| FileWritten { writing })
     }

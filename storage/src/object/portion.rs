@@ -102,7 +102,7 @@ impl FilePart {
 /// `003of128`
 impl fmt::Display for FilePart {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{:03}of{}", self.number, self.of)
+        write!(formatter, "{:03}of{:03}", self.number, self.of)
     }
 }
 

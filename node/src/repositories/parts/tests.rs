@@ -10,6 +10,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 const PARTS: u16 = 6;
+/// The patience with slow ones.
+const SHORT: Duration = Duration::from_millis(600);
 
 fn repo(number: u16) -> RepoKey {
     RepoKey::new(number).unwrap()
@@ -105,7 +107,7 @@ async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Re
         }
     });
     let (asked, began) = (Asked::default(), Instant::now());
-    let (writing, outcome) = drive(&file, parts, |part, targets| {
+    let (writing, outcome) = drive(&file, parts, SHORT, |part, targets| {
         let repos = targets.iter().map(|(key, _)| key.get()).collect();
         asked.lock().unwrap().push((part.part.number(), repos));
         async move { Ok(play(part.part.number(), targets, does).await) }
@@ -119,7 +121,7 @@ fn full(writing: &Writing) -> Vec<u16> {
     claims.iter().map(|claim| claim.replica.repo.get()).collect()
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn every_part_goes_to_every_repository() {
     let (writing, outcome, asked, _) = run(2, |_, _| Does::Well).await;
     outcome.unwrap();
@@ -129,7 +131,7 @@ async fn every_part_goes_to_every_repository() {
     assert_eq!(asked, all);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn one_that_fails_a_part_has_not_got_the_file() {
     let does = |repo, part| match (repo, part) {
         (2, 3) => Does::Fail,
@@ -144,10 +146,10 @@ async fn one_that_fails_a_part_has_not_got_the_file() {
     assert_eq!(outcome.unwrap_err().code, code::ARCHIVE_TIMEOUT);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn one_that_is_a_little_slower_is_waited_for() {
     let does = |repo, _| match repo {
-        2 => Does::Late(Duration::from_millis(300)),
+        2 => Does::Late(Duration::from_millis(5)),
         _ => Does::Well,
     };
     let (writing, outcome, ..) = run(1, does).await;
@@ -159,7 +161,7 @@ async fn one_that_is_a_little_slower_is_waited_for() {
     assert!(file.next().await.is_none() && file.is_done());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn one_that_is_much_slower_is_given_up_for_the_file() {
     let does = |repo, _| match repo {
         2 => Does::Late(Duration::from_secs(50)),
@@ -168,16 +170,16 @@ async fn one_that_is_much_slower_is_given_up_for_the_file() {
     let (writing, outcome, asked, took) = run(1, does).await;
     outcome.unwrap();
     assert_eq!(full(&writing), [1]);
-    assert!(took < PATIENCE + Duration::from_secs(1), "{took:?}");
+    assert!(took >= SHORT && took < Duration::from_secs(20), "{took:?}");
     assert_eq!(asked.lock().unwrap().last().unwrap().1, [1]);
     assert!(FileWritten { writing }.next().await.is_none());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn nobody_is_given_up_who_is_needed() {
     // By turns: whoever acknowledges one part is late with the next.
     let does = |repo, part| match (repo + part) % 2 {
-        0 => Does::Late(Duration::from_secs(10)),
+        0 => Does::Late(2 * SHORT),
         _ => Does::Well,
     };
     let (writing, outcome, ..) = run(1, does).await;
@@ -185,7 +187,7 @@ async fn nobody_is_given_up_who_is_needed() {
     assert!(!full(&writing).is_empty());
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn all_parts_of_a_file_have_one_generation() {
     let does = |repo, part| match (repo, part) {
         (2, 2) => Does::Beside,
