@@ -22,10 +22,12 @@ fn a_push_and_a_get_of_a_segment_are_small() {
     for (number, codec) in (1..).zip(["zst", "lz4", "gz", "bz2", "none"]) {
         let file = forge.make(number);
         let codec_option = format!("--compress-type={codec}");
-        let pushed = site
-            .host
-            .run(&["archive-push", &codec_option, &file.display().to_string()])
-            .ok();
+        let push = || {
+            site.host
+                .run(&["archive-push", &codec_option, &file.display().to_string()])
+                .ok()
+        };
+        let pushed = timed(&format!("a push of 16 MiB with {codec}"), &site.node, push);
         assert_below(&format!("archive-push with {codec}"), pushed.peak_memory, 150);
         let got = site.host.get(&forge.name(number), &forge.path("fetched")).ok();
         assert_below(&format!("archive-get with {codec}"), got.peak_memory, 150);

@@ -5,6 +5,7 @@ use super::*;
 use crate::mesh::Archived as Answer;
 use pgmesh_node::code;
 use pgmesh_postgres::WalHole;
+use pgmesh_storage::{FilePart, Portion};
 
 /// An answer, and the content that came with it.
 #[derive(Debug, PartialEq)]
@@ -93,7 +94,7 @@ async fn invariant_7_without_a_node_a_hole_is_told_from_the_end_of_the_archive()
         archive_id: "15-1".parse().unwrap(),
         file: "00000002.history".parse().unwrap(),
         digest,
-        portion: pgmesh_storage::Portion::Whole,
+        portion: Portion::Whole,
     };
     fixture
         .put(history, b"1\t0/6000100\tno recovery target specified\n")
@@ -106,4 +107,65 @@ async fn invariant_7_without_a_node_a_hole_is_told_from_the_end_of_the_archive()
     assert_eq!(get("000000010000000000000006").await, Ok(Archived::Never));
     // The timeline began in segment 6.
     assert_eq!(get("000000020000000000000005").await, Ok(Archived::Never));
+}
+
+/// A file of three parts, of which each repository is given these.
+async fn put_in_parts(fixture: &Fixture, file: &str, content: &[u8], parts: &[&[u16]]) {
+    let name = ObjectName::Segment {
+        stanza: "main".parse().unwrap(),
+        archive_id: "15-1".parse().unwrap(),
+        file: file.parse().unwrap(),
+        digest: SUITE.digest(content),
+        portion: Portion::of_length(content.len() as u64),
+    };
+    for (repository, given) in fixture.repositories.iter().zip(parts) {
+        for (part, piece) in FilePart::all(3).zip(content.chunks(8 << 20)) {
+            if given.contains(&part.number()) {
+                let payload = Payload::pack(SUITE, Codec::Zst, None, piece).unwrap();
+                let put = repository.put(&name.of_part(part), Generation::FIRST, &payload).await;
+                put.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_parts_is_read_where_all_of_them_are() {
+    let fixture = Fixture::new(2).await;
+    let config = fixture.config(&[]);
+    let get = async |file: &str| get_from(&mut DirectArchive::open(&config).await?, 7, file).await;
+    let content: Vec<u8> = (0..(16u32 << 20) + 9)
+        .map(|at| (at / 70_000).to_le_bytes()[0])
+        .collect();
+    let (whole, cut, lost) = (
+        "000000010000000000000004",
+        "000000010000000000000006",
+        "000000010000000000000005",
+    );
+    put_in_parts(&fixture, whole, &content, &[&[1, 3], &[1, 2, 3]]).await;
+    assert_eq!(get(whole).await, Ok(Archived::Content(content.clone())));
+    // Invariant 7: a file of which a part is lost was archived once; one whose upload was cut never was.
+    put_in_parts(&fixture, lost, &content, &[&[1, 3], &[]]).await;
+    assert_eq!(get(lost).await.unwrap_err().code, code::REPO_INVALID);
+    put_in_parts(&fixture, cut, &content, &[&[1, 2], &[1]]).await;
+    assert_eq!(get(cut).await, Ok(Archived::Never));
+    // Two contents: nothing tells which one is right.
+    let other = vec![1; content.len()];
+    put_in_parts(&fixture, whole, &other, &[&[1, 2, 3], &[]]).await;
+    assert_eq!(get(whole).await.unwrap_err().code, code::ARCHIVE_DUPLICATE);
+    // What is missing of one copy is not taken from another file's.
+    let damaged = fixture.repositories[1]
+        .list_sorted("stanza/main/archive")
+        .await
+        .unwrap();
+    let (path, _) = damaged
+        .iter()
+        .find(|(path, _)| path.to_string().contains(&format!("{whole}-")) && path.to_string().ends_with(".p002of003"))
+        .unwrap();
+    let at = fixture.path("repo2").join(path.to_string());
+    let mut bytes = fs::read(&at).unwrap();
+    bytes[60] ^= 1;
+    fs::remove_file(&at).unwrap();
+    fs::write(&at, bytes).unwrap();
+    assert_eq!(get(whole).await, Ok(Archived::Content(other)));
 }

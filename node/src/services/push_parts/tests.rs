@@ -6,7 +6,8 @@ use crate::protocol::{
 };
 use crate::testing::{Connected, SUITE, TestNode, push_of, segment_of, stanza};
 use crate::{Failure, SessionTimes, code, refs};
-use pgmesh_raft::{ObjectRef, Replica};
+use pgmesh_postgres::{Lsn, TimelineId};
+use pgmesh_raft::{Branch, ObjectRef, Replica, Server};
 use pgmesh_storage::{Codec, DbId, FILE_PART_LENGTH, FilePart, Generation, Payload, RepoKey};
 use pgmesh_transport::Stream;
 use std::path::{Path, PathBuf};
@@ -513,5 +514,57 @@ async fn a_repository_that_takes_no_parts_owes_the_file() {
     std::fs::remove_file(&blocked).unwrap();
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
     assert_eq!(archive.files(2).len(), usize::from(PARTS));
+    assert_eq!(archive.verify().await, Vec::<String>::new());
+}
+
+/// The server whose timeline left timeline 1 at this byte of the segment pushes its rest of it.
+fn from_another(content: &[u8], left: u64) -> PushSegment {
+    let mut push = push_in_parts(content);
+    push.server = Server {
+        instance: "there".to_owned(),
+        timeline: TimelineId(2),
+        branches: vec![Branch {
+            parent: TimelineId(1),
+            switch: Lsn(u64::from(SIZE) + left),
+        }],
+        ..push.server
+    };
+    push
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invariant_3_what_is_set_aside_begins_as_what_is_archived() {
+    let archive = Archive::new(1).await;
+    let (content, client) = (content(), &archive.client);
+    push(client, &push_in_parts(&content), &payloads(&content))
+        .await
+        .unwrap();
+    let mut other = content.clone();
+    other[9 << 20] ^= 1;
+    // The two part in the second part, before the place where the server's timeline left.
+    let announced = from_another(&other, 10 << 20);
+    let failure = push(client, &announced, &payloads(&other)).await.unwrap_err();
+    assert_eq!(failure.code, code::ARCHIVE_DUPLICATE, "{failure}");
+    let place = Lsn(u64::from(SIZE) + (9 << 20)).to_string();
+    assert!(failure.to_string().contains(&place), "{place}: {failure}");
+    let last_parts = |archive: &Archive| {
+        let files = archive.files(1);
+        let last = files
+            .iter()
+            .filter(|file| file.to_str().unwrap().contains(".p004of004"));
+        last.count()
+    };
+    assert_eq!(last_parts(&archive), 1, "nothing complete was set aside");
+    // Behind that place they may differ.
+    let announced = from_another(&other, 9 << 20);
+    let pushed = push(client, &announced, &payloads(&other)).await.unwrap();
+    assert!(pushed.aside && !pushed.already);
+    assert_eq!(last_parts(&archive), 2);
+    assert!(
+        get(client, Vec::new()).await.unwrap().0 == content,
+        "it is not handed out"
+    );
+    let (_, turn) = begin(client, &announced).await.unwrap();
+    assert!(matches!(turn, PartsTurn::Done(Pushed { aside: true, .. })), "{turn:?}");
     assert_eq!(archive.verify().await, Vec::<String>::new());
 }
