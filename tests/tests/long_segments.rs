@@ -2,11 +2,13 @@
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
-use pgmesh_tests::{Damage, Kind, Ledger, Object, Site, WalForge, wait_for};
+use pgmesh_tests::{Damage, Faults, Kind, Ledger, MeshSite, Object, Process, Site, WalForge, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const MEBIBYTE: u64 = 1 << 20;
 
 /// The parts of a segment in a repository, in their order.
 fn parts(site: &Site, repository: usize, segment: &str) -> Vec<Object> {
@@ -22,7 +24,7 @@ fn a_cluster_with_long_segments_is_archived_backed_up_and_recovered() {
     site.postgres.make_accounts(1);
     let mut ledger = Ledger::create(&site.postgres);
     ledger.add_some(&site.postgres, 20);
-    site.host.backup();
+    let label = site.host.backup();
     let at_name = ledger.add_some(&site.postgres, 5);
     site.postgres.query("select pg_create_restore_point('here')");
     ledger.add_some(&site.postgres, 5);
@@ -47,7 +49,9 @@ fn a_cluster_with_long_segments_is_archived_backed_up_and_recovered() {
     // Each repository has lost another part of the same segment.
     Damage::FlipBody.harm(&parts(&site, 1, &newest)[2]);
     Damage::Remove.harm(&parts(&site, 2, &newest)[5]);
-    let mut by_name = site.restore("by-name", &["--type=name", "--target=here", "--target-action=promote"]);
+    let set = format!("--set={label}");
+    let target = ["--type=name", "--target=here", "--target-action=promote", &set];
+    let mut by_name = site.restore("by-name", &target);
     by_name.start_promoted();
     Ledger::assert_ends_with(&by_name, at_name.number, "by name");
     by_name.stop();
@@ -104,4 +108,63 @@ fn one_repository_alone_gives_back_long_segments() {
         .map(|entry| entry.file_name().into_string().expect("a name"));
     let left: Vec<String> = left.filter(|name| name.starts_with("fetched")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// The host has 16 MiB a second to each node, so that a node can die in the middle of a segment.
+#[test]
+fn a_push_and_a_get_go_on_when_their_node_dies() {
+    let mut site = MeshSite::with_segments("dies", 128, |mesh| mesh.with_relays());
+    let link = Faults::none().with_bandwidth(16 * MEBIBYTE);
+    for node in site.mesh.names() {
+        site.mesh.network().shape_both("host", &node, link);
+    }
+    let forge = WalForge::new(&site.postgres);
+    let (file, name, fetched) = (forge.make(1), forge.name(1), forge.path("fetched"));
+    let push = site.host.command(&["archive-push", &file.display().to_string()]);
+    let dead = kill_in_the_middle(&mut site, push, true);
+    site.mesh.start_node(&dead);
+    site.mesh.wait_until_settled();
+    for repository in 1..=3 {
+        let objects = site.mesh.objects(repository).all(Kind::Segment);
+        let parts = objects.iter().filter(|object| object.name.contains(&name)).count();
+        assert_eq!(parts, 16, "repo{repository}");
+    }
+    let get = site
+        .host
+        .command(&["archive-get", &name, &fetched.display().to_string()]);
+    let dead = kill_in_the_middle(&mut site, get, false);
+    assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(1));
+    site.mesh.start_node(&dead);
+    site.mesh.wait_until_settled();
+    site.host.run(&["verify"]).succeeds();
+}
+
+/// Runs a command, and kills the node that it uses when 8 MiB have passed. The node.
+fn kill_in_the_middle(site: &mut MeshSite, command: Command, from_host: bool) -> String {
+    let names = site.mesh.names();
+    let passed = |site: &mut MeshSite, node: &str| {
+        let network = site.mesh.network();
+        match from_host {
+            true => network.delivered_bytes("host", node),
+            false => network.delivered_bytes(node, "host"),
+        }
+    };
+    let before: Vec<u64> = names.iter().map(|name| passed(site, name)).collect();
+    let mut work = Process::start("the work", command, &site.scratch.join("work.log"));
+    let mut in_use = None;
+    wait_for("the work to begin", LIMIT, || {
+        let ended = work.ended();
+        assert!(ended.is_none(), "it was over before: {}", work.log());
+        let now: Vec<u64> = names.iter().map(|name| passed(site, name)).collect();
+        let mut busy = names.iter().zip(now.iter().zip(&before));
+        in_use = busy
+            .find(|(_, (now, before))| *now - *before > 8 * MEBIBYTE)
+            .map(|(name, _)| name.clone());
+        in_use.is_some()
+    });
+    let in_use = in_use.expect("a node");
+    site.mesh.node_mut(&in_use).kill();
+    let status = work.wait(LIMIT);
+    assert!(status.success(), "it ended with {status}:\n{}", work.log());
+    in_use
 }
