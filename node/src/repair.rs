@@ -172,7 +172,7 @@ impl Node {
     }
 
     /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
-    pub(crate) async fn read_withdrawn(&self, known: &refs::Known) -> Option<Payload> {
+    pub(crate) async fn read_withdrawn(&self, known: &refs::Known) -> Option<(Payload, RepoKey)> {
         for (repo, _) in self.catalog.view().repositories().ok()? {
             let Ok(place) = self.repositories.place(repo) else {
                 continue;
@@ -180,7 +180,7 @@ impl Node {
             if place.admits()
                 && let Ok(payload) = place.get_any_generation(&known.name).await
             {
-                return Some(payload);
+                return Some((payload, repo));
             }
         }
         None
@@ -213,7 +213,7 @@ impl Node {
         let (payload, from) = match self.read_known(object, &known, &[repo]).await {
             Ok(source) => (source.payload, Some(source.repo)),
             Err(failure) => match self.read_withdrawn(&known).await {
-                Some(payload) => (payload, None),
+                Some((payload, _)) => (payload, None),
                 None => {
                     // Making a map takes more memory, which whoever holds some must not wait for.
                     drop(held);

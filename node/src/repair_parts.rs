@@ -55,8 +55,8 @@ impl Node {
         let mut made: Option<Claim> = None;
         for part in FilePart::all(of) {
             let known_part = known.of_part(part);
-            let (payload, from) = self.read_part_elsewhere(place.key(), object, &known_part).await?;
-            read_from.extend(from);
+            let (payload, from) = self.read_part(object, &known_part, &[place.key()]).await?;
+            read_from.insert(from);
             let (payload, digested) = self.digested(payload, hasher).await?;
             hasher = digested;
             // Invariant 6: a set of parts is complete only when they are together the file.
@@ -80,18 +80,17 @@ impl Node {
             .ok_or_else(|| Failure::new(code::ASSERT, format!("{object} has no parts")))
     }
 
-    async fn read_part_elsewhere(
+    /// Reads a part of a file from its best replica. Replicas are withdrawn as a whole: when none that counts has the
+    /// part, one that was withdrawn for another part may have it.
+    pub(crate) async fn read_part(
         &self,
-        owes: RepoKey,
         object: &ObjectRef,
         known: &Known,
-    ) -> Result<(Payload, Option<RepoKey>), Failure> {
-        match self.read_known(object, known, &[owes]).await {
-            Ok(source) => Ok((source.payload, Some(source.repo))),
-            Err(failure) => match self.read_withdrawn(known).await {
-                Some(payload) => Ok((payload, None)),
-                None => Err(failure),
-            },
+        avoid: &[RepoKey],
+    ) -> Result<(Payload, RepoKey), Failure> {
+        match self.read_known(object, known, avoid).await {
+            Ok(source) => Ok((source.payload, source.repo)),
+            Err(failure) => self.read_withdrawn(known).await.ok_or(failure),
         }
     }
 

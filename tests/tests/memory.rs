@@ -64,7 +64,7 @@ fn a_backup_and_a_restore_are_small_on_both_sides() {
     assert_below("backup", backup.peak_memory, 400);
     assert_below("the node after a backup", site.node.process().peak_memory(), 400);
     site.postgres.archive_everything();
-    let target = pgmesh_tests::Postgres::empty(&site.scratch, "again");
+    let target = Postgres::empty(&site.scratch, "again");
     let restore = pgmesh_tests::run(site.host.restore_command(&target, &["--process-max=4"])).ok();
     assert_below("restore", restore.peak_memory, 400);
     assert_below("the node after a restore", site.node.process().peak_memory(), 400);

@@ -299,9 +299,9 @@ impl Node {
         let mut hasher = suite.hasher();
         let abnormal = |error| Failure::new(code::ASSERT, "making a change map").because(error);
         for part in FilePart::all(of) {
-            let source = self.read_known(object, &known.of_part(part), &[]).await?;
+            let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
             let fed = tokio::task::spawn_blocking(move || {
-                let plain = source.payload.open(suite)?;
+                let plain = payload.open(suite)?;
                 hasher.update(&plain);
                 mapper.feed(&plain);
                 Ok::<_, PayloadError>((mapper, hasher))

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pgmesh_postgres::wal::SwitchSearch;
 use pgmesh_postgres::{SegmentName, SegmentSize};
 use pgmesh_raft::ObjectRef;
-use pgmesh_storage::{FILE_PART_LENGTH, FilePart};
+use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Payload};
 
 /// A comparison under way. Holds one piece of the archived file at a time.
 pub(super) struct Comparison {
@@ -73,11 +73,15 @@ impl Comparison {
                 return Ok(Bytes::new());
             };
             let known = self.known.of_part(part);
-            return self.open(node, &known).await;
+            let read = node.read_part(&self.object, &known, &[]).await;
+            return self.open(node, read.map_err(Failure::again)?.0).await;
         }
         let whole = match &self.whole {
             Some(whole) => whole.clone(),
-            None => self.open(node, &self.known).await?,
+            None => {
+                let read = node.read_known(&self.object, &self.known, &[]).await;
+                self.open(node, read.map_err(Failure::again)?.payload).await?
+            }
         };
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(whole.len());
         let length = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
@@ -86,13 +90,9 @@ impl Comparison {
         Ok(piece)
     }
 
-    async fn open(&self, node: &Node, known: &Known) -> Result<Bytes, Failure> {
-        let source = node
-            .read_known(&self.object, known, &[])
-            .await
-            .map_err(Failure::again)?;
+    async fn open(&self, node: &Node, payload: Payload) -> Result<Bytes, Failure> {
         let suite = node.suite();
-        let opened = tokio::task::spawn_blocking(move || source.payload.open(suite)).await;
+        let opened = tokio::task::spawn_blocking(move || payload.open(suite)).await;
         let opened = opened.map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
         opened.map_err(|error| {
             let what = format!("what is archived as {} cannot be read to be compared", self.object);

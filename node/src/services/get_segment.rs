@@ -95,14 +95,13 @@ impl Node {
         file: &PartedFile,
         part: FilePart,
     ) -> Result<(SegmentPart, Option<Bytes>), Failure> {
-        let source = self
-            .read_known(&file.object, &file.known.of_part(part), &file.avoid)
-            .await?;
+        let known = file.known.of_part(part);
+        let (payload, repo) = self.read_part(&file.object, &known, &file.avoid).await?;
         let head = SegmentPart {
-            payload: source.payload.head(),
-            repo: source.repo.get(),
+            payload: payload.head(),
+            repo: repo.get(),
         };
-        Ok((head, Some(source.payload.bytes)))
+        Ok((head, Some(payload.bytes)))
     }
 }
 

@@ -61,11 +61,11 @@ async fn play(part: u16, targets: Vec<(RepoKey, Generation)>, does: impl Fn(u16,
                 owed.push(*key);
                 under_way += 1;
                 let (sender, end, key) = (sender.clone(), written(key.get(), generation.0, "here"), *key);
-                let _: JoinHandle<()> = tokio::spawn(async move {
+                drop::<JoinHandle<()>>(tokio::spawn(async move {
                     tokio::time::sleep(after).await;
                     let end: Result<Written, SlotError> = Ok(end);
                     drop(sender.send((key, end)));
-                });
+                }));
             }
         }
     }
@@ -92,7 +92,7 @@ async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Re
         ack,
     };
     let (sender, parts) = mpsc::channel(1);
-    let _: JoinHandle<()> = tokio::spawn(async move {
+    drop::<JoinHandle<()>>(tokio::spawn(async move {
         let (budget, turns) = (Budget::new(1 << 20), Arc::new(Semaphore::new(PARTS_AT_ONCE + 1)));
         for part in FilePart::all(PARTS) {
             let write = PartToWrite {
@@ -105,7 +105,7 @@ async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Re
                 return;
             }
         }
-    });
+    }));
     let (asked, began) = (Asked::default(), Instant::now());
     let (writing, outcome) = drive(&file, parts, SHORT, |part, targets| {
         let repos = targets.iter().map(|(key, _)| key.get()).collect();
