@@ -44,19 +44,23 @@ impl Listed {
         set.or_insert_with(|| PartsSeen::first(part)).add(part);
     }
 
-    /// What that comes to. Sets of parts that are not complete count only where nothing else is there.
+    /// What that comes to. A set of parts that lacks some, and was not cut, was whole once: it counts as a content like others,
+    /// unless the same content is there completely. The beginnings that cut uploads leave count only where nothing else is there.
     pub fn copies(self) -> Copies {
         let copy = |path: &ObjectPath, of| Copy { path: path.clone(), of };
         let objects = self.objects.iter().map(|path| copy(path, None));
         let complete = self.sets.iter().filter(|(_, seen)| seen.is_complete());
         let complete = complete.map(|((path, of), _)| copy(path, Some(*of)));
         let mut copies: Vec<Copy> = objects.chain(complete).collect();
+        let whole: BTreeSet<_> = copies.iter().filter_map(|copy| copy.path.name()).collect();
+        let ahead = u32::try_from(PARTS_AT_ONCE).unwrap_or(u32::MAX);
+        let has_lost = |seen: &PartsSeen| !seen.is_complete() && !seen.is_cut(ahead);
+        let torn = self.sets.iter().filter(|(_, seen)| has_lost(seen));
+        let torn = torn.filter(|((path, _), _)| path.name().is_none_or(|name| !whole.contains(&name)));
+        let torn: Vec<Copy> = torn.map(|((path, of), _)| copy(path, Some(*of))).collect();
+        copies.extend(torn);
         if copies.is_empty() {
-            let ahead = u32::try_from(PARTS_AT_ONCE).unwrap_or(u32::MAX);
-            if self.sets.values().all(|seen| seen.is_cut(ahead)) {
-                return Copies::Cut;
-            }
-            copies = self.sets.keys().map(|(path, of)| copy(path, Some(*of))).collect();
+            return Copies::Cut;
         }
         let names: BTreeSet<_> = copies.iter().filter_map(|copy| copy.path.name()).collect();
         copies.sort_by_key(|copy| std::cmp::Reverse(copy.path.generation()));
@@ -131,6 +135,10 @@ mod tests {
         // An upload that was cut was never acknowledged; one that has lost a part was.
         assert_eq!(judged(of(&[".p001of003"], 'a')), Copies::Cut);
         assert_eq!(judged(of(&[".p001of003", ".p003of003"], 'a')), Copies::One(vec![whole]));
+        // Nothing tells that the content which is whole is the one that was acknowledged.
+        let mut torn: Vec<_> = of(&all, 'a');
+        torn.extend::<Vec<_>>(of(&[".p001of003", ".p003of003"], 'b'));
+        assert!(matches!(judged(torn), Copies::Different(copies) if copies.len() == 2));
         let mut two: Vec<_> = of(&all, 'a');
         two.extend::<Vec<_>>(of(&all, 'b'));
         assert!(matches!(judged(two), Copies::Different(copies) if copies.len() == 2));

@@ -16,7 +16,7 @@ use pgmesh_node::{Failure, code};
 use pgmesh_postgres::wal::CreatedTablespaces;
 use pgmesh_postgres::{ControlFile, TimelineId, WalFileName, WalHole};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Gets one file.
@@ -40,14 +40,14 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let system_id = pgdata
         .and_then(|pgdata| ControlFile::read(pgdata).ok())
         .map(|control| control.system_id);
-    let temporary = temporary(&destination);
-    let removed = Temporary::at(temporary.clone());
+    // PostgreSQL never sees a part of the file.
+    let temporary = Temporary::beside(&destination);
     // PostgreSQL runs this in its data directory.
     let recovering = pgdata.unwrap_or(Path::new("."));
     let looked_at = file
         .segment()
         .filter(|_| matches!(file, WalFileName::Segment(_)) && late_tablespaces::is_recovering(recovering));
-    let mut sink = FileSink::at(temporary, looked_at);
+    let mut sink = FileSink::at(temporary.path(), looked_at);
     let ask = async {
         if config.flag("repo-direct") {
             let mut archive = DirectArchive::open(config).await?;
@@ -83,7 +83,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             if let Some(refusal) = tablespace_refusal(recovering, file, created.as_ref(), &destination) {
                 return refusal;
             }
-            finish(&content, removed, &destination)?;
+            finish(&content, temporary, &destination)?;
             tracing::info!("got WAL file '{file}'");
             Ok(ExitCode::Ok)
         }
@@ -148,13 +148,6 @@ fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
             "if a server still has the file in pg_wal, push it: 'pgmesh archive-push PATH'; else restore a later backup, or recover to a \
              target before the hole ('restore --type=time|lsn|immediate'); to do without what is behind it: 'restore --archive-hole=end'",
         )
-}
-
-/// Where the file is written until it is whole: PostgreSQL never sees a part of it.
-fn temporary(destination: &Path) -> PathBuf {
-    let mut name = destination.as_os_str().to_owned();
-    name.push(".pgmesh.tmp");
-    PathBuf::from(name)
 }
 
 /// Gives the file its name, once it is durable.

@@ -103,14 +103,22 @@ pub async fn fetch_wal(
         let (below, at) = roots.find(&path);
         let shown = below.shown(at);
         let mut sink = FileSink::into_file(below.write(at, true)?, shown.clone(), Some(name));
-        let file = WalFileName::Segment(name);
-        if !source.archived(root.system_id, file, &mut sink).await? {
+        let found = source
+            .archived(root.system_id, WalFileName::Segment(name), &mut sink)
+            .await;
+        let checked = found.and_then(|found| {
+            if !found {
+                return Err(missing(root, name));
+            }
+            let (file, created) = sink.finish()?;
+            owners.give(&file, &shown, owner.0, owner.1)?;
+            late_tablespaces::check_segment(roots.pgdata().path(), name, created.as_ref())
+        });
+        if let Err(failure) = checked {
+            // Only what was found good stays under a segment's name (invariant 6).
             below.remove(at)?;
-            return Err(missing(root, name));
+            return Err(failure);
         }
-        let (file, created) = sink.finish()?;
-        owners.give(&file, &shown, owner.0, owner.1)?;
-        late_tablespaces::check_segment(roots.pgdata().path(), name, created.as_ref())?;
         let (below, status) = roots.find("pg_wal/archive_status");
         below.make_directories(status)?;
         // As pg_basebackup does it: the server does not archive it again.
