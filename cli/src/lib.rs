@@ -35,5 +35,6 @@ pub mod progress;
 mod read_at;
 pub mod restore;
 mod wal_push;
+mod wal_sink;
 
 pub use dispatch::run;

@@ -2,50 +2,83 @@
 
 use crate::backup::timeline;
 use crate::config::Config;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, PartedFile};
 use crate::node_file::ack;
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{Branch, PushSegment, Pushed, Request, Server};
+use pgmesh_node::protocol::{Branch, PayloadHead, PushSegment, Pushed, Request, Server};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{
     ClusterState, ControlFile, PgVersion, SystemId, TimelineHistory, TimelineHistoryEntry, TimelineId, WalFileName,
     WalHeader, instance_fingerprint, machine_fingerprint,
 };
-use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
+use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use tokio::task::{JoinError, JoinHandle};
 
 /// So many lines of a history are told.
 const LINES: usize = 1024;
 
-/// A file that is being compressed, while the connection is made and finds out what size of packet it may use.
+/// A WAL file that was read and checked. Reading it needs no node: it is compressed while one is looked for.
 pub struct WalFile {
-    content: Bytes,
+    content: Content,
     origin: Origin,
-    compressing: JoinHandle<Result<Payload, Failure>>,
+}
+
+/// The content of a file.
+enum Content {
+    /// It is in memory, and being compressed.
+    Short {
+        content: Bytes,
+        compressing: JoinHandle<Result<Payload, Failure>>,
+    },
+    /// It is read when it is sent, part by part.
+    InParts(PartedFile),
+}
+
+/// What is sent of a file, after the request.
+enum Body {
+    Whole(Payload),
+    InParts(PartedFile),
 }
 
 impl WalFile {
-    /// Reads a file and begins to compress it.
+    /// Reads and checks it, or the beginning of one that is sent in parts.
     ///
     /// # Errors
     /// It cannot be read, or is not what its name says.
     pub fn begin(config: &Config, pgdata: &Path, path: &Path, file: WalFileName) -> Result<Self, Failure> {
-        let content = std::fs::read(path).map_err(|error| {
+        let unreadable = |error| {
             Failure::new(
                 code::FILE_MISSING,
                 format!("WAL file {} cannot be read", path.display()),
             )
             .because(error)
-        })?;
-        let origin = origin(config, pgdata, file, &content)?;
+        };
+        let mut opened = File::open(path).map_err(unreadable)?;
+        let length = opened.metadata().map_err(unreadable)?.len();
+        let (codec, level) = compression(config)?;
+        if parts_of(length).is_some() {
+            let mut begin = [0; WalHeader::LENGTH];
+            opened.read_exact(&mut begin).map_err(unreadable)?;
+            let origin = origin(config, pgdata, file, &begin, length)?;
+            let content = Content::InParts(PartedFile::new(opened, path.to_owned(), length, codec, level));
+            return Ok(Self { content, origin });
+        }
+        let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        // No more, if it grows meanwhile: what has no parts is no longer.
+        opened
+            .take(LARGEST_SINGLE_OBJECT + 1)
+            .read_to_end(&mut content)
+            .map_err(unreadable)?;
+        let origin = origin(config, pgdata, file, &content, content.len() as u64)?;
         let content = Bytes::from(content);
-        let compressing = begin_compressing(config, content.clone())?;
+        let compressing = begin_compressing(codec, level, content.clone());
         Ok(Self {
-            content,
+            content: Content::Short { content, compressing },
             origin,
-            compressing,
         })
     }
 }
@@ -68,43 +101,57 @@ impl WalPusher<'_> {
     /// # Errors
     /// It is refused, or no node answers.
     pub async fn push(&self, path: &Path, file: WalFileName, begun: WalFile) -> Result<(), Failure> {
-        let (request, payload) = self.request(file, begun).await?;
-        match self.send(file, &request, &payload).await {
+        let (request, body) = self.request(file, begun).await?;
+        match self.send(file, &request, &body).await {
             Err(failure) if failure.code == code::ARCHIVE_MISMATCH => {
                 if !self.push_histories(path, file).await? {
                     return Err(failure);
                 }
-                self.send(file, &request, &payload).await.map(drop)
+                self.send(file, &request, &body).await.map(drop)
             }
             sent => sent.map(drop),
         }
     }
 
     /// What is sent of a file.
-    async fn request(&self, file: WalFileName, begun: WalFile) -> Result<(Request, Payload), Failure> {
+    async fn request(&self, file: WalFileName, begun: WalFile) -> Result<(Request, Body), Failure> {
         let suite = self.mesh.suite().await?;
-        let content = begun.content;
-        let digesting = tokio::task::spawn_blocking(move || suite.digest(&content));
-        let payload = begun.compressing.await.map_err(|error| abnormal(&error))??;
-        let digest = digesting.await.map_err(|error| abnormal(&error))?;
-        let payload = Payload { digest, ..payload };
+        let (payload, body) = match begun.content {
+            Content::Short { content, compressing } => {
+                let digesting = tokio::task::spawn_blocking(move || suite.digest(&content));
+                let payload = compressing.await.map_err(|error| abnormal(&error))??;
+                let digest = digesting.await.map_err(|error| abnormal(&error))?;
+                let payload = Payload { digest, ..payload };
+                (payload.head(), Body::Whole(payload))
+            }
+            Content::InParts(parted) => {
+                let head = PayloadHead {
+                    digest: parted.digest(suite).await?,
+                    codec: Codec::None,
+                    plain_length: parted.length(),
+                    length: 0,
+                };
+                (head, Body::InParts(parted))
+            }
+        };
         let request = Request::PushSegment(PushSegment {
             stanza: self.stanza.clone(),
             file: file.to_string(),
-            payload: payload.head(),
+            payload,
             system_id: begun.origin.system_id,
             version: begun.origin.version,
             header_timeline: begun.origin.timeline,
             server: begun.origin.server,
             archive_ack: ack(self.config, "archive-ack"),
         });
-        Ok((request, payload))
+        Ok((request, body))
     }
 
-    /// Sends it, again while nodes fail: the same bytes again are no error (invariant 3). The repositories' own refusal
-    /// is told at once: PostgreSQL tries again by itself.
-    async fn send(&self, file: WalFileName, request: &Request, payload: &Payload) -> Result<Pushed, Failure> {
-        let pushed: Pushed = self.mesh.send(request, &payload.bytes).await?;
+    async fn send(&self, file: WalFileName, request: &Request, body: &Body) -> Result<Pushed, Failure> {
+        let pushed: Pushed = match body {
+            Body::Whole(payload) => self.mesh.send(request, &payload.bytes).await?,
+            Body::InParts(parted) => self.mesh.send_parts(request, parted).await?,
+        };
         if pushed.aside {
             tracing::warn!("WAL file '{file}' was set aside: no recovery along the archive's history needs it");
         } else if pushed.already {
@@ -123,8 +170,8 @@ impl WalPusher<'_> {
         for history in histories_beside(path, file) {
             let path = path.with_file_name(history.to_string());
             let begun = WalFile::begin(self.config, self.pgdata, &path, history)?;
-            let (request, payload) = self.request(history, begun).await?;
-            is_new |= !self.send(history, &request, &payload).await?.already;
+            let (request, body) = self.request(history, begun).await?;
+            is_new |= !self.send(history, &request, &body).await?.already;
         }
         Ok(is_new)
     }
@@ -157,7 +204,7 @@ struct Origin {
 }
 
 /// Reads it off the segment's header and pg_control, and checks that they agree (invariant 12).
-fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> Result<Origin, Failure> {
+fn origin(config: &Config, pgdata: &Path, file: WalFileName, begin: &[u8], length: u64) -> Result<Origin, Failure> {
     let control = ControlFile::read(pgdata).map_err(|error| {
         Failure::new(
             code::FILE_MISSING,
@@ -181,11 +228,9 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, content: &[u8]) -> 
             .because(chain(error))
             .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
     };
-    let header = WalHeader::parse(content).map_err(|error| invalid(&error))?;
+    let header = WalHeader::parse(begin).map_err(|error| invalid(&error))?;
     if config.optional_flag("archive-header-check").unwrap_or(true) {
-        header
-            .check(name, content.len() as u64)
-            .map_err(|error| invalid(&error))?;
+        header.check(name, length).map_err(|error| invalid(&error))?;
         if header.system_id != control.system_id {
             return Err(Failure::new(
                 code::ARCHIVE_MISMATCH,
@@ -240,20 +285,25 @@ fn branches(history: &TimelineHistory) -> Vec<Branch> {
     history.entries.iter().skip(first).map(branch).collect()
 }
 
-/// Begins to compress on another thread. The payload's digest is still to be set.
-fn begin_compressing(config: &Config, content: Bytes) -> Result<JoinHandle<Result<Payload, Failure>>, Failure> {
-    let codec: Codec = config
+/// `compress-type` and `compress-level`.
+fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
+    let codec = config
         .required_text("compress-type")?
         .parse()
         .map_err(|error| Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error))?;
     let level = config
         .optional_integer("compress-level")
         .and_then(|level| i32::try_from(level).ok());
-    Ok(tokio::task::spawn_blocking(move || {
+    Ok((codec, level))
+}
+
+/// Begins to compress on another thread. The payload's digest is still to be set.
+fn begin_compressing(codec: Codec, level: Option<i32>, content: Bytes) -> JoinHandle<Result<Payload, Failure>> {
+    tokio::task::spawn_blocking(move || {
         Payload::pack_known(Digest([0; 32]), codec, level, &content).map_err(|error| {
             Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error))
         })
-    }))
+    })
 }
 
 fn abnormal(error: &JoinError) -> Failure {

@@ -216,6 +216,7 @@ mod tests {
             file: "00000002.history".to_owned(),
             system_id: None,
             avoid: vec![],
+            doubted: Vec::new(),
         })
     }
 

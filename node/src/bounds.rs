@@ -5,7 +5,7 @@
 use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
 use crate::{Failure, code};
 use pgmesh_raft::limits;
-use pgmesh_storage::{ObjectKind, RepoKey};
+use pgmesh_storage::{MAX_FILE_LENGTH, ObjectKind, RepoKey, parts_of};
 use std::collections::BTreeMap;
 
 /// A certificate signing request, in bytes.
@@ -20,7 +20,7 @@ const REPOSITORIES: usize = 2 * RepoKey::MAX as usize;
 pub fn check(request: &Request) -> Result<(), Failure> {
     match request {
         Request::PushSegment(r) => {
-            plaintext(ObjectKind::Segment, &r.payload)?;
+            pushed_file(&r.payload)?;
             text("the file's name", &r.file, limits::NAME)?;
             text(
                 "the fingerprint of the data directory",
@@ -32,7 +32,8 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::ForgetWal(r) => text("the file's name", &r.from, limits::NAME),
         Request::GetSegment(r) => {
             text("the file's name", &r.file, limits::NAME)?;
-            list("repositories to avoid", r.avoid.len(), REPOSITORIES)
+            list("repositories to avoid", r.avoid.len(), REPOSITORIES)?;
+            list("repositories to look at", r.doubted.len(), REPOSITORIES)
         }
         Request::BeginBackup(r) => {
             text("the holder of the backup", &r.holder, limits::HOLDER)?;
@@ -121,6 +122,22 @@ fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
         payload.plain_length
     );
     Err(Failure::new(code::OPTION_INVALID, what))
+}
+
+/// A file that lies in parts has bodies for these alone.
+fn pushed_file(payload: &PayloadHead) -> Result<(), Failure> {
+    if payload.plain_length > MAX_FILE_LENGTH {
+        return Err(too_large(format!(
+            "a WAL file of {} bytes is too large: {MAX_FILE_LENGTH} is the most",
+            payload.plain_length
+        )));
+    }
+    let is_bodiless = payload.length == 0;
+    if parts_of(payload.plain_length).is_some() && !is_bodiless {
+        let what = format!("a WAL file of {} bytes comes in parts", payload.plain_length);
+        return Err(Failure::new(code::PROTOCOL, what));
+    }
+    Ok(())
 }
 
 /// Refuses annotations that no backup may have: before it is taken, not when it is done.

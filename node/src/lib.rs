@@ -64,6 +64,7 @@ mod refs;
 mod refused;
 mod renewal;
 mod repair;
+mod repair_parts;
 mod repositories;
 pub mod rescue;
 mod server;
@@ -76,6 +77,7 @@ mod stuck;
 mod sweep;
 #[cfg(test)]
 mod testing;
+pub mod wal_copies;
 mod wal_holes;
 mod wal_ranges;
 

@@ -3,7 +3,7 @@
 use crate::{Failure, code};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ObjectRef, Orphan, Replica, View};
-use pgmesh_storage::{ArchiveId, Digest, Generation, ObjectName, ObjectPath, RepoKey};
+use pgmesh_storage::{ArchiveId, Digest, FilePart, Generation, ObjectName, ObjectPath, Portion, RepoKey, parts_of};
 
 /// What the catalog knows of one object.
 #[derive(Debug, Clone)]
@@ -16,6 +16,31 @@ pub struct Known {
     pub replicas: Vec<Replica>,
     /// Its bytes as stored, less the envelope.
     pub stored_length: u64,
+    /// Bytes of its plaintext.
+    pub plain_length: u64,
+}
+
+impl Known {
+    /// The parts that it lies in; none where it is one object.
+    pub fn parts(&self) -> Option<u16> {
+        match &self.name {
+            ObjectName::Segment { .. } => parts_of(self.plain_length),
+            _ => None,
+        }
+    }
+
+    /// One part of it, in the same repositories.
+    pub fn of_part(&self, part: FilePart) -> Self {
+        let plain_length = part.length_in(self.plain_length);
+        Self {
+            name: self.name.of_part(part),
+            digest: self.digest,
+            replicas: self.replicas.clone(),
+            // They compress alike, more or less.
+            stored_length: self.stored_length.min(plain_length),
+            plain_length,
+        }
+    }
 }
 
 /// Looks an object up; `None` when the catalog does not know it (any more).
@@ -23,7 +48,7 @@ pub fn known<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Option<Known
     let Some(stored) = view.object(object)? else {
         return Ok(None);
     };
-    let Some(name) = name(view, object, stored.digest)? else {
+    let Some(name) = name(view, object, stored.digest, stored.plain_length)? else {
         return Ok(None);
     };
     Ok(Some(Known {
@@ -31,6 +56,7 @@ pub fn known<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Option<Known
         digest: stored.digest,
         replicas: stored.replicas,
         stored_length: stored.stored_length,
+        plain_length: stored.plain_length,
     }))
 }
 
@@ -43,11 +69,17 @@ pub fn condemned(view: &View, digest: Digest) -> Result<Option<Known>, Failure> 
         digest,
         replicas: chunk.replicas,
         stored_length: u64::from(chunk.stored_length),
+        plain_length: u64::from(chunk.length),
     }))
 }
 
 /// The name at rest of an object with this digest.
-pub fn name<B: Base>(view: &View<B>, object: &ObjectRef, digest: Digest) -> Result<Option<ObjectName>, Failure> {
+pub fn name<B: Base>(
+    view: &View<B>,
+    object: &ObjectRef,
+    digest: Digest,
+    plain_length: u64,
+) -> Result<Option<ObjectName>, Failure> {
     let archive_id = |stanza, db| -> Result<_, Failure> {
         Ok(view
             .stanza(stanza)?
@@ -60,6 +92,7 @@ pub fn name<B: Base>(view: &View<B>, object: &ObjectRef, digest: Digest) -> Resu
             archive_id,
             file: *file,
             digest,
+            portion: Portion::of_length(plain_length),
         }),
         ObjectRef::Manifest { stanza, label } => Some(ObjectName::Manifest {
             stanza: stanza.clone(),

@@ -172,7 +172,7 @@ impl Node {
     }
 
     /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
-    async fn read_withdrawn(&self, known: &refs::Known) -> Option<Payload> {
+    pub(crate) async fn read_withdrawn(&self, known: &refs::Known) -> Option<(Payload, RepoKey)> {
         for (repo, _) in self.catalog.view().repositories().ok()? {
             let Ok(place) = self.repositories.place(repo) else {
                 continue;
@@ -180,7 +180,7 @@ impl Node {
             if place.admits()
                 && let Ok(payload) = place.get_any_generation(&known.name).await
             {
-                return Some(payload);
+                return Some((payload, repo));
             }
         }
         None
@@ -201,11 +201,19 @@ impl Node {
         let Some((known, debt)) = owed(&view.snapshot(), repo, object)? else {
             return Ok(());
         };
+        if let Some(of) = known.parts() {
+            let claim = self.copy_file(place, object, &known, of, debt.generation).await?;
+            tracing::info!(%repo, %object, reason = ?debt.reason, "replica made, part by part");
+            let (object, digest) = (object.clone(), known.digest);
+            let replica = NewReplica { object, digest, claim };
+            self.committer.replica(session, replica).await;
+            return Ok(());
+        }
         let held = self.budget.hold(known.stored_length * 2).await;
         let (payload, from) = match self.read_known(object, &known, &[repo]).await {
             Ok(source) => (source.payload, Some(source.repo)),
             Err(failure) => match self.read_withdrawn(&known).await {
-                Some(payload) => (payload, None),
+                Some((payload, _)) => (payload, None),
                 None => {
                     // Making a map takes more memory, which whoever holds some must not wait for.
                     drop(held);

@@ -49,7 +49,7 @@ pub(crate) struct TestNode {
 
 impl TestNode {
     pub(crate) async fn start(sessions: SessionTimes) -> Self {
-        Self::start_with(sessions, |_| {}).await
+        Self::start_as(sessions, &["repo"], |_| {}).await
     }
 
     /// With an encrypted repository.
@@ -61,13 +61,19 @@ impl TestNode {
                 declared.passphrase = Some(Passphrase::new("secret".to_owned()).unwrap());
             }
         };
-        Self::start_with(sessions, encrypt).await
+        Self::start_as(sessions, &["repo"], encrypt).await
     }
 
-    async fn start_with(sessions: SessionTimes, change: impl FnOnce(&mut NodeSettings)) -> Self {
+    /// With repositories in these folders, numbered from 1.
+    pub(crate) async fn start_with(sessions: SessionTimes, repositories: &[&str]) -> Self {
+        Self::start_as(sessions, repositories, |_| {}).await
+    }
+
+    async fn start_as(sessions: SessionTimes, repositories: &[&str], change: impl FnOnce(&mut NodeSettings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let repository = folder.path().join("repo");
-        let mut settings = settings(&folder.path().join("node"), &[&repository], sessions);
+        let places: Vec<std::path::PathBuf> = repositories.iter().map(|name| folder.path().join(name)).collect();
+        let places: Vec<&Path> = places.iter().map(std::path::PathBuf::as_path).collect();
+        let mut settings = settings(&folder.path().join("node"), &places, sessions);
         change(&mut settings);
         init(&settings, SUITE).await.unwrap();
         let layout = Layout::new(&settings.path);
@@ -92,8 +98,8 @@ impl TestNode {
             _running: running,
             folder,
         };
-        site.wait("a repository", |node| {
-            !node.catalog.view().repositories().unwrap().is_empty()
+        site.wait("its repositories", |node| {
+            node.catalog.view().repositories().unwrap().len() == repositories.len()
         })
         .await;
         site
@@ -192,6 +198,11 @@ impl TestNode {
         self.folder.path().join("repo")
     }
 
+    /// The folder of it all.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn is_open(&self, session: SessionId) -> bool {
         self.node.catalog.view().session(session).unwrap().is_some()
     }
@@ -210,23 +221,28 @@ impl TestNode {
 
     /// Creates the stanza `main` and archives its first segment.
     pub(crate) async fn create_stanza(&self, client: &Connected) {
+        self.create_stanza_of(client, SEGMENT).await;
+        let content = segment(1);
+        let push = Request::PushSegment(push_of("000000010000000000000001", &content));
+        let payload = Payload::pack(SUITE, Codec::None, None, &content).unwrap();
+        let pushed: Result<crate::protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
+        pushed.unwrap();
+    }
+
+    /// A stanza with segments of so many bytes, and nothing in its archive.
+    pub(crate) async fn create_stanza_of(&self, client: &Connected, segment_size: u32) {
         let version = PgVersion::V15;
         let create = Request::CreateStanza(CreateStanza {
             stanza: stanza(),
             system_id: SystemId(77),
             version,
             catalog_version: version.catalog_version(),
-            segment_size: SegmentSize::new(SEGMENT).unwrap(),
+            segment_size: SegmentSize::new(segment_size).unwrap(),
             instance: "here".to_owned(),
             machine: String::new(),
             timeline: TimelineId(1),
         });
         client.ask::<NewStanza>(&create, None).await.unwrap();
-        let content = segment(1);
-        let push = Request::PushSegment(push_of("000000010000000000000001", &content));
-        let payload = Payload::pack(SUITE, Codec::None, None, &content).unwrap();
-        let pushed: Result<crate::protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
-        pushed.unwrap();
     }
 
     /// Damages all objects of this digest.
@@ -279,6 +295,11 @@ impl Connected {
     }
 
     /// The answer, or none if the request is refused or the connection is at its end.
+    /// A stream of one's own.
+    pub(crate) async fn open(&self) -> pgmesh_transport::Stream {
+        self.connection.open().await.unwrap()
+    }
+
     pub(crate) async fn ask_once<T: DeserializeOwned>(&self, request: &Request) -> Option<T> {
         let mut stream = self.connection.open().await.ok()?;
         stream.send(request).await.ok()?;
@@ -352,14 +373,19 @@ pub(crate) fn stanza() -> StanzaName {
 }
 
 /// A segment of PostgreSQL 15 with nothing but its header.
-fn segment(number: u64) -> Vec<u8> {
-    let mut bytes = vec![0; SEGMENT as usize];
+pub(crate) fn segment(number: u64) -> Vec<u8> {
+    segment_of(number, SEGMENT)
+}
+
+/// A segment of so many bytes without records.
+pub(crate) fn segment_of(number: u64, size: u32) -> Vec<u8> {
+    let mut bytes = vec![0; size as usize];
     bytes[0..2].copy_from_slice(&0xD110u16.to_le_bytes());
     bytes[2..4].copy_from_slice(&2u16.to_le_bytes());
     bytes[4..8].copy_from_slice(&1u32.to_le_bytes());
-    bytes[8..16].copy_from_slice(&(number * u64::from(SEGMENT)).to_le_bytes());
+    bytes[8..16].copy_from_slice(&(number * u64::from(size)).to_le_bytes());
     bytes[24..32].copy_from_slice(&77u64.to_le_bytes());
-    bytes[32..36].copy_from_slice(&SEGMENT.to_le_bytes());
+    bytes[32..36].copy_from_slice(&size.to_le_bytes());
     bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
     bytes
 }

@@ -5,31 +5,76 @@ use crate::{WalHeader, WalHeaderError};
 /// The header of every page but a segment's first: `SizeOfXLogShortPHD` in xlog_internal.h.
 const SHORT_HEADER: usize = 24;
 
-/// The records of segments that follow each other, without the page headers that may stand in the middle of one.
-#[derive(Clone, Debug, Default)]
+/// Looks for a text in the records of segments that follow each other, without the page headers that may stand in the
+/// middle of one. The bytes come in pieces; no more is kept of them than the text is long.
+#[derive(Clone, Debug)]
 pub struct WalSearch {
-    records: Vec<u8>,
+    wanted: Vec<u8>,
+    /// The last bytes of records, too few to be the text.
+    last: Vec<u8>,
+    /// The bytes of a page, and the position in the segment.
+    segment: Option<(usize, usize)>,
+    found: bool,
 }
 
 impl WalSearch {
-    /// Adds the next segment.
+    /// For this text.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self {
+            wanted: text.as_bytes().to_vec(),
+            last: Vec::new(),
+            segment: None,
+            found: false,
+        }
+    }
+
+    /// A segment follows.
+    pub fn begin_segment(&mut self) {
+        self.segment = None;
+    }
+
+    /// Takes the next bytes of the segment. The first ones hold its header.
     ///
     /// # Errors
     /// When it does not begin as a segment does.
-    pub fn add(&mut self, segment: &[u8]) -> Result<(), WalHeaderError> {
-        let page = WalHeader::parse(segment)?.block_size as usize;
-        for (number, page) in segment.chunks(page).enumerate() {
-            let header = if number == 0 { WalHeader::LENGTH } else { SHORT_HEADER };
-            self.records.extend_from_slice(page.get(header..).unwrap_or_default());
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), WalHeaderError> {
+        let (page, mut position) = match self.segment {
+            Some(place) => place,
+            None => (WalHeader::parse(bytes)?.block_size as usize, 0),
+        };
+        while !bytes.is_empty() {
+            let within = position % page;
+            let (piece, rest) = bytes.split_at((page - within).min(bytes.len()));
+            let header = if position - within == 0 {
+                WalHeader::LENGTH
+            } else {
+                SHORT_HEADER
+            };
+            self.look(piece.get(header.saturating_sub(within)..).unwrap_or_default());
+            position += piece.len();
+            bytes = rest;
         }
+        self.segment = Some((page, position));
         Ok(())
     }
 
-    /// Whether the records hold this text.
+    /// Looks at the next bytes of records.
+    fn look(&mut self, records: &[u8]) {
+        let length = self.wanted.len();
+        if length == 0 || self.found {
+            return;
+        }
+        self.last.extend_from_slice(records);
+        self.found = self.last.windows(length).any(|found| found == self.wanted);
+        let spare = self.last.len().saturating_sub(length - 1);
+        self.last.drain(..spare);
+    }
+
+    /// Whether the text was there.
     #[must_use]
-    pub fn holds(&self, text: &str) -> bool {
-        let wanted = text.as_bytes();
-        !wanted.is_empty() && self.records.windows(wanted.len()).any(|found| found == wanted)
+    pub fn found(&self) -> bool {
+        self.found
     }
 }
 
@@ -49,12 +94,23 @@ mod tests {
         bytes
     }
 
+    /// The same, in whatever pieces the segments come.
     fn found(segments: &[Vec<u8>]) -> bool {
-        let mut search = WalSearch::default();
-        for segment in segments {
-            search.add(segment).unwrap();
+        let in_pieces = |length: usize| {
+            let mut search = WalSearch::new("restore point");
+            for segment in segments {
+                search.begin_segment();
+                for piece in segment.chunks(length) {
+                    search.feed(piece).unwrap();
+                }
+            }
+            search.found()
+        };
+        let whole = in_pieces(usize::MAX);
+        for length in [100, PAGE, PAGE + 3, 65_536] {
+            assert_eq!(in_pieces(length), whole, "{length}");
         }
-        search.holds("restore point")
+        whole
     }
 
     #[test]
@@ -78,7 +134,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_kept_of_what_was_looked_at() {
+        let mut search = WalSearch::new("restore point");
+        search.feed(&segment()).unwrap();
+        assert_eq!(search.last.len(), "restore point".len() - 1);
+        assert!(!WalSearch::new("").found());
+    }
+
+    #[test]
     fn what_is_no_segment_is_refused() {
-        assert!(WalSearch::default().add(b"no WAL").is_err());
+        assert!(WalSearch::new("x").feed(b"no WAL").is_err());
     }
 }

@@ -172,6 +172,12 @@ pub enum Damage {
         /// The length in bytes.
         length: u64,
     },
+    /// A part of a file with a length that it cannot have.
+    #[error("it has {length} bytes of plaintext, which this part of a file cannot have")]
+    PartLength {
+        /// The length in bytes.
+        length: u64,
+    },
     /// The path is none that an object of a repository can have.
     #[error("no object of a repository has such a name")]
     Path,

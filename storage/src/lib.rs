@@ -52,11 +52,14 @@ pub use names::{
     ArchiveId, BackupLabel, BackupType, DbId, Generation, ParseArchiveIdError, ParseBackupLabelError,
     ParseBackupTypeError, ParseRepoKeyError, ParseStanzaNameError, RepoKey, StanzaName,
 };
-pub use object::{Mark, ObjectKind, ObjectName, ObjectPath, StoredName, prefix};
-pub use payload::{MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
+pub use object::{
+    FILE_PART_LENGTH, FilePart, LARGEST_SINGLE_OBJECT, MOST_PARTS, Mark, ObjectKind, ObjectName, ObjectPath, PartsSeen,
+    Portion, StoredName, parts_of, prefix,
+};
+pub use payload::{MAX_FILE_LENGTH, MAX_PLAIN_LENGTH, Payload, PayloadError, PayloadHead};
 pub use posix::PosixStore;
 pub use random::RandomError;
-pub use repository::{Anchor, Checked, Listed, Repository, Stored};
+pub use repository::{Anchor, Checked, Listed, PartsReader, Repository, Stored, WholeFile};
 pub use store::{
     CheckOutcome, CheckSize, CheckStep, Conditions, FixedSecrets, ParseStoreKindError, SecretSource, SecretText,
     Secrets, Store, StoreKind, StoreSettings, check_store,

@@ -7,8 +7,10 @@ use thiserror::Error;
 use crate::codec::{Codec, CodecError};
 use crate::digest::{Digest, DigestSuite};
 
-/// The most plaintext that one object may hold, in bytes: a WAL segment of the largest size.
-pub const MAX_PLAIN_LENGTH: u64 = 1 << 30;
+/// The longest archived file, in bytes: a WAL segment of the largest size. It lies in parts.
+pub const MAX_FILE_LENGTH: u64 = 1 << 30;
+/// The most plaintext that one object may hold, in bytes: the largest kind is a manifest.
+pub const MAX_PLAIN_LENGTH: u64 = 64 << 20;
 
 /// Plaintext of one chunk, segment or manifest, named by its digest and compressed once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{chunk, create, files, passphrase, posix};
+use common::{SUITE, chunk, create, files, passphrase, posix};
 use pgmesh_storage::{
-    Cipher, Damage, EnvelopeError, Generation, ObjectName, PosixStore, Repository, StoreError, prefix,
+    Cipher, Codec, Damage, EnvelopeError, FILE_PART_LENGTH, FilePart, Generation, ObjectName, Payload, Portion,
+    PosixStore, Repository, StoreError, prefix,
 };
 
 const CIPHERS: [Cipher; 2] = [Cipher::None, Cipher::Aes256Cbc];
@@ -318,4 +319,31 @@ async fn what_a_killed_process_left_is_not_listed_and_is_removed() {
     assert_eq!(store.remove_leftovers().unwrap(), 2);
     assert!(!left.exists());
     assert_eq!(repository.list_sorted("").await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_part_that_stands_in_the_place_of_another_is_found() {
+    for cipher in CIPHERS {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = create(posix(folder.path()), cipher).await;
+        let plain = vec![3; usize::try_from(FILE_PART_LENGTH).unwrap()];
+        let payload = Payload::pack(SUITE, Codec::Zst, None, &plain).unwrap();
+        let name = ObjectName::Segment {
+            stanza: "main".parse().unwrap(),
+            archive_id: "15-1".parse().unwrap(),
+            file: "000000010000000000000001".parse().unwrap(),
+            digest: SUITE.digest(b"all of it"),
+            portion: Portion::AllParts(3),
+        };
+        let part = |number, of| name.of_part(FilePart::new(number, of).unwrap());
+        let file = |name: &ObjectName| {
+            let path = repository.path_of(name, Generation::FIRST);
+            folder.path().join(path.to_string())
+        };
+        repository.put(&part(1, 3), Generation::FIRST, &payload).await.unwrap();
+        for other in [part(2, 3), part(1, 4)] {
+            fs::copy(file(&part(1, 3)), file(&other)).unwrap();
+            assert_damaged(&repository, &other, "another part").await;
+        }
+    }
 }

@@ -168,7 +168,13 @@ impl MeshSite {
         Self::with_segments(name, 1, describe)
     }
 
-    fn with_segments(name: &str, mebibytes: u32, describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>) -> Self {
+    /// With a mesh as described, and a PostgreSQL with segments of a size that archives nothing.
+    #[must_use]
+    pub fn with_segments(
+        name: &str,
+        mebibytes: u32,
+        describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>,
+    ) -> Self {
         let scratch = Scratch::new(name);
         let mut mesh = describe(Mesh::builder(&scratch)).start();
         let postgres = Postgres::builder(&scratch, "pg").segment_mebibytes(mebibytes).start();

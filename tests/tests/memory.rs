@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use pgmesh_tests::{Outcome, Postgres, Site, WalForge, files_below, number_from_environment, run};
+use pgmesh_tests::{Host, Node, Outcome, Postgres, Site, WalForge, files_below, number_from_environment, run};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -22,10 +22,12 @@ fn a_push_and_a_get_of_a_segment_are_small() {
     for (number, codec) in (1..).zip(["zst", "lz4", "gz", "bz2", "none"]) {
         let file = forge.make(number);
         let codec_option = format!("--compress-type={codec}");
-        let pushed = site
-            .host
-            .run(&["archive-push", &codec_option, &file.display().to_string()])
-            .ok();
+        let push = || {
+            site.host
+                .run(&["archive-push", &codec_option, &file.display().to_string()])
+                .ok()
+        };
+        let pushed = timed(&format!("a push of 16 MiB with {codec}"), &site.node, push);
         assert_below(&format!("archive-push with {codec}"), pushed.peak_memory, 150);
         let got = site.host.get(&forge.name(number), &forge.path("fetched")).ok();
         assert_below(&format!("archive-get with {codec}"), got.peak_memory, 150);
@@ -138,4 +140,44 @@ fn report(what: &str, outcome: &Outcome) -> u64 {
         peak_memory / MEBIBYTE
     );
     *peak_memory
+}
+
+/// Shows what a command took, on both sides.
+fn timed(what: &str, node: &Node, work: impl FnOnce() -> Outcome) -> Outcome {
+    let before = node.process().cpu();
+    let outcome = work();
+    println!(
+        "{what}: {:.2} s, CPU {:.2} s of the client, {:.2} s of the node",
+        outcome.elapsed.as_secs_f64(),
+        outcome.cpu.as_secs_f64(),
+        (node.process().cpu() - before).as_secs_f64()
+    );
+    outcome
+}
+
+/// The largest segments that PostgreSQL has go through in parts.
+#[test]
+fn a_push_and_a_get_of_the_largest_segment_are_small() {
+    const LIMIT: u64 = 150;
+    let scratch = pgmesh_tests::Scratch::new("largest");
+    let node = Node::builder(&scratch, "alpha").repository().repository().start();
+    let postgres = Postgres::builder(&scratch, "pg")
+        .segment_mebibytes(1024)
+        .setting("max_wal_size", "4GB")
+        .setting("min_wal_size", "2GB")
+        .start();
+    let host = Host::join(&scratch, "host-main", &node, &postgres, "main");
+    host.run(&["stanza-create"]).succeeds();
+    let forge = WalForge::new(&postgres);
+    node.process().reset_peak_memory();
+    let file = forge.make(1);
+    let pushed = timed("a push of 1 GiB", &node, || host.push(&file).ok());
+    assert_below("archive-push of 1 GiB", pushed.peak_memory, LIMIT);
+    assert_below("the node after a push of 1 GiB", node.process().peak_memory(), LIMIT);
+    node.process().reset_peak_memory();
+    let fetched = forge.path("fetched");
+    let got = timed("a get of 1 GiB", &node, || host.get(&forge.name(1), &fetched).ok());
+    assert_below("archive-get of 1 GiB", got.peak_memory, LIMIT);
+    assert_below("the node after a get of 1 GiB", node.process().peak_memory(), LIMIT);
+    assert!(std::fs::read(&fetched).is_ok_and(|content| content == forge.content(1)));
 }

@@ -6,9 +6,9 @@
 //! from the archive.
 
 use super::wal::NeededWal;
-use crate::mesh::Mesh;
+use crate::mesh::{Archived, Mesh, WantedFile};
 use crate::pg::{OpenCluster, PgClient, database_failure};
-use bytes::Bytes;
+use crate::wal_sink::WalSink;
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName, WalSearch};
@@ -60,44 +60,69 @@ impl WalProof {
     ) -> Result<(), Failure> {
         let NeededWal { first, last } = self.segments(timeline, cluster.control.segment_size);
         let id = cluster.control.system_id;
-        let end = archived(mesh, stanza, id, last).await?;
-        let end = end.ok_or_else(|| not_its_own(stanza, last, "it is not there any more"))?;
-        if self.is_in(&[(last, &end)], stanza)? {
+        let missing = || not_its_own(stanza, last, "it is not there any more");
+        let end = self.search(mesh, stanza, id, last, WalSearch::new(&self.text)).await?;
+        if end.ok_or_else(missing)?.found() {
             return Ok(());
         }
         // The record may begin in the segment before. Where a timeline begins with `last`, there is none.
         if first != last
-            && let Some(begin) = archived(mesh, stanza, id, first).await?
-            && self.is_in(&[(first, &begin), (last, &end)], stanza)?
+            && let Some(begun) = self.search(mesh, stanza, id, first, WalSearch::new(&self.text)).await?
         {
-            return Ok(());
+            let both = self.search(mesh, stanza, id, last, begun).await?;
+            if both.ok_or_else(missing)?.found() {
+                return Ok(());
+            }
         }
         let cause = "the archived segment lacks a record that the server was just asked to write";
         Err(not_its_own(stanza, last, cause))
     }
 
-    /// Whether these consecutive segments hold the text.
-    fn is_in(&self, segments: &[(SegmentName, &Bytes)], stanza: &StanzaName) -> Result<bool, Failure> {
-        let mut search = WalSearch::default();
-        for (name, segment) in segments {
-            search
-                .add(segment)
-                .map_err(|error| not_its_own(stanza, *name, &chain(&error)))?;
-        }
-        Ok(search.holds(&self.text))
+    /// Looks through an archived segment; nothing where it is not archived.
+    async fn search(
+        &self,
+        mesh: &Mesh,
+        stanza: &StanzaName,
+        system_id: SystemId,
+        name: SegmentName,
+        before: WalSearch,
+    ) -> Result<Option<WalSearch>, Failure> {
+        let wanted = WantedFile {
+            stanza,
+            system_id: Some(system_id),
+            file: WalFileName::Segment(name),
+            only: None,
+        };
+        let mut sink = Searched {
+            now: before.clone(),
+            before,
+            stanza,
+            name,
+        };
+        let archived = mesh.wal_file(&wanted, &mut sink).await?;
+        Ok((archived == Archived::Found).then_some(sink.now))
     }
 }
 
-async fn archived(
-    mesh: &Mesh,
-    stanza: &StanzaName,
-    system_id: SystemId,
+/// A segment that is looked through as it comes.
+struct Searched<'a> {
+    before: WalSearch,
+    now: WalSearch,
+    stanza: &'a StanzaName,
     name: SegmentName,
-) -> Result<Option<Bytes>, Failure> {
-    let archived = mesh
-        .wal_file(stanza, Some(system_id), WalFileName::Segment(name))
-        .await?;
-    Ok(archived.content())
+}
+
+impl WalSink for Searched<'_> {
+    fn begin(&mut self) -> Result<(), Failure> {
+        self.now = self.before.clone();
+        self.now.begin_segment();
+        Ok(())
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        let fed = self.now.feed(piece);
+        fed.map_err(|error| not_its_own(self.stanza, self.name, &chain(&error)))
+    }
 }
 
 /// Just after a promotion the last checkpoint may still be the old timeline's.

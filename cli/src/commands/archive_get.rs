@@ -8,14 +8,15 @@ use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::{Archived, Mesh};
+use crate::mesh::{Archived, Mesh, WantedFile};
 use crate::restore::{DirectArchive, late_tablespaces};
+use crate::wal_sink::{FileSink, Temporary, give};
 use bytes::Bytes;
 use pgmesh_node::{Failure, code};
+use pgmesh_postgres::wal::CreatedTablespaces;
 use pgmesh_postgres::{ControlFile, TimelineId, WalFileName, WalHole};
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Gets one file.
@@ -39,11 +40,26 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let system_id = pgdata
         .and_then(|pgdata| ControlFile::read(pgdata).ok())
         .map(|control| control.system_id);
+    // PostgreSQL never sees a part of the file.
+    let temporary = Temporary::beside(&destination);
+    // PostgreSQL runs this in its data directory.
+    let recovering = pgdata.unwrap_or(Path::new("."));
+    let looked_at = file
+        .segment()
+        .filter(|_| matches!(file, WalFileName::Segment(_)) && late_tablespaces::is_recovering(recovering));
+    let mut sink = FileSink::at(temporary.path(), looked_at);
     let ask = async {
         if config.flag("repo-direct") {
-            DirectArchive::open(config).await?.get(&stanza, system_id, file).await
+            let mut archive = DirectArchive::open(config).await?;
+            archive.get(&stanza, system_id, file, &mut sink).await
         } else {
-            Mesh::connect(config).await?.wal_file(&stanza, system_id, file).await
+            let wanted = WantedFile {
+                stanza: &stanza,
+                system_id,
+                file,
+                only: None,
+            };
+            Mesh::connect(config).await?.wal_file(&wanted, &mut sink).await
         }
     };
     let archived = match local_history(file, &destination) {
@@ -56,16 +72,18 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
                     |answer| answer.err().map(|failure| failure.to_string()).unwrap_or_default(),
                 );
                 tracing::warn!("{file} cannot be had from the archive ({why}): the one in pg_wal is handed back");
-                Archived::Content(local)
+                give(&mut sink, &local)?;
+                Archived::Found
             }
         },
     };
     match archived {
-        Archived::Content(content) => {
-            if let Some(refusal) = tablespace_refusal(pgdata, file, &content, &destination) {
+        Archived::Found => {
+            let (content, created) = sink.finish()?;
+            if let Some(refusal) = tablespace_refusal(recovering, file, created.as_ref(), &destination) {
                 return refusal;
             }
-            write(&destination, &content)?;
+            finish(&content, temporary, &destination)?;
             tracing::info!("got WAL file '{file}'");
             Ok(ExitCode::Ok)
         }
@@ -87,19 +105,16 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 /// to a point ends before it, as before a hole: PostgreSQL reads ahead, and does not open a server that has not reached
 /// its target.
 fn tablespace_refusal(
-    pgdata: Option<&Path>,
+    pgdata: &Path,
     file: WalFileName,
-    content: &[u8],
+    created: Option<&CreatedTablespaces>,
     destination: &Path,
 ) -> Option<Result<ExitCode, Failure>> {
-    // PostgreSQL runs this in its data directory.
-    let pgdata = pgdata.unwrap_or(Path::new("."));
-    let WalFileName::Segment(name) = file else { return None };
-    if !late_tablespaces::is_recovering(pgdata) {
+    let (WalFileName::Segment(name), Some(created)) = (file, created) else {
         return None;
-    }
-    let before = || late_tablespaces::segment_before(destination.parent()?, name, content);
-    let refusal = late_tablespaces::foreign_files(pgdata, name, content, before)?.refusal(name);
+    };
+    let before = || late_tablespaces::created_before(destination.parent()?, name, created.size);
+    let refusal = late_tablespaces::foreign_files(pgdata, created, before)?.refusal(name);
     if late_tablespaces::ends_at_a_point(pgdata) {
         let remedy = refusal.remedy.as_deref().unwrap_or_default();
         tracing::warn!("{refusal}. The recovery ends before it, at its target or with an error: then {remedy}");
@@ -135,20 +150,10 @@ fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
         )
 }
 
-/// Writes the file under another name first: PostgreSQL never sees a part of it.
-fn write(destination: &Path, content: &[u8]) -> Result<(), Failure> {
-    let mut name = destination.as_os_str().to_owned();
-    name.push(".pgmesh.tmp");
-    let temporary = PathBuf::from(name);
-    let written = File::create(&temporary)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&temporary, destination));
+/// Gives the file its name, once it is durable.
+fn finish(content: &File, temporary: Temporary, destination: &Path) -> Result<(), Failure> {
+    let written = content.sync_all().and_then(|()| temporary.rename(destination));
     written.map_err(|error| {
-        // Best effort: the next try overwrites it anyway.
-        let _ = fs::remove_file(&temporary);
         Failure::new(code::RUNTIME, format!("{} cannot be written", destination.display())).because(error)
     })
 }

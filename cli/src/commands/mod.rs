@@ -16,6 +16,7 @@ mod membership;
 mod node;
 mod origin;
 mod repo_check;
+mod repo_get;
 mod repo_sync;
 mod repository;
 mod restore;
@@ -98,7 +99,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::NodeRescue => node::rescue(config).await,
         Command::NodeStart => node::start(config).await,
         Command::RepoCheck => repo_check::run(config).await,
-        Command::RepoGet => repository::get(config).await,
+        Command::RepoGet => repo_get::run(config).await,
         Command::RepoLs => repository::list(config).await,
         Command::RepoRemove => repository::remove(config).await,
         Command::RepoReplace => repository::replace(config).await,

@@ -1,4 +1,4 @@
-//! `repo-ls`, `repo-get` and `repo-update`: looking into one repository, and changing its definition.
+//! `repo-ls` and `repo-update`: looking into one repository, and changing its definition.
 
 use super::info::repository as asked_repository;
 use super::{argument, stanza};
@@ -6,14 +6,12 @@ use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
-use crate::restore::{DirectRepositories, direct_identity};
-use pgmesh_node::failure::chain;
+use crate::restore::DirectRepositories;
 use pgmesh_node::protocol::{
-    HealthInfo, ListRepository, PayloadHead, ReadRepository, Replaced, RepositoryInfo, RepositoryListing,
-    RepositoryObject, Request,
+    HealthInfo, ListRepository, Replaced, RepositoryInfo, RepositoryListing, RepositoryObject, Request,
 };
 use pgmesh_node::{Failure, code};
-use pgmesh_storage::{ObjectPath, Payload, RepoKey};
+use pgmesh_storage::RepoKey;
 use serde_json::{Map, Value, json};
 
 /// Lists what lies under a path: under the stanza's folder where only a stanza is given, which is what its client may
@@ -45,6 +43,11 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
 async fn list_through_node(config: &Config, path: &str) -> Result<Vec<RepositoryObject>, Failure> {
     let mesh = Mesh::connect(config).await?;
     let repo = repository(config, &mesh).await?;
+    listed(&mesh, repo, path).await
+}
+
+/// All names directly below a folder of a repository.
+pub(super) async fn listed(mesh: &Mesh, repo: RepoKey, path: &str) -> Result<Vec<RepositoryObject>, Failure> {
     let mut objects: Vec<RepositoryObject> = Vec::new();
     loop {
         let request = Request::ListRepository(ListRepository {
@@ -60,38 +63,6 @@ async fn list_through_node(config: &Config, path: &str) -> Result<Vec<Repository
             return Ok(objects);
         }
     }
-}
-
-/// Writes the content of one object to stdout, checked once more on this side (invariant 6).
-pub async fn get(config: &Config) -> Result<ExitCode, Failure> {
-    let path = argument(config, 0, "the path of an object")?.to_owned();
-    let object = ReadRepository::object(&path)?;
-    if config.flag("repo-direct") {
-        let repo = asked_repository(config)?;
-        let content = if object == ObjectPath::Identity {
-            direct_identity(config, repo).await?
-        } else {
-            let repositories = DirectRepositories::open(config, repo).await?;
-            repositories.content(&object.to_string()).await?
-        };
-        output::print_bytes(&content)?;
-        return Ok(ExitCode::Ok);
-    }
-    let mesh = Mesh::connect(config).await?;
-    let suite = mesh.suite().await?;
-    let repo = repository(config, &mesh).await?;
-    let request = Request::ReadRepository(ReadRepository {
-        repo,
-        path: path.clone(),
-    });
-    let (head, body) = mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
-    let plain = Payload::from_parts(head, body.unwrap_or_default())
-        .and_then(|payload| payload.open(suite))
-        .map_err(|error| {
-            Failure::new(code::CHECKSUM, format!("repo{repo}: {path} is damaged")).because(chain(&error))
-        })?;
-    output::print_bytes(&plain)?;
-    Ok(ExitCode::Ok)
 }
 
 /// Puts an empty repository in the place of a lost one.
@@ -142,7 +113,7 @@ pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
 }
 
 /// `--repo`, else the first that is up.
-async fn repository(config: &Config, mesh: &Mesh) -> Result<RepoKey, Failure> {
+pub(super) async fn repository(config: &Config, mesh: &Mesh) -> Result<RepoKey, Failure> {
     if let Some(key) = asked_repository(config)? {
         return Ok(key);
     }

@@ -2,15 +2,12 @@
 
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
+use pgmesh_node::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
 use pgmesh_node::{Failure, code};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::sync::Mutex;
-
-/// Bodies are at most a WAL segment of the largest size, uncompressed.
-const BODY_LIMIT: usize = (1 << 30) + 4096;
 
 /// A connection to a node.
 #[derive(Debug)]
@@ -48,21 +45,16 @@ impl Link {
         silence: Option<Duration>,
     ) -> Result<(T, Option<Bytes>), Failure> {
         let mut stream = self.ask_patiently(request, body, silence).await?;
-        let answering = reply(&mut stream, request);
-        let answer: T = match silence {
-            None => answering.await?,
-            Some(silence) => tokio::time::timeout(silence, answering)
-                .await
-                .map_err(|_| self.silent(request, silence))??,
-        };
+        let answer: T = reply_within(self, &mut stream, request, silence).await?;
         let Some(length) = body_length(&answer) else {
             return Ok((answer, None));
         };
         let limit = if matches!(request, Request::GetChunk(_)) {
-            usize::try_from(CHUNK_BODY_LIMIT).unwrap_or(BODY_LIMIT)
+            CHUNK_BODY_LIMIT
         } else {
             BODY_LIMIT
         };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let received = stream.recv_bytes(length, limit).await;
         received
             .map(|body| (answer, Some(body)))
@@ -74,12 +66,25 @@ impl Link {
         self.ask_patiently(request, body, None).await
     }
 
-    async fn ask_patiently(
+    pub(super) async fn ask_patiently(
         &self,
         request: &Request,
         body: Option<&Bytes>,
         silence: Option<Duration>,
     ) -> Result<Stream, Failure> {
+        let mut stream = self.begin(request, silence).await?;
+        let sent = async {
+            if let Some(body) = body {
+                stream.send_bytes(body).await?;
+            }
+            stream.finish()
+        };
+        sent.await.map_err(|error| lost(request, &error))?;
+        Ok(stream)
+    }
+
+    /// Opens a stream and sends the request; more follows.
+    pub(super) async fn begin(&self, request: &Request, silence: Option<Duration>) -> Result<Stream, Failure> {
         let opening = self.connection.open();
         let opened = match silence {
             None => opening.await,
@@ -91,14 +96,8 @@ impl Link {
         if let Some(silence) = silence {
             stream.set_stall_limit(silence);
         }
-        let sent = async {
-            stream.send(request).await?;
-            if let Some(body) = body {
-                stream.send_bytes(body).await?;
-            }
-            stream.finish()
-        };
-        sent.await.map_err(|error| lost(request, &error))?;
+        let sent = stream.send(request).await;
+        sent.map_err(|error| lost(request, &error))?;
         Ok(stream)
     }
 
@@ -139,6 +138,22 @@ impl Link {
     }
 }
 
+/// The next message of an answer, from a node that may be silent for so long.
+pub async fn reply_within<T: DeserializeOwned>(
+    link: &Link,
+    stream: &mut Stream,
+    request: &Request,
+    silence: Option<Duration>,
+) -> Result<T, Failure> {
+    let answering = reply(stream, request);
+    match silence {
+        None => answering.await,
+        Some(silence) => tokio::time::timeout(silence, answering)
+            .await
+            .map_err(|_| link.silent(request, silence))?,
+    }
+}
+
 /// The next message of an answer.
 pub async fn reply<T: DeserializeOwned>(stream: &mut Stream, request: &Request) -> Result<T, Failure> {
     stream
@@ -148,7 +163,7 @@ pub async fn reply<T: DeserializeOwned>(stream: &mut Stream, request: &Request) 
 }
 
 /// What is not answered may or may not have been done: the same request again has one effect all the same.
-fn lost(request: &Request, error: &StreamError) -> Failure {
+pub(super) fn lost(request: &Request, error: &StreamError) -> Failure {
     let what = format!("{} was interrupted", request.name());
     if error.is_violation() {
         return Failure::new(code::PROTOCOL, what).because(chain(error));

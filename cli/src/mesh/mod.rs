@@ -21,6 +21,7 @@ mod probe;
 mod race;
 mod renewal;
 mod retry;
+mod send_parts;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ pub use access::Access;
 pub use inventory::Backups;
 pub use probe::Probed;
 pub use renewal::renew_if_due;
+pub use send_parts::PartedFile;
 pub use sessions::restore_of;
-pub use wal_file::Archived;
+pub use wal_file::{Archived, WantedFile};
 
 use crate::activity::Activity;
 use crate::config::Config;

@@ -1,78 +1,252 @@
 //! Fetching a file of the archive.
 
-use super::{BAD_COPIES, Mesh};
+use super::link::{Link, lost, reply_within};
+use super::retry::Retry;
+use super::{BAD_COPIES, Failed, Mesh};
+use crate::wal_sink::{WalSink, give};
 use bytes::Bytes;
 use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{GetSegment, Request, SegmentReply};
+use pgmesh_node::protocol::{BODY_LIMIT, GetSegment, Request, SegmentPart, SegmentReply};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
-use pgmesh_storage::{Payload, StanzaName};
+use pgmesh_storage::{
+    Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
+    StanzaName, parts_of,
+};
+use pgmesh_transport::Stream;
+use pgmesh_transport::tuning::STALL_LIMIT;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-/// What an archive says of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is known of a file of the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Archived {
-    /// Its content, checked against its digest (invariant 6).
-    Content(Bytes),
-    /// It was never archived, and no WAL behind it is known of (invariant 7).
+    /// Its content, checked, was given to the sink.
+    Found,
+    /// It was never archived, and nothing that is known lies behind it (invariant 7).
     Never,
-    /// It is not archived, but WAL behind it is known of.
+    /// It is not archived, and an end of recovery here would lose what lies behind it.
     Hole(WalHole),
 }
 
-impl Archived {
-    /// The content, where there is one.
-    pub fn content(self) -> Option<Bytes> {
-        match self {
-            Self::Content(content) => Some(content),
-            Self::Never | Self::Hole(_) => None,
-        }
-    }
+/// A file that is asked for.
+#[derive(Debug, Clone)]
+pub struct WantedFile<'a> {
+    /// The stanza.
+    pub stanza: &'a StanzaName,
+    /// Which database of the stanza; the newest where it is not known.
+    pub system_id: Option<SystemId>,
+    /// The file.
+    pub file: WalFileName,
+    /// The only repository that it may come from, and all the others.
+    pub only: Option<(u16, &'a [u16])>,
+}
+
+/// What one answer came to.
+enum Received {
+    Said(Archived),
+    /// What came is not what it should be.
+    Damaged {
+        failure: Failure,
+        repos: BTreeSet<u16>,
+        /// Each part was good, and all of them are not the file.
+        as_a_whole: bool,
+    },
 }
 
 impl Mesh {
-    /// A file of the archive of the cluster with this system identifier, else of the stanza's newest. A damaged copy is asked
-    /// for again from elsewhere.
+    /// Fetches a file of the archive, and asks elsewhere when a copy is damaged.
     ///
     /// # Errors
-    /// As [`Self::call`]; every copy that was tried is damaged (26).
-    pub async fn wal_file(
-        &self,
-        stanza: &StanzaName,
-        system_id: Option<SystemId>,
-        file: WalFileName,
-    ) -> Result<Archived, Failure> {
+    /// It cannot be had, or nobody knows whether it was archived; the sink cannot take it.
+    pub async fn wal_file(&self, wanted: &WantedFile<'_>, sink: &mut dyn WalSink) -> Result<Archived, Failure> {
         let suite = self.suite().await?;
-        let mut avoid = Vec::new();
+        let others = wanted.only.map(|(_, others)| others.to_vec());
+        let (mut avoid, mut doubted) = (others.unwrap_or_default(), Vec::new());
+        let mut bad = 0;
         loop {
             let request = Request::GetSegment(GetSegment {
-                stanza: stanza.clone(),
-                file: file.to_string(),
-                system_id,
+                stanza: wanted.stanza.clone(),
+                file: wanted.file.to_string(),
+                system_id: wanted.system_id,
                 avoid: avoid.clone(),
+                doubted: std::mem::take(&mut doubted),
             });
-            let length = |reply: &SegmentReply| match reply {
-                SegmentReply::Found { payload, .. } => Some(payload.length),
-                SegmentReply::NeverArchived | SegmentReply::Hole(_) => None,
-            };
-            let (payload, repo, body) = match self.fetch(&request, length).await? {
-                (SegmentReply::Found { payload, repo }, body) => (payload, repo, body.unwrap_or_default()),
-                (SegmentReply::NeverArchived, _) => return Ok(Archived::Never),
-                (SegmentReply::Hole(hole), _) => return Ok(Archived::Hole(hole)),
-            };
-            // Invariant 6: nothing is handed out before its digest has been checked.
-            let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
-            match opened {
-                Ok(content) => return Ok(Archived::Content(content)),
-                Err(error) => {
-                    let failure = Failure::new(code::CHECKSUM, format!("{file} as repo{repo} has it is damaged"))
-                        .because(chain(&error));
-                    if avoid.len() == BAD_COPIES {
+            match self.receive_wal(&request, wanted, suite, sink).await? {
+                Received::Said(archived) => return Ok(archived),
+                Received::Damaged {
+                    failure,
+                    repos,
+                    as_a_whole,
+                } => {
+                    let is_only = wanted.only.is_some_and(|(only, _)| repos.contains(&only));
+                    if bad == BAD_COPIES || is_only {
                         return Err(failure);
                     }
                     tracing::warn!("{failure}; it is asked for again from elsewhere");
-                    avoid.push(repo);
+                    match as_a_whole {
+                        true => doubted.extend(repos),
+                        false => avoid.extend(repos),
+                    }
+                    bad += 1;
                 }
             }
         }
     }
+
+    async fn receive_wal(
+        &self,
+        request: &Request,
+        wanted: &WantedFile<'_>,
+        suite: DigestSuite,
+        sink: &mut dyn WalSink,
+    ) -> Result<Received, Failure> {
+        let mut retry = Retry::new(self.access.limit);
+        loop {
+            let attempt = async {
+                let link = self.ready(request).await?;
+                let receiving = Receiving {
+                    link: &link,
+                    request,
+                    wanted,
+                    suite,
+                    silence: self.silence(),
+                };
+                let received = receiving.receive(sink).await;
+                received.map_err(|failure| Failed::at(link.clone(), failure))
+            };
+            match attempt.await {
+                Ok(received) => return Ok(received),
+                Err(failed) if self.is_late() => return Err(failed.failure),
+                Err(failed) => self.settle(request, &mut retry, failed).await?,
+            }
+        }
+    }
+}
+
+/// One answer, as it comes.
+struct Receiving<'a> {
+    link: &'a Link,
+    request: &'a Request,
+    wanted: &'a WantedFile<'a>,
+    suite: DigestSuite,
+    silence: Option<Duration>,
+}
+
+impl Receiving<'_> {
+    async fn receive(&self, sink: &mut dyn WalSink) -> Result<Received, Failure> {
+        let mut stream = self.link.ask_patiently(self.request, None, self.silence).await?;
+        let answer: SegmentReply = reply_within(self.link, &mut stream, self.request, self.silence).await?;
+        match answer {
+            SegmentReply::NeverArchived => Ok(Received::Said(Archived::Never)),
+            SegmentReply::Hole(hole) => Ok(Received::Said(Archived::Hole(hole))),
+            SegmentReply::Found { payload, repo } => {
+                self.check_repository(repo)?;
+                let body = self.body(&mut stream, &payload, BODY_LIMIT).await?;
+                let suite = self.suite;
+                let opened = Payload::from_parts(payload, body).and_then(|payload| payload.open(suite));
+                match opened {
+                    Ok(content) => {
+                        give(sink, &content)?;
+                        Ok(Received::Said(Archived::Found))
+                    }
+                    Err(error) => Ok(self.damaged(repo, &error)),
+                }
+            }
+            SegmentReply::InParts { digest, plain_length } => {
+                self.receive_parts(&mut stream, digest, plain_length, sink).await
+            }
+        }
+    }
+
+    async fn receive_parts(
+        &self,
+        stream: &mut Stream,
+        digest: Digest,
+        plain_length: u64,
+        sink: &mut dyn WalSink,
+    ) -> Result<Received, Failure> {
+        let of = parts_of(plain_length).filter(|_| plain_length <= MAX_FILE_LENGTH);
+        let of = of.ok_or_else(|| self.unfitting(format!("{plain_length} bytes do not lie in parts")))?;
+        let mut hasher = self.suite.hasher();
+        let mut repos = BTreeSet::new();
+        sink.begin()?;
+        for part in FilePart::all(of) {
+            let limit = self.silence.unwrap_or(STALL_LIMIT);
+            let head: SegmentPart = reply_within(self.link, stream, self.request, Some(limit)).await?;
+            self.check_repository(head.repo)?;
+            let expected = part.length_in(plain_length);
+            if head.payload.plain_length != expected {
+                let length = head.payload.plain_length;
+                return Err(self.unfitting(format!("part {part} has {length} bytes, not {expected}")));
+            }
+            let body = self.body(stream, &head.payload, FILE_PART_LENGTH).await?;
+            match opened(head.payload, body, self.suite, hasher).await? {
+                // Invariant 6: what is taken counts when all of it was checked.
+                Ok((plain, digested)) => {
+                    sink.take(&plain)?;
+                    hasher = digested;
+                }
+                Err(error) => return Ok(self.damaged(head.repo, &error)),
+            }
+            repos.insert(head.repo);
+        }
+        if hasher.finalize() == digest {
+            return Ok(Received::Said(Archived::Found));
+        }
+        let what = format!("{} as it came in parts is another content", self.wanted.file);
+        Ok(Received::Damaged {
+            failure: Failure::new(code::CHECKSUM, what),
+            repos,
+            as_a_whole: true,
+        })
+    }
+
+    async fn body(&self, stream: &mut Stream, head: &PayloadHead, limit: u64) -> Result<Bytes, Failure> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let received = stream.recv_bytes(head.length, limit).await;
+        received.map_err(|error| lost(self.request, &error))
+    }
+
+    fn check_repository(&self, repo: u16) -> Result<(), Failure> {
+        match self.wanted.only {
+            Some((only, _)) if only != repo => Err(Failure::new(
+                code::REPO_INVALID,
+                format!("repo{only} has no good copy of all that is needed"),
+            )
+            .remedy("restore without --repo: the mesh reads each object where it is whole")),
+            _ => Ok(()),
+        }
+    }
+
+    fn damaged(&self, repo: u16, error: &PayloadError) -> Received {
+        let what = format!("{} as repo{repo} has it is damaged", self.wanted.file);
+        Received::Damaged {
+            failure: Failure::new(code::CHECKSUM, what).because(chain(error)),
+            repos: BTreeSet::from([repo]),
+            as_a_whole: false,
+        }
+    }
+
+    fn unfitting(&self, why: String) -> Failure {
+        let what = format!("node {} sent what no WAL file can be", self.link.node());
+        Failure::new(code::PROTOCOL, what).because(why)
+    }
+}
+
+/// Opens a part, and digests it with all before it.
+async fn opened(
+    head: PayloadHead,
+    body: Bytes,
+    suite: DigestSuite,
+    mut hasher: Hasher,
+) -> Result<Result<(Bytes, Hasher), PayloadError>, Failure> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let plain = Payload::from_parts(head, body)?.open(suite)?;
+        hasher.update(&plain);
+        Ok((plain, hasher))
+    });
+    opening
+        .await
+        .map_err(|error| Failure::new(code::ASSERT, "opening a part of a WAL file").because(error))
 }

@@ -9,15 +9,17 @@ use super::disk::{self, failed};
 use super::servers;
 use super::survey::Survey;
 use pgmesh_node::Failure;
-use pgmesh_postgres::wal::{CreatedTablespace, CreatedTablespaces};
-use pgmesh_postgres::{SegmentName, WalHeader};
+use pgmesh_postgres::wal::{CreatedTablespace, CreatedTablespaces, TablespaceSearch};
+use pgmesh_postgres::{SegmentName, SegmentSize};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// PostgreSQL's code for a directory that should be empty (pgBackRest's number).
 const PATH_NOT_EMPTY: u8 = 40;
+/// So much of a segment is read at once.
+const PIECE: usize = 1 << 20;
 
 /// The files of a tablespace to which a data directory leads, and that the backup does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,15 +104,10 @@ pub struct ForeignFiles {
 /// segment before it, of which a record may reach into this one.
 pub fn foreign_files(
     pgdata: &Path,
-    name: SegmentName,
-    content: &[u8],
-    before: impl FnOnce() -> Option<(SegmentName, Vec<u8>)>,
+    read: &CreatedTablespaces,
+    before: impl FnOnce() -> Option<CreatedTablespaces>,
 ) -> Option<ForeignFiles> {
-    let read = CreatedTablespaces::of(name, content)?;
-    let begun = || {
-        let (name, content) = before()?;
-        read.joined(&CreatedTablespaces::of(name, &content)?)
-    };
+    let begun = || read.joined(&before()?);
     let first = read.may_begin_with_one().then(begun).flatten();
     let version_directory = read.version.tablespace_directory();
     let mut created = first.into_iter().chain(read.whole.iter().cloned());
@@ -176,25 +173,34 @@ impl ForeignFiles {
     }
 }
 
-/// The segment before this one among the files of a `pg_wal`, of whatever timeline.
-pub fn segment_before(pg_wal: &Path, name: SegmentName, content: &[u8]) -> Option<(SegmentName, Vec<u8>)> {
-    let size = WalHeader::parse(content).ok()?.segment_size;
+/// What the segment before this one creates, among the files of a `pg_wal`, of whatever timeline.
+pub fn created_before(pg_wal: &Path, name: SegmentName, size: SegmentSize) -> Option<CreatedTablespaces> {
     let names = fs::read_dir(pg_wal).ok()?.flatten();
     let mut segments = names.filter_map(|entry| entry.file_name().to_str()?.parse::<SegmentName>().ok());
     let is_before = |other: &SegmentName| {
         other.is_possible(size) && other.start(size) + u64::from(size.bytes()) == name.start(size)
     };
     let before = segments.find(|other| is_before(other))?;
-    Some((before, fs::read(pg_wal.join(before.to_string())).ok()?))
+    let mut file = fs::File::open(pg_wal.join(before.to_string())).ok()?;
+    let mut search = TablespaceSearch::new(before);
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = file.read(&mut piece).ok()?;
+        if length == 0 {
+            return search.finish();
+        }
+        search.feed(piece.get(..length)?);
+    }
 }
 
 /// What a restore that puts WAL into `pg_wal` itself must look at: no archive-get will.
 ///
 /// # Errors
 /// 40 when its redo would make a tablespace around files that are not this cluster's.
-pub fn check_segment(pgdata: &Path, name: SegmentName, content: &[u8]) -> Result<(), Failure> {
-    let before = || segment_before(&pgdata.join("pg_wal"), name, content);
-    match foreign_files(pgdata, name, content, before) {
+pub fn check_segment(pgdata: &Path, name: SegmentName, created: Option<&CreatedTablespaces>) -> Result<(), Failure> {
+    let Some(created) = created else { return Ok(()) };
+    let before = || created_before(&pgdata.join("pg_wal"), name, created.size);
+    match foreign_files(pgdata, created, before) {
         Some(foreign) => Err(foreign.refusal(name)),
         None => Ok(()),
     }

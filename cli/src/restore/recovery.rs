@@ -6,6 +6,7 @@ use super::late_tablespaces;
 use super::owners::Owners;
 use super::roots::Roots;
 use super::source::Source;
+use crate::wal_sink::FileSink;
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, SegmentName, WalFileName};
 use pgmesh_storage::ManifestRoot;
@@ -98,21 +99,33 @@ pub async fn fetch_wal(
     let mut count = 0;
     let mut name = root.wal_start;
     while name <= root.wal_stop {
-        let content = source
-            .archived(root.system_id, WalFileName::Segment(name))
-            .await?
-            .ok_or_else(|| missing(root, name))?;
-        late_tablespaces::check_segment(roots.pgdata().path(), name, &content)?;
-        let write = |path: &str, content: &[u8]| {
-            let (below, path) = roots.find(path);
-            let file = below.write_all(path, content)?;
-            owners.give(&file, &below.shown(path), owner.0, owner.1)
-        };
-        write(&format!("pg_wal/{name}"), &content)?;
+        let path = format!("pg_wal/{name}");
+        let (below, at) = roots.find(&path);
+        let shown = below.shown(at);
+        let mut sink = FileSink::into_file(below.write(at, true)?, shown.clone(), Some(name));
+        let found = source
+            .archived(root.system_id, WalFileName::Segment(name), &mut sink)
+            .await;
+        let checked = found.and_then(|found| {
+            if !found {
+                return Err(missing(root, name));
+            }
+            let (file, created) = sink.finish()?;
+            owners.give(&file, &shown, owner.0, owner.1)?;
+            late_tablespaces::check_segment(roots.pgdata().path(), name, created.as_ref())
+        });
+        if let Err(failure) = checked {
+            // Only what was found good stays under a segment's name (invariant 6).
+            below.remove(at)?;
+            return Err(failure);
+        }
         let (below, status) = roots.find("pg_wal/archive_status");
         below.make_directories(status)?;
         // As pg_basebackup does it: the server does not archive it again.
-        write(&format!("pg_wal/archive_status/{name}.done"), b"")?;
+        let path = format!("pg_wal/archive_status/{name}.done");
+        let (below, at) = roots.find(&path);
+        let done = below.write_all(at, b"")?;
+        owners.give(&done, &below.shown(at), owner.0, owner.1)?;
         count += 1;
         let next = name.next(root.segment_size);
         if next == name {

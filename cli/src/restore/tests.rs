@@ -9,7 +9,7 @@ use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry,
     Generation, MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore, Repository,
-    RepositoryIdentity, StanzaInfo, StanzaName, TablespaceRecord,
+    RepositoryIdentity, StanzaInfo, TablespaceRecord,
 };
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -175,6 +175,7 @@ impl Fixture {
                 archive_id,
                 file,
                 digest,
+                portion: pgmesh_storage::Portion::Whole,
             };
             self.put(name, segment.to_string().repeat(1000).as_bytes()).await;
         }

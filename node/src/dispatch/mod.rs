@@ -1,17 +1,21 @@
 //! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
 
 mod nodes;
+mod parts;
 
 use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
-use crate::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request};
-use crate::services::MapSource;
+use crate::protocol::{
+    BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply,
+};
+use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::{LogIndex, SessionId};
+use pgmesh_storage::parts_of;
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -116,6 +120,9 @@ impl Served {
                     return logged::<()>(stream, "archive-push", Err(failure)).await;
                 }
                 push.server.address = self.remote.to_string();
+                if parts_of(push.payload.plain_length).is_some() {
+                    return self.push_parts(push, stream).await;
+                }
                 let held = self.hold_copies(push.payload).await;
                 let body = body(stream, push.payload, BODY_LIMIT).await?;
                 let source = MapSource::of(&push, &body, &held);
@@ -135,7 +142,12 @@ impl Served {
             }
             Request::GetSegment(get) => {
                 let _held = node.budget.hold(SEGMENT_READ).await;
-                reply_with_body(stream, node.get_segment(get).await).await
+                match node.get_segment(get).await {
+                    Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
+                    Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
+                    Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
+                    Err(failure) => reply_with_body::<SegmentReply>(stream, Err(failure)).await,
+                }
             }
             Request::BeginBackup(begin) => {
                 logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await

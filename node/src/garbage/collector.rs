@@ -18,7 +18,7 @@ use pgmesh_raft::apply::{Base, Snapshots};
 use pgmesh_raft::{
     Command, CondemnedChunk, Garbage, GarbageKey, GarbageObject, ObjectRef, ReadError, Replica, SessionId, View, limits,
 };
-use pgmesh_storage::{Digest, ObjectName, RepoKey};
+use pgmesh_storage::{Digest, ObjectName, Portion, RepoKey};
 use std::future::Future;
 
 /// How many are deleted and forgotten in one step; few in tests, so that a collection there takes several.
@@ -319,6 +319,7 @@ fn name_of(key: &GarbageKey, garbage: &Garbage) -> Option<ObjectName> {
             archive_id: garbage.archive?,
             file: *file,
             digest,
+            portion: Portion::of_length(garbage.plain_length),
         }),
         ObjectRef::StanzaInfo { stanza, .. } => Some(ObjectName::StanzaInfo {
             stanza: stanza.clone(),

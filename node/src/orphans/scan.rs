@@ -212,6 +212,11 @@ impl<'a> Scan<'a> {
                 continue;
             }
             self.found.unknown.add(suspect.bytes);
+            // Parts say nothing of the digest of the whole, by which garbage is named, unless all of them are there.
+            if suspect.path.part().is_some() {
+                self.found.unreadable += 1;
+                continue;
+            }
             if suspect.path.generation() < lowest {
                 self.found.earlier.add(suspect.bytes);
                 continue;

@@ -7,7 +7,7 @@ use crate::testing::{SUITE, TestNode, stanza};
 use pgmesh_raft::command::NoteOrphans;
 use pgmesh_raft::{Amount, Command, EndedScan, LogIndex, OrphanTally};
 use pgmesh_storage::RepoKey;
-use pgmesh_storage::{Codec, Digest, Generation, ObjectName, ObjectPath, Payload};
+use pgmesh_storage::{Codec, Digest, FilePart, Generation, ObjectName, ObjectPath, Payload, Portion};
 
 fn repo() -> RepoKey {
     RepoKey::new(1).unwrap()
@@ -74,6 +74,7 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
         archive_id: "15-1".parse().unwrap(),
         file: "000000010000000000000001".parse().unwrap(),
         digest,
+        portion: Portion::Whole,
     };
     leave(site, &[9; 1 << 20], 0, segment).await;
     let manifest = |digest| ObjectName::Manifest {
@@ -128,6 +129,7 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
         file: "000000010000000000000001".to_owned(),
         system_id: None,
         avoid: Vec::new(),
+        doubted: Vec::new(),
     });
     let read = client.ask::<SegmentReply>(&get, None).await;
     assert!(matches!(read, Ok(SegmentReply::Found { .. })), "{read:?}");
@@ -154,6 +156,27 @@ async fn orphans_in_an_encrypted_repository_are_read_to_know_what_they_are() {
     let after = scan(&site).await;
     assert_eq!((after.waiting.objects, after.ended.unwrap().found.unreadable), (1, 1));
     assert!(path.exists());
+}
+
+/// Which file the parts of an upload belong to can be told only if all are there: they are counted, and stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_a_wal_file_are_counted_and_stay() {
+    let site = TestNode::start(SessionTimes::default()).await;
+    with_a_backup(&site).await;
+    let part = |digest| ObjectName::Segment {
+        stanza: stanza(),
+        archive_id: "15-1".parse().unwrap(),
+        file: "000000010000000000000007".parse().unwrap(),
+        digest,
+        portion: Portion::Part(FilePart::new(3, 3).unwrap()),
+    };
+    leave(&site, &[9; 500], 0, part).await;
+    for _ in 0..3 {
+        let after = scan(&site).await;
+        let found = after.ended.unwrap().found;
+        assert_eq!((found.unknown.objects, found.unreadable), (1, 1));
+        assert_eq!((after.waiting.objects, after.discarded.objects), (0, 0));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use super::PayloadHead;
 use bytes::Bytes;
 use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId, WalHole};
 use pgmesh_raft::Server;
-use pgmesh_storage::StanzaName;
+use pgmesh_storage::{Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
 /// One WAL file on its way into the archive.
@@ -14,7 +14,9 @@ pub struct PushSegment {
     pub stanza: StanzaName,
     /// The file's name as PostgreSQL gives it: a segment, `.partial`, `.history` or `.backup`.
     pub file: String,
-    /// The payload that follows.
+    /// The payload that follows. Of a file that lies in parts ([`parts_of`](pgmesh_storage::parts_of)) digest and length
+    /// of the whole, with a `length` of 0: the node answers with [`PartsTurn`], and each part follows with a
+    /// [`PayloadHead`] of its own.
     pub payload: PayloadHead,
     /// The cluster's system identifier: from the segment's header, or from pg_control for the other files.
     pub system_id: SystemId,
@@ -26,6 +28,15 @@ pub struct PushSegment {
     pub server: Server,
     /// `archive-ack` as the PG host has it set; the node's own setting where it has not.
     pub archive_ack: Option<u16>,
+}
+
+/// What the node says of a file that lies in parts, before any of them is sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum PartsTurn {
+    /// They may come, in their order.
+    Send,
+    /// The same bytes are archived: none is wanted.
+    Done(Pushed),
 }
 
 /// A push that was acknowledged.
@@ -52,6 +63,8 @@ pub struct GetSegment {
     pub system_id: Option<SystemId>,
     /// Repositories whose copy the asker has found to be damaged.
     pub avoid: Vec<u16>,
+    /// Repositories that have given parts of the file, which together were not the file. They are looked at first.
+    pub doubted: Vec<u16>,
 }
 
 /// The answer to [`GetSegment`].
@@ -64,11 +77,28 @@ pub enum SegmentReply {
         /// The repository it was read from.
         repo: u16,
     },
+    /// It follows in parts, each with a [`SegmentPart`] before it. What has come counts when the last part is there and
+    /// all of them have this digest.
+    InParts {
+        /// The digest of the whole file.
+        digest: Digest,
+        /// The length of the whole file, in bytes.
+        plain_length: u64,
+    },
     /// A linearizable read of the catalog says that it was never archived, and that nothing later of its history is
     /// (invariant 7).
     NeverArchived,
     /// It is not archived, but WAL behind it is known of: an end of recovery here would lose that (invariant 7).
     Hole(WalHole),
+}
+
+/// One part of a file, whose payload follows.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct SegmentPart {
+    /// The payload that follows; its digest is that of the part.
+    pub payload: PayloadHead,
+    /// The repository it was read from.
+    pub repo: u16,
 }
 
 /// Asks which blocks some consecutive segments of the stanza's current database have changed.

@@ -19,7 +19,7 @@ pub use admin::{
     ForgottenTimeline, ForgottenWal, Invite, JoinAccepted, JoinRequest, ListRepository, NewStanza, ReadRepository,
     Replaced, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
 };
-pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PushSegment, Pushed, SegmentReply};
+pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PartsTurn, PushSegment, Pushed, SegmentPart, SegmentReply};
 pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
@@ -49,8 +49,8 @@ use std::collections::BTreeMap;
 pub const MESSAGE_LIMIT: usize = 4 << 20;
 /// Bytes of the one message that a peer without a certificate may send.
 pub const JOIN_LIMIT: usize = 16 << 10;
-/// The largest body: a WAL segment may be 1 GiB, and what does not compress is stored as it is.
-pub const BODY_LIMIT: u64 = (1 << 30) + 4096;
+/// The largest body: what does not compress is stored as it is, and longer WAL files come in parts.
+pub const BODY_LIMIT: u64 = pgmesh_storage::MAX_PLAIN_LENGTH;
 /// The largest body of a chunk; chunks are 1 MiB of plaintext, a margin is left for a larger chunk size.
 pub const CHUNK_BODY_LIMIT: u64 = 8 << 20;
 /// How many digests one [`QueryChunks`] may name.

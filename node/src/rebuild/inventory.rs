@@ -103,10 +103,12 @@ impl Inventory {
                     stanza,
                     archive_id,
                     file,
+                    part,
                     ..
                 },
             ) => {
-                self.others += 1;
+                // A file is one, however many parts it lies in.
+                self.others += u64::from(part.is_none_or(|part| part.number() == 1));
                 self.bytes += length;
                 let archive = self.stanza(stanza).archives.entry(*archive_id).or_default();
                 match file {

@@ -52,6 +52,8 @@ pub enum ProblemKind {
     WalDamaged,
     /// Two contents lie under the name of one archived file (invariant 3).
     WalDuplicate,
+    /// The upload of a file was cut, before it was archived.
+    WalCut,
     /// An archived file of another cluster, or one that contradicts the others.
     WalForeign,
     /// Segments between others are missing.

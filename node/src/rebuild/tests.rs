@@ -7,8 +7,8 @@ use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_raft::{CatalogOptions, View};
 use pgmesh_storage::{
     ArchiveId, BackupSizes, BackupType, Cipher, Codec, DbId, Digest, DigestSuite, EntryKind, Extent, FileEntry,
-    Generation, MANIFEST_FORMAT, ManifestRoot, ObjectName, PartRef, PartWriter, Payload, RepositoryIdentity,
-    StanzaInfo, StanzaName, StoreSettings,
+    FilePart, Generation, MANIFEST_FORMAT, ManifestRoot, ObjectName, PartRef, PartWriter, Payload, Portion,
+    RepositoryIdentity, StanzaInfo, StanzaName, StoreSettings,
 };
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -71,8 +71,31 @@ impl Site {
             archive_id: archive(db),
             file: file.parse().unwrap(),
             digest,
+            portion: Portion::Whole,
         };
         self.put(name, generation, content).await;
+    }
+
+    /// A segment of 32 MiB in its parts, of which these are left.
+    async fn long_segment(&self, number: u32, left: &[u16]) -> Digest {
+        let content = long_segment(number);
+        let digest = SUITE.digest(&content);
+        let length = content.len() as u64;
+        let name = ObjectName::Segment {
+            stanza: stanza(),
+            archive_id: archive(1),
+            file: segment_name(1, number).parse().unwrap(),
+            digest,
+            portion: Portion::of_length(length),
+        };
+        for (part, piece) in FilePart::all(4).zip(content.chunks(8 << 20)) {
+            if left.contains(&part.number()) {
+                let payload = Payload::pack(SUITE, Codec::Zst, None, piece).unwrap();
+                let put = self.repository.put(&name.of_part(part), Generation(3), &payload).await;
+                put.unwrap();
+            }
+        }
+        digest
     }
 
     async fn segment(&self, db: u32, system_id: u64, timeline: u32, number: u32) {
@@ -194,6 +217,16 @@ fn segment(system_id: u64, timeline: u32, number: u32) -> Vec<u8> {
     bytes[24..32].copy_from_slice(&system_id.to_le_bytes());
     bytes[32..36].copy_from_slice(&SEGMENT.to_le_bytes());
     bytes[36..40].copy_from_slice(&8192u32.to_le_bytes());
+    bytes
+}
+
+/// The same with 32 MiB.
+fn long_segment(number: u32) -> Vec<u8> {
+    let mut bytes = segment(6, 1, number);
+    let size: u32 = 32 << 20;
+    bytes.resize(size as usize, 0);
+    bytes[8..16].copy_from_slice(&(u64::from(number) * u64::from(size)).to_le_bytes());
+    bytes[32..36].copy_from_slice(&size.to_le_bytes());
     bytes
 }
 
@@ -394,6 +427,33 @@ async fn what_cannot_be_used_is_told_and_kept() {
         "it is no WAL of this cluster"
     );
     assert_eq!(view.debts(RepoKey::new(1).unwrap(), None).count(), 0);
+    drop(view);
+    catalog.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_in_parts_is_taken_up_when_all_of_them_are_there() {
+    let site = Site::new().await;
+    site.describe(1, 6).await;
+    let digest = site.long_segment(1, &[1, 2, 3, 4]).await;
+    // It has lost a part.
+    site.long_segment(2, &[1, 3, 4]).await;
+    // Its upload was cut: it was never acknowledged, and a recovery may end before it.
+    site.long_segment(3, &[1, 2]).await;
+    let rebuilt = site.rebuild().await.unwrap();
+    use ProblemKind::{WalCut, WalDamaged, Writer};
+    let mut expected = [WalCut, WalDamaged, Writer];
+    expected.sort();
+    assert_eq!(kinds(&rebuilt), expected, "{:#?}", rebuilt.problems);
+    assert_eq!(rebuilt.stanzas[0].wal_files, 1);
+    let catalog = site.catalog().await;
+    let view = catalog.view();
+    let known = |number| wal(&view, 1, &segment_name(1, number));
+    let first = known(1).unwrap().object;
+    assert_eq!((first.digest, first.plain_length), (digest, 32 << 20));
+    assert_eq!(first.replicas[0].generation, Generation(3));
+    assert!(known(2).unwrap().object.is_unknown());
+    assert!(known(3).is_none());
     drop(view);
     catalog.shutdown().await.unwrap();
 }

@@ -11,6 +11,7 @@ use super::{Rebuilding, is_bad, unreadable};
 use crate::failure::chain;
 use crate::repositories::{OpenRepository, Slot};
 use crate::services::{branches_of, claimed_object};
+use crate::wal_copies::{Copies, Copy, Listed, grouped, judged};
 use crate::wal_ranges::Ranges;
 use crate::{Failure, Node, code};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -18,7 +19,7 @@ use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
 use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, ObjectRef, Refusal, Replica};
-use pgmesh_storage::{ObjectPath, RepoKey, StanzaName};
+use pgmesh_storage::{ObjectPath, RepoKey, StanzaName, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -27,21 +28,14 @@ const LISTED_AT_ONCE: usize = 10_000;
 /// Files in one command.
 const BATCH: usize = 500;
 
-/// What lies under the name of one archived file.
-#[derive(Debug, PartialEq, Eq)]
-enum Copies {
-    /// One content, in these objects; the last writing first.
-    One(Vec<ObjectPath>),
-    /// Several contents: nobody can tell which one was acknowledged.
-    Different(Vec<ObjectPath>),
-}
-
 /// What a file is found to be.
 enum Found {
     Good(ClaimedObject, Vec<Branch>),
     Damaged(String),
     Foreign(String),
-    Different(Vec<ObjectPath>),
+    Different(Vec<Copy>),
+    /// An upload that was cut.
+    Cut,
 }
 
 impl Rebuilding {
@@ -77,10 +71,15 @@ impl Rebuilding {
             });
             let mut reads = stream::iter(reads).buffered(self.workers);
             while let Some((file, found)) = reads.next().await {
+                let found = found?;
+                if matches!(found, Found::Cut) {
+                    self.found(problem(stanza, file, &found));
+                    continue;
+                }
                 if let WalFileName::Segment(name) = file {
                     ranges.add(name);
                 }
-                let (object, branches) = match found? {
+                let (object, branches) = match found {
                     Found::Good(object, branches) => (object, branches),
                     // It is made anew of its segment when it is asked for, and no recovery asks for it.
                     _ if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) => continue,
@@ -194,15 +193,20 @@ impl Unknown<'_> {
         };
         let (mut adopted, mut left_out) = (0, BTreeSet::new());
         loop {
-            let unknown = self.list(&left_out).await?;
-            let is_last = unknown.len() < LISTED_AT_ONCE;
-            for (file, copies) in grouped(unknown) {
-                let read = tokio::time::timeout(self.slot.io_timeout, reader.read(file, copies)).await;
+            let (unknown, is_last) = self.list(&left_out).await?;
+            for (file, copies) in judged(unknown) {
+                let patience = self.slot.io_timeout * objects_of(&copies);
+                let read = tokio::time::timeout(patience, reader.read(file, copies)).await;
                 let silent = || Failure::new(code::REPO_INVALID, format!("repo{repo} does not answer"));
                 let (object, branches) = match read.unwrap_or_else(|_| Err(silent())) {
                     Ok(Found::Good(object, branches)) => (object, branches),
                     Ok(Found::Foreign(why)) => {
                         tracing::warn!(%repo, stanza = %self.stanza, %file, why, "it lies in the archive, and is left out");
+                        left_out.insert(file);
+                        continue;
+                    }
+                    Ok(Found::Cut) => {
+                        tracing::warn!(%repo, stanza = %self.stanza, %file, "its upload was cut: here it was never archived");
                         left_out.insert(file);
                         continue;
                     }
@@ -242,12 +246,12 @@ impl Unknown<'_> {
 
     /// Some objects of the archive of which the catalog does not know the content, and does not know that they are
     /// useless.
-    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<Vec<ObjectPath>, Failure> {
+    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<(BTreeMap<WalFileName, Listed>, bool), Failure> {
         let (repo, stanza, db) = (self.slot.key, self.stanza, self.database.id);
         let folder = format!("stanza/{stanza}/archive/{}", self.database.archive_id());
         let view = self.node.catalog.view();
         let mut listed = self.repository.list(&folder);
-        let mut unknown = Vec::new();
+        let (mut unknown, mut is_last) = (BTreeMap::<WalFileName, Listed>::new(), true);
         while let Some(object) = listed.try_next().await.map_err(|error| unreadable(repo, &error))? {
             let Some(path) = ObjectPath::parse(&object.path) else {
                 continue;
@@ -276,12 +280,15 @@ impl Unknown<'_> {
             })? {
                 continue;
             }
-            unknown.push(path);
-            if unknown.len() >= LISTED_AT_ONCE {
-                break;
+            // All that lies under the name of a file is looked at together, in whatever order it is listed.
+            let file = *file;
+            if unknown.len() >= LISTED_AT_ONCE && !unknown.contains_key(&file) {
+                is_last = false;
+                continue;
             }
+            unknown.entry(file).or_default().add(path);
         }
-        Ok(unknown)
+        Ok((unknown, is_last))
     }
 }
 
@@ -295,23 +302,27 @@ struct Reader {
 
 impl Reader {
     async fn read(&self, file: WalFileName, copies: Copies) -> Result<Found, Failure> {
-        let paths = match copies {
-            Copies::One(paths) => paths,
-            Copies::Different(paths) => return Ok(Found::Different(paths)),
+        let copies = match copies {
+            Copies::One(copies) => copies,
+            Copies::Different(copies) => return Ok(Found::Different(copies)),
+            Copies::Cut => return Ok(Found::Cut),
         };
         let mut why = String::new();
-        for path in paths {
+        for Copy { path, of } in copies {
+            if let Some(of) = of {
+                match self.read_parts(file, &path, of).await {
+                    Ok(found) => return Ok(found),
+                    Err(error) if is_bad(&error) => why = chain(&error),
+                    Err(error) => return Err(unreadable(self.repo, &error)),
+                }
+                continue;
+            }
             match self.repository.get_by_path(&path.to_string()).await {
                 Ok((_, checked)) => {
                     (self.tell)(RebuildEvent::Read(checked.payload.bytes.len() as u64));
                     return Ok(match self.check(file, &checked.plain) {
                         Ok(branches) => {
-                            let replica = Replica {
-                                repo: self.repo,
-                                generation: path.generation(),
-                            };
-                            let identity = self.repository.claimed_as().clone();
-                            let claim = Claim { replica, identity };
+                            let claim = self.claim(&path);
                             Found::Good(claimed_object(&checked.payload, vec![claim]), branches)
                         }
                         Err(why) => Found::Foreign(why),
@@ -325,10 +336,49 @@ impl Reader {
     }
 
     /// Whether a content that is whole belongs to this archive and this name; the lines of a history.
+    fn claim(&self, path: &ObjectPath) -> Claim {
+        let replica = Replica {
+            repo: self.repo,
+            generation: path.generation(),
+        };
+        let identity = self.repository.claimed_as().clone();
+        Claim { replica, identity }
+    }
+
+    /// Reads a file that lies in parts, one after the other.
+    async fn read_parts(&self, file: WalFileName, path: &ObjectPath, of: u16) -> Result<Found, StoreError> {
+        let mut reader = self.repository.read_parts(path, of);
+        let mut begin = None;
+        while let Some(checked) = reader.next().await? {
+            (self.tell)(RebuildEvent::Read(checked.payload.bytes.len() as u64));
+            // No more of it is needed than its header.
+            let header = checked.plain.len().min(WalHeader::LENGTH);
+            begin.get_or_insert_with(|| checked.plain.get(..header).unwrap_or_default().to_vec());
+        }
+        let whole = reader.finish()?;
+        let name = file
+            .segment()
+            .filter(|_| file.holds_wal() || matches!(file, WalFileName::Aside { .. }));
+        let Some(name) = name else {
+            return Ok(Found::Foreign(format!("no {file} has {} bytes", whole.plain_length)));
+        };
+        let begin = begin.unwrap_or_default();
+        if let Err(why) = self.check_header(name, &begin, whole.plain_length) {
+            return Ok(Found::Foreign(why));
+        }
+        let object = ClaimedObject {
+            digest: whole.digest,
+            plain_length: whole.plain_length,
+            stored_length: whole.payload_length,
+            claims: vec![self.claim(path)],
+        };
+        Ok(Found::Good(object, Vec::new()))
+    }
+
     fn check(&self, file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, String> {
         if let WalFileName::Segment(name) | WalFileName::Partial(name) | WalFileName::Aside { segment: name, .. } = file
         {
-            self.check_header(name, plain)?;
+            self.check_header(name, plain, plain.len() as u64)?;
         }
         if let WalFileName::Map(name) = file {
             let map = SegmentMap::decode(plain).map_err(|error| chain(&error))?;
@@ -339,9 +389,9 @@ impl Reader {
         branches_of(file, plain).map_err(|error| chain(&error))
     }
 
-    fn check_header(&self, name: SegmentName, plain: &[u8]) -> Result<(), String> {
-        let header = WalHeader::parse(plain).map_err(|error| chain(&error))?;
-        header.check(name, plain.len() as u64).map_err(|error| chain(&error))?;
+    fn check_header(&self, name: SegmentName, begin: &[u8], length: u64) -> Result<(), String> {
+        let header = WalHeader::parse(begin).map_err(|error| chain(&error))?;
+        header.check(name, length).map_err(|error| chain(&error))?;
         if header.system_id == self.cluster.system_id {
             return Ok(());
         }
@@ -352,27 +402,12 @@ impl Reader {
     }
 }
 
-/// The objects of a folder by file, in the order of the files' names.
-fn grouped(paths: Vec<ObjectPath>) -> BTreeMap<WalFileName, Copies> {
-    let mut files: BTreeMap<WalFileName, Vec<ObjectPath>> = BTreeMap::new();
-    for path in paths {
-        if let ObjectPath::Segment { file, .. } = &path {
-            files.entry(*file).or_default().push(path);
-        }
+/// How many objects are read of a file.
+fn objects_of(copies: &Copies) -> u32 {
+    match copies {
+        Copies::One(copies) => copies.iter().map(|copy| u32::from(copy.of.unwrap_or(1))).sum(),
+        Copies::Different(_) | Copies::Cut => 1,
     }
-    files
-        .into_iter()
-        .map(|(file, mut paths)| {
-            let names: BTreeSet<_> = paths.iter().filter_map(ObjectPath::name).collect();
-            paths.sort_by_key(|path| std::cmp::Reverse(path.generation()));
-            let copies = if names.len() > 1 {
-                Copies::Different(paths)
-            } else {
-                Copies::One(paths)
-            };
-            (file, copies)
-        })
-        .collect()
 }
 
 fn problem(stanza: &StanzaName, file: WalFileName, found: &Found) -> Problem {
@@ -385,12 +420,17 @@ fn problem(stanza: &StanzaName, file: WalFileName, found: &Found) -> Problem {
             format!("no good copy is there, and a recovery that needs it stops there: {why}"),
         )
         .remedy(again),
+        Found::Cut => of(
+            ProblemKind::WalCut,
+            "its upload was cut, so it was never archived here; its parts stay where they are".to_owned(),
+        )
+        .remedy(again),
         Found::Foreign(why) => of(
             ProblemKind::WalForeign,
             format!("it is left out, and stays where it is: {why}"),
         ),
-        Found::Different(paths) => {
-            let paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        Found::Different(copies) => {
+            let paths: Vec<String> = copies.iter().map(|copy| copy.path.to_string()).collect();
             of(
                 ProblemKind::WalDuplicate,
                 format!(
@@ -416,30 +456,4 @@ fn gap_problem(stanza: &StanzaName, gap: &crate::wal_ranges::Range) -> Problem {
     )
     .of(stanza)
     .remedy("another repository may have them; else take a new backup")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(file: &str, name: char, suffix: &str) -> ObjectPath {
-        let folder = "stanza/main/archive/15-1/0000000100000000";
-        let name: String = std::iter::repeat_n(name, 64).collect();
-        ObjectPath::parse(&format!("{folder}/{file}-{name}{suffix}")).unwrap()
-    }
-
-    #[test]
-    fn invariant_3_two_contents_are_told_from_two_writings() {
-        let (one, two) = ("000000010000000000000001", "000000010000000000000002");
-        let paths = vec![
-            path(two, 'a', ""),
-            path(one, 'b', ""),
-            path(two, 'c', ".g1"),
-            path(one, 'b', ".g2"),
-        ];
-        let files = grouped(paths);
-        let of = |file: &str| &files[&file.parse::<WalFileName>().unwrap()];
-        assert_eq!(*of(one), Copies::One(vec![path(one, 'b', ".g2"), path(one, 'b', "")]));
-        assert!(matches!(of(two), Copies::Different(paths) if paths.len() == 2));
-    }
 }

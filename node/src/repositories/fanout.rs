@@ -70,7 +70,7 @@ impl WriteOutcome {
 }
 
 /// What a write to one repository has come to.
-type End = (RepoKey, Result<Written, SlotError>);
+pub(super) type End = (RepoKey, Result<Written, SlotError>);
 
 /// Writes still under way after the acknowledgement.
 pub struct Late {
@@ -102,6 +102,16 @@ impl Late {
     /// Nothing under way.
     pub fn is_empty(&self) -> bool {
         self.under_way == 0
+    }
+
+    /// Writes whose ends come from a test.
+    #[cfg(test)]
+    pub(super) fn waiting(ends: mpsc::UnboundedReceiver<End>, under_way: usize) -> Self {
+        Self {
+            under_way,
+            ends,
+            tasks: JoinSet::new(),
+        }
     }
 
     fn nothing() -> Self {

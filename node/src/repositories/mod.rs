@@ -4,6 +4,7 @@ mod fanout;
 mod hedges;
 mod marks;
 mod opening;
+mod parts;
 mod place;
 mod reading;
 mod remote;
@@ -14,6 +15,7 @@ mod ways;
 pub(crate) use fanout::{WriteOutcome, Written, write_one};
 pub(crate) use marks::{Walk, next_mark};
 pub(crate) use opening::There;
+pub(crate) use parts::{FileWrite, FileWritten, PARTS_AT_ONCE, PartToWrite};
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
 pub(crate) use slot::{OpenRepository, Opened, Slot, SlotError};
@@ -23,7 +25,7 @@ use crate::links::Links;
 use crate::settings::NodeSettings;
 use hedges::Hedges;
 use pgmesh_raft::{Catalog, NodeName};
-use pgmesh_storage::RepoKey;
+use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use remote::RemoteSlot;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +45,11 @@ pub struct Repositories {
     me: NodeName,
     links: Arc<Links>,
     io_timeout: Duration,
+    passed: Passed,
 }
+
+/// Files with a damaged part under one of their names, and the generation above it, a repository.
+type Passed = Arc<Mutex<BTreeMap<(ObjectName, RepoKey), Generation>>>;
 
 impl Repositories {
     /// One closed slot for each declared repository; [`crate::Node::keep_opening`] opens them.
@@ -61,6 +67,7 @@ impl Repositories {
             me,
             links,
             io_timeout: settings.io_timeout,
+            passed: Passed::default(),
         }
     }
 

@@ -1,23 +1,24 @@
-//! Pushing and getting WAL.
+//! Pushing WAL.
 
-use super::aside::Filed;
+use super::aside::{Content, Filed};
 use crate::failure::chain;
-use crate::protocol::{GetSegment, PayloadHead, PushSegment, Pushed, SegmentReply};
+use crate::protocol::{PayloadHead, PushSegment, Pushed};
 use crate::refs;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
 use crate::settings::effective_ack;
-use crate::wal_holes::descents_of;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::{TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader, WalHole};
+use pgmesh_postgres::{
+    SegmentName, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader,
+};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{
     Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
     StanzaRecord, View, limits,
 };
-use pgmesh_storage::{Digest, Generation, ObjectName, Payload, RepoKey, StanzaName};
+use pgmesh_storage::{Digest, Generation, ObjectName, Payload, Portion, RepoKey, StanzaName};
 use std::sync::Arc;
 
 /// Histories and the like have so many bytes at most.
@@ -43,20 +44,7 @@ impl Node {
         body: Bytes,
         held: Arc<crate::budget::Held>,
     ) -> Result<Pushed, Failure> {
-        let file: WalFileName = push.file.parse().map_err(|error| {
-            Failure::new(
-                code::OPTION_INVALID,
-                format!("'{}' is no name of a WAL file", push.file),
-            )
-            .because(error)
-            .remedy("archive_command must pass %p")
-        })?;
-        if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) {
-            return Err(
-                Failure::new(code::OPTION_INVALID, format!("{file} is no file of PostgreSQL's"))
-                    .because("a node makes it of the segment that it has archived, or sets it aside"),
-            );
-        }
+        let file = pushed_file(&push)?;
         let payload = joined(push.payload, body)?;
         let suite = self.suite();
         let (payload, plain) = tokio::task::spawn_blocking(move || {
@@ -135,10 +123,34 @@ impl Node {
         read: Read<'_>,
         held: &Arc<crate::budget::Held>,
     ) -> Result<Pushed, PushError> {
+        let plan = match self.plan_push(push, file, Content::Here(payload)).await? {
+            Planned::Write(plan) => plan,
+            Planned::Already(pushed) => return Ok(pushed),
+        };
+        let name = plan.name(push, payload.digest, Portion::Whole);
+        let mut outcome = self
+            .repositories
+            .write(&name, payload, &plan.targets, plan.wanted, Some(held.clone()))
+            .await?;
+        let object = claimed_object(payload, outcome.claims());
+        let pushed = self.commit_push(actor, push, &plan, object, read).await?;
+        let object = segment_ref(push, &plan.database, &plan.filed.file);
+        self.settle(object, payload.digest, &mut outcome);
+        Ok(pushed)
+    }
+
+    /// Where a push goes, as the catalog stands. Said before anything is written, so that a copy leaves no objects
+    /// behind; decided again by the catalog.
+    pub(super) async fn plan_push(
+        &self,
+        push: &PushSegment,
+        file: &WalFileName,
+        content: Content<'_>,
+    ) -> Result<Planned, PushError> {
+        let digest = content.digest();
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let checked_at = view.applied()?;
         let (stanza, database) = current_database(&view, &push.stanza)?;
-        // Said before anything is written, so that a copy leaves no objects behind; decided again by the catalog.
         if database.system_id != push.system_id {
             let known = database.system_id;
             return Err(Failure::from(Refusal::SystemIdDiffers {
@@ -151,97 +163,83 @@ impl Node {
         let all = refs::repositories(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
             .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
-        let Filed { file, aside, known } = self.file_under(&view, &stanza, &database, push, file, payload).await?;
-        let (file, is_aside) = (&file, aside.is_some());
-        let is_same = |record: &SegmentRecord| record.object.digest == payload.digest;
-        let (known_good, targets) = match &known {
+        let filed = self.file_under(&view, &stanza, &database, push, file, content).await?;
+        let is_same = |record: &SegmentRecord| record.object.digest == digest;
+        let object = segment_ref(push, &database, &filed.file);
+        let (known_good, targets) = match &filed.known {
             Some(record) if !is_same(record) => {
                 return Err(Failure::from(Refusal::Duplicate {
                     stanza: push.stanza.clone(),
-                    file: *file,
+                    file: filed.file,
                     known: record.object.digest,
-                    given: payload.digest,
+                    given: digest,
                 })
                 .into());
             }
-            Some(record) if record.object.replicas.len() >= ack => return Ok(already(record, &all, is_aside)),
+            Some(record) if record.object.replicas.len() >= ack => {
+                return Ok(Planned::Already(already(record, &all, filed.aside.is_some())));
+            }
             Some(record) => (
                 record.object.replicas.len(),
-                missing(&view.snapshot(), &segment_ref(push, &database, file), record)?,
+                missing(&view.snapshot(), &object, record)?,
             ),
-            None => (
-                0,
-                refs::targets_of(&view.snapshot(), &segment_ref(push, &database, file))?,
-            ),
+            None => (0, refs::targets_of(&view.snapshot(), &object)?),
         };
-        let name = ObjectName::Segment {
-            stanza: push.stanza.clone(),
-            archive_id: database.archive_id(),
-            file: *file,
-            digest: payload.digest,
-        };
-        let wanted = ack.saturating_sub(known_good);
-        let mut outcome = self
-            .repositories
-            .write(&name, payload, &targets, wanted, Some(held.clone()))
-            .await?;
-        let object = claimed_object(payload, outcome.claims());
-        let reply = self
-            .commit_push(actor, push, &database, file, aside, object, ack, checked_at, read)
-            .await?;
-        let (already, replicas) = match reply {
-            Reply::Pushed { replicas } => (false, replicas),
-            Reply::AlreadyThere { replicas } => (true, replicas),
-            other => return Err(unexpected(&other).into()),
-        };
-        // Another catalog may have taken over meanwhile: what is acknowledged in this one would be lost.
-        self.refuse_if_taken_over()?;
-        let object = segment_ref(push, &database, file);
-        self.settle(object, payload.digest, &mut outcome);
-        Ok(pushed(already, is_aside, &replicas, &all))
+        Ok(Planned::Write(Box::new(Plan {
+            database,
+            filed,
+            all,
+            ack,
+            wanted: ack.saturating_sub(known_good),
+            checked_at,
+            targets,
+        })))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is one field of the command")]
-    async fn commit_push(
+    /// Commits what was written; what is acknowledged then stays.
+    pub(super) async fn commit_push(
         &self,
         actor: &str,
         push: &PushSegment,
-        database: &Database,
-        file: &WalFileName,
-        aside: Option<command::Aside>,
+        plan: &Plan,
         object: ClaimedObject,
-        ack: usize,
-        checked_at: LogIndex,
         read: Read<'_>,
-    ) -> Result<Reply, PushError> {
+    ) -> Result<Pushed, PushError> {
+        let Filed { file, aside, .. } = &plan.filed;
         let has_header = file.holds_wal();
         let command = Command::PushSegment(Box::new(command::PushSegment {
             stanza: push.stanza.clone(),
             file: *file,
             object,
-            ack: u16::try_from(ack).unwrap_or(u16::MAX),
-            checked_at,
+            ack: u16::try_from(plan.ack).unwrap_or(u16::MAX),
+            checked_at: plan.checked_at,
             system_id: push.system_id,
             server: push.server.clone(),
-            aside,
+            aside: aside.clone(),
             header_timeline: has_header.then_some(push.header_timeline),
             branches: read.branches.to_vec(),
             mapped: read.mapped,
         }));
-        match self.catalog.propose(actor, command).await {
-            Ok(reply) => Ok(reply),
+        let (already, replicas) = match self.catalog.propose(actor, command).await {
+            Ok(Reply::Pushed { replicas }) => (false, replicas),
+            Ok(Reply::AlreadyThere { replicas }) => (true, replicas),
+            Ok(other) => return Err(unexpected(&other).into()),
             Err(CatalogError::Refused(
                 // Another push under the same name: whether they agree is looked at again.
                 Refusal::Duplicate { .. }
                 | Refusal::Recheck { .. }
                 | Refusal::StaleGenerations(_)
                 | Refusal::TooFewReplicas { .. },
-            )) => Err(PushError::Moved),
-            Err(CatalogError::Refused(refusal)) => Err(self
-                .explained(&self.catalog.view(), database, push, refusal, None)
-                .into()),
-            Err(error) => Err(Failure::from(error).into()),
-        }
+            )) => return Err(PushError::Moved),
+            Err(CatalogError::Refused(refusal)) => {
+                let view = self.catalog.view();
+                return Err(self.explained(&view, &plan.database, push, refusal, None).into());
+            }
+            Err(error) => return Err(Failure::from(error).into()),
+        };
+        // Another catalog may have taken over meanwhile: what is acknowledged in this one would be lost.
+        self.refuse_if_taken_over()?;
+        Ok(pushed(already, aside.is_some(), &replicas, &plan.all))
     }
 
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
@@ -282,108 +280,6 @@ impl Node {
             repair.wake();
         });
     }
-
-    /// Reads one WAL file. "Never archived" is the answer of a linearizable read (invariant 7).
-    pub async fn get_segment(&self, get: GetSegment) -> Result<(SegmentReply, Option<Bytes>), Failure> {
-        let file: WalFileName = get.file.parse().map_err(|error| {
-            Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", get.file)).because(error)
-        })?;
-        if let WalFileName::Aside { .. } = file {
-            let what = format!("{file} was set aside, and is not handed out to a recovery");
-            return Err(Failure::new(code::OPTION_INVALID, what).remedy("'pgmesh repo-get' reads it"));
-        }
-        let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
-        let stanza = view
-            .stanza(&get.stanza)?
-            .ok_or_else(|| Failure::from(Refusal::UnknownStanza(get.stanza.clone())))?;
-        // A cluster that came back after an upgrade has several databases, each with a part of its WAL.
-        let is_asked = |database: &&Database| match get.system_id {
-            None => stanza.current() == Some(*database),
-            Some(id) => database.system_id == id,
-        };
-        let databases: Vec<&Database> = stanza.databases.iter().rev().filter(is_asked).collect();
-        if databases.is_empty() {
-            return Err(no_such_database(&get));
-        }
-        let Some((object, known)) = find_file(&view, &get.stanza, &databases, file)? else {
-            for database in databases {
-                if let Some(hole) = hole(&view, &get.stanza, &stanza, database, file)? {
-                    return Ok((SegmentReply::Hole(hole), None));
-                }
-            }
-            // The view is newer than what was looked at when the request came.
-            self.refuse_loss(&view)?;
-            let past = view.past()?;
-            if let Some(repo) = past.unlisted.first() {
-                let what = format!("{file} is not in the catalog, which has begun era {}", past.era);
-                return Err(Failure::new(code::ARCHIVE_TIMEOUT, what)
-                    .because(format!("repo{repo} has not been looked through yet for WAL that the lost part knew"))
-                    .remedy(format!(
-                        "try again: it takes some minutes after the start. If repo{repo} does not come back, 'pgmesh --repo={repo} \
-                         --force repo-remove' says so; --repo-direct restores from one repository alone"
-                    ))
-                    .again());
-            }
-            if self.may_learn_of_loss() {
-                return Err(Failure::new(
-                    code::ARCHIVE_TIMEOUT,
-                    format!(
-                        "{file} is not in the catalog, and this node has not yet looked at all of its repositories"
-                    ),
-                )
-                .because("it has just started, and they may show that the catalog has lost something")
-                .again());
-            }
-            return Ok((SegmentReply::NeverArchived, None));
-        };
-        if view.object(&object)?.is_some_and(|stored| stored.is_unknown()) {
-            return Err(content_unknown(&file));
-        }
-        let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
-        let source = self.read_known(&object, &known, &avoid).await?;
-        let reply = SegmentReply::Found {
-            payload: source.payload.head(),
-            repo: source.repo.get(),
-        };
-        Ok((reply, Some(source.payload.bytes)))
-    }
-}
-
-/// A file in the first of these databases that has it.
-fn find_file(
-    view: &View,
-    stanza: &StanzaName,
-    databases: &[&Database],
-    file: WalFileName,
-) -> Result<Option<(ObjectRef, refs::Known)>, Failure> {
-    for database in databases {
-        let object = ObjectRef::Segment {
-            stanza: stanza.clone(),
-            db: database.id,
-            file,
-        };
-        if let Some(known) = refs::known(view, &object)? {
-            return Ok(Some((object, known)));
-        }
-    }
-    Ok(None)
-}
-
-/// Invariant 7: whether the absence of a file is a hole in the archive. Of files other than segments no recovery takes
-/// the absence for its end.
-fn hole(
-    view: &View,
-    name: &StanzaName,
-    stanza: &StanzaRecord,
-    database: &Database,
-    file: WalFileName,
-) -> Result<Option<WalHole>, Failure> {
-    let WalFileName::Segment(segment) = file else {
-        return Ok(None);
-    };
-    let later = view.segment_after(name, database.id, segment)?;
-    let descents = descents_of(stanza, database.id);
-    Ok(WalHole::judge(segment, database.segment_size, later, descents))
 }
 
 pub(super) fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {
@@ -405,8 +301,43 @@ pub(crate) fn missing<B: Base>(
     Ok(targets)
 }
 
+/// Where a push goes.
+pub(super) struct Plan {
+    pub(super) database: Database,
+    pub(super) filed: Filed,
+    /// All repositories of the mesh.
+    all: Vec<RepoKey>,
+    /// So many repositories must have the file.
+    ack: usize,
+    /// So many of the targets must.
+    pub(super) wanted: usize,
+    checked_at: LogIndex,
+    /// The repositories that lack it, each with the generation to write.
+    pub(super) targets: Vec<(RepoKey, Generation)>,
+}
+
+impl Plan {
+    pub(super) fn name(&self, push: &PushSegment, digest: Digest, portion: Portion) -> ObjectName {
+        ObjectName::Segment {
+            stanza: push.stanza.clone(),
+            archive_id: self.database.archive_id(),
+            file: self.filed.file,
+            digest,
+            portion,
+        }
+    }
+}
+
+/// What is to be done with a push.
+pub(super) enum Planned {
+    /// It is written.
+    Write(Box<Plan>),
+    /// The same bytes are archived.
+    Already(Pushed),
+}
+
 /// What a push may end in, besides success.
-enum PushError {
+pub(super) enum PushError {
     /// The catalog moved since the look at it: look again.
     Moved,
     Failed(Failure),
@@ -448,6 +379,45 @@ pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(Stan
     }
 }
 
+/// The file that is pushed.
+pub(super) fn pushed_file(push: &PushSegment) -> Result<WalFileName, Failure> {
+    let file: WalFileName = push.file.parse().map_err(|error| {
+        Failure::new(
+            code::OPTION_INVALID,
+            format!("'{}' is no name of a WAL file", push.file),
+        )
+        .because(error)
+        .remedy("archive_command must pass %p")
+    })?;
+    if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) {
+        return Err(
+            Failure::new(code::OPTION_INVALID, format!("{file} is no file of PostgreSQL's"))
+                .because("a node makes it of the segment that it has archived, or sets it aside"),
+        );
+    }
+    Ok(file)
+}
+
+/// Checks the header of a segment of so many bytes, of which the first are given.
+pub(super) fn check_header(push: &PushSegment, name: SegmentName, length: u64, begin: &[u8]) -> Result<(), Failure> {
+    let file = &push.file;
+    let invalid = |error: &dyn std::error::Error| {
+        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says")).because(chain(error))
+    };
+    let header = WalHeader::parse(begin).map_err(|error| invalid(&error))?;
+    header.check(name, length).map_err(|error| invalid(&error))?;
+    if header.system_id == push.system_id {
+        return Ok(());
+    }
+    Err(Failure::new(
+        code::ARCHIVE_MISMATCH,
+        format!(
+            "{file} was written by cluster {}, not by {}",
+            header.system_id, push.system_id
+        ),
+    ))
+}
+
 /// Checks a file's content against its name and the stanza; the branches of a history file.
 fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result<Vec<Branch>, Failure> {
     let invalid = |error: &dyn std::error::Error| {
@@ -455,19 +425,7 @@ fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result
     };
     match file {
         WalFileName::Segment(name) | WalFileName::Partial(name) => {
-            let header = WalHeader::parse(plain).map_err(|error| invalid(&error))?;
-            header
-                .check(*name, plain.len() as u64)
-                .map_err(|error| invalid(&error))?;
-            if header.system_id != push.system_id {
-                return Err(Failure::new(
-                    code::ARCHIVE_MISMATCH,
-                    format!(
-                        "{file} was written by cluster {}, not by {}",
-                        header.system_id, push.system_id
-                    ),
-                ));
-            }
+            check_header(push, *name, plain.len() as u64, plain)?;
             Ok(Vec::new())
         }
         WalFileName::History(_)
@@ -518,27 +476,6 @@ fn pushed(already: bool, aside: bool, replicas: &[Replica], all: &[RepoKey]) -> 
         durable,
         owed,
     }
-}
-
-/// Invariant 7: it was archived, so "not found" would be a lie, and would end a recovery early.
-fn content_unknown(file: &WalFileName) -> Failure {
-    Failure::new(
-        code::FILE_MISSING,
-        format!("{file} was archived once, but the repository that the catalog was rebuilt from has no good copy of it"),
-    )
-    .remedy(
-        "if the cluster still has it in pg_wal, push it again with 'pgmesh archive-push'; else recover to a target before it, \
-         or from a later backup",
-    )
-}
-
-fn no_such_database(get: &GetSegment) -> Failure {
-    let given = get.system_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
-    Failure::new(
-        code::ARCHIVE_MISMATCH,
-        format!("stanza {} has no database with system identifier {given}", get.stanza),
-    )
-    .remedy("check --stanza and pg1-path")
 }
 
 /// An answer that does not belong to the command.

@@ -1,14 +1,14 @@
 //! Which files of a push go into the archive, and which are set aside (invariants 3 and 12; decision 29).
 
 use super::archive::segment_ref;
+use super::comparison::Comparison;
 use super::refused_push::position;
 use crate::protocol::PushSegment;
 use crate::refs;
 use crate::{Failure, Node, code};
-use pgmesh_postgres::wal::switched_at;
-use pgmesh_postgres::{SegmentName, WalFileName};
+use pgmesh_postgres::WalFileName;
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
-use pgmesh_storage::{Payload, StanzaName};
+use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 
 /// Where a pushed file goes.
 pub(super) struct Filed {
@@ -18,6 +18,26 @@ pub(super) struct Filed {
     pub(super) aside: Option<command::Aside>,
     /// What is archived under that name.
     pub(super) known: Option<SegmentRecord>,
+    /// What is still to be found of it, where its content comes later.
+    pub(super) condition: Option<Condition>,
+}
+
+/// The content of a file that is pushed.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    /// It is here, checked.
+    Here(&'a Payload),
+    /// It comes later, in parts, and will have this digest.
+    InParts(Digest),
+}
+
+impl Content<'_> {
+    pub(super) fn digest(self) -> Digest {
+        match self {
+            Self::Here(payload) => payload.digest,
+            Self::InParts(digest) => digest,
+        }
+    }
 }
 
 impl Node {
@@ -30,8 +50,9 @@ impl Node {
         database: &Database,
         push: &PushSegment,
         file: &WalFileName,
-        payload: &Payload,
+        content: Content<'_>,
     ) -> Result<Filed, Failure> {
+        let given = content.digest();
         let known = archived(view, &push.stanza, database, file)?;
         let digest = known.as_ref().map(|record| record.object.digest);
         // The same bytes are no harm: a server that was promoted archives some of what its primary has archived.
@@ -39,8 +60,9 @@ impl Node {
             file: *file,
             aside: None,
             known,
+            condition: None,
         };
-        if digest == Some(payload.digest) {
+        if digest == Some(given) {
             return Ok(archived_here(known));
         }
         let last_push = view.last_push(&push.stanza, database.id, file.timeline())?;
@@ -49,11 +71,17 @@ impl Node {
             last_push: last_push.as_ref(),
             now: crate::now_unix(),
         };
-        let judged = match stanza.judge(&push.stanza, *file, &push.server, seen, payload.digest) {
+        let judged = match stanza.judge(&push.stanza, *file, &push.server, seen, given) {
             Ok(judged) => judged,
             Err(refusal) => {
-                let parting = match refusal {
-                    Refusal::Duplicate { .. } => self.parting(view, database, push, file, payload).await.ok(),
+                let parting = match (&refusal, content) {
+                    (Refusal::Duplicate { .. }, Content::Here(payload)) => {
+                        let comparison = comparison(view, database, push, file)?;
+                        match comparison {
+                            Some(comparison) => self.parting(comparison, payload).await.ok(),
+                            None => None,
+                        }
+                    }
                     _ => None,
                 };
                 let parting = parting.and_then(|byte| position(*file, database, byte));
@@ -64,18 +92,22 @@ impl Node {
             return Ok(archived_here(known));
         };
         let shared = upto.0.saturating_sub(segment.start(database.segment_size).0);
-        if let Some(known) = digest.filter(|_| shared > 0) {
-            // Invariant 3: it begins as what is archived under its name does, up to where the server's timeline left.
-            let same = self.parting(view, database, push, file, payload).await?;
-            if same < shared {
-                let refusal = Refusal::Duplicate {
-                    stanza: push.stanza.clone(),
-                    file: *file,
-                    known,
-                    given: payload.digest,
-                };
-                let parting = position(*file, database, same);
-                return Err(self.explained(view, database, push, refusal, parting));
+        let mut condition = None;
+        if let Some(known) = digest.filter(|_| shared > 0)
+            && let Some(comparison) = comparison(view, database, push, file)?
+        {
+            match content {
+                Content::Here(payload) => {
+                    let same = self.parting(comparison, payload).await?;
+                    self.check_shared(view, database, push, file, (known, given), (shared, same))?;
+                }
+                Content::InParts(_) => {
+                    condition = Some(Condition {
+                        comparison,
+                        shared,
+                        known,
+                    });
+                }
             }
         }
         tracing::info!(stanza = %push.stanza, %file, "set aside: no recovery along the archive's history needs it");
@@ -83,56 +115,88 @@ impl Node {
             of: *file,
             compared: digest,
         };
-        let digest = payload.digest.0.first_chunk().copied().unwrap_or_default();
+        let digest = given.0.first_chunk().copied().unwrap_or_default();
         let file = WalFileName::Aside { segment, digest };
         Ok(Filed {
             file,
             aside: Some(aside),
             known: archived(view, &push.stanza, database, &file)?,
+            condition,
         })
     }
 
-    /// So many bytes of a file are as those that are archived under its name. All of them, where both go on alike up to a
-    /// switch of segments: behind it there are no records.
-    async fn parting(
+    /// Refuses a file that came in parts and does not begin as it must to be set aside.
+    pub(super) fn check_condition(
+        &self,
+        database: &Database,
+        push: &PushSegment,
+        file: &WalFileName,
+        condition: &Condition,
+    ) -> Result<(), Failure> {
+        let contents = (condition.known, push.payload.digest);
+        let lengths = (condition.shared, condition.comparison.same());
+        self.check_shared(&self.catalog.view(), database, push, file, contents, lengths)
+    }
+
+    /// Invariant 3: it begins as what is archived under its name does, up to where the server's timeline left.
+    fn check_shared(
         &self,
         view: &View,
         database: &Database,
         push: &PushSegment,
         file: &WalFileName,
-        payload: &Payload,
-    ) -> Result<u64, Failure> {
-        let object = segment_ref(push, database, file);
-        let Some(known) = refs::known(view, &object)? else {
-            return Ok(u64::MAX);
+        (known, given): (Digest, Digest),
+        (shared, same): (u64, u64),
+    ) -> Result<(), Failure> {
+        if same >= shared {
+            return Ok(());
+        }
+        let refusal = Refusal::Duplicate {
+            stanza: push.stanza.clone(),
+            file: *file,
+            known,
+            given,
         };
-        let source = self.read_known(&object, &known, &[]).await.map_err(Failure::again)?;
-        let (suite, given, archived) = (self.suite(), payload.clone(), source.payload);
-        let (segment, size) = (file.segment(), database.segment_size);
-        let same = tokio::task::spawn_blocking(move || {
-            let (given, archived) = (given.open(suite).ok()?, archived.open(suite).ok()?);
-            let pairs = given.iter().zip(archived.iter());
-            let same = pairs.take_while(|(given, archived)| given == archived).count() as u64;
-            let is_behind = |segment: SegmentName| {
-                let switch = switched_at(segment, &archived);
-                switch.is_some_and(|switch| segment.start(size).0.saturating_add(same) >= switch.0)
-            };
-            match segment.is_some_and(is_behind) {
-                true => Some(u64::MAX),
-                false => Some(same),
-            }
-        });
-        let same = same
-            .await
-            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
-        same.ok_or_else(|| {
-            Failure::new(
-                code::CHECKSUM,
-                format!("what is archived as {file} cannot be read to be compared"),
-            )
-            .again()
-        })
+        let parting = position(*file, database, same);
+        Err(self.explained(view, database, push, refusal, parting))
     }
+
+    /// So many bytes of a file are as those that are archived under its name.
+    async fn parting(&self, mut comparison: Comparison, payload: &Payload) -> Result<u64, Failure> {
+        let (suite, given) = (self.suite(), payload.clone());
+        let opened = tokio::task::spawn_blocking(move || given.open(suite)).await;
+        let given = opened
+            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?
+            .map_err(|error| {
+                Failure::new(code::CHECKSUM, "a WAL file cannot be opened to be compared").because(error)
+            })?;
+        let length = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
+        for from in (0..given.len()).step_by(length) {
+            let piece = given.slice(from..from.saturating_add(length).min(given.len()));
+            comparison.add(self, &piece).await?;
+        }
+        Ok(comparison.same())
+    }
+}
+
+/// A comparison with what is archived under a file's name; none where nothing is.
+fn comparison(
+    view: &View,
+    database: &Database,
+    push: &PushSegment,
+    file: &WalFileName,
+) -> Result<Option<Comparison>, Failure> {
+    let object = segment_ref(push, database, file);
+    let segment = file.segment().map(|segment| (segment, database.segment_size));
+    Ok(refs::known(view, &object)?.map(|known| Comparison::new(object, known, segment)))
+}
+
+/// A file that is set aside must begin as what is archived under its name does, up to where the timeline of its server
+/// left (invariant 3).
+pub(super) struct Condition {
+    pub(super) comparison: Comparison,
+    shared: u64,
+    known: Digest,
 }
 
 /// What is archived under a name, and known by more than its name: that is archived anew.

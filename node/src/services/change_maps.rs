@@ -12,10 +12,10 @@ use crate::protocol::{ChangeMaps, ChangeMapsReply, MESSAGE_LIMIT, PushSegment};
 use crate::refs;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_postgres::wal::SegmentMap;
+use pgmesh_postgres::wal::{SegmentMap, SegmentMapper};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
-use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, StanzaName};
+use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -108,18 +108,42 @@ impl Node {
         });
     }
 
-    async fn map_pushed(&self, source: MapSource) -> Result<(), Failure> {
-        let MapSource { push, name, body, held } = source;
+    /// Keeps the map of a segment that came in parts, in the background.
+    pub(crate) fn keep_map_later(self: Arc<Self>, push: PushSegment, map: SegmentMap) {
+        tokio::spawn(async move {
+            let (file, stanza) = (WalFileName::Map(map.name()), push.stanza.clone());
+            if let Err(failure) = self.keep_pushed(push, map).await {
+                tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
+            }
+        });
+    }
+
+    async fn keep_pushed(&self, push: PushSegment, map: SegmentMap) -> Result<(), Failure> {
+        let Some(wanted) = self.wanted_of(&push, map.name())? else {
+            return Ok(());
+        };
+        let (suite, of) = (self.suite(), push.payload.digest);
+        let packed = tokio::task::spawn_blocking(move || packed(map, suite)).await;
+        let (map, payload) =
+            packed.map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))??;
+        self.keep(&wanted, Made { map: &map, payload, of }).await
+    }
+
+    /// The segment of a push; none where the stanza was upgraded meanwhile.
+    fn wanted_of(&self, push: &PushSegment, name: SegmentName) -> Result<Option<Wanted>, Failure> {
         let view = self.catalog.view();
         let (_, database) = current_database(&view, &push.stanza)?;
-        if database.system_id != push.system_id {
-            // The stanza was upgraded meanwhile.
-            return Ok(());
-        }
-        let wanted = Wanted {
-            stanza: push.stanza,
+        Ok((database.system_id == push.system_id).then(|| Wanted {
+            stanza: push.stanza.clone(),
             database,
             name,
+        }))
+    }
+
+    async fn map_pushed(&self, source: MapSource) -> Result<(), Failure> {
+        let MapSource { push, name, body, held } = source;
+        let Some(wanted) = self.wanted_of(&push, name)? else {
+            return Ok(());
         };
         let payload = joined(push.payload, body)?;
         let of = payload.digest;
@@ -247,6 +271,10 @@ impl Node {
         let _permit = permit.map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))?;
         // As it is stored, decrypted, and plain.
         let size = u64::from(wanted.database.segment_size.bytes());
+        if let Some(of) = known.parts() {
+            let _held = self.budget.hold(4 * FILE_PART_LENGTH).await;
+            return self.map_parts(wanted, &object, &known, of).await.map(Some);
+        }
         let _held = self
             .budget
             .hold(known.stored_length.saturating_mul(2).saturating_add(size))
@@ -258,6 +286,39 @@ impl Node {
     }
 
     /// Makes a map of a segment, and what is stored of it.
+    /// Makes the map of a segment that lies in parts, one after the other.
+    async fn map_parts(
+        &self,
+        wanted: &Wanted,
+        object: &ObjectRef,
+        known: &refs::Known,
+        of: u16,
+    ) -> Result<(SegmentMap, Payload, Digest), Failure> {
+        let (suite, name) = (self.suite(), wanted.name);
+        let mut mapper = SegmentMapper::new(name, wanted.database.segment_size, wanted.version());
+        let mut hasher = suite.hasher();
+        let abnormal = |error| Failure::new(code::ASSERT, "making a change map").because(error);
+        for part in FilePart::all(of) {
+            let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
+            let fed = tokio::task::spawn_blocking(move || {
+                let plain = payload.open(suite)?;
+                hasher.update(&plain);
+                mapper.feed(&plain);
+                Ok::<_, PayloadError>((mapper, hasher))
+            });
+            (mapper, hasher) = fed
+                .await
+                .map_err(abnormal)?
+                .map_err(|error| Failure::new(code::CHECKSUM, format!("{name} is damaged")).because(chain(&error)))?;
+        }
+        if hasher.finalize() != known.digest {
+            return Err(Failure::new(code::CHECKSUM, format!("{name} is damaged")));
+        }
+        let packed = tokio::task::spawn_blocking(move || packed(mapper.finish(), suite)).await;
+        let (map, payload) = packed.map_err(abnormal)??;
+        Ok((map, payload, known.digest))
+    }
+
     async fn map(&self, wanted: &Wanted, segment: Payload) -> Result<(SegmentMap, Payload), Failure> {
         let (name, size, version) = (wanted.name, wanted.database.segment_size, wanted.version());
         let suite = self.suite();
@@ -317,8 +378,13 @@ fn make(
         .map_err(|error| Failure::new(code::CHECKSUM, format!("{name} is damaged")).because(chain(&error)))?;
     let map = SegmentMap::of(name, size, version, &plain);
     drop(plain);
+    packed(map, suite)
+}
+
+fn packed(map: SegmentMap, suite: DigestSuite) -> Result<(SegmentMap, Payload), Failure> {
     let payload = Payload::pack(suite, Codec::Zst, None, &map.encode()).map_err(|error| {
-        Failure::new(code::ASSERT, format!("the change map of {name} cannot be packed")).because(chain(&error))
+        let what = format!("the change map of {} cannot be packed", map.name());
+        Failure::new(code::ASSERT, what).because(chain(&error))
     })?;
     Ok((map, payload))
 }

@@ -6,14 +6,17 @@ mod aside;
 mod backup;
 mod change_maps;
 mod choosing;
+mod comparison;
 mod foreign;
 mod forget_wal;
+mod get_segment;
 mod healths;
 mod info;
 mod mesh;
 mod named;
 mod passed_over;
 mod peer;
+mod push_parts;
 mod read;
 mod refused_push;
 mod repository;
@@ -30,6 +33,8 @@ pub(crate) use archive::{branches_of, claimed_object, current_database, joined, 
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
 pub(crate) use choosing::clusters_of;
+pub(crate) use get_segment::{Got, PartedFile};
+pub(crate) use push_parts::PushPartsError;
 pub(crate) use whole::{Again, Checked, LookedUp, Patience, Thin, Whole, look_again};
 #[cfg(test)]
 pub(crate) use {archive::missing, backup::chunk_targets};

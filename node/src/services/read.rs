@@ -3,11 +3,11 @@
 use crate::failure::chain;
 use crate::protocol::{CHUNK_BODY_LIMIT, ChunkReply, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead};
 use crate::refs::{self, Known};
-use crate::repositories::{BadReplica, Source};
+use crate::repositories::{BadReplica, Place, SlotError, Source};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
-use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, limits};
-use pgmesh_storage::{Codec, Digest, DigestSuite, Payload, PayloadError, RepoKey};
+use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
+use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
 /// Memory that a chunk of the usual size takes: compressed, decrypted, and plain.
 const USUAL_CHUNK: u64 = 3 << 20;
@@ -46,8 +46,25 @@ impl Node {
             let Ok(place) = self.repositories.place(replica.repo) else {
                 continue;
             };
-            let Err(error) = place.get_checked(&known.name, replica.generation).await else {
-                continue;
+            let record = self.catalog.view().repository(replica.repo).ok().flatten();
+            let checked = match known.parts() {
+                Some(of) => self.check_parts(&place, known, of, *replica).await,
+                None => place.get_checked(&known.name, replica.generation).await.map(|_| true),
+            };
+            let error = match (checked, record) {
+                (Ok(false), Some(record)) => {
+                    bad.push(BadReplica {
+                        claim: Claim {
+                            replica: *replica,
+                            identity: record.identity(),
+                        },
+                        missing: false,
+                        what: "its parts are together another content than its name says".to_owned(),
+                    });
+                    continue;
+                }
+                (Ok(_), _) => continue,
+                (Err(error), _) => error,
             };
             if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
                 bad.push(BadReplica {
@@ -61,6 +78,26 @@ impl Node {
             }
         }
         self.report_bad(object, &bad).await;
+    }
+
+    /// Whether all parts of a file in one repository are the file: the tag of each says nothing of the whole.
+    async fn check_parts(&self, place: &Place, known: &Known, of: u16, replica: Replica) -> Result<bool, SlotError> {
+        let mut hasher = self.suite().hasher();
+        for part in FilePart::all(of) {
+            let payload = place.get(&known.name.of_part(part), replica.generation).await?;
+            let suite = self.suite();
+            let digested = tokio::task::spawn_blocking(move || {
+                let plain = payload.open(suite).ok()?;
+                hasher.update(&plain);
+                Some(hasher)
+            });
+            match digested.await {
+                Ok(Some(digested)) => hasher = digested,
+                // It was checked where it was read: what was lost on the way proves nothing.
+                _ => return Ok(true),
+            }
+        }
+        Ok(hasher.finalize() == known.digest)
     }
 
     /// Withdraws bad replicas from the catalog; each becomes a debt of a new generation, which the repair pays.

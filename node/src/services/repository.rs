@@ -193,7 +193,7 @@ async fn content(repository: &Repository, object: &ObjectPath) -> Result<Payload
             bytes: text,
         });
     }
-    let (_, checked) = repository.get_by_path(&object.to_string()).await?;
+    let checked = repository.content_at(&object.to_string()).await?;
     Ok(Payload {
         codec: Codec::None,
         bytes: checked.plain,

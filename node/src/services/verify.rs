@@ -1,7 +1,9 @@
 //! Reading and checking everything: each object of each repository, each backup's chunks, each timeline's WAL.
 
+mod parts;
 mod wal;
 
+use self::parts::{Sets, check_part, damaged_path};
 use super::foreign::Foreign;
 use crate::failure::chain;
 use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
@@ -46,6 +48,8 @@ enum Lies {
     Own,
     /// No object of the repository.
     Foreign,
+    /// A part of a file, which was read with its first part.
+    Part,
 }
 
 impl Node {
@@ -214,6 +218,7 @@ impl Verification<'_> {
                 }
             })
             .try_buffer_unordered(READS_AT_ONCE);
+        let mut sets = Sets::default();
         while let Some(next) = objects.next().await {
             let (listed, checked) = match next {
                 Ok(next) => next,
@@ -225,6 +230,10 @@ impl Verification<'_> {
                 }
                 continue;
             }
+            let part = ObjectPath::parse(&listed.path).and_then(|path| Some((path.part()?, path)));
+            if let Some((part, path)) = &part {
+                sets.add(path, *part);
+            }
             self.summary.objects += 1;
             self.summary.bytes += listed.length;
             if self.summary.objects.is_multiple_of(PROGRESS_EVERY) {
@@ -233,15 +242,22 @@ impl Verification<'_> {
             }
             match checked {
                 Ok(Lies::Content(name)) => self.referenced(view, repo, &name, &listed.path).await?,
-                Ok(Lies::Own | Lies::Foreign) => {}
+                Ok(Lies::Own | Lies::Foreign | Lies::Part) => {}
                 Err(error) => match error.condemns() {
                     // Deleted between the listing and the reading: whether it should be there is asked below.
                     Some(true) => {}
-                    Some(false) => self.damaged(repo, &listed.path, &chain(&error)).await?,
+                    Some(false) => {
+                        if let Some((_, path)) = part {
+                            self.bad.entry(repo).or_default().insert(path.whole().to_string());
+                        }
+                        let path = damaged_path(&error, &listed.path);
+                        self.damaged(repo, &path, &chain(&error)).await?;
+                    }
                     None => return Ok(Err(chain(&error))),
                 },
             }
         }
+        self.unreferenced_sets(view, repo, repository, sets).await?;
         Ok(Ok(()))
     }
 
@@ -584,6 +600,9 @@ async fn check_object(repo: RepoKey, repository: &OpenRepository, path: &str) ->
     let Some(parsed) = ObjectPath::parse(path) else {
         return Ok(Lies::Foreign);
     };
+    if let Some(part) = parsed.part() {
+        return check_part(repo, repository, &parsed, part).await;
+    }
     match parsed.kind() {
         Some(ObjectKind::Chunk | ObjectKind::Segment | ObjectKind::Manifest | ObjectKind::StanzaInfo) => repository
             .get_by_path(path)

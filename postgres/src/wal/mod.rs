@@ -44,5 +44,5 @@ pub use joiner::{Joiner, NoMap};
 pub use reader::{Each, SegmentReader};
 pub use record::{BlockReference, Record};
 pub use segment_map::{SegmentMap, SegmentMapper};
-pub use switch::switched_at;
-pub use tablespaces::{CreatedTablespace, CreatedTablespaces};
+pub use switch::SwitchSearch;
+pub use tablespaces::{CreatedTablespace, CreatedTablespaces, TablespaceSearch};

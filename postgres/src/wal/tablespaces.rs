@@ -35,6 +35,8 @@ pub struct CreatedTablespaces {
     pub whole: Vec<CreatedTablespace>,
     /// The version of PostgreSQL that wrote the segment.
     pub version: PgVersion,
+    /// The size of the cluster's segments.
+    pub size: SegmentSize,
     ends: Ends,
 }
 
@@ -43,20 +45,9 @@ impl CreatedTablespaces {
     /// nothing of it is replayed either.
     #[must_use]
     pub fn of(name: SegmentName, bytes: &[u8]) -> Option<Self> {
-        let header = WalHeader::parse(bytes).ok()?;
-        let (size, version): (SegmentSize, PgVersion) = (header.segment_size, header.version());
-        let mut reader = SegmentReader::new(name, size, version);
-        let mut whole = Vec::new();
-        // A segment may end with the remains of an older one, so that an error is nothing unusual.
-        let _ = reader.feed(bytes, &mut |record| {
-            whole.extend(created(record));
-            Ok(())
-        });
-        Some(Self {
-            whole,
-            version,
-            ends: reader.seen(),
-        })
+        let mut search = TablespaceSearch::new(name);
+        search.feed(bytes);
+        search.finish()
     }
 
     /// Whether the record that the segment begins in the middle of may be one: then [`joined`](Self::joined) with the
@@ -83,6 +74,88 @@ impl CreatedTablespaces {
         let mut blocks = Vec::new();
         let record = record::parse(*start, &record.kept, length, self.version, &mut blocks).ok()?;
         created(&record)
+    }
+}
+
+/// Looks for the tablespaces that a segment creates, whose bytes come in pieces.
+#[derive(Debug)]
+pub struct TablespaceSearch {
+    name: SegmentName,
+    reading: Reading,
+}
+
+#[derive(Debug)]
+enum Reading {
+    Start,
+    /// No WAL of a version that is known.
+    Nothing,
+    Records {
+        reader: Box<SegmentReader>,
+        whole: Vec<CreatedTablespace>,
+        version: PgVersion,
+        size: SegmentSize,
+        is_over: bool,
+    },
+}
+
+impl TablespaceSearch {
+    /// In the segment `name`.
+    #[must_use]
+    pub fn new(name: SegmentName) -> Self {
+        Self {
+            name,
+            reading: Reading::Start,
+        }
+    }
+
+    /// Takes the next bytes. The first ones hold the segment's header.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if matches!(self.reading, Reading::Start) {
+            self.reading = WalHeader::parse(bytes).map_or(Reading::Nothing, |header| {
+                let (size, version): (SegmentSize, PgVersion) = (header.segment_size, header.version());
+                Reading::Records {
+                    reader: Box::new(SegmentReader::new(self.name, size, version)),
+                    whole: Vec::new(),
+                    version,
+                    size,
+                    is_over: false,
+                }
+            });
+        }
+        if let Reading::Records {
+            reader,
+            whole,
+            is_over: is_over @ false,
+            ..
+        } = &mut self.reading
+        {
+            let fed = reader.feed(bytes, &mut |record| {
+                whole.extend(created(record));
+                Ok(())
+            });
+            // A segment may end with the remains of an older one, so that an error is nothing unusual.
+            *is_over = fed.is_err();
+        }
+    }
+
+    /// What was found, after all of the segment was fed; as [`CreatedTablespaces::of`].
+    #[must_use]
+    pub fn finish(self) -> Option<CreatedTablespaces> {
+        match self.reading {
+            Reading::Records {
+                reader,
+                whole,
+                version,
+                size,
+                ..
+            } => Some(CreatedTablespaces {
+                whole,
+                version,
+                size,
+                ends: reader.seen(),
+            }),
+            Reading::Start | Reading::Nothing => None,
+        }
     }
 }
 

@@ -132,6 +132,7 @@ fn throw_away_condemned<B: Base>(
             since,
             digest: chunk.digest,
             archive: None,
+            plain_length: 0,
         };
         for replica in old.replicas {
             throw_away(step, object, replica, &garbage);

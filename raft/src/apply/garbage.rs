@@ -158,6 +158,7 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[CondemnedChu
                 since,
                 digest: *digest,
                 archive: None,
+                plain_length: 0,
             };
             for mark in kept.iter().filter(|mark| mark.object == ObjectRef::Chunk(*digest)) {
                 let replica = Replica {

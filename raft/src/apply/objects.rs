@@ -325,6 +325,7 @@ pub(super) fn place_more<B: Base>(
                     since: step.index,
                     digest: known.object.digest,
                     archive: known.archive,
+                    plain_length: known.object.plain_length,
                 };
                 throw_away(step, object, *replica, &garbage);
             }
@@ -357,6 +358,7 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef, k
         since: step.index,
         digest: known.object.digest,
         archive: known.archive,
+        plain_length: known.object.plain_length,
     };
     for replica in &known.object.replicas {
         throw_away(step, object, *replica, &garbage);
@@ -424,6 +426,7 @@ pub(super) fn report_bad<B: Base>(
             since: step.index,
             digest: known.object.digest,
             archive: known.archive,
+            plain_length: known.object.plain_length,
         };
         throw_away(step, object, *bad, &garbage);
         if !record.is_retiring() {

@@ -147,6 +147,8 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
             since: step.index,
             digest: orphan.digest,
             archive: orphan.archive,
+            // Of what lies in parts nothing is proposed: this is one object.
+            plain_length: 0,
         };
         step.txn.put(Table::Garbage, key::garbage(&name), &garbage);
         forget(step, &mut scan, row)?;

@@ -57,6 +57,8 @@ pub struct Garbage {
     pub digest: Digest,
     /// The archive in its name, for a WAL file and a stanza's information.
     pub archive: Option<ArchiveId>,
+    /// The length of its plaintext in bytes: of a WAL file it tells in how many parts the file lies.
+    pub plain_length: u64,
 }
 
 /// A chunk that was condemned at `since`, as whoever deletes its objects read it: a chunk that was uploaded again and

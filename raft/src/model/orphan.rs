@@ -35,7 +35,7 @@ pub struct OrphanTally {
     pub unknown: Amount,
     /// Those of them that were named before the catalog's era began: they stay.
     pub earlier: Amount,
-    /// Those of them of which nobody can tell what they are, since they are damaged: they stay.
+    /// Those of them of which nobody can tell what they are, since they are damaged, or parts of a WAL file: they stay.
     pub unreadable: u64,
     /// What is no object of a repository: it stays.
     pub foreign: u64,

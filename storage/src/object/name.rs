@@ -4,6 +4,7 @@ use pgmesh_postgres::WalFileName;
 use serde::{Deserialize, Serialize};
 
 use super::path::{ObjectPath, StoredName};
+use super::portion::{FilePart, LARGEST_SINGLE_OBJECT, Portion};
 use crate::digest::{Digest, DigestSuite};
 use crate::names::{ArchiveId, BackupLabel, Generation, StanzaName};
 use crate::payload::MAX_PLAIN_LENGTH;
@@ -40,9 +41,10 @@ impl ObjectKind {
         match self {
             // A page-aligned piece, small files together, or a part of a manifest: each about 1 MiB.
             Self::Chunk => 8 << 20,
-            Self::Segment => MAX_PLAIN_LENGTH,
+            // What is longer lies in parts.
+            Self::Segment => LARGEST_SINGLE_OBJECT,
             // The digests of its parts: 1,000 files of a backup take 32 bytes here.
-            Self::Manifest => 64 << 20,
+            Self::Manifest => MAX_PLAIN_LENGTH,
             Self::StanzaInfo => 1 << 20,
         }
     }
@@ -83,8 +85,10 @@ pub enum ObjectName {
         archive_id: ArchiveId,
         /// The file's name.
         file: WalFileName,
-        /// The digest of the file.
+        /// The digest of the whole file.
         digest: Digest,
+        /// Which of the file's objects.
+        portion: Portion,
     },
     /// The root of a backup's manifest.
     Manifest {
@@ -118,7 +122,7 @@ impl ObjectName {
         }
     }
 
-    /// The digest of the object's plaintext.
+    /// The digest of the object's plaintext; of a part of a file, that of the whole file.
     #[must_use]
     pub fn digest(&self) -> Digest {
         match self {
@@ -127,6 +131,41 @@ impl ObjectName {
             | Self::Manifest { digest, .. }
             | Self::StanzaInfo { digest, .. } => *digest,
         }
+    }
+
+    /// The objects that the name means: itself, but for all parts of a file.
+    #[must_use]
+    pub fn objects(&self) -> Vec<Self> {
+        match self {
+            Self::Segment {
+                portion: Portion::AllParts(of),
+                ..
+            } => FilePart::all(*of).map(|part| self.with(Portion::Part(part))).collect(),
+            one => vec![one.clone()],
+        }
+    }
+
+    /// The part of a file that the name means, if it does.
+    #[must_use]
+    pub fn part(&self) -> Option<FilePart> {
+        match self {
+            Self::Segment { portion, .. } => portion.part(),
+            _ => None,
+        }
+    }
+
+    /// One part of the file that the name is of.
+    #[must_use]
+    pub fn of_part(&self, part: FilePart) -> Self {
+        self.with(Portion::Part(part))
+    }
+
+    fn with(&self, portion: Portion) -> Self {
+        let mut name = self.clone();
+        if let Self::Segment { portion: own, .. } = &mut name {
+            *own = portion;
+        }
+        name
     }
 
     /// Where the object lies in a repository with this naming key (`None`: not encrypted).
@@ -144,6 +183,7 @@ impl ObjectName {
                 stanza,
                 archive_id,
                 file,
+                portion,
                 ..
             } => ObjectPath::Segment {
                 stanza: stanza.clone(),
@@ -151,6 +191,7 @@ impl ObjectName {
                 file: *file,
                 name,
                 generation,
+                part: portion.part(),
             },
             Self::Manifest { stanza, label, .. } => ObjectPath::Manifest {
                 stanza: stanza.clone(),
@@ -177,7 +218,12 @@ impl fmt::Display for ObjectName {
                 archive_id,
                 file,
                 ..
-            } => write!(formatter, "archived file {file} of {stanza} {archive_id}"),
+            } => {
+                if let Some(part) = self.part() {
+                    write!(formatter, "part {part} of ")?;
+                }
+                write!(formatter, "archived file {file} of {stanza} {archive_id}")
+            }
             Self::Manifest { stanza, label, .. } => {
                 write!(formatter, "manifest of backup {label} of {stanza}")
             }

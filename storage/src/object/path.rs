@@ -3,6 +3,7 @@ use std::fmt;
 use pgmesh_postgres::WalFileName;
 
 use super::name::{ObjectKind, ObjectName};
+use super::portion::{FilePart, Portion};
 use crate::digest::{Digest, DigestSuite};
 use crate::names::{ArchiveId, BackupLabel, Generation, StanzaName};
 
@@ -86,7 +87,8 @@ pub enum ObjectPath {
         /// Which writing.
         generation: Generation,
     },
-    /// `stanza/<stanza>/archive/<archive id>/<tli+log>/<file>-<name>`; history files lie directly under the archive id.
+    /// `stanza/<stanza>/archive/<archive id>/<tli+log>/<file>-<name>[.p<number>of<parts>]`; history files lie directly
+    /// under the archive id.
     Segment {
         /// The stanza.
         stanza: StanzaName,
@@ -94,10 +96,12 @@ pub enum ObjectPath {
         archive_id: ArchiveId,
         /// The archived file.
         file: WalFileName,
-        /// What stands for the content.
+        /// What stands for the content of the whole file.
         name: StoredName,
         /// Which writing.
         generation: Generation,
+        /// Which part of the file, where it lies in parts.
+        part: Option<FilePart>,
     },
     /// `stanza/<stanza>/backup/<label>/manifest-<name>`
     Manifest {
@@ -150,13 +154,17 @@ impl ObjectPath {
                 Self::Chunk { name, generation }
             }
             ["stanza", stanza, "archive", archive_id, _, last] | ["stanza", stanza, "archive", archive_id, last] => {
-                let (file, name, generation) = parse_prefixed(last)?;
+                // Behind the name: the file's own may end with `.partial`.
+                let (file, name) = last.rsplit_once('-')?;
+                let (name, part) = FilePart::split(name)?;
+                let (name, generation) = parse_name(name)?;
                 Self::Segment {
                     stanza: stanza.parse().ok()?,
                     archive_id: archive_id.parse().ok()?,
                     file: file.parse().ok()?,
                     name,
                     generation,
+                    part,
                 }
             }
             ["stanza", stanza, "backup", label, last] => {
@@ -232,7 +240,37 @@ impl ObjectPath {
         }
     }
 
-    /// The object's name, once its content's digest is known; `None` for the identity and for keys.
+    /// Which part of an archived file lies there.
+    #[must_use]
+    pub fn part(&self) -> Option<FilePart> {
+        match self {
+            Self::Segment { part, .. } => *part,
+            _ => None,
+        }
+    }
+
+    /// The path without the number of the part: the same for all parts of a file.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        self.with_part(None)
+    }
+
+    /// The path of one part of the file.
+    #[must_use]
+    pub fn of_part(&self, part: FilePart) -> Self {
+        self.with_part(Some(part))
+    }
+
+    fn with_part(&self, part: Option<FilePart>) -> Self {
+        let mut path = self.clone();
+        if let Self::Segment { part: own, .. } = &mut path {
+            *own = part;
+        }
+        path
+    }
+
+    /// The object's name, once the digest of its content is known, or of the whole file that it is a part of; `None`
+    /// for the identity and for keys.
     #[must_use]
     pub fn object_name(&self, digest: Digest) -> Option<ObjectName> {
         Some(match self.clone() {
@@ -242,12 +280,14 @@ impl ObjectPath {
                 stanza,
                 archive_id,
                 file,
+                part,
                 ..
             } => ObjectName::Segment {
                 stanza,
                 archive_id,
                 file,
                 digest,
+                portion: part.map_or(Portion::Whole, Portion::Part),
             },
             Self::Manifest { stanza, label, .. } => ObjectName::Manifest { stanza, label, digest },
             Self::StanzaInfo { stanza, archive_id, .. } => ObjectName::StanzaInfo {
@@ -302,7 +342,11 @@ impl fmt::Display for ObjectPath {
                 ..
             } => write!(formatter, "{}/{archive_id}-{name}", prefix::databases(stanza)),
         }?;
-        formatter.write_str(&self.generation().suffix())
+        formatter.write_str(&self.generation().suffix())?;
+        match self.part() {
+            Some(part) => write!(formatter, ".p{part}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -376,6 +420,7 @@ mod tests {
             archive_id,
             file: file.parse().unwrap(),
             digest,
+            portion: Portion::Whole,
         };
         let path = |name: &ObjectName, generation| {
             name.place(DigestSuite::Blake3, None, Generation(generation))
@@ -394,6 +439,11 @@ mod tests {
             path(&segment("00000002.history"), 0),
             format!("stanza/main/archive/15-1/00000002.history-{DIGEST}")
         );
+        let part = FilePart::new(3, 128).unwrap();
+        assert_eq!(
+            path(&segment("000000010000000200000003").of_part(part), 1),
+            format!("stanza/main/archive/15-1/0000000100000002/000000010000000200000003-{DIGEST}.g1.p003of128")
+        );
         let label = "20250215-020001F".parse().unwrap();
         let manifest = ObjectName::Manifest {
             stanza: stanza.clone(),
@@ -410,7 +460,14 @@ mod tests {
             digest,
         };
         assert_eq!(path(&info, 0), format!("stanza/main/db/15-1-{DIGEST}"));
-        for name in [manifest, info, ObjectName::Chunk(digest), segment("00000002.history")] {
+        let segment_part = segment("000000010000000200000003").of_part(part);
+        for name in [
+            manifest,
+            info,
+            ObjectName::Chunk(digest),
+            segment("00000002.history"),
+            segment_part,
+        ] {
             let parsed = ObjectPath::parse(&path(&name, 7)).unwrap();
             assert_eq!(parsed.object_name(digest), Some(name.clone()));
             assert_eq!(parsed.kind(), Some(name.kind()));
@@ -448,6 +505,10 @@ mod tests {
             format!("stanza/main/archive/15-1/x/00000002.history-{DIGEST}"),
             format!("stanza/main/archive/15-1/000000010000000200000003-{DIGEST}"),
             format!("stanza/main/archive/15-1/0000000100000003/000000010000000200000003-{DIGEST}"),
+            format!("stanza/main/archive/15-1/0000000100000002/000000010000000200000003-{DIGEST}.p3of128"),
+            format!("stanza/main/archive/15-1/0000000100000002/000000010000000200000003-{DIGEST}.p003of128.g1"),
+            format!("stanza/main/archive/15-1/0000000100000002/000000010000000200000003-{DIGEST}.p001of2"),
+            format!("chunk/00/{DIGEST}.p003of128"),
             format!("stanza/main/backup/20250215-020001F/other-{DIGEST}"),
         ] {
             assert_eq!(ObjectPath::parse(&path), None, "{path}");
@@ -465,8 +526,12 @@ mod tests {
             "[0-9A-F]{7}[1-9].history"
         ]
         .prop_filter_map("a WAL file name", |text| text.parse().ok());
-        (0..5, name, generation, stanza, archive_id, label, file).prop_map(
-            |(kind, name, generation, stanza, archive_id, label, file)| match kind {
+        let part = prop::option::of((3_u16..=128, any::<prop::sample::Index>()).prop_map(|(of, index)| {
+            let number = u16::try_from(index.index(usize::from(of))).unwrap() + 1;
+            FilePart::new(number, of).unwrap()
+        }));
+        (0..5, name, generation, stanza, archive_id, label, file, part).prop_map(
+            |(kind, name, generation, stanza, archive_id, label, file, part)| match kind {
                 0 => ObjectPath::Identity,
                 1 => ObjectPath::Key {
                     epoch: generation.0,
@@ -479,6 +544,7 @@ mod tests {
                     file,
                     name,
                     generation,
+                    part,
                 },
                 _ => ObjectPath::Manifest {
                     stanza,

@@ -3,6 +3,7 @@
 mod listing;
 mod marks;
 mod open;
+mod parts;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -15,13 +16,14 @@ use zeroize::Zeroizing;
 
 pub use self::listing::Listed;
 pub use self::marks::Anchor;
+pub use self::parts::{PartsReader, WholeFile};
 use crate::digest::{Digest, DigestSuite};
 use crate::envelope::{Envelope, Opened, max_object_length};
 use crate::error::{Damage, StoreError};
 use crate::identity::{Cipher, RepositoryIdentity};
 use crate::keys::WrappedKey;
 use crate::names::{Generation, is_in_check_folder};
-use crate::object::{IDENTITY_PATH, ObjectKind, ObjectName, ObjectPath, StoredName};
+use crate::object::{FilePart, IDENTITY_PATH, ObjectKind, ObjectName, ObjectPath, Portion, StoredName};
 use crate::payload::Payload;
 
 /// An opened repository. Cheap to clone.
@@ -145,30 +147,33 @@ impl Repository {
         let bytes = object.content_length() as u64;
         match create(&*self.0.store, &path, object).await? {
             Created::New => Ok(Stored { bytes, already: false }),
-            Created::Exists => self.check_existing(&path, name).await,
+            Created::Exists => self.check_existing(&path, name.kind(), payload.digest).await,
         }
     }
 
     /// Judges the object that a put found in its place.
-    async fn check_existing(&self, path: &str, name: &ObjectName) -> Result<Stored, StoreError> {
-        let object = read(&*self.0.store, path, max_object_length(name.kind()))
-            .await
-            .map_err(damaged_exists)?;
+    async fn check_existing(&self, path: &str, kind: ObjectKind, digest: Digest) -> Result<Stored, StoreError> {
+        let object = self.read_object(path, kind).await.map_err(damaged_exists)?;
         let bytes = object.len() as u64;
-        self.open_object(path, name.kind(), Expected::Digest(name.digest()), object)
+        self.open_object(path, kind, Expected::Digest(digest), object)
             .await
             .map_err(damaged_exists)?;
         Ok(Stored { bytes, already: true })
     }
 
     /// Reads an object and checks its tag (invariant 6). It is not decompressed, so its digest is not checked yet:
-    /// whoever hands it out calls [`Payload::open`], or uses [`Self::get_checked`].
+    /// whoever hands it out calls [`Payload::open`], or uses [`Self::get_checked`]. A part of a file has no digest in its
+    /// name: the payload names that of what was found.
     ///
     /// # Errors
     /// Not found, damaged, or as the store answers.
     pub async fn get(&self, name: &ObjectName, generation: Generation) -> Result<Payload, StoreError> {
+        if name.part().is_some() {
+            return self.get_checked(name, generation).await.map(|checked| checked.payload);
+        }
         let path = self.path_of(name, generation).to_string();
-        let object = read(&*self.0.store, &path, max_object_length(name.kind())).await?;
+        check_single(&path, name)?;
+        let object = self.read_object(&path, name.kind()).await?;
         let (envelope, kind, digest) = (Arc::clone(&self.0.envelope), name.kind(), name.digest());
         blocking("reading", &path.clone(), move || {
             let opened = envelope
@@ -185,16 +190,24 @@ impl Repository {
     /// Not found, damaged, or as the store answers.
     pub async fn get_checked(&self, name: &ObjectName, generation: Generation) -> Result<Checked, StoreError> {
         let path = self.path_of(name, generation).to_string();
-        let object = read(&*self.0.store, &path, max_object_length(name.kind())).await?;
-        self.open_object(&path, name.kind(), Expected::Digest(name.digest()), object)
-            .await
+        check_single(&path, name)?;
+        let object = self.read_object(&path, name.kind()).await?;
+        let expected = match name.part() {
+            Some(part) => Expected::Part(part),
+            None => Expected::Digest(name.digest()),
+        };
+        self.open_object(&path, name.kind(), expected, object).await
+    }
+
+    async fn read_object(&self, path: &str, kind: ObjectKind) -> Result<Bytes, StoreError> {
+        read(&*self.0.store, path, max_object_length(kind)).await
     }
 
     /// Reads and checks whatever lies at a path that a listing gave; the content must belong under the path's name.
     ///
     /// # Errors
-    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), or as the
-    /// store answers.
+    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), a part of a file,
+    /// whose name the part alone does not tell (see [`Self::content_at`]), or as the store answers.
     pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
         let place = parse_path(path)?;
         let object = read(&*self.0.store, path, longest(&place)).await?;
@@ -226,9 +239,15 @@ impl Repository {
                 open::decode_key(path, &object, epoch, wrap)?;
             }
             ObjectPath::Mark(mark) => marks::check(path, &object, &self.0.identity, mark)?,
-            place => {
-                self.open_by_path(path, &place, object).await?;
-            }
+            place => match place.part() {
+                Some(part) => {
+                    let kind = ObjectKind::Segment;
+                    self.open_object(path, kind, Expected::Part(part), object).await?;
+                }
+                None => {
+                    self.open_by_path(path, &place, object).await?;
+                }
+            },
         }
         Ok(length)
     }
@@ -241,7 +260,7 @@ impl Repository {
         object: Bytes,
     ) -> Result<(ObjectName, Checked), StoreError> {
         let no_path = || StoreError::damaged(path, Damage::Path);
-        let (Some(kind), Some(stored)) = (place.kind(), place.name()) else {
+        let (Some(kind), Some(stored), None) = (place.kind(), place.name(), place.part()) else {
             return Err(no_path());
         };
         let naming_key = self.0.envelope.naming_key().copied().map(Zeroizing::new);
@@ -260,24 +279,11 @@ impl Repository {
         read(&*self.0.store, path, longest).await
     }
 
-    /// The length of an object in the repository, in bytes.
-    ///
-    /// # Errors
-    /// Not found, or as the store answers.
-    pub async fn stored_length(&self, name: &ObjectName, generation: Generation) -> Result<u64, StoreError> {
-        let path = self.path_of(name, generation).to_string();
-        let meta = self.0.store.head(&location("looking for", &path)?).await;
+    async fn length_of(&self, path: &str) -> Result<u64, StoreError> {
+        let meta = self.0.store.head(&location("looking for", path)?).await;
         Ok(meta
-            .map_err(|error| StoreError::from_store("looking for", &path, error))?
+            .map_err(|error| StoreError::from_store("looking for", path, error))?
             .size)
-    }
-
-    /// Deletes an object. One that is not there counts as deleted.
-    ///
-    /// # Errors
-    /// As the store answers.
-    pub async fn delete(&self, name: &ObjectName, generation: Generation) -> Result<(), StoreError> {
-        self.delete_path(&self.path_of(name, generation).to_string()).await
     }
 
     /// Deletes the object at a path. One that is not there counts as deleted.
@@ -330,6 +336,8 @@ fn parse_path(path: &str) -> Result<ObjectPath, StoreError> {
 enum Expected {
     /// The digest is known.
     Digest(Digest),
+    /// It is part of a file: its tag binds it to its place there, and the digest in its name is that of the whole.
+    Part(FilePart),
     /// Only the path is known.
     Name {
         stored: StoredName,
@@ -343,6 +351,16 @@ fn check(suite: DigestSuite, expected: &Expected, opened: Opened) -> Result<Chec
         Expected::Digest(digest) => {
             let payload = payload(*digest, opened);
             let plain = payload.open(suite)?;
+            Ok(Checked { payload, plain })
+        }
+        Expected::Part(part) => {
+            let mut payload = payload(Digest([0; 32]), opened);
+            let length = payload.plain_length;
+            if !part.may_hold(length) {
+                return Err(Damage::PartLength { length });
+            }
+            let plain = payload.decompress()?;
+            payload.digest = suite.digest(&plain);
             Ok(Checked { payload, plain })
         }
         Expected::Name { stored, naming_key } => {
@@ -368,13 +386,36 @@ fn payload(digest: Digest, opened: Opened) -> Payload {
     }
 }
 
+/// Refuses a name that means several objects.
+fn check_single(path: &str, name: &ObjectName) -> Result<(), StoreError> {
+    let is_single = !matches!(
+        name,
+        ObjectName::Segment {
+            portion: Portion::AllParts(_),
+            ..
+        }
+    );
+    is_single.then_some(()).ok_or_else(|| StoreError::WrongPayload {
+        path: path.to_owned(),
+        what: "all parts of a file are no single object".to_owned(),
+    })
+}
+
 /// Refuses a payload that is not the name's, or that could not be read again.
 fn check_payload(path: &str, name: &ObjectName, payload: &Payload) -> Result<(), StoreError> {
     let wrong = |what: String| StoreError::WrongPayload {
         path: path.to_owned(),
         what,
     };
-    if payload.digest != name.digest() {
+    check_single(path, name)?;
+    if let Some(part) = name.part() {
+        if !part.may_hold(payload.plain_length) {
+            return Err(wrong(format!(
+                "part {part} of a file has not {} bytes",
+                payload.plain_length
+            )));
+        }
+    } else if payload.digest != name.digest() {
         return Err(wrong(format!(
             "its digest is {}, not {}",
             payload.digest,

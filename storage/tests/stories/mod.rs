@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use pgmesh_storage::{
-    Codec, Digest, Generation, ObjectKind, ObjectName, Payload, Repository, StoreError, Stored, prefix,
+    Codec, Digest, FILE_PART_LENGTH, FilePart, Generation, ObjectKind, ObjectName, Payload, Portion, Repository,
+    StoreError, Stored, parts_of, prefix,
 };
 
 use crate::common::{chunk, pack};
@@ -36,6 +37,9 @@ pub const STORIES: &[Story] = &[
     ("sixteen_writers_of_one_object_agree", |repository| {
         Box::pin(sixteen_writers_of_one_object_agree(repository))
     }),
+    ("a_long_file_lies_in_parts", |repository| {
+        Box::pin(a_long_file_lies_in_parts(repository))
+    }),
     ("what_was_made_is_usable", |repository| {
         Box::pin(what_was_made_is_usable(repository))
     }),
@@ -51,6 +55,7 @@ fn one_of_each() -> Vec<(ObjectName, Payload)> {
             archive_id,
             file: file.parse().unwrap(),
             digest: payload.digest,
+            portion: Portion::Whole,
         };
         (name, payload)
     };
@@ -223,4 +228,99 @@ async fn what_was_made_is_usable(repository: Repository) {
     repository.put(&name, Generation::FIRST, &payload).await.unwrap();
     assert!(repository.wrapped_keys().len() == usize::from(repository.is_encrypted()));
     assert!(repository.problems().is_empty());
+}
+
+/// A file that lies in three parts, and their payloads.
+fn long_file(repository: &Repository) -> (Vec<u8>, ObjectName, Vec<(ObjectName, Payload)>) {
+    let length = 2 * usize::try_from(FILE_PART_LENGTH).unwrap() + 70_000;
+    let content: Vec<u8> = (0..length).map(|at| u8::try_from(at / 100_000).unwrap()).collect();
+    let name = ObjectName::Segment {
+        stanza: "main".parse().unwrap(),
+        archive_id: "15-1".parse().unwrap(),
+        file: "000000010000000000000007".parse().unwrap(),
+        digest: repository.suite().digest(&content),
+        portion: Portion::of_length(length as u64),
+    };
+    let pieces = content.chunks(usize::try_from(FILE_PART_LENGTH).unwrap());
+    let parts = FilePart::all(parts_of(length as u64).unwrap()).zip(pieces);
+    let parts: Vec<_> = parts
+        .map(|(part, piece)| {
+            let payload = Payload::pack(repository.suite(), Codec::Zst, None, piece).unwrap();
+            (name.of_part(part), payload)
+        })
+        .collect();
+    assert_eq!(parts.len(), 3);
+    (content, name, parts)
+}
+
+async fn a_long_file_lies_in_parts(repository: Repository) {
+    let (content, name, parts) = long_file(&repository);
+    let mut sum = 0;
+    for (part, payload) in &parts {
+        sum += repository.put(part, Generation::FIRST, payload).await.unwrap().bytes;
+        let again = repository.put(part, Generation::FIRST, payload).await.unwrap();
+        assert!(again.already);
+        // The payload names the digest of the part, which its name does not.
+        assert_eq!(repository.get(part, Generation::FIRST).await.unwrap(), *payload);
+        let (_, found) = repository.get_any_generation(part).await.unwrap();
+        assert_eq!(found.payload, *payload);
+        let path = repository.path_of(part, Generation::FIRST).to_string();
+        assert_eq!(repository.content_at(&path).await.unwrap().payload, *payload);
+        repository.verify_path(&path).await.unwrap();
+        // A part alone does not tell whose it is.
+        let found = repository.get_by_path(&path).await;
+        assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
+    }
+    // Another content under the name of a part is found damaged, and what cannot be that part is refused.
+    let other = Payload::pack(repository.suite(), Codec::Zst, None, &vec![77; content.len() / 3]).unwrap();
+    let refused = repository.put(&parts[1].0, Generation::FIRST, &other).await;
+    assert!(matches!(refused, Err(StoreError::WrongPayload { .. })), "{refused:?}");
+    let taken = repository.put(&parts[0].0, Generation::FIRST, &parts[1].1).await;
+    assert!(matches!(taken, Err(StoreError::DamagedExists { .. })), "{taken:?}");
+    // The file as a whole.
+    assert_eq!(repository.stored_length(&name, Generation::FIRST).await.unwrap(), sum);
+    for refused in [
+        repository.get(&name, Generation::FIRST).await.err(),
+        repository.get_checked(&name, Generation::FIRST).await.err(),
+        repository.put(&name, Generation::FIRST, &parts[2].1).await.err(),
+    ] {
+        assert!(matches!(refused, Some(StoreError::WrongPayload { .. })), "{refused:?}");
+    }
+    let listed = repository.list_sorted(prefix::STANZAS).await.unwrap();
+    assert_eq!(listed.len(), 3);
+    let path = &listed[1].0;
+    let mut reader = repository.read_parts(path, 3);
+    let mut read = Vec::new();
+    while let Some(part) = reader.next().await.unwrap() {
+        read.extend_from_slice(&part.plain);
+    }
+    let whole = reader.finish().unwrap();
+    assert!(read == content);
+    assert_eq!(
+        (whole.digest, whole.plain_length),
+        (name.digest(), content.len() as u64)
+    );
+    let stopped = repository.read_parts(path, 3);
+    assert!(
+        matches!(stopped.finish(), Err(StoreError::Damaged { .. })),
+        "not read to its end"
+    );
+    // A deletion that was cut is repeated.
+    repository.delete(&parts[1].0, Generation::FIRST).await.unwrap();
+    let gone = |error| matches!(error, StoreError::NotFound { .. });
+    assert!(gone(
+        repository.stored_length(&name, Generation::FIRST).await.unwrap_err()
+    ));
+    assert!(gone(repository.read_parts(path, 3).check().await.unwrap_err()));
+    repository.delete(&name, Generation::FIRST).await.unwrap();
+    assert!(repository.list_sorted(prefix::STANZAS).await.unwrap().is_empty());
+    // Good parts that are another file together.
+    for (part, payload) in [(0, 1), (1, 0), (2, 2)] {
+        let put = repository
+            .put(&parts[part].0, Generation::FIRST, &parts[payload].1)
+            .await;
+        put.unwrap();
+    }
+    let found = repository.read_parts(path, 3).check().await;
+    assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
 }

@@ -4,12 +4,15 @@ use super::super::options::repository;
 use super::repositories::{DirectRepositories, GRACE, Opening};
 use crate::config::Config;
 use crate::mesh::Archived;
+use crate::wal_sink::{WalSink, give};
 use bytes::Bytes;
 use futures::future::join_all;
+use pgmesh_node::failure::chain;
 use pgmesh_node::lines::{Family, LastSegment, TimelineFacts};
+use pgmesh_node::wal_copies::{Copies, Copy, Listed};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{Descent, SegmentName, SegmentSize, SystemId, TimelineHistory, TimelineId, WalFileName, WalHole};
-use pgmesh_storage::{ArchiveId, ObjectName, ObjectPath, RepoKey, StanzaInfo, StanzaName, prefix};
+use pgmesh_storage::{ArchiveId, Digest, ObjectName, ObjectPath, PartsReader, RepoKey, StanzaInfo, StanzaName, prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -67,15 +70,16 @@ impl DirectArchive {
         stanza: &StanzaName,
         system_id: Option<SystemId>,
         file: WalFileName,
+        sink: &mut dyn WalSink,
     ) -> Result<Archived, Failure> {
         // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not
         // kept waiting by one that is silent. Whatever else they say is judged with all of them, and so is which
         // cluster is the newest.
         if self.opening.is_some()
             && system_id.is_some()
-            && let Ok(Archived::Content(content)) = self.find(stanza, system_id, file).await
+            && let Ok(Archived::Found) = self.find(stanza, system_id, file, sink).await
         {
-            return Ok(Archived::Content(content));
+            return Ok(Archived::Found);
         }
         if let Some(opening) = &mut self.opening {
             opening.wait(GRACE).await;
@@ -83,7 +87,7 @@ impl DirectArchive {
         if let Some(opening) = self.opening.take() {
             self.repositories = Arc::new(opening.into_all()?);
         }
-        self.find(stanza, system_id, file).await
+        self.find(stanza, system_id, file, sink).await
     }
 
     /// Whether it has answered so far without some of the repositories.
@@ -97,32 +101,55 @@ impl DirectArchive {
         stanza: &StanzaName,
         system_id: Option<SystemId>,
         file: WalFileName,
+        sink: &mut dyn WalSink,
     ) -> Result<Archived, Failure> {
         let archives = self.archives(stanza, system_id).await?;
         let mut silent = archives.silent;
-        let mut bad = Vec::new();
-        let mut found: BTreeMap<_, Bytes> = BTreeMap::new();
+        let mut found = FoundContents::new(sink);
         for (archive_id, _) in &archives.ids {
             let listing = self
                 .repositories
                 .list(&prefix::archived_file(stanza, *archive_id, &file))
                 .await;
             silent.extend(listing.silent);
-            let copies = listing.found.iter().filter(|(_, path)| is_copy_of(path, file));
+            let mut copies: BTreeMap<RepoKey, Listed> = BTreeMap::new();
+            for (repo, path) in listing.found {
+                if is_copy_of(&path, file) {
+                    copies.entry(repo).or_default().add(path);
+                }
+            }
             // All of them, since two that differ must be noticed: the names of one content are others in each
             // repository.
-            let read = join_all(copies.map(|(repo, path)| self.repositories.at(*repo, path))).await;
-            for copy in read {
-                match copy {
-                    Ok((name, plain)) => drop(found.insert(name.digest(), plain)),
-                    Err(reason) => bad.push(reason),
+            let (mut objects, mut sets) = (Vec::new(), Vec::new());
+            for (repo, listed) in copies {
+                match listed.copies() {
+                    Copies::Cut => tracing::warn!("repo{repo}: an upload of {file} was cut; it does not count"),
+                    Copies::One(copies) | Copies::Different(copies) => {
+                        for Copy { path, of } in copies {
+                            match of {
+                                None => objects.push((repo, path)),
+                                Some(of) => sets.push((repo, path, of)),
+                            }
+                        }
+                    }
+                }
+            }
+            let objects = objects.iter().map(|(repo, path)| self.repositories.at(*repo, path));
+            for copy in join_all(objects).await {
+                found.object(copy)?;
+            }
+            for (repo, path, of) in sets {
+                match self.repositories.parts_at(repo, &path, of) {
+                    Ok(reader) => found.parts(repo, reader).await?,
+                    Err(reason) => found.bad.push(reason),
                 }
             }
         }
+        let FoundContents { digests, bad, .. } = found;
         for reason in silent.iter().chain(&bad) {
             tracing::warn!("{file}: {reason}");
         }
-        match (judge(file, found.into_values().collect(), &bad, &silent)?, file) {
+        match (judge(file, digests.len(), &bad, &silent)?, file) {
             (Archived::Never, WalFileName::Segment(segment)) => {
                 for (archive_id, size) in archives.ids {
                     if let Some(hole) = self.hole(stanza, archive_id, size, segment).await? {
@@ -165,7 +192,7 @@ impl DirectArchive {
             .await;
         let (descents, bad) = self.descents(histories).await;
         let hole = WalHole::judge(missing, size, later, descents);
-        match judge(WalFileName::Segment(missing), Vec::new(), &bad, &silent) {
+        match judge(WalFileName::Segment(missing), 0, &bad, &silent) {
             // What cannot be read might say that there is a hole; a hole that is known of needs no more.
             Err(unknown) if hole.is_none() => Err(unknown),
             _ => Ok(hole),
@@ -339,21 +366,71 @@ fn is_copy_of(path: &ObjectPath, wanted: WalFileName) -> bool {
     matches!(path, ObjectPath::Segment { file, .. } if *file == wanted)
 }
 
+/// The contents of a file that were found. The sink has the first of them.
+struct FoundContents<'s> {
+    sink: &'s mut dyn WalSink,
+    digests: BTreeSet<Digest>,
+    bad: Vec<String>,
+}
+
+impl<'s> FoundContents<'s> {
+    fn new(sink: &'s mut dyn WalSink) -> Self {
+        Self {
+            sink,
+            digests: BTreeSet::new(),
+            bad: Vec::new(),
+        }
+    }
+
+    fn object(&mut self, copy: Result<(ObjectName, Bytes), String>) -> Result<(), Failure> {
+        match copy {
+            Ok((name, plain)) => {
+                if self.digests.is_empty() {
+                    give(self.sink, &plain)?;
+                }
+                self.digests.insert(name.digest());
+            }
+            Err(reason) => self.bad.push(reason),
+        }
+        Ok(())
+    }
+
+    /// Reads a file that lies in parts; invariant 6: it counts when all of it was found good.
+    async fn parts(&mut self, repo: RepoKey, mut reader: PartsReader) -> Result<(), Failure> {
+        let is_first = self.digests.is_empty();
+        if is_first {
+            self.sink.begin()?;
+        }
+        let whole = loop {
+            match reader.next().await {
+                Ok(Some(part)) if is_first => self.sink.take(&part.plain)?,
+                Ok(Some(_)) => {}
+                Ok(None) => break reader.finish(),
+                Err(error) => break Err(error),
+            }
+        };
+        match whole {
+            Ok(whole) => drop(self.digests.insert(whole.digest)),
+            Err(error) => self.bad.push(format!("repo{repo}: {}", chain(&error))),
+        }
+        Ok(())
+    }
+}
+
 /// What is known about a file: pure, since everything hangs on it.
-fn judge(file: WalFileName, found: Vec<Bytes>, bad: &[String], silent: &[String]) -> Result<Archived, Failure> {
+fn judge(file: WalFileName, contents: usize, bad: &[String], silent: &[String]) -> Result<Archived, Failure> {
     let reasons = || bad.iter().chain(silent).cloned().collect::<Vec<_>>().join("; ");
-    let mut contents = found.into_iter();
-    match (contents.next(), contents.next()) {
-        (Some(content), None) => Ok(Archived::Content(content)),
+    match contents {
+        1 => Ok(Archived::Found),
         // Invariant 3 is the catalog's; without it there is no telling which one was acknowledged.
-        (Some(_), Some(_)) => Err(Failure::new(
+        2.. => Err(Failure::new(
             code::ARCHIVE_DUPLICATE,
             format!("{file} is in the repositories with different contents"),
         )
         .remedy("only a node's catalog knows which one is right")),
         // Invariant 7: not found is a fact only when everybody was asked.
-        (None, _) if bad.is_empty() && silent.is_empty() => Ok(Archived::Never),
-        (None, _) => Err(
+        0 if bad.is_empty() && silent.is_empty() => Ok(Archived::Never),
+        0 => Err(
             Failure::new(code::REPO_INVALID, format!("{file} cannot be read, and may exist"))
                 .because(reasons())
                 .remedy("make the repositories readable, or declare only those that are"),
@@ -368,18 +445,11 @@ mod tests {
     #[test]
     fn invariant_7_not_there_is_said_only_when_everybody_was_asked() {
         let file: WalFileName = "000000010000000000000001".parse().unwrap();
-        let (a, b) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
         let reason = ["repo2: gone".to_owned()];
-        assert_eq!(judge(file, vec![], &[], &[]), Ok(Archived::Never));
-        assert!(judge(file, vec![], &reason, &[]).is_err());
-        assert!(judge(file, vec![], &[], &reason).is_err());
-        assert_eq!(
-            judge(file, vec![a.clone()], &reason, &reason),
-            Ok(Archived::Content(a.clone()))
-        );
-        assert_eq!(
-            judge(file, vec![a, b], &[], &[]).unwrap_err().code,
-            code::ARCHIVE_DUPLICATE
-        );
+        assert_eq!(judge(file, 0, &[], &[]), Ok(Archived::Never));
+        assert!(judge(file, 0, &reason, &[]).is_err());
+        assert!(judge(file, 0, &[], &reason).is_err());
+        assert_eq!(judge(file, 1, &reason, &reason), Ok(Archived::Found));
+        assert_eq!(judge(file, 2, &[], &[]).unwrap_err().code, code::ARCHIVE_DUPLICATE);
     }
 }

@@ -3,6 +3,8 @@
 use super::archive::DirectArchive;
 use super::decode_root;
 use super::repositories::{DirectRepositories, copies};
+use crate::mesh::Archived;
+use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_node::choice::{Chooser, Chosen, Clusters, Restoring};
 use pgmesh_node::lines::NewestBackup;
@@ -126,9 +128,15 @@ impl DirectSource {
     }
 
     /// An archived file.
-    pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
+    pub async fn archived(
+        &self,
+        system_id: SystemId,
+        file: WalFileName,
+        sink: &mut dyn WalSink,
+    ) -> Result<bool, Failure> {
         let mut archive = DirectArchive::of(Arc::clone(&self.repositories));
-        Ok(archive.get(&self.stanza, Some(system_id), file).await?.content())
+        let archived = archive.get(&self.stanza, Some(system_id), file, sink).await?;
+        Ok(archived == Archived::Found)
     }
 }
 

@@ -4,12 +4,11 @@ use super::super::options::RestoreOptions;
 use super::super::workers::Workers;
 use super::decode_root;
 use crate::config::Config;
-use crate::mesh::{BAD_COPIES, Backups, Mesh};
+use crate::mesh::{Archived, BAD_COPIES, Backups, Mesh, WantedFile};
+use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_node::choice::{Chosen, Restoring};
-use pgmesh_node::protocol::{
-    ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, GetSegment, PayloadHead, Request, SegmentReply,
-};
+use pgmesh_node::protocol::{ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, PayloadHead, Request};
 use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
@@ -151,36 +150,24 @@ impl MeshSource {
         }
     }
 
-    /// An archived file.
-    pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
-        let mut avoid = self.avoid();
-        let mut bad = 0;
-        loop {
-            let request = Request::GetSegment(GetSegment {
-                stanza: self.stanza.clone(),
-                file: file.to_string(),
-                system_id: Some(system_id),
-                avoid: avoid.clone(),
-            });
-            let length = |reply: &SegmentReply| match reply {
-                SegmentReply::Found { payload, .. } => Some(payload.length),
-                SegmentReply::NeverArchived | SegmentReply::Hole(_) => None,
-            };
-            let (reply, body) = self.mesh.fetch(&request, length).await?;
-            let SegmentReply::Found { payload, repo } = reply else {
-                return Ok(None);
-            };
-            self.check_repository(repo)?;
-            match self.open(payload, body).await {
-                Ok(plain) => return Ok(Some(plain)),
-                Err(failure) if bad < BAD_COPIES && !self.is_only(repo) => {
-                    tracing::warn!("{file} from repo{repo}: {failure}; it is asked for again from elsewhere");
-                    avoid.push(repo);
-                }
-                Err(failure) => return Err(failure),
-            }
-            bad += 1;
-        }
+    /// An archived file, into the sink. Whether it is there.
+    ///
+    /// # Errors
+    /// It cannot be had, or the sink cannot take it.
+    pub async fn archived(
+        &self,
+        system_id: SystemId,
+        file: WalFileName,
+        sink: &mut dyn WalSink,
+    ) -> Result<bool, Failure> {
+        let only = self.only.as_ref();
+        let wanted = WantedFile {
+            stanza: &self.stanza,
+            system_id: Some(system_id),
+            file,
+            only: only.map(|(repo, others)| (repo.get(), others.as_slice())),
+        };
+        Ok(self.mesh.wal_file(&wanted, sink).await? == Archived::Found)
     }
 
     /// How digests are made.

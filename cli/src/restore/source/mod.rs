@@ -16,6 +16,7 @@ use super::options::RestoreOptions;
 use super::workers::Workers;
 use crate::config::Config;
 use crate::mesh::Mesh;
+use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_node::choice::{Chosen, Restoring};
 use pgmesh_node::{Failure, code};
@@ -108,10 +109,15 @@ impl Source {
     ///
     /// # Errors
     /// It cannot be read, or whether it exists cannot be known (invariant 7).
-    pub async fn archived(&self, system_id: SystemId, file: WalFileName) -> Result<Option<Bytes>, Failure> {
+    pub async fn archived(
+        &self,
+        system_id: SystemId,
+        file: WalFileName,
+        sink: &mut dyn WalSink,
+    ) -> Result<bool, Failure> {
         match self {
-            Self::Mesh(source) => source.archived(system_id, file).await,
-            Self::Direct(source) => source.archived(system_id, file).await,
+            Self::Mesh(source) => source.archived(system_id, file, sink).await,
+            Self::Direct(source) => source.archived(system_id, file, sink).await,
         }
     }
 

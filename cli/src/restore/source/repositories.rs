@@ -8,7 +8,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use pgmesh_node::failure::chain;
 use pgmesh_node::{Failure, code};
 use pgmesh_storage::{
-    DigestSuite, ObjectName, ObjectPath, Passphrase, RepoKey, Repository, Store, StoreError, StoreKind, StoreSettings,
+    DigestSuite, ObjectName, ObjectPath, PartsReader, Passphrase, RepoKey, Repository, Store, StoreError, StoreKind,
+    StoreSettings,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -311,8 +312,8 @@ impl DirectRepositories {
     /// It is not there (55), damaged (26), or the repository cannot be read (103).
     pub async fn content(&self, path: &str) -> Result<Bytes, Failure> {
         let (key, repository) = self.first()?;
-        match repository.get_by_path(path).await {
-            Ok((_, checked)) => Ok(checked.plain),
+        match repository.content_at(path).await {
+            Ok(checked) => Ok(checked.plain),
             Err(error) => {
                 let code = code_of(&error);
                 Err(Failure::new(code, format!("repo{key}: {path:?} cannot be read")).because(chain(&error)))
@@ -323,6 +324,15 @@ impl DirectRepositories {
     fn first(&self) -> Result<(RepoKey, &Repository), Failure> {
         let first = self.open_ones().next();
         first.ok_or_else(|| Failure::new(code::REPO_INVALID, "no declared repository is open"))
+    }
+
+    /// A reader of a file that lies in parts.
+    ///
+    /// # Errors
+    /// In words: the repository is not open.
+    pub fn parts_at(&self, key: RepoKey, file: &ObjectPath, of: u16) -> Result<PartsReader, String> {
+        let repository = self.repository(key).ok_or_else(|| format!("repo{key} is not open"))?;
+        Ok(repository.read_parts(file, of))
     }
 
     /// What lies at a path that a listing gave, checked (invariant 6).

@@ -1,0 +1,60 @@
+//! Files that lie in parts, on their way in and out.
+
+use super::{Served, logged, reply, reply_with_body};
+use crate::protocol::{PartsTurn, PushSegment};
+use crate::services::{PartedFile, PushPartsError};
+use pgmesh_transport::{Stream, StreamError};
+
+impl Served {
+    pub(super) async fn push_parts(&self, push: PushSegment, stream: &mut Stream) -> Result<(), StreamError> {
+        let (node, actor) = (&*self.node, self.actor.as_str());
+        let pushed = node.push_parts(actor, &push, stream).await;
+        let pushed = match pushed {
+            Ok(pushed) => Ok(pushed),
+            Err(PushPartsError::Failed(failure)) => Err(failure),
+            Err(PushPartsError::Stream(error)) => return Err(error),
+        };
+        let refusal = pushed.as_ref().err();
+        let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
+        node.refused
+            .note(&push.stanza, actor, &push.server, &push.file, refusal);
+        match pushed {
+            // Said already.
+            Ok(pushed) if pushed.was_told => Ok(()),
+            Ok(pushed) => {
+                let answered = reply(stream, Ok(pushed.pushed)).await;
+                // After the answer: PostgreSQL waits for the push, and for nothing else.
+                if let Some(map) = pushed.map {
+                    self.node.clone().keep_map_later(push, map);
+                }
+                answered
+            }
+            // Before the parts it is read as the turn, behind them as the end.
+            Err(failure) => logged::<PartsTurn>(stream, "archive-push", Err(failure)).await,
+        }
+    }
+
+    /// Sends the parts of a file, and reads each one while the one before is sent.
+    pub(super) async fn send_parts(&self, file: &PartedFile, stream: &mut Stream) -> Result<(), StreamError> {
+        reply(stream, Ok(file.reply())).await?;
+        let mut parts = file.parts();
+        let Some(first) = parts.next() else { return Ok(()) };
+        let mut read = self.node.get_part(file, first).await;
+        loop {
+            let is_over = read.is_err();
+            let next = parts.next().filter(|_| !is_over);
+            let reading = async {
+                match next {
+                    Some(part) => Some(self.node.get_part(file, part).await),
+                    None => None,
+                }
+            };
+            let (sent, next) = tokio::join!(reply_with_body(stream, read), reading);
+            sent?;
+            match next {
+                Some(next) => read = next,
+                None => return Ok(()),
+            }
+        }
+    }
+}

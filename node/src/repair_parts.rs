@@ -1,0 +1,115 @@
+//! Making a replica of a file that lies in parts: one part after the other.
+
+use crate::failure::chain;
+use crate::refs::Known;
+use crate::repositories::Place;
+use crate::{Failure, Node, code};
+use pgmesh_raft::{Claim, ObjectRef};
+use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, Hasher, Payload, RepoKey};
+use std::collections::BTreeSet;
+
+/// How many generations are tried where damaged parts lie under the names of a file.
+const GENERATIONS_TRIED: u32 = 8;
+
+/// What came of copying a file under one generation.
+enum Copied {
+    /// All of it is there.
+    All(Claim),
+    /// A damaged part lies under a name of this generation: all of it goes under this one.
+    Beside(Generation),
+}
+
+impl Node {
+    /// Copies a file to a repository that owes it. All its parts have one generation.
+    pub(crate) async fn copy_file(
+        &self,
+        place: &Place,
+        object: &ObjectRef,
+        known: &Known,
+        of: u16,
+        first: Generation,
+    ) -> Result<Claim, Failure> {
+        // One part as it is stored, decrypted, plain and encrypted again.
+        let _held = self.budget.hold(4 * FILE_PART_LENGTH).await;
+        let mut generation = first;
+        for _ in 0..GENERATIONS_TRIED {
+            match self.copy_parts(place, object, known, of, generation).await? {
+                Copied::All(claim) => return Ok(claim),
+                Copied::Beside(next) => generation = next,
+            }
+        }
+        let what = format!("{object} cannot be written: damaged parts lie under its names");
+        Err(Failure::new(code::REPO_INVALID, what))
+    }
+
+    async fn copy_parts(
+        &self,
+        place: &Place,
+        object: &ObjectRef,
+        known: &Known,
+        of: u16,
+        generation: Generation,
+    ) -> Result<Copied, Failure> {
+        let mut hasher = self.suite().hasher();
+        let mut read_from = BTreeSet::new();
+        let mut made: Option<Claim> = None;
+        for part in FilePart::all(of) {
+            let known_part = known.of_part(part);
+            let (payload, from) = self.read_part(object, &known_part, &[place.key()]).await?;
+            read_from.insert(from);
+            let (payload, digested) = self.digested(payload, hasher).await?;
+            hasher = digested;
+            // Invariant 6: a set of parts is complete only when they are together the file.
+            if part.is_last() && hasher.clone().finalize() != known.digest {
+                let repos: Vec<RepoKey> = read_from.into_iter().collect();
+                self.doubt(object, known, &repos).await;
+                return Err(Failure::new(code::CHECKSUM, format!("{object} is damaged"))
+                    .because("its parts are together another content"));
+            }
+            let written = place.put(&known_part.name, generation, &payload).await;
+            let claim = written.map_err(|error| unwritable(object, &chain(&error)))?.claim;
+            if claim.replica.generation != generation {
+                return Ok(Copied::Beside(claim.replica.generation));
+            }
+            if made.as_ref().is_some_and(|made| *made != claim) {
+                return Err(unwritable(object, "the repository has changed meanwhile"));
+            }
+            made = Some(claim);
+        }
+        made.map(Copied::All)
+            .ok_or_else(|| Failure::new(code::ASSERT, format!("{object} has no parts")))
+    }
+
+    /// Reads a part of a file from its best replica. Replicas are withdrawn as a whole: when none that counts has the
+    /// part, one that was withdrawn for another part may have it.
+    pub(crate) async fn read_part(
+        &self,
+        object: &ObjectRef,
+        known: &Known,
+        avoid: &[RepoKey],
+    ) -> Result<(Payload, RepoKey), Failure> {
+        match self.read_known(object, known, avoid).await {
+            Ok(source) => Ok((source.payload, source.repo)),
+            Err(failure) => self.read_withdrawn(known).await.ok_or(failure),
+        }
+    }
+
+    async fn digested(&self, payload: Payload, mut hasher: Hasher) -> Result<(Payload, Hasher), Failure> {
+        let suite = self.suite();
+        let digested = tokio::task::spawn_blocking(move || {
+            let plain = payload.open(suite)?;
+            hasher.update(&plain);
+            Ok((payload, hasher))
+        });
+        let digested = digested
+            .await
+            .map_err(|error| Failure::new(code::ASSERT, "checking a part of a WAL file").because(error))?;
+        digested.map_err(|error: pgmesh_storage::PayloadError| {
+            Failure::new(code::CHECKSUM, "a part of a WAL file is damaged").because(error)
+        })
+    }
+}
+
+fn unwritable(object: &ObjectRef, why: &str) -> Failure {
+    Failure::new(code::REPO_INVALID, format!("{object} cannot be written")).because(why)
+}

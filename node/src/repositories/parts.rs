@@ -1,0 +1,391 @@
+//! Writing a file that lies in parts to several repositories at once, a few parts at a time.
+//!
+//! ```text
+//!   parts ─► write part n ──► enough have it ─► … ─► the last part ─► those that have every part are claimed
+//!               │                  │
+//!               │                  └─► the others go on, within the window
+//!               └─► failed, or found a damaged object there: that repository has not got the file, and is asked no more
+//! ```
+//!
+//! A repository that is slower than the others holds up the window. It is waited for a little, in sum; then it is given
+//! up for this file, if enough others go on: it owes the file, and the repair copies it.
+
+use super::Repositories;
+use super::fanout::{Late, WriteOutcome, Written};
+use crate::budget::Held;
+use crate::{Failure, code};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use pgmesh_raft::Claim;
+use pgmesh_storage::{FilePart, Generation, ObjectName, Payload, RepoKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+
+/// Parts that are being written at once. The last one is written when all the others are there: a file whose upload was
+/// cut lacks its end.
+pub(crate) const PARTS_AT_ONCE: usize = 2;
+/// So long, in sum, the parts of one file wait for repositories that are slower than those that acknowledge.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Files of which it is remembered that a damaged part lies under a name of theirs.
+const PASSED: usize = 256;
+
+/// One part, checked.
+pub(crate) struct PartToWrite {
+    /// Which.
+    pub part: FilePart,
+    /// What is written.
+    pub payload: Payload,
+    /// The part of the memory budget that it takes.
+    pub held: Arc<Held>,
+    /// Given back when enough repositories have it.
+    pub turn: OwnedSemaphorePermit,
+}
+
+/// Where a file is written to.
+pub(crate) struct FileWrite {
+    /// The name of all its parts.
+    pub name: ObjectName,
+    /// How many parts it has.
+    pub of: u16,
+    /// The repositories, each with the generation to write.
+    pub targets: Vec<(RepoKey, Generation)>,
+    /// So many of them must have every part.
+    pub ack: usize,
+}
+
+/// A file of which enough repositories have every part.
+pub(crate) struct FileWritten {
+    writing: Writing,
+}
+
+impl FileWritten {
+    /// The repositories that have every part.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.writing.progress.full()
+    }
+
+    /// Whether another repository may still come to have every part.
+    pub fn is_done(&self) -> bool {
+        self.writing.late.is_empty()
+    }
+
+    /// The next repository that has every part by now.
+    pub async fn next(&mut self) -> Option<Claim> {
+        let before = self.claims();
+        while let Some((late, written)) = self.writing.late.next().await {
+            self.writing.settle(late, written);
+            let mut now = self.claims().into_iter();
+            if let Some(new) = now.find(|claim| !before.contains(claim)) {
+                return Some(new);
+            }
+        }
+        None
+    }
+}
+
+/// Repositories that are still writing a part.
+struct LatePart {
+    late: Late,
+    pending: BTreeSet<RepoKey>,
+}
+
+/// How far a repository is.
+#[derive(Default)]
+struct Has {
+    parts: u16,
+    claim: Option<Claim>,
+    failed: bool,
+}
+
+/// How far the repositories are.
+struct Progress {
+    of: u16,
+    asked: BTreeMap<RepoKey, Generation>,
+    has: BTreeMap<RepoKey, Has>,
+}
+
+impl Progress {
+    fn of(file: &FileWrite) -> Self {
+        Self {
+            of: file.of,
+            asked: file.targets.iter().copied().collect(),
+            has: file.targets.iter().map(|(repo, _)| (*repo, Has::default())).collect(),
+        }
+    }
+
+    /// Those that have all that was written so far, or may come to.
+    fn going(&self) -> Vec<(RepoKey, Generation)> {
+        let goes = |repo: &RepoKey| self.has.get(repo).is_some_and(|has| !has.failed);
+        let going = self.asked.iter().filter(|(repo, _)| goes(repo));
+        going.map(|(repo, generation)| (*repo, *generation)).collect()
+    }
+
+    fn full(&self) -> Vec<Claim> {
+        let full = self.has.values().filter(|has| !has.failed && has.parts == self.of);
+        full.filter_map(|has| has.claim.clone()).collect()
+    }
+
+    /// One part is durable. `Some` where it lies under another generation than the file: a damaged object stood there.
+    fn wrote(&mut self, written: &Written) -> Option<(RepoKey, Generation)> {
+        let replica = written.claim.replica;
+        let asked = self.asked.get(&replica.repo).copied();
+        let has = self.has.get_mut(&replica.repo)?;
+        let is_same_place = has.claim.as_ref().is_none_or(|claim| *claim == written.claim);
+        if asked != Some(replica.generation) || !is_same_place {
+            has.failed = true;
+            return (asked != Some(replica.generation)).then_some((replica.repo, replica.generation));
+        }
+        has.parts = has.parts.saturating_add(1);
+        has.claim = Some(written.claim.clone());
+        None
+    }
+
+    fn failed(&mut self, repos: impl IntoIterator<Item = RepoKey>) {
+        for repo in repos {
+            if let Some(has) = self.has.get_mut(&repo) {
+                has.failed = true;
+            }
+        }
+    }
+}
+
+/// The parts under way.
+struct Writing {
+    progress: Progress,
+    late: FuturesUnordered<BoxFuture<'static, (LatePart, Option<Written>)>>,
+    /// How many parts each repository is late with.
+    behind: BTreeMap<RepoKey, u16>,
+    passed: Vec<(RepoKey, Generation)>,
+}
+
+impl Writing {
+    fn of(file: &FileWrite) -> Self {
+        Self {
+            progress: Progress::of(file),
+            late: FuturesUnordered::new(),
+            behind: BTreeMap::new(),
+            passed: Vec::new(),
+        }
+    }
+
+    fn wrote(&mut self, written: &Written) {
+        self.passed.extend(self.progress.wrote(written));
+    }
+
+    /// Enough have a part.
+    fn acknowledged(&mut self, outcome: WriteOutcome) {
+        for written in &outcome.durable {
+            self.wrote(written);
+        }
+        let pending: BTreeSet<RepoKey> = outcome.owed.into_iter().collect();
+        for repo in &pending {
+            *self.behind.entry(*repo).or_default() += 1;
+        }
+        self.follow(LatePart {
+            late: outcome.late,
+            pending,
+        });
+    }
+
+    /// What became of one that was late.
+    fn settle(&mut self, mut part: LatePart, written: Option<Written>) {
+        match written {
+            Some(written) => {
+                let repo = written.claim.replica.repo;
+                if part.pending.remove(&repo)
+                    && let Some(behind) = self.behind.get_mut(&repo)
+                {
+                    *behind = behind.saturating_sub(1);
+                }
+                self.wrote(&written);
+                self.follow(part);
+            }
+            // The others have failed, or were not even asked.
+            None => self.progress.failed(part.pending),
+        }
+    }
+
+    fn follow(&mut self, mut part: LatePart) {
+        if part.late.is_empty() {
+            self.progress.failed(part.pending);
+            return;
+        }
+        self.late.push(Box::pin(async move {
+            let written = part.late.next().await;
+            (part, written)
+        }));
+    }
+
+    /// Those that are late with a part.
+    fn slow(&self) -> Vec<RepoKey> {
+        let is_late = |repo: &RepoKey| self.behind.get(repo).is_some_and(|behind| *behind > 0);
+        let going = self.progress.going().into_iter().map(|(repo, _)| repo);
+        going.filter(is_late).collect()
+    }
+
+    /// Whether so many keep up.
+    fn keep_up(&self, ack: usize) -> bool {
+        self.progress.going().len() - self.slow().len() >= ack
+    }
+
+    /// Gives up those that are late, for this file: what they are at goes on unobserved.
+    fn give_up(&mut self) {
+        let slow = self.slow();
+        let repos: Vec<String> = slow.iter().map(|repo| format!("repo{repo}")).collect();
+        let repositories = repos.join(", ");
+        tracing::warn!(
+            repositories,
+            "slower than the others, and given up for this file; it is owed"
+        );
+        self.progress.failed(slow);
+        self.late.clear();
+    }
+}
+
+/// Drives the writes of parts that come, each by `write`. Gives the damaged objects that were met in any case.
+async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
+    file: &FileWrite,
+    mut parts: mpsc::Receiver<PartToWrite>,
+    mut patience: Duration,
+    write: impl Fn(PartToWrite, Vec<(RepoKey, Generation)>) -> F,
+) -> (Writing, Result<(), Failure>) {
+    let mut writing = Writing::of(file);
+    let mut current = FuturesUnordered::new();
+    let (mut next, mut written) = (None, 0u16);
+    let outcome = loop {
+        let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
+        // The last one when all the others are there: a repository that has it has every part.
+        let is_under_way = !current.is_empty() || !writing.late.is_empty();
+        let waits = |part: &PartToWrite| is_full || (part.part.is_last() && is_under_way);
+        if let Some(part) = next.take_if(|part| !waits(part)) {
+            let targets = writing.progress.going();
+            current.push(write(part, targets));
+            continue;
+        }
+        let held_up_by_late = next.is_some() && current.is_empty() && writing.keep_up(file.ack);
+        let began = Instant::now();
+        tokio::select! {
+            part = parts.recv(), if next.is_none() && written < file.of => match part {
+                Some(part) => {
+                    written = part.part.number();
+                    next = Some(part);
+                }
+                None => break Err(cut_short(&file.name)),
+            },
+            Some(outcome) = current.next(), if !current.is_empty() => match outcome {
+                Ok(outcome) => writing.acknowledged(outcome),
+                Err(failure) => break Err(failure),
+            },
+            Some((late, end)) = writing.late.next(), if !writing.late.is_empty() => {
+                writing.settle(late, end);
+                if held_up_by_late {
+                    patience = patience.saturating_sub(began.elapsed());
+                }
+            }
+            () = tokio::time::sleep(patience), if held_up_by_late => {
+                patience = Duration::ZERO;
+                writing.give_up();
+            }
+            else => {}
+        }
+        if writing.progress.going().len() < file.ack {
+            break Err(too_few(file, writing.progress.going().len()));
+        }
+        let is_over = written == file.of && next.is_none() && current.is_empty();
+        if is_over && writing.progress.full().len() >= file.ack {
+            break Ok(());
+        }
+    };
+    drop(current);
+    (writing, outcome)
+}
+
+impl Repositories {
+    /// Writes the parts that come to all repositories of `file`, and returns when enough of them have every part
+    /// (invariant 1). The sender has checked each part, and sends the last one when all of the file was found good.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write). What was written stays, and is found again by the next try.
+    pub(crate) async fn write_file(
+        &self,
+        file: &FileWrite,
+        parts: mpsc::Receiver<PartToWrite>,
+    ) -> Result<FileWritten, Failure> {
+        let (writing, outcome) = drive(file, parts, PATIENCE, |part, targets| {
+            self.write_part(file, part, targets)
+        })
+        .await;
+        self.note_passed(&file.name, &writing.passed);
+        outcome.map(|()| FileWritten { writing })
+    }
+
+    async fn write_part(
+        &self,
+        file: &FileWrite,
+        part: PartToWrite,
+        targets: Vec<(RepoKey, Generation)>,
+    ) -> Result<WriteOutcome, Failure> {
+        let PartToWrite {
+            part,
+            payload,
+            held,
+            turn,
+        } = part;
+        let name = file.name.of_part(part);
+        let outcome = self.write(&name, &payload, &targets, file.ack, Some(held)).await;
+        drop(turn);
+        outcome
+    }
+
+    /// Remembers where a damaged part stands under a name of a file: all of the file is written under the next
+    /// generation then, by whoever sends it again.
+    fn note_passed(&self, name: &ObjectName, passed: &[(RepoKey, Generation)]) {
+        if passed.is_empty() {
+            return;
+        }
+        let mut known = self.passed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (repo, generation) in passed {
+            tracing::warn!(file = %name, %repo, "a damaged part stands under this name; the file is written beside it");
+            known.insert((name.clone(), *repo), *generation);
+        }
+        while known.len() > PASSED {
+            known.pop_first();
+        }
+    }
+
+    /// The generations to write a file under, above those where a damaged part was met.
+    pub(crate) fn beside_passed(&self, name: &ObjectName, targets: &mut [(RepoKey, Generation)]) {
+        let known = self.passed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (repo, generation) in targets {
+            if let Some(passed) = known.get(&(name.clone(), *repo)) {
+                *generation = (*generation).max(*passed);
+            }
+        }
+    }
+}
+
+fn cut_short(name: &ObjectName) -> Failure {
+    Failure::new(code::PROTOCOL, format!("{name} did not come to its end")).again()
+}
+
+fn too_few(file: &FileWrite, have: usize) -> Failure {
+    Failure::new(
+        code::ARCHIVE_TIMEOUT,
+        format!(
+            "{} can be durable in {have} of the {} repositories that must have it before it is acknowledged",
+            file.name, file.ack
+        ),
+    )
+    .because("the others did not take every part: the node's log says why")
+    .remedy("bring the repository back, or lower archive-ack; PostgreSQL keeps the WAL until then")
+    .again()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests;
