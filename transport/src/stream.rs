@@ -20,6 +20,9 @@ const PREFIX_LENGTH: usize = 4;
 /// At most this much is allocated ahead of the bytes that have arrived.
 const MAX_AHEAD: usize = 1024 * 1024;
 
+/// The same for a body: the largest chunk, or part of a WAL file. Whoever takes a body has bounded it.
+const BODY_AHEAD: usize = 8 * 1024 * 1024;
+
 /// Why one side gave a stream up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamCode(pub u32);
@@ -323,6 +326,9 @@ impl RecvHalf {
         if self.message_length.is_some() {
             return Err(StreamError::Misused("half a message"));
         }
+        // At once, since a buffer that grows is copied, and takes up to twice its length.
+        self.arrived
+            .reserve(wanted.saturating_sub(self.arrived.len()).min(BODY_AHEAD));
         if !self.fill(wanted, Patience::StallLimit).await? {
             return Err(StreamError::Ended);
         }

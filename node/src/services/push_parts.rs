@@ -155,7 +155,7 @@ impl Node {
         sender: mpsc::Sender<PartToWrite>,
     ) -> Result<Received, PushPartsError> {
         let push = incoming.push;
-        let turns = Arc::new(Semaphore::new(PARTS_AT_ONCE + 1));
+        let turns = Arc::new(Semaphore::new(PARTS_AT_ONCE));
         let mut inspector = Some(Inspector::new(incoming, plan, self.suite()));
         let mut payload_length = 0;
         for part in FilePart::all(incoming.of) {
