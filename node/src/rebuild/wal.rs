@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
-use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, ObjectRef, Refusal, Replica};
+use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, LogIndex, ObjectRef, Refusal, Replica};
 use pgmesh_storage::{ObjectPath, RepoKey, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -53,6 +53,7 @@ impl Rebuilding {
         archive: &FoundArchive,
     ) -> Result<u64, Failure> {
         let mut good = 0;
+        let checked_at = self.catalog.view().applied()?;
         let mut ranges = Ranges::new(database.cluster.segment_size);
         let mut batch = Vec::new();
         let folders = std::iter::once(None).chain(archive.folders.iter().map(Some));
@@ -97,7 +98,9 @@ impl Rebuilding {
                 batch.push(AdoptedFile { file, object, branches });
                 // A history that contradicts others is refused alone.
                 if batch.len() >= BATCH || matches!(file, WalFileName::History(_)) {
-                    good -= self.adopt_files(stanza, database, std::mem::take(&mut batch)).await?;
+                    good -= self
+                        .adopt_files(stanza, database, std::mem::take(&mut batch), checked_at)
+                        .await?;
                 }
             }
         }
@@ -109,7 +112,7 @@ impl Rebuilding {
                 branches: Vec::new(),
             });
         }
-        good -= self.adopt_files(stanza, database, batch).await?;
+        good -= self.adopt_files(stanza, database, batch, checked_at).await?;
         Ok(good)
     }
 
@@ -119,6 +122,7 @@ impl Rebuilding {
         stanza: &StanzaName,
         database: &RebuiltDatabase,
         files: Vec<AdoptedFile>,
+        checked_at: LogIndex,
     ) -> Result<u64, Failure> {
         let Some(first) = files.first().map(|file| file.file) else {
             return Ok(0);
@@ -127,6 +131,7 @@ impl Rebuilding {
             stanza: stanza.clone(),
             db: database.archive_id.db,
             files,
+            checked_at,
         };
         match self.catalog.propose(&self.actor, Command::Adopt(Box::new(adopt))).await {
             Ok(_) => Ok(0),
@@ -194,8 +199,8 @@ impl Unknown<'_> {
         };
         let (mut adopted, mut left_out) = (0, BTreeSet::new());
         loop {
-            let unknown = self.list(&left_out).await?;
-            let is_last = unknown.len() < LISTED_AT_ONCE;
+            let (unknown, checked_at) = self.list(&left_out).await?;
+            let mut is_last = unknown.len() < LISTED_AT_ONCE;
             for (file, copies) in grouped(unknown) {
                 let read = tokio::time::timeout(self.slot.io_timeout, reader.read(file, copies)).await;
                 let silent = || Failure::new(code::REPO_INVALID, format!("repo{repo} does not answer"));
@@ -214,8 +219,14 @@ impl Unknown<'_> {
                     // Read again below, it would never end.
                     left_out.insert(file);
                 }
-                match self.propose(AdoptedFile { file, object, branches }).await {
+                match self.propose(AdoptedFile { file, object, branches }, checked_at).await {
                     Ok(()) => adopted += 1,
+                    // Something of the stanza was deleted since: it is listed anew.
+                    Err(CatalogError::Refused(Refusal::Recheck { .. })) => {
+                        left_out.remove(&file);
+                        is_last = false;
+                        break;
+                    }
                     // It was pushed meanwhile, or contradicts a history that was.
                     Err(CatalogError::Refused(refusal)) => {
                         tracing::warn!(%repo, stanza = %self.stanza, %file, %refusal, "it lies in the archive, and is left out");
@@ -230,22 +241,25 @@ impl Unknown<'_> {
         }
     }
 
-    async fn propose(&self, file: AdoptedFile) -> Result<(), CatalogError> {
+    async fn propose(&self, file: AdoptedFile, checked_at: LogIndex) -> Result<(), CatalogError> {
         let adopt = Adopt::WalFiles {
             stanza: self.stanza.clone(),
             db: self.database.id,
             files: vec![file],
+            checked_at,
         };
         let command = Command::Adopt(Box::new(adopt));
         self.node.catalog.propose(self.node.actor(), command).await.map(drop)
     }
 
     /// Some objects of the archive of which the catalog does not know the content, and does not know that they are
-    /// useless.
-    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<Vec<ObjectPath>, Failure> {
+    /// useless; and the position of the catalog before they were listed.
+    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<(Vec<ObjectPath>, LogIndex), Failure> {
         let (repo, stanza, db) = (self.slot.key, self.stanza, self.database.id);
         let folder = format!("stanza/{stanza}/archive/{}", self.database.archive_id());
-        let view = self.node.catalog.view();
+        // Linearizable: whoever listed in an older view would be told to list anew for ever.
+        let view = self.node.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let checked_at = view.applied()?;
         let mut listed = self.repository.list(&folder);
         let mut unknown = Vec::new();
         while let Some(object) = listed.try_next().await.map_err(|error| unreadable(repo, &error))? {
@@ -281,7 +295,7 @@ impl Unknown<'_> {
                 break;
             }
         }
-        Ok(unknown)
+        Ok((unknown, checked_at))
     }
 }
 
