@@ -47,6 +47,9 @@ pub struct Node {
     pub(crate) asked_kept: AskedKept,
     /// Held while garbage is collected: one at a time.
     pub(crate) collecting: tokio::sync::Mutex<()>,
+    /// Held while a repository is looked through for unknown objects: one at a time, as each holds a filter of the names
+    /// of all known chunks.
+    pub(crate) finding_orphans: tokio::sync::Mutex<()>,
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.
     pub(crate) peer_budget: Budget,
@@ -122,6 +125,7 @@ impl Node {
             repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
             peer_budget: Budget::new(settings.buffer / 2),
+            finding_orphans: tokio::sync::Mutex::default(),
             committer: Committer::start(catalog.clone(), actor.clone()),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
             clients: ClientSessions::default(),

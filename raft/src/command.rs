@@ -594,6 +594,9 @@ pub enum Adopt {
         db: DbId,
         /// The files.
         files: Vec<AdoptedFile>,
+        /// The position of the catalog before the archive was listed. Refused with
+        /// [`Refusal::Recheck`](crate::Refusal::Recheck) when objects of the stanza may have been deleted since.
+        checked_at: LogIndex,
     },
     /// A backup whose chunks are all known.
     Backup {

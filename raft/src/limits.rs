@@ -87,6 +87,9 @@ pub const MACHINE: usize = 16;
 pub const ORPHANS: u64 = if cfg!(test) { 4 } else { 1 << 14 };
 /// The path of an object in a repository, in bytes: twice the longest that there is.
 pub const ORPHAN_PATH: usize = 512;
+/// How many damaged objects in a row under one name a write passes over before it gives a repository up: so many
+/// generations above the assigned one.
+pub const GENERATIONS_TRIED: u32 = 8;
 /// WAL files that one command forgets.
 pub const FORGOTTEN_FILES: usize = if cfg!(test) { 4 } else { 1000 };
 

@@ -175,11 +175,19 @@ fn a_push_and_a_get_of_the_largest_segment_are_small() {
     let file = forge.make(1);
     let pushed = timed("a push of 1 GiB", &node, || host.push(&file).ok());
     assert_below("archive-push of 1 GiB", pushed.peak_memory, LIMIT);
-    assert_below("the node after a push of 1 GiB", node.process().peak_memory(), NODE_LIMIT);
+    assert_below(
+        "the node after a push of 1 GiB",
+        node.process().peak_memory(),
+        NODE_LIMIT,
+    );
     node.process().reset_peak_memory();
     let fetched = forge.path("fetched");
     let got = timed("a get of 1 GiB", &node, || host.get(&forge.name(1), &fetched).ok());
     assert_below("archive-get of 1 GiB", got.peak_memory, LIMIT);
-    assert_below("the node after a get of 1 GiB", node.process().peak_memory(), NODE_LIMIT);
+    assert_below(
+        "the node after a get of 1 GiB",
+        node.process().peak_memory(),
+        NODE_LIMIT,
+    );
     assert!(std::fs::read(&fetched).is_ok_and(|content| content == forge.content(1)));
 }

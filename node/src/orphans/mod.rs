@@ -30,14 +30,15 @@ const LOOK: Duration = Duration::from_secs(60);
 const AGAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 impl Node {
-    /// Looks repositories through until the node stops. One that hangs holds up no other.
+    /// Looks repositories through until the node stops, one at a time. One that hangs holds the others up until its
+    /// request is given up.
     pub async fn keep_finding_orphans(self: Arc<Self>) {
         join_all(self.repositories.slots().map(|slot| self.keep_finding_orphans_in(slot))).await;
     }
 
     async fn keep_finding_orphans_in(&self, slot: &Slot) {
         let interval = self.settings.orphan_scan_interval;
-        let mut failed = 0_u32;
+        let (mut failed, mut has_more) = (0_u32, false);
         loop {
             let pause = AGAIN
                 .0
@@ -49,12 +50,12 @@ impl Node {
                     .catalog
                     .view()
                     .orphan_scan(slot.key)
-                    .is_ok_and(|scan| is_due(&scan, interval, now_unix()));
+                    .is_ok_and(|scan| has_more || is_due(&scan, interval, now_unix()));
             if !is_due {
                 continue;
             }
             match self.find_orphans(slot).await {
-                Ok(()) => failed = 0,
+                Ok(more) => (failed, has_more) = (0, more),
                 Err(failure) => {
                     failed = failed.saturating_add(1);
                     tracing::warn!(repo = %slot.key, error = %failure, "unknown objects of this repository are looked for later");
@@ -63,13 +64,15 @@ impl Node {
         }
     }
 
-    /// Looks one repository through, from where the last scan was left.
-    pub(crate) async fn find_orphans(&self, slot: &Slot) -> Result<(), Failure> {
+    /// Looks one repository through, from where the last scan was left. Whether there is more than was noted, so that the
+    /// next scan is to begin at once.
+    pub(crate) async fn find_orphans(&self, slot: &Slot) -> Result<bool, Failure> {
+        let _one = self.finding_orphans.lock().await;
         let Some(repository) = slot.repository() else {
-            return Ok(());
+            return Ok(false);
         };
         let Some(scan) = Scan::begin(self, slot, repository).await? else {
-            return Ok(());
+            return Ok(false);
         };
         scan.run().await
     }

@@ -41,6 +41,11 @@ impl Names {
         }
     }
 
+    /// None at all.
+    pub(super) fn none() -> Self {
+        Self::with_room(0, 0)
+    }
+
     /// Those of all chunks that the catalog knows in a repository: replicas, condemned ones with them, garbage, and what
     /// the repository keeps.
     pub(super) async fn read(view: &View, repository: &Repository, repo: RepoKey) -> Result<Self, Failure> {

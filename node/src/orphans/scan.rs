@@ -2,14 +2,18 @@
 
 use super::names::Names;
 use crate::failure::chain;
+use crate::garbage::never_deletes;
 use crate::repositories::{OpenRepository, Slot};
 use crate::services::unexpected;
 use crate::{Failure, Node, code, refs};
 use futures::StreamExt;
 use pgmesh_raft::command::{DiscardOrphans, NoteOrphans};
-use pgmesh_raft::{Command, GarbageKey, LogIndex, OrphanTally, PlacedIdentity, Reply, SessionId, SightedOrphan, View};
+use pgmesh_raft::{
+    Command, GarbageKey, LogIndex, OrphanTally, PlacedIdentity, Reply, SessionId, SightedOrphan, View, limits,
+};
 use pgmesh_storage::{Digest, Generation, Listed, ObjectPath, RepoKey, Repository};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The folders of chunks, one for each first byte of a name.
@@ -20,8 +24,8 @@ pub(super) const FOLDERS: u16 = CHUNK_FOLDERS + 1;
 const TELL_EVERY: u16 = 64;
 /// What was found and not told yet; few in tests, so that it is told in the midst of a folder there.
 const SUSPECTS: usize = if cfg!(test) { 3 } else { 4096 };
-/// Objects between two pauses: as many as one request lists.
-const PAGE: u32 = 1000;
+/// Objects that are judged at a time on a blocking thread, and between two pauses: as many as one request lists.
+const PAGE: usize = 1000;
 /// The pause: 20,000 objects a second at most.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What was found is held against names that are no older, where there are new ones to be had.
@@ -70,8 +74,14 @@ pub(super) struct Scan<'a> {
     rows: BTreeMap<String, SightedOrphan>,
     /// What of that was seen again in the folders of which it was not told.
     again: BTreeSet<String>,
-    names: Names,
+    names: Arc<Names>,
     suspects: Vec<Suspect>,
+    /// Whether the repository deletes anything at all: else unknown objects are counted only.
+    deletes: bool,
+    /// Something was unknown for which the table of what was seen had no room.
+    is_full: bool,
+    /// Something was noted or discarded.
+    has_progress: bool,
 }
 
 impl<'a> Scan<'a> {
@@ -90,6 +100,7 @@ impl<'a> Scan<'a> {
             Some(next) => (known.began, next, known.found),
             None => (view.applied()?, 0, OrphanTally::default()),
         };
+        let record = view.repository(slot.key)?;
         Ok(Some(Self {
             node,
             slot,
@@ -99,17 +110,21 @@ impl<'a> Scan<'a> {
             found,
             rows: view.orphans(slot.key).collect::<Result<_, _>>()?,
             again: BTreeSet::new(),
-            names: Names::read(&view, &repository, slot.key).await?,
+            names: Arc::new(Names::read(&view, &repository, slot.key).await?),
             suspects: Vec::new(),
+            deletes: slot.may_delete() && record.is_some_and(|record| !never_deletes(&record.definition)),
+            is_full: false,
+            has_progress: false,
             repository,
         }))
     }
 
-    pub(super) async fn run(mut self) -> Result<(), Failure> {
+    /// Whether the next scan is to begin at once.
+    pub(super) async fn run(mut self) -> Result<bool, Failure> {
         for number in self.from..FOLDERS {
             // It drains, another one is to do it, or the catalog is in doubt: it goes on here when that is over.
             if !self.node.scans(self.slot)? {
-                return Ok(());
+                return Ok(false);
             }
             self.list(number).await?;
             let done = number + 1;
@@ -125,26 +140,31 @@ impl<'a> Scan<'a> {
         if self.node.catalog.is_leader() {
             self.node.repair.wake();
         }
-        Ok(())
+        // Where nothing moves, another look is of no use.
+        Ok(self.is_full && self.has_progress)
     }
 
     async fn list(&mut self, number: u16) -> Result<(), Failure> {
         let mut objects = self.repository.list(&folder(number));
-        let mut listed = 0;
         loop {
-            let next = tokio::time::timeout(self.slot.io_timeout, objects.next()).await;
-            let next = next.map_err(|_| self.unreadable("it does not answer"))?;
-            let Some(object) = next.transpose().map_err(|error| self.unreadable(&chain(&error)))? else {
-                return Ok(());
-            };
-            self.judge(object)?;
+            let mut page = Vec::new();
+            while page.len() < PAGE {
+                let next = tokio::time::timeout(self.slot.io_timeout, objects.next()).await;
+                let next = next.map_err(|_| self.unreadable("it does not answer"))?;
+                match next.transpose().map_err(|error| self.unreadable(&chain(&error)))? {
+                    Some(object) => page.push(object),
+                    None => break,
+                }
+            }
+            let is_last = page.len() < PAGE;
+            self.look_at(page).await?;
             if self.suspects.len() >= SUSPECTS {
                 self.tell(number).await?;
             }
-            listed += 1;
-            if listed % PAGE == 0 {
-                tokio::time::sleep(PAUSE).await;
+            if is_last {
+                return Ok(());
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -152,39 +172,72 @@ impl<'a> Scan<'a> {
         Failure::new(code::REPO_INVALID, format!("repo{} cannot be listed", self.slot.key)).because(why)
     }
 
-    fn judge(&mut self, listed: Listed) -> Result<(), Failure> {
-        let Some(path) = ObjectPath::parse(&listed.path) else {
-            self.found.foreign += u64::from(!Repository::is_left_by_check(&listed.path));
-            return Ok(());
-        };
-        let is_known = match (&path, path.name()) {
-            (ObjectPath::Chunk { .. }, Some(name)) => self.names.may_have(name, path.generation()),
-            _ => is_known(&self.node.catalog.view(), &self.repository, self.slot.key, &path)?,
-        };
-        if !is_known {
+    /// Adds those of a page that the catalog does not know to the suspects.
+    async fn look_at(&mut self, page: Vec<Listed>) -> Result<(), Failure> {
+        let mut suspects = Vec::new();
+        for listed in page {
             let (text, bytes) = (listed.path, listed.length);
-            self.suspects.push(Suspect { path, text, bytes });
+            match ObjectPath::parse(&text) {
+                Some(path) => suspects.push(Suspect { path, text, bytes }),
+                None => self.found.foreign += u64::from(!Repository::is_left_by_check(&text)),
+            }
         }
+        let unknown = self.unknown(self.node.catalog.view(), suspects).await?;
+        self.suspects.extend(unknown);
         Ok(())
+    }
+
+    /// Those of the suspects that the catalog does not know in this view, and that it can have named.
+    async fn unknown(&mut self, view: View, mut suspects: Vec<Suspect>) -> Result<Vec<Suspect>, Failure> {
+        let (repository, repo, names) = (self.repository.clone(), self.slot.key, self.names.clone());
+        let judging = tokio::task::spawn_blocking(move || {
+            let mut foreign = 0;
+            let mut failed = None;
+            suspects.retain(|suspect| match judge(&view, &repository, repo, &names, &suspect.path) {
+                Ok(Judgement::Known) => false,
+                Ok(Judgement::Unknown) => true,
+                Ok(Judgement::Foreign) => {
+                    foreign += 1;
+                    false
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            });
+            failed.map_or(Ok((suspects, foreign)), Err)
+        });
+        let (suspects, foreign) = judging
+            .await
+            .map_err(|error| Failure::new(code::RUNTIME, "a walk over the catalog has ended").because(error))??;
+        self.found.foreign += foreign;
+        Ok(suspects)
     }
 
     /// Tells the catalog what was found in the folders up to this one: what is new, what was seen before and is unknown
     /// still, and what is not unknown any more.
     async fn tell(&mut self, done: u16) -> Result<(), Failure> {
-        let due = self.sift().await?;
+        let (mut sighted, due) = self.sift().await?;
         let mut gone: Vec<String> = Vec::new();
-        let (sighted, due) = due;
         self.discard(due, &mut gone).await?;
         for path in self.rows.keys() {
             let number = ObjectPath::parse(path).map_or(CHUNK_FOLDERS, |path| folder_of(&path));
             if (self.from..done).contains(&number) && !self.again.contains(path) {
                 gone.push(path.clone());
+                self.has_progress = true;
             }
         }
         while gone.len() > GONE {
             let some = gone.split_off(gone.len() - GONE);
             self.note(Some(self.from), Vec::new(), some).await?;
         }
+        // What is beyond would go through the log for nothing.
+        let waiting = self.node.catalog.view().orphan_scan(self.slot.key)?.waiting.objects;
+        let room = limits::ORPHANS
+            .saturating_sub(waiting)
+            .saturating_add(gone.len() as u64);
+        self.is_full |= cut(&mut sighted, room);
+        self.has_progress |= !sighted.is_empty();
         self.note((done < FOLDERS).then_some(done), sighted, gone).await?;
         self.again
             .retain(|path| ObjectPath::parse(path).is_some_and(|path| folder_of(&path) >= done));
@@ -195,22 +248,17 @@ impl<'a> Scan<'a> {
     /// What of the suspects is unknown still, as the catalog is now: what nobody has seen before, with its bytes, and
     /// what this is the second look at.
     async fn sift(&mut self) -> Result<(Vec<(String, u64)>, Vec<Suspect>), Failure> {
-        let mut suspects = std::mem::take(&mut self.suspects);
+        let suspects = std::mem::take(&mut self.suspects);
         let is_chunk = |suspect: &Suspect| matches!(suspect.path, ObjectPath::Chunk { .. });
         let view = self.node.catalog.view_linearizable().await.map_err(Failure::from)?;
         if suspects.iter().any(is_chunk) && self.names.age() >= FRESH {
-            self.names = Names::read(&view, &self.repository, self.slot.key).await?;
+            // One at a time: each may take much memory.
+            self.names = Arc::new(Names::none());
+            self.names = Arc::new(Names::read(&view, &self.repository, self.slot.key).await?);
         }
         let (mut sighted, mut due) = (Vec::new(), Vec::new());
         let lowest = view.era_floor()?;
-        for suspect in suspects.drain(..) {
-            let is_known = match suspect.path.name().filter(|_| is_chunk(&suspect)) {
-                Some(name) if self.names.may_have(name, suspect.path.generation()) => true,
-                _ => is_known(&view, &self.repository, self.slot.key, &suspect.path)?,
-            };
-            if is_known {
-                continue;
-            }
+        for suspect in self.unknown(view, suspects).await? {
             self.found.unknown.add(suspect.bytes);
             // Parts say nothing of the digest of the whole, by which garbage is named, unless all of them are there.
             if suspect.path.part().is_some() {
@@ -219,6 +267,9 @@ impl<'a> Scan<'a> {
             }
             if suspect.path.generation() < lowest {
                 self.found.earlier.add(suspect.bytes);
+                continue;
+            }
+            if !self.deletes {
                 continue;
             }
             match self.rows.get(&suspect.text) {
@@ -239,9 +290,23 @@ impl<'a> Scan<'a> {
         let mut orphans = Vec::new();
         for suspect in due {
             match self.digest_of(&suspect).await? {
-                Content::Is(digest) => orphans.extend(refs::orphan(&suspect.text, &suspect.path, digest)),
+                Content::Is(digest) => {
+                    let Some(orphan) = refs::orphan(&suspect.text, &suspect.path, digest) else {
+                        continue;
+                    };
+                    if self.node.catalog.view().may_be_assigned(&orphan.key(self.slot.key))? {
+                        orphans.push(orphan);
+                    } else {
+                        self.found.foreign += 1;
+                        gone.push(suspect.text);
+                    }
+                }
                 Content::Gone => gone.push(suspect.text),
-                Content::Damaged => self.found.unreadable += 1,
+                // It takes no room from others that can be discarded.
+                Content::Unreadable => {
+                    self.found.unreadable += 1;
+                    gone.push(suspect.text);
+                }
             }
         }
         for orphans in orphans.chunks(BATCH) {
@@ -254,6 +319,7 @@ impl<'a> Scan<'a> {
             match self.node.catalog.propose(self.node.actor(), command).await? {
                 Reply::Discarded { objects: 0, .. } => {}
                 Reply::Discarded { objects, bytes } => {
+                    self.has_progress = true;
                     tracing::info!(repo = %self.slot.key, objects, bytes, "objects that nobody knows are garbage now");
                 }
                 other => return Err(unexpected(&other)),
@@ -267,6 +333,9 @@ impl<'a> Scan<'a> {
         if let Some(digest) = self.repository.digest_in(&suspect.path) {
             return Ok(Content::Is(digest));
         }
+        // Before anything is held that others may wait for.
+        self.node.pace.wait(self.slot.key, suspect.bytes).await;
+        let _held = self.node.budget.hold(suspect.bytes.saturating_mul(2)).await;
         let path = suspect.text.clone();
         let read = self
             .slot
@@ -275,8 +344,19 @@ impl<'a> Scan<'a> {
             Ok((name, _)) => Ok(Content::Is(name.digest())),
             Err(error) => match error.condemns() {
                 Some(true) => Ok(Content::Gone),
-                Some(false) => Ok(Content::Damaged),
-                None => Err(self.unreadable(&chain(&error))),
+                Some(false) => Ok(Content::Unreadable),
+                // One bad sector does not end all scans. A repository that does not answer at all is looked through later.
+                None => match self
+                    .slot
+                    .read(|repository| async move { repository.probe().await })
+                    .await
+                {
+                    Ok(()) => {
+                        tracing::warn!(repo = %self.slot.key, path = suspect.text, error = %chain(&error), "an unknown object cannot be read");
+                        Ok(Content::Unreadable)
+                    }
+                    Err(silent) => Err(self.unreadable(&chain(&silent))),
+                },
             },
         }
     }
@@ -305,36 +385,106 @@ impl<'a> Scan<'a> {
 enum Content {
     Is(Digest),
     Gone,
-    Damaged,
+    Unreadable,
 }
 
-/// Whether the catalog knows an object of which only the path is known. Of a chunk whose name does not tell the digest it
-/// cannot be said: `false`.
-fn is_known(view: &View, repository: &Repository, repo: RepoKey, path: &ObjectPath) -> Result<bool, Failure> {
+/// What the catalog says of an object of which only the path is known.
+enum Judgement {
+    Known,
+    Unknown,
+    /// Of a generation that this catalog has never assigned.
+    Foreign,
+}
+
+/// Of a chunk whose name does not tell the digest, `names` alone say whether it is known.
+fn judge(
+    view: &View,
+    repository: &Repository,
+    repo: RepoKey,
+    names: &Names,
+    path: &ObjectPath,
+) -> Result<Judgement, Failure> {
+    let generation: Generation = path.generation();
     let Some(stored) = path.name() else {
         // The repository's own: identity, keys, marks.
-        return Ok(true);
+        return Ok(Judgement::Known);
     };
+    let is_chunk = matches!(path, ObjectPath::Chunk { .. });
+    if is_chunk && names.may_have(stored, generation) {
+        return Ok(Judgement::Known);
+    }
     let told = repository.digest_in(path);
-    if told.is_none() && matches!(path, ObjectPath::Chunk { .. }) {
-        return Ok(false);
+    if told.is_none() && is_chunk {
+        // What was assigned to it is looked at when it was read.
+        let may_be = (generation.0 as usize) < limits::LOSS_GENERATIONS;
+        return Ok(if may_be { Judgement::Unknown } else { Judgement::Foreign });
     }
     let Some(name) = path.object_name(told.unwrap_or(NO_DIGEST)) else {
-        return Ok(true);
+        return Ok(Judgement::Known);
     };
     let object = refs::object_ref(&name);
     let known = view
         .object(&object)?
         .filter(|known| repository.stored_name(known.digest) == stored);
     let digest = told.or(known.map(|known| known.digest)).unwrap_or(NO_DIGEST);
-    let generation: Generation = path.generation();
     let name = GarbageKey {
         object,
         repo,
         generation,
     };
-    Ok(view.knows(&name, digest)?)
+    Ok(if view.knows(&name, digest)? {
+        Judgement::Known
+    } else if view.may_be_assigned(&name)? {
+        Judgement::Unknown
+    } else {
+        Judgement::Foreign
+    })
 }
 
 /// Stands for the digest of another content than the known one.
 const NO_DIGEST: Digest = Digest([0; 32]);
+
+/// Keeps only so many; says whether there were more.
+fn cut(sighted: &mut Vec<(String, u64)>, room: u64) -> bool {
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
+    let is_more = sighted.len() > room;
+    sighted.truncate(room);
+    is_more
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
+
+    #[test]
+    fn no_more_is_sent_than_there_is_room_for() {
+        let seen = |count: u64| -> Vec<(String, u64)> { (0..count).map(|number| (number.to_string(), 1)).collect() };
+        let (mut three, mut two) = (seen(3), seen(2));
+        assert!(cut(&mut three, 2) && !cut(&mut two, 2));
+        assert_eq!((&three, &two), (&seen(2), &seen(2)));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_object_that_cannot_be_read_does_not_end_the_scan() {
+        let site = TestNode::start_encrypted(SessionTimes::default()).await;
+        let slot = site.node.own_slot(RepoKey::new(1).unwrap()).unwrap().clone();
+        let scan = Scan::begin(&site.node, &slot, slot.repository().unwrap()).await;
+        let scan = scan.unwrap().unwrap();
+        let text = format!("chunk/00/{}", "0".repeat(64));
+        let path = ObjectPath::parse(&text).unwrap();
+        let suspect = Suspect { path, text, bytes: 10 };
+        let file = site.repository().join(&suspect.text);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // Links to itself: neither missing nor damaged.
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        assert!(matches!(scan.digest_of(&suspect).await, Ok(Content::Unreadable)));
+        // Nothing of the repository answers.
+        let away = site.repository().with_extension("away");
+        std::fs::rename(site.repository(), &away).unwrap();
+        std::fs::write(site.repository(), "").unwrap();
+        assert!(scan.digest_of(&suspect).await.is_err());
+    }
+}

@@ -154,8 +154,20 @@ async fn orphans_in_an_encrypted_repository_are_read_to_know_what_they_are() {
     assert_eq!(scan(&site).await.waiting.objects, 2);
     std::fs::remove_file(path_of(&site, vanished, 0)).unwrap();
     let after = scan(&site).await;
-    assert_eq!((after.waiting.objects, after.ended.unwrap().found.unreadable), (1, 1));
+    assert_eq!(
+        (after.waiting.objects, after.ended.unwrap().found.unreadable),
+        (0, 1),
+        "it takes no room"
+    );
     assert!(path.exists());
+    // Only when it was read is it known what has been assigned.
+    leave(&site, &[22; 500], 50, ObjectName::Chunk).await;
+    assert_eq!(scan(&site).await.ended.unwrap().found.foreign, 1);
+    let read = scan(&site).await;
+    assert_eq!(
+        (read.ended.unwrap().found.foreign, read.discarded),
+        (2, after.discarded)
+    );
 }
 
 /// Which file the parts of an upload belong to can be told only if all are there: they are counted, and stay.
@@ -268,6 +280,97 @@ async fn what_an_earlier_era_has_named_is_counted_and_takes_no_room() {
     );
     let after = scan(&site).await;
     assert_eq!((after.discarded.objects, after.waiting.objects), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_assigned_is_foreign() {
+    let site = TestNode::start(SessionTimes::default()).await;
+    with_a_backup(&site).await;
+    for (number, generation) in [(7, 8), (8, 9), (9, u32::MAX)] {
+        leave(&site, &[number; 500], generation, ObjectName::Chunk).await;
+    }
+    let seen = scan(&site).await;
+    let found = seen.ended.unwrap().found;
+    assert_eq!((found.unknown.objects, found.foreign, seen.waiting.objects), (1, 2, 1));
+    let encrypted = TestNode::start_encrypted(SessionTimes::default()).await;
+    leave(&encrypted, &[9; 500], u32::MAX, ObjectName::Chunk).await;
+    let found = scan(&encrypted).await.ended.unwrap().found;
+    assert_eq!((found.unknown.objects, found.foreign), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_there_is_no_room_the_next_scan_begins_at_once() {
+    let site = TestNode::start(SessionTimes::default()).await;
+    with_a_backup(&site).await;
+    let identity = slot(&site).repository().unwrap().claimed_as().clone();
+    let began = site.node.catalog.view().applied().unwrap();
+    // All of the last folder of chunks, and all of it vanished.
+    let mut paths = (0..pgmesh_raft::limits::ORPHANS).map(|number| (format!("chunk/ff/ff{number:062x}"), 1));
+    loop {
+        let sighted: Vec<_> = paths.by_ref().take(4096).collect();
+        if sighted.is_empty() {
+            break;
+        }
+        site.propose(Command::NoteOrphans(Box::new(NoteOrphans {
+            repo: repo(),
+            identity: identity.clone(),
+            began,
+            next: None,
+            found: OrphanTally::default(),
+            sighted,
+            gone: Vec::new(),
+        })))
+        .await;
+    }
+    let mut number = 0_u8;
+    while leave(&site, &[number; 500], 0, ObjectName::Chunk).await.as_bytes()[0] >= 64 {
+        number += 1;
+    }
+    let look = async || site.node.find_orphans(&slot(&site)).await.unwrap();
+    assert!(look().await, "there was no room, and there is now");
+    let waiting = || site.node.catalog.view().orphan_scan(repo()).unwrap().waiting.objects;
+    // Those in the folders that came after the last one had room.
+    assert!(waiting() <= u64::from(number));
+    assert!(!look().await, "there is room for all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_deleted_nothing_is_proposed() {
+    let site = TestNode::start(SessionTimes::default()).await;
+    with_a_backup(&site).await;
+    leave(&site, &[7; 500], 0, ObjectName::Chunk).await;
+    slot(&site).set_may_delete(false);
+    for _ in 0..2 {
+        let seen = scan(&site).await;
+        assert_eq!(
+            (seen.ended.unwrap().found.unknown.objects, seen.waiting.objects),
+            (1, 0)
+        );
+    }
+    slot(&site).set_may_delete(true);
+    for number in [8, 9] {
+        leave(&site, &[number; 500], 0, ObjectName::Chunk).await;
+    }
+    scan(&site).await;
+    assert_eq!(scan(&site).await.discarded.objects, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_scan_at_a_time_and_its_reads_are_part_of_the_budget() {
+    let site = TestNode::start_encrypted(SessionTimes::default()).await;
+    leave(&site, &[7; 500], 0, ObjectName::Chunk).await;
+    let other = site.node.finding_orphans.lock().await;
+    let waits = tokio::time::timeout(Duration::from_millis(500), scan(&site)).await;
+    assert!(waits.is_err(), "another one is under way");
+    drop(other);
+    scan(&site).await;
+    let held = site.node.budget.hold(u64::MAX).await;
+    let reads = async {
+        site.wait("it to ask for memory", |_| held.is_wanted()).await;
+        drop(held);
+    };
+    let (seen, ()) = tokio::join!(scan(&site), reads);
+    assert_eq!(seen.discarded.objects, 1);
 }
 
 #[test]

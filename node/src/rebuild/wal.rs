@@ -18,7 +18,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
-use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, ObjectRef, Refusal, Replica};
+use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, LogIndex, ObjectRef, Refusal, Replica};
 use pgmesh_storage::{ObjectPath, RepoKey, StanzaName, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,6 +47,7 @@ impl Rebuilding {
         archive: &FoundArchive,
     ) -> Result<u64, Failure> {
         let mut good = 0;
+        let checked_at = self.catalog.view().applied()?;
         let mut ranges = Ranges::new(database.cluster.segment_size);
         let mut batch = Vec::new();
         let folders = std::iter::once(None).chain(archive.folders.iter().map(Some));
@@ -96,7 +97,9 @@ impl Rebuilding {
                 batch.push(AdoptedFile { file, object, branches });
                 // A history that contradicts others is refused alone.
                 if batch.len() >= BATCH || matches!(file, WalFileName::History(_)) {
-                    good -= self.adopt_files(stanza, database, std::mem::take(&mut batch)).await?;
+                    good -= self
+                        .adopt_files(stanza, database, std::mem::take(&mut batch), checked_at)
+                        .await?;
                 }
             }
         }
@@ -108,7 +111,7 @@ impl Rebuilding {
                 branches: Vec::new(),
             });
         }
-        good -= self.adopt_files(stanza, database, batch).await?;
+        good -= self.adopt_files(stanza, database, batch, checked_at).await?;
         Ok(good)
     }
 
@@ -118,6 +121,7 @@ impl Rebuilding {
         stanza: &StanzaName,
         database: &RebuiltDatabase,
         files: Vec<AdoptedFile>,
+        checked_at: LogIndex,
     ) -> Result<u64, Failure> {
         let Some(first) = files.first().map(|file| file.file) else {
             return Ok(0);
@@ -126,6 +130,7 @@ impl Rebuilding {
             stanza: stanza.clone(),
             db: database.archive_id.db,
             files,
+            checked_at,
         };
         match self.catalog.propose(&self.actor, Command::Adopt(Box::new(adopt))).await {
             Ok(_) => Ok(0),
@@ -177,6 +182,15 @@ struct Unknown<'a> {
     tolerate: bool,
 }
 
+/// Some of what the catalog does not know.
+struct Unlisted {
+    files: BTreeMap<WalFileName, Listed>,
+    /// There was no more.
+    is_last: bool,
+    /// The position of the catalog before they were listed.
+    checked_at: LogIndex,
+}
+
 impl Unknown<'_> {
     async fn adopt(&self) -> Result<u64, Failure> {
         let (repo, database) = (self.slot.key, self.database);
@@ -193,8 +207,12 @@ impl Unknown<'_> {
         };
         let (mut adopted, mut left_out) = (0, BTreeSet::new());
         loop {
-            let (unknown, is_last) = self.list(&left_out).await?;
-            for (file, copies) in judged(unknown) {
+            let Unlisted {
+                files,
+                mut is_last,
+                checked_at,
+            } = self.list(&left_out).await?;
+            for (file, copies) in judged(files) {
                 let patience = self.slot.io_timeout * objects_of(&copies);
                 let read = tokio::time::timeout(patience, reader.read(file, copies)).await;
                 let silent = || Failure::new(code::REPO_INVALID, format!("repo{repo} does not answer"));
@@ -218,8 +236,14 @@ impl Unknown<'_> {
                     // Read again below, it would never end.
                     left_out.insert(file);
                 }
-                match self.propose(AdoptedFile { file, object, branches }).await {
+                match self.propose(AdoptedFile { file, object, branches }, checked_at).await {
                     Ok(()) => adopted += 1,
+                    // Something of the stanza was deleted since: it is listed anew.
+                    Err(CatalogError::Refused(Refusal::Recheck { .. })) => {
+                        left_out.remove(&file);
+                        is_last = false;
+                        break;
+                    }
                     // It was pushed meanwhile, or contradicts a history that was.
                     Err(CatalogError::Refused(refusal)) => {
                         tracing::warn!(%repo, stanza = %self.stanza, %file, %refusal, "it lies in the archive, and is left out");
@@ -234,11 +258,12 @@ impl Unknown<'_> {
         }
     }
 
-    async fn propose(&self, file: AdoptedFile) -> Result<(), CatalogError> {
+    async fn propose(&self, file: AdoptedFile, checked_at: LogIndex) -> Result<(), CatalogError> {
         let adopt = Adopt::WalFiles {
             stanza: self.stanza.clone(),
             db: self.database.id,
             files: vec![file],
+            checked_at,
         };
         let command = Command::Adopt(Box::new(adopt));
         self.node.catalog.propose(self.node.actor(), command).await.map(drop)
@@ -246,10 +271,12 @@ impl Unknown<'_> {
 
     /// Some objects of the archive of which the catalog does not know the content, and does not know that they are
     /// useless.
-    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<(BTreeMap<WalFileName, Listed>, bool), Failure> {
+    async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<Unlisted, Failure> {
         let (repo, stanza, db) = (self.slot.key, self.stanza, self.database.id);
         let folder = format!("stanza/{stanza}/archive/{}", self.database.archive_id());
-        let view = self.node.catalog.view();
+        // Linearizable: whoever listed in an older view would be told to list anew for ever.
+        let view = self.node.catalog.view_linearizable().await.map_err(Failure::from)?;
+        let checked_at = view.applied()?;
         let mut listed = self.repository.list(&folder);
         let (mut unknown, mut is_last) = (BTreeMap::<WalFileName, Listed>::new(), true);
         while let Some(object) = listed.try_next().await.map_err(|error| unreadable(repo, &error))? {
@@ -288,7 +315,11 @@ impl Unknown<'_> {
             }
             unknown.entry(file).or_default().add(path);
         }
-        Ok((unknown, is_last))
+        Ok(Unlisted {
+            files: unknown,
+            is_last,
+            checked_at,
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use super::slot::{Slot, SlotError};
 use super::ways::Way;
 use crate::budget::Held;
 use crate::{Failure, code};
+use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
 use std::collections::BTreeMap;
@@ -20,9 +21,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-
-/// How many damaged objects in a row under one name are passed over before a repository is given up.
-const GENERATIONS_TRIED: u32 = 8;
 
 /// When those that seemed well have not acknowledged for this long, those that were put aside are tried as well.
 const ASIDE_AFTER: Duration = Duration::from_secs(2);

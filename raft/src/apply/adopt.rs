@@ -22,7 +22,12 @@ use crate::table::Table;
 pub(super) fn adopt<B: Base>(step: &mut Step<'_, '_, B>, adopt: Adopt) -> Outcome {
     match adopt {
         Adopt::Stanza { stanza, databases } => stanza_with(step, stanza, databases),
-        Adopt::WalFiles { stanza, db, files } => wal_files(step, &stanza, db, files),
+        Adopt::WalFiles {
+            stanza,
+            db,
+            files,
+            checked_at,
+        } => wal_files(step, &stanza, db, files, checked_at),
         Adopt::Backup {
             stanza,
             label,
@@ -70,8 +75,18 @@ fn stanza_with<B: Base>(step: &mut Step<'_, '_, B>, name: StanzaName, given: Vec
     Ok(Reply::Done)
 }
 
-fn wal_files<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, files: Vec<AdoptedFile>) -> Outcome {
+fn wal_files<B: Base>(
+    step: &mut Step<'_, '_, B>,
+    name: &StanzaName,
+    db: DbId,
+    files: Vec<AdoptedFile>,
+    checked_at: LogIndex,
+) -> Outcome {
     let mut owner = stanza::need(step, name)?;
+    // Invariant 1: what was listed before may be deleted and forgotten by now.
+    if checked_at < owner.since {
+        return Err(Refusal::Recheck { since: owner.since }.into());
+    }
     if owner.database(db).is_none() {
         return Err(Refusal::UnknownStanza(name.clone()).into());
     }
@@ -197,8 +212,14 @@ mod tests {
     }
 
     fn files(world: &mut World, db: u32, files: Vec<AdoptedFile>) -> Result<Reply, Refusal> {
-        let (stanza, db) = (stanza(), DbId(db));
-        adopt(world, Adopt::WalFiles { stanza, db, files })
+        let (stanza, db, checked_at) = (stanza(), DbId(db), world.applied());
+        let adopted = Adopt::WalFiles {
+            stanza,
+            db,
+            files,
+            checked_at,
+        };
+        adopt(world, adopted)
     }
 
     fn segment(timeline: u32, number: u32) -> WalFileName {

@@ -488,6 +488,7 @@ fn command() -> impl Strategy<Value = Command> {
                 stanza: stanza(),
                 db: DbId(1),
                 files: vec![file],
+                checked_at: LogIndex(1 << 40),
             }))
         }),
     ]

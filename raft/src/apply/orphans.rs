@@ -61,6 +61,15 @@ pub(crate) fn is_known<B: Base>(base: &B, name: &GarbageKey, digest: Digest) -> 
     }))
 }
 
+/// Whether this catalog can have assigned a name. A file of any other generation was written by nobody of this mesh. If it
+/// became garbage, its generation would be taken as the lowest of new names, and there is none above the last.
+pub(crate) fn may_be_assigned<B: Base>(base: &B, name: &GarbageKey) -> Result<bool, ReadError> {
+    let held = find(base, &name.object)?.map(|found| found.object.replicas);
+    let free = names::free_generation(base, &name.object, &held.unwrap_or_default())?;
+    let highest = free.0.saturating_add(limits::GENERATIONS_TRIED);
+    Ok(name.generation.0 <= highest && (name.generation.0 as usize) < limits::LOSS_GENERATIONS)
+}
+
 /// The scan of a repository of which every object that the catalog knows is a replica or a debt. Refused while that is
 /// not so: what is there would be taken for unknown.
 fn scan_of<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, identity: &PlacedIdentity) -> Outcome<OrphanScan> {
@@ -140,7 +149,10 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
             continue;
         };
         let name = orphan.key(repo);
-        if orphan.generation < lowest || is_known(step.txn, &name, orphan.digest)? {
+        // What stays takes no room from others.
+        forget(step, &mut scan, row)?;
+        if orphan.generation < lowest || is_known(step.txn, &name, orphan.digest)? || !may_be_assigned(step.txn, &name)?
+        {
             continue;
         }
         let garbage = Garbage {
@@ -151,7 +163,6 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
             plain_length: 0,
         };
         step.txn.put(Table::Garbage, key::garbage(&name), &garbage);
-        forget(step, &mut scan, row)?;
         scan.discarded.add(sighted.bytes);
         if let ObjectRef::Segment { stanza, .. } = orphan.object {
             stanzas.insert(stanza);
@@ -172,8 +183,8 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
             "repo{repo}: {objects} objects that nobody knows are deleted, {bytes} bytes: {first}{}",
             if objects > 1 { ", …" } else { "" }
         ));
-        put_scan(step, repo, &scan);
     }
+    put_scan(step, repo, &scan);
     Ok(Reply::Discarded { objects, bytes })
 }
 

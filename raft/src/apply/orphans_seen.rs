@@ -207,6 +207,7 @@ fn of_what_is_known_by_name_alone_every_content_stays() {
         stanza: stanza(),
         db: DbId(1),
         files: vec![file],
+        checked_at: world.applied(),
     };
     world.run(Command::Adopt(Box::new(files))).unwrap();
     stays(&mut world, &orphan);
@@ -322,6 +323,99 @@ fn what_an_earlier_era_may_have_named_stays() {
     see(&mut world, &chunk(1, 1000));
     assert_eq!(discarded(&mut world, &chunk(1, 1000)), 1);
     assert_eq!(world.view().era_floor().unwrap(), Generation(1000));
+}
+
+/// Whoever wrote it is none of this mesh, and no name is left above it.
+#[test]
+fn a_generation_that_was_never_assigned_stays_and_raises_nothing() {
+    let mut world = World::with_stanza();
+    let (floor, tried) = (world.view().floor().unwrap().0, crate::limits::GENERATIONS_TRIED);
+    stays(&mut world, &chunk(1, u32::MAX));
+    stays(&mut world, &chunk(1, floor + tried + 1));
+    see(&mut world, &chunk(1, floor + tried));
+    assert_eq!(discarded(&mut world, &chunk(1, floor + tried)), 1);
+    collect(&mut world);
+    assert_eq!(world.view().floor().unwrap(), Generation(floor + tried + 1));
+    // Beside a replica of a higher generation than the floor.
+    let mut push = push_segment(1, 1, 1);
+    push.object.claims = vec![claim(replica(1, 30)), claim(replica(2, 30))];
+    world.push(push).unwrap();
+    stays(&mut world, &segment(1, 1, 31 + tried + 1));
+    see(&mut world, &segment(1, 1, 31 + tried));
+    assert_eq!(discarded(&mut world, &segment(1, 1, 31 + tried)), 1);
+    // The last one of all, even where the floor has come near.
+    let generation = Generation((1 << 31) - 1);
+    let begin = Command::BeginEra {
+        era: 1,
+        branch: 7,
+        floor: generation,
+        last_number: 0,
+        compare: BTreeSet::new(),
+        reason: "test".to_owned(),
+    };
+    world.run(begin).unwrap();
+    stays(&mut world, &chunk(2, 1 << 31));
+}
+
+/// What the lost part of the catalog has named is below the floor that giving it up raises.
+#[test]
+fn what_a_lost_part_of_the_catalog_may_have_named_stays_when_the_loss_is_accepted() {
+    let mut world = World::with_stanza();
+    let loss = crate::model::CatalogLoss {
+        repo: repo(1),
+        position: LogIndex(5000),
+        written: 1,
+        found_at: LogIndex(1),
+        floor: Generation(40),
+        era: 0,
+        branch: 0,
+        told_by: None,
+        node: "n1".parse().unwrap(),
+    };
+    world.run(Command::ReportLoss(loss)).unwrap();
+    let accept = Command::AcceptLoss {
+        position: LogIndex(5000),
+        branch: 7,
+    };
+    world.run(accept).unwrap();
+    for number in [1, 2] {
+        let (repo, era, all) = (repo(number), 1, true);
+        world.run(Command::Compared { repo, era, all }).unwrap();
+    }
+    let floor = world.view().floor().unwrap();
+    assert!(floor > Generation(5040));
+    assert_eq!(world.view().era_floor().unwrap(), floor);
+    stays(&mut world, &chunk(1, 3));
+    stays(&mut world, &chunk(1, floor.0 - 1));
+    see(&mut world, &chunk(1, floor.0));
+    assert_eq!(discarded(&mut world, &chunk(1, floor.0)), 1);
+}
+
+/// A node that listed the archive long ago: the file may be deleted and forgotten by now.
+#[test]
+fn invariant_1_wal_that_was_listed_before_it_was_deleted_is_not_adopted() {
+    let mut world = World::with_stanza();
+    let orphan = segment(1, 1, 0);
+    let adopt = |checked_at| {
+        Command::Adopt(Box::new(crate::command::Adopt::WalFiles {
+            stanza: stanza(),
+            db: DbId(1),
+            files: vec![crate::command::AdoptedFile {
+                file: WalFileName::Segment(segment_name(1, 1)),
+                object: super::scenario::claimed(1, 16 << 20, &[replica(2, 0)]),
+                branches: Vec::new(),
+            }],
+            checked_at,
+        }))
+    };
+    let listed = world.applied();
+    see(&mut world, &orphan);
+    assert_eq!(discarded(&mut world, &orphan), 1);
+    let since = world.applied();
+    assert_eq!(world.run(adopt(listed)), Err(Refusal::Recheck { since }));
+    collect(&mut world);
+    assert_eq!(world.run(adopt(listed)), Err(Refusal::Recheck { since }));
+    assert_eq!(world.view().object(&orphan.object).unwrap(), None);
 }
 
 #[test]

@@ -16,6 +16,11 @@ impl<B: Base> View<B> {
         orphans::is_known(&self.base, name, digest)
     }
 
+    /// Whether this catalog can have assigned a name, as far as its generation tells.
+    pub fn may_be_assigned(&self, name: &GarbageKey) -> Result<bool, ReadError> {
+        orphans::may_be_assigned(&self.base, name)
+    }
+
     /// No name below was assigned in this era of the catalog.
     pub fn era_floor(&self) -> Result<Generation, ReadError> {
         orphans::era_floor(&self.base)
