@@ -7,15 +7,13 @@ use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
-use crate::protocol::{
-    BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply,
-};
+use crate::protocol::{CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply};
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::{LogIndex, SessionId};
-use pgmesh_storage::parts_of;
+use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -124,7 +122,7 @@ impl Served {
                     return self.push_parts(push, stream).await;
                 }
                 let held = self.hold_copies(push.payload).await;
-                let body = body(stream, push.payload, BODY_LIMIT).await?;
+                let body = body(stream, push.payload, LARGEST_SINGLE_OBJECT).await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
