@@ -140,7 +140,7 @@ impl Served {
             }
             Request::GetSegment(get) => {
                 let _held = node.budget.hold(SEGMENT_READ).await;
-                match node.get_segment(get).await {
+                match self.node.get_segment(get).await {
                     Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
                     Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
                     Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
