@@ -5,7 +5,7 @@
 use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
 use crate::{Failure, code};
 use pgmesh_raft::limits;
-use pgmesh_storage::{MAX_FILE_LENGTH, ObjectKind, RepoKey, parts_of};
+use pgmesh_storage::{FilePart, MAX_FILE_LENGTH, ObjectKind, ObjectName, Portion, RepoKey, parts_of};
 use std::collections::BTreeMap;
 
 /// A certificate signing request, in bytes.
@@ -79,13 +79,20 @@ pub fn check(request: &Request) -> Result<(), Failure> {
         Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
         Request::CommitBackup(r) => plaintext(ObjectKind::Manifest, &r.manifest),
         Request::StoreObject(r) => {
+            portion(&r.object)?;
             plaintext(r.object.kind(), &r.payload)?;
             list("repositories to write to", r.targets.len(), REPOSITORIES)?;
             let mut uuids = r.targets.iter().map(|target| &target.uuid);
             uuids.try_for_each(|uuid| text("the identifier of a repository", uuid, limits::NAME))
         }
-        Request::ReadObject(r) => text("the identifier of a repository", &r.uuid, limits::NAME),
-        Request::DeleteObject(r) => text("the identifier of a repository", &r.uuid, limits::NAME),
+        Request::ReadObject(r) => {
+            portion(&r.object)?;
+            text("the identifier of a repository", &r.uuid, limits::NAME)
+        }
+        Request::DeleteObject(r) => {
+            portion(&r.object)?;
+            text("the identifier of a repository", &r.uuid, limits::NAME)
+        }
         Request::Hello
         | Request::ResumeSession(_)
         | Request::KeepSession { .. }
@@ -115,13 +122,44 @@ pub fn check(request: &Request) -> Result<(), Failure> {
 fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
     let most = kind.max_plain_length();
     if payload.plain_length <= most {
-        return Ok(());
+        return body(payload);
     }
     let what = format!(
         "a {kind} of {} bytes is too large: {most} is the most",
         payload.plain_length
     );
     Err(Failure::new(code::OPTION_INVALID, what))
+}
+
+/// No body is longer than its plaintext, which is kept as it is where compressing does not make it smaller.
+fn body(payload: &PayloadHead) -> Result<(), Failure> {
+    let PayloadHead {
+        length, plain_length, ..
+    } = *payload;
+    if length <= plain_length {
+        return Ok(());
+    }
+    let what = format!("{length} bytes are announced for {plain_length} bytes of plaintext");
+    Err(Failure::new(code::PROTOCOL, what).because("nothing is longer compressed than it is"))
+}
+
+/// No name means a part that no file has.
+fn portion(object: &ObjectName) -> Result<(), Failure> {
+    let ObjectName::Segment { portion, .. } = object else {
+        return Ok(());
+    };
+    let (number, of) = match portion {
+        Portion::Whole => return Ok(()),
+        Portion::AllParts(of) => (1, *of),
+        Portion::Part(part) => (part.number(), part.of()),
+    };
+    match FilePart::new(number, of) {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(
+            code::PROTOCOL,
+            format!("no file has a part {number} of {of}"),
+        )),
+    }
 }
 
 /// A file that lies in parts has bodies for these alone.
@@ -133,11 +171,14 @@ fn pushed_file(payload: &PayloadHead) -> Result<(), Failure> {
         )));
     }
     let is_bodiless = payload.length == 0;
-    if parts_of(payload.plain_length).is_some() && !is_bodiless {
-        let what = format!("a WAL file of {} bytes comes in parts", payload.plain_length);
-        return Err(Failure::new(code::PROTOCOL, what));
+    match parts_of(payload.plain_length) {
+        None => body(payload),
+        Some(_) if is_bodiless => Ok(()),
+        Some(_) => {
+            let what = format!("a WAL file of {} bytes comes in parts", payload.plain_length);
+            Err(Failure::new(code::PROTOCOL, what))
+        }
     }
-    Ok(())
 }
 
 /// Refuses annotations that no backup may have: before it is taken, not when it is done.
@@ -198,8 +239,10 @@ fn too_large(what: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{AnnotateBackup, CommitBackup, CreateInvite, GetChunk, PutChunk, SetStopped, StoreObject};
-    use pgmesh_storage::{Codec, Digest, ObjectName};
+    use crate::protocol::{
+        AnnotateBackup, CommitBackup, CreateInvite, DeleteObject, GetChunk, PutChunk, SetStopped, StoreObject,
+    };
+    use pgmesh_storage::{Codec, Digest, Generation};
 
     fn refused(request: &Request) -> String {
         let failure = check(request).unwrap_err();
@@ -239,6 +282,62 @@ mod tests {
             targets: Vec::new(),
         });
         refused(&store);
+    }
+
+    /// A body takes memory while it comes, however short what it claims to hold.
+    #[test]
+    fn no_body_is_longer_than_its_plaintext() {
+        let payload = |plain_length, length| PayloadHead {
+            digest: Digest([0; 32]),
+            codec: Codec::Zst,
+            plain_length,
+            length,
+        };
+        let push = |plain_length, length| {
+            let mut push = crate::testing::push_of("000000010000000000000001", b"");
+            push.payload = payload(plain_length, length);
+            Request::PushSegment(push)
+        };
+        let store = |plain_length, length| {
+            Request::StoreObject(StoreObject {
+                object: ObjectName::Chunk(Digest([0; 32])),
+                payload: payload(plain_length, length),
+                targets: Vec::new(),
+            })
+        };
+        for (plain_length, length) in [(1, 64 << 20), (0, 1), ((16 << 20) - 1, 16 << 20)] {
+            assert_eq!(check(&push(plain_length, length)).unwrap_err().code, code::PROTOCOL);
+        }
+        check(&push(16 << 20, 16 << 20)).unwrap();
+        check(&push(64 << 20, 0)).unwrap();
+        assert_eq!(check(&store(7, 8)).unwrap_err().code, code::PROTOCOL);
+        check(&store(8, 8)).unwrap();
+    }
+
+    #[test]
+    fn no_name_means_a_part_that_no_file_has() {
+        let delete = |portion| {
+            Request::DeleteObject(DeleteObject {
+                repo: RepoKey::new(1).unwrap(),
+                uuid: String::new(),
+                object: ObjectName::Segment {
+                    stanza: "main".parse().unwrap(),
+                    archive_id: "15-1".parse().unwrap(),
+                    file: "000000010000000000000001".parse().unwrap(),
+                    digest: Digest([7; 32]),
+                    portion,
+                },
+                generation: Generation::FIRST,
+                term: 1,
+            })
+        };
+        for portion in [Portion::AllParts(0), Portion::AllParts(2), Portion::AllParts(u16::MAX)] {
+            assert_eq!(check(&delete(portion)).unwrap_err().code, code::PROTOCOL);
+        }
+        let last = Portion::Part(FilePart::new(128, 128).unwrap());
+        for portion in [Portion::Whole, Portion::AllParts(3), last] {
+            check(&delete(portion)).unwrap();
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::mesh_file::MeshFile;
 use crate::pace::Pace;
 use crate::repair::Repair;
 use crate::repositories::Repositories;
-use crate::services::Mapping;
+use crate::services::{Doubts, Mapping};
 use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::stuck::Refused;
@@ -58,6 +58,7 @@ pub struct Node {
     pub(crate) mesh: MeshFile,
     pub(crate) started: Instant,
     pub(crate) refused: Refused,
+    pub(crate) doubts: Doubts,
     pub(crate) identity: RwLock<Identity>,
     actor: String,
 }
@@ -141,6 +142,7 @@ impl Node {
             identity: RwLock::new(identity),
             started: Instant::now(),
             refused: Refused::default(),
+            doubts: Doubts::default(),
             links,
             settings,
             layout,

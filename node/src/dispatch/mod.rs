@@ -7,15 +7,13 @@ use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
-use crate::protocol::{
-    BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply,
-};
+use crate::protocol::{CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply};
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_raft::{LogIndex, SessionId};
-use pgmesh_storage::parts_of;
+use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -124,7 +122,7 @@ impl Served {
                     return self.push_parts(push, stream).await;
                 }
                 let held = self.hold_copies(push.payload).await;
-                let body = body(stream, push.payload, BODY_LIMIT).await?;
+                let body = body(stream, push.payload, LARGEST_SINGLE_OBJECT).await?;
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
@@ -142,7 +140,7 @@ impl Served {
             }
             Request::GetSegment(get) => {
                 let _held = node.budget.hold(SEGMENT_READ).await;
-                match node.get_segment(get).await {
+                match self.node.get_segment(get).await {
                     Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
                     Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
                     Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,

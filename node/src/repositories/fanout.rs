@@ -25,6 +25,20 @@ use tokio::task::JoinSet;
 /// When those that seemed well have not acknowledged for this long, those that were put aside are tried as well.
 const ASIDE_AFTER: Duration = Duration::from_secs(2);
 
+/// How often it is asked whether a repository takes more by now.
+const ADMITTED: Duration = Duration::from_millis(50);
+/// So long a write at most waits for that after the answer.
+const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is done with repositories that take nothing more at present: put aside, or with as much under way as may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// They are passed over, and owe the object.
+    PassOver,
+    /// They are waited for: they have what came before.
+    Wait,
+}
+
 /// One repository that has the object durably.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
@@ -166,6 +180,27 @@ async fn unless_silent<T>(
     }
 }
 
+/// Waits until a repository takes more. Not for ever: before the answer it may be needed all the same, and behind it
+/// nobody may be listening any more.
+async fn is_admitted(
+    admits: impl Fn() -> bool,
+    is_given_up: impl Fn() -> bool,
+    answered: &AtomicBool,
+    (before, behind): (Duration, Duration),
+) -> bool {
+    let began = tokio::time::Instant::now();
+    while !admits() {
+        let is_answered = answered.load(Ordering::Relaxed);
+        match began.elapsed() {
+            _ if is_given_up() => return false,
+            waited if is_answered && waited >= behind => return false,
+            waited if !is_answered && waited >= before => return true,
+            _ => tokio::time::sleep(ADMITTED).await,
+        }
+    }
+    true
+}
+
 impl Start<'_> {
     fn places(&mut self, places: Vec<(Place, Generation)>) {
         let mut there: BTreeMap<NodeName, Vec<(Arc<RemoteSlot>, Generation)>> = BTreeMap::new();
@@ -192,6 +227,33 @@ impl Start<'_> {
                 drop(held);
             });
         }
+    }
+
+    /// Writes to a repository when it takes more; at once where enough others have not come to an end by then. Whoever
+    /// asked may give it up meanwhile.
+    fn when_admitted(&mut self, place: Place, generation: Generation) {
+        self.under_way += 1;
+        let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
+        let (ends, answered) = (self.ends.clone(), self.answered.clone());
+        self.tasks.spawn(async move {
+            let bytes = payload.bytes.len() as u64;
+            let admits = || place.admits_write(bytes);
+            let limits = (ASIDE_AFTER, ADMITTED_WITHIN);
+            if !is_admitted(admits, || ends.is_closed(), &answered, limits).await {
+                tracing::warn!(repo = %place.key(), "it took nothing more for long; the object is owed");
+                return;
+            }
+            let is_well = || !is_wanted(held.as_ref()) || !place.can_be_silent() || place.watch().admits();
+            let write = place.put(&object, generation, &payload);
+            let result = unless_silent(LOOK, &answered, is_well, write).await;
+            drop((payload, held));
+            match result {
+                Some(result) => drop(ends.send((place.key(), result))),
+                None => {
+                    tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
+                }
+            }
+        });
     }
 
     fn here(&mut self, slot: Arc<Slot>, generation: Generation) {
@@ -230,25 +292,32 @@ impl Repositories {
         ack: usize,
         held: Option<Arc<Held>>,
     ) -> Result<WriteOutcome, Failure> {
+        self.write_to(object, payload, targets, (ack, Admission::PassOver), held)
+            .await
+    }
+
+    /// As [`write`](Self::write), and says what is done with repositories that take nothing more at present.
+    pub(super) async fn write_to(
+        &self,
+        object: &ObjectName,
+        payload: &Payload,
+        targets: &[(RepoKey, Generation)],
+        (ack, admission): (usize, Admission),
+        held: Option<Arc<Held>>,
+    ) -> Result<WriteOutcome, Failure> {
         let bytes = payload.bytes.len() as u64;
-        let mut reasons = Vec::new();
-        let (mut chosen, mut aside) = (Vec::new(), Vec::new());
-        for (key, generation) in targets {
-            if self.takes_nothing(*key) {
-                reasons.push(format!(
-                    "repo{key} is being replaced or removed, and takes nothing at present"
-                ));
-                continue;
-            }
-            match self.place(*key) {
-                Err(why) => reasons.push(why),
-                Ok(place) if place.admits_write(bytes) => chosen.push((place, *generation)),
-                Ok(place) => aside.push((place, *generation)),
-            }
-        }
+        let Chosen {
+            mut chosen,
+            mut aside,
+            mut reasons,
+        } = self.choose(targets, bytes);
         if chosen.len() < ack {
             chosen.append(&mut aside);
         }
+        let waiting = match admission {
+            Admission::PassOver => Vec::new(),
+            Admission::Wait => std::mem::take(&mut aside),
+        };
         let (sender, mut ends) = mpsc::unbounded_channel();
         self.gather(&mut chosen, bytes);
         // Which ways to a shared repository were taken, and the generation that is written there.
@@ -264,7 +333,11 @@ impl Repositories {
             answered: Arc::default(),
         };
         tried.add(&chosen);
+        tried.add(&waiting);
         start.places(chosen);
+        for (place, generation) in waiting {
+            start.when_admitted(place, generation);
+        }
         let mut durable: Vec<Written> = Vec::new();
         while durable.len() < ack {
             if start.under_way == 0 {
@@ -333,7 +406,34 @@ impl Repositories {
     }
 }
 
+/// Where a write goes.
+struct Chosen {
+    chosen: Vec<(Place, Generation)>,
+    /// Those that take nothing more at present.
+    aside: Vec<(Place, Generation)>,
+    /// Why the others get nothing.
+    reasons: Vec<String>,
+}
+
 impl Repositories {
+    fn choose(&self, targets: &[(RepoKey, Generation)], bytes: u64) -> Chosen {
+        let (mut chosen, mut aside, mut reasons) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, generation) in targets {
+            if self.takes_nothing(*key) {
+                reasons.push(format!(
+                    "repo{key} is being replaced or removed, and takes nothing at present"
+                ));
+                continue;
+            }
+            match self.place(*key) {
+                Err(why) => reasons.push(why),
+                Ok(place) if place.admits_write(bytes) => chosen.push((place, *generation)),
+                Ok(place) => aside.push((place, *generation)),
+            }
+        }
+        Chosen { chosen, aside, reasons }
+    }
+
     /// Whether the catalog counts no replica in a repository at present: what is written there would be waited for in
     /// vain.
     fn takes_nothing(&self, key: RepoKey) -> bool {
@@ -447,5 +547,18 @@ mod tests {
         assert!(late.await.is_err());
         assert_eq!(unless_silent(look, &answered, || false, never()).await, None);
         assert_eq!(unless_silent(look, &answered, || false, async { 7 }).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_takes_no_more_is_waited_for_but_not_for_ever() {
+        let (yes, no) = (|| true, || false);
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(600));
+        let answered = AtomicBool::new(false);
+        assert!(is_admitted(yes, no, &answered, (long, long)).await);
+        // It may be needed.
+        assert!(is_admitted(no, no, &answered, (short, long)).await);
+        answered.store(true, Ordering::Relaxed);
+        assert!(!is_admitted(no, no, &answered, (long, short)).await);
+        assert!(!is_admitted(no, yes, &answered, (long, long)).await);
     }
 }

@@ -11,7 +11,7 @@
 //! up for this file, if enough others go on: it owes the file, and the repair copies it.
 
 use super::Repositories;
-use super::fanout::{Late, WriteOutcome, Written};
+use super::fanout::{Admission, Late, WriteOutcome, Written};
 use crate::budget::Held;
 use crate::{Failure, code};
 use futures::StreamExt;
@@ -21,7 +21,7 @@ use pgmesh_raft::Claim;
 use pgmesh_storage::{FilePart, Generation, ObjectName, Payload, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -31,6 +31,8 @@ use tokio::time::Instant;
 pub(crate) const PARTS_AT_ONCE: usize = 2;
 /// So long, in sum, the parts of one file wait for repositories that are slower than those that acknowledge.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is asked whether the memory that they hold is wanted.
+const LOOK: Duration = Duration::from_millis(100);
 /// Files of which it is remembered that a damaged part lies under a name of theirs.
 const PASSED: usize = 256;
 
@@ -91,6 +93,8 @@ impl FileWritten {
 /// Repositories that are still writing a part.
 struct LatePart {
     late: Late,
+    /// What they hold of the memory budget.
+    held: Weak<Held>,
     pending: BTreeSet<RepoKey>,
 }
 
@@ -158,6 +162,8 @@ impl Progress {
 struct Writing {
     progress: Progress,
     late: FuturesUnordered<BoxFuture<'static, (LatePart, Option<Written>)>>,
+    /// What the late ones hold, or have held, of the memory budget.
+    held: Vec<Weak<Held>>,
     /// How many parts each repository is late with.
     behind: BTreeMap<RepoKey, u16>,
     passed: Vec<(RepoKey, Generation)>,
@@ -168,6 +174,7 @@ impl Writing {
         Self {
             progress: Progress::of(file),
             late: FuturesUnordered::new(),
+            held: Vec::new(),
             behind: BTreeMap::new(),
             passed: Vec::new(),
         }
@@ -178,7 +185,7 @@ impl Writing {
     }
 
     /// Enough have a part.
-    fn acknowledged(&mut self, outcome: WriteOutcome) {
+    fn acknowledged(&mut self, outcome: WriteOutcome, held: Weak<Held>) {
         for written in &outcome.durable {
             self.wrote(written);
         }
@@ -188,6 +195,7 @@ impl Writing {
         }
         self.follow(LatePart {
             late: outcome.late,
+            held,
             pending,
         });
     }
@@ -215,6 +223,7 @@ impl Writing {
             self.progress.failed(part.pending);
             return;
         }
+        self.held.push(part.held.clone());
         self.late.push(Box::pin(async move {
             let written = part.late.next().await;
             (part, written)
@@ -226,6 +235,13 @@ impl Writing {
         let is_late = |repo: &RepoKey| self.behind.get(repo).is_some_and(|behind| *behind > 0);
         let going = self.progress.going().into_iter().map(|(repo, _)| repo);
         going.filter(is_late).collect()
+    }
+
+    /// Whether somebody waits for memory that the late ones hold: the next part may.
+    fn hold_what_is_wanted(&mut self) -> bool {
+        self.held.retain(|held| held.strong_count() > 0);
+        let mut held = self.held.iter().filter_map(Weak::upgrade);
+        held.any(|held| held.is_wanted())
     }
 
     /// Whether so many keep up.
@@ -261,13 +277,23 @@ async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
         let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
         // The last one when all the others are there: a repository that has it has every part.
         let is_under_way = !current.is_empty() || !writing.late.is_empty();
-        let waits = |part: &PartToWrite| is_full || (part.part.is_last() && is_under_way);
+        // The second one when the first has shown who takes part.
+        let is_first_open = written == 2 && !current.is_empty();
+        let waits = |part: &PartToWrite| is_full || is_first_open || (part.part.is_last() && is_under_way);
         if let Some(part) = next.take_if(|part| !waits(part)) {
-            let targets = writing.progress.going();
-            current.push(write(part, targets));
+            let (targets, held) = (writing.progress.going(), Arc::downgrade(&part.held));
+            let writes = write(part, targets);
+            current.push(async move { Ok::<_, Failure>((writes.await?, held)) });
             continue;
         }
-        let held_up_by_late = next.is_some() && current.is_empty() && writing.keep_up(file.ack);
+        let waits_for_late = current.is_empty() && !writing.late.is_empty();
+        let is_held_up =
+            waits_for_late && (next.is_some() || writing.hold_what_is_wanted()) && writing.keep_up(file.ack);
+        if is_held_up && patience.is_zero() {
+            writing.give_up();
+            continue;
+        }
+        let look = if is_held_up { patience.min(LOOK) } else { LOOK };
         let began = Instant::now();
         tokio::select! {
             part = parts.recv(), if next.is_none() && written < file.of => match part {
@@ -278,20 +304,15 @@ async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
                 None => break Err(cut_short(&file.name)),
             },
             Some(outcome) = current.next(), if !current.is_empty() => match outcome {
-                Ok(outcome) => writing.acknowledged(outcome),
+                Ok((outcome, held)) => writing.acknowledged(outcome, held),
                 Err(failure) => break Err(failure),
             },
-            Some((late, end)) = writing.late.next(), if !writing.late.is_empty() => {
-                writing.settle(late, end);
-                if held_up_by_late {
-                    patience = patience.saturating_sub(began.elapsed());
-                }
-            }
-            () = tokio::time::sleep(patience), if held_up_by_late => {
-                patience = Duration::ZERO;
-                writing.give_up();
-            }
+            Some((late, end)) = writing.late.next(), if !writing.late.is_empty() => writing.settle(late, end),
+            () = tokio::time::sleep(look), if waits_for_late => {}
             else => {}
+        }
+        if is_held_up {
+            patience = patience.saturating_sub(began.elapsed());
         }
         if writing.progress.going().len() < file.ack {
             break Err(too_few(file, writing.progress.going().len()));
@@ -337,7 +358,14 @@ impl Repositories {
             turn,
         } = part;
         let name = file.name.of_part(part);
-        let outcome = self.write(&name, &payload, &targets, file.ack, Some(held)).await;
+        // The first part says who takes part. To be passed over for one moment later would put a repository out for all
+        // of the file.
+        let admission = match part.number() {
+            1 => Admission::PassOver,
+            _ => Admission::Wait,
+        };
+        let how = (file.ack, admission);
+        let outcome = self.write_to(&name, &payload, &targets, how, Some(held)).await;
         drop(turn);
         outcome
     }

@@ -55,6 +55,15 @@ impl Place {
         self.admits() && self.watch().admits_write(bytes)
     }
 
+    /// Whether a write there that is not answered can be given up: a thread that writes to a disk cannot be called
+    /// back, nor what it holds.
+    pub fn can_be_silent(&self) -> bool {
+        match self {
+            Self::Here(slot) => slot.settings.is_shared(),
+            Self::There(_) => true,
+        }
+    }
+
     /// Where it stands among replicas; lower is better.
     pub fn rank(&self) -> (bool, u32, Duration) {
         let (aside, failures, expected) = self.watch().rank();

@@ -195,7 +195,8 @@ fn comparison(
 /// left (invariant 3).
 pub(super) struct Condition {
     pub(super) comparison: Comparison,
-    shared: u64,
+    /// So many bytes must be alike.
+    pub(super) shared: u64,
     known: Digest,
 }
 

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use pgmesh_postgres::{WalFileName, WalHole};
 use pgmesh_raft::{Database, ObjectRef, Refusal, StanzaRecord, View};
 use pgmesh_storage::{FilePart, RepoKey, StanzaName};
+use std::sync::Arc;
 
 impl Node {
     /// Reads one WAL file, or says where its parts are. "Never archived" is the answer of a linearizable read
     /// (invariant 7).
-    pub(crate) async fn get_segment(&self, get: GetSegment) -> Result<Got, Failure> {
+    pub(crate) async fn get_segment(self: &Arc<Self>, get: GetSegment) -> Result<Got, Failure> {
         let file: WalFileName = get.file.parse().map_err(|error| {
             Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", get.file)).because(error)
         })?;
@@ -70,7 +71,7 @@ impl Node {
         let avoid: Vec<RepoKey> = get.avoid.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
         if let Some(of) = known.parts() {
             let doubted: Vec<RepoKey> = get.doubted.iter().filter_map(|repo| RepoKey::new(*repo).ok()).collect();
-            self.doubt(&object, &known, &doubted).await;
+            let avoid = self.beside_doubted(&object, &known, avoid, doubted).await;
             // Without those that were found to be bad.
             let known = refs::known(&self.catalog.view(), &object)?.unwrap_or(known);
             let file = PartedFile {
@@ -87,6 +88,32 @@ impl Node {
             repo: source.repo.get(),
         };
         Ok(Got::Whole(reply, source.payload.bytes))
+    }
+
+    /// Has the doubted copies of a file looked at; those to avoid meanwhile. Waits for it where no other is there.
+    async fn beside_doubted(
+        self: &Arc<Self>,
+        object: &ObjectRef,
+        known: &refs::Known,
+        mut avoid: Vec<RepoKey>,
+        doubted: Vec<RepoKey>,
+    ) -> Vec<RepoKey> {
+        if doubted.is_empty() {
+            return avoid;
+        }
+        let doubt = self.doubt_once(object, known, &doubted);
+        avoid.extend(doubted);
+        let is_another = |repo: &RepoKey| {
+            let place = self.repositories.place(*repo);
+            !avoid.contains(repo) && place.is_ok_and(|place| place.admits())
+        };
+        let mut repos = known.replicas.iter().map(|replica| replica.repo);
+        if let Some(doubt) = doubt
+            && !repos.any(|repo| is_another(&repo))
+        {
+            doubt.wait().await;
+        }
+        avoid
     }
 
     /// Reads one part of a file; the next is read while it is sent.

@@ -7,6 +7,7 @@ mod backup;
 mod change_maps;
 mod choosing;
 mod comparison;
+mod doubts;
 mod foreign;
 mod forget_wal;
 mod get_segment;
@@ -33,6 +34,7 @@ pub(crate) use archive::{branches_of, claimed_object, current_database, joined, 
 pub(crate) use backup::backup_record;
 pub(crate) use change_maps::{MapSource, Mapping};
 pub(crate) use choosing::clusters_of;
+pub(crate) use doubts::Doubts;
 pub(crate) use get_segment::{Got, PartedFile};
 pub(crate) use push_parts::PushPartsError;
 pub(crate) use whole::{Again, Checked, LookedUp, Patience, Thin, Whole, look_again};

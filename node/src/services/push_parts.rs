@@ -68,6 +68,8 @@ struct Incoming<'p> {
 /// What all parts were found to be.
 struct Received {
     payload_length: u64,
+    /// So many bytes are as those of the archived file that it was compared with; none where it was compared with none.
+    same: Option<u64>,
     map: Option<SegmentMap>,
 }
 
@@ -188,6 +190,7 @@ impl Node {
         }
         Ok(Received {
             payload_length,
+            same: condition.map(|condition| condition.comparison.same()),
             map: inspector.and_then(Inspector::into_map),
         })
     }
@@ -238,7 +241,7 @@ impl Node {
             let content = Content::InParts(push.payload.digest);
             match self.plan_again(push, &incoming.file, content).await? {
                 Planned::Already(pushed) => return Ok((pushed, plan)),
-                Planned::Write(next) if fits(&plan, &next, &claims) => plan = next,
+                Planned::Write(next) if fits(&plan, &next, received.same, &claims) => plan = next,
                 Planned::Write(_) => break,
             }
         }
@@ -272,7 +275,7 @@ impl Node {
 }
 
 /// Whether what was written for one plan is what another asks for.
-fn fits(written: &Plan, next: &Plan, claims: &[Claim]) -> bool {
+fn fits(written: &Plan, next: &Plan, same: Option<u64>, claims: &[Claim]) -> bool {
     // A condition was looked at for the file that was compared with.
     let is_same_file = written.filed.file == next.filed.file
         && match (&written.filed.aside, &next.filed.aside) {
@@ -280,12 +283,15 @@ fn fits(written: &Plan, next: &Plan, claims: &[Claim]) -> bool {
             (None, None) => true,
             _ => false,
         };
+    // Up to where it must be alike now: a history that was archived meanwhile may have moved that.
+    let condition = next.filed.condition.as_ref();
+    let is_alike = condition.is_none_or(|condition| same.is_some_and(|same| same >= condition.shared));
     let is_wanted = |claim: &&Claim| {
         let replica = claim.replica;
         let mut targets = next.targets.iter();
         targets.any(|(repo, generation)| *repo == replica.repo && *generation <= replica.generation)
     };
-    is_same_file && claims.iter().filter(is_wanted).count() >= next.wanted
+    is_same_file && is_alike && claims.iter().filter(is_wanted).count() >= next.wanted
 }
 
 fn kept_changing(push: &PushSegment) -> Failure {

@@ -231,8 +231,10 @@ impl Verification<'_> {
                 continue;
             }
             let part = ObjectPath::parse(&listed.path).and_then(|path| Some((path.part()?, path)));
-            if let Some((part, path)) = &part {
-                sets.add(path, *part);
+            if let Some((part, path)) = &part
+                && let Some(file) = sets.add(path, *part)
+            {
+                self.unreferenced_file(view, repo, repository, file).await?;
             }
             self.summary.objects += 1;
             self.summary.bytes += listed.length;

@@ -8,8 +8,11 @@ use crate::error::{Damage, StoreError};
 use crate::names::Generation;
 use crate::object::{FilePart, ObjectKind, ObjectName, ObjectPath, StoredName};
 
-/// Objects that are looked for or deleted at once.
+/// Objects that are looked for at once.
 const AT_ONCE: usize = 16;
+/// Parts of one file that are deleted at once, so that a deletion that was cut leaves what an upload does that was cut:
+/// see [`PartsSeen::is_cut`](crate::object::PartsSeen::is_cut).
+const DELETED_AT_ONCE: usize = 2;
 
 /// A file that was read to its end and is what its name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +72,23 @@ impl Repository {
     /// Deletes an object, or all parts of a file. One that is not there counts as deleted, so a deletion that was cut
     /// is repeated.
     ///
+    /// The parts go from the last one down, and nothing of a file whose last part stays: what a deletion leaves that was
+    /// cut is the beginning of a file, which nobody takes for one that has lost a part.
+    ///
     /// # Errors
-    /// As the store answers; the others are deleted all the same.
+    /// As the store answers; what comes before that part stays then.
     pub async fn delete(&self, name: &ObjectName, generation: Generation) -> Result<(), StoreError> {
-        let deletions = name.objects().into_iter().map(|object| async move {
+        let delete = |object| async move {
             let path = self.path_of(&object, generation).to_string();
             self.delete_path(&path).await
-        });
-        let deleted: Vec<_> = stream::iter(deletions).buffer_unordered(AT_ONCE).collect().await;
-        deleted.into_iter().collect()
+        };
+        let mut objects = name.objects();
+        if let Some(last) = objects.pop() {
+            delete(last).await?;
+        }
+        // In their order: none is begun while more than one behind it is still there.
+        let deletions = stream::iter(objects.into_iter().rev().map(delete));
+        deletions.buffered(DELETED_AT_ONCE).try_collect().await
     }
 
     /// Reads and checks what lies at a path that a listing gave. A part of a file is checked by its tag and length: see

@@ -147,8 +147,7 @@ pub const OPTIONS: &[OptionSpec] = &[
     .default("160MiB")
     .about(
         "What does not fit waits. The node's memory is this, half as much again for what other nodes ask of its \
-                repositories, and about 100MiB; a single larger WAL segment is \
-                let through alone.",
+                repositories, and about 100MiB. WAL segments above 16MiB take it for some parts of 8MiB at a time.",
         "node-buffer=160MiB",
     ),
     new(

@@ -49,7 +49,13 @@ enum Does {
 type Asked = Arc<Mutex<Vec<(u16, Vec<u16>)>>>;
 
 /// Writes a part to those that `does` tells of, and acknowledges when one has it.
-async fn play(part: u16, targets: Vec<(RepoKey, Generation)>, does: impl Fn(u16, u16) -> Does) -> WriteOutcome {
+async fn play(part: PartToWrite, targets: Vec<(RepoKey, Generation)>, does: impl Fn(u16, u16) -> Does) -> WriteOutcome {
+    let PartToWrite { part, held, turn, .. } = part;
+    let part = part.number();
+    // The next part may come first.
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
     let (sender, ends) = mpsc::unbounded_channel();
     let (mut durable, mut owed, mut under_way) = (Vec::new(), Vec::new(), 0);
     for (key, generation) in &targets {
@@ -61,14 +67,17 @@ async fn play(part: u16, targets: Vec<(RepoKey, Generation)>, does: impl Fn(u16,
                 owed.push(*key);
                 under_way += 1;
                 let (sender, end, key) = (sender.clone(), written(key.get(), generation.0, "here"), *key);
+                let held = held.clone();
                 drop::<JoinHandle<()>>(tokio::spawn(async move {
                     tokio::time::sleep(after).await;
+                    drop(held);
                     let end: Result<Written, SlotError> = Ok(end);
                     drop(sender.send((key, end)));
                 }));
             }
         }
     }
+    drop(turn);
     WriteOutcome {
         durable,
         owed,
@@ -79,6 +88,15 @@ async fn play(part: u16, targets: Vec<(RepoKey, Generation)>, does: impl Fn(u16,
 
 /// Writes a file; what was asked of whom, and how long it took.
 async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Result<(), Failure>, Asked, Duration) {
+    run_with(Budget::new(1 << 20), ack, does).await
+}
+
+/// Each part takes one unit of the budget.
+async fn run_with(
+    budget: Budget,
+    ack: usize,
+    does: impl Fn(u16, u16) -> Does + Copy,
+) -> (Writing, Result<(), Failure>, Asked, Duration) {
     let file = FileWrite {
         name: ObjectName::Segment {
             stanza: "main".parse().unwrap(),
@@ -93,7 +111,7 @@ async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Re
     };
     let (sender, parts) = mpsc::channel(1);
     drop::<JoinHandle<()>>(tokio::spawn(async move {
-        let (budget, turns) = (Budget::new(1 << 20), Arc::new(Semaphore::new(PARTS_AT_ONCE + 1)));
+        let turns = Arc::new(Semaphore::new(PARTS_AT_ONCE + 1));
         for part in FilePart::all(PARTS) {
             let write = PartToWrite {
                 part,
@@ -110,7 +128,7 @@ async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Re
     let (writing, outcome) = drive(&file, parts, SHORT, |part, targets| {
         let repos = targets.iter().map(|(key, _)| key.get()).collect();
         asked.lock().unwrap().push((part.part.number(), repos));
-        async move { Ok(play(part.part.number(), targets, does).await) }
+        async move { Ok(play(part, targets, does).await) }
     })
     .await;
     (writing, outcome, asked, began.elapsed())
@@ -173,6 +191,31 @@ async fn one_that_is_much_slower_is_given_up_for_the_file() {
     assert!(took >= SHORT && took < Duration::from_secs(20), "{took:?}");
     assert_eq!(asked.lock().unwrap().last().unwrap().1, [1]);
     assert!(FileWritten { writing }.next().await.is_none());
+}
+
+#[tokio::test]
+async fn one_that_holds_the_memory_of_the_next_part_is_given_up() {
+    let does = |repo, _| match repo {
+        2 => Does::Late(2 * SHORT),
+        _ => Does::Well,
+    };
+    let (writing, outcome, asked, took) = run_with(Budget::new(1), 1, does).await;
+    outcome.unwrap();
+    assert_eq!(full(&writing), [1]);
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked[1], (2, vec![1]), "it is waited for once, not with every part");
+    assert!(took < u32::from(PARTS) * 2 * SHORT, "{took:?}");
+}
+
+#[tokio::test]
+async fn the_first_part_says_who_takes_part() {
+    let does = |repo, part| match (repo, part) {
+        (2, 1) => Does::Fail,
+        _ => Does::Well,
+    };
+    let (_, outcome, asked, _) = run(1, does).await;
+    outcome.unwrap();
+    assert_eq!(asked.lock().unwrap().clone()[1], (2, vec![1]));
 }
 
 #[tokio::test]

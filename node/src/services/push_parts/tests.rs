@@ -13,6 +13,8 @@ use pgmesh_transport::Stream;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
+mod edges;
+
 const SIZE: u32 = 32 << 20;
 const PARTS: u16 = 4;
 /// The plaintext of a part.
@@ -473,6 +475,11 @@ async fn a_deletion_takes_every_part_however_often_it_is_cut() {
     // It was cut after some of them.
     std::fs::remove_file(&files[0]).unwrap();
     std::fs::remove_file(&files[2]).unwrap();
+    delete_all(&archive).await.unwrap();
+    assert!(archive.files(1).is_empty());
+}
+
+async fn delete_all(archive: &Archive) -> Result<(), crate::protocol::RemoteError> {
     let node = &archive.site.node;
     let known = refs::known(&node.catalog.view(), &object()).unwrap().unwrap();
     let repo = RepoKey::new(1).unwrap();
@@ -483,8 +490,7 @@ async fn a_deletion_takes_every_part_however_often_it_is_cut() {
         generation: Generation::FIRST,
         term: node.catalog.status().term,
     };
-    node.delete_object(delete).await.unwrap();
-    assert!(archive.files(1).is_empty());
+    node.delete_object(delete).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

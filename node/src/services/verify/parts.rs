@@ -8,14 +8,25 @@ use pgmesh_raft::{GarbageKey, ObjectRef, Replica, View};
 use pgmesh_storage::{DbId, FilePart, ObjectPath, PartsSeen, RepoKey, StoreError};
 use std::collections::BTreeMap;
 
-/// The sets of parts that a listing has shown.
+/// The sets of parts that a listing has shown, as long as they are not complete: a repository has very many files
+/// (invariant 11).
 #[derive(Default)]
 pub(super) struct Sets(BTreeMap<(ObjectPath, u16), PartsSeen>);
 
 impl Sets {
-    pub(super) fn add(&mut self, path: &ObjectPath, part: FilePart) {
-        let set = self.0.entry((path.whole(), part.of()));
-        set.or_insert_with(|| PartsSeen::first(part)).add(part);
+    /// Adds a part; the file, when all of it was shown.
+    pub(super) fn add(&mut self, path: &ObjectPath, part: FilePart) -> Option<ObjectPath> {
+        let (file, of) = (path.whole(), part.of());
+        let seen = self
+            .0
+            .entry((file.clone(), of))
+            .or_insert_with(|| PartsSeen::first(part));
+        seen.add(part);
+        if !seen.is_complete() {
+            return None;
+        }
+        self.0.remove(&(file.clone(), of));
+        Some(file)
     }
 }
 
@@ -49,7 +60,8 @@ pub(super) fn damaged_path(error: &SlotError, listed: &str) -> String {
 }
 
 impl Verification<'_> {
-    /// Says which sets of parts nothing refers to. What is missing of the others is found with all that is missing.
+    /// Says which incomplete sets of parts nothing refers to. What is missing of the others is found with all that is
+    /// missing.
     pub(super) async fn unreferenced_sets(
         &mut self,
         view: &View,
@@ -57,28 +69,48 @@ impl Verification<'_> {
         repository: &OpenRepository,
         sets: Sets,
     ) -> Result<(), Failure> {
-        for ((path, of), seen) in sets.0 {
-            let now = self.node.catalog.view();
-            if refers_to(view, repo, repository, &path)? || refers_to(&now, repo, repository, &path)? {
-                continue;
-            }
-            let what = if seen.is_complete() {
-                "no archive refers to these parts of a file (left by an upload that was not finished)".to_owned()
-            } else {
-                format!(
-                    "no archive refers to these parts, of which there should be {of} (left by an upload that was not finished)"
-                )
-            };
-            self.found(Finding {
-                kind: FindingKind::Unreferenced,
-                repo: Some(repo.get()),
-                stanza: None,
-                subject: path.to_string(),
-                what,
-            })
-            .await?;
+        for (path, of) in sets.0.into_keys() {
+            let what = format!(
+                "no archive refers to these parts, of which there should be {of} (left by an upload that was not finished)"
+            );
+            self.unreferenced_set(view, repo, repository, path, what).await?;
         }
         Ok(())
+    }
+
+    /// Says when nothing refers to a file of which all parts are there.
+    pub(super) async fn unreferenced_file(
+        &mut self,
+        view: &View,
+        repo: RepoKey,
+        repository: &OpenRepository,
+        path: ObjectPath,
+    ) -> Result<(), Failure> {
+        let what = "no archive refers to these parts of a file (left by an upload that was not finished)";
+        self.unreferenced_set(view, repo, repository, path, what.to_owned())
+            .await
+    }
+
+    async fn unreferenced_set(
+        &mut self,
+        view: &View,
+        repo: RepoKey,
+        repository: &OpenRepository,
+        path: ObjectPath,
+        what: String,
+    ) -> Result<(), Failure> {
+        let now = self.node.catalog.view();
+        if refers_to(view, repo, repository, &path)? || refers_to(&now, repo, repository, &path)? {
+            return Ok(());
+        }
+        self.found(Finding {
+            kind: FindingKind::Unreferenced,
+            repo: Some(repo.get()),
+            stanza: None,
+            subject: path.to_string(),
+            what,
+        })
+        .await
     }
 }
 
@@ -115,4 +147,31 @@ fn refers_to(view: &View, repo: RepoKey, repository: &OpenRepository, path: &Obj
         repo,
         generation,
     })?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_kept_only_until_it_is_complete() {
+        let path = |file: u8, number: u16| {
+            let name = "7".repeat(64);
+            let path = format!(
+                "stanza/main/archive/15-1/0000000100000000/00000001000000000000000{file}-{name}.p{number:03}of003"
+            );
+            let path = ObjectPath::parse(&path).unwrap();
+            (path.clone(), path.part().unwrap())
+        };
+        let mut sets = Sets::default();
+        let mut add = |file, number| {
+            let (path, part) = path(file, number);
+            (sets.add(&path, part), sets.0.len())
+        };
+        assert_eq!(add(1, 2), (None, 1));
+        assert_eq!(add(2, 1), (None, 2));
+        assert_eq!(add(1, 1), (None, 2));
+        assert_eq!(add(1, 3), (Some(path(1, 1).0.whole()), 1), "it is judged at once");
+    }
 }
