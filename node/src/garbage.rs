@@ -145,6 +145,26 @@ impl Ground for Node {
     }
 
     async fn delete(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+        // The parts of a file from the last one down, each with a patience of its own: together they may take longer than one
+        // request may, and would never come to an end.
+        for object in name.objects().into_iter().rev() {
+            match self.delete_one(lead, key, &object).await {
+                Fate::Deleted => {}
+                fate => return fate,
+            }
+        }
+        Fate::Deleted
+    }
+
+    async fn propose(&self, command: Command) -> Result<(), Failure> {
+        self.catalog.propose(self.actor(), command).await?;
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Deletes one object of garbage, unless this node does not lead any more.
+    async fn delete_one(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
         let repo = key.repo;
         let Ok(place) = self.repositories.place(repo) else {
             return Fate::Stays;
@@ -177,11 +197,6 @@ impl Ground for Node {
                 Fate::Stays
             }
         }
-    }
-
-    async fn propose(&self, command: Command) -> Result<(), Failure> {
-        self.catalog.propose(self.actor(), command).await?;
-        Ok(())
     }
 }
 

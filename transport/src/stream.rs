@@ -20,8 +20,8 @@ const PREFIX_LENGTH: usize = 4;
 /// At most this much is allocated ahead of the bytes that have arrived.
 const MAX_AHEAD: usize = 1024 * 1024;
 
-/// The same for a body: the largest chunk, or part of a WAL file. Whoever takes a body has bounded it.
-const BODY_AHEAD: usize = 8 * 1024 * 1024;
+/// The same for a body: a WAL file that does not lie in parts. Whoever takes a body has bounded it.
+const BODY_AHEAD: usize = 16 * 1024 * 1024;
 
 /// Why one side gave a stream up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
