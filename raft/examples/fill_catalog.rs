@@ -119,7 +119,7 @@ impl Filler {
             system_id: SystemId(of + 1),
             server: Server {
                 instance: format!("{of:064x}"),
-                machine: format!("{of:064x}"),
+                machine: format!("{of:016x}"),
                 address: "db1.example.net:40000".to_owned(),
                 in_recovery: false,
                 timeline: TimelineId(1),

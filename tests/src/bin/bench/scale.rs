@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pgmesh_tests::{MeshSite, Outcome, Site, WalForge};
+use pgmesh_tests::{MeshSite, Site, WalForge};
 use serde_json::Value;
 
 use crate::setting;
@@ -106,9 +106,10 @@ fn unit_costs(by: u64) -> Costs {
     let (empty, _) = catalog_of(Rows::default());
     let rows = LARGE.divided(by);
     let mut costs = Costs::default();
-    // A WAL file and a backup belong to a stanza, a chunk comes with a backup.
+    // A WAL file and a backup belong to a stanza, a chunk comes with a backup, and a backup needs a WAL file.
     let one = Rows {
         stanzas: 1,
+        wal_files: 1,
         ..Rows::default()
     };
     let kinds: [(&str, Rows, u64, &mut [f64; 2]); 4] = [
@@ -116,6 +117,7 @@ fn unit_costs(by: u64) -> Costs {
             "stanza",
             Rows {
                 stanzas: rows.stanzas * 10,
+                wal_files: 0,
                 ..one
             },
             rows.stanzas * 10,
@@ -295,8 +297,9 @@ fn repair() {
     site.host.backup();
     site.wait_until_settled(LIMIT);
     let (bytes, objects) = (site.node.objects(2).stored_bytes(), objects(&site));
-    let said: Outcome = site.node.run(&["--repo=2", "repo-replace"]).ok();
+    fs::remove_dir_all(site.node.home().join("repo2")).expect("removing the repository");
     let began = Instant::now();
+    site.node.run(&["--repo=2", "repo-replace"]).succeeds();
     site.node.run(&["--repo=2", "repo-sync"]).succeeds();
     site.wait_until_settled(LIMIT);
     let took = began.elapsed().as_secs_f64();
@@ -315,7 +318,6 @@ fn repair() {
     )
     .ok();
     println!("{text}");
-    drop(said);
 }
 
 fn objects(site: &Site) -> u64 {
