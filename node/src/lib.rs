@@ -32,6 +32,7 @@ mod announcing;
 mod authorize;
 mod awake;
 mod backfilling;
+mod bloom;
 pub mod bounds;
 mod budget;
 pub mod choice;

@@ -4,12 +4,10 @@ use crate::failure::chain;
 use crate::refs::Known;
 use crate::repositories::Place;
 use crate::{Failure, Node, code};
+use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, ObjectRef};
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, Hasher, Payload, RepoKey};
 use std::collections::BTreeSet;
-
-/// How many generations are tried where damaged parts lie under the names of a file.
-const GENERATIONS_TRIED: u32 = 8;
 
 /// What came of copying a file under one generation.
 enum Copied {
@@ -94,7 +92,8 @@ impl Node {
         }
     }
 
-    async fn digested(&self, payload: Payload, mut hasher: Hasher) -> Result<(Payload, Hasher), Failure> {
+    /// Opens a part, and digests it with all before it.
+    pub(crate) async fn digested(&self, payload: Payload, mut hasher: Hasher) -> Result<(Payload, Hasher), Failure> {
         let suite = self.suite();
         let digested = tokio::task::spawn_blocking(move || {
             let plain = payload.open(suite)?;

@@ -96,7 +96,7 @@ impl Schedule {
 }
 
 /// The pause after so many in a row.
-fn backed_off((first, longest): (Duration, Duration), in_a_row: u32) -> Duration {
+pub(crate) fn backed_off((first, longest): (Duration, Duration), in_a_row: u32) -> Duration {
     let doubled = 1_u32.checked_shl(in_a_row.saturating_sub(1)).unwrap_or(u32::MAX);
     first.saturating_mul(doubled).min(longest)
 }

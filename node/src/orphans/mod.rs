@@ -15,6 +15,7 @@
 mod names;
 mod scan;
 
+use crate::sweep::backed_off;
 use crate::{Failure, Node, now_unix};
 use futures::future::join_all;
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, OrphanScan};
@@ -40,10 +41,7 @@ impl Node {
         let interval = self.settings.orphan_scan_interval;
         let (mut failed, mut has_more) = (0_u32, false);
         loop {
-            let pause = AGAIN
-                .0
-                .saturating_mul(1_u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX));
-            let pause = if failed == 0 { LOOK } else { pause.min(AGAIN.1) };
+            let pause = if failed == 0 { LOOK } else { backed_off(AGAIN, failed) };
             tokio::time::sleep(pause.min(interval / 2)).await;
             let is_due = self.scans(slot).is_ok_and(|scans| scans)
                 && self

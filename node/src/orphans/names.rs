@@ -6,6 +6,7 @@
 //! does not see a later one does.
 
 use super::Failure;
+use crate::bloom::Bloom;
 use pgmesh_raft::{ObjectRef, ReadError, View};
 use pgmesh_storage::{Digest, Generation, RepoKey, Repository, StoredName};
 use std::time::{Duration, Instant};
@@ -14,8 +15,7 @@ use std::time::{Duration, Instant};
 const BITS: u64 = 16;
 /// The most bytes: 33 million names at that. Of 100 million, one unknown name in thirteen is taken for known.
 const LARGEST: u64 = 64 << 20;
-const SMALLEST: u64 = 4 << 10;
-/// How many bits one name sets.
+/// How many bits one name has of its own.
 const HASHES: u64 = 3;
 /// Rows that are read at a time on a blocking thread.
 const PAGE: usize = if cfg!(test) { 3 } else { 16 << 10 };
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 10 });
 
 /// The names.
 pub(super) struct Names {
-    words: Vec<u64>,
+    bloom: Bloom,
     seed: u64,
     made: Instant,
 }
@@ -32,10 +32,8 @@ pub(super) struct Names {
 impl Names {
     /// Room for about so many names.
     fn with_room(names: u64, seed: u64) -> Self {
-        let bytes = (names.saturating_mul(BITS) / 8).clamp(SMALLEST, LARGEST);
-        let words = usize::try_from(bytes / 8).unwrap_or(1);
         Self {
-            words: vec![0; words],
+            bloom: Bloom::with_room(names, BITS, LARGEST),
             seed,
             made: Instant::now(),
         }
@@ -108,35 +106,26 @@ impl Names {
     }
 
     fn add(&mut self, name: StoredName, generation: Generation) {
-        for (word, bit) in self.positions(name, generation) {
-            if let Some(word) = self.words.get_mut(word) {
-                *word |= bit;
-            }
-        }
+        self.bloom.add(hashes(self.seed, name, generation));
     }
 
     /// Whether it may be one of these; never `false` for one that is.
     pub(super) fn may_have(&self, name: StoredName, generation: Generation) -> bool {
-        let mut positions = self.positions(name, generation);
-        positions.all(|(word, bit)| self.words.get(word).is_some_and(|word| word & bit != 0))
+        self.bloom.may_have(hashes(self.seed, name, generation))
     }
 
     /// How long ago they were read.
     pub(super) fn age(&self) -> Duration {
         self.made.elapsed()
     }
+}
 
-    fn positions(&self, name: StoredName, generation: Generation) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *name.as_bytes();
-        let first = u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ self.seed ^ u64::from(generation.0).rotate_left(32);
-        let second = u64::from_le_bytes([i, j, k, l, m, n, o, p]) ^ self.seed.rotate_left(17);
-        let (first, step) = (mixed(first), mixed(second) | 1);
-        let bits = self.words.len().max(1) as u64 * 64;
-        (0..HASHES).map(move |number| {
-            let bit = first.wrapping_add(step.wrapping_mul(number)) % bits;
-            (usize::try_from(bit / 64).unwrap_or_default(), 1 << (bit % 64))
-        })
-    }
+fn hashes(seed: u64, name: StoredName, generation: Generation) -> impl Iterator<Item = u64> {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = *name.as_bytes();
+    let first = u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ seed ^ u64::from(generation.0).rotate_left(32);
+    let second = u64::from_le_bytes([i, j, k, l, m, n, o, p]) ^ seed.rotate_left(17);
+    let (first, step) = (mixed(first), mixed(second) | 1);
+    (0..HASHES).map(move |number| first.wrapping_add(step.wrapping_mul(number)))
 }
 
 /// Where a walk over the catalog is.

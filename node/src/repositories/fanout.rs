@@ -207,7 +207,7 @@ impl Start<'_> {
         for (place, generation) in places {
             self.under_way += 1;
             match place {
-                Place::Here(slot) => self.here(slot, generation),
+                Place::Here(_) => self.one(place, generation, false),
                 Place::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
             }
         }
@@ -229,46 +229,31 @@ impl Start<'_> {
         }
     }
 
-    /// Writes to a repository when it takes more; at once where enough others have not come to an end by then. Whoever
-    /// asked may give it up meanwhile.
-    fn when_admitted(&mut self, place: Place, generation: Generation) {
-        self.under_way += 1;
+    /// Writes to one repository. If it `waits`, only when the repository takes more; at once where enough others have not
+    /// come to an end by then. Whoever asked may give it up meanwhile.
+    fn one(&mut self, place: Place, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
         let (ends, answered) = (self.ends.clone(), self.answered.clone());
         self.tasks.spawn(async move {
-            let bytes = payload.bytes.len() as u64;
-            let admits = || place.admits_write(bytes);
-            let limits = (ASIDE_AFTER, ADMITTED_WITHIN);
-            if !is_admitted(admits, || ends.is_closed(), &answered, limits).await {
-                tracing::warn!(repo = %place.key(), "it took nothing more for long; the object is owed");
-                return;
-            }
-            let is_well = || !is_wanted(held.as_ref()) || !place.can_be_silent() || place.watch().admits();
-            let write = place.put(&object, generation, &payload);
-            let result = unless_silent(LOOK, &answered, is_well, write).await;
-            drop((payload, held));
-            match result {
-                Some(result) => drop(ends.send((place.key(), result))),
-                None => {
-                    tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
+            if waits {
+                let bytes = payload.bytes.len() as u64;
+                let admits = || place.admits_write(bytes);
+                let limits = (ASIDE_AFTER, ADMITTED_WITHIN);
+                if !is_admitted(admits, || ends.is_closed(), &answered, limits).await {
+                    tracing::warn!(repo = %place.key(), "it took nothing more for long; the object is owed");
+                    return;
                 }
             }
-        });
-    }
-
-    fn here(&mut self, slot: Arc<Slot>, generation: Generation) {
-        let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
-        let (ends, answered) = (self.ends.clone(), self.answered.clone());
-        self.tasks.spawn(async move {
-            let write = write_one(&slot, &object, generation, &payload);
-            // A thread that writes to a disk cannot be called back, nor what it holds.
-            let is_well = || !is_wanted(held.as_ref()) || !slot.settings.is_shared() || slot.watch.admits();
+            let write = place.put(&object, generation, &payload);
+            let is_well = || !is_wanted(held.as_ref()) || !place.can_be_silent() || place.watch().admits();
             let result = unless_silent(LOOK, &answered, is_well, write).await;
             drop((payload, held));
             match result {
                 // Whoever asked may have gone: the debt tells the repair.
-                Some(result) => drop(ends.send((slot.key, result))),
-                None => tracing::warn!(repo = %slot.key, "a write to a silent repository is given up; it is owed"),
+                Some(result) => drop(ends.send((place.key(), result))),
+                None => {
+                    tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
+                }
             }
         });
     }
@@ -336,7 +321,8 @@ impl Repositories {
         tried.add(&waiting);
         start.places(chosen);
         for (place, generation) in waiting {
-            start.when_admitted(place, generation);
+            start.under_way += 1;
+            start.one(place, generation, true);
         }
         let mut durable: Vec<Written> = Vec::new();
         while durable.len() < ack {

@@ -9,6 +9,7 @@ use crate::services::read::report;
 use crate::settings::effective_ack;
 use crate::{Failure, Node, code};
 use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
 use pgmesh_postgres::{
     SegmentName, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader,
 };
@@ -24,7 +25,7 @@ use std::sync::Arc;
 /// Histories and the like have so many bytes at most.
 const SHORT_FILE: u64 = 1 << 20;
 /// How often a push is tried again when the catalog moved under it.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 /// What was read in a file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -107,11 +108,7 @@ impl Node {
                 Ok(pushed) => return Ok(pushed),
             }
         }
-        Err(Failure::new(
-            code::ARCHIVE_TIMEOUT,
-            format!("the catalog kept changing while {file} was pushed"),
-        )
-        .again())
+        Err(kept_changing(push))
     }
 
     async fn try_push(
@@ -244,16 +241,42 @@ impl Node {
 
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
     pub(crate) fn settle(&self, object: ObjectRef, digest: Digest, outcome: &mut crate::repositories::WriteOutcome) {
-        let mut late = outcome.late.take();
+        let late = outcome.late.take();
         if late.is_empty() {
             if !outcome.owed.is_empty() {
                 self.repair.wake();
             }
             return;
         }
-        let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
         let (catalog, actor) = (self.catalog.clone(), self.actor().to_owned());
-        let asked = std::mem::take(&mut outcome.asked);
+        let (asked, of) = (std::mem::take(&mut outcome.asked), object.clone());
+        let claims = stream::unfold((late, catalog), move |(mut late, catalog)| {
+            let (asked, of, actor) = (asked.clone(), of.clone(), actor.clone());
+            async move {
+                loop {
+                    let written = late.next().await?;
+                    match passed_over(&catalog.view(), &of, &asked, std::slice::from_ref(&written)) {
+                        Ok(bad) => report(&catalog, &actor, &of, &bad).await,
+                        Err(error) => {
+                            tracing::warn!(%error, "a late replica stays owed");
+                            continue;
+                        }
+                    }
+                    return Some((written.claim, (late, catalog)));
+                }
+            }
+        });
+        self.claim_late(object, digest, claims);
+    }
+
+    /// Claims what repositories come to have after the answer.
+    pub(super) fn claim_late(
+        &self,
+        object: ObjectRef,
+        digest: Digest,
+        claims: impl Stream<Item = Claim> + Send + 'static,
+    ) {
+        let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
         tokio::spawn(async move {
             let session = match sessions.get().await {
                 Ok(session) => session,
@@ -262,24 +285,20 @@ impl Node {
                     return;
                 }
             };
-            while let Some(written) = late.next().await {
-                match passed_over(&catalog.view(), &object, &asked, std::slice::from_ref(&written)) {
-                    Ok(bad) => report(&catalog, &actor, &object, &bad).await,
-                    Err(error) => {
-                        tracing::warn!(%error, "a late replica stays owed");
-                        continue;
-                    }
-                }
-                let replica = NewReplica {
-                    object: object.clone(),
-                    digest,
-                    claim: written.claim,
-                };
+            let mut claims = std::pin::pin!(claims);
+            while let Some(claim) = claims.next().await {
+                let object = object.clone();
+                let replica = NewReplica { object, digest, claim };
                 committer.replica(session.clone(), replica).await;
             }
             repair.wake();
         });
     }
+}
+
+pub(super) fn kept_changing(push: &PushSegment) -> Failure {
+    let what = format!("the catalog kept changing while {} was pushed", push.file);
+    Failure::new(code::ARCHIVE_TIMEOUT, what).again()
 }
 
 pub(super) fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {

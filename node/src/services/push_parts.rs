@@ -6,27 +6,24 @@
 //!                                                                  the last part only when all is good
 //! ```
 
-use super::archive::{Plan, Planned, PushError, Read, check_header, pushed_file, segment_ref};
+use super::archive::{Plan, Planned, PushError, Read, TRIES, check_header, kept_changing, pushed_file, segment_ref};
 use super::aside::{Condition, Content};
 use super::joined;
 use crate::budget::Held;
-use crate::failure::chain;
 use crate::protocol::{MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed};
 use crate::repositories::{FileWrite, FileWritten, PARTS_AT_ONCE, PartToWrite};
 use crate::{Failure, Node, code};
 use bytes::Bytes;
+use futures::stream;
 use pgmesh_postgres::wal::{SegmentMap, SegmentMapper};
 use pgmesh_postgres::{SegmentName, WalFileName};
-use pgmesh_raft::command::{ClaimedObject, NewReplica};
+use pgmesh_raft::command::ClaimedObject;
 use pgmesh_raft::{Claim, ObjectRef};
 use pgmesh_storage::{Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, Payload, Portion, parts_of};
 use pgmesh_transport::tuning::STALL_LIMIT;
 use pgmesh_transport::{Stream, StreamError};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
-
-/// How often the catalog is asked to take what was written when it moved meanwhile.
-const TRIES: usize = 4;
 
 /// A push that was acknowledged.
 pub(crate) struct PartsPushed {
@@ -249,28 +246,17 @@ impl Node {
     }
 
     /// Follows the repositories that were still writing when the file was committed, and clears their debts.
-    fn settle_file(&self, object: ObjectRef, digest: Digest, mut written: FileWritten) {
+    fn settle_file(&self, object: ObjectRef, digest: Digest, written: FileWritten) {
         if written.is_done() {
             // It may be nothing that is owed; then it finds nothing.
             self.repair.wake();
             return;
         }
-        let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
-        tokio::spawn(async move {
-            let session = match sessions.get().await {
-                Ok(session) => session,
-                Err(error) => {
-                    tracing::warn!(error = %chain(&error), "late replicas stay owed");
-                    return;
-                }
-            };
-            while let Some(claim) = written.next().await {
-                let object = object.clone();
-                let replica = NewReplica { object, digest, claim };
-                committer.replica(session.clone(), replica).await;
-            }
-            repair.wake();
+        let claims = stream::unfold(written, async |mut written: FileWritten| {
+            let claim = written.next().await?;
+            Some((claim, written))
         });
+        self.claim_late(object, digest, claims);
     }
 }
 
@@ -292,11 +278,6 @@ fn fits(written: &Plan, next: &Plan, same: Option<u64>, claims: &[Claim]) -> boo
         targets.any(|(repo, generation)| *repo == replica.repo && *generation <= replica.generation)
     };
     is_same_file && is_alike && claims.iter().filter(is_wanted).count() >= next.wanted
-}
-
-fn kept_changing(push: &PushSegment) -> Failure {
-    let what = format!("the catalog kept changing while {} was pushed", push.file);
-    Failure::new(code::ARCHIVE_TIMEOUT, what).again()
 }
 
 /// What a push of parts is of; refused when no file of PostgreSQL's is so long.

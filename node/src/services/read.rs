@@ -85,14 +85,8 @@ impl Node {
         let mut hasher = self.suite().hasher();
         for part in FilePart::all(of) {
             let payload = place.get(&known.name.of_part(part), replica.generation).await?;
-            let suite = self.suite();
-            let digested = tokio::task::spawn_blocking(move || {
-                let plain = payload.open(suite).ok()?;
-                hasher.update(&plain);
-                Some(hasher)
-            });
-            match digested.await {
-                Ok(Some(digested)) => hasher = digested,
+            match self.digested(payload, hasher).await {
+                Ok((_, digested)) => hasher = digested,
                 // It was checked where it was read: what was lost on the way proves nothing.
                 _ => return Ok(true),
             }

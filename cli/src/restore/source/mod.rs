@@ -105,7 +105,7 @@ impl Source {
         }
     }
 
-    /// An archived file; `None` when it was never archived.
+    /// Gives an archived file to the sink. Whether it was archived.
     ///
     /// # Errors
     /// It cannot be read, or whether it exists cannot be known (invariant 7).

@@ -157,6 +157,15 @@ struct Archive {
 }
 
 impl Archive {
+    /// With a file that was pushed.
+    async fn with_file(count: usize) -> (Self, Vec<u8>) {
+        let (archive, content) = (Self::new(count).await, content());
+        push(&archive.client, &push_in_parts(&content), &payloads(&content))
+            .await
+            .unwrap();
+        (archive, content)
+    }
+
     async fn new(count: usize) -> Self {
         let names = &["repo1", "repo2"][..count];
         let site = TestNode::start_with(SessionTimes::default(), names).await;
@@ -362,11 +371,8 @@ async fn nothing_is_written_of_what_is_no_segment_of_the_stanza() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invariant_6_a_damaged_part_is_read_elsewhere_and_its_file_made_anew() {
-    let archive = Archive::new(2).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, content) = Archive::with_file(2).await;
+    let client = &archive.client;
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
     // Each repository has lost another part: together they have all.
     harm(&archive.files(1)[1]);
@@ -410,11 +416,8 @@ async fn invariant_6_a_damaged_part_is_read_elsewhere_and_its_file_made_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_that_are_together_another_file_are_withdrawn() {
-    let archive = Archive::new(2).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, content) = Archive::with_file(2).await;
+    let client = &archive.client;
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
     // Written by whoever had other bytes under this name: the tag is good.
     let known = refs::known(&archive.site.node.catalog.view(), &object())
@@ -466,11 +469,7 @@ async fn a_damaged_part_of_a_push_that_was_cut_is_written_beside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_takes_every_part_however_often_it_is_cut() {
-    let archive = Archive::new(1).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, _) = Archive::with_file(1).await;
     let files = archive.files(1);
     assert_eq!(files.len(), usize::from(PARTS));
     // It was cut after some of them.
@@ -496,11 +495,8 @@ async fn delete_all(archive: &Archive) -> Result<(), crate::protocol::RemoteErro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stanza_that_is_deleted_leaves_no_part() {
-    let archive = Archive::new(2).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, _) = Archive::with_file(2).await;
+    let client = &archive.client;
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
     let delete = Request::DeleteStanza {
         stanza: stanza(),
@@ -553,11 +549,8 @@ fn from_another(content: &[u8], left: u64) -> PushSegment {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invariant_3_what_is_set_aside_begins_as_what_is_archived() {
-    let archive = Archive::new(1).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, content) = Archive::with_file(1).await;
+    let client = &archive.client;
     let mut other = content.clone();
     other[9 << 20] ^= 1;
     // The two part in the second part, before the place where the server's timeline left.

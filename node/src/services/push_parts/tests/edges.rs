@@ -8,11 +8,7 @@ use pgmesh_raft::Claim;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_that_is_cut_leaves_the_beginning_of_a_file() {
-    let archive = Archive::new(1).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, _) = Archive::with_file(1).await;
     let files = archive.files(1);
     // A folder cannot be deleted as a file.
     let block = |file: &Path| {
@@ -76,11 +72,7 @@ async fn a_repository_that_takes_no_more_for_a_moment_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invariant_3_what_was_compared_too_little_is_not_set_aside() {
-    let archive = Archive::new(1).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, content) = Archive::with_file(1).await;
     let mut other = content.clone();
     other[9 << 20] ^= 1;
     let node = &archive.site.node;
@@ -116,11 +108,8 @@ async fn invariant_3_what_was_compared_too_little_is_not_set_aside() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_read_elsewhere_while_a_copy_is_doubted_once() {
-    let archive = Archive::new(2).await;
-    let (content, client) = (content(), &archive.client);
-    push(client, &push_in_parts(&content), &payloads(&content))
-        .await
-        .unwrap();
+    let (archive, content) = Archive::with_file(2).await;
+    let client = &archive.client;
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
     harm(&archive.files(1)[2]);
     let node = &archive.site.node;
