@@ -53,6 +53,7 @@ fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     // It is seen, and nothing more, until the process that may be at it has ended.
     second.bring_back();
     wait_until_deleted(&site, left.len() as u64);
+    site.wait_until_settled(LIMIT);
     let after = names(&site, 1);
     assert!(left.iter().all(|name| !after.contains(name)), "{after:?}");
     assert_eq!(after, before);
@@ -154,6 +155,7 @@ fn what_a_refused_backup_has_written_goes_and_the_next_backup_is_whole() {
         let after = names(&site, 1);
         left.iter().all(|name| !after.contains(name))
     });
+    site.wait_until_settled(LIMIT);
     site.node.run(&["verify"]).succeeds();
 
     site.host.backup();
