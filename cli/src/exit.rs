@@ -1,6 +1,6 @@
 //! How the program ends: exit codes and the errors that a user reads.
 
-pub use pgmesh_node::failure::chain;
+pub use pgmesh_protocol::failure::chain;
 use std::error::Error;
 use std::fmt;
 

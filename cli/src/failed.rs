@@ -1,7 +1,7 @@
 //! Between what fails on a node or in a flow ([`Failure`]) and how the program ends ([`CommandError`]).
 
 use crate::exit::{CommandError, ExitCode};
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 
 impl From<Failure> for CommandError {
     fn from(failure: Failure) -> Self {
@@ -33,7 +33,7 @@ impl From<CommandError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgmesh_node::code;
+    use pgmesh_protocol::code;
 
     #[test]
     fn every_code_of_a_node_is_an_exit_code() {

@@ -1,7 +1,8 @@
 //! A node's settings, from its configuration file.
 
 use crate::config::Config;
-use pgmesh_node::{EntryId, Failure, NodeSettings, RepositorySettings, SessionTimes, code};
+use pgmesh_node::{NodeSettings, RepositorySettings, SessionTimes};
+use pgmesh_protocol::{EntryId, Failure, code};
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

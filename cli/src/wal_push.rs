@@ -5,13 +5,13 @@ use crate::config::Config;
 use crate::mesh::{Mesh, PartedFile};
 use crate::node_file::ack;
 use bytes::Bytes;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{Branch, PayloadHead, PushSegment, Pushed, Request, Server};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{
     ClusterState, ControlFile, PgVersion, SystemId, TimelineHistory, TimelineHistoryEntry, TimelineId, WalFileName,
     WalHeader, instance_fingerprint, machine_fingerprint,
 };
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Branch, PayloadHead, PushSegment, Pushed, Request, Server};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
 use std::fs::File;
 use std::io::Read;

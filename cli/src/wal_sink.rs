@@ -1,9 +1,9 @@
 //! Where the content of an archived file goes, which may be too long to be held: piece by piece.
 
 use bytes::Bytes;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::SegmentName;
 use pgmesh_postgres::wal::{CreatedTablespaces, TablespaceSearch};
+use pgmesh_protocol::{Failure, code};
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};

@@ -8,10 +8,11 @@
 
 use crate::Node;
 use crate::links::{Lane, Whom};
-use crate::mesh_file::{KnownMember, MeshFile};
-use crate::protocol::{Request, Vouch, Vouched};
+use crate::mesh_file::MeshFile;
 use crate::shut_out::{Worth, worth_of_node};
 use futures::future::join_all;
+use pgmesh_protocol::KnownMember;
+use pgmesh_protocol::{Request, Vouch, Vouched};
 use pgmesh_raft::NodeName;
 use pgmesh_transport::{Fingerprint, MemberCertificate, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,9 +186,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
-    use crate::protocol::MESSAGE_LIMIT;
+    use crate::SessionTimes;
     use crate::testing::TestNode;
-    use crate::{Failure, SessionTimes};
+    use pgmesh_protocol::Failure;
+    use pgmesh_protocol::MESSAGE_LIMIT;
     use pgmesh_raft::peers::{PeerMessage, PeerReply, PeerRequest, Started};
     use pgmesh_raft::store::Mark;
     use pgmesh_transport::{Identity, Server};
@@ -222,14 +224,15 @@ mod tests {
     }
 
     fn consensus(message: PeerMessage) -> Request {
-        Request::Raft(Box::new(PeerRequest {
+        let request = PeerRequest {
             to: 1,
             from: 7,
             address: String::new(),
             known: None,
             mark: Mark::default(),
             message,
-        }))
+        };
+        Request::Raft(pgmesh_storage::wire::encode(&request).into())
     }
 
     /// Whether the site's node takes part in consensus with a node, which asks again and again.
@@ -281,7 +284,7 @@ mod tests {
         assert!(is_heard(&site, &newcomer).await);
         // In consensus only.
         let connected = site.connect_as(&newcomer).await;
-        let refused = connected.ask_once::<crate::protocol::NodeStatus>(&Request::NodeStatus);
+        let refused = connected.ask_once::<pgmesh_protocol::NodeStatus>(&Request::NodeStatus);
         assert!(refused.await.is_none());
         // The word is for this key.
         assert!(

@@ -5,13 +5,14 @@
 //! switch is `mesh.json`: the empty catalog lies beside the old one until the file names its number. At its next start,
 //! before anything is opened, the node moves it into place. The old catalog is kept aside until there is another.
 
-use crate::failure::chain;
+use crate::Node;
 use crate::join::call;
 use crate::links::{Lane, Whom};
 use crate::mesh_file::MeshFile;
-use crate::protocol::{BeginAnew, NewNumber, Request};
 use crate::settings::{Layout, NEW_CATALOG};
-use crate::{Failure, Node, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{BeginAnew, NewNumber, Request};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Catalog, CatalogOptions, RequestId};
 use pgmesh_transport::{Client, Identity};
 use std::fs;

@@ -1,10 +1,11 @@
 //! Telling the others that this node has started, and where it is now; hearing it from them.
 
+use crate::Node;
 use crate::links::{Lane, Whom};
-use crate::mesh_file::KnownMember;
-use crate::protocol::{Announce, Request};
 use crate::repositories::Opened;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::KnownMember;
+use pgmesh_protocol::{Announce, Request};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Command, LEVEL, MeshRecord, NodeName, Standing};
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;
@@ -152,7 +153,7 @@ impl Node {
             reaches: self.reaches(&known),
         };
         if let Err(error) = self.catalog.propose(self.actor(), command).await {
-            tracing::debug!(error = %crate::failure::chain(&error), "the catalog does not know yet where this node is");
+            tracing::debug!(error = %pgmesh_protocol::failure::chain(&error), "the catalog does not know yet where this node is");
         }
     }
 

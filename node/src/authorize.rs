@@ -1,7 +1,7 @@
 //! Who may ask for what: one table, looked at before a request is served.
 
-use crate::protocol::Request;
-use crate::{Failure, code};
+use pgmesh_protocol::Request;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::StanzaName;
 use pgmesh_transport::{Peer, Role};
 
@@ -187,7 +187,7 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{ChangeMaps, CreateInvite, GetSegment, ListRepository, VerifyRequest};
+    use pgmesh_protocol::{ChangeMaps, CreateInvite, GetSegment, ListRepository, VerifyRequest};
     use pgmesh_storage::RepoKey;
     use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId};
     use std::sync::Arc;

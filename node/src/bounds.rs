@@ -2,8 +2,8 @@
 //! too large, and nothing of it goes any further. What ends in the catalog is looked at there again
 //! (`pgmesh_raft::limits`).
 
-use crate::protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
-use crate::{Failure, code};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
 use pgmesh_raft::limits;
 use pgmesh_storage::{FilePart, MAX_FILE_LENGTH, ObjectKind, ObjectName, Portion, RepoKey, parts_of};
 use std::collections::BTreeMap;
@@ -239,7 +239,7 @@ fn too_large(what: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{
+    use pgmesh_protocol::{
         AnnotateBackup, CommitBackup, CreateInvite, DeleteObject, GetChunk, PutChunk, SetStopped, StoreObject,
     };
     use pgmesh_storage::{Codec, Digest, Generation};

@@ -1,7 +1,7 @@
 //! Group commit: facts that come in while the catalog is busy with earlier ones go into it together.
 
 use crate::sessions::OpenSession;
-use crate::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::command::{NewChunk, NewReplica};
 use pgmesh_raft::{Catalog, CatalogError, Command, Refusal, SessionId};
 use std::collections::BTreeMap;
@@ -146,7 +146,7 @@ async fn commit_replicas(catalog: Catalog, actor: String, mut waiting: mpsc::Rec
             match catalog.propose(&actor, command).await {
                 Ok(reply) => tracing::debug!(count, ?reply, "replicas recorded"),
                 Err(error) => {
-                    tracing::warn!(count, error = %crate::failure::chain(&error), "late replicas stay owed");
+                    tracing::warn!(count, error = %pgmesh_protocol::failure::chain(&error), "late replicas stay owed");
                 }
             }
             drop(held);

@@ -1,9 +1,10 @@
 //! The Raft group's messages over the mesh's connections.
 
 use crate::links::{CONSENSUS_LIMIT, Lane, Links, receive_at_most};
-use crate::protocol::Request;
 use futures::future::BoxFuture;
+use pgmesh_protocol::Request;
 use pgmesh_raft::peers::{PeerError, PeerReply, PeerRequest, Peers};
+use pgmesh_storage::wire;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ impl Peers for Consensus {
         let links = self.0.clone();
         Box::pin(async move {
             let whom = links.whom(node_id, &address);
-            let request = Request::Raft(Box::new(request));
+            let request = Request::Raft(wire::encode(&request).into());
             let work = async {
                 let mut stream = links.ask(&whom, Lane::Consensus, &request, None).await?;
                 receive_at_most(&mut stream, &whom, CONSENSUS_LIMIT).await

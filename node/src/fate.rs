@@ -1,10 +1,11 @@
 //! When a node must not go on: its part in consensus has ended, or the mesh has shut it out. A process that lives on
 //! then is worse than one that ends: others count on it, and nobody looks.
 
-use crate::failure::chain;
+use crate::Node;
 use crate::links::{ShutOut, Whom};
 use crate::past::Era;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::Standing;
 use std::time::Duration;
 

@@ -11,12 +11,13 @@
 
 pub(crate) mod collector;
 
-use crate::failure::chain;
+use crate::Node;
 use crate::links::{Lane, Whom};
-use crate::protocol::{Collected, Request};
 use crate::repositories::Place;
-use crate::{Failure, Node};
 use collector::{Fate, Ground, ask_for_kept_of, collect};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Collected, Request};
 use pgmesh_raft::store::StateDb;
 use pgmesh_raft::{CatalogError, Command, GarbageKey, Lead, NodeName, View};
 use pgmesh_storage::{ObjectName, RepoKey};

@@ -5,7 +5,7 @@
 //! pause that grows, and taken back at the first success. Which repository a read goes to is decided by its measured
 //! latency times the requests that wait there already, so that several good ones share a load each cannot carry alone.
 
-use crate::protocol::HealthInfo;
+use pgmesh_protocol::HealthInfo;
 use std::time::{Duration, Instant};
 
 /// Failures in a row after which a repository is put aside.

@@ -1,10 +1,10 @@
 //! `node init`: a new mesh of one node.
 
-use crate::failure::chain;
 use crate::mesh_file::MeshFile;
 use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
-use crate::{Failure, code, now_unix};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::{Identity, MemberName, MeshCa, MeshId, Role};

@@ -4,14 +4,14 @@
 //! the new node can admit others when all older ones are gone; and a number in the Raft group. The catalog itself comes
 //! by replication once the node runs.
 
-use crate::failure::chain;
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
 use crate::links::CONSENSUS_LIMIT;
 use crate::mesh_file::MeshFile;
-use crate::protocol::{AuthorityKey, JoinAccepted, JoinRequest, NewNode, Request};
 use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
-use crate::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{AuthorityKey, JoinAccepted, JoinRequest, NewNode, Request};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
 use serde::de::DeserializeOwned;

@@ -1,10 +1,11 @@
 //! What the leader does for the whole mesh: the Raft group follows the catalog's nodes, and sessions of nodes that have
 //! died end.
 
+use crate::Node;
 use crate::handover::{Handover, SlowDisk};
 use crate::membership::{Act, Group, Member, Step, Stranded, next_act, stranded_without};
 use crate::sessions::Silences;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

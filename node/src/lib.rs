@@ -9,8 +9,7 @@
 //!   └── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
 //! ```
 //!
-//! - [`protocol`]: the messages, `bounds` how large they may be; [`failure`]: what goes wrong, as a user reads it.
-//! - [`choice`]: which backup a restore needs, and which one the next is compared with; pure.
+//! - The messages are [`pgmesh_protocol`]'s; `bounds` says how large they may be.
 //! - `server` accepts, `dispatch` serves a connection, `authorize` decides by role, `services` carry out.
 //! - `repositories` write to all at once and read from the best; `health` says which that is.
 //! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
@@ -35,12 +34,9 @@ mod backfilling;
 mod bloom;
 pub mod bounds;
 mod budget;
-pub mod choice;
-mod clock;
 mod committer;
 mod consensus;
 mod dispatch;
-pub mod failure;
 mod fate;
 mod garbage;
 mod handover;
@@ -48,7 +44,6 @@ mod health;
 mod init;
 mod join;
 mod leading;
-pub mod lines;
 mod links;
 mod lost;
 mod membership;
@@ -59,10 +54,8 @@ mod node;
 mod orphans;
 mod pace;
 mod past;
-pub mod protocol;
 pub mod rebuild;
 mod refs;
-mod refused;
 mod renewal;
 mod repair;
 mod repair_parts;
@@ -78,17 +71,13 @@ mod stuck;
 mod sweep;
 #[cfg(test)]
 mod testing;
-pub mod wal_copies;
 mod wal_holes;
 mod wal_ranges;
 
-pub use clock::now_unix;
-pub use failure::{Failure, code};
 pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};
-pub use mesh_file::{KnownMember, MeshFile};
+pub use mesh_file::MeshFile;
 pub use node::Node;
-pub use pgmesh_raft::EntryId;
 pub use server::{Ended, run};
 pub use sessions::SessionTimes;
 pub use settings::{Layout, NodeSettings, RepositorySettings};

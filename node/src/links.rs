@@ -7,13 +7,13 @@
 //! says.
 
 use crate::acquaintances::Acquaintances;
-use crate::failure::chain;
-use crate::mesh_file::KnownMember;
-use crate::protocol::{MESSAGE_LIMIT, Request};
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
-use crate::{Failure, code};
 use bytes::Bytes;
+use pgmesh_protocol::KnownMember;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{MESSAGE_LIMIT, Request};
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
 use serde::de::DeserializeOwned;

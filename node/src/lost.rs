@@ -4,10 +4,11 @@
 //! lost chunk, only the manifests say: they are read in the background, one part after the other (invariant 11), once
 //! for each set of lost chunks.
 
+use crate::Node;
 use crate::past::is_taken_over;
-use crate::protocol::{CatalogLost, LostReport, StanzaLosses};
-use crate::{Failure, Node};
 use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses};
 use pgmesh_raft::{CatalogLoss, ObjectRef, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,8 @@
 //! What a node knows of its mesh before its catalog has told it anything.
 
 use crate::settings::Layout;
-use crate::{Failure, code};
+use pgmesh_protocol::KnownMember;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::DigestSuite;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -21,17 +22,6 @@ pub struct MeshFile {
     /// The other members, as they were last known. An empty catalog knows nobody, and this node takes the log from these
     /// only.
     pub members: Vec<KnownMember>,
-}
-
-/// A node of the mesh, as others know it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KnownMember {
-    /// Its name.
-    pub name: String,
-    /// SHA-256 of the public key of its certificates, in hexadecimal digits.
-    pub key: String,
-    /// The `host:port` addresses that it is reached at.
-    pub addresses: Vec<String>,
 }
 
 impl MeshFile {

@@ -1,9 +1,9 @@
 //! One node: what its services share.
 
+use crate::anew;
 use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
-use crate::failure::chain;
 use crate::garbage::AskedKept;
 use crate::init::node_names;
 use crate::links::Links;
@@ -17,7 +17,8 @@ use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::stuck::Refused;
 use crate::wal_holes::WalRuns;
-use crate::{Failure, anew, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Identity;

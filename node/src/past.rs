@@ -15,13 +15,14 @@
 //! such a mark. It looks every third of `fence-timeout`, and does neither if it has not looked for so long: whoever has
 //! begun an era and waits for twice that time knows that nobody deletes beside it any more.
 
+use crate::Node;
 use crate::awake::Awake;
-use crate::clock::utc;
-use crate::failure::chain;
-use crate::protocol::Request;
 use crate::repositories::{Slot, next_mark};
-use crate::{Failure, Node, code, now_unix};
 use futures::future::join_all;
+use pgmesh_protocol::Request;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::utc;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
 use pgmesh_storage::{Anchor, Generation, Mark, Repository, StoreError};
 use std::sync::Arc;

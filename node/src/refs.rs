@@ -1,6 +1,6 @@
 //! From the catalog's name of an object to the name under which it lies in a repository.
 
-use crate::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ObjectRef, Orphan, Replica, View};
 use pgmesh_storage::{ArchiveId, Digest, FilePart, Generation, ObjectName, ObjectPath, Portion, RepoKey, parts_of};

@@ -1,10 +1,11 @@
 //! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask in
 //! time.
 
-use crate::failure::chain;
-use crate::protocol::{JoinAccepted, RenewCertificate};
+use crate::Node;
 use crate::services::CERTIFICATE_VALIDITY;
-use crate::{Failure, Node, code, now_unix};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{JoinAccepted, RenewCertificate};
 use pgmesh_transport::{Identity, MemberCertificate, Role, Server};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

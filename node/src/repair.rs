@@ -9,11 +9,12 @@
 //! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same
 //! name, where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
 
-use crate::failure::chain;
+use crate::Node;
 use crate::refs;
 use crate::repositories::Place;
-use crate::{Failure, Node, code};
 use futures::stream::{self, StreamExt};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef, View};
@@ -149,7 +150,7 @@ impl Node {
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             // A clock that was set back makes no debt young for ever.
-            let is_young = |debt: &Debt| (0..YOUNG_SECONDS).contains(&(crate::now_unix() - debt.since));
+            let is_young = |debt: &Debt| (0..YOUNG_SECONDS).contains(&(pgmesh_protocol::now_unix() - debt.since));
             let due = page.into_iter().filter(|(_, debt)| !is_young(debt));
             stream::iter(due)
                 .for_each_concurrent(AT_ONCE, |(object, _)| async move {

@@ -1,9 +1,10 @@
 //! Making a replica of a file that lies in parts: one part after the other.
 
-use crate::failure::chain;
+use crate::Node;
 use crate::refs::Known;
 use crate::repositories::Place;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, ObjectRef};
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, Hasher, Payload, RepoKey};

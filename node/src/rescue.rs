@@ -11,12 +11,12 @@
 //! crash before it leaves the old catalog, and the same command starts over, with a later era.
 
 use crate::anew::finish;
-use crate::failure::chain;
 use crate::init::{lock_directory, node_names};
 use crate::mesh_file::MeshFile;
 use crate::past::{ShownMarks, anchor_of, floor_of_era, raise, random_branch};
 use crate::settings::{Layout, NodeSettings};
-use crate::{Failure, code, now_unix};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::{
     Catalog, CatalogOptions, Command, NodeName, NodeRecord, NodeService, Regrouped, RepositoryRecord, View, limits,
 };

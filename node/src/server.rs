@@ -1,12 +1,13 @@
 //! The daemon: starts, accepts connections, stops cleanly. What is served on them is in `dispatch`.
 
 use crate::dispatch::Served;
-use crate::failure::chain;
 use crate::init::lock_directory;
 use crate::past::Era;
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
-use crate::{Failure, Node, anew, code};
+use crate::{Node, anew};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_transport::{CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;

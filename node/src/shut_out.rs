@@ -9,8 +9,9 @@
 //! the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates, also
 //! one that has left.
 
-use crate::protocol::Request;
-use crate::{Failure, Node, code};
+use crate::Node;
+use pgmesh_protocol::Request;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;
@@ -135,8 +136,8 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::links::{Lane, Whom};
-    use crate::protocol::{AuthorityKey, DeleteObject, NodeInfo};
     use crate::testing::TestNode;
+    use pgmesh_protocol::{AuthorityKey, DeleteObject, NodeInfo};
     use pgmesh_raft::peers::{PeerMessage, PeerRequest};
     use pgmesh_raft::store::Mark;
     use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
@@ -154,14 +155,15 @@ mod tests {
     }
 
     fn consensus() -> Request {
-        Request::Raft(Box::new(PeerRequest {
+        let request = PeerRequest {
             to: 1,
             from: 7,
             address: String::new(),
             known: None,
             mark: Mark::default(),
             message: PeerMessage::ReadIndex,
-        }))
+        };
+        Request::Raft(pgmesh_storage::wire::encode(&request).into())
     }
 
     /// It goes on asking over the connections that it has.

@@ -11,11 +11,12 @@
 //! when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked, and once
 //! for what it has sent before.
 
+use crate::Node;
 use crate::awake::Awake;
 use crate::rebuild::adopt_unknown_wal;
 use crate::repositories::{Slot, Walk};
-use crate::{Failure, Node};
 use futures::future::join_all;
+use pgmesh_protocol::Failure;
 use pgmesh_raft::{CatalogPast, Command};
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,8 +2,9 @@
 //! nothing newer leaves the host, and pg_wal fills. So each node remembers what it has refused, until the host's next
 //! push succeeds.
 
-use crate::protocol::StuckArchiver;
-use crate::{Failure, Node, code, now_unix};
+use crate::Node;
+use pgmesh_protocol::StuckArchiver;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{LastPush, LogIndex, Server};
 use pgmesh_storage::StanzaName;
@@ -128,31 +129,6 @@ impl Node {
     }
 }
 
-/// One line for each data directory, where several nodes have refused it.
-pub(crate) fn merged<'a>(lists: impl IntoIterator<Item = &'a StuckArchiver>) -> Vec<StuckArchiver> {
-    let mut merged: BTreeMap<[&str; 4], StuckArchiver> = BTreeMap::new();
-    for stuck in lists {
-        let key = [&*stuck.stanza, &*stuck.host, &*stuck.instance, &*stuck.machine];
-        match merged.get_mut(&key) {
-            Some(known) => {
-                let (since, position) = (known.since.min(stuck.since), known.position.min(stuck.position));
-                let newest = if known.last >= stuck.last {
-                    known.clone()
-                } else {
-                    stuck.clone()
-                };
-                *known = StuckArchiver {
-                    since,
-                    position,
-                    ..newest
-                };
-            }
-            None => drop(merged.insert(key, stuck.clone())),
-        }
-    }
-    merged.into_values().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,25 +213,5 @@ mod tests {
         assert_eq!(refused.list().len(), 1);
         note("00000002");
         assert!(refused.list().is_empty(), "that one has only begun to fail");
-    }
-
-    #[test]
-    fn what_several_nodes_say_of_a_host_is_one_line() {
-        let stuck = |host: &str, since, last| StuckArchiver {
-            stanza: "main".to_owned(),
-            host: host.to_owned(),
-            address: "10.0.0.1".to_owned(),
-            instance: "i".to_owned(),
-            machine: String::new(),
-            position: 0,
-            file: "x".to_owned(),
-            since,
-            last,
-            code: 44,
-            why: format!("at {last}"),
-            remedy: None,
-        };
-        let merged = merged(&[stuck("a", 5, 9), stuck("b", 1, 1), stuck("a", 3, 12)]);
-        assert_eq!(merged, [stuck("a", 3, 12), stuck("b", 1, 1)]);
     }
 }

@@ -14,8 +14,9 @@
 //! a backup that names it says so before its commit ([`Command::Reprieve`]). Then the manifests are read that have come
 //! since the first look, and what is still suspected is condemned (invariants 4 and 5).
 
+use crate::Node;
 use crate::services::unexpected;
-use crate::{Failure, Node};
+use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
@@ -351,8 +352,8 @@ fn prefix(digest: &Digest) -> u64 {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::protocol::{CommittedBackup, Request};
     use crate::testing::{Connected, SUITE, TestNode, manifest_of, stanza};
+    use pgmesh_protocol::{CommittedBackup, Request};
     use pgmesh_raft::SessionKind;
     use pgmesh_storage::DigestSuite;
 
@@ -459,7 +460,7 @@ mod tests {
         // It is run again, and is told that the chunk is there.
         let label = "20260102-000000F";
         let again = client.begin_backup(label).await.unwrap();
-        let query = Request::QueryChunks(crate::protocol::QueryChunks {
+        let query = Request::QueryChunks(pgmesh_protocol::QueryChunks {
             stanza: stanza(),
             session: again.session,
             digests: vec![chunk],

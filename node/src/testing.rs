@@ -1,14 +1,15 @@
 //! One node in the process of a test, served on a port of its own, and what it takes to talk to it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use crate::protocol::{
+use crate::server::serve;
+use crate::{Layout, Node, NodeSettings, SessionTimes, init};
+use bytes::Bytes;
+use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{
     BackupBegun, BeginBackup, CommitBackup, CommittedBackup, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment,
     PutChunk, Request,
 };
-use crate::server::serve;
-use crate::{Failure, Layout, Node, NodeSettings, SessionTimes, init};
-use bytes::Bytes;
-use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, Redemption, RequestId, SessionId, TokenId, TokenRole};
 use pgmesh_storage::{
@@ -225,7 +226,7 @@ impl TestNode {
         let content = segment(1);
         let push = Request::PushSegment(push_of("000000010000000000000001", &content));
         let payload = Payload::pack(SUITE, Codec::None, None, &content).unwrap();
-        let pushed: Result<crate::protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
+        let pushed: Result<pgmesh_protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
         pushed.unwrap();
     }
 

@@ -6,13 +6,14 @@
 mod cost;
 mod runs;
 
-use crate::failure::chain;
-use crate::protocol::{HoleInfo, HolesReport, StanzaHoles};
+use crate::Node;
 use crate::services::clusters_of;
 use crate::wal_ranges::{Hole, Ranges};
-use crate::{Failure, Node, code};
 use cost::{Spans, cost};
 use pgmesh_postgres::{Descent, SegmentName, TimelineTree, WalFileName};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{HoleInfo, HolesReport, StanzaHoles};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Database, StanzaRecord, View};
 use pgmesh_storage::{DbId, StanzaName};

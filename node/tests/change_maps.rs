@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pgmesh_node::protocol::{
-    ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
-};
-use pgmesh_node::{Failure, Layout, SessionTimes, code, init, run};
+use pgmesh_node::{Layout, SessionTimes, init, run};
 use pgmesh_postgres::wal::{Candidates, SegmentMap};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
+use pgmesh_protocol::{
+    ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
+};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{Codec, DigestSuite, Payload};
 use pgmesh_transport::{Client, Connection, Identity};
 use serde::de::DeserializeOwned;

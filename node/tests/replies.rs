@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use pgmesh_node::choice::{Chosen, Follow, PriorChoice, Restoring, Wanted};
-use pgmesh_node::protocol::{
+use pgmesh_node::{Layout, SessionTimes, init, run};
+use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
+use pgmesh_protocol::choice::{Chosen, Follow, PriorChoice, Restoring, Wanted};
+use pgmesh_protocol::{
     AnnotateBackup, BackupInfo, ChooseBackup, ChoosePrior, CreateInvite, GetInfo, Invite, JoinAccepted, JoinRequest,
     MESSAGE_LIMIT, MeshInfo, Request,
 };
-use pgmesh_node::{Failure, Layout, SessionTimes, code, init, run};
-use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_raft::{BackupRecord, Catalog, CatalogOptions, Command, LogIndex};
 use pgmesh_storage::{BackupLabel, BackupType, DbId, Digest, DigestSuite, StanzaName, wire};

@@ -6,8 +6,8 @@ use pgmesh_storage::wire;
 
 use crate::refusal::Refusal;
 use crate::status::Shortfall;
-use crate::store::EntryId;
 use crate::table::Table;
+use pgmesh_protocol::EntryId;
 
 /// Why the catalog's tables could not be read.
 #[derive(Debug, thiserror::Error)]

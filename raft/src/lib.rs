@@ -24,6 +24,7 @@ pub mod command;
 pub mod consensus;
 mod disk_pace;
 pub mod error;
+mod failure;
 pub mod key;
 pub mod limits;
 pub mod model;
@@ -53,8 +54,8 @@ pub use model::{
     WithdrawnMarks, Writer,
 };
 pub use options::CatalogOptions;
+pub use pgmesh_protocol::{EntryId, EntryIdError};
 pub use refusal::Refusal;
 pub use reply::Reply;
 pub use status::{CatalogStatus, Lack, Role, Shortfall, Standing};
-pub use store::{EntryId, EntryIdError};
 pub use view::View;

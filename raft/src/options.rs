@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::store::EntryId;
+use pgmesh_protocol::EntryId;
 
 /// Settings of a catalog on one node. The defaults suit a node of any size.
 #[derive(Debug, Clone)]

@@ -16,7 +16,8 @@ use crate::consensus::TypeConfig;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::status::{Lack, Shortfall};
-use crate::store::{EntryId, Mark};
+use crate::store::Mark;
+use pgmesh_protocol::EntryId;
 
 /// The longest [`PeerRequest`] and [`PeerReply`] on the wire, in bytes.
 pub const MESSAGE_LIMIT: usize = 16 << 20;

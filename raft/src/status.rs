@@ -7,7 +7,7 @@ use std::time::Duration;
 use openraft::LogId;
 use serde::{Deserialize, Serialize};
 
-use crate::store::EntryId;
+use pgmesh_protocol::EntryId;
 
 /// A node's part in the Raft group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

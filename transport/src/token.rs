@@ -6,6 +6,7 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use pgmesh_protocol::{TokenId, TokenSecret};
 use pgmesh_storage::wire;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,51 +19,6 @@ const CHECKSUM_LENGTH: usize = 4;
 
 /// No token is longer, as text.
 pub const MAX_TOKEN_LENGTH: usize = 16 * 1024;
-
-/// What a token is known by in the catalog; no secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TokenId(pub [u8; 8]);
-
-impl fmt::Display for TokenId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for TokenId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// What proves that somebody holds a token. Wiped when dropped, never printed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TokenSecret([u8; 32]);
-
-impl TokenSecret {
-    /// SHA-256 of the secret: what the catalog keeps (the secret has 256 random bits, so there is nothing to guess).
-    pub fn hash(&self) -> [u8; 32] {
-        Sha256::digest(self.0).into()
-    }
-
-    /// Whether this is the secret of that hash, in constant time.
-    pub fn matches(&self, hash: &[u8; 32]) -> bool {
-        subtle::ConstantTimeEq::ct_eq(self.hash().as_slice(), hash.as_slice()).into()
-    }
-}
-
-impl Drop for TokenSecret {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
-impl fmt::Debug for TokenSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
-}
 
 /// Why a text is not a token, or no token was made.
 #[derive(Debug, thiserror::Error)]
@@ -109,9 +65,9 @@ impl JoinToken {
         role: Role,
         expires: i64,
     ) -> Result<Self, TokenError> {
-        let (mut id, mut secret) = (TokenId([0; 8]), TokenSecret([0; 32]));
+        let mut id = TokenId([0; 8]);
         getrandom::fill(&mut id.0).map_err(TokenError::Random)?;
-        getrandom::fill(&mut secret.0).map_err(TokenError::Random)?;
+        let secret = TokenSecret::generate().map_err(TokenError::Random)?;
         Ok(Self {
             addresses,
             ca_fingerprint,
@@ -188,7 +144,8 @@ mod tests {
         assert_eq!(format!(" {text}\n").parse::<JoinToken>().unwrap(), token);
         let debug = format!("{token:?}");
         assert!(debug.contains("(secret)"), "{debug}");
-        assert!(!debug.contains(&format!("{:?}", token.secret.0)), "{debug}");
+        let secret = wire::encode(&token.secret);
+        assert!(!debug.contains(&format!("{secret:?}")), "{debug}");
         assert!(token.secret.matches(&token.secret_hash()));
         assert!(!token.secret.matches(&[0; 32]));
         assert!(!token.is_expired(1_799_999_999));

@@ -4,7 +4,7 @@
 //! that says which one it does: the other program can then name both versions instead of showing a TLS alert.
 
 /// The version of the wire protocol that this program speaks.
-pub const WIRE_VERSION: u16 = 6;
+pub const WIRE_VERSION: u16 = 7;
 
 /// The highest version that a server knows how to refuse politely.
 const HIGHEST_REFUSED: u16 = 16;

@@ -9,9 +9,9 @@ use super::uploader::UploadCounts;
 use super::wal::NeededWal;
 use crate::pg::{BackupStart, BackupStop, DatabaseName, TablespaceName};
 use bytes::Bytes;
-use pgmesh_node::protocol::{CommitBackup, CommittedBackup, Request};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{BackupLabel, Tablespace};
+use pgmesh_protocol::{CommitBackup, CommittedBackup, Request};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{
     BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload,
     TablespaceRecord,

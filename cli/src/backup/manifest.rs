@@ -1,8 +1,8 @@
 //! The manifest while it grows: entries in the order of the walk, parts that are sent as chunks when they are full.
 
 use super::uploader::{Halt, Piece};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::Entry;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{Digest, DigestSuite, EntryKind, FileEntry, FileErrors, PartRef, PartWriter};
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;

@@ -4,7 +4,7 @@ use super::bundle::{BUNDLE_BELOW, Bundle, CHUNK_SIZE, List, Slot};
 use super::manifest::Taken;
 use super::uploader::{Halt, Piece};
 use crate::extents;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use pgmesh_storage::{BlockRange, Digest, DigestSuite, EntryKind, Extent, FileEntry, Fingerprints};
 use std::collections::HashMap;
 use tokio::sync::mpsc;

@@ -1,8 +1,8 @@
 //! What is to be read, and in which order: from the tree that the walk found to jobs.
 
 use super::bundle::{CHUNK_SIZE, bundled_length};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace};
+use pgmesh_protocol::{Failure, code};
 use std::iter::Peekable;
 
 /// No entry joins a job that has so many bytes already.

@@ -9,9 +9,9 @@ use super::wal::NeededWal;
 use crate::mesh::{Archived, Mesh, WantedFile};
 use crate::pg::{OpenCluster, PgClient, database_failure};
 use crate::wal_sink::WalSink;
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName, WalSearch};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::StanzaName;
 
 /// Longer than the record of a restore point with the page header in it.

@@ -12,8 +12,8 @@ use super::source::PageSource;
 use super::tally::Tally;
 use super::uploader::{Halt, Piece};
 use crate::progress::Progress;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{
     BlockRange, DigestSuite, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FingerprintSeed, StoredTable,
 };

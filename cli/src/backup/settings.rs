@@ -1,7 +1,8 @@
 //! What the configuration says about a backup.
 
 use crate::config::Config;
-use pgmesh_node::{Failure, bounds, code};
+use pgmesh_node::bounds;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{BackupType, Codec, StanzaName};
 use std::collections::BTreeMap;
 use std::time::Duration;

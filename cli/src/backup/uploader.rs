@@ -5,8 +5,8 @@
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use pgmesh_node::protocol::{PutChunk, QueryChunks, Request};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{PutChunk, QueryChunks, Request};
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;

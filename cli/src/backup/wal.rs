@@ -6,9 +6,9 @@ use crate::mesh::Mesh;
 use crate::output;
 use crate::pg::{ArchiverFailure, OpenCluster, PgClient, database_failure};
 use crate::wal_push::{WalFile, WalPusher};
-use pgmesh_node::protocol::{ArchiveStatus, Request, SegmentPresence};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize, WalFileName};
+use pgmesh_protocol::{ArchiveStatus, Request, SegmentPresence};
+use pgmesh_protocol::{Failure, code};
 use std::time::Duration;
 use tokio::time::Instant;
 

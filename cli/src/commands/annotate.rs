@@ -5,8 +5,8 @@ use super::stanza;
 use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::mesh::Mesh;
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{AnnotateBackup, Request};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{AnnotateBackup, Request};
 
 /// Sets the notes that `--annotation` names, and leaves the others.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

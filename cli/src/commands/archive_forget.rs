@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::{self, size};
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{ForgetWal, ForgottenWal, Request};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{ForgetWal, ForgottenWal, Request};
 use pgmesh_storage::StanzaName;
 use serde_json::{Value, json};
 

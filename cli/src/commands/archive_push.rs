@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::wal_push::{WalFile, WalPusher};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::{Failure, code};
 use std::path::Path;
 
 /// Archives one file.

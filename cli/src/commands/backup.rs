@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use std::sync::Arc;
 
 /// Runs it, and says what it came to.

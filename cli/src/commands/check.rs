@@ -13,9 +13,9 @@ use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use crate::pg::{Archiver, OpenCluster, check_archiving, database_failure, open_cluster, ready_files};
-use pgmesh_node::protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
-use pgmesh_node::{Failure, code, now_unix};
 use pgmesh_postgres::{ControlFile, SegmentName};
+use pgmesh_protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_storage::{ArchiveId, DbId, StanzaName};
 use report::{Report, SwitchedSegment};
 use std::time::Duration;
@@ -194,7 +194,7 @@ fn is_settled(presence: &SegmentPresence, report: &Report) -> bool {
 mod tests {
     use super::*;
     use crate::commands::info::samples;
-    use pgmesh_node::protocol::HealthInfo;
+    use pgmesh_protocol::HealthInfo;
 
     fn presence(missing: &[&str], owed: &[u16]) -> SegmentPresence {
         SegmentPresence {

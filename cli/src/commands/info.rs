@@ -22,11 +22,9 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{
-    BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaHoles, StanzaInfo, StanzaLosses,
-};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaHoles, StanzaInfo, StanzaLosses};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
 use status::{Status, chosen};
 

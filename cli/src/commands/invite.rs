@@ -4,8 +4,8 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output;
-use pgmesh_node::protocol::{CreateInvite, Invite, Request};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{CreateInvite, Invite, Request};
+use pgmesh_protocol::{Failure, code};
 
 /// Makes a token.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

@@ -5,9 +5,9 @@ use super::argument;
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::output;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
 use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
 
 /// Joins.

@@ -7,8 +7,8 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{NodeChange, NodeInfo, Request};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{NodeChange, NodeInfo, Request};
 use serde_json::{Value, json};
 
 /// Shows the nodes that the catalog has.

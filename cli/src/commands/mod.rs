@@ -30,8 +30,8 @@ use crate::config::table::sets;
 use crate::config::{Command, Config};
 use crate::exit::{CommandError, ExitCode};
 use crate::mesh;
-use pgmesh_node::protocol::NodeChange;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::NodeChange;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::StanzaName;
 
 /// How long a node's last tasks may take to end.

@@ -3,7 +3,7 @@
 //! Invariant 12: a copy of a cluster often comes with the original's configuration. Its `%p` must not be read as a path
 //! into the original's data directory, whose segment of that name may be half written.
 
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 

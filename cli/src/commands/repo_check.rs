@@ -4,7 +4,7 @@ use super::info::repository as asked_repository;
 use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::output::{self, OutputFormat};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{CheckOutcome, CheckSize, CheckStep, StoreError, check_store};
 use serde_json::{Value, json};
 

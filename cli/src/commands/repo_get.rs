@@ -9,9 +9,9 @@ use crate::mesh::Mesh;
 use crate::output;
 use crate::restore::{DirectRepositories, direct_identity};
 use bytes::Bytes;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{PayloadHead, ReadRepository, Request};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{PayloadHead, ReadRepository, Request};
 use pgmesh_storage::{FilePart, ObjectPath, PartsSeen, Payload, RepoKey};
 
 /// Writes the content of one object to stdout, checked once more on this side (invariant 6). The path of a WAL file

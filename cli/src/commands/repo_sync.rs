@@ -6,8 +6,8 @@ use crate::exit::{CommandError, ExitCode};
 use crate::mesh::{Heard, Mesh};
 use crate::output::{self, size};
 use crate::progress::Counter;
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{DebtInfo, Request, SyncEvent};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{DebtInfo, Request, SyncEvent};
 use std::ops::ControlFlow;
 
 /// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.

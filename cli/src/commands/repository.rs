@@ -7,10 +7,10 @@ use crate::exit::{CommandError, ExitCode};
 use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
 use crate::restore::DirectRepositories;
-use pgmesh_node::protocol::{
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{
     HealthInfo, ListRepository, Replaced, RepositoryInfo, RepositoryListing, RepositoryObject, Request,
 };
-use pgmesh_node::{Failure, code};
 use pgmesh_storage::RepoKey;
 use serde_json::{Map, Value, json};
 
@@ -181,7 +181,7 @@ fn update_text(repo: RepoKey, changed: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgmesh_node::protocol::DebtInfo;
+    use pgmesh_protocol::DebtInfo;
 
     fn object(name: &str, size: Option<u64>) -> RepositoryObject {
         RepositoryObject {
@@ -223,7 +223,7 @@ mod tests {
             host: None,
             health,
             debt: DebtInfo::default(),
-            kept: pgmesh_node::protocol::KeptInfo::default(),
+            kept: pgmesh_protocol::KeptInfo::default(),
         };
         let down = HealthInfo::Down {
             since: 0,

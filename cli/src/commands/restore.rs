@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat};
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 
 /// Runs it, and says what it did.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

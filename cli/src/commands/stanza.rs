@@ -8,9 +8,9 @@ use crate::mesh::{Backups, Mesh};
 use crate::output;
 use crate::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files};
 use crate::restore::refuse_running;
-use pgmesh_node::protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterState, machine_fingerprint};
+use pgmesh_protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::StanzaName;
 use std::path::Path;
 

@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::timestamp;
-use pgmesh_node::protocol::{Request, SetStopped};
-use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{Request, SetStopped};
 
 /// Has the mesh refuse what writes for the stanza (62), until [`start`]; with `--force` also end what runs.
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {

@@ -2,8 +2,9 @@
 
 use super::candidates::Ways;
 use crate::config::{Command, Config, IndexKey, table};
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, Layout, code};
+use pgmesh_node::Layout;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_transport::{Identity, IdentityError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

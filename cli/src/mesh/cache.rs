@@ -3,7 +3,7 @@
 //! It only ever saves time. Whatever is wrong with the file or its folder, the program goes on as if it remembered less;
 //! processes that write at once each write a whole file, and the last one stays.
 
-use pgmesh_node::protocol::NodeAddress;
+use pgmesh_protocol::NodeAddress;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read};

@@ -4,8 +4,8 @@ use super::candidates::Candidate;
 use super::link::Link;
 use super::race::{Outcome, race};
 use super::{Mesh, reached};
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_transport::ConnectError;
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! What the mesh holds, put together from answers none of which is longer than a message.
 
 use super::Mesh;
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{GetInfo, MeshInfo, Request, StanzaInfo};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{GetInfo, MeshInfo, Request, StanzaInfo};
 use pgmesh_storage::StanzaName;
 
 /// Whether the backups are asked for, too.

@@ -1,9 +1,9 @@
 //! One connection to one node, and what is said on it.
 
 use bytes::Bytes;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use super::cache::{MeshCache, Stranger};
 use super::candidates::{Candidate, Ways, candidates};
-use pgmesh_node::protocol::NodeAddress;
+use pgmesh_protocol::NodeAddress;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

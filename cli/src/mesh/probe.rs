@@ -3,7 +3,7 @@
 use super::Mesh;
 use super::candidates::Candidate;
 use futures::future::join_all;
-use pgmesh_node::failure::chain;
+use pgmesh_protocol::failure::chain;
 use std::time::Duration;
 
 /// One node, or one address of nobody yet known.

@@ -4,9 +4,9 @@
 use super::{Access, Mesh};
 use crate::config::Config;
 use crate::output::timestamp;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{JoinAccepted, RenewCertificate, Request};
-use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{JoinAccepted, RenewCertificate, Request};
 use pgmesh_transport::{IdentityError, MemberCertificate};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! When a request is repeated, where, and after what pause. Every request of the program goes by this: what the protocol
 //! knows may be repeated, at the same node and at others, and has one effect.
 
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use std::time::{Duration, Instant};
 
 /// The pause after the second failure in a row; the first is followed by a try elsewhere at once.

@@ -3,9 +3,9 @@
 use super::link::{Link, lost, reply_within};
 use super::retry::Retry;
 use super::{Failed, Mesh};
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{PartsTurn, Pushed, Request};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{PartsTurn, Pushed, Request};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, parts_of};
 use pgmesh_transport::{Stream, StreamError};
 use std::fs::File;

@@ -6,8 +6,8 @@
 use super::Mesh;
 use super::retry::Retry;
 use crate::activity::Activity;
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{BackupBegun, BeginBackup, BeginRestore, Request, RestoreBegun, ResumeSession};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{BackupBegun, BeginBackup, BeginRestore, Request, RestoreBegun, ResumeSession};
 use pgmesh_storage::StanzaName;
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};

@@ -2,7 +2,7 @@
 
 use super::*;
 use candidates::Ways;
-use pgmesh_node::protocol::{
+use pgmesh_protocol::{
     BackupBegun, BeginBackup, CommitBackup, CommittedBackup, NodeAddress, PayloadHead, QueryChunks, RestoreBegun,
     SyncEvent,
 };

@@ -5,10 +5,10 @@ use super::retry::Retry;
 use super::{BAD_COPIES, Failed, Mesh};
 use crate::wal_sink::{WalSink, give};
 use bytes::Bytes;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{BODY_LIMIT, GetSegment, Request, SegmentPart, SegmentReply};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{BODY_LIMIT, GetSegment, Request, SegmentPart, SegmentReply};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{
     Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
     StanzaName, parts_of,

@@ -3,8 +3,8 @@
 use super::client::{ArchiverFailure, PgClient, PgClientError};
 use crate::config::Config;
 use crate::output::timestamp;
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::UNIX_EPOCH;

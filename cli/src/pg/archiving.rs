@@ -4,7 +4,7 @@ use super::client::PgClient;
 use super::cluster::database_failure;
 use crate::config::Config;
 use crate::exit::ExitCode;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 
 /// The server's settings that decide whether its WAL reaches the mesh.
 struct ArchiveSettings {

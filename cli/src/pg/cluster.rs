@@ -3,9 +3,9 @@
 use super::address::PgAddress;
 use super::client::{PgClient, PgClientError};
 use crate::config::{Config, IndexKey};
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, ControlFileError, instance_fingerprint};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@
 //! with `O_NOFOLLOW`, which is the same for paths that only go down.
 
 use super::disk::failed;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};

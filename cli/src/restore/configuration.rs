@@ -3,8 +3,8 @@
 
 use super::source::Source;
 use super::survey::Survey;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{RECOVERY_TARGETS, RecoverySettings, RecoveryTarget, SettingLine, setting_lines};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{EntryKind, FileEntry};
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
 //! `--db-include` and `--db-exclude`: which databases come back as empty files. A pure choice.
 
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::DatabaseRecord;
 use std::collections::BTreeSet;
 

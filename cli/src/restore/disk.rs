@@ -1,6 +1,6 @@
 //! Small things done to directories by their paths, with errors that say to which. What lies below PGDATA: `below.rs`.
 
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;

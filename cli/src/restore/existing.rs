@@ -4,7 +4,7 @@ use super::below::Below;
 use super::data_directory::MARKER;
 use super::disk;
 use super::prepare::Tree;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use rustix::fs::{FileType, Mode, Stat};
 use std::ffi::OsStr;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use super::options::RestoreOptions;
 use super::unfinished;
 use crate::exit::CommandError;
 use crate::logging;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

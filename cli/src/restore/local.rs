@@ -3,7 +3,7 @@
 use super::disk::failed;
 use crate::crc::append;
 use crate::read_at::read_at;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use pgmesh_storage::{FINGERPRINT_PAGE, FileEntry, FingerprintSeed, PageFingerprint};
 use rustix::fs::{FileType, Stat};
 use std::fs::File;

@@ -3,9 +3,9 @@
 use super::restore_command;
 use super::target::Target;
 use crate::config::{Config, IndexKey};
-use pgmesh_node::choice::{Follow, Restoring};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, TargetAction};
+use pgmesh_protocol::choice::{Follow, Restoring};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{RepoKey, StanzaName};
 use std::path::PathBuf;
 

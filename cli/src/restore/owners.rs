@@ -7,7 +7,7 @@
 use super::below::Below;
 use super::disk::failed;
 use super::survey::DirectoryEntry;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use rustix::fs::{Gid, Uid};
 use std::collections::HashMap;
 use std::fs::File;

@@ -2,8 +2,8 @@
 
 use super::below::Below;
 use super::disk::failed;
-use pgmesh_node::Failure;
 use pgmesh_postgres::{ManifestFile, ManifestWriter, WalRange};
+use pgmesh_protocol::Failure;
 use pgmesh_storage::{EntryKind, FileEntry, ManifestRoot};
 use std::fs::File;
 use std::io::BufWriter;

@@ -11,7 +11,7 @@ use super::tables::Tables;
 use super::workers::{Workers, abnormal};
 use super::writer::{Part, Writer};
 use crate::progress::Progress;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use pgmesh_storage::{EntryKind, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::HashMap;
 use std::sync::Arc;

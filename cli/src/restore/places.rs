@@ -4,7 +4,7 @@
 //! the data directory, unless `--link-all` or `--link-map` says otherwise.
 
 use super::options::PlaceOptions;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use pgmesh_storage::TablespaceRecord;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

@@ -12,7 +12,7 @@ use super::planning::Rules;
 use super::roots::Roots;
 use super::servers;
 use super::survey::{DirectoryEntry, Survey};
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use pgmesh_storage::ManifestRoot;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

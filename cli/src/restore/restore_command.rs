@@ -1,8 +1,8 @@
 //! `restore_command`: how the restored server will get its WAL.
 
 use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, table};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::RecoveryTarget;
+use pgmesh_protocol::{Failure, code};
 
 /// This program, told the same as now where the configuration file does not say it: options of the command line and of the
 /// environment that `archive-get` takes too. Secrets are never written (invariant 9).

@@ -3,7 +3,7 @@
 
 use super::below::Below;
 use super::places::PlannedLink;
-use pgmesh_node::Failure;
+use pgmesh_protocol::Failure;
 use std::path::Path;
 use std::sync::Arc;
 

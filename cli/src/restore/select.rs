@@ -2,8 +2,8 @@
 
 use super::options::{ArchiveMode, RestoreOptions};
 use super::source::Source;
-use pgmesh_node::Failure;
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, instance_fingerprint};
+use pgmesh_protocol::Failure;
 use pgmesh_storage::ManifestRoot;
 use std::path::Path;
 

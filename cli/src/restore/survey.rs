@@ -3,7 +3,7 @@
 use super::places::FoundLinks;
 use super::planning::PG_CONTROL;
 use super::source::Source;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{DigestSuite, EntryKind, FileEntry, ManifestRoot, PartReader};
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 
 use super::source::Source;
 use bytes::Bytes;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{Digest, Extent, FINGERPRINT_PAGE, FingerprintTable, Fingerprints};
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! `--type`, `--target` and `--set`: how far recovery goes, and what that demands of the backup.
 
 use super::time_target::{self, TimeTarget};
-use pgmesh_node::choice::Wanted;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{Lsn, RecoveryTarget};
+use pgmesh_protocol::choice::Wanted;
+use pgmesh_protocol::{Failure, code};
 
 /// A recovery target, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@ mod archive;
 mod hostile;
 
 use super::*;
-use pgmesh_node::code;
 use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
+use pgmesh_protocol::code;
 use pgmesh_storage::{
     ArchiveId, BackupLabel, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry,
     Generation, MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore, Repository,

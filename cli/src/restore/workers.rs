@@ -1,6 +1,6 @@
 //! `process-max`: how much decompressing, checking and writing is done at once.
 
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 

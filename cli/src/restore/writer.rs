@@ -10,7 +10,7 @@ use super::planning::{ChunkPlan, Content, FilePlan, PartPlan, PiecePlan};
 use super::prepare::FileSystems;
 use super::roots::Roots;
 use crate::crc::append;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::DigestSuite;
 use std::fs::{File, FileTimes, Permissions};
 use std::io;

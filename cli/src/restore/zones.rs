@@ -2,7 +2,7 @@
 //! means one time.
 
 use super::configuration::Configuration;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -3,15 +3,16 @@
 mod nodes;
 mod parts;
 
+use crate::Node;
 use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
 use crate::links::CONSENSUS_LIMIT;
-use crate::protocol::{CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply};
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
+use pgmesh_protocol::{CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
@@ -274,7 +275,7 @@ impl Served {
     }
 
     /// Passes a verification's events on as they come.
-    async fn verify(&self, request: crate::protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
+    async fn verify(&self, request: pgmesh_protocol::VerifyRequest, stream: &mut Stream) -> Result<(), StreamError> {
         let (sink, mut events) = mpsc::channel(64);
         let run = self.node.verify(&self.peer, request, sink);
         let pass_on = async {

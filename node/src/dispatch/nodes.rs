@@ -1,9 +1,10 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
 use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
-use crate::protocol::{BODY_LIMIT, Request};
-use crate::{Failure, code};
-use pgmesh_storage::ObjectName;
+use crate::links::CONSENSUS_LIMIT;
+use pgmesh_protocol::{BODY_LIMIT, Request};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_storage::{ObjectName, wire};
 use pgmesh_transport::{Stream, StreamError};
 use tokio::sync::mpsc;
 
@@ -40,11 +41,16 @@ impl Served {
         let node = &*self.node;
         match request {
             // Between nodes a message may be longer.
-            Request::Raft(message) => {
-                stream
-                    .send(&Ok::<_, Failure>(node.catalog.answer(*message).await))
-                    .await
-            }
+            Request::Raft(message) => match wire::decode(&message, CONSENSUS_LIMIT) {
+                Ok(message) => {
+                    let answer = node.catalog.answer(message).await;
+                    stream.send(&Ok::<_, Failure>(answer)).await
+                }
+                Err(error) => {
+                    let failure = Failure::new(code::PROTOCOL, "reading a message of the Raft group").because(error);
+                    reply::<()>(stream, Err(failure)).await
+                }
+            },
             Request::Announce(announce) => {
                 let heard = self.member().and_then(|member| node.hear(member, &announce));
                 logged(stream, "announcement", heard).await

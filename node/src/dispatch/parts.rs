@@ -1,8 +1,8 @@
 //! Files that lie in parts, on their way in and out.
 
 use super::{Served, logged, reply, reply_with_body};
-use crate::protocol::{PartsTurn, PushSegment};
 use crate::services::{PartedFile, PushPartsError};
+use pgmesh_protocol::{PartsTurn, PushSegment};
 use pgmesh_transport::{Stream, StreamError};
 
 impl Served {

@@ -10,10 +10,10 @@
 //! been uploaded anew. Its new objects have other names (decision 18), and `Command::Forget` passes it over, since it
 //! is not condemned any more as of the position that was read.
 
-use crate::Failure;
-use crate::protocol::Collected;
 use futures::StreamExt;
 use futures::stream;
+use pgmesh_protocol::Collected;
+use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::{Base, Snapshots};
 use pgmesh_raft::{
     Command, CondemnedChunk, Garbage, GarbageKey, GarbageObject, ObjectRef, ReadError, Replica, SessionId, View, limits,

@@ -1,13 +1,14 @@
 //! A collection and uploads of the same chunks on one real node, at the same time (invariant 5).
 
 use super::collector::{Fate, Ground, collect};
-use crate::protocol::PutChunk;
 use crate::sessions::ConnectionNumber;
 use crate::settings::Layout;
 use crate::testing::settings;
-use crate::{Failure, Node, SessionTimes, init};
+use crate::{Node, SessionTimes, init};
 use futures::StreamExt;
 use futures::stream;
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::PutChunk;
 use pgmesh_raft::{Command, GarbageKey, Reply, SessionId, SessionKind, View};
 use pgmesh_storage::{Codec, Digest, DigestSuite, ObjectName, Payload};
 use pgmesh_transport::Identity;

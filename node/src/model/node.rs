@@ -3,7 +3,7 @@
 use super::random::Random;
 use super::world::{NODES, Row, World, open_session};
 use crate::garbage::collector::{Fate, Ground};
-use crate::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::apply::{Base, MemoryBase, Rows, Snapshots};
 use pgmesh_raft::table::Table;
 use pgmesh_raft::{

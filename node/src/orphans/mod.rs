@@ -15,9 +15,10 @@
 mod names;
 mod scan;
 
+use crate::Node;
 use crate::sweep::backed_off;
-use crate::{Failure, Node, now_unix};
 use futures::future::join_all;
+use pgmesh_protocol::{Failure, now_unix};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, OrphanScan};
 use scan::Scan;
 use std::sync::Arc;

@@ -1,12 +1,13 @@
 //! One scan of a repository.
 
 use super::names::Names;
-use crate::failure::chain;
 use crate::garbage::never_deletes;
 use crate::repositories::{OpenRepository, Slot};
 use crate::services::unexpected;
-use crate::{Failure, Node, code, refs};
+use crate::{Node, refs};
 use futures::StreamExt;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::command::{DiscardOrphans, NoteOrphans};
 use pgmesh_raft::{
     Command, GarbageKey, LogIndex, OrphanTally, PlacedIdentity, Reply, SessionId, SightedOrphan, View, limits,

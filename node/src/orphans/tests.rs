@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::SessionTimes;
-use crate::protocol::{GetSegment, Request, SegmentReply};
 use crate::testing::{SUITE, TestNode, stanza};
+use pgmesh_protocol::{GetSegment, Request, SegmentReply};
 use pgmesh_raft::command::NoteOrphans;
 use pgmesh_raft::{Amount, Command, EndedScan, LogIndex, OrphanTally};
 use pgmesh_storage::RepoKey;

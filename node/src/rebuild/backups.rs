@@ -3,11 +3,11 @@
 use super::chunks::ChunkTable;
 use super::report::{Problem, ProblemKind, RebuildEvent};
 use super::{Rebuilding, is_bad, unreadable};
-use crate::failure::chain;
 use crate::services::{backup_record, claimed_object};
-use crate::{Failure, code};
 use futures::{Stream, StreamExt, stream};
 use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::command::{Adopt, ClaimedObject, Cluster, NewChunk};
 use pgmesh_raft::{BackupRecord, Claim, Command, Replica, SessionId, limits};
 use pgmesh_storage::{

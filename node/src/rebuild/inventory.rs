@@ -2,10 +2,10 @@
 
 use super::chunks::{ChunkTable, Listing};
 use super::report::{RebuildEvent, Tell};
-use crate::failure::chain;
-use crate::{Failure, code};
 use futures::TryStreamExt;
 use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{ArchiveId, BackupLabel, Generation, ObjectPath, Repository, StanzaName, prefix};
 use std::collections::{BTreeMap, BTreeSet};
 

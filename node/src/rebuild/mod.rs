@@ -28,15 +28,15 @@ pub(crate) use wal::adopt_unknown_wal;
 
 pub use report::{Problem, ProblemKind, RebuildEvent, Rebuilt, RebuiltStanza, Tell};
 
-use crate::clock::utc;
-use crate::failure::chain;
 use crate::init::{claim, found, write_marker};
 use crate::past::{ShownMarks, anchor_of, floor_of_era, random_branch};
 use crate::repositories::OpenRepository;
 use crate::services::unexpected;
 use crate::settings::{Layout, NodeSettings, RepositorySettings};
-use crate::{Failure, code, now_unix};
 use inventory::Inventory;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::utc;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::{Catalog, Command, LogIndex, NodeName, Reply, SessionId, SessionKind};
 use pgmesh_storage::{Generation, RepoKey, Repository, Store, StoreError};
 use pgmesh_transport::MeshId;

@@ -4,10 +4,10 @@ use super::backups::FoundBackup;
 use super::inventory::{FoundArchive, FoundStanza};
 use super::report::{Problem, ProblemKind};
 use super::{Rebuilding, is_bad, unreadable};
-use crate::failure::chain;
 use crate::services::claimed_object;
-use crate::{Failure, code, now_unix};
 use pgmesh_postgres::{TimelineId, WalHeader};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::Command;
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_storage::{

@@ -10,7 +10,7 @@ use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::ways::Way;
 use crate::budget::Held;
-use crate::{Failure, code};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
@@ -99,7 +99,7 @@ impl Late {
             match end {
                 Ok(written) => return Some(written),
                 Err(error) => {
-                    tracing::warn!(%repo, error = %crate::failure::chain(&error), "a write was not finished; it is owed");
+                    tracing::warn!(%repo, error = %pgmesh_protocol::failure::chain(&error), "a write was not finished; it is owed");
                 }
             }
         }
@@ -353,7 +353,7 @@ impl Repositories {
             match end {
                 Ok(written) => durable.push(written),
                 Err(error) => {
-                    reasons.push(crate::failure::chain(&error));
+                    reasons.push(pgmesh_protocol::failure::chain(&error));
                     // A shared repository may be well, and only the way there not.
                     let generation = generations.get(&key).filter(|_| error.is_of_the_way());
                     if let Some(generation) = generation

@@ -10,11 +10,12 @@
 //! reason for alarm either.
 
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::clock::utc;
-use crate::failure::chain;
-use crate::{Failure, Node, code, now_unix};
+use crate::Node;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::utc;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord, View};
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;

@@ -15,7 +15,7 @@ mod ways;
 pub(crate) use fanout::{WriteOutcome, Written, write_one};
 pub(crate) use marks::{Walk, next_mark};
 pub(crate) use opening::There;
-pub(crate) use parts::{FileWrite, FileWritten, PARTS_AT_ONCE, PartToWrite};
+pub(crate) use parts::{FileWrite, FileWritten, PartToWrite};
 pub(crate) use place::Place;
 pub(crate) use reading::{BadReplica, Source};
 pub(crate) use slot::{OpenRepository, Opened, Slot, SlotError};

@@ -11,9 +11,10 @@
 
 use super::marks::Newest;
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::failure::chain;
-use crate::{Node, code, now_unix};
+use crate::Node;
 use futures::future::join_all;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{code, now_unix};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, RepositoryRecord};
 use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, StoreError, WrappedKey};
 use std::future::Future;
@@ -65,9 +66,9 @@ impl NotOpen {
         Self::Closed(chain(error), Again::Soon)
     }
 
-    fn failure(self) -> crate::Failure {
+    fn failure(self) -> pgmesh_protocol::Failure {
         let (Self::Closed(why, _) | Self::Refused(why) | Self::Differs(why)) = self;
-        crate::Failure::new(code::REPO_INVALID, why)
+        pgmesh_protocol::Failure::new(code::REPO_INVALID, why)
     }
 }
 
@@ -270,7 +271,7 @@ impl Node {
             Err(CatalogError::Refused(
                 refusal @ (Refusal::RepositoryDiffers { .. } | Refusal::RepositoryTaken { .. }),
             )) => {
-                let failure = crate::Failure::from(refusal);
+                let failure = pgmesh_protocol::Failure::from(refusal);
                 Err(NotOpen::Differs(match failure.remedy {
                     Some(remedy) => format!("{}; {remedy}", failure.what),
                     None => failure.what,
@@ -285,7 +286,7 @@ impl Node {
         &self,
         slot: &Slot,
         record: &RepositoryRecord,
-    ) -> Result<(), crate::Failure> {
+    ) -> Result<(), pgmesh_protocol::Failure> {
         let checked = async {
             let (_, repository) = open_store(slot, &record.wrapped_keys).await?;
             same_repository(slot, &repository, record).map_err(NotOpen::Refused)?;
@@ -299,7 +300,11 @@ impl Node {
     }
 
     /// What lies at the declared place.
-    pub(crate) async fn look_there(&self, slot: &Slot, record: &RepositoryRecord) -> Result<There, crate::Failure> {
+    pub(crate) async fn look_there(
+        &self,
+        slot: &Slot,
+        record: &RepositoryRecord,
+    ) -> Result<There, pgmesh_protocol::Failure> {
         let Ok((_, repository)) = open_store(slot, &record.wrapped_keys).await else {
             return Ok(There::Another);
         };
@@ -317,7 +322,7 @@ impl Node {
     ///
     /// # Errors
     /// The place cannot be used, or holds another mesh's repository.
-    pub(crate) async fn make_empty_repository(&self, slot: &Slot) -> Result<Repository, crate::Failure> {
+    pub(crate) async fn make_empty_repository(&self, slot: &Slot) -> Result<Repository, pgmesh_protocol::Failure> {
         let made = self.make_repository(slot).await;
         made.map(|(_, repository)| repository).map_err(NotOpen::failure)
     }

@@ -13,10 +13,11 @@
 use super::Repositories;
 use super::fanout::{Admission, Late, WriteOutcome, Written};
 use crate::budget::Held;
-use crate::{Failure, code};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use pgmesh_protocol::wal_copies::PARTS_AT_ONCE;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::Claim;
 use pgmesh_storage::{FilePart, Generation, ObjectName, Payload, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,10 +26,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
-
-/// Parts that are being written at once. The last one is written when all the others are there: a file whose upload was
-/// cut lacks its end.
-pub(crate) const PARTS_AT_ONCE: usize = 2;
 /// So long, in sum, the parts of one file wait for repositories that are slower than those that acknowledge.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is asked whether the memory that they hold is wanted.

@@ -122,7 +122,7 @@ impl Repositories {
                     None => break,
                     Some((repo, _, Ok(payload))) => return Ok(Source { payload, repo, bad }),
                     Some((_, replica, Err(error))) => {
-                        let what = crate::failure::chain(&error);
+                        let what = pgmesh_protocol::failure::chain(&error);
                         if let (Some(missing), Some(identity)) = (error.condemns(), error.identity()) {
                             let identity = identity.clone();
                             bad.push(BadReplica {

@@ -6,7 +6,7 @@ use super::slot::SlotError;
 use super::watch::{Attempt, Watch};
 use crate::health::Work;
 use crate::links::{Lane, LinkError, Links, Whom, receive, receive_body};
-use crate::protocol::{
+use pgmesh_protocol::{
     BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, Request, StoreObject,
     StoreTarget, Stored,
 };

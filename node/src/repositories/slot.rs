@@ -4,10 +4,10 @@ use super::marks::Marking;
 use super::watch::Watch;
 use crate::awake::Awake;
 use crate::health::Work;
-use crate::now_unix;
 use crate::past::Ahead;
-use crate::protocol::{HealthInfo, RemoteErrorKind};
 use crate::settings::RepositorySettings;
+use pgmesh_protocol::now_unix;
+use pgmesh_protocol::{HealthInfo, RemoteErrorKind};
 use pgmesh_raft::{LogIndex, NodeName, PlacedIdentity, RepositoryRecord, limits};
 use pgmesh_storage::{Mark, RepoKey, Repository, Store, StoreError};
 use std::collections::BTreeSet;
@@ -290,7 +290,7 @@ impl Slot {
             }
             Ok(Err(source)) => {
                 if source.is_of_the_repository() {
-                    attempt.failed(crate::failure::chain(&source));
+                    attempt.failed(pgmesh_protocol::failure::chain(&source));
                 } else {
                     attempt.answered();
                 }

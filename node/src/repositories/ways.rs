@@ -8,7 +8,7 @@ use super::Repositories;
 use super::place::Place;
 use super::remote::RemoteSlot;
 use super::slot::{Opened, Slot};
-use crate::failure::chain;
+use pgmesh_protocol::failure::chain;
 use pgmesh_raft::{NodeName, NodeService, RepositoryRecord, View};
 use pgmesh_storage::RepoKey;
 use std::sync::Arc;

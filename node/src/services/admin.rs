@@ -1,9 +1,10 @@
 //! Join tokens and certificates.
 
-use crate::failure::chain;
-use crate::protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
+use crate::Node;
 use crate::services::unexpected;
-use crate::{Failure, Node, code, now_unix};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{
     CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,

@@ -1,18 +1,19 @@
 //! Pushing WAL.
 
 use super::aside::{Content, Filed};
-use crate::failure::chain;
-use crate::protocol::{PayloadHead, PushSegment, Pushed};
+use crate::Node;
 use crate::refs;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
 use crate::settings::effective_ack;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use pgmesh_postgres::{
     SegmentName, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader,
 };
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{PayloadHead, PushSegment, Pushed};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{

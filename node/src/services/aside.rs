@@ -3,10 +3,11 @@
 use super::archive::segment_ref;
 use super::comparison::Comparison;
 use super::refused_push::position;
-use crate::protocol::PushSegment;
+use crate::Node;
 use crate::refs;
-use crate::{Failure, Node, code};
 use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::PushSegment;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
 use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 
@@ -69,7 +70,7 @@ impl Node {
         let seen = Known {
             content: digest,
             last_push: last_push.as_ref(),
-            now: crate::now_unix(),
+            now: pgmesh_protocol::now_unix(),
         };
         let judged = match stanza.judge(&push.stanza, *file, &push.server, seen, given) {
             Ok(judged) => judged,

@@ -1,15 +1,16 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
+use crate::Node;
 use crate::committer::ChunkCommit;
-use crate::protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
 use crate::refs;
 use crate::services::{
     Again, Checked, LookedUp, Patience, Thin, Whole, claimed_object, current_database, joined, look_again,
 };
 use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
+use pgmesh_protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
@@ -546,8 +547,8 @@ pub(crate) fn backup_record(
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::protocol::Request;
     use crate::testing::{SUITE, TestNode, manifest_of_file, stanza};
+    use pgmesh_protocol::Request;
     use pgmesh_storage::Codec;
 
     /// What a restore would refuse is no backup, and a client that says so is told at once.

@@ -6,14 +6,15 @@
 
 use super::archive::{Read, current_database};
 use super::joined;
+use crate::Node;
 use crate::budget::Held;
-use crate::failure::chain;
-use crate::protocol::{ChangeMaps, ChangeMapsReply, MESSAGE_LIMIT, PushSegment};
 use crate::refs;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_postgres::wal::{SegmentMap, SegmentMapper};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, MESSAGE_LIMIT, PushSegment};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;

@@ -1,12 +1,13 @@
 //! Which backup a restore needs, and which one a new backup is compared with.
 
 use super::info::backup_info;
-use crate::choice::{Chooser, Chosen, Clusters, PriorChoice, PriorChooser, Wanted};
-use crate::lines::{Family, LastSegment, NewestBackup, TimelineFacts};
-use crate::protocol::{ChooseBackup, ChoosePrior};
+use crate::Node;
 use crate::wal_holes::tree_of;
-use crate::{Failure, Node, code};
 use pgmesh_postgres::{SystemId, TimelineId, WalFileName};
+use pgmesh_protocol::choice::{Chooser, Chosen, Clusters, PriorChoice, PriorChooser, Wanted};
+use pgmesh_protocol::lines::{Family, LastSegment, NewestBackup, TimelineFacts};
+use pgmesh_protocol::{ChooseBackup, ChoosePrior};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Database, ReadError, StanzaRecord, View};
 use pgmesh_storage::{BackupType, DbId, StanzaName};
@@ -178,8 +179,8 @@ fn add_facts<B: Base>(
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
-    use crate::choice::{Follow, Restoring};
     use pgmesh_postgres::{Lsn, SegmentName};
+    use pgmesh_protocol::choice::{Follow, Restoring};
     use pgmesh_raft::apply::{Counting, MemoryBase, Writes};
     use pgmesh_raft::table::Table;
     use pgmesh_raft::{LogIndex, Replica, StoredObject, key, value};
@@ -316,19 +317,19 @@ mod tests {
         assert_eq!(choose(Wanted::Label(named.clone()), 1), (Ok(named), 1));
         let (unknown, rows) = choose(Wanted::Label(label("20250101-000000F")), 1);
         assert!(
-            matches!(unknown, Err(crate::choice::NoBackup::Unknown { .. })),
+            matches!(unknown, Err(pgmesh_protocol::choice::NoBackup::Unknown { .. })),
             "{unknown:?}"
         );
         assert_eq!(rows, 2);
         let (young, _) = choose(Wanted::EndedBefore(5), 1);
         let oldest = label("20260101-000000F");
         assert!(
-            matches!(&young, Err(crate::choice::NoBackup::TooYoung { oldest: found, .. }) if *found == oldest),
+            matches!(&young, Err(pgmesh_protocol::choice::NoBackup::TooYoung { oldest: found, .. }) if *found == oldest),
             "{young:?}"
         );
         let (elsewhere, _) = choose(Wanted::Label(incremental(2, INCREMENTALS)), 3);
         assert!(
-            matches!(elsewhere, Err(crate::choice::NoBackup::None(_))),
+            matches!(elsewhere, Err(pgmesh_protocol::choice::NoBackup::None(_))),
             "{elsewhere:?}"
         );
     }

@@ -1,10 +1,11 @@
 //! How far a file that is pushed is as the one that is archived under its name, piece by piece.
 
+use crate::Node;
 use crate::refs::Known;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_postgres::wal::SwitchSearch;
 use pgmesh_postgres::{SegmentName, SegmentSize};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::ObjectRef;
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Payload};
 

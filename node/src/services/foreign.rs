@@ -1,6 +1,6 @@
 //! What a verification finds in a repository that is none of its objects.
 
-use crate::protocol::{Finding, FindingKind};
+use pgmesh_protocol::{Finding, FindingKind};
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 

@@ -4,10 +4,11 @@
 //! is repeated or comes late forgets nothing that was pushed since. The end of a timeline goes, the last files first:
 //! wherever this ends, no hole is left.
 
-use crate::protocol::{ForgetWal, ForgottenTimeline, ForgottenWal};
+use crate::Node;
 use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
-use crate::{Failure, Node, code};
 use pgmesh_postgres::{TimelineId, WalFileName};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ForgetWal, ForgottenTimeline, ForgottenWal};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, Refusal, StanzaRecord, View, limits};
 use pgmesh_storage::{BackupLabel, StanzaName};
 
@@ -95,7 +96,7 @@ impl Node {
             let is_refused = refused.iter().any(|stuck| {
                 (&stuck.instance, &stuck.machine) == (&last.instance, &last.machine) && stuck.position >= last.pushed.0
             });
-            let now = crate::now_unix();
+            let now = pgmesh_protocol::now_unix();
             if is_concerned && !is_refused && last.is_within(now, RECENT_PUSH_SECONDS) {
                 let what = format!(
                     "{} at {} pushed {} to stanza {} {} seconds ago",

@@ -1,11 +1,12 @@
 //! Getting WAL.
 
-use crate::protocol::{GetSegment, SegmentPart, SegmentReply};
+use crate::Node;
 use crate::refs;
 use crate::wal_holes::descents_of;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
 use pgmesh_postgres::{WalFileName, WalHole};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{GetSegment, SegmentPart, SegmentReply};
 use pgmesh_raft::{Database, ObjectRef, Refusal, StanzaRecord, View};
 use pgmesh_storage::{FilePart, RepoKey, StanzaName};
 use std::sync::Arc;

@@ -1,8 +1,9 @@
 //! How repositories do, by the accounts of the nodes that host or reach them.
 
-use crate::protocol::{HealthInfo, NodeStatus, ReachInfo, StuckArchiver};
-use crate::{Failure, Node, now_unix};
+use crate::Node;
 use futures::future::join_all;
+use pgmesh_protocol::{Failure, now_unix};
+use pgmesh_protocol::{HealthInfo, NodeStatus, ReachInfo, StuckArchiver};
 use pgmesh_raft::{RepositoryRecord, View};
 use pgmesh_storage::{RepoKey, StanzaName, StoreSettings};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +45,7 @@ impl Node {
         let accounts = nodes.iter().map(|node| self.account_of(&node.name, GLANCE_LIMIT));
         let told = join_all(accounts).await.into_iter().flatten().flat_map(|own| own.stuck);
         let known = told.filter(|stuck| stuck.stanza.parse().is_ok_and(|stanza| may_know(&stanza)));
-        crate::stuck::merged(&known.collect::<Vec<_>>())
+        pgmesh_protocol::merged(&known.collect::<Vec<_>>())
     }
 
     /// The nodes that reach a shared repository, or declare it, and how it does there.

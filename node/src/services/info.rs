@@ -1,13 +1,14 @@
 //! What `info` and `check` ask.
 
-use crate::failure::chain;
+use crate::Node;
 use crate::garbage::never_deletes;
-use crate::protocol::{
+use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{
     ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, HolesReport, InfoCursor,
     KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence, StanzaInfo,
 };
-use crate::{Failure, Node, code, now_unix};
-use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
 use pgmesh_storage::{BackupLabel, RepoKey, StanzaName, wire};

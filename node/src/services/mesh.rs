@@ -2,15 +2,16 @@
 
 use super::healths::{Accounts, place_of};
 use super::session::session_states;
-use crate::failure::chain;
+use crate::Node;
 use crate::links::{Lane, LinkError, Whom};
-use crate::protocol::{
+use crate::services::info::{debt_info, kept_info};
+use futures::future::join_all;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{
     AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
     RepositoryStatus, Request,
 };
-use crate::services::info::{debt_info, kept_info};
-use crate::{Failure, Node, code, now_unix};
-use futures::future::join_all;
+use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{Amount, Command, NodeName, NodeRecord, NodeService, OrphanScan, View, VotePolicy};
 use pgmesh_storage::RepoKey;

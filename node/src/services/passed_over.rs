@@ -3,8 +3,9 @@
 //! The catalog counts such a replica as good. It must hear that it is bad before it is told of the new object, or it
 //! would keep the bad one and throw the good one away.
 
+use crate::Node;
 use crate::repositories::{BadReplica, Written};
-use crate::{Failure, Node};
+use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Claim, ObjectRef, View};
 use pgmesh_storage::{Generation, RepoKey};

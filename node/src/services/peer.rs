@@ -1,13 +1,14 @@
 //! What other nodes ask of the repositories that this node hosts or reaches.
 
-use crate::failure::chain;
-use crate::protocol::{
-    AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored, StoredAt,
-};
+use crate::Node;
 use crate::repositories::{Opened, Place, Slot, SlotError, write_one};
 use crate::services::joined;
-use crate::{Failure, Node, code};
 use bytes::Bytes;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{
+    AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored, StoredAt,
+};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{Payload, RepoKey};
 use std::sync::Arc;
 use tokio::sync::mpsc;

@@ -1,11 +1,12 @@
 //! Reading objects that the catalog knows, and telling it of replicas that are bad.
 
-use crate::failure::chain;
-use crate::protocol::{CHUNK_BODY_LIMIT, ChunkReply, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead};
+use crate::Node;
 use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Place, SlotError, Source};
-use crate::{Failure, Node, code};
 use bytes::Bytes;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{CHUNK_BODY_LIMIT, ChunkReply, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
@@ -252,11 +253,12 @@ fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<R
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
-    use crate::protocol::{ChunkReply, GetPieces, Request};
+    use crate::SessionTimes;
     use crate::refs;
     use crate::repositories::Place;
     use crate::testing::{SUITE, TestNode, stanza};
-    use crate::{SessionTimes, code};
+    use pgmesh_protocol::code;
+    use pgmesh_protocol::{ChunkReply, GetPieces, Request};
     use pgmesh_raft::ObjectRef;
     use pgmesh_storage::{Codec, Payload};
 

@@ -1,10 +1,11 @@
 //! What a server is told whose WAL is refused (invariant 12): who was seen where, where the two part, and the one command
 //! that goes on in each case.
 
-use crate::clock::utc;
-use crate::protocol::PushSegment;
-use crate::{Failure, Node};
+use crate::Node;
 use pgmesh_postgres::{Lsn, WalFileName};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::PushSegment;
+use pgmesh_protocol::utc;
 use pgmesh_raft::{Database, Refusal, View};
 
 impl Node {

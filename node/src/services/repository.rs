@@ -1,14 +1,15 @@
 //! Looking into one repository, and changing its definition.
 
-use crate::failure::chain;
+use crate::Node;
 use crate::links::{Lane, Whom, receive, receive_body};
-use crate::protocol::{
+use crate::repositories::{Place, Way};
+use bytes::Bytes;
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{
     BODY_LIMIT, ListRepository, MESSAGE_LIMIT, PayloadHead, ReadRepository, RepositoryListing, RepositoryObject,
     Request,
 };
-use crate::repositories::{Place, Way};
-use crate::{Failure, Node, code};
-use bytes::Bytes;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::Command;
 use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey, Repository, StoreError};
 use std::collections::BTreeMap;

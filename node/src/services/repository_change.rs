@@ -1,10 +1,11 @@
 //! Repositories that are lost with their disks, or given up.
 
+use crate::Node;
 use crate::links::{Lane, Whom};
-use crate::protocol::{Replaced, Request};
 use crate::repositories::There;
 use crate::settings::effective_ack;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{Replaced, Request};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;

@@ -1,9 +1,10 @@
 //! Sessions of restores, and ending sessions by hand.
 
 use super::backup::random_key;
-use crate::protocol::{BeginRestore, RestoreBegun, SessionStatus};
+use crate::Node;
 use crate::sessions::{ConnectionNumber, holder_words};
-use crate::{Failure, Node, code};
+use pgmesh_protocol::{BeginRestore, RestoreBegun, SessionStatus};
+use pgmesh_protocol::{Failure, code};
 
 use pgmesh_raft::{Command, LogIndex, SessionId, SessionKind, SessionRecord, View};
 use pgmesh_storage::StanzaName;

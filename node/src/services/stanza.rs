@@ -1,12 +1,13 @@
 //! Creating, upgrading, stopping and deleting stanzas.
 
-use crate::protocol::{AdoptedStanza, AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
+use crate::Node;
 use crate::rebuild::UNKNOWN_WRITER;
 use crate::refs;
 use crate::services::{claimed_object, unexpected};
 use crate::settings::effective_ack;
-use crate::{Failure, Node, code};
 use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::{AdoptedStanza, AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::command::{ClaimedObject, Cluster};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
@@ -81,7 +82,7 @@ impl Node {
         };
         let age = adopted
             .last
-            .map(|(_, pushed_at)| crate::now_unix().saturating_sub(pushed_at));
+            .map(|(_, pushed_at)| pgmesh_protocol::now_unix().saturating_sub(pushed_at));
         // Of a rebuilt catalog nobody knows who pushed.
         let is_known = instance != UNKNOWN_WRITER;
         if let Some(age) = age.filter(|age| *age < RECENT_PUSH_SECONDS && !force && is_known) {
@@ -214,7 +215,7 @@ impl Node {
             system_id: create.system_id,
             catalog_version: create.catalog_version,
             segment_size: create.segment_size,
-            created: crate::now_unix(),
+            created: pgmesh_protocol::now_unix(),
         };
         let unwritable = |error: &dyn std::error::Error| {
             Failure::new(code::ASSERT, "the stanza's description cannot be written").because(error)
@@ -319,7 +320,7 @@ impl Node {
             return Ok(());
         };
         let last = view.segment(stanza, database.id, &WalFileName::Segment(last))?;
-        let age = last.map(|segment| crate::now_unix() - segment.pushed_at);
+        let age = last.map(|segment| pgmesh_protocol::now_unix() - segment.pushed_at);
         match age {
             Some(age) if (0..RECENT_PUSH_SECONDS).contains(&age) => Err(Failure::new(
                 code::PG_RUNNING,
@@ -388,8 +389,9 @@ pub(super) fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Data
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
+    use crate::SessionTimes;
     use crate::testing::{TestNode, stanza};
-    use crate::{SessionTimes, code};
+    use pgmesh_protocol::code;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_stanza_whose_cluster_seems_to_run_is_not_deleted() {

@@ -1,9 +1,10 @@
 //! `repo-sync`: a repository gets all that the others have, and whoever asks is told how far it is.
 
-use crate::protocol::SyncEvent;
+use crate::Node;
 use crate::repositories::Place;
 use crate::services::info::debt_info;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::SyncEvent;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::{Duration, Instant};

@@ -5,11 +5,12 @@ mod wal;
 
 use self::parts::{Sets, check_part, damaged_path};
 use super::foreign::Foreign;
-use crate::failure::chain;
-use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::{BadReplica, OpenRepository, Slot, SlotError};
-use crate::{Failure, Node, code, refs};
+use crate::{Node, refs};
 use futures::{StreamExt, TryStreamExt};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,

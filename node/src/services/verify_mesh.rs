@@ -2,11 +2,12 @@
 //! one, and the node that was asked puts together what they find.
 
 use super::verify::VerifySink;
-use crate::failure::chain;
+use crate::Node;
 use crate::links::{Lane, LinkError, Whom, receive};
-use crate::protocol::{Finding, FindingKind, HealthInfo, NAMED, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use crate::repositories::Place;
-use crate::{Failure, Node, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::NodeName;
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::Peer;

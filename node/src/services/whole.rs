@@ -2,8 +2,8 @@
 //! wait.
 
 use super::named::Named;
-use crate::Failure;
-use crate::protocol::QUERY_LIMIT;
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::QUERY_LIMIT;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ChunkRecord, CondemnedChunk, LogIndex, SessionId, View};
 use pgmesh_storage::{Digest, RepoKey};
@@ -249,9 +249,10 @@ impl Patience {
 #[allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 mod tests {
     use super::*;
-    use crate::protocol::CommittedBackup;
+    use crate::SessionTimes;
     use crate::testing::{Connected, TestNode, manifest_of};
-    use crate::{SessionTimes, code};
+    use pgmesh_protocol::CommittedBackup;
+    use pgmesh_protocol::code;
     use pgmesh_raft::{Claim, Command, DebtReason, ObjectRef, Reply};
 
     const LABEL: &str = "20260101-000000F";

@@ -4,8 +4,9 @@
 //! A session outlives its connection for a while: its holder may come back, here or through another node, and go on.
 
 use super::own::insist;
-use crate::protocol::ResumeSession;
-use crate::{Failure, Node, code};
+use crate::Node;
+use pgmesh_protocol::ResumeSession;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

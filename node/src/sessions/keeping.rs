@@ -8,8 +8,9 @@
 
 use super::sightings::{Sightings, Unheld};
 use super::{ClientSessions, SessionTimes};
-use crate::failure::chain;
-use crate::{Failure, Node};
+use crate::Node;
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::failure::chain;
 use pgmesh_raft::{Command, LogIndex, SessionId, SessionRecord, View};
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Sessions of this node's own work.
 
-use crate::Failure;
-use crate::failure::chain;
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::failure::chain;
 use pgmesh_raft::{Catalog, CatalogError, Command, NodeName, Reply, RequestId, SessionId, SessionKind, SessionRecord};
 use pgmesh_storage::StanzaName;
 use std::collections::HashSet;

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use super::SessionTimes;
-use crate::code;
-use crate::protocol::{BackupBegun, BeginRestore, ChunkReply, GetChunk, Request, RestoreBegun, ResumeSession};
 use crate::testing::{Connected, QUICK, TestNode, stanza};
+use pgmesh_protocol::code;
+use pgmesh_protocol::{BackupBegun, BeginRestore, ChunkReply, GetChunk, Request, RestoreBegun, ResumeSession};
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, SessionKind};
 use pgmesh_storage::Digest;
 use std::time::{Duration, Instant};
@@ -254,7 +254,7 @@ async fn a_session_ends_by_hand_and_its_holder_is_told() {
     let (client, admin) = (site.connect().await, site.connect().await);
     site.create_stanza(&client).await;
     let begun = client.begin_backup("20260101-000000F").await.unwrap();
-    let status: crate::protocol::MeshStatus = admin.ask(&Request::Status, None).await.unwrap();
+    let status: pgmesh_protocol::MeshStatus = admin.ask(&Request::Status, None).await.unwrap();
     assert_eq!((status.sessions_open, status.sessions.len()), (1, 1));
     let shown = &status.sessions[0];
     assert_eq!(

@@ -1,8 +1,8 @@
 //! What a hole costs: backups, and how far each can still be recovered. Pure.
 
-use crate::protocol::HoleInfo;
 use crate::wal_ranges::Hole;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, TimelineId, TimelineTree, WalHole};
+use pgmesh_protocol::HoleInfo;
 use pgmesh_raft::BackupRecord;
 use pgmesh_storage::BackupLabel;
 

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgmesh_node::protocol::Server;
 use pgmesh_node::{NodeSettings, RepositorySettings, SessionTimes};
+use pgmesh_protocol::Server;
 use pgmesh_storage::{FixedSecrets, RepoKey};
 
 /// A node named alpha on a port of its own, with plain repositories in these directories, numbered from 1.

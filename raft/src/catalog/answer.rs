@@ -16,7 +16,8 @@ use crate::consensus::TypeConfig;
 use crate::error::CatalogError;
 use crate::peers::{Applied, Knowledge, PeerMessage, PeerReply, PeerRequest, Setback, Started};
 use crate::status::{Lack, Shortfall};
-use crate::store::{EntryId, Mark};
+use crate::store::{Mark, entry_id};
+use pgmesh_protocol::EntryId;
 
 /// How long a leader may take to confirm, to a node that has started, that it still leads.
 const CONFIRM_LIMIT: Duration = Duration::from_millis(500);
@@ -165,7 +166,7 @@ impl Catalog {
                 self.way.log.entry_at(theirs.index).await
             };
             if let Some(own) = own.filter(|own| *own != theirs) {
-                return Some(own.into());
+                return Some(entry_id(own));
             }
         }
         None

@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use crate::peers::PeerMessage;
 use crate::status::{Lack, Shortfall, Standing};
-use crate::store::{Compared, EntryId};
+use crate::store::Compared;
+use pgmesh_protocol::EntryId;
 
 /// A node that is behind asks again and again. One that has not asked for so long is not behind any more, or is down.
 const BEHIND_FOR: Duration = Duration::from_secs(10);

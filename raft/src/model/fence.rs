@@ -27,40 +27,9 @@
 
 use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{Digest, StanzaName};
-use serde::{Deserialize, Serialize};
 
-use super::{Branch, LastPush, StanzaRecord, Writer};
+use super::{LastPush, Server, StanzaRecord, Writer};
 use crate::refusal::Refusal;
-
-/// The server that a file comes from, as its own files describe it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
-    /// The fingerprint of its data directory.
-    pub instance: String,
-    /// The fingerprint of the machine. Empty where it has none.
-    pub machine: String,
-    /// The address that its push came from. A node that is asked sets it.
-    pub address: String,
-    /// Whether it is in recovery (pg_control's state).
-    pub in_recovery: bool,
-    /// The timeline that it is on.
-    pub timeline: TimelineId,
-    /// How that came about: the lines of its history file, oldest first. Empty for timeline 1, and where the file is
-    /// missing.
-    pub branches: Vec<Branch>,
-}
-
-impl Server {
-    /// So many seconds after a machine's last push the same data directory may push from another machine: at least, and
-    /// at most.
-    pub const MOVED_AFTER: (i64, i64) = (120, 900);
-
-    /// Whether the server writes this timeline.
-    #[must_use]
-    pub fn writes(&self, timeline: TimelineId) -> bool {
-        !self.in_recovery && self.timeline == timeline
-    }
-}
 
 /// What the catalog knows when a file is judged.
 #[derive(Debug, Clone, Copy)]

@@ -1,24 +1,11 @@
 //! The mesh itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use pgmesh_storage::{DigestSuite, Generation, RepoKey};
 use serde::{Deserialize, Serialize};
 
-use super::NodeName;
-
-/// The position of a command in the sequence of all commands that the mesh has applied. (It is counted by `apply`: one
-/// Raft entry holds several commands.) Everything that must be ordered in the catalog is ordered by it, never by a
-/// clock.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct LogIndex(pub u64);
-
-impl fmt::Display for LogIndex {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
+use super::{LogIndex, NodeName};
 
 /// What holds for the whole mesh; written once by [`Command::FoundMesh`](crate::Command::FoundMesh).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

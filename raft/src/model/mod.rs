@@ -22,16 +22,15 @@ pub use audit::AuditRecord;
 pub use backup::BackupRecord;
 pub use chunk::{ChunkRecord, ChunkState};
 pub use debt::{CondemnedChunk, Debt, DebtReason, Garbage, GarbageKey, GarbageObject, Lost, RepositoryCounters};
-pub use fence::{Judgement, Known, Server};
-pub use mesh::{CatalogLoss, CatalogPast, Levels, LogIndex, MeshRecord};
+pub use fence::{Judgement, Known};
+pub use mesh::{CatalogLoss, CatalogPast, Levels, MeshRecord};
 pub use node::{NodeName, NodeNameError, NodeRecord, NodeService, VotePolicy};
-pub use object::{Claim, ObjectRef, PlacedIdentity, Replica, StoredObject};
+pub use object::{Claim, ObjectRef, Replica, StoredObject};
 pub use orphan::{Amount, EndedScan, Orphan, OrphanScan, OrphanTally, SightedOrphan};
+pub use pgmesh_protocol::{Branch, LogIndex, PlacedIdentity, RequestId, Server};
 pub use repository::{Backfill, ChangeKind, RepositoryChange, RepositoryMark, RepositoryRecord};
-pub use request::{Remembered, RequestId};
+pub use request::Remembered;
 pub use session::{SessionId, SessionKind, SessionRecord};
-pub use stanza::{
-    Branch, Database, HistoryRecord, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer,
-};
+pub use stanza::{Database, HistoryRecord, LastPush, Lineage, RunningBackup, SegmentRecord, StanzaRecord, Writer};
 pub use token::{Redeemed, Redemption, TokenId, TokenRecord, TokenRole};
 pub use withdrawn::WithdrawnMarks;

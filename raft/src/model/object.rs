@@ -6,7 +6,7 @@ use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
-use super::LogIndex;
+use super::PlacedIdentity;
 
 /// One object of the mesh, independent of repository and generation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,21 +71,6 @@ pub struct Claim {
     pub replica: Replica,
     /// The repository that was written to or read.
     pub identity: PlacedIdentity,
-}
-
-/// Which repository, and at which of its places.
-///
-/// A repository may move: another node hosts it (its directory was copied), or its definition names another bucket. The
-/// identifier in `pgmesh.repo` moves along. The old place may still be written to by a node that has not heard of the
-/// move: the object is durable there, and the repository does not have it. So a claim also names the log position at
-/// which the writing node was told of the place that it has open. For example: repo2 was registered at 40 and moved
-/// from node n1 to n2 at 95; a claim that n1 makes afterwards says 40, and is passed over.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PlacedIdentity {
-    /// The identifier in the `pgmesh.repo` object.
-    pub uuid: String,
-    /// [`RepositoryRecord::placed`](crate::RepositoryRecord::placed), as whoever opened the repository read it.
-    pub placed: LogIndex,
 }
 
 /// Content and whereabouts of an object that is no chunk.

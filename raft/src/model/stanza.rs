@@ -7,7 +7,7 @@ use pgmesh_storage::{ArchiveId, BackupLabel, DbId, Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 
 use super::histories;
-use super::{LogIndex, Server, SessionId, StoredObject};
+use super::{Branch, LogIndex, Server, SessionId, StoredObject};
 use crate::limits;
 use crate::refusal::Refusal;
 
@@ -267,15 +267,6 @@ pub struct HistoryRecord {
     pub branches: Vec<Branch>,
     /// When it was archived.
     pub since: LogIndex,
-}
-
-/// One line of a history file: the timeline left `parent` at `switch`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Branch {
-    /// The timeline that was left.
-    pub parent: TimelineId,
-    /// Where it was left.
-    pub switch: Lsn,
 }
 
 /// A backup in progress: the lock on the stanza's backups. It ends with its session.

@@ -8,9 +8,10 @@ use openraft::LogId;
 use pgmesh_storage::DigestSuite;
 use serde::{Deserialize, Serialize};
 
-use super::entry_id::EntryId;
+use super::mark::entry_id;
 use crate::apply::Writes;
 use crate::table::Table;
+use pgmesh_protocol::EntryId;
 
 /// Beside the newest links, those of entries whose index is a multiple of this are kept: two nodes that are not equally
 /// far compare what both have.
@@ -57,7 +58,7 @@ impl Chain {
             hasher.update(value.as_deref().unwrap_or_default());
         }
         let newest = Link {
-            entry: EntryId::from(entry),
+            entry: entry_id(entry),
             digest: *hasher.finalize().as_bytes(),
         };
         push(&mut self.recent, newest, RECENT);

@@ -1,5 +1,6 @@
 //! Raft's log on RocksDB.
 
+use pgmesh_protocol::EntryId;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
@@ -18,7 +19,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 
-use super::entry_id::EntryId;
 use super::folder::Folder;
 use super::ledger::Ledger;
 use super::state::StateStore;

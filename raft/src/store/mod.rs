@@ -11,12 +11,12 @@
 //! ```
 
 mod chain;
-mod entry_id;
 mod files;
 mod folder;
 mod kept;
 mod ledger;
 mod log;
+mod mark;
 mod pack;
 mod skipped;
 mod state;
@@ -29,9 +29,10 @@ mod costs;
 mod tests;
 
 pub use chain::{Compared, Link};
-pub use entry_id::{EntryId, EntryIdError, Mark};
 pub use folder::Folder;
 pub use log::LogStore;
+pub use mark::Mark;
+pub(crate) use mark::entry_id;
 pub use state::StateStore;
 pub use state_db::StateDb;
 pub use stream::SnapshotStream;

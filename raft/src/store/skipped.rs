@@ -1,8 +1,8 @@
 //! One entry of the log: applied, or left out where it cannot be.
 
+use pgmesh_protocol::EntryId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::entry_id::EntryId;
 use crate::apply::{self, Base, Txn};
 use crate::command::Proposal;
 use crate::consensus::{Batch, Outcomes};

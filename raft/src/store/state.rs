@@ -15,11 +15,11 @@ use openraft::{
 
 use tokio::sync::watch;
 
-use super::entry_id::{EntryId, Mark};
 use super::files::{create_folder, free_name, io_error, remove_folder, replace_file};
 use super::folder::Folder;
 use super::kept::{Kept, Meta, POINTER, link_database};
 use super::log::storage_error;
+use super::mark::{Mark, entry_id};
 use super::pack;
 use super::skipped;
 use super::state_db::{RaftState, StateDb};
@@ -31,6 +31,7 @@ use crate::key;
 use crate::model::Levels;
 use crate::options::CatalogOptions;
 use crate::table::Table;
+use pgmesh_protocol::EntryId;
 
 /// The tables and their snapshots. Clones share them.
 #[derive(Debug, Clone)]
@@ -424,7 +425,7 @@ impl Inner {
         raft: &mut RaftState,
         entry: Entry<TypeConfig>,
     ) -> Result<Outcomes, CatalogError> {
-        let id = EntryId::from(entry.log_id);
+        let id = entry_id(entry.log_id);
         match entry.payload {
             EntryPayload::Blank => Ok(Outcomes(Vec::new())),
             EntryPayload::Normal(batch) if self.is_skipped(&id) => {

@@ -13,15 +13,16 @@ use rocksdb::{
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
-use super::entry_id::{EntryId, Mark};
 use super::files::remove_folder;
 use super::folder::Folder;
+use super::mark::{Mark, entry_id};
 use crate::apply::{Base, Row, Rows, Snapshots, Writes};
 use crate::error::{CatalogError, ReadError};
 use crate::key;
 use crate::options::CatalogOptions;
 use crate::table::Table;
 use crate::value;
+use pgmesh_protocol::EntryId;
 
 /// The key, in each table, of the number of writes that have touched it. No record has an empty key.
 const MARK: &[u8] = b"";
@@ -58,7 +59,7 @@ impl RaftState {
     pub(crate) fn note_applied(&mut self, id: LogId<u64>, writes: &Writes) {
         self.last_applied = Some(id);
         self.chain.add(id, writes);
-        let entry = EntryId::from(id);
+        let entry = entry_id(id);
         if self.terms.last().is_some_and(|last| last.term >= entry.term) {
             return;
         }

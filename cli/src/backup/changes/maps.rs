@@ -3,10 +3,10 @@
 
 use super::{Stretch, Unknown};
 use crate::backup::take::Context;
-use pgmesh_node::failure::chain;
-use pgmesh_node::protocol::{ChangeMaps, ChangeMapsReply, Request};
 use pgmesh_postgres::wal::{Joiner, SegmentMap, SegmentMapper};
 use pgmesh_postgres::{ChangeMap, Lsn, PgVersion, SegmentName, SegmentSize};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, Request};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 
 use super::{Stretch, Unknown};
 use crate::backup::take::Context;
-use pgmesh_node::failure::chain;
 use pgmesh_postgres::{ChangeMap, Lsn};
+use pgmesh_protocol::failure::chain;
 use std::time::Duration;
 use tokio::time::Instant;
 

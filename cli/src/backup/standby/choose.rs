@@ -5,8 +5,8 @@ use super::remote::{self, Spool};
 use super::{PrimaryFiles, Standby};
 use crate::config::{Config, IndexKey};
 use crate::pg::{ClusterFiles, OpenCluster, PgAddress, PgClient, database_failure, open_here};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterState, ControlFile};
+use pgmesh_protocol::{Failure, code};
 use std::sync::Arc;
 
 /// What a backup is taken of.

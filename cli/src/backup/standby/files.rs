@@ -3,8 +3,8 @@
 use super::super::take::walk_failure;
 use super::{PrimaryFiles, Standby, remote};
 use crate::pg::{OpenCluster, database_failure};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, Entry, EntryKind, PgVersion, WalkOptions, walk};
+use pgmesh_protocol::{Failure, code};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -22,9 +22,9 @@ use super::settings::BackupSettings;
 use super::wal;
 use crate::mesh::Mesh;
 use crate::pg::{BackupStart, OpenCluster, PgClient, database_failure};
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use remote::Spool;
 use std::path::PathBuf;
 

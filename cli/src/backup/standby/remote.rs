@@ -4,9 +4,9 @@
 use super::files::REPLICATED;
 use crate::output;
 use crate::pg::{PgClient, PgClientError, ServerFile, database_failure};
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ClusterTree, ControlFile, ControlFileError, Entry, EntryKind, Exclusions, Verdict, WalkOptions};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

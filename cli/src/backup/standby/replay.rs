@@ -2,8 +2,8 @@
 
 use super::Standby;
 use crate::pg::{OpenCluster, ReplayState, database_failure};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{ControlFile, Lsn, TimelineId};
+use pgmesh_protocol::{Failure, code};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::Instant;

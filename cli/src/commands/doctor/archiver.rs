@@ -3,7 +3,7 @@
 use super::check::{Check, OTHER};
 use crate::config::Config;
 use crate::pg::{Archiver, ArchiverState, PgAddress, archiver_remedy, check_archiving, open_here, ready_files};
-use pgmesh_node::{Failure, code, now_unix};
+use pgmesh_protocol::{Failure, code, now_unix};
 
 /// What was seen of one cluster.
 #[derive(Debug)]

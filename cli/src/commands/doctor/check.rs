@@ -1,7 +1,7 @@
 //! What a check came to, and how it is shown.
 
 use crate::exit::ExitCode;
-use pgmesh_node::code;
+use pgmesh_protocol::code;
 use serde_json::{Value, json};
 
 /// The weight of a check.

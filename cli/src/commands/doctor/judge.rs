@@ -12,8 +12,8 @@ use crate::commands::info::{
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::mesh::Probed;
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
 use std::collections::BTreeSet;
 
 /// A clock that differs by less, in seconds, is right.

@@ -11,8 +11,8 @@ use crate::mesh::{Access, Mesh};
 use crate::output::{self, OutputFormat};
 use check::{render_json, render_text, verdict};
 use judge::{HostIdentity, Seen, judge};
-use pgmesh_node::protocol::{MeshStatus, Request};
-use pgmesh_node::{Failure, now_unix};
+use pgmesh_protocol::{Failure, now_unix};
+use pgmesh_protocol::{MeshStatus, Request};
 
 /// Examines, shows what it saw, and exits by the first failure.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

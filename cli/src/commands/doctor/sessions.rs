@@ -3,7 +3,7 @@
 
 use super::check::Check;
 use crate::commands::status::words::span;
-use pgmesh_node::protocol::{MeshStatus, SessionStatus};
+use pgmesh_protocol::{MeshStatus, SessionStatus};
 
 /// A session without progress for so many seconds may be one of a process that hangs.
 const QUIET: u64 = 5 * 60;

@@ -1,7 +1,7 @@
 //! What is missing from WAL archives, in sentences. Pure.
 
 use crate::output::timestamp;
-use pgmesh_node::protocol::HolesReport;
+use pgmesh_protocol::HolesReport;
 
 /// What helps.
 pub const REMEDY: &str = "push the missing segments where a server still has them in pg_wal ('pgmesh archive-push PATH'); else take a \
@@ -9,7 +9,7 @@ pub const REMEDY: &str = "push the missing segments where a server still has the
 
 /// The holes of all stanzas, a sentence each.
 pub fn describe_holes(report: &HolesReport) -> Vec<String> {
-    let of = |stanza: &pgmesh_node::protocol::StanzaHoles| {
+    let of = |stanza: &pgmesh_protocol::StanzaHoles| {
         let name = stanza.stanza.clone();
         let sentences = stanza.sentences(timestamp);
         sentences.into_iter().map(move |line| format!("stanza {name}: {line}"))

@@ -3,7 +3,7 @@
 use super::references::References;
 use super::status::{Status, chosen, troubles};
 use super::{Shown, listed};
-use pgmesh_node::protocol::{
+use pgmesh_protocol::{
     BackupInfo, CatalogLost, DebtInfo, HealthInfo, HoleInfo, HolesReport, KeptInfo, LostReport, RepositoryInfo,
     StanzaHoles, StanzaInfo, StanzaLosses, StuckArchiver,
 };
@@ -293,7 +293,7 @@ fn add_details(fields: &mut Map<String, Value>, root: &ManifestRoot) {
 mod tests {
     use super::super::samples;
     use super::*;
-    use pgmesh_node::protocol::MeshInfo;
+    use pgmesh_protocol::MeshInfo;
 
     #[test]
     fn the_keys_that_monitoring_reads() {

@@ -1,7 +1,7 @@
 //! What is lost, in sentences. Pure.
 
 use crate::output::timestamp;
-use pgmesh_node::protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver};
+use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver};
 
 /// How many backups a sentence names.
 const NAMED: usize = 5;

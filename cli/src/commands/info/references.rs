@@ -1,7 +1,7 @@
 //! Which backups one shares pages with: those before it, from each to the one that it was compared with. The catalog
 //! keeps only the last step of that way; to keep it whole for each backup would grow with the square of their number.
 
-use pgmesh_node::protocol::BackupInfo;
+use pgmesh_protocol::BackupInfo;
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::collections::HashMap;
 

@@ -1,11 +1,11 @@
 //! A mesh for the tests: two repositories, the second down and in debt; one stanza with a backup in both and another
 //! in the first only.
 
-use pgmesh_node::protocol::{
+use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalHole};
+use pgmesh_protocol::{
     ArchiveInfo, BackupInfo, DatabaseInfo, DebtInfo, HealthInfo, HoleInfo, MeshInfo, RepositoryInfo, StanzaHoles,
     StanzaInfo,
 };
-use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalHole};
 use pgmesh_storage::{
     BackupLabel, BackupSizes, BackupType, BlockRange, DatabaseRecord, FileErrors, LinkRecord, MANIFEST_FORMAT,
     ManifestRoot, RepoKey, TablespaceRecord,
@@ -39,9 +39,9 @@ pub fn mesh() -> MeshInfo {
         more: None,
         clock: 1_795_408_197,
         stale: None,
-        lost: pgmesh_node::protocol::LostReport::default(),
+        lost: pgmesh_protocol::LostReport::default(),
         stuck: vec![],
-        holes: pgmesh_node::protocol::HolesReport::default(),
+        holes: pgmesh_protocol::HolesReport::default(),
     }
 }
 
@@ -86,7 +86,7 @@ fn repository(number: u16, health: HealthInfo, debt: DebtInfo) -> RepositoryInfo
         host: Some("alpha".into()),
         health,
         debt,
-        kept: pgmesh_node::protocol::KeptInfo::default(),
+        kept: pgmesh_protocol::KeptInfo::default(),
     }
 }
 

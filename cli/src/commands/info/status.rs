@@ -1,7 +1,7 @@
 //! pgBackRest's status codes of `info`, and how they follow from what the mesh says. Pure.
 
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_protocol::{DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, RepoKey};
 
 /// The status of a stanza, in one repository or in all.

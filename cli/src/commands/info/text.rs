@@ -5,7 +5,7 @@ use super::references::{Counts, References};
 use super::status::{Status, chosen, describe_kept, troubles};
 use super::{Shown, listed};
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{BackupInfo, DatabaseInfo, RepositoryInfo, StanzaInfo};
+use pgmesh_protocol::{BackupInfo, DatabaseInfo, RepositoryInfo, StanzaInfo};
 use pgmesh_storage::{BackupLabel, BackupType, BlockRange, ManifestRoot};
 
 /// The whole output.
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_debt_alone_is_named_and_no_error() {
         let mut info = samples::mesh();
-        info.repositories[1].health = pgmesh_node::protocol::HealthInfo::Up;
+        info.repositories[1].health = pgmesh_protocol::HealthInfo::Up;
         let text = render(&Shown {
             info: &info,
             asked: None,
@@ -379,7 +379,7 @@ mod tests {
     fn an_empty_stanza_and_two_ciphers() {
         let mut info = samples::mesh();
         info.repositories[1].cipher = "none".into();
-        info.repositories[1].health = pgmesh_node::protocol::HealthInfo::Up;
+        info.repositories[1].health = pgmesh_protocol::HealthInfo::Up;
         info.stanzas[0].backups.clear();
         info.stanzas[0].archives.clear();
         let text = render(&Shown {

@@ -4,7 +4,7 @@ use super::super::info::{debt, health, holes_json, kept, lost, stuck};
 use super::super::membership;
 use super::text::term;
 use super::words::unopened;
-use pgmesh_node::protocol::{
+use pgmesh_protocol::{
     AmountInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, ReachInfo, RepositoryStatus, SessionStatus,
 };
 use serde_json::{Value, json};

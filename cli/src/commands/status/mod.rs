@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::exit::ExitCode;
 use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
-use pgmesh_node::Failure;
-use pgmesh_node::protocol::{MeshStatus, Request};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{MeshStatus, Request};
 
 /// Shows it. That something is wrong is no failure of the command: `doctor` judges.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

@@ -1,6 +1,6 @@
 //! A mesh to show: three nodes, of which one is away, and two repositories, of which one owes.
 
-use pgmesh_node::protocol::{
+use pgmesh_protocol::{
     AmountInfo, DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
     ReachInfo, RepositoryStatus, SessionStatus,
 };
@@ -97,8 +97,8 @@ pub fn mesh() -> MeshStatus {
             repository(1, HealthInfo::Up, DebtInfo::default()),
             repository(2, down, debt),
         ],
-        lost: pgmesh_node::protocol::LostReport::default(),
-        holes: pgmesh_node::protocol::HolesReport::default(),
+        lost: pgmesh_protocol::LostReport::default(),
+        holes: pgmesh_protocol::HolesReport::default(),
         sessions: vec![],
         sessions_open: 0,
     }

@@ -4,7 +4,7 @@ use super::super::columns::{columns, or_dash};
 use super::super::info::{describe_holes, describe_kept, describe_lost, describe_stuck, describe_troubles};
 use super::words::{health, role, round_trip, span, state, unopened};
 use crate::output::{size, timestamp};
-use pgmesh_node::protocol::{AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, RepositoryStatus};
+use pgmesh_protocol::{AmountInfo, HealthInfo, MeshStatus, NodeInfo, NodeStatus, OrphanInfo, RepositoryStatus};
 use std::time::Duration;
 
 /// The whole text.

@@ -1,6 +1,6 @@
 //! Words of `status`, `node list` and `doctor`.
 
-use pgmesh_node::protocol::{HealthInfo, MeshStatus, NodeRole, NodeState};
+use pgmesh_protocol::{HealthInfo, MeshStatus, NodeRole, NodeState};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 

@@ -6,11 +6,11 @@ use super::repositories::{DirectRepositories, copies};
 use crate::mesh::Archived;
 use crate::wal_sink::WalSink;
 use bytes::Bytes;
-use pgmesh_node::choice::{Chooser, Chosen, Clusters, Restoring};
-use pgmesh_node::lines::NewestBackup;
-use pgmesh_node::protocol::BackupInfo;
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SegmentSize, SystemId, TimelineId, WalFileName};
+use pgmesh_protocol::BackupInfo;
+use pgmesh_protocol::choice::{Chooser, Chosen, Clusters, Restoring};
+use pgmesh_protocol::lines::NewestBackup;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, Digest, DigestSuite, ManifestRoot, ObjectName, ObjectPath, RepoKey, StanzaName, prefix,
 };

@@ -7,10 +7,10 @@ use crate::config::Config;
 use crate::mesh::{Archived, BAD_COPIES, Backups, Mesh, WantedFile};
 use crate::wal_sink::WalSink;
 use bytes::Bytes;
-use pgmesh_node::choice::{Chosen, Restoring};
-use pgmesh_node::protocol::{ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, PayloadHead, Request};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_protocol::choice::{Chosen, Restoring};
+use pgmesh_protocol::{ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, PayloadHead, Request};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
 

@@ -18,9 +18,9 @@ use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::wal_sink::WalSink;
 use bytes::Bytes;
-use pgmesh_node::choice::{Chosen, Restoring};
-use pgmesh_node::{Failure, code};
 use pgmesh_postgres::{SystemId, WalFileName};
+use pgmesh_protocol::choice::{Chosen, Restoring};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
 use std::sync::Arc;
 

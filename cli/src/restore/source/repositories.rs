@@ -5,8 +5,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
-use pgmesh_node::failure::chain;
-use pgmesh_node::{Failure, code};
+use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Failure, code};
 use pgmesh_storage::{
     DigestSuite, ObjectName, ObjectPath, PartsReader, Passphrase, RepoKey, Repository, Store, StoreError, StoreKind,
     StoreSettings,

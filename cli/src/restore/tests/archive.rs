@@ -3,8 +3,8 @@
 use super::super::source::Opening;
 use super::*;
 use crate::mesh::Archived as Answer;
-use pgmesh_node::code;
 use pgmesh_postgres::WalHole;
+use pgmesh_protocol::code;
 use pgmesh_storage::{FilePart, Portion};
 
 /// An answer, and the content that came with it.

@@ -1,12 +1,13 @@
 //! Files in parts, pushed to a node and read from it, over its protocol.
 
-use crate::protocol::{
+use crate::testing::{Connected, SUITE, TestNode, push_of, segment_of, stanza};
+use crate::{SessionTimes, refs};
+use pgmesh_postgres::{Lsn, TimelineId};
+use pgmesh_protocol::{
     DeleteObject, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed, Request, SegmentPart,
     SegmentReply, VerifyEvent,
 };
-use crate::testing::{Connected, SUITE, TestNode, push_of, segment_of, stanza};
-use crate::{Failure, SessionTimes, code, refs};
-use pgmesh_postgres::{Lsn, TimelineId};
+use pgmesh_protocol::{Failure, code};
 use pgmesh_raft::{Branch, ObjectRef, Replica, Server};
 use pgmesh_storage::{Codec, DbId, FilePart, Generation, Payload, RepoKey};
 use pgmesh_transport::Stream;
@@ -196,7 +197,7 @@ impl Archive {
     /// What `verify` finds.
     async fn verify(&self) -> Vec<String> {
         let (sink, mut events) = mpsc::channel(64);
-        let request = crate::protocol::VerifyRequest {
+        let request = pgmesh_protocol::VerifyRequest {
             stanza: None,
             repo: None,
             part: None,
@@ -479,7 +480,7 @@ async fn a_deletion_takes_every_part_however_often_it_is_cut() {
     assert!(archive.files(1).is_empty());
 }
 
-async fn delete_all(archive: &Archive) -> Result<(), crate::protocol::RemoteError> {
+async fn delete_all(archive: &Archive) -> Result<(), pgmesh_protocol::RemoteError> {
     let node = &archive.site.node;
     let known = refs::known(&node.catalog.view(), &object()).unwrap().unwrap();
     let repo = RepoKey::new(1).unwrap();
@@ -504,7 +505,7 @@ async fn a_stanza_that_is_deleted_leaves_no_part() {
         is_down: true,
     };
     client
-        .ask::<crate::protocol::DeletedStanza>(&delete, None)
+        .ask::<pgmesh_protocol::DeletedStanza>(&delete, None)
         .await
         .unwrap();
     archive

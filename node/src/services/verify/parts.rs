@@ -1,9 +1,10 @@
 //! Files that lie in parts: each is read as a whole, when its first part is listed.
 
 use super::{Lies, Verification};
-use crate::protocol::{Finding, FindingKind};
+use crate::refs;
 use crate::repositories::{OpenRepository, SlotError};
-use crate::{Failure, refs};
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{Finding, FindingKind};
 use pgmesh_raft::{GarbageKey, ObjectRef, Replica, View};
 use pgmesh_storage::{DbId, FilePart, ObjectPath, PartsSeen, RepoKey, StoreError};
 use std::collections::BTreeMap;

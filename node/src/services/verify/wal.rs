@@ -1,10 +1,11 @@
 //! The WAL archives: ranges and holes on each timeline.
 
 use super::Verification;
-use crate::protocol::{Finding, FindingKind, NAMED, StanzaHoles};
+use crate::wal_holes;
 use crate::wal_ranges::{Range, Ranges};
-use crate::{Failure, wal_holes};
 use pgmesh_postgres::WalFileName;
+use pgmesh_protocol::Failure;
+use pgmesh_protocol::{Finding, FindingKind, NAMED, StanzaHoles};
 use pgmesh_raft::{Database, StanzaRecord, View};
 use pgmesh_storage::StanzaName;
 

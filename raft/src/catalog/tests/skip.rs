@@ -9,9 +9,10 @@ use super::{note, notes, options};
 use crate::command::NewChunk;
 use crate::model::{LogIndex, RequestId, SessionId, TokenId, TokenRole};
 use crate::peers::{PeerMessage, PeerReply, PeerRequest};
-use crate::store::{EntryId, Mark};
+use crate::store::Mark;
 use crate::table::Table;
 use crate::{Catalog, CatalogError, CatalogOptions, Command, Proposal, key};
+use pgmesh_protocol::EntryId;
 
 const TOKEN: TokenId = TokenId([7; 16]);
 

@@ -1,8 +1,8 @@
 //! Entries of the log that nodes have left out: all of them must have left out the same.
 
 use super::super::check::Check;
-use pgmesh_node::protocol::{MeshStatus, NodeStatus};
-use pgmesh_node::{EntryId, code};
+use pgmesh_protocol::{EntryId, code};
+use pgmesh_protocol::{MeshStatus, NodeStatus};
 use std::collections::BTreeSet;
 
 /// One check for each entry that any node has left out.

@@ -1,6 +1,6 @@
 //! Taking and reading backups.
 
-use super::PayloadHead;
+use crate::PayloadHead;
 use pgmesh_postgres::{PgVersion, SystemId, TimelineId};
 use pgmesh_storage::{ArchiveId, BackupLabel, Digest, DigestSuite, StanzaName};
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ pub struct QueryChunks {
     pub stanza: StanzaName,
     /// The backup session.
     pub session: u64,
-    /// At most [`super::QUERY_LIMIT`].
+    /// At most [`crate::QUERY_LIMIT`].
     pub digests: Vec<Digest>,
 }
 
@@ -157,7 +157,7 @@ pub struct GetPieces {
     pub stanza: StanzaName,
     /// The chunk.
     pub digest: Digest,
-    /// Offset and length of each, at most [`super::PIECES_LIMIT`].
+    /// Offset and length of each, at most [`crate::PIECES_LIMIT`].
     pub ranges: Vec<(u32, u32)>,
     /// Repositories that are not to be read.
     pub avoid: Vec<u16>,

@@ -1,8 +1,7 @@
 //! What nodes say to each other.
 
-use super::PayloadHead;
-use crate::mesh_file::KnownMember;
-use pgmesh_raft::{PlacedIdentity, RequestId};
+use crate::PayloadHead;
+use crate::{PlacedIdentity, RequestId};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use serde::{Deserialize, Serialize};
 
@@ -219,4 +218,15 @@ impl std::fmt::Debug for AuthorityKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AuthorityKey").finish_non_exhaustive()
     }
+}
+
+/// A node of the mesh, as others know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownMember {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the public key of its certificates, in hexadecimal digits.
+    pub key: String,
+    /// The `host:port` addresses that it is reached at.
+    pub addresses: Vec<String>,
 }

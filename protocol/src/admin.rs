@@ -1,9 +1,9 @@
 //! Stanzas, repositories, tokens.
 
 use crate::{Failure, code};
+use crate::{TokenId, TokenSecret};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId};
 use pgmesh_storage::{ArchiveId, BackupLabel, ObjectPath, RepoKey, StanzaName};
-use pgmesh_transport::{TokenId, TokenSecret};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -277,7 +277,7 @@ pub struct JoinRequest {
     /// What the new identity is called: the host's name, or the node's.
     pub name: String,
     /// What the mesh should know of a new node; a node's token is redeemed with it, others without.
-    pub node: Option<super::NewNode>,
+    pub node: Option<crate::NewNode>,
 }
 
 impl std::fmt::Debug for JoinRequest {
@@ -299,7 +299,7 @@ pub struct JoinAccepted {
     /// Addresses of the mesh's nodes.
     pub nodes: Vec<String>,
     /// What a new node has become.
-    pub node: Option<super::JoinedNode>,
+    pub node: Option<crate::JoinedNode>,
 }
 
 #[cfg(test)]

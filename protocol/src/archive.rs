@@ -1,9 +1,9 @@
 //! Pushing and getting WAL.
 
-use super::PayloadHead;
+use crate::PayloadHead;
+use crate::Server;
 use bytes::Bytes;
 use pgmesh_postgres::{PgVersion, SegmentName, SystemId, TimelineId, WalHole};
-use pgmesh_raft::Server;
 use pgmesh_storage::{Digest, StanzaName};
 use serde::{Deserialize, Serialize};
 

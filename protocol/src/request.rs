@@ -1,46 +1,6 @@
-//! What a PG host, an administrator and a node say to each other.
-//!
-//! One QUIC stream carries one request: a [`Request`] message, for some requests a raw body of the length that the
-//! request declares, then a reply: `Result<T, Failure>` with the `T` that the request's documentation names, for some
-//! replies followed by a raw body as well. Messages are bincode behind a length ([`pgmesh_transport::Stream`]).
-//! Everything here is data: what a request does is in `services`.
+//! The requests, and the limits of what they carry.
 
-mod admin;
-mod archive;
-mod backup;
-mod holes;
-mod info;
-mod mesh;
-mod peer;
-mod verify;
-
-pub use admin::{
-    AdoptedStanza, AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, ForgetWal,
-    ForgottenTimeline, ForgottenWal, Invite, JoinAccepted, JoinRequest, ListRepository, NewStanza, ReadRepository,
-    Replaced, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
-};
-pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PartsTurn, PushSegment, Pushed, SegmentPart, SegmentReply};
-pub use backup::{
-    BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
-    GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
-};
-pub use holes::{HoleInfo, HolesReport, StanzaHoles};
-pub use info::{
-    ArchiveInfo, BackupInfo, CatalogLost, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
-    InfoCursor, KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
-};
-pub use mesh::{
-    AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
-    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
-};
-pub use peer::{
-    Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, NewNode, NewNumber, ObjectAnswer,
-    ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt, Vouch, Vouched,
-};
-pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
-
-pub use pgmesh_raft::{Branch, Server};
-pub use pgmesh_storage::PayloadHead;
+use crate::*;
 use pgmesh_storage::StanzaName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -196,8 +156,9 @@ pub enum Request {
         repo: pgmesh_storage::RepoKey,
     },
 
-    /// Between nodes: a message of the Raft group. Reply: [`pgmesh_raft::peers::PeerReply`].
-    Raft(Box<pgmesh_raft::peers::PeerRequest>),
+    /// Between nodes: a message of the Raft group, encoded by whoever knows what it says. Reply: a message of the
+    /// group too.
+    Raft(bytes::Bytes),
     /// Between nodes: the asker has started, is reached there, runs that program. Reply: `()`.
     Announce(Announce),
     /// Between nodes: the mesh's certificate authority, key included. Reply: [`AuthorityKey`].

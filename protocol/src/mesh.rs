@@ -1,9 +1,10 @@
 //! Nodes, their parts in the mesh, and how the mesh does.
 
-use super::{DebtInfo, HealthInfo, HolesReport, KeptInfo, LostReport};
-use pgmesh_raft::EntryId;
+use crate::EntryId;
+use crate::{DebtInfo, HealthInfo, HolesReport, KeptInfo, LostReport};
 use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where a node is: what a client remembers of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -302,6 +303,56 @@ impl MeshStatus {
     #[must_use]
     pub fn stuck(&self) -> Vec<StuckArchiver> {
         let told = self.nodes.iter().filter_map(|(_, own)| own.as_ref().ok());
-        crate::stuck::merged(told.flat_map(|own| &own.stuck))
+        merged(told.flat_map(|own| &own.stuck))
+    }
+}
+
+/// One line for each data directory, where several nodes have refused it.
+pub fn merged<'a>(lists: impl IntoIterator<Item = &'a StuckArchiver>) -> Vec<StuckArchiver> {
+    let mut merged: BTreeMap<[&str; 4], StuckArchiver> = BTreeMap::new();
+    for stuck in lists {
+        let key = [&*stuck.stanza, &*stuck.host, &*stuck.instance, &*stuck.machine];
+        match merged.get_mut(&key) {
+            Some(known) => {
+                let (since, position) = (known.since.min(stuck.since), known.position.min(stuck.position));
+                let newest = if known.last >= stuck.last {
+                    known.clone()
+                } else {
+                    stuck.clone()
+                };
+                *known = StuckArchiver {
+                    since,
+                    position,
+                    ..newest
+                };
+            }
+            None => drop(merged.insert(key, stuck.clone())),
+        }
+    }
+    merged.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_nodes_say_of_a_host_is_one_line() {
+        let stuck = |host: &str, since, last| StuckArchiver {
+            stanza: "main".to_owned(),
+            host: host.to_owned(),
+            address: "10.0.0.1".to_owned(),
+            instance: "i".to_owned(),
+            machine: String::new(),
+            position: 0,
+            file: "x".to_owned(),
+            since,
+            last,
+            code: 44,
+            why: format!("at {last}"),
+            remedy: None,
+        };
+        let merged = merged(&[stuck("a", 5, 9), stuck("b", 1, 1), stuck("a", 3, 12)]);
+        assert_eq!(merged, [stuck("a", 3, 12), stuck("b", 1, 1)]);
     }
 }

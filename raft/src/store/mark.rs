@@ -1,54 +1,15 @@
-//! Names of log entries.
+//! How far a state goes, and which history it has.
 
 use super::chain::{self, Compared, Link};
-use std::fmt;
-use std::str::FromStr;
-
 use openraft::LogId;
+use pgmesh_protocol::EntryId;
 use serde::{Deserialize, Serialize};
 
-/// An entry of the log: the term in which it was written, and its place. Written `TERM.INDEX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct EntryId {
-    /// The term.
-    pub term: u64,
-    /// The place.
-    pub index: u64,
-}
-
-/// A text that names no entry.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' names no entry of the log: use TERM.INDEX, as the node's message does")]
-pub struct EntryIdError(pub String);
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.term, self.index)
-    }
-}
-
-impl FromStr for EntryId {
-    type Err = EntryIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = text.split_once('.').and_then(|(term, index)| {
-            let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-            let (term, index) = (is_number(term) && is_number(index)).then_some((term, index))?;
-            Some(Self {
-                term: term.parse().ok()?,
-                index: index.parse().ok()?,
-            })
-        });
-        parsed.ok_or_else(|| EntryIdError(text.to_owned()))
-    }
-}
-
-impl From<LogId<u64>> for EntryId {
-    fn from(id: LogId<u64>) -> Self {
-        Self {
-            term: id.leader_id.term,
-            index: id.index,
-        }
+/// The name of an entry.
+pub(crate) fn entry_id(id: LogId<u64>) -> EntryId {
+    EntryId {
+        term: id.leader_id.term,
+        index: id.index,
     }
 }
 
@@ -101,26 +62,6 @@ impl Mark {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entries_have_names() {
-        let entry = EntryId { term: 3, index: 17 };
-        assert_eq!(entry.to_string(), "3.17");
-        assert_eq!("3.17".parse(), Ok(entry));
-        for bad in [
-            "",
-            "3",
-            "3.",
-            ".",
-            "+3.17",
-            "3.17.1",
-            "3,17",
-            "99999999999999999999.1",
-            "a.b",
-        ] {
-            assert!(bad.parse::<EntryId>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn a_difference_is_found_from_either_side_and_only_behind_the_entry() {

@@ -5,8 +5,8 @@ mod prior;
 
 pub use prior::{PriorChoice, PriorChooser};
 
+use crate::BackupInfo;
 use crate::lines::{Family, Line, Lines};
-use crate::protocol::BackupInfo;
 use crate::{Failure, code};
 use pgmesh_postgres::{Lsn, SegmentSize, TimelineId};
 use pgmesh_storage::BackupLabel;

@@ -11,7 +11,7 @@ pub fn now_unix() -> i64 {
 }
 
 /// Seconds since the Unix epoch, for people: `2025-02-15 02:00:01 UTC`.
-pub(crate) fn utc(at: i64) -> String {
+pub fn utc(at: i64) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     let formatted = OffsetDateTime::from_unix_timestamp(at)
         .ok()

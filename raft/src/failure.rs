@@ -1,7 +1,8 @@
 //! What the catalog refuses, as the user reads it: exit code and remedy for each refusal.
 
-use crate::failure::{Failure, chain, code};
-use pgmesh_raft::{CatalogError, ReadError, Refusal};
+use crate::error::{CatalogError, ReadError};
+use crate::refusal::Refusal;
+use pgmesh_protocol::failure::{Failure, chain, code};
 use pgmesh_storage::StanzaName;
 
 impl From<Refusal> for Failure {

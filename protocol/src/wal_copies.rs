@@ -1,9 +1,12 @@
 //! The copies of archived files that a listing shows.
 
-use crate::repositories::PARTS_AT_ONCE;
 use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{ObjectPath, PartsSeen};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Parts that are being written at once. The last one is written when all the others are there: a file whose upload was
+/// cut lacks its end.
+pub const PARTS_AT_ONCE: usize = 2;
 
 /// One copy of a file, as one writing of it has left it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +76,7 @@ impl Listed {
 }
 
 /// Paths of archived files, by file.
-pub(crate) fn grouped(paths: Vec<ObjectPath>) -> BTreeMap<WalFileName, Copies> {
+pub fn grouped(paths: Vec<ObjectPath>) -> BTreeMap<WalFileName, Copies> {
     let mut files: BTreeMap<WalFileName, Listed> = BTreeMap::new();
     for path in paths {
         if let ObjectPath::Segment { file, .. } = &path {
@@ -84,7 +87,7 @@ pub(crate) fn grouped(paths: Vec<ObjectPath>) -> BTreeMap<WalFileName, Copies> {
 }
 
 /// What was listed of each file comes to.
-pub(crate) fn judged(files: BTreeMap<WalFileName, Listed>) -> BTreeMap<WalFileName, Copies> {
+pub fn judged(files: BTreeMap<WalFileName, Listed>) -> BTreeMap<WalFileName, Copies> {
     let files = files.into_iter();
     files.map(|(file, listed)| (file, listed.copies())).collect()
 }

@@ -1,7 +1,7 @@
 //! What `info` and `check` show.
 
-use super::{HolesReport, StuckArchiver};
 use crate::choice::Restoring;
+use crate::{HolesReport, StuckArchiver};
 use pgmesh_postgres::{Lsn, SystemId, TimelineId};
 use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};

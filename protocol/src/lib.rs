@@ -1,0 +1,65 @@
+//! What a PG host, an administrator and a node say to each other.
+//!
+//! One QUIC stream carries one request: a [`Request`] message, for some requests a raw body of the length that the
+//! request declares, then a reply: `Result<T, Failure>` with the `T` that the request's documentation names, for some
+//! replies followed by a raw body as well. Messages are bincode behind a length ([`pgmesh_transport::Stream`]).
+//! Everything here is data, and decisions on data that a node and a PG host make alike.
+//!
+//! - [`Request`] and the messages of each subject; [`Failure`]: what goes wrong, as a user reads it.
+//! - [`choice`]: which backup a restore needs, and which one the next is compared with; [`lines`]: where a history ends;
+//!   [`wal_copies`]: what a listing says of archived files.
+
+mod admin;
+mod archive;
+mod backup;
+pub mod choice;
+mod clock;
+mod entry_id;
+pub mod failure;
+mod holes;
+mod info;
+pub mod lines;
+mod mesh;
+mod names;
+mod peer;
+mod request;
+mod server;
+mod token;
+mod verify;
+pub mod wal_copies;
+
+pub use admin::{
+    AdoptedStanza, AnnotateBackup, ArchiveStatus, CreateInvite, CreateStanza, DeletedStanza, ForgetWal,
+    ForgottenTimeline, ForgottenWal, Invite, JoinAccepted, JoinRequest, ListRepository, NewStanza, ReadRepository,
+    Replaced, RepositoryListing, RepositoryObject, SegmentPresence, SetStopped,
+};
+pub use archive::{ChangeMaps, ChangeMapsReply, GetSegment, PartsTurn, PushSegment, Pushed, SegmentPart, SegmentReply};
+pub use backup::{
+    BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
+    GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
+};
+pub use clock::{now_unix, utc};
+pub use entry_id::{EntryId, EntryIdError};
+pub use failure::{Failure, code};
+pub use holes::{HoleInfo, HolesReport, StanzaHoles};
+pub use info::{
+    ArchiveInfo, BackupInfo, CatalogLost, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,
+    InfoCursor, KeptInfo, LostReport, MeshInfo, RepositoryInfo, StanzaInfo, StanzaLosses,
+};
+pub use mesh::merged;
+pub use mesh::{
+    AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo, ReachInfo,
+    RenewCertificate, RepositoryStatus, SessionStatus, StuckArchiver, SyncEvent,
+};
+pub use names::{LogIndex, PlacedIdentity, RequestId};
+pub use peer::{
+    Announce, AuthorityKey, BeginAnew, Collected, DeleteObject, JoinedNode, KnownMember, NewNode, NewNumber,
+    ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget, Stored, StoredAt, Vouch, Vouched,
+};
+pub use pgmesh_storage::PayloadHead;
+pub use request::{
+    BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PIECES_LIMIT, QUERY_LIMIT, Request,
+};
+pub use server::{Branch, Server};
+pub use token::{TokenId, TokenSecret};
+pub use verify::{Finding, FindingKind, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
