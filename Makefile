@@ -17,7 +17,7 @@ quiet := $(shell [ -t 2 ] || echo --quiet)
 # Executions of each fuzz target: some minutes.
 RUNS ?= 4000000
 
-.PHONY: help setup build release install demo test test-all test-unit test-e2e bench fuzz lint clean
+.PHONY: help setup build release install demo test test-all test-unit test-e2e stored-mesh bench fuzz lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,11 @@ test-e2e: ## end-to-end tests only; FILTER='test(pitr)' chooses among them
 	@.ci/setup build test
 	$(stage) build cargo build --quiet --locked --workspace --bins
 	$(stage) end-to-end env PGMESH_KILL_ROUNDS=$(ROUNDS) cargo nextest run --locked --workspace --no-fail-fast --profile e2e $(if $(FILTER),-E '$(FILTER)')
+
+stored-mesh: ## write the stored mesh anew that tests/tests/mesh_upgrade.rs takes up: when a format changes
+	@.ci/setup build test
+	@.ci/env cargo build --quiet --locked --workspace --bins
+	@.ci/env bash -c 'exec "$$CARGO_TARGET_DIR/debug/stored_mesh"'
 
 bench: ## compare with Debian's pgbackrest: time, CPU, memory, stored bytes; INCR=1: incremental backups of 5 GB; SCALE=1: what a large mesh costs
 	@.ci/setup build bench

@@ -6,7 +6,7 @@ use crate::repositories::Opened;
 use pgmesh_protocol::KnownMember;
 use pgmesh_protocol::{Announce, Request};
 use pgmesh_protocol::{Failure, code};
-use pgmesh_raft::{Command, LEVEL, MeshRecord, NodeName, Standing};
+use pgmesh_raft::{Command, MeshRecord, NodeName, Standing, own_level};
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;
 use std::collections::BTreeSet;
@@ -45,14 +45,17 @@ impl Node {
         let node_id = self.mesh.node_id;
         let is_member = self.catalog.view().node(&self.name).ok().flatten();
         let levels = self.catalog.view().levels().unwrap_or_default();
-        let is_known = levels.nodes.get(&node_id) == Some(&LEVEL);
+        let is_known = levels.nodes.get(&node_id) == Some(&own_level());
         if is_known || *self.catalog.standing().borrow() != Standing::Cleared {
             return;
         }
         if !is_member.is_some_and(|record| record.node_id == node_id && record.is_member()) {
             return;
         }
-        let note = Command::NoteLevel { node_id, level: LEVEL };
+        let note = Command::NoteLevel {
+            node_id,
+            level: own_level(),
+        };
         let noted = tokio::time::timeout(LIMIT, self.catalog.propose(self.actor(), note)).await;
         if !matches!(noted, Ok(Ok(_))) {
             tracing::debug!("the apply level of this node is not noted yet");

@@ -101,7 +101,7 @@ impl Node {
                 let what = format!("the catalog in {} cannot be opened", layout.catalog().display());
                 let failure = Failure::new(code::CONFIG, what).because(chain(&error));
                 return match error {
-                    error @ CatalogError::Level { .. } => Err(error.into()),
+                    error @ (CatalogError::Level { .. } | CatalogError::Format { .. }) => Err(error.into()),
                     CatalogError::LostEnd { .. } | CatalogError::LostState { .. } => {
                         let addresses: Vec<String> = settings
                             .seeds

@@ -86,6 +86,8 @@ pub struct NodeInfo {
     pub state: NodeState,
     /// The program it last started with.
     pub program: String,
+    /// The highest apply level of its program, as the catalog knows it; none before the node has said it.
+    pub level: Option<u32>,
     /// The repositories that it hosts.
     pub repositories: Vec<RepoKey>,
 }
@@ -262,6 +264,8 @@ pub struct MeshStatus {
     pub quorum: Result<(), String>,
     /// The catalog's format.
     pub catalog_format: u32,
+    /// The level at which commands are applied: the highest that the programs of all nodes had at once.
+    pub level: u32,
     /// While the voters change: those that vote when it is done. Until then each decision needs a majority of these and
     /// one of the former voters.
     pub next_voters: Option<Vec<String>>,

@@ -31,6 +31,12 @@ impl From<CatalogError> for Failure {
                     .remedy("'pgmesh status' and 'pgmesh doctor' say which nodes are away")
                     .again()
             }
+            error @ CatalogError::Format { .. } => Self::new(
+                code::VERSION_NOT_SUPPORTED,
+                "another version of pgmesh has written this node's catalog",
+            )
+            .because(chain(&error))
+            .remedy("start the version that wrote it: nothing here was changed"),
             error @ CatalogError::Level { .. } => {
                 Self::new(code::VERSION_NOT_SUPPORTED, "this program is older than the mesh").because(chain(&error))
             }

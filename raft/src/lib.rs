@@ -53,7 +53,7 @@ pub use model::{
     SessionKind, SessionRecord, SightedOrphan, StanzaRecord, StoredObject, TokenId, TokenRecord, TokenRole, VotePolicy,
     WithdrawnMarks, Writer,
 };
-pub use options::CatalogOptions;
+pub use options::{CatalogOptions, own_level};
 pub use pgmesh_protocol::{EntryId, EntryIdError};
 pub use refusal::Refusal;
 pub use reply::Reply;

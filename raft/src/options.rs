@@ -27,7 +27,7 @@ pub struct CatalogOptions {
     pub write_buffer: usize,
     /// Entries of the log that cannot be applied, to be left out. They are recorded, and need not be given again.
     pub skip_entries: Vec<EntryId>,
-    /// The highest apply level that this program has: [`LEVEL`](crate::LEVEL). Tests play older and newer programs.
+    /// The highest apply level that this program has: [`own_level`]. Tests play older and newer programs.
     pub level: u32,
     /// The proposer's clock, in seconds since the Unix epoch. Nothing is decided by it but the expiry of join tokens;
     /// everything else only records it.
@@ -46,10 +46,18 @@ impl Default for CatalogOptions {
             block_cache: 32 << 20,
             write_buffer: 16 << 20,
             skip_entries: Vec::new(),
-            level: crate::LEVEL,
+            level: own_level(),
             clock: system_clock,
         }
     }
+}
+
+/// The highest apply level that this program has: [`LEVEL`](crate::LEVEL). A debug build plays the program of another
+/// release where `PGMESH_PLAY_LEVEL` has a number: for tests of upgrades.
+#[must_use]
+pub fn own_level() -> u32 {
+    let played = cfg!(debug_assertions).then(|| std::env::var("PGMESH_PLAY_LEVEL").ok()?.parse().ok());
+    played.flatten().unwrap_or(crate::LEVEL)
 }
 
 fn system_clock() -> i64 {

@@ -37,6 +37,7 @@ mod pushes;
 mod scale;
 mod scratch;
 mod site;
+pub mod stored;
 pub mod stores;
 mod tools;
 mod volume;

@@ -177,6 +177,21 @@ impl Mesh {
         self.node(name).join(&token);
     }
 
+    /// Starts all nodes and waits until the mesh is whole.
+    pub fn start_all(&mut self) {
+        for node in &mut self.nodes {
+            node.launch();
+        }
+        self.wait_until_whole();
+    }
+
+    /// Stops all nodes.
+    pub fn stop_all(&mut self) {
+        for node in &mut self.nodes {
+            node.stop();
+        }
+    }
+
     /// Starts a node and waits until it answers for itself.
     ///
     /// # Panics

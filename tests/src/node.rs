@@ -34,6 +34,7 @@ pub struct Node {
     settings: String,
     port: Port,
     repositories: Vec<RepositoryFiles>,
+    level: Option<u32>,
     process: Option<Process>,
 }
 
@@ -157,6 +158,11 @@ impl Node {
         assert!(!nodes.is_empty() && stuck.is_empty(), "{stuck:?}");
     }
 
+    /// From its next start on it runs the program of a release that has this apply level, or its own program.
+    pub fn play_level(&mut self, level: Option<u32>) {
+        self.level = level;
+    }
+
     /// A `pgmesh` command that uses the node's configuration, and so its administrator's identity.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -164,6 +170,9 @@ impl Node {
         command
             .arg(format!("--config={}", self.configuration.display()))
             .args(arguments);
+        if let Some(level) = self.level {
+            command.env("PGMESH_PLAY_LEVEL", level.to_string());
+        }
         command
     }
 

@@ -58,6 +58,7 @@ pub(super) fn json(node: &NodeInfo) -> Value {
         "role": node.role,
         "state": node.state,
         "program": node.program,
+        "apply-level": node.level,
         "repositories": node.repositories.iter().map(|key| key.get()).collect::<Vec<_>>(),
     })
 }

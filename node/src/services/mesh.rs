@@ -51,6 +51,7 @@ impl Node {
         let view = self.catalog.view();
         let status = self.catalog.status();
         let mut hosted = hosted(&view)?;
+        let levels = view.levels()?;
         let nodes = view.nodes()?.into_iter();
         Ok(nodes
             .filter(|(_, record)| record.is_member())
@@ -62,7 +63,11 @@ impl Node {
                     _ => NodeRole::Joining,
                 };
                 let repositories = hosted.remove(&name).unwrap_or_default();
-                node_info(&name, record, role, repositories)
+                let level = levels.nodes.get(&record.node_id).copied();
+                NodeInfo {
+                    level,
+                    ..node_info(&name, record, role, repositories)
+                }
             })
             .collect())
     }
@@ -218,6 +223,7 @@ impl Node {
             leader: leader.map(|node| node.name.clone()),
             quorum,
             catalog_format: pgmesh_raft::MeshRecord::CATALOG_FORMAT,
+            level: self.catalog.view().levels()?.current,
             next_voters: self.next_voters(&nodes),
             round_trips: trips,
             lost: self.lost_report(&view, |_| true).await?,
@@ -396,6 +402,7 @@ fn node_info(name: &NodeName, record: NodeRecord, role: NodeRole, repositories: 
             NodeState::Draining
         },
         program: record.program,
+        level: None,
         repositories,
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use pgmesh_storage::{Digest, Generation, RepoKey, StanzaName};
+use pgmesh_storage::{Digest, Generation, ObjectPath, RepoKey, StanzaName};
 
 use super::objects::{find, need_repository, oldest_session};
 use super::{Base, Outcome, Step, names, stanza};
@@ -149,6 +149,10 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
             continue;
         };
         let name = orphan.key(repo);
+        // Garbage is named by the digest of a whole file, which one part of it does not tell.
+        if ObjectPath::parse(&orphan.path).is_some_and(|path| path.part().is_some()) {
+            continue;
+        }
         // What stays takes no room from others.
         forget(step, &mut scan, row)?;
         if orphan.generation < lowest || is_known(step.txn, &name, orphan.digest)? || !may_be_assigned(step.txn, &name)?

@@ -535,3 +535,23 @@ fn the_object_of_a_stanza_that_is_gone_goes() {
     let garbage: Vec<(GarbageKey, _)> = world.view().garbage(None).map(Result::unwrap).collect();
     assert_eq!(garbage[0].1.archive, orphan.archive);
 }
+
+#[test]
+fn a_part_of_a_file_is_passed_over_whoever_proposes_it() {
+    let mut world = World::with_stanza();
+    let folder = "stanza/main/archive/15-1/0000000100000000";
+    let file = segment_name(1, 7);
+    let digits = "a".repeat(64);
+    let part = Orphan {
+        path: format!("{folder}/{file}-{digits}.g3.p003of128"),
+        ..segment(7, 7, 3)
+    };
+    stays(&mut world, &part);
+    assert_eq!(world.view().orphans(repo(2)).count(), 1, "and it is passed over again");
+    let whole = Orphan {
+        path: format!("{folder}/{file}-{digits}.g3"),
+        ..part
+    };
+    see(&mut world, &whole);
+    assert_eq!(discarded(&mut world, &whole), 1);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pgmesh_chaos::{Network, Random};
 
@@ -10,6 +10,7 @@ use crate::mesh::Mesh;
 use crate::node::Node;
 use crate::port::Port;
 use crate::scratch::Scratch;
+use crate::stored;
 use crate::stores::Bucket;
 
 /// The nodes of a mesh and their regions, in order.
@@ -132,6 +133,28 @@ impl<'a> MeshBuilder<'a> {
     /// Has the first node begin the mesh; the others, in order, belong to no mesh yet.
     #[must_use]
     pub fn start_first(self) -> (Mesh, Vec<Node>) {
+        let (mut nodes, network) = self.write(true);
+        let first = nodes.remove(0);
+        let mut mesh = Mesh {
+            nodes: vec![first],
+            network,
+        };
+        mesh.start_node("alpha");
+        (mesh, nodes)
+    }
+
+    /// A mesh that was stored with [`pack`](crate::stored::pack), as it was found: at other addresses and in other
+    /// folders than those it was made with. No node runs.
+    #[must_use]
+    pub fn take_up(self, stored: &Path) -> Mesh {
+        let scratch = self.scratch;
+        let (nodes, network) = self.write(false);
+        stored::unpack(stored, scratch, &nodes);
+        Mesh { nodes, network }
+    }
+
+    /// Writes the files of all nodes; the first one begins a mesh, if told.
+    fn write(self, begins: bool) -> (Vec<Node>, Option<Network>) {
         assert!((1..=NODES.len()).contains(&self.nodes), "one to {} nodes", NODES.len());
         let ports: Vec<Port> = (1..)
             .take(self.nodes)
@@ -166,14 +189,12 @@ impl<'a> MeshBuilder<'a> {
             for (name, value) in &self.options {
                 node = node.option(name, value);
             }
-            nodes.push(if number == 1 { node.create() } else { node.write() });
+            nodes.push(if begins && number == 1 {
+                node.create()
+            } else {
+                node.write()
+            });
         }
-        let first = nodes.remove(0);
-        let mut mesh = Mesh {
-            nodes: vec![first],
-            network,
-        };
-        mesh.start_node("alpha");
-        (mesh, nodes)
+        (nodes, network)
     }
 }

@@ -204,6 +204,7 @@ impl<'a> NodeBuilder<'a> {
             settings,
             port,
             repositories: self.repositories,
+            level: None,
             process: None,
         };
         node.account.write(&node.configuration, &node.settings);

@@ -22,6 +22,7 @@ pub fn render(status: &MeshStatus) -> Value {
             "error": status.quorum.as_ref().err(),
         },
         "catalog-format": status.catalog_format,
+        "apply-level": status.level,
         "joint": status.next_voters.is_some(),
         "next-voters": status.next_voters,
         "nodes": nodes

@@ -18,6 +18,7 @@ fn info(number: u64, region: &str, role: NodeRole, repositories: Vec<RepoKey>) -
         role,
         state: NodeState::InService,
         program: env!("CARGO_PKG_VERSION").to_owned(),
+        level: Some(1),
         repositories,
     }
 }
@@ -86,6 +87,7 @@ pub fn mesh() -> MeshStatus {
         leader: Some("n1".to_owned()),
         quorum: Ok(()),
         catalog_format: 1,
+        level: 1,
         next_voters: None,
         nodes: vec![
             (info(1, "eu", NodeRole::Leader, vec![key(1)]), Ok(status("n1"))),

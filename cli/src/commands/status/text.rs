@@ -61,9 +61,10 @@ fn heading(status: &MeshStatus) -> String {
         format!("\njoint: the voters change to {next}; until that is done, each decision needs a majority of the former voters, too")
     });
     format!(
-        "mesh {}: leader {leader}{term}, {quorum}, catalog format {}; as node {} sees it{}",
+        "mesh {}: leader {leader}{term}, {quorum}, catalog format {}, apply level {}; as node {} sees it{}",
         status.mesh_id,
         status.catalog_format,
+        status.level,
         status.node,
         changing.unwrap_or_default()
     )
@@ -244,7 +245,7 @@ mod tests {
         let text = render(&samples::mesh());
         let program = env!("CARGO_PKG_VERSION");
         let expected = format!(
-            "mesh 4f2a: leader n1, term 7, quorum: yes, catalog format 1; as node n2 sees it\n\n\
+            "mesh 4f2a: leader n1, term 7, quorum: yes, catalog format 1, apply level 1; as node n2 sees it\n\n\
              node  region  role     state       address        program  log/applied  RTT     uptime\n\
              n1    eu      leader   in service  10.0.0.1:8433  {program}    120/119      0.4 ms  3d 4h\n\
              n2    eu      voter    in service  10.0.0.2:8433  {program}    120/119      0.0 ms  3d 4h\n\
