@@ -11,7 +11,7 @@ use pgmesh_postgres::{
 };
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Branch, PayloadHead, PushSegment, Pushed, Request, Server};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
 use std::fs::File;
 use std::io::Read;
@@ -52,7 +52,7 @@ impl WalFile {
     pub fn begin(config: &Config, pgdata: &Path, path: &Path, file: WalFileName) -> Result<Self, Failure> {
         let unreadable = |error| {
             Failure::new(
-                code::FILE_MISSING,
+                ExitCode::FileMissing,
                 format!("WAL file {} cannot be read", path.display()),
             )
             .because(error)
@@ -103,7 +103,7 @@ impl WalPusher<'_> {
     pub async fn push(&self, path: &Path, file: WalFileName, begun: WalFile) -> Result<(), Failure> {
         let (request, body) = self.request(file, begun).await?;
         match self.send(file, &request, &body).await {
-            Err(failure) if failure.code == code::ARCHIVE_MISMATCH => {
+            Err(failure) if failure.code == ExitCode::ArchiveMismatch => {
                 if !self.push_histories(path, file).await? {
                     return Err(failure);
                 }
@@ -207,7 +207,7 @@ struct Origin {
 fn origin(config: &Config, pgdata: &Path, file: WalFileName, begin: &[u8], length: u64) -> Result<Origin, Failure> {
     let control = ControlFile::read(pgdata).map_err(|error| {
         Failure::new(
-            code::FILE_MISSING,
+            ExitCode::FileMissing,
             format!("pg1-path {} holds no cluster", pgdata.display()),
         )
         .because(chain(&error))
@@ -224,7 +224,7 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, begin: &[u8], lengt
         });
     };
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says"))
+        Failure::new(ExitCode::FileInvalid, format!("{file} is not what its name says"))
             .because(chain(error))
             .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
     };
@@ -233,7 +233,7 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, begin: &[u8], lengt
         header.check(name, length).map_err(|error| invalid(&error))?;
         if header.system_id != control.system_id {
             return Err(Failure::new(
-                code::ARCHIVE_MISMATCH,
+                ExitCode::ArchiveMismatch,
                 format!(
                     "{file} was written by cluster {}, pg1-path holds cluster {}",
                     header.system_id, control.system_id
@@ -254,7 +254,7 @@ fn origin(config: &Config, pgdata: &Path, file: WalFileName, begin: &[u8], lengt
 /// timeline it is on: a history in pg_wal may be one that the server has looked at and not followed.
 fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     let instance = instance_fingerprint(pgdata).map_err(|error| {
-        Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
+        Failure::new(ExitCode::FileMissing, "the data directory cannot be identified").because(chain(&error))
     })?;
     let is_primary = matches!(
         control.state,
@@ -290,7 +290,7 @@ fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
     let codec = config
         .required_text("compress-type")?
         .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, "compress-type cannot be used").because(error))?;
     let level = config
         .optional_integer("compress-level")
         .and_then(|level| i32::try_from(level).ok());
@@ -301,13 +301,13 @@ fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
 fn begin_compressing(codec: Codec, level: Option<i32>, content: Bytes) -> JoinHandle<Result<Payload, Failure>> {
     tokio::task::spawn_blocking(move || {
         Payload::pack_known(Digest([0; 32]), codec, level, &content).map_err(|error| {
-            Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error))
+            Failure::new(ExitCode::OptionInvalid, format!("compressing with {codec}")).because(chain(&error))
         })
     })
 }
 
 fn abnormal(error: &JoinError) -> Failure {
-    Failure::new(code::ASSERT, "compressing a WAL file ended abnormally").because(error)
+    Failure::new(ExitCode::Assert, "compressing a WAL file ended abnormally").because(error)
 }
 
 #[cfg(test)]

@@ -7,14 +7,13 @@
 use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::mesh::{Archived, Mesh, WantedFile};
 use crate::restore::{DirectArchive, late_tablespaces};
 use crate::wal_sink::{FileSink, Temporary, give};
 use bytes::Bytes;
 use pgmesh_postgres::wal::CreatedTablespaces;
 use pgmesh_postgres::{ControlFile, TimelineId, WalFileName, WalHole};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +23,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let name = argument(config, 0, "the name of a WAL file (%f)")?;
     let file: WalFileName = name.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("'{name}' is no name of a WAL file")).because(error)
+        Failure::new(ExitCode::OptionInvalid, format!("'{name}' is no name of a WAL file")).because(error)
     })?;
     let given = Path::new(argument(config, 1, "where to put the file (%p)")?);
     let pgdata = config.pg_path();
@@ -140,7 +139,7 @@ fn local_history(file: WalFileName, destination: &Path) -> Option<Bytes> {
 
 /// Invariant 7: an end of recovery at a hole would lose what was committed behind it.
 fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
-    Failure::new(code::FILE_MISSING, format!("WAL file {file} is a hole in the archive, not its end"))
+    Failure::new(ExitCode::FileMissing, format!("WAL file {file} is a hole in the archive, not its end"))
         .because(format!(
             "{hole}: a recovery that ends here opens the server without what was committed behind it"
         ))
@@ -154,6 +153,10 @@ fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
 fn finish(content: &File, temporary: Temporary, destination: &Path) -> Result<(), Failure> {
     let written = content.sync_all().and_then(|()| temporary.rename(destination));
     written.map_err(|error| {
-        Failure::new(code::RUNTIME, format!("{} cannot be written", destination.display())).because(error)
+        Failure::new(
+            ExitCode::Runtime,
+            format!("{} cannot be written", destination.display()),
+        )
+        .because(error)
     })
 }

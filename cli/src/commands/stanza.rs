@@ -3,14 +3,13 @@
 use super::stanza;
 use crate::backup::timeline;
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::mesh::{Backups, Mesh};
 use crate::output;
 use crate::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files};
 use crate::restore::refuse_running;
 use pgmesh_postgres::{ClusterState, machine_fingerprint};
 use pgmesh_protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use std::path::Path;
 
@@ -154,7 +153,7 @@ fn refuse_standby_files(files: &ClusterFiles) -> Result<(), Failure> {
 
 fn standby(pgdata: &Path) -> Failure {
     let what = format!("the cluster at {} is a standby: it is in recovery", pgdata.display());
-    Failure::new(code::DB_CONNECT, what).remedy("run this on the primary; a standby needs no stanza of its own")
+    Failure::new(ExitCode::DbConnect, what).remedy("run this on the primary; a standby needs no stanza of its own")
 }
 
 /// What the mesh is to know of the cluster: from its files, and from the server where it runs.

@@ -4,7 +4,7 @@ use super::candidates::Ways;
 use crate::config::{Command, Config, IndexKey, table};
 use pgmesh_node::Layout;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::{Identity, IdentityError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -86,7 +86,7 @@ fn acts_as_host(config: &Config, seeds: &[String]) -> bool {
 
 fn nobody_named() -> Failure {
     Failure::new(
-        code::OPTION_REQUIRED,
+        ExitCode::OptionRequired,
         "option mesh-node is missing: no node of the mesh is known here",
     )
     .remedy("set mesh-node=HOST:8433 in [global] of the configuration file, or give --config=FILE")
@@ -94,7 +94,7 @@ fn nobody_named() -> Failure {
 
 fn no_identity(directory: &Path, error: &IdentityError) -> Failure {
     Failure::new(
-        code::CRYPTO,
+        ExitCode::Crypto,
         format!("this host's identity in {} cannot be used", directory.display()),
     )
     .because(chain(error))
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn without_any_node_the_option_is_named() {
         let failure = access(&["info"]).unwrap_err();
-        assert_eq!(failure.code, code::OPTION_REQUIRED);
+        assert_eq!(failure.code, ExitCode::OptionRequired);
         assert!(failure.what.contains("mesh-node"), "{failure}");
     }
 }

@@ -39,9 +39,9 @@ pub async fn check_archiving(client: &PgClient, config: &Config) -> Result<(), F
 }
 
 fn judge(settings: &ArchiveSettings, refuse_always: bool) -> Result<(), Failure> {
-    let disabled = |what: String| Failure::new(ExitCode::ArchiveDisabled.number(), what);
+    let disabled = |what: String| Failure::new(ExitCode::ArchiveDisabled, what);
     let foreign = |what: String| {
-        Failure::new(ExitCode::ArchiveCommandInvalid.number(), what)
+        Failure::new(ExitCode::ArchiveCommandInvalid, what)
             .remedy("set archive_command = 'pgmesh --stanza=NAME archive-push %p' and reload PostgreSQL")
     };
     if settings.wal_level == "minimal" {
@@ -99,17 +99,29 @@ mod tests {
         let code = |settings: ArchiveSettings, always| judge(&settings, always).err().map(|failure| failure.code);
         assert_eq!(code(settings("replica", "on", command, ""), true), None);
         assert_eq!(code(settings("logical", "always", command, ""), false), None);
-        assert_eq!(code(settings("logical", "always", command, ""), true), Some(87));
-        assert_eq!(code(settings("replica", "off", command, ""), true), Some(87));
-        assert_eq!(code(settings("minimal", "off", command, ""), true), Some(87));
-        assert_eq!(code(settings("replica", "on", "(disabled)", ""), true), Some(68));
+        assert_eq!(
+            code(settings("logical", "always", command, ""), true),
+            Some(ExitCode::ArchiveDisabled)
+        );
+        assert_eq!(
+            code(settings("replica", "off", command, ""), true),
+            Some(ExitCode::ArchiveDisabled)
+        );
+        assert_eq!(
+            code(settings("minimal", "off", command, ""), true),
+            Some(ExitCode::ArchiveDisabled)
+        );
+        assert_eq!(
+            code(settings("replica", "on", "(disabled)", ""), true),
+            Some(ExitCode::ArchiveCommandInvalid)
+        );
         assert_eq!(
             code(settings("replica", "on", "pgbackrest archive-push %p", ""), true),
-            Some(68)
+            Some(ExitCode::ArchiveCommandInvalid)
         );
         assert_eq!(
             code(settings("replica", "on", command, "basic_archive"), true),
-            Some(68)
+            Some(ExitCode::ArchiveCommandInvalid)
         );
     }
 }

@@ -4,7 +4,7 @@ use super::options::RestoreOptions;
 use super::unfinished;
 use crate::exit::CommandError;
 use crate::logging;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,8 +38,9 @@ impl Interruption {
     /// # Errors
     /// The system refuses.
     pub fn catch(options: &RestoreOptions) -> Result<Self, Failure> {
-        let caught =
-            |kind| signal(kind).map_err(|error| Failure::new(code::RUNTIME, "signals cannot be caught").because(error));
+        let caught = |kind| {
+            signal(kind).map_err(|error| Failure::new(ExitCode::Runtime, "signals cannot be caught").because(error))
+        };
         let mut interrupt = caught(SignalKind::interrupt())?;
         let mut terminate = caught(SignalKind::terminate())?;
         let (tell, caught) = oneshot::channel();
@@ -77,7 +78,7 @@ impl Interruption {
 }
 
 fn stopped(signal: &str, began: &Began, options: &RestoreOptions) -> Failure {
-    let failure = Failure::new(code::RUNTIME, format!("the restore was stopped by {signal}"));
+    let failure = Failure::new(ExitCode::Runtime, format!("the restore was stopped by {signal}"));
     if began.0.load(Ordering::Acquire) {
         unfinished(failure, options)
     } else {

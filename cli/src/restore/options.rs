@@ -5,7 +5,7 @@ use super::target::Target;
 use crate::config::{Config, IndexKey};
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, TargetAction};
 use pgmesh_protocol::choice::{Follow, Restoring};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{RepoKey, StanzaName};
 use std::path::PathBuf;
 
@@ -127,7 +127,7 @@ impl RestoreOptions {
         };
         if options.write_manifest && !(options.include.is_empty() && options.exclude.is_empty()) {
             return Err(Failure::new(
-                code::OPTION_INVALID,
+                ExitCode::OptionInvalid,
                 "write-manifest does not go with db-include or db-exclude",
             )
             .because("pg_verifybackup would find the databases that are left out to be damaged"));
@@ -202,10 +202,11 @@ fn check_timeline(text: &str) -> Result<(), Failure> {
     if is_number || matches!(text, "current" | "latest") {
         return Ok(());
     }
-    Err(
-        Failure::new(code::OPTION_INVALID, format!("'{text}' is no value of target-timeline"))
-            .remedy("give a timeline's number, current or latest"),
+    Err(Failure::new(
+        ExitCode::OptionInvalid,
+        format!("'{text}' is no value of target-timeline"),
     )
+    .remedy("give a timeline's number, current or latest"))
 }
 
 fn paths(option: &str, pairs: &[(String, String)]) -> Result<Vec<(String, PathBuf)>, Failure> {
@@ -217,7 +218,7 @@ fn paths(option: &str, pairs: &[(String, String)]) -> Result<Vec<(String, PathBu
                 Ok((key.clone(), path))
             } else {
                 Err(Failure::new(
-                    code::OPTION_INVALID,
+                    ExitCode::OptionInvalid,
                     format!("{option}={key}={} is no absolute path", path.display()),
                 ))
             }
@@ -234,7 +235,7 @@ pub fn repository(config: &Config) -> Result<Option<RepoKey>, Failure> {
     let key = key.ok_or_else(|| invalid("repo", format!("{number} is no number of a repository")))?;
     if config.flag("repo-direct") && !config.numbers(IndexKey::Repo).contains(&key.get()) {
         return Err(
-            Failure::new(code::OPTION_REQUIRED, format!("repo{key} is not declared"))
+            Failure::new(ExitCode::OptionRequired, format!("repo{key} is not declared"))
                 .remedy(format!("give its repo{key}-… options")),
         );
     }
@@ -242,12 +243,12 @@ pub fn repository(config: &Config) -> Result<Option<RepoKey>, Failure> {
 }
 
 fn invalid(option: &str, cause: impl std::fmt::Display) -> Failure {
-    Failure::new(code::OPTION_INVALID, format!("option {option} cannot be used")).because(cause)
+    Failure::new(ExitCode::OptionInvalid, format!("option {option} cannot be used")).because(cause)
 }
 
 fn does_not_fit(option: &str, kind: &str, kinds: &str) -> Failure {
     Failure::new(
-        code::OPTION_INVALID,
+        ExitCode::OptionInvalid,
         format!("option {option} does not go with --type={kind}"),
     )
     .remedy(format!("use it with --type={kinds}"))
