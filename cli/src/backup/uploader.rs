@@ -133,7 +133,7 @@ impl Uploader {
             session: self.settings.session,
             digests: pieces.iter().map(|piece| piece.digest).collect(),
         };
-        let known: Vec<bool> = self.mesh.call(&request).await?;
+        let known = self.mesh.call(&request).await?;
         if known.len() != pieces.len() {
             return Err(Failure::new(
                 ExitCode::Protocol,
