@@ -12,7 +12,7 @@ use crate::output::local_offset;
 use crate::pg::OpenCluster;
 use pgmesh_postgres::TimelineId;
 use pgmesh_protocol::choice::PriorChoice;
-use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior, Request};
+use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
@@ -105,12 +105,12 @@ async fn choose_and_begin(
 
 async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
     let stanza = &settings.stanza;
-    let request = Request::ChoosePrior(ChoosePrior {
+    let request = ChoosePrior {
         stanza: stanza.clone(),
         kind: settings.kind,
         system_id: cluster.control.system_id,
         timeline: timeline_of(cluster),
-    });
+    };
     let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
     if kind != settings.kind {
         tracing::warn!(

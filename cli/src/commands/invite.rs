@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::output;
-use pgmesh_protocol::{CreateInvite, Invite, Request};
+use pgmesh_protocol::CreateInvite;
 use pgmesh_protocol::{ExitCode, Failure};
 
 /// Makes a token.
@@ -33,7 +33,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         addresses: config.list("node-advertise").to_vec(),
     };
     let mesh = Mesh::connect(config).await?;
-    let made: Invite = mesh.call(&Request::Invite(invite)).await?;
+    let made = mesh.call(&invite).await?;
     output::print(&made.token)?;
     tracing::info!("good once, until {}", output::timestamp(made.expires_at));
     Ok(ExitCode::Ok)

@@ -6,8 +6,8 @@ use crate::exit::{CommandError, ExitCode};
 use crate::mesh::{Heard, Mesh};
 use crate::output::{self, size};
 use crate::progress::Counter;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{DebtInfo, Request, SyncEvent};
+use pgmesh_protocol::{DebtInfo, SyncEvent};
+use pgmesh_protocol::{Failure, SyncRepository};
 use std::ops::ControlFlow;
 
 /// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.
@@ -16,7 +16,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(config).await?;
     let counter = Counter::start("repo-sync");
     let mut made = 0;
-    let request = Request::SyncRepository { repo };
+    let request = SyncRepository { repo };
     let events = mesh.events(&request, |heard| match heard {
         Heard::Begun => ControlFlow::Continue(()),
         Heard::Event(SyncEvent::Progress { debt }) => {

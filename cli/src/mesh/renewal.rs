@@ -4,9 +4,9 @@
 use super::{Access, Mesh};
 use crate::config::Config;
 use crate::output::timestamp;
+use pgmesh_protocol::RenewCertificate;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
-use pgmesh_protocol::{JoinAccepted, RenewCertificate, Request};
 use pgmesh_transport::{IdentityError, MemberCertificate};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn renew(config: &Config) -> Result<Option<i64>, Failure> {
     let csr = old
         .renewal_csr_der()
         .map_err(crypto("a certificate request cannot be made"))?;
-    let accepted: JoinAccepted = mesh.call(&Request::Renew(RenewCertificate { csr })).await?;
+    let accepted = mesh.call(&RenewCertificate { csr }).await?;
     let new = old
         .renewed(&accepted.ca, &accepted.certificate)
         .map_err(crypto("the node's answer is not what was asked for"))?;
