@@ -33,6 +33,8 @@ pub mod output;
 pub mod pg;
 pub mod progress;
 mod read_at;
+#[cfg(test)]
+mod reference;
 pub mod restore;
 mod wal_push;
 mod wal_sink;

@@ -9,16 +9,17 @@ use pgmesh_storage::wire;
 use sampler::{compare, samples};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/wire.txt");
 
-/// Lines `number, name, kind, which sample, hexadecimal digits`.
+/// Lines `number, name, kind, which sample, hexadecimal digits`, and the types that are in them.
 #[derive(Default)]
-struct Lines(Vec<String>);
+struct Lines(Vec<String>, BTreeSet<String>);
 
 impl Lines {
     fn message<T: Serialize + DeserializeOwned>(&mut self, of: &str, kind: &str) {
-        for (which, sample) in samples::<T>().iter().enumerate() {
+        for (which, sample) in samples::<T>(&mut self.1).iter().enumerate() {
             let bytes = wire::encode(sample);
             let read: T = wire::decode(&bytes, bytes.len()).unwrap();
             assert_eq!(
@@ -34,7 +35,7 @@ impl Lines {
 impl EachCall for Lines {
     fn call<C: Call>(&mut self) {
         let of = format!("{}\t{}", C::NUMBER, C::NAME);
-        for (which, sample) in samples::<C>().iter().enumerate() {
+        for (which, sample) in samples::<C>(&mut self.1).iter().enumerate() {
             let message = sample.message();
             assert!(message.len() <= C::MAX, "{of}: a sample has {} bytes", message.len());
             let read = Request::decode(C::NUMBER, &message[NUMBER_LENGTH..]).unwrap().unwrap();
@@ -54,6 +55,7 @@ fn the_bytes_of_messages_change_only_with_the_wire_version() {
     lines.message::<Result<PartsTurn, Failure>>("2\tarchive-push", "turn");
     lines.message::<PayloadHead>("2\tarchive-push", "part");
     lines.message::<Result<SegmentPart, Failure>>("3\tarchive-get", "part");
+    lines.0.extend(lines.1.iter().map(|found| format!("type\t{found}")));
     compare(
         GOLDEN,
         &lines.0,

@@ -10,13 +10,15 @@ use pgmesh_raft::model::{
     NodeRecord, OrphanScan, Remembered, RepositoryCounters, RepositoryRecord, RequestId, SegmentRecord, SessionRecord,
     SightedOrphan, StanzaRecord, TokenRecord, WithdrawnMarks,
 };
+use pgmesh_raft::peers::{PeerReply, PeerRequest};
 use pgmesh_raft::store::RaftState;
 use pgmesh_raft::table::Table;
 use pgmesh_raft::{Command, Proposal, value};
-use pgmesh_storage::{Digest, Generation, wire};
+use pgmesh_storage::{Digest, DigestSuite, Generation, wire};
 use sampler::{compare, samples};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 const WHAT_TO_DO: &str = "Nodes of other versions read them otherwise, and so does a node that starts with its own disk: \
@@ -24,7 +26,8 @@ const WHAT_TO_DO: &str = "Nodes of other versions read them otherwise, and so do
 
 /// Lines `name, which sample, hexadecimal digits`.
 fn lines<T: Serialize + DeserializeOwned>(name: &str) -> Vec<String> {
-    let lines = samples::<T>().into_iter().enumerate().map(|(which, sample)| {
+    let mut types = BTreeSet::new();
+    let lines = samples::<T>(&mut types).into_iter().enumerate().map(|(which, sample)| {
         let bytes = value::encode(&sample);
         let read: T = value::decode(Table::Mesh, b"", &bytes).unwrap();
         assert_eq!(
@@ -34,7 +37,11 @@ fn lines<T: Serialize + DeserializeOwned>(name: &str) -> Vec<String> {
         );
         format!("{name}\t{which}\t{}", hex::encode(bytes))
     });
-    lines.collect()
+    let lines: Vec<String> = lines.collect();
+    lines
+        .into_iter()
+        .chain(types.iter().map(|found| format!("type\t{found}")))
+        .collect()
 }
 
 /// What lies in a table. There is no arm for all others: a new table does not compile before its records are here.
@@ -76,21 +83,53 @@ fn records(table: Table) -> Vec<String> {
     }
 }
 
+/// A type that is in several records has one line.
+fn each_once(lines: Vec<String>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    lines.into_iter().filter(|line| seen.insert(line.clone())).collect()
+}
+
 #[test]
 fn the_bytes_of_records_change_only_with_the_catalog_s_format() {
     let lines: Vec<String> = Table::ALL.into_iter().flat_map(records).collect();
+    let lines: Vec<String> = each_once(lines);
     compare(&format!("{FOLDER}/records.txt"), &lines, WHAT_TO_DO);
 }
 
 #[test]
 fn the_bytes_of_commands_change_only_with_the_catalog_s_format() {
-    let commands = samples::<Command>().into_iter().enumerate().map(|(which, command)| {
-        let bytes = wire::encode(&command);
-        assert_eq!(wire::decode::<Command>(&bytes, bytes.len()).unwrap(), command);
-        format!("{}\t{which}\t{}", command.name(), hex::encode(bytes))
-    });
+    let mut types = BTreeSet::new();
+    let commands = samples::<Command>(&mut types)
+        .into_iter()
+        .enumerate()
+        .map(|(which, command)| {
+            let bytes = wire::encode(&command);
+            assert_eq!(wire::decode::<Command>(&bytes, bytes.len()).unwrap(), command);
+            format!("{}\t{which}\t{}", command.name(), hex::encode(bytes))
+        });
     let mut lines: Vec<String> = commands.collect();
+    lines.extend(types.iter().map(|found| format!("type\t{found}")));
     // Around each command.
     lines.extend(self::lines::<Proposal>("proposal").into_iter().take(1));
-    compare(&format!("{FOLDER}/commands.txt"), &lines, WHAT_TO_DO);
+    compare(&format!("{FOLDER}/commands.txt"), &each_once(lines), WHAT_TO_DO);
+}
+
+/// What nodes of a group say to each other: opaque to the crate that has the other messages.
+#[test]
+fn the_bytes_of_consensus_change_only_with_the_wire_version() {
+    let lines = each_once([lines::<PeerRequest>("asks"), lines::<PeerReply>("answers")].concat());
+    // There are many of them, with whole commands in them: the digest of a long one tells as much.
+    let shortened = lines.into_iter().map(|line| match line.rsplit_once('\t') {
+        Some((name, bytes)) if !line.starts_with("type") && bytes.len() > 64 => {
+            format!("{name}\t{}", DigestSuite::Blake3.digest(bytes.as_bytes()))
+        }
+        _ => line,
+    });
+    let lines: Vec<String> = shortened.collect();
+    compare(
+        &format!("{FOLDER}/peers.txt"),
+        &lines,
+        "Nodes of other versions read them otherwise: raise WIRE_VERSION in transport/src/wire_version.rs, unless no release \
+         has the one that is there.",
+    );
 }

@@ -1,6 +1,8 @@
 //! How a request arrives: its number and its length first, and the rest only where such a request may be as long.
 
-use pgmesh_protocol::{CONSENSUS_LIMIT, ExitCode, Failure, JOIN_LIMIT, MESSAGE_LIMIT, Request};
+use pgmesh_protocol::{
+    CONSENSUS_LIMIT, Call, Consensus, ExitCode, Failure, JOIN_LIMIT, JoinRequest, MESSAGE_LIMIT, Request,
+};
 use pgmesh_transport::wire_version::WIRE_VERSION;
 use pgmesh_transport::{Announced, Peer, Stream, StreamError};
 
@@ -27,6 +29,11 @@ pub(super) async fn receive(peer: &Peer, stream: &mut Stream) -> Result<Result<R
 /// Refuses a request by what is known of it before it is read.
 fn check(peer: &Peer, announced: Announced) -> Result<(), Failure> {
     let Announced { number, length } = announced;
+    // A stranger is told nothing of this program.
+    if matches!(peer, Peer::Joining) && number != JoinRequest::NUMBER {
+        let what = "a peer without a certificate may redeem a join token, and nothing else";
+        return Err(Failure::new(ExitCode::Protocol, what));
+    }
     let (Some(max), Some(name)) = (Request::max(number), Request::name_of(number)) else {
         return Err(unknown(number));
     };
@@ -34,6 +41,8 @@ fn check(peer: &Peer, announced: Announced) -> Result<(), Failure> {
         // Whoever has no certificate yet has one small request.
         Peer::Joining => JOIN_LIMIT,
         peer if peer.is_node() => CONSENSUS_LIMIT,
+        // It is refused anyway when it has been read.
+        Peer::Member(_) if number == Consensus::NUMBER => JOIN_LIMIT,
         Peer::Member(_) => MESSAGE_LIMIT,
     };
     let max = max.min(of_peer);
@@ -59,7 +68,7 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::testing::TestNode;
-    use pgmesh_protocol::{Call, Consensus, GetInfo, Hello, JoinRequest};
+    use pgmesh_protocol::{GetInfo, Hello};
     use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId, Role};
     use std::sync::Arc;
 
@@ -86,8 +95,11 @@ mod tests {
         assert_eq!(longest(&admin, GetInfo::NUMBER), GetInfo::MAX);
         assert_eq!(longest(&Peer::Joining, JoinRequest::NUMBER), JOIN_LIMIT);
         assert_eq!(longest(&node, Consensus::NUMBER), CONSENSUS_LIMIT);
-        assert_eq!(longest(&admin, Consensus::NUMBER), MESSAGE_LIMIT);
-        assert_eq!(longest(&Peer::Joining, Consensus::NUMBER), JOIN_LIMIT);
+        assert_eq!(longest(&admin, Consensus::NUMBER), JOIN_LIMIT);
+        for number in [Hello::NUMBER, Consensus::NUMBER, 999] {
+            let refused = check(&Peer::Joining, Announced { number, length: 2 }).unwrap_err();
+            assert!(!refused.what.contains(env!("CARGO_PKG_VERSION")), "{refused}");
+        }
     }
 
     #[test]

@@ -40,17 +40,22 @@ impl Served {
         let node = &*self.node;
         match request {
             // Between nodes a message may be longer.
-            Request::Raft(Consensus(message)) => match wire::decode(&message, CONSENSUS_LIMIT) {
-                Ok(message) => {
-                    let answer = wire::encode(&node.catalog.answer(message).await);
-                    stream.send(&Ok::<_, Failure>(Consensus(answer.into()))).await
+            Request::Raft(Consensus(message)) => {
+                let decoded = wire::decode(&message, CONSENSUS_LIMIT);
+                // It may be large, and the answer may take its time.
+                drop(message);
+                match decoded {
+                    Ok(message) => {
+                        let answer = wire::encode(&node.catalog.answer(message).await);
+                        stream.send(&Ok::<_, Failure>(Consensus(answer.into()))).await
+                    }
+                    Err(error) => {
+                        let failure =
+                            Failure::new(ExitCode::Protocol, "reading a message of the Raft group").because(error);
+                        reply::<()>(stream, Err(failure)).await
+                    }
                 }
-                Err(error) => {
-                    let failure =
-                        Failure::new(ExitCode::Protocol, "reading a message of the Raft group").because(error);
-                    reply::<()>(stream, Err(failure)).await
-                }
-            },
+            }
             Request::Announce(announce) => {
                 let heard = self.member().and_then(|member| node.hear(member, &announce));
                 logged(stream, "announcement", heard).await

@@ -1,6 +1,7 @@
 //! Samples of every type that is read from bytes, made by its own `Deserialize`: each number and text is another one,
-//! each option is given, each list has two entries, and each variant of each enum comes up in some sample. So a field
-//! that is added, moved or changed shows in the encoding without a sample to be written for it.
+//! each option is given, each list has two entries, and each variant of each enum comes up in some sample. Beside the
+//! bytes stand the names of the fields and variants, in their order: two that change places have the same bytes. So
+//! whatever is added, moved or changed shows without a sample to be written for it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use serde::Serialize;
@@ -10,20 +11,26 @@ use serde::de::{
 use std::collections::BTreeSet;
 use std::fmt;
 
+/// No sample is nested as deep, unless a type is in itself.
+const DEEPEST: usize = 30;
+
 /// Entries of a list that may refer to one another: what is made up refers to none, so their options are not given.
 const REFERRING: [&str; 1] = ["Kept"];
 
-/// Samples of a type, as few as show each variant of each enum in it once, for each variant of the type itself.
-pub fn samples<T: DeserializeOwned + Serialize>() -> Vec<T> {
+/// Samples of a type, as few as show each variant of each enum in it once, for each variant of the type itself and of the
+/// enums around it. The names of all types in it, with those of their fields or variants, are added to `types`.
+pub fn samples<T: DeserializeOwned + Serialize>(types: &mut BTreeSet<String>) -> Vec<T> {
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     let (mut outer, mut outer_count) = (0, 1);
     while outer < outer_count {
         let (mut inner, mut inner_count) = (0, 1);
         while inner < inner_count {
-            let (sample, widest) = sample::<T>(outer, inner);
+            let (sample, widest) = sample::<T>(outer, inner, types);
             outer_count = outer_count.max(widest.outer);
             inner_count = inner_count.max(widest.inner);
-            if seen.insert(pgmesh_storage::wire::encode(&sample)) {
+            if let Some(sample) = sample
+                && seen.insert(pgmesh_storage::wire::encode(&sample))
+            {
                 found.push(sample);
             }
             inner += 1;
@@ -40,8 +47,8 @@ struct Widest {
     inner: usize,
 }
 
-/// One sample. Where a type refuses a value, the last value before the refusal is replaced by its next candidate.
-fn sample<T: DeserializeOwned>(outer: usize, inner: usize) -> (T, Widest) {
+/// One sample, unless the chosen variants lead to a type without values. Where a type refuses a value, the last value before the refusal is replaced by its next candidate.
+fn sample<T: DeserializeOwned>(outer: usize, inner: usize, types: &mut BTreeSet<String>) -> (Option<T>, Widest) {
     let mut choices = Vec::new();
     for _ in 0..100_000 {
         let mut sampler = Sampler {
@@ -51,11 +58,17 @@ fn sample<T: DeserializeOwned>(outer: usize, inner: usize) -> (T, Widest) {
             made: 0,
             number: 0,
             depth: 0,
+            around: 1,
             widest: Widest::default(),
             refers: false,
+            is_impossible: false,
+            types: std::mem::take(types),
         };
-        match T::deserialize(&mut sampler) {
-            Ok(sample) => return (sample, sampler.widest),
+        let made = T::deserialize(&mut sampler);
+        *types = std::mem::take(&mut sampler.types);
+        match made {
+            Ok(sample) => return (Some(sample), sampler.widest),
+            Err(_) if sampler.is_impossible => return (None, sampler.widest),
             Err(_) => {
                 choices = sampler.choices;
                 choices.truncate(sampler.made);
@@ -97,8 +110,13 @@ struct Sampler {
     made: usize,
     number: u64,
     depth: usize,
+    /// In how many ways the enums around the present place can be chosen.
+    around: usize,
     widest: Widest,
     refers: bool,
+    /// A type without any value was met, such as `Infallible`, or one that is in itself without an end.
+    is_impossible: bool,
+    types: BTreeSet<String>,
 }
 
 impl Sampler {
@@ -140,8 +158,8 @@ impl Sampler {
             self.widest.outer = count;
             return self.outer % count;
         }
-        self.widest.inner = self.widest.inner.max(count);
-        self.inner % count
+        self.widest.inner = self.widest.inner.max(self.around * count);
+        self.inner / self.around % count
     }
 }
 
@@ -185,7 +203,7 @@ impl<'de> de::Deserializer<'de> for &mut Sampler {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        visitor.visit_bool(true)
+        visitor.visit_bool(self.count() % 2 == 1)
     }
 
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
@@ -219,7 +237,7 @@ impl<'de> de::Deserializer<'de> for &mut Sampler {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refused> {
-        match self.refers {
+        match self.refers || self.depth > DEEPEST / 2 {
             true => visitor.visit_none(),
             false => visitor.visit_some(self),
         }
@@ -276,6 +294,7 @@ impl<'de> de::Deserializer<'de> for &mut Sampler {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        self.types.insert(format!("{name} {{ {} }}", fields.join(", ")));
         let outside = std::mem::replace(&mut self.refers, REFERRING.contains(&name));
         let value = de::Deserializer::deserialize_tuple(&mut *self, fields.len(), visitor);
         self.refers = outside;
@@ -284,17 +303,29 @@ impl<'de> de::Deserializer<'de> for &mut Sampler {
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refused> {
+        self.types.insert(format!("{name} = {}", variants.join(" | ")));
+        if variants.is_empty() || self.depth > DEEPEST {
+            self.is_impossible = true;
+            return Err(Refused(format!("{name} has no value")));
+        }
         self.depth += 1;
+        let around = self.around;
+        let is_outer = self.depth == 1 && self.made == 0 && self.widest.outer == 0;
         let variant = self.variant(variants.len());
+        if !is_outer {
+            self.around *= variants.len();
+        }
         let value = visitor.visit_enum(Chosen {
+            name: format!("{name}::{}", variants[variant]),
             sampler: &mut *self,
             variant,
         });
         self.depth -= 1;
+        self.around = around;
         value
     }
 }
@@ -333,6 +364,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 }
 
 struct Chosen<'s> {
+    name: String,
     sampler: &'s mut Sampler,
     variant: usize,
 }
@@ -363,6 +395,9 @@ impl<'de> VariantAccess<'de> for Chosen<'_> {
     }
 
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Refused> {
+        self.sampler
+            .types
+            .insert(format!("{} {{ {} }}", self.name, fields.join(", ")));
         de::Deserializer::deserialize_tuple(self.sampler, fields.len(), visitor)
     }
 }
