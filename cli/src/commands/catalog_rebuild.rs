@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::node_file;
 use crate::output::{self, OutputFormat};
-use crate::progress::{Counter, Progress};
+use crate::progress::{self, Counter};
+use pgmesh_client::progress::Progress;
 use pgmesh_node::NodeSettings;
 use pgmesh_node::rebuild::{RebuildEvent, Rebuilt, RebuiltStanza, Tell, rebuild};
 use pgmesh_protocol::Failure;
@@ -61,7 +62,7 @@ fn tell() -> Tell {
             }
             RebuildEvent::Reading(bytes) => {
                 *listing = None;
-                *reading = Some(Progress::start("catalog-rebuild", bytes));
+                *reading = Some(progress::start("catalog-rebuild", bytes));
             }
             RebuildEvent::Read(bytes) => {
                 if let Some(progress) = &*reading {

@@ -2,8 +2,9 @@
 
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
 use crate::output;
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{CreateInvite, Invite, Request};
 use pgmesh_protocol::{Failure, code};
 
@@ -33,7 +34,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         expires: config.duration("expires").as_secs(),
         addresses: config.list("node-advertise").to_vec(),
     };
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let made: Invite = mesh.call(&Request::Invite(invite)).await?;
     output::print(&made.token)?;
     tracing::info!("good once, until {}", output::timestamp(made.expires_at));

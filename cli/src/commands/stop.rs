@@ -4,8 +4,9 @@
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
 use crate::output::timestamp;
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{Failure, code, now_unix};
 use pgmesh_protocol::{Request, SetStopped};
 
@@ -13,7 +14,7 @@ use pgmesh_protocol::{Request, SetStopped};
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {
     let reason = format!(
         "'pgmesh stop' was called on {} at {}",
-        crate::host::name_for_people(),
+        pgmesh_client::host::name_for_people(),
         timestamp(now_unix())
     );
     set(config, Some(reason), config.flag("force")).await
@@ -30,7 +31,7 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
         .as_ref()
         .map_or_else(|| "every stanza".to_owned(), |stanza| format!("stanza {stanza}"));
     let state = if stopped.is_some() { "stopped" } else { "started" };
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let request = Request::SetStopped(SetStopped {
         stanza,
         stopped,
@@ -52,7 +53,7 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
             .because(error)
             .remedy("'pgmesh doctor' names sessions that are old, 'pgmesh --output=json status' all")
     })?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let what: String = mesh.call(&Request::TerminateSession { session }).await?;
     tracing::info!("session {session} has ended: {what}");
     Ok(ExitCode::Ok)
@@ -66,7 +67,7 @@ pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
             .because(error)
             .remedy("'pgmesh doctor' says what the catalog has lost, if it has lost something")
     })?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     mesh.call::<()>(&Request::AcceptLoss { position }).await?;
     tracing::info!("what the catalog had up to position {position} is given up: the mesh serves again");
     Ok(ExitCode::Ok)

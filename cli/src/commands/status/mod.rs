@@ -8,14 +8,15 @@ pub(super) mod words;
 
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::Failure;
 use pgmesh_protocol::{MeshStatus, Request};
 
 /// Shows it. That something is wrong is no failure of the command: `doctor` judges.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let status: MeshStatus = mesh.call(&Request::Status).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&json::render(&status))?,

@@ -1,0 +1,9 @@
+//! From the configuration to the settings that `pgmesh_client` takes, a file for each subject.
+
+pub mod access;
+pub mod backup;
+pub mod pg;
+pub mod push;
+pub mod repositories;
+pub mod restore;
+mod restore_command;

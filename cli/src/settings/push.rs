@@ -1,0 +1,26 @@
+//! How WAL files are pushed.
+
+use crate::config::Config;
+use crate::node_file::ack;
+use pgmesh_client::wal_push::PushSettings;
+use pgmesh_protocol::{Failure, code};
+
+/// What the configuration says.
+///
+/// # Errors
+/// 31: a compression that cannot be. 37: none is named.
+pub fn of(config: &Config) -> Result<PushSettings, Failure> {
+    let codec = config
+        .required_text("compress-type")?
+        .parse()
+        .map_err(|error| Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error))?;
+    let level = config
+        .optional_integer("compress-level")
+        .and_then(|level| i32::try_from(level).ok());
+    Ok(PushSettings {
+        codec,
+        level,
+        checks_headers: config.optional_flag("archive-header-check").unwrap_or(true),
+        archive_ack: ack(config, "archive-ack"),
+    })
+}
