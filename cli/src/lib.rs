@@ -22,7 +22,6 @@ pub mod help;
 mod interruption;
 pub mod logging;
 mod manual;
-mod node_file;
 pub mod output;
 pub mod progress;
 mod settings;

@@ -1,7 +1,7 @@
 //! Who this host is in the mesh, and how it gets there.
 
+use super::node;
 use crate::config::{Command, Config, IndexKey, table};
-use crate::node_file;
 use pgmesh_client::mesh::{AccessSettings, Ways};
 use pgmesh_node::Layout;
 use pgmesh_protocol::{Failure, code};
@@ -23,7 +23,7 @@ pub fn of(config: &Config) -> Result<AccessSettings, Failure> {
     }
     let administers = is_node && !acts_as_host(config, &seeds);
     let directory = if administers {
-        seeds.insert(0, node_file::reachable(config));
+        seeds.insert(0, node::reachable(config));
         Layout::new(config.required_path("node-path")?).admin()
     } else {
         config.required_path("identity-path")?.to_owned()

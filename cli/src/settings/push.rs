@@ -1,7 +1,7 @@
 //! How WAL files are pushed.
 
+use super::node::ack;
 use crate::config::Config;
-use crate::node_file::ack;
 use pgmesh_client::wal_push::PushSettings;
 use pgmesh_protocol::{Failure, code};
 

@@ -2,15 +2,16 @@
 
 mod archive;
 mod hostile;
+mod told;
 
 use super::*;
 use crate::caller::Nobody;
 use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_protocol::{code, now_unix};
+use pgmesh_protocol::code;
 use pgmesh_storage::{
     ArchiveId, BackupLabel, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry,
-    FixedSecrets, Generation, MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore,
-    RepoKey, Repository, RepositoryIdentity, StanzaInfo, StoreSettings, TablespaceRecord,
+    Generation, MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore, Repository,
+    RepositoryIdentity, StanzaInfo, TablespaceRecord,
 };
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,16 +22,6 @@ const SUITE: DigestSuite = DigestSuite::Blake3;
 const PASSPHRASE: &str = "a passphrase of the tests";
 const MIB: usize = 1 << 20;
 const TABLESPACE: &str = "pg_tblspc/16385/PG_15_202209061";
-
-/// The passphrase of the repositories.
-#[derive(Debug)]
-struct OfTheTests;
-
-impl PassphraseSource for OfTheTests {
-    fn read(&self) -> Result<Option<Passphrase>, Failure> {
-        Ok(Passphrase::new(PASSPHRASE.to_owned()).ok())
-    }
-}
 
 /// A repository with one backup of a small cluster, and a place to restore it to.
 struct Fixture {
@@ -188,69 +179,6 @@ impl Fixture {
                 portion: pgmesh_storage::Portion::Whole,
             };
             self.put(name, segment.to_string().repeat(1000).as_bytes()).await;
-        }
-    }
-
-    /// The repositories, or only that one.
-    fn declared(&self, only: Option<RepoKey>) -> Vec<RepositorySettings> {
-        let numbers = 1..=u16::try_from(self.repositories.len()).unwrap();
-        let keys = numbers.map(|number| RepoKey::new(number).unwrap());
-        let keys = keys.filter(|key| only.is_none_or(|only| only == *key));
-        keys.map(|key| {
-            let path = self.path(&format!("repo{key}")).display().to_string();
-            let definition = [("type", "posix"), ("path", &path), ("cipher-type", "aes-256-cbc")];
-            RepositorySettings {
-                key,
-                store: StoreSettings {
-                    definition: definition
-                        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                        .into(),
-                    local: BTreeMap::new(),
-                    secrets: Arc::new(FixedSecrets::default()),
-                },
-                passphrase: Arc::new(OfTheTests),
-            }
-        })
-        .collect()
-    }
-
-    /// A restore that is told in the words of the program's options.
-    fn settings(&self, words: &[&str]) -> RestoreSettings {
-        let has = |name: &str| words.contains(&name);
-        let value = |name: &str| words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        let target = Target::parse(value("--type").unwrap_or("default"), value("--target"), value("--set")).unwrap();
-        let mut recovery = RecoverySettings::new(target.recovery.clone(), now_unix());
-        recovery.action = value("--target-action").map(|action| action.parse().unwrap());
-        recovery.restore_command = Some("pgmesh archive-get %f \"%p\"".to_owned());
-        let map = value("--tablespace-map").map(|pair| pair.split_once('=').unwrap());
-        RestoreSettings {
-            stanza: "main".parse().unwrap(),
-            pgdata: self.pgdata(),
-            existing: match (has("--delta"), has("--force")) {
-                (true, _) => Existing::Compare,
-                (false, true) => Existing::Remove,
-                (false, false) => Existing::Refuse,
-            },
-            force: has("--force"),
-            trusts_times: has("--delta") && has("--force"),
-            keeps_owners: false,
-            target,
-            target_timeline: None,
-            archive_mode: None,
-            recovery,
-            places: PlaceOptions {
-                tablespace_map: map
-                    .map(|(key, path)| (key.to_owned(), path.into()))
-                    .into_iter()
-                    .collect(),
-                link_all: has("--link-all"),
-                ..PlaceOptions::default()
-            },
-            include: vec![],
-            exclude: value("--db-exclude").map(str::to_owned).into_iter().collect(),
-            write_manifest: has("--write-manifest"),
-            workers: 2,
-            repo: value("--repo").map(|number| RepoKey::new(number.parse().unwrap()).unwrap()),
         }
     }
 

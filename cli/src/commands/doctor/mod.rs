@@ -28,7 +28,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 async fn look(config: &Config) -> Seen {
     let mut seen = Seen {
         warnings: config.warnings().to_vec(),
-        archive_ack: crate::node_file::ack(config, "archive-ack"),
+        archive_ack: settings::node::ack(config, "archive-ack"),
         program: env!("CARGO_PKG_VERSION").to_owned(),
         identity: settings::access::of(config)
             .and_then(|access| access.identity())

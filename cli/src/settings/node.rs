@@ -14,7 +14,7 @@ const DEFAULT_VOTERS: usize = 5;
 ///
 /// # Errors
 /// An option is missing (37) or cannot be used (31).
-pub fn settings(config: &Config) -> Result<NodeSettings, Failure> {
+pub fn of(config: &Config) -> Result<NodeSettings, Failure> {
     Ok(NodeSettings {
         name: config.required_text("node-name")?.to_owned(),
         path: config.required_path("node-path")?.to_owned(),
