@@ -1,143 +1,9 @@
-//! How the program ends: exit codes and the errors that a user reads.
+//! How the program ends: the errors that a user reads.
 
+pub use pgmesh_protocol::ExitCode;
 pub use pgmesh_protocol::failure::chain;
 use std::error::Error;
 use std::fmt;
-
-/// What a process of pgmesh returns to its caller.
-///
-/// The numbers are pgBackRest's, so that scripts and plugins keep working; 200 is pgmesh's own. PostgreSQL reads a
-/// `restore_command` that exits 1 to 125 as "end of archive" and one above 125 as "stop recovery".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ExitCode {
-    /// Done.
-    Ok = 0,
-    /// `archive-get`: the segment was never archived. Only a linearizable catalog read may say so (invariant 7).
-    NotFound = 1,
-    /// A defect in pgmesh itself.
-    Assert = 25,
-    /// Bytes do not match their checksum.
-    Checksum = 26,
-    /// The configuration cannot be read.
-    Config = 27,
-    /// A file or a stored object is not what it should be.
-    FileInvalid = 28,
-    /// Text or bytes in a format that is not understood.
-    Format = 29,
-    /// An option that does not exist here, or whose value is not allowed.
-    OptionInvalid = 31,
-    /// An option or an argument is missing.
-    OptionRequired = 37,
-    /// PostgreSQL runs, and must not.
-    PgRunning = 38,
-    /// The other side of a connection broke the protocol.
-    Protocol = 39,
-    /// A directory that should be empty is not.
-    PathNotEmpty = 40,
-    /// A file cannot be opened, or others can read a secret in it.
-    FileOpen = 41,
-    /// A WAL segment belongs to another cluster or version.
-    ArchiveMismatch = 44,
-    /// The WAL segment is archived already with other content (invariant 3).
-    ArchiveDuplicate = 45,
-    /// A PostgreSQL version that pgmesh does not support.
-    VersionNotSupported = 46,
-    /// The command does not exist or cannot be used like this.
-    CommandInvalid = 48,
-    /// No node could be reached.
-    HostConnect = 49,
-    /// Another process holds the lock.
-    LockAcquire = 50,
-    /// A backup belongs to another cluster.
-    BackupMismatch = 51,
-    /// A file is missing.
-    FileMissing = 55,
-    /// PostgreSQL could not be reached.
-    DbConnect = 56,
-    /// PostgreSQL and the stanza disagree about the cluster.
-    DbMismatch = 58,
-    /// The stanza was stopped.
-    Stop = 62,
-    /// PostgreSQL's `archive_command` is not pgmesh's.
-    ArchiveCommandInvalid = 68,
-    /// The backup set asked for does not exist or cannot be used.
-    BackupSetInvalid = 75,
-    /// A tablespace mapping that does not fit.
-    TablespaceMap = 76,
-    /// A link mapping that does not fit.
-    LinkMap = 78,
-    /// WAL was not archived in time, or in too few repositories.
-    ArchiveTimeout = 82,
-    /// PostgreSQL's `archive_mode` is off.
-    ArchiveDisabled = 87,
-    /// A wrong passphrase, or another failure of cryptography.
-    Crypto = 95,
-    /// A repository is damaged, missing or declared differently.
-    RepoInvalid = 103,
-    /// The command failed.
-    Command = 104,
-    /// The operating system refused something.
-    Runtime = 122,
-    /// Anything else.
-    Unknown = 125,
-    /// `archive-get` cannot know whether the segment exists: PostgreSQL stops instead of ending recovery early
-    /// (invariant 7).
-    ArchiveUnknown = 200,
-}
-
-impl ExitCode {
-    /// All of them.
-    pub const ALL: [Self; 36] = [
-        Self::Ok,
-        Self::NotFound,
-        Self::Assert,
-        Self::Checksum,
-        Self::Config,
-        Self::FileInvalid,
-        Self::Format,
-        Self::OptionInvalid,
-        Self::OptionRequired,
-        Self::PgRunning,
-        Self::Protocol,
-        Self::PathNotEmpty,
-        Self::FileOpen,
-        Self::ArchiveMismatch,
-        Self::ArchiveDuplicate,
-        Self::VersionNotSupported,
-        Self::CommandInvalid,
-        Self::HostConnect,
-        Self::LockAcquire,
-        Self::BackupMismatch,
-        Self::FileMissing,
-        Self::DbConnect,
-        Self::DbMismatch,
-        Self::Stop,
-        Self::ArchiveCommandInvalid,
-        Self::BackupSetInvalid,
-        Self::TablespaceMap,
-        Self::LinkMap,
-        Self::ArchiveTimeout,
-        Self::ArchiveDisabled,
-        Self::Crypto,
-        Self::RepoInvalid,
-        Self::Command,
-        Self::Runtime,
-        Self::Unknown,
-        Self::ArchiveUnknown,
-    ];
-
-    /// The number that the process returns.
-    pub const fn number(self) -> u8 {
-        self as u8
-    }
-}
-
-impl From<ExitCode> for std::process::ExitCode {
-    fn from(code: ExitCode) -> Self {
-        Self::from(code.number())
-    }
-}
 
 /// Why a command failed, for the person in front of the terminal: what happened, why, and what to do now.
 ///
@@ -269,11 +135,5 @@ mod tests {
         let error = result.or_exit(ExitCode::Runtime, || "cannot restore").unwrap_err();
         assert_eq!(error.cause.as_deref(), Some("reading the label: disk gone"));
         assert_eq!(error.code.number(), 122);
-    }
-
-    #[test]
-    fn only_the_unknown_archive_stops_recovery() {
-        assert!(ExitCode::ArchiveUnknown.number() > 125);
-        assert!(ExitCode::Unknown.number() <= 125);
     }
 }

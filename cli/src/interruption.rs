@@ -6,7 +6,7 @@ use crate::progress::TerminalBar;
 use futures::future::{BoxFuture, FutureExt, pending};
 use pgmesh_client::caller::{Caller, Stopped};
 use pgmesh_client::progress::Bar;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -73,8 +73,9 @@ struct Signals {
 
 impl Signals {
     fn catch() -> Result<Self, Failure> {
-        let caught =
-            |kind| signal(kind).map_err(|error| Failure::new(code::RUNTIME, "signals cannot be caught").because(error));
+        let caught = |kind| {
+            signal(kind).map_err(|error| Failure::new(ExitCode::Runtime, "signals cannot be caught").because(error))
+        };
         Ok(Self {
             interrupt: caught(SignalKind::interrupt())?,
             terminate: caught(SignalKind::terminate())?,

@@ -3,7 +3,7 @@
 //! Invariant 12: a copy of a cluster often comes with the original's configuration. Its `%p` must not be read as a path
 //! into the original's data directory, whose segment of that name may be half written.
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// the file lies in another cluster's data directory.
 pub fn resolve(given: &Path, pgdata: &Path) -> Result<PathBuf, Failure> {
     let here = std::env::current_dir()
-        .map_err(|error| Failure::new(code::RUNTIME, "the working directory cannot be found out").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::Runtime, "the working directory cannot be found out").because(error))?;
     resolve_from(&here, given, pgdata)
 }
 
@@ -40,7 +40,7 @@ fn resolve_from(here: &Path, given: &Path, pgdata: &Path) -> Result<PathBuf, Fai
 
 fn foreign(given: &Path, found: &Path, pgdata: &Path) -> Failure {
     Failure::new(
-        code::DB_MISMATCH,
+        ExitCode::DbMismatch,
         format!("'{}' belongs to {}, and pg1-path is {}", given.display(), found.display(), pgdata.display()),
     )
     .remedy(
@@ -82,7 +82,7 @@ mod tests {
         let name = "pg_wal/000000010000000000000001";
         assert_eq!(resolve(&main.join(name), &main).unwrap(), main.join(name));
         let refused = resolve(&copy.join(name), &main).unwrap_err();
-        assert_eq!(refused.code, code::DB_MISMATCH);
+        assert_eq!(refused.code, ExitCode::DbMismatch);
         // Outside of any cluster: pushed by hand.
         let loose = scratch.path().join("000000010000000000000001");
         assert_eq!(resolve(&loose, &main).unwrap(), loose);
@@ -95,7 +95,7 @@ mod tests {
         let refused = resolve(Path::new("pg_wal/000000010000000000000001"), scratch.path()).unwrap_err();
         assert_eq!(
             refused.code,
-            code::DB_MISMATCH,
+            ExitCode::DbMismatch,
             "this test does not run in the data directory"
         );
     }
@@ -112,7 +112,7 @@ mod tests {
             scratch.path().join(given)
         );
         let refused = resolve_from(scratch.path(), given, &copy).unwrap_err();
-        assert_eq!(refused.code, code::DB_MISMATCH, "it is another cluster's");
+        assert_eq!(refused.code, ExitCode::DbMismatch, "it is another cluster's");
         // A copy that runs with the original's configuration.
         assert!(resolve_from(&copy, Path::new("pg_wal/RECOVERYXLOG"), &main).is_err());
     }

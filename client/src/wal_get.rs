@@ -8,7 +8,7 @@ use crate::wal_sink::{FileSink, Temporary, give};
 use bytes::Bytes;
 use pgmesh_postgres::wal::CreatedTablespaces;
 use pgmesh_postgres::{ControlFile, TimelineId, WalFileName, WalHole};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -159,7 +159,7 @@ fn local_history(file: WalFileName, destination: &Path) -> Option<Bytes> {
 
 /// Invariant 7: an end of recovery at a hole would lose what was committed behind it.
 fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
-    Failure::new(code::FILE_MISSING, format!("WAL file {file} is a hole in the archive, not its end"))
+    Failure::new(ExitCode::FileMissing, format!("WAL file {file} is a hole in the archive, not its end"))
         .because(format!(
             "{hole}: a recovery that ends here opens the server without what was committed behind it"
         ))
@@ -173,6 +173,10 @@ fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
 fn finish(content: &File, temporary: Temporary, destination: &Path) -> Result<(), Failure> {
     let written = content.sync_all().and_then(|()| temporary.rename(destination));
     written.map_err(|error| {
-        Failure::new(code::RUNTIME, format!("{} cannot be written", destination.display())).because(error)
+        Failure::new(
+            ExitCode::Runtime,
+            format!("{} cannot be written", destination.display()),
+        )
+        .because(error)
     })
 }

@@ -9,7 +9,7 @@ use pgmesh_postgres::{
 };
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{Branch, PayloadHead, PushSegment, Pushed, Request, Server};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
 use std::fs::File;
 use std::io::Read;
@@ -63,7 +63,7 @@ impl WalFile {
     pub fn begin(settings: &PushSettings, pgdata: &Path, path: &Path, file: WalFileName) -> Result<Self, Failure> {
         let unreadable = |error| {
             Failure::new(
-                code::FILE_MISSING,
+                ExitCode::FileMissing,
                 format!("WAL file {} cannot be read", path.display()),
             )
             .because(error)
@@ -114,7 +114,7 @@ impl WalPusher<'_> {
     pub async fn push(&self, path: &Path, file: WalFileName, begun: WalFile) -> Result<(), Failure> {
         let (request, body) = self.request(file, begun).await?;
         match self.send(file, &request, &body).await {
-            Err(failure) if failure.code == code::ARCHIVE_MISMATCH => {
+            Err(failure) if failure.code == ExitCode::ArchiveMismatch => {
                 if !self.push_histories(path, file).await? {
                     return Err(failure);
                 }
@@ -224,7 +224,7 @@ fn origin(
 ) -> Result<Origin, Failure> {
     let control = ControlFile::read(pgdata).map_err(|error| {
         Failure::new(
-            code::FILE_MISSING,
+            ExitCode::FileMissing,
             format!("pg1-path {} holds no cluster", pgdata.display()),
         )
         .because(chain(&error))
@@ -241,7 +241,7 @@ fn origin(
         });
     };
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says"))
+        Failure::new(ExitCode::FileInvalid, format!("{file} is not what its name says"))
             .because(chain(error))
             .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
     };
@@ -250,7 +250,7 @@ fn origin(
         header.check(name, length).map_err(|error| invalid(&error))?;
         if header.system_id != control.system_id {
             return Err(Failure::new(
-                code::ARCHIVE_MISMATCH,
+                ExitCode::ArchiveMismatch,
                 format!(
                     "{file} was written by cluster {}, pg1-path holds cluster {}",
                     header.system_id, control.system_id
@@ -271,7 +271,7 @@ fn origin(
 /// timeline it is on: a history in pg_wal may be one that the server has looked at and not followed.
 fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     let instance = instance_fingerprint(pgdata).map_err(|error| {
-        Failure::new(code::FILE_MISSING, "the data directory cannot be identified").because(chain(&error))
+        Failure::new(ExitCode::FileMissing, "the data directory cannot be identified").because(chain(&error))
     })?;
     let is_primary = matches!(
         control.state,
@@ -306,13 +306,13 @@ fn branches(history: &TimelineHistory) -> Vec<Branch> {
 fn begin_compressing(codec: Codec, level: Option<i32>, content: Bytes) -> JoinHandle<Result<Payload, Failure>> {
     tokio::task::spawn_blocking(move || {
         Payload::pack_known(Digest([0; 32]), codec, level, &content).map_err(|error| {
-            Failure::new(code::OPTION_INVALID, format!("compressing with {codec}")).because(chain(&error))
+            Failure::new(ExitCode::OptionInvalid, format!("compressing with {codec}")).because(chain(&error))
         })
     })
 }
 
 fn abnormal(error: &JoinError) -> Failure {
-    Failure::new(code::ASSERT, "compressing a WAL file ended abnormally").because(error)
+    Failure::new(ExitCode::Assert, "compressing a WAL file ended abnormally").because(error)
 }
 
 #[cfg(test)]

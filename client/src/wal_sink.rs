@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pgmesh_postgres::SegmentName;
 use pgmesh_postgres::wal::{CreatedTablespaces, TablespaceSearch};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
@@ -83,12 +83,12 @@ impl FileSink {
         let created = self.search.and_then(TablespaceSearch::finish);
         let file = self
             .file
-            .ok_or_else(|| Failure::new(code::ASSERT, format!("nothing came for {}", self.path.display())))?;
+            .ok_or_else(|| Failure::new(ExitCode::Assert, format!("nothing came for {}", self.path.display())))?;
         Ok((file, created))
     }
 
     fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
-        move |error| Failure::new(code::RUNTIME, format!("{} cannot be written", path.display())).because(error)
+        move |error| Failure::new(ExitCode::Runtime, format!("{} cannot be written", path.display())).because(error)
     }
 }
 
@@ -116,7 +116,7 @@ impl WalSink for FileSink {
         match &mut self.file {
             Some(file) => file.write_all(piece).map_err(failed),
             None => Err(Failure::new(
-                code::ASSERT,
+                ExitCode::Assert,
                 format!("{} was not begun", self.path.display()),
             )),
         }

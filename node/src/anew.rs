@@ -12,7 +12,7 @@ use crate::mesh_file::MeshFile;
 use crate::settings::{Layout, NEW_CATALOG};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BeginAnew, NewNumber, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogOptions, RequestId};
 use pgmesh_transport::{Client, Identity};
 use std::fs;
@@ -71,7 +71,11 @@ pub(crate) async fn begin_anew_blind(
     }
     tracing::error!("{reason}; this node asks the others for another number, to begin with an empty catalog");
     let client = Client::new(identity).map_err(|error| {
-        Failure::new(code::CRYPTO, "this node's identity cannot be used to reach other nodes").because(chain(&error))
+        Failure::new(
+            ExitCode::Crypto,
+            "this node's identity cannot be used to reach other nodes",
+        )
+        .because(chain(&error))
     })?;
     let mut asker = Asker::new(mesh.node_id, &reason.to_string());
     loop {
@@ -199,7 +203,7 @@ pub(crate) fn finish(layout: &Layout) -> Result<(), Failure> {
 }
 
 fn unusable(path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+    Failure::new(ExitCode::Config, format!("{} cannot be used", path.display())).because(error)
 }
 
 #[cfg(test)]

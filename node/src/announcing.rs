@@ -5,7 +5,7 @@ use crate::links::{Lane, Whom};
 use crate::repositories::Opened;
 use pgmesh_protocol::KnownMember;
 use pgmesh_protocol::{Announce, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Command, LEVEL, MeshRecord, NodeName, Standing};
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;
@@ -161,7 +161,7 @@ impl Node {
     pub(crate) fn hear(&self, member: &MemberCertificate, announce: &Announce) -> Result<(), Failure> {
         if announce.catalog_format != MeshRecord::CATALOG_FORMAT {
             return Err(Failure::new(
-                code::VERSION_NOT_SUPPORTED,
+                ExitCode::VersionNotSupported,
                 format!(
                     "node {} writes catalog format {}, the mesh has {}",
                     member.name,
@@ -175,11 +175,11 @@ impl Node {
             .name
             .as_str()
             .parse()
-            .map_err(|error| Failure::new(code::PROTOCOL, "the certificate names no node").because(error))?;
+            .map_err(|error| Failure::new(ExitCode::Protocol, "the certificate names no node").because(error))?;
         let known = self.catalog.view().node(&name)?;
         if known.is_some_and(|record| record.node_id > announce.node_id) {
             return Err(Failure::new(
-                code::PROTOCOL,
+                ExitCode::Protocol,
                 format!("node {name} has joined again with another disk: this one is not part of the mesh any more"),
             ));
         }

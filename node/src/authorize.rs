@@ -1,7 +1,7 @@
 //! Who may ask for what: one table, looked at before a request is served.
 
 use pgmesh_protocol::Request;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use pgmesh_transport::{Peer, Role};
 
@@ -181,7 +181,7 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
         .stanza()
         .map(|stanza| format!(" for stanza {stanza}"))
         .unwrap_or_default();
-    Failure::new(code::PROTOCOL, format!("{what}{of} is refused to {who}")).remedy(remedy)
+    Failure::new(ExitCode::Protocol, format!("{what}{of} is refused to {who}")).remedy(remedy)
 }
 
 #[cfg(test)]
@@ -225,7 +225,7 @@ mod tests {
         let peer = client_of("main");
         assert!(authorize(&peer, &get("main")).is_ok());
         let refused = authorize(&peer, &get("other")).unwrap_err();
-        assert_eq!(refused.code, code::PROTOCOL);
+        assert_eq!(refused.code, ExitCode::Protocol);
         assert!(refused.what.contains("main"), "{refused}");
         let maps = |name: &str| {
             let segment = "000000010000000000000001".parse().unwrap();

@@ -2,7 +2,7 @@
 //! too large, and nothing of it goes any further. What ends in the catalog is looked at there again
 //! (`pgmesh_raft::limits`).
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
 use pgmesh_raft::limits;
 use pgmesh_storage::{FilePart, MAX_FILE_LENGTH, ObjectKind, ObjectName, Portion, RepoKey, parts_of};
@@ -128,7 +128,7 @@ fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
         "a {kind} of {} bytes is too large: {most} is the most",
         payload.plain_length
     );
-    Err(Failure::new(code::OPTION_INVALID, what))
+    Err(Failure::new(ExitCode::OptionInvalid, what))
 }
 
 /// No body is longer than its plaintext, which is kept as it is where compressing does not make it smaller.
@@ -140,7 +140,7 @@ fn body(payload: &PayloadHead) -> Result<(), Failure> {
         return Ok(());
     }
     let what = format!("{length} bytes are announced for {plain_length} bytes of plaintext");
-    Err(Failure::new(code::PROTOCOL, what).because("nothing is longer compressed than it is"))
+    Err(Failure::new(ExitCode::Protocol, what).because("nothing is longer compressed than it is"))
 }
 
 /// No name means a part that no file has.
@@ -156,7 +156,7 @@ fn portion(object: &ObjectName) -> Result<(), Failure> {
     match FilePart::new(number, of) {
         Some(_) => Ok(()),
         None => Err(Failure::new(
-            code::PROTOCOL,
+            ExitCode::Protocol,
             format!("no file has a part {number} of {of}"),
         )),
     }
@@ -176,7 +176,7 @@ fn pushed_file(payload: &PayloadHead) -> Result<(), Failure> {
         Some(_) if is_bodiless => Ok(()),
         Some(_) => {
             let what = format!("a WAL file of {} bytes comes in parts", payload.plain_length);
-            Err(Failure::new(code::PROTOCOL, what))
+            Err(Failure::new(ExitCode::Protocol, what))
         }
     }
 }
@@ -233,7 +233,7 @@ fn list(what: &str, length: usize, limit: usize) -> Result<(), Failure> {
 }
 
 fn too_large(what: String) -> Failure {
-    Failure::new(code::OPTION_INVALID, what)
+    Failure::new(ExitCode::OptionInvalid, what)
 }
 
 #[cfg(test)]
@@ -246,7 +246,7 @@ mod tests {
 
     fn refused(request: &Request) -> String {
         let failure = check(request).unwrap_err();
-        assert_eq!(failure.code, code::OPTION_INVALID);
+        assert_eq!(failure.code, ExitCode::OptionInvalid);
         failure.what
     }
 
@@ -306,11 +306,11 @@ mod tests {
             })
         };
         for (plain_length, length) in [(1, 64 << 20), (0, 1), ((16 << 20) - 1, 16 << 20)] {
-            assert_eq!(check(&push(plain_length, length)).unwrap_err().code, code::PROTOCOL);
+            assert_eq!(check(&push(plain_length, length)).unwrap_err().code, ExitCode::Protocol);
         }
         check(&push(16 << 20, 16 << 20)).unwrap();
         check(&push(64 << 20, 0)).unwrap();
-        assert_eq!(check(&store(7, 8)).unwrap_err().code, code::PROTOCOL);
+        assert_eq!(check(&store(7, 8)).unwrap_err().code, ExitCode::Protocol);
         check(&store(8, 8)).unwrap();
     }
 
@@ -332,7 +332,7 @@ mod tests {
             })
         };
         for portion in [Portion::AllParts(0), Portion::AllParts(2), Portion::AllParts(u16::MAX)] {
-            assert_eq!(check(&delete(portion)).unwrap_err().code, code::PROTOCOL);
+            assert_eq!(check(&delete(portion)).unwrap_err().code, ExitCode::Protocol);
         }
         let last = Portion::Part(FilePart::new(128, 128).unwrap());
         for portion in [Portion::Whole, Portion::AllParts(3), last] {

@@ -1,7 +1,7 @@
 //! Group commit: facts that come in while the catalog is busy with earlier ones go into it together.
 
 use crate::sessions::OpenSession;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{NewChunk, NewReplica};
 use pgmesh_raft::{Catalog, CatalogError, Command, Refusal, SessionId};
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ impl Committer {
     /// Commits a chunk that is durable where it says; returns when the catalog has it.
     pub async fn chunk(&self, session: SessionId, ack: usize, chunk: NewChunk) -> Result<ChunkCommit, Failure> {
         let (answer, answered) = oneshot::channel();
-        let gone = || Failure::new(code::RUNTIME, "the node is stopping").again();
+        let gone = || Failure::new(ExitCode::Runtime, "the node is stopping").again();
         self.chunks
             .send(WaitingChunk {
                 session,
@@ -108,7 +108,10 @@ async fn commit_session(catalog: &Catalog, actor: &str, session: SessionId, ack:
                 waiting = rest;
                 if waiting.len() == before {
                     answer_all(waiting, || {
-                        Err(Failure::new(code::ASSERT, "the catalog refused chunks it did not name"))
+                        Err(Failure::new(
+                            ExitCode::Assert,
+                            "the catalog refused chunks it did not name",
+                        ))
                     });
                     return;
                 }

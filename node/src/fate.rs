@@ -5,7 +5,7 @@ use crate::Node;
 use crate::links::{ShutOut, Whom};
 use crate::past::Era;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::Standing;
 use std::time::Duration;
 
@@ -53,14 +53,17 @@ impl Node {
                 return error.into();
             }
             if !is_behind && let Err(error) = self.catalog.check_alive().await {
-                return Failure::new(code::RUNTIME, "this node's catalog has stopped, and the node with it")
-                    .because(chain(&error))
-                    .remedy("see that its disk is well and start it again");
+                return Failure::new(
+                    ExitCode::Runtime,
+                    "this node's catalog has stopped, and the node with it",
+                )
+                .because(chain(&error))
+                .remedy("see that its disk is well and start it again");
             }
             if let Some(said) = self.links.shut_out()
                 && self.is_shut_out(&said).await
             {
-                return Failure::new(code::CRYPTO, "this node is not part of the mesh any more")
+                return Failure::new(ExitCode::Crypto, "this node is not part of the mesh any more")
                     .because(said.why)
                     .remedy(
                         "to bring it back: empty node-path, 'pgmesh invite --role=node NAME' on another node, 'pgmesh node join' here",

@@ -4,7 +4,7 @@ use crate::mesh_file::MeshFile;
 use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord, NodeName, NodeRecord, NodeService, VotePolicy};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::{Identity, MemberName, MeshCa, MeshId, Role};
@@ -30,7 +30,7 @@ pub struct Initialized {
 /// The directory holds a node already or something else; a file cannot be written.
 pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initialized, Failure> {
     let layout = Layout::new(&settings.path);
-    let mesh_id = MeshId::random().map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    let mesh_id = MeshId::random().map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     let _lock = claim(&layout)?;
     let founded = found(settings, &layout, mesh_id, suite).await?;
     founded.catalog.shutdown().await?;
@@ -63,7 +63,7 @@ pub(crate) async fn found(
 ) -> Result<Founded, Failure> {
     let (name, member) = node_names(settings)?;
     let crypto = |what: &'static str| {
-        move |error: pgmesh_transport::CaError| Failure::new(code::CRYPTO, what).because(chain(&error))
+        move |error: pgmesh_transport::CaError| Failure::new(ExitCode::Crypto, what).because(chain(&error))
     };
     let authority = MeshCa::create(mesh_id.clone()).map_err(crypto("the mesh's authority cannot be made"))?;
     authority
@@ -114,8 +114,9 @@ pub(crate) async fn found(
 
 /// The node's name, as the catalog and as its certificate have it.
 pub(crate) fn node_names(settings: &NodeSettings) -> Result<(NodeName, MemberName), Failure> {
-    let unusable =
-        |error: &dyn std::fmt::Display| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error);
+    let unusable = |error: &dyn std::fmt::Display| {
+        Failure::new(ExitCode::OptionInvalid, "node-name cannot be used").because(error)
+    };
     Ok((
         settings.name.parse().map_err(|error| unusable(&error))?,
         settings.name.parse().map_err(|error| unusable(&error))?,
@@ -126,7 +127,7 @@ pub(crate) fn node_names(settings: &NodeSettings) -> Result<(NodeName, MemberNam
 pub(crate) fn identity_at(identity: &Identity, directory: &Path) -> Result<(), Failure> {
     identity.save(directory).map_err(|error| {
         Failure::new(
-            code::CRYPTO,
+            ExitCode::Crypto,
             format!("the identity in {} cannot be saved", directory.display()),
         )
         .because(chain(&error))
@@ -137,7 +138,7 @@ pub(crate) fn identity_at(identity: &Identity, directory: &Path) -> Result<(), F
 fn refuse_initialized(layout: &Layout) -> Result<(), Failure> {
     if layout.marker().exists() {
         return Err(Failure::new(
-            code::CONFIG,
+            ExitCode::Config,
             format!("{} holds a node already", layout.root().display()),
         )
         .remedy("start it with 'pgmesh --config=FILE node start', or give node-path an empty directory"));
@@ -149,13 +150,13 @@ fn refuse_initialized(layout: &Layout) -> Result<(), Failure> {
 pub(crate) fn lock_directory(layout: &Layout) -> Result<fs::File, Failure> {
     let path = layout.lock();
     let unusable = |error: &dyn std::fmt::Display| {
-        Failure::new(code::LOCK_ACQUIRE, format!("{} cannot be locked", path.display())).because(error.to_string())
+        Failure::new(ExitCode::LockAcquire, format!("{} cannot be locked", path.display())).because(error.to_string())
     };
     let file = fs::File::create(&path).map_err(|error| unusable(&error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(fs::TryLockError::WouldBlock) => Err(Failure::new(
-            code::LOCK_ACQUIRE,
+            ExitCode::LockAcquire,
             format!("another process works on {} already", layout.root().display()),
         )),
         Err(fs::TryLockError::Error(error)) => Err(unusable(&error)),
@@ -183,7 +184,7 @@ pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
         let path = entry.map_err(|error| unusable(root, &error))?.path();
         if !ours.contains(&path) && path != layout.lock() {
             return Err(Failure::new(
-                40,
+                ExitCode::PathNotEmpty,
                 format!("{} is not empty: it holds {}", root.display(), path.display()),
             )
             .remedy("give node-path a directory of its own"));
@@ -222,5 +223,5 @@ pub(crate) fn write_marker(layout: &Layout) -> Result<(), Failure> {
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+    Failure::new(ExitCode::Config, format!("{} cannot be used", path.display())).because(error)
 }

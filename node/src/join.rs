@@ -11,7 +11,7 @@ use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{AuthorityKey, JoinAccepted, JoinRequest, NewNode, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
 use serde::de::DeserializeOwned;
@@ -60,7 +60,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     });
     let accepted: JoinAccepted = call(&connection, &join).await?;
     let Some(node) = accepted.node else {
-        return Err(Failure::new(code::OPTION_INVALID, "this token does not make a node")
+        return Err(Failure::new(ExitCode::OptionInvalid, "this token does not make a node")
             .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node NAME"));
     };
     let identity = request
@@ -69,7 +69,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let authority = fetch_authority(&identity, &address).await?;
     if authority.fingerprint() != token.ca_fingerprint {
         return Err(Failure::new(
-            code::CRYPTO,
+            ExitCode::Crypto,
             "the authority that the node handed over is not the one that the token names",
         ));
     }
@@ -113,7 +113,7 @@ pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection),
         }
     }
     Err(
-        Failure::new(code::HOST_CONNECT, "no node that the token names can be reached")
+        Failure::new(ExitCode::HostConnect, "no node that the token names can be reached")
             .because(reasons.join("; "))
             .remedy("check that the node runs, and that its node-advertise can be reached from here"),
     )
@@ -152,11 +152,11 @@ pub(crate) async fn call<T: DeserializeOwned>(connection: &Connection, request: 
 }
 
 fn interrupted(error: &dyn std::error::Error) -> Failure {
-    Failure::new(code::HOST_CONNECT, "joining was interrupted")
+    Failure::new(ExitCode::HostConnect, "joining was interrupted")
         .because(chain(error))
         .remedy("try again; if the token is refused then, it is used up: remove the node that it may have made with 'pgmesh node remove NAME', and make another token")
 }
 
 fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(code::CRYPTO, what).because(chain(error))
+    Failure::new(ExitCode::Crypto, what).because(chain(error))
 }

@@ -5,7 +5,7 @@ use crate::Node;
 use crate::handover::{Handover, SlowDisk};
 use crate::membership::{Act, Group, Member, Step, Stranded, next_act, stranded_without};
 use crate::sessions::Silences;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -166,7 +166,7 @@ impl Node {
     pub(crate) async fn may_leave(&self, node_id: u64) -> Result<(), Failure> {
         if !self.catalog.is_leader() {
             let what = format!("node {} does not lead any more", self.name);
-            return Err(Failure::new(code::RUNTIME, what)
+            return Err(Failure::new(ExitCode::Runtime, what)
                 .remedy("run the command again")
                 .again());
         }
@@ -278,7 +278,7 @@ fn refuse_to_strand(nodes: &[(NodeName, NodeRecord)], leaver: u64, stranded: &St
     let (first, listed) = (silent.first().cloned().unwrap_or_default(), silent.join(", "));
     let verb = if silent.len() == 1 { "does" } else { "do" };
     Failure::new(
-        code::COMMAND_INVALID,
+        ExitCode::CommandInvalid,
         format!("node {leaver} keeps its vote, because {listed} {verb} not answer"),
     )
     .because(format!(

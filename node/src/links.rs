@@ -12,7 +12,7 @@ use crate::shut_out::{Worth, worth};
 use bytes::Bytes;
 use pgmesh_protocol::KnownMember;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{MESSAGE_LIMIT, Request};
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
@@ -75,7 +75,7 @@ pub enum LinkError {
 impl From<LinkError> for Failure {
     fn from(error: LinkError) -> Self {
         match error {
-            LinkError::Unreachable { .. } => Failure::new(code::HOST_CONNECT, error.to_string()).again(),
+            LinkError::Unreachable { .. } => Failure::new(ExitCode::HostConnect, error.to_string()).again(),
             LinkError::Failed(failure) => failure,
         }
     }
@@ -401,8 +401,11 @@ impl Links {
 fn clients(identity: &Identity) -> Result<(Client, Client), Failure> {
     let client = || {
         Client::new(identity).map_err(|error| {
-            Failure::new(code::CRYPTO, "this node's identity cannot be used to reach other nodes")
-                .because(chain(&error))
+            Failure::new(
+                ExitCode::Crypto,
+                "this node's identity cannot be used to reach other nodes",
+            )
+            .because(chain(&error))
         })
     };
     Ok((client()?, client()?))

@@ -2,7 +2,7 @@
 
 use crate::settings::Layout;
 use pgmesh_protocol::KnownMember;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::DigestSuite;
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -32,7 +32,7 @@ impl MeshFile {
     pub fn read(layout: &Layout) -> Result<Self, Failure> {
         let path = layout.mesh();
         let unusable = |error: &dyn std::fmt::Display| {
-            Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+            Failure::new(ExitCode::Config, format!("{} cannot be used", path.display())).because(error)
         };
         let text = fs::read(&path).map_err(|error| unusable(&error))?;
         serde_json::from_slice(&text).map_err(|error| unusable(&error))
@@ -45,7 +45,7 @@ impl MeshFile {
     pub fn write(&self, layout: &Layout) -> Result<(), Failure> {
         let path = layout.mesh();
         let unusable = |error: &dyn std::fmt::Display| {
-            Failure::new(code::CONFIG, format!("{} cannot be written", path.display())).because(error)
+            Failure::new(ExitCode::Config, format!("{} cannot be written", path.display())).because(error)
         };
         let text = serde_json::to_vec_pretty(self).map_err(|error| unusable(&error))?;
         let temporary = path.with_extension("json.tmp");

@@ -18,7 +18,7 @@ use crate::settings::{Layout, NodeSettings};
 use crate::stuck::Refused;
 use crate::wal_holes::WalRuns;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Identity;
@@ -75,7 +75,7 @@ impl Node {
         let (name, member) = node_names(&settings)?;
         if *identity.name() != member {
             return Err(Failure::new(
-                code::CONFIG,
+                ExitCode::Config,
                 format!(
                     "node-name is '{name}', and this node's certificate is for '{}'",
                     identity.name()
@@ -99,7 +99,7 @@ impl Node {
             Ok(catalog) => catalog,
             Err(error) => {
                 let what = format!("the catalog in {} cannot be opened", layout.catalog().display());
-                let failure = Failure::new(code::CONFIG, what).because(chain(&error));
+                let failure = Failure::new(ExitCode::Config, what).because(chain(&error));
                 return match error {
                     error @ CatalogError::Level { .. } => Err(error.into()),
                     CatalogError::LostEnd { .. } | CatalogError::LostState { .. } => {

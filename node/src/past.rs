@@ -22,7 +22,7 @@ use futures::future::join_all;
 use pgmesh_protocol::Request;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::utc;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
 use pgmesh_storage::{Anchor, Generation, Mark, Repository, StoreError};
 use std::sync::Arc;
@@ -227,14 +227,14 @@ impl Node {
         }
         match self.repositories.slots().find(|slot| slot.ahead().is_some()) {
             None if !reads && !self.has_looked_lately() => Err(Failure::new(
-                code::RUNTIME,
+                ExitCode::Runtime,
                 "this node has not been able to see for a while whether its repositories are its mesh's",
             )
             .remedy("try again: it looks within seconds, or closes the repository that does not answer")
             .again()),
             None => Ok(()),
             Some(slot) => Err(Failure::new(
-                code::RUNTIME,
+                ExitCode::Runtime,
                 format!("whether the catalog is whole is being compared with repo{}", slot.key),
             )
             .remedy("try again; it takes as long as a majority of the nodes takes to answer")
@@ -247,7 +247,7 @@ impl Node {
         self.refuse_loss(&self.catalog.view())?;
         if self.doubts_past() || !self.has_looked_lately() {
             let what = "whether this catalog is still the mesh's was not known when it was to be acknowledged";
-            return Err(Failure::new(code::RUNTIME, what)
+            return Err(Failure::new(ExitCode::Runtime, what)
                 .remedy("try again: the same once more changes nothing")
                 .again());
         }
@@ -259,9 +259,9 @@ impl Node {
         match view.past()?.loss {
             None => Ok(()),
             Some(loss) if is_taken_over(&loss, &view.past()?) => {
-                Err(Failure::new(code::RUNTIME, describe_takeover(&loss)).remedy(takeover_remedy(&loss)))
+                Err(Failure::new(ExitCode::Runtime, describe_takeover(&loss)).remedy(takeover_remedy(&loss)))
             }
-            Some(loss) => Err(Failure::new(code::RUNTIME, describe(&loss)).remedy(remedy(&loss))),
+            Some(loss) => Err(Failure::new(ExitCode::Runtime, describe(&loss)).remedy(remedy(&loss))),
         }
     }
 
@@ -346,7 +346,7 @@ pub(crate) fn anchor_of(view: &View) -> Result<Anchor, Failure> {
 /// The number of an era that nobody else begins.
 pub(crate) fn random_branch() -> Result<u64, Failure> {
     let mut branch = [0; 8];
-    getrandom::fill(&mut branch).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    getrandom::fill(&mut branch).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     // The first era has 0.
     Ok(u64::from_be_bytes(branch).max(1))
 }
@@ -367,7 +367,7 @@ fn refuse_uncompared(view: &View) -> Result<(), Failure> {
     let repositories: Vec<String> = past.uncompared.iter().map(|repo| format!("repo{repo}")).collect();
     let repositories = repositories.join(", ");
     Err(Failure::new(
-        code::REPO_INVALID,
+        ExitCode::RepoInvalid,
         format!(
             "{repositories}: not compared with the catalog yet, which has lost its end (era {})",
             past.era
@@ -503,7 +503,7 @@ pub(crate) fn floor_of_era(shown: Anchor, own: Anchor) -> Result<Generation, Fai
         .filter(|floor| (*floor as usize) < limits::LOSS_GENERATIONS);
     floor.map(Generation).ok_or_else(|| {
         Failure::new(
-            code::RUNTIME,
+            ExitCode::Runtime,
             "no numbers are left for objects: the catalog has come too far",
         )
         .remedy("found a new mesh with other repositories; these stay readable with --repo-direct")

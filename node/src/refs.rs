@@ -1,6 +1,6 @@
 //! From the catalog's name of an object to the name under which it lies in a repository.
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ObjectRef, Orphan, Replica, View};
 use pgmesh_storage::{ArchiveId, Digest, FilePart, Generation, ObjectName, ObjectPath, Portion, RepoKey, parts_of};
@@ -111,7 +111,7 @@ pub fn name<B: Base>(
 pub fn repositories<B: Base>(view: &View<B>) -> Result<Vec<RepoKey>, Failure> {
     let all: Vec<_> = view.repositories()?.into_iter().map(|(key, _)| key).collect();
     if all.is_empty() {
-        return Err(Failure::new(code::REPO_INVALID, "the mesh has no repository")
+        return Err(Failure::new(ExitCode::RepoInvalid, "the mesh has no repository")
             .remedy("declare one in the node's file (repo1-path=…) and start the node again"));
     }
     Ok(all)

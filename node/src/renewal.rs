@@ -4,7 +4,7 @@
 use crate::Node;
 use crate::services::CERTIFICATE_VALIDITY;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_protocol::{JoinAccepted, RenewCertificate};
 use pgmesh_transport::{Identity, MemberCertificate, Role, Server};
 use std::path::Path;
@@ -76,7 +76,7 @@ impl Node {
     /// A new certificate for a member that shows the one it has.
     pub(crate) fn renew(&self, member: &MemberCertificate, renew: &RenewCertificate) -> Result<JoinAccepted, Failure> {
         if member.role == Role::Node {
-            return Err(Failure::new(code::PROTOCOL, "a node renews its certificate itself"));
+            return Err(Failure::new(ExitCode::Protocol, "a node renews its certificate itself"));
         }
         let authority = self.authority()?;
         let certificate = authority
@@ -93,7 +93,7 @@ impl Node {
 }
 
 fn crypto(what: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(code::CRYPTO, what).because(chain(error))
+    Failure::new(ExitCode::Crypto, what).because(chain(error))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::refs;
 use crate::repositories::Place;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef, View};
@@ -229,17 +229,17 @@ impl Node {
             (payload, checked)
         })
         .await
-        .map_err(|error| Failure::new(code::ASSERT, "checking an object").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::Assert, "checking an object").because(error))?;
         if let Err(error) = checked {
             // It is withdrawn, so that the next attempt reads another one.
             self.doubt(object, &known, from.as_slice()).await;
-            return Err(Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error));
+            return Err(Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(error));
         }
         let written = place
             .put(&known.name, debt.generation, &payload)
             .await
             .map_err(|error| {
-                Failure::new(code::REPO_INVALID, format!("{object} cannot be written")).because(chain(&error))
+                Failure::new(ExitCode::RepoInvalid, format!("{object} cannot be written")).because(chain(&error))
             })?;
         tracing::info!(%repo, %object, reason = ?debt.reason, "replica made");
         let replica = NewReplica {

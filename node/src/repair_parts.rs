@@ -4,7 +4,7 @@ use crate::Node;
 use crate::refs::Known;
 use crate::repositories::Place;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, ObjectRef};
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, Hasher, Payload, RepoKey};
@@ -38,7 +38,7 @@ impl Node {
             }
         }
         let what = format!("{object} cannot be written: damaged parts lie under its names");
-        Err(Failure::new(code::REPO_INVALID, what))
+        Err(Failure::new(ExitCode::RepoInvalid, what))
     }
 
     async fn copy_parts(
@@ -62,7 +62,7 @@ impl Node {
             if part.is_last() && hasher.clone().finalize() != known.digest {
                 let repos: Vec<RepoKey> = read_from.into_iter().collect();
                 self.doubt(object, known, &repos).await;
-                return Err(Failure::new(code::CHECKSUM, format!("{object} is damaged"))
+                return Err(Failure::new(ExitCode::Checksum, format!("{object} is damaged"))
                     .because("its parts are together another content"));
             }
             let written = place.put(&known_part.name, generation, &payload).await;
@@ -76,7 +76,7 @@ impl Node {
             made = Some(claim);
         }
         made.map(Copied::All)
-            .ok_or_else(|| Failure::new(code::ASSERT, format!("{object} has no parts")))
+            .ok_or_else(|| Failure::new(ExitCode::Assert, format!("{object} has no parts")))
     }
 
     /// Reads a part of a file from its best replica. Replicas are withdrawn as a whole: when none that counts has the
@@ -103,13 +103,13 @@ impl Node {
         });
         let digested = digested
             .await
-            .map_err(|error| Failure::new(code::ASSERT, "checking a part of a WAL file").because(error))?;
+            .map_err(|error| Failure::new(ExitCode::Assert, "checking a part of a WAL file").because(error))?;
         digested.map_err(|error: pgmesh_storage::PayloadError| {
-            Failure::new(code::CHECKSUM, "a part of a WAL file is damaged").because(error)
+            Failure::new(ExitCode::Checksum, "a part of a WAL file is damaged").because(error)
         })
     }
 }
 
 fn unwritable(object: &ObjectRef, why: &str) -> Failure {
-    Failure::new(code::REPO_INVALID, format!("{object} cannot be written")).because(why)
+    Failure::new(ExitCode::RepoInvalid, format!("{object} cannot be written")).because(why)
 }

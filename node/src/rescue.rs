@@ -16,7 +16,7 @@ use crate::mesh_file::MeshFile;
 use crate::past::{ShownMarks, anchor_of, floor_of_era, raise, random_branch};
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::{
     Catalog, CatalogOptions, Command, NodeName, NodeRecord, NodeService, Regrouped, RepositoryRecord, View, limits,
 };
@@ -70,7 +70,7 @@ pub async fn rescue(settings: &NodeSettings, options: RescueOptions) -> Result<R
     let layout = Layout::new(&settings.path);
     if !layout.marker().exists() {
         let what = format!("{} is no node's directory", settings.path.display());
-        return Err(Failure::new(code::CONFIG, what).remedy("run it with the file of a node that is left"));
+        return Err(Failure::new(ExitCode::Config, what).remedy("run it with the file of a node that is left"));
     }
     let _lock = lock_directory(&layout)?;
     finish(&layout)?;
@@ -118,7 +118,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 fn unusable(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(code::CONFIG, format!("{} cannot be used", path.display())).because(error)
+    Failure::new(ExitCode::Config, format!("{} cannot be used", path.display())).because(error)
 }
 
 /// Decides whether it may be, and makes the new catalog and its repositories ready.
@@ -130,8 +130,9 @@ async fn go_on(
 ) -> Result<Rescued, Failure> {
     let view = made.catalog.view();
     let (name, _) = node_names(settings)?;
-    let identity = Identity::load(&layout.identity())
-        .map_err(|error| Failure::new(code::CRYPTO, "this node's identity cannot be used").because(chain(&error)))?;
+    let identity = Identity::load(&layout.identity()).map_err(|error| {
+        Failure::new(ExitCode::Crypto, "this node's identity cannot be used").because(chain(&error))
+    })?;
     let (own, others) = members(&view, &name, &identity)?;
     let answering = if options.force {
         Vec::new()
@@ -140,7 +141,7 @@ async fn go_on(
     };
     if !answering.is_empty() {
         let what = format!("other nodes of the mesh answer: {}", answering.join(", "));
-        return Err(Failure::new(code::LOCK_ACQUIRE, what)
+        return Err(Failure::new(ExitCode::LockAcquire, what)
             .because("a rescue is for nodes that are gone for good: it takes the mesh away from those that are left")
             .remedy(
                 "bring back as many voters as a majority needs: 'pgmesh status' says who is missing. If these nodes shall \
@@ -149,7 +150,7 @@ async fn go_on(
     }
     if own.node_id != made.was || !made.was_voter && !options.force {
         let what = format!("node {name} has no vote: its catalog may be far behind, or not complete");
-        return Err(Failure::new(code::COMMAND_INVALID, what).remedy(
+        return Err(Failure::new(ExitCode::CommandInvalid, what).remedy(
             "rescue another node that is left, if there is one; --force takes this one, if it has been a member for a while",
         ));
     }
@@ -191,7 +192,7 @@ fn refuse_later_era(view: &View, shown: Anchor, own: Anchor, options: RescueOpti
         "the repositories are in era {} of the catalog, and this node in era {}",
         shown.era, own.era
     );
-    Err(Failure::new(code::LOCK_ACQUIRE, what)
+    Err(Failure::new(ExitCode::LockAcquire, what)
         .because("another node was rescued, or the catalog was rebuilt: what that one has acknowledged since this node does not know")
         .remedy(
             "let this node join that mesh: empty its node-path, 'pgmesh invite --role=node NAME' there. If it is gone for good, or a \
@@ -206,21 +207,22 @@ fn members(view: &View, name: &NodeName, identity: &Identity) -> Result<(NodeRec
     let (own, others): (Others, Others) = view.nodes()?.into_iter().partition(|(other, _)| other == name);
     let Some((_, own)) = own.into_iter().next() else {
         return Err(
-            Failure::new(code::CONFIG, format!("the catalog here knows no node {name}"))
+            Failure::new(ExitCode::Config, format!("the catalog here knows no node {name}"))
                 .remedy("run it with this node's own file: its node-name is another one"),
         );
     };
     let key = identity.member().key.0;
     if !own.is_member() || own.key != key || own.revoked.contains(&key) {
-        return Err(
-            Failure::new(code::CRYPTO, format!("node {name} is not part of the mesh any more"))
-                .remedy("rescue a node that is"),
-        );
+        return Err(Failure::new(
+            ExitCode::Crypto,
+            format!("node {name} is not part of the mesh any more"),
+        )
+        .remedy("rescue a node that is"));
     }
     let others: Others = others.into_iter().filter(|(_, record)| record.is_member()).collect();
     if others.is_empty() {
         let what = "this node is the only one of its mesh: it needs nobody to go on";
-        return Err(Failure::new(code::COMMAND_INVALID, what).remedy("start it: 'pgmesh --config=FILE node start'"));
+        return Err(Failure::new(ExitCode::CommandInvalid, what).remedy("start it: 'pgmesh --config=FILE node start'"));
     }
     Ok((own, others))
 }
@@ -310,7 +312,7 @@ impl Repositories {
         let is_declared = |repo: u16| settings.repositories.keys().any(|declared| declared.get() == repo);
         match self.unread.iter().find(|(repo, _)| is_declared(*repo)) {
             Some((repo, why)) if !options.force => Err(Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 format!("repo{repo} cannot be read"),
             )
             .because(why)
@@ -341,7 +343,7 @@ impl Repositories {
                 }
                 Err(error) => {
                     let what = format!("the mark of the new era cannot be written to repo{repo}");
-                    return Err(Failure::new(code::REPO_INVALID, what).because(chain(&error)).remedy(
+                    return Err(Failure::new(ExitCode::RepoInvalid, what).because(chain(&error)).remedy(
                         "see that it can be written, and run this again with --force: its own marks are there already",
                     ));
                 }
@@ -356,13 +358,14 @@ impl Repositories {
 async fn ask(settings: &NodeSettings, identity: &Identity, others: &Others) -> Result<Vec<String>, Failure> {
     if identity.expires_at() <= now_unix() {
         return Err(Failure::new(
-            code::CRYPTO,
+            ExitCode::Crypto,
             "the certificate of this node has ended, so the others cannot be asked",
         )
         .remedy("see yourself that they are gone for good, then run this with --force"));
     }
-    let client = Client::new(identity)
-        .map_err(|error| Failure::new(code::CRYPTO, "this node's identity cannot be used").because(chain(&error)))?;
+    let client = Client::new(identity).map_err(|error| {
+        Failure::new(ExitCode::Crypto, "this node's identity cannot be used").because(chain(&error))
+    })?;
     let asked = others.iter().map(|(name, record)| {
         let route = settings.routes.get(name.as_str());
         let addresses: Vec<&String> = route.into_iter().chain(&record.advertise).collect();

@@ -7,7 +7,7 @@ use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::{CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
@@ -41,7 +41,7 @@ pub async fn run(
     anew::finish(&layout)?;
     let identity = Identity::load(&layout.identity()).map_err(|error| {
         Failure::new(
-            code::CRYPTO,
+            ExitCode::Crypto,
             format!("the node's identity in {} cannot be used", layout.identity().display()),
         )
         .because(chain(&error))
@@ -49,7 +49,7 @@ pub async fn run(
     let listen = settings.listen;
     // Before the catalog: a port that is taken is said at once.
     let server = Arc::new(Server::bind(listen, &identity).map_err(|error| {
-        Failure::new(code::HOST_CONNECT, format!("node-listen {listen} cannot be used"))
+        Failure::new(ExitCode::HostConnect, format!("node-listen {listen} cannot be used"))
             .because(chain(&error))
             .remedy("another program has this UDP port, perhaps another node: give another node-listen")
     })?);
@@ -133,7 +133,7 @@ pub(crate) async fn serve(
 fn lock(layout: &crate::Layout) -> Result<File, Failure> {
     if !layout.marker().exists() {
         return Err(
-            Failure::new(code::CONFIG, format!("{} holds no node", layout.root().display())).remedy(
+            Failure::new(ExitCode::Config, format!("{} holds no node", layout.root().display())).remedy(
                 "'pgmesh node join TOKEN' makes it a node of a mesh that exists, 'pgmesh node init' founds a new one, \
                  'pgmesh catalog-rebuild' founds one anew from a repository",
             ),

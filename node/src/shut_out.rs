@@ -11,7 +11,7 @@
 
 use crate::Node;
 use pgmesh_protocol::Request;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl Node {
                     self.ask_around(member);
                 }
                 Err(Failure::new(
-                    code::PROTOCOL,
+                    ExitCode::Protocol,
                     format!(
                         "{} is refused to {kind} {name}: the catalog of node {} has no such member",
                         request.name(),
@@ -105,7 +105,7 @@ impl Node {
                 .again())
             }
             Worth::Nothing { why, .. } => Err(Failure::new(
-                code::PROTOCOL,
+                ExitCode::Protocol,
                 format!("{} is refused to {kind} {name}", request.name()),
             )
             .because(why)),

@@ -4,7 +4,7 @@
 
 use crate::Node;
 use pgmesh_protocol::StuckArchiver;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{LastPush, LogIndex, Server};
 use pgmesh_storage::StanzaName;
@@ -86,7 +86,7 @@ impl Refused {
         };
         let patience = match () {
             () if server.in_recovery => STANDBY,
-            () if failure.code == code::LOCK_ACQUIRE => MOVED,
+            () if failure.code == ExitCode::LockAcquire => MOVED,
             () if failure.again => AGAIN,
             () => 0,
         };
@@ -145,7 +145,7 @@ mod tests {
     fn a_host_is_stuck_until_a_push_of_it_succeeds() {
         let refused = Refused::default();
         let stanza: StanzaName = "main".parse().unwrap();
-        let failure = Failure::new(code::ARCHIVE_MISMATCH, "no").remedy("do it");
+        let failure = Failure::new(ExitCode::ArchiveMismatch, "no").remedy("do it");
         let here = server("a");
         refused.note(&stanza, "client pg1", &here, "00000001", Some((&failure, LogIndex(1))));
         refused.note(
@@ -168,7 +168,10 @@ mod tests {
         );
         let list = refused.list();
         assert_eq!(list.len(), 1, "what may be tried again is not stuck at once: {list:?}");
-        assert_eq!((list[0].0.host.as_str(), list[0].0.code), ("client pg1", 44));
+        assert_eq!(
+            (list[0].0.host.as_str(), list[0].0.code),
+            ("client pg1", ExitCode::ArchiveMismatch)
+        );
         refused.note(&stanza, "client pg1", &here, "00000002.history", None);
         refused.note(&stanza, "client pg1", &server("b"), "00000002", None);
         assert_eq!(refused.list().len(), 1, "another cluster of that host is another one");
@@ -200,7 +203,7 @@ mod tests {
     fn what_fails_again_and_again_is_an_alarm() {
         let refused = Refused::default();
         let stanza: StanzaName = "main".parse().unwrap();
-        let failure = Failure::new(code::CHECKSUM, "cannot be compared").again();
+        let failure = Failure::new(ExitCode::Checksum, "cannot be compared").again();
         let note = |file: &str| refused.note(&stanza, "client pg1", &server("a"), file, Some((&failure, LogIndex(1))));
         note("00000001");
         refused

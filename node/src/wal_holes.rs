@@ -12,7 +12,7 @@ use crate::wal_ranges::{Hole, Ranges};
 use cost::{Spans, cost};
 use pgmesh_postgres::{Descent, SegmentName, TimelineTree, WalFileName};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{HoleInfo, HolesReport, StanzaHoles};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Database, StanzaRecord, View};
@@ -48,7 +48,7 @@ impl Node {
         let looked = tokio::task::spawn_blocking(move || look(&view, &runs, &names));
         looked
             .await
-            .map_err(|error| Failure::new(code::ASSERT, "looking for holes in the WAL").because(chain(&error)))?
+            .map_err(|error| Failure::new(ExitCode::Assert, "looking for holes in the WAL").because(chain(&error)))?
     }
 }
 

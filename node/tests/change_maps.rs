@@ -15,7 +15,7 @@ use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId}
 use pgmesh_protocol::{
     ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
 };
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Codec, DigestSuite, Payload};
 use pgmesh_transport::{Client, Connection, Identity};
 use serde::de::DeserializeOwned;
@@ -275,8 +275,8 @@ async fn requests_that_make_no_sense_are_refused() {
         .push(version, &format!("{}.map", name(1)), b"any")
         .await
         .unwrap_err();
-    assert_eq!(refused.code, code::OPTION_INVALID);
-    assert_eq!(site.maps(4096, 4097).await.unwrap_err().code, code::OPTION_INVALID);
+    assert_eq!(refused.code, ExitCode::OptionInvalid);
+    assert_eq!(site.maps(4096, 4097).await.unwrap_err().code, ExitCode::OptionInvalid);
     let answer = site.maps(3, 2).await.unwrap();
     assert!(answer.maps.is_empty() && answer.ended.is_none());
     site.stop().await;

@@ -15,7 +15,7 @@ use pgmesh_protocol::{
     AnnotateBackup, BackupInfo, ChooseBackup, ChoosePrior, CreateInvite, GetInfo, Invite, JoinAccepted, JoinRequest,
     MESSAGE_LIMIT, MeshInfo, Request,
 };
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_raft::{BackupRecord, Catalog, CatalogOptions, Command, LogIndex};
 use pgmesh_storage::{BackupLabel, BackupType, DbId, Digest, DigestSuite, StanzaName, wire};
@@ -254,7 +254,7 @@ async fn thousands_of_incrementals_in_a_row() {
     let by_label: Chosen = site.ask(&choose(Wanted::Label(label(77)))).await.unwrap();
     assert_eq!(by_label.backup.label, label(77));
     let none = site.ask::<Chosen>(&choose(Wanted::EndedBefore(5))).await.unwrap_err();
-    assert_eq!(none.code, code::BACKUP_SET_INVALID);
+    assert_eq!(none.code, ExitCode::BackupSetInvalid);
 
     // Without backups the answer does not grow at all.
     let without = GetInfo {
@@ -278,7 +278,7 @@ async fn eleven_annotates_of_much_text_do_no_harm() {
             annotations: many.collect(),
         });
         let refused = site.ask::<()>(&annotate).await.unwrap_err();
-        assert_eq!(refused.code, code::OPTION_INVALID);
+        assert_eq!(refused.code, ExitCode::OptionInvalid);
         assert!(refused.what.contains("at most 4096"), "{refused}");
     }
     assert_eq!(site.info().await.0.len(), 1);
@@ -320,7 +320,7 @@ async fn a_token_makes_one_certificate_whatever_name_it_is_asked_for() {
     exchange::<JoinAccepted>(&connection, &join("db1")).await.unwrap();
     for name in ["db2", "db3"] {
         let refused = exchange::<JoinAccepted>(&connection, &join(name)).await.unwrap_err();
-        assert_eq!(refused.code, code::CRYPTO, "{refused}");
+        assert_eq!(refused.code, ExitCode::Crypto, "{refused}");
         assert!(refused.what.contains("already used, by db1"), "{refused}");
     }
     drop(connection);

@@ -1,6 +1,6 @@
 //! Stanzas, repositories, tokens.
 
-use crate::{Failure, code};
+use crate::{ExitCode, Failure};
 use crate::{TokenId, TokenSecret};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId};
 use pgmesh_storage::{ArchiveId, BackupLabel, ObjectPath, RepoKey, StanzaName};
@@ -194,12 +194,12 @@ impl ReadRepository {
     pub fn object(path: &str) -> Result<ObjectPath, Failure> {
         match ObjectPath::parse(path.trim_matches('/')) {
             None => Err(Failure::new(
-                code::FILE_MISSING,
+                ExitCode::FileMissing,
                 format!("no object of a repository has such a name: {path:?}"),
             )
             .remedy("'pgmesh repo-ls' lists the objects there are")),
             Some(key @ ObjectPath::Key { .. }) => Err(Failure::new(
-                code::COMMAND_INVALID,
+                ExitCode::CommandInvalid,
                 format!("{key} is a key object: a key of the repository, wrapped with its passphrase; it is not shown"),
             )
             .remedy("'pgmesh verify' reads and checks it")),
@@ -314,7 +314,7 @@ mod tests {
             assert_eq!(object.to_string(), path.trim_matches('/'));
         }
         let key = ReadRepository::object("pgmesh.key/0001-0001").unwrap_err();
-        assert_eq!(key.code, code::COMMAND_INVALID);
+        assert_eq!(key.code, ExitCode::CommandInvalid);
         assert!(
             key.what.starts_with("pgmesh.key/0001-0001 is a key object"),
             "{}",
@@ -322,7 +322,7 @@ mod tests {
         );
         for path in ["", "chunk", "chunk/ab/x", "pgmesh.key/1-1", "other"] {
             let failure = ReadRepository::object(path).unwrap_err();
-            assert_eq!(failure.code, code::FILE_MISSING, "{path:?}");
+            assert_eq!(failure.code, ExitCode::FileMissing, "{path:?}");
             assert!(!failure.to_string().contains("damaged"), "{failure}");
         }
     }

@@ -7,7 +7,7 @@ pub use prior::{PriorChoice, PriorChooser};
 
 use crate::BackupInfo;
 use crate::lines::{Family, Line, Lines};
-use crate::{Failure, code};
+use crate::{ExitCode, Failure};
 use pgmesh_postgres::{Lsn, SegmentSize, TimelineId};
 use pgmesh_storage::BackupLabel;
 use serde::{Deserialize, Serialize};
@@ -115,17 +115,17 @@ impl NoBackup {
     pub fn failure(&self) -> Failure {
         let failure = |code| Failure::new(code, self.to_string());
         match self {
-            Self::OtherBranch { own, .. } => failure(code::BACKUP_SET_INVALID).remedy(format!(
+            Self::OtherBranch { own, .. } => failure(ExitCode::BackupSetInvalid).remedy(format!(
                 "choose another backup; or recover along its own timeline, to which nothing that was written after the branch belongs: \
                  --target-timeline={own}"
             )),
-            Self::SeveralLines { lines, recommended, .. } => failure(code::OPTION_REQUIRED)
+            Self::SeveralLines { lines, recommended, .. } => failure(ExitCode::OptionRequired)
                 .because(lines.join("; "))
                 .remedy(format!(
                     "say which timeline to follow; --target-timeline={recommended} is probably right. A copy that was promoted and archived \
                      by mistake is one of the others"
                 )),
-            _ => failure(code::BACKUP_SET_INVALID).remedy("'pgmesh info' lists the backups"),
+            _ => failure(ExitCode::BackupSetInvalid).remedy("'pgmesh info' lists the backups"),
         }
     }
 }
@@ -535,7 +535,7 @@ mod tests {
         let remedy = refused.failure().remedy.unwrap();
         let recommended = "--target-timeline=1 is probably right";
         assert!(remedy.contains(recommended), "it archived last: {remedy}");
-        assert_eq!(refused.failure().code, code::OPTION_REQUIRED);
+        assert_eq!(refused.failure().code, ExitCode::OptionRequired);
         for (follow, expected) in [
             (Follow::Timeline(1), 200),
             (Follow::Timeline(2), 300),

@@ -15,6 +15,7 @@ mod backup;
 pub mod choice;
 mod clock;
 mod entry_id;
+mod exit_code;
 pub mod failure;
 mod holes;
 mod info;
@@ -40,7 +41,8 @@ pub use backup::{
 };
 pub use clock::{now_unix, utc};
 pub use entry_id::{EntryId, EntryIdError};
-pub use failure::{Failure, code};
+pub use exit_code::ExitCode;
+pub use failure::Failure;
 pub use holes::{HoleInfo, HolesReport, StanzaHoles};
 pub use info::{
     ArchiveInfo, BackupInfo, CatalogLost, ChooseBackup, ChoosePrior, DatabaseInfo, DebtInfo, GetInfo, HealthInfo,

@@ -155,7 +155,7 @@ pub struct StuckArchiver {
     /// When it was offered last.
     pub last: i64,
     /// The exit code.
-    pub code: u8,
+    pub code: crate::ExitCode,
     /// Why.
     pub why: String,
     /// What helps.
@@ -348,7 +348,7 @@ mod tests {
             file: "x".to_owned(),
             since,
             last,
-            code: 44,
+            code: crate::ExitCode::ArchiveMismatch,
             why: format!("at {last}"),
             remedy: None,
         };

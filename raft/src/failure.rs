@@ -2,7 +2,8 @@
 
 use crate::error::{CatalogError, ReadError};
 use crate::refusal::Refusal;
-use pgmesh_protocol::failure::{Failure, chain, code};
+use pgmesh_protocol::ExitCode;
+use pgmesh_protocol::failure::{Failure, chain};
 use pgmesh_storage::StanzaName;
 
 impl From<Refusal> for Failure {
@@ -26,15 +27,15 @@ impl From<CatalogError> for Failure {
             CatalogError::Refused(refusal) => refusal.into(),
             // Another node may be on the side of the majority, or may not be stopping: whoever asks goes there.
             error @ (CatalogError::NoQuorum(_) | CatalogError::NotLeader { .. } | CatalogError::Stopped(_)) => {
-                Self::new(code::HOST_CONNECT, "this node cannot decide anything at the moment")
+                Self::new(ExitCode::HostConnect, "this node cannot decide anything at the moment")
                     .because(chain(&error))
                     .remedy("'pgmesh status' and 'pgmesh doctor' say which nodes are away")
                     .again()
             }
             error @ CatalogError::Level { .. } => {
-                Self::new(code::VERSION_NOT_SUPPORTED, "this program is older than the mesh").because(chain(&error))
+                Self::new(ExitCode::VersionNotSupported, "this program is older than the mesh").because(chain(&error))
             }
-            other => Self::new(code::RUNTIME, "the catalog could not be changed or read")
+            other => Self::new(ExitCode::Runtime, "the catalog could not be changed or read")
                 .because(chain(&other))
                 .again(),
         }
@@ -43,7 +44,7 @@ impl From<CatalogError> for Failure {
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
-        Self::new(code::RUNTIME, "the catalog could not be read")
+        Self::new(ExitCode::Runtime, "the catalog could not be read")
             .because(chain(&error))
             .again()
     }
@@ -66,85 +67,88 @@ fn stanza_of(refusal: &Refusal) -> Option<&StanzaName> {
     }
 }
 
-fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
+fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
     use Refusal as R;
     match refusal {
         R::NoMesh | R::OtherMesh { .. } | R::OtherFormat { .. } | R::NodeTaken { .. } | R::UnknownNode(_) => {
-            (code::CONFIG, None)
+            (ExitCode::Config, None)
         }
         R::NodeFormat { .. } => (
-            code::VERSION_NOT_SUPPORTED,
+            ExitCode::VersionNotSupported,
             Some("install the version of pgmesh that the other nodes run"),
         ),
         R::NodeReplaced { .. } | R::NodeRemoved(_) | R::KeyRevoked(_) | R::OtherKey(_) => (
-            code::CRYPTO,
+            ExitCode::Crypto,
             Some(
                 "to bring it back: 'pgmesh invite --role=node NAME' on another node, then 'pgmesh node join TOKEN' with an empty node-path",
             ),
         ),
         R::NoSuchLoss(_) => (
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             Some("'pgmesh status' says what the catalog has lost, if it has lost something"),
         ),
         R::LevelTooNew { .. } => (
-            code::VERSION_NOT_SUPPORTED,
+            ExitCode::VersionNotSupported,
             Some("finish the upgrade of all nodes first"),
         ),
         R::CatalogLost(_) => (
-            code::RUNTIME,
+            ExitCode::Runtime,
             Some("'pgmesh doctor' says what has happened, and the choices"),
         ),
-        R::EraHasBegun { .. } => (code::COMMAND_INVALID, None),
+        R::EraHasBegun { .. } => (ExitCode::CommandInvalid, None),
         R::LossTooLarge => (
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             Some("found the mesh anew with 'pgmesh catalog-rebuild' from a repository"),
         ),
-        R::LastNode(_) => (code::COMMAND_INVALID, None),
-        R::RepositoryChanging { .. } => (code::REPO_INVALID, Some("try again when it is done")),
-        R::SessionKeyDiffers(_) | R::SessionMoved(_) => (code::LOCK_ACQUIRE, None),
+        R::LastNode(_) => (ExitCode::CommandInvalid, None),
+        R::RepositoryChanging { .. } => (ExitCode::RepoInvalid, Some("try again when it is done")),
+        R::SessionKeyDiffers(_) | R::SessionMoved(_) => (ExitCode::LockAcquire, None),
         R::RepositoryDiffers { .. } => (
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             Some("give the same value, or change the definition for the whole mesh with 'pgmesh repo-update'"),
         ),
         R::RepositoryTaken { .. } => (
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             Some("give each repository a storage of its own: another repoN-path or bucket"),
         ),
-        R::LastRepository(_) => (code::COMMAND_INVALID, Some("declare another one first")),
+        R::LastRepository(_) => (ExitCode::CommandInvalid, Some("declare another one first")),
         R::RepositoryNeeded { .. } | R::OthersOwe { .. } => (
-            code::COMMAND_INVALID,
+            ExitCode::CommandInvalid,
             Some(
                 "let the other repositories be filled first (pgmesh repo-sync), or give --force to lose what only it has",
             ),
         ),
         R::UnknownRepository(_) => (
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             Some("declare it in the file of a node that reaches it"),
         ),
         R::UnknownStanza(_) => (
-            code::FILE_MISSING,
+            ExitCode::FileMissing,
             Some(
                 "check the spelling of --stanza, or create it with 'pgmesh --stanza=NAME stanza-create' on its PG host",
             ),
         ),
-        R::StanzaStopped { .. } => (code::STOP, Some("'pgmesh --stanza=NAME start' lets it go on")),
+        R::StanzaStopped { .. } => (ExitCode::Stop, Some("'pgmesh --stanza=NAME start' lets it go on")),
         R::StanzaDeleting(_) => (
-            code::STOP,
+            ExitCode::Stop,
             Some("wait until the deletion is done, then create the stanza anew"),
         ),
-        R::StanzaNotStopped(_) => (code::STOP, Some("'pgmesh --stanza=NAME stop' first, or give --force")),
+        R::StanzaNotStopped(_) => (
+            ExitCode::Stop,
+            Some("'pgmesh --stanza=NAME stop' first, or give --force"),
+        ),
         R::SystemIdDiffers { .. } | R::VersionDiffers { .. } | R::SegmentSizeDiffers { .. } => (
-            code::ARCHIVE_MISMATCH,
+            ExitCode::ArchiveMismatch,
             Some(
                 "this is another cluster: check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza=NAME stanza-upgrade'",
             ),
         ),
         R::WrongLength { .. } => (
-            code::FILE_INVALID,
+            ExitCode::FileInvalid,
             Some("the file was truncated: PostgreSQL must archive it again"),
         ),
         R::Duplicate { .. } => (
-            code::ARCHIVE_DUPLICATE,
+            ExitCode::ArchiveDuplicate,
             Some(
                 "two servers have written different WAL under one name; nothing in the archive was changed. Stop archiving on the one \
                  that is a copy (archive_mode=off), or give it a stanza of its own: 'pgmesh --stanza=OTHER stanza-create'. If this is \
@@ -153,7 +157,7 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
             ),
         ),
         R::OtherWriter { .. } => (
-            code::ARCHIVE_MISMATCH,
+            ExitCode::ArchiveMismatch,
             Some(
                 "if this is a copy (a clone, or a restore for a test), turn its archiving off or give it a stanza of its own: 'pgmesh \
                  --stanza=OTHER stanza-create'; if the cluster itself was moved here, run 'pgmesh --stanza=NAME stanza-adopt' here; if \
@@ -163,99 +167,102 @@ fn verdict(refusal: &Refusal) -> (u8, Option<&'static str>) {
         ),
         // Nothing is wrong yet: it is tried again.
         R::OtherMachine { .. } => (
-            code::LOCK_ACQUIRE,
+            ExitCode::LockAcquire,
             Some(
                 "if the volume was moved here, wait, or say so here: 'pgmesh --stanza=NAME --force stanza-adopt'; if this is a clone, turn \
                  its archiving off, or give it a stanza of its own: 'pgmesh --stanza=OTHER stanza-create'",
             ),
         ),
         R::BackupNeedsWal { .. } => (
-            code::COMMAND_INVALID,
+            ExitCode::CommandInvalid,
             Some("--dry-run names the backups; --with-backups removes them with the WAL"),
         ),
         R::WalSince { .. } => (
-            code::ARCHIVE_TIMEOUT,
+            ExitCode::ArchiveTimeout,
             Some(
                 "stop the archiving of the server that pushes it, and run the command again: what is forgotten already stays so",
             ),
         ),
-        R::StaleMap { .. } => (code::ARCHIVE_TIMEOUT, Some("it is made again when a backup needs it")),
+        R::StaleMap { .. } => (
+            ExitCode::ArchiveTimeout,
+            Some("it is made again when a backup needs it"),
+        ),
         R::UnknownTimeline { .. } => (
-            code::ARCHIVE_MISMATCH,
+            ExitCode::ArchiveMismatch,
             Some("archive the timeline's .history file from pg_wal first"),
         ),
         R::HistoryContradicts { .. } | R::ForeignHeader { .. } => (
-            code::ARCHIVE_MISMATCH,
+            ExitCode::ArchiveMismatch,
             Some("this cluster has another past than the archive: give it a stanza of its own"),
         ),
         R::TooFewReplicas { .. } | R::StaleGenerations(_) | R::Recheck { .. } | R::RepositoryUnsettled(_) => {
-            (code::ARCHIVE_TIMEOUT, None)
+            (ExitCode::ArchiveTimeout, None)
         }
-        R::LengthDiffers { .. } | R::WalRange { .. } | R::KnownOtherwise(_) => (code::ASSERT, None),
+        R::LengthDiffers { .. } | R::WalRange { .. } | R::KnownOtherwise(_) => (ExitCode::Assert, None),
         R::RestoreRunning { .. } => (
-            code::LOCK_ACQUIRE,
+            ExitCode::LockAcquire,
             Some("wait until it has ended ('pgmesh doctor' names sessions), or give --force, which ends it"),
         ),
-        R::BackupRunning { .. } => (code::LOCK_ACQUIRE, Some("wait until it has ended")),
+        R::BackupRunning { .. } => (ExitCode::LockAcquire, Some("wait until it has ended")),
         R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => (
-            code::LOCK_ACQUIRE,
+            ExitCode::LockAcquire,
             Some("run the command again: what is stored already is not sent twice"),
         ),
         R::LabelNotLater { .. } => (
-            code::BACKUP_SET_INVALID,
+            ExitCode::BackupSetInvalid,
             Some("run the backup again: it gets another label"),
         ),
         R::WalMissing { .. } => (
-            code::ARCHIVE_TIMEOUT,
+            ExitCode::ArchiveTimeout,
             Some("see that archive_command succeeds (pg_stat_archiver)"),
         ),
         R::UnknownBackup { .. } => (
-            code::BACKUP_SET_INVALID,
+            ExitCode::BackupSetInvalid,
             Some("'pgmesh info' lists the backups there are"),
         ),
-        R::BeyondLimit { .. } => (code::OPTION_INVALID, None),
+        R::BeyondLimit { .. } => (ExitCode::OptionInvalid, None),
         R::RecordTooLarge { .. } => (
-            code::COMMAND_INVALID,
+            ExitCode::CommandInvalid,
             Some("nothing was changed; remove what is not needed any more, such as annotations, and try again"),
         ),
         R::OtherRequest(_) => (
-            code::PROTOCOL,
+            ExitCode::Protocol,
             Some("run the command again: it is then a request of its own"),
         ),
         R::Skipped { .. } => (
-            code::RUNTIME,
+            ExitCode::Runtime,
             Some(
                 "nothing of it was done; see the node's log for why the entry could not be applied, and run the command again",
             ),
         ),
-        R::TokenTaken(_) => (code::ASSERT, None),
+        R::TokenTaken(_) => (ExitCode::Assert, None),
         R::TokenOfAnother { .. } => (
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             Some(
                 "set node-name to the name that the token is for, or make a token for this one: 'pgmesh invite --role=node NAME'; the token is still good",
             ),
         ),
         R::TokenOfOtherRole { is_for_node: true } => (
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             Some(
                 "run 'pgmesh --config=FILE node join TOKEN' with the new node's configuration file; the token is still good",
             ),
         ),
         R::TokenOfOtherRole { is_for_node: false } => (
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             Some(
                 "redeem it with 'pgmesh join TOKEN', or make a token for a node: 'pgmesh invite --role=node NAME'; the token is still good",
             ),
         ),
         R::NodeExists { .. } => (
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             Some(
                 "choose another node-name; or, if that node has lost its disk for good: 'pgmesh invite --role=node NAME --force' makes a token \
                  with which another takes its place",
             ),
         ),
         R::TokenUnknown | R::TokenExpired { .. } | R::TokenUsed { .. } => (
-            code::CRYPTO,
+            ExitCode::Crypto,
             Some("make a new token with 'pgmesh invite' on a node: each is good for one use"),
         ),
     }

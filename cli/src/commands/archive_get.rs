@@ -6,12 +6,11 @@
 
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::settings;
 use pgmesh_client::origin::resolve;
 use pgmesh_client::wal_get::{GetSettings, Got, get};
 use pgmesh_postgres::WalFileName;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::path::Path;
 
 /// Gets one file.
@@ -19,7 +18,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let name = argument(config, 0, "the name of a WAL file (%f)")?;
     let file: WalFileName = name.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("'{name}' is no name of a WAL file")).because(error)
+        Failure::new(ExitCode::OptionInvalid, format!("'{name}' is no name of a WAL file")).because(error)
     })?;
     let given = Path::new(argument(config, 1, "where to put the file (%p)")?);
     let pgdata = config.pg_path();

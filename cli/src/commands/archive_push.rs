@@ -3,13 +3,12 @@
 
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_client::origin::resolve;
 use pgmesh_client::wal_push::{WalFile, WalPusher};
 use pgmesh_postgres::WalFileName;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::path::Path;
 
 /// Archives one file.
@@ -35,7 +34,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 fn file_name(path: &Path) -> Result<WalFileName, Failure> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("'{}' is no WAL file", path.display()))
+        Failure::new(ExitCode::OptionInvalid, format!("'{}' is no WAL file", path.display()))
             .because(error)
             .remedy("archive_command must pass %p, as in: archive_command = 'pgmesh --stanza=NAME archive-push %p'")
     })

@@ -8,7 +8,6 @@ mod report;
 
 use super::stanza;
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::backup::WalProof;
@@ -18,7 +17,7 @@ use pgmesh_client::pg::{
 };
 use pgmesh_postgres::{ControlFile, SegmentName};
 use pgmesh_protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_storage::{ArchiveId, DbId, StanzaName};
 use report::{Report, SwitchedSegment};
 use std::time::Duration;
@@ -99,13 +98,13 @@ fn check_stanza(info: &MeshInfo, stanza: &StanzaName, control: &ControlFile) -> 
     let known = info.stanzas.iter().find(|known| known.name == stanza.as_str());
     let Some(known) = known else {
         return Err(
-            Failure::new(code::FILE_MISSING, format!("stanza {stanza} does not exist"))
+            Failure::new(ExitCode::FileMissing, format!("stanza {stanza} does not exist"))
                 .remedy(format!("create it: 'pgmesh --stanza={stanza} stanza-create'")),
         );
     };
     if let Some(reason) = &known.stopped {
         return Err(
-            Failure::new(code::STOP, format!("stanza {stanza} is stopped: {reason}"))
+            Failure::new(ExitCode::Stop, format!("stanza {stanza} is stopped: {reason}"))
                 .remedy(format!("'pgmesh --stanza={stanza} start' lets it go on")),
         );
     }
@@ -122,7 +121,7 @@ fn check_database(known: &StanzaInfo, stanza: &StanzaName, control: &ControlFile
         control.version, control.system_id
     );
     let Some(current) = known.databases.last() else {
-        return Err(Failure::new(code::DB_MISMATCH, format!("stanza {stanza} names no database")).because(here));
+        return Err(Failure::new(ExitCode::DbMismatch, format!("stanza {stanza} names no database")).because(here));
     };
     if current.system_id == control.system_id && current.version == control.version.to_string() {
         return Ok(current.id);
@@ -131,7 +130,7 @@ fn check_database(known: &StanzaInfo, stanza: &StanzaName, control: &ControlFile
         "stanza {stanza} is for PostgreSQL {} with system identifier {}, {here}",
         current.version, current.system_id
     );
-    Err(Failure::new(code::DB_MISMATCH, what).remedy(format!(
+    Err(Failure::new(ExitCode::DbMismatch, what).remedy(format!(
         "check --stanza and pg1-path; after pg_upgrade run 'pgmesh --stanza={stanza} stanza-upgrade'"
     )))
 }

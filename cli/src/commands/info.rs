@@ -19,13 +19,12 @@ pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaHoles, StanzaInfo, StanzaLosses};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
 use status::{Status, chosen};
 
@@ -38,10 +37,11 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let label = label(config)?;
     let only = repository(config)?;
     if label.is_some() && asked.is_none() {
-        return Err(
-            Failure::new(code::OPTION_INVALID, "option 'set' not valid without option 'stanza'")
-                .remedy("labels are a stanza's own: give --stanza=NAME too"),
-        );
+        return Err(Failure::new(
+            ExitCode::OptionInvalid,
+            "option 'set' not valid without option 'stanza'",
+        )
+        .remedy("labels are a stanza's own: give --stanza=NAME too"));
     }
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let info = mesh.info(asked.as_ref(), Backups::With).await?;
@@ -51,8 +51,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     if let Some(key) = only
         && !info.repositories.iter().any(|repository| repository.key == key)
     {
-        return Err(Failure::new(code::OPTION_INVALID, format!("the mesh has no repo{key}"))
-            .remedy("'pgmesh info' without --repo shows the repositories there are"));
+        return Err(
+            Failure::new(ExitCode::OptionInvalid, format!("the mesh has no repo{key}"))
+                .remedy("'pgmesh info' without --repo shows the repositories there are"),
+        );
     }
     let root = match (&asked, &label) {
         (Some(stanza), Some(label)) if is_known(&info, stanza, label) => Some(manifest(&mesh, stanza, label).await?),
@@ -75,7 +77,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 pub(super) fn label(config: &Config) -> Result<Option<BackupLabel>, Failure> {
     let parse = |text: &str| {
         text.parse().map_err(|error| {
-            Failure::new(code::OPTION_INVALID, "option set cannot be used")
+            Failure::new(ExitCode::OptionInvalid, "option set cannot be used")
                 .because(error)
                 .remedy("'pgmesh info' lists the labels of the backups there are")
         })
@@ -89,8 +91,12 @@ pub(super) fn repository(config: &Config) -> Result<Option<RepoKey>, Failure> {
         return Ok(None);
     };
     let key = u16::try_from(number).ok().and_then(|number| RepoKey::new(number).ok());
-    key.map(Some)
-        .ok_or_else(|| Failure::new(code::OPTION_INVALID, format!("{number} is no number of a repository")))
+    key.map(Some).ok_or_else(|| {
+        Failure::new(
+            ExitCode::OptionInvalid,
+            format!("{number} is no number of a repository"),
+        )
+    })
 }
 
 fn is_known(info: &MeshInfo, stanza: &StanzaName, label: &BackupLabel) -> bool {
@@ -109,7 +115,7 @@ async fn manifest(mesh: &Mesh, stanza: &StanzaName, label: &BackupLabel) -> Resu
     });
     let (head, body) = mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
     let damaged = |error: &dyn std::error::Error| {
-        Failure::new(code::CHECKSUM, format!("the manifest of backup {label} is damaged"))
+        Failure::new(ExitCode::Checksum, format!("the manifest of backup {label} is damaged"))
             .because(chain(error))
             .remedy("'pgmesh verify' says in which repository")
     };

@@ -1,12 +1,11 @@
 //! `invite`: prints a one-time join token, alone on stdout.
 
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{CreateInvite, Invite, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 
 /// Makes a token.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -15,7 +14,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         .iter()
         .map(|text| {
             text.parse().map_err(|error| {
-                Failure::new(code::OPTION_INVALID, format!("'{text}' is no name for a stanza")).because(error)
+                Failure::new(ExitCode::OptionInvalid, format!("'{text}' is no name for a stanza")).because(error)
             })
         })
         .collect::<Result<Vec<_>, Failure>>()?;
@@ -23,7 +22,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let name = config.argument(0).map(|name| name.to_string_lossy().into_owned());
     if role != "node" && (name.is_some() || config.flag("force")) {
         let what = format!("a token for a {role} is bound to no name and replaces nobody");
-        return Err(Failure::new(code::OPTION_INVALID, what)
+        return Err(Failure::new(ExitCode::OptionInvalid, what)
             .remedy("leave NAME and --force out, or make a node's token: --role=node NAME"));
     }
     let invite = CreateInvite {

@@ -3,10 +3,9 @@
 
 use super::argument;
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
 use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
 
@@ -14,18 +13,19 @@ use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let token = token(config)?;
     if token.role == Role::Node {
-        return Err(Failure::new(code::OPTION_INVALID, "this token is a node's")
+        return Err(Failure::new(ExitCode::OptionInvalid, "this token is a node's")
             .remedy("run 'pgmesh --config=FILE node join TOKEN', with the new node's own file"));
     }
     let directory = config.required_path("identity-path")?;
     if Identity::exists(directory) && !config.flag("force") {
-        return Err(
-            Failure::new(40, format!("{} holds an identity already", directory.display()))
-                .remedy("give --force to replace it, or another identity-path"),
-        );
+        return Err(Failure::new(
+            ExitCode::PathNotEmpty,
+            format!("{} holds an identity already", directory.display()),
+        )
+        .remedy("give --force to replace it, or another identity-path"));
     }
     let crypto = |what: &'static str| {
-        move |error: pgmesh_transport::IdentityError| Failure::new(code::CRYPTO, what).because(chain(&error))
+        move |error: pgmesh_transport::IdentityError| Failure::new(ExitCode::Crypto, what).because(chain(&error))
     };
     let request = KeyRequest::generate().map_err(crypto("a key cannot be made"))?;
     let csr = request
@@ -61,11 +61,11 @@ pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
     let text = match argument(config, 0, "a token")? {
         // Not in the process title, where others could read it.
         "-" => std::io::read_to_string(std::io::stdin())
-            .map_err(|error| Failure::new(code::RUNTIME, "the token cannot be read from stdin").because(error))?,
+            .map_err(|error| Failure::new(ExitCode::Runtime, "the token cannot be read from stdin").because(error))?,
         text => text.to_owned(),
     };
     text.trim().parse().map_err(|error| {
-        Failure::new(code::CRYPTO, "this is no join token")
+        Failure::new(ExitCode::Crypto, "this is no join token")
             .because(chain(&error))
             .remedy("give the whole line that 'pgmesh invite' printed")
     })
@@ -73,7 +73,7 @@ pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
 
 async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccepted, Failure> {
     let interrupted = |error: &dyn std::error::Error| {
-        Failure::new(code::HOST_CONNECT, "the join was interrupted")
+        Failure::new(ExitCode::HostConnect, "the join was interrupted")
             .because(chain(error))
             .remedy("the token may be used up: ask for a new one if it is refused")
     };

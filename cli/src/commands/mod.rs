@@ -27,11 +27,11 @@ mod verify;
 use crate::allocator;
 use crate::config::table::sets;
 use crate::config::{Command, Config};
-use crate::exit::{CommandError, ExitCode};
+use crate::exit::CommandError;
 use crate::settings;
 use pgmesh_client::mesh;
 use pgmesh_protocol::NodeChange;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 
 /// How long a node's last tasks may take to end.
@@ -121,7 +121,10 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
         Command::Status => status::run(config).await,
         Command::Stop => stop::stop(config).await,
         Command::Verify => verify::run(config).await,
-        other => Err(Failure::new(48, format!("command '{other}' is not run in this way"))),
+        other => Err(Failure::new(
+            ExitCode::CommandInvalid,
+            format!("command '{other}' is not run in this way"),
+        )),
     }
 }
 
@@ -129,13 +132,14 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
 fn stanza(config: &Config) -> Result<StanzaName, Failure> {
     let text = config.stanza().ok_or_else(|| {
         Failure::new(
-            code::OPTION_REQUIRED,
+            ExitCode::OptionRequired,
             format!("command '{}' needs option 'stanza'", config.command()),
         )
         .remedy("give --stanza=NAME")
     })?;
-    text.parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("'{text}' is no name for a stanza")).because(error))
+    text.parse().map_err(|error| {
+        Failure::new(ExitCode::OptionInvalid, format!("'{text}' is no name for a stanza")).because(error)
+    })
 }
 
 /// A positional argument.
@@ -145,7 +149,7 @@ fn argument<'c>(config: &'c Config, at: usize, what: &str) -> Result<&'c str, Fa
         .and_then(|argument| argument.to_str())
         .ok_or_else(|| {
             Failure::new(
-                code::OPTION_REQUIRED,
+                ExitCode::OptionRequired,
                 format!("command '{}' needs {what}", config.command()),
             )
             .remedy(format!("'pgmesh help {}' shows how it is called", config.command()))

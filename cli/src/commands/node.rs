@@ -1,12 +1,11 @@
 //! `node init`, `node join` and `node start`.
 
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output;
 use crate::settings;
 use pgmesh_node::Ended;
 use pgmesh_node::rescue::{RescueOptions, Rescued};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Role;
 use std::os::unix::process::CommandExt;
@@ -18,7 +17,7 @@ pub async fn init(config: &Config) -> Result<ExitCode, Failure> {
     let text = config.text("digest-suite").unwrap_or("blake3");
     let suite: DigestSuite = text
         .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, "digest-suite cannot be used").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, "digest-suite cannot be used").because(error))?;
     let made = pgmesh_node::init(&settings, suite).await?;
     output::print(&format!(
         "mesh {} founded on node {} ({}); CA fingerprint {}\nstart it with: pgmesh --config=FILE node start",
@@ -36,7 +35,7 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
     let token = super::join::token(config)?;
     if token.role != Role::Node {
         let what = format!("this token is not a node's: its role is {}", token.role.kind());
-        return Err(Failure::new(code::OPTION_INVALID, what)
+        return Err(Failure::new(ExitCode::OptionInvalid, what)
             .remedy("run 'pgmesh join TOKEN' with it, or make a node's with 'pgmesh invite --role=node NAME'"));
     }
     let joined = pgmesh_node::join(&settings, &token).await?;
@@ -115,7 +114,7 @@ fn describe_rescue(name: &str, rescued: &Rescued, options: RescueOptions) -> Str
 /// Runs the node in the foreground until SIGTERM or SIGINT.
 pub async fn start(config: &Config) -> Result<ExitCode, Failure> {
     let settings = settings::node::of(config)?;
-    let unavailable = |error| Failure::new(code::RUNTIME, "signals cannot be caught").because(error);
+    let unavailable = |error| Failure::new(ExitCode::Runtime, "signals cannot be caught").because(error);
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;
     let stop = async move {
@@ -141,7 +140,7 @@ fn start_again() -> Failure {
         .args(std::env::args_os().skip(1))
         .exec();
     Failure::new(
-        code::RUNTIME,
+        ExitCode::Runtime,
         "the node begins anew, and its process could not be started again",
     )
     .because(error)

@@ -2,9 +2,9 @@
 
 use super::info::repository as asked_repository;
 use crate::config::Config;
-use crate::exit::{CommandError, ExitCode};
+use crate::exit::CommandError;
 use crate::output::{self, OutputFormat};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{CheckOutcome, CheckSize, CheckStep, StoreError, check_store};
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
     let Some(declared) = config.repositories().remove(&repo.get()) else {
         return Err(Failure::new(
-            code::OPTION_REQUIRED,
+            ExitCode::OptionRequired,
             format!("the configuration does not declare repo{repo}"),
         )
         .remedy(format!(
@@ -35,8 +35,8 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         .await
         .map_err(|error| {
             let code = match error {
-                StoreError::Unusable { .. } => code::OPTION_INVALID,
-                _ => code::REPO_INVALID,
+                StoreError::Unusable { .. } => ExitCode::OptionInvalid,
+                _ => ExitCode::RepoInvalid,
             };
             Failure::new(code, format!("repo{repo} in {settings} cannot be tried")).because(error)
         })?;
@@ -47,7 +47,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     match steps.iter().find(|step| matches!(step.outcome, CheckOutcome::Bad(_))) {
         None => Ok(ExitCode::Ok),
         Some(step) => Err(Failure::new(
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             format!(
                 "repo{repo} in {settings} cannot hold a repository: it does not {}",
                 step.what

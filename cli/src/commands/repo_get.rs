@@ -4,14 +4,13 @@ use super::argument;
 use super::info::repository as asked_repository;
 use super::repository::{listed, repository};
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output;
 use crate::settings;
 use bytes::Bytes;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_client::restore::{DirectRepositories, direct_identity};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{PayloadHead, ReadRepository, Request};
 use pgmesh_storage::{FilePart, ObjectPath, PartsSeen, Payload, RepoKey};
 
@@ -34,7 +33,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     };
     match asked.content(&object).await {
         Ok(content) => output::print_bytes(&content)?,
-        Err(failure) if failure.code == code::FILE_MISSING => {
+        Err(failure) if failure.code == ExitCode::FileMissing => {
             let parts = asked.parts(&object).await?.ok_or(failure)?;
             for part in FilePart::all(parts) {
                 let content = asked.content(&object.of_part(part)).await?;
@@ -68,7 +67,7 @@ impl Asked {
         Payload::from_parts(head, body.unwrap_or_default())
             .and_then(|payload| payload.open(suite))
             .map_err(|error| {
-                Failure::new(code::CHECKSUM, format!("repo{repo}: {path} is damaged")).because(chain(&error))
+                Failure::new(ExitCode::Checksum, format!("repo{repo}: {path} is damaged")).because(chain(&error))
             })
     }
 

@@ -3,12 +3,12 @@
 use super::info::repository as asked_repository;
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::exit::{CommandError, ExitCode};
+use crate::exit::CommandError;
 use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_client::restore::DirectRepositories;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{
     HealthInfo, ListRepository, Replaced, RepositoryInfo, RepositoryListing, RepositoryObject, Request,
 };
@@ -122,7 +122,7 @@ pub(super) async fn repository(config: &Config, mesh: &Mesh) -> Result<RepoKey, 
     let stanza = config.stanza().map(|_| stanza(config)).transpose()?;
     let info = mesh.info(stanza.as_ref(), Backups::Without).await?;
     best(&info.repositories).ok_or_else(|| {
-        Failure::new(code::REPO_INVALID, "the mesh has no repository")
+        Failure::new(ExitCode::RepoInvalid, "the mesh has no repository")
             .remedy("declare one in a node's configuration file: repo1-path=…")
     })
 }

@@ -2,7 +2,6 @@
 
 use super::stanza;
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output;
 use crate::settings;
 use pgmesh_client::mesh::{Backups, Mesh};
@@ -10,7 +9,7 @@ use pgmesh_client::pg::{ClusterFiles, OpenCluster, database_failure, open_cluste
 use pgmesh_client::restore::refuse_running;
 use pgmesh_postgres::{ClusterState, machine_fingerprint};
 use pgmesh_protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use std::path::Path;
 
@@ -154,7 +153,7 @@ fn refuse_standby_files(files: &ClusterFiles) -> Result<(), Failure> {
 
 fn standby(pgdata: &Path) -> Failure {
     let what = format!("the cluster at {} is a standby: it is in recovery", pgdata.display());
-    Failure::new(code::DB_CONNECT, what).remedy("run this on the primary; a standby needs no stanza of its own")
+    Failure::new(ExitCode::DbConnect, what).remedy("run this on the primary; a standby needs no stanza of its own")
 }
 
 /// What the mesh is to know of the cluster: from its files, and from the server where it runs.

@@ -3,11 +3,10 @@
 
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output::timestamp;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_protocol::{Request, SetStopped};
 
 /// Has the mesh refuse what writes for the stanza (62), until [`start`]; with `--force` also end what runs.
@@ -49,7 +48,7 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
 pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
     let text = argument(config, 0, "a session's number")?;
     let session = text.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("'{text}' is no number of a session"))
+        Failure::new(ExitCode::OptionInvalid, format!("'{text}' is no number of a session"))
             .because(error)
             .remedy("'pgmesh doctor' names sessions that are old, 'pgmesh --output=json status' all")
     })?;
@@ -63,7 +62,7 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
 pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
     let text = argument(config, 0, "the position that the catalog had come to")?;
     let position = text.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("'{text}' is no position"))
+        Failure::new(ExitCode::OptionInvalid, format!("'{text}' is no position"))
             .because(error)
             .remedy("'pgmesh doctor' says what the catalog has lost, if it has lost something")
     })?;

@@ -6,12 +6,11 @@
 
 use super::stanza;
 use crate::config::Config;
-use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat, size};
 use crate::progress::Counter;
 use crate::settings;
 use pgmesh_client::mesh::{Heard, Mesh};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{Finding, FindingKind, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -20,8 +19,10 @@ use std::ops::ControlFlow;
 /// Verifies one stanza, or all; in one repository, or in all.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     if config.text("set").is_some() {
-        return Err(Failure::new(code::OPTION_INVALID, "verify --set is not available yet")
-            .remedy("leave --set out: every backup of the stanza is verified"));
+        return Err(
+            Failure::new(ExitCode::OptionInvalid, "verify --set is not available yet")
+                .remedy("leave --set out: every backup of the stanza is verified"),
+        );
     }
     let request = VerifyRequest {
         part: None,

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::Passphrase;
 use zeroize::Zeroizing;
 
@@ -44,19 +44,23 @@ impl DeclaredRepository {
         let passphrase = Passphrase::new(text.to_string());
         passphrase
             .map(Some)
-            .map_err(|error| Failure::new(code::OPTION_INVALID, format!("{title} cannot be used")).because(error))
+            .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("{title} cannot be used")).because(error))
     }
 }
 
 fn of_file(title: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     let unreadable = |error: &dyn std::error::Error| {
-        Failure::new(code::FILE_OPEN, format!("{title}: {} cannot be read", path.display())).because(chain(error))
+        Failure::new(
+            ExitCode::FileOpen,
+            format!("{title}: {} cannot be read", path.display()),
+        )
+        .because(chain(error))
     };
     let file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
         let what = format!("{title}: {} is not a file that only its owner can read", path.display());
-        return Err(Failure::new(code::FILE_OPEN, what)
+        return Err(Failure::new(ExitCode::FileOpen, what)
             .because("whoever reads it can read the repository")
             .remedy(format!("chmod 0600 {}", path.display())));
     }
@@ -65,7 +69,7 @@ fn of_file(title: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
 
 fn of_command(title: &str, command: &str) -> Result<Zeroizing<String>, Failure> {
     let failed = |why: String| {
-        Failure::new(code::CONFIG, format!("{title} gave no passphrase"))
+        Failure::new(ExitCode::Config, format!("{title} gave no passphrase"))
             .because(why)
             .remedy(format!("run it by hand: {command}"))
     };
@@ -106,7 +110,7 @@ fn first_line(title: &str, text: &mut dyn Read) -> Result<Result<Zeroizing<Strin
     }
     if line.is_empty() || line.contains('\n') || line.len() as u64 > LONGEST {
         let what = format!("{title} must give one line of at most {LONGEST} bytes");
-        return Ok(Err(Failure::new(code::OPTION_INVALID, what)));
+        return Ok(Err(Failure::new(ExitCode::OptionInvalid, what)));
     }
     Ok(Ok(line))
 }
@@ -133,14 +137,14 @@ mod tests {
         let of = || declared("cipher-pass-file", file.to_str().unwrap()).passphrase(3);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         let failure = of().unwrap_err();
-        assert_eq!(failure.code, code::FILE_OPEN);
+        assert_eq!(failure.code, ExitCode::FileOpen);
         assert!(failure.remedy.unwrap().contains("chmod 0600"));
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(of().unwrap().is_some());
         fs::write(&file, "two\nlines\n").unwrap();
-        assert_eq!(of().unwrap_err().code, code::OPTION_INVALID);
+        assert_eq!(of().unwrap_err().code, ExitCode::OptionInvalid);
         fs::remove_file(&file).unwrap();
-        assert_eq!(of().unwrap_err().code, code::FILE_OPEN);
+        assert_eq!(of().unwrap_err().code, ExitCode::FileOpen);
         assert!(DeclaredRepository::default().passphrase(3).unwrap().is_none());
     }
 
@@ -149,7 +153,7 @@ mod tests {
         let of = |command: &str| declared("cipher-pass-command", command).passphrase(3);
         assert!(of("echo correct horse battery staple").unwrap().is_some());
         let failure = of("echo half; exit 3").unwrap_err();
-        assert_eq!(failure.code, code::CONFIG);
+        assert_eq!(failure.code, ExitCode::Config);
         assert!(failure.cause.unwrap().contains("exit status: 3"));
         assert!(of("true").is_err(), "nothing is no passphrase");
         assert!(of("head -c 10000 /dev/zero | tr '\\0' x").is_err(), "nor is too much");

@@ -4,7 +4,7 @@ use super::node;
 use crate::config::{Command, Config, IndexKey, table};
 use pgmesh_client::mesh::{AccessSettings, Ways};
 use pgmesh_node::Layout;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::Identity;
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ fn acts_as_host(config: &Config, seeds: &[String]) -> bool {
 
 fn nobody_named() -> Failure {
     Failure::new(
-        code::OPTION_REQUIRED,
+        ExitCode::OptionRequired,
         "option mesh-node is missing: no node of the mesh is known here",
     )
     .remedy("set mesh-node=HOST:8433 in [global] of the configuration file, or give --config=FILE")
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn without_any_node_the_option_is_named() {
         let failure = access(&["info"]).unwrap_err();
-        assert_eq!(failure.code, code::OPTION_REQUIRED);
+        assert_eq!(failure.code, ExitCode::OptionRequired);
         assert!(failure.what.contains("mesh-node"), "{failure}");
     }
 }

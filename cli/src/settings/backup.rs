@@ -4,7 +4,7 @@ use super::{pg, push};
 use crate::config::Config;
 use pgmesh_client::backup::{BackupSettings, StandbyWish};
 use pgmesh_node::bounds;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupType, Codec, StanzaName};
 
 /// What the configuration says.
@@ -13,8 +13,10 @@ use pgmesh_storage::{BackupType, Codec, StanzaName};
 /// A stanza that is missing (37) or has an impossible name, or an option that asks for what cannot be (31).
 pub fn of(config: &Config) -> Result<BackupSettings, Failure> {
     if !config.flag("online") {
-        return Err(Failure::new(code::OPTION_INVALID, "--no-online is not available yet")
-            .remedy("start PostgreSQL and back it up while it runs"));
+        return Err(
+            Failure::new(ExitCode::OptionInvalid, "--no-online is not available yet")
+                .remedy("start PostgreSQL and back it up while it runs"),
+        );
     }
     let (codec, level) = compression(config)?;
     let annotations = config.map("annotation").iter().cloned().collect();
@@ -48,21 +50,21 @@ pub fn of(config: &Config) -> Result<BackupSettings, Failure> {
 
 fn stanza(config: &Config) -> Result<StanzaName, Failure> {
     let name = config.stanza().ok_or_else(|| {
-        Failure::new(code::OPTION_REQUIRED, "command 'backup' needs option 'stanza'").remedy("give --stanza=NAME")
+        Failure::new(ExitCode::OptionRequired, "command 'backup' needs option 'stanza'").remedy("give --stanza=NAME")
     })?;
     name.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("{name:?} cannot be a stanza's name")).because(error)
+        Failure::new(ExitCode::OptionInvalid, format!("{name:?} cannot be a stanza's name")).because(error)
     })
 }
 
 fn kind(config: &Config) -> Result<BackupType, Failure> {
     let text = config.text("type").unwrap_or("incr");
     text.parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, format!("type={text} cannot be")).because(error))
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("type={text} cannot be")).because(error))
 }
 
 fn compression(config: &Config) -> Result<(Codec, Option<i32>), Failure> {
-    let invalid = |what: String| Failure::new(code::OPTION_INVALID, what);
+    let invalid = |what: String| Failure::new(ExitCode::OptionInvalid, what);
     let name = config.text("compress-type").unwrap_or("zst");
     let codec: Codec = name
         .parse()

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use pgmesh_node::{NodeSettings, RepositorySettings, SessionTimes};
-use pgmesh_protocol::{EntryId, Failure, code};
+use pgmesh_protocol::{EntryId, ExitCode, Failure};
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -43,7 +43,7 @@ pub fn of(config: &Config) -> Result<NodeSettings, Failure> {
 fn skip_entries(config: &Config) -> Result<Vec<EntryId>, Failure> {
     let parse = |text: &String| {
         text.parse()
-            .map_err(|error| Failure::new(code::OPTION_INVALID, "skip-entry cannot be used").because(error))
+            .map_err(|error| Failure::new(ExitCode::OptionInvalid, "skip-entry cannot be used").because(error))
     };
     config.list("skip-entry").iter().map(parse).collect()
 }
@@ -58,7 +58,11 @@ pub fn ack(config: &Config, option: &str) -> Option<u16> {
 fn listen(config: &Config) -> Result<SocketAddr, Failure> {
     let text = config.required_text("node-listen")?;
     text.parse().map_err(|error| {
-        Failure::new(code::OPTION_INVALID, format!("node-listen '{text}' is no ADDRESS:PORT")).because(error)
+        Failure::new(
+            ExitCode::OptionInvalid,
+            format!("node-listen '{text}' is no ADDRESS:PORT"),
+        )
+        .because(error)
     })
 }
 
@@ -87,7 +91,7 @@ fn repositories(config: &Config) -> Result<BTreeMap<RepoKey, RepositorySettings>
     let mut repositories = BTreeMap::new();
     for (number, declared) in config.repositories() {
         let key = RepoKey::new(number)
-            .map_err(|error| Failure::new(code::OPTION_INVALID, format!("repo{number}")).because(error))?;
+            .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("repo{number}")).because(error))?;
         let passphrase = declared.passphrase(number)?;
         let store = declared.store_settings(config, number);
         repositories.insert(

@@ -3,7 +3,7 @@
 use super::node::ack;
 use crate::config::Config;
 use pgmesh_client::wal_push::PushSettings;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 
 /// What the configuration says.
 ///
@@ -13,7 +13,7 @@ pub fn of(config: &Config) -> Result<PushSettings, Failure> {
     let codec = config
         .required_text("compress-type")?
         .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, "compress-type cannot be used").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, "compress-type cannot be used").because(error))?;
     let level = config
         .optional_integer("compress-level")
         .and_then(|level| i32::try_from(level).ok());

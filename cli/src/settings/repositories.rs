@@ -3,7 +3,7 @@
 use super::access;
 use crate::config::{Config, DeclaredRepository, IndexKey};
 use pgmesh_client::restore::{PassphraseSource, RepositorySettings, SourceSettings};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Passphrase, RepoKey};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub fn reachable(config: &Config, repo: Option<RepoKey>) -> Result<Vec<Repositor
     let mut found = Vec::new();
     for (number, declared) in config.repositories() {
         let key = RepoKey::new(number)
-            .map_err(|error| Failure::new(code::OPTION_INVALID, format!("repo{number} cannot be")).because(error))?;
+            .map_err(|error| Failure::new(ExitCode::OptionInvalid, format!("repo{number} cannot be")).because(error))?;
         if repo.is_none_or(|only| only == key) && declared.is_reachable() {
             found.push(RepositorySettings {
                 key,
@@ -58,12 +58,12 @@ pub fn asked(config: &Config) -> Result<Option<RepoKey>, Failure> {
     };
     let key = u16::try_from(number).ok().and_then(|number| RepoKey::new(number).ok());
     let key = key.ok_or_else(|| {
-        Failure::new(code::OPTION_INVALID, "option repo cannot be used")
+        Failure::new(ExitCode::OptionInvalid, "option repo cannot be used")
             .because(format!("{number} is no number of a repository"))
     })?;
     if config.flag("repo-direct") && !config.numbers(IndexKey::Repo).contains(&key.get()) {
         return Err(
-            Failure::new(code::OPTION_REQUIRED, format!("repo{key} is not declared"))
+            Failure::new(ExitCode::OptionRequired, format!("repo{key} is not declared"))
                 .remedy(format!("give its repo{key}-… options")),
         );
     }

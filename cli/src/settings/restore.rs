@@ -4,7 +4,7 @@ use super::{repositories, restore_command};
 use crate::config::Config;
 use pgmesh_client::restore::{ArchiveMode, Existing, PlaceOptions, RestoreSettings, Target};
 use pgmesh_postgres::{RecoverySettings, TargetAction};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use std::path::PathBuf;
 
@@ -52,7 +52,7 @@ pub fn of(config: &Config, now: i64) -> Result<RestoreSettings, Failure> {
     };
     if settings.write_manifest && !(settings.include.is_empty() && settings.exclude.is_empty()) {
         return Err(Failure::new(
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             "write-manifest does not go with db-include or db-exclude",
         )
         .because("pg_verifybackup would find the databases that are left out to be damaged"));
@@ -112,10 +112,11 @@ fn check_timeline(text: &str) -> Result<(), Failure> {
     if is_number || matches!(text, "current" | "latest") {
         return Ok(());
     }
-    Err(
-        Failure::new(code::OPTION_INVALID, format!("'{text}' is no value of target-timeline"))
-            .remedy("give a timeline's number, current or latest"),
+    Err(Failure::new(
+        ExitCode::OptionInvalid,
+        format!("'{text}' is no value of target-timeline"),
     )
+    .remedy("give a timeline's number, current or latest"))
 }
 
 fn paths(option: &str, pairs: &[(String, String)]) -> Result<Vec<(String, PathBuf)>, Failure> {
@@ -127,7 +128,7 @@ fn paths(option: &str, pairs: &[(String, String)]) -> Result<Vec<(String, PathBu
                 Ok((key.clone(), path))
             } else {
                 Err(Failure::new(
-                    code::OPTION_INVALID,
+                    ExitCode::OptionInvalid,
                     format!("{option}={key}={} is no absolute path", path.display()),
                 ))
             }
@@ -136,12 +137,12 @@ fn paths(option: &str, pairs: &[(String, String)]) -> Result<Vec<(String, PathBu
 }
 
 fn invalid(option: &str, cause: impl std::fmt::Display) -> Failure {
-    Failure::new(code::OPTION_INVALID, format!("option {option} cannot be used")).because(cause)
+    Failure::new(ExitCode::OptionInvalid, format!("option {option} cannot be used")).because(cause)
 }
 
 fn does_not_fit(option: &str, kind: &str, kinds: &str) -> Failure {
     Failure::new(
-        code::OPTION_INVALID,
+        ExitCode::OptionInvalid,
         format!("option {option} does not go with --type={kind}"),
     )
     .remedy(format!("use it with --type={kinds}"))

@@ -2,7 +2,7 @@
 
 use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, table};
 use pgmesh_postgres::RecoveryTarget;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 
 /// This program, told the same as now where the configuration file does not say it: options of the command line and of the
 /// environment that `archive-get` takes too. Secrets are never written (invariant 9).
@@ -14,7 +14,7 @@ use pgmesh_protocol::{Failure, code};
 /// The program's own path is not known, or cannot be written.
 pub fn render(config: &Config, target: &RecoveryTarget) -> Result<String, Failure> {
     let program = std::env::current_exe()
-        .map_err(|error| Failure::new(code::RUNTIME, "the path of this program is not known").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::Runtime, "the path of this program is not known").because(error))?;
     let mut words = vec![program.display().to_string()];
     if config.path("config").is_none() {
         words.push("--no-config".to_owned());

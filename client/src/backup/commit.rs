@@ -11,7 +11,7 @@ use crate::pg::{BackupStart, BackupStop, DatabaseName, TablespaceName};
 use bytes::Bytes;
 use pgmesh_postgres::{BackupLabel, Tablespace};
 use pgmesh_protocol::{CommitBackup, CommittedBackup, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload,
     TablespaceRecord,
@@ -109,7 +109,7 @@ pub async fn commit(
     match context.mesh.send(&request, &body).await? {
         CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, (sums, chosen_by), durable, owed)),
         CommittedBackup::Missing(missing) => Err(Failure::new(
-            code::RUNTIME,
+            ExitCode::Runtime,
             format!(
                 "{} chunks of the backup were removed from the mesh while it was made",
                 missing.len()
@@ -120,8 +120,9 @@ pub async fn commit(
 }
 
 fn pack(context: &Context, root: &ManifestRoot) -> Result<Payload, Failure> {
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::new(code::RUNTIME, "the manifest cannot be written").because(error);
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(ExitCode::Runtime, "the manifest cannot be written").because(error)
+    };
     let bytes = root.encode().map_err(|error| failed(&error))?;
     let settings = &context.settings;
     Payload::pack(context.begun.suite, settings.codec, settings.level, &bytes).map_err(|error| failed(&error))

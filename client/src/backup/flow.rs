@@ -12,7 +12,7 @@ use crate::text::local_offset;
 use pgmesh_postgres::TimelineId;
 use pgmesh_protocol::choice::PriorChoice;
 use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ async fn choose_and_begin(
         let chosen = choose(mesh, settings, cluster).await?;
         tries += 1;
         match begin(mesh, settings, cluster, standby, &chosen.label).await {
-            Err(failure) if failure.code == code::BACKUP_SET_INVALID && tries < TRIES => {
+            Err(failure) if failure.code == ExitCode::BackupSetInvalid && tries < TRIES => {
                 tracing::info!("{failure}; another label is chosen");
             }
             begun => return Ok((chosen, begun?)),
@@ -157,7 +157,7 @@ async fn begin(
     loop {
         match mesh.begin_backup(request.clone()).await {
             // A backup that was killed holds the lock until the node has noticed.
-            Err(failure) if failure.code == code::LOCK_ACQUIRE && Instant::now() < deadline => {
+            Err(failure) if failure.code == ExitCode::LockAcquire && Instant::now() < deadline => {
                 tracing::info!("{failure}; waiting, in case it was killed");
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
@@ -176,7 +176,7 @@ pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
 }
 
 fn stopped(signal: &str) -> Failure {
-    Failure::new(code::RUNTIME, format!("the backup was stopped by {signal}")).remedy(RESUMES)
+    Failure::new(ExitCode::Runtime, format!("the backup was stopped by {signal}")).remedy(RESUMES)
 }
 
 /// What may succeed the next time should be tried, and costs little.
@@ -194,9 +194,9 @@ mod tests {
 
     #[test]
     fn the_loss_of_a_node_says_that_the_backup_resumes() {
-        let lost = Failure::new(code::HOST_CONNECT, "chunk put was interrupted").again();
+        let lost = Failure::new(ExitCode::HostConnect, "chunk put was interrupted").again();
         assert_eq!(resumable(lost).remedy.as_deref(), Some(RESUMES));
-        let refused = Failure::new(code::BACKUP_MISMATCH, "another cluster");
+        let refused = Failure::new(ExitCode::BackupMismatch, "another cluster");
         assert_eq!(resumable(refused.clone()), refused);
     }
 }

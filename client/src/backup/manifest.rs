@@ -2,7 +2,7 @@
 
 use super::uploader::{Halt, Piece};
 use pgmesh_postgres::Entry;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Digest, DigestSuite, EntryKind, FileEntry, FileErrors, PartRef, PartWriter};
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
@@ -85,7 +85,7 @@ impl ManifestBuilder {
             }
         }
         let parts = self.writer.push(entry).map_err(|error| {
-            Halt::Failed(Failure::new(code::FILE_INVALID, "a file cannot be written to the manifest").because(error))
+            Halt::Failed(Failure::new(ExitCode::FileInvalid, "a file cannot be written to the manifest").because(error))
         })?;
         for part in parts {
             self.send(part).await?;

@@ -2,7 +2,7 @@
 
 use super::bundle::{CHUNK_SIZE, bundled_length};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::iter::Peekable;
 
 /// No entry joins a job that has so many bytes already.
@@ -35,7 +35,7 @@ impl Plan {
     pub fn of(tree: ClusterTree) -> Result<Self, Failure> {
         let control = tree.entries.iter().find(is_control).ok_or_else(|| {
             Failure::new(
-                code::FILE_MISSING,
+                ExitCode::FileMissing,
                 format!("{} is not among the files to back up", ControlFile::PATH),
             )
             .remedy("remove it from the option exclude: no cluster starts without it")
@@ -271,6 +271,6 @@ mod tests {
     #[test]
     fn a_cluster_without_pg_control_is_refused() {
         let failure = Plan::of(tree(vec![entry("base", EntryKind::Directory)])).unwrap_err();
-        assert_eq!(failure.code, code::FILE_MISSING);
+        assert_eq!(failure.code, ExitCode::FileMissing);
     }
 }

@@ -8,7 +8,7 @@ use super::take::Context;
 use crate::pg::BackupStart;
 use crate::restore::{Source, Workers};
 use pgmesh_postgres::{Entry, Lsn};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{QUERY_LIMIT, QueryChunks, Request};
 use pgmesh_storage::{Digest, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::BTreeSet;
@@ -104,7 +104,7 @@ fn new_secret() -> Result<Beginning, Failure> {
     let drawn = FingerprintSeed::draw();
     drawn
         .map(Beginning::alone)
-        .map_err(|error| Failure::new(code::CRYPTO, "no secret for fingerprints").because(error))
+        .map_err(|error| Failure::new(ExitCode::Crypto, "no secret for fingerprints").because(error))
 }
 
 /// What is read: as little as can be known to be enough.

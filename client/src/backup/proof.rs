@@ -11,7 +11,7 @@ use crate::pg::{OpenCluster, PgClient, database_failure};
 use crate::wal_sink::WalSink;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName, WalSearch};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 
 /// Longer than the record of a restore point with the page header in it.
@@ -127,13 +127,13 @@ impl WalSink for Searched<'_> {
 
 fn random_text() -> Result<String, Failure> {
     let mut random = [0; RANDOM];
-    getrandom::fill(&mut random).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    getrandom::fill(&mut random).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(format!("pgmesh proof {}", hex::encode(random)))
 }
 
 fn not_its_own(stanza: &StanzaName, name: SegmentName, cause: &str) -> Failure {
     let what = format!("WAL segment {name}, as stanza {stanza} has it, is not what this server wrote");
-    Failure::new(code::ARCHIVE_MISMATCH, what)
+    Failure::new(ExitCode::ArchiveMismatch, what)
         .because(format!(
             "{cause}: the archive has WAL of another history of this cluster, so no backup of this server could be recovered with it"
         ))

@@ -13,7 +13,7 @@ use super::tally::Tally;
 use super::uploader::{Halt, Piece};
 use crate::progress::Progress;
 use pgmesh_postgres::{Entry, EntryKind as WalkedKind};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     BlockRange, DigestSuite, EntryKind, Extent, FINGERPRINT_PAGE, FileEntry, FingerprintSeed, StoredTable,
 };
@@ -222,7 +222,11 @@ pub(super) fn warn_of(entry: &Entry, bad_pages: &[BlockRange]) {
 
 /// A file that must be in the backup and cannot be.
 pub fn unreadable(entry: &Entry, error: &io::Error) -> Failure {
-    let failure = Failure::new(code::RUNTIME, format!("{} cannot be read", entry.disk_path().display())).because(error);
+    let failure = Failure::new(
+        ExitCode::Runtime,
+        format!("{} cannot be read", entry.disk_path().display()),
+    )
+    .because(error);
     if error.kind() == ErrorKind::PermissionDenied {
         failure.remedy("let the user that runs pgmesh read it, or exclude it where PostgreSQL does not need it")
     } else {

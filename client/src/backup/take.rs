@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use pgmesh_postgres::{BackupLabel, ControlFile, Entry, TimelineId, WalkError, WalkOptions, walk};
 use pgmesh_protocol::BackupBegun;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupType, EntryKind, Extent};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ async fn plan(context: &Context) -> Result<Plan, Failure> {
         Some(standby) => standby.tree(&context.cluster, &options.exclude).await?,
         None => tokio::task::spawn_blocking(move || walk(&pgdata, &options))
             .await
-            .map_err(|error| Failure::new(code::ASSERT, "the walk ended abnormally").because(error))?
+            .map_err(|error| Failure::new(ExitCode::Assert, "the walk ended abnormally").because(error))?
             .map_err(|error| walk_failure(&error))?,
     };
     for skipped in &tree.skipped {
@@ -155,7 +155,7 @@ async fn plan(context: &Context) -> Result<Plan, Failure> {
 
 /// Why a data directory could not be walked, for a user.
 pub fn walk_failure(error: &WalkError) -> Failure {
-    let failure = Failure::new(code::RUNTIME, "the data directory cannot be backed up").because(chain(error));
+    let failure = Failure::new(ExitCode::Runtime, "the data directory cannot be backed up").because(chain(error));
     match error {
         WalkError::ReadDirectory { source, .. } | WalkError::Examine { source, .. }
             if source.kind() == ErrorKind::PermissionDenied =>
@@ -195,8 +195,8 @@ async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages
     };
     let counts = match ended {
         Some(Ok(result)) => result?,
-        Some(Err(error)) => return Err(Failure::new(code::ASSERT, "the upload ended abnormally").because(error)),
-        None => return Err(Failure::new(code::ASSERT, "the upload was never begun")),
+        Some(Err(error)) => return Err(Failure::new(ExitCode::Assert, "the upload ended abnormally").because(error)),
+        None => return Err(Failure::new(ExitCode::Assert, "the upload was never begun")),
     };
     match read {
         Ok((list, end, sums)) => Ok(Stored {
@@ -206,7 +206,7 @@ async fn store(context: &Context, plan: Plan, beginning: Beginning, checks_pages
             sums,
         }),
         Err(_) => Err(Failure::new(
-            code::ASSERT,
+            ExitCode::Assert,
             "the upload ended before everything was sent",
         )),
     }
@@ -290,7 +290,7 @@ async fn read_files(
         std::thread::Builder::new()
             .name(format!("reader-{number}"))
             .spawn(move || reader.run())
-            .map_err(|error| Halt::Failed(Failure::new(code::RUNTIME, "starting a reader").because(error)))?;
+            .map_err(|error| Halt::Failed(Failure::new(ExitCode::Runtime, "starting a reader").because(error)))?;
     }
     drop(taken);
     while let Some(next) = all_taken.recv().await {
@@ -302,7 +302,10 @@ async fn read_files(
     } else if pieces.is_closed() {
         Err(Halt::UploadEnded)
     } else {
-        Err(Halt::Failed(Failure::new(code::ASSERT, "a reader ended abnormally")))
+        Err(Halt::Failed(Failure::new(
+            ExitCode::Assert,
+            "a reader ended abnormally",
+        )))
     }
 }
 
@@ -317,7 +320,7 @@ async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
             Ok(_) => return Ok(bytes),
             Err(error) if attempt >= CONTROL_ATTEMPTS => {
                 let what = format!("{} cannot be backed up", entry.disk_path().display());
-                return Err(Failure::new(code::FILE_INVALID, what).because(chain(&error)));
+                return Err(Failure::new(ExitCode::FileInvalid, what).because(chain(&error)));
             }
             Err(_) => tokio::time::sleep(CONTROL_PAUSE).await,
         }
@@ -343,5 +346,9 @@ async fn push_control(builder: &mut ManifestBuilder, entry: &Entry, control: Vec
 }
 
 fn odd_label(error: &pgmesh_postgres::BackupLabelError) -> Failure {
-    Failure::new(code::FORMAT, "the backup_label that PostgreSQL gave is not understood").because(error)
+    Failure::new(
+        ExitCode::Format,
+        "the backup_label that PostgreSQL gave is not understood",
+    )
+    .because(error)
 }

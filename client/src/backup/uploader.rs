@@ -5,7 +5,7 @@
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{PutChunk, QueryChunks, Request};
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
@@ -136,7 +136,7 @@ impl Uploader {
         let known: Vec<bool> = self.mesh.call(&request).await?;
         if known.len() != pieces.len() {
             return Err(Failure::new(
-                code::PROTOCOL,
+                ExitCode::Protocol,
                 format!(
                     "the node answered {} of {} chunks asked about",
                     known.len(),
@@ -184,7 +184,11 @@ impl Uploader {
 /// Compresses a piece, whose plaintext is freed with it.
 fn pack(settings: &UploadSettings, piece: Piece) -> Result<Payload, Failure> {
     Payload::pack_known(piece.digest, settings.codec, settings.level, &piece.bytes).map_err(|error| {
-        Failure::new(code::RUNTIME, format!("compressing a chunk with {}", settings.codec)).because(error)
+        Failure::new(
+            ExitCode::Runtime,
+            format!("compressing a chunk with {}", settings.codec),
+        )
+        .because(error)
     })
 }
 
@@ -193,5 +197,5 @@ fn finished(joined: Result<Result<(), Failure>, tokio::task::JoinError>) -> Resu
 }
 
 fn abnormal(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(code::ASSERT, "a worker ended abnormally").because(error)
+    Failure::new(ExitCode::Assert, "a worker ended abnormally").because(error)
 }

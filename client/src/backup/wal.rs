@@ -7,7 +7,7 @@ use crate::text;
 use crate::wal_push::{WalFile, WalPusher};
 use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize, WalFileName};
 use pgmesh_protocol::{ArchiveStatus, Request, SegmentPresence};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -139,7 +139,7 @@ pub async fn wait_for_archiver(settings: &BackupSettings, client: &PgClient) -> 
         text::timestamp(newest.at),
         settings.archive_timeout.as_secs()
     );
-    Err(Failure::new(code::ARCHIVE_TIMEOUT, what)
+    Err(Failure::new(ExitCode::ArchiveTimeout, what)
         .because("the WAL of a backup that is taken now would not be archived, and it could not be restored")
         .remedy("see what archive_command says in PostgreSQL's log; 'pgmesh check' tries it"))
 }
@@ -164,7 +164,7 @@ fn not_archived(missing: &str, waited: Duration, archiver: Option<ArchiverFailur
             "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza".to_owned()
         }
     };
-    Failure::new(code::ARCHIVE_TIMEOUT, what).because(cause).remedy(
+    Failure::new(ExitCode::ArchiveTimeout, what).because(cause).remedy(
         "see what archive_command says in PostgreSQL's log, then run the backup again: what is stored is not sent twice",
     )
 }
@@ -219,7 +219,7 @@ mod tests {
             at: 0,
         });
         let failure = not_archived("000000010000000000000008", Duration::from_secs(60), archiver);
-        assert_eq!(failure.code, 82);
+        assert_eq!(failure.code, ExitCode::ArchiveTimeout);
         assert!(failure.what.contains("000000010000000000000008") && failure.what.contains("60 s"));
         assert!(failure.cause.unwrap().contains("000000010000000000000007"));
     }

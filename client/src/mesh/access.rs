@@ -2,7 +2,7 @@
 
 use super::candidates::Ways;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::{Identity, IdentityError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl AccessSettings {
 
 fn no_identity(directory: &Path, error: &IdentityError) -> Failure {
     Failure::new(
-        code::CRYPTO,
+        ExitCode::Crypto,
         format!("this host's identity in {} cannot be used", directory.display()),
     )
     .because(chain(error))

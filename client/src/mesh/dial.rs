@@ -5,7 +5,7 @@ use super::link::Link;
 use super::race::{Outcome, race};
 use super::{Mesh, reached};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::ConnectError;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ fn unreachable<'a>(failed: &[(usize, ConnectError)], silent: impl Iterator<Item 
     let before = reasons.len();
     reasons.extend(silent.map(|address| format!("connecting to {address}: no answer")));
     let may_change = !refused_by_all || reasons.len() > before;
-    let failure = Failure::new(code::HOST_CONNECT, "no node of the mesh can be reached")
+    let failure = Failure::new(ExitCode::HostConnect, "no node of the mesh can be reached")
         .because(reasons.join("; "))
         .remedy("check mesh-node, and that 'pgmesh node start' runs there");
     if may_change { failure.again() } else { failure }

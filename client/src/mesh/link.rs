@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -127,7 +127,7 @@ impl Link {
             self.node(),
             silence.as_secs()
         );
-        Failure::new(code::HOST_CONNECT, what)
+        Failure::new(ExitCode::HostConnect, what)
             .remedy("'pgmesh status' and 'pgmesh doctor' say how the nodes do")
             .again()
     }
@@ -166,7 +166,7 @@ pub async fn reply<T: DeserializeOwned>(stream: &mut Stream, request: &Request) 
 pub(super) fn lost(request: &Request, error: &StreamError) -> Failure {
     let what = format!("{} was interrupted", request.name());
     if error.is_violation() {
-        return Failure::new(code::PROTOCOL, what).because(chain(error));
+        return Failure::new(ExitCode::Protocol, what).because(chain(error));
     }
-    Failure::new(code::HOST_CONNECT, what).because(chain(error)).again()
+    Failure::new(ExitCode::HostConnect, what).because(chain(error)).again()
 }

@@ -41,7 +41,7 @@ use bytes::Bytes;
 use link::{Link, reply};
 use nodes::{Nodes, Reached};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{MeshFacts, Request};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::tuning::STALL_LIMIT;
@@ -108,7 +108,7 @@ impl Mesh {
 
     fn with(access: AccessSettings, identity: &Identity) -> Result<Self, Failure> {
         let client = Client::new(identity)
-            .map_err(|error| Failure::new(code::CRYPTO, "this host cannot connect").because(chain(&error)))?;
+            .map_err(|error| Failure::new(ExitCode::Crypto, "this host cannot connect").because(chain(&error)))?;
         let mesh = identity.mesh_id().to_string();
         Ok(Self {
             client,

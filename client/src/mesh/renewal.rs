@@ -4,7 +4,7 @@
 use super::{AccessSettings, Mesh};
 use crate::text::timestamp;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_protocol::{JoinAccepted, RenewCertificate, Request};
 use pgmesh_transport::{IdentityError, MemberCertificate};
 use std::time::Duration;
@@ -37,7 +37,7 @@ async fn renew(access: AccessSettings) -> Result<Option<i64>, Failure> {
         return Ok(None);
     }
     let crypto =
-        |what: &'static str| move |error: IdentityError| Failure::new(code::CRYPTO, what).because(chain(&error));
+        |what: &'static str| move |error: IdentityError| Failure::new(ExitCode::Crypto, what).because(chain(&error));
     let old = mesh.identity();
     // The same key: one file is replaced by one rename, so that a crash at any moment leaves a usable pair.
     let csr = old
@@ -49,7 +49,7 @@ async fn renew(access: AccessSettings) -> Result<Option<i64>, Failure> {
         .map_err(crypto("the node's answer is not what was asked for"))?;
     if new.expires_at() <= old.expires_at() {
         return Err(Failure::new(
-            code::CRYPTO,
+            ExitCode::Crypto,
             "the new certificate ends no later than the old one",
         ));
     }

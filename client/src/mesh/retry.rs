@@ -1,7 +1,7 @@
 //! When a request is repeated, where, and after what pause. Every request of the program goes by this: what the protocol
 //! knows may be repeated, at the same node and at others, and has one effect.
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::time::{Duration, Instant};
 
 /// The pause after the second failure in a row; the first is followed by a try elsewhere at once.
@@ -65,9 +65,9 @@ fn is_the_nodes(failure: &Failure) -> Option<bool> {
     match failure.code {
         _ if !failure.again => None,
         // The repositories' own refusal: PostgreSQL, or whoever runs the backup, decides when to try again.
-        code::ARCHIVE_TIMEOUT => None,
+        ExitCode::ArchiveTimeout => None,
         // Gone, going, without a majority; or its catalog fails.
-        code::HOST_CONNECT | code::RUNTIME => Some(true),
+        ExitCode::HostConnect | ExitCode::Runtime => Some(true),
         _ => Some(false),
     }
 }
@@ -86,7 +86,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
-    fn failure(code: u8) -> Failure {
+    fn failure(code: ExitCode) -> Failure {
         Failure::new(code, "it failed").again()
     }
 
@@ -95,7 +95,7 @@ mod tests {
         let (mut retry, now) = (Retry::new(LIMIT), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            let repeat = retry.after(&failure(code::HOST_CONNECT), now).unwrap();
+            let repeat = retry.after(&failure(ExitCode::HostConnect), now).unwrap();
             assert!(repeat.elsewhere);
             pauses.push(repeat.pause.as_millis());
         }
@@ -105,16 +105,16 @@ mod tests {
     #[test]
     fn what_is_no_nodes_fault_is_told_or_asked_again_there() {
         let (mut retry, now) = (Retry::new(LIMIT), Instant::now());
-        assert_eq!(retry.after(&failure(code::ARCHIVE_TIMEOUT), now), None);
-        assert_eq!(retry.after(&Failure::new(code::HOST_CONNECT, "refused"), now), None);
-        let repeat = retry.after(&failure(code::CHECKSUM), now).unwrap();
+        assert_eq!(retry.after(&failure(ExitCode::ArchiveTimeout), now), None);
+        assert_eq!(retry.after(&Failure::new(ExitCode::HostConnect, "refused"), now), None);
+        let repeat = retry.after(&failure(ExitCode::Checksum), now).unwrap();
         assert!(!repeat.elsewhere && repeat.pause == FIRST_PAUSE);
     }
 
     #[test]
     fn the_limit_counts_from_the_first_failure_in_a_row() {
         let (mut retry, start) = (Retry::new(LIMIT), Instant::now());
-        let lost = failure(code::HOST_CONNECT);
+        let lost = failure(ExitCode::HostConnect);
         assert!(retry.after(&lost, start + LIMIT).is_some(), "it had not failed before");
         assert!(retry.after(&lost, start + LIMIT + Duration::from_secs(9)).is_some());
         assert!(retry.after(&lost, start + LIMIT + LIMIT).is_none());

@@ -4,7 +4,7 @@ use super::link::{Link, lost, reply_within};
 use super::retry::Retry;
 use super::{Failed, Mesh};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{PartsTurn, Pushed, Request};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, parts_of};
 use pgmesh_transport::{Stream, StreamError};
@@ -86,14 +86,14 @@ impl PartedFile {
             let read = file.file.read_exact_at(&mut plain, from);
             read.map_err(|error| file.unreadable(error))?;
             Payload::pack(suite, file.codec, file.level, &plain).map_err(|error| {
-                Failure::new(code::OPTION_INVALID, format!("compressing with {}", file.codec)).because(chain(&error))
+                Failure::new(ExitCode::OptionInvalid, format!("compressing with {}", file.codec)).because(chain(&error))
             })
         })
     }
 
     fn unreadable(&self, error: io::Error) -> Failure {
         let what = format!("WAL file {} cannot be read", self.path.display());
-        Failure::new(code::FILE_MISSING, what).because(error)
+        Failure::new(ExitCode::FileMissing, what).because(error)
     }
 }
 
@@ -129,7 +129,7 @@ impl Link {
         suite: DigestSuite,
         silence: Option<Duration>,
     ) -> Result<Pushed, Failure> {
-        let of = parts_of(file.length).ok_or_else(|| Failure::new(code::ASSERT, "a short file has no parts"))?;
+        let of = parts_of(file.length).ok_or_else(|| Failure::new(ExitCode::Assert, "a short file has no parts"))?;
         let mut stream = self.begin(request, silence).await?;
         match reply_within(self, &mut stream, request, silence).await? {
             PartsTurn::Done(pushed) => return Ok(pushed),
@@ -166,5 +166,5 @@ async fn ended_early(stream: &mut Stream, request: &Request, error: &StreamError
 }
 
 fn abnormal(error: tokio::task::JoinError) -> Failure {
-    Failure::new(code::ASSERT, "compressing a WAL file ended abnormally").because(error)
+    Failure::new(ExitCode::Assert, "compressing a WAL file ended abnormally").because(error)
 }

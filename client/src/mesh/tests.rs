@@ -137,11 +137,11 @@ async fn answer(
     manner: Manner,
     all: Vec<NodeAddress>,
 ) -> Result<(), StreamError> {
-    let ended = || Failure::new(code::LOCK_ACQUIRE, "the session has ended");
+    let ended = || Failure::new(ExitCode::LockAcquire, "the session has ended");
     match request {
         Request::Hello => stream.send(&Ok::<_, Failure>(facts(all))).await?,
         _ if manner == Manner::Alone => {
-            let alone = Failure::new(code::HOST_CONNECT, "no majority").again();
+            let alone = Failure::new(ExitCode::HostConnect, "no majority").again();
             stream.send(&Err::<(), _>(alone)).await?;
         }
         Request::BeginBackup(_) => stream.send(&Ok::<_, Failure>(begun())).await?,
@@ -263,7 +263,7 @@ async fn what_postgresql_waits_for_ends_in_time_though_a_node_is_stuck() {
     assert_eq!(stage.heard(1), ["node list"]);
     let alone = Stage::set(&[Manner::Stuck, Manner::Stuck]).await;
     let failure = alone.mesh().call::<()>(&Request::ListNodes).await.unwrap_err();
-    assert_eq!(failure.code, code::HOST_CONNECT);
+    assert_eq!(failure.code, ExitCode::HostConnect);
     assert!(failure.what.contains("was not answered by n"), "{failure}");
 }
 
@@ -294,7 +294,7 @@ async fn a_node_that_goes_away_in_the_middle_is_replaced_within_a_second() {
         node.task.abort();
     }
     let failure = stage.mesh().greet().await.unwrap_err();
-    assert_eq!(failure.code, code::HOST_CONNECT);
+    assert_eq!(failure.code, ExitCode::HostConnect);
     for node in &stage.nodes {
         assert!(failure.cause.as_ref().unwrap().contains(&node.address), "{failure}");
     }
@@ -368,7 +368,7 @@ async fn a_commit_is_repeated_though_its_session_has_ended() {
     mesh.begin_backup(begin()).await.unwrap();
     mesh.leave(&mesh.link().await.unwrap()).await;
     let refused = mesh.call::<Vec<bool>>(&query()).await.unwrap_err();
-    assert_eq!(refused.code, code::LOCK_ACQUIRE);
+    assert_eq!(refused.code, ExitCode::LockAcquire);
     let manifest = Payload::pack(DigestSuite::Blake3, Codec::None, None, b"root").unwrap();
     let committed: CommittedBackup = mesh.send(&commit(manifest.head()), &manifest.bytes).await.unwrap();
     assert!(matches!(committed, CommittedBackup::Committed { .. }));
@@ -381,7 +381,7 @@ async fn all_addresses_that_fail_are_named_and_a_stranger_is_not_trusted() {
     mesh.access.ways.seeds = vec![other.nodes[0].address.clone()];
     mesh.nodes = Nodes::open(stage.folder.path().to_owned(), "m".to_owned(), mesh.access.ways.clone());
     let failure = mesh.greet().await.unwrap_err();
-    assert_eq!(failure.code, code::HOST_CONNECT);
+    assert_eq!(failure.code, ExitCode::HostConnect);
     assert!(!failure.again, "asking again does not change a certificate: {failure}");
 }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BODY_LIMIT, GetSegment, Request, SegmentPart, SegmentReply};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
     StanzaName, parts_of,
@@ -196,7 +196,7 @@ impl Receiving<'_> {
         }
         let what = format!("{} as it came in parts is another content", self.wanted.file);
         Ok(Received::Damaged {
-            failure: Failure::new(code::CHECKSUM, what),
+            failure: Failure::new(ExitCode::Checksum, what),
             repos,
             as_a_whole: true,
         })
@@ -211,7 +211,7 @@ impl Receiving<'_> {
     fn check_repository(&self, repo: u16) -> Result<(), Failure> {
         match self.wanted.only {
             Some((only, _)) if only != repo => Err(Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 format!("repo{only} has no good copy of all that is needed"),
             )
             .remedy("restore without --repo: the mesh reads each object where it is whole")),
@@ -222,7 +222,7 @@ impl Receiving<'_> {
     fn damaged(&self, repo: u16, error: &PayloadError) -> Received {
         let what = format!("{} as repo{repo} has it is damaged", self.wanted.file);
         Received::Damaged {
-            failure: Failure::new(code::CHECKSUM, what).because(chain(error)),
+            failure: Failure::new(ExitCode::Checksum, what).because(chain(error)),
             repos: BTreeSet::from([repo]),
             as_a_whole: false,
         }
@@ -230,7 +230,7 @@ impl Receiving<'_> {
 
     fn unfitting(&self, why: String) -> Failure {
         let what = format!("node {} sent what no WAL file can be", self.link.node());
-        Failure::new(code::PROTOCOL, what).because(why)
+        Failure::new(ExitCode::Protocol, what).because(why)
     }
 }
 
@@ -248,5 +248,5 @@ async fn opened(
     });
     opening
         .await
-        .map_err(|error| Failure::new(code::ASSERT, "opening a part of a WAL file").because(error))
+        .map_err(|error| Failure::new(ExitCode::Assert, "opening a part of a WAL file").because(error))
 }

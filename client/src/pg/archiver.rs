@@ -3,7 +3,7 @@
 use super::client::{ArchiverFailure, PgClient, PgClientError};
 use crate::text::timestamp;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -155,9 +155,12 @@ impl Archiver {
 /// The directory cannot be read.
 pub fn ready_files(pgdata: &Path) -> Result<Option<ReadyFiles>, Failure> {
     find_ready(pgdata).map_err(|error| {
-        Failure::new(code::RUNTIME, format!("pg1-path {} cannot be read", pgdata.display()))
-            .because(chain(&error))
-            .remedy("run pgmesh as the user that PostgreSQL runs as, and check pg1-path")
+        Failure::new(
+            ExitCode::Runtime,
+            format!("pg1-path {} cannot be read", pgdata.display()),
+        )
+        .because(chain(&error))
+        .remedy("run pgmesh as the user that PostgreSQL runs as, and check pg1-path")
     })
 }
 

@@ -2,12 +2,7 @@
 
 use super::client::PgClient;
 use super::cluster::database_failure;
-use pgmesh_protocol::Failure;
-
-/// PostgreSQL's `archive_mode` is off: what a command then exits with.
-const ARCHIVE_DISABLED: u8 = 87;
-/// PostgreSQL's `archive_command` is not pgmesh's.
-const ARCHIVE_COMMAND_INVALID: u8 = 68;
+use pgmesh_protocol::{ExitCode, Failure};
 
 /// What is asked of a server's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +45,9 @@ pub async fn check_archiving(client: &PgClient, check: ArchivingCheck) -> Result
 }
 
 fn judge(settings: &ArchiveSettings, refuse_always: bool) -> Result<(), Failure> {
-    let disabled = |what: String| Failure::new(ARCHIVE_DISABLED, what);
+    let disabled = |what: String| Failure::new(ExitCode::ArchiveDisabled, what);
     let foreign = |what: String| {
-        Failure::new(ARCHIVE_COMMAND_INVALID, what)
+        Failure::new(ExitCode::ArchiveCommandInvalid, what)
             .remedy("set archive_command = 'pgmesh --stanza=NAME archive-push %p' and reload PostgreSQL")
     };
     if settings.wal_level == "minimal" {
@@ -110,17 +105,29 @@ mod tests {
         let code = |settings: ArchiveSettings, always| judge(&settings, always).err().map(|failure| failure.code);
         assert_eq!(code(settings("replica", "on", command, ""), true), None);
         assert_eq!(code(settings("logical", "always", command, ""), false), None);
-        assert_eq!(code(settings("logical", "always", command, ""), true), Some(87));
-        assert_eq!(code(settings("replica", "off", command, ""), true), Some(87));
-        assert_eq!(code(settings("minimal", "off", command, ""), true), Some(87));
-        assert_eq!(code(settings("replica", "on", "(disabled)", ""), true), Some(68));
+        assert_eq!(
+            code(settings("logical", "always", command, ""), true),
+            Some(ExitCode::ArchiveDisabled)
+        );
+        assert_eq!(
+            code(settings("replica", "off", command, ""), true),
+            Some(ExitCode::ArchiveDisabled)
+        );
+        assert_eq!(
+            code(settings("minimal", "off", command, ""), true),
+            Some(ExitCode::ArchiveDisabled)
+        );
+        assert_eq!(
+            code(settings("replica", "on", "(disabled)", ""), true),
+            Some(ExitCode::ArchiveCommandInvalid)
+        );
         assert_eq!(
             code(settings("replica", "on", "pgbackrest archive-push %p", ""), true),
-            Some(68)
+            Some(ExitCode::ArchiveCommandInvalid)
         );
         assert_eq!(
             code(settings("replica", "on", command, "basic_archive"), true),
-            Some(68)
+            Some(ExitCode::ArchiveCommandInvalid)
         );
     }
 }

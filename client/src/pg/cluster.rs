@@ -4,7 +4,7 @@ use super::address::PgAddress;
 use super::client::{PgClient, PgClientError};
 use pgmesh_postgres::{ControlFile, ControlFileError, TimelineId, instance_fingerprint};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -47,13 +47,14 @@ pub struct OpenCluster {
 pub fn read_cluster_files(settings: &PgSettings) -> Result<ClusterFiles, Failure> {
     let option = format!("pg{}-path", settings.address.number);
     let pgdata = settings.pgdata.clone().ok_or_else(|| {
-        Failure::new(code::OPTION_REQUIRED, format!("option {option} is missing")).remedy(format!(
+        Failure::new(ExitCode::OptionRequired, format!("option {option} is missing")).remedy(format!(
             "set {option} to the cluster's data directory in the stanza's section of the configuration file"
         ))
     })?;
     let control = ControlFile::read(&pgdata).map_err(|error| control_failure(&option, &pgdata, &error))?;
-    let instance = instance_fingerprint(&pgdata)
-        .map_err(|error| Failure::new(code::RUNTIME, format!("{option} cannot be examined")).because(chain(&error)))?;
+    let instance = instance_fingerprint(&pgdata).map_err(|error| {
+        Failure::new(ExitCode::Runtime, format!("{option} cannot be examined")).because(chain(&error))
+    })?;
     Ok(ClusterFiles {
         control,
         instance,
@@ -70,7 +71,7 @@ pub async fn open_cluster(settings: &PgSettings) -> Result<OpenCluster, Failure>
     let address = &settings.address;
     if !address.is_here() {
         let what = format!("pg{}-host: the server {address} is another host's", address.number);
-        return Err(Failure::new(code::OPTION_INVALID, what)
+        return Err(Failure::new(ExitCode::OptionInvalid, what)
             .because("this command reads the cluster's files")
             .remedy("run it on that host, with pg1-path and without pg1-host"));
     }
@@ -118,7 +119,7 @@ async fn check_same_cluster(
             pgdata.display(),
             control.system_id
         );
-        return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
+        return Err(Failure::new(ExitCode::DbMismatch, what).remedy(remedy));
     }
     let directory = client
         .data_directory()
@@ -126,7 +127,7 @@ async fn check_same_cluster(
         .map_err(|error| database_failure(&error))?;
     if !is_same_directory(Path::new(&directory), pgdata) {
         let what = format!("{server} runs on {directory}, not on {pg}-path {}", pgdata.display());
-        return Err(Failure::new(code::DB_MISMATCH, what).remedy(remedy));
+        return Err(Failure::new(ExitCode::DbMismatch, what).remedy(remedy));
     }
     Ok(())
 }
@@ -147,47 +148,47 @@ fn control_failure(option: &str, pgdata: &Path, error: &ControlFileError) -> Fai
     let what = format!("{option} {} cannot be used", pgdata.display());
     match error {
         ControlFileError::Read { source, .. } if source.kind() == ErrorKind::NotFound => Failure::new(
-            code::FILE_MISSING,
+            ExitCode::FileMissing,
             format!("{option} {} is no data directory of PostgreSQL", pgdata.display()),
         )
         .because(chain(error))
         .remedy(format!("set {option} to what 'show data_directory' says")),
         ControlFileError::Read { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            Failure::new(code::RUNTIME, what)
+            Failure::new(ExitCode::Runtime, what)
                 .because(chain(error))
                 .remedy("run pgmesh as the user that PostgreSQL runs as")
         }
-        ControlFileError::Read { .. } => Failure::new(code::RUNTIME, what).because(chain(error)),
-        ControlFileError::Version(_) => Failure::new(code::VERSION_NOT_SUPPORTED, what).because(chain(error)),
-        _ => Failure::new(code::FILE_INVALID, what).because(chain(error)),
+        ControlFileError::Read { .. } => Failure::new(ExitCode::Runtime, what).because(chain(error)),
+        ControlFileError::Version(_) => Failure::new(ExitCode::VersionNotSupported, what).because(chain(error)),
+        _ => Failure::new(ExitCode::FileInvalid, what).because(chain(error)),
     }
 }
 
 /// What went wrong between this program and the server, for a user.
 pub fn database_failure(error: &PgClientError) -> Failure {
     match error {
-        PgClientError::Connect { .. } => Failure::new(code::DB_CONNECT, "PostgreSQL cannot be reached")
+        PgClientError::Connect { .. } => Failure::new(ExitCode::DbConnect, "PostgreSQL cannot be reached")
             .because(chain(error))
             .remedy("check that it runs, and pg1-port, pg1-socket-path (or pg1-host), pg1-user and pg1-database"),
-        PgClientError::Unencrypted { .. } => Failure::new(code::DB_CONNECT, "PostgreSQL cannot be reached")
+        PgClientError::Unencrypted { .. } => Failure::new(ExitCode::DbConnect, "PostgreSQL cannot be reached")
             .because(chain(error))
             .remedy("connect through a tunnel that encrypts, with PGSSLMODE=prefer"),
         PgClientError::Statement { source, .. } if source.is_closed() => {
-            Failure::new(code::DB_CONNECT, "PostgreSQL closed the connection")
+            Failure::new(ExitCode::DbConnect, "PostgreSQL closed the connection")
                 .because(chain(error))
                 .again()
         }
         PgClientError::Statement { .. } => {
-            Failure::new(code::RUNTIME, "PostgreSQL refused a statement").because(chain(error))
+            Failure::new(ExitCode::Runtime, "PostgreSQL refused a statement").because(chain(error))
         }
-        PgClientError::Timeout { .. } => Failure::new(code::RUNTIME, "PostgreSQL did not answer in time")
+        PgClientError::Timeout { .. } => Failure::new(ExitCode::Runtime, "PostgreSQL did not answer in time")
             .because(chain(error))
             .remedy("raise db-timeout; a backup waits for a checkpoint unless start-fast=y is set"),
         PgClientError::Answer { .. } => {
-            Failure::new(code::RUNTIME, "PostgreSQL answered something unexpected").because(chain(error))
+            Failure::new(ExitCode::Runtime, "PostgreSQL answered something unexpected").because(chain(error))
         }
         PgClientError::Version(_) => {
-            Failure::new(code::VERSION_NOT_SUPPORTED, "the server cannot be used").because(chain(error))
+            Failure::new(ExitCode::VersionNotSupported, "the server cannot be used").because(chain(error))
         }
     }
 }
@@ -211,7 +212,7 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let error = ControlFile::read(empty.path()).unwrap_err();
         let failure = control_failure("pg1-path", empty.path(), &error);
-        assert_eq!(failure.code, code::FILE_MISSING);
+        assert_eq!(failure.code, ExitCode::FileMissing);
         assert!(failure.what.contains("no data directory"), "{failure}");
     }
 }

@@ -6,7 +6,7 @@
 //! with `O_NOFOLLOW`, which is the same for paths that only go down.
 
 use super::disk::failed;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -80,7 +80,7 @@ impl Below {
         let metadata = file.metadata().map_err(failed("examining", &self.shown(path)))?;
         if !metadata.is_file() || metadata.nlink() > 1 {
             let what = format!("{} is no file of its own", self.shown(path).display());
-            return Err(Failure::new(code::FILE_INVALID, what)
+            return Err(Failure::new(ExitCode::FileInvalid, what)
                 .because("it is no regular file, or has a second name, and what it leads to would be overwritten")
                 .remedy("remove it"));
         }

@@ -4,7 +4,7 @@
 use super::source::Source;
 use super::survey::Survey;
 use pgmesh_postgres::{RECOVERY_TARGETS, RecoverySettings, RecoveryTarget, SettingLine, setting_lines};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{EntryKind, FileEntry};
 use std::collections::BTreeMap;
 use std::fs;
@@ -151,7 +151,7 @@ impl Configuration {
             .map(|(name, setting)| format!("{name} = '{}' in {} line {}", setting.value, setting.file, setting.line))
             .collect();
         Err(Failure::new(
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             "the configuration in the backup has a recovery target that was not asked for",
         )
         .because(lines.join("; "))
@@ -229,12 +229,12 @@ async fn content(source: &Source, entry: &FileEntry) -> Result<Vec<u8>, Failure>
         let piece = chunk.get(from..from.saturating_add(extent.length as usize));
         bytes.extend_from_slice(piece.ok_or_else(|| {
             let what = format!("chunk {} is shorter than the manifest says", extent.digest);
-            Failure::new(code::FILE_INVALID, what)
+            Failure::new(ExitCode::FileInvalid, what)
         })?);
     }
     match &entry.kind {
         EntryKind::File { crc32c, .. } if *crc32c != crc32c::crc32c(&bytes) => Err(Failure::new(
-            code::CHECKSUM,
+            ExitCode::Checksum,
             format!("{} in the backup is not what was backed up", entry.path),
         )),
         _ => Ok(bytes),

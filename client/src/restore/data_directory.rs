@@ -7,14 +7,12 @@ use super::planning::{PG_CONTROL, PG_CONTROL_STAGED};
 use super::servers::{self, Seen};
 use pgmesh_postgres::{PostmasterPid, PostmasterPidError};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use rustix::fs::{FileType, FlockOperation};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-/// PostgreSQL's code for a directory that should be empty (pgBackRest's number).
-const PATH_NOT_EMPTY: u8 = 40;
 /// Lies in PGDATA while a restore is under way or was interrupted, and is locked by it.
 pub const MARKER: &str = "pgmesh.restore";
 
@@ -30,7 +28,7 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     match std::fs::metadata(pgdata) {
         Ok(metadata) if !metadata.is_dir() => {
             return Err(Failure::new(
-                code::FILE_INVALID,
+                ExitCode::FileInvalid,
                 format!("{} is no directory", pgdata.display()),
             ));
         }
@@ -42,7 +40,12 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     if disk::is_empty(pgdata)? {
         return Ok(());
     }
-    let not_empty = |what: &str| Failure::new(PATH_NOT_EMPTY, format!("{} is not empty{what}", pgdata.display()));
+    let not_empty = |what: &str| {
+        Failure::new(
+            ExitCode::PathNotEmpty,
+            format!("{} is not empty{what}", pgdata.display()),
+        )
+    };
     if existing == Existing::Refuse {
         return Err(not_empty("").remedy(
             "restore into an empty directory, or with --delta to keep what is right already, or with --force to remove \
@@ -63,7 +66,7 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
 /// # Errors
 /// 38 when one runs, or when there is a `postmaster.pid` and one may run.
 pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
-    let running = |how: &str| Failure::new(code::PG_RUNNING, format!("PostgreSQL {how} {}", pgdata.display()));
+    let running = |how: &str| Failure::new(ExitCode::PgRunning, format!("PostgreSQL {how} {}", pgdata.display()));
     let left_behind = format!(
         "{remedy}; if no server runs there, in no container and on no other host, remove {}",
         pgdata.join(PostmasterPid::FILE).display()
@@ -91,7 +94,7 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
             Err(running("may be running on").because(chain(&error)).remedy(left_behind))
         }
         (Err(error), _) => {
-            Err(Failure::new(code::RUNTIME, "whether PostgreSQL runs cannot be known").because(chain(&error)))
+            Err(Failure::new(ExitCode::Runtime, "whether PostgreSQL runs cannot be known").because(chain(&error)))
         }
         (Ok(Some(_)), Seen::Server(_)) => Err(running("runs on").remedy(remedy)),
     }
@@ -122,7 +125,7 @@ impl DataDirectory {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(Failure::new(
-                    code::LOCK_ACQUIRE,
+                    ExitCode::LockAcquire,
                     format!("another restore writes into {}", pgdata.display()),
                 ));
             }
@@ -184,7 +187,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn code_of(pgdata: &Path, existing: Existing) -> Option<u8> {
+    fn code_of(pgdata: &Path, existing: Existing) -> Option<ExitCode> {
         examine(pgdata, existing).err().map(|failure| failure.code)
     }
 
@@ -197,11 +200,11 @@ mod tests {
         assert_eq!(code_of(pgdata, Existing::Refuse), None);
         fs::write(pgdata.join("precious"), "x").unwrap();
         for existing in [Existing::Refuse, Existing::Remove, Existing::Compare] {
-            assert_eq!(code_of(pgdata, existing), Some(PATH_NOT_EMPTY), "{existing:?}");
+            assert_eq!(code_of(pgdata, existing), Some(ExitCode::PathNotEmpty), "{existing:?}");
         }
         for sign in ["PG_VERSION", MARKER] {
             fs::write(pgdata.join(sign), "15\n").unwrap();
-            assert_eq!(code_of(pgdata, Existing::Refuse), Some(PATH_NOT_EMPTY));
+            assert_eq!(code_of(pgdata, Existing::Refuse), Some(ExitCode::PathNotEmpty));
             assert_eq!(code_of(pgdata, Existing::Remove), None);
             fs::remove_file(pgdata.join(sign)).unwrap();
         }
@@ -217,11 +220,11 @@ mod tests {
         pid_file(&format!("{}\n/x\n1\n", std::process::id()));
         let expected = match servers::look(pgdata, None) {
             Seen::Nothing => None,
-            _ => Some(code::PG_RUNNING),
+            _ => Some(ExitCode::PgRunning),
         };
         assert_eq!(code_of(pgdata, Existing::Remove), expected);
         pid_file("");
-        assert_eq!(code_of(pgdata, Existing::Remove), Some(code::PG_RUNNING));
+        assert_eq!(code_of(pgdata, Existing::Remove), Some(ExitCode::PgRunning));
         fs::remove_file(pgdata.join("postmaster.pid")).unwrap();
         assert_eq!(code_of(pgdata, Existing::Remove), None);
     }
@@ -232,7 +235,7 @@ mod tests {
         let first = DataDirectory::take(directory.path()).unwrap();
         assert_eq!(
             DataDirectory::take(directory.path()).unwrap_err().code,
-            code::LOCK_ACQUIRE
+            ExitCode::LockAcquire
         );
         assert!(!first.was_interrupted);
         drop(first);

@@ -1,6 +1,6 @@
 //! `--db-include` and `--db-exclude`: which databases come back as empty files. A pure choice.
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::DatabaseRecord;
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ fn names(databases: &[DatabaseRecord]) -> String {
 }
 
 fn refused(what: String) -> Failure {
-    Failure::new(code::OPTION_INVALID, what)
+    Failure::new(ExitCode::OptionInvalid, what)
 }
 
 /// The oid of the database that a path lies in: `base/5/…`, `pg_tblspc/16385/PG_15_202209061/5/…`.
@@ -109,7 +109,7 @@ mod tests {
         .collect()
     }
 
-    fn chosen(include: &[&str], exclude: &[&str]) -> Result<Vec<u32>, u8> {
+    fn chosen(include: &[&str], exclude: &[&str]) -> Result<Vec<u32>, ExitCode> {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         left_out(&cluster(), &owned(include), &owned(exclude))
             .map(|oids| oids.into_iter().collect())
@@ -138,7 +138,7 @@ mod tests {
         ] {
             assert_eq!(
                 chosen(include, exclude),
-                Err(code::OPTION_INVALID),
+                Err(ExitCode::OptionInvalid),
                 "{include:?} {exclude:?}"
             );
         }

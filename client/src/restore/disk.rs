@@ -1,6 +1,6 @@
 //! Small things done to directories by their paths, with errors that say to which. What lies below PGDATA: `below.rs`.
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,7 +10,7 @@ use std::path::Path;
 pub fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
     let what = format!("{action} {}", path.display());
     move |error| {
-        let failure = Failure::new(code::RUNTIME, what).because(&error);
+        let failure = Failure::new(ExitCode::Runtime, what).because(&error);
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 failure.remedy("free space there, then restore again with --delta or --force")

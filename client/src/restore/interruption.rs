@@ -2,7 +2,7 @@
 
 use super::options::RestoreSettings;
 use super::unfinished;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +19,7 @@ impl Began {
 
 /// How the restore ends that a signal stops, or an order of the program around it.
 pub fn stopped(signal: &str, began: &Began, options: &RestoreSettings) -> Failure {
-    let failure = Failure::new(code::RUNTIME, format!("the restore was stopped by {signal}"));
+    let failure = Failure::new(ExitCode::Runtime, format!("the restore was stopped by {signal}"));
     if began.0.load(Ordering::Acquire) {
         unfinished(failure, options)
     } else {

@@ -10,14 +10,12 @@ use super::servers;
 use super::survey::Survey;
 use pgmesh_postgres::wal::{CreatedTablespace, CreatedTablespaces, TablespaceSearch};
 use pgmesh_postgres::{SegmentName, SegmentSize};
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{ExitCode, Failure};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// PostgreSQL's code for a directory that should be empty (pgBackRest's number).
-const PATH_NOT_EMPTY: u8 = 40;
 /// So much of a segment is read at once.
 const PIECE: usize = 1 << 20;
 
@@ -63,7 +61,7 @@ pub fn check(tablespaces: &[LateTablespace], pgdata: &Path, force: bool) -> Resu
     let owner = |path: &Path| fs::metadata(path).map(|found| found.uid()).ok();
     for LateTablespace { link, content } in tablespaces {
         let shown = content.display();
-        let refused = |what: String| Failure::new(PATH_NOT_EMPTY, what);
+        let refused = |what: String| Failure::new(ExitCode::PathNotEmpty, what);
         let location = content.parent().unwrap_or(content);
         if let Some(server) = servers::user_of_tablespace(location, pgdata) {
             let what = format!(
@@ -152,7 +150,7 @@ impl ForeignFiles {
             "WAL file {name} creates tablespace {} in {}, where files lie that are not this cluster's: {content}",
             self.created.oid, self.created.location
         );
-        let failure = Failure::new(PATH_NOT_EMPTY, what);
+        let failure = Failure::new(ExitCode::PathNotEmpty, what);
         match &self.server {
             Some(server) => failure
                 .because(format!(

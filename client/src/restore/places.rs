@@ -4,14 +4,10 @@
 //! the data directory, unless `--link-all` or `--link-map` says otherwise.
 
 use super::options::PlaceOptions;
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::TablespaceRecord;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
-
-/// Exit codes of mappings, pgBackRest's numbers.
-const TABLESPACE_MAP: u8 = 76;
-const LINK_MAP: u8 = 78;
 
 /// A link that the restore makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +107,7 @@ fn check_maps(found: &FoundLinks, tablespaces: &[TablespaceRecord], options: &Pl
         if !is_known {
             let names: Vec<&str> = tablespaces.iter().map(|tablespace| tablespace.name.as_str()).collect();
             return Err(Failure::new(
-                TABLESPACE_MAP,
+                ExitCode::TablespaceMap,
                 format!("tablespace-map: the backup has no tablespace '{key}'"),
             )
             .remedy(format!("it has: {}", names.join(", "))));
@@ -123,7 +119,7 @@ fn check_maps(found: &FoundLinks, tablespaces: &[TablespaceRecord], options: &Pl
             let is_other = |path: &&String| tablespace_oid(path).is_none();
             let links: Vec<&str> = found.links.keys().filter(is_other).map(String::as_str).collect();
             return Err(
-                Failure::new(LINK_MAP, format!("link-map: the backup has no link '{key}'"))
+                Failure::new(ExitCode::LinkMap, format!("link-map: the backup has no link '{key}'"))
                     .remedy(format!("it has: {}", links.join(", "))),
             );
         }
@@ -134,9 +130,9 @@ fn check_maps(found: &FoundLinks, tablespaces: &[TablespaceRecord], options: &Pl
 fn check_destination(pgdata: &Path, path: &str, link: &PlannedLink, others: &PlannedLinks) -> Result<(), Failure> {
     let destination = &link.destination;
     let code = if link.tablespace.is_some() {
-        TABLESPACE_MAP
+        ExitCode::TablespaceMap
     } else {
-        LINK_MAP
+        ExitCode::LinkMap
     };
     let shown = destination.display();
     let refused = |why: String| {
@@ -203,7 +199,7 @@ mod tests {
         }
     }
 
-    fn planned(options: &PlaceOptions) -> Result<Vec<(String, String)>, u8> {
+    fn planned(options: &PlaceOptions) -> Result<Vec<(String, String)>, ExitCode> {
         let fast = TablespaceRecord {
             oid: 16_385,
             name: "fast".to_owned(),
@@ -312,18 +308,22 @@ mod tests {
                 ..PlaceOptions::default()
             })
         };
-        assert_eq!(tablespace("slow", "/x"), Err(76));
-        assert_eq!(tablespace("fast", "/pg/data/x"), Err(76));
-        assert_eq!(tablespace("fast", "/pg"), Err(76));
+        assert_eq!(tablespace("slow", "/x"), Err(ExitCode::TablespaceMap));
+        assert_eq!(tablespace("fast", "/pg/data/x"), Err(ExitCode::TablespaceMap));
+        assert_eq!(tablespace("fast", "/pg"), Err(ExitCode::TablespaceMap));
         let link = |key: &str, path: &str| {
             planned(&PlaceOptions {
                 link_map: pairs(&[(key, path)]),
                 ..PlaceOptions::default()
             })
         };
-        assert_eq!(link("base", "/x"), Err(78));
-        assert_eq!(link("pg_tblspc/16385", "/x"), Err(78));
-        assert_eq!(link("pg_wal", "/mnt/fast/wal"), Err(78), "inside of a tablespace");
+        assert_eq!(link("base", "/x"), Err(ExitCode::LinkMap));
+        assert_eq!(link("pg_tblspc/16385", "/x"), Err(ExitCode::LinkMap));
+        assert_eq!(
+            link("pg_wal", "/mnt/fast/wal"),
+            Err(ExitCode::LinkMap),
+            "inside of a tablespace"
+        );
         assert_eq!(link("log/today", "/var/today").map(|links| links.len()), Ok(2));
     }
 }

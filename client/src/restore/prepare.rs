@@ -12,17 +12,12 @@ use super::planning::Rules;
 use super::roots::Roots;
 use super::servers;
 use super::survey::{DirectoryEntry, Survey};
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::ManifestRoot;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// A destination that is not empty (pgBackRest's number).
-const PATH_NOT_EMPTY: u8 = 40;
-/// A link that cannot be (pgBackRest's number).
-const LINK_MAP: u8 = 78;
 
 /// All that decides what the tree will be.
 pub struct Tree<'a> {
@@ -72,7 +67,7 @@ impl<'a> Tree<'a> {
             };
             if !is_free && !self.is_ours(pgdata, path, link) {
                 let what = format!("{}, where {path} is to lead, is not empty", content.display());
-                return Err(Failure::new(PATH_NOT_EMPTY, what)
+                return Err(Failure::new(ExitCode::PathNotEmpty, what)
                     .remedy("empty it, or map it elsewhere with tablespace-map or link-map"));
             }
             // A copy that was made by copying files leads to the original's tablespaces.
@@ -80,7 +75,7 @@ impl<'a> Tree<'a> {
                 (!is_free && link.tablespace.is_some()).then(|| servers::user_of_tablespace(&link.destination, pgdata));
             if let Some(server) = user.flatten() {
                 let what = format!("{}, where {path} is to lead, is in use", content.display());
-                return Err(Failure::new(PATH_NOT_EMPTY, what)
+                return Err(Failure::new(ExitCode::PathNotEmpty, what)
                     .because(format!("the server on {} has a tablespace there", server.display()))
                     .remedy("map it elsewhere with tablespace-map"));
             }
@@ -89,7 +84,9 @@ impl<'a> Tree<'a> {
                     "{}, where {path} is to lead, has no directory",
                     link.destination.display()
                 );
-                return Err(Failure::new(LINK_MAP, what).remedy("make the directory, or map the link elsewhere"));
+                return Err(
+                    Failure::new(ExitCode::LinkMap, what).remedy("make the directory, or map the link elsewhere")
+                );
             }
         }
         Ok(())

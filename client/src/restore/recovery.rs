@@ -8,7 +8,7 @@ use super::roots::Roots;
 use super::source::Source;
 use crate::wal_sink::FileSink;
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget, SegmentName, WalFileName};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::ManifestRoot;
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -138,7 +138,7 @@ pub async fn fetch_wal(
 
 fn missing(root: &ManifestRoot, name: SegmentName) -> Failure {
     Failure::new(
-        code::FILE_MISSING,
+        ExitCode::FileMissing,
         format!(
             "WAL segment {name}, which backup {} needs, is not in the archive",
             root.label

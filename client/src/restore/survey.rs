@@ -3,7 +3,7 @@
 use super::places::FoundLinks;
 use super::planning::PG_CONTROL;
 use super::source::Source;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{DigestSuite, EntryKind, FileEntry, ManifestRoot, PartReader};
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ impl<'a> Parts<'a> {
         let label = &self.root.label;
         let unreadable = |cause: &dyn std::fmt::Display| {
             Failure::new(
-                code::FORMAT,
+                ExitCode::Format,
                 format!("the list of files of backup {label} cannot be read"),
             )
             .because(cause)
@@ -107,7 +107,7 @@ impl Survey {
             for entry in entries {
                 entry.check_tablespace(&version_directory).map_err(|error| {
                     let what = format!("backup {} would put files outside of the cluster", root.label);
-                    Failure::new(code::FORMAT, what).because(error)
+                    Failure::new(ExitCode::Format, what).because(error)
                 })?;
                 has_control |= entry.path == PG_CONTROL;
                 has_version |= entry.path == "PG_VERSION";
@@ -121,7 +121,7 @@ impl Survey {
             return Ok(survey);
         }
         Err(Failure::new(
-            code::BACKUP_SET_INVALID,
+            ExitCode::BackupSetInvalid,
             format!("backup {} is not that of a cluster", root.label),
         )
         .because("it has no PG_VERSION or no pg_control"))

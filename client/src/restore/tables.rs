@@ -2,7 +2,7 @@
 
 use super::source::Source;
 use bytes::Bytes;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Digest, Extent, FINGERPRINT_PAGE, FingerprintTable, Fingerprints};
 use std::collections::VecDeque;
 
@@ -36,7 +36,7 @@ impl<'a> Tables<'a> {
         let patch = self.bytes(&fingerprints.patch).await?;
         let pages = usize::try_from(size.div_ceil(FINGERPRINT_PAGE as u64)).unwrap_or(usize::MAX);
         FingerprintTable::decode(&base, &patch, pages)
-            .map_err(|error| Failure::new(code::FORMAT, "page fingerprints are not understood").because(error))
+            .map_err(|error| Failure::new(ExitCode::Format, "page fingerprints are not understood").because(error))
     }
 
     async fn bytes(&mut self, extents: &[Extent]) -> Result<Vec<u8>, Failure> {
@@ -47,7 +47,7 @@ impl<'a> Tables<'a> {
             let piece = chunk.get(from..from.saturating_add(extent.length as usize));
             bytes.extend_from_slice(piece.ok_or_else(|| {
                 let what = format!("chunk {} is shorter than the manifest says", extent.digest);
-                Failure::new(code::FILE_INVALID, what)
+                Failure::new(ExitCode::FileInvalid, what)
             })?);
         }
         Ok(bytes)

@@ -3,7 +3,7 @@
 use super::time_target::{self, TimeTarget};
 use pgmesh_postgres::{Lsn, RecoveryTarget};
 use pgmesh_protocol::choice::Wanted;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 
 /// A recovery target, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Target {
         let set = match set {
             None | Some("latest") => None,
             Some(label) => Some(Wanted::Label(label.parse().map_err(|error| {
-                Failure::new(code::BACKUP_SET_INVALID, format!("'{label}' is no label of a backup")).because(error)
+                Failure::new(ExitCode::BackupSetInvalid, format!("'{label}' is no label of a backup")).because(error)
             })?)),
         };
         let (recovery, wanted) = recovery(kind, target, set.is_some())?;
@@ -55,12 +55,12 @@ fn recovery(kind: &str, target: Option<&str>, has_set: bool) -> Result<(Recovery
     match (plain, target) {
         (Some(plain), None) => Ok((plain, Wanted::Newest)),
         (Some(_), Some(_)) => Err(Failure::new(
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             format!("option target does not go with --type={kind}"),
         )
         .remedy("give the target's type: --type=lsn, name, time or xid")),
         (None, None) => Err(Failure::new(
-            code::OPTION_REQUIRED,
+            ExitCode::OptionRequired,
             format!("--type={kind} needs option target"),
         )),
         (None, Some(target)) => pointed(kind, target, has_set),
@@ -70,7 +70,7 @@ fn recovery(kind: &str, target: Option<&str>, has_set: bool) -> Result<(Recovery
 fn pointed(kind: &str, target: &str, has_set: bool) -> Result<(RecoveryTarget, Wanted), Failure> {
     let refused = |cause: &dyn std::fmt::Display| {
         Failure::new(
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             format!("'{target}' is no target of --type={kind}"),
         )
         .because(cause)
@@ -105,7 +105,7 @@ fn pointed(kind: &str, target: &str, has_set: bool) -> Result<(RecoveryTarget, W
             Ok((RecoveryTarget::Name(target.to_owned()), Wanted::Newest))
         }
         _ => Err(Failure::new(
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             format!("--type={kind} is not known"),
         )),
     }
@@ -120,7 +120,7 @@ mod tests {
         let parsed = |kind, target| Target::parse(kind, target, Some("latest"));
         for kind in ["default", "immediate", "none", "preserve", "standby"] {
             assert_eq!(parsed(kind, None).unwrap().wanted, Wanted::Newest);
-            assert_eq!(parsed(kind, Some("x")).unwrap_err().code, code::OPTION_INVALID);
+            assert_eq!(parsed(kind, Some("x")).unwrap_err().code, ExitCode::OptionInvalid);
         }
         let time = parsed("time", Some("2025-02-15 03:00:01+01")).unwrap();
         assert_eq!(time.wanted, Wanted::EndedBefore(1_739_584_801));
@@ -149,11 +149,11 @@ mod tests {
         ] {
             assert_eq!(
                 parsed(kind, Some(wrong)).unwrap_err().code,
-                code::OPTION_INVALID,
+                ExitCode::OptionInvalid,
                 "{kind} {wrong}"
             );
         }
-        assert_eq!(parsed("time", None).unwrap_err().code, code::OPTION_REQUIRED);
+        assert_eq!(parsed("time", None).unwrap_err().code, ExitCode::OptionRequired);
     }
 
     #[test]
@@ -166,6 +166,6 @@ mod tests {
             RecoveryTarget::Time("2025-02-15 02:00:01 Europe/Rome".to_owned())
         );
         let wrong = Target::parse("default", None, Some("newest")).unwrap_err();
-        assert_eq!(wrong.code, code::BACKUP_SET_INVALID);
+        assert_eq!(wrong.code, ExitCode::BackupSetInvalid);
     }
 }

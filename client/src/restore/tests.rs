@@ -7,7 +7,7 @@ mod told;
 use super::*;
 use crate::caller::Nobody;
 use pgmesh_postgres::{Lsn, SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_protocol::code;
+use pgmesh_protocol::ExitCode;
 use pgmesh_storage::{
     ArchiveId, BackupLabel, BackupSizes, Cipher, Codec, DatabaseRecord, DigestSuite, EntryKind, Extent, FileEntry,
     Generation, MANIFEST_FORMAT, ObjectName, PartRef, PartWriter, Passphrase, Payload, PosixStore, Repository,
@@ -410,13 +410,13 @@ async fn what_is_restored_by_half_does_not_start_and_is_taken_up_again() {
     let kept = fs::read(&object).unwrap();
     fs::remove_file(&object).unwrap();
     let failure = fixture.restore(&[]).await.unwrap_err();
-    assert_eq!(failure.code, code::REPO_INVALID, "{failure}");
+    assert_eq!(failure.code, ExitCode::RepoInvalid, "{failure}");
     assert!(failure.remedy.unwrap().contains("--delta"));
     assert!(!fixture.pgdata().join("global/pg_control").exists());
     assert!(fixture.pgdata().join(data_directory::MARKER).exists());
 
     fs::write(&object, &kept).unwrap();
-    assert_eq!(fixture.restore(&[]).await.unwrap_err().code, 40);
+    assert_eq!(fixture.restore(&[]).await.unwrap_err().code, ExitCode::PathNotEmpty);
     let summary = fixture.restore(&["--delta"]).await.unwrap();
     assert!(summary.kept > 0 || summary.fetched > 0);
     fixture.assert_restored();
@@ -464,7 +464,7 @@ async fn invariant_6_a_damaged_chunk_is_read_from_the_next_repository() {
     fs::remove_dir_all(fixture.pgdata()).unwrap();
     fs::remove_dir_all(fixture.path("fast")).unwrap();
     let failure = fixture.restore(&["--repo=1"]).await.unwrap_err();
-    assert_eq!(failure.code, code::REPO_INVALID, "{failure}");
+    assert_eq!(failure.code, ExitCode::RepoInvalid, "{failure}");
     assert!(!fixture.pgdata().join("global/pg_control").exists());
 }
 
@@ -493,7 +493,7 @@ async fn nothing_is_touched_that_was_not_given() {
     fs::write(foreign.join("precious"), "x").unwrap();
     for arguments in [&[][..], &["--force"], &["--delta"]] {
         let failure = fixture.restore(arguments).await.unwrap_err();
-        assert_eq!(failure.code, 40, "{failure}");
+        assert_eq!(failure.code, ExitCode::PathNotEmpty, "{failure}");
         assert!(!fixture.pgdata().exists() && foreign.join("precious").exists());
     }
     let elsewhere = format!("--tablespace-map=fast={}", fixture.path("elsewhere").display());
@@ -515,14 +515,14 @@ async fn a_backup_that_does_not_fit_is_not_restored() {
         &["--set=20240101-000000F"],
     ] {
         let failure = fixture.restore(arguments).await.unwrap_err();
-        assert_eq!(failure.code, code::BACKUP_SET_INVALID, "{failure}");
+        assert_eq!(failure.code, ExitCode::BackupSetInvalid, "{failure}");
     }
     assert!(!fixture.pgdata().exists());
     let failure = fixture
         .restore(&["--set=20250215-020001F", "--tablespace-map=slow=/x"])
         .await
         .unwrap_err();
-    assert_eq!(failure.code, 76);
+    assert_eq!(failure.code, ExitCode::TablespaceMap);
 }
 
 #[tokio::test]

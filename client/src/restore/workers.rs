@@ -1,6 +1,6 @@
 //! `process-max`: how much decompressing, checking and writing is done at once.
 
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -32,5 +32,5 @@ impl Workers {
 
 /// A task that panicked or was cancelled.
 pub fn abnormal(error: &tokio::task::JoinError) -> Failure {
-    Failure::new(code::ASSERT, "a worker ended abnormally").because(error)
+    Failure::new(ExitCode::Assert, "a worker ended abnormally").because(error)
 }

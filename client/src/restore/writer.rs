@@ -10,7 +10,7 @@ use super::planning::{ChunkPlan, Content, FilePlan, PartPlan, PiecePlan};
 use super::prepare::FileSystems;
 use super::roots::Roots;
 use crate::crc::append;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::DigestSuite;
 use std::fs::{File, FileTimes, Permissions};
 use std::io;
@@ -266,14 +266,15 @@ fn check(state: &Mutex<FileState>, file: &FilePlan, path: &Path) -> Result<(), F
     if combined == file.crc32c {
         return Ok(());
     }
-    Err(
-        Failure::new(code::CHECKSUM, format!("{} is not what was backed up", path.display()))
-            .because(format!(
-                "its CRC-32C is {combined:08x}, the manifest says {:08x}",
-                file.crc32c
-            ))
-            .remedy("restore another backup with --set, and report this: it is a defect"),
+    Err(Failure::new(
+        ExitCode::Checksum,
+        format!("{} is not what was backed up", path.display()),
     )
+    .because(format!(
+        "its CRC-32C is {combined:08x}, the manifest says {:08x}",
+        file.crc32c
+    ))
+    .remedy("restore another backup with --set, and report this: it is a defect"))
 }
 
 fn file_of<'p>(part: &'p Part, pieces: &[PiecePlan]) -> Option<&'p FilePlan> {
@@ -289,7 +290,7 @@ fn combine(crcs: &[u32], lengths: impl Iterator<Item = u64>) -> u32 {
 
 fn too_short(chunk: &ChunkPlan, file: &FilePlan) -> Failure {
     Failure::new(
-        code::FILE_INVALID,
+        ExitCode::FileInvalid,
         format!("chunk {} does not hold all of {}", chunk.digest, file.path),
     )
     .because("the manifest names bytes past its end")

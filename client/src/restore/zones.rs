@@ -2,7 +2,7 @@
 //! means one time.
 
 use super::configuration::Configuration;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -111,7 +111,7 @@ pub fn check(configuration: &Configuration, target: &str) -> Result<(), Failure>
         ),
     };
     Err(Failure::new(
-        code::OPTION_INVALID,
+        ExitCode::OptionInvalid,
         "the target has no offset, so it may mean two times",
     )
     .because(why)

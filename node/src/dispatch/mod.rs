@@ -12,7 +12,7 @@ use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use bytes::Bytes;
 use pgmesh_protocol::{CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
@@ -310,7 +310,7 @@ impl Served {
             return Ok(());
         }
         Err(Failure::new(
-            code::HOST_CONNECT,
+            ExitCode::HostConnect,
             format!("node {} is being drained and serves no clients", self.node.name),
         )
         .remedy("another node of the mesh does: give more than one mesh-node")
@@ -330,7 +330,7 @@ async fn reply<T: Serialize>(stream: &mut Stream, result: Result<T, Failure>) ->
         Err(StreamError::TooLong { length, max }) => {
             let what = format!("the answer has {length} bytes, a message at most {max}");
             tracing::error!("{what}");
-            stream.send(&Err::<T, _>(Failure::new(code::ASSERT, what))).await
+            stream.send(&Err::<T, _>(Failure::new(ExitCode::Assert, what))).await
         }
         sent => sent,
     }
@@ -343,7 +343,7 @@ async fn logged<T: Serialize>(
     result: Result<T, Failure>,
 ) -> Result<(), StreamError> {
     if let Err(failure) = &result {
-        tracing::warn!(request, code = failure.code, "{failure}");
+        tracing::warn!(request, code = failure.code.number(), "{failure}");
     }
     reply(stream, result).await
 }
@@ -361,7 +361,7 @@ async fn reply_with_body<T: Serialize>(
             }
         }
         Err(failure) => {
-            tracing::warn!(code = failure.code, "{failure}");
+            tracing::warn!(code = failure.code.number(), "{failure}");
             reply::<T>(stream, Err(failure)).await
         }
     }

@@ -3,7 +3,7 @@
 use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
 use crate::links::CONSENSUS_LIMIT;
 use pgmesh_protocol::{BODY_LIMIT, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{ObjectName, wire};
 use pgmesh_transport::{Stream, StreamError};
 use tokio::sync::mpsc;
@@ -47,7 +47,8 @@ impl Served {
                     stream.send(&Ok::<_, Failure>(answer)).await
                 }
                 Err(error) => {
-                    let failure = Failure::new(code::PROTOCOL, "reading a message of the Raft group").because(error);
+                    let failure =
+                        Failure::new(ExitCode::Protocol, "reading a message of the Raft group").because(error);
                     reply::<()>(stream, Err(failure)).await
                 }
             },
@@ -93,7 +94,7 @@ impl Served {
             Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
             Request::CollectGarbage => logged(stream, "garbage collection", node.collect_garbage().await).await,
             other => {
-                let failure = Failure::new(code::ASSERT, format!("{} is not served here", other.name()));
+                let failure = Failure::new(ExitCode::Assert, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await
             }
         }
@@ -102,6 +103,6 @@ impl Served {
     fn member(&self) -> Result<&pgmesh_transport::MemberCertificate, Failure> {
         self.peer
             .member()
-            .ok_or_else(|| Failure::new(code::PROTOCOL, "only members of the mesh may ask for this"))
+            .ok_or_else(|| Failure::new(ExitCode::Protocol, "only members of the mesh may ask for this"))
     }
 }

@@ -3,7 +3,7 @@
 use super::random::Random;
 use super::world::{NODES, Row, World, open_session};
 use crate::garbage::collector::{Fate, Ground};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::{Base, MemoryBase, Rows, Snapshots};
 use pgmesh_raft::table::Table;
 use pgmesh_raft::{
@@ -197,7 +197,7 @@ impl Ground for SimNode {
     async fn propose(&self, command: Command) -> Result<(), Failure> {
         match self.ask(command).await {
             Ok(_) => Ok(()),
-            Err(why) => Err(Failure::new(code::RUNTIME, format!("{why:?}"))),
+            Err(why) => Err(Failure::new(ExitCode::Runtime, format!("{why:?}"))),
         }
     }
 }

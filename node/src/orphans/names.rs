@@ -49,7 +49,7 @@ impl Names {
     pub(super) async fn read(view: &View, repository: &Repository, repo: RepoKey) -> Result<Self, Failure> {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)
-            .map_err(|error| Failure::new(pgmesh_protocol::code::CRYPTO, "no randomness").because(error))?;
+            .map_err(|error| Failure::new(pgmesh_protocol::ExitCode::Crypto, "no randomness").because(error))?;
         let mut names = Self::with_room(view.counters(repo)?.objects, u64::from_le_bytes(seed));
         let mut walk = Some(Walk::Chunks(None));
         while let Some(from) = walk {
@@ -59,7 +59,7 @@ impl Names {
                 Ok::<_, ReadError>((names, next))
             });
             let page = page.await.map_err(|error| {
-                Failure::new(pgmesh_protocol::code::RUNTIME, "a walk over the catalog has ended").because(error)
+                Failure::new(pgmesh_protocol::ExitCode::Runtime, "a walk over the catalog has ended").because(error)
             })?;
             (names, walk) = page?;
             tokio::time::sleep(PAUSE).await;

@@ -7,7 +7,7 @@ use crate::services::unexpected;
 use crate::{Node, refs};
 use futures::StreamExt;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{DiscardOrphans, NoteOrphans};
 use pgmesh_raft::{
     Command, GarbageKey, LogIndex, OrphanTally, PlacedIdentity, Reply, SessionId, SightedOrphan, View, limits,
@@ -170,7 +170,7 @@ impl<'a> Scan<'a> {
     }
 
     fn unreadable(&self, why: &str) -> Failure {
-        Failure::new(code::REPO_INVALID, format!("repo{} cannot be listed", self.slot.key)).because(why)
+        Failure::new(ExitCode::RepoInvalid, format!("repo{} cannot be listed", self.slot.key)).because(why)
     }
 
     /// Adds those of a page that the catalog does not know to the suspects.
@@ -210,7 +210,7 @@ impl<'a> Scan<'a> {
         });
         let (suspects, foreign) = judging
             .await
-            .map_err(|error| Failure::new(code::RUNTIME, "a walk over the catalog has ended").because(error))??;
+            .map_err(|error| Failure::new(ExitCode::Runtime, "a walk over the catalog has ended").because(error))??;
         self.found.foreign += foreign;
         Ok(suspects)
     }

@@ -7,7 +7,7 @@ use crate::services::{backup_record, claimed_object};
 use futures::{Stream, StreamExt, stream};
 use pgmesh_postgres::{TimelineId, WalFileName};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{Adopt, ClaimedObject, Cluster, NewChunk};
 use pgmesh_raft::{BackupRecord, Claim, Command, Replica, SessionId, limits};
 use pgmesh_storage::{
@@ -225,7 +225,7 @@ impl Rebuilding {
         while let Some(part) = parts.next().await {
             let part = part?.map_err(|why| {
                 Failure::new(
-                    code::REPO_INVALID,
+                    ExitCode::RepoInvalid,
                     format!("a part of backup {} was readable a moment ago", backup.label),
                 )
                 .because(why)

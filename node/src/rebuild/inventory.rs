@@ -5,7 +5,7 @@ use super::report::{RebuildEvent, Tell};
 use futures::TryStreamExt;
 use pgmesh_postgres::{TimelineId, WalFileName};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{ArchiveId, BackupLabel, Generation, ObjectPath, Repository, StanzaName, prefix};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,7 +62,7 @@ impl Inventory {
         let mut listed = 0u64;
         let mut objects = repository.list("");
         let unlistable = |error: &pgmesh_storage::StoreError| {
-            Failure::new(code::REPO_INVALID, "the repository cannot be listed").because(chain(error))
+            Failure::new(ExitCode::RepoInvalid, "the repository cannot be listed").because(chain(error))
         };
         while let Some(object) = objects.try_next().await.map_err(|error| unlistable(&error))? {
             listed += 1;

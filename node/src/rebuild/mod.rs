@@ -36,7 +36,7 @@ use crate::settings::{Layout, NodeSettings, RepositorySettings};
 use inventory::Inventory;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::utc;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::{Catalog, Command, LogIndex, NodeName, Reply, SessionId, SessionKind};
 use pgmesh_storage::{Generation, RepoKey, Repository, Store, StoreError};
 use pgmesh_transport::MeshId;
@@ -62,21 +62,24 @@ pub async fn rebuild(
 ) -> Result<Rebuilt, Failure> {
     let layout = Layout::new(&settings.path);
     let declared = settings.repositories.get(&repo).ok_or_else(|| {
-        Failure::new(code::OPTION_INVALID, format!("the node's file declares no repo{repo}"))
-            .remedy(format!("declare it: repo{repo}-type, repo{repo}-path and the rest"))
+        Failure::new(
+            ExitCode::OptionInvalid,
+            format!("the node's file declares no repo{repo}"),
+        )
+        .remedy(format!("declare it: repo{repo}-type, repo{repo}-path and the rest"))
     })?;
     // Before anything is made: a passphrase with a typing error leaves no trace.
     let repository = open(repo, declared).await?;
     let identity = repository.identity();
     let mesh_id: MeshId = identity.mesh.parse().map_err(|error| {
-        Failure::new(code::REPO_INVALID, "the repository names a mesh that cannot be").because(chain(&error))
+        Failure::new(ExitCode::RepoInvalid, "the repository names a mesh that cannot be").because(chain(&error))
     })?;
     let _lock = claim(&layout)?;
     let founded = found(settings, &layout, mesh_id, identity.suite).await?;
     let name: NodeName = settings
         .name
         .parse()
-        .map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::OptionInvalid, "node-name cannot be used").because(error))?;
     let mut rebuilding = Rebuilding {
         actor: format!("node {name}"),
         name,
@@ -111,7 +114,7 @@ pub async fn rebuild(
 async fn open(repo: RepoKey, declared: &RepositorySettings) -> Result<Repository, Failure> {
     let store = declared.store();
     let unusable = |error: &StoreError| {
-        let failure = Failure::new(code::REPO_INVALID, format!("repo{repo} ({store}) cannot be opened"));
+        let failure = Failure::new(ExitCode::RepoInvalid, format!("repo{repo} ({store}) cannot be opened"));
         let failure = failure.because(chain(error));
         match error {
             StoreError::WrongPassphrase { .. } => failure.remedy(format!("give the right repo{repo}-cipher-pass")),
@@ -261,7 +264,7 @@ impl Rebuilding {
     async fn begin_era(&self, force: bool) -> Result<(), Failure> {
         let unusable = |error: &StoreError| {
             let what = format!("the marks of repo{} cannot be used", self.repo);
-            Failure::new(code::REPO_INVALID, what).because(chain(error))
+            Failure::new(ExitCode::RepoInvalid, what).because(chain(error))
         };
         let shown = ShownMarks::read(&self.repository)
             .await
@@ -271,7 +274,7 @@ impl Rebuilding {
             .filter(|written| now_unix().saturating_sub(*written) < FRESH);
         if let Some(written) = fresh.filter(|_| !force) {
             let what = format!("a mesh has written to repo{} at {}", self.repo, utc(written));
-            return Err(Failure::new(code::LOCK_ACQUIRE, what)
+            return Err(Failure::new(ExitCode::LockAcquire, what)
                 .because("a node of it may still run: a rebuilt catalog takes the repository away from it")
                 .remedy("see that all its nodes are gone for good, then run this with --force"));
         }
@@ -316,7 +319,7 @@ impl Rebuilding {
 
 /// Storage that does not answer ends the rebuilding: what is merely not to be reached must not be taken for lost.
 fn unreadable(repo: RepoKey, error: &StoreError) -> Failure {
-    Failure::new(code::REPO_INVALID, format!("repo{repo} cannot be read"))
+    Failure::new(ExitCode::RepoInvalid, format!("repo{repo} cannot be read"))
         .because(chain(error))
         .remedy("make it readable and run the command again: it starts over")
 }

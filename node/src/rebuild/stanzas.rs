@@ -7,7 +7,7 @@ use super::{Rebuilding, is_bad, unreadable};
 use crate::services::claimed_object;
 use pgmesh_postgres::{TimelineId, WalHeader};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::Command;
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_storage::{
@@ -214,7 +214,7 @@ impl Rebuilding {
         };
         let unwritable = |error: &dyn std::error::Error| {
             Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 format!("the description of {archive_id} of stanza {stanza} cannot be written"),
             )
             .because(chain(error))

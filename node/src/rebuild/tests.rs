@@ -320,7 +320,7 @@ async fn all_that_a_repository_says_is_in_the_catalog() {
         }]
     );
     assert_eq!((rebuilt.chunks, rebuilt.unnamed), (2, 1));
-    assert_eq!(site.rebuild().await.unwrap_err().code, code::CONFIG);
+    assert_eq!(site.rebuild().await.unwrap_err().code, ExitCode::Config);
 
     let catalog = site.catalog().await;
     let view = catalog.view();

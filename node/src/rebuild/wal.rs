@@ -17,7 +17,7 @@ use pgmesh_postgres::wal::SegmentMap;
 use pgmesh_postgres::{SegmentName, WalFileName, WalHeader};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::wal_copies::{Copies, Copy, Listed, grouped, judged};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{Adopt, AdoptedFile, ClaimedObject, Cluster};
 use pgmesh_raft::{Branch, CatalogError, Claim, Command, Database, GarbageKey, LogIndex, ObjectRef, Refusal, Replica};
 use pgmesh_storage::{ObjectPath, RepoKey, StanzaName, StoreError};
@@ -216,7 +216,7 @@ impl Unknown<'_> {
             for (file, copies) in judged(files) {
                 let patience = self.slot.io_timeout * objects_of(&copies);
                 let read = tokio::time::timeout(patience, reader.read(file, copies)).await;
-                let silent = || Failure::new(code::REPO_INVALID, format!("repo{repo} does not answer"));
+                let silent = || Failure::new(ExitCode::RepoInvalid, format!("repo{repo} does not answer"));
                 let (object, branches) = match read.unwrap_or_else(|_| Err(silent())) {
                     Ok(Found::Good(object, branches)) => (object, branches),
                     Ok(Found::Foreign(why)) => {

@@ -10,7 +10,7 @@ use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::ways::Way;
 use crate::budget::Held;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
@@ -267,7 +267,7 @@ impl Repositories {
     /// on after the answer do not need is given back with the answer.
     ///
     /// # Errors
-    /// [`code::ARCHIVE_TIMEOUT`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays, and
+    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays, and
     /// is found again by the next try.
     pub async fn write(
         &self,
@@ -508,7 +508,7 @@ fn too_few(object: &ObjectName, ack: usize, have: usize, reasons: &[String]) -> 
         ObjectName::StanzaInfo { stanza, .. } => format!("the description of stanza {stanza}"),
     };
     Failure::new(
-        code::ARCHIVE_TIMEOUT,
+        ExitCode::ArchiveTimeout,
         format!("{what} is durable in {have} of the {ack} repositories that must have it before it is acknowledged"),
     )
     .because(reasons.join("; "))

@@ -15,7 +15,7 @@ use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::utc;
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord, View};
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
@@ -262,7 +262,7 @@ impl Node {
         };
         let looks = page.into_iter().map(|(object, replica)| async move {
             let looked = self.withdraw_missing(view, repository, object.clone(), replica);
-            let silent = || Failure::new(code::REPO_INVALID, format!("repo{} does not answer", slot.key));
+            let silent = || Failure::new(ExitCode::RepoInvalid, format!("repo{} does not answer", slot.key));
             let looked = tokio::time::timeout(slot.io_timeout, looked).await;
             (object, replica, looked.unwrap_or_else(|_| Err(silent())))
         });
@@ -323,7 +323,7 @@ impl Node {
                 Ok(false)
             }
             Err(error) => Err(Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 format!("repo{} cannot be looked through", replica.repo),
             )
             .because(chain(&error))
@@ -381,7 +381,7 @@ impl Walk {
 pub(crate) fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
     let highest = there.iter().map(|mark| mark.number).max().unwrap_or(0).max(known);
     let mut nonce = [0; 8];
-    getrandom::fill(&mut nonce).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    getrandom::fill(&mut nonce).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(Mark {
         number: highest.saturating_add(1),
         nonce: u64::from_be_bytes(nonce),
@@ -389,7 +389,7 @@ pub(crate) fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
 }
 
 fn unmarked(repo: RepoKey, error: &StoreError) -> Failure {
-    Failure::new(code::REPO_INVALID, format!("the marks of repo{repo} cannot be used")).because(chain(error))
+    Failure::new(ExitCode::RepoInvalid, format!("the marks of repo{repo} cannot be used")).because(chain(error))
 }
 
 fn older_copy(slot: &Slot, known: &RepositoryMark, there: Option<i64>) -> String {

@@ -14,7 +14,7 @@ use super::slot::{OpenRepository, Opened, Slot};
 use crate::Node;
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{code, now_unix};
+use pgmesh_protocol::{ExitCode, now_unix};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, RepositoryRecord};
 use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, StoreError, WrappedKey};
 use std::future::Future;
@@ -68,7 +68,7 @@ impl NotOpen {
 
     fn failure(self) -> pgmesh_protocol::Failure {
         let (Self::Closed(why, _) | Self::Refused(why) | Self::Differs(why)) = self;
-        pgmesh_protocol::Failure::new(code::REPO_INVALID, why)
+        pgmesh_protocol::Failure::new(ExitCode::RepoInvalid, why)
     }
 }
 

@@ -17,7 +17,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use pgmesh_protocol::wal_copies::PARTS_AT_ONCE;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::Claim;
 use pgmesh_storage::{FilePart, Generation, ObjectName, Payload, RepoKey};
 use std::collections::{BTreeMap, BTreeSet};
@@ -395,12 +395,12 @@ impl Repositories {
 }
 
 fn cut_short(name: &ObjectName) -> Failure {
-    Failure::new(code::PROTOCOL, format!("{name} did not come to its end")).again()
+    Failure::new(ExitCode::Protocol, format!("{name} did not come to its end")).again()
 }
 
 fn too_few(file: &FileWrite, have: usize) -> Failure {
     Failure::new(
-        code::ARCHIVE_TIMEOUT,
+        ExitCode::ArchiveTimeout,
         format!(
             "{} can be durable in {have} of the {} repositories that must have it before it is acknowledged",
             file.name, file.ack

@@ -4,7 +4,7 @@ use crate::Node;
 use crate::services::unexpected;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{
     CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,
@@ -26,7 +26,7 @@ impl Node {
         let (role, token_role) = match invite.role.as_str() {
             "client" if invite.stanzas.is_empty() => {
                 return Err(
-                    Failure::new(code::OPTION_REQUIRED, "a client's token needs the stanzas it is for")
+                    Failure::new(ExitCode::OptionRequired, "a client's token needs the stanzas it is for")
                         .remedy("add --stanza=NAME"),
                 );
             }
@@ -46,7 +46,7 @@ impl Node {
             }
             other => {
                 return Err(Failure::new(
-                    code::OPTION_INVALID,
+                    ExitCode::OptionInvalid,
                     format!("'{other}' is no role that can be invited"),
                 )
                 .remedy("--role=client, --role=admin or --role=node NAME"));
@@ -54,7 +54,7 @@ impl Node {
         };
         if invite.expires == 0 || invite.expires > LONGEST_EXPIRY {
             return Err(Failure::new(
-                code::OPTION_INVALID,
+                ExitCode::OptionInvalid,
                 format!("a token cannot be good for {} s", invite.expires),
             )
             .remedy("--expires takes up to 30d"));
@@ -67,7 +67,7 @@ impl Node {
         };
         let authority = self.authority()?;
         let token = JoinToken::generate(addresses, authority.fingerprint(), role, expires)
-            .map_err(|error| Failure::new(code::CRYPTO, "a token could not be made").because(chain(&error)))?;
+            .map_err(|error| Failure::new(ExitCode::Crypto, "a token could not be made").because(chain(&error)))?;
         let command = Command::CreateToken {
             id: catalog_token_id(&token.id.0),
             secret_hash: token.secret_hash(),
@@ -85,14 +85,14 @@ impl Node {
     async fn node_token(&self, name: Option<&str>, force: bool) -> Result<TokenRole, Failure> {
         let name = name.ok_or_else(|| {
             Failure::new(
-                code::OPTION_REQUIRED,
+                ExitCode::OptionRequired,
                 "a node's token needs the name that the node will have",
             )
             .remedy("'pgmesh invite --role=node NAME', where NAME is the node-name in the new node's file")
         })?;
         let name: NodeName = name
             .parse()
-            .map_err(|error| Failure::new(code::OPTION_INVALID, "the node's name cannot be used").because(error))?;
+            .map_err(|error| Failure::new(ExitCode::OptionInvalid, "the node's name cannot be used").because(error))?;
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let member = view.node(&name)?.filter(NodeRecord::is_member);
         // Without --force the catalog refuses a name that is taken.
@@ -105,7 +105,7 @@ impl Node {
     pub async fn join(&self, join: JoinRequest) -> Result<JoinAccepted, Failure> {
         let name: MemberName = join.name.parse().map_err(|error| {
             Failure::new(
-                code::OPTION_INVALID,
+                ExitCode::OptionInvalid,
                 format!("'{}' is no name for a member of the mesh", join.name),
             )
             .because(error)
@@ -131,7 +131,7 @@ impl Node {
         let certificate = authority
             .sign_csr(&join.csr, &role, &name, CERTIFICATE_VALIDITY)
             .map_err(|error| {
-                Failure::new(code::CRYPTO, "the certificate could not be signed").because(chain(&error))
+                Failure::new(ExitCode::Crypto, "the certificate could not be signed").because(chain(&error))
             })?;
         let administrator = join.node.as_ref().map(|new| new.administrator);
         let asked = wire::encode(&("join", &join.csr, name.as_str(), administrator));
@@ -166,7 +166,9 @@ impl Node {
     async fn admission(&self, name: &MemberName, new: NewNode, redemption: Redemption) -> Result<Command, Failure> {
         self.check_new_node(name, &new).await?;
         let key = MemberCertificate::parse(&redemption.certificate)
-            .map_err(|error| Failure::new(code::CRYPTO, "the new certificate cannot be read").because(chain(&error)))?
+            .map_err(|error| {
+                Failure::new(ExitCode::Crypto, "the new certificate cannot be read").because(chain(&error))
+            })?
             .key;
         Ok(Command::AdmitNode(Box::new(AdmitNode {
             redemption,
@@ -185,7 +187,7 @@ impl Node {
         let known = MeshRecord::CATALOG_FORMAT;
         if new.catalog_format != known {
             return Err(Failure::new(
-                code::VERSION_NOT_SUPPORTED,
+                ExitCode::VersionNotSupported,
                 format!(
                     "the new node's program (pgmesh {}) writes catalog format {}, the mesh has {known}",
                     new.program, new.catalog_format
@@ -195,7 +197,7 @@ impl Node {
         }
         let node = node_name(name)?;
         let taken = || {
-            Failure::new(code::OPTION_INVALID, format!("the mesh has a node '{node}', and it is running"))
+            Failure::new(ExitCode::OptionInvalid, format!("the mesh has a node '{node}', and it is running"))
                 .remedy(format!("choose another node-name, or stop that node first; if it is to go for good: 'pgmesh node remove {node}'"))
         };
         if node == self.name {
@@ -215,10 +217,10 @@ impl Node {
             .name
             .as_str()
             .parse()
-            .map_err(|error| Failure::new(code::PROTOCOL, "the certificate names no node").because(error))?;
+            .map_err(|error| Failure::new(ExitCode::Protocol, "the certificate names no node").because(error))?;
         if name == self.name {
             return Err(Failure::new(
-                code::PROTOCOL,
+                ExitCode::Protocol,
                 "a node cannot ask itself for another number",
             ));
         }
@@ -256,7 +258,7 @@ impl Node {
     pub(crate) fn authority(&self) -> Result<MeshCa, Failure> {
         MeshCa::load(&self.layout.ca()).map_err(|error| {
             Failure::new(
-                code::CRYPTO,
+                ExitCode::Crypto,
                 "the mesh's certificate authority cannot be read on this node",
             )
             .because(chain(&error))
@@ -275,7 +277,7 @@ fn catalog_token_id(bytes: &[u8]) -> TokenId {
 
 fn node_name(name: &MemberName) -> Result<NodeName, Failure> {
     let name = name.as_str().parse();
-    name.map_err(|error| Failure::new(code::OPTION_INVALID, "node-name cannot be used").because(error))
+    name.map_err(|error| Failure::new(ExitCode::OptionInvalid, "node-name cannot be used").because(error))
 }
 
 #[cfg(test)]

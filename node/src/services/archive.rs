@@ -12,7 +12,7 @@ use pgmesh_postgres::{
     SegmentName, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader,
 };
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{PayloadHead, PushSegment, Pushed};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
@@ -54,9 +54,9 @@ impl Node {
             (payload, plain)
         })
         .await
-        .map_err(|error| Failure::new(code::ASSERT, "checking a WAL file").because(error))?;
+        .map_err(|error| Failure::new(ExitCode::Assert, "checking a WAL file").because(error))?;
         let plain = plain.map_err(|error| {
-            Failure::new(code::CHECKSUM, format!("{file} did not arrive as it was sent"))
+            Failure::new(ExitCode::Checksum, format!("{file} did not arrive as it was sent"))
                 .because(error)
                 .again()
         })?;
@@ -89,7 +89,7 @@ impl Node {
             push.stanza,
             database.segment_size.bytes()
         );
-        Err(Failure::new(code::FILE_INVALID, what).remedy("check pg1-path and archive_command, which must pass %p"))
+        Err(Failure::new(ExitCode::FileInvalid, what).remedy("check pg1-path and archive_command, which must pass %p"))
     }
 
     /// Archives a file whose content was checked.
@@ -160,7 +160,7 @@ impl Node {
         }
         let all = refs::repositories(&view)?;
         let ack = effective_ack(push.archive_ack.or(self.settings.archive_ack), all.len())
-            .map_err(|why| Failure::new(code::OPTION_INVALID, "archive-ack cannot be met").because(why))?;
+            .map_err(|why| Failure::new(ExitCode::OptionInvalid, "archive-ack cannot be met").because(why))?;
         let filed = self.file_under(&view, &stanza, &database, push, file, content).await?;
         let is_same = |record: &SegmentRecord| record.object.digest == digest;
         let object = segment_ref(push, &database, &filed.file);
@@ -299,7 +299,7 @@ impl Node {
 
 pub(super) fn kept_changing(push: &PushSegment) -> Failure {
     let what = format!("the catalog kept changing while {} was pushed", push.file);
-    Failure::new(code::ARCHIVE_TIMEOUT, what).again()
+    Failure::new(ExitCode::ArchiveTimeout, what).again()
 }
 
 pub(super) fn segment_ref(push: &PushSegment, database: &Database, file: &WalFileName) -> ObjectRef {
@@ -393,7 +393,7 @@ pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(Stan
     match record.current().cloned() {
         Some(database) => Ok((record, database)),
         None => Err(Failure::new(
-            code::FORMAT,
+            ExitCode::Format,
             format!("the catalog's record of stanza {stanza} names no database"),
         )),
     }
@@ -403,7 +403,7 @@ pub(crate) fn current_database(view: &View, stanza: &StanzaName) -> Result<(Stan
 pub(super) fn pushed_file(push: &PushSegment) -> Result<WalFileName, Failure> {
     let file: WalFileName = push.file.parse().map_err(|error| {
         Failure::new(
-            code::OPTION_INVALID,
+            ExitCode::OptionInvalid,
             format!("'{}' is no name of a WAL file", push.file),
         )
         .because(error)
@@ -411,7 +411,7 @@ pub(super) fn pushed_file(push: &PushSegment) -> Result<WalFileName, Failure> {
     })?;
     if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) {
         return Err(
-            Failure::new(code::OPTION_INVALID, format!("{file} is no file of PostgreSQL's"))
+            Failure::new(ExitCode::OptionInvalid, format!("{file} is no file of PostgreSQL's"))
                 .because("a node makes it of the segment that it has archived, or sets it aside"),
         );
     }
@@ -422,7 +422,7 @@ pub(super) fn pushed_file(push: &PushSegment) -> Result<WalFileName, Failure> {
 pub(super) fn check_header(push: &PushSegment, name: SegmentName, length: u64, begin: &[u8]) -> Result<(), Failure> {
     let file = &push.file;
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says")).because(chain(error))
+        Failure::new(ExitCode::FileInvalid, format!("{file} is not what its name says")).because(chain(error))
     };
     let header = WalHeader::parse(begin).map_err(|error| invalid(&error))?;
     header.check(name, length).map_err(|error| invalid(&error))?;
@@ -430,7 +430,7 @@ pub(super) fn check_header(push: &PushSegment, name: SegmentName, length: u64, b
         return Ok(());
     }
     Err(Failure::new(
-        code::ARCHIVE_MISMATCH,
+        ExitCode::ArchiveMismatch,
         format!(
             "{file} was written by cluster {}, not by {}",
             header.system_id, push.system_id
@@ -441,7 +441,7 @@ pub(super) fn check_header(push: &PushSegment, name: SegmentName, length: u64, b
 /// Checks a file's content against its name and the stanza; the branches of a history file.
 fn check_content(push: &PushSegment, file: &WalFileName, plain: &[u8]) -> Result<Vec<Branch>, Failure> {
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(code::FILE_INVALID, format!("{file} is not what its name says")).because(chain(error))
+        Failure::new(ExitCode::FileInvalid, format!("{file} is not what its name says")).because(chain(error))
     };
     match file {
         WalFileName::Segment(name) | WalFileName::Partial(name) => {
@@ -501,7 +501,7 @@ fn pushed(already: bool, aside: bool, replicas: &[Replica], all: &[RepoKey]) -> 
 /// An answer that does not belong to the command.
 pub(crate) fn unexpected(reply: &Reply) -> Failure {
     Failure::new(
-        code::ASSERT,
+        ExitCode::Assert,
         "the catalog gave an answer that does not belong to the command",
     )
     .because(format!("{reply:?}"))
@@ -510,7 +510,7 @@ pub(crate) fn unexpected(reply: &Reply) -> Failure {
 /// A payload, once its body has arrived.
 pub(crate) fn joined(head: PayloadHead, body: Bytes) -> Result<Payload, Failure> {
     Payload::from_parts(head, body)
-        .map_err(|error| Failure::new(code::PROTOCOL, "a body does not fit what was announced").because(error))
+        .map_err(|error| Failure::new(ExitCode::Protocol, "a body does not fit what was announced").because(error))
 }
 
 #[cfg(test)]
@@ -549,7 +549,7 @@ mod tests {
         assert!(site.node.expects(&push).is_ok());
         push.payload.plain_length = 1 << 30;
         let failure = site.node.expects(&push).unwrap_err();
-        assert_eq!(failure.code, code::FILE_INVALID);
+        assert_eq!(failure.code, ExitCode::FileInvalid);
         assert!(failure.what.contains(&stanza().to_string()), "{failure}");
     }
 }

@@ -7,7 +7,7 @@ use crate::Node;
 use crate::refs;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::PushSegment;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
 use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 
@@ -167,9 +167,9 @@ impl Node {
         let (suite, given) = (self.suite(), payload.clone());
         let opened = tokio::task::spawn_blocking(move || given.open(suite)).await;
         let given = opened
-            .map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?
+            .map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?
             .map_err(|error| {
-                Failure::new(code::CHECKSUM, "a WAL file cannot be opened to be compared").because(error)
+                Failure::new(ExitCode::Checksum, "a WAL file cannot be opened to be compared").because(error)
             })?;
         let length = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
         for from in (0..given.len()).step_by(length) {

@@ -10,7 +10,7 @@ use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use bytes::Bytes;
 use pgmesh_protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{
@@ -48,7 +48,7 @@ impl Node {
         let (stanza, database) = current_database(&view, &begin.stanza)?;
         if database.system_id != begin.system_id || database.version != begin.version {
             return Err(Failure::new(
-                code::BACKUP_MISMATCH,
+                ExitCode::BackupMismatch,
                 format!(
                     "stanza {} is PostgreSQL {} with system identifier {}, the cluster here is PostgreSQL {} with {}",
                     begin.stanza, database.version, database.system_id, begin.version, begin.system_id
@@ -87,7 +87,7 @@ impl Node {
 
     fn backup_ack(&self, asked: Option<u16>, repositories: usize) -> Result<usize, Failure> {
         effective_ack(asked.or(self.settings.backup_ack), repositories)
-            .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))
+            .map_err(|why| Failure::new(ExitCode::OptionInvalid, "backup-ack cannot be met").because(why))
     }
 
     fn opening_of(&self, begin: &BeginBackup, resume_key: ResumeKey) -> Command {
@@ -104,7 +104,7 @@ impl Node {
     pub fn query_chunks(&self, query: &QueryChunks) -> Result<Vec<bool>, Failure> {
         if query.digests.len() > QUERY_LIMIT {
             return Err(Failure::new(
-                code::PROTOCOL,
+                ExitCode::Protocol,
                 format!("more than {QUERY_LIMIT} chunks in one query"),
             ));
         }
@@ -122,7 +122,7 @@ impl Node {
         let ack = self.clients.ack(session)?;
         let payload = checked(joined(put.payload, body)?, self.suite()).await?;
         let length = u32::try_from(payload.plain_length)
-            .map_err(|_| Failure::new(code::PROTOCOL, "a chunk larger than 4 GiB"))?;
+            .map_err(|_| Failure::new(ExitCode::Protocol, "a chunk larger than 4 GiB"))?;
         let mut first = None;
         for number in 0..TRIES {
             if number > 1 {
@@ -157,7 +157,7 @@ impl Node {
             }
         }
         Err(Failure::new(
-            code::ARCHIVE_TIMEOUT,
+            ExitCode::ArchiveTimeout,
             format!(
                 "chunk {} was written {TRIES} times and is in fewer than {ack} repositories",
                 payload.digest
@@ -354,7 +354,7 @@ impl Node {
     async fn part(&self, view: &View, part: Digest) -> Result<Bytes, Failure> {
         let object = ObjectRef::Chunk(part);
         let known = refs::known(view, &object)?
-            .ok_or_else(|| Failure::new(code::FILE_MISSING, "a part of the manifest is not there"))?;
+            .ok_or_else(|| Failure::new(ExitCode::FileMissing, "a part of the manifest is not there"))?;
         let mut avoid = Vec::new();
         loop {
             let source = self.read_known(&object, &known, &avoid).await?;
@@ -362,7 +362,7 @@ impl Node {
                 Ok(plain) => return Ok(plain),
                 Err(error) if avoid.contains(&source.repo) => {
                     return Err(
-                        Failure::new(code::CHECKSUM, "a part of the manifest is damaged everywhere").because(error),
+                        Failure::new(ExitCode::Checksum, "a part of the manifest is damaged everywhere").because(error),
                     );
                 }
                 Err(_) => {
@@ -378,17 +378,17 @@ impl Node {
 async fn opened_root(payload: Payload, suite: DigestSuite) -> Result<(Payload, ManifestRoot), Failure> {
     let opening = tokio::task::spawn_blocking(move || {
         let plain = payload.open(suite).map_err(|error| {
-            Failure::new(code::CHECKSUM, "the manifest did not arrive as it was sent")
+            Failure::new(ExitCode::Checksum, "the manifest did not arrive as it was sent")
                 .because(error)
                 .again()
         })?;
         let root = ManifestRoot::decode(&plain)
-            .map_err(|error| Failure::new(code::FORMAT, "the manifest is not understood").because(error))?;
+            .map_err(|error| Failure::new(ExitCode::Format, "the manifest is not understood").because(error))?;
         Ok((payload, root))
     });
     opening
         .await
-        .map_err(|error| Failure::new(code::ASSERT, "opening a manifest").because(error))?
+        .map_err(|error| Failure::new(ExitCode::Assert, "opening a manifest").because(error))?
 }
 
 /// Invariant 12: a copy's backup would rest on the original's WAL. The instance that writes the timeline, if any does
@@ -400,7 +400,7 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
             Err(known.refusal(&begin.stanza, begin.timeline, given).into())
         }
         (None, None) => Err(Failure::new(
-            code::ARCHIVE_MISMATCH,
+            ExitCode::ArchiveMismatch,
             format!(
                 "nobody has archived WAL of timeline {} to stanza {} yet",
                 begin.timeline, begin.stanza
@@ -417,7 +417,7 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
 
 pub(super) fn random_key() -> Result<ResumeKey, Failure> {
     let mut key = [0; 16];
-    getrandom::fill(&mut key).map_err(|error| Failure::new(code::CRYPTO, "no randomness").because(error))?;
+    getrandom::fill(&mut key).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(key)
 }
 
@@ -428,10 +428,10 @@ async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failur
         (payload, opened)
     })
     .await
-    .map_err(|error| Failure::new(code::ASSERT, "checking a chunk").because(error))?;
+    .map_err(|error| Failure::new(ExitCode::Assert, "checking a chunk").because(error))?;
     opened.map_err(|error| {
         Failure::new(
-            code::CHECKSUM,
+            ExitCode::Checksum,
             format!("chunk {} did not arrive as it was sent", payload.digest),
         )
         .because(error)
@@ -441,12 +441,12 @@ async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failur
 }
 
 fn not_understood(error: PartError) -> Failure {
-    Failure::new(code::FORMAT, "a part of the manifest cannot be used").because(error)
+    Failure::new(ExitCode::Format, "a part of the manifest cannot be used").because(error)
 }
 
 fn kept_moving() -> Failure {
     Failure::new(
-        code::RUNTIME,
+        ExitCode::Runtime,
         "chunks kept being deleted while the backup was committed",
     )
     .again()
@@ -454,7 +454,7 @@ fn kept_moving() -> Failure {
 
 fn too_thin(thin: Thin, ack: usize) -> Failure {
     Failure::new(
-        code::ARCHIVE_TIMEOUT,
+        ExitCode::ArchiveTimeout,
         format!(
             "{} chunks of the backup are in fewer than the {ack} repositories that must have them before it counts",
             thin.chunks
@@ -504,7 +504,7 @@ fn check_root(root: &ManifestRoot, stanza: &StanzaName, label: &BackupLabel) -> 
         return Ok(());
     }
     Err(Failure::new(
-        code::PROTOCOL,
+        ExitCode::Protocol,
         format!(
             "the manifest is of backup {} of stanza {}, not of {label} of {stanza}",
             root.label, root.stanza
@@ -573,7 +573,7 @@ mod tests {
             client.ask::<CommittedBackup>(&commit, Some(&payload.bytes)).await
         };
         let failure = commit("pg_tblspc/16385/cron.d/job").await.unwrap_err();
-        assert_eq!(failure.code, code::FORMAT, "{failure}");
+        assert_eq!(failure.code, ExitCode::Format, "{failure}");
         commit("pg_tblspc/16385/PG_15_202209061/5/1").await.unwrap();
     }
 }

@@ -14,7 +14,7 @@ use pgmesh_postgres::wal::{SegmentMap, SegmentMapper};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, MESSAGE_LIMIT, PushSegment};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl Node {
         let (suite, of) = (self.suite(), push.payload.digest);
         let packed = tokio::task::spawn_blocking(move || packed(map, suite)).await;
         let (map, payload) =
-            packed.map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))??;
+            packed.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))??;
         self.keep(&wanted, Made { map: &map, payload, of }).await
     }
 
@@ -161,7 +161,7 @@ impl Node {
         let possible = |name: SegmentName| name.is_possible(database.segment_size);
         if ask.first.timeline != ask.last.timeline || !possible(ask.first) || !possible(ask.last) {
             return Err(Failure::new(
-                code::OPTION_INVALID,
+                ExitCode::OptionInvalid,
                 format!("{} to {} is no range of one timeline's segments", ask.first, ask.last),
             ));
         }
@@ -230,9 +230,10 @@ impl Node {
         let bytes = source
             .payload
             .open(self.suite())
-            .map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(chain(&error)))?;
-        let map = SegmentMap::decode(&bytes)
-            .map_err(|error| Failure::new(code::FORMAT, format!("{object} cannot be read")).because(chain(&error)))?;
+            .map_err(|error| Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(chain(&error)))?;
+        let map = SegmentMap::decode(&bytes).map_err(|error| {
+            Failure::new(ExitCode::Format, format!("{object} cannot be read")).because(chain(&error))
+        })?;
         Ok((map.name() == wanted.name && map.version() == wanted.version()).then_some(bytes))
     }
 
@@ -269,7 +270,7 @@ impl Node {
             return Ok(None);
         };
         let permit = self.mapping.permits.acquire().await;
-        let _permit = permit.map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))?;
+        let _permit = permit.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?;
         // As it is stored, decrypted, and plain.
         let size = u64::from(wanted.database.segment_size.bytes());
         if let Some(of) = known.parts() {
@@ -298,7 +299,7 @@ impl Node {
         let (suite, name) = (self.suite(), wanted.name);
         let mut mapper = SegmentMapper::new(name, wanted.database.segment_size, wanted.version());
         let mut hasher = suite.hasher();
-        let abnormal = |error| Failure::new(code::ASSERT, "making a change map").because(error);
+        let abnormal = |error| Failure::new(ExitCode::Assert, "making a change map").because(error);
         for part in FilePart::all(of) {
             let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
             let fed = tokio::task::spawn_blocking(move || {
@@ -307,13 +308,12 @@ impl Node {
                 mapper.feed(&plain);
                 Ok::<_, PayloadError>((mapper, hasher))
             });
-            (mapper, hasher) = fed
-                .await
-                .map_err(abnormal)?
-                .map_err(|error| Failure::new(code::CHECKSUM, format!("{name} is damaged")).because(chain(&error)))?;
+            (mapper, hasher) = fed.await.map_err(abnormal)?.map_err(|error| {
+                Failure::new(ExitCode::Checksum, format!("{name} is damaged")).because(chain(&error))
+            })?;
         }
         if hasher.finalize() != known.digest {
-            return Err(Failure::new(code::CHECKSUM, format!("{name} is damaged")));
+            return Err(Failure::new(ExitCode::Checksum, format!("{name} is damaged")));
         }
         let packed = tokio::task::spawn_blocking(move || packed(mapper.finish(), suite)).await;
         let (map, payload) = packed.map_err(abnormal)??;
@@ -325,7 +325,7 @@ impl Node {
         let suite = self.suite();
         let made = tokio::task::spawn_blocking(move || make(name, size, version, &segment, suite));
         made.await
-            .map_err(|error| Failure::new(code::ASSERT, "making a change map").because(error))?
+            .map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?
     }
 
     /// Archives a map. One that is of no use is not kept: it would save nothing, and a later version of pgmesh may make
@@ -376,7 +376,7 @@ fn make(
 ) -> Result<(SegmentMap, Payload), Failure> {
     let plain = segment
         .open(suite)
-        .map_err(|error| Failure::new(code::CHECKSUM, format!("{name} is damaged")).because(chain(&error)))?;
+        .map_err(|error| Failure::new(ExitCode::Checksum, format!("{name} is damaged")).because(chain(&error)))?;
     let map = SegmentMap::of(name, size, version, &plain);
     drop(plain);
     packed(map, suite)
@@ -385,7 +385,7 @@ fn make(
 fn packed(map: SegmentMap, suite: DigestSuite) -> Result<(SegmentMap, Payload), Failure> {
     let payload = Payload::pack(suite, Codec::Zst, None, &map.encode()).map_err(|error| {
         let what = format!("the change map of {} cannot be packed", map.name());
-        Failure::new(code::ASSERT, what).because(chain(&error))
+        Failure::new(ExitCode::Assert, what).because(chain(&error))
     })?;
     Ok((map, payload))
 }

@@ -7,7 +7,7 @@ use pgmesh_postgres::{SystemId, TimelineId, WalFileName};
 use pgmesh_protocol::choice::{Chooser, Chosen, Clusters, PriorChoice, PriorChooser, Wanted};
 use pgmesh_protocol::lines::{Family, LastSegment, NewestBackup, TimelineFacts};
 use pgmesh_protocol::{ChooseBackup, ChoosePrior};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Database, ReadError, StanzaRecord, View};
 use pgmesh_storage::{BackupType, DbId, StanzaName};
@@ -38,7 +38,7 @@ impl Node {
         let (view, _) = self.newest_view().await;
         let Some(record) = view.stanza(&ask.stanza)? else {
             let what = format!("the mesh has no stanza {}", ask.stanza);
-            return Err(Failure::new(code::BACKUP_SET_INVALID, what).remedy("'pgmesh info' lists the stanzas"));
+            return Err(Failure::new(ExitCode::BackupSetInvalid, what).remedy("'pgmesh info' lists the stanzas"));
         };
         let clusters = clusters_of(&view, &ask.stanza, &record)?;
         let mut chooser = Chooser::new(&ask.asked, &clusters);

@@ -5,7 +5,7 @@ use crate::refs::Known;
 use bytes::Bytes;
 use pgmesh_postgres::wal::SwitchSearch;
 use pgmesh_postgres::{SegmentName, SegmentSize};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::ObjectRef;
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Payload};
 
@@ -94,10 +94,10 @@ impl Comparison {
     async fn open(&self, node: &Node, payload: Payload) -> Result<Bytes, Failure> {
         let suite = node.suite();
         let opened = tokio::task::spawn_blocking(move || payload.open(suite)).await;
-        let opened = opened.map_err(|error| Failure::new(code::ASSERT, "comparing a WAL file").because(error))?;
+        let opened = opened.map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?;
         opened.map_err(|error| {
             let what = format!("what is archived as {} cannot be read to be compared", self.object);
-            Failure::new(code::CHECKSUM, what).because(error).again()
+            Failure::new(ExitCode::Checksum, what).because(error).again()
         })
     }
 }

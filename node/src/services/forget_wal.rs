@@ -7,7 +7,7 @@
 use crate::Node;
 use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{ForgetWal, ForgottenTimeline, ForgottenWal};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, Refusal, StanzaRecord, View, limits};
 use pgmesh_storage::{BackupLabel, StanzaName};
@@ -81,7 +81,7 @@ impl Node {
         let stanza = forget.stanza.clone();
         tokio::task::spawn_blocking(move || plan(&view, &stanza, from))
             .await
-            .map_err(|error| Failure::new(code::ASSERT, "planning what is forgotten").because(error))?
+            .map_err(|error| Failure::new(ExitCode::Assert, "planning what is forgotten").because(error))?
     }
 
     /// Whoever pushes it now would push it again. Not one that is refused since: it was put back to an earlier state.
@@ -106,7 +106,7 @@ impl Node {
                     forget.stanza,
                     now.saturating_sub(last.at).max(0)
                 );
-                return Err(Failure::new(code::ARCHIVE_MISMATCH, what)
+                return Err(Failure::new(ExitCode::ArchiveMismatch, what)
                     .because("what it has pushed would be forgotten, and pushed again")
                     .remedy(
                         "if that server is the copy, stop its archiving (archive_mode=off) and wait five minutes, or give --force; if \
@@ -121,7 +121,7 @@ impl Node {
                 "no server of stanza {} is refused because of {from} at present",
                 forget.stanza
             );
-            return Err(Failure::new(code::COMMAND_INVALID, what)
+            return Err(Failure::new(ExitCode::CommandInvalid, what)
                 .because("what is forgotten cannot be brought back, and nothing seems to wait for it")
                 .remedy("'pgmesh status' names who is refused, and the file to give; --force goes on all the same"));
         }
@@ -145,12 +145,12 @@ impl Node {
             plan = match self.plan(forget, from).await {
                 Ok(plan) => plan,
                 // Another request of the same wish was faster.
-                Err(failure) if failure.code == code::FILE_MISSING => return Ok(()),
+                Err(failure) if failure.code == ExitCode::FileMissing => return Ok(()),
                 Err(failure) => return Err(failure),
             };
         }
         Err(Failure::new(
-            code::ARCHIVE_TIMEOUT,
+            ExitCode::ArchiveTimeout,
             format!("timeline {} kept changing while it was forgotten", from.timeline()),
         )
         .remedy("run the command again: what is forgotten already stays so"))
@@ -207,7 +207,7 @@ impl Plan {
         }
         if let Some(timeline) = self.unknown.first().filter(|_| !forget.force) {
             let what = format!("whether timeline {timeline} of stanza {stanza} needs {from} is not known");
-            return Err(Failure::new(code::COMMAND_INVALID, what)
+            return Err(Failure::new(ExitCode::CommandInvalid, what)
                 .because("so many timelines have come since that its history is not in the catalog any more")
                 .remedy(format!(
                     "'pgmesh --stanza={stanza} repo-get' reads its history file; --force goes on all the same"
@@ -221,8 +221,8 @@ fn first_file(forget: &ForgetWal) -> Result<WalFileName, Failure> {
     let what = format!("'{}' names no WAL segment and no timeline history", forget.from);
     let failure = match forget.from.parse() {
         Ok(from @ (WalFileName::Segment(_) | WalFileName::History(_))) => return Ok(from),
-        Ok(_) => Failure::new(code::OPTION_INVALID, what),
-        Err(error) => Failure::new(code::OPTION_INVALID, what).because(error),
+        Ok(_) => Failure::new(ExitCode::OptionInvalid, what),
+        Err(error) => Failure::new(ExitCode::OptionInvalid, what).because(error),
     };
     Err(failure.remedy(
         "give the file that the refusal names: a segment such as 00000001000000000000000A, for it and all behind it on its timeline, \
@@ -247,7 +247,7 @@ fn plan(view: &View, stanza: &StanzaName, from: WalFileName) -> Result<Plan, Fai
             "stanza {stanza} has nothing of timeline {} from {from} on",
             from.timeline()
         );
-        return Err(Failure::new(code::FILE_MISSING, what).remedy("nothing needs to be forgotten"));
+        return Err(Failure::new(ExitCode::FileMissing, what).remedy("nothing needs to be forgotten"));
     }
     let mut backups = Vec::new();
     for row in view.backups(stanza, None) {

@@ -5,7 +5,7 @@ use crate::refs;
 use crate::wal_holes::descents_of;
 use bytes::Bytes;
 use pgmesh_postgres::{WalFileName, WalHole};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{GetSegment, SegmentPart, SegmentReply};
 use pgmesh_raft::{Database, ObjectRef, Refusal, StanzaRecord, View};
 use pgmesh_storage::{FilePart, RepoKey, StanzaName};
@@ -16,11 +16,15 @@ impl Node {
     /// (invariant 7).
     pub(crate) async fn get_segment(self: &Arc<Self>, get: GetSegment) -> Result<Got, Failure> {
         let file: WalFileName = get.file.parse().map_err(|error| {
-            Failure::new(code::OPTION_INVALID, format!("'{}' is no name of a WAL file", get.file)).because(error)
+            Failure::new(
+                ExitCode::OptionInvalid,
+                format!("'{}' is no name of a WAL file", get.file),
+            )
+            .because(error)
         })?;
         if let WalFileName::Aside { .. } = file {
             let what = format!("{file} was set aside, and is not handed out to a recovery");
-            return Err(Failure::new(code::OPTION_INVALID, what).remedy("'pgmesh repo-get' reads it"));
+            return Err(Failure::new(ExitCode::OptionInvalid, what).remedy("'pgmesh repo-get' reads it"));
         }
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let stanza = view
@@ -46,7 +50,7 @@ impl Node {
             let past = view.past()?;
             if let Some(repo) = past.unlisted.first() {
                 let what = format!("{file} is not in the catalog, which has begun era {}", past.era);
-                return Err(Failure::new(code::ARCHIVE_TIMEOUT, what)
+                return Err(Failure::new(ExitCode::ArchiveTimeout, what)
                     .because(format!("repo{repo} has not been looked through yet for WAL that the lost part knew"))
                     .remedy(format!(
                         "try again: it takes some minutes after the start. If repo{repo} does not come back, 'pgmesh --repo={repo} \
@@ -56,7 +60,7 @@ impl Node {
             }
             if self.may_learn_of_loss() {
                 return Err(Failure::new(
-                    code::ARCHIVE_TIMEOUT,
+                    ExitCode::ArchiveTimeout,
                     format!(
                         "{file} is not in the catalog, and this node has not yet looked at all of its repositories"
                     ),
@@ -206,7 +210,7 @@ fn hole(
 /// Invariant 7: it was archived, so "not found" would be a lie, and would end a recovery early.
 fn content_unknown(file: &WalFileName) -> Failure {
     Failure::new(
-        code::FILE_MISSING,
+        ExitCode::FileMissing,
         format!("{file} was archived once, but the repository that the catalog was rebuilt from has no good copy of it"),
     )
     .remedy(
@@ -218,7 +222,7 @@ fn content_unknown(file: &WalFileName) -> Failure {
 fn no_such_database(get: &GetSegment) -> Failure {
     let given = get.system_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
     Failure::new(
-        code::ARCHIVE_MISMATCH,
+        ExitCode::ArchiveMismatch,
         format!("stanza {} has no database with system identifier {given}", get.stanza),
     )
     .remedy("check --stanza and pg1-path")

@@ -8,7 +8,7 @@ use pgmesh_protocol::{
     ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, HolesReport, InfoCursor,
     KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence, StanzaInfo,
 };
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
 use pgmesh_storage::{BackupLabel, RepoKey, StanzaName, wire};
@@ -119,7 +119,7 @@ impl Node {
             .find(|database| database.system_id == ask.system_id)
             .ok_or_else(|| {
                 Failure::new(
-                    code::ARCHIVE_MISMATCH,
+                    ExitCode::ArchiveMismatch,
                     format!(
                         "stanza {} has no database with system identifier {}",
                         ask.stanza, ask.system_id

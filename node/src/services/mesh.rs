@@ -11,7 +11,7 @@ use pgmesh_protocol::{
     AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
     RepositoryStatus, Request,
 };
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{Amount, Command, NodeName, NodeRecord, NodeService, OrphanScan, View, VotePolicy};
 use pgmesh_storage::RepoKey;
@@ -70,7 +70,7 @@ impl Node {
     /// Changes a node's part, and waits until it is so.
     pub(crate) async fn change_node(&self, actor: &str, name: &str, change: NodeChange) -> Result<(), Failure> {
         let unknown = || {
-            Failure::new(code::OPTION_INVALID, format!("the mesh has no node '{name}'"))
+            Failure::new(ExitCode::OptionInvalid, format!("the mesh has no node '{name}'"))
                 .remedy("'pgmesh node list' names the nodes there are")
         };
         let node: NodeName = name.parse().map_err(|_| unknown())?;
@@ -119,7 +119,7 @@ impl Node {
         let mut nodes = view.nodes()?.into_iter();
         let Some((name, _)) = nodes.find(|(_, record)| Some(record.node_id) == leader) else {
             return Err(
-                Failure::new(code::RUNTIME, "no leader is known that could say who answers")
+                Failure::new(ExitCode::Runtime, "no leader is known that could say who answers")
                     .remedy("run the command again")
                     .again(),
             );
@@ -158,7 +158,7 @@ impl Node {
             Ok(()) => Ok(()),
             Err(_) if itself => Ok(()),
             Err(_) => Err(Failure::new(
-                code::RUNTIME,
+                ExitCode::Runtime,
                 format!("the change of node {node} is recorded, but the group of voters has not followed yet"),
             )
             .remedy("'pgmesh status' shows how far it is: a node must have caught up before it votes, and one must keep voting")),
@@ -335,7 +335,7 @@ fn refuse_last_in_service(view: &View, node: &NodeName) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(
-        code::COMMAND_INVALID,
+        ExitCode::CommandInvalid,
         format!("node {node} is the last that serves clients: without it nothing would be archived"),
     )
     .remedy("'pgmesh node resume NAME' puts another one into service first"))
@@ -350,7 +350,7 @@ fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure>
     let hosted = hosted(view)?.remove(node).unwrap_or_default();
     if !hosted.is_empty() {
         return Err(Failure::new(
-            code::COMMAND_INVALID,
+            ExitCode::CommandInvalid,
             format!("node {node} hosts {}", named(&hosted)),
         )
         .remedy(
@@ -369,7 +369,7 @@ fn refuse_host(view: &View, node: &NodeName, force: bool) -> Result<(), Failure>
         return Ok(());
     }
     Err(Failure::new(
-        code::COMMAND_INVALID,
+        ExitCode::CommandInvalid,
         format!("node {node} is the last that reaches {}", named(&last)),
     )
     .remedy(

@@ -8,7 +8,7 @@ use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored, StoredAt,
 };
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Payload, RepoKey};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -140,7 +140,7 @@ impl Node {
     pub(crate) fn own_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
         self.repositories.slot(repo).ok_or_else(|| {
             let failure = Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 format!("node {} does not host repo{repo}", self.name),
             );
             match self.repositories.place(repo) {

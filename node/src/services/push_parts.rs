@@ -17,7 +17,7 @@ use futures::stream;
 use pgmesh_postgres::wal::{SegmentMap, SegmentMapper};
 use pgmesh_postgres::{SegmentName, WalFileName};
 use pgmesh_protocol::wal_copies::PARTS_AT_ONCE;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed};
 use pgmesh_raft::command::ClaimedObject;
 use pgmesh_raft::{Claim, ObjectRef};
@@ -160,7 +160,7 @@ impl Node {
         let mut inspector = Some(Inspector::new(incoming, plan, self.suite()));
         let mut payload_length = 0;
         for part in FilePart::all(incoming.of) {
-            let stopping = || Failure::new(code::RUNTIME, "the node is stopping").again();
+            let stopping = || Failure::new(ExitCode::Runtime, "the node is stopping").again();
             let turn = turns.clone().acquire_owned().await.map_err(|_| stopping())?;
             let (payload, held) = self.receive_part(push, part, condition.is_some(), stream).await?;
             payload_length += payload.bytes.len() as u64;
@@ -287,7 +287,7 @@ fn incoming(push: &PushSegment) -> Result<Incoming<'_>, Failure> {
     let file = pushed_file(push)?;
     let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = file else {
         let what = format!("{file} is announced with {} bytes", push.payload.plain_length);
-        return Err(Failure::new(code::FILE_INVALID, what).because("only segments of WAL are as long"));
+        return Err(Failure::new(ExitCode::FileInvalid, what).because("only segments of WAL are as long"));
     };
     let of =
         parts_of(push.payload.plain_length).ok_or_else(|| unfitting(push, "it does not lie in parts".to_owned()))?;
@@ -301,7 +301,7 @@ fn incoming(push: &PushSegment) -> Result<Incoming<'_>, Failure> {
 
 fn unfitting(push: &PushSegment, why: String) -> Failure {
     let what = format!("what was sent of {} does not fit what was announced", push.file);
-    Failure::new(code::PROTOCOL, what).because(why)
+    Failure::new(ExitCode::Protocol, what).because(why)
 }
 
 /// Bounds what a part announces, before it takes memory.
@@ -325,7 +325,7 @@ async fn expect_end(stream: &mut Stream, file: &str) -> Result<(), PushPartsErro
         None => Ok(()),
         Some(_) => {
             let what = format!("more was sent of {file} than was announced");
-            Err(Failure::new(code::PROTOCOL, what).into())
+            Err(Failure::new(ExitCode::Protocol, what).into())
         }
     }
 }
@@ -335,7 +335,7 @@ fn check_whole(push: &PushSegment, found: Option<Digest>) -> Result<(), Failure>
         return Ok(());
     }
     let what = format!("{} is not what was announced: its digest is another one", push.file);
-    Err(Failure::new(code::CHECKSUM, what)
+    Err(Failure::new(ExitCode::Checksum, what)
         .because("it has changed while it was sent, or did not arrive as it was sent")
         .again())
 }
@@ -368,7 +368,7 @@ impl Inspector {
     fn take(&mut self, part: FilePart, payload: &Payload) -> Result<Bytes, Failure> {
         let plain = payload.open(self.suite).map_err(|error| {
             let what = format!("part {part} of {} did not arrive as it was sent", self.push.file);
-            Failure::new(code::CHECKSUM, what).because(error).again()
+            Failure::new(ExitCode::Checksum, what).because(error).again()
         })?;
         if part.number() == 1 {
             // Before anything is written.
@@ -396,7 +396,7 @@ async fn inspect(
     part: FilePart,
     payload: Payload,
 ) -> Result<(Payload, Bytes, Inspector), Failure> {
-    let abnormal = || Failure::new(code::ASSERT, "checking a part of a WAL file");
+    let abnormal = || Failure::new(ExitCode::Assert, "checking a part of a WAL file");
     let mut inspector = inspector.ok_or_else(abnormal)?;
     let inspected = tokio::task::spawn_blocking(move || {
         let plain = inspector.take(part, &payload)?;

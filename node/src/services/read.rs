@@ -6,7 +6,7 @@ use crate::repositories::{BadReplica, Place, SlotError, Source};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CHUNK_BODY_LIMIT, ChunkReply, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
@@ -29,7 +29,7 @@ impl Node {
             Err(failure) => {
                 self.report_bad(object, &failure.bad).await;
                 let error = Failure::new(
-                    code::REPO_INVALID,
+                    ExitCode::RepoInvalid,
                     format!("{object} cannot be read from any repository"),
                 )
                 .because(&failure)
@@ -121,14 +121,14 @@ impl Node {
                 "{total} bytes in {} pieces of one chunk are too much at once",
                 get.ranges.len()
             );
-            return Err(Failure::new(code::PROTOCOL, what));
+            return Err(Failure::new(ExitCode::Protocol, what));
         }
         let mut avoid = get.avoid;
         loop {
             let Source { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
             let (suite, ranges) = (self.suite(), get.ranges.clone());
             let cut = tokio::task::spawn_blocking(move || cut(&payload, suite, &ranges)).await;
-            match cut.map_err(|error| Failure::new(code::ASSERT, "cutting a chunk").because(error))? {
+            match cut.map_err(|error| Failure::new(ExitCode::Assert, "cutting a chunk").because(error))? {
                 Ok(pieces) => {
                     let payload = pieces?;
                     let reply = ChunkReply {
@@ -139,7 +139,7 @@ impl Node {
                 }
                 Err(error) if avoid.contains(&repo.get()) => {
                     let what = format!("chunk {} is damaged everywhere", get.digest);
-                    return Err(Failure::new(code::CHECKSUM, what).because(error));
+                    return Err(Failure::new(ExitCode::Checksum, what).because(error));
                 }
                 Err(_) => {
                     let object = ObjectRef::Chunk(get.digest);
@@ -166,7 +166,7 @@ impl Node {
 
     async fn read_chunk(&self, digest: Digest, avoid: &[u16]) -> Result<Source, Failure> {
         let object = ObjectRef::Chunk(digest);
-        let unknown = || Failure::new(code::FILE_MISSING, format!("the mesh has no {object}"));
+        let unknown = || Failure::new(ExitCode::FileMissing, format!("the mesh has no {object}"));
         let mut known = refs::known(&self.catalog.view(), &object)?;
         if known.is_none() {
             // This node may lag behind the leader.
@@ -241,13 +241,13 @@ fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<R
         let from = *offset as usize;
         let Some(piece) = plain.get(from..from.saturating_add(*length as usize)) else {
             let what = format!("chunk {} has no {length} bytes at {offset}", payload.digest);
-            return Ok(Err(Failure::new(code::FILE_INVALID, what)));
+            return Ok(Err(Failure::new(ExitCode::FileInvalid, what)));
         };
         pieces.extend_from_slice(piece);
     }
     // The fastest: it is unpacked at once, at the other end of one network.
     let packed = Payload::pack(suite, Codec::Lz4, None, &pieces);
-    Ok(packed.map_err(|error| Failure::new(code::RUNTIME, "packing pieces of a chunk").because(error)))
+    Ok(packed.map_err(|error| Failure::new(ExitCode::Runtime, "packing pieces of a chunk").because(error)))
 }
 
 #[cfg(test)]
@@ -257,7 +257,7 @@ mod tests {
     use crate::refs;
     use crate::repositories::Place;
     use crate::testing::{SUITE, TestNode, stanza};
-    use pgmesh_protocol::code;
+    use pgmesh_protocol::ExitCode;
     use pgmesh_protocol::{ChunkReply, GetPieces, Request};
     use pgmesh_raft::ObjectRef;
     use pgmesh_storage::{Codec, Payload};
@@ -300,7 +300,7 @@ mod tests {
         });
         let failure = client.ask::<ChunkReply>(&pieces, None).await.unwrap_err();
         assert!(
-            [code::CHECKSUM, code::REPO_INVALID].contains(&failure.code),
+            [ExitCode::Checksum, ExitCode::RepoInvalid].contains(&failure.code),
             "{failure}"
         );
         assert!(known().replicas.is_empty(), "it is withdrawn");

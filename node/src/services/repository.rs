@@ -9,7 +9,7 @@ use pgmesh_protocol::{
     BODY_LIMIT, ListRepository, MESSAGE_LIMIT, PayloadHead, ReadRepository, RepositoryListing, RepositoryObject,
     Request,
 };
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::Command;
 use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey, Repository, StoreError};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ impl Node {
             return self.own_slot(repo).map(|slot| Place::Here(slot.clone()));
         }
         self.repositories.place(repo).map_err(|why| {
-            Failure::new(code::REPO_INVALID, format!("repo{repo} cannot be asked"))
+            Failure::new(ExitCode::RepoInvalid, format!("repo{repo} cannot be asked"))
                 .because(why)
                 .remedy("'pgmesh info' lists the repositories there are")
         })
@@ -57,7 +57,7 @@ impl Node {
 
     /// Another way to a shared repository, where the one that was taken is to blame.
     fn next_way(&self, repo: RepoKey, failure: &Failure, tried: &[Way], from_node: bool) -> Option<Place> {
-        let is_of_the_way = matches!(failure.code, code::REPO_INVALID | code::HOST_CONNECT);
+        let is_of_the_way = matches!(failure.code, ExitCode::RepoInvalid | ExitCode::HostConnect);
         let next = || self.repositories.another_way(repo, tried);
         (is_of_the_way && !from_node).then(next).flatten()
     }
@@ -137,7 +137,7 @@ impl Node {
         let slot = self.own_slot(repo)?.clone();
         if *asked != slot.settings.definition {
             return Err(Failure::new(
-                code::CONFIG,
+                ExitCode::Config,
                 format!("this node runs with another definition of repo{repo} than the file has"),
             )
             .remedy("start the node again with the new file, then run repo-update"));
@@ -204,9 +204,9 @@ async fn content(repository: &Repository, object: &ObjectPath) -> Result<Payload
 
 fn unreadable(repo: RepoKey, path: &str, error: &crate::repositories::SlotError) -> Failure {
     let code = match error.condemns() {
-        Some(true) => code::FILE_MISSING,
-        Some(false) => code::CHECKSUM,
-        None => code::REPO_INVALID,
+        Some(true) => ExitCode::FileMissing,
+        Some(false) => ExitCode::Checksum,
+        None => ExitCode::RepoInvalid,
     };
     Failure::new(code, format!("repo{repo}: {path:?} cannot be read")).because(chain(error))
 }

@@ -4,7 +4,7 @@ use crate::Node;
 use crate::links::{Lane, Whom};
 use crate::repositories::There;
 use crate::settings::effective_ack;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{Replaced, Request};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, Reply};
 use pgmesh_storage::RepoKey;
@@ -56,7 +56,7 @@ impl Node {
             }
             There::TheSame if record.change.is_none() => {
                 return Err(Failure::new(
-                    code::COMMAND_INVALID,
+                    ExitCode::CommandInvalid,
                     format!(
                         "{} holds repo{repo}, as the mesh knows it: nothing is lost",
                         slot.settings.store()
@@ -119,7 +119,7 @@ impl Node {
         let ack = effective_ack(self.settings.archive_ack, all.len()).unwrap_or(left);
         if !force && left <= ack {
             return Err(Failure::new(
-                code::COMMAND_INVALID,
+                ExitCode::CommandInvalid,
                 format!(
                     "without repo{repo} there are {left} repositories, and {ack} must acknowledge each push: the next one that \
                      is away would stop archiving"

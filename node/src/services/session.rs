@@ -4,7 +4,7 @@ use super::backup::random_key;
 use crate::Node;
 use crate::sessions::{ConnectionNumber, holder_words};
 use pgmesh_protocol::{BeginRestore, RestoreBegun, SessionStatus};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 
 use pgmesh_raft::{Command, LogIndex, SessionId, SessionKind, SessionRecord, View};
 use pgmesh_storage::StanzaName;
@@ -42,7 +42,7 @@ impl Node {
         let view = self.catalog.view_linearizable().await.map_err(Failure::from)?;
         let Some(record) = view.session(session)? else {
             return Err(
-                Failure::new(code::OPTION_INVALID, format!("there is no open session {session}"))
+                Failure::new(ExitCode::OptionInvalid, format!("there is no open session {session}"))
                     .remedy("'pgmesh doctor' on a node names the sessions that are old"),
             );
         };

@@ -7,7 +7,7 @@ use crate::services::{claimed_object, unexpected};
 use crate::settings::effective_ack;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{AdoptedStanza, AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{ClaimedObject, Cluster};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};
@@ -75,7 +75,7 @@ impl Node {
         let Some((instance, host)) = &adopted.before else {
             if !is_bound {
                 let what = format!("timeline {timeline} of stanza {} has no writer yet", cluster.stanza);
-                return Err(Failure::new(code::ARCHIVE_MISMATCH, what)
+                return Err(Failure::new(ExitCode::ArchiveMismatch, what)
                     .remedy("nothing needs to be adopted: the first server that pushes for it becomes its writer"));
             }
             return Ok(adopted);
@@ -89,7 +89,7 @@ impl Node {
             let what = format!(
                 "the data directory that writes timeline {timeline}, first pushed by {host}, pushed {age} s ago"
             );
-            return Err(Failure::new(code::ARCHIVE_MISMATCH, what)
+            return Err(Failure::new(ExitCode::ArchiveMismatch, what)
                 .because("two servers that write one timeline are two histories, and the archive can hold only one")
                 .remedy("stop the other server first; if it is gone, wait some minutes, or give --force"));
         }
@@ -155,7 +155,7 @@ impl Node {
             }
         }
         Err(Failure::new(
-            code::ARCHIVE_TIMEOUT,
+            ExitCode::ArchiveTimeout,
             "the name of the stanza's description kept being deleted while it was written",
         )
         .again())
@@ -179,7 +179,7 @@ impl Node {
         // A stanza of this name may have been deleted a moment ago: its objects' names are not free yet.
         let targets = refs::targets_of(&view.snapshot(), &object)?;
         let ack = effective_ack(self.settings.backup_ack, targets.len())
-            .map_err(|why| Failure::new(code::OPTION_INVALID, "backup-ack cannot be met").because(why))?;
+            .map_err(|why| Failure::new(ExitCode::OptionInvalid, "backup-ack cannot be met").because(why))?;
         let name = ObjectName::StanzaInfo {
             stanza: create.stanza.clone(),
             archive_id,
@@ -218,7 +218,7 @@ impl Node {
             created: pgmesh_protocol::now_unix(),
         };
         let unwritable = |error: &dyn std::error::Error| {
-            Failure::new(code::ASSERT, "the stanza's description cannot be written").because(error)
+            Failure::new(ExitCode::Assert, "the stanza's description cannot be written").because(error)
         };
         let text = info.encode().map_err(|error| unwritable(&error))?;
         Payload::pack(self.suite(), Codec::None, None, &text).map_err(|error| unwritable(&error))
@@ -323,7 +323,7 @@ impl Node {
         let age = last.map(|segment| pgmesh_protocol::now_unix() - segment.pushed_at);
         match age {
             Some(age) if (0..RECENT_PUSH_SECONDS).contains(&age) => Err(Failure::new(
-                code::PG_RUNNING,
+                ExitCode::PgRunning,
                 format!("PostgreSQL may run: stanza {stanza} was pushed to {age} seconds ago"),
             )
             .remedy(
@@ -340,7 +340,7 @@ fn need_same_cluster(create: &CreateStanza, database: &Database) -> Result<(), F
         return Ok(());
     }
     Err(Failure::new(
-        code::FILE_INVALID,
+        ExitCode::FileInvalid,
         format!(
             "stanza {} exists for PostgreSQL {} with system identifier {}, the cluster here is PostgreSQL {} with {}",
             create.stanza, database.version, database.system_id, create.version, create.system_id
@@ -380,7 +380,7 @@ pub(super) fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Data
     }
     record.current().cloned().ok_or_else(|| {
         Failure::new(
-            code::FORMAT,
+            ExitCode::Format,
             format!("the catalog's record of stanza {stanza} names no database"),
         )
     })
@@ -391,7 +391,7 @@ pub(super) fn current(record: &StanzaRecord, stanza: &StanzaName) -> Result<Data
 mod tests {
     use crate::SessionTimes;
     use crate::testing::{TestNode, stanza};
-    use pgmesh_protocol::code;
+    use pgmesh_protocol::ExitCode;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_stanza_whose_cluster_seems_to_run_is_not_deleted() {
@@ -399,10 +399,10 @@ mod tests {
         let client = site.connect().await;
         site.create_stanza(&client).await;
         let failure = site.node.delete_stanza("test", stanza(), false, false).await;
-        assert_eq!(failure.unwrap_err().code, code::PG_RUNNING);
+        assert_eq!(failure.unwrap_err().code, ExitCode::PgRunning);
         // By what the catalog says: it is not stopped. Nothing has changed.
         let failure = site.node.delete_stanza("test", stanza(), false, true).await;
-        assert_eq!(failure.unwrap_err().code, code::STOP);
+        assert_eq!(failure.unwrap_err().code, ExitCode::Stop);
         let record = site.node.catalog.view().stanza(&stanza()).unwrap().unwrap();
         assert!(!record.deleting && record.stopped.is_none());
         site.node.delete_stanza("test", stanza(), true, false).await.unwrap();

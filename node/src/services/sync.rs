@@ -4,7 +4,7 @@ use crate::Node;
 use crate::repositories::Place;
 use crate::services::info::debt_info;
 use pgmesh_protocol::SyncEvent;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ impl Node {
 
     async fn why_stuck(&self, repo: RepoKey) -> Failure {
         let failure = Failure::new(
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             format!("what repo{repo} owes has not become less for a minute"),
         )
         .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");

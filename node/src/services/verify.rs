@@ -9,7 +9,7 @@ use crate::repositories::{BadReplica, OpenRepository, Slot, SlotError};
 use crate::{Node, refs};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
@@ -86,7 +86,7 @@ impl Node {
             .collect();
         if slots.is_empty() {
             return Err(Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 "this node's file declares no such repository",
             ));
         }
@@ -124,10 +124,10 @@ impl Node {
         let plain = source
             .payload
             .open(self.suite())
-            .map_err(|error| Failure::new(code::CHECKSUM, format!("{object} is damaged")).because(error))?;
+            .map_err(|error| Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(error))?;
         ManifestRoot::decode(&plain)
             .map(Some)
-            .map_err(|error| Failure::new(code::FORMAT, format!("{object} is not understood")).because(error))
+            .map_err(|error| Failure::new(ExitCode::Format, format!("{object} is not understood")).because(error))
     }
 }
 
@@ -140,7 +140,7 @@ impl Verification<'_> {
         self.sink
             .send(event)
             .await
-            .map_err(|_| Failure::new(code::RUNTIME, "whoever asked for the verification has gone"))
+            .map_err(|_| Failure::new(ExitCode::Runtime, "whoever asked for the verification has gone"))
     }
 
     /// Reads every object of one repository (invariant 6), and says which known ones are not there.

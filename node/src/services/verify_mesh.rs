@@ -6,7 +6,7 @@ use crate::Node;
 use crate::links::{Lane, LinkError, Whom, receive};
 use crate::repositories::Place;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, Request, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::NodeName;
 use pgmesh_storage::RepoKey;
@@ -130,7 +130,7 @@ impl Node {
             }
         }
         if hosts.is_empty() && unreached.is_empty() {
-            return Err(Failure::new(code::REPO_INVALID, "the mesh has no such repository")
+            return Err(Failure::new(ExitCode::RepoInvalid, "the mesh has no such repository")
                 .remedy("'pgmesh info' lists the repositories there are"));
         }
         Ok((hosts.into_iter().collect(), unreached))
@@ -214,7 +214,7 @@ async fn gather(
             && sink.send(event).await.is_err()
         {
             return Err(Failure::new(
-                code::RUNTIME,
+                ExitCode::Runtime,
                 "whoever asked for the verification has gone",
             ));
         }

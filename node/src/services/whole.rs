@@ -252,7 +252,7 @@ mod tests {
     use crate::SessionTimes;
     use crate::testing::{Connected, TestNode, manifest_of};
     use pgmesh_protocol::CommittedBackup;
-    use pgmesh_protocol::code;
+    use pgmesh_protocol::ExitCode;
     use pgmesh_raft::{Claim, Command, DebtReason, ObjectRef, Reply};
 
     const LABEL: &str = "20260101-000000F";
@@ -305,7 +305,7 @@ mod tests {
         site.damage(chunk);
         withdraw(&site, chunk).await;
         let failure = client.commit_backup(session, LABEL, &root).await.unwrap_err();
-        assert_eq!(failure.code, code::ARCHIVE_TIMEOUT);
+        assert_eq!(failure.code, ExitCode::ArchiveTimeout);
         assert!(failure.what.starts_with("1 chunks"), "{failure}");
     }
 
@@ -365,7 +365,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_commit_waits_as_long_as_there_are_fewer_and_fewer() {
-        let over = || Failure::new(code::RUNTIME, "over");
+        let over = || Failure::new(ExitCode::Runtime, "over");
         let mut patience = Patience::begin();
         let first = Instant::now();
         patience.pause = Duration::ZERO;

@@ -6,7 +6,7 @@
 use super::own::insist;
 use crate::Node;
 use pgmesh_protocol::ResumeSession;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -98,7 +98,7 @@ impl ClientSessions {
         match own.count() {
             0..MOST_OF_A_CONNECTION => Ok(()),
             open => Err(Failure::new(
-                code::PROTOCOL,
+                ExitCode::Protocol,
                 format!("this connection has {open} sessions already"),
             )),
         }
@@ -109,7 +109,7 @@ impl ClientSessions {
     pub(crate) fn attach(&self, session: SessionId, terms: Terms, now: Duration) -> Result<(), Failure> {
         let mut inner = self.lock();
         if !inner.connections.contains_key(&terms.connection) {
-            return Err(Failure::new(code::HOST_CONNECT, "the connection has ended meanwhile").again());
+            return Err(Failure::new(ExitCode::HostConnect, "the connection has ended meanwhile").again());
         }
         if inner.open.get(&session).is_some_and(|open| open.turn > terms.turn) {
             return Err(Failure::from(Refusal::SessionMoved(session)).again());
@@ -235,7 +235,7 @@ impl Inner {
             },
             |(_, reason)| reason.clone(),
         );
-        Failure::new(code::LOCK_ACQUIRE, format!("session {session} has ended"))
+        Failure::new(ExitCode::LockAcquire, format!("session {session} has ended"))
             .because(cause)
             .remedy("run the command again: what is stored already is not sent twice")
     }
@@ -311,7 +311,7 @@ impl Node {
             && record.resume_key == Some(resume.resume_key);
         if !is_its {
             return Err(Failure::new(
-                code::LOCK_ACQUIRE,
+                ExitCode::LockAcquire,
                 format!("session {session} is another client's"),
             ));
         }
@@ -410,7 +410,7 @@ mod tests {
             clients.check_room(1).unwrap();
             clients.attach(SessionId(LogIndex(number)), terms(0, 1), at(0)).unwrap();
         }
-        assert_eq!(clients.check_room(1).unwrap_err().code, code::PROTOCOL);
+        assert_eq!(clients.check_room(1).unwrap_err().code, ExitCode::Protocol);
         assert!(clients.check_room(2).is_ok());
         assert_eq!(holder_words(&"ä".repeat(1000)).chars().count(), HOLDER);
     }
@@ -463,7 +463,7 @@ mod tests {
             clients.ended(SessionId(LogIndex(number)), "x");
         }
         let over = clients.check_held(7, 1).unwrap_err();
-        assert_eq!(over.code, code::LOCK_ACQUIRE);
+        assert_eq!(over.code, ExitCode::LockAcquire);
         assert!(over.cause.unwrap().starts_with("no progress for 30 min"));
         assert_eq!(clients.lock().reasons.len(), REASONS);
     }

@@ -3,7 +3,7 @@
 
 use super::SessionTimes;
 use crate::testing::{Connected, QUICK, TestNode, stanza};
-use pgmesh_protocol::code;
+use pgmesh_protocol::ExitCode;
 use pgmesh_protocol::{BackupBegun, BeginRestore, ChunkReply, GetChunk, Request, RestoreBegun, ResumeSession};
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, SessionKind};
 use pgmesh_storage::Digest;
@@ -60,7 +60,7 @@ async fn a_session_that_nobody_holds_ends_and_frees_its_stanza() {
     };
     site.propose(begin).await;
     let refused = client.begin_backup("20260102-000000F").await.unwrap_err();
-    assert_eq!(refused.code, code::LOCK_ACQUIRE);
+    assert_eq!(refused.code, ExitCode::LockAcquire);
     let began = Instant::now();
     site.wait("the session's end", |_| !site.is_open(session)).await;
     assert!(
@@ -178,7 +178,7 @@ async fn a_client_that_is_connected_and_does_nothing_loses_its_session() {
     assert!(!site.is_open(id(begun.session)));
     assert!(site.is_open(id(kept.session)), "its holder works");
     let refused = hung.put_chunk(begun.session, &[1; 100]).await.unwrap_err();
-    assert_eq!((refused.code, refused.again), (code::LOCK_ACQUIRE, false));
+    assert_eq!((refused.code, refused.again), (ExitCode::LockAcquire, false));
     assert!(refused.cause.as_ref().unwrap().contains("session-timeout"), "{refused}");
     let stanza_record = site.node.catalog.view().stanza(&stanza()).unwrap().unwrap();
     assert_eq!(stanza_record.backup, None, "the lock went with it");
@@ -210,7 +210,7 @@ async fn a_holder_that_comes_back_in_time_goes_on_and_one_that_does_not_is_told(
         .await;
     let late = site.connect().await;
     let refused = late.ask::<()>(&resume(&begun, 5), None).await.unwrap_err();
-    assert_eq!(refused.code, code::LOCK_ACQUIRE);
+    assert_eq!(refused.code, ExitCode::LockAcquire);
     assert!(refused.cause.unwrap().contains("did not come back"));
 }
 
@@ -243,7 +243,7 @@ async fn a_restore_reads_what_is_condemned_while_it_runs() {
     site.wait("the chunk to be deleted", |_| !site.has_file(chunk)).await;
     let missing = restore.ask::<ChunkReply>(&get, None).await.unwrap_err();
     assert!(
-        missing.code == code::FILE_MISSING || missing.code == code::REPO_INVALID,
+        missing.code == ExitCode::FileMissing || missing.code == ExitCode::RepoInvalid,
         "{missing}"
     );
 }
@@ -268,5 +268,5 @@ async fn a_session_ends_by_hand_and_its_holder_is_told() {
     let refused = client.put_chunk(begun.session, b"x").await.unwrap_err();
     assert!(refused.cause.unwrap().contains("session-end"));
     let unknown = admin.ask::<String>(&end(begun.session), None).await.unwrap_err();
-    assert_eq!(unknown.code, code::OPTION_INVALID);
+    assert_eq!(unknown.code, ExitCode::OptionInvalid);
 }

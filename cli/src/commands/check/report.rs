@@ -1,11 +1,10 @@
 //! What `check` saw, what it makes of it, and how it is shown. Pure.
 
 use crate::commands::info::{HOLES_REMEDY, debt, health, stanza_holes, troubles};
-use crate::exit::ExitCode;
 use crate::output::timestamp;
 use pgmesh_client::pg::{Archiver, ArchiverState};
 use pgmesh_postgres::{SegmentName, SystemId};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence, StanzaHoles};
 use pgmesh_storage::{ArchiveId, StanzaName};
 use serde_json::{Value, json};
@@ -127,7 +126,7 @@ impl Report {
         if let (None, Some((archiver, at))) = (&self.segment, &self.archiver)
             && archiver.state(*at) == ArchiverState::Stuck
         {
-            let failure = Failure::new(code::ARCHIVE_TIMEOUT, "PostgreSQL's archiver is stuck");
+            let failure = Failure::new(ExitCode::ArchiveTimeout, "PostgreSQL's archiver is stuck");
             let remedy =
                 "see what archive_command says in PostgreSQL's log; 'pgmesh doctor' says what the mesh refuses";
             return Err(failure.because(archiver.describe(*at)).remedy(remedy));
@@ -136,7 +135,7 @@ impl Report {
             && let Some(unreached) = holes.unreached_sentence()
         {
             let missing: Vec<String> = holes.holes.iter().map(|hole| hole.sentence(timestamp)).collect();
-            return Err(Failure::new(code::FILE_MISSING, unreached)
+            return Err(Failure::new(ExitCode::FileMissing, unreached)
                 .because(missing.join("; "))
                 .remedy(HOLES_REMEDY));
         }
@@ -157,7 +156,7 @@ impl Report {
             "archiving goes on where archive-ack repositories are up; bring {names} back, and what is owed there is made \
              up by itself"
         );
-        Err(Failure::new(code::REPO_INVALID, what)
+        Err(Failure::new(ExitCode::RepoInvalid, what)
             .because(self.states(&concerned))
             .remedy(remedy))
     }
@@ -230,7 +229,7 @@ impl Report {
         } else {
             format!("{archiver}; {}", self.states(&away))
         };
-        Failure::new(code::ARCHIVE_TIMEOUT, what)
+        Failure::new(ExitCode::ArchiveTimeout, what)
             .because(cause)
             .remedy("see what archive_command says in PostgreSQL's log; with a long backlog, raise archive-timeout")
     }
@@ -308,7 +307,7 @@ impl Report {
         json!({
             "stanza": self.stanza,
             "status": {
-                "code": failure.map_or(ExitCode::Ok.number(), |failure| failure.code),
+                "code": failure.map_or(ExitCode::Ok, |failure| failure.code).number(),
                 "message": failure.map_or_else(|| "ok".to_owned(), ToString::to_string),
             },
             "node": self.node,

@@ -4,7 +4,7 @@ use super::check::{Check, OTHER};
 use crate::config::Config;
 use crate::settings;
 use pgmesh_client::pg::{Archiver, ArchiverState, archiver_remedy, check_archiving, open_here, ready_files};
-use pgmesh_protocol::{Failure, code, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 
 /// What was seen of one cluster.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub async fn look(config: &Config) -> Vec<ClusterArchiver> {
             Ok(config) => seen.extend(look_at(&config).await),
             Err(error) => seen.push(ClusterArchiver {
                 stanza: stanza.clone(),
-                archiver: Err(Failure::new(error.code.number(), error.to_string())),
+                archiver: Err(Failure::new(error.code, error.to_string())),
                 server: Ok(()),
                 remedy: String::new(),
                 at: now_unix(),
@@ -106,7 +106,7 @@ pub fn checks(seen: &ClusterArchiver) -> Vec<Check> {
             found,
             "see that they become fewer: pg_wal grows while they wait",
         ),
-        ArchiverState::Stuck => Check::fail(subject, code::ARCHIVE_TIMEOUT, found, seen.remedy.clone()),
+        ArchiverState::Stuck => Check::fail(subject, ExitCode::ArchiveTimeout, found, seen.remedy.clone()),
     }];
     if let Err(failure) = &seen.server {
         let subject = format!("server of {}", seen.stanza);
@@ -117,8 +117,8 @@ pub fn checks(seen: &ClusterArchiver) -> Vec<Check> {
             .unwrap_or_else(|| "see PostgreSQL's log".to_owned());
         checks.push(match failure.code {
             // It may be stopped on purpose.
-            code::DB_CONNECT => Check::warn(subject, found, remedy),
-            0 => Check::fail(subject, OTHER, found, remedy),
+            ExitCode::DbConnect => Check::warn(subject, found, remedy),
+            ExitCode::Ok => Check::fail(subject, OTHER, found, remedy),
             code => Check::fail(subject, code, found, remedy),
         });
     }
@@ -148,23 +148,32 @@ mod tests {
 
     #[test]
     fn a_server_that_is_stopped_is_a_warning_and_one_that_archives_elsewhere_a_failure() {
-        let verdicts = |seen: ClusterArchiver| -> Vec<(Verdict, u8)> {
+        let verdicts = |seen: ClusterArchiver| -> Vec<(Verdict, ExitCode)> {
             checks(&seen).iter().map(|check| (check.verdict, check.code)).collect()
         };
-        assert_eq!(verdicts(seen(None, Ok(()))), [(Verdict::Ok, 0)]);
-        let stopped = || Err(Failure::new(code::DB_CONNECT, "refused"));
+        assert_eq!(verdicts(seen(None, Ok(()))), [(Verdict::Ok, ExitCode::Ok)]);
+        let stopped = || Err(Failure::new(ExitCode::DbConnect, "refused"));
         assert_eq!(
             verdicts(seen(Some(3), stopped())),
-            [(Verdict::Ok, 0), (Verdict::Warn, 0)]
+            [(Verdict::Ok, ExitCode::Ok), (Verdict::Warn, ExitCode::Ok)]
         );
         assert_eq!(
             verdicts(seen(Some(900), stopped())),
-            [(Verdict::Warn, 0), (Verdict::Warn, 0)]
+            [(Verdict::Warn, ExitCode::Ok), (Verdict::Warn, ExitCode::Ok)]
         );
-        let foreign = Err(Failure::new(68, "archive_command is \"cp\""));
-        assert_eq!(verdicts(seen(None, foreign)), [(Verdict::Ok, 0), (Verdict::Fail, 68)]);
+        let foreign = Err(Failure::new(
+            ExitCode::ArchiveCommandInvalid,
+            "archive_command is \"cp\"",
+        ));
+        assert_eq!(
+            verdicts(seen(None, foreign)),
+            [
+                (Verdict::Ok, ExitCode::Ok),
+                (Verdict::Fail, ExitCode::ArchiveCommandInvalid)
+            ]
+        );
         let mut unread = seen(None, Ok(()));
-        unread.archiver = Err(Failure::new(code::RUNTIME, "pg1-path cannot be read"));
-        assert_eq!(verdicts(unread), [(Verdict::Warn, 0)]);
+        unread.archiver = Err(Failure::new(ExitCode::Runtime, "pg1-path cannot be read"));
+        assert_eq!(verdicts(unread), [(Verdict::Warn, ExitCode::Ok)]);
     }
 }

@@ -1,7 +1,6 @@
 //! What a check came to, and how it is shown.
 
-use crate::exit::ExitCode;
-use pgmesh_protocol::code;
+use pgmesh_protocol::ExitCode;
 use serde_json::{Value, json};
 
 /// The weight of a check.
@@ -37,7 +36,7 @@ pub struct Check {
     /// What to do about it; none where all is well.
     pub remedy: Option<String>,
     /// What the program exits with if this is the first failure.
-    pub code: u8,
+    pub code: ExitCode,
 }
 
 impl Check {
@@ -48,7 +47,7 @@ impl Check {
             verdict: Verdict::Ok,
             found: found.into(),
             remedy: None,
-            code: 0,
+            code: ExitCode::Ok,
         }
     }
 
@@ -62,7 +61,12 @@ impl Check {
     }
 
     /// Does not work.
-    pub fn fail(subject: impl Into<String>, code: u8, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn fail(
+        subject: impl Into<String>,
+        code: ExitCode,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
             verdict: Verdict::Fail,
             code,
@@ -101,7 +105,7 @@ pub fn render_json(checks: &[Check]) -> Value {
             "verdict": check.verdict.word().to_lowercase(),
             "found": check.found,
             "remedy": check.remedy,
-            "code": check.code,
+            "code": check.code.number(),
         })
     };
     json!({
@@ -115,14 +119,14 @@ pub fn verdict(checks: &[Check]) -> ExitCode {
     let Some(failed) = checks.iter().find(|check| check.verdict == Verdict::Fail) else {
         return ExitCode::Ok;
     };
-    let mut codes = ExitCode::ALL.into_iter();
-    codes
-        .find(|known| known.number() == failed.code && failed.code != 0)
-        .unwrap_or(ExitCode::Runtime)
+    match failed.code {
+        ExitCode::Ok => ExitCode::Runtime,
+        code => code,
+    }
 }
 
 /// A code for what has none of its own.
-pub const OTHER: u8 = code::RUNTIME;
+pub const OTHER: ExitCode = ExitCode::Runtime;
 
 #[cfg(test)]
 mod tests {
@@ -132,8 +136,8 @@ mod tests {
         vec![
             Check::ok("configuration", "read"),
             Check::warn("clock of n2", "7 s\nahead", "set it right"),
-            Check::fail("node n3", 49, "not reached", "start it"),
-            Check::fail("repo2", 103, "down?", "mount it"),
+            Check::fail("node n3", ExitCode::HostConnect, "not reached", "start it"),
+            Check::fail("repo2", ExitCode::RepoInvalid, "down?", "mount it"),
         ]
     }
 
@@ -155,6 +159,6 @@ mod tests {
         assert_eq!(verdict(&checks()), ExitCode::HostConnect);
         assert_eq!(verdict(&checks()[..2]), ExitCode::Ok);
         assert_eq!(verdict(&[Check::fail("x", OTHER, "y", "z")]), ExitCode::Runtime);
-        assert_eq!(verdict(&[Check::fail("x", 255, "y", "z")]), ExitCode::Runtime);
+        assert_eq!(verdict(&[Check::fail("x", ExitCode::Ok, "y", "z")]), ExitCode::Runtime);
     }
 }

@@ -12,7 +12,7 @@ use crate::commands::info::{
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::output::{size, timestamp};
 use pgmesh_client::mesh::Probed;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
 use std::collections::BTreeSet;
 
@@ -67,7 +67,7 @@ impl Default for Seen {
             warnings: Vec::new(),
             archive_ack: None,
             program: String::new(),
-            identity: Err(Failure::new(code::CRYPTO, "the identity was not looked at")),
+            identity: Err(Failure::new(ExitCode::Crypto, "the identity was not looked at")),
             archivers: Vec::new(),
             probes: Vec::new(),
             status: None,
@@ -134,7 +134,7 @@ fn certificate(subject: &str, found: &str, expires: i64, now: i64, remedy: &str)
     let end = timestamp(expires);
     if expires <= now {
         let what = format!("{found}: the certificate ended at {end}");
-        return Check::fail(subject, code::CRYPTO, what, remedy);
+        return Check::fail(subject, ExitCode::Crypto, what, remedy);
     }
     let what = format!("{found}, certificate until {end}");
     if expires - now < CERTIFICATE_MARGIN {
@@ -156,7 +156,7 @@ fn reachable(probed: &Probed) -> Check {
         }
         Err(why) => Check::fail(
             subject,
-            code::HOST_CONNECT,
+            ExitCode::HostConnect,
             format!("not reached: {why}"),
             "see that 'pgmesh node start' runs there and that UDP passes; mesh-route says how to reach a node that is behind \
              address translation; 'pgmesh node remove' forgets one that is gone for good",
@@ -165,7 +165,7 @@ fn reachable(probed: &Probed) -> Check {
 }
 
 fn not_asked(failure: &Failure) -> Check {
-    if failure.code == code::PROTOCOL && !failure.again {
+    if failure.code == ExitCode::Protocol && !failure.again {
         return Check::warn(
             "mesh",
             failure.to_string(),
@@ -173,7 +173,7 @@ fn not_asked(failure: &Failure) -> Check {
         );
     }
     let next = match failure.code {
-        code::HOST_CONNECT => "see to the nodes that are not reached first",
+        ExitCode::HostConnect => "see to the nodes that are not reached first",
         _ => "see that all nodes run the same version of pgmesh, and what the log of the one that answered says",
     };
     let remedy = failure.remedy.clone().unwrap_or_else(|| next.to_owned());
@@ -206,7 +206,7 @@ fn consensus(status: &MeshStatus) -> Vec<Check> {
         Some(leader) => Check::ok("leader", leader.clone()),
         None => Check::fail(
             "leader",
-            code::HOST_CONNECT,
+            ExitCode::HostConnect,
             "there is none",
             "wait for a few seconds; if it stays so, bring back the voters that are away",
         ),
@@ -235,7 +235,7 @@ fn quorum(status: &MeshStatus) -> Check {
     if let Err(why) = &status.quorum {
         return Check::fail(
             "quorum",
-            code::HOST_CONNECT,
+            ExitCode::HostConnect,
             format!("{count}: {why}"),
             "bring voters back: until then nothing is acknowledged, and PostgreSQL keeps its WAL",
         );
@@ -263,7 +263,7 @@ fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStat
         Err(why) => {
             let found = format!("node {} does not reach it: {why}", status.node);
             let remedy = "see that it runs; 'pgmesh node remove' forgets one that is gone for good";
-            return vec![Check::fail(subject, code::HOST_CONNECT, found, remedy)];
+            return vec![Check::fail(subject, ExitCode::HostConnect, found, remedy)];
         }
     };
     let mut checks = vec![caught_up(&subject, status, info, own), clock(seen, info, own)];
@@ -374,7 +374,7 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
             ),
             HealthInfo::Down { .. } => Check::fail(
                 subject,
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 troubles,
                 format!(
                     "bring its storage back, or mend its credentials ('pgmesh --repo={} repo-check' on its node tries it step by step); \
@@ -384,7 +384,7 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
             ),
             HealthInfo::Refused { .. } => Check::fail(
                 subject,
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 troubles,
                 "correct its options in the file of the node that hosts it, or of those that declare it",
             ),
@@ -394,7 +394,7 @@ fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
     checks.extend(unopened(status).into_iter().map(|(key, node, why)| {
         Check::fail(
             format!("repo{key} on {node}"),
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             format!("declared, and not part of the mesh yet: {why}"),
             format!("correct its options in that node's file; 'pgmesh --repo={key} repo-check' there tries them"),
         )
@@ -431,7 +431,7 @@ fn losses(status: &MeshStatus) -> Check {
         return Check::ok(subject, "none: everything that is known has a good copy");
     }
     if costs(&status.lost) {
-        return Check::fail(subject, code::FILE_MISSING, found, lost_remedy(&status.lost));
+        return Check::fail(subject, ExitCode::FileMissing, found, lost_remedy(&status.lost));
     }
     Check::warn(subject, found, "nothing: they are forgotten with the next sweep")
 }
@@ -452,7 +452,7 @@ fn holes(status: &MeshStatus) -> Check {
         return Check::ok(subject, "none is missing that a backup needs");
     }
     if status.holes.stanzas.iter().any(|stanza| !stanza.unreached.is_empty()) {
-        return Check::fail(subject, code::FILE_MISSING, found, HOLES_REMEDY);
+        return Check::fail(subject, ExitCode::FileMissing, found, HOLES_REMEDY);
     }
     Check::warn(subject, found, HOLES_REMEDY)
 }
@@ -508,7 +508,7 @@ fn spare_repositories(seen: &Seen, status: &MeshStatus) -> Check {
     if all == 0 {
         return Check::fail(
             "repositories",
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             "the mesh has none",
             "declare one in a node's file: repo1-path=…",
         );
@@ -516,7 +516,7 @@ fn spare_repositories(seen: &Seen, status: &MeshStatus) -> Check {
     match up.checked_sub(ack) {
         None => Check::fail(
             "repositories",
-            code::ARCHIVE_TIMEOUT,
+            ExitCode::ArchiveTimeout,
             format!("{found}: pushes fail"),
             "bring repositories back, or lower archive-ack for as long as it takes",
         ),

@@ -5,7 +5,7 @@ use super::remote::{self, Spool};
 use super::{PrimaryFiles, Standby};
 use crate::pg::{ClusterFiles, OpenCluster, PgAddress, PgClient, PgSettings, database_failure, open_here, timeline};
 use pgmesh_postgres::{ClusterState, ControlFile};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::sync::Arc;
 
 /// What a backup is taken of.
@@ -54,7 +54,7 @@ pub async fn choose(settings: &BackupSettings) -> Result<Source, Failure> {
     let reasons = reasons.join("; ");
     if settings.standby == StandbyWish::Demanded {
         return Err(Failure::new(
-            code::DB_CONNECT,
+            ExitCode::DbConnect,
             "there is no standby to back up from (backup-standby=y)",
         )
         .because(reasons)
@@ -94,7 +94,7 @@ async fn primary_here(clusters: &[PgSettings]) -> Result<Source, Failure> {
         }
     }
     Err(failure.unwrap_or_else(|| {
-        Failure::new(code::DB_CONNECT, "there is no primary to back up on this host")
+        Failure::new(ExitCode::DbConnect, "there is no primary to back up on this host")
             .because(passed.join("; "))
             .remedy("run this on the primary, or set backup-standby=y and let pgN-… name the primary too")
     }))
@@ -161,7 +161,7 @@ fn check_whose(address: &PgAddress, control: &ControlFile, in_recovery: bool) ->
         ("a primary", "a standby")
     };
     let what = format!("the server {address} is {server}, but the cluster at pg{number}-path is {files}");
-    Err(Failure::new(code::DB_MISMATCH, what).remedy(format!(
+    Err(Failure::new(ExitCode::DbMismatch, what).remedy(format!(
         "leave out pg{number}-path if the server is on another host and the port is forwarded to it"
     )))
 }
@@ -173,14 +173,14 @@ fn only_primary(mut primaries: Vec<Server>, failures: Vec<Failure>) -> Result<Se
             .map(|server| format!("pg{}", server.address.number))
             .collect();
         return Err(Failure::new(
-            code::DB_CONNECT,
+            ExitCode::DbConnect,
             format!("{} are primaries all of them", names.join(" and ")),
         )
         .remedy("let pg1-…, pg2-… name one primary and its standbys"));
     }
     primaries.pop().ok_or_else(|| match failures.into_iter().next() {
         Some(failure) => failure,
-        None => Failure::new(code::DB_CONNECT, "there is no primary among the configured clusters")
+        None => Failure::new(ExitCode::DbConnect, "there is no primary among the configured clusters")
             .because("all of them are in recovery")
             .remedy("let pg2-host, pg2-port and pg2-user name the primary: it starts and stops the backup"),
     })
@@ -277,7 +277,7 @@ fn of_primary(primary: Server) -> Result<Source, Failure> {
             primary.address.number
         );
         return Err(
-            Failure::new(code::DB_CONNECT, what).remedy("run the backup on the primary's host, or on a standby's")
+            Failure::new(ExitCode::DbConnect, what).remedy("run the backup on the primary's host, or on a standby's")
         );
     };
     Ok(Source {

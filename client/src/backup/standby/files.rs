@@ -4,7 +4,7 @@ use super::super::take::walk_failure;
 use super::{PrimaryFiles, Standby, remote};
 use crate::pg::{OpenCluster, database_failure};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, Entry, EntryKind, PgVersion, WalkOptions, walk};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -51,7 +51,7 @@ async fn walk_standby(pgdata: PathBuf, version: PgVersion, mut exclude: Vec<Stri
     in_background(move || {
         let names = std::fs::read_dir(&pgdata).map_err(|error| {
             Failure::new(
-                code::RUNTIME,
+                ExitCode::Runtime,
                 format!("the standby's directory {} cannot be read", pgdata.display()),
             )
             .because(error)
@@ -86,7 +86,7 @@ async fn in_background(
 ) -> Result<ClusterTree, Failure> {
     tokio::task::spawn_blocking(work)
         .await
-        .map_err(|error| Failure::new(code::ASSERT, "the walk ended abnormally").because(error))?
+        .map_err(|error| Failure::new(ExitCode::Assert, "the walk ended abnormally").because(error))?
 }
 
 /// The standby's replicated files, and everything else of the primary: its links too, since a restore makes them again.

@@ -24,7 +24,7 @@ use crate::mesh::Mesh;
 use crate::pg::{BackupStart, OpenCluster, PgClient, database_failure, timeline};
 use pgmesh_postgres::{ClusterTree, ControlFile};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use remote::Spool;
 use std::path::PathBuf;
 
@@ -125,6 +125,6 @@ async fn read_control(pgdata: PathBuf) -> Result<ControlFile, Failure> {
     let what = format!("{} cannot be read", pgdata.join(ControlFile::PATH).display());
     tokio::task::spawn_blocking(move || ControlFile::read(&pgdata))
         .await
-        .map_err(|error| Failure::new(code::ASSERT, what.clone()).because(error))?
-        .map_err(|error| Failure::new(code::FILE_INVALID, what).because(chain(&error)))
+        .map_err(|error| Failure::new(ExitCode::Assert, what.clone()).because(error))?
+        .map_err(|error| Failure::new(ExitCode::FileInvalid, what).because(chain(&error)))
 }

@@ -6,7 +6,7 @@ use crate::pg::{PgClient, PgClientError, ServerFile, database_failure};
 use crate::text;
 use pgmesh_postgres::{ClusterTree, ControlFile, ControlFileError, Entry, EntryKind, Exclusions, Verdict, WalkOptions};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Spool {
         let directory = tempfile::Builder::new()
             .prefix("pgmesh-primary-")
             .tempdir()
-            .map_err(|error| Failure::new(code::RUNTIME, "no temporary directory can be made").because(error))?;
+            .map_err(|error| Failure::new(ExitCode::Runtime, "no temporary directory can be made").because(error))?;
         Ok(Self { directory })
     }
 
@@ -82,7 +82,8 @@ pub async fn control(client: &PgClient) -> Result<(Vec<u8>, ControlFile), Failur
             }
             Err(error) => {
                 return Err(
-                    Failure::new(code::FILE_INVALID, "the primary's pg_control cannot be used").because(chain(&error)),
+                    Failure::new(ExitCode::FileInvalid, "the primary's pg_control cannot be used")
+                        .because(chain(&error)),
                 );
             }
         }
@@ -230,7 +231,7 @@ impl Listing<'_> {
 }
 
 fn unwritten(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(code::RUNTIME, format!("{} cannot be written", path.display())).because(error)
+    Failure::new(ExitCode::Runtime, format!("{} cannot be written", path.display())).because(error)
 }
 
 fn too_much(path: &str) -> Failure {
@@ -238,7 +239,7 @@ fn too_much(path: &str) -> Failure {
         "the primary has more than {} outside the directories that a standby has too; {path} is part of it",
         text::size(LIMIT)
     );
-    Failure::new(code::RUNTIME, what)
+    Failure::new(ExitCode::Runtime, what)
         .because("these files are fetched through SQL, which is for configuration and not for logs")
         .remedy("leave them out, for example with exclude=log/")
 }
@@ -250,7 +251,7 @@ fn refused(error: &PgClientError) -> Failure {
     if !denied {
         return database_failure(error);
     }
-    Failure::new(code::DB_CONNECT, "the primary does not let its own files be read")
+    Failure::new(ExitCode::DbConnect, "the primary does not let its own files be read")
         .because(chain(error))
         .remedy(
             "connect as a superuser (pgN-user), or grant that user pg_read_server_files and the execution of pg_ls_dir, \

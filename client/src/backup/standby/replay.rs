@@ -3,7 +3,7 @@
 use super::Standby;
 use crate::pg::{OpenCluster, ReplayState, database_failure};
 use pgmesh_postgres::{ControlFile, Lsn, TimelineId};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -195,7 +195,7 @@ impl Standby {
                     "the standby pg{} is on timeline {other} at the end of the backup, which is on timeline {timeline}",
                     self.number
                 );
-                Err(Failure::new(code::DB_CONNECT, what)
+                Err(Failure::new(ExitCode::DbConnect, what)
                     .because("it follows another primary now: its files are no base for this one's WAL")
                     .remedy("let it follow the primary that is backed up, then run the backup again"))
             }
@@ -208,14 +208,14 @@ fn promoted(standby: &Standby) -> Failure {
         "the standby pg{} was promoted while the backup was made",
         standby.number
     );
-    Failure::new(code::DB_CONNECT, what)
+    Failure::new(ExitCode::DbConnect, what)
         .because("its files are those of another timeline from then on")
         .remedy("run the backup again: the servers are asked anew which of them is the primary")
 }
 
 fn other_server(standby: &Standby, own: Checkpoint) -> Failure {
     let what = format!("the standby pg{} does not follow the primary", standby.number);
-    Failure::new(code::DB_CONNECT, what)
+    Failure::new(ExitCode::DbConnect, what)
         .because(format!(
             "its checkpoint at {} on timeline {} is none of the primary's",
             own.record, own.timeline
@@ -232,7 +232,7 @@ fn too_slow(standby: &Standby, start: Lsn, state: ReplayState, own: Checkpoint, 
         own.redo,
         waited.as_secs()
     );
-    Failure::new(code::ARCHIVE_TIMEOUT, what)
+    Failure::new(ExitCode::ArchiveTimeout, what)
         .because(if state.streams {
             "it lags behind the primary: recovery_min_apply_delay, a long query, or slow disks"
         } else {

@@ -9,7 +9,7 @@ use pgmesh_postgres::{Descent, SegmentName, SegmentSize, SystemId, TimelineHisto
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::lines::{Family, LastSegment, TimelineFacts};
 use pgmesh_protocol::wal_copies::{Copies, Copy, Listed};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{ArchiveId, Digest, ObjectName, ObjectPath, PartsReader, RepoKey, StanzaInfo, StanzaName, prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -287,12 +287,12 @@ impl DirectArchive {
         }
         let failure = match system_id {
             Some(id) if !known.is_empty() => Failure::new(
-                code::ARCHIVE_MISMATCH,
+                ExitCode::ArchiveMismatch,
                 format!("stanza {stanza} has no cluster with system identifier {id}"),
             )
             .remedy("is this the right stanza?"),
             _ => Failure::new(
-                code::BACKUP_SET_INVALID,
+                ExitCode::BackupSetInvalid,
                 format!("no declared repository describes stanza {stanza}"),
             ),
         };
@@ -422,14 +422,14 @@ fn judge(file: WalFileName, contents: usize, bad: &[String], silent: &[String]) 
         1 => Ok(Archived::Found),
         // Invariant 3 is the catalog's; without it there is no telling which one was acknowledged.
         2.. => Err(Failure::new(
-            code::ARCHIVE_DUPLICATE,
+            ExitCode::ArchiveDuplicate,
             format!("{file} is in the repositories with different contents"),
         )
         .remedy("only a node's catalog knows which one is right")),
         // Invariant 7: not found is a fact only when everybody was asked.
         0 if bad.is_empty() && silent.is_empty() => Ok(Archived::Never),
         0 => Err(
-            Failure::new(code::REPO_INVALID, format!("{file} cannot be read, and may exist"))
+            Failure::new(ExitCode::RepoInvalid, format!("{file} cannot be read, and may exist"))
                 .because(reasons())
                 .remedy("make the repositories readable, or declare only those that are"),
         ),
@@ -448,6 +448,6 @@ mod tests {
         assert!(judge(file, 0, &reason, &[]).is_err());
         assert!(judge(file, 0, &[], &reason).is_err());
         assert_eq!(judge(file, 1, &reason, &reason), Ok(Archived::Found));
-        assert_eq!(judge(file, 2, &[], &[]).unwrap_err().code, code::ARCHIVE_DUPLICATE);
+        assert_eq!(judge(file, 2, &[], &[]).unwrap_err().code, ExitCode::ArchiveDuplicate);
     }
 }

@@ -10,7 +10,7 @@ use pgmesh_postgres::{SegmentSize, SystemId, TimelineId, WalFileName};
 use pgmesh_protocol::BackupInfo;
 use pgmesh_protocol::choice::{Chooser, Chosen, Clusters, Restoring};
 use pgmesh_protocol::lines::NewestBackup;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, Digest, DigestSuite, ManifestRoot, ObjectName, ObjectPath, RepoKey, StanzaName, prefix,
 };
@@ -69,7 +69,7 @@ impl DirectSource {
                 "no declared repository has a backup of stanza {} that can be read",
                 self.stanza
             );
-            return Err(Failure::new(code::BACKUP_SET_INVALID, what).because(listing.silent.join("; ")));
+            return Err(Failure::new(ExitCode::BackupSetInvalid, what).because(listing.silent.join("; ")));
         }
         let archive = DirectArchive::of(Arc::clone(&self.repositories));
         let mut clusters = Clusters::default();
@@ -116,7 +116,7 @@ impl DirectSource {
             }
         }
         Err(Failure::new(
-            code::REPO_INVALID,
+            ExitCode::RepoInvalid,
             format!("the manifest of backup {label} cannot be read"),
         )
         .because(reasons.join("; ")))

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_protocol::choice::{Chosen, Restoring};
 use pgmesh_protocol::{ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, PayloadHead, Request};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
 
@@ -36,7 +36,10 @@ impl MeshSource {
             let info = source.mesh.info(Some(&source.stanza), Backups::Without).await?;
             let (these, others): (Vec<_>, Vec<_>) = info.repositories.iter().partition(|known| known.key == repo);
             if these.is_empty() {
-                return Err(Failure::new(code::REPO_INVALID, format!("the mesh has no repo{repo}")));
+                return Err(Failure::new(
+                    ExitCode::RepoInvalid,
+                    format!("the mesh has no repo{repo}"),
+                ));
             }
             source.only = Some((repo, others.iter().map(|known| known.key.get()).collect()));
         }
@@ -185,7 +188,7 @@ impl MeshSource {
     fn check_repository(&self, repo: u16) -> Result<(), Failure> {
         match &self.only {
             Some((only, _)) if only.get() != repo => Err(Failure::new(
-                code::REPO_INVALID,
+                ExitCode::RepoInvalid,
                 format!("repo{only} has no good copy of all that is needed"),
             )
             .remedy("restore without --repo: the mesh reads each object where it is whole")),
@@ -208,7 +211,11 @@ fn open(head: PayloadHead, bytes: Bytes, suite: DigestSuite) -> Result<Bytes, Fa
 }
 
 fn bad_copy(digest: Digest, cause: impl std::fmt::Display) -> Failure {
-    Failure::new(code::CHECKSUM, format!("object {digest} is not what its digest says")).because(cause)
+    Failure::new(
+        ExitCode::Checksum,
+        format!("object {digest} is not what its digest says"),
+    )
+    .because(cause)
 }
 
 #[cfg(test)]
@@ -225,7 +232,7 @@ mod tests {
             let other = Payload::pack(suite, Codec::Zst, None, &[8; 5000]).unwrap();
             let mut head = other.head();
             head.digest = payload.digest;
-            assert_eq!(open(head, other.bytes, suite).unwrap_err().code, code::CHECKSUM);
+            assert_eq!(open(head, other.bytes, suite).unwrap_err().code, ExitCode::Checksum);
             let mut head = payload.head();
             head.length += 1;
             assert!(open(head, payload.bytes, suite).is_err());

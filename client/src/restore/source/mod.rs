@@ -19,7 +19,7 @@ use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_protocol::choice::{Chosen, Restoring};
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
 use std::sync::Arc;
 
@@ -142,11 +142,15 @@ impl Source {
 /// Reads the root of a manifest, and checks that it is the one asked for.
 fn decode_root(plain: &[u8], stanza: &StanzaName, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
     let root = ManifestRoot::decode(plain).map_err(|error| {
-        Failure::new(code::FORMAT, format!("the manifest of backup {label} cannot be read")).because(error)
+        Failure::new(
+            ExitCode::Format,
+            format!("the manifest of backup {label} cannot be read"),
+        )
+        .because(error)
     })?;
     if root.stanza != *stanza || root.label != *label {
         return Err(Failure::new(
-            code::BACKUP_SET_INVALID,
+            ExitCode::BackupSetInvalid,
             format!(
                 "the manifest of backup {label} of {stanza} is that of {} of {}",
                 root.label, root.stanza

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     DigestSuite, ObjectName, ObjectPath, PartsReader, Passphrase, RepoKey, Repository, Store, StoreError, StoreKind,
     StoreSettings,
@@ -154,7 +154,7 @@ impl Opening {
             .unwrap_or_default();
         for key in self.waited_for {
             let what = format!("repo{key} has not answered, {waited} s after another one");
-            let silent = Err(Failure::new(code::REPO_INVALID, what));
+            let silent = Err(Failure::new(ExitCode::RepoInvalid, what));
             self.declared.push(Declared::new(key, silent));
         }
         self.declared.sort_by_key(|one| one.key);
@@ -248,11 +248,12 @@ impl DirectRepositories {
                 Err(failure) => reasons.push(failure.to_string()),
             }
         }
-        Err(
-            Failure::new(code::REPO_INVALID, format!("{name} cannot be read from any repository"))
-                .because(reasons.join("; "))
-                .remedy("declare a repository that has it"),
+        Err(Failure::new(
+            ExitCode::RepoInvalid,
+            format!("{name} cannot be read from any repository"),
         )
+        .because(reasons.join("; "))
+        .remedy("declare a repository that has it"))
     }
 
     /// All objects below a folder, in all repositories.
@@ -320,7 +321,8 @@ impl DirectRepositories {
         let (key, repository) = self.first()?;
         let listed = repository.list_names(folder, false, None, usize::MAX).await;
         listed.map(|(names, _)| names).map_err(|error| {
-            Failure::new(code::REPO_INVALID, format!("repo{key}: {folder:?} cannot be listed")).because(chain(&error))
+            Failure::new(ExitCode::RepoInvalid, format!("repo{key}: {folder:?} cannot be listed"))
+                .because(chain(&error))
         })
     }
 
@@ -341,7 +343,7 @@ impl DirectRepositories {
 
     fn first(&self) -> Result<(RepoKey, &Repository), Failure> {
         let first = self.open_ones().next();
-        first.ok_or_else(|| Failure::new(code::REPO_INVALID, "no declared repository is open"))
+        first.ok_or_else(|| Failure::new(ExitCode::RepoInvalid, "no declared repository is open"))
     }
 
     /// A reader of a file that lies in parts.
@@ -368,19 +370,19 @@ impl DirectRepositories {
 
 fn none_declared() -> Failure {
     Failure::new(
-        code::OPTION_REQUIRED,
+        ExitCode::OptionRequired,
         "repo-direct needs a repository, and none is declared",
     )
     .remedy("give repo1-path, and for an encrypted one repo1-cipher-type and repo1-cipher-pass")
 }
 
 /// The code of an error about one object.
-fn code_of(error: &StoreError) -> u8 {
+fn code_of(error: &StoreError) -> ExitCode {
     match error {
-        StoreError::NotFound { .. } => code::FILE_MISSING,
-        StoreError::Unusable { .. } => code::OPTION_INVALID,
-        error if error.is_damage() => code::CHECKSUM,
-        _ => code::REPO_INVALID,
+        StoreError::NotFound { .. } => ExitCode::FileMissing,
+        StoreError::Unusable { .. } => ExitCode::OptionInvalid,
+        error if error.is_damage() => ExitCode::Checksum,
+        _ => ExitCode::RepoInvalid,
     }
 }
 
@@ -413,20 +415,20 @@ async fn open(settings: &RepositorySettings) -> Result<Repository, Failure> {
             |code| Failure::new(code, format!("repo{key} in {store} cannot be opened")).because(chain(&error));
         match error {
             StoreError::WrongPassphrase { .. } | StoreError::PassphraseNeeded | StoreError::PassphraseNotNeeded => {
-                failure(code::CRYPTO).remedy(format!("check repo{key}-cipher-pass and repo{key}-cipher-type"))
+                failure(ExitCode::Crypto).remedy(format!("check repo{key}-cipher-pass and repo{key}-cipher-type"))
             }
             StoreError::NotARepository { .. } => {
                 let remedy = match store.kind() {
                     Ok(StoreKind::Posix) => format!("check repo{key}-path, and that its disk is mounted"),
                     _ => format!("check repo{key}-path, and the name of the bucket"),
                 };
-                failure(code::REPO_INVALID).remedy(remedy)
+                failure(ExitCode::RepoInvalid).remedy(remedy)
             }
-            StoreError::Unusable { .. } => failure(code::OPTION_INVALID),
+            StoreError::Unusable { .. } => failure(ExitCode::OptionInvalid),
             StoreError::Denied { .. } | StoreError::Misplaced { .. } => {
-                failure(code::REPO_INVALID).remedy(format!("'pgmesh --repo={key} repo-check' tries it step by step"))
+                failure(ExitCode::RepoInvalid).remedy(format!("'pgmesh --repo={key} repo-check' tries it step by step"))
             }
-            _ => failure(code::REPO_INVALID),
+            _ => failure(ExitCode::RepoInvalid),
         }
     })
 }

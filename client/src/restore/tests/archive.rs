@@ -4,7 +4,7 @@ use super::super::source::Opening;
 use super::*;
 use crate::mesh::Archived as Answer;
 use pgmesh_postgres::WalHole;
-use pgmesh_protocol::code;
+use pgmesh_protocol::ExitCode;
 use pgmesh_storage::{FilePart, Portion};
 
 /// An answer, and the content that came with it.
@@ -36,11 +36,11 @@ async fn invariant_7_without_a_node_a_file_is_missing_only_when_every_repository
     };
     assert_eq!(get(known, 7).await, Ok(Archived::Content(known.repeat(1000).into())));
     assert_eq!(get(unknown, 7).await, Ok(Archived::Never));
-    assert_eq!(get(known, 8).await.unwrap_err().code, code::ARCHIVE_MISMATCH);
+    assert_eq!(get(known, 8).await.unwrap_err().code, ExitCode::ArchiveMismatch);
 
     fs::rename(fixture.path("repo2"), fixture.path("away")).unwrap();
     assert_eq!(get(known, 7).await, Ok(Archived::Content(known.repeat(1000).into())));
-    assert_eq!(get(unknown, 7).await.unwrap_err().code, code::REPO_INVALID);
+    assert_eq!(get(unknown, 7).await.unwrap_err().code, ExitCode::RepoInvalid);
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_t
     let (fail, told) = tokio::sync::oneshot::channel::<()>();
     let opening = opening.beside_one_more(2, async move {
         let _ = told.await;
-        Err(Failure::new(code::REPO_INVALID, "repo2 fails in a test"))
+        Err(Failure::new(ExitCode::RepoInvalid, "repo2 fails in a test"))
     });
     let mut archive = DirectArchive::when_open(opening).await.unwrap();
     assert!(archive.is_incomplete());
@@ -73,7 +73,7 @@ async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_t
     // Twice: what is known of it is not forgotten after the first answer.
     for _ in 0..2 {
         let failure = get_from(&mut archive, 7, unknown).await.unwrap_err();
-        assert_eq!(failure.code, code::REPO_INVALID, "{failure}");
+        assert_eq!(failure.code, ExitCode::RepoInvalid, "{failure}");
         assert!(failure.to_string().contains("repo2 fails in a test"), "{failure}");
         assert!(!archive.is_incomplete());
     }
@@ -147,13 +147,13 @@ async fn a_file_in_parts_is_read_where_all_of_them_are() {
     assert_eq!(get(whole).await, Ok(Archived::Content(content.clone())));
     // Invariant 7: a file of which a part is lost was archived once; one whose upload was cut never was.
     put_in_parts(&fixture, lost, &content, &[&[1, 3], &[]]).await;
-    assert_eq!(get(lost).await.unwrap_err().code, code::REPO_INVALID);
+    assert_eq!(get(lost).await.unwrap_err().code, ExitCode::RepoInvalid);
     put_in_parts(&fixture, cut, &content, &[&[1, 2], &[1]]).await;
     assert_eq!(get(cut).await, Ok(Archived::Never));
     // Two contents: nothing tells which one is right.
     let other = vec![1; content.len()];
     put_in_parts(&fixture, whole, &other, &[&[1, 2, 3], &[]]).await;
-    assert_eq!(get(whole).await.unwrap_err().code, code::ARCHIVE_DUPLICATE);
+    assert_eq!(get(whole).await.unwrap_err().code, ExitCode::ArchiveDuplicate);
     // What is missing of one copy is not taken from another file's.
     let damaged = fixture.repositories[1]
         .list_sorted("stanza/main/archive")

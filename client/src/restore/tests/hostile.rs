@@ -55,7 +55,7 @@ async fn a_backup_puts_nothing_beside_the_clusters_directory_of_a_tablespace() {
     );
     fixture.back_up().await;
     let failure = fixture.restore(&[]).await.unwrap_err();
-    assert_eq!(failure.code, code::FORMAT);
+    assert_eq!(failure.code, ExitCode::Format);
     assert!(failure.cause.unwrap().contains("pg_tblspc/16385/cron.d/job"));
     assert!(
         !fixture.path("fast").exists() && !fixture.pgdata().exists(),

@@ -161,7 +161,7 @@ async fn one_that_fails_a_part_has_not_got_the_file() {
     let asked = asked.lock().unwrap().clone();
     assert_eq!(asked.last().unwrap().1, [1], "it is asked for no more parts");
     let (_, outcome, ..) = run(2, does).await;
-    assert_eq!(outcome.unwrap_err().code, code::ARCHIVE_TIMEOUT);
+    assert_eq!(outcome.unwrap_err().code, ExitCode::ArchiveTimeout);
 }
 
 #[tokio::test]

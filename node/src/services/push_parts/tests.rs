@@ -7,7 +7,7 @@ use pgmesh_protocol::{
     DeleteObject, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed, Request, SegmentPart,
     SegmentReply, VerifyEvent,
 };
-use pgmesh_protocol::{Failure, code};
+use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Branch, ObjectRef, Replica, Server};
 use pgmesh_storage::{Codec, DbId, FilePart, Generation, Payload, RepoKey};
 use pgmesh_transport::Stream;
@@ -248,7 +248,7 @@ async fn a_file_lies_in_parts_in_every_repository_and_comes_back() {
     let mut other = content.clone();
     other[9000] ^= 1;
     let refused = begin(client, &push_in_parts(&other)).await.map(drop).unwrap_err();
-    assert_eq!(refused.code, code::ARCHIVE_DUPLICATE, "{refused}");
+    assert_eq!(refused.code, ExitCode::ArchiveDuplicate, "{refused}");
     assert_eq!(archive.verify().await, Vec::<String>::new());
 }
 
@@ -264,15 +264,15 @@ async fn what_does_not_fit_what_was_announced_is_refused() {
         bytes: good[1].bytes.clone(),
         ..good[2].clone()
     };
-    assert_eq!(refused(harmed).await.code, code::CHECKSUM, "a part that is damaged");
+    assert_eq!(refused(harmed).await.code, ExitCode::Checksum, "a part that is damaged");
 
     let mut more = good.clone();
     more.push(good[0].clone());
-    assert_eq!(refused(more).await.code, code::PROTOCOL, "a part too many");
+    assert_eq!(refused(more).await.code, ExitCode::Protocol, "a part too many");
 
     let mut short = good.clone();
     short[1] = Payload::pack(SUITE, Codec::Zst, None, &content[..1000]).unwrap();
-    assert_eq!(refused(short).await.code, code::PROTOCOL, "a part too short");
+    assert_eq!(refused(short).await.code, ExitCode::Protocol, "a part too short");
 
     // Nobody hears an answer where the stream is cut.
     let (mut stream, _) = begin(client, &announced).await.unwrap();
@@ -317,14 +317,14 @@ async fn parts_that_are_not_the_file_are_never_complete() {
     let mut swapped = good.clone();
     swapped.swap(1, 2);
     let failure = refused(swapped).await;
-    assert_eq!(failure.code, code::CHECKSUM, "in another order: {failure}");
+    assert_eq!(failure.code, ExitCode::Checksum, "in another order: {failure}");
     assert!(failure.again);
 
     let mut other = content.clone();
     other[20 << 20] ^= 1;
     let failure = refused(payloads(&other)).await;
     // Other bytes may lie under the name of one of its parts by now.
-    let codes = [code::CHECKSUM, code::ARCHIVE_TIMEOUT];
+    let codes = [ExitCode::Checksum, ExitCode::ArchiveTimeout];
     assert!(codes.contains(&failure.code), "the file has changed: {failure}");
     // A part may lie there twice, under two generations.
     assert!(!archive.has_last_part(), "no set of parts is complete");
@@ -332,7 +332,7 @@ async fn parts_that_are_not_the_file_are_never_complete() {
     // Other bytes lie under the names of its parts: it is written beside them, all of it.
     let mut tries = 0;
     while let Err(failure) = push(client, &announced, &good).await {
-        assert_eq!(failure.code, code::ARCHIVE_TIMEOUT, "{failure}");
+        assert_eq!(failure.code, ExitCode::ArchiveTimeout, "{failure}");
         tries += 1;
         assert!(tries < 5, "{failure}");
     }
@@ -348,24 +348,24 @@ async fn nothing_is_written_of_what_is_no_segment_of_the_stanza() {
     let failure = push(client, &push_in_parts(&content), &payloads(&content))
         .await
         .unwrap_err();
-    assert_eq!(failure.code, code::ARCHIVE_MISMATCH, "{failure}");
+    assert_eq!(failure.code, ExitCode::ArchiveMismatch, "{failure}");
     let mut announced = push_in_parts(&content);
     announced.payload.length = 17;
     assert_eq!(
         begin(client, &announced).await.map(drop).unwrap_err().code,
-        code::PROTOCOL
+        ExitCode::Protocol
     );
     let mut announced = push_in_parts(&content);
     announced.payload.plain_length = (1 << 30) + 1;
     assert_eq!(
         begin(client, &announced).await.map(drop).unwrap_err().code,
-        code::OPTION_INVALID
+        ExitCode::OptionInvalid
     );
     let mut announced = push_in_parts(&content);
     announced.file = "00000002.history".to_owned();
     assert_eq!(
         begin(client, &announced).await.map(drop).unwrap_err().code,
-        code::FILE_INVALID
+        ExitCode::FileInvalid
     );
     assert!(archive.files(1).is_empty());
 }
@@ -462,7 +462,7 @@ async fn a_damaged_part_of_a_push_that_was_cut_is_written_beside() {
     harm(&archive.files(1)[0]);
     // The parts of one file have one generation: it is written again, all of it.
     let failure = push(client, &announced, &parts).await.unwrap_err();
-    assert_eq!(failure.code, code::ARCHIVE_TIMEOUT, "{failure}");
+    assert_eq!(failure.code, ExitCode::ArchiveTimeout, "{failure}");
     push(client, &announced, &parts).await.unwrap();
     assert_eq!(replicas(&archive.site), [(1, 1)]);
     assert!(get(client, Vec::new()).await.unwrap().0 == content);
@@ -557,7 +557,7 @@ async fn invariant_3_what_is_set_aside_begins_as_what_is_archived() {
     // The two part in the second part, before the place where the server's timeline left.
     let announced = from_another(&other, 10 << 20);
     let failure = push(client, &announced, &payloads(&other)).await.unwrap_err();
-    assert_eq!(failure.code, code::ARCHIVE_DUPLICATE, "{failure}");
+    assert_eq!(failure.code, ExitCode::ArchiveDuplicate, "{failure}");
     let place = Lsn(u64::from(SIZE) + (9 << 20)).to_string();
     assert!(failure.to_string().contains(&place), "{place}: {failure}");
     let last_parts = |archive: &Archive| {

@@ -53,7 +53,7 @@ fn everywhere_is_ok_and_a_debt_is_named_all_the_same() {
 fn a_repository_that_is_away_is_named_with_since_and_debt() {
     let report = report(&[], &[2]);
     let failure = report.verdict().unwrap_err();
-    assert_eq!(failure.code, code::REPO_INVALID);
+    assert_eq!(failure.code, ExitCode::RepoInvalid);
     let said = failure.to_string();
     for part in [
         SEGMENT,
@@ -94,7 +94,7 @@ fn a_segment_that_is_nowhere_is_a_timeout() {
     let mut report = report(&[SEGMENT], &[]);
     report.saw_archiver(stuck_archiver(), 9000);
     let failure = report.verdict().unwrap_err();
-    assert_eq!(failure.code, code::ARCHIVE_TIMEOUT);
+    assert_eq!(failure.code, ExitCode::ArchiveTimeout);
     let said = failure.to_string();
     for part in [
         "not archived within 60 s",
@@ -132,7 +132,7 @@ fn an_archiver_that_is_stuck_fails_the_check_of_a_standby_that_archives() {
     report.unswitched("the cluster is a standby");
     report.saw_archiver(stuck_archiver(), 9000);
     let failure = report.verdict().unwrap_err();
-    assert_eq!(failure.code, code::ARCHIVE_TIMEOUT);
+    assert_eq!(failure.code, ExitCode::ArchiveTimeout);
     assert!(failure.to_string().contains("3 WAL files wait"), "{failure}");
     assert!(report.text(Some(&failure)).contains("archiver: 3 WAL files wait"));
     let json = report.json(Some(&failure));
@@ -145,7 +145,7 @@ fn without_a_segment_only_what_is_away_counts() {
     let mut report = report(&[], &[]);
     report.segment = None;
     report.unswitched("the cluster is a standby");
-    assert_eq!(report.verdict().unwrap_err().code, code::REPO_INVALID);
+    assert_eq!(report.verdict().unwrap_err().code, ExitCode::RepoInvalid);
     assert!(
         report
             .text(None)
@@ -195,7 +195,7 @@ fn wal_that_is_missing_fails_the_check_where_no_backup_reaches_the_present() {
     report.saw_mesh(&info, info.clock, info.clock);
     all_up(&mut report);
     let failure = report.verdict().unwrap_err();
-    assert_eq!(failure.code, code::FILE_MISSING);
+    assert_eq!(failure.code, ExitCode::FileMissing);
     let said = failure.to_string();
     for part in [
         "no backup can be recovered to the end of timeline 2",

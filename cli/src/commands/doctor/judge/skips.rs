@@ -1,7 +1,7 @@
 //! Entries of the log that nodes have left out: all of them must have left out the same.
 
 use super::super::check::Check;
-use pgmesh_protocol::{EntryId, code};
+use pgmesh_protocol::{EntryId, ExitCode};
 use pgmesh_protocol::{MeshStatus, NodeStatus};
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ fn one(nodes: &[&NodeStatus], entry: EntryId) -> Check {
         );
         let remedy = "decide which side is right; remove each node of the other one ('pgmesh node remove NAME --force'), empty its \
                       node-path, and let it join again";
-        return Check::fail(subject, code::CONFIG, found, remedy);
+        return Check::fail(subject, ExitCode::Config, found, remedy);
     }
     if !behind.is_empty() {
         let found = format!("left out by {skipped}, not yet come to by {behind}");

@@ -29,7 +29,7 @@ fn seen(status: MeshStatus) -> Seen {
     }
 }
 
-fn of(checks: &[Check], subject: &str) -> (Verdict, String, u8) {
+fn of(checks: &[Check], subject: &str) -> (Verdict, String, ExitCode) {
     let found = checks.iter().find(|check| check.subject == subject);
     let found = found.unwrap_or_else(|| panic!("no check {subject} in {checks:?}"));
     (found.verdict, found.found.clone(), found.code)
@@ -93,18 +93,18 @@ fn every_trouble_has_its_line_and_remedy() {
     ] {
         assert_eq!(verdict(subject), Verdict::Warn, "{subject}");
     }
-    assert_eq!(of(&checks, "way to n2").2, code::HOST_CONNECT);
-    assert_eq!(of(&checks, "node n3").2, code::HOST_CONNECT);
-    assert_eq!(of(&checks, "repo2").2, code::REPO_INVALID);
+    assert_eq!(of(&checks, "way to n2").2, ExitCode::HostConnect);
+    assert_eq!(of(&checks, "node n3").2, ExitCode::HostConnect);
+    assert_eq!(of(&checks, "repo2").2, ExitCode::RepoInvalid);
     // One of two is up, and two must acknowledge where nothing else is said.
-    assert_eq!(of(&checks, "repositories").2, code::ARCHIVE_TIMEOUT);
+    assert_eq!(of(&checks, "repositories").2, ExitCode::ArchiveTimeout);
     assert!(of(&checks, "clock of n2").1.starts_with("11 s ahead of"));
     assert_eq!(
         of(&checks, "quorum"),
         (
             Verdict::Warn,
             "2 of 2 voters answer, 2 are needed: no further node may be lost".to_owned(),
-            0
+            ExitCode::Ok
         )
     );
 }
@@ -130,22 +130,22 @@ fn without_a_majority_the_quorum_fails_and_the_rest_is_still_told() {
 #[test]
 fn who_has_no_identity_or_may_not_ask_is_told_what_to_do() {
     let mut without = seen(samples::healthy());
-    without.identity = Err(Failure::new(code::CRYPTO, "no identity").remedy("join"));
+    without.identity = Err(Failure::new(ExitCode::Crypto, "no identity").remedy("join"));
     (without.status, without.probes) = (None, vec![]);
     let checks = judge(&without);
-    assert_eq!((checks.len(), of(&checks, "identity").2), (2, code::CRYPTO));
+    assert_eq!((checks.len(), of(&checks, "identity").2), (2, ExitCode::Crypto));
 
     let mut client = seen(samples::healthy());
-    client.status = Some(Err(Failure::new(code::PROTOCOL, "only administrators")));
+    client.status = Some(Err(Failure::new(ExitCode::Protocol, "only administrators")));
     assert_eq!(of(&judge(&client), "mesh").0, Verdict::Warn);
-    client.status = Some(Err(Failure::new(code::HOST_CONNECT, "nobody").again()));
-    assert_eq!(of(&judge(&client), "mesh").2, code::HOST_CONNECT);
+    client.status = Some(Err(Failure::new(ExitCode::HostConnect, "nobody").again()));
+    assert_eq!(of(&judge(&client), "mesh").2, ExitCode::HostConnect);
 
     let mut expired = seen(samples::healthy());
     if let Ok(host) = &mut expired.identity {
         host.expires = NOW - 5;
     }
-    assert_eq!(of(&judge(&expired), "identity").2, code::CRYPTO);
+    assert_eq!(of(&judge(&expired), "identity").2, ExitCode::Crypto);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn wal_that_is_missing_fails_where_no_backup_reaches_the_present() {
     let mut status = samples::healthy();
     status.holes.stanzas = vec![holes()];
     let (verdict, found, code) = of(&judge(&seen(status.clone())), "archived WAL");
-    assert_eq!((verdict, code), (Verdict::Fail, 55));
+    assert_eq!((verdict, code), (Verdict::Fail, ExitCode::FileMissing));
     assert!(
         found
             .contains("stanza main: 3 WAL segments, 000000010000000000000005 to 000000010000000000000007, are missing"),
