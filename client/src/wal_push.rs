@@ -8,7 +8,7 @@ use pgmesh_postgres::{
     WalHeader, instance_fingerprint, machine_fingerprint,
 };
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Branch, PayloadHead, PushSegment, Pushed, Request, Server};
+use pgmesh_protocol::{Branch, PayloadHead, PushSegment, Pushed, Server};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
 use std::fs::File;
@@ -125,7 +125,7 @@ impl WalPusher<'_> {
     }
 
     /// What is sent of a file.
-    async fn request(&self, file: WalFileName, begun: WalFile) -> Result<(Request, Body), Failure> {
+    async fn request(&self, file: WalFileName, begun: WalFile) -> Result<(PushSegment, Body), Failure> {
         let suite = self.mesh.suite().await?;
         let (payload, body) = match begun.content {
             Content::Short { content, compressing } => {
@@ -145,7 +145,7 @@ impl WalPusher<'_> {
                 (head, Body::InParts(parted))
             }
         };
-        let request = Request::PushSegment(PushSegment {
+        let request = PushSegment {
             stanza: self.stanza.clone(),
             file: file.to_string(),
             payload,
@@ -154,12 +154,12 @@ impl WalPusher<'_> {
             header_timeline: begun.origin.timeline,
             server: begun.origin.server,
             archive_ack: self.settings.archive_ack,
-        });
+        };
         Ok((request, body))
     }
 
-    async fn send(&self, file: WalFileName, request: &Request, body: &Body) -> Result<Pushed, Failure> {
-        let pushed: Pushed = match body {
+    async fn send(&self, file: WalFileName, request: &PushSegment, body: &Body) -> Result<Pushed, Failure> {
+        let pushed = match body {
             Body::Whole(payload) => self.mesh.send(request, &payload.bytes).await?,
             Body::InParts(parted) => self.mesh.send_parts(request, parted).await?,
         };

@@ -12,7 +12,7 @@ use crate::mesh_file::MeshFile;
 use crate::shut_out::{Worth, worth_of_node};
 use futures::future::join_all;
 use pgmesh_protocol::KnownMember;
-use pgmesh_protocol::{Request, Vouch, Vouched};
+use pgmesh_protocol::{Vouch, Vouched};
 use pgmesh_raft::NodeName;
 use pgmesh_transport::{Fingerprint, MemberCertificate, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,10 +148,10 @@ impl Node {
     }
 
     async fn word_for(&self, stranger: &MemberCertificate) -> Vouched {
-        let request = Request::Vouch(Vouch {
+        let request = Vouch {
             name: stranger.name.to_string(),
             key: stranger.key.0,
-        });
+        };
         let remembered = self.mesh.members.iter().filter_map(|member| member.name.parse().ok());
         let view = self.catalog.view();
         let nodes = view.nodes().unwrap_or_default().into_iter();
@@ -160,7 +160,7 @@ impl Node {
         let asked: BTreeSet<NodeName> = members.chain(remembered).filter(is_other).take(MOST).collect();
         let asked = asked.into_iter().map(|name| async {
             let whom = Whom::Named(name);
-            let word = self.links.call::<Vouched>(&whom, Lane::Data, &request, ASK_LIMIT).await;
+            let word = self.links.call(&whom, Lane::Data, &request, ASK_LIMIT).await;
             word.unwrap_or(Vouched::Unknown)
         });
         let words = join_all(asked).await;
@@ -189,8 +189,8 @@ mod tests {
     use crate::SessionTimes;
     use crate::testing::TestNode;
     use pgmesh_protocol::Failure;
-    use pgmesh_protocol::MESSAGE_LIMIT;
-    use pgmesh_raft::peers::{PeerMessage, PeerReply, PeerRequest, Started};
+    use pgmesh_protocol::{Consensus, GetNodeStatus, MESSAGE_LIMIT, Request};
+    use pgmesh_raft::peers::{PeerMessage, PeerRequest, Started};
     use pgmesh_raft::store::Mark;
     use pgmesh_transport::{Identity, Server};
 
@@ -203,7 +203,7 @@ mod tests {
                 tokio::spawn(async move {
                     let session = incoming.establish().await.unwrap();
                     while let Ok(mut stream) = session.accept_stream().await {
-                        let request: Request = stream.recv(MESSAGE_LIMIT).await.unwrap();
+                        let request = stream.recv_request(MESSAGE_LIMIT).await.unwrap();
                         assert!(matches!(request, Request::Vouch(_)), "{request:?}");
                         stream.send(&Ok::<_, Failure>(word)).await.unwrap();
                         stream.finish().unwrap();
@@ -223,7 +223,7 @@ mod tests {
         site.node.links.announced(name.parse().unwrap(), vec![address]);
     }
 
-    fn consensus(message: PeerMessage) -> Request {
+    fn consensus(message: PeerMessage) -> Consensus {
         let request = PeerRequest {
             to: 1,
             from: 7,
@@ -232,7 +232,7 @@ mod tests {
             mark: Mark::default(),
             message,
         };
-        Request::Raft(pgmesh_storage::wire::encode(&request).into())
+        Consensus(pgmesh_storage::wire::encode(&request).into())
     }
 
     /// Whether the site's node takes part in consensus with a node, which asks again and again.
@@ -241,7 +241,7 @@ mod tests {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(3) {
             let request = consensus(PeerMessage::MayStand { last_log: None });
-            match connected.ask::<PeerReply>(&request, None).await {
+            match connected.ask(&request, None).await {
                 Ok(_) => return true,
                 Err(refusal) => assert!(refusal.again, "{refusal}"),
             }
@@ -267,12 +267,11 @@ mod tests {
             consensus(PeerMessage::WhatOfMe(started)),
             consensus(PeerMessage::Propose(Vec::new())),
             consensus(PeerMessage::ReadIndex),
-            Request::NodeStatus,
         ];
         for request in requests {
-            let refused = connected.ask_once::<PeerReply>(&request).await;
-            assert!(refused.is_none(), "{}", request.name());
+            assert!(connected.ask_once(&request).await.is_none(), "{request:?}");
         }
+        assert!(connected.ask_once(&GetNodeStatus).await.is_none());
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +283,7 @@ mod tests {
         assert!(is_heard(&site, &newcomer).await);
         // In consensus only.
         let connected = site.connect_as(&newcomer).await;
-        let refused = connected.ask_once::<pgmesh_protocol::NodeStatus>(&Request::NodeStatus);
+        let refused = connected.ask_once(&GetNodeStatus);
         assert!(refused.await.is_none());
         // The word is for this key.
         assert!(

@@ -11,7 +11,7 @@ use crate::links::{Lane, Whom};
 use crate::mesh_file::MeshFile;
 use crate::settings::{Layout, NEW_CATALOG};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BeginAnew, NewNumber, Request};
+use pgmesh_protocol::{BeginAnew, NewNumber};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogOptions, RequestId};
 use pgmesh_transport::{Client, Identity};
@@ -115,12 +115,12 @@ impl Asker {
         }
     }
 
-    fn request(&self) -> Request {
-        Request::BeginAnew(BeginAnew {
+    fn request(&self) -> BeginAnew {
+        BeginAnew {
             id: self.id,
             number: self.number,
             reason: self.reason.clone(),
-        })
+        }
     }
 
     /// The new number, if that is the answer.
@@ -223,9 +223,9 @@ mod tests {
 
     #[test]
     fn a_repeated_request_is_the_same_until_another_number_is_to_be_replaced() {
-        let sent = |asker: &Asker| match asker.request() {
-            Request::BeginAnew(begin) => (begin.id, begin.number),
-            other => panic!("{other:?}"),
+        let sent = |asker: &Asker| {
+            let begin = asker.request();
+            (begin.id, begin.number)
         };
         let mut asker = Asker::new(3, "test");
         let first = sent(&asker);

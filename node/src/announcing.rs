@@ -3,8 +3,8 @@
 use crate::Node;
 use crate::links::{Lane, Whom};
 use crate::repositories::Opened;
+use pgmesh_protocol::Announce;
 use pgmesh_protocol::KnownMember;
-use pgmesh_protocol::{Announce, Request};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Command, LEVEL, MeshRecord, NodeName, Standing};
 use pgmesh_storage::RepoKey;
@@ -127,9 +127,9 @@ impl Node {
         let mut whom: Vec<Whom> = others.into_iter().map(Whom::Named).collect();
         let seeds = self.settings.seeds.iter().chain(&self.mesh.seeds);
         whom.extend(seeds.map(|address| Whom::At(address.clone())));
-        let request = Request::Announce(self.announcement());
+        let request = self.announcement();
         let told = whom.iter().map(|whom| async {
-            let answer = self.links.call::<()>(whom, Lane::Data, &request, LIMIT).await;
+            let answer = self.links.call(whom, Lane::Data, &request, LIMIT).await;
             if let Err(error) = &answer {
                 tracing::debug!(%error, "an announcement was not heard");
             }

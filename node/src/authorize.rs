@@ -72,7 +72,7 @@ fn rights(request: &Request) -> Rights<'_> {
         node: true,
     };
     match request {
-        Request::Hello => Rights {
+        Request::Hello(_) => Rights {
             node: true,
             ..of_client(Clients::All)
         },
@@ -89,8 +89,8 @@ fn rights(request: &Request) -> Rights<'_> {
         | Request::CommitBackup(_)
         | Request::BeginRestore(_)
         | Request::ResumeSession(_)
-        | Request::KeepSession { .. }
-        | Request::EndSession { .. }
+        | Request::KeepSession(_)
+        | Request::EndSession(_)
         | Request::GetManifest(_)
         | Request::GetChunk(_)
         | Request::GetPieces(_)
@@ -99,7 +99,7 @@ fn rights(request: &Request) -> Rights<'_> {
         | Request::ArchiveStatus(_)
         | Request::CreateStanza(_)
         | Request::UpgradeStanza(_)
-        | Request::AdoptStanza { .. }
+        | Request::AdoptStanza(_)
         | Request::SetStopped(_)
         | Request::Annotate(_) => of_client(of_stanza(request)),
         Request::Verify(_) => Rights {
@@ -114,32 +114,32 @@ fn rights(request: &Request) -> Rights<'_> {
             node: true,
             ..of_client(Clients::Below(&r.path))
         },
-        Request::TerminateSession { .. }
-        | Request::AcceptLoss { .. }
+        Request::TerminateSession(_)
+        | Request::AcceptLoss(_)
         | Request::ForgetWal(_)
-        | Request::DeleteStanza { .. }
+        | Request::DeleteStanza(_)
         | Request::Invite(_)
-        | Request::UpdateRepository { .. }
-        | Request::RemoveRepository { .. }
-        | Request::ListNodes
-        | Request::ChangeNode { .. }
-        | Request::Status
-        | Request::SyncRepository { .. } => of_administrator,
-        Request::ReplaceRepository { .. } => Rights {
+        | Request::UpdateRepository(_)
+        | Request::RemoveRepository(_)
+        | Request::ListNodes(_)
+        | Request::ChangeNode(_)
+        | Request::Status(_)
+        | Request::SyncRepository(_) => of_administrator,
+        Request::ReplaceRepository(_) => Rights {
             node: true,
             ..of_administrator
         },
         Request::Raft(_)
         | Request::Announce(_)
-        | Request::Authority
-        | Request::NodeStatus
+        | Request::Authority(_)
+        | Request::NodeStatus(_)
         | Request::BeginAnew(_)
         | Request::Vouch(_)
-        | Request::MayLeave { .. }
+        | Request::MayLeave(_)
         | Request::StoreObject(_)
         | Request::ReadObject(_)
         | Request::DeleteObject(_)
-        | Request::CollectGarbage => of_node,
+        | Request::CollectGarbage(_) => of_node,
         // A member has a certificate already.
         Request::Join(_) => Rights {
             administrator: false,
@@ -187,7 +187,10 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgmesh_protocol::{ChangeMaps, CreateInvite, GetSegment, ListRepository, VerifyRequest};
+    use pgmesh_protocol::{
+        ChangeMaps, CreateInvite, DeleteStanza, GetAuthority, GetSegment, GetStatus, Hello, ListRepository,
+        VerifyRequest,
+    };
     use pgmesh_storage::RepoKey;
     use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId};
     use std::sync::Arc;
@@ -251,11 +254,11 @@ mod tests {
         assert!(
             authorize(
                 &peer,
-                &Request::DeleteStanza {
+                &Request::DeleteStanza(DeleteStanza {
                     stanza: stanza("main"),
                     force: true,
                     is_down: true
-                }
+                })
             )
             .is_err()
         );
@@ -301,17 +304,17 @@ mod tests {
                 not_after: i64::MAX,
             }))
         };
-        assert!(authorize(&certificate(Role::Node), &Request::Authority).is_ok());
-        assert!(authorize(&certificate(Role::Admin), &Request::Authority).is_err());
-        assert!(authorize(&client_of("main"), &Request::Authority).is_err());
-        assert!(authorize(&client_of("main"), &Request::Status).is_err());
+        assert!(authorize(&certificate(Role::Node), &GetAuthority.into()).is_ok());
+        assert!(authorize(&certificate(Role::Admin), &GetAuthority.into()).is_err());
+        assert!(authorize(&client_of("main"), &GetAuthority.into()).is_err());
+        assert!(authorize(&client_of("main"), &GetStatus.into()).is_err());
         // A node works for stanzas only through its own services.
         assert!(authorize(&certificate(Role::Node), &get("main")).is_err());
     }
 
     #[test]
     fn without_a_certificate_nothing_but_join_is_served() {
-        assert!(authorize(&Peer::Joining, &Request::Hello).is_err());
+        assert!(authorize(&Peer::Joining, &Hello.into()).is_err());
         assert!(authorize(&Peer::Joining, &get("main")).is_err());
     }
 }

@@ -2,8 +2,11 @@
 //! too large, and nothing of it goes any further. What ends in the catalog is looked at there again
 //! (`pgmesh_raft::limits`).
 
+use pgmesh_protocol::{CreateStanza, JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
+#[cfg(test)]
+mod largest;
+
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
 use pgmesh_raft::limits;
 use pgmesh_storage::{FilePart, MAX_FILE_LENGTH, ObjectKind, ObjectName, Portion, RepoKey, parts_of};
 use std::collections::BTreeMap;
@@ -53,10 +56,9 @@ pub fn check(request: &Request) -> Result<(), Failure> {
             text("the fingerprint of the data directory", instance, limits::INSTANCE)
         }
         Request::Verify(r) => list("repositories", r.part.as_ref().map_or(0, Vec::len), REPOSITORIES),
-        Request::CreateStanza(r) | Request::UpgradeStanza(r) | Request::AdoptStanza { cluster: r, .. } => {
-            text("the fingerprint of the machine", &r.machine, limits::MACHINE)?;
-            text("the fingerprint of the data directory", &r.instance, limits::INSTANCE)
-        }
+        Request::CreateStanza(r) => cluster(r),
+        Request::UpgradeStanza(r) => cluster(&r.cluster),
+        Request::AdoptStanza(r) => cluster(&r.cluster),
         Request::SetStopped(r) => text("the reason", r.stopped.as_deref().unwrap_or_default(), limits::REASON),
         Request::Annotate(r) => annotations(&r.annotations),
         Request::ListRepository(r) => {
@@ -71,9 +73,9 @@ pub fn check(request: &Request) -> Result<(), Failure> {
             addresses(&r.addresses)
         }
         Request::Join(r) => join(r),
-        Request::UpdateRepository { definition, .. } => Ok(limits::options(definition)?),
+        Request::UpdateRepository(r) => Ok(limits::options(&r.definition)?),
         Request::Renew(r) => list("bytes of a certificate request", r.csr.len(), CSR),
-        Request::ChangeNode { name, .. } => text("the node's name", name, limits::NAME),
+        Request::ChangeNode(r) => text("the node's name", &r.name, limits::NAME),
         Request::Vouch(r) => text("the node's name", &r.name, limits::NAME),
         Request::Announce(r) => whereabouts(&r.region, &r.advertise, &r.program),
         Request::PutChunk(r) => plaintext(ObjectKind::Chunk, &r.payload),
@@ -93,27 +95,27 @@ pub fn check(request: &Request) -> Result<(), Failure> {
             portion(&r.object)?;
             text("the identifier of a repository", &r.uuid, limits::NAME)
         }
-        Request::Hello
+        Request::Hello(_)
         | Request::ResumeSession(_)
-        | Request::KeepSession { .. }
-        | Request::EndSession { .. }
-        | Request::TerminateSession { .. }
-        | Request::AcceptLoss { .. }
-        | Request::CollectGarbage
+        | Request::KeepSession(_)
+        | Request::EndSession(_)
+        | Request::TerminateSession(_)
+        | Request::AcceptLoss(_)
+        | Request::CollectGarbage(_)
         | Request::GetManifest(_)
         | Request::Info(_)
         | Request::ChoosePrior(_)
         | Request::ChooseBackup(_)
-        | Request::DeleteStanza { .. }
-        | Request::ReplaceRepository { .. }
-        | Request::RemoveRepository { .. }
-        | Request::ListNodes
-        | Request::Status
-        | Request::SyncRepository { .. }
+        | Request::DeleteStanza(_)
+        | Request::ReplaceRepository(_)
+        | Request::RemoveRepository(_)
+        | Request::ListNodes(_)
+        | Request::Status(_)
+        | Request::SyncRepository(_)
         | Request::Raft(_)
-        | Request::Authority
-        | Request::NodeStatus
-        | Request::MayLeave { .. }
+        | Request::Authority(_)
+        | Request::NodeStatus(_)
+        | Request::MayLeave(_)
         | Request::ChangeMaps(_) => Ok(()),
     }
 }
@@ -187,6 +189,15 @@ fn pushed_file(payload: &PayloadHead) -> Result<(), Failure> {
 /// 31, with what is too large.
 pub fn annotations(annotations: &BTreeMap<String, String>) -> Result<(), Failure> {
     Ok(limits::annotations(annotations)?)
+}
+
+fn cluster(cluster: &CreateStanza) -> Result<(), Failure> {
+    text("the fingerprint of the machine", &cluster.machine, limits::MACHINE)?;
+    text(
+        "the fingerprint of the data directory",
+        &cluster.instance,
+        limits::INSTANCE,
+    )
 }
 
 fn join(join: &JoinRequest) -> Result<(), Failure> {

@@ -1,8 +1,9 @@
 //! The Raft group's messages over the mesh's connections.
 
-use crate::links::{CONSENSUS_LIMIT, Lane, Links, receive_at_most};
+use crate::links::{Lane, Links};
 use futures::future::BoxFuture;
-use pgmesh_protocol::Request;
+use pgmesh_protocol::CONSENSUS_LIMIT;
+use pgmesh_protocol::failure::chain;
 use pgmesh_raft::peers::{PeerError, PeerReply, PeerRequest, Peers};
 use pgmesh_storage::wire;
 use std::sync::Arc;
@@ -22,19 +23,16 @@ impl Peers for Consensus {
         let links = self.0.clone();
         Box::pin(async move {
             let whom = links.whom(node_id, &address);
-            let request = Request::Raft(wire::encode(&request).into());
-            let work = async {
-                let mut stream = links.ask(&whom, Lane::Consensus, &request, None).await?;
-                receive_at_most(&mut stream, &whom, CONSENSUS_LIMIT).await
-            };
-            links
-                .within(&whom, limit, work)
-                .await
-                .map_err(|error| PeerError::Unreachable {
-                    node_id,
-                    address,
-                    reason: error.to_string(),
-                })
+            let call = pgmesh_protocol::Consensus(wire::encode(&request).into());
+            let answer = links.call(&whom, Lane::Consensus, &call, limit).await;
+            let reply = answer.map_err(|error| error.to_string()).and_then(|answer| {
+                wire::decode::<PeerReply>(&answer.0, CONSENSUS_LIMIT).map_err(|error| chain(&error))
+            });
+            reply.map_err(|reason| PeerError::Unreachable {
+                node_id,
+                address,
+                reason,
+            })
         })
     }
 }

@@ -15,9 +15,9 @@ use crate::Node;
 use crate::links::{Lane, Whom};
 use crate::repositories::Place;
 use collector::{Fate, Ground, ask_for_kept_of, collect};
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::Collected;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Collected, Request};
+use pgmesh_protocol::{CollectGarbage, Failure};
 use pgmesh_raft::store::StateDb;
 use pgmesh_raft::{CatalogError, Command, GarbageKey, Lead, NodeName, View};
 use pgmesh_storage::{ObjectName, RepoKey};
@@ -75,9 +75,7 @@ impl Node {
         let outcome = match self.leader_name() {
             Some(leader) if leader != self.name => {
                 let leader = Whom::Named(leader);
-                let asked = self
-                    .links
-                    .call(&leader, Lane::Data, &Request::CollectGarbage, COLLECTION_LIMIT);
+                let asked = self.links.call(&leader, Lane::Data, &CollectGarbage, COLLECTION_LIMIT);
                 asked.await.map_err(|error| chain(&error))
             }
             _ => self.collect_garbage().await.map_err(|failure| failure.to_string()),

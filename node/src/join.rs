@@ -5,16 +5,14 @@
 //! by replication once the node runs.
 
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
-use crate::links::CONSENSUS_LIMIT;
 use crate::mesh_file::MeshFile;
 use crate::services::CERTIFICATE_VALIDITY;
 use crate::settings::{Layout, NodeSettings};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{AuthorityKey, JoinAccepted, JoinRequest, NewNode, Request};
+use pgmesh_protocol::{Call, GetAuthority, JoinRequest, NewNode};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
-use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 /// What `node join` made.
@@ -45,7 +43,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     // Made before anybody is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
     let administrator = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
     let (address, connection) = connect_by_token(token).await?;
-    let join = Request::Join(JoinRequest {
+    let join = JoinRequest {
         token_id: token.id,
         secret: token.secret.clone(),
         csr,
@@ -57,8 +55,8 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
             program: env!("CARGO_PKG_VERSION").to_owned(),
             catalog_format: MeshRecord::CATALOG_FORMAT,
         }),
-    });
-    let accepted: JoinAccepted = call(&connection, &join).await?;
+    };
+    let accepted = call(&connection, &join).await?;
     let Some(node) = accepted.node else {
         return Err(Failure::new(ExitCode::OptionInvalid, "this token does not make a node")
             .remedy("redeem it with 'pgmesh join', or ask for another: pgmesh invite --role=node NAME"));
@@ -123,7 +121,7 @@ pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection),
 async fn fetch_authority(identity: &Identity, address: &str) -> Result<MeshCa, Failure> {
     let client = Client::new(identity).map_err(|error| crypto("the new identity cannot be used", &error))?;
     let connection = client.connect(address).await.map_err(|error| interrupted(&error))?;
-    let key: AuthorityKey = call(&connection, &Request::Authority).await?;
+    let key = call(&connection, &GetAuthority).await?;
     MeshCa::from_parts(&key.certificate, Zeroizing::new(key.key))
         .map_err(|error| crypto("the authority that the node handed over cannot be used", &error))
 }
@@ -141,14 +139,11 @@ fn certified(request: KeyRequest, authority: &MeshCa, name: &MemberName) -> Resu
         .map_err(|error| crypto("the administrator's certificate cannot be used", &error))
 }
 
-pub(crate) async fn call<T: DeserializeOwned>(connection: &Connection, request: &Request) -> Result<T, Failure> {
+pub(crate) async fn call<C: Call>(connection: &Connection, call: &C) -> Result<C::Reply, Failure> {
     let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
-    stream.send(request).await.map_err(|error| interrupted(&error))?;
+    stream.call(call).await.map_err(|error| interrupted(&error))?;
     stream.finish().map_err(|error| interrupted(&error))?;
-    stream
-        .recv::<Result<T, Failure>>(CONSENSUS_LIMIT)
-        .await
-        .map_err(|error| interrupted(&error))?
+    stream.reply::<C>().await.map_err(|error| interrupted(&error))?
 }
 
 fn interrupted(error: &dyn std::error::Error) -> Failure {

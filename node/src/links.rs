@@ -12,11 +12,9 @@ use crate::shut_out::{Worth, worth};
 use bytes::Bytes;
 use pgmesh_protocol::KnownMember;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{MESSAGE_LIMIT, Request};
+use pgmesh_protocol::{Call, ExitCode, Failure};
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
-use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -26,8 +24,6 @@ use std::time::{Duration, Instant};
 const FAILED_FOR: Duration = Duration::from_millis(250);
 /// The longest that one attempt to connect may take.
 const CONNECT_LIMIT: Duration = Duration::from_millis(1500);
-/// The largest reply of consensus: as the largest log entry, with room for its envelope.
-pub const CONSENSUS_LIMIT: usize = 24 << 20;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,16 +199,16 @@ impl Links {
     ///
     /// # Errors
     /// The node cannot be reached within `limit`, or answers with a failure.
-    pub async fn call<T: DeserializeOwned>(
+    pub async fn call<C: Call>(
         &self,
         whom: &Whom,
         lane: Lane,
-        request: &Request,
+        call: &C,
         limit: Duration,
-    ) -> Result<T, LinkError> {
+    ) -> Result<C::Reply, LinkError> {
         let work = async {
-            let mut stream = self.ask(whom, lane, request, None).await?;
-            receive(&mut stream, whom).await
+            let mut stream = self.ask(whom, lane, call, None).await?;
+            receive::<C>(&mut stream, whom).await
         };
         self.within(whom, limit, work).await
     }
@@ -221,11 +217,11 @@ impl Links {
     ///
     /// # Errors
     /// The node cannot be reached.
-    pub async fn ask(
+    pub async fn ask<C: Call>(
         &self,
         whom: &Whom,
         lane: Lane,
-        request: &Request,
+        call: &C,
         body: Option<&Bytes>,
     ) -> Result<Stream, LinkError> {
         // A kept connection may turn out to be dead when it is used: then a new one is made, once.
@@ -234,7 +230,7 @@ impl Links {
             let connection = self.connection(whom, lane).await?;
             match connection.open().await {
                 Ok(mut stream) => {
-                    send(&mut stream, request, body)
+                    send(&mut stream, call, body)
                         .await
                         .map_err(|error| unreachable(whom, chain(&error)))?;
                     return Ok(stream);
@@ -411,39 +407,25 @@ fn clients(identity: &Identity) -> Result<(Client, Client), Failure> {
     Ok((client()?, client()?))
 }
 
-async fn send(
+async fn send<C: Call>(
     stream: &mut Stream,
-    request: &Request,
+    call: &C,
     body: Option<&Bytes>,
 ) -> Result<(), pgmesh_transport::StreamError> {
-    stream.send(request).await?;
+    stream.call(call).await?;
     if let Some(body) = body {
         stream.send_bytes(body).await?;
     }
     stream.finish()
 }
 
-/// One reply.
+/// One reply to a request of this kind.
 ///
 /// # Errors
 /// The connection is lost, or the node answers with a failure.
-pub async fn receive<T: DeserializeOwned>(stream: &mut Stream, whom: &Whom) -> Result<T, LinkError> {
-    receive_at_most(stream, whom, MESSAGE_LIMIT).await
-}
-
-/// One reply of at most so many bytes.
-///
-/// # Errors
-/// As [`receive`].
-pub async fn receive_at_most<T: DeserializeOwned>(
-    stream: &mut Stream,
-    whom: &Whom,
-    limit: usize,
-) -> Result<T, LinkError> {
-    let reply: Result<T, Failure> = stream
-        .recv(limit)
-        .await
-        .map_err(|error| unreachable(whom, chain(&error)))?;
+pub async fn receive<C: Call>(stream: &mut Stream, whom: &Whom) -> Result<C::Reply, LinkError> {
+    let reply = stream.reply::<C>().await;
+    let reply = reply.map_err(|error| unreachable(whom, chain(&error)))?;
     reply.map_err(LinkError::Failed)
 }
 

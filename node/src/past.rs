@@ -15,6 +15,8 @@
 //! such a mark. It looks every third of `fence-timeout`, and does neither if it has not looked for so long: whoever has
 //! begun an era and waits for twice that time knows that nobody deletes beside it any more.
 
+mod rests;
+
 use crate::Node;
 use crate::awake::Awake;
 use crate::repositories::{Slot, next_mark};
@@ -25,6 +27,7 @@ use pgmesh_protocol::utc;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
 use pgmesh_storage::{Anchor, Generation, Mark, Repository, StoreError};
+use rests::{Rests, rests};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,25 +211,20 @@ impl Node {
 
     /// Refuses what rests on a catalog that has lost something.
     pub(crate) fn check_past(&self, request: &Request) -> Result<(), Failure> {
-        if !rests_on_catalog(request) {
+        let rests = rests(request);
+        if rests == Rests::No {
             return Ok(());
         }
         let view = self.catalog.view();
         self.refuse_loss(&view)?;
-        if counts_on_replicas(request) {
+        if rests == Rests::OnReplicas {
             refuse_uncompared(&view)?;
         }
-        // What is answered without a majority, because a restore must not hang on one, is answered here, too.
-        let reads = matches!(request, Request::GetSegment(_) | Request::ChangeMaps(_));
-        let is_restore = matches!(
-            request,
-            Request::BeginRestore(_) | Request::ResumeSession(_) | Request::ChoosePrior(_) | Request::ChooseBackup(_)
-        );
-        if is_restore {
+        if rests == Rests::AsRestore {
             return Ok(());
         }
         match self.repositories.slots().find(|slot| slot.ahead().is_some()) {
-            None if !reads && !self.has_looked_lately() => Err(Failure::new(
+            None if rests != Rests::AsRead && !self.has_looked_lately() => Err(Failure::new(
                 ExitCode::Runtime,
                 "this node has not been able to see for a while whether its repositories are its mesh's",
             )
@@ -351,14 +349,6 @@ pub(crate) fn random_branch() -> Result<u64, Failure> {
     Ok(u64::from_be_bytes(branch).max(1))
 }
 
-/// What would count replicas that may not be there.
-fn counts_on_replicas(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::BeginBackup(_) | Request::QueryChunks(_) | Request::CommitBackup(_)
-    )
-}
-
 fn refuse_uncompared(view: &View) -> Result<(), Failure> {
     let past = view.past()?;
     if past.uncompared.is_empty() {
@@ -378,32 +368,6 @@ fn refuse_uncompared(view: &View) -> Result<(), Failure> {
         "the nodes do it by themselves, some minutes after they have started; of a repository that does not come back, \
          'pgmesh --repo=N --force repo-remove' says so",
     ))
-}
-
-/// What an administrator needs to find out how the mesh does, and to put it right, is answered.
-fn rests_on_catalog(request: &Request) -> bool {
-    matches!(
-        request,
-        Request::PushSegment(_)
-            | Request::GetSegment(_)
-            | Request::ChangeMaps(_)
-            | Request::BeginBackup(_)
-            | Request::BeginRestore(_)
-            | Request::ResumeSession(_)
-            | Request::QueryChunks(_)
-            | Request::PutChunk(_)
-            | Request::CommitBackup(_)
-            | Request::ChoosePrior(_)
-            | Request::ChooseBackup(_)
-            | Request::CreateStanza(_)
-            | Request::UpgradeStanza(_)
-            | Request::AdoptStanza { .. }
-            | Request::ForgetWal(_)
-            | Request::DeleteStanza { .. }
-            | Request::RemoveRepository { .. }
-            | Request::ReplaceRepository { .. }
-            | Request::CollectGarbage
-    )
 }
 
 /// Whether the proof is another catalog's: it was rescued or made anew.

@@ -87,7 +87,7 @@ impl Node {
         match worth(&self.catalog.view(), member) {
             Worth::Member => Ok(()),
             // It tells nothing but who is here.
-            Worth::Unheard if matches!(request, Request::Hello) => Ok(()),
+            Worth::Unheard if matches!(request, Request::Hello(_)) => Ok(()),
             Worth::Unheard if is_introduction(request) && self.links.acquaintances.knows(member) => Ok(()),
             Worth::Unheard => {
                 if is_introduction(request) {
@@ -137,7 +137,7 @@ mod tests {
     use crate::SessionTimes;
     use crate::links::{Lane, Whom};
     use crate::testing::TestNode;
-    use pgmesh_protocol::{AuthorityKey, DeleteObject, NodeInfo};
+    use pgmesh_protocol::{CollectGarbage, Consensus, DeleteObject, GetAuthority, GetNodeStatus, Hello, ListNodes};
     use pgmesh_raft::peers::{PeerMessage, PeerRequest};
     use pgmesh_raft::store::Mark;
     use pgmesh_storage::{Digest, Generation, ObjectName, RepoKey};
@@ -163,7 +163,7 @@ mod tests {
             mark: Mark::default(),
             message: PeerMessage::ReadIndex,
         };
-        Request::Raft(pgmesh_storage::wire::encode(&request).into())
+        Request::Raft(Consensus(pgmesh_storage::wire::encode(&request).into()))
     }
 
     /// It goes on asking over the connections that it has.
@@ -172,12 +172,12 @@ mod tests {
         let site = TestNode::start(SessionTimes::default()).await;
         let beta = site.certificate(&Role::Node, "beta");
         let connected = site.connect_as(&beta).await;
-        let refused = connected.ask::<AuthorityKey>(&Request::Authority, None).await;
+        let refused = connected.ask(&GetAuthority, None).await;
         assert!(refused.err().unwrap().again, "nobody has heard of it yet");
         site.admit(&beta).await;
-        connected.ask::<AuthorityKey>(&Request::Authority, None).await.unwrap();
+        connected.ask(&GetAuthority, None).await.unwrap();
         site.remove("beta").await;
-        let served = connected.ask_once::<AuthorityKey>(&Request::Authority).await;
+        let served = connected.ask_once(&GetAuthority).await;
         assert!(served.is_none(), "the mesh's private key");
         let lost = connected.closed().await;
         assert!(
@@ -186,9 +186,9 @@ mod tests {
         );
         let peer = Peer::Member(Arc::new(beta.member().clone()));
         for request in [
-            Request::Authority,
-            Request::NodeStatus,
-            Request::CollectGarbage,
+            GetAuthority.into(),
+            GetNodeStatus.into(),
+            CollectGarbage.into(),
             delete(),
         ] {
             assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
@@ -220,7 +220,7 @@ mod tests {
             (Whom::Named(name), Lane::Consensus),
             (Whom::At(address), Lane::Consensus),
         ] {
-            let asked = site.node.links.ask(&whom, lane, &Request::NodeStatus, None).await;
+            let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             let refused = asked.map(drop).unwrap_err().to_string();
             assert!(refused.contains("vouches for"), "{refused}");
         }
@@ -237,7 +237,7 @@ mod tests {
         site.node.links.announced(name.clone(), vec![address]);
         let whom = Whom::Named(name);
         let ask = async |lane| {
-            let asked = site.node.links.ask(&whom, lane, &Request::NodeStatus, None).await;
+            let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             asked.map(drop).map_err(|error| error.to_string())
         };
         ask(Lane::Data).await.unwrap();
@@ -280,8 +280,8 @@ mod tests {
         site.admit(&site.certificate(&Role::Node, "beta")).await;
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
-        assert!(site.node.check_worth(&peer, &Request::Hello).is_ok());
-        for request in [Request::Authority, Request::NodeStatus, delete(), consensus()] {
+        assert!(site.node.check_worth(&peer, &Hello.into()).is_ok());
+        for request in [GetAuthority.into(), GetNodeStatus.into(), delete(), consensus()] {
             assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
         }
     }
@@ -295,17 +295,17 @@ mod tests {
         site.admit_with(&site.certificate(&Role::Node, "beta"), admin.member().key.0)
             .await;
         let (connected, others) = (site.connect_as(&admin).await, site.connect_as(&other).await);
-        let list = Request::ListNodes;
-        connected.ask::<Vec<NodeInfo>>(&list, None).await.unwrap();
+        let list = ListNodes;
+        connected.ask(&list, None).await.unwrap();
         site.remove("beta").await;
-        assert!(connected.ask_once::<Vec<NodeInfo>>(&list).await.is_none());
+        assert!(connected.ask_once(&list).await.is_none());
         let lost = connected.closed().await;
         assert!(
             matches!(&lost, ConnectionLost::ClosedByPeer { code, .. } if *code == CloseCode::FORBIDDEN),
             "{lost:?}"
         );
         let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
-        assert!(site.node.check_worth(&renewed, &list).is_err());
-        others.ask::<Vec<NodeInfo>>(&list, None).await.unwrap();
+        assert!(site.node.check_worth(&renewed, &list.into()).is_err());
+        others.ask(&list, None).await.unwrap();
     }
 }

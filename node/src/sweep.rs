@@ -353,7 +353,7 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::testing::{Connected, SUITE, TestNode, manifest_of, stanza};
-    use pgmesh_protocol::{CommittedBackup, Request};
+    use pgmesh_protocol::CommittedBackup;
     use pgmesh_raft::SessionKind;
     use pgmesh_storage::DigestSuite;
 
@@ -460,12 +460,12 @@ mod tests {
         // It is run again, and is told that the chunk is there.
         let label = "20260102-000000F";
         let again = client.begin_backup(label).await.unwrap();
-        let query = Request::QueryChunks(pgmesh_protocol::QueryChunks {
+        let query = pgmesh_protocol::QueryChunks {
             stanza: stanza(),
             session: again.session,
             digests: vec![chunk],
-        });
-        assert_eq!(client.ask::<Vec<bool>>(&query, None).await.unwrap(), [true]);
+        };
+        assert_eq!(client.ask(&query, None).await.unwrap(), [true]);
         assert_eq!(swept(&site).await, (1, false));
         assert!(site.node.catalog.view().chunks(&[chunk]).unwrap()[0].is_none());
         site.node.collect_garbage().await.unwrap();

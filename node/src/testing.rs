@@ -5,11 +5,8 @@ use crate::server::serve;
 use crate::{Layout, Node, NodeSettings, SessionTimes, init};
 use bytes::Bytes;
 use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{
-    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment,
-    PutChunk, Request,
-};
+use pgmesh_protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, CreateStanza, PushSegment, PutChunk};
+use pgmesh_protocol::{Call, Failure};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, Redemption, RequestId, SessionId, TokenId, TokenRole};
 use pgmesh_storage::{
@@ -17,7 +14,6 @@ use pgmesh_storage::{
     PartRef, PartWriter, Passphrase, Payload, StanzaName,
 };
 use pgmesh_transport::{Client, Connection, ConnectionLost, Identity, Role, Server};
-use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -224,16 +220,16 @@ impl TestNode {
     pub(crate) async fn create_stanza(&self, client: &Connected) {
         self.create_stanza_of(client, SEGMENT).await;
         let content = segment(1);
-        let push = Request::PushSegment(push_of("000000010000000000000001", &content));
+        let push = push_of("000000010000000000000001", &content);
         let payload = Payload::pack(SUITE, Codec::None, None, &content).unwrap();
-        let pushed: Result<pgmesh_protocol::Pushed, _> = client.ask(&push, Some(&payload.bytes)).await;
+        let pushed = client.ask(&push, Some(&payload.bytes)).await;
         pushed.unwrap();
     }
 
     /// A stanza with segments of so many bytes, and nothing in its archive.
     pub(crate) async fn create_stanza_of(&self, client: &Connected, segment_size: u32) {
         let version = PgVersion::V15;
-        let create = Request::CreateStanza(CreateStanza {
+        let create = CreateStanza {
             stanza: stanza(),
             system_id: SystemId(77),
             version,
@@ -242,8 +238,8 @@ impl TestNode {
             instance: "here".to_owned(),
             machine: String::new(),
             timeline: TimelineId(1),
-        });
-        client.ask::<NewStanza>(&create, None).await.unwrap();
+        };
+        client.ask(&create, None).await.unwrap();
     }
 
     /// Damages all objects of this digest.
@@ -284,28 +280,28 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    pub(crate) async fn ask<T: DeserializeOwned>(&self, request: &Request, body: Option<&Bytes>) -> Result<T, Failure> {
+    pub(crate) async fn ask<C: Call>(&self, call: &C, body: Option<&Bytes>) -> Result<C::Reply, Failure> {
         let mut stream = self.connection.open().await.unwrap();
-        stream.send(request).await.unwrap();
+        stream.call(call).await.unwrap();
         if let Some(body) = body {
             // Who refuses a request may not wait for its body.
             let _ = stream.send_bytes(body).await;
         }
         let _ = stream.finish();
-        stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.unwrap()
+        stream.reply::<C>().await.unwrap()
     }
 
-    /// The answer, or none if the request is refused or the connection is at its end.
     /// A stream of one's own.
     pub(crate) async fn open(&self) -> pgmesh_transport::Stream {
         self.connection.open().await.unwrap()
     }
 
-    pub(crate) async fn ask_once<T: DeserializeOwned>(&self, request: &Request) -> Option<T> {
+    /// The answer, or none if the request is refused or the connection is at its end.
+    pub(crate) async fn ask_once<C: Call>(&self, call: &C) -> Option<C::Reply> {
         let mut stream = self.connection.open().await.ok()?;
-        stream.send(request).await.ok()?;
+        stream.call(call).await.ok()?;
         stream.finish().ok()?;
-        stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.ok()?.ok()
+        stream.reply::<C>().await.ok()?.ok()
     }
 
     /// Waits for the connection's end.
@@ -324,7 +320,7 @@ impl Connected {
             holder: "process 7 on db1".to_owned(),
             backup_ack: None,
         };
-        self.ask(&Request::BeginBackup(begin), None).await
+        self.ask(&begin, None).await
     }
 
     pub(crate) async fn commit_backup(
@@ -334,12 +330,12 @@ impl Connected {
         root: &[u8],
     ) -> Result<CommittedBackup, Failure> {
         let payload = Payload::pack(SUITE, Codec::None, None, root).unwrap();
-        let commit = Request::CommitBackup(CommitBackup {
+        let commit = CommitBackup {
             stanza: stanza(),
             session,
             label: label.parse().unwrap(),
             manifest: payload.head(),
-        });
+        };
         self.ask(&commit, Some(&payload.bytes)).await
     }
 
@@ -350,7 +346,7 @@ impl Connected {
             session,
             payload: payload.head(),
         };
-        self.ask::<u64>(&Request::PutChunk(put), Some(&payload.bytes)).await?;
+        self.ask(&put, Some(&payload.bytes)).await?;
         Ok(payload.digest)
     }
 }

@@ -12,13 +12,10 @@ use bytes::Bytes;
 use pgmesh_node::{Layout, SessionTimes, init, run};
 use pgmesh_postgres::wal::{Candidates, SegmentMap};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
-use pgmesh_protocol::{
-    ChangeMaps, ChangeMapsReply, CreateStanza, MESSAGE_LIMIT, NewStanza, PushSegment, Pushed, Request,
-};
+use pgmesh_protocol::{Call, ChangeMaps, ChangeMapsReply, CreateStanza, PushSegment, Pushed};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Codec, DigestSuite, Payload};
 use pgmesh_transport::{Client, Connection, Identity};
-use serde::de::DeserializeOwned;
 
 use common::settings;
 
@@ -61,18 +58,18 @@ impl Site {
         }
     }
 
-    async fn ask<T: DeserializeOwned>(&self, request: &Request, body: Option<&Bytes>) -> Result<T, Failure> {
+    async fn ask<C: Call>(&self, call: &C, body: Option<&Bytes>) -> Result<C::Reply, Failure> {
         let mut stream = self.connection.open().await.unwrap();
-        stream.send(request).await.unwrap();
+        stream.call(call).await.unwrap();
         if let Some(body) = body {
             stream.send_bytes(body).await.unwrap();
         }
         stream.finish().unwrap();
-        stream.recv::<Result<T, Failure>>(MESSAGE_LIMIT).await.unwrap()
+        stream.reply::<C>().await.unwrap()
     }
 
     async fn create_stanza(&self, version: PgVersion) {
-        let create = Request::CreateStanza(CreateStanza {
+        let create = CreateStanza {
             stanza: "main".parse().unwrap(),
             system_id: SystemId(77),
             version,
@@ -81,10 +78,10 @@ impl Site {
             instance: "here".to_owned(),
             machine: String::new(),
             timeline: TimelineId(1),
-        });
+        };
         // The first repository is registered when somebody leads, a moment after the node listens.
         let began = Instant::now();
-        while let Err(failure) = self.ask::<NewStanza>(&create, None).await {
+        while let Err(failure) = self.ask(&create, None).await {
             assert!(began.elapsed() < LIMIT, "{failure}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -92,7 +89,7 @@ impl Site {
 
     async fn push(&self, version: PgVersion, file: &str, content: &[u8]) -> Result<Pushed, Failure> {
         let payload = Payload::pack(SUITE, Codec::None, None, content).unwrap();
-        let push = Request::PushSegment(PushSegment {
+        let push = PushSegment {
             stanza: "main".parse().unwrap(),
             file: file.to_owned(),
             payload: payload.head(),
@@ -101,16 +98,16 @@ impl Site {
             header_timeline: TimelineId(1),
             server: common::server(),
             archive_ack: None,
-        });
+        };
         self.ask(&push, Some(&payload.bytes)).await
     }
 
     async fn maps(&self, first: u32, last: u32) -> Result<ChangeMapsReply, Failure> {
-        let ask = Request::ChangeMaps(ChangeMaps {
+        let ask = ChangeMaps {
             stanza: "main".parse().unwrap(),
             first: name(first),
             last: name(last),
-        });
+        };
         self.ask(&ask, None).await
     }
 

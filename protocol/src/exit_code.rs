@@ -178,11 +178,7 @@ mod tests {
     fn the_table_for_users_has_a_line_for_each_code() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/exit-codes.md");
         let text = std::fs::read_to_string(path).unwrap();
-        let rows: Vec<&str> = text
-            .lines()
-            .filter(|line| line.starts_with(|first: char| first == '|'))
-            .skip(2)
-            .collect();
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).skip(2).collect();
         let without_invariants = |when: &str| {
             when.rsplit_once(" (invariant ").map_or(when.to_owned(), |(head, _)| {
                 let end = if head.ends_with('.') { "" } else { "." };

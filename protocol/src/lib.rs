@@ -1,17 +1,19 @@
 //! What a PG host, an administrator and a node say to each other.
 //!
-//! One QUIC stream carries one request: a [`Request`] message, for some requests a raw body of the length that the
-//! request declares, then a reply: `Result<T, Failure>` with the `T` that the request's documentation names, for some
-//! replies followed by a raw body as well. Messages are bincode behind a length ([`pgmesh_transport::Stream`]).
+//! One QUIC stream carries one request: a [`Call`], for some a raw body of the length that the request declares, then
+//! the reply: `Result<C::Reply, Failure>`, for some followed by a raw body as well. Messages are bincode behind a length,
+//! that of a request behind its number, too ([`Request`] is what a node reads by it).
 //! Everything here is data, and decisions on data that a node and a PG host make alike.
 //!
-//! - [`Request`] and the messages of each subject; [`Failure`]: what goes wrong, as a user reads it.
+//! - [`Call`] and the messages of each subject; [`Failure`]: what goes wrong, as a user reads it; [`ExitCode`]: how a
+//!   program ends.
 //! - [`choice`]: which backup a restore needs, and which one the next is compared with; [`lines`]: where a history ends;
 //!   [`wal_copies`]: what a listing says of archived files.
 
 mod admin;
 mod archive;
 mod backup;
+mod call;
 pub mod choice;
 mod clock;
 mod entry_id;
@@ -39,6 +41,7 @@ pub use backup::{
     BackupBegun, BeginBackup, BeginRestore, ChunkReply, CommitBackup, CommittedBackup, GetChunk, GetManifest,
     GetPieces, PutChunk, QueryChunks, RestoreBegun, ResumeSession,
 };
+pub use call::{Call, EachCall, NUMBER_LENGTH, Request};
 pub use clock::{now_unix, utc};
 pub use entry_id::{EntryId, EntryIdError};
 pub use exit_code::ExitCode;
@@ -60,7 +63,10 @@ pub use peer::{
 };
 pub use pgmesh_storage::PayloadHead;
 pub use request::{
-    BODY_LIMIT, CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PIECES_LIMIT, QUERY_LIMIT, Request,
+    AcceptLoss, AdoptStanza, BODY_LIMIT, CHUNK_BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, CollectGarbage, Consensus,
+    DeleteStanza, EndSession, GetAuthority, GetNodeStatus, GetStatus, Hello, JOIN_LIMIT, KeepSession, ListNodes,
+    MESSAGE_LIMIT, MayLeave, MeshFacts, PIECES_LIMIT, QUERY_LIMIT, RemoveRepository, ReplaceRepository, SyncRepository,
+    TerminateSession, UpdateRepository, UpgradeStanza,
 };
 pub use server::{Branch, Server};
 pub use token::{TokenId, TokenSecret};

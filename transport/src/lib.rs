@@ -1,4 +1,5 @@
-//! QUIC endpoints, identities and framing of the pgmesh wire protocol. What the messages mean is not known here.
+//! QUIC endpoints, identities and framing of the pgmesh wire protocol. What the messages mean is not known here, but for
+//! how long each request may be.
 //!
 //! Layers, each using only those above it:
 //!
@@ -8,13 +9,14 @@
 //! | [`certificate`], [`ca`], [`identity`], [`token`] | the mesh's certificate authority, a member's certificate and key, the way in |
 //! | [`wire_version`], [`tuning`] | ALPN, and every limit and window |
 //! | `tls`, `socket`, [`lost`] | verifiers, UDP sockets, why a connection ended |
-//! | [`stream`] | messages and bodies on one stream |
+//! | [`stream`], [`calls`] | messages and bodies on one stream, requests among them |
 //! | [`server`], [`session`] / [`client`], [`connection`] | the two sides |
 //!
 //! A connection is authenticated on both sides before either sees a byte of the other's messages: a client accepts only a
 //! certificate of its mesh that carries the node role, a server accepts a client without a certificate only for joining.
 
 pub mod ca;
+pub mod calls;
 pub mod certificate;
 pub mod client;
 pub mod connection;
@@ -37,6 +39,7 @@ mod welcome;
 pub mod wire_version;
 
 pub use ca::{CaError, MeshCa};
+pub use calls::Announced;
 pub use certificate::{CertificateError, Fingerprint, MemberCertificate};
 pub use client::{Client, ConnectError, JoinClient};
 pub use connection::Connection;

@@ -6,7 +6,7 @@
 
 use std::{io, slice, sync::Arc, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use pgmesh_storage::wire;
 use quinn::{ReadError, VarInt, WriteError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -15,7 +15,7 @@ use tokio::{io::AsyncReadExt, time::timeout};
 use crate::{liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
 
 /// The bytes of a message's length.
-const PREFIX_LENGTH: usize = 4;
+pub(crate) const PREFIX_LENGTH: usize = 4;
 
 /// At most this much is allocated ahead of the bytes that have arrived.
 const MAX_AHEAD: usize = 1024 * 1024;
@@ -77,6 +77,12 @@ pub enum StreamError {
         /// What is taken, in bytes.
         max: u64,
     },
+    /// A request without a number.
+    #[error("a request of {length} bytes has no number")]
+    NoNumber {
+        /// What the other side announced, in bytes.
+        length: usize,
+    },
     /// A message that is not understood.
     #[error("a message cannot be decoded: {0}")]
     Malformed(#[from] wire::DecodeError),
@@ -91,13 +97,13 @@ impl StreamError {
         match self {
             Self::Lost(_) | Self::Ended | Self::Stalled { .. } => true,
             Self::Stopped { code } | Self::Reset { code } => *code == StreamCode::ABANDONED,
-            Self::TooLong { .. } | Self::Malformed(_) | Self::Misused(_) => false,
+            Self::TooLong { .. } | Self::NoNumber { .. } | Self::Malformed(_) | Self::Misused(_) => false,
         }
     }
 
     /// Whether the peer broke the protocol.
     pub fn is_violation(&self) -> bool {
-        matches!(self, Self::TooLong { .. } | Self::Malformed(_))
+        matches!(self, Self::TooLong { .. } | Self::NoNumber { .. } | Self::Malformed(_))
     }
 }
 
@@ -141,18 +147,27 @@ impl SendHalf {
     /// # Errors
     /// [`StreamError::TooLong`], and then the stream may be used as before; else as there.
     pub async fn send_within<T: Serialize + ?Sized>(&mut self, message: &T, max: usize) -> Result<(), StreamError> {
-        let encoded = wire::encode(message);
+        self.send_encoded(&[], &wire::encode(message), max).await
+    }
+
+    /// Sends an encoded message, behind its head, of at most `max` bytes with it, or nothing. Not cancel-safe, as [`SendHalf::send`].
+    ///
+    /// # Errors
+    /// As [`SendHalf::send_within`].
+    pub(crate) async fn send_encoded(&mut self, head: &[u8], encoded: &[u8], max: usize) -> Result<(), StreamError> {
+        let length = head.len() + encoded.len();
         let too_long = || StreamError::TooLong {
-            length: encoded.len() as u64,
+            length: length as u64,
             max: max as u64,
         };
-        if encoded.len() > max {
+        if length > max {
             return Err(too_long());
         }
-        let length = u32::try_from(encoded.len()).map_err(|_| too_long())?;
-        let mut frame = BytesMut::with_capacity(PREFIX_LENGTH + encoded.len());
-        frame.put_u32_le(length);
-        frame.put_slice(&encoded);
+        let prefix = u32::try_from(length).map_err(|_| too_long())?;
+        let mut frame = BytesMut::with_capacity(PREFIX_LENGTH + length);
+        frame.put_u32_le(prefix);
+        frame.put_slice(head);
+        frame.put_slice(encoded);
         self.write(frame.freeze()).await
     }
 
@@ -288,7 +303,7 @@ impl RecvHalf {
                 if !self.fill(PREFIX_LENGTH, Patience::UntilBegun).await? {
                     return Ok(None);
                 }
-                let length = bytes::Buf::get_u32_le(&mut self.arrived.split());
+                let length = self.arrived.get_u32_le();
                 // A length that does not fit in memory is too long, whatever the limit.
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
                 if length > max {
@@ -307,6 +322,38 @@ impl RecvHalf {
         let encoded = self.arrived.split();
         self.message_length = None;
         Ok(Some(wire::decode(&encoded, max)?))
+    }
+
+    /// The length of the next message and its first bytes, so many as `head` has room for. What is left of it is
+    /// received by [`RecvHalf::recv_rest`]. Not cancel-safe.
+    ///
+    /// # Errors
+    /// The stream or the connection ended, or the message is shorter than its head.
+    pub(crate) async fn recv_head<const N: usize>(&mut self) -> Result<(usize, [u8; N]), StreamError> {
+        if !self.fill(PREFIX_LENGTH, Patience::UntilBegun).await? {
+            return Err(StreamError::Ended);
+        }
+        let length = usize::try_from(self.arrived.get_u32_le()).unwrap_or(usize::MAX);
+        if length < N {
+            return Err(StreamError::NoNumber { length });
+        }
+        if !self.fill(N, Patience::StallLimit).await? {
+            return Err(StreamError::Ended);
+        }
+        let mut head = [0; N];
+        self.arrived.copy_to_slice(&mut head);
+        Ok((length, head))
+    }
+
+    /// The last `length` bytes of a message whose head has been received and whose length is allowed. Not cancel-safe.
+    ///
+    /// # Errors
+    /// The stream or the connection ended, or nothing came for [`STALL_LIMIT`].
+    pub(crate) async fn recv_rest(&mut self, length: usize) -> Result<Bytes, StreamError> {
+        if !self.fill(length, Patience::StallLimit).await? {
+            return Err(StreamError::Ended);
+        }
+        Ok(self.arrived.split().freeze())
     }
 
     /// Receives a body of exactly `length` bytes, of which at most `max` are taken. Cancel-safe, like

@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
+use pgmesh_protocol::AnnotateBackup;
 use pgmesh_protocol::Failure;
-use pgmesh_protocol::{AnnotateBackup, Request};
 
 /// Sets the notes that `--annotation` names, and leaves the others.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -20,7 +20,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         label: label.clone(),
         annotations,
     };
-    mesh.call::<()>(&Request::Annotate(annotate)).await?;
+    mesh.call(&annotate).await?;
     tracing::info!("backup {label} of stanza {stanza} has the new annotations");
     Ok(ExitCode::Ok)
 }

@@ -8,7 +8,7 @@ use crate::output::{self, size};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::Failure;
-use pgmesh_protocol::{ForgetWal, ForgottenWal, Request};
+use pgmesh_protocol::{ForgetWal, ForgottenWal};
 use pgmesh_storage::StanzaName;
 use serde_json::{Value, json};
 
@@ -25,11 +25,11 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         with_backups: config.flag("with-backups"),
         force: config.flag("force"),
     };
-    let forgotten: ForgottenWal = mesh.call(&Request::ForgetWal(forget.clone())).await?;
+    let forgotten = mesh.call(&forget).await?;
     if !dry_run {
         // What was said is what goes, also when the answer is lost and this is asked again.
         forget.upto = Some(forgotten.position);
-        mesh.call::<ForgottenWal>(&Request::ForgetWal(forget)).await?;
+        mesh.call(&forget).await?;
     }
     if config.text("output") == Some("json") {
         output::print_json(&as_json(&forgotten))?;

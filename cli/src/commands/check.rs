@@ -16,7 +16,7 @@ use pgmesh_client::pg::{
     Archiver, OpenCluster, check_archiving, database_failure, open_cluster, ready_files, timeline,
 };
 use pgmesh_postgres::{ControlFile, SegmentName};
-use pgmesh_protocol::{ArchiveStatus, MeshInfo, Request, SegmentPresence, StanzaInfo};
+use pgmesh_protocol::{ArchiveStatus, MeshInfo, SegmentPresence, StanzaInfo};
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_storage::{ArchiveId, DbId, StanzaName};
 use report::{Report, SwitchedSegment};
@@ -153,13 +153,13 @@ async fn switch(
     let control = &cluster.control;
     let timeline = timeline(control);
     let name = SegmentName::ending_at(timeline, end, control.segment_size);
-    let request = Request::ArchiveStatus(ArchiveStatus {
+    let request = ArchiveStatus {
         stanza: stanza.clone(),
         system_id: control.system_id,
         first: name,
         last: name,
         instance: Some(cluster.instance.clone()),
-    });
+    };
     let presence = wait(mesh, &request, limit, report).await?;
     if presence.missing.is_empty() {
         // Under this name the archive may have another server's segment.
@@ -169,11 +169,16 @@ async fn switch(
 }
 
 /// Asks until the segment is everywhere, or where it can get; else how it is when the time is up.
-async fn wait(mesh: &Mesh, request: &Request, limit: Duration, report: &Report) -> Result<SegmentPresence, Failure> {
+async fn wait(
+    mesh: &Mesh,
+    request: &ArchiveStatus,
+    limit: Duration,
+    report: &Report,
+) -> Result<SegmentPresence, Failure> {
     let deadline = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
-        let presence: SegmentPresence = mesh.call(request).await?;
+        let presence = mesh.call(request).await?;
         if Instant::now() >= deadline || is_settled(&presence, report) {
             return Ok(presence);
         }

@@ -23,7 +23,7 @@ use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BackupInfo, GetManifest, MeshInfo, PayloadHead, Request, StanzaHoles, StanzaInfo, StanzaLosses};
+use pgmesh_protocol::{BackupInfo, GetManifest, MeshInfo, StanzaHoles, StanzaInfo, StanzaLosses};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
 use status::{Status, chosen};
@@ -109,11 +109,11 @@ fn is_known(info: &MeshInfo, stanza: &StanzaName, label: &BackupLabel) -> bool {
 /// The manifest's root, checked (invariant 6).
 async fn manifest(mesh: &Mesh, stanza: &StanzaName, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
     let suite = mesh.suite().await?;
-    let request = Request::GetManifest(GetManifest {
+    let request = GetManifest {
         stanza: stanza.clone(),
         label: label.clone(),
-    });
-    let (head, body) = mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
+    };
+    let (head, body) = mesh.fetch(&request, |head| Some(head.length)).await?;
     let damaged = |error: &dyn std::error::Error| {
         Failure::new(ExitCode::Checksum, format!("the manifest of backup {label} is damaged"))
             .because(chain(error))

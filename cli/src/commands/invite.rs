@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::output;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{CreateInvite, Invite, Request};
+use pgmesh_protocol::CreateInvite;
 use pgmesh_protocol::{ExitCode, Failure};
 
 /// Makes a token.
@@ -34,7 +34,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         addresses: config.list("node-advertise").to_vec(),
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let made: Invite = mesh.call(&Request::Invite(invite)).await?;
+    let made = mesh.call(&invite).await?;
     output::print(&made.token)?;
     tracing::info!("good once, until {}", output::timestamp(made.expires_at));
     Ok(ExitCode::Ok)

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::output;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{JoinAccepted, JoinRequest, MESSAGE_LIMIT, Request};
+use pgmesh_protocol::{JoinAccepted, JoinRequest};
 use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
 
 /// Joins.
@@ -78,13 +78,10 @@ async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccept
             .remedy("the token may be used up: ask for a new one if it is refused")
     };
     let mut stream = connection.open().await.map_err(|error| interrupted(&error))?;
-    stream
-        .send(&Request::Join(join))
-        .await
-        .map_err(|error| interrupted(&error))?;
+    stream.call(&join).await.map_err(|error| interrupted(&error))?;
     stream.finish().map_err(|error| interrupted(&error))?;
     stream
-        .recv::<Result<JoinAccepted, Failure>>(MESSAGE_LIMIT)
+        .reply::<JoinRequest>()
         .await
         .map_err(|error| interrupted(&error))?
 }

@@ -8,14 +8,14 @@ use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{NodeChange, NodeInfo, Request};
+use pgmesh_protocol::{ChangeNode, Failure, ListNodes};
+use pgmesh_protocol::{NodeChange, NodeInfo};
 use serde_json::{Value, json};
 
 /// Shows the nodes that the catalog has.
 pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let nodes: Vec<NodeInfo> = mesh.call(&Request::ListNodes).await?;
+    let nodes = mesh.call(&ListNodes).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&nodes.iter().map(json).collect::<Value>())?,
         OutputFormat::Text => output::print(&text(&nodes))?,
@@ -34,7 +34,7 @@ pub async fn change(config: &Config, change: NodeChange) -> Result<ExitCode, Fai
     let name = argument(config, 0, "the name of a node")?.to_owned();
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let done = outcome(&name, change);
-    mesh.call::<()>(&Request::ChangeNode { name, change }).await?;
+    mesh.call(&ChangeNode { name, change }).await?;
     output::print(&done)?;
     Ok(ExitCode::Ok)
 }

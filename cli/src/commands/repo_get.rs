@@ -9,9 +9,9 @@ use crate::settings;
 use bytes::Bytes;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_client::restore::{DirectRepositories, direct_identity};
+use pgmesh_protocol::ReadRepository;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{PayloadHead, ReadRepository, Request};
 use pgmesh_storage::{FilePart, ObjectPath, PartsSeen, Payload, RepoKey};
 
 /// Writes the content of one object to stdout, checked once more on this side (invariant 6). The path of a WAL file
@@ -59,11 +59,11 @@ impl Asked {
             Self::Mesh(mesh, repo) => (mesh, *repo),
         };
         let suite = mesh.suite().await?;
-        let request = Request::ReadRepository(ReadRepository {
+        let request = ReadRepository {
             repo,
             path: path.clone(),
-        });
-        let (head, body) = mesh.fetch(&request, |head: &PayloadHead| Some(head.length)).await?;
+        };
+        let (head, body) = mesh.fetch(&request, |head| Some(head.length)).await?;
         Payload::from_parts(head, body.unwrap_or_default())
             .and_then(|payload| payload.open(suite))
             .map_err(|error| {

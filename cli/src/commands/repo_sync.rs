@@ -7,8 +7,8 @@ use crate::output::{self, size};
 use crate::progress::Counter;
 use crate::settings;
 use pgmesh_client::mesh::{Heard, Mesh};
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{DebtInfo, Request, SyncEvent};
+use pgmesh_protocol::{DebtInfo, SyncEvent};
+use pgmesh_protocol::{Failure, SyncRepository};
 use std::ops::ControlFlow;
 
 /// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.
@@ -17,7 +17,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let counter = Counter::start("repo-sync");
     let mut made = 0;
-    let request = Request::SyncRepository { repo };
+    let request = SyncRepository { repo };
     let events = mesh.events(&request, |heard| match heard {
         Heard::Begun => ControlFlow::Continue(()),
         Heard::Event(SyncEvent::Progress { debt }) => {

@@ -10,7 +10,8 @@ use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_client::restore::DirectRepositories;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{
-    HealthInfo, ListRepository, Replaced, RepositoryInfo, RepositoryListing, RepositoryObject, Request,
+    HealthInfo, ListRepository, RemoveRepository, ReplaceRepository, Replaced, RepositoryInfo, RepositoryObject,
+    UpdateRepository,
 };
 use pgmesh_storage::RepoKey;
 use serde_json::{Map, Value, json};
@@ -52,13 +53,13 @@ async fn list_through_node(config: &Config, path: &str) -> Result<Vec<Repository
 pub(super) async fn listed(mesh: &Mesh, repo: RepoKey, path: &str) -> Result<Vec<RepositoryObject>, Failure> {
     let mut objects: Vec<RepositoryObject> = Vec::new();
     loop {
-        let request = Request::ListRepository(ListRepository {
+        let request = ListRepository {
             repo,
             path: path.to_owned(),
             recurse: false,
             after: objects.last().map(|last| last.name.clone()),
-        });
-        let listing: RepositoryListing = mesh.call(&request).await?;
+        };
+        let listing = mesh.call(&request).await?;
         let is_last = !listing.more || listing.objects.is_empty();
         objects.extend(listing.objects);
         if is_last {
@@ -71,7 +72,7 @@ pub(super) async fn listed(mesh: &Mesh, repo: RepoKey, path: &str) -> Result<Vec
 pub async fn replace(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let replaced: Replaced = mesh.call(&Request::ReplaceRepository { repo }).await?;
+    let replaced = mesh.call(&ReplaceRepository { repo }).await?;
     output::print(&replaced_text(repo, replaced))?;
     Ok(ExitCode::Ok)
 }
@@ -92,7 +93,7 @@ pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let force = config.flag("force");
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    mesh.call::<()>(&Request::RemoveRepository { repo, force }).await?;
+    mesh.call(&RemoveRepository { repo, force }).await?;
     output::print(&format!(
         "repo{repo} is not part of the mesh any more; what lies there is untouched\n\
          take it out of the node's file, too: a node that declares it registers it again when it starts"
@@ -109,7 +110,7 @@ pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let definition = config.repositories().remove(&repo.get()).unwrap_or_default().definition;
-    let changed: Vec<String> = mesh.call(&Request::UpdateRepository { repo, definition }).await?;
+    let changed = mesh.call(&UpdateRepository { repo, definition }).await?;
     output::print(&update_text(repo, &changed))?;
     Ok(ExitCode::Ok)
 }

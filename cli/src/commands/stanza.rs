@@ -8,7 +8,7 @@ use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_client::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files, timeline};
 use pgmesh_client::restore::refuse_running;
 use pgmesh_postgres::{ClusterState, machine_fingerprint};
-use pgmesh_protocol::{AdoptedStanza, CreateStanza, DeletedStanza, NewStanza, Request};
+use pgmesh_protocol::{AdoptStanza, CreateStanza, DeleteStanza, DeletedStanza, NewStanza, UpgradeStanza};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub async fn create(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = connect(config).await?;
     let create = describe(config).await?;
     let stanza = create.stanza.clone();
-    let new: NewStanza = mesh.call(&Request::CreateStanza(create)).await?;
+    let new = mesh.call(&create).await?;
     let verb = if new.already {
         "exists already and is valid"
     } else {
@@ -39,7 +39,7 @@ pub async fn adopt(config: &Config) -> Result<ExitCode, Failure> {
     let cluster = describe(config).await?;
     let (stanza, instance) = (cluster.stanza.clone(), cluster.instance.clone());
     let force = config.flag("force");
-    let adopted: AdoptedStanza = mesh.call(&Request::AdoptStanza { cluster, force }).await?;
+    let adopted = mesh.call(&AdoptStanza { cluster, force }).await?;
     let timeline = adopted.timeline;
     let last = adopted.last.map_or_else(String::new, |(segment, at)| {
         format!("; its last segment is {segment}, archived {}", output::timestamp(at))
@@ -59,7 +59,7 @@ pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = connect(config).await?;
     let upgrade = describe(config).await?;
     let stanza = upgrade.stanza.clone();
-    let new: NewStanza = mesh.call(&Request::UpgradeStanza(upgrade)).await?;
+    let new = mesh.call(&UpgradeStanza { cluster: upgrade }).await?;
     let verb = if new.already { "is up to date" } else { "upgraded" };
     tell(&stanza, verb, &new)
 }
@@ -77,12 +77,12 @@ pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
         _ => false,
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let request = Request::DeleteStanza {
+    let request = DeleteStanza {
         stanza: stanza.clone(),
         force,
         is_down,
     };
-    let gone: DeletedStanza = mesh.call(&request).await?;
+    let gone = mesh.call(&request).await?;
     output::print(&deleted(&stanza, gone))?;
     Ok(ExitCode::Ok)
 }

@@ -6,8 +6,8 @@ use crate::config::Config;
 use crate::output::timestamp;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
+use pgmesh_protocol::{AcceptLoss, SetStopped, TerminateSession};
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
-use pgmesh_protocol::{Request, SetStopped};
 
 /// Has the mesh refuse what writes for the stanza (62), until [`start`]; with `--force` also end what runs.
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {
@@ -31,12 +31,12 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
         .map_or_else(|| "every stanza".to_owned(), |stanza| format!("stanza {stanza}"));
     let state = if stopped.is_some() { "stopped" } else { "started" };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let request = Request::SetStopped(SetStopped {
+    let request = SetStopped {
         stanza,
         stopped,
         ends_sessions,
-    });
-    let ended: u64 = mesh.call(&request).await?;
+    };
+    let ended = mesh.call(&request).await?;
     tracing::info!("{subject} is {state}");
     if ended > 0 {
         tracing::info!("{ended} backups and restores that ran were ended");
@@ -53,7 +53,7 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
             .remedy("'pgmesh doctor' names sessions that are old, 'pgmesh --output=json status' all")
     })?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    let what: String = mesh.call(&Request::TerminateSession { session }).await?;
+    let what = mesh.call(&TerminateSession { session }).await?;
     tracing::info!("session {session} has ended: {what}");
     Ok(ExitCode::Ok)
 }
@@ -67,7 +67,7 @@ pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
             .remedy("'pgmesh doctor' says what the catalog has lost, if it has lost something")
     })?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
-    mesh.call::<()>(&Request::AcceptLoss { position }).await?;
+    mesh.call(&AcceptLoss { position }).await?;
     tracing::info!("what the catalog had up to position {position} is given up: the mesh serves again");
     Ok(ExitCode::Ok)
 }

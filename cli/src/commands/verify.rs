@@ -11,7 +11,7 @@ use crate::progress::Counter;
 use crate::settings;
 use pgmesh_client::mesh::{Heard, Mesh};
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{Finding, FindingKind, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_protocol::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::ops::ControlFlow;
@@ -31,7 +31,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     };
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let mut report = Report::default();
-    let outcome = watch(&mesh, &Request::Verify(request), &mut report).await;
+    let outcome = watch(&mesh, &request, &mut report).await;
     // Of a verification that broke off, what it had found is shown all the same; that it broke off counts for more.
     if outcome.is_ok() || !report.findings.is_empty() {
         match OutputFormat::of(config) {
@@ -44,7 +44,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 }
 
 /// Collects what the mesh tells until the verification ends.
-async fn watch(mesh: &Mesh, request: &Request, report: &mut Report) -> Result<(), Failure> {
+async fn watch(mesh: &Mesh, request: &VerifyRequest, report: &mut Report) -> Result<(), Failure> {
     let reading = Counter::start("verify");
     let events = mesh.events(request, |heard| match heard {
         // Another node begins anew; what the last one had found is found again.

@@ -10,7 +10,7 @@ use super::wal::NeededWal;
 use crate::pg::{BackupStart, BackupStop, DatabaseName, TablespaceName};
 use bytes::Bytes;
 use pgmesh_postgres::{BackupLabel, Tablespace};
-use pgmesh_protocol::{CommitBackup, CommittedBackup, Request};
+use pgmesh_protocol::{CommitBackup, CommittedBackup};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload,
@@ -99,12 +99,12 @@ pub async fn commit(
     let (sums, chosen_by) = (facts.sums, facts.chosen_by);
     let root = root(context, facts, list, stop, &label, wal, counts);
     let payload = pack(context, &root)?;
-    let request = Request::CommitBackup(CommitBackup {
+    let request = CommitBackup {
         stanza: context.settings.stanza.clone(),
         session: context.begun.session,
         label: context.label.clone(),
         manifest: payload.head(),
-    });
+    };
     let body: Bytes = payload.bytes;
     match context.mesh.send(&request, &body).await? {
         CommittedBackup::Committed { durable, owed } => Ok(summary(root, counts, (sums, chosen_by), durable, owed)),

@@ -11,7 +11,7 @@ use crate::pg::{OpenCluster, timeline};
 use crate::text::local_offset;
 use pgmesh_postgres::TimelineId;
 use pgmesh_protocol::choice::PriorChoice;
-use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior, Request};
+use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::sync::Arc;
@@ -104,12 +104,12 @@ async fn choose_and_begin(
 
 async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
     let stanza = &settings.stanza;
-    let request = Request::ChoosePrior(ChoosePrior {
+    let request = ChoosePrior {
         stanza: stanza.clone(),
         kind: settings.kind,
         system_id: cluster.control.system_id,
         timeline: timeline_of(cluster),
-    });
+    };
     let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
     if kind != settings.kind {
         tracing::warn!(

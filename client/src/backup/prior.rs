@@ -9,7 +9,7 @@ use crate::pg::BackupStart;
 use crate::restore::{Source, Workers};
 use pgmesh_postgres::{Entry, Lsn};
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{QUERY_LIMIT, QueryChunks, Request};
+use pgmesh_protocol::{QUERY_LIMIT, QueryChunks};
 use pgmesh_storage::{Digest, FileEntry, FingerprintSeed, ManifestRoot};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -177,11 +177,11 @@ impl Prior {
         let named: Vec<Digest> = named.into_iter().collect();
         let mut missing = BTreeSet::new();
         for digests in named.chunks(QUERY_LIMIT) {
-            let request = Request::QueryChunks(QueryChunks {
+            let request = QueryChunks {
                 stanza: context.settings.stanza.clone(),
                 session: context.begun.session,
                 digests: digests.to_vec(),
-            });
+            };
             let known: Vec<bool> = context.mesh.call(&request).await?;
             let lost = digests.iter().zip(known).filter(|(_, known)| !known);
             missing.extend(lost.map(|(digest, _)| *digest));

@@ -6,7 +6,7 @@
 use crate::mesh::Mesh;
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{PutChunk, QueryChunks, Request};
+use pgmesh_protocol::{PutChunk, QueryChunks};
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -128,12 +128,12 @@ impl Uploader {
 
     /// Those of the pieces that the mesh does not have and that are not under way already.
     async fn new_ones(&self, pieces: Vec<Piece>) -> Result<Vec<Piece>, Failure> {
-        let request = Request::QueryChunks(QueryChunks {
+        let request = QueryChunks {
             stanza: self.settings.stanza.clone(),
             session: self.settings.session,
             digests: pieces.iter().map(|piece| piece.digest).collect(),
-        });
-        let known: Vec<bool> = self.mesh.call(&request).await?;
+        };
+        let known = self.mesh.call(&request).await?;
         if known.len() != pieces.len() {
             return Err(Failure::new(
                 ExitCode::Protocol,
@@ -167,11 +167,11 @@ impl Uploader {
             drop(permit);
             let payload = packed.map_err(|error| abnormal(&error))??;
             let body: Bytes = payload.bytes.clone();
-            let request = Request::PutChunk(PutChunk {
+            let request = PutChunk {
                 stanza,
                 session,
                 payload: payload.head(),
-            });
+            };
             let stored: u64 = mesh.send(&request, &body).await?;
             counts.plain_new.fetch_add(plain_length, Ordering::Relaxed);
             counts.stored_new.fetch_add(stored, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use crate::pg::{ArchiverFailure, OpenCluster, PgClient, database_failure};
 use crate::text;
 use crate::wal_push::{WalFile, WalPusher};
 use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize, WalFileName};
-use pgmesh_protocol::{ArchiveStatus, Request, SegmentPresence};
+use pgmesh_protocol::ArchiveStatus;
 use pgmesh_protocol::{ExitCode, Failure};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -79,17 +79,17 @@ pub async fn wait(
     cluster: &OpenCluster,
     needed: NeededWal,
 ) -> Result<(), Failure> {
-    let request = Request::ArchiveStatus(ArchiveStatus {
+    let request = ArchiveStatus {
         stanza: settings.stanza.clone(),
         system_id: cluster.control.system_id,
         first: needed.first,
         last: needed.last,
         instance: Some(cluster.instance.clone()),
-    });
+    };
     let deadline = Instant::now() + settings.archive_timeout;
     let mut pause = FIRST_PAUSE;
     loop {
-        let presence: SegmentPresence = mesh.call(&request).await?;
+        let presence = mesh.call(&request).await?;
         let Some(missing) = presence.missing.first() else {
             return Ok(());
         };

@@ -2,7 +2,7 @@
 
 use super::Mesh;
 use pgmesh_protocol::Failure;
-use pgmesh_protocol::{GetInfo, MeshInfo, Request, StanzaInfo};
+use pgmesh_protocol::{GetInfo, MeshInfo, StanzaInfo};
 use pgmesh_storage::StanzaName;
 
 /// Whether the backups are asked for, too.
@@ -25,10 +25,10 @@ impl Mesh {
             backups: backups == Backups::With,
             after: None,
         };
-        let mut whole: MeshInfo = self.call(&Request::Info(ask.clone())).await?;
+        let mut whole = self.call(&ask).await?;
         while let Some(cursor) = whole.more.take() {
             ask.after = Some(cursor.clone());
-            let next: MeshInfo = self.call(&Request::Info(ask.clone())).await?;
+            let next = self.call(&ask).await?;
             whole.stale = whole.stale.or(next.stale);
             next.stanzas.into_iter().for_each(|part| add(&mut whole.stanzas, part));
             // A node that does not get on must not keep anyone here for ever.

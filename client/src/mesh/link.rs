@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BODY_LIMIT, CHUNK_BODY_LIMIT, MESSAGE_LIMIT, Request, ResumeSession};
+use pgmesh_protocol::{Call, ResumeSession};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
@@ -37,67 +37,65 @@ impl Link {
 
     /// A request, its reply, and the body that follows where `body_length` says that one does. The node may be silent for
     /// `silence`: take nothing of what is sent, send nothing of its answer.
-    pub async fn exchange<T: DeserializeOwned>(
+    pub async fn exchange<C: Call>(
         &self,
-        request: &Request,
+        call: &C,
         body: Option<&Bytes>,
-        body_length: impl Fn(&T) -> Option<u64>,
+        body_length: impl Fn(&C::Reply) -> Option<u64>,
         silence: Option<Duration>,
-    ) -> Result<(T, Option<Bytes>), Failure> {
-        let mut stream = self.ask_patiently(request, body, silence).await?;
-        let answer: T = reply_within(self, &mut stream, request, silence).await?;
+    ) -> Result<(C::Reply, Option<Bytes>), Failure> {
+        let mut stream = self.ask_patiently(call, body, silence).await?;
+        let answer = reply_within::<C>(self, &mut stream, silence).await?;
         let Some(length) = body_length(&answer) else {
             return Ok((answer, None));
         };
-        let limit = if matches!(request, Request::GetChunk(_)) {
-            CHUNK_BODY_LIMIT
-        } else {
-            BODY_LIMIT
-        };
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let limit = usize::try_from(C::BODY_MAX).unwrap_or(usize::MAX);
         let received = stream.recv_bytes(length, limit).await;
         received
             .map(|body| (answer, Some(body)))
-            .map_err(|error| lost(request, &error))
+            .map_err(|error| lost::<C>(&error))
     }
 
     /// Opens a stream and sends the request.
-    pub async fn ask(&self, request: &Request, body: Option<&Bytes>) -> Result<Stream, Failure> {
-        self.ask_patiently(request, body, None).await
+    pub async fn ask<C: Call>(&self, call: &C, body: Option<&Bytes>) -> Result<Stream, Failure> {
+        self.ask_patiently(call, body, None).await
     }
 
-    pub(super) async fn ask_patiently(
+    pub(super) async fn ask_patiently<C: Call>(
         &self,
-        request: &Request,
+        call: &C,
         body: Option<&Bytes>,
         silence: Option<Duration>,
     ) -> Result<Stream, Failure> {
-        let mut stream = self.begin(request, silence).await?;
+        let mut stream = self.begin(call, silence).await?;
         let sent = async {
             if let Some(body) = body {
                 stream.send_bytes(body).await?;
             }
             stream.finish()
         };
-        sent.await.map_err(|error| lost(request, &error))?;
+        sent.await.map_err(|error| lost::<C>(&error))?;
         Ok(stream)
     }
 
     /// Opens a stream and sends the request; more follows.
-    pub(super) async fn begin(&self, request: &Request, silence: Option<Duration>) -> Result<Stream, Failure> {
+    pub(super) async fn begin<C: Call>(&self, call: &C, silence: Option<Duration>) -> Result<Stream, Failure> {
         let opening = self.connection.open();
         let opened = match silence {
             None => opening.await,
             Some(silence) => tokio::time::timeout(silence, opening)
                 .await
-                .map_err(|_| self.silent(request, silence))?,
+                .map_err(|_| self.silent::<C>(silence))?,
         };
-        let mut stream = opened.map_err(|error| lost(request, &error.into()))?;
+        let mut stream = opened.map_err(|error| lost::<C>(&error.into()))?;
         if let Some(silence) = silence {
             stream.set_stall_limit(silence);
         }
-        let sent = stream.send(request).await;
-        sent.map_err(|error| lost(request, &error))?;
+        let sent = stream.call(call).await;
+        sent.map_err(|error| match error {
+            StreamError::TooLong { length, max } => too_long::<C>(length, max),
+            error => lost::<C>(&error),
+        })?;
         Ok(stream)
     }
 
@@ -113,17 +111,16 @@ impl Link {
         }
         let Some(resume) = next_move() else { return Ok(()) };
         let session = resume.session;
-        self.exchange::<()>(&Request::ResumeSession(resume), None, |()| None, None)
-            .await?;
+        self.exchange(&resume, None, |()| None, None).await?;
         *held = Some(session);
         tracing::info!("session {session} goes on through node {}", self.node());
         Ok(())
     }
 
-    fn silent(&self, request: &Request, silence: Duration) -> Failure {
+    fn silent<C: Call>(&self, silence: Duration) -> Failure {
         let what = format!(
             "{} was not answered by {} within {} s",
-            request.name(),
+            C::NAME,
             self.node(),
             silence.as_secs()
         );
@@ -138,33 +135,51 @@ impl Link {
     }
 }
 
-/// The next message of an answer, from a node that may be silent for so long.
-pub async fn reply_within<T: DeserializeOwned>(
+/// The next reply, from a node that may be silent for so long.
+pub async fn reply_within<C: Call>(
     link: &Link,
     stream: &mut Stream,
-    request: &Request,
+    silence: Option<Duration>,
+) -> Result<C::Reply, Failure> {
+    message_within::<C, C::Reply>(link, stream, silence).await
+}
+
+/// The same for an answer in which other messages come before or behind the reply.
+pub(super) async fn message_within<C: Call, T: DeserializeOwned>(
+    link: &Link,
+    stream: &mut Stream,
     silence: Option<Duration>,
 ) -> Result<T, Failure> {
-    let answering = reply(stream, request);
+    let answering = message::<C, T>(stream);
     match silence {
         None => answering.await,
         Some(silence) => tokio::time::timeout(silence, answering)
             .await
-            .map_err(|_| link.silent(request, silence))?,
+            .map_err(|_| link.silent::<C>(silence))?,
     }
 }
 
-/// The next message of an answer.
-pub async fn reply<T: DeserializeOwned>(stream: &mut Stream, request: &Request) -> Result<T, Failure> {
+/// The next reply.
+pub async fn reply<C: Call>(stream: &mut Stream) -> Result<C::Reply, Failure> {
+    message::<C, C::Reply>(stream).await
+}
+
+async fn message<C: Call, T: DeserializeOwned>(stream: &mut Stream) -> Result<T, Failure> {
     stream
-        .recv::<Result<T, Failure>>(MESSAGE_LIMIT)
+        .recv::<Result<T, Failure>>(C::REPLY_MAX)
         .await
-        .map_err(|error| lost(request, &error))?
+        .map_err(|error| lost::<C>(&error))?
+}
+
+/// A node would say the same.
+fn too_long<C: Call>(length: u64, max: u64) -> Failure {
+    let what = format!("{}: the request has {length} bytes, at most {max} are taken", C::NAME);
+    Failure::new(ExitCode::OptionInvalid, what)
 }
 
 /// What is not answered may or may not have been done: the same request again has one effect all the same.
-pub(super) fn lost(request: &Request, error: &StreamError) -> Failure {
-    let what = format!("{} was interrupted", request.name());
+pub(super) fn lost<C: Call>(error: &StreamError) -> Failure {
+    let what = format!("{} was interrupted", C::NAME);
     if error.is_violation() {
         return Failure::new(ExitCode::Protocol, what).because(chain(error));
     }

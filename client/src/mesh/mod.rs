@@ -41,13 +41,12 @@ use bytes::Bytes;
 use link::{Link, reply};
 use nodes::{Nodes, Reached};
 use pgmesh_protocol::failure::chain;
+use pgmesh_protocol::{Call, CommitBackup, Hello, MeshFacts};
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{MeshFacts, Request};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::tuning::STALL_LIMIT;
 use pgmesh_transport::{Client, Identity};
 use retry::Retry;
-use serde::de::DeserializeOwned;
 use sessions::HeldSession;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
@@ -132,13 +131,13 @@ impl Mesh {
         }
         let mut retry = Retry::new(self.access.greeting);
         let facts: MeshFacts = loop {
-            match self.attempt(&Request::Hello, None, &|_: &MeshFacts| None).await {
+            match self.attempt(&Hello, None, &|_: &MeshFacts| None).await {
                 Ok(((facts, _), link)) => {
                     self.nodes.learn(&facts.nodes, reached(&link));
                     break facts;
                 }
                 Err(failed) if self.is_late() => return Err(failed.failure),
-                Err(failed) => self.settle(&Request::Hello, &mut retry, failed).await?,
+                Err(failed) => self.settle::<Hello>(&mut retry, failed).await?,
             }
         };
         Ok(self.facts.get_or_init(|| facts))
@@ -161,16 +160,16 @@ impl Mesh {
     ///
     /// # Errors
     /// What the node answers, or that none could be asked for as long as the configuration allows.
-    pub async fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Failure> {
-        self.exchange(request, None, |_| None).await.map(|(answer, _)| answer)
+    pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Failure> {
+        self.exchange(call, None, |_| None).await.map(|(answer, _)| answer)
     }
 
     /// A request with a body, and its reply.
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn send<T: DeserializeOwned>(&self, request: &Request, body: &Bytes) -> Result<T, Failure> {
-        self.exchange(request, Some(body), |_| None)
+    pub async fn send<C: Call>(&self, call: &C, body: &Bytes) -> Result<C::Reply, Failure> {
+        self.exchange(call, Some(body), |_| None)
             .await
             .map(|(answer, _)| answer)
     }
@@ -179,45 +178,45 @@ impl Mesh {
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn fetch<T: DeserializeOwned>(
+    pub async fn fetch<C: Call>(
         &self,
-        request: &Request,
-        body_length: impl Fn(&T) -> Option<u64>,
-    ) -> Result<(T, Option<Bytes>), Failure> {
-        self.exchange(request, None, body_length).await
+        call: &C,
+        body_length: impl Fn(&C::Reply) -> Option<u64>,
+    ) -> Result<(C::Reply, Option<Bytes>), Failure> {
+        self.exchange(call, None, body_length).await
     }
 
-    /// A request that is answered by events until `hear` breaks. A failure that `hear` breaks with counts like one of
+    /// A request that is answered by events, each a reply, until `hear` breaks. A failure that `hear` breaks with counts like one of
     /// the request.
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub async fn events<E: DeserializeOwned>(
+    pub async fn events<C: Call>(
         &self,
-        request: &Request,
-        mut hear: impl FnMut(Heard<E>) -> ControlFlow<Result<(), Failure>>,
+        call: &C,
+        mut hear: impl FnMut(Heard<C::Reply>) -> ControlFlow<Result<(), Failure>>,
     ) -> Result<(), Failure> {
         let mut retry = Retry::new(self.access.limit);
         loop {
-            match self.attempt_events(request, &mut retry, &mut hear).await {
+            match self.attempt_events(call, &mut retry, &mut hear).await {
                 Ok(()) => return Ok(()),
-                Err(failed) => self.settle(request, &mut retry, failed).await?,
+                Err(failed) => self.settle::<C>(&mut retry, failed).await?,
             }
         }
     }
 
-    async fn exchange<T: DeserializeOwned>(
+    async fn exchange<C: Call>(
         &self,
-        request: &Request,
+        call: &C,
         body: Option<&Bytes>,
-        body_length: impl Fn(&T) -> Option<u64>,
-    ) -> Result<(T, Option<Bytes>), Failure> {
+        body_length: impl Fn(&C::Reply) -> Option<u64>,
+    ) -> Result<(C::Reply, Option<Bytes>), Failure> {
         let mut retry = Retry::new(self.access.limit);
         loop {
-            match self.attempt(request, body, &body_length).await {
+            match self.attempt(call, body, &body_length).await {
                 Ok((answer, _)) => return Ok(answer),
                 Err(failed) if self.is_late() => return Err(failed.failure),
-                Err(failed) => self.settle(request, &mut retry, failed).await?,
+                Err(failed) => self.settle::<C>(&mut retry, failed).await?,
             }
         }
     }
@@ -236,27 +235,27 @@ impl Mesh {
         self.access.ends_in_time && self.opened.elapsed() >= self.access.limit
     }
 
-    async fn attempt<T: DeserializeOwned>(
+    async fn attempt<C: Call>(
         &self,
-        request: &Request,
+        call: &C,
         body: Option<&Bytes>,
-        body_length: &impl Fn(&T) -> Option<u64>,
-    ) -> Result<((T, Option<Bytes>), Arc<Link>), Failed> {
-        let link = self.ready(request).await?;
-        match link.exchange(request, body, body_length, self.silence()).await {
+        body_length: &impl Fn(&C::Reply) -> Option<u64>,
+    ) -> Result<((C::Reply, Option<Bytes>), Arc<Link>), Failed> {
+        let link = self.ready::<C>().await?;
+        match link.exchange(call, body, body_length, self.silence()).await {
             Ok(answer) => Ok((answer, link)),
             Err(failure) => Err(Failed::at(link, failure)),
         }
     }
 
-    async fn attempt_events<E: DeserializeOwned>(
+    async fn attempt_events<C: Call>(
         &self,
-        request: &Request,
+        call: &C,
         retry: &mut Retry,
-        hear: &mut impl FnMut(Heard<E>) -> ControlFlow<Result<(), Failure>>,
+        hear: &mut impl FnMut(Heard<C::Reply>) -> ControlFlow<Result<(), Failure>>,
     ) -> Result<(), Failed> {
-        let link = self.ready(request).await?;
-        let mut stream = match link.ask(request, None).await {
+        let link = self.ready::<C>().await?;
+        let mut stream = match link.ask(call, None).await {
             Ok(stream) => stream,
             Err(failure) => return Err(Failed::at(link, failure)),
         };
@@ -265,7 +264,7 @@ impl Mesh {
             if let ControlFlow::Break(end) = hear(heard) {
                 return end.map_err(|failure| Failed::at(link, failure));
             }
-            match reply(&mut stream, request).await {
+            match reply::<C>(&mut stream).await {
                 Ok(event) => heard = Heard::Event(event),
                 Err(failure) => return Err(Failed::at(link, failure)),
             }
@@ -274,14 +273,14 @@ impl Mesh {
     }
 
     /// A link for a request: one that has taken the backup's session up, if there is one.
-    async fn ready(&self, request: &Request) -> Result<Arc<Link>, Failed> {
+    async fn ready<C: Call>(&self) -> Result<Arc<Link>, Failed> {
         let link = self.link().await.map_err(|failure| Failed { failure, link: None })?;
         let session = self.needed_session();
         if let Some(session) = session
             && let Err(failure) = link.take_up(session, || self.next_move(session)).await
         {
             // A commit ends the session: whether it has, its repetition answers best.
-            if failure.again || !matches!(request, Request::CommitBackup(_)) {
+            if failure.again || C::NUMBER != CommitBackup::NUMBER {
                 return Err(Failed::at(link, failure));
             }
             tracing::debug!("{failure}; the commit is repeated all the same");
@@ -290,13 +289,13 @@ impl Mesh {
     }
 
     /// After a failure: waits until it is time to try again, or tells it.
-    async fn settle(&self, request: &Request, retry: &mut Retry, failed: Failed) -> Result<(), Failure> {
+    async fn settle<C: Call>(&self, retry: &mut Retry, failed: Failed) -> Result<(), Failure> {
         let Failed { failure, link } = failed;
         let Some(repeat) = retry.after(&failure, Instant::now()) else {
             return Err(failure);
         };
         match link.as_deref() {
-            Some(link) => tracing::info!(node = link.node(), "{failure}; {} is tried again", request.name()),
+            Some(link) => tracing::info!(node = link.node(), "{failure}; {} is tried again", C::NAME),
             // Whoever waits shall know what for.
             None if retry.begins_a_long_wait() => tracing::warn!("{failure}; waiting for a node"),
             None => tracing::debug!("{failure}; waiting for a node"),

@@ -3,9 +3,9 @@
 
 use super::{AccessSettings, Mesh};
 use crate::text::timestamp;
+use pgmesh_protocol::RenewCertificate;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
-use pgmesh_protocol::{JoinAccepted, RenewCertificate, Request};
 use pgmesh_transport::{IdentityError, MemberCertificate};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ async fn renew(access: AccessSettings) -> Result<Option<i64>, Failure> {
     let csr = old
         .renewal_csr_der()
         .map_err(crypto("a certificate request cannot be made"))?;
-    let accepted: JoinAccepted = mesh.call(&Request::Renew(RenewCertificate { csr })).await?;
+    let accepted = mesh.call(&RenewCertificate { csr }).await?;
     let new = old
         .renewed(&accepted.ca, &accepted.certificate)
         .map_err(crypto("the node's answer is not what was asked for"))?;

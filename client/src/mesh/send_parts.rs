@@ -1,11 +1,11 @@
 //! Sending a file that lies in parts: read, compressed and sent part by part.
 
-use super::link::{Link, lost, reply_within};
+use super::link::{Link, lost, message_within, reply_within};
 use super::retry::Retry;
 use super::{Failed, Mesh};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{PartsTurn, Pushed, Request};
+use pgmesh_protocol::{PartsTurn, PushSegment, Pushed};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, parts_of};
 use pgmesh_transport::{Stream, StreamError};
 use std::fs::File;
@@ -103,19 +103,19 @@ impl Mesh {
     ///
     /// # Errors
     /// As the node answers; the file cannot be read.
-    pub async fn send_parts(&self, request: &Request, file: &PartedFile) -> Result<Pushed, Failure> {
+    pub async fn send_parts(&self, push: &PushSegment, file: &PartedFile) -> Result<Pushed, Failure> {
         let suite = self.suite().await?;
         let mut retry = Retry::new(self.access.limit);
         loop {
             let attempt = async {
-                let link = self.ready(request).await?;
-                let sent = link.push_parts(request, file, suite, self.silence()).await;
+                let link = self.ready::<PushSegment>().await?;
+                let sent = link.push_parts(push, file, suite, self.silence()).await;
                 sent.map_err(|failure| Failed::at(link, failure))
             };
             match attempt.await {
                 Ok(pushed) => return Ok(pushed),
                 Err(failed) if self.is_late() => return Err(failed.failure),
-                Err(failed) => self.settle(request, &mut retry, failed).await?,
+                Err(failed) => self.settle::<PushSegment>(&mut retry, failed).await?,
             }
         }
     }
@@ -124,14 +124,14 @@ impl Mesh {
 impl Link {
     async fn push_parts(
         &self,
-        request: &Request,
+        push: &PushSegment,
         file: &PartedFile,
         suite: DigestSuite,
         silence: Option<Duration>,
     ) -> Result<Pushed, Failure> {
         let of = parts_of(file.length).ok_or_else(|| Failure::new(ExitCode::Assert, "a short file has no parts"))?;
-        let mut stream = self.begin(request, silence).await?;
-        match reply_within(self, &mut stream, request, silence).await? {
+        let mut stream = self.begin(push, silence).await?;
+        match message_within::<PushSegment, _>(self, &mut stream, silence).await? {
             PartsTurn::Done(pushed) => return Ok(pushed),
             PartsTurn::Send => {}
         }
@@ -146,22 +146,22 @@ impl Link {
                 stream.send_bytes(&payload.bytes).await
             };
             if let Err(error) = sent.await {
-                return Err(ended_early(&mut stream, request, &error).await);
+                return Err(ended_early(&mut stream, &error).await);
             }
         }
         if let Err(error) = stream.finish() {
-            return Err(ended_early(&mut stream, request, &error).await);
+            return Err(ended_early(&mut stream, &error).await);
         }
-        reply_within(self, &mut stream, request, silence).await
+        reply_within::<PushSegment>(self, &mut stream, silence).await
     }
 }
 
 /// Why a node takes no more of a file: it may have said so.
-async fn ended_early(stream: &mut Stream, request: &Request, error: &StreamError) -> Failure {
-    let said = tokio::time::timeout(REASON, super::reply::<Pushed>(stream, request)).await;
+async fn ended_early(stream: &mut Stream, error: &StreamError) -> Failure {
+    let said = tokio::time::timeout(REASON, super::reply::<PushSegment>(stream)).await;
     match said {
         Ok(Err(failure)) => failure,
-        Ok(Ok(_)) | Err(_) => lost(request, error),
+        Ok(Ok(_)) | Err(_) => lost::<PushSegment>(error),
     }
 }
 

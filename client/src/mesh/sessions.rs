@@ -7,7 +7,7 @@ use super::Mesh;
 use super::retry::Retry;
 use crate::activity::Activity;
 use pgmesh_protocol::Failure;
-use pgmesh_protocol::{BackupBegun, BeginBackup, BeginRestore, Request, RestoreBegun, ResumeSession};
+use pgmesh_protocol::{BackupBegun, BeginBackup, BeginRestore, EndSession, KeepSession, RestoreBegun, ResumeSession};
 use pgmesh_storage::StanzaName;
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -67,10 +67,9 @@ impl Mesh {
     /// As [`Self::call`].
     pub async fn begin_backup(&self, begin: BeginBackup) -> Result<BackupBegun, Failure> {
         let stanza = begin.stanza.clone();
-        let request = Request::BeginBackup(begin);
         let mut retry = Retry::new(self.access.limit);
         loop {
-            match self.attempt(&request, None, &|_: &BackupBegun| None).await {
+            match self.attempt(&begin, None, &|_: &BackupBegun| None).await {
                 Ok(((begun, _), link)) => {
                     link.holds(begun.session).await;
                     *self.lock_session() = Some(HeldSession {
@@ -85,7 +84,7 @@ impl Mesh {
                     });
                     return Ok(begun);
                 }
-                Err(failed) => self.settle(&request, &mut retry, failed).await?,
+                Err(failed) => self.settle::<BeginBackup>(&mut retry, failed).await?,
             }
         }
     }
@@ -94,16 +93,15 @@ impl Mesh {
     /// large file is read. Never returns: where the session cannot be kept, the next request tells, and a commit that
     /// has ended it succeeds.
     pub async fn keep_session(&self) -> Infallible {
-        let request = Request::Hello;
         let mut retry = Retry::new(self.access.limit);
         let mut told = Told::nothing();
         loop {
-            match self.ready(&request).await {
+            match self.ready::<KeepSession>().await {
                 Ok(link) => {
                     retry.progress();
                     if told.is_due(&self.activity)
                         && let Some(keep) = self.keep_request()
-                        && let Err(failure) = link.exchange::<()>(&keep, None, |()| None, None).await
+                        && let Err(failure) = link.exchange(&keep, None, |()| None, None).await
                     {
                         tracing::debug!("{failure}");
                     }
@@ -111,7 +109,7 @@ impl Mesh {
                     let _ = timeout(WATCH, link.connection.closed()).await;
                 }
                 Err(failed) => {
-                    if let Err(failure) = self.settle(&request, &mut retry, failed).await {
+                    if let Err(failure) = self.settle::<KeepSession>(&mut retry, failed).await {
                         tracing::debug!("the backup session is not kept any more: {failure}");
                         return std::future::pending().await;
                     }
@@ -135,10 +133,9 @@ impl Mesh {
     }
 
     async fn open_restore(&self, begin: &BeginRestore) -> Result<(), Failure> {
-        let request = Request::BeginRestore(begin.clone());
         let mut retry = Retry::new(OPEN_LIMIT);
         loop {
-            match self.attempt(&request, None, &|_: &RestoreBegun| None).await {
+            match self.attempt(begin, None, &|_: &RestoreBegun| None).await {
                 Ok(((begun, _), link)) => {
                     link.holds(begun.session).await;
                     *self.lock_session() = Some(HeldSession {
@@ -154,7 +151,7 @@ impl Mesh {
                     tracing::debug!("restore session {} is open at node {}", begun.session, link.node());
                     return Ok(());
                 }
-                Err(failed) => self.settle(&request, &mut retry, failed).await?,
+                Err(failed) => self.settle::<BeginRestore>(&mut retry, failed).await?,
             }
         }
     }
@@ -183,7 +180,7 @@ impl Mesh {
                 Some(session) => {
                     let taken = match link.take_up(session, || self.next_move(session)).await {
                         Ok(()) if told.is_due(&self.activity) => match self.keep_request() {
-                            Some(keep) => link.exchange::<()>(&keep, None, |()| None, None).await.map(drop),
+                            Some(keep) => link.exchange(&keep, None, |()| None, None).await.map(drop),
                             None => Ok(()),
                         },
                         taken => taken,
@@ -210,8 +207,8 @@ impl Mesh {
     pub async fn end_session(&self) {
         let Some(held) = self.lock_session().take() else { return };
         let ResumeSession { stanza, session, .. } = held.resume;
-        let request = Request::EndSession { stanza, session };
-        match timeout(END_LIMIT, self.call::<()>(&request)).await {
+        let end = EndSession { stanza, session };
+        match timeout(END_LIMIT, self.call(&end)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => tracing::debug!("the session could not be given up in order: {failure}"),
             Err(_) => tracing::debug!("the session could not be given up in order: no answer"),
@@ -239,9 +236,9 @@ impl Mesh {
         Some(held.resume.clone())
     }
 
-    fn keep_request(&self) -> Option<Request> {
+    fn keep_request(&self) -> Option<KeepSession> {
         let held = self.lock_session();
-        held.as_ref().map(|held| Request::KeepSession {
+        held.as_ref().map(|held| KeepSession {
             stanza: held.resume.stanza.clone(),
             session: held.resume.session,
         })

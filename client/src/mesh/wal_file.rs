@@ -1,13 +1,13 @@
 //! Fetching a file of the archive.
 
-use super::link::{Link, lost, reply_within};
+use super::link::{Link, lost, message_within, reply_within};
 use super::retry::Retry;
 use super::{BAD_COPIES, Failed, Mesh};
 use crate::wal_sink::{WalSink, give};
 use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BODY_LIMIT, GetSegment, Request, SegmentPart, SegmentReply};
+use pgmesh_protocol::{BODY_LIMIT, GetSegment, SegmentPart, SegmentReply};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{
     Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
@@ -65,13 +65,13 @@ impl Mesh {
         let (mut avoid, mut doubted) = (others.unwrap_or_default(), Vec::new());
         let mut bad = 0;
         loop {
-            let request = Request::GetSegment(GetSegment {
+            let request = GetSegment {
                 stanza: wanted.stanza.clone(),
                 file: wanted.file.to_string(),
                 system_id: wanted.system_id,
                 avoid: avoid.clone(),
                 doubted: std::mem::take(&mut doubted),
-            });
+            };
             match self.receive_wal(&request, wanted, suite, sink).await? {
                 Received::Said(archived) => return Ok(archived),
                 Received::Damaged {
@@ -96,7 +96,7 @@ impl Mesh {
 
     async fn receive_wal(
         &self,
-        request: &Request,
+        request: &GetSegment,
         wanted: &WantedFile<'_>,
         suite: DigestSuite,
         sink: &mut dyn WalSink,
@@ -104,7 +104,7 @@ impl Mesh {
         let mut retry = Retry::new(self.access.limit);
         loop {
             let attempt = async {
-                let link = self.ready(request).await?;
+                let link = self.ready::<GetSegment>().await?;
                 let receiving = Receiving {
                     link: &link,
                     request,
@@ -118,7 +118,7 @@ impl Mesh {
             match attempt.await {
                 Ok(received) => return Ok(received),
                 Err(failed) if self.is_late() => return Err(failed.failure),
-                Err(failed) => self.settle(request, &mut retry, failed).await?,
+                Err(failed) => self.settle::<GetSegment>(&mut retry, failed).await?,
             }
         }
     }
@@ -127,7 +127,7 @@ impl Mesh {
 /// One answer, as it comes.
 struct Receiving<'a> {
     link: &'a Link,
-    request: &'a Request,
+    request: &'a GetSegment,
     wanted: &'a WantedFile<'a>,
     suite: DigestSuite,
     silence: Option<Duration>,
@@ -136,7 +136,7 @@ struct Receiving<'a> {
 impl Receiving<'_> {
     async fn receive(&self, sink: &mut dyn WalSink) -> Result<Received, Failure> {
         let mut stream = self.link.ask_patiently(self.request, None, self.silence).await?;
-        let answer: SegmentReply = reply_within(self.link, &mut stream, self.request, self.silence).await?;
+        let answer = reply_within::<GetSegment>(self.link, &mut stream, self.silence).await?;
         match answer {
             SegmentReply::NeverArchived => Ok(Received::Said(Archived::Never)),
             SegmentReply::Hole(hole) => Ok(Received::Said(Archived::Hole(hole))),
@@ -173,7 +173,7 @@ impl Receiving<'_> {
         sink.begin()?;
         for part in FilePart::all(of) {
             let limit = self.silence.unwrap_or(STALL_LIMIT);
-            let head: SegmentPart = reply_within(self.link, stream, self.request, Some(limit)).await?;
+            let head: SegmentPart = message_within::<GetSegment, _>(self.link, stream, Some(limit)).await?;
             self.check_repository(head.repo)?;
             let expected = part.length_in(plain_length);
             if head.payload.plain_length != expected {
@@ -205,7 +205,7 @@ impl Receiving<'_> {
     async fn body(&self, stream: &mut Stream, head: &PayloadHead, limit: u64) -> Result<Bytes, Failure> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let received = stream.recv_bytes(head.length, limit).await;
-        received.map_err(|error| lost(self.request, &error))
+        received.map_err(|error| lost::<GetSegment>(&error))
     }
 
     fn check_repository(&self, repo: u16) -> Result<(), Failure> {

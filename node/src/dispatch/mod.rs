@@ -1,5 +1,6 @@
 //! Serving one connection: one request a stream, looked at by `authorize`, carried out by `services`.
 
+mod arrival;
 mod nodes;
 mod parts;
 
@@ -7,11 +8,13 @@ use crate::Node;
 use crate::authorize::authorize;
 use crate::bounds;
 use crate::budget::Held;
-use crate::links::CONSENSUS_LIMIT;
 use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use bytes::Bytes;
-use pgmesh_protocol::{CHUNK_BODY_LIMIT, JOIN_LIMIT, MESSAGE_LIMIT, MeshFacts, PayloadHead, Request, SegmentReply};
+use pgmesh_protocol::{
+    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, MESSAGE_LIMIT, MeshFacts, PayloadHead, RemoveRepository,
+    ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
+};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
@@ -64,14 +67,18 @@ impl Served {
 }
 
 async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
-    let limit = match &served.peer {
-        // Whoever has no certificate yet has one small request.
-        Peer::Joining => JOIN_LIMIT,
-        peer if peer.is_node() => CONSENSUS_LIMIT,
-        Peer::Member(_) => MESSAGE_LIMIT,
-    };
-    let request: Request = match stream.recv(limit).await {
-        Ok(request) => request,
+    let request = match arrival::receive(&served.peer, &mut stream).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(refusal)) => {
+            tracing::warn!(actor = served.actor, "refused: {refusal}");
+            let told = reply::<()>(&mut stream, Err(refusal))
+                .await
+                .and_then(|()| stream.finish());
+            if told.is_ok() {
+                drop(stream.delivered().await);
+            }
+            return;
+        }
         Err(error) => {
             tracing::debug!(actor = served.actor, %error, "a request did not arrive");
             return;
@@ -105,7 +112,7 @@ impl Served {
     async fn answer(&self, request: Request, stream: &mut Stream) -> Result<(), StreamError> {
         let (node, actor) = (&*self.node, self.actor.as_str());
         match request {
-            Request::Hello => {
+            Request::Hello(_) => {
                 let facts = MeshFacts {
                     mesh_id: node.mesh_id().to_owned(),
                     suite: node.suite(),
@@ -158,7 +165,7 @@ impl Served {
                 let resumed = node.resume_session(actor, &resume, self.number).await;
                 logged(stream, "session resume", resumed).await
             }
-            Request::KeepSession { session, .. } => reply(stream, self.check_held(session)).await,
+            Request::KeepSession(keep) => reply(stream, self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
                 let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
                 reply(stream, known).await
@@ -184,9 +191,9 @@ impl Served {
                 }
                 logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
             }
-            Request::EndSession { session, .. } => {
-                if self.check_held(session).is_ok() {
-                    let session = SessionId(LogIndex(session));
+            Request::EndSession(end) => {
+                if self.check_held(end.session).is_ok() {
+                    let session = SessionId(LogIndex(end.session));
                     node.end_session(actor, session, "its holder has ended it").await;
                 }
                 reply(stream, Ok(())).await
@@ -222,22 +229,27 @@ impl Served {
             Request::CreateStanza(create) => {
                 logged(stream, "stanza-create", node.create_stanza(actor, create).await).await
             }
-            Request::UpgradeStanza(create) => {
-                logged(stream, "stanza-upgrade", node.upgrade_stanza(actor, create).await).await
+            Request::UpgradeStanza(upgrade) => {
+                logged(
+                    stream,
+                    "stanza-upgrade",
+                    node.upgrade_stanza(actor, upgrade.cluster).await,
+                )
+                .await
             }
-            Request::AdoptStanza { cluster, force } => {
+            Request::AdoptStanza(AdoptStanza { cluster, force }) => {
                 logged(stream, "stanza-adopt", node.adopt_stanza(actor, cluster, force).await).await
             }
             Request::ForgetWal(forget) => logged(stream, "archive-forget", node.forget_wal(actor, forget).await).await,
-            Request::DeleteStanza { stanza, force, is_down } => {
+            Request::DeleteStanza(DeleteStanza { stanza, force, is_down }) => {
                 let deleted = node.delete_stanza(actor, stanza, force, is_down).await;
                 logged(stream, "stanza-delete", deleted).await
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
-            Request::TerminateSession { session } => {
+            Request::TerminateSession(TerminateSession { session }) => {
                 logged(stream, "session-end", node.terminate_session(actor, session).await).await
             }
-            Request::AcceptLoss { position } => {
+            Request::AcceptLoss(AcceptLoss { position }) => {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
             }
             Request::Annotate(annotate) => reply(stream, node.annotate(actor, annotate).await).await,
@@ -251,7 +263,7 @@ impl Served {
             }
             Request::Invite(invite) => reply(stream, node.invite(actor, invite).await).await,
             Request::Join(join) => logged(stream, "join", node.join(join).await).await,
-            Request::UpdateRepository { repo, definition } => {
+            Request::UpdateRepository(UpdateRepository { repo, definition }) => {
                 logged(
                     stream,
                     "repo-update",
@@ -259,7 +271,7 @@ impl Served {
                 )
                 .await
             }
-            Request::ReplaceRepository { repo } => {
+            Request::ReplaceRepository(ReplaceRepository { repo }) => {
                 logged(
                     stream,
                     "repo-replace",
@@ -267,7 +279,7 @@ impl Served {
                 )
                 .await
             }
-            Request::RemoveRepository { repo, force } => {
+            Request::RemoveRepository(RemoveRepository { repo, force }) => {
                 logged(stream, "repo-remove", node.remove_repository(actor, repo, force).await).await
             }
             other => self.serve_nodes(other, stream).await,
@@ -306,7 +318,7 @@ impl Served {
     /// holders.
     fn check_draining(&self, request: &Request) -> Result<(), Failure> {
         let is_client = matches!(self.peer.member().map(|member| &member.role), Some(Role::Client { .. }));
-        if !is_client || matches!(request, Request::Hello) || !self.node.is_draining() {
+        if !is_client || matches!(request, Request::Hello(_)) || !self.node.is_draining() {
             return Ok(());
         }
         Err(Failure::new(

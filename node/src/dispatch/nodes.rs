@@ -1,8 +1,7 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
 use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
-use crate::links::CONSENSUS_LIMIT;
-use pgmesh_protocol::{BODY_LIMIT, Request};
+use pgmesh_protocol::{BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, Consensus, MayLeave, Request, SyncRepository};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{ObjectName, wire};
 use pgmesh_transport::{Stream, StreamError};
@@ -16,12 +15,12 @@ impl Served {
                 let renewed = self.member().and_then(|member| node.renew(member, &renew));
                 logged(stream, "certificate renewal", renewed).await
             }
-            Request::ListNodes => reply(stream, node.list_nodes()).await,
-            Request::ChangeNode { name, change } => {
+            Request::ListNodes(_) => reply(stream, node.list_nodes()).await,
+            Request::ChangeNode(ChangeNode { name, change }) => {
                 logged(stream, "node change", node.change_node(actor, &name, change).await).await
             }
-            Request::Status => reply(stream, node.mesh_status().await).await,
-            Request::SyncRepository { repo } => {
+            Request::Status(_) => reply(stream, node.mesh_status().await).await,
+            Request::SyncRepository(SyncRepository { repo }) => {
                 let (sink, mut events) = mpsc::channel(4);
                 let pass_on = async {
                     while let Some(event) = events.recv().await {
@@ -41,10 +40,10 @@ impl Served {
         let node = &*self.node;
         match request {
             // Between nodes a message may be longer.
-            Request::Raft(message) => match wire::decode(&message, CONSENSUS_LIMIT) {
+            Request::Raft(Consensus(message)) => match wire::decode(&message, CONSENSUS_LIMIT) {
                 Ok(message) => {
-                    let answer = node.catalog.answer(message).await;
-                    stream.send(&Ok::<_, Failure>(answer)).await
+                    let answer = wire::encode(&node.catalog.answer(message).await);
+                    stream.send(&Ok::<_, Failure>(Consensus(answer.into()))).await
                 }
                 Err(error) => {
                     let failure =
@@ -56,7 +55,7 @@ impl Served {
                 let heard = self.member().and_then(|member| node.hear(member, &announce));
                 logged(stream, "announcement", heard).await
             }
-            Request::Authority => logged(stream, "authority", node.hand_over_authority()).await,
+            Request::Authority(_) => logged(stream, "authority", node.hand_over_authority()).await,
             Request::BeginAnew(begin) => {
                 let number = match self.member() {
                     Ok(member) => node.renumber(member, begin).await,
@@ -65,8 +64,8 @@ impl Served {
                 logged(stream, "new beginning", number).await
             }
             Request::Vouch(vouch) => reply(stream, Ok(node.vouch(&vouch))).await,
-            Request::MayLeave { node_id } => reply(stream, node.may_leave(node_id).await).await,
-            Request::NodeStatus => reply(stream, Ok(node.node_status())).await,
+            Request::MayLeave(MayLeave { node_id }) => reply(stream, node.may_leave(node_id).await).await,
+            Request::NodeStatus(_) => reply(stream, Ok(node.node_status())).await,
             Request::StoreObject(store) => {
                 // As it came, and encrypted once for each repository.
                 let copies = 1 + store.targets.len() as u64;
@@ -92,7 +91,7 @@ impl Served {
                 reply_with_body(stream, Ok((answer, body))).await
             }
             Request::DeleteObject(delete) => reply(stream, Ok(node.delete_object(delete).await)).await,
-            Request::CollectGarbage => logged(stream, "garbage collection", node.collect_garbage().await).await,
+            Request::CollectGarbage(_) => logged(stream, "garbage collection", node.collect_garbage().await).await,
             other => {
                 let failure = Failure::new(ExitCode::Assert, format!("{} is not served here", other.name()));
                 reply::<()>(stream, Err(failure)).await

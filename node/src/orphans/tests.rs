@@ -3,7 +3,7 @@
 use super::*;
 use crate::SessionTimes;
 use crate::testing::{SUITE, TestNode, stanza};
-use pgmesh_protocol::{GetSegment, Request, SegmentReply};
+use pgmesh_protocol::{GetSegment, SegmentReply};
 use pgmesh_raft::command::NoteOrphans;
 use pgmesh_raft::{Amount, Command, EndedScan, LogIndex, OrphanTally};
 use pgmesh_storage::RepoKey;
@@ -124,14 +124,14 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
         (Amount::default(), found.unknown)
     );
     // What is known is whole still.
-    let get = Request::GetSegment(GetSegment {
+    let get = GetSegment {
         stanza: stanza(),
         file: "000000010000000000000001".to_owned(),
         system_id: None,
         avoid: Vec::new(),
         doubted: Vec::new(),
-    });
-    let read = client.ask::<SegmentReply>(&get, None).await;
+    };
+    let read = client.ask(&get, None).await;
     assert!(matches!(read, Ok(SegmentReply::Found { .. })), "{read:?}");
 }
 

@@ -7,8 +7,7 @@ use super::watch::{Attempt, Watch};
 use crate::health::Work;
 use crate::links::{Lane, LinkError, Links, Whom, receive, receive_body};
 use pgmesh_protocol::{
-    BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, Request, StoreObject,
-    StoreTarget, Stored,
+    BODY_LIMIT, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, StoreTarget,
 };
 use pgmesh_raft::{Claim, Lead, NodeName, Replica};
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
@@ -51,17 +50,17 @@ impl RemoteSlot {
         checked: bool,
     ) -> Result<Payload, SlotError> {
         let attempt = self.watch.begin(Work::Read, 0);
-        let request = Request::ReadObject(ReadObject {
+        let request = ReadObject {
             repo: self.key,
             uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
             checked,
-        });
+        };
         let whom = self.whom();
         let work = async {
             let mut stream = self.links.ask(&whom, Lane::Data, &request, None).await?;
-            match receive::<ObjectAnswer>(&mut stream, &whom).await? {
+            match receive::<ReadObject>(&mut stream, &whom).await? {
                 ObjectAnswer::Failed(error) => Ok(Err(error)),
                 ObjectAnswer::Found { payload, .. } => {
                     let body = receive_body(&mut stream, &whom, payload.length, BODY_LIMIT).await?;
@@ -76,16 +75,16 @@ impl RemoteSlot {
     /// Deletes an object.
     pub async fn delete(&self, lead: &Lead, object: &ObjectName, generation: Generation) -> Result<(), SlotError> {
         let attempt = self.watch.begin(Work::Write, 0);
-        let request = Request::DeleteObject(DeleteObject {
+        let request = DeleteObject {
             repo: self.key,
             uuid: self.uuid.clone(),
             object: object.clone(),
             generation,
             term: lead.term(),
-        });
+        };
         let answer = self
             .links
-            .call::<Result<(), RemoteError>>(&self.whom(), Lane::Data, &request, self.io_timeout)
+            .call(&self.whom(), Lane::Data, &request, self.io_timeout)
             .await;
         self.judge(attempt, answer)
     }
@@ -149,7 +148,7 @@ pub async fn write_there(
 ) {
     let Some((first, _)) = targets.first() else { return };
     let (links, whom, limit) = (first.links.clone(), first.whom(), first.io_timeout);
-    let request = Request::StoreObject(StoreObject {
+    let request = StoreObject {
         object,
         payload: payload.head(),
         targets: targets
@@ -160,7 +159,7 @@ pub async fn write_there(
                 generation: *generation,
             })
             .collect(),
-    });
+    };
     let bytes = payload.bytes.len() as u64;
     let mut waiting: BTreeMap<RepoKey, (Arc<RemoteSlot>, Attempt)> = targets
         .into_iter()
@@ -172,7 +171,7 @@ pub async fn write_there(
     let work = async {
         let mut stream = links.ask(&whom, Lane::Data, &request, Some(&payload.bytes)).await?;
         while !waiting.is_empty() {
-            let stored: Stored = receive(&mut stream, &whom).await?;
+            let stored = receive::<StoreObject>(&mut stream, &whom).await?;
             let Some((slot, attempt)) = waiting.remove(&stored.repo) else {
                 continue;
             };

@@ -548,7 +548,6 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::testing::{SUITE, TestNode, manifest_of_file, stanza};
-    use pgmesh_protocol::Request;
     use pgmesh_storage::Codec;
 
     /// What a restore would refuse is no backup, and a client that says so is told at once.
@@ -564,13 +563,13 @@ mod tests {
             let (root, part) = manifest_of_file(path, LABEL, chunk, 900);
             client.put_chunk(begun.session, &part).await.unwrap();
             let payload = Payload::pack(SUITE, Codec::None, None, &root).unwrap();
-            let commit = Request::CommitBackup(CommitBackup {
+            let commit = CommitBackup {
                 stanza: stanza(),
                 session: begun.session,
                 label: LABEL.parse().unwrap(),
                 manifest: payload.head(),
-            });
-            client.ask::<CommittedBackup>(&commit, Some(&payload.bytes)).await
+            };
+            client.ask(&commit, Some(&payload.bytes)).await
         };
         let failure = commit("pg_tblspc/16385/cron.d/job").await.unwrap_err();
         assert_eq!(failure.code, ExitCode::Format, "{failure}");

@@ -8,8 +8,8 @@ use crate::services::info::{debt_info, kept_info};
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    AmountInfo, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
-    RepositoryStatus, Request,
+    AmountInfo, GetNodeStatus, MayLeave, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState,
+    NodeStatus, OrphanInfo, RepositoryStatus,
 };
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::limits::{self, shortened};
@@ -124,7 +124,7 @@ impl Node {
                     .again(),
             );
         };
-        let request = Request::MayLeave { node_id };
+        let request = MayLeave { node_id };
         let answer = self
             .links
             .call(&Whom::Named(name), Lane::Data, &request, LEADER_LIMIT)
@@ -289,7 +289,7 @@ impl Node {
 
     async fn ask_within(&self, name: &NodeName, limit: Duration) -> Result<NodeStatus, LinkError> {
         let whom = Whom::Named(name.clone());
-        self.links.call(&whom, Lane::Data, &Request::NodeStatus, limit).await
+        self.links.call(&whom, Lane::Data, &GetNodeStatus, limit).await
     }
 
     async fn round_trip_to(&self, name: &str) -> Option<u64> {

@@ -258,7 +258,7 @@ mod tests {
     use crate::repositories::Place;
     use crate::testing::{SUITE, TestNode, stanza};
     use pgmesh_protocol::ExitCode;
-    use pgmesh_protocol::{ChunkReply, GetPieces, Request};
+    use pgmesh_protocol::GetPieces;
     use pgmesh_raft::ObjectRef;
     use pgmesh_storage::{Codec, Payload};
 
@@ -292,13 +292,13 @@ mod tests {
         let mut wrong = Payload::pack(SUITE, Codec::None, None, b"something else").unwrap();
         wrong.digest = digest;
         repository.put(&first.name, replica.generation, &wrong).await.unwrap();
-        let pieces = Request::GetPieces(GetPieces {
+        let pieces = GetPieces {
             stanza: stanza(),
             digest,
             ranges: vec![(0, 8)],
             avoid: vec![],
-        });
-        let failure = client.ask::<ChunkReply>(&pieces, None).await.unwrap_err();
+        };
+        let failure = client.ask(&pieces, None).await.unwrap_err();
         assert!(
             [ExitCode::Checksum, ExitCode::RepoInvalid].contains(&failure.code),
             "{failure}"

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
     BODY_LIMIT, ListRepository, MESSAGE_LIMIT, PayloadHead, ReadRepository, RepositoryListing, RepositoryObject,
-    Request,
 };
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::Command;
@@ -40,9 +39,8 @@ impl Node {
                 Place::Here(_) => self.list_here(&list).await,
                 Place::There(slot) => {
                     let (whom, limit) = (Whom::Named(slot.host.clone()), self.settings.io_timeout);
-                    let request = Request::ListRepository(list.clone());
                     self.links
-                        .call(&whom, Lane::Data, &request, limit)
+                        .call(&whom, Lane::Data, &list, limit)
                         .await
                         .map_err(Failure::from)
                 }
@@ -114,10 +112,9 @@ impl Node {
     }
 
     async fn read_elsewhere(&self, host: &Whom, read: ReadRepository) -> Result<(PayloadHead, Bytes), Failure> {
-        let request = Request::ReadRepository(read);
         let work = async {
-            let mut stream = self.links.ask(host, Lane::Data, &request, None).await?;
-            let head: PayloadHead = receive(&mut stream, host).await?;
+            let mut stream = self.links.ask(host, Lane::Data, &read, None).await?;
+            let head = receive::<ReadRepository>(&mut stream, host).await?;
             let body = receive_body(&mut stream, host, head.length, BODY_LIMIT).await?;
             Ok((head, body))
         };

@@ -5,7 +5,7 @@ use crate::links::{Lane, Whom};
 use crate::repositories::There;
 use crate::settings::effective_ack;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{Replaced, Request};
+use pgmesh_protocol::{ReplaceRepository, Replaced};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Node {
                 what: format!("repo{repo}: node {host} is asked to put an empty repository in its place"),
             };
             self.catalog.propose(actor, command).await?;
-            let request = Request::ReplaceRepository { repo };
+            let request = ReplaceRepository { repo };
             return Ok(self
                 .links
                 .call(&Whom::Named(host), Lane::Data, &request, REPLACE_LIMIT)

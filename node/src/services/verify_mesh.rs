@@ -7,7 +7,7 @@ use crate::links::{Lane, LinkError, Whom, receive};
 use crate::repositories::Place;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, Request, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
 use pgmesh_raft::NodeName;
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::Peer;
@@ -177,12 +177,9 @@ impl Node {
         sender: &mpsc::Sender<(usize, VerifyEvent)>,
     ) -> Result<(), LinkError> {
         let whom = Whom::Named(host.clone());
-        let mut stream = self
-            .links
-            .ask(&whom, Lane::Data, &Request::Verify(request), None)
-            .await?;
+        let mut stream = self.links.ask(&whom, Lane::Data, &request, None).await?;
         loop {
-            let event: VerifyEvent = receive(&mut stream, &whom).await?;
+            let event = receive::<VerifyRequest>(&mut stream, &whom).await?;
             let is_last = matches!(event, VerifyEvent::Done(_) | VerifyEvent::Failed(_));
             if sender.send((source, event)).await.is_err() || is_last {
                 return Ok(());

@@ -4,7 +4,9 @@
 use super::SessionTimes;
 use crate::testing::{Connected, QUICK, TestNode, stanza};
 use pgmesh_protocol::ExitCode;
-use pgmesh_protocol::{BackupBegun, BeginRestore, ChunkReply, GetChunk, Request, RestoreBegun, ResumeSession};
+use pgmesh_protocol::{
+    BackupBegun, BeginRestore, EndSession, GetChunk, GetStatus, KeepSession, ResumeSession, TerminateSession,
+};
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, SessionKind};
 use pgmesh_storage::Digest;
 use std::time::{Duration, Instant};
@@ -27,21 +29,21 @@ async fn pause(times: u32, of: Duration) {
     tokio::time::sleep(of * times).await;
 }
 
-fn keep(session: u64) -> Request {
-    Request::KeepSession {
+fn keep(session: u64) -> KeepSession {
+    KeepSession {
         stanza: stanza(),
         session,
     }
 }
 
-fn resume(begun: &BackupBegun, turn: u64) -> Request {
-    Request::ResumeSession(ResumeSession {
+fn resume(begun: &BackupBegun, turn: u64) -> ResumeSession {
+    ResumeSession {
         stanza: stanza(),
         session: begun.session,
         resume_key: begun.resume_key,
         turn,
         backup_ack: begun.backup_ack,
-    })
+    }
 }
 
 /// As an opening leaves it that was answered "no majority" and committed later, with the lock that was taken under it.
@@ -119,11 +121,11 @@ async fn condemned_chunk(site: &TestNode, client: &Connected, with_orphan: bool)
     if with_orphan {
         site.open_unknown(open(SessionKind::Repair)).await;
     }
-    let end = Request::EndSession {
+    let end = EndSession {
         stanza: stanza(),
         session: begun.session,
     };
-    client.ask::<()>(&end, None).await.unwrap();
+    client.ask(&end, None).await.unwrap();
     let chunks = vec![chunk];
     let suspect = Command::Suspect { chunks: chunks.clone() };
     let Reply::Suspected { since: suspected } = site.propose(suspect).await else {
@@ -165,14 +167,14 @@ async fn a_client_that_is_connected_and_does_nothing_loses_its_session() {
     let (hung, busy) = (site.connect().await, site.connect().await);
     site.create_stanza(&hung).await;
     let begun = hung.begin_backup("20260101-000000F").await.unwrap();
-    let restore = Request::BeginRestore(BeginRestore {
+    let restore = BeginRestore {
         stanza: stanza(),
         holder: "process 8 on db1".to_owned(),
-    });
-    let kept: RestoreBegun = busy.ask(&restore, None).await.unwrap();
+    };
+    let kept = busy.ask(&restore, None).await.unwrap();
     let deadline = Instant::now() + QUICK.timeout * 4;
     while Instant::now() < deadline {
-        busy.ask::<()>(&keep(kept.session), None).await.unwrap();
+        busy.ask(&keep(kept.session), None).await.unwrap();
         tokio::time::sleep(QUICK.timeout / 5).await;
     }
     assert!(!site.is_open(id(begun.session)));
@@ -195,9 +197,9 @@ async fn a_holder_that_comes_back_in_time_goes_on_and_one_that_does_not_is_told(
     // Each time by another connection, for longer than any grace; a move that comes late is refused.
     for turn in 1..=4 {
         let next = site.connect().await;
-        next.ask::<()>(&resume(&begun, turn), None).await.unwrap();
+        next.ask(&resume(&begun, turn), None).await.unwrap();
         if turn > 1 {
-            assert!(next.ask::<()>(&resume(&begun, turn - 1), None).await.is_err());
+            assert!(next.ask(&resume(&begun, turn - 1), None).await.is_err());
             assert!(client.put_chunk(begun.session, b"late").await.is_err());
         }
         drop(client);
@@ -209,7 +211,7 @@ async fn a_holder_that_comes_back_in_time_goes_on_and_one_that_does_not_is_told(
     site.wait("the orphan's end", |_| !site.is_open(id(begun.session)))
         .await;
     let late = site.connect().await;
-    let refused = late.ask::<()>(&resume(&begun, 5), None).await.unwrap_err();
+    let refused = late.ask(&resume(&begun, 5), None).await.unwrap_err();
     assert_eq!(refused.code, ExitCode::LockAcquire);
     assert!(refused.cause.unwrap().contains("did not come back"));
 }
@@ -219,29 +221,29 @@ async fn a_restore_reads_what_is_condemned_while_it_runs() {
     let site = TestNode::start(QUICK).await;
     let (backup, restore) = (site.connect().await, site.connect().await);
     site.create_stanza(&backup).await;
-    let begin = Request::BeginRestore(BeginRestore {
+    let begin = BeginRestore {
         stanza: stanza(),
         holder: "process 8 on db1".to_owned(),
-    });
-    let begun: RestoreBegun = restore.ask(&begin, None).await.unwrap();
+    };
+    let begun = restore.ask(&begin, None).await.unwrap();
     let chunk = condemned_chunk(&site, &backup, false).await;
-    let get = Request::GetChunk(GetChunk {
+    let get = GetChunk {
         stanza: stanza(),
         digest: chunk,
         avoid: Vec::new(),
-    });
+    };
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(6) {
-        restore.ask::<ChunkReply>(&get, None).await.unwrap();
+        restore.ask(&get, None).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
-    let end = Request::EndSession {
+    let end = EndSession {
         stanza: stanza(),
         session: begun.session,
     };
-    restore.ask::<()>(&end, None).await.unwrap();
+    restore.ask(&end, None).await.unwrap();
     site.wait("the chunk to be deleted", |_| !site.has_file(chunk)).await;
-    let missing = restore.ask::<ChunkReply>(&get, None).await.unwrap_err();
+    let missing = restore.ask(&get, None).await.unwrap_err();
     assert!(
         missing.code == ExitCode::FileMissing || missing.code == ExitCode::RepoInvalid,
         "{missing}"
@@ -254,7 +256,7 @@ async fn a_session_ends_by_hand_and_its_holder_is_told() {
     let (client, admin) = (site.connect().await, site.connect().await);
     site.create_stanza(&client).await;
     let begun = client.begin_backup("20260101-000000F").await.unwrap();
-    let status: pgmesh_protocol::MeshStatus = admin.ask(&Request::Status, None).await.unwrap();
+    let status = admin.ask(&GetStatus, None).await.unwrap();
     assert_eq!((status.sessions_open, status.sessions.len()), (1, 1));
     let shown = &status.sessions[0];
     assert_eq!(
@@ -262,11 +264,11 @@ async fn a_session_ends_by_hand_and_its_holder_is_told() {
         ("backup", "process 7 on db1")
     );
     assert_eq!((shown.stanza.as_deref(), shown.quiet), (Some("main"), Some(0)));
-    let end = |session| Request::TerminateSession { session };
-    let what: String = admin.ask(&end(begun.session), None).await.unwrap();
+    let end = |session| TerminateSession { session };
+    let what = admin.ask(&end(begun.session), None).await.unwrap();
     assert_eq!(what, "backup of stanza main, held by process 7 on db1");
     let refused = client.put_chunk(begun.session, b"x").await.unwrap_err();
     assert!(refused.cause.unwrap().contains("session-end"));
-    let unknown = admin.ask::<String>(&end(begun.session), None).await.unwrap_err();
+    let unknown = admin.ask(&end(begun.session), None).await.unwrap_err();
     assert_eq!(unknown.code, ExitCode::OptionInvalid);
 }

@@ -34,5 +34,5 @@ pub use log::LogStore;
 pub use mark::Mark;
 pub(crate) use mark::entry_id;
 pub use state::StateStore;
-pub use state_db::StateDb;
+pub use state_db::{RaftState, StateDb};
 pub use stream::SnapshotStream;

@@ -39,7 +39,7 @@ type Marks = BTreeMap<String, u64>;
 
 /// What Raft needs to know of the state; written with every batch of entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct RaftState {
+pub struct RaftState {
     pub(crate) last_applied: Option<LogId<u64>>,
     pub(crate) membership: StoredMembership<u64, BasicNode>,
     /// The entries that were left out: whoever takes this state as a snapshot has left them out, too.

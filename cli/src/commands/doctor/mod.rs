@@ -12,8 +12,7 @@ use crate::settings;
 use check::{render_json, render_text, verdict};
 use judge::{HostIdentity, Seen, judge};
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{Failure, now_unix};
-use pgmesh_protocol::{MeshStatus, Request};
+use pgmesh_protocol::{Failure, GetStatus, now_unix};
 
 /// Examines, shows what it saw, and exits by the first failure.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
@@ -47,7 +46,7 @@ async fn look(config: &Config) -> Seen {
             Ok(mesh) => {
                 // The first node that answers names the others, which are then dialled each by itself.
                 let status = match mesh.greet().await {
-                    Ok(_) => mesh.call::<MeshStatus>(&Request::Status).await,
+                    Ok(_) => mesh.call(&GetStatus).await,
                     Err(failure) => Err(failure),
                 };
                 seen.answered = now_unix();

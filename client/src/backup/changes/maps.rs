@@ -6,7 +6,7 @@ use crate::backup::take::Context;
 use pgmesh_postgres::wal::{Joiner, SegmentMap, SegmentMapper};
 use pgmesh_postgres::{ChangeMap, Lsn, PgVersion, SegmentName, SegmentSize};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, Request};
+use pgmesh_protocol::{ChangeMaps, ChangeMapsReply};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -53,11 +53,11 @@ pub async fn of(context: &Context, stretch: &Stretch) -> Result<ChangeMap, Unkno
 
 /// The first maps of those segments, at least one, as the mesh has them.
 async fn archived(context: &Context, first: SegmentName, last: SegmentName) -> Result<Vec<SegmentMap>, Unknown> {
-    let request = Request::ChangeMaps(ChangeMaps {
+    let request = ChangeMaps {
         stanza: context.settings.stanza.clone(),
         first,
         last,
-    });
+    };
     let reply: Result<ChangeMapsReply, _> = context.mesh.call(&request).await;
     let reply = reply.map_err(|failure| Unknown(failure.to_string()))?;
     if reply.maps.is_empty() {

@@ -8,7 +8,7 @@ use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_protocol::choice::{Chosen, Restoring};
-use pgmesh_protocol::{ChooseBackup, ChunkReply, GetChunk, GetManifest, GetPieces, PayloadHead, Request};
+use pgmesh_protocol::{ChooseBackup, GetChunk, GetManifest, GetPieces, PayloadHead};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
@@ -64,26 +64,23 @@ impl MeshSource {
 
     /// The backup that is wanted: the node chooses, so that the answer is as long for thousands of backups as for one.
     pub async fn choose(&self, asked: &Restoring) -> Result<Chosen, Failure> {
-        let request = Request::ChooseBackup(ChooseBackup {
+        let request = ChooseBackup {
             stanza: self.stanza.clone(),
             asked: asked.clone(),
             repo: self.only.as_ref().map(|(repo, _)| *repo),
-        });
+        };
         self.mesh.call(&request).await
     }
 
     /// The root of a backup's manifest.
     pub async fn manifest(&self, label: &BackupLabel) -> Result<ManifestRoot, Failure> {
-        let request = Request::GetManifest(GetManifest {
+        let request = GetManifest {
             stanza: self.stanza.clone(),
             label: label.clone(),
-        });
+        };
         let mut bad = 0;
         loop {
-            let (head, body) = self
-                .mesh
-                .fetch(&request, |head: &PayloadHead| Some(head.length))
-                .await?;
+            let (head, body) = self.mesh.fetch(&request, |head| Some(head.length)).await?;
             match self.open(head, body).await {
                 Ok(plain) => return decode_root(&plain, &self.stanza, label),
                 Err(failure) if bad < BAD_COPIES => tracing::warn!("{failure}; it is asked for again"),
@@ -98,15 +95,12 @@ impl MeshSource {
         let mut avoid = self.avoid();
         let mut bad = 0;
         loop {
-            let request = Request::GetChunk(GetChunk {
+            let request = GetChunk {
                 stanza: self.stanza.clone(),
                 digest,
                 avoid: avoid.clone(),
-            });
-            let (reply, body) = self
-                .mesh
-                .fetch(&request, |reply: &ChunkReply| Some(reply.payload.length))
-                .await?;
+            };
+            let (reply, body) = self.mesh.fetch(&request, |reply| Some(reply.payload.length)).await?;
             self.check_repository(reply.repo)?;
             let opened = if reply.payload.digest == digest {
                 self.open(reply.payload, body).await
@@ -130,18 +124,15 @@ impl MeshSource {
 
     /// Pieces of a chunk's plaintext, one after the other.
     pub async fn pieces(&self, digest: Digest, ranges: &[(u32, u32)]) -> Result<Bytes, Failure> {
-        let request = Request::GetPieces(GetPieces {
+        let request = GetPieces {
             stanza: self.stanza.clone(),
             digest,
             ranges: ranges.to_vec(),
             avoid: self.avoid(),
-        });
+        };
         let mut bad = 0;
         loop {
-            let (reply, body) = self
-                .mesh
-                .fetch(&request, |reply: &ChunkReply| Some(reply.payload.length))
-                .await?;
+            let (reply, body) = self.mesh.fetch(&request, |reply| Some(reply.payload.length)).await?;
             self.check_repository(reply.repo)?;
             match self.open(reply.payload, body).await {
                 Ok(plain) => return Ok(plain),

@@ -4,7 +4,7 @@ use crate::testing::{Connected, SUITE, TestNode, push_of, segment_of, stanza};
 use crate::{SessionTimes, refs};
 use pgmesh_postgres::{Lsn, TimelineId};
 use pgmesh_protocol::{
-    DeleteObject, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed, Request, SegmentPart,
+    DeleteObject, DeleteStanza, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed, SegmentPart,
     SegmentReply, VerifyEvent,
 };
 use pgmesh_protocol::{ExitCode, Failure};
@@ -52,7 +52,7 @@ fn payloads(content: &[u8]) -> Vec<Payload> {
 /// Asks, and is told to send.
 async fn begin(client: &Connected, push: &PushSegment) -> Result<(Stream, PartsTurn), Failure> {
     let mut stream = client.open().await;
-    stream.send(&Request::PushSegment(push.clone())).await.unwrap();
+    stream.call(push).await.unwrap();
     let turn = stream
         .recv::<Result<PartsTurn, Failure>>(MESSAGE_LIMIT)
         .await
@@ -71,7 +71,7 @@ async fn push(client: &Connected, announced: &PushSegment, parts: &[Payload]) ->
         }
     }
     let _ = stream.finish();
-    stream.recv::<Result<Pushed, Failure>>(MESSAGE_LIMIT).await.unwrap()
+    stream.reply::<PushSegment>().await.unwrap()
 }
 
 async fn get(client: &Connected, doubted: Vec<u16>) -> Result<(Vec<u8>, Vec<u16>), Failure> {
@@ -83,12 +83,9 @@ async fn get(client: &Connected, doubted: Vec<u16>) -> Result<(Vec<u8>, Vec<u16>
         avoid: Vec::new(),
         doubted,
     };
-    stream.send(&Request::GetSegment(get)).await.unwrap();
+    stream.call(&get).await.unwrap();
     stream.finish().unwrap();
-    let reply = stream
-        .recv::<Result<SegmentReply, Failure>>(MESSAGE_LIMIT)
-        .await
-        .unwrap()?;
+    let reply = stream.reply::<GetSegment>().await.unwrap()?;
     let SegmentReply::InParts { digest, plain_length } = reply else {
         panic!("{reply:?}");
     };
@@ -285,10 +282,7 @@ async fn what_does_not_fit_what_was_announced_is_refused() {
         stream.send_bytes(&part.bytes).await.unwrap();
     }
     stream.finish().unwrap();
-    assert!(
-        stream.recv::<Result<Pushed, Failure>>(MESSAGE_LIMIT).await.is_err(),
-        "a part too few"
-    );
+    assert!(stream.reply::<PushSegment>().await.is_err(), "a part too few");
 
     assert_eq!(replicas(&archive.site), []);
     assert!(
@@ -499,15 +493,12 @@ async fn a_stanza_that_is_deleted_leaves_no_part() {
     let (archive, _) = Archive::with_file(2).await;
     let client = &archive.client;
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
-    let delete = Request::DeleteStanza {
+    let delete = DeleteStanza {
         stanza: stanza(),
         force: true,
         is_down: true,
     };
-    client
-        .ask::<pgmesh_protocol::DeletedStanza>(&delete, None)
-        .await
-        .unwrap();
+    client.ask(&delete, None).await.unwrap();
     archive
         .site
         .wait("the parts to go", |_| {

@@ -62,11 +62,7 @@ async fn a_repository_that_takes_no_more_for_a_moment_is_waited_for() {
         send(&mut stream, part).await;
     }
     stream.finish().unwrap();
-    stream
-        .recv::<Result<Pushed, Failure>>(MESSAGE_LIMIT)
-        .await
-        .unwrap()
-        .unwrap();
+    stream.reply::<PushSegment>().await.unwrap().unwrap();
     archive.wait_for_replicas(&[(1, 0), (2, 0)]).await;
 }
 

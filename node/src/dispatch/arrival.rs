@@ -1,0 +1,131 @@
+//! How a request arrives: its number and its length first, and the rest only where such a request may be as long.
+
+use pgmesh_protocol::{CONSENSUS_LIMIT, ExitCode, Failure, JOIN_LIMIT, MESSAGE_LIMIT, Request};
+use pgmesh_transport::wire_version::WIRE_VERSION;
+use pgmesh_transport::{Announced, Peer, Stream, StreamError};
+
+/// A request, or what is wrong with it.
+///
+/// # Errors
+/// The stream or the connection ended.
+pub(super) async fn receive(peer: &Peer, stream: &mut Stream) -> Result<Result<Request, Failure>, StreamError> {
+    let announced = stream.recv_number().await?;
+    if let Err(refusal) = check(peer, announced) {
+        return Ok(Err(refusal));
+    }
+    let encoded = stream.recv_announced(announced).await?;
+    Ok(match Request::decode(announced.number, &encoded) {
+        Ok(Some(request)) => Ok(request),
+        Ok(None) => Err(unknown(announced.number)),
+        Err(error) => {
+            let name = Request::name_of(announced.number).unwrap_or_default();
+            Err(Failure::new(ExitCode::Protocol, format!("{name}: the request is not understood")).because(error))
+        }
+    })
+}
+
+/// Refuses a request by what is known of it before it is read.
+fn check(peer: &Peer, announced: Announced) -> Result<(), Failure> {
+    let Announced { number, length } = announced;
+    let (Some(max), Some(name)) = (Request::max(number), Request::name_of(number)) else {
+        return Err(unknown(number));
+    };
+    let of_peer = match peer {
+        // Whoever has no certificate yet has one small request.
+        Peer::Joining => JOIN_LIMIT,
+        peer if peer.is_node() => CONSENSUS_LIMIT,
+        Peer::Member(_) => MESSAGE_LIMIT,
+    };
+    let max = max.min(of_peer);
+    if length <= max {
+        return Ok(());
+    }
+    let what = format!("{name}: the request has {length} bytes, at most {max} are taken");
+    Err(Failure::new(ExitCode::OptionInvalid, what))
+}
+
+/// Both sides speak the same wire protocol, or there would be no connection: it is the programs that differ.
+fn unknown(number: u16) -> Failure {
+    let program = env!("CARGO_PKG_VERSION");
+    let what = format!(
+        "pgmesh {program} of this node does not know request {number}, though both sides speak wire protocol \
+         {WIRE_VERSION}"
+    );
+    Failure::new(ExitCode::Protocol, what).remedy("upgrade the node: the asker's program is newer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SessionTimes;
+    use crate::testing::TestNode;
+    use pgmesh_protocol::{Call, Consensus, GetInfo, Hello, JoinRequest};
+    use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId, Role};
+    use std::sync::Arc;
+
+    fn member(role: Role) -> Peer {
+        Peer::Member(Arc::new(MemberCertificate {
+            mesh_id: MeshId::random().unwrap(),
+            name: "x".parse().unwrap(),
+            role,
+            fingerprint: Fingerprint([0; 32]),
+            key: Fingerprint([0; 32]),
+            not_before: 0,
+            not_after: i64::MAX,
+        }))
+    }
+
+    #[test]
+    fn a_request_is_as_long_as_it_may_be_and_as_its_peer_may_send() {
+        let longest = |peer: &Peer, number| {
+            let taken = |length| check(peer, Announced { number, length }).is_ok();
+            let lengths = (0..=CONSENSUS_LIMIT + 1).step_by(1 << 10);
+            lengths.filter(|length| taken(*length)).max().unwrap()
+        };
+        let (admin, node) = (member(Role::Admin), member(Role::Node));
+        assert_eq!(longest(&admin, GetInfo::NUMBER), GetInfo::MAX);
+        assert_eq!(longest(&Peer::Joining, JoinRequest::NUMBER), JOIN_LIMIT);
+        assert_eq!(longest(&node, Consensus::NUMBER), CONSENSUS_LIMIT);
+        assert_eq!(longest(&admin, Consensus::NUMBER), MESSAGE_LIMIT);
+        assert_eq!(longest(&Peer::Joining, Consensus::NUMBER), JOIN_LIMIT);
+    }
+
+    #[test]
+    fn an_unknown_request_is_refused_with_what_to_do() {
+        let refused = check(&member(Role::Admin), Announced { number: 999, length: 2 }).unwrap_err();
+        assert_eq!(refused.code, ExitCode::Protocol);
+        assert!(
+            refused.what.contains("999") && refused.what.contains("wire protocol"),
+            "{refused}"
+        );
+        assert!(refused.remedy.unwrap().contains("upgrade"));
+        let long = Announced {
+            number: GetInfo::NUMBER,
+            length: 1 << 20,
+        };
+        let refused = check(&member(Role::Admin), long).unwrap_err();
+        assert_eq!(
+            refused.what,
+            "info: the request has 1048576 bytes, at most 1024 are taken"
+        );
+    }
+
+    /// Before it is read: what is announced never comes.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whoever_asks_what_is_not_known_or_too_long_is_answered() {
+        let site = TestNode::start(SessionTimes::default()).await;
+        let client = site.connect().await;
+        let mut stream = client.open().await;
+        stream.send(&999_u16.to_le_bytes()).await.unwrap();
+        let refused = stream.reply::<Hello>().await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ExitCode::Protocol);
+        assert!(refused.what.contains("does not know request 999"), "{refused}");
+        let mut stream = client.open().await;
+        let long = (GetInfo::NUMBER.to_le_bytes(), vec![0_u8; 3 << 20]);
+        stream.send(&long).await.unwrap();
+        let refused = stream.reply::<GetInfo>().await.unwrap().unwrap_err();
+        assert_eq!(refused.code, ExitCode::OptionInvalid);
+        assert!(refused.what.ends_with("at most 1024 are taken"), "{refused}");
+        client.ask(&Hello, None).await.unwrap();
+    }
+}
