@@ -4,7 +4,8 @@ use super::info::label;
 use super::stanza;
 use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
-use crate::mesh::Mesh;
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::AnnotateBackup;
 use pgmesh_protocol::Failure;
 
@@ -13,7 +14,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let label = label(config)?.ok_or_else(|| CommandError::option_required("set", config.command()))?;
     let annotations = config.map("annotation").iter().cloned().collect();
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let annotate = AnnotateBackup {
         stanza: stanza.clone(),
         label: label.clone(),

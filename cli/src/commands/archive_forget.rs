@@ -4,8 +4,9 @@
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
 use crate::output::{self, size};
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::Failure;
 use pgmesh_protocol::{ForgetWal, ForgottenWal};
 use pgmesh_storage::StanzaName;
@@ -16,7 +17,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let from = argument(config, 0, "the file that is refused")?.to_owned();
     let dry_run = config.flag("dry-run");
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let mut forget = ForgetWal {
         stanza: stanza.clone(),
         from,

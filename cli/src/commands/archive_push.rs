@@ -1,11 +1,12 @@
 //! `archive-push`: what PostgreSQL runs for each WAL file. Exits 0 only when the file is durable in `archive-ack`
 //! repositories and in the catalog (invariant 1).
 
-use super::origin::resolve;
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::mesh::Mesh;
-use crate::wal_push::{WalFile, WalPusher};
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
+use pgmesh_client::origin::resolve;
+use pgmesh_client::wal_push::{WalFile, WalPusher};
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{ExitCode, Failure};
 use std::path::Path;
@@ -17,10 +18,11 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let pgdata = config.required_pg_path()?;
     let path = resolve(given, &pgdata)?;
     let file = file_name(&path)?;
-    let begun = WalFile::begin(config, &pgdata, &path, file)?;
-    let mesh = Mesh::connect(config).await?;
+    let settings = settings::push::of(config)?;
+    let begun = WalFile::begin(&settings, &pgdata, &path, file)?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let pusher = WalPusher {
-        config,
+        settings: &settings,
         mesh: &mesh,
         stanza: &stanza,
         pgdata: &pgdata,

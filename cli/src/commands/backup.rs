@@ -2,15 +2,22 @@
 
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
+use crate::interruption::Terminal;
 use crate::output::{self, OutputFormat};
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::Failure;
 use std::sync::Arc;
 
 /// Runs it, and says what it came to.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
-    let mesh = Arc::new(Mesh::connect(config).await?);
-    let summary = Box::pin(crate::backup::run(config, mesh)).await?;
+    let mesh = Arc::new(Mesh::connect(settings::access::of(config)?).await?);
+    let summary = Box::pin(pgmesh_client::backup::run(
+        settings::backup::of(config)?,
+        mesh,
+        Arc::new(Terminal::BACKUP),
+    ))
+    .await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&summary)?,
         OutputFormat::Text => output::print(&summary.to_string())?,

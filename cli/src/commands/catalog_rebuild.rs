@@ -3,9 +3,10 @@
 use super::info::repository as asked_repository;
 use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
-use crate::node_file;
 use crate::output::{self, OutputFormat};
-use crate::progress::{Counter, Progress};
+use crate::progress::{self, Counter};
+use crate::settings;
+use pgmesh_client::progress::Progress;
 use pgmesh_node::NodeSettings;
 use pgmesh_node::rebuild::{RebuildEvent, Rebuilt, RebuiltStanza, Tell, rebuild};
 use pgmesh_protocol::Failure;
@@ -15,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rebuilds. What could not be taken up as it was is told, and is no failure: the command has done what can be done.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
-    let settings = node_file::settings(config)?;
+    let settings = settings::node::of(config)?;
     let repo = chosen(config, &settings)?;
     let workers = usize::try_from(config.integer("process-max")).unwrap_or(1);
     let rebuilt = rebuild(&settings, repo, workers, config.flag("force"), tell()).await?;
@@ -61,7 +62,7 @@ fn tell() -> Tell {
             }
             RebuildEvent::Reading(bytes) => {
                 *listing = None;
-                *reading = Some(Progress::start("catalog-rebuild", bytes));
+                *reading = Some(progress::start("catalog-rebuild", bytes));
             }
             RebuildEvent::Read(bytes) => {
                 if let Some(progress) = &*reading {

@@ -7,11 +7,14 @@
 mod report;
 
 use super::stanza;
-use crate::backup::{WalProof, timeline};
 use crate::config::Config;
-use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
-use crate::pg::{Archiver, OpenCluster, check_archiving, database_failure, open_cluster, ready_files};
+use crate::settings;
+use pgmesh_client::backup::WalProof;
+use pgmesh_client::mesh::{Backups, Mesh};
+use pgmesh_client::pg::{
+    Archiver, OpenCluster, check_archiving, database_failure, open_cluster, ready_files, timeline,
+};
 use pgmesh_postgres::{ControlFile, SegmentName};
 use pgmesh_protocol::{ArchiveStatus, MeshInfo, SegmentPresence, StanzaInfo};
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
@@ -28,7 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Checks, and shows what it saw whether that is good or not.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let mut report = Report::new(stanza.clone());
     let outcome = examine(config, &mesh, &stanza, &mut report).await;
     let failure = outcome.as_ref().err();
@@ -47,10 +50,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 
 async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut Report) -> Result<(), Failure> {
     let info = look(mesh, stanza, report).await?;
-    let cluster = open_cluster(config).await?;
+    let cluster = open_cluster(&settings::pg::first(config)).await?;
     let archive = check_stanza(&info, stanza, &cluster.control)?;
     report.saw_cluster(cluster.control.system_id, archive);
-    check_archiving(&cluster.client, config).await?;
+    check_archiving(&cluster.client, settings::pg::archiving(config)).await?;
     let standby = cluster
         .client
         .in_recovery()

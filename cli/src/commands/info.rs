@@ -19,8 +19,9 @@ pub(super) use status::{describe_kept, describe_troubles, troubles};
 
 use super::stanza;
 use crate::config::Config;
-use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
+use crate::settings;
+use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{BackupInfo, GetManifest, MeshInfo, StanzaHoles, StanzaInfo, StanzaLosses};
 use pgmesh_protocol::{ExitCode, Failure};
@@ -42,7 +43,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         )
         .remedy("labels are a stanza's own: give --stanza=NAME too"));
     }
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let info = mesh.info(asked.as_ref(), Backups::With).await?;
     if let Some(why) = &info.stale {
         tracing::warn!("this may be stale, it is what node {} last knew: {why}", info.node);

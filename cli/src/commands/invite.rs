@@ -1,8 +1,9 @@
 //! `invite`: prints a one-time join token, alone on stdout.
 
 use crate::config::Config;
-use crate::mesh::Mesh;
 use crate::output;
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::CreateInvite;
 use pgmesh_protocol::{ExitCode, Failure};
 
@@ -32,7 +33,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         expires: config.duration("expires").as_secs(),
         addresses: config.list("node-advertise").to_vec(),
     };
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let made = mesh.call(&invite).await?;
     output::print(&made.token)?;
     tracing::info!("good once, until {}", output::timestamp(made.expires_at));

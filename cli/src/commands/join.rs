@@ -88,7 +88,7 @@ async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccept
 
 /// This host's name, as far as it can be a member's.
 fn host_name() -> String {
-    let name = crate::host::name().unwrap_or_default();
+    let name = pgmesh_client::host::name().unwrap_or_default();
     let fits = |c: char| {
         if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') {
             c

@@ -5,15 +5,16 @@ use super::columns::{columns, or_dash};
 use super::status::words::{repositories, role, state};
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{ChangeNode, Failure, ListNodes};
 use pgmesh_protocol::{NodeChange, NodeInfo};
 use serde_json::{Value, json};
 
 /// Shows the nodes that the catalog has.
 pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let nodes = mesh.call(&ListNodes).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&nodes.iter().map(json).collect::<Value>())?,
@@ -31,7 +32,7 @@ pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
 /// Makes another change, which needs only a name.
 pub async fn change(config: &Config, change: NodeChange) -> Result<ExitCode, Failure> {
     let name = argument(config, 0, "the name of a node")?.to_owned();
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let done = outcome(&name, change);
     mesh.call(&ChangeNode { name, change }).await?;
     output::print(&done)?;

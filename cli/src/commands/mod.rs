@@ -14,7 +14,6 @@ mod invite;
 mod join;
 mod membership;
 mod node;
-mod origin;
 mod repo_check;
 mod repo_get;
 mod repo_sync;
@@ -29,7 +28,8 @@ use crate::allocator;
 use crate::config::table::sets;
 use crate::config::{Command, Config};
 use crate::exit::CommandError;
-use crate::mesh;
+use crate::settings;
+use pgmesh_client::mesh;
 use pgmesh_protocol::NodeChange;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
@@ -50,8 +50,12 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
         .map_err(|error| CommandError::runtime("the runtime cannot be started").because(&error))?;
     let outcome = runtime.block_on(async {
         let outcome = dispatch(config).await;
-        if outcome.is_ok() && sets::MESH.contains(config.command()) {
-            mesh::renew_if_due(config).await;
+        if outcome.is_ok()
+            && sets::MESH.contains(config.command())
+            && !config.flag("repo-direct")
+            && let Ok(access) = settings::access::of(config)
+        {
+            mesh::renew_if_due(access).await;
         }
         outcome
     });

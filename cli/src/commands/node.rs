@@ -1,8 +1,8 @@
 //! `node init`, `node join` and `node start`.
 
 use crate::config::Config;
-use crate::node_file;
 use crate::output;
+use crate::settings;
 use pgmesh_node::Ended;
 use pgmesh_node::rescue::{RescueOptions, Rescued};
 use pgmesh_protocol::{ExitCode, Failure};
@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Makes a new mesh of one node.
 pub async fn init(config: &Config) -> Result<ExitCode, Failure> {
-    let settings = node_file::settings(config)?;
+    let settings = settings::node::of(config)?;
     let text = config.text("digest-suite").unwrap_or("blake3");
     let suite: DigestSuite = text
         .parse()
@@ -31,7 +31,7 @@ pub async fn init(config: &Config) -> Result<ExitCode, Failure> {
 
 /// Makes this host another node of a mesh.
 pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
-    let settings = node_file::settings(config)?;
+    let settings = settings::node::of(config)?;
     let token = super::join::token(config)?;
     if token.role != Role::Node {
         let what = format!("this token is not a node's: its role is {}", token.role.kind());
@@ -52,7 +52,7 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
 
 /// Goes on alone with the node of this host.
 pub async fn rescue(config: &Config) -> Result<ExitCode, Failure> {
-    let settings = node_file::settings(config)?;
+    let settings = settings::node::of(config)?;
     let options = RescueOptions {
         force: config.flag("force"),
         dry_run: config.flag("dry-run"),
@@ -113,7 +113,7 @@ fn describe_rescue(name: &str, rescued: &Rescued, options: RescueOptions) -> Str
 
 /// Runs the node in the foreground until SIGTERM or SIGINT.
 pub async fn start(config: &Config) -> Result<ExitCode, Failure> {
-    let settings = node_file::settings(config)?;
+    let settings = settings::node::of(config)?;
     let unavailable = |error| Failure::new(ExitCode::Runtime, "signals cannot be caught").because(error);
     let mut terminate = signal(SignalKind::terminate()).map_err(unavailable)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unavailable)?;

@@ -4,10 +4,11 @@ use super::argument;
 use super::info::repository as asked_repository;
 use super::repository::{listed, repository};
 use crate::config::Config;
-use crate::mesh::Mesh;
 use crate::output;
-use crate::restore::{DirectRepositories, direct_identity};
+use crate::settings;
 use bytes::Bytes;
+use pgmesh_client::mesh::Mesh;
+use pgmesh_client::restore::{DirectRepositories, direct_identity};
 use pgmesh_protocol::ReadRepository;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -19,14 +20,14 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let path = argument(config, 0, "the path of an object")?.to_owned();
     let object = ReadRepository::object(&path)?;
     let asked = if config.flag("repo-direct") {
-        let repo = asked_repository(config)?;
+        let repositories = settings::repositories::reachable(config, asked_repository(config)?)?;
         if object == ObjectPath::Identity {
-            output::print_bytes(&direct_identity(config, repo).await?)?;
+            output::print_bytes(&direct_identity(&repositories).await?)?;
             return Ok(ExitCode::Ok);
         }
-        Asked::Direct(DirectRepositories::open(config, repo).await?)
+        Asked::Direct(DirectRepositories::open(repositories).await?)
     } else {
-        let mesh = Mesh::connect(config).await?;
+        let mesh = Mesh::connect(settings::access::of(config)?).await?;
         let repo = repository(config, &mesh).await?;
         Asked::Mesh(Box::new(mesh), repo)
     };

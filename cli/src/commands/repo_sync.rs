@@ -3,9 +3,10 @@
 use super::info::repository as asked_repository;
 use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
-use crate::mesh::{Heard, Mesh};
 use crate::output::{self, size};
 use crate::progress::Counter;
+use crate::settings;
+use pgmesh_client::mesh::{Heard, Mesh};
 use pgmesh_protocol::{DebtInfo, SyncEvent};
 use pgmesh_protocol::{Failure, SyncRepository};
 use std::ops::ControlFlow;
@@ -13,7 +14,7 @@ use std::ops::ControlFlow;
 /// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let counter = Counter::start("repo-sync");
     let mut made = 0;
     let request = SyncRepository { repo };

@@ -4,9 +4,10 @@ use super::info::repository as asked_repository;
 use super::{argument, stanza};
 use crate::config::Config;
 use crate::exit::CommandError;
-use crate::mesh::{Backups, Mesh};
 use crate::output::{self, OutputFormat};
-use crate::restore::DirectRepositories;
+use crate::settings;
+use pgmesh_client::mesh::{Backups, Mesh};
+use pgmesh_client::restore::DirectRepositories;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{
     HealthInfo, ListRepository, RemoveRepository, ReplaceRepository, Replaced, RepositoryInfo, RepositoryObject,
@@ -25,7 +26,8 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
     };
     let objects = if config.flag("repo-direct") {
         let folder = path.trim_matches('/');
-        let names = DirectRepositories::open(config, asked_repository(config)?).await?;
+        let names =
+            DirectRepositories::open(settings::repositories::reachable(config, asked_repository(config)?)?).await?;
         let names = names.names(folder).await?;
         names
             .into_iter()
@@ -42,7 +44,7 @@ pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
 }
 
 async fn list_through_node(config: &Config, path: &str) -> Result<Vec<RepositoryObject>, Failure> {
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let repo = repository(config, &mesh).await?;
     listed(&mesh, repo, path).await
 }
@@ -69,7 +71,7 @@ pub(super) async fn listed(mesh: &Mesh, repo: RepoKey, path: &str) -> Result<Vec
 /// Puts an empty repository in the place of a lost one.
 pub async fn replace(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let replaced = mesh.call(&ReplaceRepository { repo }).await?;
     output::print(&replaced_text(repo, replaced))?;
     Ok(ExitCode::Ok)
@@ -90,7 +92,7 @@ fn replaced_text(repo: RepoKey, replaced: Replaced) -> String {
 pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let force = config.flag("force");
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     mesh.call(&RemoveRepository { repo, force }).await?;
     output::print(&format!(
         "repo{repo} is not part of the mesh any more; what lies there is untouched\n\
@@ -106,7 +108,7 @@ fn required_repository(config: &Config) -> Result<RepoKey, Failure> {
 /// Makes the asked node's declaration of a repository the mesh's.
 pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let definition = config.repositories().remove(&repo.get()).unwrap_or_default().definition;
     let changed = mesh.call(&UpdateRepository { repo, definition }).await?;
     output::print(&update_text(repo, &changed))?;

@@ -1,12 +1,12 @@
 //! `stanza-create`, `stanza-upgrade`, `stanza-delete`.
 
 use super::stanza;
-use crate::backup::timeline;
 use crate::config::Config;
-use crate::mesh::{Backups, Mesh};
 use crate::output;
-use crate::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files};
-use crate::restore::refuse_running;
+use crate::settings;
+use pgmesh_client::mesh::{Backups, Mesh};
+use pgmesh_client::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files, timeline};
+use pgmesh_client::restore::refuse_running;
 use pgmesh_postgres::{ClusterState, machine_fingerprint};
 use pgmesh_protocol::{AdoptStanza, CreateStanza, DeleteStanza, DeletedStanza, NewStanza, UpgradeStanza};
 use pgmesh_protocol::{ExitCode, Failure};
@@ -76,7 +76,7 @@ pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
         }
         _ => false,
     };
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let request = DeleteStanza {
         stanza: stanza.clone(),
         force,
@@ -125,7 +125,7 @@ fn owed(new: &NewStanza) -> String {
 /// The mesh first: whether this host may use the stanza at all is said before its cluster is looked at.
 async fn connect(config: &Config) -> Result<Mesh, Failure> {
     let stanza = stanza(config)?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     mesh.info(Some(&stanza), Backups::Without).await?;
     Ok(mesh)
 }
@@ -160,11 +160,11 @@ fn standby(pgdata: &Path) -> Failure {
 async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
     let stanza = stanza(config)?;
     let (control, instance) = if config.flag("online") {
-        let cluster = open_cluster(config).await?;
+        let cluster = open_cluster(&settings::pg::first(config)).await?;
         refuse_standby(&cluster).await?;
         (cluster.control, cluster.instance)
     } else {
-        let files = read_cluster_files(config)?;
+        let files = read_cluster_files(&settings::pg::first(config))?;
         refuse_standby_files(&files)?;
         (files.control, files.instance)
     };

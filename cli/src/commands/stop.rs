@@ -3,8 +3,9 @@
 
 use super::{argument, stanza};
 use crate::config::Config;
-use crate::mesh::Mesh;
 use crate::output::timestamp;
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{AcceptLoss, SetStopped, TerminateSession};
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
 
@@ -12,7 +13,7 @@ use pgmesh_protocol::{ExitCode, Failure, now_unix};
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {
     let reason = format!(
         "'pgmesh stop' was called on {} at {}",
-        crate::host::name_for_people(),
+        pgmesh_client::host::name_for_people(),
         timestamp(now_unix())
     );
     set(config, Some(reason), config.flag("force")).await
@@ -29,7 +30,7 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
         .as_ref()
         .map_or_else(|| "every stanza".to_owned(), |stanza| format!("stanza {stanza}"));
     let state = if stopped.is_some() { "stopped" } else { "started" };
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let request = SetStopped {
         stanza,
         stopped,
@@ -51,7 +52,7 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
             .because(error)
             .remedy("'pgmesh doctor' names sessions that are old, 'pgmesh --output=json status' all")
     })?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let what = mesh.call(&TerminateSession { session }).await?;
     tracing::info!("session {session} has ended: {what}");
     Ok(ExitCode::Ok)
@@ -65,7 +66,7 @@ pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
             .because(error)
             .remedy("'pgmesh doctor' says what the catalog has lost, if it has lost something")
     })?;
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     mesh.call(&AcceptLoss { position }).await?;
     tracing::info!("what the catalog had up to position {position} is given up: the mesh serves again");
     Ok(ExitCode::Ok)

@@ -6,9 +6,10 @@
 
 use super::stanza;
 use crate::config::Config;
-use crate::mesh::{Heard, Mesh};
 use crate::output::{self, OutputFormat, size};
 use crate::progress::Counter;
+use crate::settings;
+use pgmesh_client::mesh::{Heard, Mesh};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{Finding, FindingKind, VerifyEvent, VerifyRequest, VerifySummary};
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
         stanza: config.stanza().map(|_| stanza(config)).transpose()?,
         repo: super::info::repository(config)?.map(pgmesh_storage::RepoKey::get),
     };
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let mut report = Report::default();
     let outcome = watch(&mesh, &request, &mut report).await;
     // Of a verification that broke off, what it had found is shown all the same; that it broke off counts for more.

@@ -2,7 +2,7 @@
 
 use crate::commands::info::{HOLES_REMEDY, debt, health, stanza_holes, troubles};
 use crate::output::timestamp;
-use crate::pg::{Archiver, ArchiverState};
+use pgmesh_client::pg::{Archiver, ArchiverState};
 use pgmesh_postgres::{SegmentName, SystemId};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{HealthInfo, MeshInfo, RepositoryInfo, SegmentPresence, StanzaHoles};

@@ -2,7 +2,8 @@
 
 use super::check::{Check, OTHER};
 use crate::config::Config;
-use crate::pg::{Archiver, ArchiverState, PgAddress, archiver_remedy, check_archiving, open_here, ready_files};
+use crate::settings;
+use pgmesh_client::pg::{Archiver, ArchiverState, archiver_remedy, check_archiving, open_here, ready_files};
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
 
 /// What was seen of one cluster.
@@ -44,8 +45,8 @@ pub async fn look(config: &Config) -> Vec<ClusterArchiver> {
 
 async fn look_at(config: &Config) -> Option<ClusterArchiver> {
     let (stanza, pgdata) = (config.stanza()?, config.pg_path()?);
-    let address = PgAddress::of(config, 1);
-    if !address.is_here() {
+    let settings = settings::pg::first(config);
+    if !settings.address.is_here() {
         return None;
     }
     let ready = match ready_files(pgdata) {
@@ -60,16 +61,19 @@ async fn look_at(config: &Config) -> Option<ClusterArchiver> {
             });
         }
     };
-    let remedy = ready.as_ref().map(|ready| archiver_remedy(config, ready));
+    let remedy = ready.as_ref().map(|ready| archiver_remedy(stanza, ready));
     let files_alone = Archiver {
         ready: ready.clone(),
         server: None,
     };
-    let (archiver, server) = match open_here(config, &address).await {
+    let (archiver, server) = match open_here(&settings).await {
         Err(failure) => (files_alone, Err(failure)),
         Ok(cluster) => match Archiver::look(ready, Some(&cluster.client)).await {
-            Err(error) => (files_alone, Err(crate::pg::database_failure(&error))),
-            Ok(archiver) => (archiver, check_archiving(&cluster.client, config).await),
+            Err(error) => (files_alone, Err(pgmesh_client::pg::database_failure(&error))),
+            Ok(archiver) => (
+                archiver,
+                check_archiving(&cluster.client, settings::pg::archiving(config)).await,
+            ),
         },
     };
     Some(ClusterArchiver {
@@ -125,7 +129,7 @@ pub fn checks(seen: &ClusterArchiver) -> Vec<Check> {
 mod tests {
     use super::*;
     use crate::commands::doctor::check::Verdict;
-    use crate::pg::ReadyFiles;
+    use pgmesh_client::pg::ReadyFiles;
 
     fn seen(waits: Option<i64>, server: Result<(), Failure>) -> ClusterArchiver {
         let ready = waits.map(|waits| ReadyFiles {

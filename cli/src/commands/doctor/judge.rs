@@ -10,8 +10,8 @@ use crate::commands::info::{
     describe_uncompared, lost_remedy,
 };
 use crate::commands::status::words::{role, round_trip, unopened};
-use crate::mesh::Probed;
 use crate::output::{size, timestamp};
+use pgmesh_client::mesh::Probed;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
 use std::collections::BTreeSet;

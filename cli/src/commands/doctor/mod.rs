@@ -7,10 +7,11 @@ mod sessions;
 
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::{Access, Mesh};
 use crate::output::{self, OutputFormat};
+use crate::settings;
 use check::{render_json, render_text, verdict};
 use judge::{HostIdentity, Seen, judge};
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{Failure, GetStatus, now_unix};
 
 /// Examines, shows what it saw, and exits by the first failure.
@@ -26,9 +27,9 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 async fn look(config: &Config) -> Seen {
     let mut seen = Seen {
         warnings: config.warnings().to_vec(),
-        archive_ack: crate::node_file::ack(config, "archive-ack"),
+        archive_ack: settings::node::ack(config, "archive-ack"),
         program: env!("CARGO_PKG_VERSION").to_owned(),
-        identity: Access::of(config)
+        identity: settings::access::of(config)
             .and_then(|access| access.identity())
             .map(|identity| HostIdentity {
                 name: identity.name().to_string(),
@@ -41,7 +42,7 @@ async fn look(config: &Config) -> Seen {
         ..Seen::default()
     };
     if seen.identity.is_ok() {
-        match Mesh::open(config) {
+        match settings::access::of(config).and_then(Mesh::open) {
             Ok(mesh) => {
                 // The first node that answers names the others, which are then dialled each by itself.
                 let status = match mesh.greet().await {

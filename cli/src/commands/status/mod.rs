@@ -8,13 +8,14 @@ pub(super) mod words;
 
 use crate::config::Config;
 use crate::exit::ExitCode;
-use crate::mesh::Mesh;
 use crate::output::{self, OutputFormat};
+use crate::settings;
+use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{Failure, GetStatus};
 
 /// Shows it. That something is wrong is no failure of the command: `doctor` judges.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
-    let mesh = Mesh::connect(config).await?;
+    let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let status = mesh.call(&GetStatus).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&json::render(&status))?,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::commands::info::samples;
-use crate::pg::{ArchiverFailure, ReadyFiles, ServerArchiver};
+use pgmesh_client::pg::{ArchiverFailure, ReadyFiles, ServerArchiver};
 
 const SEGMENT: &str = "000000010000000000000007";
 

@@ -1,0 +1,202 @@
+//! A backup from the command to the commit.
+
+use super::label;
+use super::settings::BackupSettings;
+use super::standby::{self, Source, Standby};
+use super::summary::BackupSummary;
+use super::take::{Context, take};
+use crate::caller::Caller;
+use crate::mesh::Mesh;
+use crate::pg::{OpenCluster, timeline};
+use crate::text::local_offset;
+use pgmesh_postgres::TimelineId;
+use pgmesh_protocol::choice::PriorChoice;
+use pgmesh_protocol::{BackupBegun, BeginBackup, ChoosePrior};
+use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_storage::{BackupLabel, BackupType};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+
+/// How long the lock of a backup that was perhaps killed is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+/// How often a label is chosen while other backups end.
+const TRIES: u32 = 5;
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+const RESUMES: &str = "run the backup again: what is stored is not sent twice";
+
+/// Backs a cluster of this host up to the mesh.
+///
+/// The label is made of local time.
+///
+/// # Errors
+/// All that keeps a whole backup from being committed; that a node dies does not. Nothing is left locked then: the mesh
+/// is told, or notices when nobody goes on; the server ends the backup when its connection does.
+pub async fn run(settings: BackupSettings, mesh: Arc<Mesh>, caller: Arc<dyn Caller>) -> Result<BackupSummary, Failure> {
+    let Source { mut cluster, standby } = standby::choose(&settings).await?;
+    // From here on there is something to give up.
+    let interruption = caller.interruption(Box::new(stopped))?;
+    let (Chosen { label, kind, prior }, begun) =
+        choose_and_begin(&mesh, &settings, &cluster, standby.as_deref()).await?;
+    if let Some(writer) = begun.writer.clone() {
+        // The same, unless the primary is on another host.
+        cluster.instance = writer;
+    }
+    let context = Context {
+        mesh: mesh.clone(),
+        settings,
+        cluster,
+        standby: standby.clone(),
+        begun,
+        label,
+        kind,
+        prior,
+        caller,
+    };
+    let outcome = tokio::select! {
+        outcome = Box::pin(take(context)) => outcome,
+        failure = interruption => Err(failure),
+        failure = watch(standby.as_deref()) => Err(failure),
+        never = mesh.keep_session() => match never {},
+    };
+    if outcome.is_err() {
+        mesh.end_session().await;
+    }
+    mesh.forget_session();
+    outcome.map_err(resumable)
+}
+
+/// Ends when the standby, if there is one, can no longer be backed up.
+async fn watch(standby: Option<&Standby>) -> Failure {
+    match standby {
+        Some(standby) => standby.watch().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the stanza's backups decide together with the clock.
+struct Chosen {
+    label: BackupLabel,
+    kind: BackupType,
+    prior: Option<BackupLabel>,
+}
+
+/// Chooses, and begins. Where another backup ends in between, that one is the newest, and perhaps what this one is
+/// compared with: all is chosen again.
+async fn choose_and_begin(
+    mesh: &Mesh,
+    settings: &BackupSettings,
+    cluster: &OpenCluster,
+    standby: Option<&Standby>,
+) -> Result<(Chosen, BackupBegun), Failure> {
+    let mut tries = 0;
+    loop {
+        let chosen = choose(mesh, settings, cluster).await?;
+        tries += 1;
+        match begin(mesh, settings, cluster, standby, &chosen.label).await {
+            Err(failure) if failure.code == ExitCode::BackupSetInvalid && tries < TRIES => {
+                tracing::info!("{failure}; another label is chosen");
+            }
+            begun => return Ok((chosen, begun?)),
+        }
+    }
+}
+
+async fn choose(mesh: &Mesh, settings: &BackupSettings, cluster: &OpenCluster) -> Result<Chosen, Failure> {
+    let stanza = &settings.stanza;
+    let request = ChoosePrior {
+        stanza: stanza.clone(),
+        kind: settings.kind,
+        system_id: cluster.control.system_id,
+        timeline: timeline_of(cluster),
+    };
+    let PriorChoice { kind, prior, newest } = mesh.call(&request).await?;
+    if kind != settings.kind {
+        tracing::warn!(
+            "no prior backup exists, {} backup has been changed to {kind}",
+            settings.kind
+        );
+    }
+    let now = OffsetDateTime::now_utc();
+    let now = now.to_offset(local_offset(now));
+    let chosen = label::choose(now, kind, prior.as_ref(), &newest);
+    if chosen.clock_is_behind {
+        tracing::warn!(
+            "this host's clock stands before the newest backup of stanza {stanza}: the new one is named {} nevertheless, \
+             to come after it; check the clock",
+            chosen.label
+        );
+    }
+    Ok(Chosen {
+        label: chosen.label,
+        kind,
+        prior,
+    })
+}
+
+async fn begin(
+    mesh: &Mesh,
+    settings: &BackupSettings,
+    cluster: &OpenCluster,
+    standby: Option<&Standby>,
+    label: &BackupLabel,
+) -> Result<BackupBegun, Failure> {
+    let request = BeginBackup {
+        stanza: settings.stanza.clone(),
+        system_id: cluster.control.system_id,
+        version: cluster.control.version,
+        instance: standby
+            .is_none_or(Standby::primary_is_here)
+            .then(|| cluster.instance.clone()),
+        timeline: timeline_of(cluster),
+        label: label.clone(),
+        holder: crate::host::this_process(),
+        backup_ack: settings.backup_ack,
+    };
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match mesh.begin_backup(request.clone()).await {
+            // A backup that was killed holds the lock until the node has noticed.
+            Err(failure) if failure.code == ExitCode::LockAcquire && Instant::now() < deadline => {
+                tracing::info!("{failure}; waiting, in case it was killed");
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            begun => {
+                let begun = begun?;
+                tracing::info!("new backup label = {label}");
+                return Ok(begun);
+            }
+        }
+    }
+}
+
+/// The timeline that a cluster is on.
+pub fn timeline_of(cluster: &OpenCluster) -> TimelineId {
+    timeline(&cluster.control)
+}
+
+fn stopped(signal: &str) -> Failure {
+    Failure::new(ExitCode::Runtime, format!("the backup was stopped by {signal}")).remedy(RESUMES)
+}
+
+/// What may succeed the next time should be tried, and costs little.
+fn resumable(failure: Failure) -> Failure {
+    if failure.again && failure.remedy.is_none() {
+        failure.remedy(RESUMES)
+    } else {
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loss_of_a_node_says_that_the_backup_resumes() {
+        let lost = Failure::new(ExitCode::HostConnect, "chunk put was interrupted").again();
+        assert_eq!(resumable(lost).remedy.as_deref(), Some(RESUMES));
+        let refused = Failure::new(ExitCode::BackupMismatch, "another cluster");
+        assert_eq!(resumable(refused.clone()), refused);
+    }
+}

@@ -1,0 +1,36 @@
+//! What a PostgreSQL host does, as a library: for the `pgmesh` program, and for a process that stays.
+//!
+//! ```text
+//! backup      a cluster into the mesh          restore     a backup into a data directory
+//! wal_push    WAL files into the mesh          wal_get     one file out of the archive
+//!      │            │                              │            │
+//!      ├────────────┼──────────────────────────────┼────────────┤
+//!      ▼            ▼                              ▼            ▼
+//! pg          the running cluster            mesh        requests over whichever node answers
+//! ```
+//!
+//! - Everything is told by structs of settings ([`mesh::AccessSettings`], [`pg::PgSettings`], [`wal_push::PushSettings`],
+//!   [`backup::BackupSettings`], [`restore::RestoreSettings`]). Nothing here reads a configuration or a command line.
+//! - The program around it is a [`caller::Caller`]: it shows progress ([`progress`]) and says when work is to be given
+//!   up. Nothing here writes to a terminal, catches a signal or ends the process. What a log should have goes to
+//!   `tracing`.
+//! - A failure is a [`pgmesh_protocol::Failure`]: what happened, why, and what to do now, with pgBackRest's exit code.
+//!
+//! No part of a node is linked: neither consensus nor the catalog's database. `tests/dependencies.rs` sees to it.
+
+mod activity;
+pub mod backup;
+pub mod caller;
+mod crc;
+mod extents;
+pub mod host;
+pub mod mesh;
+pub mod origin;
+pub mod pg;
+pub mod progress;
+mod read_at;
+pub mod restore;
+pub mod text;
+pub mod wal_get;
+pub mod wal_push;
+mod wal_sink;

@@ -1,0 +1,28 @@
+//! In what state a restore that is stopped leaves the data directory.
+
+use super::options::RestoreSettings;
+use super::unfinished;
+use pgmesh_protocol::{ExitCode, Failure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether anything in the data directory was changed. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Began(Arc<AtomicBool>);
+
+impl Began {
+    /// From here on something is changed.
+    pub fn now(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// How the restore ends that a signal stops, or an order of the program around it.
+pub fn stopped(signal: &str, began: &Began, options: &RestoreSettings) -> Failure {
+    let failure = Failure::new(ExitCode::Runtime, format!("the restore was stopped by {signal}"));
+    if began.0.load(Ordering::Acquire) {
+        unfinished(failure, options)
+    } else {
+        failure.because("nothing was changed yet")
+    }
+}
