@@ -3,7 +3,8 @@
 //!
 //! In order:
 //! - [`Random`]: numbers that come again with the same seed;
-//! - [`Faults`]: what a link does to the datagrams of one direction; `pipe` decides it, without a socket and without a clock;
+//! - [`Faults`]: what a link does to the datagrams of one direction; `pipe` decides it, without a socket and without a
+//!   clock;
 //! - [`Relay`]: one listening UDP address before another, with faults in both directions;
 //! - [`Network`]: a relay for every ordered pair of named processes, to be partitioned, slowed down and healed;
 //! - [`http`]: a proxy before an HTTP server that counts requests and harms them, and a small server;

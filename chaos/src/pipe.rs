@@ -1,5 +1,5 @@
-//! One direction of a link: which datagrams arrive, when, and how often. No socket and no clock: the caller says what time
-//! it is.
+//! One direction of a link: which datagrams arrive, when, and how often. No socket and no clock: the caller says what
+//! time it is.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -94,8 +94,8 @@ impl<T: Copy> Pipe<T> {
     /// Takes a datagram that arrived at the near end.
     pub(crate) fn offer(&mut self, now: Instant, owner: T, bytes: &[u8]) {
         self.counts.received += 1;
-        // All four for each datagram, whether they are needed or not: what happens to the n-th then follows from the seed
-        // alone, and not from what the faults were before.
+        // All four for each datagram, whether they are needed or not: what happens to the n-th then follows from the
+        // seed alone, and not from what the faults were before.
         let loss = self.random.fraction();
         let duplication = self.random.fraction();
         let jitters = [self.jitter(), self.jitter()];

@@ -46,8 +46,8 @@ enum Asker {
     Standby,
     /// It recovers to a target or to the end of the archive: it takes 1 to 125 for "not there", and ends above.
     Recovering,
-    /// It is being promoted, its signal files are gone, and it copies the history of the timeline that it leaves. If it ended now it
-    /// would start again as a writable server on that timeline.
+    /// It is being promoted, its signal files are gone, and it copies the history of the timeline that it leaves. If it
+    /// ended now it would start again as a writable server on that timeline.
     Promoted,
 }
 
@@ -117,9 +117,10 @@ fn dispatch(config: &Config) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::Ok)
 }
 
-/// Invariant 7: PostgreSQL reads 1 to 125 as "the archive ends here" and goes on without the rest. Only `NotFound` means
-/// that; whatever else went wrong in `archive-get`, be it a typing error in the configuration, must stop recovery. A
-/// standby is different: it retries after 1 to 125 and gives up above. One that is being promoted must not end: see [`Asker`].
+/// Invariant 7: PostgreSQL reads 1 to 125 as "the archive ends here" and goes on without the rest. Only `NotFound`
+/// means that; whatever else went wrong in `archive-get`, be it a typing error in the configuration, must stop
+/// recovery. A standby is different: it retries after 1 to 125 and gives up above. One that is being promoted must not
+/// end: see [`Asker`].
 fn honest_archive_get(code: ExitCode, asker: Asker) -> ExitCode {
     match (code, asker) {
         (ExitCode::Ok | ExitCode::NotFound, _) => code,

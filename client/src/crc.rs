@@ -18,8 +18,8 @@ pub fn append(sum: u32, crc: u32, length: u64) -> u32 {
     (0..pages).fold(sum, |sum, _| shift.apply(sum)) ^ crc
 }
 
-/// What a page of any content does to the CRC of what comes before it: a linear map, byte by byte. `crc32c_combine` works
-/// it out anew each time, which takes longer than reading the page.
+/// What a page of any content does to the CRC of what comes before it: a linear map, byte by byte. `crc32c_combine`
+/// works it out anew each time, which takes longer than reading the page.
 struct Shift([[u32; 256]; 4]);
 
 impl Shift {

@@ -9,8 +9,9 @@
 //! pg          the running cluster            mesh        requests over whichever node answers
 //! ```
 //!
-//! - Everything is told by structs of settings ([`mesh::AccessSettings`], [`pg::PgSettings`], [`wal_push::PushSettings`],
-//!   [`backup::BackupSettings`], [`restore::RestoreSettings`]). Nothing here reads a configuration or a command line.
+//! - Everything is told by structs of settings ([`mesh::AccessSettings`], [`pg::PgSettings`],
+//!   [`wal_push::PushSettings`], [`backup::BackupSettings`], [`restore::RestoreSettings`]). Nothing here reads a
+//!   configuration or a command line.
 //! - The program around it is a [`caller::Caller`]: it shows progress ([`progress`]) and says when work is to be given
 //!   up. Nothing here writes to a terminal, catches a signal or ends the process. What a log should have goes to
 //!   `tracing`.

@@ -151,8 +151,8 @@ fn left_beside(destination: &Path) -> Vec<(PathBuf, Option<u32>)> {
 pub struct Temporary(Option<PathBuf>);
 
 impl Temporary {
-    /// A name beside `destination` that no other process has: one whose server was killed may still be writing to its own.
-    /// What ended processes have left there is removed.
+    /// A name beside `destination` that no other process has: one whose server was killed may still be writing to its
+    /// own. What ended processes have left there is removed.
     pub fn beside(destination: &Path) -> Self {
         let own = std::process::id();
         for (path, process) in left_beside(destination) {

@@ -1,10 +1,11 @@
 //! The nodes that this one takes for members though its own catalog does not have them.
 //!
 //! A node whose catalog is empty, or lags behind, does not know every member: while it was down, nodes may have joined,
-//! and one of them may lead. Without that leader's log it would never hear of it. But a valid certificate is not enough:
-//! each node can sign one, also a node that has left the mesh since. So the node goes by the word of members that it
-//! does know: those that it was told of when it joined, or has remembered since ([`MeshFile`](crate::MeshFile)), and
-//! those of its catalog, which it asks. What the catalog says of a node counts more than what is remembered here.
+//! and one of them may lead. Without that leader's log it would never hear of it. But a valid certificate is not
+//! enough: each node can sign one, also a node that has left the mesh since. So the node goes by the word of members
+//! that it does know: those that it was told of when it joined, or has remembered since
+//! ([`MeshFile`](crate::MeshFile)), and those of its catalog, which it asks. What the catalog says of a node counts
+//! more than what is remembered here.
 
 use crate::Node;
 use crate::links::{Lane, Whom};
@@ -92,8 +93,8 @@ impl Node {
             .collect()
     }
 
-    /// What this node should find in `mesh.json` at its next start, which may be with an empty catalog: the members by its
-    /// catalog, and those remembered ones of which a catalog that is being filled has not heard.
+    /// What this node should find in `mesh.json` at its next start, which may be with an empty catalog: the members by
+    /// its catalog, and those remembered ones of which a catalog that is being filled has not heard.
     pub(crate) fn mesh_to_remember(&self) -> MeshFile {
         let nodes = self.catalog.view().nodes().unwrap_or_default();
         let is_heard_of = |name: &str| nodes.iter().any(|(heard, _)| heard.as_str() == name);

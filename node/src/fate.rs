@@ -74,8 +74,8 @@ impl Node {
 
     /// Whether this node must end because another one says that it is no member any more.
     ///
-    /// One of a later era says so after a rescue: then there are two catalogs, and which one goes on people decide. This
-    /// node's mesh stops its work, and no process ends. One of an earlier era has nothing to say.
+    /// One of a later era says so after a rescue: then there are two catalogs, and which one goes on people decide.
+    /// This node's mesh stops its work, and no process ends. One of an earlier era has nothing to say.
     async fn is_shut_out(&self, said: &ShutOut) -> bool {
         let own = Era::of(&self.catalog.view());
         let (Some(told), Ok(own)) = (Era::at_end_of(&said.why), own) else {

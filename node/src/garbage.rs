@@ -144,8 +144,8 @@ impl Ground for Node {
     }
 
     async fn delete(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
-        // The parts of a file from the last one down, each with a patience of its own: together they may take longer than one
-        // request may, and would never come to an end.
+        // The parts of a file from the last one down, each with a patience of its own: together they may take longer
+        // than one request may, and would never come to an end.
         for object in name.objects().into_iter().rev() {
             match self.delete_one(lead, key, &object).await {
                 Fate::Deleted => {}

@@ -161,8 +161,8 @@ impl Node {
         false
     }
 
-    /// Refuses that a voter loses its vote while the others could decide nothing without it. Only the leader answers: it
-    /// knows who votes, and asks who is there.
+    /// Refuses that a voter loses its vote while the others could decide nothing without it. Only the leader answers:
+    /// it knows who votes, and asks who is there.
     pub(crate) async fn may_leave(&self, node_id: u64) -> Result<(), Failure> {
         if !self.catalog.is_leader() {
             let what = format!("node {} does not lead any more", self.name);

@@ -18,8 +18,8 @@
 //! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
 //! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that
 //!   costs.
-//! - `repair` pays debts, `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not know,
-//!   `garbage` deletes them.
+//! - `repair` pays debts, `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not
+//!   know, `garbage` deletes them.
 
 // A file that the tests beside the crate share names it from outside.
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! The ways to the other nodes: one connection for consensus and one for everything else to each, made when first needed
-//! and anew when lost.
+//! The ways to the other nodes: one connection for consensus and one for everything else to each, made when first
+//! needed and anew when lost.
 //!
 //! Consensus has sockets and connections of its own, so that a heartbeat never queues behind bulk data. Where a node is
-//! found out in this order: `mesh-route` of this node's file, what the node itself has announced since this node started,
-//! what the catalog says, what this node has remembered for a start with an empty catalog, what the Raft group's membership
-//! says.
+//! found out in this order: `mesh-route` of this node's file, what the node itself has announced since this node
+//! started, what the catalog says, what this node has remembered for a start with an empty catalog, what the Raft
+//! group's membership says.
 
 use crate::acquaintances::Acquaintances;
 use crate::settings::NodeSettings;
@@ -324,8 +324,8 @@ impl Links {
         });
     }
 
-    /// Why nothing is asked of a node whose certificate is valid. A node that was removed is still sent what it takes to
-    /// let it go: until the group of voters has changed, its acknowledgement may be needed.
+    /// Why nothing is asked of a node whose certificate is valid. A node that was removed is still sent what it takes
+    /// to let it go: until the group of voters has changed, its acknowledgement may be needed.
     ///
     /// A node that nobody whom this one knows vouches for is told where this one is, and asked for another number where
     /// nobody else is known (`Whom::At`). Its vote and its other answers would count, so it is asked for nothing else.

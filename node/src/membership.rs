@@ -1,8 +1,9 @@
 //! Who votes: what the leader does, one step at a time, so that the Raft group becomes what the catalog asks for. Pure.
 //!
-//! An admitted node becomes a learner; once it has caught up it may vote. Voters are an odd number, at most `mesh-voters`:
-//! an even one tolerates no more failures than the odd number below it and waits for more answers. Where the removal of a
-//! node has left an even number it is not made smaller still: two that both have every acknowledged entry are better than one.
+//! An admitted node becomes a learner; once it has caught up it may vote. Voters are an odd number, at most
+//! `mesh-voters`: an even one tolerates no more failures than the odd number below it and waits for more answers. Where
+//! the removal of a node has left an even number it is not made smaller still: two that both have every acknowledged
+//! entry are better than one.
 //!
 //! A change of the voters takes two entries of the log, and a leader may die between them. The group then needs two
 //! majorities for each decision, so the loss of one node can stop it. Whoever leads next brings the change to its end

@@ -19,8 +19,8 @@ pub struct MeshFile {
     pub node_id: u64,
     /// Addresses of other nodes, as they were last known.
     pub seeds: Vec<String>,
-    /// The other members, as they were last known. An empty catalog knows nobody, and this node takes the log from these
-    /// only.
+    /// The other members, as they were last known. An empty catalog knows nobody, and this node takes the log from
+    /// these only.
     pub members: Vec<KnownMember>,
 }
 

@@ -48,8 +48,8 @@ pub struct Node {
     pub(crate) asked_kept: AskedKept,
     /// Held while garbage is collected: one at a time.
     pub(crate) collecting: tokio::sync::Mutex<()>,
-    /// Held while a repository is looked through for unknown objects: one at a time, as each holds a filter of the names
-    /// of all known chunks.
+    /// Held while a repository is looked through for unknown objects: one at a time, as each holds a filter of the
+    /// names of all known chunks.
     pub(crate) finding_orphans: tokio::sync::Mutex<()>,
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.

@@ -10,10 +10,10 @@
 //! was written, so it was committed.
 //!
 //! The same marks say that another catalog of the mesh goes on: a node was rescued without the others, or the catalog
-//! was made anew from a repository. Each of these begins an *era*, and writes a mark of it into every repository that it
-//! reaches before it serves. A node of an earlier era acknowledges and deletes nothing from the moment at which it sees
-//! such a mark. It looks every third of `fence-timeout`, and does neither if it has not looked for so long: whoever has
-//! begun an era and waits for twice that time knows that nobody deletes beside it any more.
+//! was made anew from a repository. Each of these begins an *era*, and writes a mark of it into every repository that
+//! it reaches before it serves. A node of an earlier era acknowledges and deletes nothing from the moment at which it
+//! sees such a mark. It looks every third of `fence-timeout`, and does neither if it has not looked for so long:
+//! whoever has begun an era and waits for twice that time knows that nobody deletes beside it any more.
 
 mod rests;
 
@@ -87,7 +87,8 @@ impl Node {
             if since < lease / 3 {
                 continue;
             }
-            // Where the time is over already, nothing is acknowledged, and a look comes before the repository is closed.
+            // Where the time is over already, nothing is acknowledged, and a look comes before the repository is
+            // closed.
             let left = if since >= lease { lease / 3 } else { lease - since };
             let limit = (lease / 3).min(left);
             let why = match tokio::time::timeout(limit, self.look_at_anchors(slot, &repository)).await {

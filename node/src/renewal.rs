@@ -1,5 +1,5 @@
-//! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask in
-//! time.
+//! Certificates renew by themselves: every node has the mesh's authority and signs for itself, and for members that ask
+//! in time.
 
 use crate::Node;
 use crate::services::CERTIFICATE_VALIDITY;

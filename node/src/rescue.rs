@@ -353,8 +353,8 @@ impl Repositories {
     }
 }
 
-/// The names and addresses of the other nodes that may be alive: those that do not answer at all are gone, and an answer
-/// that is no welcome is one.
+/// The names and addresses of the other nodes that may be alive: those that do not answer at all are gone, and an
+/// answer that is no welcome is one.
 async fn ask(settings: &NodeSettings, identity: &Identity, others: &Others) -> Result<Vec<String>, Failure> {
     if identity.expires_at() <= now_unix() {
         return Err(Failure::new(

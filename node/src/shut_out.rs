@@ -5,9 +5,9 @@
 //! for each request, of this node and to this node; and when the catalog changes, connections that it concerns are
 //! closed (`server.rs`).
 //!
-//! A node is known by its name and its public key. A renewed certificate is for the same key, so nobody needs to hear of
-//! the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates, also
-//! one that has left.
+//! A node is known by its name and its public key. A renewed certificate is for the same key, so nobody needs to hear
+//! of the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates,
+//! also one that has left.
 
 use crate::Node;
 use pgmesh_protocol::Request;
@@ -21,8 +21,8 @@ use std::sync::Arc;
 pub(crate) enum Worth {
     /// A member's.
     Member,
-    /// The catalog of this node has no member of that name and key. It may lag behind. `acquaintances.rs` says what such
-    /// a node gets.
+    /// The catalog of this node has no member of that name and key. It may lag behind. `acquaintances.rs` says what
+    /// such a node gets.
     Unheard,
     /// It counts no more.
     Nothing {

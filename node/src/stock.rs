@@ -1,15 +1,16 @@
 //! Taking stock: after an era of the catalog has begun, each repository is compared with the catalog.
 //!
 //! The part of the catalog that was lost may have deleted objects that this catalog believes to be there. A backup that
-//! counted on one of them would not be whole (invariant 4). And it may have acknowledged WAL that this catalog has never
-//! heard of: "never archived" would end a recovery early (invariant 7). So until the archives of every repository have
-//! been looked through, of no WAL it is said that it was never archived; WAL that the catalog does not know is taken up.
-//! And until all objects have been looked for, no backup is taken and nothing is deleted; what is missing is withdrawn,
-//! and owed. WAL is pushed and read meanwhile: a push writes an object of its own, and what is read is checked.
+//! counted on one of them would not be whole (invariant 4). And it may have acknowledged WAL that this catalog has
+//! never heard of: "never archived" would end a recovery early (invariant 7). So until the archives of every repository
+//! have been looked through, of no WAL it is said that it was never archived; WAL that the catalog does not know is
+//! taken up. And until all objects have been looked for, no backup is taken and nothing is deleted; what is missing is
+//! withdrawn, and owed. WAL is pushed and read meanwhile: a push writes an object of its own, and what is read is
+//! checked.
 //!
-//! A node of an earlier era may still be about to delete something when it sees the mark of this one. So the look begins
-//! when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked, and once
-//! for what it has sent before.
+//! A node of an earlier era may still be about to delete something when it sees the mark of this one. So the look
+//! begins when it can do so no more, twice `fence-timeout` after the mark is durable: once until it must have looked,
+//! and once for what it has sent before.
 
 use crate::Node;
 use crate::awake::Awake;

@@ -10,9 +10,9 @@
 //! killed. If they are condemned, its commit takes them back ([`Command::Reprieve`]): while its session is open nobody
 //! deletes them. So a sweep waits for nobody, and comes to its end on a mesh where some backup runs at every moment.
 //!
-//! A backup may be committed after its manifest was looked for. So what is not marked is *suspected* first: from then on
-//! a backup that names it says so before its commit ([`Command::Reprieve`]). Then the manifests are read that have come
-//! since the first look, and what is still suspected is condemned (invariants 4 and 5).
+//! A backup may be committed after its manifest was looked for. So what is not marked is *suspected* first: from then
+//! on a backup that names it says so before its commit ([`Command::Reprieve`]). Then the manifests are read that have
+//! come since the first look, and what is still suspected is condemned (invariants 4 and 5).
 
 use crate::Node;
 use crate::services::unexpected;

@@ -40,8 +40,8 @@ pub fn version(byte: u8) -> (PgVersion, u16) {
     ][usize::from(byte) % 5]
 }
 
-/// Makes a segment of input: the first pages carry it, with the headers and the checksums of records that they need to be looked at;
-/// flags and lengths of continued records are the input's. The rest of the segment is zero.
+/// Makes a segment of input: the first pages carry it, with the headers and the checksums of records that they need to
+/// be looked at; flags and lengths of continued records are the input's. The rest of the segment is zero.
 #[must_use]
 pub fn segment(name: SegmentName, magic: u16, input: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(input.len() + PAGE);
@@ -75,8 +75,8 @@ pub fn segment(name: SegmentName, magic: u16, input: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Puts right what the records that lie wholly on a page say of the one before, and their checksums. `first` is the position of the
-/// page's content.
+/// Puts right what the records that lie wholly on a page say of the one before, and their checksums. `first` is the
+/// position of the page's content.
 fn seal(page: &mut [u8], first: u64, previous: &mut u64) {
     let mut at = 0;
     while let Some(length) = page.get(at..at + 4) {

@@ -38,7 +38,8 @@ pub struct WalRange {
 
 /// Writes a `backup_manifest`: version 1, or 2 with the system identifier for PostgreSQL 17 and later.
 ///
-/// The file itself, `pg_wal`, `postgresql.auto.conf` and the signal files need no entries: `pg_verifybackup` passes them over.
+/// The file itself, `pg_wal`, `postgresql.auto.conf` and the signal files need no entries: `pg_verifybackup` passes
+/// them over.
 #[derive(Debug)]
 pub struct ManifestWriter<W: Write> {
     out: W,

@@ -16,8 +16,8 @@ use crate::{Lsn, PgVersion, SegmentSize, SegmentSizeError, SystemId, TimelineId,
 const READ_ATTEMPTS: u32 = 10;
 const READ_PAUSE: Duration = Duration::from_millis(10);
 
-/// Where the fields of `ControlFileData` (pg_control.h) lie, in bytes, on 64-bit little-endian machines. All supported versions
-/// agree up to the checksum version; the `wal_level` that 17 put into the checkpoint fills what was padding.
+/// Where the fields of `ControlFileData` (pg_control.h) lie, in bytes, on 64-bit little-endian machines. All supported
+/// versions agree up to the checksum version; the `wal_level` that 17 put into the checkpoint fills what was padding.
 mod offset {
     pub(super) const SYSTEM_ID: usize = 0;
     pub(super) const CONTROL_VERSION: usize = 8;
@@ -123,7 +123,8 @@ impl ControlFile {
         })
     }
 
-    /// Reads `global/pg_control` of a data directory, again for a moment while its CRC is wrong: the server may be writing it.
+    /// Reads `global/pg_control` of a data directory, again for a moment while its CRC is wrong: the server may be
+    /// writing it.
     ///
     /// # Errors
     /// As [`parse`](Self::parse), or when the file cannot be read.

@@ -11,10 +11,10 @@ use thiserror::Error;
 /// The length of a fingerprint in bytes, before it becomes hexadecimal.
 const LENGTH: usize = 8;
 
-/// A text of 16 hexadecimal digits that differs between a data directory and a copy of it, which has the same system identifier:
-/// made of the directory's inode number and, where the file system knows it, its birth time. It stays the same over restarts,
-/// renames and mounts, and changes when the directory is restored or moved to another file system. A clone of the whole file
-/// system (a snapshot of a disk) has the same.
+/// A text of 16 hexadecimal digits that differs between a data directory and a copy of it, which has the same system
+/// identifier: made of the directory's inode number and, where the file system knows it, its birth time. It stays the
+/// same over restarts, renames and mounts, and changes when the directory is restored or moved to another file system.
+/// A clone of the whole file system (a snapshot of a disk) has the same.
 ///
 /// # Errors
 /// When the directory cannot be examined.

@@ -67,7 +67,8 @@ pub enum PageCheck {
     Mismatch {
         /// The checksum in the page.
         stored: u16,
-        /// The checksum of its content. Equal to `stored` only when the page claims to be uninitialised and is not zero.
+        /// The checksum of its content. Equal to `stored` only when the page claims to be uninitialised and is not
+        /// zero.
         computed: u16,
     },
 }
@@ -103,7 +104,8 @@ pub fn checksum(page: &Page, block: u32) -> u16 {
     ((folded ^ block) % 65535 + 1) as u16
 }
 
-/// One round of FNV-1a over all lanes. The lanes do not depend on each other, so that the compiler makes vectors of them.
+/// One round of FNV-1a over all lanes. The lanes do not depend on each other, so that the compiler makes vectors of
+/// them.
 #[inline(always)]
 fn mix(sums: &mut [u32; LANES], row: &[u8; ROW]) {
     for (sum, value) in sums.iter_mut().zip(row.as_chunks::<4>().0) {
@@ -129,8 +131,8 @@ pub fn check(page: &Page, block: u32) -> PageCheck {
     }
 }
 
-/// The end of the last WAL record that changed the page (`pd_lsn`); invalid when none did. Meaningless in unlogged relations and
-/// in free space maps.
+/// The end of the last WAL record that changed the page (`pd_lsn`); invalid when none did. Meaningless in unlogged
+/// relations and in free space maps.
 #[must_use]
 pub fn lsn(page: &Page) -> Lsn {
     // Two 32-bit numbers, the high one first: not a little-endian 64-bit number.

@@ -73,8 +73,8 @@ pub struct RelationFile {
 }
 
 impl RelationFile {
-    /// Reads a path relative to PGDATA, tablespaces as `pg_tblspc/<oid>/PG_<version>/…`. `None` for what is no relation file,
-    /// such as `pg_filenode.map`, `PG_VERSION`, `pg_control` and `pg_internal.init`.
+    /// Reads a path relative to PGDATA, tablespaces as `pg_tblspc/<oid>/PG_<version>/…`. `None` for what is no relation
+    /// file, such as `pg_filenode.map`, `PG_VERSION`, `pg_control` and `pg_internal.init`.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
         let mut parts = path.split('/');
@@ -116,8 +116,8 @@ impl RelationFile {
     }
 }
 
-/// Whether all pages of the file at `path`, relative to PGDATA, carry checksums in a cluster that has them: whether it is a
-/// relation file.
+/// Whether all pages of the file at `path`, relative to PGDATA, carry checksums in a cluster that has them: whether it
+/// is a relation file.
 #[must_use]
 pub fn is_checksummed(path: &str) -> bool {
     RelationFile::parse(path).is_some()

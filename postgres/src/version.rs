@@ -6,7 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A major version of PostgreSQL that pgmesh can back up. What differs between them is asked of this type, never of a number.
+/// A major version of PostgreSQL that pgmesh can back up. What differs between them is asked of this type, never of a
+/// number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub enum PgVersion {
@@ -162,7 +163,8 @@ impl PgVersion {
         self.release().map_or(0, |release| release.catalog)
     }
 
-    /// The directory that holds this version's files in a tablespace (`TABLESPACE_VERSION_DIRECTORY`): `PG_15_202209061`.
+    /// The directory that holds this version's files in a tablespace (`TABLESPACE_VERSION_DIRECTORY`):
+    /// `PG_15_202209061`.
     #[must_use]
     pub fn tablespace_directory(self) -> String {
         format!("PG_{}_{}", self.major(), self.catalog_version())

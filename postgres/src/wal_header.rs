@@ -12,7 +12,8 @@ const ALL_FLAGS: u16 = 0x000F;
 
 /// The long header of a segment's first page (`XLogLongPageHeaderData` in xlog_internal.h).
 ///
-/// It says which cluster wrote the segment and where it belongs, so that a segment is not archived under another's name.
+/// It says which cluster wrote the segment and where it belongs, so that a segment is not archived under another's
+/// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalHeader {
     /// `xlp_magic`, which tells the version.
@@ -76,11 +77,11 @@ impl WalHeader {
         self.version
     }
 
-    /// Checks that a file of `length` bytes with this header is the whole segment `name`. It holds for `.partial` files too:
-    /// PostgreSQL renames the last segment of a timeline as it is, in full length.
+    /// Checks that a file of `length` bytes with this header is the whole segment `name`. It holds for `.partial` files
+    /// too: PostgreSQL renames the last segment of a timeline as it is, in full length.
     ///
-    /// Invariant 12 begins here: what is archived under a name is what its header says it is. The cluster's identity and
-    /// version are for the caller to compare.
+    /// Invariant 12 begins here: what is archived under a name is what its header says it is. The cluster's identity
+    /// and version are for the caller to compare.
     ///
     /// # Errors
     /// When address, timeline or length contradict the name.
@@ -99,7 +100,8 @@ impl WalHeader {
                 found: self.page_address,
             });
         }
-        // The first segment of a new timeline begins as a copy of the old timeline's, header included; so an older one is right.
+        // The first segment of a new timeline begins as a copy of the old timeline's, header included; so an older one
+        // is right.
         if self.timeline.0 == 0 || self.timeline > name.timeline {
             return Err(WalHeaderError::Timeline {
                 name,

@@ -61,8 +61,8 @@ pub struct ForgetWal {
     pub stanza: StanzaName,
     /// The first file of a timeline that is forgotten, with all behind it: a segment, or the timeline's history file.
     pub from: String,
-    /// The position that an answer to the same request gave, to let go what was said there; `None` only asks what would be
-    /// forgotten.
+    /// The position that an answer to the same request gave, to let go what was said there; `None` only asks what would
+    /// be forgotten.
     pub upto: Option<u64>,
     /// With the backups that need it.
     pub with_backups: bool,

@@ -14,8 +14,8 @@ pub struct PushSegment {
     pub stanza: StanzaName,
     /// The file's name as PostgreSQL gives it: a segment, `.partial`, `.history` or `.backup`.
     pub file: String,
-    /// The payload that follows. Of a file that lies in parts ([`parts_of`](pgmesh_storage::parts_of)) digest and length
-    /// of the whole, with a `length` of 0: the node answers with [`PartsTurn`], and each part follows with a
+    /// The payload that follows. Of a file that lies in parts ([`parts_of`](pgmesh_storage::parts_of)) digest and
+    /// length of the whole, with a `length` of 0: the node answers with [`PartsTurn`], and each part follows with a
     /// [`PayloadHead`] of its own.
     pub payload: PayloadHead,
     /// The cluster's system identifier: from the segment's header, or from pg_control for the other files.
@@ -116,8 +116,8 @@ pub struct ChangeMaps {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeMapsReply {
     /// Of the first segments of those asked for, one each and in their order, what
-    /// [`SegmentMap::encode`](pgmesh_postgres::wal::SegmentMap::encode) gives. At least one unless `ended` says why not. The asker
-    /// goes on behind the last of them: an answer is no longer than a message may be.
+    /// [`SegmentMap::encode`](pgmesh_postgres::wal::SegmentMap::encode) gives. At least one unless `ended` says why
+    /// not. The asker goes on behind the last of them: an answer is no longer than a message may be.
     pub maps: Vec<Bytes>,
     /// Why there is no map of the next segment, and so none of a range with it.
     pub ended: Option<String>,

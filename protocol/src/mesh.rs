@@ -31,8 +31,8 @@ pub struct RenewCertificate {
 pub enum NodeChange {
     /// Takes it out of the mesh for good, also when it is dead.
     Remove {
-        /// Also when it hosts repositories, which are then away until another node takes them over; and when so many other
-        /// voters do not answer that nothing can be decided without it.
+        /// Also when it hosts repositories, which are then away until another node takes them over; and when so many
+        /// other voters do not answer that nothing can be decided without it.
         force: bool,
     },
     /// Sends its clients elsewhere and takes no new ones: before maintenance.

@@ -65,7 +65,8 @@ pub struct TerminateSession {
 /// Gives up what the catalog has lost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct AcceptLoss {
-    /// The position up to which it had come, as `status` says it: [`CatalogLost::position`](crate::CatalogLost::position).
+    /// The position up to which it had come, as `status` says it:
+    /// [`CatalogLost::position`](crate::CatalogLost::position).
     pub position: u64,
 }
 

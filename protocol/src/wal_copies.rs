@@ -47,8 +47,9 @@ impl Listed {
         set.or_insert_with(|| PartsSeen::first(part)).add(part);
     }
 
-    /// What that comes to. A set of parts that lacks some, and was not cut, was whole once: it counts as a content like others,
-    /// unless the same content is there completely. The beginnings that cut uploads leave count only where nothing else is there.
+    /// What that comes to. A set of parts that lacks some, and was not cut, was whole once: it counts as a content like
+    /// others, unless the same content is there completely. The beginnings that cut uploads leave count only where
+    /// nothing else is there.
     pub fn copies(self) -> Copies {
         let copy = |path: &ObjectPath, of| Copy { path: path.clone(), of };
         let objects = self.objects.iter().map(|path| copy(path, None));

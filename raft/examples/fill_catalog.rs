@@ -1,10 +1,10 @@
-//! Fills the catalog of a node that is stopped with as many rows as a large mesh would have, by the commands that a mesh
-//! proposes. `make bench SCALE=1` calls it; docs/scale.md has what it found.
+//! Fills the catalog of a node that is stopped with as many rows as a large mesh would have, by the commands that a
+//! mesh proposes. `make bench SCALE=1` calls it; docs/scale.md has what it found.
 //!
 //! usage: fill_catalog CATALOG STANZAS WAL_FILES CHUNKS BACKUPS
 //!
-//! Each WAL file has a change map. All numbers are of the whole mesh, and are divided evenly among the stanzas. Prints one
-//! line of JSON: for each kind of command how many were proposed and how many bytes they have in the log.
+//! Each WAL file has a change map. All numbers are of the whole mesh, and are divided evenly among the stanzas. Prints
+//! one line of JSON: for each kind of command how many were proposed and how many bytes they have in the log.
 #![allow(
     clippy::unwrap_used,
     missing_docs,

@@ -71,8 +71,8 @@ pub enum Command {
         /// The level.
         level: u32,
     },
-    /// A repository was compared with the catalog: WAL that the catalog did not know is taken up, and what is missing was
-    /// reported. Reply: `Done`.
+    /// A repository was compared with the catalog: WAL that the catalog did not know is taken up, and what is missing
+    /// was reported. Reply: `Done`.
     Compared {
         /// The repository.
         repo: RepoKey,
@@ -89,8 +89,9 @@ pub enum Command {
         record: NodeRecord,
     },
     /// Takes a node in, or back, and uses its token up. It gets a number that nobody had. If the token was made for the
-    /// place of another disk, the keys of that one are revoked. The same request again changes nothing and gets the same
-    /// answer, for as long as the token's record is kept and the node is the one that it has made. Reply: `Joined`.
+    /// place of another disk, the keys of that one are revoked. The same request again changes nothing and gets the
+    /// same answer, for as long as the token's record is kept and the node is the one that it has made. Reply:
+    /// `Joined`.
     AdmitNode(Box<AdmitNode>),
     /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew
     /// with an empty catalog. Each request gets a new number. Reply: `Renumbered`.
@@ -199,10 +200,10 @@ pub enum Command {
         /// The node that found the empty repository.
         node: NodeName,
     },
-    /// Owes the next few thousand of the objects that were known before the repository was registered to it. Propose
-    /// it while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`. While a
-    /// [change](crate::RepositoryRecord::change) is under way, it takes the next step of that, whose reply it has: whoever
-    /// began the change may be gone.
+    /// Owes the next few thousand of the objects that were known before the repository was registered to it. Propose it
+    /// while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`. While a
+    /// [change](crate::RepositoryRecord::change) is under way, it takes the next step of that, whose reply it has:
+    /// whoever began the change may be gone.
     Backfill {
         /// The repository.
         repo: RepoKey,
@@ -264,9 +265,9 @@ pub enum Command {
         machine: String,
     },
     /// Removes the last WAL files of a timeline, by an administrator's word: another history of the cluster has them
-    /// otherwise. Removes what is named `from` or later. A segment of that name is left as one whose content is not known:
-    /// a recovery that needs it must not hear that it was never archived. Where all of it is newer than `upto`, nothing is
-    /// done: the wish was carried out before. Refused with `Recheck` where there is more than
+    /// otherwise. Removes what is named `from` or later. A segment of that name is left as one whose content is not
+    /// known: a recovery that needs it must not hear that it was never archived. Where all of it is newer than `upto`,
+    /// nothing is done: the wish was carried out before. Refused with `Recheck` where there is more than
     /// [`FORGOTTEN_FILES`](crate::limits::FORGOTTEN_FILES), or where a known timeline needs it. Reply: `Done`.
     ForgetWal {
         /// The stanza; its current database.
@@ -396,10 +397,10 @@ pub enum Command {
         /// The chunks.
         chunks: Vec<Digest>,
     },
-    /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Passed over are those that
-    /// are not suspected since the given position any more, and those that were added since the oldest backup that runs
-    /// began: they may be its. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was taken up
-    /// from a repository since. Reply: `Condemned`.
+    /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Passed over are those
+    /// that are not suspected since the given position any more, and those that were added since the oldest backup that
+    /// runs began: they may be its. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was taken
+    /// up from a repository since. Reply: `Condemned`.
     Condemn {
         /// The chunks.
         chunks: Vec<Digest>,
@@ -407,8 +408,8 @@ pub enum Command {
         suspected: LogIndex,
     },
     /// Takes chunks back that a session refers to: suspected ones; and condemned ones, if the session began before they
-    /// were condemned: nobody has deleted anything of them, since it is open. Chunks that are not suspected or condemned
-    /// as of the given position, or that no repository is left of, are passed over. Reply: `Reprieved`.
+    /// were condemned: nobody has deleted anything of them, since it is open. Chunks that are not suspected or
+    /// condemned as of the given position, or that no repository is left of, are passed over. Reply: `Reprieved`.
     Reprieve {
         /// The session that refers to them.
         session: SessionId,
@@ -437,8 +438,8 @@ pub enum Command {
         garbage: Vec<GarbageObject>,
     },
     /// Says what a scan of a repository has found that the catalog does not know, and how far it has come. Refused with
-    /// [`Refusal::RepositoryUnsettled`](crate::Refusal::RepositoryUnsettled) while the repository is being filled, changed
-    /// or compared, as is `DiscardOrphans`. Reply: `Done`.
+    /// [`Refusal::RepositoryUnsettled`](crate::Refusal::RepositoryUnsettled) while the repository is being filled,
+    /// changed or compared, as is `DiscardOrphans`. Reply: `Done`.
     NoteOrphans(Box<NoteOrphans>),
     /// Makes objects garbage that two scans have seen and that the catalog does not know. Passed over are those that it
     /// knows, or that somebody may be writing with its knowledge; those that were noted after `began`, or while a
@@ -451,8 +452,8 @@ pub enum Command {
         generation: Generation,
     },
 
-    /// Hands out a join token. Where there are as many records of tokens as may be, those go that have expired, and else
-    /// the one that was used first. Reply: `Done`.
+    /// Hands out a join token. Where there are as many records of tokens as may be, those go that have expired, and
+    /// else the one that was used first. Reply: `Done`.
     CreateToken {
         /// Its identifier.
         id: TokenId,

@@ -56,8 +56,8 @@ pub const ANNOTATION_KEY: usize = 256;
 pub const ANNOTATION_VALUE: usize = 4096;
 /// All keys and values of one backup's annotations.
 pub const ANNOTATION_SUM: usize = 16 << 10;
-/// Digests of chunks that table `Withdrawn` has: a sweep or a walk of as many leaves commits that are under way the choice
-/// of what to look at again. Few in tests, so that some are dropped.
+/// Digests of chunks that table `Withdrawn` has: a sweep or a walk of as many leaves commits that are under way the
+/// choice of what to look at again. Few in tests, so that some are dropped.
 pub const WITHDRAWN: u64 = if cfg!(test) { 12 } else { 1 << 20 };
 /// Timelines of a stanza whose writers and histories are known: a cluster that is promoted every day gets there after
 /// five years. One more is taken, and the one that was not written to for the longest time is forgotten

@@ -349,8 +349,8 @@ pub enum Refusal {
     /// Object names that must not be used: upload again under the given generations.
     #[error("{} objects were uploaded under names that are about to be deleted; upload them again", .0.len())]
     StaleGenerations(Vec<StaleGeneration>),
-    /// Something was deleted, withdrawn or taken up since the check that the command rests on: check again (invariants 4
-    /// and 5).
+    /// Something was deleted, withdrawn or taken up since the check that the command rests on: check again (invariants
+    /// 4 and 5).
     #[error("the catalog changed at log position {since}, after it was checked; check again")]
     Recheck {
         /// When.

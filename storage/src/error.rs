@@ -79,7 +79,8 @@ pub enum StoreError {
         /// What was met.
         source: Source,
     },
-    /// The object may not be deleted (yet): it is under object lock, or the credentials cannot. It stays, and nothing is wrong.
+    /// The object may not be deleted (yet): it is under object lock, or the credentials cannot. It stays, and nothing
+    /// is wrong.
     #[error("{path} is kept: {why}")]
     Retained {
         /// The object.

@@ -102,8 +102,8 @@ macro_rules! conforming {
 
 conforming!(directory, s3, azure, gcs);
 
-/// Garage takes conditional writes and ignores the condition. It is found out; all stories hold but for how many of several
-/// writers at once are told that they were first.
+/// Garage takes conditional writes and ignores the condition. It is found out; all stories hold but for how many of
+/// several writers at once are told that they were first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_conditions_conforms() {
     let Some(place) = Place::garage() else {

@@ -191,7 +191,8 @@ async fn objects_are_put_under_lock() {
     assert!(matches!(error, StoreError::Retained { .. }), "{error}");
     assert!(!error.is_of_the_repository());
     repository.get(&name, Generation::FIRST).await.unwrap();
-    // A bucket of S3 with object lock keeps versions: without saying which one is meant, it would hide the object and keep it.
+    // A bucket of S3 with object lock keeps versions: without saying which one is meant, it would hide the object and
+    // keep it.
     let s3 = S3Server::start(BUCKET);
     s3.create_locking_bucket("locking");
     for mode in ["governance", "compliance"] {

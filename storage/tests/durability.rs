@@ -17,7 +17,8 @@ const TRACED: &str = "fsync,fdatasync,mkdir,mkdirat,link,linkat,rename,renameat,
 /// What the traced process puts.
 const PLAIN: &[u8] = b"an object that must survive a power cut";
 
-/// Runs under strace, started by the tests below: puts one object, then makes a directory as a mark that the put has returned.
+/// Runs under strace, started by the tests below: puts one object, then makes a directory as a mark that the put has
+/// returned.
 #[tokio::test]
 #[ignore = "started under strace by the other tests"]
 async fn traced_put() {

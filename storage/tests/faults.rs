@@ -128,8 +128,8 @@ async fn passing_faults(place: Place) {
     }
 }
 
-/// Faults that stay are given up after a few tries, in a class and a sentence of their own; nothing is visible of what was
-/// being written.
+/// Faults that stay are given up after a few tries, in a class and a sentence of their own; nothing is visible of what
+/// was being written.
 async fn lasting_faults(place: Place) {
     let subject = Subject::new(place).await;
     let html = Fault::Answer(Answer {

@@ -82,7 +82,8 @@ impl Ledger {
         ))
     }
 
-    /// Asserts that exactly the rows up to and with `last` are in a cluster: each committed before is there, none after.
+    /// Asserts that exactly the rows up to and with `last` are in a cluster: each committed before is there, none
+    /// after.
     pub fn assert_ends_with(postgres: &Postgres, last: u64, what: &str) {
         let found = postgres.query("select count(*), coalesce(min(number), 0), coalesce(max(number), 0) from ledger");
         assert_eq!(

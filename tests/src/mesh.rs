@@ -137,8 +137,8 @@ impl Mesh {
         self.wait_for_status("all nodes to be in the group", |status| status.is_whole(&names));
     }
 
-    /// Waits until all its nodes answer, all repositories are up, and none of them owes anything: so `verify` finds nothing
-    /// to complain of.
+    /// Waits until all its nodes answer, all repositories are up, and none of them owes anything: so `verify` finds
+    /// nothing to complain of.
     pub fn wait_until_settled(&self) {
         self.wait_for_status("all repositories to be up and to owe nothing", MeshStatus::is_settled);
     }

@@ -6,7 +6,8 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The fixed header of a stored object (docs/architecture.md, "At rest"); then 16 bytes of IV, the body and a tag of 32.
+/// The fixed header of a stored object (docs/architecture.md, "At rest"); then 16 bytes of IV, the body and a tag of
+/// 32.
 const HEADER: usize = 36;
 const IV: usize = 16;
 const TAG: usize = 32;
@@ -205,8 +206,8 @@ impl Repository {
         name.into()
     }
 
-    /// The WAL segments that it has, each by stanza, archive and name. The digest behind the name is left out: its form is
-    /// another in each repository.
+    /// The WAL segments that it has, each by stanza, archive and name. The digest behind the name is left out: its form
+    /// is another in each repository.
     #[must_use]
     pub fn segments(&self) -> BTreeSet<String> {
         let objects = self.all(Kind::Segment);

@@ -30,7 +30,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// Of clusters of which no version is told: what Debian 12 has.
 const DEFAULT_MAJOR: u32 = 15;
 
-/// The port names the socket file: each cluster has a socket folder of its own, and one that listens an address of its own.
+/// The port names the socket file: each cluster has a socket folder of its own, and one that listens an address of its
+/// own.
 const PORT: u16 = 5432;
 
 /// A cluster, and its server while that runs.
@@ -275,8 +276,8 @@ impl Postgres {
         command
     }
 
-    /// The whole cluster as SQL: what a restore must give again. Without where tablespaces lie, and without the random keys
-    /// that newer minor versions put around a dump.
+    /// The whole cluster as SQL: what a restore must give again. Without where tablespaces lie, and without the random
+    /// keys that newer minor versions put around a dump.
     #[must_use]
     pub fn dump(&self) -> String {
         let mut command = self.program("pg_dumpall");
@@ -308,8 +309,8 @@ impl Postgres {
 
     /// Ends the current segment, and waits until it and all before it are archived; its name.
     pub fn archive_everything(&self) -> String {
-        // The first record of a segment must be there, or the switch does nothing. It tells the segment: what was written so
-        // far may still end with the one before.
+        // The first record of a segment must be there, or the switch does nothing. It tells the segment: what was
+        // written so far may still end with the one before.
         let segment = self.query("select pg_walfile_name(pg_create_restore_point('archive everything'))");
         self.query("select pg_switch_wal()");
         wait_for(&format!("{segment} to be archived by {}", self.name), LIMIT, || {

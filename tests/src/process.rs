@@ -114,7 +114,8 @@ impl Process {
         const TICK: Duration = Duration::from_millis(10);
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))
             .unwrap_or_else(|error| panic!("reading the state of {}: {error}", self.name));
-        // Behind the name, which may hold anything, the fields begin with the third; user and system time are 14 and 15.
+        // Behind the name, which may hold anything, the fields begin with the third; user and system time are 14 and
+        // 15.
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
         let ticks: u32 = fields
             .skip(11)

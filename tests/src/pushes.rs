@@ -42,8 +42,8 @@ impl Drop for EndWhenDropped<'_> {
 }
 
 impl Pushes {
-    /// Has each of `hosts` push segment after segment while `story` goes on; all pushes when it is over and the last have
-    /// been acknowledged.
+    /// Has each of `hosts` push segment after segment while `story` goes on; all pushes when it is over and the last
+    /// have been acknowledged.
     #[must_use]
     pub fn during(hosts: &[&Host], forge: &WalForge, story: impl FnOnce(&Self)) -> Self {
         let pushes = Self::default();

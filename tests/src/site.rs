@@ -79,8 +79,8 @@ impl Site {
         })
     }
 
-    /// With a node as described, and a PostgreSQL with segments of a size that archives nothing: the test pushes what it
-    /// forges.
+    /// With a node as described, and a PostgreSQL with segments of a size that archives nothing: the test pushes what
+    /// it forges.
     #[must_use]
     pub fn with_node_and_segments(
         name: &str,

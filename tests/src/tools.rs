@@ -37,8 +37,8 @@ fn may_be_entered(folder: &Path) -> bool {
         .all(|part| fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }
 
-/// The same programs under a path that every account may enter: the cache may lie in a home folder that is closed to the account
-/// of the tests. Made once for each version; processes may make it at the same time.
+/// The same programs under a path that every account may enter: the cache may lie in a home folder that is closed to
+/// the account of the tests. Made once for each version; processes may make it at the same time.
 fn second_name(installed: &Path, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("pgmesh-{name}"));
     if path.exists() {

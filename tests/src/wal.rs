@@ -12,7 +12,8 @@ const HEADER_LENGTH: usize = 40;
 const ADDRESS: std::ops::Range<usize> = 8..16;
 
 /// Makes segments that carry the right header for a cluster and any content: as many as wanted, without waiting for a
-/// server to fill them. The content of a segment follows from its number, so that it can be compared later without being kept.
+/// server to fill them. The content of a segment follows from its number, so that it can be compared later without
+/// being kept.
 #[derive(Clone, Debug)]
 pub struct WalForge {
     account: Account,

@@ -52,7 +52,8 @@ fn every_archived_segment_has_a_map_which_outlives_restarts_and_damage() {
     let info = site.host.run(&["info"]).ok();
     assert!(info.text().contains(&last) && !info.text().contains(".map"), "{info}");
 
-    // One that is lost everywhere is made anew of its segment; one that is damaged in one place is copied from the other.
+    // One that is lost everywhere is made anew of its segment; one that is damaged in one place is copied from the
+    // other.
     let maps = |repository| site.node.objects(repository).all(Kind::ChangeMap);
     let (first, second) = (maps(1), maps(2));
     Damage::Remove.harm(&first[0]);

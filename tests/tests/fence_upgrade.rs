@@ -18,8 +18,8 @@ fn upgrade(old: &Postgres, new: &Postgres) {
     run(command).succeeds();
 }
 
-/// One version up, with the new cluster's files being links to the old one's. Until the stanza is upgraded, too, nothing
-/// is archived, and the refusal says so.
+/// One version up, with the new cluster's files being links to the old one's. Until the stanza is upgraded, too,
+/// nothing is archived, and the refusal says so.
 fn upgraded_and_archiving(from: u32, to: u32) {
     let mut site = Site::with_postgres(&format!("fence-upgrade-{from}"), 1, |postgres| postgres.major(from));
     let mut ledger = Ledger::create(&site.postgres);

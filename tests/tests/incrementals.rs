@@ -1,8 +1,8 @@
-//! Incremental backups in a row, with every kind of change between them, on each major version of PostgreSQL: what each of
-//! them restores to is what was there.
+//! Incremental backups in a row, with every kind of change between them, on each major version of PostgreSQL: what each
+//! of them restores to is what was there.
 //!
-//! A few rounds in every run, in which several kinds of change come together; `PGMESH_INCREMENTALS=100` makes as many of each
-//! version, with one kind of change between any two.
+//! A few rounds in every run, in which several kinds of change come together; `PGMESH_INCREMENTALS=100` makes as many
+//! of each version, with one kind of change between any two.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;

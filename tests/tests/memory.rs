@@ -80,7 +80,8 @@ fn memory_hardly_grows_with_the_number_of_files() {
     many_files("files", number_from_environment("PGMESH_FILES", 100_000));
 }
 
-/// Backs a cluster with so many files up, as a whole and compared with that, and restores it into an empty directory and again.
+/// Backs a cluster with so many files up, as a whole and compared with that, and restores it into an empty directory
+/// and again.
 fn many_files(name: &str, files: u32) {
     // A manifest part in each stage and the chunks under way, whatever the number of files.
     const LIMIT: u64 = 150;

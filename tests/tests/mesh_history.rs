@@ -1,4 +1,5 @@
-//! What concurrent clients are told through all nodes, while nodes die and links are cut, can have been said by one catalog.
+//! What concurrent clients are told through all nodes, while nodes die and links are cut, can have been said by one
+//! catalog.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;

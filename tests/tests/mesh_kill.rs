@@ -1,4 +1,5 @@
-//! Nodes of a mesh that are killed at any moment: nothing acknowledged is lost, and the work goes on through the others.
+//! Nodes of a mesh that are killed at any moment: nothing acknowledged is lost, and the work goes on through the
+//! others.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::thread;
@@ -16,8 +17,8 @@ fn rounds() -> u32 {
     number_from_environment("PGMESH_KILL_ROUNDS", 5)
 }
 
-/// Kills the node that `who` names again and again while segments are pushed. What was acknowledged must be there in the
-/// end, and no more pushes may have failed than were under way.
+/// Kills the node that `who` names again and again while segments are pushed. What was acknowledged must be there in
+/// the end, and no more pushes may have failed than were under way.
 fn kill_under_load(name: &str, rounds: u32, who: impl Fn(&Mesh) -> String) {
     let mut site = MeshSite::without_archiving(name, |mesh| mesh);
     let forge = WalForge::new(&site.postgres);

@@ -218,8 +218,8 @@ fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {
     site.host.push(&forge.make(1)).succeeds();
 }
 
-/// The voters change from two to three and back. The leader is killed at another moment of the change each time: it takes
-/// two entries of the log, and each goes to the others and back.
+/// The voters change from two to three and back. The leader is killed at another moment of the change each time: it
+/// takes two entries of the log, and each goes to the others and back.
 #[test]
 fn a_change_of_the_voters_is_brought_to_its_end_whenever_the_leader_dies() {
     let mut site = MeshSite::without_archiving("joint", |mesh| mesh.with_relays());

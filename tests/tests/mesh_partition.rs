@@ -144,8 +144,8 @@ fn pushes_go_on_over_a_bad_network() {
     });
 }
 
-/// Pushes and fetches segment after segment, first in good order and then with one node silent towards `those`; how long
-/// both took at most is bounded, and how long they usually take is printed.
+/// Pushes and fetches segment after segment, first in good order and then with one node silent towards `those`; how
+/// long both took at most is bounded, and how long they usually take is printed.
 fn feel_the_silence(site: &mut MeshSite, silent: &str, those: &[&str]) {
     const COUNT: u32 = 20;
     let forge = WalForge::new(&site.postgres);
@@ -192,8 +192,8 @@ fn a_silent_node_is_hardly_felt() {
 #[test]
 fn a_silent_repository_is_hardly_felt() {
     let mut site = MeshSite::without_archiving("black-hole", |mesh| mesh.with_relays());
-    // One of three repositories keeps silent towards the nodes that write to it and read from it. Not the leader's, so that
-    // it is the repository alone that is missing.
+    // One of three repositories keeps silent towards the nodes that write to it and read from it. Not the leader's, so
+    // that it is the repository alone that is missing.
     let follower = site.mesh.follower();
     let names = site.mesh.names();
     let others: Vec<&str> = names

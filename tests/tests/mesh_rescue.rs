@@ -98,8 +98,8 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
         }
     }
 
-    // All that was archived before, and the backups, are there: what the others acknowledged without it was taken up from
-    // the bucket.
+    // All that was archived before, and the backups, are there: what the others acknowledged without it was taken up
+    // from the bucket.
     let alpha = site.mesh.node("alpha");
     alpha.run(&["verify"]).succeeds();
     let mut restored = site.restore("again", &[]);

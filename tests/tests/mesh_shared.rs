@@ -1,5 +1,5 @@
-//! Meshes with a repository in a bucket that some of the nodes reach: any of them is the way there, one of them pays what is
-//! owed, and what the bucket keeps is counted.
+//! Meshes with a repository in a bucket that some of the nodes reach: any of them is the way there, one of them pays
+//! what is owed, and what the bucket keeps is counted.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::thread;

@@ -1,4 +1,5 @@
-//! Nodes that were away for longer than the others keep their log: they come back by a snapshot of the catalog, complete.
+//! Nodes that were away for longer than the others keep their log: they come back by a snapshot of the catalog,
+//! complete.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;

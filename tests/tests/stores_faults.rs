@@ -10,7 +10,8 @@ use pgmesh_tests::{Figures, MeshStatus, RepositoryStatus, Site, WalForge, wait_f
 const BUCKET: &str = "backups";
 /// How long it may take until a debt is shown, or is made good.
 const LIMIT: Duration = Duration::from_secs(90);
-/// A push that waits for the failing server takes longer than this: `io-timeout` and `storage-timeout` are 30 s and more.
+/// A push that waits for the failing server takes longer than this: `io-timeout` and `storage-timeout` are 30 s and
+/// more.
 const BOUND: Duration = Duration::from_secs(10);
 
 fn status(site: &Site) -> RepositoryStatus {

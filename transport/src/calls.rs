@@ -20,8 +20,8 @@ impl Stream {
     /// Sends a request; a body may follow. Not cancel-safe.
     ///
     /// # Errors
-    /// [`StreamError::TooLong`] where it is longer than such a request may be, and then nothing was sent; the connection
-    /// is lost, or the other side reads no more.
+    /// [`StreamError::TooLong`] where it is longer than such a request may be, and then nothing was sent; the
+    /// connection is lost, or the other side reads no more.
     pub async fn call<C: Call>(&mut self, call: &C) -> Result<(), StreamError> {
         let (send, _) = self.halves();
         let number = C::NUMBER.to_le_bytes();

@@ -250,8 +250,8 @@ impl Client {
 pub struct JoinClient;
 
 impl JoinClient {
-    /// Connects to `host:port`, trusting only a node of the mesh whose authority has this fingerprint. What the connection
-    /// can do is bounded: one stream at a time, for 30 s.
+    /// Connects to `host:port`, trusting only a node of the mesh whose authority has this fingerprint. What the
+    /// connection can do is bounded: one stream at a time, for 30 s.
     ///
     /// # Errors
     /// Like [`Client::connect`].

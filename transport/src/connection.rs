@@ -64,8 +64,8 @@ impl Connection {
         &self.program
     }
 
-    /// The certificate, in DER, that the node showed as its authority's. Only a [`JoinClient`](crate::JoinClient) has checked
-    /// that it is; others know the authority from their identity.
+    /// The certificate, in DER, that the node showed as its authority's. Only a [`JoinClient`](crate::JoinClient) has
+    /// checked that it is; others know the authority from their identity.
     pub fn shown_ca_der(&self) -> Option<&[u8]> {
         self.ca_der.as_deref()
     }

@@ -169,7 +169,8 @@ impl Identity {
         Self::from_parts(&ca, &certificate, key)
     }
 
-    /// Writes the three files, the key with mode 0600, into a directory that is made when missing; durable when it returns.
+    /// Writes the three files, the key with mode 0600, into a directory that is made when missing; durable when it
+    /// returns.
     ///
     /// # Errors
     /// The file system refused.

@@ -1,5 +1,5 @@
-//! QUIC endpoints, identities and framing of the pgmesh wire protocol. What the messages mean is not known here, but for
-//! how long each request may be.
+//! QUIC endpoints, identities and framing of the pgmesh wire protocol. What the messages mean is not known here, but
+//! for how long each request may be.
 //!
 //! Layers, each using only those above it:
 //!
@@ -12,8 +12,9 @@
 //! | [`stream`], [`calls`] | messages and bodies on one stream, requests among them |
 //! | [`server`], [`session`] / [`client`], [`connection`] | the two sides |
 //!
-//! A connection is authenticated on both sides before either sees a byte of the other's messages: a client accepts only a
-//! certificate of its mesh that carries the node role, a server accepts a client without a certificate only for joining.
+//! A connection is authenticated on both sides before either sees a byte of the other's messages: a client accepts only
+//! a certificate of its mesh that carries the node role, a server accepts a client without a certificate only for
+//! joining.
 
 pub mod ca;
 pub mod calls;

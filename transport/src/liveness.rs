@@ -1,7 +1,7 @@
 //! Noticing that a process is gone sooner than silence proves it.
 //!
-//! A killed process's host answers datagrams to its port with "port unreachable", which the kernel shows on connected UDP
-//! sockets only; QUIC's socket is not connected. So when a peer has been silent for a moment, a one-byte datagram
+//! A killed process's host answers datagrams to its port with "port unreachable", which the kernel shows on connected
+//! UDP sockets only; QUIC's socket is not connected. So when a peer has been silent for a moment, a one-byte datagram
 //! from a socket of its own asks. "Connection refused" is proof; no answer is none, and the idle time-out decides.
 
 use std::{

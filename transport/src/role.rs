@@ -1,7 +1,7 @@
 //! What a member of a mesh may do, and how its certificate says so.
 //!
-//! A certificate carries its role as URIs among its subject alternative names: one of
-//! `pgmesh://<mesh>/node/<name>`, `pgmesh://<mesh>/admin/<name>` and `pgmesh://<mesh>/client/<name>`, and for a client one
+//! A certificate carries its role as URIs among its subject alternative names: one of `pgmesh://<mesh>/node/<name>`,
+//! `pgmesh://<mesh>/admin/<name>` and `pgmesh://<mesh>/client/<name>`, and for a client one
 //! `pgmesh://<mesh>/stanza/<stanza>` for each stanza that it serves.
 
 use pgmesh_storage::StanzaName;

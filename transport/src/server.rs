@@ -1,7 +1,7 @@
 //! The listening side.
 //!
-//! What somebody without a certificate can cost is bounded: handshakes under way, their time and their buffers; and once
-//! half of the handshakes are taken, a client first has to show that it receives at the address it sends from.
+//! What somebody without a certificate can cost is bounded: handshakes under way, their time and their buffers; and
+//! once half of the handshakes are taken, a client first has to show that it receives at the address it sends from.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -291,8 +291,8 @@ async fn establish(
     Ok(Session::new(connection, peer, permits))
 }
 
-/// Who the client is, by the protocol it negotiated and the certificate that the verifier has accepted; a client that is
-/// not let in has been told why.
+/// Who the client is, by the protocol it negotiated and the certificate that the verifier has accepted; a client that
+/// is not let in has been told why.
 fn admit(connection: &Connection, remote: SocketAddr) -> Result<Peer, EstablishError> {
     let alpn = connection
         .handshake_data()

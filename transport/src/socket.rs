@@ -77,8 +77,8 @@ pub(crate) fn server_endpoint(
     Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
 }
 
-/// Connection ids that nobody can tell from random ones, and that every process with the identity can reset: quinn's own
-/// carry a check that only the process that made them knows, and it stays silent about all others.
+/// Connection ids that nobody can tell from random ones, and that every process with the identity can reset: quinn's
+/// own carry a check that only the process that made them knows, and it stays silent about all others.
 struct ConnectionIds {
     key: [u8; 32],
     made: u64,

@@ -150,7 +150,8 @@ impl SendHalf {
         self.send_encoded(&[], &wire::encode(message), max).await
     }
 
-    /// Sends an encoded message, behind its head, of at most `max` bytes with it, or nothing. Not cancel-safe, as [`SendHalf::send`].
+    /// Sends an encoded message, behind its head, of at most `max` bytes with it, or nothing. Not cancel-safe, as
+    /// [`SendHalf::send`].
     ///
     /// # Errors
     /// As [`SendHalf::send_within`].

@@ -1,7 +1,7 @@
 //! Who is let in: TLS configurations and certificate verifiers.
 //!
-//! TLS 1.3 only, ring only, no session resumption and no 0-RTT: a resumed session would skip the certificate checks, and
-//! a replayed request could be acted on twice.
+//! TLS 1.3 only, ring only, no session resumption and no 0-RTT: a resumed session would skip the certificate checks,
+//! and a replayed request could be acted on twice.
 
 use std::sync::{Arc, OnceLock};
 
@@ -239,8 +239,8 @@ impl ClientCertVerifier for MemberVerifier {
     }
 }
 
-/// What both kinds of clients demand: webpki's checks (chain, time, name, `serverAuth`), then the node role in this mesh.
-/// A PG host's certificate is of the same authority: without this a stolen one could pose as a node.
+/// What both kinds of clients demand: webpki's checks (chain, time, name, `serverAuth`), then the node role in this
+/// mesh. A PG host's certificate is of the same authority: without this a stolen one could pose as a node.
 fn verify_node(
     webpki: &WebPkiServerVerifier,
     mesh_id: &MeshId,

@@ -54,10 +54,10 @@ pub(crate) const INCOMING_BUFFER: (u64, u64) = (32 * 1024, 8 * 1024 * 1024);
 /// | 8952, no offload | 600 | 0.7 + 0.8 |
 /// | 65400, no offload | 1,050–1,450 | 0.4 + 0.4 |
 ///
-/// 6500 is the largest that goes with segmentation offload: quinn hands the kernel up to ten packets at once, which takes
-/// 65,507 bytes at most and drops what is more without an error. Path MTU discovery finds what fits, so on Ethernet it
-/// ends at 1452. Windows of 8 MiB overflow the UDP buffers seldom (10 packets of 166,000, against 4,000 with 16 MiB) and
-/// allow 80 MB/s at a round trip of 100 ms. Fewer acknowledgements made no difference.
+/// 6500 is the largest that goes with segmentation offload: quinn hands the kernel up to ten packets at once, which
+/// takes 65,507 bytes at most and drops what is more without an error. Path MTU discovery finds what fits, so on
+/// Ethernet it ends at 1452. Windows of 8 MiB overflow the UDP buffers seldom (10 packets of 166,000, against 4,000
+/// with 16 MiB) and allow 80 MB/s at a round trip of 100 ms. Fewer acknowledgements made no difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
     /// UDP payload, in bytes, before path MTU discovery has run; 1200 passes everywhere.
@@ -70,8 +70,8 @@ pub struct Tuning {
     pub connection_window: u32,
     /// Bytes of one connection that are sent and not yet acknowledged.
     pub send_window: u64,
-    /// Bytes that are sent before the first acknowledgement. More than RFC 9002's 12,000: a probe of path MTU discovery takes
-    /// half of those, and while the window is full quinn holds back even the packet that closes the connection.
+    /// Bytes that are sent before the first acknowledgement. More than RFC 9002's 12,000: a probe of path MTU discovery
+    /// takes half of those, and while the window is full quinn holds back even the packet that closes the connection.
     pub initial_congestion_window: u64,
     /// Several packets per system call.
     pub segmentation_offload: bool,

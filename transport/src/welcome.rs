@@ -1,7 +1,8 @@
 //! What a server says first, on a stream of its own: that it has accepted the client.
 //!
 //! A TLS 1.3 client believes itself connected before the server has looked at its certificate. Waiting for this message
-//! makes `connect` mean what it says, and its errors tell what is wrong instead of "connection lost" at the first request.
+//! makes `connect` mean what it says, and its errors tell what is wrong instead of "connection lost" at the first
+//! request.
 
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,8 @@ use super::Model;
 
 /// The sequential catalog: WAL segments, annotations, stanzas and members.
 ///
-/// Keys are independent here. A history must therefore not delete a stanza whose segments or annotations it also asks for.
+/// Keys are independent here. A history must therefore not delete a stanza whose segments or annotations it also asks
+/// for.
 #[derive(Clone, Copy, Debug)]
 pub struct Catalog;
 
@@ -27,7 +28,8 @@ pub enum Key {
 /// An operation on the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Archives a segment. The first content stands for ever: [`Output::Done`] when it is this, else [`Output::Refused`].
+    /// Archives a segment. The first content stands for ever: [`Output::Done`] when it is this, else
+    /// [`Output::Refused`].
     Push {
         /// Its name.
         segment: String,

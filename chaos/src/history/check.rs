@@ -1,9 +1,10 @@
-//! The judgement: is there an order of all operations, in accord with time, that a sequential model would have answered so?
+//! The judgement: is there an order of all operations, in accord with time, that a sequential model would have answered
+//! so?
 //!
-//! The search is Wing and Gong's (1993) with Lowe's memory of configurations (2017): going through calls and returns in the
-//! order of time, an operation that has been called and whose answer fits is placed next, and lifted out. At the return of
-//! one that is not placed yet the search goes back: some earlier choice was wrong. A configuration (which operations are
-//! placed, what the state is) that was seen before leads nowhere new.
+//! The search is Wing and Gong's (1993) with Lowe's memory of configurations (2017): going through calls and returns in
+//! the order of time, an operation that has been called and whose answer fits is placed next, and lifted out. At the
+//! return of one that is not placed yet the search goes back: some earlier choice was wrong. A configuration (which
+//! operations are placed, what the state is) that was seen before leads nowhere new.
 //!
 //! An operation without a known outcome has no return: nothing forces it to be placed, and it may be placed at any time
 //! after its call. One without effect on the state need not be tried.

@@ -2,11 +2,11 @@
 //!
 //! - [`Recorder`] writes down operations while they happen: [`Operation`], with what became of it, [`Answer`];
 //! - [`Model`] is a sequential thing of which each operation takes effect at one moment; [`Catalog`] is pgmesh's;
-//! - [`check`] judges whether there is such a moment for each operation between its call and its return (linearizability,
-//!   Herlihy and Wing 1990).
+//! - [`check`] judges whether there is such a moment for each operation between its call and its return
+//!   (linearizability, Herlihy and Wing 1990).
 //!
-//! A client that got no answer does not know whether its operation took effect: [`Answer::Unknown`] may do so at any later
-//! time, or never. [`Answer::Failed`] never does: seeing its effect is a violation.
+//! A client that got no answer does not know whether its operation took effect: [`Answer::Unknown`] may do so at any
+//! later time, or never. [`Answer::Failed`] never does: seeing its effect is a violation.
 
 mod catalog;
 mod check;

@@ -69,8 +69,8 @@ impl<I, O> Recorder<I, O> {
         operations.push(operation);
     }
 
-    /// The history so far, without the operations that are still under way: so it is complete only when all clients have
-    /// ended.
+    /// The history so far, without the operations that are still under way: so it is complete only when all clients
+    /// have ended.
     #[must_use]
     pub fn finish(self) -> Vec<Operation<I, O>> {
         self.operations.into_inner().unwrap_or_else(PoisonError::into_inner)

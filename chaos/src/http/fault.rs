@@ -32,8 +32,8 @@ pub enum Fault {
     Truncate(u64),
     /// After so many bytes of the answer's body nothing more comes, and the connection stays open.
     Stall(u64),
-    /// The answer's `Content-Length` says so much more than there is, or less where negative. Afterwards the connection is
-    /// closed.
+    /// The answer's `Content-Length` says so much more than there is, or less where negative. Afterwards the connection
+    /// is closed.
     WrongLength(i64),
     /// One bit of the answer's body is another: in the middle of the piece that has its first bytes.
     FlipBit,
@@ -177,8 +177,8 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// What the rules say of a request: delays add up, the narrowest bandwidth and the first other fault count. Those that
-    /// are used have one use less.
+    /// What the rules say of a request: delays add up, the narrowest bandwidth and the first other fault count. Those
+    /// that are used have one use less.
     pub(super) fn of(rules: &mut [Rule], request: &HttpRecord) -> Self {
         let mut effects = Self::default();
         for rule in rules.iter_mut().filter(|rule| rule.matches(request)) {

@@ -3,7 +3,8 @@
 //! - [`Head`], [`Framing`]: a message's head as it came, byte for byte, and how long its body is;
 //! - [`request`]: one request on a connection of its own;
 //! - [`HttpServer`]: answers requests with what a function says;
-//! - [`HttpProxy`]: stands before a server, counts its requests ([`HttpRecord`]), and does to them what a [`Rule`] says;
+//! - [`HttpProxy`]: stands before a server, counts its requests ([`HttpRecord`]), and does to them what a [`Rule`]
+//!   says;
 //! - [`HeldPort`]: a port for a server that comes and goes.
 
 mod client;

@@ -9,8 +9,8 @@ pub struct HttpRecord {
     pub method: String,
     /// Its path and query, as they came.
     pub target: String,
-    /// The status of the answer; `None` where there was none, or not yet. Where the answer was cut off, the client may not
-    /// have heard it.
+    /// The status of the answer; `None` where there was none, or not yet. Where the answer was cut off, the client may
+    /// not have heard it.
     pub status: Option<u16>,
     /// The content of the request that came so far.
     pub request_bytes: u64,

@@ -77,7 +77,8 @@ impl Response {
 }
 
 impl HttpServer {
-    /// Listens on a free port of 127.0.0.1 and answers with what `answer` says; it may be asked by several threads at once.
+    /// Listens on a free port of 127.0.0.1 and answers with what `answer` says; it may be asked by several threads at
+    /// once.
     ///
     /// # Errors
     /// The system has no port or no thread left.

@@ -16,8 +16,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A TCP port that is ours as long as this value lives, whether somebody listens there or not. Listeners need `SO_REUSEADDR`, as
-/// servers have it.
+/// A TCP port that is ours as long as this value lives, whether somebody listens there or not. Listeners need
+/// `SO_REUSEADDR`, as servers have it.
 #[derive(Debug)]
 pub struct HeldPort {
     address: SocketAddr,

@@ -10,7 +10,8 @@ use rustix::event::epoll;
 use super::Limits;
 use super::pump::enlarge_buffers;
 
-/// A peer's number in one relay; never used again, so that what is still under way for a forgotten peer reaches nobody else.
+/// A peer's number in one relay; never used again, so that what is still under way for a forgotten peer reaches nobody
+/// else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PeerId(pub(super) u64);
 

@@ -143,8 +143,8 @@ impl Loader {
         Ok(config)
     }
 
-    /// Whether an option of a cluster is not needed after all: all commands but `backup` are about pg1, and `backup` needs no
-    /// files of a cluster on another host.
+    /// Whether an option of a cluster is not needed after all: all commands but `backup` are about pg1, and `backup`
+    /// needs no files of a cluster on another host.
     fn is_spared(&self, key: OptionKey) -> bool {
         let Some((IndexKey::Pg, number)) = key.index else {
             return false;
@@ -199,8 +199,8 @@ impl Loader {
     }
 }
 
-/// Refuses a file with a secret that everybody may read. Its group may: packages install such files for the group of the
-/// service.
+/// Refuses a file with a secret that everybody may read. Its group may: packages install such files for the group of
+/// the service.
 fn refuse_open_secrets(values: &BTreeMap<OptionKey, Resolved>) -> Result<(), CommandError> {
     for (key, resolved) in values {
         let (Value::Secret(_), Source::File { path, .. }) = (&resolved.value, &resolved.source) else {

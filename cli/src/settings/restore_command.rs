@@ -4,11 +4,11 @@ use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, t
 use pgmesh_postgres::RecoveryTarget;
 use pgmesh_protocol::{ExitCode, Failure};
 
-/// This program, told the same as now where the configuration file does not say it: options of the command line and of the
-/// environment that `archive-get` takes too. Secrets are never written (invariant 9).
+/// This program, told the same as now where the configuration file does not say it: options of the command line and of
+/// the environment that `archive-get` takes too. Secrets are never written (invariant 9).
 ///
-/// A recovery to a point takes a hole in the archive for its end: PostgreSQL reads ahead of what it replays, so it may ask for a segment
-/// behind the target, and it does not open a server that has not reached the target.
+/// A recovery to a point takes a hole in the archive for its end: PostgreSQL reads ahead of what it replays, so it may
+/// ask for a segment behind the target, and it does not open a server that has not reached the target.
 ///
 /// # Errors
 /// The program's own path is not known, or cannot be written.

@@ -1,7 +1,7 @@
 //! Jobs for the readers, each file with what the prior backup knows of it.
 //!
-//! The prior backup's manifest has its entries in the order of the walk, as this one will: the two are read side by side,
-//! part by part (invariant 11).
+//! The prior backup's manifest has its entries in the order of the walk, as this one will: the two are read side by
+//! side, part by part (invariant 11).
 
 use super::look::Look;
 use super::plan::Job;

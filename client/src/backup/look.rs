@@ -7,7 +7,8 @@ use pgmesh_postgres::{Candidates, ChangeMap, Entry};
 use pgmesh_storage::FileEntry;
 use roaring::RoaringBitmap;
 
-/// A file that was changed so shortly before the prior backup may have been changed again in the same second, in seconds.
+/// A file that was changed so shortly before the prior backup may have been changed again in the same second, in
+/// seconds.
 const RACY: i64 = 2;
 
 /// Where it is known from what may have changed.

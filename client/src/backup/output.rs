@@ -1,4 +1,5 @@
-//! What a reader gives: pieces of content for the upload, and entries for the manifest as soon as all their extents are known.
+//! What a reader gives: pieces of content for the upload, and entries for the manifest as soon as all their extents are
+//! known.
 
 use super::bundle::{BUNDLE_BELOW, Bundle, CHUNK_SIZE, List, Slot};
 use super::manifest::Taken;
@@ -9,8 +10,8 @@ use pgmesh_storage::{BlockRange, Digest, DigestSuite, EntryKind, Extent, FileEnt
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 
-/// Fingerprints are gathered over several jobs, up to so many bytes: those of 43 MiB of files. They are read without the
-/// content, so they do not lie among it.
+/// Fingerprints are gathered over several jobs, up to so many bytes: those of 43 MiB of files. They are read without
+/// the content, so they do not lie among it.
 const MARKS_LENGTH: usize = 64 << 10;
 /// And of no more files, because these wait for them (invariant 11).
 const MARKS_WAITING: usize = 512;
@@ -168,7 +169,8 @@ impl Output {
         self.seal(List::Content)
     }
 
-    /// Nothing waits any longer for a bundle to be full: there are no more files, or the manifest waits for those that do.
+    /// Nothing waits any longer for a bundle to be full: there are no more files, or the manifest waits for those that
+    /// do.
     pub fn flush(&mut self) -> Result<(), Halt> {
         self.seal(List::Content)?;
         self.seal(List::Base)

@@ -23,8 +23,8 @@ pub struct PageChecker<'file> {
 }
 
 impl<'file> PageChecker<'file> {
-    /// A checker for `file`, whose first page is page `first_block` of the relation's fork. `known`: pages that were bad
-    /// when they were last read.
+    /// A checker for `file`, whose first page is page `first_block` of the relation's fork. `known`: pages that were
+    /// bad when they were last read.
     pub fn new(file: &'file File, first_block: u32, known: &[BlockRange]) -> Self {
         let pages = |range: &BlockRange| range.first..range.first.saturating_add(range.count);
         Self {

@@ -15,7 +15,8 @@ const NAMES_PER_JOB: u32 = 32;
 /// What a backup will hold.
 #[derive(Debug)]
 pub struct Plan {
-    /// All entries, in the order of their paths, a link before what it leads to. Packed: there may be millions (invariant 11).
+    /// All entries, in the order of their paths, a link before what it leads to. Packed: there may be millions
+    /// (invariant 11).
     pub entries: Entries,
     /// `global/pg_control`, to be read last: it must not be older than any other file.
     pub control: Entry,
@@ -112,9 +113,9 @@ impl Iterator for Jobs {
     }
 }
 
-/// Decides which entries belong together, by their names and sizes alone: the same files give the same bundles again, in
-/// the next backup, after a killed one, and in the next database made from the same template, and such chunks are known
-/// already. As new jobs begin with certain names, one file that comes, goes or grows changes few bundles.
+/// Decides which entries belong together, by their names and sizes alone: the same files give the same bundles again,
+/// in the next backup, after a killed one, and in the next database made from the same template, and such chunks are
+/// known already. As new jobs begin with certain names, one file that comes, goes or grows changes few bundles.
 #[derive(Default)]
 struct Group {
     entries: usize,

@@ -1,10 +1,11 @@
 //! Jobs on their way from the feed to the readers, and how far the readers may run ahead of each other (invariant 11).
 //!
-//! Entries reach the manifest in the order of the walk, so an entry that is finished early waits in memory for those before it.
-//! Two things hold entries back: a large file that takes seconds to read, and fingerprints, which wait until a bundle of them is
-//! full. An example: one file of 8 KiB is followed by a million empty ones, which have no fingerprints. Its own never fill a
-//! bundle, so without a limit the million waits for it. Therefore no job is given out that lies too far behind the entry that the
-//! manifest waits for; then each reader that has nothing to do ends its bundle of fingerprints as it is.
+//! Entries reach the manifest in the order of the walk, so an entry that is finished early waits in memory for those
+//! before it. Two things hold entries back: a large file that takes seconds to read, and fingerprints, which wait until
+//! a bundle of them is full. An example: one file of 8 KiB is followed by a million empty ones, which have no
+//! fingerprints. Its own never fill a bundle, so without a limit the million waits for it. Therefore no job is given
+//! out that lies too far behind the entry that the manifest waits for; then each reader that has nothing to do ends its
+//! bundle of fingerprints as it is.
 
 use super::feed::ReadyJob;
 use super::plan::JOB_ENTRIES;
@@ -14,10 +15,11 @@ use tokio::sync::{Semaphore, watch};
 
 /// Jobs that wait for a reader, with the fingerprints that their files had: at most 3 MiB for a file of 1 GiB.
 const JOBS_WAITING: usize = 2;
-/// How far ahead of the manifest a job may be for each reader, in entries: as many as it reads and as wait for its bundle of
-/// fingerprints, several times over.
+/// How far ahead of the manifest a job may be for each reader, in entries: as many as it reads and as wait for its
+/// bundle of fingerprints, several times over.
 const AHEAD_PER_READER: usize = 4 * JOB_ENTRIES;
-/// And at least. So many finished entries of small files take about 10 MiB; that of a file of 1 GiB takes 40 KiB by itself.
+/// And at least. So many finished entries of small files take about 10 MiB; that of a file of 1 GiB takes 40 KiB by
+/// itself.
 const LEAST_AHEAD: usize = 16 * JOB_ENTRIES;
 
 /// What a reader does next.

@@ -59,8 +59,8 @@ impl Reader {
         Self { reading, output }
     }
 
-    /// Reads until there are no more jobs, something fails, or nobody listens any more. However it ends, it closes the queue:
-    /// the others would wait for ever behind the entries that it has taken and not told.
+    /// Reads until there are no more jobs, something fails, or nobody listens any more. However it ends, it closes the
+    /// queue: the others would wait for ever behind the entries that it has taken and not told.
     pub fn run(mut self) {
         let reading = Arc::clone(&self.reading);
         let _closing = reading.queue.closing();
@@ -328,7 +328,8 @@ mod tests {
         }
     }
 
-    /// The upload has ended: one reader finds out, and says nothing of the entry that it read. The other does not wait for it.
+    /// The upload has ended: one reader finds out, and says nothing of the entry that it read. The other does not wait
+    /// for it.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_reader_that_ends_early_takes_the_others_along() {
         let directory = tempfile::tempdir().unwrap();

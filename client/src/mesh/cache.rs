@@ -1,7 +1,7 @@
 //! What this host remembers of the mesh between commands: `mesh.json` beside the identity.
 //!
-//! It only ever saves time. Whatever is wrong with the file or its folder, the program goes on as if it remembered less;
-//! processes that write at once each write a whole file, and the last one stays.
+//! It only ever saves time. Whatever is wrong with the file or its folder, the program goes on as if it remembered
+//! less; processes that write at once each write a whole file, and the last one stays.
 
 use pgmesh_protocol::NodeAddress;
 use serde::{Deserialize, Serialize};

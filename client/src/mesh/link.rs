@@ -35,8 +35,8 @@ impl Link {
         self.connection.node().name.as_str()
     }
 
-    /// A request, its reply, and the body that follows where `body_length` says that one does. The node may be silent for
-    /// `silence`: take nothing of what is sent, send nothing of its answer.
+    /// A request, its reply, and the body that follows where `body_length` says that one does. The node may be silent
+    /// for `silence`: take nothing of what is sent, send nothing of its answer.
     pub async fn exchange<C: Call>(
         &self,
         call: &C,

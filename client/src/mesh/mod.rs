@@ -186,8 +186,8 @@ impl Mesh {
         self.exchange(call, None, body_length).await
     }
 
-    /// A request that is answered by events, each a reply, until `hear` breaks. A failure that `hear` breaks with counts like one of
-    /// the request.
+    /// A request that is answered by events, each a reply, until `hear` breaks. A failure that `hear` breaks with
+    /// counts like one of the request.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -221,8 +221,9 @@ impl Mesh {
         }
     }
 
-    /// For how long a node may be silent, where the request must end in time: so that another one can be asked. A node may
-    /// be alive and stuck, and nothing else ends the wait. What it may have done meanwhile has one effect all the same.
+    /// For how long a node may be silent, where the request must end in time: so that another one can be asked. A node
+    /// may be alive and stuck, and nothing else ends the wait. What it may have done meanwhile has one effect all the
+    /// same.
     fn silence(&self) -> Option<Duration> {
         let left = self.access.limit.saturating_sub(self.opened.elapsed());
         self.access

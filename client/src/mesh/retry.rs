@@ -1,5 +1,5 @@
-//! When a request is repeated, where, and after what pause. Every request of the program goes by this: what the protocol
-//! knows may be repeated, at the same node and at others, and has one effect.
+//! When a request is repeated, where, and after what pause. Every request of the program goes by this: what the
+//! protocol knows may be repeated, at the same node and at others, and has one effect.
 
 use pgmesh_protocol::{ExitCode, Failure};
 use std::time::{Duration, Instant};

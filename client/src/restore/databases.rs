@@ -80,7 +80,8 @@ pub fn database_of(path: &str) -> Option<u32> {
     oid.parse().ok()
 }
 
-/// Whether a file of a database that is left out is needed nevertheless: without them the database could not be dropped.
+/// Whether a file of a database that is left out is needed nevertheless: without them the database could not be
+/// dropped.
 pub fn is_needed_to_drop(path: &str) -> bool {
     let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
     // Not pg_filenode.map: with it a session would go on to a zeroed system index and take the whole server down;

@@ -24,8 +24,8 @@ const REQUESTS_PER_WORKER: usize = 4;
 /// Never more than so many: each holds a chunk of 1 MiB, compressed and then plain (invariant 11).
 const MOST_REQUESTS: usize = 32;
 
-/// Parts of the manifest that are planned or not done yet: each is about 15 MiB for 20,000 small files, and may wait for one
-/// chunk that travels slowly (invariant 11).
+/// Parts of the manifest that are planned or not done yet: each is about 15 MiB for 20,000 small files, and may wait
+/// for one chunk that travels slowly (invariant 11).
 const PARTS_OPEN: usize = 3;
 
 /// What the workers share.

@@ -57,7 +57,8 @@ impl Plain {
         }
     }
 
-    /// Whether all pieces are what their files' fingerprints say. The digest of a chunk proves nothing about a part of it.
+    /// Whether all pieces are what their files' fingerprints say. The digest of a chunk proves nothing about a part of
+    /// it.
     pub fn is_right(&self, chunk: &ChunkPlan, files: &[FilePlan], seed: FingerprintSeed) -> bool {
         chunk.pieces.iter().all(|piece| {
             let table = files.get(piece.file).and_then(|file| file.table.as_ref());
@@ -67,7 +68,8 @@ impl Plain {
     }
 }
 
-/// What is asked for of a chunk (offset and length of each piece), where that is little and can be checked without the rest.
+/// What is asked for of a chunk (offset and length of each piece), where that is little and can be checked without the
+/// rest.
 pub fn ranges(chunk: &ChunkPlan, files: &[FilePlan]) -> Option<Vec<(u32, u32)>> {
     let wanted: u64 = chunk.pieces.iter().map(|piece| u64::from(piece.length)).sum();
     if wanted > PIECES_BELOW || chunk.pieces.len() > MOST_PIECES {

@@ -1,7 +1,7 @@
 //! What becomes of each entry of a manifest: a pure function from entries to actions.
 //!
-//! A part of the manifest becomes a list of files and a list of chunks. Each chunk is fetched once and says to which files
-//! its pieces go, so that a chunk with a hundred small files costs one request.
+//! A part of the manifest becomes a list of files and a list of chunks. Each chunk is fetched once and says to which
+//! files its pieces go, so that a chunk with a hundred small files costs one request.
 
 use super::databases::{database_of, is_needed_to_drop};
 use super::local::{Local, Stretch};
@@ -107,8 +107,8 @@ pub struct PartPlan {
     pub chunks: Vec<ChunkPlan>,
 }
 
-/// Plans the files of one part of a manifest. Directories and links are planned from the whole manifest beforehand. `local`
-/// says by path what is in the data directory already; a file that it does not name is fetched.
+/// Plans the files of one part of a manifest. Directories and links are planned from the whole manifest beforehand.
+/// `local` says by path what is in the data directory already; a file that it does not name is fetched.
 pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules, mut local: HashMap<String, Local>) -> PartPlan {
     let mut plan = PartPlan::default();
     let mut chunk_of: HashMap<Digest, usize> = HashMap::new();

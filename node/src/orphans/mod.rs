@@ -2,15 +2,15 @@
 //! refused, of backups and pushes that were killed before the catalog heard of their objects, of deletions that were
 //! overtaken by a late write.
 //!
-//! Once in `orphan-scan-interval` each repository is listed, a folder after the other. What the catalog does not know is
-//! noted there; what is noted already, and is still unknown although every session of that time has ended, is proposed
-//! as garbage. `apply` looks at each name once more, and the collector deletes what is garbage then. So nothing here
-//! decides what is deleted, and whatever this node does not know, because its catalog lags behind, because it is
-//! repeated, or because another node scans as well, costs another look.
+//! Once in `orphan-scan-interval` each repository is listed, a folder after the other. What the catalog does not know
+//! is noted there; what is noted already, and is still unknown although every session of that time has ended, is
+//! proposed as garbage. `apply` looks at each name once more, and the collector deletes what is garbage then. So
+//! nothing here decides what is deleted, and whatever this node does not know, because its catalog lags behind, because
+//! it is repeated, or because another node scans as well, costs another look.
 //!
-//! One node scans a repository: its host; of a shared one the leader if it reaches it, else the first that does. How far
-//! it has come is in the catalog, so another one goes on there. What lies in a folder that it has not finished is listed
-//! again.
+//! One node scans a repository: its host; of a shared one the leader if it reaches it, else the first that does. How
+//! far it has come is in the catalog, so another one goes on there. What lies in a folder that it has not finished is
+//! listed again.
 
 mod names;
 mod scan;
@@ -63,8 +63,8 @@ impl Node {
         }
     }
 
-    /// Looks one repository through, from where the last scan was left. Whether there is more than was noted, so that the
-    /// next scan is to begin at once.
+    /// Looks one repository through, from where the last scan was left. Whether there is more than was noted, so that
+    /// the next scan is to begin at once.
     pub(crate) async fn find_orphans(&self, slot: &Slot) -> Result<bool, Failure> {
         let _one = self.finding_orphans.lock().await;
         let Some(repository) = slot.repository() else {
@@ -110,8 +110,8 @@ fn scanner(reaching: &[(NodeName, NodeRecord)], leader: Option<u64>) -> Option<&
     leads.or(first).map(|(name, _)| name)
 }
 
-/// Whether a repository is to be looked through: the last scan was not finished, or is long ago. The clock may be wrong:
-/// then a scan comes too early, or too late.
+/// Whether a repository is to be looked through: the last scan was not finished, or is long ago. The clock may be
+/// wrong: then a scan comes too early, or too late.
 fn is_due(scan: &OrphanScan, interval: Duration, now: i64) -> bool {
     let Some(ended) = scan.ended.filter(|_| scan.next.is_none()) else {
         return true;

@@ -44,8 +44,8 @@ impl Names {
         Self::with_room(0, 0)
     }
 
-    /// Those of all chunks that the catalog knows in a repository: replicas, condemned ones with them, garbage, and what
-    /// the repository keeps.
+    /// Those of all chunks that the catalog knows in a repository: replicas, condemned ones with them, garbage, and
+    /// what the repository keeps.
     pub(super) async fn read(view: &View, repository: &Repository, repo: RepoKey) -> Result<Self, Failure> {
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)

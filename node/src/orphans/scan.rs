@@ -346,7 +346,8 @@ impl<'a> Scan<'a> {
             Err(error) => match error.condemns() {
                 Some(true) => Ok(Content::Gone),
                 Some(false) => Ok(Content::Unreadable),
-                // One bad sector does not end all scans. A repository that does not answer at all is looked through later.
+                // One bad sector does not end all scans. A repository that does not answer at all is looked through
+                // later.
                 None => match self
                     .slot
                     .read(|repository| async move { repository.probe().await })

@@ -19,7 +19,8 @@ pub struct Chunk {
     object_length: u32,
     /// Which writing.
     pub generation: Generation,
-    /// How far into its plaintext any backup reaches: its length, since the backup that it was written for reaches to its end.
+    /// How far into its plaintext any backup reaches: its length, since the backup that it was written for reaches to
+    /// its end.
     pub length: u32,
     /// It is in the catalog.
     pub adopted: bool,
@@ -46,8 +47,8 @@ impl Listing {
 }
 
 impl ChunkTable {
-    /// The object that counts for a chunk: the last writing whose length can be, since a new one is written only where an
-    /// older one is damaged or deleted.
+    /// The object that counts for a chunk: the last writing whose length can be, since a new one is written only where
+    /// an older one is damaged or deleted.
     pub fn find(&mut self, repository: &Repository, name: StoredName) -> Option<&mut Chunk> {
         let from = self.0.partition_point(|chunk| chunk.name < name);
         let rows = self.0.get_mut(from..)?.iter_mut();
@@ -91,7 +92,8 @@ impl Chunk {
     }
 }
 
-/// Which payload length within bounds is likely for a plaintext: all of it where that did not become shorter, else the middle.
+/// Which payload length within bounds is likely for a plaintext: all of it where that did not become shorter, else the
+/// middle.
 fn likely(bounds: &RangeInclusive<u64>, plain: u64) -> u64 {
     if bounds.contains(&plain) {
         return plain;

@@ -6,8 +6,9 @@
 //!   └─ list all (inventory, chunks) ─ read manifests and their parts ─ stanzas ─ WAL ─ chunks ─ backups ─ writers ─ marker
 //! ```
 //!
-//! Nothing in the repository is changed or deleted. A mark is added, by which nodes of the old mesh that still run are kept
-//! out, and a description of a cluster that is damaged is written anew beside it. The marker comes last: an attempt that was interrupted is no node, and the next one starts over.
+//! Nothing in the repository is changed or deleted. A mark is added, by which nodes of the old mesh that still run are
+//! kept out, and a description of a cluster that is damaged is written anew beside it. The marker comes last: an
+//! attempt that was interrupted is no node, and the next one starts over.
 //!
 //! What cannot be read is not passed over in silence. An archived file without a good copy is kept in the catalog by
 //! its name alone, so that a recovery that needs it stops instead of ending early (invariant 7). A backup that is not
@@ -51,8 +52,8 @@ const FLOOR_STEP: u32 = 1000;
 /// is held in memory as a whole. With `force` also if a mesh has written to the repository in the last minutes.
 ///
 /// # Errors
-/// The directory holds a node or something else; the repository may be in use (50); the repository cannot be opened, listed or read; the catalog cannot be
-/// written. Nothing is half done: the same command starts over.
+/// The directory holds a node or something else; the repository may be in use (50); the repository cannot be opened,
+/// listed or read; the catalog cannot be written. Nothing is half done: the same command starts over.
 pub async fn rebuild(
     settings: &NodeSettings,
     repo: RepoKey,

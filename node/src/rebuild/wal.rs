@@ -1,8 +1,8 @@
 //! Archives: every file is read and checked, some at once, a folder after the other.
 //!
 //! A name says neither the digest, in an encrypted repository, nor whether the content is good. What a recovery asks
-//! for and does not find ends it; so a file that was archived and has no good copy stays known by its name (invariant 7),
-//! and so does the first segment of every gap, which a recovery would meet.
+//! for and does not find ends it; so a file that was archived and has no good copy stays known by its name (invariant
+//! 7), and so does the first segment of every gap, which a recovery would meet.
 
 use super::inventory::FoundArchive;
 use super::report::{Problem, ProblemKind, RebuildEvent, Tell};
@@ -145,8 +145,8 @@ impl Rebuilding {
 }
 
 /// Takes up WAL that lies in a repository and that the catalog does not know: the lost part of it may have acknowledged
-/// it. What has no good copy, or several contents, is known by its name from then on, until another repository has a good
-/// one. How many files. With `tolerate`, what the repository does not hand out counts as damaged.
+/// it. What has no good copy, or several contents, is known by its name from then on, until another repository has a
+/// good one. How many files. With `tolerate`, what the repository does not hand out counts as damaged.
 pub(crate) async fn adopt_unknown_wal(
     node: &Node,
     slot: &Slot,

@@ -229,8 +229,8 @@ impl Start<'_> {
         }
     }
 
-    /// Writes to one repository. If it `waits`, only when the repository takes more; at once where enough others have not
-    /// come to an end by then. Whoever asked may give it up meanwhile.
+    /// Writes to one repository. If it `waits`, only when the repository takes more; at once where enough others have
+    /// not come to an end by then. Whoever asked may give it up meanwhile.
     fn one(&mut self, place: Place, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
         let (ends, answered) = (self.ends.clone(), self.answered.clone());
@@ -267,8 +267,8 @@ impl Repositories {
     /// on after the answer do not need is given back with the answer.
     ///
     /// # Errors
-    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays, and
-    /// is found again by the next try.
+    /// [`ExitCode::ArchiveTimeout`] when fewer than `ack` succeed: nothing may be acknowledged. What was written stays,
+    /// and is found again by the next try.
     pub async fn write(
         &self,
         object: &ObjectName,

@@ -1,4 +1,5 @@
-//! The ration of reads that are asked twice: one in ten, so that a mesh under load is not loaded more by its impatience.
+//! The ration of reads that are asked twice: one in ten, so that a mesh under load is not loaded more by its
+//! impatience.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -244,10 +244,10 @@ impl Node {
         Ok((missing, there))
     }
 
-    /// Looks for the next objects that the catalog believes to be in a repository; those that are missing are withdrawn,
-    /// and owed. How many are missing, and how many are there; none at the end. A walk whose page has failed goes on with
-    /// the same page. With `tolerate`, objects that the repository does not hand out are missing, if it answers for
-    /// others.
+    /// Looks for the next objects that the catalog believes to be in a repository; those that are missing are
+    /// withdrawn, and owed. How many are missing, and how many are there; none at the end. A walk whose page has failed
+    /// goes on with the same page. With `tolerate`, objects that the repository does not hand out are missing, if it
+    /// answers for others.
     pub(crate) async fn compare_page(
         &self,
         view: &View,

@@ -101,7 +101,8 @@ impl Node {
     }
 
     /// Redeems a token: signs the bearer's certificate, and has the catalog use the token up for it. If the answer is
-    /// lost, the bearer sends the same request again, perhaps to another node, and gets the certificate of the first one.
+    /// lost, the bearer sends the same request again, perhaps to another node, and gets the certificate of the first
+    /// one.
     pub async fn join(&self, join: JoinRequest) -> Result<JoinAccepted, Failure> {
         let name: MemberName = join.name.parse().map_err(|error| {
             Failure::new(

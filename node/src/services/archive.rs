@@ -69,8 +69,8 @@ impl Node {
         self.archive(actor, &push, &file, &payload, read, &held).await
     }
 
-    /// Refuses a push by what it says of itself, before its body takes memory: no file of a cluster is longer than its WAL
-    /// segments, but for histories, which are short. What this node does not know yet is looked at later.
+    /// Refuses a push by what it says of itself, before its body takes memory: no file of a cluster is longer than its
+    /// WAL segments, but for histories, which are short. What this node does not know yet is looked at later.
     pub(crate) fn expects(&self, push: &PushSegment) -> Result<(), Failure> {
         let record = self.catalog.view().stanza(&push.stanza)?;
         let current = record.as_ref().and_then(StanzaRecord::current);

@@ -62,8 +62,8 @@ impl Drop for UnderWay {
 }
 
 impl Node {
-    /// Has copies of a file [doubted](Self::doubt), beside whoever asked: whoever asks again, because the answer came too
-    /// late, finds it under way. None when too many are.
+    /// Has copies of a file [doubted](Self::doubt), beside whoever asked: whoever asks again, because the answer came
+    /// too late, finds it under way. None when too many are.
     pub(crate) fn doubt_once(
         self: &Arc<Self>,
         object: &ObjectRef,

@@ -1,8 +1,8 @@
 //! `archive-forget`: taking WAL out of the archive that another history of the cluster has otherwise (invariant 12).
 //!
-//! It is asked twice: what would go, and then with the catalog's position of that answer, to let it go. So a request that
-//! is repeated or comes late forgets nothing that was pushed since. The end of a timeline goes, the last files first:
-//! wherever this ends, no hole is left.
+//! It is asked twice: what would go, and then with the catalog's position of that answer, to let it go. So a request
+//! that is repeated or comes late forgets nothing that was pushed since. The end of a timeline goes, the last files
+//! first: wherever this ends, no hole is left.
 
 use crate::Node;
 use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
@@ -58,8 +58,8 @@ impl Node {
     /// Forgets the end of a timeline and what needs it, or only says what that would be.
     ///
     /// # Errors
-    /// While it is pushed to, and where no archiver is refused because of it, unless `force` is given; where backups need
-    /// it, unless these go as well; while a backup or a restore runs.
+    /// While it is pushed to, and where no archiver is refused because of it, unless `force` is given; where backups
+    /// need it, unless these go as well; while a backup or a restore runs.
     pub async fn forget_wal(&self, actor: &str, forget: ForgetWal) -> Result<ForgottenWal, Failure> {
         let from = first_file(&forget)?;
         let plan = self.plan(&forget, from).await?;
@@ -269,8 +269,8 @@ fn plan(view: &View, stanza: &StanzaName, from: WalFileName) -> Result<Plan, Fai
     })
 }
 
-/// The first file of each timeline that goes. A timeline that leaves another that leaves this one comes first: its number
-/// is higher.
+/// The first file of each timeline that goes. A timeline that leaves another that leaves this one comes first: its
+/// number is higher.
 fn starts(record: &StanzaRecord, database: &Database, from: WalFileName) -> Vec<WalFileName> {
     let behind = record.branches_behind(from.timeline(), database.end(from));
     let mut timelines: Vec<TimelineId> = behind.collect();

@@ -39,8 +39,8 @@ impl Node {
         }
     }
 
-    /// Reads replicas once more, to the digest, whose content was found to be other than it should be: a good tag proves
-    /// only that these bytes were written there. Those that are bad are withdrawn.
+    /// Reads replicas once more, to the digest, whose content was found to be other than it should be: a good tag
+    /// proves only that these bytes were written there. Those that are bad are withdrawn.
     pub(crate) async fn doubt(&self, object: &ObjectRef, known: &Known, repos: &[RepoKey]) {
         let mut bad = Vec::new();
         for replica in known.replicas.iter().filter(|replica| repos.contains(&replica.repo)) {

@@ -1,5 +1,5 @@
-//! What a server is told whose WAL is refused (invariant 12): who was seen where, where the two part, and the one command
-//! that goes on in each case.
+//! What a server is told whose WAL is refused (invariant 12): who was seen where, where the two part, and the one
+//! command that goes on in each case.
 
 use crate::Node;
 use pgmesh_postgres::{Lsn, WalFileName};

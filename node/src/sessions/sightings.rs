@@ -24,9 +24,9 @@ struct Sighting {
 pub(crate) struct Sightings(HashMap<SessionId, Sighting>);
 
 impl Sightings {
-    /// After a look, which shows all sessions without a holder, or has failed: those that were seen so, under one lease,
-    /// in every look for as long as their grace. A look fails without a majority. Nobody could have come back then, so
-    /// all that was seen before is forgotten.
+    /// After a look, which shows all sessions without a holder, or has failed: those that were seen so, under one
+    /// lease, in every look for as long as their grace. A look fails without a majority. Nobody could have come back
+    /// then, so all that was seen before is forgotten.
     pub(crate) fn observe<E>(&mut self, now: Duration, look: Result<&[Unheld], E>) -> Result<Vec<Unheld>, E> {
         let unheld = look.inspect_err(|_| self.0.clear())?;
         self.0.retain(|session, seen| {

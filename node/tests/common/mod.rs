@@ -1,5 +1,5 @@
-//! The settings of a node that a test runs in its own process, and the server whose WAL it takes: for the crate's tests and
-//! for those beside it.
+//! The settings of a node that a test runs in its own process, and the server whose WAL it takes: for the crate's tests
+//! and for those beside it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Maps of any bytes, joined: no panic. The input is cut into stored maps, each with two bytes of length before it; their
-//! beginning, which says of which segment they are, is made to fit.
+//! Maps of any bytes, joined: no panic. The input is cut into stored maps, each with two bytes of length before it;
+//! their beginning, which says of which segment they are, is made to fit.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Any bytes as a segment of WAL: no panic, a map that is stored and read again, and the same however the segment is cut.
+//! Any bytes as a segment of WAL: no panic, a map that is stored and read again, and the same however the segment is
+//! cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

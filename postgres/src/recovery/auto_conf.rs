@@ -43,8 +43,8 @@ mod tests {
 
     use super::*;
 
-    /// What the server reads from a quoted string: the STRING pattern and `DeescapeQuotedString` in guc-file.l. `None` when the
-    /// text is not one such string.
+    /// What the server reads from a quoted string: the STRING pattern and `DeescapeQuotedString` in guc-file.l. `None`
+    /// when the text is not one such string.
     fn unquote(text: &str) -> Option<String> {
         let inner = text.strip_prefix('\'')?.strip_suffix('\'')?;
         let mut value = String::new();

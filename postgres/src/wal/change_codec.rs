@@ -84,8 +84,8 @@ fn fork(
     Ok((fork, Changes { limit, blocks }))
 }
 
-/// Runs of blocks: the blocks between a run and the one before it, doubled, and one more when the run has more than one block; then
-/// how many more than two.
+/// Runs of blocks: the blocks between a run and the one before it, doubled, and one more when the run has more than one
+/// block; then how many more than two.
 fn put_blocks(bytes: &mut Vec<u8>, blocks: &RoaringBitmap) {
     let runs: Vec<(u32, u32)> = runs(blocks).collect();
     put(bytes, runs.len() as u64);

@@ -21,8 +21,9 @@ pub struct RelationFork {
 
 /// The blocks that may have changed in a stretch of WAL. What it does not name has not changed.
 ///
-/// Visibility maps and free space maps are not in it, since the WAL does not name all their changes: [`candidates`](Self::candidates)
-/// has them always read whole. The order in which things are added makes no difference.
+/// Visibility maps and free space maps are not in it, since the WAL does not name all their changes:
+/// [`candidates`](Self::candidates) has them always read whole. The order in which things are added makes no
+/// difference.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChangeMap {
     pub(super) forks: BTreeMap<RelationFork, Changes>,
@@ -44,7 +45,8 @@ pub(super) struct Changes {
 pub enum Candidates {
     /// The whole file.
     All,
-    /// These blocks, numbered within this file from 0. None at all: the file has not changed. Some may lie behind the file's end.
+    /// These blocks, numbered within this file from 0. None at all: the file has not changed. Some may lie behind the
+    /// file's end.
     Blocks(RoaringBitmap),
 }
 
@@ -56,8 +58,9 @@ impl ChangeMap {
         }
     }
 
-    /// Says that a fork was created (limit 0), removed (limit 0), or cut off before block `limit`: all from there on may have
-    /// changed. With relation 0 it is the whole database, as PostgreSQL 17 has it in `pg_wal_summary_contents`.
+    /// Says that a fork was created (limit 0), removed (limit 0), or cut off before block `limit`: all from there on
+    /// may have changed. With relation 0 it is the whole database, as PostgreSQL 17 has it in
+    /// `pg_wal_summary_contents`.
     pub fn add_limit(&mut self, fork: RelationFork, limit: u32) {
         if fork.relation == 0 {
             self.add_database(fork.tablespace, fork.database);
@@ -91,7 +94,8 @@ impl ChangeMap {
         self.forks.is_empty() && self.databases.is_empty()
     }
 
-    /// What of a file must be read. The path is relative to PGDATA, with tablespaces as `pg_tblspc/<oid>/PG_<version>/…`.
+    /// What of a file must be read. The path is relative to PGDATA, with tablespaces as
+    /// `pg_tblspc/<oid>/PG_<version>/…`.
     ///
     /// All of it where the WAL does not say: what is no file of a relation, visibility maps and free space maps.
     #[must_use]

@@ -14,8 +14,8 @@ mod manager {
     pub const DATABASE: u8 = 4;
 }
 
-/// The bytes at a record's beginning that tell all of what it changes, if those that are given are enough. Page images and rows are
-/// not among them.
+/// The bytes at a record's beginning that tell all of what it changes, if those that are given are enough. Page images
+/// and rows are not among them.
 pub(super) fn telling_length(bytes: &[u8], length: u32, version: PgVersion) -> Option<usize> {
     let mut blocks = Vec::new();
     let record = record::parse(Lsn::INVALID, bytes, length, version, &mut blocks).ok()?;
@@ -54,8 +54,8 @@ pub(super) fn add(changes: &mut ChangeMap, record: &Record<'_>, version: PgVersi
     })
 }
 
-/// `wal_level` is told where it may have changed. What came before a change to `minimal` is of no use either, since nobody knows
-/// where in between the server was restarted.
+/// `wal_level` is told where it may have changed. What came before a change to `minimal` is of no use either, since
+/// nobody knows where in between the server was restarted.
 fn check_level(record: &Record<'_>, version: PgVersion) -> Result<(), WalProblem> {
     const MINIMAL: u32 = 0;
     match wal_level_offset(version, record.operation()) {

@@ -13,8 +13,8 @@ use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId, WalHeader};
 /// The bytes that are kept of a record over several segments.
 const KEPT: usize = 1 << 20;
 
-/// Joins the maps of consecutive segments of one timeline into the map of a range of WAL, and the parts of records that lie in more
-/// than one of them into records.
+/// Joins the maps of consecutive segments of one timeline into the map of a range of WAL, and the parts of records that
+/// lie in more than one of them into records.
 #[derive(Debug)]
 pub struct Joiner {
     size: SegmentSize,
@@ -89,8 +89,9 @@ impl Joiner {
         }
     }
 
-    /// The segment whose map must come next; `None` when nothing is missing. A segment in which nothing but its header lies in the
-    /// range is not wanted: a backup begins there as a rule, and that segment is archived only after it has begun.
+    /// The segment whose map must come next; `None` when nothing is missing. A segment in which nothing but its header
+    /// lies in the range is not wanted: a backup begins there as a rule, and that segment is archived only after it has
+    /// begun.
     #[must_use]
     pub fn wanted(&self) -> Option<SegmentName> {
         let missing = match &self.begun {

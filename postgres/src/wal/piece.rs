@@ -3,8 +3,8 @@
 use super::error::WalProblem;
 use super::record::{HEADER_LENGTH, header_checksum};
 
-/// Consecutive bytes of a record: its first ones and the checksum of all. What is needed of a long record stands at its beginning,
-/// and the checksums of parts give that of the whole; so page images need not be kept.
+/// Consecutive bytes of a record: its first ones and the checksum of all. What is needed of a long record stands at its
+/// beginning, and the checksums of parts give that of the whole; so page images need not be kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Piece {
     /// How many bytes there are.

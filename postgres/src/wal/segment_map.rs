@@ -12,14 +12,14 @@ use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId};
 
 /// The first byte of a stored map.
 const FORMAT: u8 = 1;
-/// The bytes that are kept of a record which begins or ends in another segment. All that is looked at stands in its first 1000,
-/// but for transactions: of these, it is enough for 5,000 relations that one drops.
+/// The bytes that are kept of a record which begins or ends in another segment. All that is looked at stands in its
+/// first 1000, but for transactions: of these, it is enough for 5,000 relations that one drops.
 const KEPT: usize = 64 << 10;
 /// The bytes that a reason may have.
 const MAX_REASON: usize = 300;
 
-/// What one segment of WAL alone tells about changed blocks: those of the records that lie wholly in it, and the parts of those that
-/// began before it or go on behind it, for a [`Joiner`](super::Joiner). Or why it tells nothing.
+/// What one segment of WAL alone tells about changed blocks: those of the records that lie wholly in it, and the parts
+/// of those that began before it or go on behind it, for a [`Joiner`](super::Joiner). Or why it tells nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentMap {
     pub(super) name: SegmentName,
@@ -61,8 +61,8 @@ impl SegmentMapper {
         }
     }
 
-    /// The same for the records before `to` alone, of a segment that is still being written. It serves for a range that ends at
-    /// `to`, and is not to be stored: behind, it would lack what was written later.
+    /// The same for the records before `to` alone, of a segment that is still being written. It serves for a range that
+    /// ends at `to`, and is not to be stored: behind, it would lack what was written later.
     #[must_use]
     pub fn up_to(self, to: Lsn) -> Self {
         let reader = self.reader.up_to(to);
@@ -111,7 +111,8 @@ impl SegmentMap {
     /// The most bytes that a stored map has.
     pub const MAX_LENGTH: usize = 3 << 20;
 
-    /// Of the segment `name` of a cluster, all of whose bytes are given. Never fails: a map says itself why it is of no use.
+    /// Of the segment `name` of a cluster, all of whose bytes are given. Never fails: a map says itself why it is of no
+    /// use.
     #[must_use]
     pub fn of(name: SegmentName, size: SegmentSize, version: PgVersion, bytes: &[u8]) -> Self {
         let mut mapper = SegmentMapper::new(name, size, version);

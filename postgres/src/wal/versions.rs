@@ -2,8 +2,8 @@
 
 use crate::PgVersion;
 
-/// Whether the header of a page image with these `bimg_info` bits goes on with the length of its hole: when there is a hole and
-/// the rest is compressed (xlogrecord.h).
+/// Whether the header of a page image with these `bimg_info` bits goes on with the length of its hole: when there is a
+/// hole and the rest is compressed (xlogrecord.h).
 pub(super) fn has_hole_length(version: PgVersion, bits: u8) -> bool {
     const HAS_HOLE: u8 = 0x01;
     let compressed = if version >= PgVersion::V15 {
@@ -34,8 +34,8 @@ pub(super) fn database_record(version: PgVersion, info: u8) -> Option<DatabaseRe
     }
 }
 
-/// Where a record of the resource manager for the WAL itself has `wal_level` in its data, an `int`; `None` when it has none
-/// (pg_control.h, xlog_internal.h).
+/// Where a record of the resource manager for the WAL itself has `wal_level` in its data, an `int`; `None` when it has
+/// none (pg_control.h, xlog_internal.h).
 pub(super) fn wal_level_offset(version: PgVersion, info: u8) -> Option<usize> {
     const CHECKPOINT_SHUTDOWN: u8 = 0x00;
     const PARAMETER_CHANGE: u8 = 0x60;

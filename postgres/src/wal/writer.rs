@@ -140,7 +140,8 @@ impl Writer {
         self.lay_out(&record, usize::MAX);
     }
 
-    /// Begins a record and breaks off at the end of its page, as a server that is killed. Does nothing when it would fit.
+    /// Begins a record and breaks off at the end of its page, as a server that is killed. Does nothing when it would
+    /// fit.
     pub fn break_off(&mut self, record: &[u8]) {
         let room = PAGE - self.bytes.len() % PAGE;
         if room < PAGE && record.len() > room {

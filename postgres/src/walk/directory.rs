@@ -9,8 +9,8 @@ use super::exclusions::RelationExclusions;
 
 /// A directory while it is walked.
 ///
-/// A tree is sorted by path, byte by byte: what lies in `base` comes after `base-old`, since `-` is less than `/`. So the content
-/// of a directory waits until all names before it have been taken.
+/// A tree is sorted by path, byte by byte: what lies in `base` comes after `base-old`, since `-` is less than `/`. So
+/// the content of a directory waits until all names before it have been taken.
 pub(super) struct Directory {
     /// Relative to PGDATA; empty for PGDATA itself.
     path: String,

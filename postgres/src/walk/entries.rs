@@ -1,8 +1,8 @@
 //! The entries of a tree, packed: a cluster may have ten million files.
 //!
-//! Neighbours in the order of paths are alike. So of each path only what differs from the path before is kept, of each time the
-//! distance to the time before, and what most files share (permissions, owner, group, where the tree lies) once for all of them:
-//! about ten bytes for a relation's file.
+//! Neighbours in the order of paths are alike. So of each path only what differs from the path before is kept, of each
+//! time the distance to the time before, and what most files share (permissions, owner, group, where the tree lies)
+//! once for all of them: about ten bytes for a relation's file.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use super::{Entry, EntryKind};
 
-/// A list of entries, each of which is unpacked when its turn comes. It is smallest where the entries are sorted by path.
+/// A list of entries, each of which is unpacked when its turn comes. It is smallest where the entries are sorted by
+/// path.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Entries {
     count: usize,

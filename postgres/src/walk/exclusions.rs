@@ -108,8 +108,8 @@ pub(super) fn tablespace_oid(path: &str) -> Option<u32> {
         .flatten()
 }
 
-/// Which of a directory's relation files to leave out: those of temporary relations, and all of unlogged relations but their
-/// init forks, from which the server makes them anew. Unlogged relations are recognised by having an init fork.
+/// Which of a directory's relation files to leave out: those of temporary relations, and all of unlogged relations but
+/// their init forks, from which the server makes them anew. Unlogged relations are recognised by having an init fork.
 #[derive(Default)]
 pub(super) struct RelationExclusions {
     unlogged: HashSet<u32>,

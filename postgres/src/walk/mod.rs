@@ -1,7 +1,7 @@
 //! The walk over a data directory: what a backup consists of.
 //!
-//! `exclusions` decides by names alone what belongs to a backup, `links` which symbolic links may be followed, `walker` reads
-//! the directories, in the order of paths (`directory`), and `entries` keeps what it finds.
+//! `exclusions` decides by names alone what belongs to a backup, `links` which symbolic links may be followed, `walker`
+//! reads the directories, in the order of paths (`directory`), and `entries` keeps what it finds.
 
 mod directory;
 mod entries;
@@ -47,8 +47,8 @@ impl WalkOptions {
 pub struct ClusterTree {
     /// The data directory itself, with an empty path.
     pub root: Entry,
-    /// Everything in it, sorted by path, so that a directory comes before what it holds. A symbolic link that was followed
-    /// gives two entries with the same path: the link, and after it the directory or file that it leads to.
+    /// Everything in it, sorted by path, so that a directory comes before what it holds. A symbolic link that was
+    /// followed gives two entries with the same path: the link, and after it the directory or file that it leads to.
     pub entries: Entries,
     /// The tablespaces that are symbolic links in `pg_tblspc`, sorted by OID. Their links are in `entries` too.
     pub tablespaces: Vec<Tablespace>,
@@ -172,7 +172,8 @@ pub enum WalkError {
         /// What it says.
         destination: String,
     },
-    /// Two links lead to the same directory, or one of them leads into what the other leads to; a loop of links is such a case.
+    /// Two links lead to the same directory, or one of them leads into what the other leads to; a loop of links is such
+    /// a case.
     #[error("the links {path} and {other} lead to the same files: exclude one of them")]
     LinkOverlap {
         /// The one link, relative to PGDATA.

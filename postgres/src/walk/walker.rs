@@ -19,8 +19,8 @@ use super::{ClusterTree, Entries, Entry, EntryKind, Link, Skipped, Tablespace, W
 /// A server may be running: files that vanish meanwhile are passed over, since the WAL knows of them.
 ///
 /// # Errors
-/// When a directory or a file's attributes cannot be read, when a name is not UTF-8, when a link leads nowhere, into the
-/// data directory, or to where another link led.
+/// When a directory or a file's attributes cannot be read, when a name is not UTF-8, when a link leads nowhere, into
+/// the data directory, or to where another link led.
 pub fn walk(pgdata: &Path, options: &WalkOptions) -> Result<ClusterTree, WalkError> {
     let examine = |source| WalkError::Examine {
         path: pgdata.to_owned(),
@@ -87,8 +87,8 @@ impl Walker {
         }
     }
 
-    /// Walks a directory and what is below it, in the order of paths. Only the names of directories that are not done yet are
-    /// in memory.
+    /// Walks a directory and what is below it, in the order of paths. Only the names of directories that are not done
+    /// yet are in memory.
     fn walk_below(&mut self, path: String) -> Result<(), WalkError> {
         let mut open = vec![self.read(path)?];
         while let Some(directory) = open.last_mut() {
@@ -112,7 +112,8 @@ impl Walker {
         Directory::read(path, &disk_path)
     }
 
-    /// Takes one name of a directory, which may have vanished since. Answers whether it is a directory with content to take.
+    /// Takes one name of a directory, which may have vanished since. Answers whether it is a directory with content to
+    /// take.
     fn take(&mut self, path: String, verdict: Verdict) -> Result<bool, WalkError> {
         let disk_path = self.root.join(&path);
         let found = Found { path, disk_path };
@@ -195,7 +196,8 @@ impl Walker {
         Ok(Some(target))
     }
 
-    /// Takes a file or directory, be it reached through a link or not. Answers whether it is a directory with content to take.
+    /// Takes a file or directory, be it reached through a link or not. Answers whether it is a directory with content
+    /// to take.
     fn take_target(&mut self, found: Found, metadata: &Metadata, verdict: Verdict) -> bool {
         let kind = if metadata.is_dir() {
             EntryKind::Directory

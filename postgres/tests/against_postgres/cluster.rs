@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::majors::programs_of;
 
-/// A cluster in a directory of its own. It belongs to the user postgres, since the server does not run as root. Its server, if it
-/// was started, is stopped when this is dropped.
+/// A cluster in a directory of its own. It belongs to the user postgres, since the server does not run as root. Its
+/// server, if it was started, is stopped when this is dropped.
 pub struct Cluster {
     directory: TempDir,
     programs: PathBuf,

@@ -36,7 +36,8 @@ impl Dump {
         dump
     }
 
-    /// `rmgr: Heap  len (rec/tot): 54/54, tx: 736, lsn: 0/01524190, prev 0/01524158, desc: INSERT off 2, blkref #0: rel 1663/5/1259 blk 0`
+    /// `rmgr: Heap  len (rec/tot): 54/54, tx: 736, lsn: 0/01524190, prev 0/01524158, desc: INSERT off 2, blkref #0: rel
+    /// 1663/5/1259 blk 0`
     fn line(&mut self, line: &str) {
         let Some((head, description)) = line.split_once(", desc: ") else {
             return;

@@ -17,8 +17,8 @@ const DEEPEST: usize = 30;
 /// Entries of a list that may refer to one another: what is made up refers to none, so their options are not given.
 const REFERRING: [&str; 1] = ["Kept"];
 
-/// Samples of a type, as few as show each variant of each enum in it once, for each variant of the type itself and of the
-/// enums around it. The names of all types in it, with those of their fields or variants, are added to `types`.
+/// Samples of a type, as few as show each variant of each enum in it once, for each variant of the type itself and of
+/// the enums around it. The names of all types in it, with those of their fields or variants, are added to `types`.
 pub fn samples<T: DeserializeOwned + Serialize>(types: &mut BTreeSet<String>) -> Vec<T> {
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     let (mut outer, mut outer_count) = (0, 1);
@@ -47,7 +47,8 @@ struct Widest {
     inner: usize,
 }
 
-/// One sample, unless the chosen variants lead to a type without values. Where a type refuses a value, the last value before the refusal is replaced by its next candidate.
+/// One sample, unless the chosen variants lead to a type without values. Where a type refuses a value, the last value
+/// before the refusal is replaced by its next candidate.
 fn sample<T: DeserializeOwned>(outer: usize, inner: usize, types: &mut BTreeSet<String>) -> (Option<T>, Widest) {
     let mut choices = Vec::new();
     for _ in 0..100_000 {

@@ -103,8 +103,8 @@ fn forget_row<B: Base>(
     };
     discard(step, &object, &found)?;
     if file == from && matches!(file, WalFileName::Segment(_)) && was_known {
-        // Invariant 7: up to where the two contents part it has records that were archived. Until the other content comes,
-        // or this is forgotten as well, whoever asks for it is told that it is missing.
+        // Invariant 7: up to where the two contents part it has records that were archived. Until the other content
+        // comes, or this is forgotten as well, whoever asks for it is told that it is missing.
         let record = SegmentRecord {
             object: ClaimedObject::unknown().stored(Vec::new()),
             pushed_at: step.at,

@@ -34,8 +34,8 @@ pub(super) fn suspect<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) ->
     Ok(Reply::Suspected { since: step.index })
 }
 
-/// Invariant 5: no backup names a chunk that is still suspected since `suspected`. Those that were committed before were
-/// looked through since; of those that came later each has taken back what it names.
+/// Invariant 5: no backup names a chunk that is still suspected since `suspected`. Those that were committed before
+/// were looked through since; of those that came later each has taken back what it names.
 pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], suspected: LogIndex) -> Outcome {
     // What is taken up from a repository has not looked at any chunk.
     let adopted: LogIndex = step.txn.record(Table::Mesh, key::ADOPTED)?.unwrap_or_default();

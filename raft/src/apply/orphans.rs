@@ -1,8 +1,8 @@
 //! Objects that lie in a repository and that the catalog does not know: they become garbage.
 //!
 //! A scan only says what it has seen. Whether an object is unknown is decided here, at one position of the log; and
-//! nothing is deleted but garbage, in the way of all garbage ([`collector`](super::garbage)). That is what makes it safe
-//! while the name may have been assigned and its claim is on its way (decision 36):
+//! nothing is deleted but garbage, in the way of all garbage ([`collector`](super::garbage)). That is what makes it
+//! safe while the name may have been assigned and its claim is on its way (decision 36):
 //!
 //! ```text
 //! name assigned ── written ─────────────── claim: refused, written again under a name above
@@ -26,8 +26,8 @@ use crate::reply::Reply;
 use crate::table::Table;
 use crate::{key, limits};
 
-/// No name below was assigned in this era of the catalog. Of what an earlier era has written, a part of the catalog that
-/// is lost may have known more.
+/// No name below was assigned in this era of the catalog. Of what an earlier era has written, a part of the catalog
+/// that is lost may have known more.
 pub(crate) fn era_floor<B: Base>(base: &B) -> Result<Generation, ReadError> {
     Ok(base.record(Table::Mesh, key::ERA_FLOOR)?.unwrap_or_default())
 }
@@ -61,8 +61,8 @@ pub(crate) fn is_known<B: Base>(base: &B, name: &GarbageKey, digest: Digest) -> 
     }))
 }
 
-/// Whether this catalog can have assigned a name. A file of any other generation was written by nobody of this mesh. If it
-/// became garbage, its generation would be taken as the lowest of new names, and there is none above the last.
+/// Whether this catalog can have assigned a name. A file of any other generation was written by nobody of this mesh. If
+/// it became garbage, its generation would be taken as the lowest of new names, and there is none above the last.
 pub(crate) fn may_be_assigned<B: Base>(base: &B, name: &GarbageKey) -> Result<bool, ReadError> {
     let held = find(base, &name.object)?.map(|found| found.object.replicas);
     let free = names::free_generation(base, &name.object, &held.unwrap_or_default())?;

@@ -1,6 +1,6 @@
 //! Join tokens. Each is used up by one request, and its record remembers which one and what was answered. So a repeated
-//! request needs no other memory, and another one is refused for as long as the record is kept. A token without a record
-//! is refused as well: records may be forgotten at any time without a danger.
+//! request needs no other memory, and another one is refused for as long as the record is kept. A token without a
+//! record is refused as well: records may be forgotten at any time without a danger.
 
 use super::{Base, Outcome, Step};
 use crate::error::ReadError;

@@ -60,8 +60,9 @@ impl Catalog {
         self.change(ChangeMembers::RemoveNodes(gone)).await
     }
 
-    /// Lets another voter become the leader: this one gives no sign of itself until the others have elected one of them, for
-    /// at most a few seconds. Proposals and reads wait meanwhile, as in any election. Whether another leads now.
+    /// Lets another voter become the leader: this one gives no sign of itself until the others have elected one of
+    /// them, for at most a few seconds. Proposals and reads wait meanwhile, as in any election. Whether another leads
+    /// now.
     pub async fn step_aside(&self) -> bool {
         self.way.aside.store(true, Ordering::Relaxed);
         self.way.raft.runtime_config().heartbeat(false);

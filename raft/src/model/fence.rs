@@ -19,8 +19,8 @@
 //! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may
 //!   give it.
 //! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it
-//!   reads the newer timeline's segment of the same number, which begins with a copy of the older one's content. It is *set
-//!   aside*.
+//!   reads the newer timeline's segment of the same number, which begins with a copy of the older one's content. It is
+//!   *set aside*.
 //! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received, from the
 //!   writer or from a copy. It is bound to nothing. Of a timeline that has a writer it gives nothing new, and tries
 //!   again: the writer archives the same bytes, or is gone, and then the server leaves the timeline.
@@ -62,8 +62,8 @@ impl StanzaRecord {
     /// Judges a file that is not archived with this content.
     ///
     /// # Errors
-    /// [`Refusal::OtherWriter`] where another server writes the timeline, [`Refusal::OtherMachine`] where the same one does on
-    /// another machine; [`Refusal::Duplicate`] where another content is archived (invariant 3).
+    /// [`Refusal::OtherWriter`] where another server writes the timeline, [`Refusal::OtherMachine`] where the same one
+    /// does on another machine; [`Refusal::Duplicate`] where another content is archived (invariant 3).
     pub fn judge(
         &self,
         stanza: &StanzaName,

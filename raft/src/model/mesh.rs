@@ -65,8 +65,8 @@ pub struct CatalogPast {
     /// Repositories whose objects have not been compared with the catalog since the era began: the lost part of the
     /// catalog may have deleted what the catalog believes to be there.
     pub uncompared: BTreeSet<RepoKey>,
-    /// Those of them whose archives have not been looked through for WAL that the catalog does not know: until then of no
-    /// WAL it is said that it was never archived.
+    /// Those of them whose archives have not been looked through for WAL that the catalog does not know: until then of
+    /// no WAL it is said that it was never archived.
     pub unlisted: BTreeSet<RepoKey>,
 }
 

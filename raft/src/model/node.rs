@@ -102,8 +102,8 @@ pub struct NodeRecord {
     /// Keys of nodes of this name that have left or were replaced, and of their administrators: their certificates are
     /// not accepted any more.
     pub revoked: Vec<[u8; 32]>,
-    /// The shared repositories that its file declares as the mesh defines them: those that others may reach through it. Whether
-    /// it can open them at present is not catalog state.
+    /// The shared repositories that its file declares as the mesh defines them: those that others may reach through it.
+    /// Whether it can open them at present is not catalog state.
     pub reaches: BTreeSet<RepoKey>,
 }
 

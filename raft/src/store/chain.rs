@@ -1,8 +1,8 @@
 //! What the state of a node has come of: a digest over all that its entries have written, one after the other.
 //!
-//! `apply` is a function (invariant 10), so two nodes that have applied the same entries have the same digest. A program
-//! that applies an entry otherwise, or a disk that has changed a row which a later entry was decided by, shows at the
-//! next message between the two, and they work together no more.
+//! `apply` is a function (invariant 10), so two nodes that have applied the same entries have the same digest. A
+//! program that applies an entry otherwise, or a disk that has changed a row which a later entry was decided by, shows
+//! at the next message between the two, and they work together no more.
 
 use openraft::LogId;
 use pgmesh_storage::DigestSuite;

@@ -10,8 +10,8 @@ use crate::model::{GarbageKey, OrphanScan, SightedOrphan};
 use crate::table::Table;
 
 impl<B: Base> View<B> {
-    /// Whether the catalog knows an object of this content under this name in any way, or somebody may be writing it with
-    /// the catalog's knowledge.
+    /// Whether the catalog knows an object of this content under this name in any way, or somebody may be writing it
+    /// with the catalog's knowledge.
     pub fn knows(&self, name: &GarbageKey, digest: Digest) -> Result<bool, ReadError> {
         orphans::is_known(&self.base, name, digest)
     }

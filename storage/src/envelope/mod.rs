@@ -8,9 +8,9 @@
 //!     52+n      32  tag
 //! ```
 //!
-//! The tag is the MAC, under the epoch's MAC key, of: the length of the object's path (4 bytes, little endian), the path
-//! relative to the repository's root, and everything before the tag. So it binds the content to the name: an object that
-//! took another's place is found. Without a cipher the tag is the plain digest of the same.
+//! The tag is the MAC, under the epoch's MAC key, of: the length of the object's path (4 bytes, little endian), the
+//! path relative to the repository's root, and everything before the tag. So it binds the content to the name: an
+//! object that took another's place is found. Without a cipher the tag is the plain digest of the same.
 
 mod header;
 
@@ -115,8 +115,8 @@ impl Envelope {
         self.keys.as_ref().map(KeyRing::naming)
     }
 
-    /// How long a payload in an object of this length may be: exactly known but for the padding. `None` for a length that no
-    /// object of the repository has.
+    /// How long a payload in an object of this length may be: exactly known but for the padding. `None` for a length
+    /// that no object of the repository has.
     pub(crate) fn payload_bounds(&self, object: u64) -> Option<RangeInclusive<u64>> {
         let around = (HEADER_LENGTH + TAG_LENGTH) as u64;
         if self.keys.is_none() {

@@ -6,8 +6,8 @@ use crate::digest::DigestSuite;
 
 /// A repository's master key and naming key of one epoch, encrypted under a passphrase.
 ///
-/// Safe to store anywhere: without the passphrase it tells nothing (invariant 9). It lies in the repository as an object
-/// of its own (invariant 8) and in the catalog. Byte fields are hexadecimal in JSON.
+/// Safe to store anywhere: without the passphrase it tells nothing (invariant 9). It lies in the repository as an
+/// object of its own (invariant 8) and in the catalog. Byte fields are hexadecimal in JSON.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
     /// The format of this record: 1.

@@ -1,8 +1,8 @@
 //! Page fingerprints: which pages of a file changed since a backup, without its content.
 //!
 //! Every 8 KiB of a file, and its shorter end, has a fingerprint of 12 bytes. A file's table of them lies beside the
-//! manifest, in chunks: as a *base*, the table as it once was, and a *patch*, what differs from it now. So a backup in which
-//! few pages of a large file changed stores few fingerprints.
+//! manifest, in chunks: as a *base*, the table as it once was, and a *patch*, what differs from it now. So a backup in
+//! which few pages of a large file changed stores few fingerprints.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -40,8 +40,8 @@ pub struct PageFingerprint {
     pub crc32c: u32,
 }
 
-/// The secret of a stanza that its fingerprints are seeded with, so that nobody who does not know it can make two pages that
-/// are taken for one. It is in the roots of the manifests, which an encrypted repository encrypts, and in no log.
+/// The secret of a stanza that its fingerprints are seeded with, so that nobody who does not know it can make two pages
+/// that are taken for one. It is in the roots of the manifests, which an encrypted repository encrypts, and in no log.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FingerprintSeed(u64);

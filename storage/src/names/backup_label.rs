@@ -50,7 +50,8 @@ impl FromStr for BackupType {
 /// The length of `20250215-020001F`.
 const PART_LENGTH: usize = 16;
 
-/// The name of a backup: `20250215-020001F`, or `20250215-020001F_20250216-020001D` (`I`) for one that depends on a full one.
+/// The name of a backup: `20250215-020001F`, or `20250215-020001F_20250216-020001D` (`I`) for one that depends on a
+/// full one.
 ///
 /// Labels of one stanza sort as text in the order of their making, each full backup followed by its dependents.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -28,7 +28,8 @@ impl Generation {
         }
     }
 
-    /// Splits an object's name into the rest and the generation. `None` where the suffix is not as [`Self::suffix`] writes it.
+    /// Splits an object's name into the rest and the generation. `None` where the suffix is not as [`Self::suffix`]
+    /// writes it.
     pub(crate) fn split(name: &str) -> Option<(&str, Self)> {
         match name.rsplit_once(".g") {
             None => Some((name, Self::FIRST)),

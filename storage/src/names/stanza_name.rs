@@ -8,7 +8,8 @@ const MAX_LENGTH: usize = 64;
 
 /// The name of a stanza: one PostgreSQL cluster.
 ///
-/// A letter or digit, then at most 63 letters, digits, `_`, `.` or `-` (all ASCII), so that it is safe as a part of a path.
+/// A letter or digit, then at most 63 letters, digits, `_`, `.` or `-` (all ASCII), so that it is safe as a part of a
+/// path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StanzaName(String);
 

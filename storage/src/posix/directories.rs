@@ -15,8 +15,8 @@ const MODE: u32 = 0o750;
 
 /// Knows which directories of a repository are durable themselves: named by a parent that was synced since.
 ///
-/// That a directory exists does not make it durable: another writer may have made it a moment ago, or a process that was killed
-/// before its sync. So each directory's parents are synced once by each process, whoever made it.
+/// That a directory exists does not make it durable: another writer may have made it a moment ago, or a process that
+/// was killed before its sync. So each directory's parents are synced once by each process, whoever made it.
 #[derive(Debug)]
 pub(super) struct Directories {
     root: PathBuf,

@@ -17,8 +17,8 @@ const MODE: u32 = 0o640;
 /// As often a new name is drawn for a temporary file before giving up.
 const ATTEMPTS: usize = 8;
 
-/// A written and synced file without its final name. Removed when dropped; what a killed process leaves is unlocked, and so
-/// recognised by [`remove_leftovers`].
+/// A written and synced file without its final name. Removed when dropped; what a killed process leaves is unlocked,
+/// and so recognised by [`remove_leftovers`].
 pub(super) struct Staged {
     path: PathBuf,
     /// Held open for its lock.

@@ -122,8 +122,8 @@ impl Repository {
     /// The payload's content is not checked against its digest here; whoever takes it from others does that.
     ///
     /// # Errors
-    /// [`StoreError::DamagedExists`] where the name is taken by a damaged object: the caller reports that one and puts the next
-    /// generation. Else as the store answers; nothing is visible then, or the whole object is.
+    /// [`StoreError::DamagedExists`] where the name is taken by a damaged object: the caller reports that one and puts
+    /// the next generation. Else as the store answers; nothing is visible then, or the whole object is.
     pub async fn put(
         &self,
         name: &ObjectName,
@@ -162,8 +162,8 @@ impl Repository {
     }
 
     /// Reads an object and checks its tag (invariant 6). It is not decompressed, so its digest is not checked yet:
-    /// whoever hands it out calls [`Payload::open`], or uses [`Self::get_checked`]. A part of a file has no digest in its
-    /// name: the payload names that of what was found.
+    /// whoever hands it out calls [`Payload::open`], or uses [`Self::get_checked`]. A part of a file has no digest in
+    /// its name: the payload names that of what was found.
     ///
     /// # Errors
     /// Not found, damaged, or as the store answers.
@@ -206,8 +206,8 @@ impl Repository {
     /// Reads and checks whatever lies at a path that a listing gave; the content must belong under the path's name.
     ///
     /// # Errors
-    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), a part of a file,
-    /// whose name the part alone does not tell (see [`Self::content_at`]), or as the store answers.
+    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), a part of a
+    /// file, whose name the part alone does not tell (see [`Self::content_at`]), or as the store answers.
     pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
         let place = parse_path(path)?;
         let object = read(&*self.0.store, path, longest(&place)).await?;

@@ -72,8 +72,8 @@ impl Repository {
     /// Deletes an object, or all parts of a file. One that is not there counts as deleted, so a deletion that was cut
     /// is repeated.
     ///
-    /// The parts go from the last one down, and nothing of a file whose last part stays: what a deletion leaves that was
-    /// cut is the beginning of a file, which nobody takes for one that has lost a part.
+    /// The parts go from the last one down, and nothing of a file whose last part stays: what a deletion leaves that
+    /// was cut is the beginning of a file, which nobody takes for one that has lost a part.
     ///
     /// # Errors
     /// As the store answers; what comes before that part stays then.

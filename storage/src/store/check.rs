@@ -54,8 +54,8 @@ pub enum CheckOutcome {
     Bad(String),
 }
 
-/// Tries a place in a folder of its own, `pgmesh-check-…`, and takes away what it has written, where it may. Later steps are left
-/// out where an earlier one shows that they cannot succeed. Each step is told to `tell` as it comes.
+/// Tries a place in a folder of its own, `pgmesh-check-…`, and takes away what it has written, where it may. Later
+/// steps are left out where an earlier one shows that they cannot succeed. Each step is told to `tell` as it comes.
 ///
 /// # Errors
 /// The options cannot be used at all. What the place does wrong is told by the steps.

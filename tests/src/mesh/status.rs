@@ -65,8 +65,8 @@ impl MeshStatus {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// Whether all of `names` answer and are in the group, as many of them vote as should, and a majority and a leader are
-    /// there.
+    /// Whether all of `names` answer and are in the group, as many of them vote as should, and a majority and a leader
+    /// are there.
     #[must_use]
     pub fn is_whole(&self, names: &[String]) -> bool {
         let found: Vec<&NodeStatus> = names.iter().filter_map(|name| self.node(name)).collect();

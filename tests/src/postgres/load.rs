@@ -32,8 +32,8 @@ impl Postgres {
         self.query("checkpoint");
     }
 
-    /// Makes files as a database of many small relations has them: most are empty, and one in fifty has as many bytes as a
-    /// page. Those lie beside each other, so that they share chunks. PostgreSQL does not know of them.
+    /// Makes files as a database of many small relations has them: most are empty, and one in fifty has as many bytes
+    /// as a page. Those lie beside each other, so that they share chunks. PostgreSQL does not know of them.
     ///
     /// # Panics
     /// When one cannot be made.

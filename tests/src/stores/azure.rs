@@ -57,7 +57,8 @@ impl AzureServer {
         self.server.address()
     }
 
-    /// How a node gets to a container, `address` being that of the server or of a proxy before it: by the account's key.
+    /// How a node gets to a container, `address` being that of the server or of a proxy before it: by the account's
+    /// key.
     #[must_use]
     pub fn bucket(&self, container: &str, address: SocketAddr) -> Bucket {
         Bucket::new("azure")

@@ -7,8 +7,9 @@
 //! - [`Bucket`]: how a node gets to a bucket of one of them, straight or through a proxy;
 //! - [`Certificates`]: what a server shows for TLS.
 //!
-//! moto, Azurite and ours keep what they store in memory: it ends with them. A store that goes away and comes back is one
-//! behind an [`HttpProxy`](pgmesh_chaos::http::HttpProxy) that refuses connections for a while, or one that is paused.
+//! moto, Azurite and ours keep what they store in memory: it ends with them. A store that goes away and comes back is
+//! one behind an [`HttpProxy`](pgmesh_chaos::http::HttpProxy) that refuses connections for a while, or one that is
+//! paused.
 
 mod azure;
 mod bucket;

@@ -116,8 +116,8 @@ impl S3Server {
         self.certificates.as_ref().expect("a server with TLS").ca()
     }
 
-    /// Accepts from now on only credentials that it has handed out: those that [`bucket`](Self::bucket) tells from now on.
-    /// Each request takes it about three times as long then.
+    /// Accepts from now on only credentials that it has handed out: those that [`bucket`](Self::bucket) tells from now
+    /// on. Each request takes it about three times as long then.
     pub fn enforce_credentials(&mut self) {
         if self.enforcing {
             self.set_free_requests(1_000_000);

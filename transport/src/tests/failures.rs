@@ -13,7 +13,8 @@ use crate::{
     tuning::CONNECT_LIMIT,
 };
 
-/// A node in a runtime of its own that can be ended as SIGKILL ends a process: no close is sent, the port is free again.
+/// A node in a runtime of its own that can be ended as SIGKILL ends a process: no close is sent, the port is free
+/// again.
 struct Victim {
     runtime: Runtime,
     address: SocketAddr,

@@ -17,8 +17,8 @@ use crate::http::sockets::{Tracked, lock, reset_on_close, wait_for_end};
 
 const BUFFER: usize = 1 << 17;
 
-/// Servers end connections that are idle for some seconds (Node after 5). One that was idle for longer is not used again,
-/// so that no request meets the end of its connection.
+/// Servers end connections that are idle for some seconds (Node after 5). One that was idle for longer is not used
+/// again, so that no request meets the end of its connection.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long the server may take to invite the body of a request that asks for that; then the body is sent uninvited.

@@ -15,7 +15,8 @@ use super::record::HttpRecord;
 use super::sockets::{Acceptor, HeldPort, Open, lock};
 use connection::Connection;
 
-/// A proxy that runs until it is dropped. Requests pass it byte for byte, the `Host` header included: so signatures stay right.
+/// A proxy that runs until it is dropped. Requests pass it byte for byte, the `Host` header included: so signatures
+/// stay right.
 #[derive(Debug)]
 pub struct HttpProxy {
     port: HeldPort,

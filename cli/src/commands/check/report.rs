@@ -115,8 +115,8 @@ impl Report {
     /// Whether archiving works, into every repository.
     ///
     /// # Errors
-    /// The segment was not archived, or none was switched and the archiver is stuck (82); no backup can be recovered to it, because WAL is missing (55); it is
-    /// archived, but a repository lacks it or is away (103).
+    /// The segment was not archived, or none was switched and the archiver is stuck (82); no backup can be recovered to
+    /// it, because WAL is missing (55); it is archived, but a repository lacks it or is away (103).
     pub fn verdict(&self) -> Result<(), Failure> {
         if let Some(segment) = &self.segment
             && !segment.presence.missing.is_empty()
@@ -325,8 +325,8 @@ impl Report {
     }
 }
 
-/// `state`: well, behind or stuck; `ready`: how many files wait; `next`, `since`; `failed` and `failed-at`: the last failure
-/// of archive_command that no success has followed.
+/// `state`: well, behind or stuck; `ready`: how many files wait; `next`, `since`; `failed` and `failed-at`: the last
+/// failure of archive_command that no success has followed.
 fn archiver_json(archiver: &Archiver, at: i64) -> Value {
     let ready = archiver.ready.as_ref();
     let failure = archiver.server.as_ref().and_then(|server| server.failure.as_ref());

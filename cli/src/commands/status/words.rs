@@ -4,7 +4,8 @@ use pgmesh_protocol::{HealthInfo, MeshStatus, NodeRole, NodeState};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
-/// Repositories that nodes declare and the mesh does not know, since none has been able to open them: number, node, why.
+/// Repositories that nodes declare and the mesh does not know, since none has been able to open them: number, node,
+/// why.
 pub fn unopened(status: &MeshStatus) -> Vec<(RepoKey, &str, &str)> {
     let is_known = |key: RepoKey| status.repositories.iter().any(|known| known.key == key);
     let declared = status

@@ -1,5 +1,5 @@
-//! Maps of the WAL: the mesh has one of each segment that it has archived, or makes it now. What is not archived yet lies in
-//! `pg_wal`, which the server has flushed up to where a backup begins.
+//! Maps of the WAL: the mesh has one of each segment that it has archived, or makes it now. What is not archived yet
+//! lies in `pg_wal`, which the server has flushed up to where a backup begins.
 
 use super::{Stretch, Unknown};
 use crate::backup::take::Context;

@@ -7,8 +7,8 @@ use pgmesh_protocol::failure::chain;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long summaries are waited for: they follow the checkpoint that the backup began with, and an idle summarizer sleeps for
-/// half a minute.
+/// How long summaries are waited for: they follow the checkpoint that the backup began with, and an idle summarizer
+/// sleeps for half a minute.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 

@@ -1,9 +1,9 @@
 //! What of a file is stored anew and what stays where it is: a pure decision.
 //!
-//! Pages that changed are stored. With time a file would come to lie in ever more chunks of which it needs ever less, and a
-//! restore would read several times its size. So the pages of the least used chunks are stored anew with those that
-//! changed, until what a restore reads for the file is little more than its size: [`READ_WANTED`] where a backup may store so
-//! much, and never more than [`READ_BOUND`].
+//! Pages that changed are stored. With time a file would come to lie in ever more chunks of which it needs ever less,
+//! and a restore would read several times its size. So the pages of the least used chunks are stored anew with those
+//! that changed, until what a restore reads for the file is little more than its size: [`READ_WANTED`] where a backup
+//! may store so much, and never more than [`READ_BOUND`].
 
 use super::pages::{PAGE, page_count, page_length};
 use crate::extents::ExtentMap;
@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// What a restore reads for a file, in percent of its size, is to be no more than this where the file is larger than
-/// [`BOUNDED_FROM`]. Lower, and backups would store more pages that did not change; higher, and restores would be slower.
+/// [`BOUNDED_FROM`]. Lower, and backups would store more pages that did not change; higher, and restores would be
+/// slower.
 const READ_WANTED: u64 = 125;
 /// And never is more than this.
 const READ_BOUND: u64 = 150;
@@ -58,7 +59,8 @@ pub fn new_pages(before: u64, size: u64) -> Range<u32> {
     first..new
 }
 
-/// Decides about all pages of a file of `size` bytes that had these extents. `changed`: pages that may have changed, new ones included.
+/// Decides about all pages of a file of `size` bytes that had these extents. `changed`: pages that may have changed,
+/// new ones included.
 pub fn plan(extents: &[Extent], size: u64, changed: &RoaringBitmap) -> Vec<Run> {
     let pages = page_count(size);
     let mut rewritten = RoaringBitmap::new();

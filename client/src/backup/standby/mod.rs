@@ -7,8 +7,8 @@
 //! remote    the files of a primary on another host, by SQL
 //! ```
 //!
-//! `pg_backup_start` and `pg_backup_stop` run on the primary, and the restored cluster replays from the checkpoint that the
-//! primary made for the backup. So the standby's files may be newer than that, and must not be older.
+//! `pg_backup_start` and `pg_backup_stop` run on the primary, and the restored cluster replays from the checkpoint that
+//! the primary made for the backup. So the standby's files may be newer than that, and must not be older.
 
 mod choose;
 mod files;
@@ -28,8 +28,8 @@ use pgmesh_protocol::{ExitCode, Failure};
 use remote::Spool;
 use std::path::PathBuf;
 
-/// Proves that a primary on another host is the one whose WAL the mesh has (invariant 12): its data directory cannot be looked at, so
-/// its fingerprint is not known.
+/// Proves that a primary on another host is the one whose WAL the mesh has (invariant 12): its data directory cannot be
+/// looked at, so its fingerprint is not known.
 async fn prove(mesh: &Mesh, settings: &BackupSettings, primary: &OpenCluster) -> Result<(), Failure> {
     let proof = WalProof::write(&primary.client).await?;
     let refused = |error| database_failure(&error);
@@ -66,7 +66,8 @@ impl Standby {
     /// Waits until the standby's files can be copied; `start` is what the primary's `pg_backup_start` answered.
     ///
     /// # Errors
-    /// Not within `archive-timeout` (82); the primary's WAL is not the archive's (44); the standby follows another server.
+    /// Not within `archive-timeout` (82); the primary's WAL is not the archive's (44); the standby follows another
+    /// server.
     pub async fn prepare(
         &self,
         mesh: &Mesh,

@@ -1,5 +1,5 @@
-//! The files of a primary on another host: few and small, since everything large is replicated. They are fetched by SQL when
-//! the tree is made, and laid down in a directory that goes when the backup ends.
+//! The files of a primary on another host: few and small, since everything large is replicated. They are fetched by SQL
+//! when the tree is made, and laid down in a directory that goes when the backup ends.
 
 use super::files::REPLICATED;
 use crate::pg::{PgClient, PgClientError, ServerFile, database_failure};
@@ -90,8 +90,8 @@ pub async fn control(client: &PgClient) -> Result<(Vec<u8>, ControlFile), Failur
     }
 }
 
-/// What the server has outside the replicated directories, and `pg_control`, all of it laid down. The server does not say who
-/// owns its files: they are taken for the owner's of `root`, the standby's directory.
+/// What the server has outside the replicated directories, and `pg_control`, all of it laid down. The server does not
+/// say who owns its files: they are taken for the owner's of `root`, the standby's directory.
 ///
 /// # Errors
 /// As [`Spool::fetch_control`]; there is too much of it.

@@ -37,8 +37,8 @@ impl Checkpoint {
     }
 }
 
-/// Waits until the standby has made a restartpoint of a checkpoint that the primary made at or after `start`. From then on
-/// its files hold all that was changed before `start`, and what was changed since is in the WAL.
+/// Waits until the standby has made a restartpoint of a checkpoint that the primary made at or after `start`. From then
+/// on its files hold all that was changed before `start`, and what was changed since is in the WAL.
 ///
 /// # Errors
 /// Not within `limit` (82); the standby follows another server than the primary, or is none any more (56).
@@ -86,7 +86,8 @@ pub async fn catch_up(standby: &Standby, primary: &OpenCluster, start: Lsn, limi
 /// What was seen while waiting.
 struct Wait {
     start: Lsn,
-    /// The primary's checkpoints since the start: the standby's restartpoint is of one of them, perhaps not of the last.
+    /// The primary's checkpoints since the start: the standby's restartpoint is of one of them, perhaps not of the
+    /// last.
     checkpoints: Vec<Checkpoint>,
     mentioned: Option<Instant>,
 }
@@ -160,7 +161,8 @@ async fn state(standby: &Standby) -> Result<ReplayState, Failure> {
 }
 
 impl Standby {
-    /// Looks at the standby from time to time, and ends when it is none any more: what would be read from then on is useless.
+    /// Looks at the standby from time to time, and ends when it is none any more: what would be read from then on is
+    /// useless.
     pub async fn watch(&self) -> Failure {
         let never = async {
             loop {

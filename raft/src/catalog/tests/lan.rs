@@ -72,7 +72,8 @@ impl Lan {
         cut.contains(&a) || cut.contains(&b)
     }
 
-    /// As on a wire: nothing comes back, and after a while the connection is given up, whatever the message's own limit.
+    /// As on a wire: nothing comes back, and after a while the connection is given up, whatever the message's own
+    /// limit.
     async fn silence(&self, unreachable: &impl Fn(&str) -> PeerError) -> PeerError {
         sleep(CONNECTION_LOST).await;
         unreachable("the connection was lost")

@@ -72,8 +72,8 @@ pub fn build(parts: Parts<'_>) -> Result<(MicrosoftAzure, Deleting), StoreError>
     Ok((store, deleting))
 }
 
-/// Deletes one blob by a request of its own. `object_store` packs deletions into batches, which not every signature allows and
-/// whose answers hide why one blob was not deleted.
+/// Deletes one blob by a request of its own. `object_store` packs deletions into batches, which not every signature
+/// allows and whose answers hide why one blob was not deleted.
 #[derive(Clone, Debug)]
 pub struct Deleting {
     service: Service,

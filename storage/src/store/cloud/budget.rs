@@ -1,5 +1,5 @@
-//! How often failed requests of one repository are repeated: a budget, so that a server in trouble is not loaded more by
-//! everybody's impatience, and a pause that grows and is drawn at random, so that many do not come back at once.
+//! How often failed requests of one repository are repeated: a budget, so that a server in trouble is not loaded more
+//! by everybody's impatience, and a pause that grows and is drawn at random, so that many do not come back at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -42,7 +42,8 @@ impl Budget {
     }
 }
 
-/// The pause before try number `next` (2 is the first retry). `chance` is drawn evenly from the whole range of its type.
+/// The pause before try number `next` (2 is the first retry). `chance` is drawn evenly from the whole range of its
+/// type.
 pub fn pause(next: u32, asked: Option<Duration>, chance: u32) -> Duration {
     let greatest = FIRST_PAUSE
         .saturating_mul(1 << next.saturating_sub(2).min(16))

@@ -1,12 +1,12 @@
 //! Buckets of S3, Azure and Google Cloud Storage as object stores that never replace anything.
 //!
 //! `object_store` speaks the protocols; around it:
-//! - all requests go through [`service`], which repeats, sorts and bounds them, and adds what `object_store` does not know:
-//!   object lock, checksums, another host to connect to;
+//! - all requests go through [`service`], which repeats, sorts and bounds them, and adds what `object_store` does not
+//!   know: object lock, checksums, another host to connect to;
 //! - credentials are read anew when a server refuses them ([`CloudStore::renewed`]);
 //! - a put is one conditional PUT. Where [`CloudStore::learn`] finds that the server ignores the condition, it is asked
-//!   first whether the object is there; names carry their content's digest, so that the gap between the two does no harm
-//!   (invariant 2).
+//!   first whether the object is there; names carry their content's digest, so that the gap between the two does no
+//!   harm (invariant 2).
 
 mod azure;
 mod budget;
@@ -119,8 +119,8 @@ impl CloudStore {
         self.0.learned.get()
     }
 
-    /// Finds out whether the server heeds conditional writes, by writing `pgmesh.repo` as it is under the condition that it
-    /// is not there: nothing changes whatever the server does.
+    /// Finds out whether the server heeds conditional writes, by writing `pgmesh.repo` as it is under the condition
+    /// that it is not there: nothing changes whatever the server does.
     ///
     /// # Errors
     /// There is no `pgmesh.repo`, or as the store answers.

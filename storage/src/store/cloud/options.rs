@@ -86,7 +86,8 @@ impl Endpoint {
         }
     }
 
-    /// Below it, a host of this name, which `option` gives: `NAME.HOST[:PORT]`. `style` is the option that names it elsewhere.
+    /// Below it, a host of this name, which `option` gives: `NAME.HOST[:PORT]`. `style` is the option that names it
+    /// elsewhere.
     pub fn below(&self, option: &str, name: &str, style: &str) -> Result<Self, StoreError> {
         let below = Self {
             scheme: self.scheme,

@@ -100,8 +100,8 @@ fn is_customer_key(text: &str) -> bool {
     BASE64_STANDARD.decode(text).is_ok_and(|key| key.len() == 32)
 }
 
-/// Deletes the version of an object that is there. A bucket with object lock keeps versions: without saying which one, S3
-/// hides the object behind a marker, answers that it is deleted, and keeps all its bytes.
+/// Deletes the version of an object that is there. A bucket with object lock keeps versions: without saying which one,
+/// S3 hides the object behind a marker, answers that it is deleted, and keeps all its bytes.
 #[derive(Clone, Debug)]
 pub struct Deleting {
     service: Service,
@@ -113,7 +113,8 @@ pub struct Deleting {
 }
 
 impl Deleting {
-    /// Deletes an object of `store`. One that is not there counts as deleted; one that is locked still is [`TroubleKind::Retained`].
+    /// Deletes an object of `store`. One that is not there counts as deleted; one that is locked still is
+    /// [`TroubleKind::Retained`].
     pub async fn delete(&self, store: &dyn ObjectStore, location: &Location) -> object_store::Result<()> {
         let found = match store.head(location).await {
             Err(Error::NotFound { .. }) => return Ok(()),

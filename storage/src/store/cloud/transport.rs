@@ -33,8 +33,9 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// The URL that brings a request for the bucket to where it is to connect. A resolver of names is not asked about an address,
-    /// and a port in the URL counts for more than its own: those two are changed here. The host's name stays, for TLS.
+    /// The URL that brings a request for the bucket to where it is to connect. A resolver of names is not asked about
+    /// an address, and a port in the URL counts for more than its own: those two are changed here. The host's name
+    /// stays, for TLS.
     pub fn way_to(&self, mut url: Url) -> Url {
         let Some((host, port)) = &self.connect_to else {
             return url;

@@ -306,8 +306,8 @@ fn element(body: &[u8], name: &str) -> Option<String> {
     (!inner.is_empty()).then(|| inner.to_owned())
 }
 
-/// A server's words, fit for one line of a log. Some servers repeat the signature that they expected: those words are not
-/// passed on, nor is anything else of an error's XML.
+/// A server's words, fit for one line of a log. Some servers repeat the signature that they expected: those words are
+/// not passed on, nor is anything else of an error's XML.
 fn printable(words: &str) -> String {
     let line = words.lines().next().unwrap_or("");
     let line = line

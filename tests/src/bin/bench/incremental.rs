@@ -1,9 +1,10 @@
-//! `make bench INCR=1`: incremental backups beside pgbackrest's block incremental, on one cluster that both have backed up
-//! and archived from the beginning.
+//! `make bench INCR=1`: incremental backups beside pgbackrest's block incremental, on one cluster that both have backed
+//! up and archived from the beginning.
 //!
-//! Rows are updated by random ids, 6,000, 60,000 and 600,000 of them (`BENCH_ROWS`), `BENCH_ROUNDS` times each (1). What there
-//! was to store is found by comparing all pages of all relations before and after, and compressing those that differ. At the
-//! end `BENCH_ROW` (20) small incrementals are taken in a row: a restore of the last is compared with one of a full backup.
+//! Rows are updated by random ids, 6,000, 60,000 and 600,000 of them (`BENCH_ROWS`), `BENCH_ROUNDS` times each (1).
+//! What there was to store is found by comparing all pages of all relations before and after, and compressing those
+//! that differ. At the end `BENCH_ROW` (20) small incrementals are taken in a row: a restore of the last is compared
+//! with one of a full backup.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,10 +1,10 @@
 //! `make bench`: pgmesh beside Debian's pgbackrest, in one run on the same cluster: same codec and level, same cipher,
 //! same number of workers, one posix repository each. Prints wall time, CPU, peak memory and stored bytes as ratios.
 //!
-//! Each round sets both up anew, with empty repositories, and takes turns in who begins. `BENCH_MIB` is the size of the data
-//! (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (16), `BENCH_WORKERS` the numbers of workers
-//! (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups instead (`incremental.rs`),
-//! `make bench SCALE=1` measures what a large mesh would cost (`scale.rs`).
+//! Each round sets both up anew, with empty repositories, and takes turns in who begins. `BENCH_MIB` is the size of the
+//! data (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (16), `BENCH_WORKERS` the numbers of
+//! workers (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups instead
+//! (`incremental.rs`), `make bench SCALE=1` measures what a large mesh would cost (`scale.rs`).
 #![allow(clippy::expect_used, reason = "a panic is how a benchmark fails")]
 
 mod contestant;

@@ -1,7 +1,7 @@
 //! `make bench SCALE=1`: what each row, each push and each object costs a mesh, and what a large mesh needs by that.
 //!
-//! The unit costs are measured on catalogs that have one kind of row alone. A catalog of a hundredth of the large mesh is
-//! filled by the same commands and compared with what the unit costs say of it. docs/scale.md explains the figures.
+//! The unit costs are measured on catalogs that have one kind of row alone. A catalog of a hundredth of the large mesh
+//! is filled by the same commands and compared with what the unit costs say of it. docs/scale.md explains the figures.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,7 +26,8 @@ struct Rows {
     backups: u64,
 }
 
-/// The mesh that docs/scale.md speaks of: a segment a second in all, of which 30 days are kept, and 30 backups of each stanza.
+/// The mesh that docs/scale.md speaks of: a segment a second in all, of which 30 days are kept, and 30 backups of each
+/// stanza.
 const LARGE: Rows = Rows {
     stanzas: 10_000,
     wal_files: 30 * 86_400,
@@ -265,7 +266,8 @@ fn carried() -> u64 {
     text.trim().parse().expect("a number")
 }
 
-/// What consensus costs on the network: in a mesh of three, when nothing happens and for a file that has few bytes itself.
+/// What consensus costs on the network: in a mesh of three, when nothing happens and for a file that has few bytes
+/// itself.
 fn traffic() {
     const FILES: u32 = 100;
     let site = MeshSite::without_archiving("traffic", |mesh| mesh.nodes(3).repositories(2));

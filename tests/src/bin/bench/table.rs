@@ -20,7 +20,8 @@ impl Table {
         }
     }
 
-    /// Prints each operation's figures side by side: the medians of the rounds, and the median of the ratios within a round.
+    /// Prints each operation's figures side by side: the medians of the rounds, and the median of the ratios within a
+    /// round.
     pub fn print(&self) {
         println!(
             "{:18} {:11} {:>10} {:>10} {:>7}  of each round",

@@ -1,6 +1,6 @@
-//! `make demo`: three nodes in three regions are one mesh. A real PostgreSQL under load archives and is backed up through
-//! it while its leader is killed; rows are lost by mistake, and restored to the moment before with a repository away,
-//! another one damaged, and the node in use killed half-way. Each line says what is done, and what was seen.
+//! `make demo`: three nodes in three regions are one mesh. A real PostgreSQL under load archives and is backed up
+//! through it while its leader is killed; rows are lost by mistake, and restored to the moment before with a repository
+//! away, another one damaged, and the node in use killed half-way. Each line says what is done, and what was seen.
 //!
 //! With `--s3` the second repository is a bucket that all nodes share, and its endpoint falls silent for a while.
 //! With `--keep` it leaves all of it running and says how to look around. It fails loudly, and then keeps its files.

@@ -1,4 +1,5 @@
-//! The second repository: a directory of the node nearest to the PG host or, with `--s3`, a bucket that all nodes share.
+//! The second repository: a directory of the node nearest to the PG host or, with `--s3`, a bucket that all nodes
+//! share.
 
 use pgmesh_tests::stores::S3Server;
 use pgmesh_tests::{Damage, Kind, Mesh, MeshBuilder, Object};

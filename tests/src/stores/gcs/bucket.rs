@@ -19,8 +19,8 @@ use crate::stores::xml::escaped;
 use conditions::Retention;
 use parts::Upload;
 
-/// The objects of a bucket by name, and the uploads that are under way. Versioning is on: replaced content stays to be had
-/// by its generation; of a deleted object nothing stays.
+/// The objects of a bucket by name, and the uploads that are under way. Versioning is on: replaced content stays to be
+/// had by its generation; of a deleted object nothing stays.
 #[derive(Debug, Default)]
 pub struct Bucket {
     objects: BTreeMap<String, Vec<Version>>,

@@ -72,8 +72,8 @@ impl GcsServer {
         lock(&self.state).buckets.insert(bucket.to_owned(), Bucket::default());
     }
 
-    /// The key file of a service account that may come in: `gcs-key` with `gcs-key-type=service`. Tokens are asked for at
-    /// `address`, that of the server or of a proxy before it.
+    /// The key file of a service account that may come in: `gcs-key` with `gcs-key-type=service`. Tokens are asked for
+    /// at `address`, that of the server or of a proxy before it.
     #[must_use]
     pub fn key_file(&self, address: SocketAddr) -> String {
         identity::key_file(address, identity::KEY_ID)
