@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The fixed header of a stored object (docs/architecture.md, "At rest"); then 16 bytes of IV, the body and a tag of
+/// The fixed header of a stored object (docs/architecture/at-rest.md); then 16 bytes of IV, the body and a tag of
 /// 32.
 const HEADER: usize = 36;
 const IV: usize = 16;
