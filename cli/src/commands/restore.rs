@@ -10,7 +10,7 @@ use pgmesh_protocol::{Failure, now_unix};
 /// Runs it, and says what it did.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let asked = settings::restore::of(config, now_unix())?;
-    let source = settings::repositories::source(config)?;
+    let source = settings::repositories::source(config);
     let summary = Box::pin(pgmesh_client::restore::run(&asked, source, &Terminal::RESTORE)).await?;
     match OutputFormat::of(config) {
         OutputFormat::Json => output::print_json(&summary)?,

@@ -151,6 +151,7 @@ fn does_not_fit(option: &str, kind: &str, kinds: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pgmesh_client::restore::SourceSettings;
     use std::ffi::OsString;
 
     #[test]
@@ -168,5 +169,56 @@ mod tests {
             command.ends_with(" --archive-hole=end --stanza=main archive-get %f \"%p\""),
             "{command}"
         );
+    }
+    /// Invariant 9: the passphrase that the restore needs is neither in the server's settings nor in sight.
+    #[test]
+    fn invariant_9_a_direct_restore_leaves_no_passphrase() {
+        let arguments = [
+            "--no-config",
+            "--stanza=main",
+            "restore",
+            "--pg1-path=/pg",
+            "--repo-direct",
+            "--repo=2",
+            "--repo1-path=/one",
+            "--repo2-path=/two",
+            "--repo1-cipher-type=aes-256-cbc",
+            "--repo2-cipher-type=aes-256-cbc",
+        ];
+        let secrets = [
+            ("PGMESH_REPO1_CIPHER_PASS", "hidden away"),
+            ("PGMESH_REPO2_CIPHER_PASS", "hidden away"),
+        ];
+        let secrets = secrets.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let config = Config::load(&arguments.map(OsString::from), &secrets).unwrap();
+        let settings = of(&config, 0).unwrap();
+        let command = settings.recovery.restore_command.as_deref().unwrap();
+        assert!(command.contains("--repo-direct=y"), "{command}");
+        let source = repositories::source(&config).unwrap();
+        let shown = format!("{settings:?} {source:?}");
+        assert!(!shown.contains("hidden"), "{shown}");
+        let SourceSettings::Direct(found) = source else {
+            panic!("{source:?}");
+        };
+        // Only the one that was asked for.
+        assert_eq!(found.iter().map(|found| found.key.get()).collect::<Vec<_>>(), [2]);
+        assert_eq!(found[0].passphrase.read().unwrap().map(|_| ()), Some(()));
+    }
+
+    #[test]
+    fn what_is_there_already_is_dealt_with_as_delta_and_force_say() {
+        let asked = |more: &[&str]| {
+            let all = [&["--no-config", "--stanza=main", "restore", "--pg1-path=/pg"], more].concat();
+            let all: Vec<OsString> = all.into_iter().map(OsString::from).collect();
+            let settings = of(&Config::load(&all, &[]).unwrap(), 0).unwrap();
+            (settings.existing, settings.force, settings.trusts_times)
+        };
+        assert!(matches!(asked(&[]), (Existing::Refuse, false, false)));
+        assert!(matches!(asked(&["--force"]), (Existing::Remove, true, false)));
+        assert!(matches!(asked(&["--delta"]), (Existing::Compare, false, false)));
+        assert!(matches!(
+            asked(&["--delta", "--force"]),
+            (Existing::Compare, true, true)
+        ));
     }
 }

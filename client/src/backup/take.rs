@@ -218,7 +218,7 @@ fn upload_settings(context: &Context) -> UploadSettings {
         session: context.begun.session,
         codec: context.settings.codec,
         level: context.settings.level,
-        workers: context.settings.workers,
+        workers: context.settings.workers.max(1),
     }
 }
 
@@ -236,7 +236,7 @@ async fn read_all(
     let progress = Progress::start("backup", plan.bytes, context.caller.bar("backup", plan.bytes))
         .watched(context.mesh.activity().clone());
     let reading = Arc::new(Reading {
-        queue: JobQueue::new(context.settings.workers),
+        queue: JobQueue::new(context.settings.workers.max(1)),
         suite,
         seed: beginning.seed,
         checks_pages,
@@ -250,7 +250,7 @@ async fn read_all(
         &reading.queue,
     );
     let feeding = async { fed.await.map_err(Halt::Failed) };
-    let reading_files = read_files(&reading, context.settings.workers, pieces, &mut builder, total);
+    let reading_files = read_files(&reading, context.settings.workers.max(1), pieces, &mut builder, total);
     // When one fails the other ends: nobody takes jobs any more, or none come.
     tokio::try_join!(feeding, reading_files)?;
 

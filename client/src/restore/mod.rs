@@ -61,6 +61,7 @@ use configuration::Configuration;
 use data_directory::DataDirectory;
 use data_directory::STOP_IT;
 pub use data_directory::refuse_running;
+use futures::FutureExt;
 use interruption::{Began, stopped};
 use owners::Owners;
 use pg_manifest::PgManifest;
@@ -77,20 +78,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use survey::Survey;
 use writer::Writer;
 
-/// Restores a backup out of `source`.
+/// Restores a backup out of `source`. Where nothing can be read from, this is told after what stands in the way in the
+/// data directory.
 ///
 /// # Errors
-/// 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no
-/// fitting backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A restore that
-/// failed half-way leaves no pg_control, and goes on with `--delta` or `--force`.
+/// What `source` failed with. /// 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there
+/// is no fitting backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A
+/// restore that failed half-way leaves no pg_control, and goes on with `--delta` or `--force`.
 pub async fn run(
     options: &RestoreSettings,
-    source: SourceSettings,
+    source: Result<SourceSettings, Failure>,
     caller: &dyn Caller,
 ) -> Result<RestoreSummary, Failure> {
     data_directory::examine(&options.pgdata, options.existing)?;
     let workers = Workers::new(options.workers);
-    let source = Source::open(source, options, &workers).await?;
+    let source = Source::open(source?, options, &workers).await?;
     Box::pin(restore(options, Arc::new(source), workers, caller)).await
 }
 
@@ -104,10 +106,11 @@ async fn restore(
     let began = Began::default();
     let (has_begun, stopped_options) = (began.clone(), options.clone());
     let interruption = caller.interruption(Box::new(move |by| stopped(by, &has_begun, &stopped_options)))?;
+    let mut interruption = interruption.fuse();
     let Some(mesh) = source.mesh().cloned() else {
         return tokio::select! {
             outcome = Box::pin(write(options, source, workers, &began, caller)) => outcome,
-            failure = interruption => Err(failure),
+            failure = &mut interruption => Err(failure),
         };
     };
     // Before a backup is chosen: what is deleted afterwards waits for the session's end.
@@ -115,10 +118,14 @@ async fn restore(
     mesh.begin_restore(&begin).await;
     let outcome = tokio::select! {
         outcome = Box::pin(write(options, source, workers, &began, caller)) => outcome,
-        failure = interruption => Err(failure),
+        failure = &mut interruption => Err(failure),
         never = mesh.keep_restore(&begin) => match never {},
     };
-    mesh.end_session().await;
+    // What the restore has come to is known; a session that nobody ends is ended by the nodes.
+    tokio::select! {
+        () = mesh.end_session() => {}
+        _ = &mut interruption => {}
+    }
     outcome
 }
 
@@ -160,7 +167,7 @@ async fn write(
         source,
         writer: Arc::new(Writer::new(roots, file_systems, owners)),
         workers,
-        worker_count: options.workers,
+        worker_count: options.workers.max(1),
         existing: options.existing,
         trusts_times,
         seed: root.fingerprint_seed,

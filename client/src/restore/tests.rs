@@ -185,7 +185,7 @@ impl Fixture {
     async fn restore(&self, words: &[&str]) -> Result<RestoreSummary, Failure> {
         let settings = self.settings(words);
         let source = SourceSettings::Direct(self.declared(settings.repo));
-        run(&settings, source, &Nobody).await
+        run(&settings, Ok(source), &Nobody).await
     }
 
     /// All files are there as they were backed up, but for what a restore writes itself.
