@@ -15,7 +15,7 @@ const SHARED: usize = 4;
 fn site(name: &str, server: &S3Server) -> MeshSite {
     MeshSite::new(name, |mesh| {
         mesh.shared_repository(SHARED, &server.bucket(BUCKET, server.address()))
-            .option("fence-timeout", "2s")
+            .option("fence-timeout", "6s")
             .option("io-timeout", "5s")
     })
 }
@@ -169,7 +169,7 @@ fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
 #[test]
 fn nodes_without_a_common_repository_hear_of_a_rescue_from_the_rescued_node() {
     let mut site = MeshSite::new("fork", |mesh| {
-        mesh.option("fence-timeout", "2s").option("io-timeout", "5s")
+        mesh.option("fence-timeout", "6s").option("io-timeout", "5s")
     });
     let mut ledger = Ledger::create(&site.postgres);
     ledger.add(&site.postgres);
