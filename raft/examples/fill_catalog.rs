@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
@@ -44,7 +44,12 @@ struct Filler {
 
 impl Filler {
     async fn open(folder: &Path) -> Self {
-        let catalog = Catalog::open(folder, CatalogOptions::default()).await.unwrap();
+        // Hundreds of large commands wait for each other here, on whatever machine.
+        let options = CatalogOptions {
+            patience: Duration::from_secs(600),
+            ..CatalogOptions::default()
+        };
+        let catalog = Catalog::open(folder, options).await.unwrap();
         let view = catalog.view_linearizable().await.unwrap();
         let (node, _) = view.nodes().unwrap().into_iter().next().unwrap();
         let claim = |(repo, record): (RepoKey, pgmesh_raft::RepositoryRecord)| Claim {
