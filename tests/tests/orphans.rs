@@ -35,6 +35,13 @@ fn wait_until_deleted(site: &Site, at_least: u64) {
     });
 }
 
+/// Waits until the node has opened again what was away, and `verify` finds nothing.
+fn wait_until_verified(site: &Site) {
+    wait_for("verify to find nothing", LIMIT, || {
+        run(site.node.command(&["verify"])).code() == Some(0)
+    });
+}
+
 #[test]
 fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     let mut site = Site::with_node_and_segments("orphaned-push", 1, |node| {
@@ -53,7 +60,7 @@ fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     // It is seen, and nothing more, until the process that may be at it has ended.
     second.bring_back();
     wait_until_deleted(&site, left.len() as u64);
-    site.wait_until_settled(LIMIT);
+    wait_until_verified(&site);
     let after = names(&site, 1);
     assert!(left.iter().all(|name| !after.contains(name)), "{after:?}");
     assert_eq!(after, before);
@@ -155,8 +162,7 @@ fn what_a_refused_backup_has_written_goes_and_the_next_backup_is_whole() {
         let after = names(&site, 1);
         left.iter().all(|name| !after.contains(name))
     });
-    site.wait_until_settled(LIMIT);
-    site.node.run(&["verify"]).succeeds();
+    wait_until_verified(&site);
 
     site.host.backup();
     let last = ledger.add_some(&site.postgres, 2);
