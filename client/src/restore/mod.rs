@@ -82,9 +82,9 @@ use writer::Writer;
 /// data directory.
 ///
 /// # Errors
-/// What `source` failed with. /// 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there
-/// is no fitting backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A
-/// restore that failed half-way leaves no pg_control, and goes on with `--delta` or `--force`.
+/// What `source` failed with; 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no
+/// fitting backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A restore that
+/// failed half-way leaves no pg_control, and goes on with `--delta` or `--force`.
 pub async fn run(
     options: &RestoreSettings,
     source: Result<SourceSettings, Failure>,
