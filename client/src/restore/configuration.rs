@@ -1,7 +1,7 @@
 //! The configuration that the restored server will have, read out of the backup before anything is written:
 //! `postgresql.conf`, what it includes, and `postgresql.auto.conf` as the restore writes it.
 
-use super::source::Source;
+use super::source::{Source, extent_of};
 use super::survey::Survey;
 use pgmesh_postgres::{RECOVERY_TARGETS, RecoverySettings, RecoveryTarget, SettingLine, setting_lines};
 use pgmesh_protocol::{ExitCode, Failure};
@@ -225,12 +225,7 @@ async fn content(source: &Source, entry: &FileEntry) -> Result<Vec<u8>, Failure>
     let mut bytes = Vec::new();
     for extent in entry.extents() {
         let chunk = source.chunk(extent.digest).await?;
-        let from = extent.offset as usize;
-        let piece = chunk.get(from..from.saturating_add(extent.length as usize));
-        bytes.extend_from_slice(piece.ok_or_else(|| {
-            let what = format!("chunk {} is shorter than the manifest says", extent.digest);
-            Failure::new(ExitCode::FileInvalid, what)
-        })?);
+        bytes.extend_from_slice(extent_of(&chunk, extent)?);
     }
     match &entry.kind {
         EntryKind::File { crc32c, .. } if *crc32c != crc32c::crc32c(&bytes) => Err(Failure::new(

@@ -1,6 +1,6 @@
 //! Page fingerprints of a backup, read from the chunks that hold them.
 
-use super::source::Source;
+use super::source::{Source, extent_of};
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Digest, Extent, FINGERPRINT_PAGE, FingerprintTable, Fingerprints};
@@ -43,12 +43,7 @@ impl<'a> Tables<'a> {
         let mut bytes = Vec::new();
         for extent in extents {
             let chunk = self.chunk(extent.digest).await?;
-            let from = extent.offset as usize;
-            let piece = chunk.get(from..from.saturating_add(extent.length as usize));
-            bytes.extend_from_slice(piece.ok_or_else(|| {
-                let what = format!("chunk {} is shorter than the manifest says", extent.digest);
-                Failure::new(ExitCode::FileInvalid, what)
-            })?);
+            bytes.extend_from_slice(extent_of(&chunk, extent)?);
         }
         Ok(bytes)
     }

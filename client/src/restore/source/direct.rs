@@ -7,10 +7,9 @@ use crate::mesh::Archived;
 use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_postgres::{SegmentSize, SystemId, TimelineId, WalFileName};
-use pgmesh_protocol::BackupInfo;
 use pgmesh_protocol::choice::{Chooser, Chosen, Clusters, Restoring};
 use pgmesh_protocol::lines::NewestBackup;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{BackupInfo, ExitCode, Failure};
 use pgmesh_storage::{
     ArchiveId, BackupLabel, Digest, DigestSuite, ManifestRoot, ObjectName, ObjectPath, RepoKey, StanzaName, prefix,
 };

@@ -8,8 +8,7 @@ use crate::wal_sink::WalSink;
 use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_protocol::choice::{Chosen, Restoring};
-use pgmesh_protocol::{ChooseBackup, GetChunk, GetManifest, GetPieces, PayloadHead};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ChooseBackup, ExitCode, Failure, GetChunk, GetManifest, GetPieces, PayloadHead};
 use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, Payload, RepoKey, StanzaName};
 use std::sync::Arc;
 

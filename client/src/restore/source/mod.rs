@@ -20,7 +20,7 @@ use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName};
 use pgmesh_protocol::choice::{Chosen, Restoring};
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_storage::{BackupLabel, Digest, DigestSuite, ManifestRoot, StanzaName};
+use pgmesh_storage::{BackupLabel, Digest, DigestSuite, Extent, ManifestRoot, StanzaName};
 use std::sync::Arc;
 
 /// Where WAL files and backups are read.
@@ -38,6 +38,20 @@ pub enum Source {
     Mesh(MeshSource),
     /// Repositories of the configuration, without any node or catalog (invariant 8).
     Direct(DirectSource),
+}
+
+/// The bytes of an extent, out of its chunk's plaintext.
+///
+/// # Errors
+/// 28: the chunk is shorter than that.
+pub fn extent_of<'c>(chunk: &'c Bytes, extent: &Extent) -> Result<&'c [u8], Failure> {
+    let from = extent.offset as usize;
+    chunk
+        .get(from..from.saturating_add(extent.length as usize))
+        .ok_or_else(|| {
+            let what = format!("chunk {} is shorter than the manifest says", extent.digest);
+            Failure::new(ExitCode::FileInvalid, what)
+        })
 }
 
 impl Source {
