@@ -12,8 +12,7 @@ use crate::links::{Lane, Whom};
 use crate::mesh_file::MeshFile;
 use crate::shut_out::{Worth, worth_of_node};
 use futures::future::join_all;
-use pgmesh_protocol::KnownMember;
-use pgmesh_protocol::{Vouch, Vouched};
+use pgmesh_protocol::{KnownMember, Vouch, Vouched};
 use pgmesh_raft::NodeName;
 use pgmesh_transport::{Fingerprint, MemberCertificate, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,9 +187,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::testing::TestNode;
-    use pgmesh_protocol::Failure;
-    use pgmesh_protocol::{Consensus, GetNodeStatus, MESSAGE_LIMIT, Request};
+    use crate::testing::{TestNode, unsigned};
+    use pgmesh_protocol::{Consensus, Failure, GetNodeStatus, MESSAGE_LIMIT, Request};
     use pgmesh_raft::peers::{PeerMessage, PeerRequest, Started};
     use pgmesh_raft::store::Mark;
     use pgmesh_transport::{Identity, Server};
@@ -308,15 +306,7 @@ mod tests {
     #[test]
     fn what_is_remembered_of_strangers_is_bounded() {
         let acquaintances = Acquaintances::default();
-        let member = |number: usize| MemberCertificate {
-            mesh_id: pgmesh_transport::MeshId::random().unwrap(),
-            name: format!("n{number}").parse().unwrap(),
-            role: Role::Node,
-            fingerprint: Fingerprint([0; 32]),
-            key: Fingerprint([0; 32]),
-            not_before: 0,
-            not_after: i64::MAX,
-        };
+        let member = |number: usize| unsigned(&format!("n{number}"), Role::Node);
         assert!(acquaintances.begin_asking(&member(0)));
         assert!(!acquaintances.begin_asking(&member(0)), "it is asked for already");
         let begun = (1..2 * MOST).filter(|number| acquaintances.begin_asking(&member(*number)));

@@ -1,7 +1,6 @@
 //! Who may ask for what: one table, looked at before a request is served.
 
-use pgmesh_protocol::Request;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, Request};
 use pgmesh_storage::StanzaName;
 use pgmesh_transport::{Peer, Role};
 
@@ -187,12 +186,12 @@ fn refusal(peer: &Peer, request: &Request) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::unsigned;
     use pgmesh_protocol::{
         ChangeMaps, CreateInvite, DeleteStanza, GetAuthority, GetSegment, GetStatus, Hello, ListRepository,
         VerifyRequest,
     };
     use pgmesh_storage::RepoKey;
-    use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId};
     use std::sync::Arc;
 
     fn stanza(name: &str) -> StanzaName {
@@ -200,17 +199,8 @@ mod tests {
     }
 
     fn client_of(name: &str) -> Peer {
-        Peer::Member(Arc::new(MemberCertificate {
-            mesh_id: MeshId::random().unwrap(),
-            name: "db1".parse().unwrap(),
-            role: Role::Client {
-                stanzas: vec![stanza(name)],
-            },
-            fingerprint: Fingerprint([0; 32]),
-            key: Fingerprint([0; 32]),
-            not_before: 0,
-            not_after: i64::MAX,
-        }))
+        let stanzas = vec![stanza(name)];
+        Peer::Member(Arc::new(unsigned("db1", Role::Client { stanzas })))
     }
 
     fn get(name: &str) -> Request {
@@ -293,17 +283,7 @@ mod tests {
 
     #[test]
     fn what_nodes_say_to_each_other_is_theirs_alone() {
-        let certificate = |role| {
-            Peer::Member(Arc::new(MemberCertificate {
-                mesh_id: MeshId::random().unwrap(),
-                name: "x".parse().unwrap(),
-                role,
-                fingerprint: Fingerprint([0; 32]),
-                key: Fingerprint([0; 32]),
-                not_before: 0,
-                not_after: i64::MAX,
-            }))
-        };
+        let certificate = |role| Peer::Member(Arc::new(unsigned("x", role)));
         assert!(authorize(&certificate(Role::Node), &GetAuthority.into()).is_ok());
         assert!(authorize(&certificate(Role::Admin), &GetAuthority.into()).is_err());
         assert!(authorize(&client_of("main"), &GetAuthority.into()).is_err());

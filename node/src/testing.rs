@@ -5,15 +5,18 @@ use crate::server::serve;
 use crate::{Layout, Node, NodeSettings, SessionTimes, init};
 use bytes::Bytes;
 use pgmesh_postgres::{Lsn, PgVersion, SegmentSize, SystemId, TimelineId};
-use pgmesh_protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, CreateStanza, PushSegment, PutChunk};
-use pgmesh_protocol::{Call, Failure};
+use pgmesh_protocol::{
+    BackupBegun, BeginBackup, Call, CommitBackup, CommittedBackup, CreateStanza, Failure, PushSegment, PutChunk,
+};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{Command, NodeName, NodeRecord, NodeService, Redemption, RequestId, SessionId, TokenId, TokenRole};
 use pgmesh_storage::{
     BackupSizes, BackupType, Codec, Digest, DigestSuite, EntryKind, Extent, FileEntry, MANIFEST_FORMAT, ManifestRoot,
     PartRef, PartWriter, Passphrase, Payload, StanzaName,
 };
-use pgmesh_transport::{Client, Connection, ConnectionLost, Identity, Role, Server};
+use pgmesh_transport::{
+    Client, Connection, ConnectionLost, Fingerprint, Identity, MemberCertificate, MeshId, Role, Server,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -362,6 +365,19 @@ pub(crate) fn push_of(file: &str, content: &[u8]) -> PushSegment {
         header_timeline: TimelineId(1),
         server: server(),
         archive_ack: None,
+    }
+}
+
+/// The certificate of a member of some mesh, as a connection shows it; nobody has signed it.
+pub(crate) fn unsigned(name: &str, role: Role) -> MemberCertificate {
+    MemberCertificate {
+        mesh_id: MeshId::random().unwrap(),
+        name: name.parse().unwrap(),
+        role,
+        fingerprint: Fingerprint([0; 32]),
+        key: Fingerprint([0; 32]),
+        not_before: 0,
+        not_after: i64::MAX,
     }
 }
 

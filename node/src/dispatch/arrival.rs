@@ -67,21 +67,13 @@ fn unknown(number: u16) -> Failure {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::testing::TestNode;
+    use crate::testing::{TestNode, unsigned};
     use pgmesh_protocol::{GetInfo, Hello};
-    use pgmesh_transport::{Fingerprint, MemberCertificate, MeshId, Role};
+    use pgmesh_transport::Role;
     use std::sync::Arc;
 
     fn member(role: Role) -> Peer {
-        Peer::Member(Arc::new(MemberCertificate {
-            mesh_id: MeshId::random().unwrap(),
-            name: "x".parse().unwrap(),
-            role,
-            fingerprint: Fingerprint([0; 32]),
-            key: Fingerprint([0; 32]),
-            not_before: 0,
-            not_after: i64::MAX,
-        }))
+        Peer::Member(Arc::new(unsigned("x", role)))
     }
 
     #[test]

@@ -8,10 +8,9 @@ use crate::services::info::{debt_info, kept_info};
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    AmountInfo, GetNodeStatus, MayLeave, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole, NodeState,
-    NodeStatus, OrphanInfo, RepositoryStatus,
+    AmountInfo, ExitCode, Failure, GetNodeStatus, MayLeave, MeshStatus, NodeAddress, NodeChange, NodeInfo, NodeRole,
+    NodeState, NodeStatus, OrphanInfo, RepositoryStatus, now_unix,
 };
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{Amount, Command, NodeName, NodeRecord, NodeService, OrphanScan, View, VotePolicy};
 use pgmesh_storage::RepoKey;
@@ -64,10 +63,7 @@ impl Node {
                 };
                 let repositories = hosted.remove(&name).unwrap_or_default();
                 let level = levels.nodes.get(&record.node_id).copied();
-                NodeInfo {
-                    level,
-                    ..node_info(&name, record, role, repositories)
-                }
+                node_info(&name, record, role, repositories, level)
             })
             .collect())
     }
@@ -389,7 +385,13 @@ fn named(keys: &[RepoKey]) -> String {
     names.join(", ")
 }
 
-fn node_info(name: &NodeName, record: NodeRecord, role: NodeRole, repositories: Vec<RepoKey>) -> NodeInfo {
+fn node_info(
+    name: &NodeName,
+    record: NodeRecord,
+    role: NodeRole,
+    repositories: Vec<RepoKey>,
+    level: Option<u32>,
+) -> NodeInfo {
     NodeInfo {
         name: name.to_string(),
         node_id: record.node_id,
@@ -402,7 +404,7 @@ fn node_info(name: &NodeName, record: NodeRecord, role: NodeRole, repositories: 
             NodeState::Draining
         },
         program: record.program,
-        level: None,
+        level,
         repositories,
     }
 }
