@@ -8,8 +8,7 @@ use pgmesh_postgres::{
     WalHeader, instance_fingerprint, machine_fingerprint,
 };
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Branch, PayloadHead, PushSegment, Pushed, Server};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{Branch, ExitCode, Failure, PayloadHead, PushSegment, Pushed, Server};
 use pgmesh_storage::{Codec, Digest, LARGEST_SINGLE_OBJECT, Payload, StanzaName, parts_of};
 use std::fs::File;
 use std::io::Read;

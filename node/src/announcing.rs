@@ -3,9 +3,7 @@
 use crate::Node;
 use crate::links::{Lane, Whom};
 use crate::repositories::Opened;
-use pgmesh_protocol::Announce;
-use pgmesh_protocol::KnownMember;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{Announce, ExitCode, Failure, KnownMember};
 use pgmesh_raft::{Command, MeshRecord, NodeName, Standing, own_level};
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::MemberCertificate;

@@ -7,8 +7,7 @@
 use crate::Node;
 use crate::past::is_taken_over;
 use pgmesh_postgres::WalFileName;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses};
+use pgmesh_protocol::{CatalogLost, Failure, LostReport, StanzaLosses};
 use pgmesh_raft::{CatalogLoss, ObjectRef, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,8 +1,7 @@
 //! What a node knows of its mesh before its catalog has told it anything.
 
 use crate::settings::Layout;
-use pgmesh_protocol::KnownMember;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, KnownMember};
 use pgmesh_storage::DigestSuite;
 use serde::{Deserialize, Serialize};
 use std::fs;

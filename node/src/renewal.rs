@@ -4,8 +4,7 @@
 use crate::Node;
 use crate::services::CERTIFICATE_VALIDITY;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
-use pgmesh_protocol::{JoinAccepted, RenewCertificate};
+use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, RenewCertificate, now_unix};
 use pgmesh_transport::{Identity, MemberCertificate, Role, Server};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};

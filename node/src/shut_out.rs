@@ -10,8 +10,7 @@
 //! also one that has left.
 
 use crate::Node;
-use pgmesh_protocol::Request;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, Request};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;

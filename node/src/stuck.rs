@@ -3,8 +3,7 @@
 //! push succeeds.
 
 use crate::Node;
-use pgmesh_protocol::StuckArchiver;
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, StuckArchiver, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{LastPush, LogIndex, Server};
 use pgmesh_storage::StanzaName;

@@ -12,8 +12,7 @@ use bytes::Bytes;
 use pgmesh_node::{Layout, SessionTimes, init, run};
 use pgmesh_postgres::wal::{Candidates, SegmentMap};
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
-use pgmesh_protocol::{Call, ChangeMaps, ChangeMapsReply, CreateStanza, PushSegment, Pushed};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{Call, ChangeMaps, ChangeMapsReply, CreateStanza, ExitCode, Failure, PushSegment, Pushed};
 use pgmesh_storage::{Codec, DigestSuite, Payload};
 use pgmesh_transport::{Client, Connection, Identity};
 

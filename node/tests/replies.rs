@@ -12,9 +12,9 @@ use pgmesh_node::{Layout, SessionTimes, init, run};
 use pgmesh_postgres::{Lsn, PgVersion, SegmentName, SegmentSize, SystemId, TimelineId};
 use pgmesh_protocol::choice::{Follow, Restoring, Wanted};
 use pgmesh_protocol::{
-    AnnotateBackup, BackupInfo, Call, ChooseBackup, ChoosePrior, CreateInvite, GetInfo, JoinRequest, MESSAGE_LIMIT,
+    AnnotateBackup, BackupInfo, Call, ChooseBackup, ChoosePrior, CreateInvite, ExitCode, Failure, GetInfo, JoinRequest,
+    MESSAGE_LIMIT,
 };
-use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::command::{Adopt, AdoptedDatabase, ClaimedObject, Cluster};
 use pgmesh_raft::{BackupRecord, Catalog, CatalogOptions, Command, LogIndex};
 use pgmesh_storage::{BackupLabel, BackupType, DbId, Digest, DigestSuite, StanzaName, wire};

@@ -6,8 +6,7 @@ use crate::config::Config;
 use crate::exit::{CommandError, ExitCode};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::AnnotateBackup;
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{AnnotateBackup, Failure};
 
 /// Sets the notes that `--annotation` names, and leaves the others.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

@@ -7,8 +7,7 @@ use crate::exit::ExitCode;
 use crate::output::{self, size};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{ForgetWal, ForgottenWal};
+use pgmesh_protocol::{Failure, ForgetWal, ForgottenWal};
 use pgmesh_storage::StanzaName;
 use serde_json::{Value, json};
 

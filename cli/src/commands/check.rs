@@ -16,8 +16,7 @@ use pgmesh_client::pg::{
     Archiver, OpenCluster, check_archiving, database_failure, open_cluster, ready_files, timeline,
 };
 use pgmesh_postgres::{ControlFile, SegmentName};
-use pgmesh_protocol::{ArchiveStatus, MeshInfo, SegmentPresence, StanzaInfo};
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
+use pgmesh_protocol::{ArchiveStatus, ExitCode, Failure, MeshInfo, SegmentPresence, StanzaInfo, now_unix};
 use pgmesh_storage::{ArchiveId, DbId, StanzaName};
 use report::{Report, SwitchedSegment};
 use std::time::Duration;

@@ -23,8 +23,7 @@ use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BackupInfo, GetManifest, MeshInfo, StanzaHoles, StanzaInfo, StanzaLosses};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{BackupInfo, ExitCode, Failure, GetManifest, MeshInfo, StanzaHoles, StanzaInfo, StanzaLosses};
 use pgmesh_storage::{BackupLabel, DatabaseRecord, ManifestRoot, Payload, RepoKey, StanzaName};
 use status::{Status, chosen};
 

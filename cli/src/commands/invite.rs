@@ -4,8 +4,7 @@ use crate::config::Config;
 use crate::output;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::CreateInvite;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{CreateInvite, ExitCode, Failure};
 
 /// Makes a token.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {

@@ -5,8 +5,7 @@ use super::argument;
 use crate::config::Config;
 use crate::output;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{JoinAccepted, JoinRequest};
+use pgmesh_protocol::{ExitCode, Failure, JoinAccepted, JoinRequest};
 use pgmesh_transport::{Connection, Identity, JoinToken, KeyRequest, Role};
 
 /// Joins.

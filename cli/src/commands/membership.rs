@@ -8,8 +8,7 @@ use crate::exit::ExitCode;
 use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{ChangeNode, Failure, ListNodes};
-use pgmesh_protocol::{NodeChange, NodeInfo};
+use pgmesh_protocol::{ChangeNode, Failure, ListNodes, NodeChange, NodeInfo};
 use serde_json::{Value, json};
 
 /// Shows the nodes that the catalog has.

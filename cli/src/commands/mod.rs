@@ -30,8 +30,7 @@ use crate::config::{Command, Config};
 use crate::exit::CommandError;
 use crate::settings;
 use pgmesh_client::mesh;
-use pgmesh_protocol::NodeChange;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, NodeChange};
 use pgmesh_storage::StanzaName;
 
 /// How long a node's last tasks may take to end.

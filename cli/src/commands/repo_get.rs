@@ -9,9 +9,8 @@ use crate::settings;
 use bytes::Bytes;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_client::restore::{DirectRepositories, direct_identity};
-use pgmesh_protocol::ReadRepository;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, ReadRepository};
 use pgmesh_storage::{FilePart, ObjectPath, PartsSeen, Payload, RepoKey};
 
 /// Writes the content of one object to stdout, checked once more on this side (invariant 6). The path of a WAL file

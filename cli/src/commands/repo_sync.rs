@@ -7,8 +7,7 @@ use crate::output::{self, size};
 use crate::progress::Counter;
 use crate::settings;
 use pgmesh_client::mesh::{Heard, Mesh};
-use pgmesh_protocol::{DebtInfo, SyncEvent};
-use pgmesh_protocol::{Failure, SyncRepository};
+use pgmesh_protocol::{DebtInfo, Failure, SyncEvent, SyncRepository};
 use std::ops::ControlFlow;
 
 /// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.

@@ -8,10 +8,9 @@ use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_client::restore::DirectRepositories;
-use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_protocol::{
-    HealthInfo, ListRepository, RemoveRepository, ReplaceRepository, Replaced, RepositoryInfo, RepositoryObject,
-    UpdateRepository,
+    ExitCode, Failure, HealthInfo, ListRepository, RemoveRepository, ReplaceRepository, Replaced, RepositoryInfo,
+    RepositoryObject, UpdateRepository,
 };
 use pgmesh_storage::RepoKey;
 use serde_json::{Map, Value, json};

@@ -8,8 +8,9 @@ use pgmesh_client::mesh::{Backups, Mesh};
 use pgmesh_client::pg::{ClusterFiles, OpenCluster, database_failure, open_cluster, read_cluster_files, timeline};
 use pgmesh_client::restore::refuse_running;
 use pgmesh_postgres::{ClusterState, machine_fingerprint};
-use pgmesh_protocol::{AdoptStanza, CreateStanza, DeleteStanza, DeletedStanza, NewStanza, UpgradeStanza};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{
+    AdoptStanza, CreateStanza, DeleteStanza, DeletedStanza, ExitCode, Failure, NewStanza, UpgradeStanza,
+};
 use pgmesh_storage::StanzaName;
 use std::path::Path;
 

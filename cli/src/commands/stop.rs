@@ -6,8 +6,7 @@ use crate::config::Config;
 use crate::output::timestamp;
 use crate::settings;
 use pgmesh_client::mesh::Mesh;
-use pgmesh_protocol::{AcceptLoss, SetStopped, TerminateSession};
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
+use pgmesh_protocol::{AcceptLoss, ExitCode, Failure, SetStopped, TerminateSession, now_unix};
 
 /// Has the mesh refuse what writes for the stanza (62), until [`start`]; with `--force` also end what runs.
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {

@@ -10,8 +10,7 @@ use super::wal::NeededWal;
 use crate::pg::{BackupStart, BackupStop, DatabaseName, TablespaceName};
 use bytes::Bytes;
 use pgmesh_postgres::{BackupLabel, Tablespace};
-use pgmesh_protocol::{CommitBackup, CommittedBackup};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{CommitBackup, CommittedBackup, ExitCode, Failure};
 use pgmesh_storage::{
     BackupSizes, BackupType, DatabaseRecord, FingerprintSeed, LinkRecord, MANIFEST_FORMAT, ManifestRoot, Payload,
     TablespaceRecord,

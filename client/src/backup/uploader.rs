@@ -5,8 +5,7 @@
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{PutChunk, QueryChunks};
+use pgmesh_protocol::{ExitCode, Failure, PutChunk, QueryChunks};
 use pgmesh_storage::{Codec, Digest, Payload, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -6,8 +6,7 @@ use crate::pg::{ArchiverFailure, OpenCluster, PgClient, database_failure};
 use crate::text;
 use crate::wal_push::{WalFile, WalPusher};
 use pgmesh_postgres::{BackupLabel, Lsn, SegmentName, SegmentSize, WalFileName};
-use pgmesh_protocol::ArchiveStatus;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ArchiveStatus, ExitCode, Failure};
 use std::time::Duration;
 use tokio::time::Instant;
 

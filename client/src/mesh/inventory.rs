@@ -1,8 +1,7 @@
 //! What the mesh holds, put together from answers none of which is longer than a message.
 
 use super::Mesh;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{GetInfo, MeshInfo, StanzaInfo};
+use pgmesh_protocol::{Failure, GetInfo, MeshInfo, StanzaInfo};
 use pgmesh_storage::StanzaName;
 
 /// Whether the backups are asked for, too.

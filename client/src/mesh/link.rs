@@ -2,8 +2,7 @@
 
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{Call, ResumeSession};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{Call, ExitCode, Failure, ResumeSession};
 use pgmesh_transport::{Connection, Stream, StreamError};
 use serde::de::DeserializeOwned;
 use std::time::Duration;

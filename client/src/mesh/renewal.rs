@@ -3,9 +3,8 @@
 
 use super::{AccessSettings, Mesh};
 use crate::text::timestamp;
-use pgmesh_protocol::RenewCertificate;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
+use pgmesh_protocol::{ExitCode, Failure, RenewCertificate, now_unix};
 use pgmesh_transport::{IdentityError, MemberCertificate};
 use std::time::Duration;
 

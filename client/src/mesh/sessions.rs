@@ -6,8 +6,9 @@
 use super::Mesh;
 use super::retry::Retry;
 use crate::activity::Activity;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{BackupBegun, BeginBackup, BeginRestore, EndSession, KeepSession, RestoreBegun, ResumeSession};
+use pgmesh_protocol::{
+    BackupBegun, BeginBackup, BeginRestore, EndSession, Failure, KeepSession, RestoreBegun, ResumeSession,
+};
 use pgmesh_storage::StanzaName;
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard, PoisonError};

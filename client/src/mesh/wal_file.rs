@@ -7,8 +7,7 @@ use crate::wal_sink::{WalSink, give};
 use bytes::Bytes;
 use pgmesh_postgres::{SystemId, WalFileName, WalHole};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BODY_LIMIT, GetSegment, SegmentPart, SegmentReply};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{BODY_LIMIT, ExitCode, Failure, GetSegment, SegmentPart, SegmentReply};
 use pgmesh_storage::{
     Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, MAX_FILE_LENGTH, Payload, PayloadError, PayloadHead,
     StanzaName, parts_of,

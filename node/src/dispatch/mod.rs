@@ -12,10 +12,9 @@ use crate::services::{Got, MapSource};
 use crate::sessions::ConnectionNumber;
 use bytes::Bytes;
 use pgmesh_protocol::{
-    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, MESSAGE_LIMIT, MeshFacts, PayloadHead, RemoveRepository,
-    ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
+    AcceptLoss, AdoptStanza, CHUNK_BODY_LIMIT, DeleteStanza, ExitCode, Failure, MESSAGE_LIMIT, MeshFacts, PayloadHead,
+    RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
 };
-use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{LogIndex, SessionId};
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};

@@ -1,8 +1,9 @@
 //! Requests about the nodes of the mesh, and those that nodes ask of each other.
 
 use super::{CHUNK_READ, SEGMENT_READ, Served, body, logged, reply, reply_with_body};
-use pgmesh_protocol::{BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, Consensus, MayLeave, Request, SyncRepository};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{
+    BODY_LIMIT, CONSENSUS_LIMIT, ChangeNode, Consensus, ExitCode, Failure, MayLeave, Request, SyncRepository,
+};
 use pgmesh_storage::{ObjectName, wire};
 use pgmesh_transport::{Stream, StreamError};
 use tokio::sync::mpsc;

@@ -12,8 +12,7 @@
 
 use futures::StreamExt;
 use futures::stream;
-use pgmesh_protocol::Collected;
-use pgmesh_protocol::Failure;
+use pgmesh_protocol::{Collected, Failure};
 use pgmesh_raft::apply::{Base, Snapshots};
 use pgmesh_raft::{
     Command, CondemnedChunk, Garbage, GarbageKey, GarbageObject, ObjectRef, ReadError, Replica, SessionId, View, limits,

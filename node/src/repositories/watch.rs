@@ -1,8 +1,7 @@
 //! Watching the requests to one repository: each is begun, and comes to one of several ends.
 
 use crate::health::{Health, Work};
-use pgmesh_protocol::HealthInfo;
-use pgmesh_protocol::now_unix;
+use pgmesh_protocol::{HealthInfo, now_unix};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

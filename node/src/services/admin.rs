@@ -3,8 +3,10 @@
 use crate::Node;
 use crate::services::unexpected;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{BeginAnew, CreateInvite, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber};
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
+use pgmesh_protocol::{
+    BeginAnew, CreateInvite, ExitCode, Failure, Invite, JoinAccepted, JoinRequest, JoinedNode, NewNode, NewNumber,
+    now_unix,
+};
 use pgmesh_raft::command::AdmitNode;
 use pgmesh_raft::{
     CatalogError, Command, MeshRecord, NodeName, NodeRecord, Redemption, Refusal, Reply, TokenId, TokenRole,

@@ -12,8 +12,7 @@ use pgmesh_postgres::{
     SegmentName, TimelineHistory, TimelineHistoryEntry, TimelineHistoryError, WalFileName, WalHeader,
 };
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{PayloadHead, PushSegment, Pushed};
+use pgmesh_protocol::{ExitCode, Failure, PayloadHead, PushSegment, Pushed};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, ClaimedObject, NewReplica};
 use pgmesh_raft::{

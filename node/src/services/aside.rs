@@ -6,8 +6,7 @@ use super::refused_push::position;
 use crate::Node;
 use crate::refs;
 use pgmesh_postgres::WalFileName;
-use pgmesh_protocol::PushSegment;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, PushSegment};
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
 use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 

@@ -9,8 +9,9 @@ use crate::services::{
 use crate::sessions::{ConnectionNumber, ResumeKey, holder_words};
 use crate::settings::effective_ack;
 use bytes::Bytes;
-use pgmesh_protocol::{BackupBegun, BeginBackup, CommitBackup, CommittedBackup, PutChunk, QUERY_LIMIT, QueryChunks};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{
+    BackupBegun, BeginBackup, CommitBackup, CommittedBackup, ExitCode, Failure, PutChunk, QUERY_LIMIT, QueryChunks,
+};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::{self, NewChunk};
 use pgmesh_raft::{

@@ -7,8 +7,7 @@
 use crate::Node;
 use crate::services::stanza::{RECENT_PUSH_SECONDS, current};
 use pgmesh_postgres::{TimelineId, WalFileName};
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{ForgetWal, ForgottenTimeline, ForgottenWal};
+use pgmesh_protocol::{ExitCode, Failure, ForgetWal, ForgottenTimeline, ForgottenWal};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, Refusal, StanzaRecord, View, limits};
 use pgmesh_storage::{BackupLabel, StanzaName};
 

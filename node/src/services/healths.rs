@@ -2,8 +2,7 @@
 
 use crate::Node;
 use futures::future::join_all;
-use pgmesh_protocol::{Failure, now_unix};
-use pgmesh_protocol::{HealthInfo, NodeStatus, ReachInfo, StuckArchiver};
+use pgmesh_protocol::{Failure, HealthInfo, NodeStatus, ReachInfo, StuckArchiver, now_unix};
 use pgmesh_raft::{RepositoryRecord, View};
 use pgmesh_storage::{RepoKey, StanzaName, StoreSettings};
 use std::collections::{BTreeMap, BTreeSet};

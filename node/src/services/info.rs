@@ -5,10 +5,10 @@ use crate::garbage::never_deletes;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, GetInfo, HealthInfo, HolesReport, InfoCursor,
-    KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence, StanzaInfo,
+    ArchiveInfo, ArchiveStatus, BackupInfo, DatabaseInfo, DebtInfo, ExitCode, Failure, GetInfo, HealthInfo,
+    HolesReport, InfoCursor, KeptInfo, LostReport, MESSAGE_LIMIT, MeshInfo, RepositoryInfo, SegmentPresence,
+    StanzaInfo, now_unix,
 };
-use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{BackupRecord, Refusal, RepositoryRecord, StanzaRecord, View};
 use pgmesh_storage::{BackupLabel, RepoKey, StanzaName, wire};

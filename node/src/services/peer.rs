@@ -6,9 +6,9 @@ use crate::services::joined;
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    AuthorityKey, DeleteObject, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject, Stored, StoredAt,
+    AuthorityKey, DeleteObject, ExitCode, Failure, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
+    Stored, StoredAt,
 };
-use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{Payload, RepoKey};
 use std::sync::Arc;
 use tokio::sync::mpsc;

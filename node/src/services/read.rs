@@ -5,8 +5,9 @@ use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Place, SlotError, Source};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{CHUNK_BODY_LIMIT, ChunkReply, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{
+    CHUNK_BODY_LIMIT, ChunkReply, ExitCode, Failure, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead,
+};
 use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
@@ -257,8 +258,7 @@ mod tests {
     use crate::refs;
     use crate::repositories::Place;
     use crate::testing::{SUITE, TestNode, stanza};
-    use pgmesh_protocol::ExitCode;
-    use pgmesh_protocol::GetPieces;
+    use pgmesh_protocol::{ExitCode, GetPieces};
     use pgmesh_raft::ObjectRef;
     use pgmesh_storage::{Codec, Payload};
 

@@ -3,9 +3,7 @@
 
 use crate::Node;
 use pgmesh_postgres::{Lsn, WalFileName};
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::PushSegment;
-use pgmesh_protocol::utc;
+use pgmesh_protocol::{Failure, PushSegment, utc};
 use pgmesh_raft::{Database, Refusal, View};
 
 impl Node {

@@ -6,9 +6,9 @@ use crate::repositories::{Place, Way};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
-    BODY_LIMIT, ListRepository, MESSAGE_LIMIT, PayloadHead, ReadRepository, RepositoryListing, RepositoryObject,
+    BODY_LIMIT, ExitCode, Failure, ListRepository, MESSAGE_LIMIT, PayloadHead, ReadRepository, RepositoryListing,
+    RepositoryObject,
 };
-use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::Command;
 use pgmesh_storage::{Codec, ObjectPath, Payload, RepoKey, Repository, StoreError};
 use std::collections::BTreeMap;

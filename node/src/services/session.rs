@@ -3,8 +3,7 @@
 use super::backup::random_key;
 use crate::Node;
 use crate::sessions::{ConnectionNumber, holder_words};
-use pgmesh_protocol::{BeginRestore, RestoreBegun, SessionStatus};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{BeginRestore, ExitCode, Failure, RestoreBegun, SessionStatus};
 
 use pgmesh_raft::{Command, LogIndex, SessionId, SessionKind, SessionRecord, View};
 use pgmesh_storage::StanzaName;

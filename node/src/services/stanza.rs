@@ -6,8 +6,9 @@ use crate::refs;
 use crate::services::{claimed_object, unexpected};
 use crate::settings::effective_ack;
 use pgmesh_postgres::WalFileName;
-use pgmesh_protocol::{AdoptedStanza, AnnotateBackup, Collected, CreateStanza, DeletedStanza, NewStanza, SetStopped};
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{
+    AdoptedStanza, AnnotateBackup, Collected, CreateStanza, DeletedStanza, ExitCode, Failure, NewStanza, SetStopped,
+};
 use pgmesh_raft::command::{ClaimedObject, Cluster};
 use pgmesh_raft::{CatalogError, Command, Database, LogIndex, ObjectRef, Refusal, Reply, StanzaRecord};
 use pgmesh_storage::{ArchiveId, Codec, DbId, ObjectName, Payload, STANZA_FORMAT, StanzaInfo, StanzaName};

@@ -3,8 +3,7 @@
 use crate::Node;
 use crate::repositories::Place;
 use crate::services::info::debt_info;
-use pgmesh_protocol::SyncEvent;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, SyncEvent};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
 use std::time::{Duration, Instant};

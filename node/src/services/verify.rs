@@ -9,8 +9,9 @@ use crate::repositories::{BadReplica, OpenRepository, Slot, SlotError};
 use crate::{Node, refs};
 use futures::{StreamExt, TryStreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_protocol::{
+    ExitCode, Failure, Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary,
+};
 use pgmesh_raft::{Claim, DebtReason, GarbageKey, ObjectRef, Refusal, Replica, SessionKind, StanzaRecord, View};
 use pgmesh_storage::{
     BackupLabel, Digest, Generation, ManifestRoot, ObjectKind, ObjectName, ObjectPath, RepoKey, Repository, StanzaName,

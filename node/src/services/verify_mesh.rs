@@ -6,8 +6,9 @@ use crate::Node;
 use crate::links::{Lane, LinkError, Whom, receive};
 use crate::repositories::Place;
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary};
+use pgmesh_protocol::{
+    ExitCode, Failure, Finding, FindingKind, HealthInfo, NAMED, VerifyEvent, VerifyRequest, VerifySummary,
+};
 use pgmesh_raft::NodeName;
 use pgmesh_storage::RepoKey;
 use pgmesh_transport::Peer;

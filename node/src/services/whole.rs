@@ -2,8 +2,7 @@
 //! wait.
 
 use super::named::Named;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::QUERY_LIMIT;
+use pgmesh_protocol::{Failure, QUERY_LIMIT};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ChunkRecord, CondemnedChunk, LogIndex, SessionId, View};
 use pgmesh_storage::{Digest, RepoKey};
@@ -251,8 +250,7 @@ mod tests {
     use super::*;
     use crate::SessionTimes;
     use crate::testing::{Connected, TestNode, manifest_of};
-    use pgmesh_protocol::CommittedBackup;
-    use pgmesh_protocol::ExitCode;
+    use pgmesh_protocol::{CommittedBackup, ExitCode};
     use pgmesh_raft::{Claim, Command, DebtReason, ObjectRef, Reply};
 
     const LABEL: &str = "20260101-000000F";

@@ -5,8 +5,7 @@
 
 use super::own::insist;
 use crate::Node;
-use pgmesh_protocol::ResumeSession;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, ResumeSession};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

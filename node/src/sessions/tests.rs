@@ -3,9 +3,8 @@
 
 use super::SessionTimes;
 use crate::testing::{Connected, QUICK, TestNode, stanza};
-use pgmesh_protocol::ExitCode;
 use pgmesh_protocol::{
-    BackupBegun, BeginRestore, EndSession, GetChunk, GetStatus, KeepSession, ResumeSession, TerminateSession,
+    BackupBegun, BeginRestore, EndSession, ExitCode, GetChunk, GetStatus, KeepSession, ResumeSession, TerminateSession,
 };
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, SessionKind};
 use pgmesh_storage::Digest;

@@ -12,8 +12,7 @@ use crate::commands::info::{
 use crate::commands::status::words::{role, round_trip, unopened};
 use crate::output::{size, timestamp};
 use pgmesh_client::mesh::Probed;
-use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_protocol::{HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
+use pgmesh_protocol::{ExitCode, Failure, HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
 use std::collections::BTreeSet;
 
 /// A clock that differs by less, in seconds, is right.

@@ -4,10 +4,9 @@ use crate::testing::{Connected, SUITE, TestNode, push_of, segment_of, stanza};
 use crate::{SessionTimes, refs};
 use pgmesh_postgres::{Lsn, TimelineId};
 use pgmesh_protocol::{
-    DeleteObject, DeleteStanza, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed, SegmentPart,
-    SegmentReply, VerifyEvent,
+    DeleteObject, DeleteStanza, ExitCode, Failure, GetSegment, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment,
+    Pushed, SegmentPart, SegmentReply, VerifyEvent,
 };
-use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{Branch, ObjectRef, Replica, Server};
 use pgmesh_storage::{Codec, DbId, FilePart, Generation, Payload, RepoKey};
 use pgmesh_transport::Stream;

@@ -3,8 +3,7 @@
 use super::{Lies, Verification};
 use crate::refs;
 use crate::repositories::{OpenRepository, SlotError};
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{Finding, FindingKind};
+use pgmesh_protocol::{Failure, Finding, FindingKind};
 use pgmesh_raft::{GarbageKey, ObjectRef, Replica, View};
 use pgmesh_storage::{DbId, FilePart, ObjectPath, PartsSeen, RepoKey, StoreError};
 use std::collections::BTreeMap;

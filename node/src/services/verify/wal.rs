@@ -4,8 +4,7 @@ use super::Verification;
 use crate::wal_holes;
 use crate::wal_ranges::{Range, Ranges};
 use pgmesh_postgres::WalFileName;
-use pgmesh_protocol::Failure;
-use pgmesh_protocol::{Finding, FindingKind, NAMED, StanzaHoles};
+use pgmesh_protocol::{Failure, Finding, FindingKind, NAMED, StanzaHoles};
 use pgmesh_raft::{Database, StanzaRecord, View};
 use pgmesh_storage::StanzaName;
 

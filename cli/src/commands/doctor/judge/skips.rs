@@ -1,8 +1,7 @@
 //! Entries of the log that nodes have left out: all of them must have left out the same.
 
 use super::super::check::Check;
-use pgmesh_protocol::{EntryId, ExitCode};
-use pgmesh_protocol::{MeshStatus, NodeStatus};
+use pgmesh_protocol::{EntryId, ExitCode, MeshStatus, NodeStatus};
 use std::collections::BTreeSet;
 
 /// One check for each entry that any node has left out.
