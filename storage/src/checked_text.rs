@@ -16,7 +16,7 @@ const PREFIX: &str = "sha256 ";
 /// `sha256 `, 64 digits and a line feed.
 const LAST_LINE_LENGTH: usize = PREFIX.len() + 64 + 1;
 
-/// Why a file is not what was written.
+/// The way in which a file differs from the one that was written.
 #[derive(Debug, Error)]
 pub enum CheckedTextError {
     /// Empty, cut off, or far too long.
@@ -28,7 +28,7 @@ pub enum CheckedTextError {
     /// The last line does not fit the lines before it.
     #[error("the checksum in the last line does not match")]
     Checksum,
-    /// What the checksum covers is not understood: written by another version.
+    /// The checksum matches, but the content is not understood: another version wrote it.
     #[error("the content is not understood: {0}")]
     Content(#[from] serde_json::Error),
 }
@@ -42,7 +42,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CheckedTextErro
     Ok(text)
 }
 
-/// Reads what [`encode`] wrote.
+/// Reads a file that [`encode`] wrote.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CheckedTextError> {
     let length = bytes.len();
     let split = length

@@ -1,4 +1,4 @@
-//! Compression codecs, each with a bound on what decompression may produce.
+//! Compression codecs; decompression is bounded.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// How a payload is compressed. The names are pgBackRest's `compress-type`.
+/// The compression of a payload. The names are pgBackRest's `compress-type`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Codec {
@@ -28,7 +28,7 @@ pub enum Codec {
 /// Why compressing or decompressing failed.
 #[derive(Debug, Error)]
 pub enum CodecError {
-    /// The level is none of the codec's.
+    /// The codec has no such level.
     #[error("{codec} has no compression level {level} ({lowest} to {highest} are possible)")]
     Level {
         /// The codec.
@@ -45,20 +45,20 @@ pub enum CodecError {
     Compress {
         /// The codec.
         codec: Codec,
-        /// What it said.
+        /// Its error.
         source: io::Error,
     },
-    /// The bytes are not the codec's, or hold more than they should.
+    /// The codec cannot read the bytes, or they hold more than expected.
     #[error("decompressing {codec} to {plain_length} bytes: {source}")]
     Decompress {
         /// The codec.
         codec: Codec,
         /// The length that was expected.
         plain_length: usize,
-        /// What it said.
+        /// Its error.
         source: io::Error,
     },
-    /// The bytes hold another length than they should.
+    /// The bytes hold another length than expected.
     #[error("{codec} data holds {found} bytes where {expected} were expected")]
     Length {
         /// The codec.
@@ -96,7 +96,7 @@ impl Codec {
         Self::ALL.into_iter().find(|codec| codec.id() == id)
     }
 
-    /// The level used where none is configured: pgBackRest's defaults.
+    /// The level if none is configured: pgBackRest's defaults.
     #[must_use]
     pub fn default_level(self) -> i32 {
         match self {
@@ -160,11 +160,11 @@ impl Codec {
 
     /// Decompresses all of `stored` to exactly `plain_length` bytes.
     ///
-    /// Never produces more than one byte past `plain_length`, whatever `stored` says of itself, so a decompression bomb
-    /// costs no more memory than an honest payload. The caller bounds `plain_length`.
+    /// Never produces more than one byte past `plain_length`, even if `stored` claims to hold more, so a decompression
+    /// bomb costs no more memory than an honest payload. The caller bounds `plain_length`.
     ///
     /// # Errors
-    /// Bytes that are not the codec's, hold another length, or are followed by other bytes.
+    /// Bytes that the codec cannot read, that hold another length, or that are followed by other bytes.
     pub fn decompress(self, stored: &[u8], plain_length: usize) -> Result<Vec<u8>, CodecError> {
         let plain = match self {
             Self::None => stored.to_vec(),

@@ -1,4 +1,4 @@
-//! What can go wrong with a repository, by what the caller should do about it.
+//! Errors of a repository, sorted by their remedy: retry, read elsewhere, or give up.
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,89 +11,89 @@ use crate::keys::KeyError;
 use crate::payload::PayloadError;
 use crate::store::Trouble;
 
-/// A cause from below, whatever the kind of store.
+/// The underlying error; its type depends on the kind of store.
 pub type Source = Box<dyn StdError + Send + Sync + 'static>;
 
 /// Why an operation on a repository failed. Paths are relative to the repository's root.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// There is no such object, and the repository could be asked.
+    /// The store is in order, and it has no such object (invariant 7).
     #[error("{path} is not in the repository")]
     NotFound {
         /// The object.
         path: String,
     },
-    /// The object is there but not as it was written: report it, read elsewhere (invariant 6).
+    /// The object exists, but not as it was written: report it, and read another replica (invariant 6).
     #[error("{path} is damaged: {what}")]
     Damaged {
         /// The object.
         path: String,
-        /// What was found.
+        /// The damage.
         what: Damage,
     },
-    /// A put found its name taken by a damaged object: report that one and write the next generation.
+    /// A put found its name taken by a damaged object: report that object and write the next generation.
     #[error("{path} exists already and is damaged: {what}")]
     DamagedExists {
         /// The object.
         path: String,
-        /// What was found.
+        /// The damage.
         what: Damage,
     },
-    /// The repository did not answer, or not sensibly: try again later or elsewhere.
+    /// The repository gave no answer, or a senseless one: try again later, or try another repository.
     #[error("{action} {path}: {source}")]
     Unavailable {
-        /// What was being done.
+        /// The operation: `reading`, `writing`, ….
         action: &'static str,
-        /// To which object.
+        /// The object.
         path: String,
-        /// What the store said.
+        /// The store's error.
         source: Source,
     },
     /// The repository has no room left.
     #[error("{action} {path}: no space is left: {source}")]
     Full {
-        /// What was being done.
+        /// The operation.
         action: &'static str,
-        /// To which object.
+        /// The object.
         path: String,
-        /// What the store said.
+        /// The store's error.
         source: Source,
     },
     /// The repository refuses this program: credentials, permissions, or a read-only file system.
     #[error("{action} {path}: refused: {source}")]
     Denied {
-        /// What was being done.
+        /// The operation.
         action: &'static str,
-        /// To which object.
+        /// The object.
         path: String,
-        /// What the store said.
+        /// The store's error.
         source: Source,
     },
-    /// The place is not as the options say: no such bucket, no trusted certificate, another region or server.
+    /// The options do not fit the place: no such bucket, no trusted certificate, another region or server.
     #[error("{action} {path}: {source}")]
     Misplaced {
-        /// What was being done.
+        /// The operation.
         action: &'static str,
-        /// To which object.
+        /// The object.
         path: String,
-        /// What was met.
+        /// The store's error.
         source: Source,
     },
-    /// The object may not be deleted (yet): it is under object lock, or the credentials cannot. It stays, and nothing
-    /// is wrong.
+    /// The object cannot be deleted (yet): it is under object lock, or the credentials do not allow it. It stays, and
+    /// the repository is in order.
     #[error("{path} is kept: {why}")]
     Retained {
         /// The object.
         path: String,
-        /// What keeps it.
+        /// The reason: the lock, the retention policy, `delete=n`.
         why: String,
     },
     /// The repository's options cannot be used as they are.
     #[error("{what} cannot be used: {source}")]
     Unusable {
-        /// Which option, or what of the place.
+        /// The option, or the part of the configuration.
         what: String,
-        /// Why.
+        /// The reason.
         source: Source,
     },
     /// There is no `pgmesh.repo`: nothing has been created here.
@@ -102,24 +102,24 @@ pub enum StoreError {
         /// The object looked for.
         path: String,
     },
-    /// A repository cannot be created where one is, or where objects of one lie.
+    /// A repository cannot be created over another one, nor over the objects of another one.
     #[error("there is a repository here already: {path} exists")]
     AlreadyARepository {
-        /// What was found.
+        /// The object that was found.
         path: String,
     },
-    /// The repository was written by a program that uses another format.
+    /// The repository was written by a program with another format.
     #[error("the repository has format {format}, this program reads format {known}")]
     UnknownFormat {
         /// The repository's format.
         format: u16,
-        /// The format that is known.
+        /// The format that this program reads.
         known: u16,
     },
     /// The repository is encrypted and no passphrase was given.
     #[error("the repository is encrypted: its passphrase is needed")]
     PassphraseNeeded,
-    /// The repository is not encrypted and a passphrase was given: nobody should believe that it protects.
+    /// A passphrase was given for a repository that is not encrypted. The user must not believe that it protects.
     #[error("the repository is not encrypted, but a passphrase is configured for it")]
     PassphraseNotNeeded,
     /// The passphrase opens none of the repository's keys.
@@ -128,31 +128,31 @@ pub enum StoreError {
         /// The repository's id.
         uuid: String,
     },
-    /// No key object of the repository can be read, so not even the passphrase helps.
+    /// No key object of the repository can be read, so the passphrase has no key to open.
     #[error("the repository is encrypted, but no key of it can be read{}", .damaged.as_deref().map(|first| format!(": {first}")).unwrap_or_default())]
     NoKey {
-        /// What is wrong with the first key object that is there.
+        /// The first damage of a key object, if there is any.
         damaged: Option<String>,
     },
-    /// A key is wrapped in a way that is not understood.
+    /// The key is wrapped in a way that this program does not know.
     #[error("opening the repository's key {path}: {source}")]
     Key {
         /// The key object.
         path: String,
-        /// What is wrong.
+        /// The reason.
         source: KeyError,
     },
-    /// The caller put a payload under a name that is not its own.
+    /// The caller put a payload under a name that belongs to another content.
     #[error("the payload is not that of {path}: {what}")]
     WrongPayload {
         /// The object.
         path: String,
-        /// What does not fit.
+        /// The mismatch.
         what: String,
     },
 }
 
-/// What is wrong with a stored object.
+/// The damage of a stored object.
 #[derive(Debug, Error)]
 pub enum Damage {
     /// The envelope: length, header, MAC or padding.
@@ -179,24 +179,24 @@ pub enum Damage {
         /// The length in bytes.
         length: u64,
     },
-    /// The path is none that an object of a repository can have.
+    /// No object of a repository can have this path.
     #[error("no object of a repository has such a name")]
     Path,
 }
 
-/// What helps against an error.
+/// The remedy for an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advice {
-    /// The same again, later.
+    /// Repeat the request later.
     Retry,
-    /// Nothing, until somebody changes something.
+    /// Give up: the request fails until an administrator changes the options, the permissions or the repository.
     GiveUp,
-    /// The same object in another repository: this one is well, or well enough.
+    /// Read the same object in another repository. This repository is usable.
     Elsewhere,
 }
 
 impl StoreError {
-    /// What helps. Requests that may be repeated have been, within bounds.
+    /// The remedy. Requests that may be repeated have been repeated already, within bounds.
     #[must_use]
     pub fn advice(&self) -> Advice {
         match self {

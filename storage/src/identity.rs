@@ -1,4 +1,4 @@
-//! What a repository says of itself: the object `pgmesh.repo`.
+//! A repository's identity: the object `pgmesh.repo`.
 
 use std::fmt;
 use std::str::FromStr;

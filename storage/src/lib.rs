@@ -1,4 +1,4 @@
-//! What lies at rest: objects, how they are named, sealed and compressed, and the repositories that hold them.
+//! The data at rest: objects, their names, encryption and compression, and the repositories that hold them.
 //!
 //! Knows nothing of networks between nodes, nor of the catalog. The layers, lowest first:
 //!

@@ -1,4 +1,4 @@
-//! What travels between host and node, and what an object holds.
+//! Payloads: the content of an object, and the body of a message between host and node.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct Payload {
     pub bytes: Bytes,
 }
 
-/// A [`Payload`] without its bytes: what is said of it before they are sent.
+/// A [`Payload`] without its bytes: its announcement, sent before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PayloadHead {
     /// The digest of the plaintext.
@@ -47,7 +47,7 @@ pub enum PayloadError {
         /// The length in bytes.
         plain_length: u64,
     },
-    /// The bytes are not as many as the head says, or more than the plaintext could need.
+    /// The length differs from the head's, or is more than the plaintext could need.
     #[error(
         "{length} bytes of payload do not fit {plain_length} bytes of plaintext with codec {codec} ({expected} announced)"
     )]
@@ -61,15 +61,15 @@ pub enum PayloadError {
         /// The length that was announced.
         expected: u64,
     },
-    /// The codec refused.
+    /// The error of the codec.
     #[error(transparent)]
     Codec(#[from] CodecError),
-    /// The plaintext has another digest than it should.
+    /// The plaintext has another digest than expected.
     #[error("the content's digest is {found} where {expected} was expected")]
     Digest {
         /// The digest that was promised.
         expected: Digest,
-        /// The digest of what came out.
+        /// The digest of the plaintext.
         found: Digest,
     },
 }
@@ -83,7 +83,7 @@ impl Payload {
         Self::pack_known(suite.digest(plain), codec, level, plain)
     }
 
-    /// Compresses `plain`, whose digest is known already. Keeps it as it is where compressing does not make it smaller.
+    /// Compresses `plain`, whose digest is known. If compression does not make it smaller, it stays uncompressed.
     ///
     /// # Errors
     /// As [`Self::pack`].
@@ -113,7 +113,7 @@ impl Payload {
     /// Joins a head with the bytes that followed it.
     ///
     /// # Errors
-    /// Lengths that cannot be right together.
+    /// Lengths that contradict each other.
     pub fn from_parts(head: PayloadHead, bytes: Bytes) -> Result<Self, PayloadError> {
         let payload = Self {
             digest: head.digest,
@@ -136,13 +136,13 @@ impl Payload {
         }
     }
 
-    /// Decompresses and checks the digest. Does not copy where nothing was compressed.
+    /// Decompresses and checks the digest. An uncompressed payload is not copied.
     ///
     /// # Errors
-    /// Lengths that cannot be right, bytes that are not the codec's, another digest.
+    /// Impossible lengths, bytes that the codec cannot read, another digest.
     pub fn open(&self, suite: DigestSuite) -> Result<Bytes, PayloadError> {
         let plain = self.decompress()?;
-        // Invariant 6: what is handed out has the digest that it goes by, checked after decompression.
+        // Invariant 6: the digest is checked after decompression, before the plaintext is handed out.
         let found = suite.digest(&plain);
         if found == self.digest {
             Ok(plain)
@@ -154,7 +154,7 @@ impl Payload {
         }
     }
 
-    /// Decompresses without checking the digest: where it is not known yet.
+    /// Decompresses without checking the digest: for a payload whose digest is not known yet.
     pub(crate) fn decompress(&self) -> Result<Bytes, PayloadError> {
         self.check_lengths(self.bytes.len() as u64)?;
         match self.codec {
@@ -166,7 +166,7 @@ impl Payload {
         }
     }
 
-    /// Checks that the lengths fit each other: uncompressed bytes are the plaintext, compressed ones are fewer.
+    /// Checks the lengths: an uncompressed payload is as long as the plaintext, a compressed one is shorter.
     pub(crate) fn check_lengths(&self, announced: u64) -> Result<(), PayloadError> {
         check_plain_length(self.plain_length)?;
         let length = self.bytes.len() as u64;

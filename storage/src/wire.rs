@@ -1,9 +1,9 @@
 //! The one binary codec: bincode with variable-length little-endian integers.
 //!
-//! Used for manifest parts, Raft log entries, catalog values and messages between peers. Every decode is bounded:
-//! the input by the caller's limit, and what a decode may allocate by a small multiple of the input's length, so that a
-//! length field of garbage cannot exhaust memory. Trailing bytes are an error. Types that are decoded from
-//! untrusted bytes must not be recursive: depth is bounded by the type alone.
+//! Used for manifest parts, Raft log entries, catalog values and messages between peers. Every decode is bounded: its
+//! input by the caller's limit, its allocations by a small multiple of the input's length, so that a length field of
+//! garbage cannot exhaust memory. Trailing bytes are an error. Types that are decoded from untrusted bytes must not be
+//! recursive: depth is bounded by the type alone.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use serde::Serialize;

@@ -25,7 +25,7 @@ async fn conform(place: &Place) {
     }
 }
 
-/// What `repo-check` tries, on a place that does all of it.
+/// Runs `repo-check` on a place that passes all its steps.
 async fn checks(place: &Place) {
     check(&place.settings("checked/path"), &[]).await;
     // Nothing is left of it.
@@ -128,7 +128,7 @@ async fn a_repository_is_made_once() {
     create(Arc::clone(&store), Cipher::None).await;
     let again = Repository::create(Arc::clone(&store), common::identity(Cipher::None), None).await;
     assert!(matches!(again, Err(StoreError::AlreadyARepository { .. })));
-    // Without its identity, what lies there still is a repository's.
+    // Without its identity, the objects there still are a repository's.
     let repository = Repository::open(Arc::clone(&store), None, &[]).await.unwrap();
     let (name, payload) = chunk(b"kept");
     repository.put(&name, Generation::FIRST, &payload).await.unwrap();

@@ -1,4 +1,4 @@
-//! Credentials: those that are wrong are told so, and those that change are taken up while the repository is open.
+//! Credentials: wrong ones are reported, and changed ones are taken up while the repository is open.
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 mod common;
@@ -112,7 +112,7 @@ async fn tokens_of_gcs_are_made_anew_when_they_are_refused() {
     // The file's content changes, not its name.
     std::fs::write(&file, server.key_file(server.address())).unwrap();
     Repository::open(store.objects(), None, &[]).await.unwrap();
-    // A token that somebody else has fetched.
+    // A token from elsewhere.
     let token = server.token(Duration::from_secs(2));
     let by_token = bucket.with("gcs-key-type", "token").with("gcs-key", token);
     let (settings, file) = with_file(&by_token);
@@ -155,7 +155,7 @@ async fn an_account_that_may_not_delete_keeps_what_is_not_needed() {
     server.forbid("DELETE");
     let bucket = server.bucket(BUCKET, server.address());
     let (name, payload) = chunk(b"kept");
-    // Without delete=n it is refused; with it nobody asks, and it is no failure of the repository.
+    // Without delete=n, the server refuses. With it, no request is sent, and the error is not one of the repository.
     for (delete, retained) in [("y", false), ("n", true)] {
         let settings = settings(&bucket.clone().with("path", delete).with("delete", delete));
         let store = Store::create(&settings).unwrap();
@@ -210,7 +210,7 @@ async fn objects_are_put_under_lock() {
         assert_eq!(s3.versions("locking"), kept);
         repository.get(&name, Generation::FIRST).await.unwrap();
     }
-    // What was locked until now is gone for good.
+    // After its lock has ended, an object is deleted with all its bytes.
     let bucket = s3.bucket("locking", s3.address()).with("path", "short");
     let store = Store::create(&settings(
         &bucket

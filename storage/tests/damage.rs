@@ -187,7 +187,7 @@ async fn a_flipped_byte_in_the_key_object() {
         let found = repository.verify_path(path).await;
         assert!(matches!(found, Err(StoreError::Damaged { .. })), "byte {index}");
     }
-    // What the catalog has kept stands in, and the damage is not hidden.
+    // The catalog's key stands in for the damaged key object, and the damage is reported.
     let known = repository.wrapped_keys();
     let opened = Repository::open(Arc::clone(&store), Some(passphrase("right")), known)
         .await
@@ -293,7 +293,7 @@ async fn a_repository_whose_file_system_is_gone_is_not_an_empty_one() {
         assert!(matches!(got, Err(StoreError::Unavailable { .. })), "{got:?}");
         let listed = repository.list_sorted(prefix::CHUNKS).await;
         assert!(matches!(listed, Err(StoreError::Unavailable { .. })), "{listed:?}");
-        // Invariant 1: what is written to the mount point is lost with the next mount.
+        // Invariant 1: an object in the mount point would be lost with the next mount.
         let put = repository.put(&name, Generation(1), &payload).await;
         assert!(matches!(put, Err(StoreError::Unavailable { .. })), "{put:?}");
         let deleted = repository.delete(&name, Generation::FIRST).await;

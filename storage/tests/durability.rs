@@ -14,7 +14,7 @@ use pgmesh_storage::{Cipher, Generation, PosixStore, Repository};
 const ROOT_VARIABLE: &str = "PGMESH_DURABILITY_ROOT";
 const TRACED: &str = "fsync,fdatasync,mkdir,mkdirat,link,linkat,rename,renameat,renameat2,unlink,unlinkat";
 
-/// What the traced process puts.
+/// The content that the traced process puts.
 const PLAIN: &[u8] = b"an object that must survive a power cut";
 
 /// Runs under strace, started by the tests below: puts one object, then makes a directory as a mark that the put has

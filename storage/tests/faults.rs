@@ -1,6 +1,6 @@
-//! What goes wrong between here and a bucket: each fault has its class, its sentence, and leaves nothing half done.
+//! Faults of requests to a bucket: each fault has its class and its sentence, and leaves nothing half done.
 //!
-//! A proxy of ours stands before moto, Azurite and our server for Google Cloud Storage.
+//! Our proxy stands before moto, Azurite and our server for Google Cloud Storage.
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 mod common;
@@ -128,8 +128,8 @@ async fn passing_faults(place: Place) {
     }
 }
 
-/// Faults that stay are given up after a few tries, in a class and a sentence of their own; nothing is visible of what
-/// was being written.
+/// A lasting fault is given up after a few tries, in a class and a sentence of its own; no part of the object is
+/// visible.
 async fn lasting_faults(place: Place) {
     let subject = Subject::new(place).await;
     let html = Fault::Answer(Answer {
@@ -198,7 +198,7 @@ async fn lasting_faults(place: Place) {
             "{what} left something: {error}"
         );
         assert!(subject.repository.list_sorted("chunk").await.unwrap().is_empty());
-        // Other requests have earned back what the tries have cost.
+        // Other requests earn back the cost of the retries.
         for _ in 0..15 {
             subject.repository.probe().await.unwrap();
         }
@@ -211,7 +211,7 @@ async fn lasting_faults(place: Place) {
         }
         subject.harm_all(fault);
         let error = subject.get().await.unwrap_err();
-        // Invariant 7: whatever a server in trouble says, no object is thought to be missing.
+        // Invariant 7: no answer of a server in trouble makes an object seem missing.
         assert!(!matches!(error, StoreError::NotFound { .. }), "{what}: {error}");
         assert_eq!(error.advice(), *advice, "{what}: {error}");
         subject.heal();
@@ -219,7 +219,7 @@ async fn lasting_faults(place: Place) {
             subject.repository.probe().await.unwrap();
         }
     }
-    // What arrives damaged is never taken for good (invariant 6).
+    // Invariant 6: an answer that arrives damaged is an error.
     for (what, fault) in [
         ("flipped bit", Fault::FlipBit),
         ("shorter than said", Fault::WrongLength(-100)),
@@ -232,7 +232,7 @@ async fn lasting_faults(place: Place) {
     subject.get().await.unwrap();
 }
 
-/// A long object is written in parts; one that is interrupted leaves nothing.
+/// A long object is written in parts; an interrupted upload leaves nothing.
 async fn long_objects(place: Place) {
     let bucket = place.bucket().with("path", "long").with("storage-timeout", PATIENCE);
     let store = Store::create(&settings(

@@ -1,4 +1,4 @@
-//! Options of buckets, as a server sees them, and those that cannot be used.
+//! Options of buckets as a server sees them, and invalid options.
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 mod common;
@@ -34,7 +34,7 @@ fn elsewhere(server: &S3Server, endpoint: &str) -> Bucket {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_is_connected_to_where_the_options_say_whatever_its_endpoint_is() {
     let server = S3Server::start(BUCKET);
-    // A name that nobody knows, a port of its own, an address where nobody listens.
+    // An unknown name, a port of its own, an address without a server.
     for endpoint in ["http://nowhere", "http://nowhere:9", "http://127.0.0.9:9"] {
         let bucket = elsewhere(&server, endpoint).with("path", format!("p{}", endpoint.len()));
         let path = write_and_read(&bucket).await;

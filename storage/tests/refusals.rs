@@ -42,7 +42,7 @@ async fn a_full_file_system() {
     assert!(matches!(error, StoreError::Full { .. }), "{error}");
     assert!(error.to_string().contains("No space left"), "{error}");
     assert!(stored.len() >= 5);
-    // Nothing of the refused one is visible, nor left; what was acknowledged is whole.
+    // Nothing of the refused object is visible or left; the acknowledged objects are whole.
     assert!(matches!(
         repository.get(&refused.0, Generation::FIRST).await,
         Err(StoreError::NotFound { .. })
@@ -89,7 +89,7 @@ async fn a_file_where_a_directory_should_be() {
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("chunk"), "{error}");
     assert!(files(&folder.path().join("pgmesh.tmp")).is_empty());
-    // Invariant 7: nobody can know what the directory would hold.
+    // Invariant 7: it is unknown which objects the directory would hold.
     let error = repository.get(&name, Generation::FIRST).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
 }

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! The tag is the MAC, under the epoch's MAC key, of: the length of the object's path (4 bytes, little endian), the
-//! path relative to the repository's root, and everything before the tag. So it binds the content to the name: an
-//! object that took another's place is found. Without a cipher the tag is the plain digest of the same.
+//! path relative to the repository's root, and everything before the tag. So it binds the content to the name: if an
+//! object lies under another object's name, its tag does not match. Without a cipher the tag is the plain digest of the
+//! same bytes.
 
 mod header;
 
@@ -41,7 +42,7 @@ pub(crate) const fn max_object_length(kind: ObjectKind) -> u64 {
     kind.max_plain_length() + (HEADER_LENGTH + IV_LENGTH + BLOCK_LENGTH + TAG_LENGTH) as u64
 }
 
-/// Why stored bytes are not an object as it was written.
+/// The way in which stored bytes differ from the object that was written.
 #[derive(Debug, Error)]
 pub enum EnvelopeError {
     /// Too short for an envelope.
@@ -50,15 +51,15 @@ pub enum EnvelopeError {
         /// The length in bytes.
         length: u64,
     },
-    /// Longer or shorter than the header says.
+    /// The length differs from the header's.
     #[error("it is {length} bytes long, its header says {expected}")]
     Length {
         /// The length in bytes.
         length: u64,
-        /// What the header says.
+        /// The length that follows from the header.
         expected: u64,
     },
-    /// It does not begin as an object does.
+    /// The bytes do not begin with the magic number.
     #[error("it does not begin as an object of a pgmesh repository")]
     Magic,
     /// A version that this program does not read.
@@ -74,19 +75,19 @@ pub enum EnvelopeError {
     Header {
         /// The field.
         field: &'static str,
-        /// What it holds.
+        /// Its value.
         value: u64,
     },
-    /// The key epoch is none that the repository has a key of.
+    /// The repository has no key of this epoch.
     #[error("it was written with key epoch {epoch}, of which there is no key")]
     Epoch {
         /// The epoch.
         epoch: u32,
     },
-    /// The MAC differs: some byte is not as it was written, or the object is another's.
+    /// The MAC differs: a byte has changed, or the object lies under another object's name.
     #[error("its authentication tag does not match: bytes have changed, or it belongs elsewhere")]
     Tag,
-    /// What was decrypted has no valid padding, or another length than the header says.
+    /// The decrypted bytes have no valid padding, or another length than the header says.
     #[error("it does not decrypt to the length that its header says")]
     Padding,
 }
@@ -98,7 +99,7 @@ pub(crate) struct Envelope {
     keys: Option<KeyRing>,
 }
 
-/// What an object holds. The digest is not stored: the caller knows it from the name, or computes it.
+/// The content of an object. It has no digest: the caller knows it from the name, or computes it.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) codec: Codec,
@@ -115,8 +116,8 @@ impl Envelope {
         self.keys.as_ref().map(KeyRing::naming)
     }
 
-    /// How long a payload in an object of this length may be: exactly known but for the padding. `None` for a length
-    /// that no object of the repository has.
+    /// The possible lengths of the payload of an object of this length; with a cipher, the padding leaves several.
+    /// `None` for a length that no object of the repository has.
     pub(crate) fn payload_bounds(&self, object: u64) -> Option<RangeInclusive<u64>> {
         let around = (HEADER_LENGTH + TAG_LENGTH) as u64;
         if self.keys.is_none() {
@@ -214,7 +215,7 @@ impl Envelope {
         })
     }
 
-    /// Checks what the header says against the repository, the place, and the object's length.
+    /// Checks the header's fields against the repository, the kind, and the object's length.
     fn check_header(&self, header: &Header, kind: ObjectKind, length: u64) -> Result<(), EnvelopeError> {
         let cannot_be = |field, value| Err(EnvelopeError::Header { field, value });
         if header.kind != kind {
@@ -254,7 +255,7 @@ impl Envelope {
     }
 }
 
-/// Decrypts the body of an object whose length and tag have been checked: in place, where nobody else holds the bytes.
+/// Decrypts the body of an object whose length and tag have been checked. In place, unless the bytes are shared.
 fn decrypt(keys: &EpochKeys, object: Bytes) -> Result<Bytes, EnvelopeError> {
     let mut object = object
         .try_into_mut()

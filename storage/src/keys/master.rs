@@ -32,7 +32,7 @@ const SECRET_LENGTH: usize = 64;
 /// Why keys cannot be wrapped or unwrapped.
 #[derive(Debug, Error)]
 pub enum KeyError {
-    /// The passphrase is not the one that the key was wrapped with.
+    /// The key was wrapped with another passphrase.
     #[error("the passphrase does not open key {epoch:04}-{wrap:04} of repository {repository}")]
     WrongPassphrase {
         /// The repository's id.
@@ -45,7 +45,7 @@ pub enum KeyError {
     /// The wrapped key is no such thing.
     #[error("the wrapped key is malformed: {what}")]
     Malformed {
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
     },
     /// Argon2id refused.

@@ -30,24 +30,25 @@ pub struct BlockRange {
 /// A file, directory or link of a backed-up data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// The path relative to PGDATA, separated by `/`; what lies in a tablespace is below `pg_tblspc/<oid>`.
+    /// The path relative to PGDATA, separated by `/`; the files of a tablespace are below `pg_tblspc/<oid>`.
     pub path: String,
-    /// What it is.
+    /// Its type: a file, a directory or a link; and its content.
     pub kind: EntryKind,
     /// When it was last changed, in seconds since 1970.
     pub modified: i64,
-    /// The permission bits, without those of another user's or group's rights and the sticky bit.
+    /// The permission bits `0o777`: no set-user-id, no set-group-id, no sticky bit.
     pub mode: u32,
     /// The owner's name, where it has one.
     pub user: Option<String>,
     /// The group's name, where it has one.
     pub group: Option<String>,
-    /// Where a file's page fingerprints lie; not in backups of early versions. A record of its own in a part.
+    /// The place of a file's page fingerprints; not in backups of early versions. In a part, they are a record of their
+    /// own.
     #[serde(skip)]
     pub fingerprints: Option<Fingerprints>,
 }
 
-/// What an entry is, and of what it consists.
+/// The type of an entry, and its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     /// A file: its extents one after the other.
@@ -70,21 +71,21 @@ pub enum EntryKind {
     },
 }
 
-/// An entry that no restore may follow.
+/// An entry that a restore must not write.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the entry {path:?} cannot be: {what}")]
 pub struct InvalidEntry {
     /// The entry's path.
     pub path: String,
-    /// What is wrong with it.
+    /// The reason.
     pub what: &'static str,
 }
 
 impl FileEntry {
-    /// Checks what a restore relies on: a path that stays below PGDATA, and extents that make up the size.
+    /// Checks the properties that a restore relies on: the path stays below PGDATA, and the extents add up to the size.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The first property that fails.
     pub fn check(&self) -> Result<(), InvalidEntry> {
         self.check_place()?;
         let invalid = |what| self.invalid(what);
@@ -105,17 +106,17 @@ impl FileEntry {
         }
     }
 
-    /// Checks path, permissions and destination, which the first record of an entry has, however many follow.
+    /// Checks path, permissions and destination. An entry's first record has all of them, however many records follow.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The first property that fails.
     pub fn check_place(&self) -> Result<(), InvalidEntry> {
         let invalid = |what| self.invalid(what);
         if !is_safe_path(&self.path) {
             return Err(invalid("its path does not stay below the data directory"));
         }
-        // A program with the rights of its owner has no place in a data directory: a restore as root would make one of
-        // root's.
+        // A set-user-id program has no place in a data directory: a restore as root would make it a program with root's
+        // rights.
         if self.mode > 0o777 {
             return Err(invalid(
                 "its mode has bits that are no permissions of user, group and others",
@@ -139,11 +140,11 @@ impl FileEntry {
         }
     }
 
-    /// Checks that what lies in a tablespace lies in the directory of the cluster's version there: a tablespace's link
-    /// leads out of the data directory, and beside that directory are files of others.
+    /// Checks that a tablespace's file is in the directory of the cluster's version. A tablespace's link leads out of
+    /// the data directory, and beside that directory lie files of other programs.
     ///
     /// # Errors
-    /// It lies elsewhere.
+    /// The file lies elsewhere.
     pub fn check_tablespace(&self, version_directory: &str) -> Result<(), InvalidEntry> {
         let below = self
             .path
@@ -157,7 +158,7 @@ impl FileEntry {
         Ok(())
     }
 
-    /// Where the file's content lies; nowhere for what is no file.
+    /// The extents of the file's content; none for a directory or a link.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
         match &self.kind {
@@ -166,7 +167,7 @@ impl FileEntry {
         }
     }
 
-    /// The blocks whose page checksums did not fit; none for what is no file.
+    /// The blocks whose page checksums did not fit; none for a directory or a link.
     #[must_use]
     pub fn bad_pages(&self) -> &[BlockRange] {
         match &self.kind {
@@ -175,7 +176,7 @@ impl FileEntry {
         }
     }
 
-    /// The file's size in bytes; 0 for what is no file.
+    /// The file's size in bytes; 0 for a directory or a link.
     #[must_use]
     pub fn size(&self) -> u64 {
         match &self.kind {

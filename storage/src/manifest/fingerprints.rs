@@ -1,8 +1,8 @@
 //! Page fingerprints: which pages of a file changed since a backup, without its content.
 //!
-//! Every 8 KiB of a file, and its shorter end, has a fingerprint of 12 bytes. A file's table of them lies beside the
-//! manifest, in chunks: as a *base*, the table as it once was, and a *patch*, what differs from it now. So a backup in
-//! which few pages of a large file changed stores few fingerprints.
+//! Every 8 KiB of a file, and its shorter end, has a fingerprint of 12 bytes. A file's table of fingerprints lies
+//! beside the manifest, in chunks: a *base*, which is an earlier state of the table, and a *patch*, which lists the
+//! differences from it. So a backup in which few pages of a large file changed stores few fingerprints.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,37 +11,37 @@ use twox_hash::XxHash3_64;
 use super::file_entry::Extent;
 use crate::random::{self, RandomError};
 
-/// The bytes that one fingerprint is of, as PostgreSQL's pages (`BLCKSZ`); the last one of a file may be of fewer.
+/// The length of a page with one fingerprint, in bytes: PostgreSQL's `BLCKSZ`. The last page of a file may be shorter.
 pub const FINGERPRINT_PAGE: usize = 8192;
 /// A fingerprint in a base, in bytes.
 const BASE_RECORD: usize = 12;
 /// A fingerprint in a patch, with its page's number, in bytes.
 const PATCH_RECORD: usize = 16;
-/// A file of fewer pages gets a new base whenever one changes: 1 MiB.
+/// A file of fewer pages than this (1 MiB) gets a new base whenever a page changes.
 const PATCHED_FROM_PAGES: usize = 128;
-/// A patch that is longer than this part of the table becomes a new base.
+/// A patch that is longer than this fraction of the table becomes a new base.
 const LONGEST_PATCH: usize = 4;
 
-/// Where the fingerprints of a file lie.
+/// The place of a file's fingerprints.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprints {
-    /// The base: 12 bytes for each page, in order; perhaps of more or fewer pages than the file has now.
+    /// The base: 12 bytes for each page, in order. The file may have more or fewer pages by now.
     pub base: Vec<Extent>,
     /// The patch: 16 bytes for each page that differs from the base or is not in it, in order.
     pub patch: Vec<Extent>,
 }
 
-/// What one page of a file looked like.
+/// The fingerprint of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageFingerprint {
     /// XXH3 (64 bits) of the page, seeded with the stanza's secret.
     pub hash: u64,
-    /// CRC-32C of the page, of which that of the file is combined.
+    /// CRC-32C of the page; the file's CRC is combined from these.
     pub crc32c: u32,
 }
 
-/// The secret of a stanza that its fingerprints are seeded with, so that nobody who does not know it can make two pages
-/// that are taken for one. It is in the roots of the manifests, which an encrypted repository encrypts, and in no log.
+/// The seed of a stanza's fingerprints. It is secret: without it, an attacker cannot make two pages with the same
+/// fingerprint. It is in the roots of the manifests, which an encrypted repository encrypts, and in no log.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FingerprintSeed(u64);
@@ -53,7 +53,7 @@ impl std::fmt::Debug for FingerprintSeed {
 }
 
 impl FingerprintSeed {
-    /// Draws a new one.
+    /// Draws a new seed.
     ///
     /// # Errors
     /// The operating system gives no randomness.
@@ -71,16 +71,16 @@ impl FingerprintSeed {
     }
 }
 
-/// Bytes that are no table of fingerprints.
+/// The bytes are no table of fingerprints.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FingerprintError {
-    /// A length that is not that of whole records.
+    /// The length is no multiple of a record's length.
     #[error("fingerprints of {0} bytes are not whole")]
     Length(usize),
-    /// Pages of a patch that do not ascend, or lie past the file's end.
+    /// The pages of a patch do not ascend, or lie past the file's end.
     #[error("the fingerprint of page {0} is out of order")]
     Order(u32),
-    /// A page has none.
+    /// A page has no fingerprint.
     #[error("page {0} has no fingerprint")]
     Missing(usize),
 }
@@ -93,20 +93,20 @@ pub struct FingerprintTable {
     base: Vec<PageFingerprint>,
 }
 
-/// How a table is to be stored.
+/// The form in which a table is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoredTable {
     /// As a new base.
     Base(Vec<u8>),
-    /// As a patch of the base that there is.
+    /// As a patch of the present base.
     Patch(Vec<u8>),
 }
 
 impl FingerprintTable {
-    /// Reads the table of a file that has so many pages.
+    /// Reads the table of a file with `page_count` pages.
     ///
     /// # Errors
-    /// The bytes are no base, or no patch, or do not tell of all pages.
+    /// The bytes are no base, or no patch, or a page has no fingerprint.
     pub fn decode(base: &[u8], patch: &[u8], page_count: usize) -> Result<Self, FingerprintError> {
         let (records, rest) = base.as_chunks::<BASE_RECORD>();
         if !rest.is_empty() {
@@ -127,7 +127,7 @@ impl FingerprintTable {
                 return Err(FingerprintError::Order(page));
             }
             next = page.saturating_add(1);
-            // What a file had once and has no more may still be in its patch.
+            // If the file has shrunk, its patch may still have the pages that were cut off.
             if let Some(place) = pages.get_mut(page as usize) {
                 *place = Some(decode_one(fingerprint));
             }
@@ -140,14 +140,14 @@ impl FingerprintTable {
         })
     }
 
-    /// The same file with other pages.
+    /// The form in which the file's new pages are stored.
     #[must_use]
     pub fn with_pages(&self, pages: Vec<PageFingerprint>) -> StoredTable {
         store(&self.base, &pages)
     }
 }
 
-/// How a table is stored where there is a base of these pages; a file that had none has an empty one.
+/// The form in which `pages` are stored, given the pages of the base; `base` is empty for a file without one.
 fn store(base: &[PageFingerprint], pages: &[PageFingerprint]) -> StoredTable {
     let longest = pages.len() * BASE_RECORD / LONGEST_PATCH;
     if pages.len() >= PATCHED_FROM_PAGES
@@ -175,13 +175,13 @@ fn patch(base: &[PageFingerprint], pages: &[PageFingerprint], longest: usize) ->
 }
 
 impl StoredTable {
-    /// A table that is stored for the first time.
+    /// The stored form of a file's first table.
     #[must_use]
     pub fn new(pages: &[PageFingerprint]) -> Self {
         store(&[], pages)
     }
 
-    /// How many bytes the first table of a file of so many pages takes.
+    /// The length in bytes of the first table of a file with `page_count` pages.
     #[must_use]
     pub const fn first_length(page_count: usize) -> usize {
         page_count * BASE_RECORD
@@ -189,7 +189,7 @@ impl StoredTable {
 }
 
 impl Fingerprints {
-    /// Whether the lengths of its extents can be.
+    /// Whether the lengths of the extents are possible.
     pub(super) fn is_plausible(&self) -> bool {
         let is_whole = |extents: &[Extent], record: usize| {
             let sum: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();

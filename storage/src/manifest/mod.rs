@@ -1,4 +1,4 @@
-//! What a backup consists of.
+//! The manifest of a backup: its description and its list of files.
 //!
 //! A manifest is a small root, an object of its own that is written last, and parts with the list of files, which are
 //! stored as chunks. The root is JSON, so that it can grow fields; parts are [`wire`](crate::wire) encoded.

@@ -11,7 +11,7 @@ use crate::wire;
 /// The longest part that is read: a full part and its last record.
 pub const MAX_PART_LENGTH: usize = 4 * PART_LENGTH;
 
-/// The most extents of one file: 1 TiB in pages. Bounds what continued entries may gather in memory.
+/// The most extents of one file: 1 TiB in pages. Bounds the memory of an entry that goes on over many records.
 const MAX_EXTENTS: usize = 1 << 27;
 
 /// Why a part cannot be read.
@@ -20,14 +20,14 @@ pub enum PartError {
     /// The bytes are no part.
     #[error("decoding a part of the manifest: {0}")]
     Decode(#[from] wire::DecodeError),
-    /// An entry that no restore may follow.
+    /// An entry that a restore must not write.
     #[error(transparent)]
     Entry(#[from] InvalidEntry),
     /// A continuation without its beginning, or a beginning without its continuation: parts are missing or out of
     /// order.
     #[error("parts of the manifest are missing or out of order near {path:?}")]
     Order {
-        /// The entry concerned; empty where none is known.
+        /// The entry near the fault; empty if none is known.
         path: String,
     },
 }
@@ -48,10 +48,10 @@ impl PartReader {
         Self::default()
     }
 
-    /// The entries that are complete with this part. An entry that goes on in the next part comes with that one.
+    /// The entries that are complete with this part. An entry that goes on in the next part is returned with that part.
     ///
     /// # Errors
-    /// Bytes that are no part, entries that cannot be, parts out of order.
+    /// Bytes that are no part, impossible entries, parts out of order.
     pub fn entries(&mut self, part: &[u8]) -> Result<Vec<FileEntry>, PartError> {
         let records: Vec<PartRecord> = wire::decode(part, MAX_PART_LENGTH)?;
         let mut entries = Vec::with_capacity(records.len());
@@ -91,10 +91,10 @@ impl PartReader {
         Ok(Self::chunk_lengths(part)?.into_keys().collect())
     }
 
-    /// As [`chunks`](Self::chunks), of a part in which every entry is what a restore may follow. Keeps no entry.
+    /// As [`chunks`](Self::chunks), and checks that a restore may write every entry. Keeps no entry.
     ///
     /// # Errors
-    /// Bytes that are no part, or an entry that no restore may follow.
+    /// Bytes that are no part, or an entry that a restore must not write.
     pub fn checked_chunks(part: &[u8], version_directory: &str) -> Result<Vec<Digest>, PartError> {
         let records: Vec<PartRecord> = wire::decode(part, MAX_PART_LENGTH)?;
         for record in &records {
@@ -106,8 +106,8 @@ impl PartReader {
         Ok(lengths(records).into_keys().collect())
     }
 
-    /// The chunks that one part names, each with how many bytes of it the part reaches to: its length, where all of it
-    /// belongs to files of the part. Needs no other part.
+    /// The chunks that one part names, each with the highest offset in it that the part uses. That is the chunk's
+    /// length, if all of the chunk belongs to files of the part. Needs no other part.
     ///
     /// # Errors
     /// Bytes that are no part.
@@ -118,7 +118,7 @@ impl PartReader {
     /// Checks that no entry was left unfinished by the last part.
     ///
     /// # Errors
-    /// One was.
+    /// An entry is unfinished.
     pub fn finish(self) -> Result<(), PartError> {
         match self.begun {
             None if self.fingerprints.is_some() => Err(out_of_order(None)),

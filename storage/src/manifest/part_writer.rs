@@ -10,7 +10,7 @@ pub const PART_LENGTH: usize = 1 << 20;
 /// A file with more extents is written as several records, so that no part grows far beyond [`PART_LENGTH`].
 pub(super) const EXTENTS_PER_RECORD: usize = 4096;
 
-/// What a part is a list of.
+/// A record of a part; a part is a list of records.
 #[derive(Serialize, Deserialize)]
 pub(super) enum PartRecord {
     /// An entry; when `more` follows, with only the first of its extents.

@@ -21,7 +21,7 @@ const MAX_ROOT_LENGTH: usize = 64 << 20;
 /// Why a manifest's root, or a stanza's information, cannot be read.
 #[derive(Debug, Error)]
 pub enum ManifestError {
-    /// Too long to be one.
+    /// Longer than any manifest.
     #[error("{length} bytes are more than a manifest may have ({MAX_ROOT_LENGTH})")]
     TooLong {
         /// The length in bytes.
@@ -33,13 +33,13 @@ pub enum ManifestError {
         /// The format found.
         format: u16,
     },
-    /// No JSON, or not with the fields that it must have.
+    /// No JSON, or a required field is missing.
     #[error("the manifest is not understood: {0}")]
     Content(#[from] serde_json::Error),
 }
 
-/// The root of a backup's manifest: all about the backup but its files. Unknown fields are ignored, so that it can
-/// grow.
+/// The root of a backup's manifest: all facts of the backup except its files. Unknown fields are ignored, so that newer
+/// programs can add fields.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ManifestRoot {
     /// The format: [`MANIFEST_FORMAT`], or a lower one.
@@ -50,7 +50,7 @@ pub struct ManifestRoot {
     pub stanza: StanzaName,
     /// The backup's label.
     pub label: BackupLabel,
-    /// What the backup stores.
+    /// The type of the backup: full, diff or incr.
     #[serde(rename = "type")]
     pub backup_type: BackupType,
     /// The cluster in the stanza, and its version.
@@ -66,16 +66,17 @@ pub struct ManifestRoot {
     pub start_time: i64,
     /// When the backup was complete, in seconds since 1970.
     pub stop_time: i64,
-    /// Where recovery begins: the redo position of the backup's checkpoint.
+    /// The redo position of the backup's checkpoint: recovery begins there.
     pub start_lsn: Lsn,
-    /// Where the data directory is consistent.
+    /// The position at which the data directory is consistent.
     pub stop_lsn: Lsn,
     /// The checkpoint that the backup began with.
     pub checkpoint: Lsn,
     /// The timeline that the backup was made on.
     pub timeline: TimelineId,
-    /// The data directory that was backed up, as the writer fence tells it from its copies (invariant 12): a catalog
-    /// that is rebuilt learns from it who writes the timeline. Not in backups of early versions.
+    /// The instance of the data directory: the writer fence tells it from its copies by this (invariant 12). A catalog
+    /// that is rebuilt from a repository learns from it which instance writes the timeline. Not in backups of early
+    /// versions.
     #[serde(default)]
     pub instance: Option<String>,
     /// The first segment that recovery needs.
@@ -84,7 +85,7 @@ pub struct ManifestRoot {
     pub wal_stop: SegmentName,
     /// The size of the cluster's segments.
     pub segment_size: SegmentSize,
-    /// Whether page checksums were checked; not so in a cluster without them.
+    /// Whether page checksums were checked; never in a cluster without checksums.
     pub page_checksums: bool,
     /// Files with pages whose checksums did not fit.
     #[serde(default)]
@@ -95,26 +96,26 @@ pub struct ManifestRoot {
     /// The cluster's databases.
     #[serde(default)]
     pub databases: Vec<DatabaseRecord>,
-    /// Links in the data directory that are no tablespaces.
+    /// Symbolic links in the data directory, except tablespaces.
     #[serde(default)]
     pub links: Vec<LinkRecord>,
-    /// What the user noted.
+    /// The user's notes.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
-    /// What the page fingerprints are seeded with; none where the files have none.
+    /// The seed of the page fingerprints; none if the files have no fingerprints.
     #[serde(default)]
     pub fingerprint_seed: Option<FingerprintSeed>,
-    /// When all files were last read in whole, in seconds since 1970: this backup, or one that it rests on by way of
-    /// what was known not to have changed.
+    /// The time of the last full read of all files, in seconds since 1970: in this backup, or in an earlier backup
+    /// whose unchanged pages this one takes over.
     #[serde(default)]
     pub scanned_at: Option<i64>,
-    /// Whether the cluster has page checksums: where that changed, pages changed that no WAL tells of.
+    /// Whether the cluster has page checksums. Switching them on or off changes pages without WAL.
     #[serde(default)]
     pub data_checksums: Option<bool>,
-    /// Whether the files are those of a standby: they have other times than the primary's.
+    /// Whether the backup was taken from a standby: its files have other times than the primary's.
     #[serde(default)]
     pub from_standby: bool,
-    /// How much it is.
+    /// The backup's sizes.
     pub sizes: BackupSizes,
     /// How many files there are.
     pub file_count: u64,
@@ -139,9 +140,9 @@ pub struct PartRef {
 /// How much a backup is, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSizes {
-    /// The sum of all files' sizes: what a restore writes.
+    /// The sum of all files' sizes: the bytes that a restore writes.
     pub size: u64,
-    /// What was read and not found in the prior backup.
+    /// The bytes that were read and not found in the prior backup.
     pub delta: u64,
     /// The stored length of all chunks that the backup names.
     pub repository: u64,
@@ -165,7 +166,7 @@ pub struct TablespaceRecord {
     pub oid: u32,
     /// Its name.
     pub name: String,
-    /// Where the link points.
+    /// The link's destination.
     pub destination: String,
 }
 
@@ -183,7 +184,7 @@ pub struct DatabaseRecord {
 pub struct LinkRecord {
     /// The link's path, relative to PGDATA.
     pub path: String,
-    /// Where it points.
+    /// The link's destination.
     pub destination: String,
 }
 
@@ -197,7 +198,7 @@ impl ManifestRoot {
     /// The root as it is stored: the plaintext of the manifest object.
     ///
     /// # Errors
-    /// More than a manifest may have.
+    /// The root is longer than a manifest may be.
     pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
         encode(self)
     }
@@ -211,7 +212,7 @@ impl ManifestRoot {
     }
 }
 
-/// What a database cluster of a stanza is, so that a repository explains itself (invariant 8).
+/// The description of a stanza's database cluster, so that a repository explains itself (invariant 8).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StanzaInfo {
     /// The format: 1.
@@ -226,7 +227,7 @@ pub struct StanzaInfo {
     pub catalog_version: u32,
     /// The size of the cluster's segments.
     pub segment_size: SegmentSize,
-    /// When it was recorded, in seconds since 1970.
+    /// The time of the record, in seconds since 1970.
     pub created: i64,
 }
 
@@ -234,7 +235,7 @@ impl StanzaInfo {
     /// The record as it is stored.
     ///
     /// # Errors
-    /// None that a value of this type has.
+    /// None in practice: a value of this type is always short enough.
     pub fn encode(&self) -> Result<Vec<u8>, ManifestError> {
         encode(self)
     }
@@ -260,7 +261,7 @@ fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestErr
         format: u16,
     }
     check_length(bytes)?;
-    // The format first: of a newer one, the fields may not be understood.
+    // The format is read first: the fields of a newer format may not be understood.
     let Format { format } = serde_json::from_slice(bytes)?;
     if format == 0 || format > MANIFEST_FORMAT {
         return Err(ManifestError::Format { format });

@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::OffsetDateTime;
 
-/// What a backup stores.
+/// The type of a backup: which pages it stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BackupType {
     /// Every page anew.
     Full,
-    /// What differs from the last full backup.
+    /// The difference from the last full backup.
     Diff,
-    /// What differs from the last backup.
+    /// The difference from the last backup.
     Incr,
 }
 
@@ -50,8 +50,8 @@ impl FromStr for BackupType {
 /// The length of `20250215-020001F`.
 const PART_LENGTH: usize = 16;
 
-/// The name of a backup: `20250215-020001F`, or `20250215-020001F_20250216-020001D` (`I`) for one that depends on a
-/// full one.
+/// The name of a backup: `20250215-020001F` for a full backup, `20250215-020001F_20250216-020001D` (or `I`) for a
+/// dependent of it.
 ///
 /// Labels of one stanza sort as text in the order of their making, each full backup followed by its dependents.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,7 +64,7 @@ impl BackupLabel {
         Self(format!("{}F", timestamp(at)))
     }
 
-    /// The label of a backup made at `at` that depends on the full backup that `prior` is or belongs to.
+    /// The label of a backup made at `at` that depends on `prior`'s full backup.
     #[must_use]
     pub fn dependent(prior: &Self, kind: BackupType, at: OffsetDateTime) -> Self {
         match kind {
@@ -90,7 +90,7 @@ impl BackupLabel {
         }
     }
 
-    /// The label of the full backup: itself, or the one it depends on.
+    /// The label of the full backup: this backup itself, or the one that it depends on.
     #[must_use]
     pub fn full_part(&self) -> Self {
         Self(self.0.chars().take(PART_LENGTH).collect())
@@ -147,7 +147,7 @@ impl FromStr for BackupLabel {
     }
 }
 
-/// Whether `text` is a timestamp followed by one of `letters`.
+/// Whether `text` is a timestamp and then a letter out of `letters`.
 fn is_part(text: &str, letters: &[u8]) -> bool {
     text.len() == PART_LENGTH
         && text.bytes().enumerate().all(|(index, byte)| match index {

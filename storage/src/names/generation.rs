@@ -2,9 +2,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which writing of an object this is: 0 at first, one more each time a damaged or condemned object is replaced.
+/// The number of an object's writing: 0 at first, one more each time a damaged or condemned object is replaced.
 ///
-/// Invariant 2: nothing is rewritten, so the replacement needs a name of its own; a generation above 0 appends
+/// Nothing is rewritten (invariant 2), so the replacement needs a name of its own: a generation above 0 appends
 /// `.g<number>` to the object's name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -20,7 +20,7 @@ impl Generation {
         Self(self.0.saturating_add(1))
     }
 
-    /// What the generation appends to an object's name.
+    /// The suffix of an object's name.
     pub(crate) fn suffix(self) -> String {
         match self.0 {
             0 => String::new(),
@@ -28,8 +28,8 @@ impl Generation {
         }
     }
 
-    /// Splits an object's name into the rest and the generation. `None` where the suffix is not as [`Self::suffix`]
-    /// writes it.
+    /// Splits an object's name into the rest and the generation. `None` if the suffix is not as [`Self::suffix`] writes
+    /// it.
     pub(crate) fn split(name: &str) -> Option<(&str, Self)> {
         match name.rsplit_once(".g") {
             None => Some((name, Self::FIRST)),

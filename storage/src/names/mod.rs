@@ -14,7 +14,7 @@ pub use repo_key::{ParseRepoKeyError, RepoKey};
 pub use stanza_name::{ParseStanzaNameError, StanzaName};
 pub(crate) use trial_folder::{check_folder, is_in_check_folder};
 
-/// Serde for a name by its text: what is read is parsed, so an invalid name cannot be made by decoding.
+/// Serde for a name by its text. Decoding parses the text, so it cannot make an invalid name.
 macro_rules! serde_by_text {
     ($name:ty) => {
         impl serde::Serialize for $name {

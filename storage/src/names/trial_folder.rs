@@ -1,16 +1,16 @@
-//! The folder that a trial of a place writes to. It lies among the repository's objects, and is none of them.
+//! The folder of a `repo-check`. It lies among the repository's objects, and is none of them.
 
-/// What the folder's name begins with.
+/// The beginning of the folder's name.
 const PREFIX: &str = "pgmesh-check-";
-/// How many random bytes follow, in hexadecimal: two trials at once must not meet.
+/// The number of random bytes that follow, in hexadecimal: two checks at the same time need different folders.
 const TOKEN_LENGTH: usize = 6;
 
-/// The folder of one trial.
+/// The folder of one check.
 pub(crate) fn check_folder(token: [u8; TOKEN_LENGTH]) -> String {
     format!("{PREFIX}{}", hex::encode(token))
 }
 
-/// Whether a path, relative to the repository's root, lies in the folder of a trial.
+/// Whether a path, relative to the repository's root, lies in the folder of a check.
 pub(crate) fn is_in_check_folder(path: &str) -> bool {
     let folder = path.split_once('/').map(|(folder, _)| folder);
     let token = folder.and_then(|folder| folder.strip_prefix(PREFIX));

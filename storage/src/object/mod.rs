@@ -1,4 +1,4 @@
-//! What objects a repository holds, and how they are named.
+//! The objects of a repository, and their names.
 
 mod name;
 mod path;

@@ -9,7 +9,7 @@ use crate::digest::{Digest, DigestSuite};
 use crate::names::{ArchiveId, BackupLabel, Generation, StanzaName};
 use crate::payload::MAX_PLAIN_LENGTH;
 
-/// What an object holds.
+/// The kind of an object's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectKind {
@@ -19,7 +19,7 @@ pub enum ObjectKind {
     Segment,
     /// The root of a backup's manifest.
     Manifest,
-    /// What a database cluster of a stanza is.
+    /// The description of a stanza's database cluster.
     StanzaInfo,
 }
 
@@ -34,14 +34,14 @@ impl ObjectKind {
         }
     }
 
-    /// The most plaintext that an object of this kind may hold, in bytes. A peer or a bucket that claims more is not
-    /// believed, and nothing of it is read.
+    /// The most plaintext that an object of this kind may hold, in bytes. If a peer or a bucket claims more, the object
+    /// is refused before a byte is read.
     #[must_use]
     pub const fn max_plain_length(self) -> u64 {
         match self {
             // A page-aligned piece, small files together, or a part of a manifest: each about 1 MiB.
             Self::Chunk => 8 << 20,
-            // What is longer lies in parts.
+            // A longer file lies in parts.
             Self::Segment => LARGEST_SINGLE_OBJECT,
             // The digests of its parts: 1,000 files of a backup take 32 bytes here.
             Self::Manifest => MAX_PLAIN_LENGTH,
@@ -72,7 +72,7 @@ impl fmt::Display for ObjectKind {
     }
 }
 
-/// An object by what it holds: the same in every repository, whose paths differ by their naming keys.
+/// An object, named by its content: the same in every repository, although the paths differ by the naming key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ObjectName {
     /// A chunk.
@@ -87,7 +87,7 @@ pub enum ObjectName {
         file: WalFileName,
         /// The digest of the whole file.
         digest: Digest,
-        /// Which of the file's objects.
+        /// The objects of the file that the name stands for.
         portion: Portion,
     },
     /// The root of a backup's manifest.
@@ -99,7 +99,7 @@ pub enum ObjectName {
         /// The digest of the manifest's root.
         digest: Digest,
     },
-    /// What a database cluster of a stanza is.
+    /// The description of a stanza's database cluster.
     StanzaInfo {
         /// The stanza.
         stanza: StanzaName,
@@ -111,7 +111,7 @@ pub enum ObjectName {
 }
 
 impl ObjectName {
-    /// What the object holds.
+    /// The kind of the object.
     #[must_use]
     pub fn kind(&self) -> ObjectKind {
         match self {
@@ -122,7 +122,7 @@ impl ObjectName {
         }
     }
 
-    /// The digest of the object's plaintext; of a part of a file, that of the whole file.
+    /// The digest of the object's plaintext; for a part of a file, the digest of the whole file.
     #[must_use]
     pub fn digest(&self) -> Digest {
         match self {
@@ -133,7 +133,7 @@ impl ObjectName {
         }
     }
 
-    /// The objects that the name means: itself, but for all parts of a file.
+    /// The objects that the name stands for: itself, or all parts of a file.
     #[must_use]
     pub fn objects(&self) -> Vec<Self> {
         match self {
@@ -145,7 +145,7 @@ impl ObjectName {
         }
     }
 
-    /// The part of a file that the name means, if it does.
+    /// The part, if the name stands for a part of a file.
     #[must_use]
     pub fn part(&self) -> Option<FilePart> {
         match self {
@@ -154,7 +154,7 @@ impl ObjectName {
         }
     }
 
-    /// One part of the file that the name is of.
+    /// The name of one part of the file.
     #[must_use]
     pub fn of_part(&self, part: FilePart) -> Self {
         self.with(Portion::Part(part))
@@ -168,7 +168,7 @@ impl ObjectName {
         name
     }
 
-    /// Where the object lies in a repository with this naming key (`None`: not encrypted).
+    /// The object's path in a repository with this naming key (`None`: not encrypted).
     #[must_use]
     pub(crate) fn place(
         &self,

@@ -37,7 +37,7 @@ impl StoredName {
         self.0.as_bytes()
     }
 
-    /// The digest, where it is the name.
+    /// The digest, in a repository whose names are digests.
     pub(crate) fn unhidden(self) -> Digest {
         self.0
     }
@@ -55,10 +55,10 @@ impl fmt::Debug for StoredName {
     }
 }
 
-/// Which mark of a repository: see [`Repository::write_mark`](crate::Repository::write_mark).
+/// A mark of a repository: see [`Repository::write_mark`](crate::Repository::write_mark).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark {
-    /// One more each time.
+    /// Higher than every earlier mark's.
     pub number: u64,
     /// Drawn at random: marks of one number in two copies of a repository differ.
     pub nonce: u64,
@@ -75,16 +75,16 @@ pub enum ObjectPath {
     Key {
         /// The key epoch.
         epoch: u32,
-        /// Which wrapping of it.
+        /// The number of this wrapping of the epoch's keys.
         wrap: u32,
     },
     /// `pgmesh.mark/<number>-<nonce>`, both of 16 hexadecimal digits
     Mark(Mark),
     /// `chunk/<xx>/<name>`
     Chunk {
-        /// What stands for the content.
+        /// The name that stands for the content.
         name: StoredName,
-        /// Which writing.
+        /// The generation.
         generation: Generation,
     },
     /// `stanza/<stanza>/archive/<archive id>/<tli+log>/<file>-<name>[.p<number>of<parts>]`; history files lie directly
@@ -96,11 +96,11 @@ pub enum ObjectPath {
         archive_id: ArchiveId,
         /// The archived file.
         file: WalFileName,
-        /// What stands for the content of the whole file.
+        /// The name that stands for the content of the whole file.
         name: StoredName,
-        /// Which writing.
+        /// The generation.
         generation: Generation,
-        /// Which part of the file, where it lies in parts.
+        /// The part, if the file lies in parts.
         part: Option<FilePart>,
     },
     /// `stanza/<stanza>/backup/<label>/manifest-<name>`
@@ -109,9 +109,9 @@ pub enum ObjectPath {
         stanza: StanzaName,
         /// The backup.
         label: BackupLabel,
-        /// What stands for the content.
+        /// The name that stands for the content.
         name: StoredName,
-        /// Which writing.
+        /// The generation.
         generation: Generation,
     },
     /// `stanza/<stanza>/db/<archive id>-<name>`
@@ -120,9 +120,9 @@ pub enum ObjectPath {
         stanza: StanzaName,
         /// The cluster.
         archive_id: ArchiveId,
-        /// What stands for the content.
+        /// The name that stands for the content.
         name: StoredName,
-        /// Which writing.
+        /// The generation.
         generation: Generation,
     },
 }
@@ -154,7 +154,7 @@ impl ObjectPath {
                 Self::Chunk { name, generation }
             }
             ["stanza", stanza, "archive", archive_id, _, last] | ["stanza", stanza, "archive", archive_id, last] => {
-                // Behind the name: the file's own may end with `.partial`.
+                // Split from the end: the file's own name may end with `.partial`.
                 let (file, name) = last.rsplit_once('-')?;
                 let (name, part) = FilePart::split(name)?;
                 let (name, generation) = parse_name(name)?;
@@ -189,11 +189,11 @@ impl ObjectPath {
             }
             _ => return None,
         };
-        // One path for one object: leading zeros, signs and foreign folders are none of ours.
+        // One path for one object: leading zeros, signs and foreign folders are refused.
         (parsed.to_string() == path).then_some(parsed)
     }
 
-    /// What lies there; `None` for the identity, for keys and for marks.
+    /// The kind of the object; `None` for the identity, for keys and for marks.
     #[must_use]
     pub fn kind(&self) -> Option<ObjectKind> {
         match self {
@@ -216,7 +216,7 @@ impl ObjectPath {
         }
     }
 
-    /// What stands for the content; `None` for the identity and for keys.
+    /// The name that stands for the content; `None` for the identity, for keys and for marks.
     #[must_use]
     pub fn name(&self) -> Option<StoredName> {
         match self {
@@ -228,7 +228,7 @@ impl ObjectPath {
         }
     }
 
-    /// Which writing of the object it is.
+    /// The object's generation.
     #[must_use]
     pub fn generation(&self) -> Generation {
         match self {
@@ -240,7 +240,7 @@ impl ObjectPath {
         }
     }
 
-    /// Which part of an archived file lies there.
+    /// The part of the archived file that the object holds.
     #[must_use]
     pub fn part(&self) -> Option<FilePart> {
         match self {
@@ -269,8 +269,8 @@ impl ObjectPath {
         path
     }
 
-    /// The object's name, once the digest of its content is known, or of the whole file that it is a part of; `None`
-    /// for the identity and for keys.
+    /// The object's name, given the digest of its content (for a part: of the whole file); `None` for the identity, for
+    /// keys and for marks.
     #[must_use]
     pub fn object_name(&self, digest: Digest) -> Option<ObjectName> {
         Some(match self.clone() {
@@ -361,13 +361,13 @@ pub mod prefix {
     /// All stanzas.
     pub const STANZAS: &str = "stanza";
 
-    /// All that belongs to a stanza, but chunks.
+    /// All objects of a stanza, except chunks.
     #[must_use]
     pub fn stanza(stanza: &StanzaName) -> String {
         format!("stanza/{stanza}")
     }
 
-    /// What a stanza's database clusters are.
+    /// The descriptions of a stanza's database clusters.
     #[must_use]
     pub fn databases(stanza: &StanzaName) -> String {
         format!("stanza/{stanza}/db")

@@ -5,8 +5,8 @@
 //!   more                        parts of 8 MiB    <file>-<name>.p001of128 … <file>-<name>.p128of128
 //! ```
 //!
-//! How many parts a file has follows from its length alone, so no further object has to tell it; and each path names
-//! the number of all, so a listing shows whether a file is complete.
+//! The number of parts follows from the file's length alone, so no further object has to tell it. Each path has the
+//! number of all parts, so a listing shows whether a file is complete.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use crate::payload::MAX_FILE_LENGTH;
 pub const LARGEST_SINGLE_OBJECT: u64 = 16 << 20;
 /// The plaintext of every part but the last, which may be shorter, in bytes.
 pub const FILE_PART_LENGTH: u64 = 8 << 20;
-/// No file has more parts.
+/// The most parts of a file.
 pub const MOST_PARTS: u16 = {
     let most = MAX_FILE_LENGTH.div_ceil(FILE_PART_LENGTH);
     assert!(most == 128, "one bit of a u128 for each");
@@ -27,14 +27,14 @@ pub const MOST_PARTS: u16 = {
 /// A file that lies in parts has more than [`LARGEST_SINGLE_OBJECT`] bytes.
 const FEWEST_PARTS: u16 = 3;
 
-/// The parts in which a file of so many bytes lies; `None` where one object holds it.
+/// The number of parts of a file with so many bytes; `None` if one object holds the whole file.
 #[must_use]
 pub fn parts_of(plain_length: u64) -> Option<u16> {
     let parts = || u16::try_from(plain_length.div_ceil(FILE_PART_LENGTH)).unwrap_or(u16::MAX);
     (plain_length > LARGEST_SINGLE_OBJECT).then(parts)
 }
 
-/// Which part of a file.
+/// The number of a part, and the number of all parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FilePart {
     number: u16,
@@ -42,25 +42,25 @@ pub struct FilePart {
 }
 
 impl FilePart {
-    /// Part `number` of `of`, counted from 1. `None` for what no file has.
+    /// Part `number` of `of`, counted from 1. `None` if no file has such a part.
     #[must_use]
     pub fn new(number: u16, of: u16) -> Option<Self> {
         let may_be = (FEWEST_PARTS..=MOST_PARTS).contains(&of) && (1..=of).contains(&number);
         may_be.then_some(Self { number, of })
     }
 
-    /// All parts of a file that has so many, in their order. None where no file has so many.
+    /// All parts of a file with `of` parts, in order; empty if no file has so many.
     pub fn all(of: u16) -> impl Iterator<Item = Self> {
         (1..=of.min(MOST_PARTS)).filter_map(move |number| Self::new(number, of))
     }
 
-    /// Which one, from 1.
+    /// The part's number, from 1.
     #[must_use]
     pub fn number(self) -> u16 {
         self.number
     }
 
-    /// How many there are.
+    /// The number of all parts.
     #[must_use]
     pub fn of(self) -> u16 {
         self.of
@@ -72,7 +72,7 @@ impl FilePart {
         self.number == self.of
     }
 
-    /// Whether the part may hold so many bytes of plaintext, whatever the length of the file.
+    /// Whether a part can hold so many bytes of plaintext; the file's length is not known here.
     #[must_use]
     pub fn may_hold(self, plain_length: u64) -> bool {
         match self.is_last() {
@@ -81,14 +81,14 @@ impl FilePart {
         }
     }
 
-    /// How many bytes the part has of a file of so many.
+    /// The length of the part, in bytes, in a file of `file_length` bytes.
     #[must_use]
     pub fn length_in(self, file_length: u64) -> u64 {
         let before = u64::from(self.number.saturating_sub(1)) * FILE_PART_LENGTH;
         file_length.saturating_sub(before).min(FILE_PART_LENGTH)
     }
 
-    /// Splits a name into the rest and the part that its end tells: `.p003of128`.
+    /// Splits a name into the rest and the part, which is at its end: `.p003of128`.
     pub(crate) fn split(name: &str) -> Option<(&str, Option<Self>)> {
         let Some((rest, text)) = name.rsplit_once(".p") else {
             return Some((name, None));
@@ -106,26 +106,26 @@ impl fmt::Display for FilePart {
     }
 }
 
-/// Which objects a name of an archived file means.
+/// The objects that a name of an archived file stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Portion {
-    /// The one that holds the whole file.
+    /// One object with the whole file.
     #[default]
     Whole,
-    /// All of its parts, of which there are so many: to be deleted or looked for, not to be read at once.
+    /// All parts, and their number: to delete them or look for them, not to read them.
     AllParts(u16),
-    /// One of its parts.
+    /// One part.
     Part(FilePart),
 }
 
 impl Portion {
-    /// All objects of a file of so many bytes.
+    /// All objects of a file of `plain_length` bytes.
     #[must_use]
     pub fn of_length(plain_length: u64) -> Self {
         parts_of(plain_length).map_or(Self::Whole, Self::AllParts)
     }
 
-    /// The part, if it is one.
+    /// The part, if the portion is one.
     #[must_use]
     pub fn part(self) -> Option<FilePart> {
         match self {
@@ -135,7 +135,7 @@ impl Portion {
     }
 }
 
-/// Which parts of a file a listing has shown.
+/// The parts of a file that a listing has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartsSeen {
     of: u16,
@@ -143,7 +143,7 @@ pub struct PartsSeen {
 }
 
 impl PartsSeen {
-    /// One of them.
+    /// The parts after the first listed one.
     #[must_use]
     pub fn first(part: FilePart) -> Self {
         let mut seen = Self { of: part.of, seen: 0 };
@@ -151,27 +151,27 @@ impl PartsSeen {
         seen
     }
 
-    /// One more. Parts of another number of parts are not of this file.
+    /// Adds a part. A part with another number of all parts belongs to another file, and is ignored.
     pub fn add(&mut self, part: FilePart) {
         if part.of == self.of {
             self.seen |= 1 << (part.number - 1);
         }
     }
 
-    /// How many the file has.
+    /// The number of all parts of the file.
     #[must_use]
     pub fn of(self) -> u16 {
         self.of
     }
 
-    /// Whether all are there.
+    /// Whether all parts are there.
     #[must_use]
     pub fn is_complete(self) -> bool {
         self.seen.count_ones() == u32::from(self.of)
     }
 
-    /// Whether the parts are as an upload leaves them that was cut: they are written in their order, up to `ahead` at
-    /// once, and the last one only when all the others are there.
+    /// Whether the parts are those of an interrupted upload. An upload writes parts in order, up to `ahead` at once,
+    /// and the last part only after all others.
     #[must_use]
     pub fn is_cut(self, ahead: u32) -> bool {
         let highest = u128::BITS - self.seen.leading_zeros();
@@ -233,11 +233,11 @@ mod tests {
         };
         assert!(seen(&[5, 1, 3, 2, 4]).is_complete());
         assert!(!seen(&[5, 1, 3, 2]).is_complete());
-        // Cut: the beginning is there, but for those that were under way at once.
+        // An interrupted upload: the first parts are there, except those in flight.
         assert!(seen(&[1, 2]).is_cut(2) && seen(&[1, 3]).is_cut(2) && seen(&[2]).is_cut(2));
         assert!(!seen(&[3]).is_cut(2) && !seen(&[1, 4]).is_cut(2));
         assert!(!seen(&[1, 2, 3, 5]).is_cut(2), "the last one is written last");
-        // Of another file.
+        // The part of another file.
         let mut other = seen(&[1, 2, 3, 4]);
         other.add(FilePart::new(5, 6).unwrap());
         assert!(!other.is_complete());

@@ -7,16 +7,16 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{PosixError, failed, sync_directory};
 
-/// As many directories are remembered; then all are forgotten, which costs a few syncs.
+/// The most directories that are remembered; then all are forgotten, which costs a few syncs.
 const MAX_REMEMBERED: usize = 1 << 16;
 
 /// New directories: readable by the group, as pgBackRest's.
 const MODE: u32 = 0o750;
 
-/// Knows which directories of a repository are durable themselves: named by a parent that was synced since.
+/// The directories of a repository that are known to be durable: each was synced into its parent.
 ///
-/// That a directory exists does not make it durable: another writer may have made it a moment ago, or a process that
-/// was killed before its sync. So each directory's parents are synced once by each process, whoever made it.
+/// A directory that exists need not be durable: another writer may have made it a moment ago, or a process that was
+/// killed before its sync. So each process syncs each directory's parent once, even if it did not make the directory.
 #[derive(Debug)]
 pub(super) struct Directories {
     root: PathBuf,
@@ -31,7 +31,7 @@ impl Directories {
         }
     }
 
-    /// Makes `folder`, and all folders between it and the root, where they are missing, and makes them durable.
+    /// Makes `folder`, and all missing folders between it and the root, and makes them durable.
     pub(super) fn make_durable(&self, folder: &Path) -> Result<(), PosixError> {
         if folder == self.root || self.is_known(folder) {
             return Ok(());
@@ -46,7 +46,7 @@ impl Directories {
         Ok(())
     }
 
-    /// Forgets everything: after a folder was found missing that should have been there.
+    /// Forgets all directories: called when a remembered folder turns out to be missing.
     pub(super) fn forget(&self) {
         self.lock().clear();
     }
@@ -68,7 +68,7 @@ impl Directories {
     }
 }
 
-/// Makes a directory; one that is there already will do.
+/// Makes a directory. An existing directory is a success.
 pub(super) fn create(folder: &Path) -> Result<(), PosixError> {
     match fs::DirBuilder::new().mode(MODE).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),

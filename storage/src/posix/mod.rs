@@ -1,11 +1,11 @@
 //! A directory as an object store whose puts are durable and never replace anything.
 //!
-//! `object_store`'s own local store reads and lists for us; its writes are not used, even with `with_fsync`, because
-//! - it takes a directory that is there for one that is durable, though another writer may have made it a moment ago,
-//!   or a killed process before (here: [`Directories`] syncs each directory's way up once per process),
+//! `object_store`'s own local store reads and lists for us. Its writes are not used, even with `with_fsync`, because
+//! - it takes every existing directory for a durable one, though another writer may have made it a moment ago, or a
+//!   killed process before (here: [`Directories`] syncs each directory's way up once per process),
 //! - it answers "exists already" for an object whose directory entry may not be durable yet,
-//! - what a killed process left behind stays for ever (here: [`PosixStore::remove_leftovers`]),
-//! - after the repository's file system was unmounted it writes into the mount point (here: [`Root::check`]).
+//! - the temporary files of a killed process stay for ever (here: [`PosixStore::remove_leftovers`]),
+//! - after the repository's file system was unmounted, it writes into the mount point (here: [`Root::check`]).
 
 mod directories;
 mod root;
@@ -37,8 +37,7 @@ const STORE: &str = "posix";
 /// A repository's directory on a file system of this machine.
 ///
 /// Knows `PutMode::Create` only (invariant 2), and a put that has returned is durable (invariant 1): the file was
-/// synced before it got its name, then the directory that names it, and every directory above that this process had not
-/// synced yet.
+/// synced before it got its name, then its directory, and every directory above that this process had not synced yet.
 #[derive(Clone, Debug)]
 pub struct PosixStore {
     reader: LocalFileSystem,
@@ -51,7 +50,7 @@ struct Inner {
     directories: Directories,
 }
 
-/// An I/O error, with what was being done to which file.
+/// An I/O error, with the operation and the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {}: {source}", .path.display())]
 struct PosixError {
@@ -69,7 +68,7 @@ impl From<PosixError> for Error {
     }
 }
 
-/// Adds what was being done to an I/O error.
+/// Adds the operation and the file to an I/O error.
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PosixError {
     move |source| PosixError {
         action,
@@ -128,7 +127,8 @@ impl PosixStore {
         self.inner.root.check().is_ok()
     }
 
-    /// Removes the temporary files of processes that are gone. Those of living ones are locked and stay. Blocks.
+    /// Removes the temporary files of dead processes. Living processes hold a lock on theirs. Blocks. Gives the number
+    /// of removed files.
     ///
     /// # Errors
     /// The folder of temporary files cannot be read or changed.
@@ -149,7 +149,7 @@ impl Inner {
         let staged = Staged::write(self.root.path(), payload)?;
         self.directories.make_durable(folder)?;
         let linked = match staged.link(&target) {
-            // Somebody removed the folder that was there a moment ago.
+            // Another process removed the folder a moment ago.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.directories.forget();
                 self.directories.make_durable(folder)?;
@@ -160,8 +160,8 @@ impl Inner {
         match linked {
             Ok(()) => sync_directory(folder)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Its writer may not have come to the end of this function: whoever is told that the object is there
-                // may rely on it (invariant 1).
+                // The object's writer may still be inside this function, before its sync. The caller may rely on an
+                // object that exists (invariant 1), so it is synced here.
                 fs::File::open(&target)
                     .and_then(|file| file.sync_all())
                     .map_err(failed("syncing", &target))?;

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{PosixError, failed};
 
-/// The repository's directory, and which one it was when it was opened.
+/// The repository's directory, and its identity at the time when it was opened.
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
     /// Device and inode.
     opened: (u64, u64),
-    /// Set for good once the directory was missed, or another was in its place.
+    /// Set for good when the directory was missing once, or another directory was in its place.
     is_gone: AtomicBool,
 }
 
@@ -23,7 +23,7 @@ impl Root {
         if !metadata.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        // Not only there but readable, or every listing would fail later.
+        // A directory without read permission would fail at the first listing; it fails here instead.
         fs::read_dir(&path)?;
         Ok(Self {
             path,
@@ -39,12 +39,12 @@ impl Root {
     /// Checks that the directory is still the repository's.
     ///
     /// After an unmount the same path is an empty mount point: objects would be "not found" though they exist
-    /// (invariant 7), and new ones would fill the wrong file system and vanish under the next mount (invariant 1). What
-    /// is mounted next may be another repository, or an older copy of this one. So a directory that was missed once
-    /// stays an error here: the store must be opened again, and whoever opens it looks at what it holds.
+    /// (invariant 7), and new objects would fill the wrong file system and vanish under the next mount (invariant 1).
+    /// The next mount may bring another repository, or an older copy of this one. So a directory that was missing once
+    /// stays an error here, until the store is opened again and its content is checked.
     pub(super) fn check(&self) -> Result<(), PosixError> {
         let action = "looking for the repository's directory";
-        // Of no kind that could be taken for "no such object".
+        // An error kind that no caller takes for "no such object".
         let gone = |why| Err(failed(action, &self.path)(io::Error::other(why)));
         if self.is_gone.load(Ordering::Acquire) {
             return gone("it was away, and the repository must be opened again");
@@ -79,7 +79,7 @@ mod tests {
         assert!(root.check().is_err(), "missing");
         fs::create_dir(&path).unwrap();
         assert!(root.check().is_err(), "an empty mount point");
-        // Whatever comes back there: a copy of it, or itself after somebody has changed it.
+        // The directory comes back, perhaps as a copy, perhaps changed meanwhile.
         fs::remove_dir(&path).unwrap();
         fs::rename(base.path().join("away"), &path).unwrap();
         assert!(root.check().is_err(), "it must be opened again");

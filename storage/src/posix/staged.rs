@@ -8,17 +8,17 @@ use object_store::PutPayload;
 use super::{PosixError, directories, failed};
 use crate::random;
 
-/// The folder of files that have no name yet. Hidden from listings.
+/// The folder of files that have no final name yet. Hidden from listings.
 pub(super) const STAGING_FOLDER: &str = "pgmesh.tmp";
 
 /// New files: readable by the group, as pgBackRest's.
 const MODE: u32 = 0o640;
 
-/// As often a new name is drawn for a temporary file before giving up.
+/// The number of names that are drawn for a temporary file before giving up.
 const ATTEMPTS: usize = 8;
 
-/// A written and synced file without its final name. Removed when dropped; what a killed process leaves is unlocked,
-/// and so recognised by [`remove_leftovers`].
+/// A written and synced file without its final name. Removed when dropped. The file of a killed process has no lock any
+/// more, by which [`remove_leftovers`] knows it.
 pub(super) struct Staged {
     path: PathBuf,
     /// Held open for its lock.
@@ -56,7 +56,7 @@ impl Staged {
                     let lock = file.try_clone().map_err(failed("opening", &path))?;
                     return Ok((Self { path, _file: lock }, file));
                 }
-                // A cleaner came between creating and locking, and took it for a leftover.
+                // A cleaner came between creation and lock, and took the file for a leftover.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     directories::create(folder)?;
@@ -69,7 +69,7 @@ impl Staged {
         Err(failed("creating a temporary file in", folder)(last))
     }
 
-    /// Gives the file its name, if nothing has that name.
+    /// Gives the file its name, if the name is free.
     pub(super) fn link(&self, target: &Path) -> io::Result<()> {
         fs::hard_link(&self.path, target)
     }
@@ -77,16 +77,16 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // Where this fails the file is a leftover, which the next cleaning removes.
+        // If this fails, the next cleaning removes the file.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Locks a file just created; `false` where a cleaner has it, or has removed it.
+/// Locks a file just created; `false` if a cleaner has locked or removed it.
 fn is_ours(file: &fs::File) -> bool {
     match file.try_lock() {
         Err(fs::TryLockError::WouldBlock) => false,
-        // A file system without locks has no cleaner either: it skips what it cannot lock.
+        // On a file system without locks, a cleaner skips the file too, since it cannot lock it.
         Ok(()) | Err(fs::TryLockError::Error(_)) => file.metadata().is_ok_and(|metadata| metadata.nlink() > 0),
     }
 }
@@ -102,7 +102,7 @@ pub(super) fn remove_leftovers(root: &Path) -> Result<u64, PosixError> {
     for entry in entries {
         let path = entry.map_err(failed("listing", &folder))?.path();
         let file = match fs::File::open(&path) {
-            // Its owner was faster.
+            // Its owner has removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             file => file.map_err(failed("opening", &path))?,
         };

@@ -14,10 +14,10 @@ use crate::object::{ObjectName, ObjectPath, prefix};
 
 /// Generations tried one by one before a folder is listed.
 const GENERATIONS_TRIED: u32 = 3;
-/// Generations that were found last and are tried first.
+/// Generations that are remembered from the last finds, and tried first.
 const GENERATIONS_REMEMBERED: usize = 8;
 
-/// What a name takes beside its own bytes.
+/// The estimated memory of a name beside its own bytes.
 const NAME_OVERHEAD: usize = 16;
 
 /// One object in a listing.
@@ -51,7 +51,7 @@ impl Repository {
                     length: meta.size,
                     written: meta.last_modified.into(),
                 }),
-                // "Not found" while listing is a folder that vanished, not an object that is missing.
+                // "Not found" while listing means that a folder vanished, not that an object is missing.
                 Err(error @ object_store::Error::NotFound { .. }) => Err(StoreError::Unavailable {
                     action: "listing",
                     path: folder.clone(),
@@ -62,9 +62,9 @@ impl Repository {
             .boxed()
     }
 
-    /// The names directly below a folder, or of everything below it, each with its length or none for a folder (which
-    /// ends with `/`): those after `after`, the first by name whose lengths come to about `bytes`, and whether there
-    /// are more. An object that is asked for by its own path has the name `""`.
+    /// The names directly below a folder, or with `recurse` of all objects below it, each with its length; a folder
+    /// ends with `/` and has no length. Gives the first names after `after` whose lengths come to about `bytes`, and
+    /// whether more names follow. If `folder` is the path of an object itself, its name is `""`.
     ///
     /// # Errors
     /// As the store answers.
@@ -95,7 +95,7 @@ impl Repository {
             if names.insert(name, size).is_none() {
                 held += length;
             }
-            // A store lists in an order of its own: the first ones are known when it has listed all.
+            // A store lists in no order, so the first names are known only at the end of the listing.
             while held > bytes && names.len() > 1 {
                 if let Some((last, _)) = names.pop_last() {
                     held -= last.len() + NAME_OVERHEAD;
@@ -122,15 +122,14 @@ impl Repository {
         Ok(found)
     }
 
-    /// How long the payload of an object of this length may be, in bytes: compressed, before encryption. One length
-    /// without a cipher, one of 16 with it. `None` for a length that no object here has.
+    /// The possible lengths of the payload (compressed, before encryption) of an object of this length, in bytes: one
+    /// length without a cipher, one of 16 with it. `None` for a length that no object of this repository has.
     #[must_use]
     pub fn payload_bounds(&self, object_length: u64) -> Option<RangeInclusive<u64>> {
         self.0.envelope.payload_bounds(object_length)
     }
 
-    /// The objects that hold an archived file, whatever their content and generation: without a catalog, the name is
-    /// all that is known.
+    /// The objects of an archived file, of every content and generation: without a catalog, only the name is known.
     ///
     /// # Errors
     /// As the store answers.
@@ -150,10 +149,10 @@ impl Repository {
             .collect())
     }
 
-    /// Reads an object of which no catalog tells the generation: one that is there and whole.
+    /// Reads an object without knowing its generation: any generation that exists and is whole.
     ///
     /// # Errors
-    /// Not found where no generation is there; where there are only damaged ones, what is wrong with one of them.
+    /// Not found, if no generation exists; the damage of one of them, if all are damaged.
     pub async fn get_any_generation(&self, name: &ObjectName) -> Result<(Generation, Checked), StoreError> {
         let mut failure = None;
         let guesses = self.likely_generations();
@@ -179,8 +178,8 @@ impl Repository {
         Err(failure.unwrap_or(StoreError::NotFound { path }))
     }
 
-    /// The generations that are tried one by one before a folder, which may hold millions of objects, is listed: what
-    /// was found last, since the objects of one time have one generation for the most part, and the first few.
+    /// The generations that are tried before a folder, which may hold millions of objects, is listed: those found last,
+    /// since objects of one time mostly have the same generation, and the first few.
     fn likely_generations(&self) -> Vec<Generation> {
         let found = self.0.found.lock().unwrap_or_else(PoisonError::into_inner);
         let mut likely = found.clone();
@@ -198,7 +197,7 @@ impl Repository {
     }
 }
 
-/// Keeps damage rather than absence to report; gives up on anything else.
+/// Keeps the error to report: damage counts for more than absence. Gives up on any other error.
 fn keep_worse(kept: &mut Option<StoreError>, error: StoreError) -> Result<(), StoreError> {
     match error {
         StoreError::NotFound { .. } => {

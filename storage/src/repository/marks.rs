@@ -1,8 +1,9 @@
-//! Marks: small objects under ever new names (invariant 2), by which an older copy of a repository is told from itself.
+//! Marks: small objects, each under a new name (invariant 2). By them, a node tells an older copy of a repository from
+//! the repository itself.
 //!
 //! A copy that is put back from a backup, or the wrong snapshot of a volume, has the same `pgmesh.repo` and the same
-//! keys, and every object in it is whole: nothing in it says that it lacks what was written after it was made. So
-//! whoever writes to a repository writes a mark there from time to time, and remembers the newest one elsewhere.
+//! keys, and every object in it is whole: no object tells that later ones are missing. So a node that writes to a
+//! repository writes a mark from time to time, and remembers the newest mark elsewhere.
 
 use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -14,16 +15,16 @@ use crate::error::{Damage, StoreError};
 use crate::identity::RepositoryIdentity;
 use crate::object::{MARK_PREFIX, Mark, ObjectPath};
 
-/// What a mark holds, for people who look into it.
+/// The content of a mark, readable for people.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct MarkText {
     /// The repository's identity.
     repository: String,
     /// The number in the mark's name.
     number: u64,
-    /// When it was written, in seconds since the Unix epoch.
+    /// The time of the mark, in seconds since the Unix epoch.
     at: i64,
-    /// What it says of the catalog.
+    /// The state of the catalog.
     catalog: Anchor,
 }
 
@@ -31,20 +32,20 @@ struct MarkText {
 /// something, or another one has taken its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
-    /// How often somebody went on without a part of the catalog: without what it had lost, without the majority of its
-    /// nodes, or with one that was made anew from a repository.
+    /// How often an administrator went on without a part of the catalog: after a loss, without the majority of its
+    /// nodes, or with a catalog rebuilt from a repository.
     pub era: u32,
     /// A random number of the era; 0 in the first one.
     pub branch: u64,
-    /// The number of commands that it had applied.
+    /// The number of commands that the catalog had applied.
     pub position: u64,
-    /// The lowest generation that it assigned.
+    /// The lowest generation that the catalog assigned.
     pub floor: u32,
 }
 
 impl Repository {
-    /// Writes a mark, which is durable when this returns (invariant 1). `at` is now, in seconds since the Unix epoch:
-    /// for people. `catalog` is how far the catalog has come.
+    /// Writes a mark, which is durable when this returns (invariant 1). `at` is the current time, in seconds since the
+    /// Unix epoch, for people to read. `catalog` is the state of the catalog.
     ///
     /// # Errors
     /// As the store answers.
@@ -58,12 +59,13 @@ impl Repository {
         };
         let text = checked_text::encode(&text).map_err(|error| StoreError::damaged(&path, error))?;
         match create(&*self.0.store, &path, PutPayload::from(text)).await? {
-            // The same number and the same random nonce: it is this one, written by an attempt whose answer was lost.
+            // The number and the random nonce are the same, so an earlier attempt wrote this mark and its answer was
+            // lost.
             Created::New | Created::Exists => Ok(()),
         }
     }
 
-    /// Whether a mark is there.
+    /// Whether a mark exists.
     ///
     /// # Errors
     /// As the store answers.
@@ -76,7 +78,7 @@ impl Repository {
         }
     }
 
-    /// When a mark was written, in seconds since the Unix epoch, and how far the catalog had come, as it says itself.
+    /// A mark's content: its time, in seconds since the Unix epoch, and the state of the catalog then.
     ///
     /// # Errors
     /// Not found, damaged, or as the store answers.
@@ -86,7 +88,7 @@ impl Repository {
         decode(&path, &bytes, &self.0.identity, mark).map(|text| (text.at, text.catalog))
     }
 
-    /// The marks that are there, the oldest first.
+    /// The repository's marks, the oldest first.
     ///
     /// # Errors
     /// As the store answers.
@@ -105,7 +107,7 @@ impl Repository {
         Ok(marks)
     }
 
-    /// Deletes a mark. One that is not there counts as deleted.
+    /// Deletes a mark. A missing mark counts as deleted.
     ///
     /// # Errors
     /// As the store answers.

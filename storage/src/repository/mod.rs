@@ -38,16 +38,16 @@ struct Inner {
     envelope: Arc<Envelope>,
     wrapped_keys: Vec<WrappedKey>,
     problems: Vec<StoreError>,
-    /// The generations under which objects were found last, the newest first; see `get_any_generation`.
+    /// The generations under which the last objects were found, the newest first; see `get_any_generation`.
     found: Mutex<Vec<Generation>>,
 }
 
-/// What a put has done.
+/// The outcome of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The object's length in the repository, in bytes.
     pub bytes: u64,
-    /// Whether the object was there already, whole.
+    /// Whether the object existed already, whole.
     pub already: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct Checked {
 }
 
 impl Repository {
-    /// What the repository says of itself.
+    /// The repository's identity: the content of `pgmesh.repo`.
     #[must_use]
     pub fn identity(&self) -> &RepositoryIdentity {
         &self.0.identity
@@ -79,51 +79,52 @@ impl Repository {
         self.0.identity.cipher != Cipher::None
     }
 
-    /// The wrapped keys that belong to the repository, as far as they could be read or were given: for the catalog.
+    /// The repository's wrapped keys, as far as they could be read or were given: for the catalog.
     #[must_use]
     pub fn wrapped_keys(&self) -> &[WrappedKey] {
         &self.0.wrapped_keys
     }
 
-    /// What was wrong with key objects that were not needed to open the repository.
+    /// The errors of key objects that were not needed to open the repository.
     #[must_use]
     pub fn problems(&self) -> &[StoreError] {
         &self.0.problems
     }
 
-    /// Where an object lies in this repository.
+    /// The object's path in this repository.
     #[must_use]
     pub fn path_of(&self, name: &ObjectName, generation: Generation) -> ObjectPath {
         name.place(self.suite(), self.0.envelope.naming_key(), generation)
     }
 
-    /// What stands for content with this digest in paths of this repository.
+    /// The text that stands for content with this digest in the paths of this repository.
     #[must_use]
     pub fn stored_name(&self, digest: Digest) -> StoredName {
         StoredName::new(digest, self.suite(), self.0.envelope.naming_key())
     }
 
-    /// The digest of what lies at a path, where the name tells it: in a repository that is not encrypted.
+    /// The digest of the content at a path. Only the names of a repository without encryption tell it.
     #[must_use]
     pub fn digest_in(&self, path: &ObjectPath) -> Option<Digest> {
         path.name().filter(|_| !self.is_encrypted()).map(StoredName::unhidden)
     }
 
-    /// Whether what a listing gave is left by `repo-check`, which leaves what it has written where it may not delete.
-    /// No object of the repository, and nothing is wrong with it.
+    /// Whether a listed object was left behind by `repo-check`, which cannot delete its own objects everywhere. It is
+    /// no object of the repository, and no damage.
     #[must_use]
     pub fn is_left_by_check(path: &str) -> bool {
         is_in_check_folder(path)
     }
 
-    /// Writes an object, which is durable when this returns (invariant 1). Never replaces one (invariant 2): where the
-    /// name is taken, the object there is read and checked; if it is whole the put has succeeded.
+    /// Writes an object, which is durable when this returns (invariant 1). Never replaces an object (invariant 2): if
+    /// the name is taken, the existing object is read and checked; if it is whole, the put has succeeded.
     ///
-    /// The payload's content is not checked against its digest here; whoever takes it from others does that.
+    /// The payload's content is not checked against its digest here: a caller that received the payload from a peer
+    /// does that.
     ///
     /// # Errors
-    /// [`StoreError::DamagedExists`] where the name is taken by a damaged object: the caller reports that one and puts
-    /// the next generation. Else as the store answers; nothing is visible then, or the whole object is.
+    /// [`StoreError::DamagedExists`] if the name is taken by a damaged object: the caller reports that object and puts
+    /// the next generation. Else the store's error; either nothing is visible then, or the whole object is.
     pub async fn put(
         &self,
         name: &ObjectName,
@@ -161,9 +162,9 @@ impl Repository {
         Ok(Stored { bytes, already: true })
     }
 
-    /// Reads an object and checks its tag (invariant 6). It is not decompressed, so its digest is not checked yet:
-    /// whoever hands it out calls [`Payload::open`], or uses [`Self::get_checked`]. A part of a file has no digest in
-    /// its name: the payload names that of what was found.
+    /// Reads an object and checks its tag (invariant 6). The object is not decompressed, so its digest is not checked
+    /// yet: before a caller hands out the content, it calls [`Payload::open`], or it uses [`Self::get_checked`]. The
+    /// name of a part of a file has no digest of that part: the payload has the digest of the bytes that were read.
     ///
     /// # Errors
     /// Not found, damaged, or as the store answers.
@@ -203,11 +204,12 @@ impl Repository {
         read(&*self.0.store, path, max_object_length(kind)).await
     }
 
-    /// Reads and checks whatever lies at a path that a listing gave; the content must belong under the path's name.
+    /// Reads and checks the object at a listed path. Its content must belong under the path's name.
     ///
     /// # Errors
-    /// Not found, damaged, no path of an object with content (see [`Self::verify_path`] for the others), a part of a
-    /// file, whose name the part alone does not tell (see [`Self::content_at`]), or as the store answers.
+    /// Not found, damaged, or the store's error. Also refused: the path of an object without content (see
+    /// [`Self::verify_path`]), and the path of a part of a file, which alone does not tell the file's digest (see
+    /// [`Self::content_at`]).
     pub async fn get_by_path(&self, path: &str) -> Result<(ObjectName, Checked), StoreError> {
         let place = parse_path(path)?;
         let object = read(&*self.0.store, path, longest(&place)).await?;
@@ -217,15 +219,15 @@ impl Repository {
     /// The text of `pgmesh.repo`, checked. It holds no secret.
     ///
     /// # Errors
-    /// As the store answers, or damaged where it is not (any more) that of the repository that was opened.
+    /// The store's error, or damaged if it is no longer the identity of the repository that was opened.
     pub async fn identity_text(&self) -> Result<Bytes, StoreError> {
         let text = read(&*self.0.store, IDENTITY_PATH, longest(&ObjectPath::Identity)).await?;
         open::check_identity(IDENTITY_PATH, &text, &self.0.identity)?;
         Ok(text)
     }
 
-    /// Checks any object of the repository to the last byte, `pgmesh.repo`, key objects and marks too. Gives its length
-    /// in the repository.
+    /// Checks any object of the repository to the last byte, also `pgmesh.repo`, key objects and marks. Gives the
+    /// object's length in the repository.
     ///
     /// # Errors
     /// As [`Self::get_by_path`].
@@ -252,7 +254,7 @@ impl Repository {
         Ok(length)
     }
 
-    /// Opens an object of which only the path is known.
+    /// Opens an object by its path alone.
     async fn open_by_path(
         &self,
         path: &str,
@@ -270,7 +272,7 @@ impl Repository {
         Ok((name, checked))
     }
 
-    /// The bytes of an object as they lie there, unchecked.
+    /// The stored bytes of an object, unchecked.
     ///
     /// # Errors
     /// Not found, or as the store answers.
@@ -286,7 +288,7 @@ impl Repository {
             .size)
     }
 
-    /// Deletes the object at a path. One that is not there counts as deleted.
+    /// Deletes the object at a path. A missing object counts as deleted.
     ///
     /// # Errors
     /// As the store answers.
@@ -297,10 +299,10 @@ impl Repository {
         }
     }
 
-    /// Asks whether the repository answers and is still the one that was opened: reads `pgmesh.repo`.
+    /// Reads `pgmesh.repo`: the repository answers, and it still is the repository that was opened.
     ///
     /// # Errors
-    /// As the store answers, or damaged where it is another repository.
+    /// The store's error, or damaged if another repository lies there now.
     pub async fn probe(&self) -> Result<(), StoreError> {
         self.identity_text().await.map(drop)
     }
@@ -332,11 +334,12 @@ fn parse_path(path: &str) -> Result<ObjectPath, StoreError> {
     ObjectPath::parse(path).ok_or_else(|| StoreError::damaged(path, Damage::Path))
 }
 
-/// What an object's content is judged by.
+/// The facts that an object's content is checked against.
 enum Expected {
     /// The digest is known.
     Digest(Digest),
-    /// It is part of a file: its tag binds it to its place there, and the digest in its name is that of the whole.
+    /// A part of a file: its tag binds it to its place in the file; the digest in its name is the digest of the whole
+    /// file.
     Part(FilePart),
     /// Only the path is known.
     Name {
@@ -345,7 +348,7 @@ enum Expected {
     },
 }
 
-/// Decompresses and judges what an envelope held.
+/// Decompresses the content of an opened envelope and checks it.
 fn check(suite: DigestSuite, expected: &Expected, opened: Opened) -> Result<Checked, Damage> {
     match expected {
         Expected::Digest(digest) => {
@@ -386,7 +389,7 @@ fn payload(digest: Digest, opened: Opened) -> Payload {
     }
 }
 
-/// Refuses a name that means several objects.
+/// Refuses a name that stands for several objects.
 fn check_single(path: &str, name: &ObjectName) -> Result<(), StoreError> {
     let is_single = !matches!(
         name,
@@ -401,7 +404,7 @@ fn check_single(path: &str, name: &ObjectName) -> Result<(), StoreError> {
     })
 }
 
-/// Refuses a payload that is not the name's, or that could not be read again.
+/// Refuses a payload that does not belong under the name, or that could not be read again.
 fn check_payload(path: &str, name: &ObjectName, payload: &Payload) -> Result<(), StoreError> {
     let wrong = |what: String| StoreError::WrongPayload {
         path: path.to_owned(),
@@ -436,7 +439,7 @@ fn check_payload(path: &str, name: &ObjectName, payload: &Payload) -> Result<(),
         .map_err(|error| wrong(error.to_string()))
 }
 
-/// Whether an object was written, or one was there.
+/// Whether the object is new, or existed already.
 enum Created {
     New,
     Exists,
@@ -450,11 +453,11 @@ async fn create(store: &dyn ObjectStore, path: &str, object: PutPayload) -> Resu
     };
     match store.put_opts(&location("writing", path)?, object, options).await {
         Ok(_) => Ok(Created::New),
-        // S3 answers a failed condition either way.
+        // S3 answers a failed condition in either way.
         Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
             Ok(Created::Exists)
         }
-        // A store answers "not found" to a write where its bucket is missing: that is no missing object.
+        // If a bucket is missing, the store answers "not found" to a write. No object is missing then.
         Err(error @ object_store::Error::NotFound { .. }) => Err(StoreError::Unavailable {
             action: "writing",
             path: path.to_owned(),
@@ -480,7 +483,7 @@ async fn read(store: &dyn ObjectStore, path: &str, longest: u64) -> Result<Bytes
     if let GetResultPayload::File(..) = result.payload {
         return result.bytes().await.map_err(failed);
     }
-    // What a store says of an object need not be what it sends.
+    // A store may send more bytes than the size that it announced.
     let mut content = BytesMut::with_capacity(usize::try_from(length).unwrap_or_default());
     let mut pieces = result.into_stream();
     while let Some(piece) = pieces.next().await {
@@ -500,7 +503,7 @@ fn longest(place: &ObjectPath) -> u64 {
     place.kind().map_or(1 << 20, max_object_length)
 }
 
-/// A path as the store takes it.
+/// The path in the store's own type.
 fn location(action: &'static str, path: &str) -> Result<Location, StoreError> {
     Location::parse(path).map_err(|error| StoreError::Unavailable {
         action,
@@ -532,7 +535,7 @@ async fn blocking<T: Send + 'static>(
 fn damaged_exists(error: StoreError) -> StoreError {
     match error {
         StoreError::Damaged { path, what } => StoreError::DamagedExists { path, what },
-        // Deleted since the put: the caller tries again.
+        // The object was deleted after the put: the caller tries again.
         StoreError::NotFound { path } => StoreError::Unavailable {
             action: "checking the existing",
             path,
@@ -563,7 +566,7 @@ mod tests {
             .unwrap();
         let text = repository.identity_text().await.unwrap();
         assert_eq!(RepositoryIdentity::decode(&text).unwrap(), identity);
-        // The store alone will do: no passphrase is asked for.
+        // The store is enough: no passphrase is needed.
         assert_eq!(Repository::read_identity(Arc::clone(&store)).await.unwrap(), text);
 
         let mut harmed = text.to_vec();

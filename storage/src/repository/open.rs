@@ -17,11 +17,11 @@ use crate::object::{IDENTITY_PATH, KEY_PREFIX, ObjectPath, prefix};
 const FIRST_EPOCH: u32 = 1;
 
 impl Repository {
-    /// Makes a repository: first its key object (encrypted ones), then `pgmesh.repo`, which decides who was first where
-    /// two try.
+    /// Makes a repository: first its key object, if it is encrypted, then `pgmesh.repo`. If two processes make one at
+    /// the same time, `pgmesh.repo` decides which of them succeeds.
     ///
     /// # Errors
-    /// A repository or objects of one are there; the passphrase does not fit the cipher; or as the store answers.
+    /// A repository or objects of one exist; the passphrase does not fit the cipher; or the store's error.
     pub async fn create(
         store: Arc<dyn ObjectStore>,
         identity: RepositoryIdentity,
@@ -37,7 +37,7 @@ impl Repository {
             .encode()
             .map_err(|error| StoreError::damaged(IDENTITY_PATH, error))?;
         let written = create(&*store, IDENTITY_PATH, PutPayload::from(text)).await?;
-        // Read back: a store that ignores conditions has let the last of two writers win.
+        // Read back: on a store that ignores conditions, the last of two writers has won.
         let found = read(&*store, IDENTITY_PATH, longest(&ObjectPath::Identity)).await?;
         let ours = RepositoryIdentity::decode(&found).is_ok_and(|found| found == identity);
         if matches!(written, Created::Exists) || !ours {
@@ -60,12 +60,11 @@ impl Repository {
         Ok((repository, wrapped))
     }
 
-    /// Opens a repository. Of an encrypted one, `known_keys` are wrapped keys that the catalog has kept: they stand in
-    /// for key objects that are damaged or missing.
+    /// Opens a repository. `known_keys` are the wrapped keys from the catalog: they stand in for key objects that are
+    /// damaged or missing.
     ///
     /// # Errors
-    /// No repository, one of another format, a passphrase that is missing, wrong, or not needed, or as the store
-    /// answers.
+    /// No repository, another format, a passphrase that is missing, wrong, or not needed, or the store's error.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         passphrase: Option<Passphrase>,
@@ -105,8 +104,7 @@ impl Repository {
         })))
     }
 
-    /// The text of `pgmesh.repo` of whatever repository lies in a store, checked. No passphrase is needed: it holds no
-    /// secret.
+    /// The checked text of `pgmesh.repo`, of any repository in a store. No passphrase is needed: it holds no secret.
     ///
     /// # Errors
     /// Not found, damaged, of another format, or as the store answers.
@@ -117,7 +115,7 @@ impl Repository {
     }
 }
 
-/// Checks `pgmesh.repo` and that it is still that of the opened repository.
+/// Checks `pgmesh.repo`: it must be the opened repository's.
 pub(super) fn check_identity(path: &str, bytes: &[u8], known: &RepositoryIdentity) -> Result<(), StoreError> {
     if decode_identity(path, bytes)? == *known {
         Ok(())
@@ -156,7 +154,7 @@ fn check_passphrase(identity: &RepositoryIdentity, passphrase: Option<&Passphras
     }
 }
 
-/// Refuses a place that has a repository, or objects that a new key could not open.
+/// Refuses a store with a repository, or with objects that a new key could not open.
 async fn check_empty(store: &dyn ObjectStore) -> Result<(), StoreError> {
     let identity = store.head(&location("looking for", IDENTITY_PATH)?).await;
     match identity {
@@ -183,8 +181,8 @@ async fn check_empty(store: &dyn ObjectStore) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Draws new keys and writes them wrapped, under the first free number: a creation that was interrupted may have left a
-/// key.
+/// Draws new keys and writes them wrapped, under the first free number: an interrupted creation may have left a key
+/// object.
 async fn create_key(
     store: &dyn ObjectStore,
     identity: &RepositoryIdentity,
@@ -237,12 +235,13 @@ async fn list_keys(store: &dyn ObjectStore) -> Result<Vec<(u32, u32)>, StoreErro
     Ok(keys)
 }
 
-/// Wrapped keys of one repository, sorted by epoch and wrap, and the key objects that were no good.
+/// The wrapped keys of one repository, sorted by epoch and wrap, and the damage of its key objects.
 #[derive(Default)]
 struct FoundKeys {
     wrapped: Vec<WrappedKey>,
     problems: Vec<StoreError>,
-    /// The newest epoch, be its key good or not: with an older one's key alone, good objects would seem damaged.
+    /// The newest epoch, even if its key is damaged: with the key of an older epoch alone, good objects would seem
+    /// damaged.
     newest: Option<u32>,
 }
 
@@ -271,7 +270,7 @@ async fn find_keys(
     for key in known_keys {
         found.entry((key.epoch, key.wrap)).or_insert_with(|| key.clone());
     }
-    // A creation that lost or was interrupted leaves a key that belongs to no repository.
+    // A creation that was interrupted, or lost against another one, leaves a key of another UUID.
     found.retain(|_, key| key.repository == identity.uuid);
     let newest = newest.max(found.keys().map(|(epoch, _)| *epoch).max());
     Ok(FoundKeys {
@@ -281,8 +280,8 @@ async fn find_keys(
     })
 }
 
-/// Opens the newest wrapping of each epoch that the passphrase opens; that of the newest epoch must be among them.
-/// Nothing without any keys.
+/// Opens for each epoch the newest wrapping that the passphrase opens. The newest epoch must be among them. Empty if
+/// there are no keys.
 fn unwrap_keys(
     wrapped: &[WrappedKey],
     passphrase: &Passphrase,

@@ -8,16 +8,16 @@ use crate::error::{Damage, StoreError};
 use crate::names::Generation;
 use crate::object::{FilePart, ObjectKind, ObjectName, ObjectPath, StoredName};
 
-/// Objects that are looked for at once.
+/// Objects that `stored_length` looks for at once.
 const AT_ONCE: usize = 16;
-/// Parts of one file that are deleted at once, so that a deletion that was cut leaves what an upload does that was cut:
-/// see [`PartsSeen::is_cut`](crate::object::PartsSeen::is_cut).
+/// Parts of one file that are deleted at once. An interrupted deletion then leaves the same parts as an interrupted
+/// upload: see [`PartsSeen::is_cut`](crate::object::PartsSeen::is_cut).
 const DELETED_AT_ONCE: usize = 2;
 
-/// A file that was read to its end and is what its name says.
+/// A file that was read to its end, and whose content belongs under its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WholeFile {
-    /// The digest of all of it.
+    /// The digest of the whole file.
     pub digest: Digest,
     /// Its length, in bytes.
     pub plain_length: u64,
@@ -27,15 +27,16 @@ pub struct WholeFile {
 
 /// Reads the parts of a file in their order.
 ///
-/// Each part is checked by its tag, which binds it to its place in this very file (invariant 6). That all of them
-/// together are the file, [`finish`](Self::finish) says: what was read counts only then.
+/// Each part is checked by its tag, which binds it to its place in this file (invariant 6). Only
+/// [`finish`](Self::finish) checks that the parts together are the file: until then, the bytes that were read do not
+/// count.
 pub struct PartsReader {
     repository: Repository,
-    /// Of any part.
+    /// The path without the number of a part.
     file: ObjectPath,
     of: u16,
     read: u16,
-    /// Away while a part is digested.
+    /// Moved out while a part is digested.
     hasher: Option<Hasher>,
     plain_length: u64,
     payload_length: u64,
@@ -56,10 +57,10 @@ impl Repository {
         }
     }
 
-    /// The length of an object in the repository, in bytes; of all parts of a file, the sum.
+    /// The length of an object in the repository, in bytes; for a file in parts, the sum of all parts.
     ///
     /// # Errors
-    /// Not found, also where one part is missing; or as the store answers.
+    /// Not found, also if a single part is missing; or the store's error.
     pub async fn stored_length(&self, name: &ObjectName, generation: Generation) -> Result<u64, StoreError> {
         let lengths = name.objects().into_iter().map(|object| async move {
             let path = self.path_of(&object, generation).to_string();
@@ -69,14 +70,14 @@ impl Repository {
         Ok(lengths.iter().sum())
     }
 
-    /// Deletes an object, or all parts of a file. One that is not there counts as deleted, so a deletion that was cut
-    /// is repeated.
+    /// Deletes an object, or all parts of a file. A missing object counts as deleted, so an interrupted deletion can be
+    /// repeated.
     ///
-    /// The parts go from the last one down, and nothing of a file whose last part stays: what a deletion leaves that
-    /// was cut is the beginning of a file, which nobody takes for one that has lost a part.
+    /// The parts are deleted from the last one down. If the last part cannot be deleted, no part is. So an interrupted
+    /// deletion leaves the beginning of a file, and such a file is not mistaken for a damaged one that lost a part.
     ///
     /// # Errors
-    /// As the store answers; what comes before that part stays then.
+    /// The store's error; the parts before the failed one stay then.
     pub async fn delete(&self, name: &ObjectName, generation: Generation) -> Result<(), StoreError> {
         let delete = |object| async move {
             let path = self.path_of(&object, generation).to_string();
@@ -86,12 +87,12 @@ impl Repository {
         if let Some(last) = objects.pop() {
             delete(last).await?;
         }
-        // In their order: none is begun while more than one behind it is still there.
+        // `buffered` keeps the order: the deletion of a part begins when at most one part behind it is still there.
         let deletions = stream::iter(objects.into_iter().rev().map(delete));
         deletions.buffered(DELETED_AT_ONCE).try_collect().await
     }
 
-    /// Reads and checks what lies at a path that a listing gave. A part of a file is checked by its tag and length: see
+    /// Reads and checks the object at a listed path. A part of a file is checked by its tag and length: see
     /// [`read_parts`](Self::read_parts) for the whole.
     ///
     /// # Errors
@@ -112,7 +113,7 @@ impl Repository {
 }
 
 impl PartsReader {
-    /// The next part; none behind the last.
+    /// The next part; `None` after the last.
     ///
     /// # Errors
     /// It is missing, damaged, or as the store answers.
@@ -135,10 +136,10 @@ impl PartsReader {
         Ok(Some(checked))
     }
 
-    /// Whether what was read is the file.
+    /// Checks that the parts that were read are the file.
     ///
     /// # Errors
-    /// Damaged, when it belongs under another name or was not read to its end.
+    /// Damaged, if the content belongs under another name or the file was not read to its end.
     pub fn finish(self) -> Result<WholeFile, StoreError> {
         let damaged = |what| StoreError::Damaged {
             path: self.file.to_string(),
@@ -157,7 +158,7 @@ impl PartsReader {
         })
     }
 
-    /// Reads all that is left and judges it.
+    /// Reads the remaining parts and checks the file.
     ///
     /// # Errors
     /// As [`next`](Self::next) and [`finish`](Self::finish).

@@ -1,4 +1,4 @@
-//! What a place must be able to do to hold a repository, tried step by step beside the repository's own objects.
+//! Tries step by step whether a directory or bucket can hold a repository, beside the repository's own objects.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -35,15 +35,15 @@ impl Default for CheckSize {
 /// One step.
 #[derive(Clone, Debug)]
 pub struct CheckStep {
-    /// What was tried, in words.
+    /// The step, in words: `write an object and read it back`.
     pub what: &'static str,
-    /// What came of it.
+    /// The outcome.
     pub outcome: CheckOutcome,
-    /// How long it took.
+    /// The time that the step took.
     pub took: Duration,
 }
 
-/// What came of a step.
+/// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
     /// As it must be.
@@ -54,11 +54,12 @@ pub enum CheckOutcome {
     Bad(String),
 }
 
-/// Tries a place in a folder of its own, `pgmesh-check-…`, and takes away what it has written, where it may. Later
-/// steps are left out where an earlier one shows that they cannot succeed. Each step is told to `tell` as it comes.
+/// Tries a directory or bucket in a folder of its own, `pgmesh-check-…`, and deletes its objects again, as far as it
+/// may. If an early step fails, the later ones that need it are left out. Each step is passed to `tell` as soon as it
+/// ends.
 ///
 /// # Errors
-/// The options cannot be used at all. What the place does wrong is told by the steps.
+/// The options cannot be used at all. Faults of the directory or bucket are in the steps.
 pub async fn check_store(
     settings: &StoreSettings,
     size: CheckSize,
@@ -90,7 +91,7 @@ pub async fn check_store(
     checks.run().await;
     let steps = checks.steps;
     if is_directory {
-        // Only empty folders are left of it; a failure leaves them to be seen.
+        // `delete` has left empty folders alone. If this fails, the user sees them.
         let _ = std::fs::remove_dir_all(&folder);
     }
     Ok(steps)
@@ -99,18 +100,18 @@ pub async fn check_store(
 struct Checks<'a> {
     store: Store,
     objects: std::sync::Arc<dyn ObjectStore>,
-    /// The folder that is written to, as a user finds it: what is left lies there.
+    /// The folder that is written to, as a user names it: left-over objects lie there.
     place: String,
     size: CheckSize,
     steps: Vec<CheckStep>,
     tell: &'a mut dyn FnMut(&CheckStep),
 }
 
-/// What a step comes to: nothing to say, a note, or why it is bad.
+/// The result of a step: nothing to report, a note, or the reason why it failed.
 type Verdict = Result<Option<String>, String>;
 
 impl Checks<'_> {
-    /// Notes one step; whether it was good.
+    /// Records one step. `true` unless it failed.
     fn step(&mut self, what: &'static str, began: Instant, verdict: Verdict) -> bool {
         let outcome = match verdict {
             Ok(None) => CheckOutcome::Good,
@@ -358,7 +359,8 @@ impl Checks<'_> {
     }
 }
 
-/// What stays, and where. Whoever may delete it can: pgmesh does not take it for objects of the repository.
+/// The number of objects that stay, and their folder. The administrator can delete them: pgmesh does not take them for
+/// objects of the repository.
 fn left_behind(count: usize, place: &str) -> String {
     match count {
         1 => format!("1 object of this check stays in {place}"),
@@ -366,7 +368,7 @@ fn left_behind(count: usize, place: &str) -> String {
     }
 }
 
-/// Bytes that no other seed gives.
+/// Bytes that depend on the seed: two seeds give different contents.
 fn pattern(length: usize, seed: u64) -> Bytes {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut bytes = Vec::with_capacity(length + 8);

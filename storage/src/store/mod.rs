@@ -74,14 +74,14 @@ impl Store {
         Arc::clone(&self.objects)
     }
 
-    /// Whether objects may be deleted here at all: not where `delete=n` says that the credentials cannot.
+    /// Whether objects may be deleted here at all: no, if `delete=n` says that the credentials do not allow it.
     #[must_use]
     pub fn may_delete(&self) -> bool {
         self.cloud.as_ref().is_none_or(CloudStore::may_delete)
     }
 
-    /// Finds out whether the store heeds conditional writes, by a write that changes nothing. A repository must be
-    /// there. Until then they are used and not relied upon.
+    /// Finds out whether the store heeds conditional writes, by a write that changes nothing. A repository must exist.
+    /// Before this call, conditions are used but not relied upon.
     ///
     /// # Errors
     /// As the store answers: it may not be writable.
@@ -92,19 +92,19 @@ impl Store {
         }
     }
 
-    /// Whether the storage is the one that was opened, as far as can be seen without reading an object. A directory
-    /// that was away since it was opened is not, also when one is back in its place.
+    /// Whether the storage is still the same as when it was opened, as far as can be seen without reading an object. If
+    /// a directory was away in the meantime, it is not, even if a directory is in its place again.
     pub async fn is_in_place(&self) -> bool {
         let Some(posix) = self.posix.clone() else {
             return true;
         };
-        // The runtime is shutting down where there is no answer.
+        // Without an answer, the runtime is shutting down.
         tokio::task::spawn_blocking(move || posix.is_in_place())
             .await
             .unwrap_or(true)
     }
 
-    /// Removes what killed processes were writing and nobody will finish. The number of files.
+    /// Removes the unfinished files of killed processes. Gives the number of files.
     ///
     /// # Errors
     /// As the store answers.
@@ -120,7 +120,7 @@ impl Store {
     }
 }
 
-/// The directory of a posix repository, of which nothing is asked that a directory does not have.
+/// The directory of a posix repository. Refuses options that no directory supports.
 fn directory(settings: &StoreSettings) -> Result<&Path, StoreError> {
     match settings.get("object-lock") {
         None | Some("none") => Ok(Path::new(settings.path())),

@@ -27,15 +27,15 @@ impl fmt::Debug for SecretText {
     }
 }
 
-/// The secret options of one repository, by what follows `repoN-`.
+/// The secret options of one repository; their names are without the prefix `repoN-`.
 pub type Secrets = BTreeMap<String, SecretText>;
 
-/// Where the secret options of one repository are read, each time anew: they are rotated while a node runs.
+/// The source of a repository's secret options. They are read anew each time, since they are rotated while a node runs.
 pub trait SecretSource: fmt::Debug + Send + Sync {
     /// The secrets as they are now. Blocks for as long as reading a file does.
     ///
     /// # Errors
-    /// In words without secrets: what cannot be read.
+    /// The file or option that cannot be read, in words without secrets.
     fn read(&self) -> Result<Secrets, String>;
 }
 

@@ -6,12 +6,12 @@ use super::kind::StoreKind;
 use super::secrets::{FixedSecrets, SecretSource};
 use crate::error::StoreError;
 
-/// How one repository is reached. Options go by what follows `repoN-`.
+/// The options of one repository. Their names are without the prefix `repoN-`.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
-    /// What all nodes must agree on: type, path, bucket, endpoint.
+    /// The options that are equal on all nodes: type, path, bucket, endpoint.
     pub definition: BTreeMap<String, String>,
-    /// This machine's own way there: time-outs, certificates, proxies.
+    /// This machine's own options: time-outs, certificates, proxies.
     pub local: BTreeMap<String, String>,
     /// Credentials.
     pub secrets: Arc<dyn SecretSource>,
@@ -28,10 +28,10 @@ impl Default for StoreSettings {
 }
 
 impl StoreSettings {
-    /// `type`; a directory where nothing is said.
+    /// `type`; the default is a directory.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] for a type that is not known.
+    /// [`StoreError::Unusable`] for an unknown type.
     pub fn kind(&self) -> Result<StoreKind, StoreError> {
         let text = self.definition.get("type").map_or("posix", String::as_str);
         text.parse().map_err(|error| StoreError::Unusable {
@@ -40,19 +40,19 @@ impl StoreSettings {
         })
     }
 
-    /// `path`: a directory, or what stands before the names of all objects in a bucket.
+    /// `path`: a directory, or in a bucket the path before all objects' names.
     #[must_use]
     pub fn path(&self) -> &str {
         self.definition.get("path").map_or("/var/lib/pgmesh", String::as_str)
     }
 
-    /// `path` as what stands before all names in a bucket; empty where it is the root.
+    /// `path` as the prefix of all names in a bucket; empty for the bucket's root.
     #[must_use]
     pub fn path_in_bucket(&self) -> &str {
         self.definition.get("path").map_or("", |path| path.trim_matches('/'))
     }
 
-    /// An option that is no secret.
+    /// An option that is no secret; `None` if it is empty.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let found = self.definition.get(name).or_else(|| self.local.get(name));
@@ -60,7 +60,7 @@ impl StoreSettings {
     }
 }
 
-/// Where it lies, for messages: `/backup/repo1`, `s3://bucket/path`.
+/// The repository's place, for messages: `/backup/repo1`, `s3://bucket/path`.
 impl fmt::Display for StoreSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bucket = match self.kind() {

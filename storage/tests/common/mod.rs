@@ -1,4 +1,4 @@
-//! What the tests of this folder share.
+//! The code that the tests of this folder share.
 #![allow(dead_code, clippy::unwrap_used, reason = "shared by several test programs")]
 
 pub mod places;
@@ -57,7 +57,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// A directory that is removed with what is mounted on it.
+/// A temporary directory with a file system mounted on it; both are removed on drop.
 pub struct Tmpfs {
     folder: tempfile::TempDir,
 }

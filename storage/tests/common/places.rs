@@ -82,7 +82,7 @@ impl Place {
         &self.server
     }
 
-    /// What counts requests and harms them.
+    /// The proxy that counts requests and harms them.
     pub fn proxy(&self) -> &HttpProxy {
         self.proxy.as_ref().unwrap()
     }

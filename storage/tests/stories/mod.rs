@@ -1,4 +1,4 @@
-//! What a repository does, whatever it lies in: one story each, told of an empty repository.
+//! The behaviour of a repository on every type of store: one story each, beginning with an empty repository.
 
 use std::collections::BTreeSet;
 
@@ -271,7 +271,7 @@ async fn a_long_file_lies_in_parts(repository: Repository) {
         let found = repository.get_by_path(&path).await;
         assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
     }
-    // Another content under the name of a part is found damaged, and what cannot be that part is refused.
+    // Another content under a part's name is found damaged. A content that is too short for the part is refused.
     let other = Payload::pack(repository.suite(), Codec::Zst, None, &vec![77; content.len() / 3]).unwrap();
     let refused = repository.put(&parts[1].0, Generation::FIRST, &other).await;
     assert!(matches!(refused, Err(StoreError::WrongPayload { .. })), "{refused:?}");

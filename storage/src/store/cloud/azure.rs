@@ -170,7 +170,7 @@ impl Decorate for Guarding {
         }
         let digest = BASE64_STANDARD.encode(digest.finalize());
         request.headers_mut().insert(&CONTENT_MD5, super::header(&digest)?);
-        // A whole blob, or the list of blocks that ends one in parts.
+        // A PUT of a whole blob, or of the list of blocks, which completes an upload in parts.
         let ends_a_blob = !query.contains("comp=") || query.contains("comp=blocklist");
         if let Some(lock) = self.lock.filter(|_| ends_a_blob) {
             let mode = if lock.compliance { "Locked" } else { "Unlocked" };

@@ -1,22 +1,22 @@
-//! How often failed requests of one repository are repeated: a budget, so that a server in trouble is not loaded more
-//! by everybody's impatience, and a pause that grows and is drawn at random, so that many do not come back at once.
+//! Limits how often failed requests of one repository are repeated. A budget keeps many clients from loading a server
+//! in trouble even more. The pause grows and is drawn at random, so that they do not come back all at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Tries of one request, the first included.
 pub const TRIES: u32 = 4;
-/// The greatest pause before the second try; it doubles with each.
+/// The greatest pause before the second try; it doubles with each try.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The greatest pause of all, and the most that a server's `Retry-After` is followed.
+/// The greatest pause of all, and the longest `Retry-After` that is followed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What is saved up when nothing fails, what a retry costs, and what a success without one earns.
+/// The budget: its maximum, the cost of a retry, and the gain from a success.
 const MOST: u32 = 100;
 const COST: u32 = 5;
 const EARNED: u32 = 1;
 
-/// The retries that a repository may still have.
+/// The retries that a repository has left.
 #[derive(Debug)]
 pub struct Budget(AtomicU32);
 
@@ -30,11 +30,11 @@ impl Budget {
     /// A request has succeeded.
     pub fn earn(&self) {
         let earned = |saved: u32| (saved < MOST).then(|| (saved + EARNED).min(MOST));
-        // Nothing to add where all is saved up.
+        // A full budget stays full.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earned);
     }
 
-    /// Whether a request may be tried again; it is paid for, then.
+    /// Whether a request may be tried again; if so, the retry is paid for.
     pub fn spend(&self) -> bool {
         self.0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(COST))

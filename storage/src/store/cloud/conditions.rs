@@ -1,19 +1,19 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What a server does with `If-None-Match: *` on a PUT.
+/// A server's treatment of `If-None-Match: *` on a PUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conditions {
-    /// Not found out yet; it is relied upon that names carry digests.
+    /// Not found out yet. A lost condition does no harm, since names carry digests.
     Unlearned,
-    /// It refuses to replace an object.
+    /// The server refuses to replace an object.
     Heeded,
-    /// It replaces the object as if nothing had been said.
+    /// The server replaces the object and ignores the condition.
     Ignored,
-    /// It refuses the request.
+    /// The server refuses a request with a condition.
     Unknown,
 }
 
-/// What was learned of one server.
+/// The treatment that was found out for one server.
 #[derive(Debug, Default)]
 pub struct Learned(AtomicU8);
 

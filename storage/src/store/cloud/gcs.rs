@@ -67,7 +67,7 @@ pub fn build(parts: Parts<'_>) -> Result<GoogleCloudStorage, StoreError> {
     Ok(store)
 }
 
-/// Adds a checksum that the server compares, object lock, and who pays. A bearer token signs no headers.
+/// Adds a checksum that the server compares, object lock, and the project that pays. A bearer token signs no headers.
 #[derive(Debug)]
 struct Guarding {
     lock: Option<Lock>,

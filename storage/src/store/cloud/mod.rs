@@ -1,12 +1,12 @@
 //! Buckets of S3, Azure and Google Cloud Storage as object stores that never replace anything.
 //!
 //! `object_store` speaks the protocols; around it:
-//! - all requests go through [`service`], which repeats, sorts and bounds them, and adds what `object_store` does not
-//!   know: object lock, checksums, another host to connect to;
+//! - all requests go through [`service`], which repeats, sorts and bounds them, and adds the features that
+//!   `object_store` lacks: object lock, checksums, another host to connect to;
 //! - credentials are read anew when a server refuses them ([`CloudStore::renewed`]);
-//! - a put is one conditional PUT. Where [`CloudStore::learn`] finds that the server ignores the condition, it is asked
-//!   first whether the object is there; names carry their content's digest, so that the gap between the two does no
-//!   harm (invariant 2).
+//! - a put is one conditional PUT. If [`CloudStore::learn`] finds that the server ignores the condition, a put first
+//!   asks whether the object exists. The gap between the two does no harm, since names carry their content's digest
+//!   (invariant 2).
 
 mod azure;
 mod budget;
@@ -50,7 +50,7 @@ use crate::store::{Secrets, StoreKind, StoreSettings};
 
 /// Parts of one object under way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// Tokens that are refused are asked for anew no more often than this.
+/// The shortest time between two requests for a new token.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(1);
 
 /// A bucket. Cheap to clone.
@@ -70,9 +70,9 @@ struct Inner {
 #[derive(Clone)]
 struct Built {
     store: Arc<dyn ObjectStore>,
-    /// Where deleting goes another way.
+    /// How this bucket deletes objects.
     deleting: Deleting,
-    /// A digest of the credentials, to notice others.
+    /// A digest of the credentials, to notice a change.
     fingerprint: [u8; 32],
     since: Instant,
 }
@@ -80,7 +80,7 @@ struct Built {
 /// How objects are deleted.
 #[derive(Clone)]
 enum Deleting {
-    /// As the library does it.
+    /// By `object_store`.
     Usual,
     Azure(azure::Deleting),
     S3(s3::Deleting),
@@ -114,13 +114,13 @@ impl CloudStore {
         self.0.options.may_delete
     }
 
-    /// What is known of the server's conditional writes.
+    /// How the server treats conditional writes.
     pub fn conditions(&self) -> Conditions {
         self.0.learned.get()
     }
 
-    /// Finds out whether the server heeds conditional writes, by writing `pgmesh.repo` as it is under the condition
-    /// that it is not there: nothing changes whatever the server does.
+    /// Finds out whether the server heeds conditional writes: it writes `pgmesh.repo` with its present content under
+    /// the condition that it does not exist. So nothing changes, even on a server that ignores the condition.
     ///
     /// # Errors
     /// There is no `pgmesh.repo`, or as the store answers.
@@ -146,7 +146,7 @@ impl CloudStore {
         self.0.built.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does something with the store; where the credentials are refused, once more with those that are valid now.
+    /// Runs a request. If the server refuses the credentials, the request is run once more with the current ones.
     async fn with<T, F>(&self, request: impl Fn(Arc<dyn ObjectStore>) -> F) -> object_store::Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -170,7 +170,7 @@ impl CloudStore {
         }
     }
 
-    /// The store with other credentials than the refused ones, if there are any.
+    /// The store with new credentials, if they differ from the refused ones.
     async fn renewed(&self, refused: &Built) -> Option<Built> {
         let _one_at_a_time = self.0.renewing.lock().await;
         let now = self.store();
@@ -188,7 +188,7 @@ impl CloudStore {
         });
         match rebuilt.await {
             Ok(Ok(built)) => {
-                // A token may have been withdrawn before its time: another is asked for.
+                // A token may have been withdrawn before its time, so another token is requested.
                 let from_elsewhere = has_tokens(self.0.options.kind, &self.0.settings);
                 let is_other = built.fingerprint != refused.fingerprint
                     || from_elsewhere && refused.since.elapsed() >= RENEWAL_PERIOD;
@@ -215,7 +215,7 @@ impl CloudStore {
         tags
     }
 
-    /// Writes an object, if wanted under the condition that it is not there.
+    /// Writes an object; with `create`, only if it does not exist.
     async fn write(&self, location: &Location, payload: PutPayload, create: bool) -> object_store::Result<PutResult> {
         let tags = self.tags();
         let mode = if create { PutMode::Create } else { PutMode::Overwrite };
@@ -231,7 +231,8 @@ impl CloudStore {
         .await
     }
 
-    /// Writes a long object in parts, each of which is repeated by itself. Nothing is visible before the last step.
+    /// Writes a long object in parts, each of which is repeated by itself. The object is visible only after the last
+    /// step.
     async fn write_parts(&self, location: &Location, payload: PutPayload) -> object_store::Result<PutResult> {
         let tags = self.tags();
         let upload = self
@@ -246,17 +247,17 @@ impl CloudStore {
         let mut parts = WriteMultipart::new_with_chunk_size(upload, self.0.options.upload_chunk);
         for piece in &payload {
             if let Err(error) = parts.wait_for_capacity(PARTS_AT_ONCE).await {
-                // `finish` takes the parts away when it fails; here nobody else does. What stays is invisible.
+                // Only `finish` aborts a failed upload by itself. Parts that stay are invisible.
                 let _ = parts.abort().await;
                 return Err(error);
             }
             parts.put(piece.clone());
         }
-        // On failure the parts are taken away again.
+        // On failure, `finish` aborts the upload.
         parts.finish().await
     }
 
-    /// Whether an object is there.
+    /// Whether an object exists.
     async fn exists(&self, location: &Location) -> object_store::Result<bool> {
         match self.with(|store| async move { store.head(location).await }).await {
             Ok(_) => Ok(true),
@@ -266,7 +267,7 @@ impl CloudStore {
     }
 }
 
-/// What a store is built of.
+/// The ingredients of a store.
 struct Parts<'a> {
     settings: &'a StoreSettings,
     options: &'a Options,
@@ -327,7 +328,7 @@ fn build(
     })
 }
 
-/// A digest of all credentials, and of the files that they name.
+/// A digest of all credentials, and of the key files that they name.
 fn fingerprint(settings: &StoreSettings, secrets: &Secrets) -> [u8; 32] {
     let mut hasher = DigestSuite::Blake3.hasher();
     for (name, secret) in secrets {
@@ -345,7 +346,7 @@ fn fingerprint(settings: &StoreSettings, secrets: &Secrets) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Whether the credentials are held here only for a while, and come from a server of tokens or from this machine.
+/// Whether the credentials are short-lived tokens, from a token server or from this machine's metadata service.
 fn has_tokens(kind: StoreKind, settings: &StoreSettings) -> bool {
     match kind {
         StoreKind::S3 | StoreKind::Posix => !matches!(settings.get("s3-key-type"), None | Some("shared")),
@@ -354,7 +355,7 @@ fn has_tokens(kind: StoreKind, settings: &StoreSettings) -> bool {
     }
 }
 
-/// Repeating is [`service`]'s.
+/// [`service`] repeats requests.
 fn no_retries() -> RetryConfig {
     RetryConfig {
         backoff: BackoffConfig::default(),
@@ -364,7 +365,7 @@ fn no_retries() -> RetryConfig {
 }
 
 fn uri(option: &str, url: &str) -> Result<Uri, StoreError> {
-    // Both ways to read it: `object_store` takes for granted that the second one can.
+    // `object_store` parses the URL with `reqwest` and expects success.
     match (url.parse(), reqwest::Url::parse(url)) {
         (Ok(uri), Ok(_)) => Ok(uri),
         _ => Err(unusable(option, format!("'{url}' is no URL"))),
@@ -379,12 +380,12 @@ fn lock_until(lock: Lock) -> DateTime<Utc> {
     Utc::now() + lock.period
 }
 
-/// What keeps a store from being built; the builders repeat no secret.
+/// The error of a store that cannot be built; the builders repeat no secret.
 fn not_built(kind: &str, error: &Error) -> StoreError {
     unusable(&format!("the {kind} repository"), error.to_string())
 }
 
-/// Why no credentials could be had for a signature.
+/// The reason why a request could not be signed.
 fn of_signing(error: &Error) -> Trouble {
     Trouble::of(error)
         .cloned()
@@ -432,7 +433,7 @@ impl ObjectStore for CloudStore {
         if options.mode != PutMode::Create {
             return Err(not_supported("replacing an object"));
         }
-        // A conditional PUT is not to be had in parts, everywhere.
+        // Not every server takes a condition on an upload in parts.
         let in_parts = payload.content_length() > self.0.options.upload_chunk;
         let conditions = self.conditions();
         if (in_parts || conditions != Conditions::Heeded && conditions != Conditions::Unlearned)
@@ -448,7 +449,7 @@ impl ObjectStore for CloudStore {
         }
         match self.write(location, payload.clone(), true).await {
             Err(error) if is(&error, TroubleKind::Unsupported) => {
-                // The server does not know such conditions, and said so.
+                // The server refuses conditional writes explicitly.
                 self.0.learned.set(Conditions::Unknown);
                 if self.exists(location).await? {
                     return Err(exists_already(location));

@@ -1,4 +1,4 @@
-//! What a repository's options say about its bucket, typed.
+//! A repository's bucket options, parsed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,22 +8,22 @@ use reqwest::Url;
 use crate::error::StoreError;
 use crate::store::{Secrets, StoreKind, StoreSettings};
 
-/// Objects longer than this are written in parts, where nothing else is said. Less is one PUT.
+/// Longer objects are written in parts, unless `storage-upload-chunk-size` says otherwise. Shorter ones are one PUT.
 const UPLOAD_CHUNK: u64 = 32 << 20;
 /// The shortest part that S3 takes.
 const SHORTEST_CHUNK: u64 = 5 << 20;
-/// Without a byte moved for so long, a request is given up.
+/// A request is given up when no byte has moved for this time.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is common to all buckets.
+/// The options that all types of bucket share.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub kind: StoreKind,
-    /// What stands before all names.
+    /// The path before the names of all objects.
     pub prefix: String,
-    /// Where the server is, `SCHEME://HOST[:PORT]`, without bucket or account.
+    /// The server's address, `SCHEME://HOST[:PORT]`, without bucket or account.
     pub endpoint: Endpoint,
-    /// Connect there instead.
+    /// The host and port to connect to instead.
     pub connect_to: Option<(String, u16)>,
     pub ca_file: Option<PathBuf>,
     pub ca_path: Option<PathBuf>,
@@ -35,12 +35,12 @@ pub struct Options {
     pub tags: Vec<(String, String)>,
 }
 
-/// Object lock: what is written cannot be deleted by anybody before its time.
+/// Object lock: no credentials can delete an object before its period has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lock {
-    /// Whether not even an administrator may shorten it.
+    /// Whether not even an administrator may shorten the period.
     pub compliance: bool,
-    /// How long from the moment of writing.
+    /// The period, from the moment of writing.
     pub period: Duration,
 }
 
@@ -53,7 +53,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Reads `[SCHEME://]HOST[:PORT]`; encrypted where no scheme is given.
+    /// Reads `[SCHEME://]HOST[:PORT]`; the scheme is `https` if none is given.
     fn parse(option: &str, text: &str) -> Result<Self, StoreError> {
         let (scheme, authority) = match text.split_once("://") {
             Some(("https", rest)) => ("https", rest),
@@ -72,7 +72,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// As a URL. What is none would end `object_store`, and the node with it.
+    /// The address as a URL. A text that does not parse would make `object_store` panic, and end the node.
     fn url(&self) -> Option<Url> {
         Url::parse(&self.to_string()).ok()
     }
@@ -86,14 +86,14 @@ impl Endpoint {
         }
     }
 
-    /// Below it, a host of this name, which `option` gives: `NAME.HOST[:PORT]`. `style` is the option that names it
-    /// elsewhere.
+    /// The host `NAME.HOST[:PORT]`, for a bucket or account that is named in the host. `option` is the option that
+    /// gives `name`; `style` is the option that puts the name into the path instead.
     pub fn below(&self, option: &str, name: &str, style: &str) -> Result<Self, StoreError> {
         let below = Self {
             scheme: self.scheme,
             authority: format!("{name}.{}", self.authority),
         };
-        // Nothing can stand before an address, and such a URL is none.
+        // No name can stand before an IP address: the result is no URL.
         match below.url() {
             Some(_) => Ok(below),
             None => {
@@ -117,12 +117,12 @@ pub fn unusable(option: &str, why: impl Into<String>) -> StoreError {
     }
 }
 
-/// An option that must be there.
+/// A required option.
 pub fn required<'a>(settings: &'a StoreSettings, option: &str) -> Result<&'a str, StoreError> {
     settings.get(option).ok_or_else(|| unusable(option, "it is not set"))
 }
 
-/// A secret that must be there.
+/// A required secret.
 pub fn required_secret<'a>(secrets: &'a Secrets, option: &str) -> Result<&'a str, StoreError> {
     secret(secrets, option).ok_or_else(|| unusable(option, "it is not set"))
 }

@@ -19,14 +19,14 @@ use super::{Parts, no_retries};
 use crate::error::StoreError;
 use crate::store::{Secrets, StoreSettings};
 
-/// Where nothing is said of a server of one's own.
+/// The region for a server of the user's own, if no region is set.
 const ANY_REGION: &str = "us-east-1";
 static LOCK_MODE: HeaderName = HeaderName::from_static("x-amz-object-lock-mode");
 static LOCK_UNTIL: HeaderName = HeaderName::from_static("x-amz-object-lock-retain-until-date");
 
 static CHECKSUM: HeaderName = HeaderName::from_static("x-amz-sdk-checksum-algorithm");
 
-/// Builds the store, and what deletes where object lock makes the server keep versions.
+/// Builds the store. With object lock the server keeps versions, so a [`Deleting`] comes with it.
 pub fn build(parts: Parts<'_>) -> Result<(AmazonS3, Option<Deleting>), StoreError> {
     let Parts {
         settings,
@@ -54,7 +54,7 @@ pub fn build(parts: Parts<'_>) -> Result<(AmazonS3, Option<Deleting>), StoreErro
         .with_virtual_hosted_style_request(!by_path)
         .with_retry(no_retries())
         .with_http_connector(service.clone())
-        // One object at a time: every server knows that, and each answer is that object's own.
+        // One object at a time: every server supports that, and each answer is about one object.
         .with_disable_bulk_delete(true)
         .with_disable_tagging(options.tags.is_empty())
         .with_request_payer(requester_pays);
@@ -100,8 +100,8 @@ fn is_customer_key(text: &str) -> bool {
     BASE64_STANDARD.decode(text).is_ok_and(|key| key.len() == 32)
 }
 
-/// Deletes the version of an object that is there. A bucket with object lock keeps versions: without saying which one,
-/// S3 hides the object behind a marker, answers that it is deleted, and keeps all its bytes.
+/// Deletes the current version of an object. A bucket with object lock keeps versions: a DELETE without a version id
+/// hides the object behind a delete marker, is answered with success, and keeps all its bytes.
 #[derive(Clone, Debug)]
 pub struct Deleting {
     service: Service,
@@ -113,8 +113,7 @@ pub struct Deleting {
 }
 
 impl Deleting {
-    /// Deletes an object of `store`. One that is not there counts as deleted; one that is locked still is
-    /// [`TroubleKind::Retained`].
+    /// Deletes an object of `store`. A missing object counts as deleted; a locked one gives [`TroubleKind::Retained`].
     pub async fn delete(&self, store: &dyn ObjectStore, location: &Location) -> object_store::Result<()> {
         let found = match store.head(location).await {
             Err(Error::NotFound { .. }) => return Ok(()),
@@ -124,7 +123,7 @@ impl Deleting {
             return store.delete(location).await;
         };
         match self.delete_version(location, &version).await {
-            // Whoever may write here and may not delete this is told so by the lock.
+            // The credentials can write here but not delete this object, so object lock is the likely reason.
             Err(trouble) if trouble.kind == TroubleKind::Permission => Err(failed(Trouble::new(
                 TroubleKind::Retained,
                 format!("object lock, or a missing s3:DeleteObjectVersion: {}", trouble.what),
@@ -223,7 +222,7 @@ fn with_credentials(
     })
 }
 
-/// Puts what is written under object lock, and signs that anew: S3 wants every header of its own signed.
+/// Adds the object lock's headers to a PUT and signs the request anew, since S3 wants its own headers signed.
 #[derive(Debug)]
 struct Locking {
     lock: Lock,
@@ -247,14 +246,14 @@ impl Decorate for Locking {
         headers.insert(&LOCK_MODE, HeaderValue::from_static(mode));
         headers.insert(&LOCK_UNTIL, super::header(&until)?);
         if *request.method() == Method::PUT {
-            // S3 takes no locked object without a checksum, and this is how it is told of one.
+            // S3 takes no locked object without a checksum; this header announces it.
             request
                 .headers_mut()
                 .insert(&CHECKSUM, HeaderValue::from_static("SHA256"));
         }
         let headers = request.headers_mut();
         let refused = |what: String| Trouble::new(TroubleKind::Credentials, what);
-        // The digest of the payload that the first signature was made over.
+        // The payload's digest, from the first signature.
         let digest = headers
             .get("x-amz-content-sha256")
             .and_then(|value| hex::decode(value.as_bytes()).ok());
@@ -266,7 +265,7 @@ impl Decorate for Locking {
     }
 }
 
-/// Whether the request brings an object into being: a PUT of a whole one, or the beginning of one in parts.
+/// Whether the request creates an object: a PUT of a whole object, or the start of an upload in parts.
 fn begins_an_object(request: &HttpRequest) -> bool {
     let query = request.uri().query().unwrap_or("");
     match *request.method() {

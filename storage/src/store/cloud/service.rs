@@ -1,5 +1,5 @@
-//! Every HTTP request of a bucket goes through here: signed headers are added, progress is watched, failures are sorted
-//! and repeated within a budget, and bodies arrive whole or not at all.
+//! All HTTP requests for a bucket go through this service: it adds signed headers, watches the progress, sorts
+//! failures, repeats requests within a budget, and gives a body out only when it is complete.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use super::progress::{Progress, Sent};
 use super::transport::Clients;
 use super::trouble::{Answer, Trouble, TroubleKind, of_transport};
 
-/// The longest answer that is taken into memory: more than any object has.
+/// The longest answer that is taken into memory: longer than any object.
 const LONGEST_ANSWER: u64 = 2 << 30;
 
 /// Changes a request for an object before it is sent: object lock, checksums, and a signature over them.
@@ -30,7 +30,7 @@ pub trait Decorate: fmt::Debug + Send + Sync {
     async fn decorate(&self, request: &mut HttpRequest) -> Result<(), Trouble>;
 }
 
-/// The way to one bucket. Cheap to clone.
+/// The client of one bucket. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Service(Arc<Inner>);
 
@@ -59,9 +59,10 @@ impl Service {
         }))
     }
 
-    /// Sets what changes requests, once: it needs the credentials of the store that is built upon this.
+    /// Sets the decorator, once. It is set after the construction, because it needs the credentials of the store that
+    /// is built upon this service.
     pub fn decorate_with(&self, decorator: Box<dyn Decorate>) {
-        // Set once by whoever builds the store.
+        // `OnceLock::set` fails only on a second call, and each `build` calls it once.
         let _ = self.0.decorator.set(decorator);
     }
 }
@@ -112,12 +113,12 @@ impl Inner {
             && self.below(uri).is_some()
     }
 
-    /// Whether it is for one object, as opposed to the bucket.
+    /// Whether the request is for one object, as opposed to the bucket.
     fn is_of_object(&self, uri: &Uri) -> bool {
         self.below(uri).is_some_and(|below| !below.trim_matches('/').is_empty())
     }
 
-    /// The server, and where it is looked for when that is elsewhere.
+    /// The server, and the address that is connected to instead, if there is one.
     fn place(&self) -> String {
         match &self.clients.connect_to {
             Some((host, port)) => format!("{} at {host}:{port}", self.authority),
@@ -125,7 +126,7 @@ impl Inner {
         }
     }
 
-    /// What stands behind the bucket's path. Clients escape more of a path than they must.
+    /// The path below the bucket's path, decoded: clients escape more characters of a path than they must.
     fn below(&self, uri: &Uri) -> Option<String> {
         let path = percent_decode_str(uri.path()).decode_utf8().ok()?;
         let below = path.strip_prefix(self.bucket_path.as_str())?;
@@ -150,7 +151,7 @@ impl Inner {
             }
         };
         let (parts, body) = exchanged.map_err(|trouble| match of_bucket {
-            // A server that answers is named by what it says.
+            // The server's name is added to every failure.
             true => Trouble {
                 what: format!("{}: {}", self.place(), trouble.what),
                 ..trouble
@@ -167,7 +168,7 @@ impl Inner {
             body: &body,
             of_object,
         };
-        // What a token server answers is its own business, but its failures are not all the same either.
+        // An answer of a token server is `object_store`'s to read, but its failures are sorted here.
         match answer.trouble() {
             Some(trouble) if of_bucket => Err(trouble),
             Some(trouble) => Err(of_credentials(trouble, parts.status)),
@@ -175,7 +176,7 @@ impl Inner {
         }
     }
 
-    /// Sends a request and takes the whole answer, telling `progress` of every step.
+    /// Sends a request and reads the whole answer. Each step is reported to `progress`.
     async fn exchange(
         &self,
         client: &reqwest::Client,
@@ -197,12 +198,12 @@ impl Inner {
             && !outgoing.headers().contains_key(HOST)
             && let Ok(host) = HeaderValue::from_str(&self.authority)
         {
-            // The server that is meant, which signatures name, and not the one that is connected to.
+            // The `Host` that signatures cover, not the address that is connected to.
             outgoing.headers_mut().insert(HOST, host);
         }
         let length = body.content_length();
         if length > 0 {
-            // Said, so that a body that comes in pieces is not sent in chunks: S3 takes none.
+            // Without this header, a body in pieces would be sent with chunked encoding, which S3 refuses.
             outgoing.headers_mut().insert(CONTENT_LENGTH, length.into());
             *outgoing.body_mut() = Some(reqwest::Body::wrap(Sent::new(body, progress.clone())));
         }
@@ -255,7 +256,7 @@ fn is_metadata(uri: &Uri) -> bool {
         || host.starts_with("[fd00:ec2")
 }
 
-/// A server of tokens that refuses does not know the credentials.
+/// If a token server refuses, the credentials are wrong.
 fn of_credentials(trouble: Trouble, status: StatusCode) -> Trouble {
     let kind = match trouble.kind {
         kind if kind.is_transient() => kind,
@@ -279,12 +280,12 @@ fn told_tries(trouble: Trouble, tries: u32, elapsed: Duration) -> Trouble {
     }
 }
 
-/// Of a kind that nobody above repeats.
+/// An error of a kind that `object_store` does not repeat.
 fn given_up(trouble: Trouble) -> HttpError {
     HttpError::new(HttpErrorKind::Decode, trouble)
 }
 
-/// Drawn for pauses only: where the system has no chance to give, a counter does.
+/// A random number, for pauses only. If the system has no randomness, a counter stands in.
 fn chance() -> u32 {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut bytes = [0; 4];

@@ -1,4 +1,4 @@
-//! The HTTP client of one bucket: what it trusts, where it connects, through which proxy.
+//! The HTTP client of one bucket: its certificates, its address, its proxy.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use super::options::{Options, secret, unusable};
 use crate::error::StoreError;
 use crate::store::Secrets;
 
-/// How long a connection may take to come about.
+/// The time-out of a connection attempt.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// The same for a metadata service, which is one hop away or not there.
+/// The same for a metadata service: it is one hop away, or does not exist.
 const METADATA_CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// Idle connections that are kept.
 const IDLE: usize = 32;
@@ -24,18 +24,18 @@ const IDLE: usize = 32;
 pub struct Clients {
     /// For the bucket.
     pub bucket: Client,
-    /// Where it connects instead, if anywhere: `storage-host` and `storage-port`.
+    /// The host and port to connect to instead: `storage-host` and `storage-port`.
     pub connect_to: Option<(String, u16)>,
-    /// For credentials from elsewhere: token servers.
+    /// For token servers, which issue credentials.
     pub tokens: Client,
-    /// For credentials from this machine's own metadata service: past all proxies.
+    /// For this machine's own metadata service, which issues credentials: never through a proxy.
     pub metadata: Client,
 }
 
 impl Clients {
-    /// The URL that brings a request for the bucket to where it is to connect. A resolver of names is not asked about
-    /// an address, and a port in the URL counts for more than its own: those two are changed here. The host's name
-    /// stays, for TLS.
+    /// The URL to connect to for a request to the bucket. A host name stays as it is, for TLS: the client's resolver
+    /// sends it to the other host. The resolver is not asked about an IP address, and a port in the URL overrides its
+    /// port: those two are changed here.
     pub fn way_to(&self, mut url: Url) -> Url {
         let Some((host, port)) = &self.connect_to else {
             return url;
@@ -46,7 +46,7 @@ impl Clients {
             } else {
                 host.clone()
             };
-            // What is no host is found out when it is connected to.
+            // If `storage-host` is no host, the connection fails.
             let _ = url.set_host(Some(&host));
         }
         let _ = url.set_port(Some(*port));
@@ -54,7 +54,7 @@ impl Clients {
     }
 
     pub fn build(options: &Options, secrets: &Secrets) -> Result<Self, StoreError> {
-        // reqwest takes the provider from the process; whoever was first chose the same.
+        // reqwest takes the process's TLS provider. If one is installed already, it is the same.
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let mut bucket = with_proxy(trusted(usual(), options)?, secret(secrets, "storage-proxy"))?;
@@ -101,7 +101,7 @@ fn trusted(builder: reqwest::ClientBuilder, options: &Options) -> Result<reqwest
     }
     if let Some(folder) = &options.ca_path {
         for file in files_of(folder)? {
-            // The folder may hold other things, such as revocation lists.
+            // The folder may hold other files, for example revocation lists.
             certificates.append(&mut bundle("storage-ca-path", &file).unwrap_or_default());
         }
     }
@@ -132,7 +132,7 @@ fn files_of(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         .collect())
 }
 
-/// `storage-proxy`; without it, what the environment says (`HTTPS_PROXY`, `NO_PROXY`).
+/// `storage-proxy`; without that option, the environment's `HTTPS_PROXY` and `NO_PROXY`.
 fn with_proxy(builder: reqwest::ClientBuilder, proxy: Option<&str>) -> Result<reqwest::ClientBuilder, StoreError> {
     match proxy {
         None => Ok(builder),
@@ -145,7 +145,7 @@ fn with_proxy(builder: reqwest::ClientBuilder, proxy: Option<&str>) -> Result<re
     }
 }
 
-/// Resolves every name to one place: `storage-host`.
+/// Resolves every name to one host: `storage-host`.
 #[derive(Debug)]
 struct Elsewhere {
     host: String,

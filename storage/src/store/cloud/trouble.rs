@@ -1,4 +1,4 @@
-//! What goes wrong between here and a bucket, sorted by what helps.
+//! Failures of requests to a bucket, sorted by their remedy.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,46 +15,46 @@ const WORDS: usize = 300;
 /// Why a request to a bucket failed, in a sentence without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// What kind of failure.
+    /// The kind of failure.
     pub kind: TroubleKind,
     /// The sentence.
     pub what: String,
-    /// How long the server asks to be left alone.
+    /// The pause that the server asks for.
     pub wait: Option<Duration>,
 }
 
-/// Kinds of failure, by what helps.
+/// Kinds of failure, by their remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TroubleKind {
-    /// Nobody answers there: tried again.
+    /// The server cannot be connected to: tried again.
     Connect,
-    /// No byte has moved for the time-out: tried again.
+    /// No byte has moved for `storage-timeout`: tried again.
     Silent,
-    /// The connection ended in the middle, or the body is not as long as was said: tried again.
+    /// The connection broke, or the body is shorter than announced: tried again.
     Cut,
     /// The server asks for less: tried again, later.
     Throttled,
     /// The server failed: tried again.
     Server,
-    /// Concurrent writers of one object: tried again.
+    /// Another request writes the same object: tried again.
     Conflict,
     /// The credentials are wrong or have expired: read anew, then given up.
     Credentials,
-    /// The credentials do not allow this: given up.
+    /// The credentials do not allow the request: read anew, then given up.
     Permission,
     /// The clocks of this machine and the server differ too much: given up.
     ClockSkew,
     /// There is no such bucket or container: given up.
     NoBucket,
-    /// The certificate is not trusted, or the peer speaks no TLS: given up.
+    /// The certificate is not trusted, or the server speaks no TLS: given up.
     Tls,
-    /// The bucket lies elsewhere, or this is no such server: given up.
+    /// The bucket lies elsewhere, or the server is no object store: given up.
     WrongPlace,
     /// The server has no room left.
     Full,
-    /// The server does not know what was asked for: given up.
+    /// The server does not know this kind of request: given up.
     Unsupported,
-    /// The request is refused as it is: given up.
+    /// The server refuses the request: given up.
     Refused,
     /// The object may not be deleted yet.
     Retained,
@@ -92,7 +92,7 @@ impl Trouble {
         }
     }
 
-    /// The trouble that an error comes from, however deep.
+    /// The trouble in an error's chain of causes.
     pub fn of<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
         let mut cause = Some(error);
         while let Some(error) = cause {
@@ -104,7 +104,7 @@ impl Trouble {
         None
     }
 
-    /// As an error of the repository.
+    /// The same as an error of the repository.
     pub fn into_store_error(self, action: &'static str, path: &str) -> StoreError {
         let path = path.to_owned();
         match self.kind {
@@ -140,17 +140,17 @@ impl Trouble {
     }
 }
 
-/// What a server has answered, apart from a success.
+/// A server's answer.
 pub struct Answer<'a> {
     pub method: &'a Method,
     pub status: StatusCode,
     pub headers: &'a HeaderMap,
     pub body: &'a [u8],
-    /// Whether one object was asked for, as opposed to a listing or a token.
+    /// Whether the request was for one object, as opposed to a listing or a token.
     pub of_object: bool,
 }
 
-/// Codes by which S3, GCS and Azure say one thing in several ways.
+/// Error codes of S3, GCS and Azure with the same meaning.
 const NO_BUCKET: &[&str] = &[
     "NoSuchBucket",
     "ContainerNotFound",
@@ -213,8 +213,8 @@ const FULL: &[&str] = &[
 ];
 
 impl Answer<'_> {
-    /// What the answer means, where it is one that the caller cannot make use of. An object that is missing, or exists
-    /// already where it may not, is an answer like any other.
+    /// The failure that the answer means. `None` for an answer that the caller handles: a success, a missing object, or
+    /// an object that exists already.
     pub fn trouble(&self) -> Option<Trouble> {
         let code = self.code();
         let is = |codes: &[&str]| code.as_deref().is_some_and(|code| codes.contains(&code));
@@ -229,7 +229,8 @@ impl Answer<'_> {
             _ if is(UNSUPPORTED) => TroubleKind::Unsupported,
             _ if is(FULL) => TroubleKind::Full,
             _ if is(WRONG_PLACE) => TroubleKind::WrongPlace,
-            // "Not found" is believed only of a server that says what it has not found (invariant 7); to HEAD none can.
+            // "Not found" is believed only if the server names the missing object (invariant 7). A HEAD has no body to
+            // name it in.
             404 if self.of_object && (is(NO_OBJECT) || *self.method == Method::HEAD) => return None,
             404 => TroubleKind::WrongPlace,
             409 => return None,
@@ -297,7 +298,7 @@ impl Answer<'_> {
     }
 }
 
-/// The text of the first element of that name. Errors of the three servers are flat XML; nothing more is read of them.
+/// The text of the first element of that name. Errors of the three servers are flat XML.
 fn element(body: &[u8], name: &str) -> Option<String> {
     let text = String::from_utf8_lossy(body.get(..body.len().min(16 << 10))?);
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
@@ -306,8 +307,8 @@ fn element(body: &[u8], name: &str) -> Option<String> {
     (!inner.is_empty()).then(|| inner.to_owned())
 }
 
-/// A server's words, fit for one line of a log. Some servers repeat the signature that they expected: those words are
-/// not passed on, nor is anything else of an error's XML.
+/// A server's message, fit for one line of a log. Some servers repeat the signature that they expected in other
+/// elements of the XML: only code and message are passed on.
 fn printable(words: &str) -> String {
     let line = words.lines().next().unwrap_or("");
     let line = line
@@ -319,7 +320,7 @@ fn printable(words: &str) -> String {
     line.chars().filter(|letter| !letter.is_control()).take(WORDS).collect()
 }
 
-/// What a transport failure means.
+/// The failure that a transport error means.
 pub fn of_transport(error: &reqwest::Error) -> Trouble {
     let mut words = Vec::new();
     let mut tls = false;
@@ -329,7 +330,7 @@ pub fn of_transport(error: &reqwest::Error) -> Trouble {
         words.push(error.to_string());
         cause = error.source();
     }
-    // Each level repeats the one below; the deepest says it best.
+    // Each level repeats the message below it; the deepest message is the most precise.
     let deepest = words.pop().unwrap_or_else(|| "the request failed".to_owned());
     if tls {
         return Trouble::new(
@@ -352,7 +353,7 @@ fn is_tls(error: &(dyn StdError + 'static)) -> bool {
     if error.is::<rustls::Error>() {
         return true;
     }
-    // rustls comes wrapped in I/O errors, whose inner errors `source` passes over.
+    // rustls errors are wrapped in I/O errors, and `source` passes over the inner error of an I/O error.
     let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     inner.is_some_and(|inner| is_tls(inner))
 }
