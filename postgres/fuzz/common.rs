@@ -1,4 +1,4 @@
-//! What the targets share: input that looks like WAL. A fuzzer does not guess checksums, so they are put right for it.
+//! Input that looks like WAL, for all targets. A fuzzer does not guess checksums, so this code sets them.
 
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, TimelineId};
 
@@ -75,8 +75,8 @@ pub fn segment(name: SegmentName, magic: u16, input: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Puts right what the records that lie wholly on a page say of the one before, and their checksums. `first` is the
-/// position of the page's content.
+/// Sets the previous position and the checksum of each record that lies wholly on a page. `first` is the position of
+/// the page's content.
 fn seal(page: &mut [u8], first: u64, previous: &mut u64) {
     let mut at = 0;
     while let Some(length) = page.get(at..at + 4) {

@@ -1,4 +1,4 @@
-//! What `pg_backup_stop` returns for the file `backup_label`.
+//! The content that `pg_backup_stop` returns for the file `backup_label`.
 
 use std::str::FromStr;
 
@@ -9,29 +9,29 @@ use crate::{Lsn, SegmentName, TimelineId};
 /// The content of a `backup_label` (`build_backup_content` in xlogbackup.c).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupLabel {
-    /// Where replay must begin: the redo position of the backup's checkpoint.
+    /// The position at which replay must begin: the redo position of the backup's checkpoint.
     pub start: Lsn,
     /// The segment that holds `start`.
     pub start_segment: SegmentName,
     /// The position of the checkpoint's record.
     pub checkpoint: Lsn,
-    /// `streamed` for all backups that pgmesh can make.
+    /// `streamed` for every backup of pgmesh.
     pub method: String,
     /// `primary` or `standby`.
     pub from: String,
-    /// When the backup began, as the server wrote it, in its `log_timezone`.
+    /// The start time of the backup as the server wrote it, in its `log_timezone`.
     pub start_time: String,
-    /// The label that the backup was given.
+    /// The label that was given to the backup.
     pub label: String,
     /// The timeline that the backup began on.
     pub start_timeline: TimelineId,
 }
 
 impl BackupLabel {
-    /// Reads the file. Lines that are not known are passed over, such as those of an incremental base backup.
+    /// Reads the file. Unknown lines are passed over, for example those of an incremental base backup.
     ///
     /// # Errors
-    /// When a line that must be there is missing or malformed.
+    /// A required line is missing or malformed.
     pub fn parse(text: &str) -> Result<Self, BackupLabelError> {
         let (start, file) = required(text, "START WAL LOCATION")?
             .split_once(' ')
@@ -59,7 +59,7 @@ impl BackupLabel {
     }
 }
 
-/// What follows `field: ` on the first line that begins so.
+/// The text behind `field: ` on the first line that begins so.
 fn required<'text>(text: &'text str, field: &'static str) -> Result<&'text str, BackupLabelError> {
     text.lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(": "))
@@ -73,19 +73,19 @@ fn value<T: FromStr>(field: &'static str, text: &str) -> Result<T, BackupLabelEr
     })
 }
 
-/// What is wrong with a `backup_label`.
+/// A fault of a `backup_label`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BackupLabelError {
-    /// A line is not there.
+    /// A line is missing.
     #[error("backup_label has no line {field:?}")]
     Missing {
-        /// What the line begins with.
+        /// The beginning of the line.
         field: &'static str,
     },
-    /// A line has a value that cannot be.
+    /// A line has an impossible value.
     #[error("backup_label says {text:?} as {field:?}")]
     Malformed {
-        /// What the line begins with.
+        /// The beginning of the line.
         field: &'static str,
         /// The value.
         text: String,

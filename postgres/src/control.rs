@@ -1,4 +1,4 @@
-//! `global/pg_control`: what a cluster says about itself.
+//! `global/pg_control`: a cluster's state and settings.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,13 +11,14 @@ use crate::page::PAGE_SIZE;
 use crate::relation::BLOCKS_PER_SEGMENT;
 use crate::{Lsn, PgVersion, SegmentSize, SegmentSizeError, SystemId, TimelineId, UnsupportedVersion};
 
-/// A server may be writing the file while it is read; as long as that takes, its CRC is wrong (`get_controlfile` in
+/// A server may be writing the file while it is read; until it has finished, the CRC is wrong (`get_controlfile` in
 /// controldata_utils.c).
 const READ_ATTEMPTS: u32 = 10;
 const READ_PAUSE: Duration = Duration::from_millis(10);
 
-/// Where the fields of `ControlFileData` (pg_control.h) lie, in bytes, on 64-bit little-endian machines. All supported
-/// versions agree up to the checksum version; the `wal_level` that 17 put into the checkpoint fills what was padding.
+/// The offsets of the fields of `ControlFileData` (pg_control.h), in bytes, on 64-bit little-endian machines. All
+/// supported versions agree up to the checksum version: 17 put `wal_level` into the checkpoint, where padding was
+/// before.
 mod offset {
     pub(super) const SYSTEM_ID: usize = 0;
     pub(super) const CONTROL_VERSION: usize = 8;
@@ -38,7 +39,7 @@ mod offset {
     pub(super) const CHECKSUM_VERSION: usize = 252;
 }
 
-/// Where the CRC lies, after all that it covers. 18 put the signedness of `char` before the nonce.
+/// The offset of the CRC, which covers all bytes before it. 18 put the signedness of `char` before the nonce.
 fn crc_offset(version: PgVersion) -> usize {
     match version {
         PgVersion::V14 | PgVersion::V15 | PgVersion::V16 | PgVersion::V17 => 288,
@@ -57,27 +58,27 @@ pub struct ControlFile {
     pub control_version: u32,
     /// `catalog_version_no`.
     pub catalog_version: u32,
-    /// What the server was doing when it last wrote the file.
+    /// The server's state when it last wrote the file.
     pub state: ClusterState,
     /// The position of the latest checkpoint's record.
     pub checkpoint: Lsn,
-    /// Where replay from that checkpoint begins.
+    /// The redo position of that checkpoint: replay begins there.
     pub redo: Lsn,
     /// The timeline of that checkpoint.
     pub checkpoint_timeline: TimelineId,
-    /// When that checkpoint was made, Unix seconds.
+    /// The time of that checkpoint, Unix seconds.
     pub checkpoint_time: i64,
-    /// How far recovery must get before the cluster is consistent; invalid outside archive recovery.
+    /// The position that recovery must reach before the cluster is consistent; invalid outside archive recovery.
     pub min_recovery_point: Lsn,
     /// The timeline of `min_recovery_point`.
     pub min_recovery_timeline: TimelineId,
     /// The redo position of the base backup that is being recovered; invalid once it is consistent.
     pub backup_start_point: Lsn,
-    /// The `wal_level` that the server last ran with.
+    /// The `wal_level` of the server's last run.
     pub wal_level: WalLevel,
     /// 0: the pages have no checksums; 1: they have.
     pub data_checksum_version: u32,
-    /// The bytes of a page, [`PAGE_SIZE`] always: others are refused.
+    /// The bytes of a page, always [`PAGE_SIZE`]: other sizes are refused.
     pub block_size: u32,
     /// The bytes of a WAL page.
     pub wal_block_size: u32,
@@ -92,7 +93,7 @@ impl ControlFile {
     /// Reads the file's content.
     ///
     /// # Errors
-    /// When it is too short, of an unsupported version, its CRC is wrong, or a field has a value that cannot be.
+    /// It is too short, of an unsupported version, its CRC is wrong, or a field has an impossible value.
     pub fn parse(bytes: &[u8]) -> Result<Self, ControlFileError> {
         let too_short = || ControlFileError::TooShort { length: bytes.len() };
         let number = |offset| u32_at(bytes, offset).ok_or_else(too_short);
@@ -123,11 +124,11 @@ impl ControlFile {
         })
     }
 
-    /// Reads `global/pg_control` of a data directory, again for a moment while its CRC is wrong: the server may be
-    /// writing it.
+    /// Reads `global/pg_control` of a data directory. While its CRC is wrong, the file is read again for a moment,
+    /// since the server may be writing it.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), or when the file cannot be read.
+    /// As [`parse`](Self::parse), or the file cannot be read.
     pub fn read(pgdata: &Path) -> Result<Self, ControlFileError> {
         let path = pgdata.join(Self::PATH);
         let mut attempt = 1;
@@ -166,7 +167,7 @@ fn check_crc(bytes: &[u8], offset: usize) -> Result<(), ControlFileError> {
     }
 }
 
-/// Page numbers and checksums are counted in pages of 8 KiB and segments of 1 GiB everywhere in pgmesh.
+/// All of pgmesh counts in pages of 8 KiB and segments of 1 GiB.
 fn supported_block_size(block_size: u32, blocks_per_segment: u32) -> Result<u32, ControlFileError> {
     let supported = usize::try_from(block_size) == Ok(PAGE_SIZE) && blocks_per_segment == BLOCKS_PER_SEGMENT;
     supported.then_some(block_size).ok_or(ControlFileError::BlockSize {
@@ -175,7 +176,7 @@ fn supported_block_size(block_size: u32, blocks_per_segment: u32) -> Result<u32,
     })
 }
 
-/// What a server was doing when it last wrote `pg_control` (`DBState`). Its text is pg_controldata's.
+/// A server's state when it last wrote `pg_control` (`DBState`). Its text is pg_controldata's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterState {
     /// Starting up.
@@ -190,7 +191,7 @@ pub enum ClusterState {
     InCrashRecovery,
     /// In archive recovery, as a standby is.
     InArchiveRecovery,
-    /// Running as a primary, or crashed while it did.
+    /// Running as a primary, or crashed while it ran.
     InProduction,
 }
 
@@ -229,7 +230,7 @@ impl fmt::Display for ClusterState {
     }
 }
 
-/// How much a server writes into its WAL; below `Replica` it cannot be archived.
+/// The `wal_level`: how much a server writes into its WAL. Below `Replica`, the WAL cannot be archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WalLevel {
     /// Enough for crash recovery.
@@ -266,7 +267,7 @@ impl fmt::Display for WalLevel {
     }
 }
 
-/// What is wrong with a `pg_control`.
+/// A fault of a `pg_control`.
 #[derive(Debug, Error)]
 pub enum ControlFileError {
     /// The file could not be read.
@@ -283,7 +284,7 @@ pub enum ControlFileError {
         /// The bytes that there are.
         length: usize,
     },
-    /// The file is of a version that pgmesh does not support, or damaged where it says which.
+    /// The file is of an unsupported version, or its version numbers are damaged.
     #[error(transparent)]
     Version(#[from] UnsupportedVersion),
     /// The file is damaged.
@@ -291,7 +292,7 @@ pub enum ControlFileError {
     Checksum {
         /// The CRC in the file.
         stored: u32,
-        /// The CRC of what the file holds.
+        /// The CRC of the file's content.
         computed: u32,
     },
     /// The cluster has pages or relation files of another size.
@@ -305,7 +306,7 @@ pub enum ControlFileError {
         /// The pages of a relation file.
         blocks_per_segment: u32,
     },
-    /// The cluster has WAL segments of a size that cannot be.
+    /// The cluster has WAL segments of an impossible size.
     #[error("reading pg_control: {0}")]
     SegmentSize(#[from] SegmentSizeError),
     /// A field has a value that PostgreSQL does not write.

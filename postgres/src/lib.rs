@@ -8,10 +8,10 @@
 //!    [`PostmasterPid`];
 //! 3. the data directory: [`page`], [`RelationFile`], [`walk`], [`instance_fingerprint`];
 //! 4. [`wal`]: which blocks the WAL has changed;
-//! 5. what a restore writes: [`RecoverySettings`], [`ManifestWriter`].
+//! 5. the files that a restore writes: [`RecoverySettings`], [`ManifestWriter`].
 //!
-//! Nothing that comes from a disk is trusted: every parser takes any bytes and answers with a value or an error. What
-//! differs between PostgreSQL's versions is asked of [`PgVersion`].
+//! Bytes from a disk are never trusted: every parser takes any bytes and answers with a value or an error.
+//! [`PgVersion`] knows the differences between PostgreSQL's versions.
 
 mod backup_label;
 mod backup_manifest;

@@ -12,7 +12,7 @@ use thiserror::Error;
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// `0/0`, which PostgreSQL writes where it means "none".
+    /// `0/0`, PostgreSQL's text for "none".
     pub const INVALID: Self = Self(0);
 
     /// Whether this is a position at all, and not `0/0`.
@@ -111,7 +111,7 @@ impl FromStr for SystemId {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text:?} is no WAL position: two hexadecimal numbers with a slash are expected, like 16/B374D848")]
 pub struct ParseLsnError {
-    /// What was given.
+    /// The text.
     pub text: String,
 }
 
@@ -119,9 +119,9 @@ pub struct ParseLsnError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text:?} is not {what}: a decimal number is expected")]
 pub struct ParseNumberError {
-    /// What was given.
+    /// The text.
     pub text: String,
-    /// What it should have been.
+    /// The kind of number that was expected.
     pub what: &'static str,
 }
 

@@ -3,7 +3,7 @@
 use crate::Lsn;
 use crate::fields::{u16_at, u32_at};
 
-/// The bytes of a data page (`BLCKSZ`). Clusters with other pages are refused where `pg_control` is read.
+/// The bytes of a data page (`BLCKSZ`). Clusters with other pages are refused when `pg_control` is read.
 pub const PAGE_SIZE: usize = 8192;
 
 /// One data page.
@@ -51,19 +51,19 @@ const BASE_OFFSETS: [u32; LANES] = [
     0x959B_D756,
 ];
 
-/// Where `pd_checksum` lies in `PageHeaderData` (bufpage.h).
+/// The offset of `pd_checksum` in `PageHeaderData` (bufpage.h).
 const CHECKSUM_OFFSET: usize = 8;
-/// Where `pd_upper` lies; 0 in a page that was never initialised.
+/// The offset of `pd_upper`; it is 0 in a page that was never initialised.
 const UPPER_OFFSET: usize = 14;
 
-/// What a page's checksum says.
+/// The result of a page's check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageCheck {
     /// The page was never written: all zero, which is right.
     AllZero,
-    /// The checksum is that of the content, at that place of the relation.
+    /// The stored checksum fits the content and the block number.
     Valid,
-    /// The page is damaged, torn, or lies at another block's place.
+    /// The page is damaged, torn, or lies in another block's place.
     Mismatch {
         /// The checksum in the page.
         stored: u16,
@@ -79,8 +79,8 @@ pub fn pages(bytes: &[u8]) -> &[Page] {
     bytes.as_chunks().0
 }
 
-/// The checksum of a page as block number `block` of its relation's fork, whatever checksum is stored in it
-/// (`pg_checksum_page` in checksum_impl.h). Never 0.
+/// The checksum of a page as block number `block` of its relation's fork (`pg_checksum_page` in checksum_impl.h). The
+/// stored checksum does not count. Never 0.
 ///
 /// `block` counts from the beginning of the fork, over all its segment files:
 /// [`RelationFile::first_block`](crate::RelationFile::first_block) gives that of a file's first page.

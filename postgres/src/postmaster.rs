@@ -5,18 +5,18 @@ use std::{fs, io};
 
 use thiserror::Error;
 
-/// What a running server wrote into `postmaster.pid` (pidfile.h). A crashed server leaves the file behind.
+/// The content of a running server's `postmaster.pid` (pidfile.h). A crashed server leaves the file behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostmasterPid {
     /// The process.
     pub pid: u32,
     /// The data directory as the server knows it.
     pub data_directory: String,
-    /// When it started, Unix seconds.
+    /// The time of its start, Unix seconds.
     pub started: i64,
     /// The port; `None` while the server starts.
     pub port: Option<u16>,
-    /// The first of its socket directories; `None` while the server starts, or when it has none.
+    /// The first of its socket directories; `None` while the server starts, or if it has none.
     pub socket_directory: Option<String>,
 }
 
@@ -24,10 +24,10 @@ impl PostmasterPid {
     /// The file's name in PGDATA.
     pub const FILE: &'static str = "postmaster.pid";
 
-    /// Reads the file of a data directory; `None` when there is none: no server runs.
+    /// Reads the file of a data directory; `None` if there is none, and so no server runs.
     ///
     /// # Errors
-    /// When it cannot be read or is malformed.
+    /// The file cannot be read or is malformed.
     pub fn read(pgdata: &Path) -> Result<Option<Self>, PostmasterPidError> {
         let path = pgdata.join(Self::FILE);
         match fs::read_to_string(&path) {
@@ -39,7 +39,7 @@ impl PostmasterPid {
         }
     }
 
-    /// Reads the file's content; `None` when it lacks one of its first three lines.
+    /// Reads the file's content; `None` if a line of the first three is missing.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
@@ -73,7 +73,7 @@ pub enum PostmasterPidError {
         /// Why not.
         source: io::Error,
     },
-    /// The file is not what a server writes, or a server is just writing it.
+    /// The file is not a server's, or a server is just writing it.
     #[error("{} is malformed: a server is just starting, or something else wrote the file", path.display())]
     Malformed {
         /// The file.

@@ -1,4 +1,4 @@
-//! Relation files: what their names say.
+//! The names of relation files.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum Fork {
     Fsm,
     /// The visibility map.
     Vm,
-    /// What an unlogged relation is reset to after a crash.
+    /// The initial content of an unlogged relation: after a crash the server copies it over the main fork.
     Init,
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Fork {
     }
 }
 
-/// What the path of a relation file says: `base/5/16384_vm.2` (relpath.c).
+/// A relation's file, read from its path: `base/5/16384_vm.2` (relpath.c).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelationFile {
     /// The tablespace's OID; [`DEFAULT_TABLESPACE`] for `base`, [`GLOBAL_TABLESPACE`] for `global`.
@@ -64,17 +64,17 @@ pub struct RelationFile {
     pub database: u32,
     /// The relation's file number.
     pub filenode: u32,
-    /// Which of its forks.
+    /// The fork.
     pub fork: Fork,
-    /// Which file of the fork, from 0.
+    /// The number of the file within the fork, from 0.
     pub segment_number: u32,
-    /// Whether it is of a temporary relation, which no backup needs.
+    /// Whether the relation is temporary; no backup needs it.
     pub temporary: bool,
 }
 
 impl RelationFile {
-    /// Reads a path relative to PGDATA, tablespaces as `pg_tblspc/<oid>/PG_<version>/…`. `None` for what is no relation
-    /// file, such as `pg_filenode.map`, `PG_VERSION`, `pg_control` and `pg_internal.init`.
+    /// Reads a path relative to PGDATA, tablespaces as `pg_tblspc/<oid>/PG_<version>/…`. `None` for a file of no
+    /// relation: `pg_filenode.map`, `PG_VERSION`, `pg_control`, `pg_internal.init`.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
         let mut parts = path.split('/');
@@ -102,7 +102,8 @@ impl RelationFile {
         })
     }
 
-    /// The number, within the fork, of the file's first page: what its [checksum](crate::page::checksum) is mixed with.
+    /// The number, within the fork, of the file's first page; each page's [checksum](crate::page::checksum) depends on
+    /// its number.
     #[must_use]
     pub fn first_block(&self) -> u32 {
         // `parse` takes no segment number whose blocks would not fit.
@@ -116,8 +117,8 @@ impl RelationFile {
     }
 }
 
-/// Whether all pages of the file at `path`, relative to PGDATA, carry checksums in a cluster that has them: whether it
-/// is a relation file.
+/// Whether all pages of the file at `path`, relative to PGDATA, carry checksums, in a cluster with checksums: relation
+/// files do.
 #[must_use]
 pub fn is_checksummed(path: &str) -> bool {
     RelationFile::parse(path).is_some()

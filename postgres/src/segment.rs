@@ -1,4 +1,4 @@
-//! WAL segments: their size, their names and what those names say about positions.
+//! WAL segments: their size, their names and the positions that belong to a name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,13 +14,13 @@ use crate::{Lsn, TimelineId};
 pub struct SegmentSize(u32);
 
 impl SegmentSize {
-    /// 16 MiB, what initdb chooses.
+    /// 16 MiB, initdb's default.
     pub const DEFAULT: Self = Self(16 << 20);
 
     /// Takes a number of bytes.
     ///
     /// # Errors
-    /// When it is no power of two between 1 MiB and 1 GiB.
+    /// The number is no power of two between 1 MiB and 1 GiB.
     pub fn new(bytes: u32) -> Result<Self, SegmentSizeError> {
         let allowed = bytes.is_power_of_two() && (1 << 20..=1 << 30).contains(&bytes);
         allowed.then_some(Self(bytes)).ok_or(SegmentSizeError { bytes })
@@ -32,7 +32,7 @@ impl SegmentSize {
         self.0
     }
 
-    /// How many segments share one `log` number, that is, fit in 4 GiB.
+    /// The number of segments that share one `log` number, that is, fit in 4 GiB.
     #[must_use]
     pub fn segments_per_log(self) -> u32 {
         // At least 4 (1 GiB) and at most 4096 (1 MiB), so the quotient of 2^32 fits.
@@ -99,8 +99,8 @@ impl SegmentName {
         }
     }
 
-    /// The last segment of the WAL that ends just before `lsn`: what a backup's stop position needs. At the very start
-    /// of a segment that is the one before (`XLByteToPrevSeg`).
+    /// The last segment of the WAL that ends just before `lsn`, a backup's stop position for example. At the very start
+    /// of a segment it is the segment before (`XLByteToPrevSeg`).
     #[must_use]
     pub fn ending_at(timeline: TimelineId, lsn: Lsn, size: SegmentSize) -> Self {
         Self::containing(timeline, Lsn(lsn.0.saturating_sub(1)), size)
@@ -124,13 +124,13 @@ impl SegmentName {
         self.start(size) + u64::from(size.bytes())
     }
 
-    /// The segment that follows on the same timeline. After the last one of the address space: itself.
+    /// The segment that follows on the same timeline; for the last one of the address space, the segment itself.
     #[must_use]
     pub fn next(&self, size: SegmentSize) -> Self {
         Self::containing(self.timeline, self.end(size), size)
     }
 
-    /// The first 16 digits, timeline and log: the directory of the archive that the segment lies in.
+    /// The first 16 digits, timeline and log: the segment's directory in the archive.
     #[must_use]
     pub fn directory(&self) -> String {
         format!("{:08X}{:08X}", self.timeline.0, self.log)
@@ -178,7 +178,7 @@ impl<'de> Deserialize<'de> for SegmentName {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{text:?} is no WAL segment name: 24 upper-case hexadecimal digits are expected")]
 pub struct ParseSegmentNameError {
-    /// What was given.
+    /// The text.
     pub text: String,
 }
 

@@ -124,7 +124,7 @@ fn parse_line(line: &str) -> Option<TimelineHistoryEntry> {
     })
 }
 
-/// What is wrong with a timeline history file.
+/// A fault of a timeline history file.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TimelineHistoryError {
     /// A line that is no entry.
@@ -136,10 +136,10 @@ pub enum TimelineHistoryError {
         timeline: TimelineId,
         /// The line's number, from 1.
         number: u32,
-        /// What it begins with.
+        /// The beginning of the line.
         line: String,
     },
-    /// An ancestor that cannot come at this place.
+    /// The ancestor cannot come at this place.
     #[error(
         "history of timeline {timeline}, line {number}: timeline {parent} cannot be an ancestor at this place, timelines ascend"
     )]

@@ -77,8 +77,8 @@ impl TimelineTree {
         timelines.filter_map(move |timeline| Some((*timeline, self.left(*timeline, ancestor)?)))
     }
 
-    /// Whether what `timeline` wrote before `end` is part of the history that leads to `target`: whether a server that
-    /// holds it can be recovered along `target`.
+    /// Whether the WAL that `timeline` wrote before `end` is part of the history of `target`: then a server with that
+    /// WAL can be recovered along `target`.
     #[must_use]
     pub fn contains(&self, target: TimelineId, timeline: TimelineId, end: Lsn) -> bool {
         target == timeline || self.left(target, timeline).is_some_and(|switch| end <= switch)

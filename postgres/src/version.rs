@@ -1,4 +1,4 @@
-//! The major versions of PostgreSQL and every number by which they can be told apart.
+//! The major versions of PostgreSQL, and the numbers by which they are told apart.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// A major version of PostgreSQL that pgmesh can back up. What differs between them is asked of this type, never of a
-/// number.
+/// A major version of PostgreSQL that pgmesh can back up. Code asks this type for the differences between versions, and
+/// compares no numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub enum PgVersion {
@@ -26,7 +26,7 @@ pub enum PgVersion {
 /// One row for each major version that can be recognised, supported or not.
 struct Release {
     major: u32,
-    /// `None`: recognised, to be refused by name.
+    /// `None`: a known version that is refused by its name.
     version: Option<PgVersion>,
     /// `PG_CONTROL_VERSION` in pg_control.h.
     control: u32,
@@ -92,7 +92,7 @@ impl PgVersion {
     /// All supported versions, oldest first.
     pub const ALL: [Self; 5] = [Self::V14, Self::V15, Self::V16, Self::V17, Self::V18];
 
-    /// The number that people call it by: 15.
+    /// The number in everyday use: 15.
     #[must_use]
     pub fn major(self) -> u32 {
         match self {
@@ -115,7 +115,7 @@ impl PgVersion {
             .ok_or(UnsupportedVersion::Major { major })
     }
 
-    /// Takes what `SHOW server_version_num` says, like 150020.
+    /// Takes the number of `SHOW server_version_num`, for example 150020.
     ///
     /// # Errors
     /// When pgmesh does not support that version.
@@ -260,7 +260,7 @@ pub enum UnsupportedVersion {
     /// A text that is no version.
     #[error("{text:?} is no version of PostgreSQL: a number like 15 is expected")]
     Text {
-        /// What was given.
+        /// The text.
         text: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The names of all files of a WAL archive: those that PostgreSQL archives, and what pgmesh keeps beside them.
+//! The names of all files of a WAL archive: PostgreSQL's own, and the names of the files that pgmesh adds.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,31 +9,31 @@ use thiserror::Error;
 use crate::segment::parse_upper_hex;
 use crate::{SegmentName, TimelineId};
 
-/// A file of a WAL archive: one in `pg_wal` that `archive_command` is given, named as PostgreSQL names it
-/// (xlog_internal.h), or what a node makes of one.
+/// A file of a WAL archive: a file of `pg_wal` that `archive_command` is given, named as PostgreSQL names it
+/// (xlog_internal.h), or a file that a node makes from one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalFileName {
     /// `000000010000000000000001`: a complete segment.
     Segment(SegmentName),
     /// `000000010000000000000001.partial`: the last segment of a timeline that ended inside it. Of full size.
     Partial(SegmentName),
-    /// `00000002.history`: how a timeline came about.
+    /// `00000002.history`: the ancestors of a timeline.
     History(TimelineId),
-    /// `000000010000000000000001.00000028.backup`: what a backup left behind when it stopped.
+    /// `000000010000000000000001.00000028.backup`: the record that a backup writes when it stops.
     BackupHistory {
         /// The segment that the backup started in.
         segment: SegmentName,
         /// The start position's offset in that segment, in bytes.
         offset: u32,
     },
-    /// `000000010000000000000001.map`: which blocks a complete segment has changed
-    /// ([`SegmentMap`](crate::wal::SegmentMap)). No file of PostgreSQL's, and of no use to a recovery: it can always be
-    /// made anew of the segment.
+    /// `000000010000000000000001.map`: the blocks that a complete segment has changed
+    /// ([`SegmentMap`](crate::wal::SegmentMap)). PostgreSQL has no such file, and no recovery needs it: it can always
+    /// be made anew from the segment.
     Map(SegmentName),
     /// `000000010000000000000001.00112233AABBCCDD.aside`: another content under the name of a segment or `.partial`
-    /// file, which no recovery along the archive's history can need. It is kept, and never handed out.
+    /// file. No recovery along the archive's history can need it. It is kept, and never handed out.
     Aside {
-        /// The name that PostgreSQL gave it.
+        /// The name that PostgreSQL gave the file.
         segment: SegmentName,
         /// The beginning of its content's digest.
         digest: [u8; 8],
@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for WalFileName {
     "{text:?} is no file of a WAL archive: a segment, .partial, .history, .backup, .map or .aside name is expected"
 )]
 pub struct ParseWalFileNameError {
-    /// What was given.
+    /// The text.
     pub text: String,
 }
 

@@ -12,7 +12,7 @@ const ALL_FLAGS: u16 = 0x000F;
 
 /// The long header of a segment's first page (`XLogLongPageHeaderData` in xlog_internal.h).
 ///
-/// It says which cluster wrote the segment and where it belongs, so that a segment is not archived under another's
+/// It names the cluster and the position of the segment, so that a segment is not archived under another segment's
 /// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalHeader {
@@ -34,13 +34,13 @@ pub struct WalHeader {
 }
 
 impl WalHeader {
-    /// How many bytes of a segment [`parse`](Self::parse) needs.
+    /// The number of bytes that [`parse`](Self::parse) needs.
     pub const LENGTH: usize = 40;
 
     /// Reads the header from a segment's first bytes; more than [`LENGTH`](Self::LENGTH) may be given.
     ///
     /// # Errors
-    /// When there are fewer, or when they are no header of a supported version.
+    /// The bytes are too few, or are no header of a supported version.
     pub fn parse(bytes: &[u8]) -> Result<Self, WalHeaderError> {
         let too_short = || WalHeaderError::TooShort { length: bytes.len() };
         let magic = u16_at(bytes, 0).ok_or_else(too_short)?;
@@ -77,14 +77,14 @@ impl WalHeader {
         self.version
     }
 
-    /// Checks that a file of `length` bytes with this header is the whole segment `name`. It holds for `.partial` files
-    /// too: PostgreSQL renames the last segment of a timeline as it is, in full length.
+    /// Checks that a file of `length` bytes with this header is the whole segment `name`. The same check fits
+    /// `.partial` files: PostgreSQL renames the last segment of a timeline as it is, in full length.
     ///
-    /// Invariant 12 begins here: what is archived under a name is what its header says it is. The cluster's identity
-    /// and version are for the caller to compare.
+    /// Invariant 12 begins here: a file is archived only under the name that its header gives. The caller compares the
+    /// cluster's identity and version.
     ///
     /// # Errors
-    /// When address, timeline or length contradict the name.
+    /// Address, timeline or length contradict the name.
     pub fn check(&self, name: SegmentName, length: u64) -> Result<(), WalHeaderError> {
         if !name.is_possible(self.segment_size) {
             return Err(WalHeaderError::ImpossibleName {
@@ -100,8 +100,8 @@ impl WalHeader {
                 found: self.page_address,
             });
         }
-        // The first segment of a new timeline begins as a copy of the old timeline's, header included; so an older one
-        // is right.
+        // The first segment of a new timeline begins as a copy of the old timeline's segment, header included; so a
+        // lower timeline is right.
         if self.timeline.0 == 0 || self.timeline > name.timeline {
             return Err(WalHeaderError::Timeline {
                 name,
@@ -119,7 +119,7 @@ impl WalHeader {
     }
 }
 
-/// What is wrong with a WAL segment's header.
+/// A fault of a WAL segment's header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WalHeaderError {
     /// The file ends within the header.
@@ -128,10 +128,10 @@ pub enum WalHeaderError {
         /// The bytes that there are.
         length: usize,
     },
-    /// The magic number is of no supported version; what is no WAL at all looks like this too.
+    /// The magic number is of no supported version. A file without WAL gives this error too.
     #[error("reading a WAL segment's header: {0}")]
     Version(#[from] UnsupportedVersion),
-    /// The page is not the first one of a segment, or no WAL.
+    /// The page is not the first page of a segment, or no WAL.
     #[error("the first page of a WAL segment has the flags {info:#06x}, which are not those of a long header")]
     NotLong {
         /// `xlp_info`.
@@ -151,25 +151,25 @@ pub enum WalHeaderError {
     ImpossibleName {
         /// The name of the file.
         name: SegmentName,
-        /// The size that the header says.
+        /// The segment size in the header.
         segment_size: SegmentSize,
     },
-    /// Another segment's content, as in a file that was recycled and not yet written.
+    /// The header is another segment's, as in a file that was recycled and not yet written.
     #[error("segment {name} must begin at {expected}, its header says {found}")]
     Address {
         /// The name of the file.
         name: SegmentName,
-        /// Where a segment of that name begins.
+        /// The start position of the segment of that name.
         expected: Lsn,
-        /// What the header says.
+        /// The position in the header.
         found: Lsn,
     },
-    /// The content was written on a timeline that came after the one of the name.
+    /// The content's timeline is later than the name's.
     #[error("segment {name} is of timeline {timeline}, its header says {found}", timeline = name.timeline)]
     Timeline {
         /// The name of the file.
         name: SegmentName,
-        /// What the header says.
+        /// The timeline in the header.
         found: TimelineId,
     },
     /// The file is truncated, or has bytes too many.

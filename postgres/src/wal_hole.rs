@@ -1,7 +1,7 @@
-//! Whether a WAL segment that an archive lacks is a hole in it, or lies behind its end. Pure.
+//! Decides whether a WAL segment that an archive lacks is a hole in it, or lies behind its end. Pure.
 //!
-//! A recovery that asks for a segment takes "not there" for the end of the WAL, and opens the server for writing.
-//! Behind a hole there is WAL that would be lost so: a hole has to stop the recovery instead (invariant 7).
+//! A recovery that asks for a segment takes "not there" for the end of the WAL, and opens the server for writing. If
+//! the segment is a hole, the WAL behind it would be lost: a hole has to stop the recovery instead (invariant 7).
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Lsn, SegmentName, SegmentSize, TimelineId};
 
-/// What proves that WAL exists, or existed, behind a segment that the archive lacks.
+/// The proof that WAL exists, or existed, behind a segment that the archive lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WalHole {
     /// A later segment of the same timeline is archived.
@@ -18,7 +18,7 @@ pub enum WalHole {
     LeftLater {
         /// The other timeline.
         timeline: TimelineId,
-        /// Where it left.
+        /// The position at which it left.
         switch: Lsn,
     },
 }
@@ -46,14 +46,12 @@ pub struct Descent {
 }
 
 impl WalHole {
-    /// Judges the absence of `missing`; `None` when no WAL behind it is known of, so that it may be the end of the
-    /// archive.
+    /// Judges the absence of `missing`. `None` if no WAL behind it is known, so that it may be the end of the archive.
     ///
     /// `later` is any archived segment of its timeline with a greater name. `descents` are the lines of all known
     /// histories.
     ///
-    /// What lies before a timeline's own beginning is not WAL of that timeline: no server ever wrote it, so its absence
-    /// is no hole.
+    /// A timeline has no WAL before its own beginning: no server ever wrote it, so its absence is no hole.
     ///
     /// ```
     /// use pgmesh_postgres::{SegmentName, SegmentSize, WalHole};
@@ -72,7 +70,7 @@ impl WalHole {
         let mut hole = later
             .filter(|later| later.timeline == missing.timeline && *later > missing)
             .map(Self::Later);
-        // The last line of its own history says where the timeline begins; the others may say later positions.
+        // The last line of its own history has the beginning of the timeline; other lines may have later positions.
         let mut own: Option<(TimelineId, Lsn)> = None;
         for Descent {
             timeline,
@@ -145,7 +143,7 @@ mod tests {
             None
         );
         assert!(WalHole::judge(segment("000000020000000000000008"), SIZE, later, [left]).is_some());
-        // Timeline 3 descends from 1 by way of 2: both of its lines speak of what is before it.
+        // Timeline 3 descends from 1 by way of 2: both of its lines are about WAL before its beginning.
         let lines = [descent(3, 1, "0/8000100"), descent(3, 2, "0/A000000")];
         assert_eq!(
             WalHole::judge(

@@ -94,7 +94,7 @@ mod tests {
         bytes
     }
 
-    /// The same, in whatever pieces the segments come.
+    /// The result of the search, which must not depend on the length of the pieces.
     fn found(segments: &[Vec<u8>]) -> bool {
         let in_pieces = |length: usize| {
             let mut search = WalSearch::new("restore point");

@@ -1,4 +1,4 @@
-//! Any bytes as a stored map: no panic, and what is taken is stored and read again as the same.
+//! Any bytes as a stored map: no panic, and an accepted map is the same after it was stored and read again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

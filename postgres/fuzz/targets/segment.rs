@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
     } else {
         rest.to_vec()
     };
-    // A part of a segment suffices, as far as what comes behind is not looked at.
+    // A part of a segment suffices, since `up_to` ends the reading before the missing bytes.
     let mapper =
         || SegmentMapper::new(name(), size(), version).up_to(Lsn(name().start(size()).0 + bytes.len() as u64 / 2));
     let mut whole = mapper();

@@ -11,7 +11,7 @@ pub(super) fn is_setting_name(name: &str) -> bool {
     })
 }
 
-/// The name of the setting that a line sets; none for comments, blank lines and what PostgreSQL would not take either.
+/// The name of the setting that a line sets; none for comments, blank lines and lines that PostgreSQL would refuse.
 pub(super) fn setting_name(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let end = line
@@ -43,8 +43,8 @@ mod tests {
 
     use super::*;
 
-    /// What the server reads from a quoted string: the STRING pattern and `DeescapeQuotedString` in guc-file.l. `None`
-    /// when the text is not one such string.
+    /// The value of a quoted string as the server reads it: the STRING pattern and `DeescapeQuotedString` in
+    /// guc-file.l. `None` if the text is not one such string.
     fn unquote(text: &str) -> Option<String> {
         let inner = text.strip_prefix('\'')?.strip_suffix('\'')?;
         let mut value = String::new();

@@ -53,7 +53,7 @@ fn parse(line: &str) -> Option<(&str, String)> {
     Some((name, value.to_owned()))
 }
 
-/// What stands between a quote, which is gone already, and the next one that ends the string (`DeescapeQuotedString`).
+/// The value of a quoted string; `text` begins behind the opening quote (`DeescapeQuotedString`).
 fn unquote(text: &str) -> Option<String> {
     let mut value = String::new();
     let mut characters = text.chars().peekable();

@@ -31,7 +31,7 @@ pub(super) fn put_changes(bytes: &mut Vec<u8>, changes: &ChangeMap) {
     }
 }
 
-/// Reads what [`put_changes`] wrote of a segment of this size.
+/// Reads the changes that [`put_changes`] wrote, of a segment of this size.
 pub(super) fn changes(input: &mut Input<'_>, size: SegmentSize) -> Result<ChangeMap, MapFormatError> {
     let mut map = ChangeMap::default();
     for _ in 0..input.u64("number of databases")? {

@@ -1,4 +1,4 @@
-//! Which blocks may have changed.
+//! The blocks that may have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,15 +15,14 @@ pub struct RelationFork {
     pub database: u32,
     /// The relation's file number.
     pub relation: u32,
-    /// Which of its forks.
+    /// The fork.
     pub fork: Fork,
 }
 
-/// The blocks that may have changed in a stretch of WAL. What it does not name has not changed.
+/// The blocks that may have changed in a stretch of WAL. All other blocks have not changed.
 ///
 /// Visibility maps and free space maps are not in it, since the WAL does not name all their changes:
-/// [`candidates`](Self::candidates) has them always read whole. The order in which things are added makes no
-/// difference.
+/// [`candidates`](Self::candidates) has them always read whole. The order of additions makes no difference.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChangeMap {
     pub(super) forks: BTreeMap<RelationFork, Changes>,
@@ -31,36 +30,35 @@ pub struct ChangeMap {
     pub(super) databases: BTreeSet<(u32, u32)>,
 }
 
-/// What may have changed in one fork.
+/// The blocks of one fork that may have changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Changes {
-    /// All blocks from this one on. The fork may have ended here for a moment, whatever has come since.
+    /// All blocks from this one on. The fork may have been cut off here for a moment, and have grown again.
     pub limit: Option<u32>,
     /// Single blocks before the limit.
     pub blocks: RoaringBitmap,
 }
 
-/// What of a file must be read, since it may have changed.
+/// The blocks of a file that a backup must read, since they may have changed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Candidates {
     /// The whole file.
     All,
-    /// These blocks, numbered within this file from 0. None at all: the file has not changed. Some may lie behind the
-    /// file's end.
+    /// These blocks, numbered within this file from 0. If it is empty, the file has not changed. Blocks may lie behind
+    /// the file's end.
     Blocks(RoaringBitmap),
 }
 
 impl ChangeMap {
-    /// Says that a block may have changed.
+    /// Adds a block that may have changed.
     pub fn add_block(&mut self, fork: RelationFork, block: u32) {
         if self.keeps(&fork) {
             self.forks.entry(fork).or_default().add_block(block);
         }
     }
 
-    /// Says that a fork was created (limit 0), removed (limit 0), or cut off before block `limit`: all from there on
-    /// may have changed. With relation 0 it is the whole database, as PostgreSQL 17 has it in
-    /// `pg_wal_summary_contents`.
+    /// Adds a fork that was created or removed (limit 0), or cut off before block `limit`: all blocks from there on may
+    /// have changed. Relation 0 stands for the whole database, as in PostgreSQL 17's `pg_wal_summary_contents`.
     pub fn add_limit(&mut self, fork: RelationFork, limit: u32) {
         if fork.relation == 0 {
             self.add_database(fork.tablespace, fork.database);
@@ -69,14 +67,14 @@ impl ChangeMap {
         }
     }
 
-    /// Says that a database was created or dropped in a tablespace: all that is there may have changed.
+    /// Adds a database that was created or dropped in a tablespace: all its files there may have changed.
     pub fn add_database(&mut self, tablespace: u32, database: u32) {
         self.databases.insert((tablespace, database));
         self.forks
             .retain(|fork, _| (fork.tablespace, fork.database) != (tablespace, database));
     }
 
-    /// Adds all that another stretch of WAL has changed.
+    /// Adds the changes of another stretch of WAL.
     pub fn merge(&mut self, other: &Self) {
         for (tablespace, database) in &other.databases {
             self.add_database(*tablespace, *database);
@@ -88,16 +86,17 @@ impl ChangeMap {
         }
     }
 
-    /// Whether nothing has changed that the map could name.
+    /// Whether the map is empty: no block has changed, except in the files that are always read whole.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.forks.is_empty() && self.databases.is_empty()
     }
 
-    /// What of a file must be read. The path is relative to PGDATA, with tablespaces as
+    /// The blocks of a file that a backup must read. The path is relative to PGDATA, with tablespaces as
     /// `pg_tblspc/<oid>/PG_<version>/…`.
     ///
-    /// All of it where the WAL does not say: what is no file of a relation, visibility maps and free space maps.
+    /// All blocks of a file whose changes the WAL does not name: files that belong to no relation, visibility maps and
+    /// free space maps.
     #[must_use]
     pub fn candidates(&self, path: &str) -> Candidates {
         let Some(file) = RelationFile::parse(path).filter(|file| !file.temporary && !file.is_always_read_whole())
@@ -119,7 +118,7 @@ impl ChangeMap {
         )
     }
 
-    /// Whether anything about this fork is to be kept: not when it is always read whole anyway.
+    /// Whether the map keeps changes of this fork: not if its files are read whole anyway.
     fn keeps(&self, fork: &RelationFork) -> bool {
         matches!(fork.fork, Fork::Main | Fork::Init) && !self.databases.contains(&(fork.tablespace, fork.database))
     }
@@ -148,7 +147,7 @@ impl Changes {
         }
     }
 
-    /// The same for the file of the fork that begins with block `first`, its blocks numbered from 0.
+    /// The candidates of one file of the fork, which begins with the fork's block `first`; numbered from 0.
     fn in_file(&self, first: u32) -> Candidates {
         let limit = self.limit.map(|limit| limit.saturating_sub(first));
         if limit == Some(0) {
@@ -278,7 +277,7 @@ mod tests {
         map.add_limit(TABLE, 131_072);
         assert_eq!(map.candidates("base/5/16384"), blocks([5]));
         assert_eq!(map.candidates("base/5/16384.1"), Candidates::All);
-        // A later one that lies behind does not take back what an earlier one said.
+        // A later, higher limit does not take back the blocks of an earlier one.
         map.add_limit(TABLE, 0);
         map.add_limit(TABLE, 9);
         assert_eq!(map.candidates("base/5/16384"), Candidates::All);
@@ -310,7 +309,7 @@ mod tests {
         );
     }
 
-    /// Something that can be said to a map.
+    /// An addition to a map.
     #[derive(Clone, Copy, Debug)]
     enum Said {
         Block(RelationFork, u32),
@@ -369,7 +368,7 @@ mod tests {
                 let (Said::Block(fork, block) | Said::Limit(fork, block)) = said else { continue };
                 let folder = match fork.tablespace {
                     1663 => format!("base/{}", fork.database),
-                    // No shared relation has a database, so no path leads there.
+                    // A shared relation has no database, so no path leads there.
                     _ => continue,
                 };
                 let suffix = match fork.fork { Fork::Main => "", Fork::Init => "_init", Fork::Vm => "_vm", Fork::Fsm => "_fsm" };

@@ -1,4 +1,4 @@
-//! What a record changes beside its blocks: the rules of PostgreSQL 17's summarizer (walsummarizer.c).
+//! The changes of a record beside its blocks: the rules of PostgreSQL 17's summarizer (walsummarizer.c).
 
 use super::error::WalProblem;
 use super::record::{self, Record};
@@ -6,7 +6,7 @@ use super::versions::{DatabaseRecord, database_record, wal_level_offset};
 use super::{ChangeMap, RelationFork};
 use crate::{Fork, Lsn, PgVersion};
 
-/// Resource managers that say such things (rmgrlist.h).
+/// The resource managers whose records have such changes (rmgrlist.h).
 mod manager {
     pub const WAL: u8 = 0;
     pub const TRANSACTION: u8 = 1;
@@ -14,8 +14,8 @@ mod manager {
     pub const DATABASE: u8 = 4;
 }
 
-/// The bytes at a record's beginning that tell all of what it changes, if those that are given are enough. Page images
-/// and rows are not among them.
+/// The length of the beginning of a record that tells all its changes; `None` if `bytes` is too short to know it. Page
+/// images and rows are not needed.
 pub(super) fn telling_length(bytes: &[u8], length: u32, version: PgVersion) -> Option<usize> {
     let mut blocks = Vec::new();
     let record = record::parse(Lsn::INVALID, bytes, length, version, &mut blocks).ok()?;
@@ -30,10 +30,10 @@ pub(super) fn telling_length(bytes: &[u8], length: u32, version: PgVersion) -> O
     })
 }
 
-/// Adds to `changes` all that a record changes.
+/// Adds all changes of a record to `changes`.
 ///
 /// # Errors
-/// When the record changes files in a way that is not known, or says that files change without WAL.
+/// The record changes files in an unknown way, or says that files change without WAL.
 pub(super) fn add(changes: &mut ChangeMap, record: &Record<'_>, version: PgVersion) -> Result<(), WalProblem> {
     for reference in record.blocks {
         changes.add_block(reference.fork, reference.block);
@@ -54,8 +54,8 @@ pub(super) fn add(changes: &mut ChangeMap, record: &Record<'_>, version: PgVersi
     })
 }
 
-/// `wal_level` is told where it may have changed. What came before a change to `minimal` is of no use either, since
-/// nobody knows where in between the server was restarted.
+/// Records with `wal_level` are written when it may have changed. If it was `minimal`, the earlier WAL is of no use
+/// either: the server may have been restarted anywhere in it.
 fn check_level(record: &Record<'_>, version: PgVersion) -> Result<(), WalProblem> {
     const MINIMAL: u32 = 0;
     match wal_level_offset(version, record.operation()) {
@@ -143,7 +143,7 @@ fn add_database(changes: &mut ChangeMap, record: &Record<'_>, version: PgVersion
     Ok(true)
 }
 
-/// A number of things that follow in the record's data; so it is less than the data's length.
+/// A number of elements that follow in the record's data; it must be less than the data's length.
 fn count(record: &Record<'_>, offset: usize) -> Result<usize, WalProblem> {
     let count = record.data_u32(offset)? as usize;
     let plausible = count <= record.data_length;

@@ -5,7 +5,7 @@ use thiserror::Error;
 /// Why bytes are no stored map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum MapFormatError {
-    /// The first byte names another format: a newer one, or what is no map at all.
+    /// The first byte names another format: a newer one, or the bytes are no map.
     #[error("a change map of the unknown format {format}")]
     Format {
         /// The first byte.
@@ -14,13 +14,13 @@ pub enum MapFormatError {
     /// The bytes are more than any map has.
     #[error("a change map of {length} bytes is too long")]
     TooLong {
-        /// How many there are.
+        /// Their number.
         length: usize,
     },
-    /// The bytes end too early, or say what no map says.
+    /// The bytes end too early, or have a value that no map has.
     #[error("a damaged change map: {part} cannot be so")]
     Malformed {
-        /// What of it.
+        /// The field.
         part: &'static str,
     },
 }
@@ -45,7 +45,7 @@ fn low_bits(number: u64) -> u8 {
     (number & 0x7F) as u8
 }
 
-/// What is left to be read of a stored map.
+/// The bytes of a stored map that are not read yet.
 pub(super) struct Input<'a> {
     rest: &'a [u8],
 }
@@ -85,7 +85,7 @@ impl<'a> Input<'a> {
         u32::try_from(self.u64(part)?).map_err(|_| MapFormatError::Malformed { part })
     }
 
-    /// Bytes with their length before them, at most `limit`.
+    /// Reads bytes with their length before them, at most `limit`.
     pub fn bytes(&mut self, part: &'static str, limit: usize) -> Result<&'a [u8], MapFormatError> {
         let length = usize::try_from(self.u64(part)?).unwrap_or(usize::MAX);
         if length > limit || length > self.rest.len() {

@@ -4,20 +4,20 @@ use thiserror::Error;
 
 use crate::{Lsn, TimelineId, WalHeaderError};
 
-/// What is wrong with WAL, and where.
+/// A fault in WAL, and its position.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("WAL at {at}: {problem}")]
 pub struct WalError {
     /// The page or the record.
     pub at: Lsn,
-    /// What is wrong with it.
+    /// The fault.
     pub problem: WalProblem,
 }
 
-/// What is wrong with WAL, or why no map can be made of it.
+/// A fault in WAL, or a reason why no map can be made of it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum WalProblem {
-    /// The segment's own header.
+    /// The segment's own header is wrong.
     #[error(transparent)]
     Segment(#[from] WalHeaderError),
     /// The file is of another version or size than its cluster.
@@ -31,7 +31,7 @@ pub enum WalProblem {
         /// The bytes that there are.
         found: u64,
     },
-    /// No page of this version, or a long header where a short one belongs.
+    /// No page of this version, or a long header in the place of a short one.
     #[error("no page begins here: magic {magic:#06x}, flags {flags:#06x}")]
     Page {
         /// `xlp_magic`.
@@ -39,27 +39,27 @@ pub enum WalProblem {
         /// `xlp_info`.
         flags: u16,
     },
-    /// The page was written for another place, as in a file that was recycled.
+    /// The page was written for another position, as in a file that was recycled.
     #[error("the page says that it belongs at {found}")]
     Address {
         /// `xlp_pageaddr`.
         found: Lsn,
     },
-    /// Timelines do not go back, and not beyond that of the segment's name.
+    /// The timeline is lower than the page before's, or higher than that of the segment's name.
     #[error("the page is of timeline {found}, which cannot be here")]
     Timeline {
         /// `xlp_tli`.
         found: TimelineId,
     },
-    /// A record goes on at the start of the page, and the page does not know it; or the other way round.
+    /// A record goes on at the start of the page, but the page's header says otherwise; or the other way round.
     #[error("a record of which {expected} bytes are missing meets a page that goes on with {found}")]
     Continuation {
-        /// The bytes that are missing, 0 for no record.
+        /// The missing bytes of the record; 0 without a record.
         expected: u32,
         /// `xlp_rem_len`.
         found: u32,
     },
-    /// No record is so short or so long; 0 where nothing was written.
+    /// No record has this length; 0 if nothing was written.
     #[error("no record has {length} bytes")]
     RecordLength {
         /// `xl_tot_len`.
@@ -68,10 +68,10 @@ pub enum WalProblem {
     /// The record was damaged.
     #[error("the record's checksum does not match")]
     Checksum,
-    /// The record does not follow the one before.
+    /// The record's `xl_prev` is not the position of the record before.
     #[error("the record says that {found} came before it, and that was {expected}")]
     Previous {
-        /// Where the record before begins.
+        /// The position of the record before.
         expected: Lsn,
         /// `xl_prev`.
         found: Lsn,
@@ -79,13 +79,13 @@ pub enum WalProblem {
     /// The record contradicts itself.
     #[error("the record's {part} cannot be so")]
     Malformed {
-        /// What of it.
+        /// Its part.
         part: &'static str,
     },
-    /// A record so long that not all that is needed of it was kept.
+    /// The record is so long that a needed part of it was not kept.
     #[error("the record is too long to be looked at")]
     TooLong,
-    /// The record changes files in a way that is not known.
+    /// The record changes files in an unknown way.
     #[error("the record changes files in an unknown way (resource manager {resource_manager}, info {info:#04x})")]
     UnknownChange {
         /// `xl_rmid`.

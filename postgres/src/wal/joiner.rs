@@ -13,8 +13,8 @@ use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId, WalHeader};
 /// The bytes that are kept of a record over several segments.
 const KEPT: usize = 1 << 20;
 
-/// Joins the maps of consecutive segments of one timeline into the map of a range of WAL, and the parts of records that
-/// lie in more than one of them into records.
+/// Joins the maps of consecutive segments of one timeline into the map of a range of WAL, and joins the parts of
+/// records that cross segment borders.
 #[derive(Debug)]
 pub struct Joiner {
     size: SegmentSize,
@@ -30,35 +30,35 @@ pub struct Joiner {
 enum Begun {
     /// None.
     Nothing,
-    /// One that began before the first segment, and so before the range.
+    /// A record that began before the first segment, and so before the range.
     BeforeRange,
-    /// One that counts.
+    /// A record of the range.
     Record(Tail),
 }
 
-/// Why a range of WAL has no map. All files must be read then.
+/// Why a range of WAL has no map. Then all files must be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NoMap {
     /// A segment is missing between others, or is of another timeline.
     #[error("segment {expected} must follow, and {found} came")]
     Hole {
-        /// What must come next.
+        /// The segment that must come next.
         expected: SegmentName,
-        /// What came.
+        /// The segment that came.
         found: SegmentName,
     },
     /// The segment was written by another version, or segments have another size.
     #[error("segment {segment} is of another cluster: of another version of PostgreSQL or with another segment size")]
     OtherCluster {
-        /// Its name.
+        /// The segment.
         segment: SegmentName,
     },
-    /// Nobody can tell what the segment has changed.
+    /// The segment's changes are unknown.
     #[error("segment {segment}: {reason}")]
     Unusable {
-        /// Its name.
+        /// The segment.
         segment: SegmentName,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A record over several segments could not be read.
@@ -67,7 +67,7 @@ pub enum NoMap {
     /// The segments end before the range does.
     #[error("the WAL from segment {next} on is missing, up to {to}")]
     Incomplete {
-        /// What must come next.
+        /// The segment that must come next.
         next: SegmentName,
         /// The end of the range.
         to: Lsn,
@@ -75,13 +75,13 @@ pub enum NoMap {
 }
 
 impl Joiner {
-    /// For the WAL of one timeline from `from`, where a record begins, up to `to`, where one begins too.
+    /// A joiner for the WAL of one timeline from `from` to `to`. A record begins at each of the two.
     #[must_use]
     pub fn new(timeline: TimelineId, size: SegmentSize, version: PgVersion, from: Lsn, to: Lsn) -> Self {
         Self {
             size,
             version,
-            // Nothing is wanted for a range without bytes.
+            // A range without bytes needs no segment.
             to: if from < to { to } else { Lsn::INVALID },
             next: SegmentName::containing(timeline, from, size),
             begun: Begun::BeforeRange,
@@ -89,9 +89,9 @@ impl Joiner {
         }
     }
 
-    /// The segment whose map must come next; `None` when nothing is missing. A segment in which nothing but its header
-    /// lies in the range is not wanted: a backup begins there as a rule, and that segment is archived only after it has
-    /// begun.
+    /// The segment whose map must come next; `None` when nothing is missing. A segment that has only its header in the
+    /// range is not wanted: a backup usually begins at such a place, and that segment is archived only after the backup
+    /// has begun.
     #[must_use]
     pub fn wanted(&self) -> Option<SegmentName> {
         let missing = match &self.begun {
@@ -105,7 +105,7 @@ impl Joiner {
     /// Takes the map of the next segment.
     ///
     /// # Errors
-    /// When it is another one's, or when there can be no map with it. The joiner is of no use then.
+    /// The map is of another segment, or makes a map of the range impossible. The joiner is of no use then.
     pub fn add(&mut self, map: &SegmentMap) -> Result<(), NoMap> {
         let segment = map.name();
         if segment != self.next {
@@ -135,7 +135,7 @@ impl Joiner {
     /// The map of the range. It may name changes of all segments that the range touches.
     ///
     /// # Errors
-    /// When segments are missing.
+    /// Segments are missing.
     pub fn finish(self) -> Result<ChangeMap, NoMap> {
         match self.wanted() {
             Some(next) => Err(NoMap::Incomplete { next, to: self.to }),
@@ -143,7 +143,8 @@ impl Joiner {
         }
     }
 
-    /// Goes on with the record that was begun; what is still begun behind the head of this segment.
+    /// Joins the head of this segment to the begun record. Gives the record that goes on behind the head, if there is
+    /// one.
     fn head(&mut self, at: Lsn, begun: Begun, head: &Head) -> Result<Begun, NoMap> {
         Ok(match (begun, head) {
             (Begun::Nothing | Begun::BeforeRange, Head::None) | (_, Head::Overwritten) => Begun::Nothing,
@@ -175,7 +176,7 @@ impl Joiner {
         })
     }
 
-    /// Adds what a record over several segments has changed.
+    /// Adds the changes of a record over several segments.
     fn record(&mut self, tail: &Tail) -> Result<(), WalProblem> {
         let piece = &tail.piece;
         piece.check()?;
@@ -185,7 +186,7 @@ impl Joiner {
     }
 }
 
-/// A record with its next piece, and the bytes that it lacks then.
+/// A record with its next piece, and the number of bytes that it still lacks.
 fn joined(mut tail: Tail, piece: &Piece) -> Result<(Tail, u32), NoMap> {
     tail.piece.join(piece, KEPT);
     let missing = missing_of(&tail.piece).map_err(|problem| WalError {
@@ -195,7 +196,7 @@ fn joined(mut tail: Tail, piece: &Piece) -> Result<(Tail, u32), NoMap> {
     Ok((tail, missing))
 }
 
-/// The bytes that a record lacks.
+/// The number of bytes that a record lacks.
 fn missing_of(piece: &Piece) -> Result<u32, WalProblem> {
     let length = record::total_length(&piece.kept)?;
     length

@@ -1,14 +1,15 @@
-//! Which blocks of which relations did a stretch of WAL change? What a backup need not read, since it cannot have
+//! The blocks of relations that a stretch of WAL has changed. A backup does not read the blocks that cannot have
 //! changed.
 //!
-//! The map chooses what to read, and content decides what is stored: so a map may name more than has changed, and never
-//! less. Where anything about the WAL is not understood, there is no map, and everything is read.
+//! The map chooses the blocks to read, and their content decides which are stored: so a map may name blocks that have
+//! not changed, but must not lack a block that has. If a part of the WAL is not understood, there is no map, and the
+//! backup reads everything.
 //!
-//! - [`ChangeMap`]: the answer, whoever gave it, and what it says about one file of a backup;
+//! - [`ChangeMap`]: the map, from WAL or from PostgreSQL's summaries, and the blocks of one file to read;
 //! - [`SegmentReader`]: the records of one segment, out of its pages;
-//! - [`SegmentMap`], made by a [`SegmentMapper`]: what one segment alone tells, in a form to be stored;
-//! - [`Joiner`]: the maps of consecutive segments, and the records that lie in more than one of them;
-//! - [`CreatedTablespaces`]: another question to the same records, asked before a segment is replayed.
+//! - [`SegmentMap`], made by a [`SegmentMapper`]: the changes of one segment alone, in a form to be stored;
+//! - [`Joiner`]: the maps of consecutive segments, and the records that cross the borders between them;
+//! - [`CreatedTablespaces`]: the tablespaces that a segment's records create, read before the segment is replayed.
 //!
 //! ```text
 //!  segment ──► SegmentMapper ──► SegmentMap ──► bytes ──► SegmentMap ─┐

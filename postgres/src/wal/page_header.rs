@@ -16,11 +16,11 @@ const ALL_FLAGS: u16 = 0x000F;
 /// How a page begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
-    /// With a record, or with the rest of none.
+    /// With a record, or with no rest of a record.
     Record,
-    /// With the next part of a record, of which so many bytes are missing, those on this page included.
+    /// With the next part of a record, and the number of the record's missing bytes, on this page and later ones.
     Continuation(u32),
-    /// With a record, after one that was begun and never ended: it does not count.
+    /// With a record. The record before it was never ended, and does not count.
     Overwritten,
 }
 
@@ -35,10 +35,10 @@ pub(super) struct PageHeader {
 }
 
 impl PageHeader {
-    /// The bytes of a header that is not of a segment's first page.
+    /// The length of a header, except on a segment's first page.
     pub const SHORT: usize = 24;
 
-    /// Reads the header of a page; `first` of the first page of a segment, which has a long one.
+    /// Reads the header of a page. `first`: the page is the first page of a segment, which has a long header.
     pub fn parse(page: &[u8], version: PgVersion, first: bool) -> Result<Self, WalProblem> {
         let magic = u16_at(page, 0).unwrap_or_default();
         let flags = u16_at(page, 2).unwrap_or_default();

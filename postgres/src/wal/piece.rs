@@ -1,22 +1,23 @@
-//! Parts of a record that pages and segments cut.
+//! Parts of a record that crosses pages or segments.
 
 use super::error::WalProblem;
 use super::record::{HEADER_LENGTH, header_checksum};
 
-/// Consecutive bytes of a record: its first ones and the checksum of all. What is needed of a long record stands at its
-/// beginning, and the checksums of parts give that of the whole; so page images need not be kept.
+/// Consecutive bytes of a record: the first ones, and the checksum of all of them. The needed fields of a long record
+/// are at its beginning, and the checksums of the parts give the checksum of the whole; so page images need not be
+/// kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// How many bytes there are.
+    /// The number of bytes.
     pub length: u32,
-    /// The CRC-32C of all of them.
+    /// The CRC-32C of all bytes.
     pub checksum: u32,
-    /// The first of them.
+    /// The first bytes.
     pub kept: Vec<u8>,
 }
 
 impl Piece {
-    /// Adds bytes that follow, as far as there are to be at most `limit` kept.
+    /// Adds the bytes that follow, and keeps them up to `limit` bytes in all.
     pub fn add(&mut self, bytes: &[u8], limit: usize) {
         if self.is_complete() {
             let room = limit.saturating_sub(self.kept.len()).min(bytes.len());
@@ -38,7 +39,7 @@ impl Piece {
         self.length = self.length.saturating_add(next.length);
     }
 
-    /// The same with at most `limit` bytes kept.
+    /// The same piece with at most `limit` bytes kept.
     pub fn cut(mut self, limit: usize) -> Self {
         self.kept.truncate(limit);
         self.kept.shrink_to_fit();
@@ -58,7 +59,7 @@ impl Piece {
         let body = if self.is_complete() {
             crc32c::crc32c(body)
         } else {
-            // The checksum of the whole is that of the header, moved on by the body's length, xor that of the body.
+            // The checksum of the whole is the header's, moved on by the body's length, xor the body's.
             let body_length = self.length as usize - HEADER_LENGTH;
             crc32c::crc32c_combine(crc32c::crc32c(header), self.checksum, body_length)
         };

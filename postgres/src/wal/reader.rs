@@ -6,25 +6,25 @@ use super::piece::Piece;
 use super::record::{self, BlockReference, HEADER_LENGTH, Record, header_checksum};
 use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId, WalHeader};
 
-/// The bytes of a record over several pages that are kept. Only what a transaction or a dropped database says is ever
-/// looked at so far behind: 87,000 relations that one transaction drops.
+/// The bytes of a record over several pages that are kept. Only the records of transactions and dropped databases are
+/// read so far: this is enough for a transaction that drops 87,000 relations.
 const KEPT: usize = 1 << 20;
 /// Records begin at multiples of this (`MAXIMUM_ALIGNOF`).
 const ALIGNMENT: usize = 8;
 
-/// What is called for each record.
+/// The callback for each record.
 pub type Each<'a> = dyn FnMut(&Record<'_>) -> Result<(), WalProblem> + 'a;
 
-/// How a segment begins, as seen from the ones before.
+/// The beginning of a segment, in relation to the segments before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// With a record.
     None,
-    /// With the last part of a record that began before.
+    /// With the last part of a record that began in an earlier segment.
     Ends(Piece),
-    /// With a part of a record that takes all of this segment and goes on behind it.
+    /// With a part of a record that takes all of this segment and goes on in the next.
     GoesOn(Piece),
-    /// What may have been begun before was never ended, and does not count.
+    /// With a record. A record that began in an earlier segment was never ended, and does not count.
     Overwritten,
 }
 
@@ -37,16 +37,16 @@ pub(super) struct Tail {
     pub piece: Piece,
 }
 
-/// Takes a segment in parts of any size, and hands out the records that lie wholly in it. Keeps no more than a page and
-/// a record.
+/// Takes a segment in parts of any size, and hands out the records that lie wholly in it. Keeps at most a page and a
+/// record.
 #[derive(Debug)]
 pub struct SegmentReader {
     size: SegmentSize,
     version: PgVersion,
     name: SegmentName,
-    /// The bytes of a page; 0 until the first page says it.
+    /// The bytes of a page; 0 until the segment's header is read.
     page_size: usize,
-    /// The beginning of a page whose rest did not come yet.
+    /// The first bytes of a page that is not complete yet.
     begun_page: Vec<u8>,
     /// The position of the next page.
     position: Lsn,
@@ -61,22 +61,22 @@ pub struct SegmentReader {
     blocks: Vec<BlockReference>,
 }
 
-/// What the next page has to begin with.
+/// The content that the next page has to begin with.
 #[derive(Debug)]
 enum State {
-    /// Whatever the first page says.
+    /// Any content: the first page decides.
     Start,
-    /// The rest of a record that began before this segment, of which so many bytes are missing.
+    /// The rest of a record that began before this segment, and the number of its missing bytes.
     InHead(u32),
     /// A record.
     BetweenRecords,
-    /// The rest of a record, of which so many bytes are missing.
+    /// The rest of a record, and the number of its missing bytes.
     InRecord(Tail, u32),
-    /// Nothing: the rest of the segment is of no use.
+    /// None: the rest of the segment is not read.
     Ended,
 }
 
-/// What a segment had beside whole records.
+/// The incomplete records at both ends of a segment.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub head: Head,
@@ -103,7 +103,8 @@ impl SegmentReader {
         }
     }
 
-    /// Reads the records before `to` alone: of a segment that is still being written, nothing behind may be believed.
+    /// Reads only the records before `to`: in a segment that is still being written, later bytes may be those of an
+    /// older file.
     #[must_use]
     pub fn up_to(self, to: Lsn) -> Self {
         Self { to: Some(to), ..self }
@@ -112,7 +113,7 @@ impl SegmentReader {
     /// Takes the next bytes of the segment, and calls `each` for the records that end in them.
     ///
     /// # Errors
-    /// When the bytes are no WAL that belongs here, or when `each` says so. What is fed after that is of no use.
+    /// The bytes are no WAL of this segment, or `each` fails. The reader is of no use after that.
     pub fn feed(&mut self, mut bytes: &[u8], each: &mut Each<'_>) -> Result<(), WalError> {
         while !bytes.is_empty() {
             let wanted = if self.page_size == 0 {
@@ -144,10 +145,10 @@ impl SegmentReader {
         Ok(())
     }
 
-    /// Checks that all of the segment was fed, or as much as there was to be read.
+    /// Checks that the whole segment was fed, or with [`up_to`](Self::up_to) all records before its position.
     ///
     /// # Errors
-    /// When it was not.
+    /// Bytes are missing, or there are too many.
     pub(super) fn finish(self) -> Result<Ends, WalError> {
         let start = self.name.start(self.size);
         let found = self.position - start + self.begun_page.len() as u64;
@@ -160,7 +161,7 @@ impl SegmentReader {
         Ok(self.seen())
     }
 
-    /// What the bytes that were fed had beside whole records, be they all of the segment or not.
+    /// The incomplete records at both ends of the bytes fed so far, even if the segment is not complete.
     pub(super) fn seen(self) -> Ends {
         let head = match (self.head, &self.state) {
             (Head::Ends(piece), State::InHead(_)) => Head::GoesOn(piece),
@@ -173,7 +174,7 @@ impl SegmentReader {
         Ends { head, tail }
     }
 
-    /// The size of a page, out of the header that the segment begins with.
+    /// The size of a page, from the header of the segment.
     fn segment_header(&self) -> Result<usize, WalError> {
         let header = WalHeader::parse(&self.begun_page).and_then(|header| {
             header.check(self.name, u64::from(header.segment_size.bytes()))?;
@@ -202,7 +203,7 @@ impl SegmentReader {
         Ok(())
     }
 
-    /// Reads the header of a page; what the page goes on with, and where that begins.
+    /// Reads the header of a page. Gives the state to go on with, and the position of the first byte behind the header.
     fn begin_page(&mut self, page: &[u8], state: State) -> Result<(State, usize), WalProblem> {
         let header = PageHeader::parse(page, self.version, matches!(state, State::Start))?;
         if header.address != self.position {
@@ -237,8 +238,8 @@ impl SegmentReader {
         Ok((state, header.length))
     }
 
-    /// Reads what is on a page behind its header: the rest of a record, whole ones, and the beginning of one. What the
-    /// next page has to begin with.
+    /// Reads the content of a page behind its header: the rest of a record, whole records, and the beginning of a
+    /// record. Gives the state for the next page.
     fn records(
         &mut self,
         page: &[u8],
@@ -318,7 +319,8 @@ impl SegmentReader {
     }
 }
 
-/// The bytes of a record that has `missing` more, as far as they are here; and how many are missing then.
+/// The bytes of a record that lacks `missing` bytes, as far as `rest` has them; and the number of bytes that it still
+/// lacks.
 fn part_of(rest: &[u8], missing: u32) -> (&[u8], u32) {
     let (part, _) = rest.split_at(rest.len().min(missing as usize));
     (

@@ -8,7 +8,7 @@ use crate::{Fork, Lsn, PgVersion};
 
 /// The bytes of a record's header.
 pub(super) const HEADER_LENGTH: usize = 24;
-/// `XLogRecordMaxSize`. Before 16 nothing kept records below it, but nothing could read a longer one either.
+/// `XLogRecordMaxSize`. Versions before 16 do not check it when they write, but cannot read a longer record either.
 pub(super) const MAX_LENGTH: u32 = 1020 << 20;
 
 /// The highest id of a block in a record.
@@ -28,7 +28,7 @@ const SPECIAL_UPDATE: u8 = 0x01;
 /// A block that a record has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlockReference {
-    /// Whose block it is.
+    /// The fork that the block belongs to.
     pub fork: RelationFork,
     /// Its number within the fork.
     pub block: u32,
@@ -39,27 +39,27 @@ pub struct BlockReference {
 pub struct Record<'a> {
     /// Its position.
     pub start: Lsn,
-    /// Who wrote it and can apply it (`xl_rmid`). Extensions register theirs from 128 on.
+    /// The resource manager that wrote it and can apply it (`xl_rmid`). Extensions have numbers from 128 on.
     pub resource_manager: u8,
     /// `xl_info`: the upper half is the resource manager's.
     pub info: u8,
     /// The blocks that it changes, in the order of their ids.
     pub blocks: &'a [BlockReference],
-    /// What it says beside its blocks; of a long record the beginning.
+    /// The main data; of a long record, its beginning.
     pub(super) data: &'a [u8],
-    /// How many bytes that has, with those that are not here.
+    /// The length of the main data, with the bytes that are not in `data`.
     pub(super) data_length: usize,
-    /// The bytes of its own header and those of its blocks and data.
+    /// The length of the record's header and of the headers of its blocks and data.
     pub(super) headers_length: usize,
 }
 
 impl Record<'_> {
-    /// What the resource manager's half of `info` says.
+    /// The resource manager's half of `info`.
     pub(super) fn operation(&self) -> u8 {
         self.info & 0xF0
     }
 
-    /// Whether nothing follows in the segment, and the next record is in the next segment (`XLOG_SWITCH`).
+    /// Whether the record ends the segment, and the next record is in the next segment (`XLOG_SWITCH`).
     pub(super) fn is_switch(&self) -> bool {
         self.resource_manager == 0 && self.operation() == 0x40
     }
@@ -90,19 +90,19 @@ pub(super) fn total_length(bytes: &[u8]) -> Result<u32, WalProblem> {
     possible.then_some(length).ok_or(WalProblem::RecordLength { length })
 }
 
-/// Where the record before this one begins.
+/// The position of the record before this one.
 pub(super) fn previous(bytes: &[u8]) -> Lsn {
     Lsn(u64_at(bytes, 8).unwrap_or_default())
 }
 
-/// Checks the checksum in a record's header, given that of all that follows the header.
+/// Checks the checksum in a record's header. `body` is the checksum of all bytes behind the header.
 pub(super) fn header_checksum(header: &[u8], body: u32) -> Result<(), WalProblem> {
     let covered = header.get(..20).unwrap_or_default();
     let matches = u32_at(header, 20) == Some(crc32c::crc32c_append(body, covered));
     matches.then_some(()).ok_or(WalProblem::Checksum)
 }
 
-/// Reads a record of `length` bytes, of which the first are given, and puts its blocks into `blocks`.
+/// Reads a record of `length` bytes. `bytes` has the first ones; the blocks are put into `blocks`.
 pub(super) fn parse<'a>(
     start: Lsn,
     bytes: &'a [u8],
@@ -117,7 +117,7 @@ pub(super) fn parse<'a>(
         length: length as usize,
     };
     let mut relation: Option<(u32, u32, u32)> = None;
-    // The bytes that the headers read so far announce, and those of them that are the main data.
+    // The length of the blocks and data that the headers have announced so far, and the main data's part of it.
     let (mut announced, mut data_length) = (0, 0);
     while headers.rest() > announced {
         match headers.u8()? {
@@ -158,7 +158,7 @@ pub(super) fn parse<'a>(
 struct Headers<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Of the record, which may have more bytes than there are here.
+    /// The record's length, which may be more than `bytes` has.
     length: usize,
 }
 
@@ -168,7 +168,7 @@ impl Headers<'_> {
         self.length.saturating_sub(self.at)
     }
 
-    /// Reads a block's header; the bytes that it announces.
+    /// Reads a block's header. Gives the number of bytes that it announces.
     fn block(
         &mut self,
         version: PgVersion,

@@ -1,4 +1,4 @@
-//! What one segment of WAL alone tells.
+//! The changes of one segment of WAL alone.
 
 use super::ChangeMap;
 use super::change_codec;
@@ -12,14 +12,14 @@ use crate::{Lsn, PgVersion, SegmentName, SegmentSize, TimelineId};
 
 /// The first byte of a stored map.
 const FORMAT: u8 = 1;
-/// The bytes that are kept of a record which begins or ends in another segment. All that is looked at stands in its
-/// first 1000, but for transactions: of these, it is enough for 5,000 relations that one drops.
+/// The bytes that are kept of a record which begins or ends in another segment. The needed fields are in its first 1000
+/// bytes, except in a transaction's record: for that one, 5,000 dropped relations fit.
 const KEPT: usize = 64 << 10;
-/// The bytes that a reason may have.
+/// The longest reason, in bytes.
 const MAX_REASON: usize = 300;
 
-/// What one segment of WAL alone tells about changed blocks: those of the records that lie wholly in it, and the parts
-/// of those that began before it or go on behind it, for a [`Joiner`](super::Joiner). Or why it tells nothing.
+/// The changes of one segment of WAL alone: the blocks of the records that lie wholly in it, and the parts of the
+/// records that cross its borders, for a [`Joiner`](super::Joiner). Or the reason why they are unknown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SegmentMap {
     pub(super) name: SegmentName,
@@ -28,7 +28,7 @@ pub struct SegmentMap {
     pub(super) content: Result<Content, String>,
 }
 
-/// What a segment tells that was read.
+/// The content of a segment that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Content {
     pub head: Head,
@@ -48,7 +48,7 @@ pub struct SegmentMapper {
 }
 
 impl SegmentMapper {
-    /// Of the segment `name` of a cluster.
+    /// A mapper for the segment `name` of a cluster.
     #[must_use]
     pub fn new(name: SegmentName, size: SegmentSize, version: PgVersion) -> Self {
         Self {
@@ -61,8 +61,8 @@ impl SegmentMapper {
         }
     }
 
-    /// The same for the records before `to` alone, of a segment that is still being written. It serves for a range that
-    /// ends at `to`, and is not to be stored: behind, it would lack what was written later.
+    /// Takes only the records before `to`, of a segment that is still being written. The map serves for a range that
+    /// ends at `to`. It must not be stored: it lacks the later records.
     #[must_use]
     pub fn up_to(self, to: Lsn) -> Self {
         let reader = self.reader.up_to(to);
@@ -111,8 +111,8 @@ impl SegmentMap {
     /// The most bytes that a stored map has.
     pub const MAX_LENGTH: usize = 3 << 20;
 
-    /// Of the segment `name` of a cluster, all of whose bytes are given. Never fails: a map says itself why it is of no
-    /// use.
+    /// The map of the segment `name` of a cluster; `bytes` is the whole segment. Never fails: an unusable map has the
+    /// reason.
     #[must_use]
     pub fn of(name: SegmentName, size: SegmentSize, version: PgVersion, bytes: &[u8]) -> Self {
         let mut mapper = SegmentMapper::new(name, size, version);
@@ -120,7 +120,7 @@ impl SegmentMap {
         mapper.finish()
     }
 
-    /// The segment that it is of.
+    /// The segment.
     #[must_use]
     pub fn name(&self) -> SegmentName {
         self.name
@@ -150,10 +150,10 @@ impl SegmentMap {
         self.version
     }
 
-    /// What the records that lie wholly in the segment have changed.
+    /// The changes of the records that lie wholly in the segment.
     ///
     /// # Errors
-    /// Why nobody can tell: then a range that contains the segment has no map.
+    /// The reason why they are unknown: then a range that contains the segment has no map.
     pub fn changes(&self) -> Result<&ChangeMap, &str> {
         self.content
             .as_ref()
@@ -195,7 +195,7 @@ impl SegmentMap {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// When the bytes are none, or of a format that is not known.
+    /// The bytes are no map, or of an unknown format.
     pub fn decode(bytes: &[u8]) -> Result<Self, MapFormatError> {
         let malformed = |part| MapFormatError::Malformed { part };
         if bytes.len() > Self::MAX_LENGTH {
@@ -244,14 +244,14 @@ impl SegmentMap {
             .ok_or(malformed("end"))
     }
 
-    /// The same, of no use.
+    /// The same map, without content, for this reason.
     fn unusable(mut self, why: &str) -> Self {
         self.content = Err(reason(why));
         self
     }
 }
 
-/// A record that was begun, without what is not needed to tell what it changes.
+/// A begun record, cut to the bytes that tell its changes.
 fn telling(tail: Tail, version: PgVersion) -> Tail {
     let length = record::total_length(&tail.piece.kept).ok();
     let needed = length.and_then(|length| changes::telling_length(&tail.piece.kept, length, version));
@@ -261,7 +261,7 @@ fn telling(tail: Tail, version: PgVersion) -> Tail {
     }
 }
 
-/// A reason, not longer than it may be.
+/// A reason, cut to `MAX_REASON` bytes.
 fn reason(text: &str) -> String {
     let mut text = text.to_owned();
     while text.len() > MAX_REASON {

@@ -1,4 +1,4 @@
-//! Where the records of a segment end that was switched before it was full.
+//! The end of the records of a segment that was switched before it was full.
 
 use super::reader::SegmentReader;
 use crate::{Lsn, SegmentName, WalHeader};
@@ -6,8 +6,8 @@ use crate::{Lsn, SegmentName, WalHeader};
 /// `SizeOfXLogRecord`: a switch has no data. A multiple of the alignment of records.
 const LENGTH: u64 = 24;
 
-/// Looks for the record that switched a segment, whose bytes come in pieces. What lies behind that record is nothing: a
-/// primary fills it with zeros, and a standby that was not sent them has what the file held before.
+/// Looks for the record that switched a segment; its bytes come in pieces. The bytes behind that record mean nothing: a
+/// primary fills them with zeros; a standby does not receive them, and keeps the file's old content.
 #[derive(Debug)]
 pub struct SwitchSearch {
     name: SegmentName,
@@ -18,12 +18,12 @@ pub struct SwitchSearch {
 enum State {
     Start,
     Reading(Box<SegmentReader>),
-    /// Found, or what came is no WAL.
+    /// Found, or the bytes are no WAL.
     Ended(Option<Lsn>),
 }
 
 impl SwitchSearch {
-    /// In the segment `name`.
+    /// A search in the segment `name`.
     #[must_use]
     pub fn new(name: SegmentName) -> Self {
         Self {
@@ -53,13 +53,13 @@ impl SwitchSearch {
             }
             Ok(())
         });
-        // Behind the record there may be anything.
+        // The bytes behind the record are no records.
         if found.is_some() || fed.is_err() {
             self.state = State::Ended(found);
         }
     }
 
-    /// The first position behind the record, if it has come.
+    /// The first position behind the record, once the record was fed.
     #[must_use]
     pub fn found(&self) -> Option<Lsn> {
         match self.state {

@@ -1,5 +1,5 @@
-//! Which tablespaces a segment of WAL creates. Their redo uses a directory outside of the data directory, with whatever
-//! lies in it.
+//! The tablespaces that a segment of WAL creates. Their redo uses a directory outside of the data directory, with all
+//! files in it.
 
 use super::piece::Piece;
 use super::reader::{Ends, Head, SegmentReader, Tail};
@@ -13,7 +13,7 @@ const MANAGER: u8 = 5;
 const CREATE: u8 = 0x00;
 /// `MAXPGPATH`: no location is longer, its terminating zero included.
 const MAX_LOCATION: usize = 1024;
-/// No record that creates a tablespace is longer: its header, that of its data, a top-level transaction, an origin.
+/// The longest record that creates a tablespace: its header, the data's header, a top-level transaction, an origin.
 const MAX_RECORD: u32 = 1100;
 
 /// A tablespace that a record creates.
@@ -23,15 +23,15 @@ pub struct CreatedTablespace {
     pub at: Lsn,
     /// The OID, the name of the link.
     pub oid: u32,
-    /// Where it lies; empty for one inside of the data directory (`allow_in_place_tablespaces`).
+    /// Its directory; empty for a tablespace inside of the data directory (`allow_in_place_tablespaces`).
     pub location: String,
 }
 
-/// The tablespaces that a segment creates, as far as it can be read: what is behind an invalid record is not replayed
-/// either.
+/// The tablespaces that a segment creates. Records behind an invalid record are not read: PostgreSQL does not replay
+/// them either.
 #[derive(Debug)]
 pub struct CreatedTablespaces {
-    /// Those whose records lie wholly in the segment.
+    /// The tablespaces of the records that lie wholly in the segment.
     pub whole: Vec<CreatedTablespace>,
     /// The version of PostgreSQL that wrote the segment.
     pub version: PgVersion,
@@ -41,8 +41,8 @@ pub struct CreatedTablespaces {
 }
 
 impl CreatedTablespaces {
-    /// Of the segment `name`, all of whose bytes are given. `None` for what is no WAL of a version that is known:
-    /// nothing of it is replayed either.
+    /// The tablespaces of the segment `name`; `bytes` is the whole segment. `None` if the bytes are no WAL of a known
+    /// version: PostgreSQL replays nothing of it either.
     #[must_use]
     pub fn of(name: SegmentName, bytes: &[u8]) -> Option<Self> {
         let mut search = TablespaceSearch::new(name);
@@ -50,8 +50,8 @@ impl CreatedTablespaces {
         search.finish()
     }
 
-    /// Whether the record that the segment begins in the middle of may be one: then [`joined`](Self::joined) with the
-    /// segment before tells.
+    /// Whether the segment begins inside a record that may create a tablespace. If so, call [`joined`](Self::joined)
+    /// with the segment before.
     #[must_use]
     pub fn may_begin_with_one(&self) -> bool {
         match &self.ends.head {
@@ -77,7 +77,7 @@ impl CreatedTablespaces {
     }
 }
 
-/// Looks for the tablespaces that a segment creates, whose bytes come in pieces.
+/// Looks for the tablespaces that a segment creates; its bytes come in pieces.
 #[derive(Debug)]
 pub struct TablespaceSearch {
     name: SegmentName,
@@ -87,7 +87,7 @@ pub struct TablespaceSearch {
 #[derive(Debug)]
 enum Reading {
     Start,
-    /// No WAL of a version that is known.
+    /// No WAL of a known version.
     Nothing,
     Records {
         reader: Box<SegmentReader>,
@@ -99,7 +99,7 @@ enum Reading {
 }
 
 impl TablespaceSearch {
-    /// In the segment `name`.
+    /// A search in the segment `name`.
     #[must_use]
     pub fn new(name: SegmentName) -> Self {
         Self {
@@ -133,12 +133,12 @@ impl TablespaceSearch {
                 whole.extend(created(record));
                 Ok(())
             });
-            // A segment may end with the remains of an older one, so that an error is nothing unusual.
+            // A segment may end with the remains of an older one, so an error is no failure.
             *is_over = fed.is_err();
         }
     }
 
-    /// What was found, after all of the segment was fed; as [`CreatedTablespaces::of`].
+    /// The tablespaces, after the whole segment was fed; as [`CreatedTablespaces::of`].
     #[must_use]
     pub fn finish(self) -> Option<CreatedTablespaces> {
         match self.reading {
@@ -184,7 +184,7 @@ mod tests {
         [&oid.to_le_bytes(), location.as_bytes(), &[0]].concat()
     }
 
-    /// Every tablespace of these segments, as one finds them who gets them one after the other.
+    /// Every tablespace of these segments, found by reading the segments one after the other.
     fn found(segments: &[(SegmentName, Vec<u8>)]) -> Vec<(u32, String)> {
         let mut found = Vec::new();
         let mut before: Option<CreatedTablespaces> = None;

@@ -1,9 +1,9 @@
-//! What differs between PostgreSQL's versions in records, one function for each difference.
+//! The differences between PostgreSQL's versions in records, one function for each difference.
 
 use crate::PgVersion;
 
-/// Whether the header of a page image with these `bimg_info` bits goes on with the length of its hole: when there is a
-/// hole and the rest is compressed (xlogrecord.h).
+/// Whether the header of a page image with these `bimg_info` bits goes on with the length of its hole: if it has a hole
+/// and is compressed (xlogrecord.h).
 pub(super) fn has_hole_length(version: PgVersion, bits: u8) -> bool {
     const HAS_HOLE: u8 = 0x01;
     let compressed = if version >= PgVersion::V15 {
@@ -16,7 +16,7 @@ pub(super) fn has_hole_length(version: PgVersion, bits: u8) -> bool {
     bits & HAS_HOLE != 0 && bits & compressed != 0
 }
 
-/// What a record of the resource manager for databases says (dbcommands_xlog.h).
+/// A record of the resource manager for databases (dbcommands_xlog.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DatabaseRecord {
     /// A database was created, whether its files are logged (from 15 on) or were copied.
@@ -25,7 +25,7 @@ pub(super) enum DatabaseRecord {
     Drop,
 }
 
-/// The kind of a record of the resource manager for databases; `None` for one that is not known.
+/// The kind of a record of the resource manager for databases; `None` if it is unknown.
 pub(super) fn database_record(version: PgVersion, info: u8) -> Option<DatabaseRecord> {
     match (info, version >= PgVersion::V15) {
         (0x00, _) | (0x10, true) => Some(DatabaseRecord::Create),
@@ -34,8 +34,8 @@ pub(super) fn database_record(version: PgVersion, info: u8) -> Option<DatabaseRe
     }
 }
 
-/// Where a record of the resource manager for the WAL itself has `wal_level` in its data, an `int`; `None` when it has
-/// none (pg_control.h, xlog_internal.h).
+/// The offset of `wal_level`, an `int`, in the data of a record of the resource manager for the WAL itself; `None` if
+/// the record has none (pg_control.h, xlog_internal.h).
 pub(super) fn wal_level_offset(version: PgVersion, info: u8) -> Option<usize> {
     const CHECKPOINT_SHUTDOWN: u8 = 0x00;
     const PARAMETER_CHANGE: u8 = 0x60;

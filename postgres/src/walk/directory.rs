@@ -9,7 +9,7 @@ use super::exclusions::RelationExclusions;
 
 /// A directory while it is walked.
 ///
-/// A tree is sorted by path, byte by byte: what lies in `base` comes after `base-old`, since `-` is less than `/`. So
+/// A tree is sorted by path, byte by byte: the content of `base` comes after `base-old`, since `-` is less than `/`. So
 /// the content of a directory waits until all names before it have been taken.
 pub(super) struct Directory {
     /// Relative to PGDATA; empty for PGDATA itself.
@@ -17,12 +17,12 @@ pub(super) struct Directory {
     names: Names,
     /// The name that comes next.
     next: usize,
-    /// Directories among the names whose content waits for its turn. Each name begins with those before it.
+    /// Directories among the names whose content waits for its turn. Each of these names is a prefix of the next.
     waiting: Vec<usize>,
     relations: RelationExclusions,
 }
 
-/// What comes next in a directory, by its path relative to PGDATA.
+/// The next step in a directory, with a path relative to PGDATA.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// A name.
@@ -32,7 +32,7 @@ pub(super) enum Step {
 }
 
 impl Directory {
-    /// Reads the names of a directory; none when it has vanished.
+    /// Reads the names of a directory; no names if it has vanished.
     pub(super) fn read(path: String, disk_path: &Path) -> Result<Self, WalkError> {
         let mut names = Names::read(disk_path)?;
         names.sort();
@@ -52,7 +52,7 @@ impl Directory {
         })
     }
 
-    /// What comes next, until there is nothing more.
+    /// The next step; `None` at the end.
     pub(super) fn step(&mut self) -> Option<Step> {
         let next = (self.next < self.names.len()).then(|| self.names.get(self.next));
         if let Some(directory) = self.waiting.last().map(|at| self.names.get(*at))
@@ -67,12 +67,12 @@ impl Directory {
         Some(Step::Take(path))
     }
 
-    /// The name that was taken last is a directory whose content is to be walked.
+    /// The name that was taken last is a directory, and its content is to be walked.
     pub(super) fn enter_last(&mut self) {
         self.waiting.extend(self.next.checked_sub(1));
     }
 
-    /// Whether a path in it is that of a relation's file that no backup has.
+    /// Whether a path in the directory is a relation's file that no backup has.
     pub(super) fn leaves_out(&self, path: &str) -> bool {
         self.relations.leaves_out(path)
     }
@@ -101,7 +101,7 @@ fn join_to(path: &mut String, directory: &str, name: &str) {
 #[derive(Default)]
 struct Names {
     text: String,
-    /// Where each begins in the text, and its length.
+    /// The start and the length of each name in the text.
     places: Vec<(u32, u32)>,
 }
 
@@ -155,7 +155,7 @@ fn slice(text: &str, (start, length): (u32, u32)) -> &str {
     &text[start as usize..start as usize + length as usize]
 }
 
-/// Whether an error says that something has vanished.
+/// Whether an error says that a file or directory has vanished.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -188,7 +188,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// `-` and `.` sort before `/`, which `0` does not.
+        /// `-` and `.` sort before `/`, but `0` sorts after it.
         #[test]
         fn a_tree_is_walked_in_the_order_of_its_paths(
             folders in prop::collection::vec(prop::collection::vec("a[.0a-]{0,2}", 1..4), 1..30),

@@ -1,8 +1,8 @@
 //! The entries of a tree, packed: a cluster may have ten million files.
 //!
-//! Neighbours in the order of paths are alike. So of each path only what differs from the path before is kept, of each
-//! time the distance to the time before, and what most files share (permissions, owner, group, where the tree lies)
-//! once for all of them: about ten bytes for a relation's file.
+//! Neighbours in the order of paths are alike. So of each path only the difference from the path before is kept, of
+//! each time the distance to the time before. The attributes that most files share (permissions, owner, group, root)
+//! are kept once for all of them. A relation's file takes about ten bytes.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,24 +11,23 @@ use std::sync::Arc;
 
 use super::{Entry, EntryKind};
 
-/// A list of entries, each of which is unpacked when its turn comes. It is smallest where the entries are sorted by
-/// path.
+/// A list of entries, which are unpacked one by one. It is smallest if the entries are sorted by path.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Entries {
     count: usize,
     file_bytes: u64,
-    /// The ends of all paths, and the destinations of links.
+    /// The different ends of all paths, and the destinations of links.
     text: String,
     /// All numbers, as varints.
     numbers: Vec<u8>,
     roots: Vec<Arc<Path>>,
     traits: Vec<Traits>,
-    /// The place of each in `traits`.
+    /// The place of each `Traits` in `traits`.
     known: HashMap<Traits, usize>,
     last: Neighbour,
 }
 
-/// What entries have in common.
+/// The attributes that many entries share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Traits {
     sort: Sort,
@@ -39,7 +38,7 @@ struct Traits {
     root: usize,
 }
 
-/// An [`EntryKind`] without what belongs to one entry alone.
+/// An [`EntryKind`] without the fields that differ between entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Sort {
     File,
@@ -47,7 +46,7 @@ enum Sort {
     Link,
 }
 
-/// The entry before, as far as the next one is told by its difference from it.
+/// The fields of the last entry that the next one is packed against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Neighbour {
     path: String,
@@ -94,13 +93,13 @@ impl Entries {
         };
     }
 
-    /// How many there are.
+    /// The number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -219,7 +218,7 @@ impl Iterator for EntriesIter<&Entries> {
 /// A place in a list.
 #[derive(Clone, Debug, Default)]
 struct Cursor {
-    /// How many entries lie before it.
+    /// The number of entries before it.
     passed: usize,
     in_text: usize,
     in_numbers: usize,
@@ -284,7 +283,7 @@ impl Cursor {
     }
 }
 
-/// Appends a number: seven bits a byte, the lowest first; the highest bit says that more follow.
+/// Appends a number: seven bits a byte, the lowest first; the highest bit is set if another byte follows.
 fn put(numbers: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         numbers.push(number.to_le_bytes()[0] | 0x80);
@@ -302,7 +301,7 @@ fn unzigzag(number: u64) -> i64 {
     (number >> 1).cast_signed() ^ -((number & 1).cast_signed())
 }
 
-/// How many bytes two paths have in common at their beginning, in whole characters.
+/// The length of the beginning that two paths share, in bytes, cut to whole characters.
 fn shared_length(one: &str, other: &str) -> usize {
     let same = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other);
     other.floor_char_boundary(same.count())
@@ -354,7 +353,7 @@ mod tests {
             "\\PC{0,9}".prop_map(|destination| EntryKind::Link { destination }),
         ];
         let name = || prop::option::of("[ab]{1,2}".prop_map(|name| Arc::from(name.as_str())));
-        // Characters of several bytes that begin alike.
+        // Characters of several bytes whose first bytes are equal.
         let path = "[aäöé/\u{1F600}\u{1F601}]{0,12}";
         (path, kind, any::<i64>(), 0_u32..0o7777, name(), name(), "(/[ab])?").prop_map(
             |(path, kind, modified, mode, user, group, root)| Entry {

@@ -1,22 +1,22 @@
-//! What a backup leaves out, decided by names alone (basebackup.c: `excludeDirContents`, `excludeFiles`).
+//! The files that a backup leaves out, decided by names alone (basebackup.c: `excludeDirContents`, `excludeFiles`).
 
 use std::collections::HashSet;
 
 use super::WalkOptions;
 use crate::{Fork, RelationFile};
 
-/// What becomes of a name.
+/// The decision on a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It belongs to the backup.
     Take,
-    /// If it is a directory it belongs to the backup, but nothing in it does.
+    /// A directory belongs to the backup, but its content does not.
     TakeEmpty,
     /// It does not belong to the backup.
     Leave,
 }
 
-/// Directories that the server fills anew, and must find.
+/// Directories that must exist, and that the server fills anew.
 const EMPTIED: &[&str] = &[
     "pg_dynshmem",
     "pg_notify",
@@ -67,7 +67,7 @@ impl Exclusions {
         }
     }
 
-    /// What becomes of `path`, relative to PGDATA, whatever lies beside it.
+    /// The decision on `path`, relative to PGDATA. Other files of its directory are not considered.
     #[must_use]
     pub fn verdict(&self, path: &str) -> Verdict {
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -94,7 +94,7 @@ impl Exclusions {
     }
 }
 
-/// Whether `path` is a tablespace's link or, created in place, its directory.
+/// Whether `path` is a tablespace's link or, if it was created in place, its directory.
 pub(super) fn is_tablespace(path: &str) -> bool {
     tablespace_oid(path).is_some()
 }
@@ -108,15 +108,15 @@ pub(super) fn tablespace_oid(path: &str) -> Option<u32> {
         .flatten()
 }
 
-/// Which of a directory's relation files to leave out: those of temporary relations, and all of unlogged relations but
-/// their init forks, from which the server makes them anew. Unlogged relations are recognised by having an init fork.
+/// The relation files of a directory that are left out: the files of temporary relations, and of unlogged relations all
+/// forks but the init fork, from which the server makes them anew. A relation is unlogged if it has an init fork.
 #[derive(Default)]
 pub(super) struct RelationExclusions {
     unlogged: HashSet<u32>,
 }
 
 impl RelationExclusions {
-    /// Takes note of a path. All those of a directory come before the first question.
+    /// Notes a path. All paths of a directory must be noted before the first question.
     pub(super) fn note(&mut self, path: &str) {
         let init = RelationFile::parse(path).filter(|file| file.fork == Fork::Init && !file.temporary);
         self.unlogged.extend(init.map(|file| file.filenode));

@@ -8,7 +8,7 @@ use super::WalkError;
 pub(super) struct LinkTargets {
     /// PGDATA, without links in its path.
     cluster: PathBuf,
-    /// Where links led, without links in the path, and each link's own path.
+    /// The directories that links led to, without links in their paths, and each link's own path.
     directories: Vec<(PathBuf, String)>,
 }
 
@@ -16,9 +16,9 @@ pub(super) struct LinkTargets {
 pub(super) struct FoundLink<'a> {
     /// Relative to PGDATA.
     pub(super) path: &'a str,
-    /// What it says.
+    /// The link's text.
     pub(super) destination: &'a str,
-    /// Where it leads, without links in the path; of a tablespace: the directory of the cluster's version therein.
+    /// Its target, without links in the path; for a tablespace, the directory of the cluster's version in it.
     pub(super) canonical: PathBuf,
     /// Whether it leads to a directory.
     pub(super) to_directory: bool,

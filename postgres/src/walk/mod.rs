@@ -1,7 +1,7 @@
-//! The walk over a data directory: what a backup consists of.
+//! The walk over a data directory: the list of a backup's files.
 //!
-//! `exclusions` decides by names alone what belongs to a backup, `links` which symbolic links may be followed, `walker`
-//! reads the directories, in the order of paths (`directory`), and `entries` keeps what it finds.
+//! `exclusions` decides by names alone which files belong to a backup, `links` which symbolic links may be followed,
+//! `walker` reads the directories, in the order of paths (`directory`), and `entries` keeps the files that it finds.
 
 mod directory;
 mod entries;
@@ -21,18 +21,18 @@ pub use entries::{Entries, EntriesIter};
 pub use exclusions::{Exclusions, Verdict};
 pub use walker::walk;
 
-/// What a walk needs to know beforehand.
+/// The options of a walk.
 #[derive(Clone, Debug)]
 pub struct WalkOptions {
-    /// The cluster's version: only its directory of a tablespace is of the cluster.
+    /// The cluster's version: of a tablespace, only this version's directory belongs to the cluster.
     pub version: PgVersion,
-    /// Paths relative to PGDATA to leave out besides what is always left out. `junk` leaves out the file or directory;
-    /// `junk/` keeps the directory and leaves out what is in it.
+    /// More paths to leave out, relative to PGDATA. `junk` leaves out the file or directory; `junk/` keeps the
+    /// directory and leaves out its content.
     pub exclude: Vec<String>,
 }
 
 impl WalkOptions {
-    /// A walk that leaves out nothing but what is always left out.
+    /// A walk that leaves out only the files that every backup leaves out.
     #[must_use]
     pub fn new(version: PgVersion) -> Self {
         Self {
@@ -42,50 +42,50 @@ impl WalkOptions {
     }
 }
 
-/// What a data directory consists of, without what a backup leaves out.
+/// The content of a data directory, without the files that a backup leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterTree {
     /// The data directory itself, with an empty path.
     pub root: Entry,
-    /// Everything in it, sorted by path, so that a directory comes before what it holds. A symbolic link that was
+    /// All entries below it, sorted by path, so that a directory comes before its content. A symbolic link that was
     /// followed gives two entries with the same path: the link, and after it the directory or file that it leads to.
     pub entries: Entries,
     /// The tablespaces that are symbolic links in `pg_tblspc`, sorted by OID. Their links are in `entries` too.
     pub tablespaces: Vec<Tablespace>,
     /// All other symbolic links, sorted by path. They are in `entries` too.
     pub links: Vec<Link>,
-    /// What is neither file, directory nor link, and was passed over.
+    /// Sockets, named pipes and devices, which were passed over.
     pub skipped: Vec<Skipped>,
 }
 
 /// A file, directory or link of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Relative to PGDATA, with `/` in between; for what lies behind a link: the path through the link.
+    /// Relative to PGDATA, separated by `/`. Behind a link, it is the path through the link.
     pub path: String,
-    /// The directory that `path` lies below on this host, where the entry is to be opened.
+    /// The directory on this host that `path` is relative to.
     pub root: Arc<Path>,
-    /// What it is.
+    /// Its type.
     pub kind: EntryKind,
-    /// When its content was last changed, Unix seconds.
+    /// The time of the last change of its content, Unix seconds.
     pub modified: i64,
     /// Its permissions, the low 12 bits of `st_mode`.
     pub mode: u32,
-    /// Who owns it; `None` when the user has no name.
+    /// Its owner's name; `None` if the user has no name.
     pub user: Option<Arc<str>>,
-    /// Which group owns it; `None` when the group has no name.
+    /// Its group's name; `None` if the group has no name.
     pub group: Option<Arc<str>>,
 }
 
 impl Entry {
-    /// Where to open it.
+    /// The path to open it by.
     #[must_use]
     pub fn disk_path(&self) -> PathBuf {
         self.root.join(&self.path)
     }
 }
 
-/// What an [`Entry`] is.
+/// The type of an [`Entry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
@@ -97,7 +97,7 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link.
     Link {
-        /// What the link says, absolute or relative to its directory.
+        /// The link's text, absolute or relative to its directory.
         destination: String,
     },
 }
@@ -107,7 +107,7 @@ pub enum EntryKind {
 pub struct Tablespace {
     /// Its OID, the name of its link.
     pub oid: u32,
-    /// What the link says.
+    /// The link's text.
     pub destination: PathBuf,
 }
 
@@ -116,16 +116,16 @@ pub struct Tablespace {
 pub struct Link {
     /// Relative to PGDATA.
     pub path: String,
-    /// What the link says.
+    /// The link's text.
     pub destination: String,
 }
 
-/// What a walk passed over and a backup cannot hold.
+/// A file that a walk passed over, since a backup cannot hold it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Skipped {
     /// Relative to PGDATA.
     pub path: String,
-    /// What it is: "a socket", "a named pipe", "a device".
+    /// Its type: "a socket", "a named pipe", "a device".
     pub what: &'static str,
 }
 
@@ -148,7 +148,7 @@ pub enum WalkError {
         /// Why not.
         source: io::Error,
     },
-    /// A name or a link's destination is not UTF-8, so that no manifest can name it.
+    /// A name or a link's destination is not UTF-8, and a manifest holds only UTF-8.
     #[error("the name or link destination of {} is not UTF-8: rename or exclude it", path.display())]
     NotUtf8 {
         /// The file, as far as it can be shown.
@@ -159,7 +159,7 @@ pub enum WalkError {
     DanglingLink {
         /// The link, relative to PGDATA.
         path: String,
-        /// What it says.
+        /// The link's text.
         destination: String,
     },
     /// A link leads into the data directory, or to a directory that holds it.
@@ -169,11 +169,11 @@ pub enum WalkError {
     LinkIntoCluster {
         /// The link, relative to PGDATA.
         path: String,
-        /// What it says.
+        /// The link's text.
         destination: String,
     },
-    /// Two links lead to the same directory, or one of them leads into what the other leads to; a loop of links is such
-    /// a case.
+    /// Two links lead to the same directory, or the directory of the one contains the directory of the other. A loop of
+    /// links is such a case.
     #[error("the links {path} and {other} lead to the same files: exclude one of them")]
     LinkOverlap {
         /// The one link, relative to PGDATA.

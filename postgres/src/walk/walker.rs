@@ -14,13 +14,14 @@ use super::exclusions::{Exclusions, Verdict, tablespace_oid};
 use super::links::{FoundLink, LinkTargets};
 use super::{ClusterTree, Entries, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions};
 
-/// Walks a data directory and everything that its links lead to. Reads directories and attributes, no file's content.
+/// Walks a data directory and the directories that its links lead to. Reads directories and attributes, no file's
+/// content.
 ///
 /// A server may be running: files that vanish meanwhile are passed over, since the WAL knows of them.
 ///
 /// # Errors
-/// When a directory or a file's attributes cannot be read, when a name is not UTF-8, when a link leads nowhere, into
-/// the data directory, or to where another link led.
+/// A directory or a file's attributes cannot be read, a name is not UTF-8, or a link leads nowhere, into the data
+/// directory, or to the files of another link.
 pub fn walk(pgdata: &Path, options: &WalkOptions) -> Result<ClusterTree, WalkError> {
     let examine = |source| WalkError::Examine {
         path: pgdata.to_owned(),
@@ -51,7 +52,7 @@ struct Walker {
     skipped: Vec<Skipped>,
 }
 
-/// Something with a name in a directory.
+/// A name in a directory.
 struct Found {
     /// Relative to PGDATA.
     path: String,
@@ -87,8 +88,8 @@ impl Walker {
         }
     }
 
-    /// Walks a directory and what is below it, in the order of paths. Only the names of directories that are not done
-    /// yet are in memory.
+    /// Walks a directory and its subdirectories, in the order of paths. In memory are only the names of the directories
+    /// that are not finished yet.
     fn walk_below(&mut self, path: String) -> Result<(), WalkError> {
         let mut open = vec![self.read(path)?];
         while let Some(directory) = open.last_mut() {
@@ -112,8 +113,7 @@ impl Walker {
         Directory::read(path, &disk_path)
     }
 
-    /// Takes one name of a directory, which may have vanished since. Answers whether it is a directory with content to
-    /// take.
+    /// Takes one name of a directory, unless it has vanished. `true` for a directory whose content is to be walked.
     fn take(&mut self, path: String, verdict: Verdict) -> Result<bool, WalkError> {
         let disk_path = self.root.join(&path);
         let found = Found { path, disk_path };
@@ -132,7 +132,7 @@ impl Walker {
         Ok(self.take_target(found, &target, verdict))
     }
 
-    /// Takes a link, and answers with the attributes of what it leads to.
+    /// Takes a link, and gives the attributes of the file or directory that it leads to.
     fn take_link(
         &mut self,
         link: &Found,
@@ -148,7 +148,7 @@ impl Walker {
         let canonical = target.and_then(|target| Ok((target, fs::canonicalize(&link.disk_path)?)));
         let (target, canonical) = match canonical {
             Err(error) if is_gone(&error) => {
-                // Either the link has vanished too, as when a tablespace is dropped, or it leads nowhere.
+                // Either the link has vanished too, for example with a dropped tablespace, or it leads nowhere.
                 let still = still_there(&link.disk_path, fs::symlink_metadata(&link.disk_path))?;
                 let dangling = || WalkError::DanglingLink {
                     path: link.path.clone(),
@@ -196,8 +196,7 @@ impl Walker {
         Ok(Some(target))
     }
 
-    /// Takes a file or directory, be it reached through a link or not. Answers whether it is a directory with content
-    /// to take.
+    /// Takes a file or directory, perhaps reached through a link. `true` for a directory whose content is to be walked.
     fn take_target(&mut self, found: Found, metadata: &Metadata, verdict: Verdict) -> bool {
         let kind = if metadata.is_dir() {
             EntryKind::Directory
@@ -237,7 +236,7 @@ impl Walker {
     }
 }
 
-/// `None` when what was examined has vanished.
+/// `None` if the examined file has vanished.
 fn still_there<T>(path: &Path, examined: io::Result<T>) -> Result<Option<T>, WalkError> {
     match examined {
         Ok(value) => Ok(Some(value)),

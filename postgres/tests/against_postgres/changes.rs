@@ -1,4 +1,4 @@
-//! Maps of changed blocks: no block that has changed is missing, and they name what pg_waldump names.
+//! Maps of changed blocks: they lack no changed block, and name the same blocks as pg_waldump.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,7 +32,7 @@ fn changes_of(major: u32) {
     cluster.sql(&[
         "CREATE TABLE untouched AS SELECT i FROM generate_series(1, 10000) i",
         "VACUUM untouched",
-        // Maps name what is in a segment, whether before the range or in it.
+        // A map names all changes of a segment, also those before the range: so the range begins in a new segment.
         "SELECT pg_switch_wal()",
     ]);
     let untouched = cluster
@@ -81,7 +81,7 @@ impl Wal {
         fs::read(self.folder.join(name.to_string())).unwrap()
     }
 
-    /// The segments from the one with `from` on that are complete.
+    /// The complete segments from the position `from` on.
     fn complete(&self, from: Lsn) -> Vec<SegmentName> {
         let (timeline, size) = (self.control.checkpoint_timeline, self.control.segment_size);
         let last = SegmentName::containing(timeline, self.control.checkpoint, size);
@@ -119,7 +119,7 @@ impl Wal {
     }
 }
 
-/// Compares the cluster with what it was, block by block.
+/// Compares the cluster with its earlier copy, block by block.
 fn missing_blocks(cluster: &Cluster, before: &Path, map: &ChangeMap) {
     let version = ControlFile::read(before).unwrap().version;
     let tree = walk(&cluster.pgdata(), &WalkOptions::new(version)).unwrap();
@@ -129,7 +129,7 @@ fn missing_blocks(cluster: &Cluster, before: &Path, map: &ChangeMap) {
             continue;
         };
         let now = fs::read(entry.disk_path()).unwrap();
-        // A file that was not there is read whole whatever the map says, and so its blocks count for nothing here.
+        // A new file is read whole in any case, so its blocks do not count here.
         let Ok(then) = fs::read(before.join(&entry.path)) else {
             continue;
         };
@@ -158,7 +158,7 @@ fn missing_blocks(cluster: &Cluster, before: &Path, map: &ChangeMap) {
     assert!(changed > 100, "only {changed} blocks have changed");
 }
 
-/// Compares the blocks of all records with those that pg_waldump prints, and the map with its text.
+/// Compares the blocks of all records with pg_waldump's, and the map with pg_waldump's text.
 fn agrees_with_pg_waldump(cluster: &Cluster, wal: &Wal, from: Lsn, joined: &ChangeMap) {
     let (size, version) = (wal.control.segment_size, wal.control.version);
     let segments = wal.complete(from);
@@ -183,7 +183,7 @@ fn agrees_with_pg_waldump(cluster: &Cluster, wal: &Wal, from: Lsn, joined: &Chan
                 "PostgreSQL {version}, record {at}"
             );
         }
-        // What it printed beside is the one record that goes on in the next segment.
+        // pg_waldump has printed one more record: the one that goes on in the next segment.
         let within = dumped.range(name.start(size)..name.end(size));
         let beside: Vec<Lsn> = within.map(|(at, _)| *at).collect();
         let last = read.last_key_value().map_or(name.start(size), |(at, _)| *at);
@@ -202,7 +202,7 @@ fn agrees_with_pg_waldump(cluster: &Cluster, wal: &Wal, from: Lsn, joined: &Chan
     }
 }
 
-/// What the workload must have written, so that the comparison says something about it.
+/// The records that the workload must have written, so that the comparison covers them.
 const KINDS: &[&str] = &[
     "Storage CREATE",
     "Storage TRUNCATE",

@@ -115,7 +115,7 @@ impl Cluster {
         );
     }
 
-    /// Runs statements, each in a transaction of its own, and gives back what they print.
+    /// Runs statements, each in a transaction of its own, and gives back their output.
     pub fn sql(&self, statements: &[&str]) -> String {
         self.run("psql", &self.psql_arguments(statements))
     }
@@ -186,7 +186,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.is_running {
-            // Not `stop`: a panic here would hide the one that is under way.
+            // Not `stop`: a second panic here would hide the first one.
             let pgdata = self.pgdata();
             let arguments: [&OsStr; 5] = [
                 "stop".as_ref(),

@@ -1,4 +1,4 @@
-//! What pg_waldump says.
+//! The output of pg_waldump.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,18 +11,18 @@ use crate::cluster::Cluster;
 pub struct Dump {
     /// The blocks that each record changes, by the record's position.
     pub records: BTreeMap<Lsn, BTreeSet<BlockReference>>,
-    /// What the records change, as their text has it.
+    /// The changes of the records, read from pg_waldump's text.
     pub changes: ChangeMap,
-    /// The names of resource managers and what they did: `Heap INSERT`.
+    /// The resource managers and operations of the records: `Heap INSERT`.
     pub kinds: BTreeSet<String>,
 }
 
 impl Dump {
-    /// Has it print the records of timeline 1 from a position on, as far as there are some.
+    /// Has pg_waldump print the records of timeline 1 from a position to the end of the WAL.
     pub fn of(cluster: &Cluster, start: Lsn) -> Self {
         let folder = cluster.pgdata().join("pg_wal");
         let arguments = ["-p", folder.to_str().unwrap(), "-s", &start.to_string()];
-        // It ends with an error where the WAL ends.
+        // pg_waldump exits with an error at the end of the WAL.
         let output = cluster.attempt("pg_waldump", &arguments);
         let mut dump = Self {
             records: BTreeMap::new(),

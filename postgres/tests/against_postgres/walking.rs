@@ -1,4 +1,4 @@
-//! What a walk finds in real data directories and in awkward ones.
+//! Walks over real data directories and over awkward ones.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -17,7 +17,7 @@ pub fn run(cluster: &mut Cluster, major: u32) {
     let folder = cluster.make_directory("space").display().to_string();
     cluster.sql(&[&format!("CREATE TABLESPACE space LOCATION '{folder}'")]);
     for method in ["off", "pglz", "lz4", "zstd"] {
-        // 14 has pglz alone and calls it `on`; what a build does not have is passed over.
+        // 14 has pglz alone and calls it `on`; a method that the build lacks is passed over.
         let method = if major == 14 && method == "pglz" { "on" } else { method };
         let set = format!("SET wal_compression = {method}");
         if cluster.try_sql(&[&set]) {

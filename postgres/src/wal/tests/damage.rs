@@ -34,7 +34,8 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] ^= bits;
         let map = SegmentMap::of(name, Writer::size(), version, &bytes);
-        // What is of no use is not looked at, and a part of a record is judged where it is joined.
+        // A flipped bit in an unused byte is not seen, and a part of a record is checked only where the parts are
+        // joined.
         prop_assert!(map.changes().is_err() || map.changes() == good.changes());
         prop_assert_eq!(SegmentMap::decode(&map.encode()), Ok(map));
     }

@@ -130,7 +130,7 @@ fn dropped_relations_of_a_long_transaction_are_joined() {
     let map = map_of(writer, VERSION).unwrap();
     assert_eq!(map.candidates("base/5/3999"), super::super::Candidates::All);
 
-    // So many that their names do not fit into what is kept at a border: no map, and nothing wrong.
+    // The names of so many relations do not fit into the bytes kept at a border: there is no map, and no panic.
     let mut writer = Writer::new(VERSION);
     writer.write(&record(10, 0, &[], &vec![0; (1 << 20) - 20_000]));
     let dropped: Vec<_> = (1..20_000).map(fork).collect();
@@ -167,7 +167,7 @@ fn segments_must_follow_each_other() {
     assert_eq!(nothing.wanted(), None);
     assert_eq!(nothing.finish(), Ok(ChangeMap::default()));
 
-    // What a record begins and the next segment does not know.
+    // A record goes on behind the segment's end, but the next segment does not continue it.
     let mut other = Writer::new(VERSION);
     other.write(&record(10, 0, &[], &vec![0; 1000 << 10]));
     other.switch();
@@ -223,7 +223,7 @@ fn a_segment_that_is_being_written_is_read_up_to_a_record() {
         writer.write(&record(10, 0, &[block(2, number)], &[1; 90]));
     }
     let (name, mut bytes) = writer.segments().remove(0);
-    // What is behind is of an older use of the file, and the last page may not be all there.
+    // The bytes behind are those of an older use of the file, and the last page may be incomplete.
     let end = usize::try_from(to - name.start(Writer::size())).unwrap();
     bytes[end..].fill(0xAA);
     let mut expected = ChangeMap::default();

@@ -1,4 +1,4 @@
-//! Records that say more than blocks, and those that cannot be understood.
+//! Records with changes beside their blocks, and records that cannot be understood.
 
 use super::super::writer::{Writer, record_of};
 use super::super::{Candidates, ChangeMap, NoMap};

@@ -28,7 +28,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Writes it, and tells the map what it changes.
+    /// Writes the step's records, and adds their changes to the expected map.
     pub fn write(&self, writer: &mut Writer, version: PgVersion, expected: &mut ChangeMap) {
         match self {
             Self::Blocks(manager, blocks, length) => {
