@@ -23,27 +23,27 @@ pub use crate::durable_file::FileError;
 /// The authority's key, beside the authority's certificate.
 pub const CA_KEY_FILE: &str = "ca.key";
 
-/// Certificates count from a day before they are signed, so that a member whose clock lags by hours still joins.
+/// Certificates are valid from a day before they are signed, so that a member whose clock lags by hours still joins.
 const BACKDATED: time::Duration = time::Duration::days(1);
 
-/// No certificate request is larger.
+/// The longest certificate request, in bytes.
 const MAX_REQUEST_LENGTH: usize = 4096;
 
-/// What went wrong at the certificate authority.
+/// A failure of the certificate authority.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// Making a key or signing failed.
     #[error("{doing}: {source}")]
     Crypto {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// Why not.
+        /// The reason.
         source: rcgen::Error,
     },
     /// The operating system has no randomness to give.
     #[error("getting random bytes: {0}")]
     Random(getrandom::Error),
-    /// A certificate request that is not one, or asks with the wrong kind of key.
+    /// The bytes are no certificate request, or its key is of the wrong kind.
     #[error("the certificate request cannot be signed: {0}")]
     Request(String),
     /// A certificate for that role or time cannot be made.
@@ -55,7 +55,7 @@ pub enum CaError {
     /// The stored certificate is not an authority's.
     #[error("the mesh's certificate authority: {0}")]
     Certificate(#[from] CertificateError),
-    /// What was signed is not a good identity.
+    /// The signed certificate and the key make no identity.
     #[error("{0}")]
     Identity(#[from] Box<IdentityError>),
 }
@@ -91,7 +91,7 @@ impl MeshCa {
         params.distinguished_name = common_name(mesh_id.as_str());
         params.serial_number = Some(random_serial()?);
         params.not_before = OffsetDateTime::now_utc() - BACKDATED;
-        // An anchor's own validity is checked by nobody: it ends when the mesh gets another.
+        // No peer checks the validity of the authority itself: it ends when the mesh gets another authority.
         params.not_after = rcgen::date_time_ymd(9999, 12, 31);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -108,7 +108,7 @@ impl MeshCa {
     /// Reads `ca.crt` and `ca.key` from a directory.
     ///
     /// # Errors
-    /// A file is missing, readable by others, not what it should be, or the two do not belong together.
+    /// A file is missing, readable by others or malformed, or the two do not belong together.
     pub fn load(directory: &Path) -> Result<Self, CaError> {
         let read = |name, tag, audience| durable_file::read_pem(directory, name, tag, audience);
         let certificate = read(CA_CERTIFICATE_FILE, CERTIFICATE_TAG, Audience::Public)?;
@@ -116,7 +116,7 @@ impl MeshCa {
         Self::from_parts(&certificate, key_pkcs8)
     }
 
-    /// An authority from its certificate in DER and its key in PKCS#8, as another node handed them over.
+    /// An authority from its certificate in DER and its key in PKCS#8, handed over by another node.
     ///
     /// # Errors
     /// They are malformed or do not belong together.
@@ -169,17 +169,17 @@ impl MeshCa {
         &self.certificate
     }
 
-    /// The authority's private key in PKCS#8 DER. It makes members: hand it to nodes only, never log it.
+    /// The authority's private key in PKCS#8 DER. With it, members can be made: hand it to nodes only, never log it.
     pub fn key_pkcs8(&self) -> &[u8] {
         &self.key_pkcs8
     }
 
-    /// What join tokens carry, so that nobody trusts on first use.
+    /// SHA-256 of the authority's certificate. Join tokens carry it, so that no client trusts on first use.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }
 
-    /// Signs a request's public key for a role. Whatever else the request asks for is ignored.
+    /// Signs a request's public key for a role. All other fields of the request are ignored.
     ///
     /// Returns the certificate in DER, valid from a day ago for `validity` from now.
     ///
@@ -200,7 +200,7 @@ impl MeshCa {
         self.sign_between(csr_der, role, name, now - BACKDATED, not_after)
     }
 
-    /// Makes a key and signs it: an identity for this process itself, as `node init` needs.
+    /// Makes a key and signs it: an identity for this process itself, for `node init`.
     ///
     /// # Errors
     /// Like [`MeshCa::sign_csr`].
@@ -225,7 +225,7 @@ impl MeshCa {
                 "it is longer than {MAX_REQUEST_LENGTH} bytes"
             )));
         }
-        // Checks the request's own signature: whoever asks has the key.
+        // Checks the request's own signature: its sender has the key.
         let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
             .map_err(|error| CaError::Request(error.to_string()))?;
         if *request.public_key.algorithm() != PKCS_ED25519 {

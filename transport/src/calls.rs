@@ -1,5 +1,5 @@
-//! Requests on a stream: a request is a message that begins with its number, so that its receiver knows how long it may
-//! be before more of it is read.
+//! Requests on a stream: a request is a message that begins with its number. By the number, the receiver knows the
+//! longest length of the request before it reads more of it.
 
 use bytes::Bytes;
 use pgmesh_protocol::{Call, Failure, NUMBER_LENGTH, Request};
@@ -7,7 +7,7 @@ use pgmesh_storage::wire;
 
 use crate::stream::{Stream, StreamError};
 
-/// What is known of a request before it is read.
+/// The beginning of a request, received before the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
     /// Its number.
@@ -20,8 +20,8 @@ impl Stream {
     /// Sends a request; a body may follow. Not cancel-safe.
     ///
     /// # Errors
-    /// [`StreamError::TooLong`] where it is longer than such a request may be, and then nothing was sent; the
-    /// connection is lost, or the other side reads no more.
+    /// [`StreamError::TooLong`] if the request is longer than its kind may be; nothing is sent then. Else the
+    /// connection is lost, or the other side stopped reading.
     pub async fn call<C: Call>(&mut self, call: &C) -> Result<(), StreamError> {
         let (send, _) = self.halves();
         let number = C::NUMBER.to_le_bytes();
@@ -36,7 +36,7 @@ impl Stream {
         self.recv(C::REPLY_MAX).await
     }
 
-    /// The number and the length of a request; the rest of it is received by [`Stream::recv_announced`]. Waits for its
+    /// Receives the number and the length of a request; [`Stream::recv_announced`] receives the rest. Waits for its
     /// first byte as long as the connection lives. Not cancel-safe.
     ///
     /// # Errors
@@ -48,16 +48,17 @@ impl Stream {
         Ok(Announced { number, length })
     }
 
-    /// The encoding of the announced request, whose length the caller has allowed. Not cancel-safe.
+    /// Receives the encoding of the announced request, whose length the caller has allowed. Not cancel-safe.
     ///
     /// # Errors
-    /// The stream or the connection ended, or nothing came for too long.
+    /// The stream or the connection ended, or no byte came for too long.
     pub async fn recv_announced(&mut self, announced: Announced) -> Result<Bytes, StreamError> {
         let (_, recv) = self.halves();
         recv.recv_rest(announced.length.saturating_sub(NUMBER_LENGTH)).await
     }
 
-    /// A whole request of at most `max` bytes, for whoever has no word for what is not one.
+    /// Receives a whole request of at most `max` bytes. For a caller that gives no reply to an unknown or oversized
+    /// request.
     ///
     /// # Errors
     /// As [`Stream::recv_number`]; it is too long or not understood.

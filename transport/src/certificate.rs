@@ -1,4 +1,4 @@
-//! Reading what a member's certificate says.
+//! Reads the member's name and role from its certificate.
 
 use std::{fmt, str::FromStr};
 
@@ -17,7 +17,7 @@ use crate::{
 /// The name that every node's certificate carries as its DNS name, and that clients verify.
 pub(crate) const SERVER_NAME: &str = "pgmesh";
 
-/// The most alternative names that are looked at: the role, its stanzas and the DNS name.
+/// The most alternative names that are read: the role, its stanzas and the DNS name.
 const MAX_ALTERNATIVE_NAMES: usize = MAX_STANZAS + 2;
 
 /// The SHA-256 digest of the DER encoding of a certificate, or of a public key.
@@ -58,30 +58,30 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// A certificate that does not say who its owner is in a mesh.
+/// The certificate does not name a member of a mesh.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
     /// It is not X.509.
     #[error("the certificate cannot be read: {0}")]
     Malformed(String),
-    /// It is no member's certificate.
+    /// It is not a member's certificate.
     #[error("the certificate is not one of a mesh member: {0}")]
     NotAMember(String),
 }
 
-/// Who a certificate's owner is. What it says counts only once a verifier has accepted its chain.
+/// The owner of a certificate. Its fields count only after a verifier has accepted the certificate's chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberCertificate {
     /// The mesh.
     pub mesh_id: MeshId,
     /// The member's name.
     pub name: MemberName,
-    /// What the member may do.
+    /// The member's role.
     pub role: Role,
     /// SHA-256 of the certificate.
     pub fingerprint: Fingerprint,
     /// SHA-256 of the public key, as the certificate encodes it (`SubjectPublicKeyInfo`). A renewed certificate is for
-    /// the same key, so this tells the member apart from whoever has another certificate of its name.
+    /// the same key, so this tells the member apart from another holder of a certificate with its name.
     pub key: Fingerprint,
     /// Start of validity, seconds since 1970.
     pub not_before: i64,
@@ -90,7 +90,8 @@ pub struct MemberCertificate {
 }
 
 impl MemberCertificate {
-    /// Reads a certificate in DER: strictly, so that nothing but what [`MeshCa`](crate::MeshCa) signs is understood.
+    /// Reads a certificate in DER: strictly, so that only certificates like those of [`MeshCa`](crate::MeshCa) are
+    /// accepted.
     ///
     /// # Errors
     /// It is malformed, carries no role or more than one, or a role that does not fit its extended key usage.
@@ -122,7 +123,7 @@ impl MemberCertificate {
     }
 }
 
-/// A node, and only a node, may act as a server; every member may act as a client.
+/// Only a node may act as a server; every member may act as a client.
 fn check_usage(certificate: &X509Certificate<'_>, role: &Role) -> Result<(), CertificateError> {
     let usage = certificate
         .extended_key_usage()
@@ -137,7 +138,7 @@ fn check_usage(certificate: &X509Certificate<'_>, role: &Role) -> Result<(), Cer
     Ok(())
 }
 
-/// Parses one certificate with nothing after it.
+/// Parses one certificate, and refuses bytes behind it.
 pub(crate) fn parse_x509(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
     let (rest, certificate) = X509Certificate::from_der(der).map_err(malformed)?;
     if !rest.is_empty() {
@@ -146,7 +147,7 @@ pub(crate) fn parse_x509(der: &[u8]) -> Result<X509Certificate<'_>, CertificateE
     Ok(certificate)
 }
 
-/// The mesh that a certificate authority's certificate is for: its common name.
+/// The mesh of a certificate authority, from its certificate's common name.
 pub(crate) fn mesh_id_of_ca(der: &[u8]) -> Result<MeshId, CertificateError> {
     let certificate = parse_x509(der)?;
     if !certificate.is_ca() {

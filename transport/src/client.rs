@@ -32,7 +32,7 @@ use crate::{
 /// Addresses of one host name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// The next address is tried when the one before has not answered for this long (RFC 8305 calls it the attempt delay).
+/// If an address has not answered for this long, the next one is tried (RFC 8305 calls it the attempt delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Why there is no connection.
@@ -41,87 +41,87 @@ pub enum ConnectError {
     /// The name has no address, or is not `host:port`.
     #[error("resolving {address}: {source}")]
     Resolve {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
         /// Why.
         source: io::Error,
     },
-    /// This machine cannot send there.
+    /// This machine cannot send to the address.
     #[error("connecting to {address}: {source}")]
     Socket {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
         /// Why.
         source: io::Error,
     },
-    /// The host is up, nobody listens on the port.
+    /// The host is up, but no process listens on the port.
     #[error("connecting to {address}: nobody listens there: is the node running?")]
     Refused {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
     },
     /// No answer.
     #[error("connecting to {address}: no answer within {} s: is the node running, and does a firewall pass UDP?", after.as_secs())]
     Timeout {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
         /// The limit.
         after: Duration,
     },
-    /// We do not accept the node.
+    /// We do not accept the node's certificate.
     #[error("not trusting the node at {address}: {problem}")]
     NodeCertificate {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
         /// Why.
         problem: NodeCertificateProblem,
     },
-    /// The node does not accept us.
+    /// The node does not accept our certificate.
     #[error("the node at {address} does not accept this certificate: {reason}: join the mesh again if it should")]
     Rejected {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
-        /// Why.
+        /// The node's reason.
         reason: String,
-        /// The certificate is valid, and counts no more in the mesh.
+        /// The certificate is valid, but the mesh has shut its member out.
         is_shut_out: bool,
     },
     /// Our own certificate is no longer valid.
     #[error("the certificate of {name} in mesh {mesh_id} has expired: join the mesh again")]
     Expired {
-        /// Who we are.
+        /// Our name.
         name: MemberName,
-        /// In which mesh.
+        /// Our mesh.
         mesh_id: MeshId,
     },
-    /// Another wire protocol.
+    /// The node speaks another wire protocol.
     #[error(
         "the node at {address} speaks pgmesh wire protocol {node_speaks}, this program {WIRE_VERSION}: use the same version of pgmesh on both"
     )]
     Version {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
         /// The node's version.
         node_speaks: u16,
     },
-    /// Something else listens there.
+    /// The listening program is no pgmesh node.
     #[error("what listens at {address} is not a pgmesh node of a version that this program knows")]
     NotPgmesh {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
     },
-    /// The node has all the connections that it takes.
+    /// The node takes no more connections.
     #[error("the node at {address} takes no more connections at the moment")]
     Busy {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
     },
     /// The connection broke before it was accepted.
     #[error("connecting to {address}: {source}")]
     Lost {
-        /// What was to be reached.
+        /// The address that was dialled.
         address: String,
-        /// How.
+        /// The reason.
         source: StreamError,
     },
     /// The identity is not usable.
@@ -130,7 +130,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether nobody answered there, in whatever way.
+    /// Whether no node answered: the name, the network, the host or the port gave no connection.
     #[must_use]
     pub fn is_silence(&self) -> bool {
         matches!(
@@ -147,7 +147,7 @@ impl ConnectError {
                 is_shut_out: true,
                 ..
             } => Some(reason),
-            // It was closed when the way to it was just made.
+            // The node closed the connection just after it was made.
             Self::Lost {
                 source: StreamError::Lost(ConnectionLost::ClosedByPeer { code, reason }),
                 ..
@@ -156,7 +156,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether time or another node may help; otherwise somebody has to change something.
+    /// Whether the same request may succeed later or at another node; if not, an administrator has to change something.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Resolve { .. }
@@ -192,7 +192,7 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client with the measured settings; opens no socket yet.
+    /// A client with the measured settings. No socket is opened yet.
     ///
     /// # Errors
     /// The identity is not usable.
@@ -212,16 +212,16 @@ impl Client {
         })
     }
 
-    /// Who dials.
+    /// The member that dials.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Connects to `host:port` anew; returns once both sides have accepted each other, within [`CONNECT_LIMIT`].
-    /// All addresses of the host are tried, the next one when the one before keeps silent. Within a Tokio runtime only.
+    /// Connects to `host:port` anew; returns once both sides have accepted each other, within [`CONNECT_LIMIT`]. All
+    /// addresses of the host are tried, the next one when the one before keeps silent. Within a Tokio runtime only.
     ///
     /// # Errors
-    /// Nobody is there, or one side does not accept the other.
+    /// No node answers, or one side does not accept the other.
     pub async fn connect(&self, address: &str) -> Result<Connection, ConnectError> {
         let now = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
@@ -234,7 +234,7 @@ impl Client {
         self.dial(address).await
     }
 
-    /// Without looking at the own certificate first: the node will.
+    /// Connects without a look at the own certificate's validity: the node checks it.
     pub(crate) async fn dial(&self, address: &str) -> Result<Connection, ConnectError> {
         self.dialler.connect(address, &|| self.config.for_connection()).await
     }
@@ -245,13 +245,13 @@ impl Client {
     }
 }
 
-/// Dials a node for somebody who has no certificate yet.
+/// Dials a node for a process that has no certificate yet.
 #[derive(Debug)]
 pub struct JoinClient;
 
 impl JoinClient {
-    /// Connects to `host:port`, trusting only a node of the mesh whose authority has this fingerprint. What the
-    /// connection can do is bounded: one stream at a time, for 30 s.
+    /// Connects to `host:port`, and trusts only a node of the mesh whose authority has this fingerprint. The node
+    /// bounds the connection: one stream at a time, for 30 s.
     ///
     /// # Errors
     /// Like [`Client::connect`].
@@ -265,7 +265,7 @@ impl JoinClient {
 
 type MakeConfig<'a> = &'a (dyn Fn() -> Result<(QuicClientConfig, Verdict), TlsSetupError> + Sync);
 
-/// One endpoint for each family of addresses, opened when first needed.
+/// One endpoint for each family of addresses, opened at its first use.
 struct Dialler {
     tuning: Tuning,
     endpoints: [Mutex<Option<Endpoint>>; 2],
@@ -329,7 +329,7 @@ impl Dialler {
         while let Some(result) = attempts.next().await {
             match result {
                 Ok(connection) => return Ok(connection),
-                // What somebody has to act on says more than that another address was silent.
+                // An error that needs an action is reported rather than the silence of another address.
                 Err(error) if worst.as_ref().is_none_or(|known| known.is_transient()) => worst = Some(error),
                 Err(_) => {}
             }
@@ -363,7 +363,7 @@ impl Dialler {
     }
 }
 
-/// Returns only when the host says that nobody listens.
+/// Returns only if the host answers that no process listens on the port.
 async fn refused(remote: SocketAddr) {
     if !is_refused(remote).await {
         std::future::pending::<()>().await;
@@ -374,12 +374,12 @@ async fn shake_hands(connecting: quinn::Connecting) -> Result<(quinn::Connection
     let connection = connecting.await.map_err(Failure::Quic)?;
     match welcome::receive(&connection).await {
         Ok(welcome) => Ok((connection, welcome)),
-        // The end of the connection says more than the end of the stream.
+        // The reason of the connection's end is more precise than the stream's.
         Err(error) => Err(connection.close_reason().map_or(Failure::Welcome(error), Failure::Quic)),
     }
 }
 
-/// How a handshake failed, before it is known what that means.
+/// A failed handshake, before the verifier's verdict is taken into account.
 enum Failure {
     Quic(ConnectionError),
     Welcome(StreamError),

@@ -12,8 +12,8 @@ use crate::{
     welcome::Welcome,
 };
 
-/// A connection to a node, accepted by both sides. Clones are the same connection; it closes when the last is dropped
-/// and its streams are, too.
+/// A connection to a node, accepted by both sides. Clones are the same connection; it closes when the last clone and
+/// all streams are dropped.
 #[derive(Debug, Clone)]
 pub struct Connection {
     inner: quinn::Connection,
@@ -45,7 +45,8 @@ impl Connection {
         })
     }
 
-    /// Opens a stream; waits while the node's limit of open streams is reached. The node sees it with the first bytes.
+    /// Opens a stream; waits while the node's limit of open streams is reached. The node sees the stream with its first
+    /// bytes.
     ///
     /// # Errors
     /// The connection is lost.
@@ -59,18 +60,18 @@ impl Connection {
         &self.node
     }
 
-    /// The node's program version, as it says.
+    /// The version of the node's program, as the node says.
     pub fn node_program(&self) -> &str {
         &self.program
     }
 
     /// The certificate, in DER, that the node showed as its authority's. Only a [`JoinClient`](crate::JoinClient) has
-    /// checked that it is; others know the authority from their identity.
+    /// checked it; other clients know the authority from their identity.
     pub fn shown_ca_der(&self) -> Option<&[u8]> {
         self.ca_der.as_deref()
     }
 
-    /// Where the node is.
+    /// The node's address.
     pub fn remote_address(&self) -> SocketAddr {
         self.inner.remote_address()
     }
@@ -80,7 +81,7 @@ impl Connection {
         self.inner.rtt()
     }
 
-    /// Why the connection has ended; `None` while it lives as far as is known.
+    /// The reason of the connection's end; `None` while it lives as far as is known.
     pub fn lost(&self) -> Option<ConnectionLost> {
         self.inner.close_reason().map(|error| self.fate.lost(error))
     }
@@ -90,7 +91,7 @@ impl Connection {
         self.fate.lost(self.inner.closed().await)
     }
 
-    /// Closes the connection in good order. What is not yet delivered is lost: see
+    /// Closes the connection in good order. Data that is not yet delivered is lost: see
     /// [`SendHalf::delivered`](crate::SendHalf::delivered).
     pub fn close(&self) {
         self.inner.close(CloseCode::DONE.0.into(), b"done");

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, also after a power cut.
+//! Files that exist whole or not at all, also after a power cut.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,7 +9,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-/// Who may read a file.
+/// The users who may read a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
     /// Everybody: mode 0644.
@@ -18,23 +18,23 @@ pub(crate) enum Audience {
     Owner,
 }
 
-/// No key or certificate is larger.
+/// The longest key or certificate file, in bytes.
 const MAX_FILE_LENGTH: u64 = 1 << 20;
 
-/// An error at a file.
+/// A failure at a file.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The operating system refused.
     #[error("{doing} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// Others could read a private key.
+    /// A private key is readable by other users.
     #[error("{} may be read by others (mode {mode:04o}): chmod 0600 it, and issue a new key if others could log in here", path.display())]
     Exposed {
         /// The file.
@@ -42,12 +42,12 @@ pub enum FileError {
         /// Its permission bits.
         mode: u32,
     },
-    /// The file is not what it should be.
+    /// The file's content is wrong.
     #[error("{} {what}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
 }
@@ -85,7 +85,7 @@ pub(crate) fn write(directory: &Path, name: &str, content: &[u8], audience: Audi
         .map_err(io_error("syncing", directory))
 }
 
-/// Makes a directory for [`write`], durable when it returns; one that exists is fine.
+/// Makes a directory for [`write`], durable when it returns. An existing directory is a success.
 pub(crate) fn create_directory(directory: &Path) -> Result<(), FileError> {
     if directory.is_dir() {
         return Ok(());
@@ -100,7 +100,7 @@ pub(crate) fn create_directory(directory: &Path) -> Result<(), FileError> {
         .map_err(io_error("syncing", parent))
 }
 
-/// Reads a file of bounded length; one for the owner alone must not be readable by others.
+/// Reads a file of bounded length. A file for the owner alone must not be readable by others.
 pub(crate) fn read(directory: &Path, name: &str, audience: Audience) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let path = directory.join(name);
     let file = File::open(&path).map_err(io_error("opening", &path))?;

@@ -23,7 +23,7 @@ pub const KEY_FILE: &str = "identity.key";
 pub(crate) const CERTIFICATE_TAG: &str = "CERTIFICATE";
 pub(crate) const KEY_TAG: &str = "PRIVATE KEY";
 
-/// Why there is no usable identity.
+/// Why an identity is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file cannot be read or written.
@@ -32,12 +32,12 @@ pub enum IdentityError {
     /// A certificate is not a member's.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// Making or reading a key failed.
+    /// A key cannot be made or read.
     #[error("{doing}: {source}")]
     Key {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// Why not.
+        /// The reason.
         source: rcgen::Error,
     },
     /// The certificate is for another key.
@@ -51,23 +51,23 @@ pub enum IdentityError {
     OtherAuthority {
         /// The member that the certificate names.
         name: MemberName,
-        /// The mesh that the authority is for.
+        /// The authority's mesh.
         mesh_id: MeshId,
     },
-    /// The certificate that was to replace ours is not ours.
+    /// The new certificate is for another member than the present one.
     #[error("the new certificate is not for {name} in the same role and mesh: it is not used")]
     OtherMember {
-        /// Who asked for it.
+        /// The present member.
         name: MemberName,
     },
-    /// The authority is not the one that the join token names.
+    /// The join token names another authority.
     #[error(
         "the certificate authority has fingerprint {found}, the join token says {expected}: this is not the mesh that the token is for"
     )]
     OtherFingerprint {
         /// The token's fingerprint.
         expected: Fingerprint,
-        /// The authority's.
+        /// The authority's fingerprint.
         found: Fingerprint,
     },
 }
@@ -91,7 +91,8 @@ impl KeyRequest {
         Ok(Self { key })
     }
 
-    /// The request for a certificate, in DER; signed by the key, naming nothing: the authority decides who we are.
+    /// The request for a certificate, in DER, signed by the key. It has no name: the authority decides our name and
+    /// role.
     ///
     /// # Errors
     /// Signing failed.
@@ -139,7 +140,7 @@ fn read_key(pkcs8: &[u8]) -> Result<KeyPair, IdentityError> {
         .map_err(key_error("reading the private key"))
 }
 
-/// Who this process is in its mesh. Cheap enough to clone; never printed with its key.
+/// This process's identity in its mesh: its certificate and key. Cheap enough to clone; never printed with its key.
 #[derive(Clone)]
 pub struct Identity {
     ca: CertificateDer<'static>,
@@ -169,8 +170,8 @@ impl Identity {
         Self::from_parts(&ca, &certificate, key)
     }
 
-    /// Writes the three files, the key with mode 0600, into a directory that is made when missing; durable when it
-    /// returns.
+    /// Writes the three files, the key with mode 0600, into a directory, which is made if it is missing; durable when
+    /// it returns.
     ///
     /// # Errors
     /// The file system refused.
@@ -184,7 +185,7 @@ impl Identity {
             Audience::Public,
         )?;
         durable_file::write_pem(directory, KEY_FILE, KEY_TAG, &self.key_pkcs8, Audience::Owner)?;
-        // Last: a crash before this leaves no certificate, or one that load finds not to fit the key.
+        // Last: after a crash before this, the certificate is missing or does not fit the key, and `load` reports that.
         self.save_certificate(directory)
     }
 
@@ -196,7 +197,8 @@ impl Identity {
     /// An identity from certificates in DER and a key in PKCS#8.
     ///
     /// # Errors
-    /// Something is malformed, or they do not belong together. Expiry is no error here: see [`Identity::expires_at`].
+    /// A certificate or the key is malformed, or they do not belong together. Expiry is no error here: see
+    /// [`Identity::expires_at`].
     pub fn from_parts(
         ca_der: &[u8],
         certificate_der: &[u8],
@@ -224,8 +226,8 @@ impl Identity {
         })
     }
 
-    /// A request for a newer certificate of the same key, in DER. The key stays, so that replacing the certificate is
-    /// replacing one file: a crash leaves the old pair or the new one.
+    /// A request for a newer certificate of the same key, in DER. The key stays, so that a renewal replaces a single
+    /// file: a crash leaves the old certificate or the new one.
     ///
     /// # Errors
     /// Signing failed.
@@ -250,7 +252,7 @@ impl Identity {
         Ok(new)
     }
 
-    /// Replaces the certificate alone, where the key and the authority are there already: durable when it returns.
+    /// Replaces only the certificate, beside the existing key and authority: durable when it returns.
     ///
     /// # Errors
     /// The file system refused.
@@ -280,7 +282,7 @@ impl Identity {
         &self.member.role
     }
 
-    /// All that the certificate says.
+    /// The content of the certificate.
     pub fn member(&self) -> &MemberCertificate {
         &self.member
     }
@@ -323,7 +325,7 @@ impl Identity {
         vec![self.certificate.clone()]
     }
 
-    /// The certificate and its authority's, as a server shows them: who joins has to see the authority.
+    /// The certificate and its authority's, as a server shows them: a client that joins has to see the authority.
     pub(crate) fn chain_with_ca(&self) -> Vec<CertificateDer<'static>> {
         vec![self.certificate.clone(), self.ca.clone()]
     }

@@ -1,20 +1,19 @@
-//! QUIC endpoints, identities and framing of the pgmesh wire protocol. What the messages mean is not known here, but
-//! for how long each request may be.
+//! QUIC endpoints, identities and framing of the pgmesh wire protocol. This crate does not know the meaning of the
+//! messages, only the longest length of each request.
 //!
 //! Layers, each using only those above it:
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`name`], [`role`] | who somebody is: mesh, member, role, and how a certificate says it |
+//! | [`name`], [`role`] | the identity of a peer: mesh, member, role, and their form in a certificate |
 //! | [`certificate`], [`ca`], [`identity`], [`token`] | the mesh's certificate authority, a member's certificate and key, the way in |
 //! | [`wire_version`], [`tuning`] | ALPN, and every limit and window |
 //! | `tls`, `socket`, [`lost`] | verifiers, UDP sockets, why a connection ended |
 //! | [`stream`], [`calls`] | messages and bodies on one stream, requests among them |
 //! | [`server`], [`session`] / [`client`], [`connection`] | the two sides |
 //!
-//! A connection is authenticated on both sides before either sees a byte of the other's messages: a client accepts only
-//! a certificate of its mesh that carries the node role, a server accepts a client without a certificate only for
-//! joining.
+//! A connection is authenticated on both sides before either sees a byte of the other's messages. A client accepts only
+//! a certificate of its mesh with the node role. A server accepts a client without a certificate only for joining.
 
 pub mod ca;
 pub mod calls;

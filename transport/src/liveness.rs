@@ -1,8 +1,9 @@
-//! Noticing that a process is gone sooner than silence proves it.
+//! Notices the death of a process sooner than the idle time-out would.
 //!
-//! A killed process's host answers datagrams to its port with "port unreachable", which the kernel shows on connected
-//! UDP sockets only; QUIC's socket is not connected. So when a peer has been silent for a moment, a one-byte datagram
-//! from a socket of its own asks. "Connection refused" is proof; no answer is none, and the idle time-out decides.
+//! The host of a killed process answers datagrams to its port with "port unreachable", which the kernel shows on
+//! connected UDP sockets only; QUIC's socket is not connected. So when a peer has been silent for a moment, this module
+//! sends a one-byte datagram from a socket of its own. "Connection refused" is proof that the process is gone. No
+//! answer proves nothing, and the idle time-out decides.
 
 use std::{
     io,
@@ -23,19 +24,19 @@ use tokio::{
 
 use crate::lost::{CloseCode, ConnectionLost};
 
-/// How often a connection is looked at.
+/// The period at which a connection is checked.
 const LOOK: Duration = Duration::from_millis(300);
 
-/// Looks without a datagram before the question is asked: more than one keep-alive interval.
+/// Checks without a packet from the peer before the question is sent: more than one keep-alive interval.
 const SILENT_LOOKS: u32 = 2;
 
-/// How long "connection refused" is waited for.
+/// The limit on the wait for "connection refused".
 const ANSWER_LIMIT: Duration = Duration::from_millis(300);
 
-/// Not a QUIC packet: the fixed bit is not set, so whoever listens drops it (RFC 9000, section 17).
+/// Not a QUIC packet: the fixed bit is not set, so a listening endpoint drops it (RFC 9000, section 17).
 const QUESTION: [u8; 1] = [0];
 
-/// What this side knows of a connection's end beyond what QUIC knows.
+/// This side's knowledge of a connection's end, beyond QUIC's.
 #[derive(Debug, Default)]
 pub(crate) struct Fate {
     gone: AtomicBool,
@@ -83,7 +84,7 @@ async fn watch(connection: quinn::Connection, fate: Arc<Fate>) {
     }
 }
 
-/// Whether the host at the address says that nobody listens on its port; false when it says nothing.
+/// Whether the host at the address answers that no process listens on the port; false without an answer.
 pub(crate) async fn is_refused(address: SocketAddr) -> bool {
     match timeout(ANSWER_LIMIT, ask(address)).await {
         Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,

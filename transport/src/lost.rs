@@ -1,4 +1,4 @@
-//! Why a connection ended, in words and in what to do about it.
+//! Why a connection ended, in words and by its remedy.
 
 use quinn::ConnectionError;
 
@@ -11,21 +11,21 @@ impl CloseCode {
     pub const DONE: Self = Self(0);
     /// The process is shutting down: try another node.
     pub const SHUTTING_DOWN: Self = Self(1);
-    /// The client showed no certificate and did not come to join.
+    /// The client showed no certificate, and did not come to join.
     pub const NO_CERTIFICATE: Self = Self(2);
-    /// No more connections of this kind at the moment.
+    /// The node takes no more connections of this kind at the moment.
     pub const BUSY: Self = Self(3);
     /// A joining connection was open for too long.
     pub const JOIN_EXPIRED: Self = Self(4);
     /// The peer broke the protocol.
     pub const VIOLATION: Self = Self(5);
-    /// The peer is no longer, or was never, entitled to be here.
+    /// The peer is not, or not any more, a member with the right to connect.
     pub const FORBIDDEN: Self = Self(6);
 
-    /// Codes from here on say: "I speak wire protocol (code − this)".
+    /// Codes from here on mean: "I speak wire protocol (code − this)".
     const VERSION_BASE: u32 = 0x1_0000;
 
-    /// "I speak wire protocol `version`, and not what you offered."
+    /// "I speak wire protocol `version`, which you did not offer."
     pub fn speaks(version: u16) -> Self {
         Self(Self::VERSION_BASE + u32::from(version))
     }
@@ -38,13 +38,13 @@ impl CloseCode {
     }
 }
 
-/// A connection is gone. Whatever was under way may or may not have happened on the other side.
+/// A connection is gone. The other side may or may not have carried out the request under way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectionLost {
-    /// The other side's host says that nobody listens there any more.
+    /// The other side's host answers that no process listens on the port any more.
     #[error("the process at the other end is gone")]
     Gone,
-    /// Nothing was heard for the idle time-out.
+    /// No packet came for the idle time-out.
     #[error("the other end has fallen silent")]
     Silent,
     /// The other end has restarted and knows nothing of this connection.
@@ -58,27 +58,27 @@ pub enum ConnectionLost {
         /// The other end's words.
         reason: String,
     },
-    /// The other end's TLS or QUIC refused us; a certificate problem is here.
+    /// The other end's TLS or QUIC refused us, for example for our certificate.
     #[error("refused by the other end: {reason}")]
     Refused {
         /// The TLS alert, when it is one.
         alert: Option<u8>,
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// The other end broke QUIC or TLS, or showed something unacceptable.
+    /// The other end broke QUIC or TLS.
     #[error("protocol failure: {reason}")]
     Protocol {
-        /// What happened.
+        /// The reason.
         reason: String,
     },
-    /// This side closed it.
+    /// This side closed the connection.
     #[error("closed by this end")]
     ClosedHere,
 }
 
 impl ConnectionLost {
-    /// Whether somebody closed the connection in good order: no cause for alarm in a log.
+    /// Whether a side closed the connection in good order: no cause for alarm in a log.
     pub fn is_orderly(&self) -> bool {
         match self {
             Self::ClosedHere => true,
@@ -120,7 +120,7 @@ impl From<ConnectionError> for ConnectionLost {
     }
 }
 
-/// What a TLS alert (RFC 8446, section 6) means between members of a mesh.
+/// The meaning of a TLS alert (RFC 8446, section 6) between members of a mesh.
 fn alert_in_words(alert: u8) -> String {
     match alert {
         ALERT_UNKNOWN_CA => "this certificate is not of the mesh that the node belongs to".to_owned(),

@@ -24,7 +24,7 @@ fn check(what: &'static str, text: &str) -> Result<String, InvalidName> {
     if first_fits && rest_fits && text.len() <= MAX_NAME_LENGTH {
         return Ok(text.to_owned());
     }
-    // What is shown of a hostile name is bounded, too.
+    // The error repeats only the beginning of a hostile name.
     let given = text.chars().take(MAX_NAME_LENGTH + 1).collect();
     Err(InvalidName { what, given })
 }

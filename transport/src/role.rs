@@ -1,4 +1,4 @@
-//! What a member of a mesh may do, and how its certificate says so.
+//! The roles of a mesh's members, and their form in a certificate.
 //!
 //! A certificate carries its role as URIs among its subject alternative names: one of `pgmesh://<mesh>/node/<name>`,
 //! `pgmesh://<mesh>/admin/<name>` and `pgmesh://<mesh>/client/<name>`, and for a client one
@@ -12,14 +12,14 @@ use crate::name::{MemberName, MeshId};
 /// The most stanzas of one client certificate: it has to fit into QUIC's 16 KiB of handshake buffer.
 pub const MAX_STANZAS: usize = 64;
 
-/// What a member of a mesh may do.
+/// The role of a member: its rights in the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     /// A node: serves all stanzas, may be dialled, may take part in consensus.
     Node,
     /// An administrator: may ask for anything, cannot be dialled.
     Admin,
-    /// A PG host: may push, back up and restore these stanzas and nothing else.
+    /// A PG host: may push, back up and restore these stanzas, and nothing else.
     Client {
         /// The stanzas, at most [`MAX_STANZAS`].
         stanzas: Vec<StanzaName>,

@@ -1,7 +1,7 @@
 //! The listening side.
 //!
-//! What somebody without a certificate can cost is bounded: handshakes under way, their time and their buffers; and
-//! once half of the handshakes are taken, a client first has to show that it receives at the address it sends from.
+//! The cost of a client without a certificate is bounded: handshakes under way, their time and their buffers. When half
+//! of the handshakes are taken, a client first has to prove that it receives at the address it sends from.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,18 +26,18 @@ use crate::{
     wire_version::{Negotiated, Purpose, WIRE_VERSION, negotiated},
 };
 
-/// Why no server listens.
+/// Why a server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("listening on {address} (UDP): {source}")]
     Socket {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// The identity is not a node's: nobody would accept its certificate.
+    /// The identity is not a node's: no client would accept its certificate.
     #[error("only a node may listen, this identity is of the role {role}")]
     NotANode {
         /// The role's word.
@@ -48,15 +48,15 @@ pub enum BindError {
     Tls(#[from] TlsSetupError),
 }
 
-/// Why a client was not let in. For the log: the client has been told its part.
+/// Why a client was not let in, for the log. The client gets its own message.
 #[derive(Debug, thiserror::Error)]
 pub enum EstablishError {
-    /// The handshake failed; a bad certificate is here.
+    /// The handshake failed, for example by a bad certificate.
     #[error("handshake with {remote}: {source}")]
     Handshake {
         /// The client.
         remote: SocketAddr,
-        /// Why.
+        /// The reason.
         source: ConnectionError,
     },
     /// The handshake took too long.
@@ -67,7 +67,7 @@ pub enum EstablishError {
         /// The limit.
         after: Duration,
     },
-    /// It offered versions of the protocol that are not spoken here.
+    /// The client offered only versions of the protocol that this node does not speak.
     #[error("{remote} offers {offered:?}, this program speaks wire protocol {WIRE_VERSION}")]
     Version {
         /// The client.
@@ -75,32 +75,32 @@ pub enum EstablishError {
         /// Its protocol.
         offered: String,
     },
-    /// It came as a member and showed no certificate.
+    /// The client came as a member and showed no certificate.
     #[error("{remote} shows no certificate")]
     NoCertificate {
         /// The client.
         remote: SocketAddr,
     },
-    /// It showed a certificate that does not say who it is.
+    /// The client's certificate does not name a member.
     #[error("{remote}: {source}")]
     Certificate {
         /// The client.
         remote: SocketAddr,
-        /// Why.
+        /// The reason.
         source: CertificateError,
     },
-    /// Too many want to join at once.
+    /// Too many clients are joining.
     #[error("{remote} wants to join, and {MAX_JOINING} others do so now")]
     TooManyJoining {
         /// The client.
         remote: SocketAddr,
     },
-    /// It went away before it was welcomed.
+    /// The client went away before the welcome.
     #[error("welcoming {remote}: {source}")]
     Welcome {
         /// The client.
         remote: SocketAddr,
-        /// Why.
+        /// The reason.
         source: StreamError,
     },
 }
@@ -149,7 +149,7 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     ///
     /// # Errors
     /// The socket is gone.
@@ -158,7 +158,7 @@ impl Server {
     }
 
     /// The next client that knocks; `None` after [`Server::close`]. Run [`Incoming::establish`] in a task of its own,
-    /// so that a slow client delays nobody.
+    /// so that a slow client delays no other one.
     pub async fn accept(&self) -> Option<Incoming> {
         loop {
             let incoming = self.endpoint.accept().await?;
@@ -184,7 +184,7 @@ impl Server {
         }
     }
 
-    /// Uses a renewed identity for connections from now on; those that are open stay.
+    /// Uses a renewed identity for connections from now on; open connections stay.
     ///
     /// # Errors
     /// The identity is not usable or not a node's.
@@ -199,12 +199,12 @@ impl Server {
         self.endpoint.open_connections()
     }
 
-    /// Closes all connections, telling the clients that this node is shutting down, and waits until that is sent, for
-    /// at most `limit`.
+    /// Closes all connections, tells the clients that this node is shutting down, and waits until that is sent, for at
+    /// most `limit`.
     pub async fn close(&self, limit: Duration) {
         self.endpoint
             .close(CloseCode::SHUTTING_DOWN.0.into(), b"the node is shutting down");
-        // What is not acknowledged by then never will be; the clients notice by themselves.
+        // Clients that have not acknowledged the end by then notice it by themselves.
         let _ = timeout(limit, self.endpoint.wait_idle()).await;
     }
 }
@@ -235,20 +235,20 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Where it says it is.
+    /// The client's address, as its packets have it.
     pub fn remote_address(&self) -> SocketAddr {
         self.inner.remote_address()
     }
 
-    /// Whether it has shown that it receives at that address.
+    /// Whether the client has proved that it receives at that address.
     pub fn has_proved_its_address(&self) -> bool {
         self.inner.remote_address_validated()
     }
 
-    /// Does the handshake, decides whether the client is let in, and tells it.
+    /// Does the handshake, decides whether the client is let in, and tells it the decision.
     ///
     /// # Errors
-    /// It is not let in, or did not come to an end within the handshake limit.
+    /// The client is not let in, or the handshake took longer than its limit.
     pub async fn establish(self) -> Result<Session, EstablishError> {
         let remote = self.inner.remote_address();
         let establishing = establish(self.inner, &self.shared, self.session);
@@ -291,8 +291,8 @@ async fn establish(
     Ok(Session::new(connection, peer, permits))
 }
 
-/// Who the client is, by the protocol it negotiated and the certificate that the verifier has accepted; a client that
-/// is not let in has been told why.
+/// The client's identity, from the negotiated protocol and the verified certificate. A client that is refused has been
+/// told the reason.
 fn admit(connection: &Connection, remote: SocketAddr) -> Result<Peer, EstablishError> {
     let alpn = connection
         .handshake_data()
@@ -311,7 +311,7 @@ fn admit(connection: &Connection, remote: SocketAddr) -> Result<Peer, EstablishE
         }
     };
     match (purpose, shown_certificate(connection)) {
-        // Who comes to join is nobody yet, also when it shows a certificate.
+        // A client that comes to join is no member yet, even if it shows a certificate.
         (Purpose::Join, _) => Ok(Peer::Joining),
         (Purpose::Member, None) => {
             close(

@@ -14,12 +14,12 @@ use crate::{
     tuning::JOIN_LIFETIME,
 };
 
-/// Who is at the other end.
+/// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
     /// A member, by its verified certificate.
     Member(Arc<MemberCertificate>),
-    /// Somebody who wants to redeem a join token, and may do nothing else.
+    /// A client that may redeem a join token, and do nothing else.
     Joining,
 }
 
@@ -70,12 +70,12 @@ impl Session {
         }
     }
 
-    /// Who is at the other end.
+    /// The client at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// Where it is.
+    /// The client's address.
     pub fn remote_address(&self) -> SocketAddr {
         self.connection.remote_address()
     }
@@ -88,7 +88,7 @@ impl Session {
     /// The next stream that the client opens. Cancel-safe.
     ///
     /// # Errors
-    /// The connection is at its end; [`ConnectionLost::is_orderly`] says whether that is worth a log line.
+    /// The connection has ended; [`ConnectionLost::is_orderly`] tells whether that is worth a log line.
     pub async fn accept_stream(&self) -> Result<Stream, ConnectionLost> {
         let halves = self
             .connection
@@ -103,7 +103,7 @@ impl Session {
         self.fate.lost(self.connection.closed().await)
     }
 
-    /// Closes the connection with a reason that the client shows. What is not yet delivered is lost.
+    /// Closes the connection with a reason that the client shows. Data that is not yet delivered is lost.
     pub fn close(&self, code: CloseCode, reason: &str) {
         self.connection.close(code.0.into(), reason.as_bytes());
     }

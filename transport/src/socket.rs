@@ -25,7 +25,7 @@ fn bound_socket(address: SocketAddr, tuning: &Tuning) -> io::Result<UdpSocket> {
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
     }
-    // The kernel gives what it may: smaller buffers cost speed, nothing else.
+    // The kernel may give smaller buffers, which only cost speed.
     let _ = sockopt::set_socket_recv_buffer_size(&socket, tuning.socket_buffer);
     let _ = sockopt::set_socket_send_buffer_size(&socket, tuning.socket_buffer);
     bind(&socket, &address)?;
@@ -49,8 +49,8 @@ pub(crate) fn client_endpoint(ipv6: bool, tuning: &Tuning) -> io::Result<Endpoin
 
 /// An endpoint that listens.
 ///
-/// Its stateless reset tokens follow from the identity's key: when the process is killed and started again, the new one
-/// can tell the old one's peers at once that their connections are gone (RFC 9000, section 10.3).
+/// Its stateless reset tokens follow from the identity's key. When the process is killed and started again, the new
+/// process can tell the old one's peers at once that their connections are gone (RFC 9000, section 10.3).
 pub(crate) fn server_endpoint(
     address: SocketAddr,
     identity: &Identity,
@@ -77,8 +77,8 @@ pub(crate) fn server_endpoint(
     Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
 }
 
-/// Connection ids that nobody can tell from random ones, and that every process with the identity can reset: quinn's
-/// own carry a check that only the process that made them knows, and it stays silent about all others.
+/// Connection ids that look random, and that every process with the identity can reset. quinn's own ids carry a check
+/// that only their process knows, and a process stays silent about the ids of all others.
 struct ConnectionIds {
     key: [u8; 32],
     made: u64,
@@ -105,7 +105,7 @@ impl ConnectionIdGenerator for ConnectionIds {
 }
 
 fn hmac(key: &[u8]) -> Hmac<Sha256> {
-    // HMAC takes keys of any length; the type says otherwise because other MACs do not.
+    // HMAC takes keys of any length; other MACs do not, so the type has an error.
     match Hmac::<Sha256>::new_from_slice(key) {
         Ok(hmac) => hmac,
         Err(_) => unreachable!("HMAC takes keys of any length"),

@@ -1,8 +1,9 @@
 //! Messages and bodies on one stream.
 //!
-//! A message is its length (u32, little endian) and its encoding by storage's `wire` codec; a body is raw bytes whose
-//! length a message before it has told. Only [`SendHalf::finish`] ends a stream in good order: a half that is dropped
-//! unfinished, as by a task that failed, resets it, so that what was cut short never looks complete.
+//! A message is its length (u32, little endian) and its encoding by storage's `wire` codec; a body is raw bytes, and an
+//! earlier message has told its length. Only [`SendHalf::finish`] ends a stream in good order: a half that is dropped
+//! unfinished, for example by a task that failed, resets it, so that a message or body that was cut short never looks
+//! complete.
 
 use std::{io, slice, sync::Arc, time::Duration};
 
@@ -17,20 +18,20 @@ use crate::{liveness::Fate, lost::ConnectionLost, tuning::STALL_LIMIT};
 /// The bytes of a message's length.
 pub(crate) const PREFIX_LENGTH: usize = 4;
 
-/// At most this much is allocated ahead of the bytes that have arrived.
+/// The most bytes that are allocated ahead of the bytes that have arrived.
 const MAX_AHEAD: usize = 1024 * 1024;
 
-/// The same for a body: a WAL file that does not lie in parts. Whoever takes a body has bounded it.
+/// The same for a body: a WAL file that does not lie in parts. The caller of [`RecvHalf::recv_bytes`] has bounded it.
 const BODY_AHEAD: usize = 16 * 1024 * 1024;
 
-/// Why one side gave a stream up.
+/// The reason why one side gave a stream up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StreamCode(pub u32);
 
 impl StreamCode {
     /// The task at the other end failed or was cancelled. QUIC's own default code.
     pub const ABANDONED: Self = Self(0);
-    /// No more of this is needed.
+    /// The rest is not needed.
     pub const CANCELLED: Self = Self(1);
     /// The other side broke the protocol.
     pub const VIOLATION: Self = Self(2);
@@ -42,13 +43,13 @@ impl From<VarInt> for StreamCode {
     }
 }
 
-/// What went wrong on a stream.
+/// A failure of a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// The connection is gone, and the request with it: try another node.
     #[error("connection lost: {0}")]
     Lost(#[from] ConnectionLost),
-    /// The other side wants no more of what we send.
+    /// The other side stopped reading.
     #[error("the other end stopped reading (code {})", code.0)]
     Stopped {
         /// Its reason.
@@ -60,7 +61,7 @@ pub enum StreamError {
         /// Its reason.
         code: StreamCode,
     },
-    /// The stream ended where a message or a body should be.
+    /// The stream ended before a message or a body, or inside it.
     #[error("the other end finished early")]
     Ended,
     /// No byte moved for the stall limit.
@@ -69,21 +70,21 @@ pub enum StreamError {
         /// The limit.
         after: Duration,
     },
-    /// More than was agreed.
+    /// The message or body is longer than was agreed.
     #[error("{length} bytes announced, at most {max} are taken here")]
     TooLong {
-        /// What the other side announced, in bytes.
+        /// The announced length, in bytes.
         length: u64,
-        /// What is taken, in bytes.
+        /// The limit, in bytes.
         max: u64,
     },
-    /// A request without a number.
+    /// The request is too short for a number.
     #[error("a request of {length} bytes has no number")]
     NoNumber {
-        /// What the other side announced, in bytes.
+        /// The announced length, in bytes.
         length: usize,
     },
-    /// A message that is not understood.
+    /// The message is not understood.
     #[error("a message cannot be decoded: {0}")]
     Malformed(#[from] wire::DecodeError),
     /// This side used the stream after its end, or after a send that was cancelled half-way.
@@ -119,7 +120,7 @@ pub struct SendHalf {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SendState {
     Open,
-    /// A write is under way; found by the next one only when it was cancelled.
+    /// A write is under way. The next write sees this state only if that one was cancelled.
     Writing,
     Ended,
 }
@@ -145,12 +146,12 @@ impl SendHalf {
     /// Sends a message of at most `max` encoded bytes, or nothing. Not cancel-safe, as [`SendHalf::send`].
     ///
     /// # Errors
-    /// [`StreamError::TooLong`], and then the stream may be used as before; else as there.
+    /// [`StreamError::TooLong`]; the stream can still be used then. Else as [`SendHalf::send`].
     pub async fn send_within<T: Serialize + ?Sized>(&mut self, message: &T, max: usize) -> Result<(), StreamError> {
         self.send_encoded(&[], &wire::encode(message), max).await
     }
 
-    /// Sends an encoded message, behind its head, of at most `max` bytes with it, or nothing. Not cancel-safe, as
+    /// Sends an encoded message behind its head, of at most `max` bytes together, or nothing. Not cancel-safe, as
     /// [`SendHalf::send`].
     ///
     /// # Errors
@@ -172,15 +173,16 @@ impl SendHalf {
         self.write(frame.freeze()).await
     }
 
-    /// Sends a body whose length a message has told; waits while the receiver's window is full. Not cancel-safe.
+    /// Sends a body whose length an earlier message has told; waits while the receiver's window is full. Not
+    /// cancel-safe.
     ///
     /// # Errors
-    /// The connection is lost, the other side reads no more, or it takes nothing for [`STALL_LIMIT`].
+    /// The connection is lost, the other side stopped reading, or it takes no byte for [`STALL_LIMIT`].
     pub async fn send_bytes(&mut self, body: &Bytes) -> Result<(), StreamError> {
         self.write(body.clone()).await
     }
 
-    /// Tells the other side that nothing follows. What was sent is still delivered.
+    /// Tells the other side that the stream ends here. The bytes sent before are still delivered.
     ///
     /// # Errors
     /// The stream has already ended.
@@ -190,7 +192,7 @@ impl SendHalf {
         self.inner.finish().map_err(|_| StreamError::Misused("its end"))
     }
 
-    /// Waits, after [`SendHalf::finish`], until the other side has acknowledged all of it.
+    /// Waits, after [`SendHalf::finish`], until the other side has acknowledged all bytes.
     ///
     /// # Errors
     /// The connection is lost, or the other side stopped reading before the end.
@@ -203,10 +205,10 @@ impl SendHalf {
         }
     }
 
-    /// Gives up sending; the other side learns the code at once, and what is under way may be lost.
+    /// Gives up sending. The other side learns the code at once; bytes under way may be lost.
     pub fn reset(&mut self, code: StreamCode) {
         self.state = SendState::Ended;
-        // An error says that the stream has ended already.
+        // An error means that the stream has ended already.
         let _ = self.inner.reset(code.0.into());
     }
 
@@ -244,30 +246,30 @@ impl SendHalf {
 
 impl Drop for SendHalf {
     fn drop(&mut self) {
-        // quinn would finish it: the other side could take half of something for the whole.
+        // quinn would finish the stream: the other side could take half of a message for the whole.
         if self.state != SendState::Ended {
             self.reset(StreamCode::ABANDONED);
         }
     }
 }
 
-/// How long the next byte is waited for.
+/// The limit on the wait for the next byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// The first byte as long as the connection lives, those after it within the stall limit.
+    /// No limit for the first byte while the connection lives, the stall limit for later bytes.
     UntilBegun,
-    /// Each within the stall limit.
+    /// The stall limit for each byte.
     StallLimit,
 }
 
-/// The receiving half of a stream. Dropped before its end, it tells the other side to stop.
+/// The receiving half of a stream. If it is dropped before its end, it tells the other side to stop.
 #[derive(Debug)]
 pub struct RecvHalf {
     inner: quinn::RecvStream,
     fate: Arc<Fate>,
-    /// What has arrived of the prefix, message or body under way: kept here so that receiving may be cancelled.
+    /// The bytes of the prefix, message or body under way. They are kept here so that receiving may be cancelled.
     arrived: BytesMut,
-    /// The length of the message under way, once its prefix is here.
+    /// The length of the message under way, once its prefix has arrived.
     message_length: Option<usize>,
     stall_limit: Duration,
 }
@@ -293,7 +295,7 @@ impl RecvHalf {
         self.recv_optional(max).await?.ok_or(StreamError::Ended)
     }
 
-    /// Like [`RecvHalf::recv`]; `None` when the other side has finished in good order instead.
+    /// Like [`RecvHalf::recv`]; `None` if the other side has finished the stream in good order.
     ///
     /// # Errors
     /// Like [`RecvHalf::recv`].
@@ -305,7 +307,7 @@ impl RecvHalf {
                     return Ok(None);
                 }
                 let length = self.arrived.get_u32_le();
-                // A length that does not fit in memory is too long, whatever the limit.
+                // A length that does not fit in memory is longer than every limit.
                 let length = usize::try_from(length).unwrap_or(usize::MAX);
                 if length > max {
                     return Err(StreamError::TooLong {
@@ -325,8 +327,8 @@ impl RecvHalf {
         Ok(Some(wire::decode(&encoded, max)?))
     }
 
-    /// The length of the next message and its first bytes, so many as `head` has room for. What is left of it is
-    /// received by [`RecvHalf::recv_rest`]. Not cancel-safe.
+    /// Receives the length of the next message and its first `N` bytes. [`RecvHalf::recv_rest`] receives the rest. Not
+    /// cancel-safe.
     ///
     /// # Errors
     /// The stream or the connection ended, or the message is shorter than its head.
@@ -346,10 +348,11 @@ impl RecvHalf {
         Ok((length, head))
     }
 
-    /// The last `length` bytes of a message whose head has been received and whose length is allowed. Not cancel-safe.
+    /// Receives the last `length` bytes of a message whose head was received and whose length is allowed. Not
+    /// cancel-safe.
     ///
     /// # Errors
-    /// The stream or the connection ended, or nothing came for [`STALL_LIMIT`].
+    /// The stream or the connection ended, or no byte came for [`STALL_LIMIT`].
     pub(crate) async fn recv_rest(&mut self, length: usize) -> Result<Bytes, StreamError> {
         if !self.fill(length, Patience::StallLimit).await? {
             return Err(StreamError::Ended);
@@ -357,11 +360,10 @@ impl RecvHalf {
         Ok(self.arrived.split().freeze())
     }
 
-    /// Receives a body of exactly `length` bytes, of which at most `max` are taken. Cancel-safe, like
-    /// [`RecvHalf::recv`].
+    /// Receives a body of exactly `length` bytes, if that is at most `max`. Cancel-safe, like [`RecvHalf::recv`].
     ///
     /// # Errors
-    /// The stream or the connection ended, nothing came for [`STALL_LIMIT`], or `length` is more than `max`.
+    /// The stream or the connection ended, no byte came for [`STALL_LIMIT`], or `length` is more than `max`.
     pub async fn recv_bytes(&mut self, length: u64, max: usize) -> Result<Bytes, StreamError> {
         let too_long = || StreamError::TooLong {
             length,
@@ -374,7 +376,7 @@ impl RecvHalf {
         if self.message_length.is_some() {
             return Err(StreamError::Misused("half a message"));
         }
-        // At once, since a buffer that grows is copied, and takes up to twice its length.
+        // All at once, since a buffer that grows is copied, and takes up to twice its length.
         self.arrived
             .reserve(wanted.saturating_sub(self.arrived.len()).min(BODY_AHEAD));
         if !self.fill(wanted, Patience::StallLimit).await? {
@@ -385,11 +387,11 @@ impl RecvHalf {
 
     /// Tells the other side to send no more.
     pub fn stop(&mut self, code: StreamCode) {
-        // An error says that the stream has ended already.
+        // An error means that the stream has ended already.
         let _ = self.inner.stop(code.0.into());
     }
 
-    /// Reads until `wanted` bytes are here; false when the stream ended before the first.
+    /// Reads until `wanted` bytes have arrived; false if the stream ended before the first byte.
     async fn fill(&mut self, wanted: usize, patience: Patience) -> Result<bool, StreamError> {
         while self.arrived.len() < wanted {
             let missing = wanted - self.arrived.len();
@@ -430,7 +432,7 @@ impl RecvHalf {
     }
 }
 
-/// One request and its answer, or whatever the two sides agree on: both directions of one QUIC stream.
+/// Both directions of one QUIC stream, for one request and its answer or another exchange of the two sides.
 #[derive(Debug)]
 pub struct Stream {
     send: SendHalf,
@@ -438,8 +440,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// How long the other side may take nothing and send nothing of what is under way; [`STALL_LIMIT`] unless this is
-    /// called.
+    /// Sets how long a message or body may make no progress in either direction; the default is [`STALL_LIMIT`].
     pub fn set_stall_limit(&mut self, limit: Duration) {
         (self.send.stall_limit, self.recv.stall_limit) = (limit, limit);
     }
@@ -521,7 +522,7 @@ impl Stream {
         self.recv.stop(code);
     }
 
-    /// Both halves at once, as for sending requests ahead of their answers.
+    /// Both halves at once, for a caller that sends requests ahead of their answers.
     pub fn halves(&mut self) -> (&mut SendHalf, &mut RecvHalf) {
         (&mut self.send, &mut self.recv)
     }

@@ -1,4 +1,4 @@
-//! Who is let in: TLS configurations and certificate verifiers.
+//! TLS configurations and certificate verifiers: they decide which peers are let in.
 //!
 //! TLS 1.3 only, ring only, no session resumption and no 0-RTT: a resumed session would skip the certificate checks,
 //! and a replayed request could be acted on twice.
@@ -50,30 +50,30 @@ pub enum NodeCertificateProblem {
     /// It is signed by another authority.
     #[error("its certificate is not of mesh {mesh_id}")]
     OtherMesh {
-        /// The mesh that was wanted.
+        /// The mesh that the client expects.
         mesh_id: MeshId,
     },
-    /// None of the certificates that it showed is the authority that the join token names.
+    /// No certificate that the node showed is the authority in the join token.
     #[error("it does not belong to the mesh of the join token (authority {expected})")]
     OtherAuthority {
         /// The authority's fingerprint in the join token.
         expected: Fingerprint,
     },
-    /// Its validity is over.
+    /// Its validity has ended.
     #[error("its certificate has expired")]
     Expired,
     /// Its validity has not begun.
     #[error("its certificate is not yet valid: compare the clocks")]
     NotYetValid,
-    /// It is a member's, but no node's.
+    /// It is a member's, but not a node's.
     #[error("its certificate is not a node's")]
     NotANode,
-    /// Anything else.
+    /// Another fault.
     #[error("its certificate is not acceptable: {0}")]
     Unacceptable(String),
 }
 
-/// Where a client's verifier leaves its reason, because TLS carries only an alert.
+/// The place of a client's verifier for its reason, since TLS carries only an alert.
 pub(crate) type Verdict = Arc<OnceLock<NodeCertificateProblem>>;
 
 /// ring, with the cheaper of the two AES-GCM suites first; both are beyond breaking.
@@ -95,7 +95,7 @@ fn roots_of(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
     Ok(Arc::new(roots))
 }
 
-/// A node's side: clients show a certificate of this mesh or none; what one without may do, the ALPN check decides.
+/// A node's side: clients show a certificate of this mesh or none. The ALPN check decides on a client without one.
 pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, TlsSetupError> {
     let provider = provider();
     let inner = WebPkiClientVerifier::builder_with_provider(roots_of(identity.ca())?, provider.clone())
@@ -115,7 +115,7 @@ pub(crate) fn server_config(identity: &Identity) -> Result<QuicServerConfig, Tls
     Ok(config.try_into()?)
 }
 
-/// A member's side when it dials: shows its certificate, takes a node of its mesh only.
+/// A member's side when it dials: it shows its certificate, and accepts only a node of its mesh.
 #[derive(Clone)]
 pub(crate) struct MemberClientConfig {
     base: rustls::ClientConfig,
@@ -140,7 +140,7 @@ impl MemberClientConfig {
         })
     }
 
-    /// For one connection: its verifier's reason is found in the verdict.
+    /// The configuration of one connection. Its verifier leaves its reason in the verdict.
     pub(crate) fn for_connection(&self) -> Result<(QuicClientConfig, Verdict), TlsSetupError> {
         let verdict = Verdict::default();
         let verifier = NodeVerifier {
@@ -154,7 +154,8 @@ impl MemberClientConfig {
     }
 }
 
-/// The side of somebody who joins: no certificate, takes a node of the mesh whose authority has this fingerprint.
+/// The side of a client that joins: it has no certificate, and accepts a node of the mesh whose authority has this
+/// fingerprint.
 pub(crate) fn join_client_config(expected: Fingerprint) -> Result<(QuicClientConfig, Verdict), TlsSetupError> {
     let (provider, verdict) = (provider(), Verdict::default());
     let verifier = PinnedVerifier {
@@ -182,7 +183,8 @@ fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::InvalidCertificate(TlsCertificateError::Other(OtherError(Arc::new(reason))))
 }
 
-/// A server's check of a client's certificate: its chain and purpose by webpki, then that it is a member of this mesh.
+/// A server's check of a client's certificate: webpki checks chain and purpose; then the client must be a member of
+/// this mesh.
 #[derive(Debug)]
 struct MemberVerifier {
     inner: Arc<dyn ClientCertVerifier>,
@@ -239,8 +241,8 @@ impl ClientCertVerifier for MemberVerifier {
     }
 }
 
-/// What both kinds of clients demand: webpki's checks (chain, time, name, `serverAuth`), then the node role in this
-/// mesh. A PG host's certificate is of the same authority: without this a stolen one could pose as a node.
+/// The check of both kinds of clients: webpki's checks (chain, time, name, `serverAuth`), then the node role in this
+/// mesh. A PG host's certificate is of the same authority: without this check, a stolen one could pose as a node.
 fn verify_node(
     webpki: &WebPkiServerVerifier,
     mesh_id: &MeshId,
@@ -248,7 +250,7 @@ fn verify_node(
     server_name: &ServerName<'_>,
     now: UnixTime,
 ) -> Result<ServerCertVerified, NodeCertificateProblem> {
-    // Intermediates are no part of a mesh: the authority signs members directly.
+    // A mesh has no intermediates: the authority signs members directly.
     let verified = webpki
         .verify_server_cert(end_entity, &[], server_name, &[], now)
         .map_err(|error| problem_of(error, mesh_id))?;
@@ -281,7 +283,7 @@ fn problem_of(error: Error, mesh_id: &MeshId) -> NodeCertificateProblem {
 }
 
 fn leave(verdict: &Verdict, problem: NodeCertificateProblem) -> Error {
-    // One handshake checks one certificate: there is no earlier verdict.
+    // One handshake checks one certificate, so there is no earlier verdict.
     let _ = verdict.set(problem.clone());
     refuse(problem)
 }
@@ -330,8 +332,8 @@ impl ServerCertVerifier for NodeVerifier {
     }
 }
 
-/// The check of somebody who joins: among the certificates shown must be the authority that the token names, and the
-/// node's own must be signed by it. No trust on first use.
+/// The check of a client that joins: among the shown certificates must be the authority that the token names, and that
+/// authority must have signed the node's own. No trust on first use.
 #[derive(Debug)]
 struct PinnedVerifier {
     expected: Fingerprint,

@@ -1,7 +1,8 @@
-//! Join tokens: how somebody without a certificate finds a mesh, knows that it is the right one, and is let in once.
+//! Join tokens: with one, a process without a certificate finds a mesh, checks that it is the right one, and is let in
+//! once.
 //!
 //! As text: `pgmesh1.` and, in base64url without padding, the encoded content and the first four bytes of its SHA-256,
-//! so that a token that lost a character on its way is told from one that is refused.
+//! so that a token that lost a character is told from a token that is refused.
 
 use std::{fmt, str::FromStr};
 
@@ -17,19 +18,19 @@ use crate::{certificate::Fingerprint, role::Role};
 const PREFIX: &str = "pgmesh1.";
 const CHECKSUM_LENGTH: usize = 4;
 
-/// No token is longer, as text.
+/// The longest token, as text.
 pub const MAX_TOKEN_LENGTH: usize = 16 * 1024;
 
-/// Why a text is not a token, or no token was made.
+/// Why a text is not a token, or a token could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// It does not begin like one.
+    /// It does not begin as a token does.
     #[error("this is not a join token: it does not begin with {PREFIX:?}")]
     NotAToken,
     /// It was cut, or a character changed.
     #[error("the join token is incomplete or garbled: copy it again, as one piece")]
     Garbled,
-    /// Its checksum is right, its content is not understood.
+    /// The checksum is right, but the content is not understood.
     #[error("the join token was made by another version of pgmesh: {0}")]
     Content(wire::DecodeError),
     /// The operating system has no randomness to give.
@@ -42,15 +43,15 @@ pub enum TokenError {
 pub struct JoinToken {
     /// Nodes to ask, each `host:port`.
     pub addresses: Vec<String>,
-    /// SHA-256 of the certificate of the mesh's authority: what [`JoinClient`](crate::JoinClient) insists on.
+    /// SHA-256 of the certificate of the mesh's authority; [`JoinClient`](crate::JoinClient) accepts no other.
     pub ca_fingerprint: Fingerprint,
-    /// What the catalog knows the token by.
+    /// The token's id in the catalog.
     pub id: TokenId,
-    /// The proof.
+    /// The secret that proves the token.
     pub secret: TokenSecret,
-    /// What the bearer becomes; the catalog decides, this only tells.
+    /// The role of the new member. The catalog decides; this field only tells.
     pub role: Role,
-    /// When it ends, seconds since 1970; the catalog decides, this only tells.
+    /// The time of expiry, seconds since 1970. The catalog decides; this field only tells.
     pub expires: i64,
 }
 
@@ -78,7 +79,7 @@ impl JoinToken {
         })
     }
 
-    /// SHA-256 of the secret: what the catalog keeps.
+    /// SHA-256 of the secret, which is kept in the catalog instead of the secret.
     pub fn secret_hash(&self) -> [u8; 32] {
         self.secret.hash()
     }

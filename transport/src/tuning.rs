@@ -4,22 +4,22 @@ use std::{sync::Arc, time::Duration};
 
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt, congestion::CubicConfig};
 
-/// Nothing heard for this long: the connection is lost. With [`KEEP_ALIVE`] a silent death is noticed within 3 s.
+/// A connection is lost after this time without a packet. With [`KEEP_ALIVE`] a silent death is noticed within 3 s.
 pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2500);
 
-/// A client that has nothing to say says so this often.
+/// An idle client sends a packet this often.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
-/// From the first packet to an authenticated connection, at a client; over all addresses of a name.
+/// The limit from the first packet to an authenticated connection, at a client; over all addresses of a name.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// From the first packet to an authenticated connection, at a server.
+/// The limit from the first packet to an authenticated connection, at a server.
 pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A body or a begun message that makes no progress for this long has failed.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// A joining connection lives no longer.
+/// The longest life of a joining connection.
 pub const JOIN_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Streams of one member's connection that are open at once.
@@ -28,7 +28,8 @@ pub const MAX_STREAMS: u32 = 256;
 /// Handshakes under way at once; from half of this on, clients first have to prove their address.
 pub const MAX_HANDSHAKES: usize = 256;
 
-/// Clients that knock, from here on unheard: more than [`MAX_HANDSHAKES`], so that those beyond it can be told.
+/// Clients that knock; more are ignored. It is more than [`MAX_HANDSHAKES`], so that the clients beyond that limit can
+/// be told.
 pub(crate) const MAX_INCOMING: usize = 2 * MAX_HANDSHAKES;
 
 /// Connections at once.
@@ -40,10 +41,10 @@ pub const MAX_JOINING: usize = 32;
 /// Unread bytes that a connection without a certificate (yet) may make a server keep.
 pub(crate) const UNAUTHENTICATED_WINDOW: u32 = 64 * 1024;
 
-/// Bytes that are kept of handshakes that nobody has accepted yet: of one, and of all.
+/// The bytes that are kept of handshakes that are not accepted yet: of one, and of all.
 pub(crate) const INCOMING_BUFFER: (u64, u64) = (32 * 1024, 8 * 1024 * 1024);
 
-/// What was measured rather than decided, by `cargo run -p pgmesh-transport --example loopback`.
+/// The settings that were measured, by `cargo run -p pgmesh-transport --example loopback`.
 ///
 /// Over loopback, both ends on two cores, in MiB/s and CPU seconds (user + system) per GiB for both ends together:
 ///
@@ -54,15 +55,15 @@ pub(crate) const INCOMING_BUFFER: (u64, u64) = (32 * 1024, 8 * 1024 * 1024);
 /// | 8952, no offload | 600 | 0.7 + 0.8 |
 /// | 65400, no offload | 1,050–1,450 | 0.4 + 0.4 |
 ///
-/// 6500 is the largest that goes with segmentation offload: quinn hands the kernel up to ten packets at once, which
-/// takes 65,507 bytes at most and drops what is more without an error. Path MTU discovery finds what fits, so on
-/// Ethernet it ends at 1452. Windows of 8 MiB overflow the UDP buffers seldom (10 packets of 166,000, against 4,000
-/// with 16 MiB) and allow 80 MB/s at a round trip of 100 ms. Fewer acknowledgements made no difference.
+/// 6500 is the largest payload for segmentation offload: quinn hands the kernel up to ten packets at once. The kernel
+/// takes at most 65,507 bytes, and drops the rest without an error. Path MTU discovery finds the largest payload that
+/// passes, so on Ethernet it ends at 1452. Windows of 8 MiB overflow the UDP buffers seldom (10 packets of 166,000,
+/// against 4,000 with 16 MiB) and allow 80 MB/s at a round trip of 100 ms. Fewer acknowledgements made no difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tuning {
     /// UDP payload, in bytes, before path MTU discovery has run; 1200 passes everywhere.
     pub initial_mtu: u16,
-    /// The largest UDP payload, in bytes, that path MTU discovery tries, and that this side takes.
+    /// The largest UDP payload, in bytes, that path MTU discovery tries, and that this side accepts.
     pub largest_mtu: u16,
     /// Unread bytes of one stream.
     pub stream_window: u32,
@@ -70,8 +71,9 @@ pub struct Tuning {
     pub connection_window: u32,
     /// Bytes of one connection that are sent and not yet acknowledged.
     pub send_window: u64,
-    /// Bytes that are sent before the first acknowledgement. More than RFC 9002's 12,000: a probe of path MTU discovery
-    /// takes half of those, and while the window is full quinn holds back even the packet that closes the connection.
+    /// The bytes that are sent before the first acknowledgement. More than RFC 9002's 12,000: a probe of path MTU
+    /// discovery takes half of those, and while the window is full quinn holds back even the packet that closes the
+    /// connection.
     pub initial_congestion_window: u64,
     /// Several packets per system call.
     pub segmentation_offload: bool,
@@ -108,12 +110,12 @@ impl Tuning {
             .stream_receive_window(self.stream_window.into())
             .enable_segmentation_offload(self.segmentation_offload)
             .max_idle_timeout(Some(idle_timeout()))
-            // Nobody uses datagrams: what a peer sends of them is not even buffered.
+            // The protocol has no datagrams: those of a peer are not even buffered.
             .datagram_receive_buffer_size(None);
         config
     }
 
-    /// A server's side, for a client that has proved nothing yet: one stream, little memory.
+    /// A server's limits for a client that has proved nothing yet: one stream, little memory.
     pub(crate) fn server(&self) -> Arc<TransportConfig> {
         let mut config = self.common();
         config
@@ -124,14 +126,14 @@ impl Tuning {
         Arc::new(config)
     }
 
-    /// What a member may use once its certificate has been checked.
+    /// Raises the limits for a member whose certificate has been checked.
     pub(crate) fn admit_member(&self, connection: &quinn::Connection) {
         connection.set_receive_window(self.connection_window.into());
         connection.set_send_window(self.send_window);
         connection.set_max_concurrent_bi_streams(MAX_STREAMS.into());
     }
 
-    /// A client's side: the server opens one stream, to welcome it.
+    /// A client's limits: the server opens one stream, for the welcome.
     pub(crate) fn client(&self) -> Arc<TransportConfig> {
         let mut config = self.common();
         config

@@ -1,8 +1,8 @@
-//! What a server says first, on a stream of its own: that it has accepted the client.
+//! The server's first message, on a stream of its own: it has accepted the client.
 //!
-//! A TLS 1.3 client believes itself connected before the server has looked at its certificate. Waiting for this message
-//! makes `connect` mean what it says, and its errors tell what is wrong instead of "connection lost" at the first
-//! request.
+//! A TLS 1.3 client believes itself connected before the server has checked its certificate. By waiting for this
+//! message, `connect` succeeds only if the server accepts the client; else its error has the server's reason, where a
+//! later request would only fail with "connection lost".
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::{
     wire_version::WIRE_VERSION,
 };
 
-/// No welcome is longer, in bytes.
+/// The longest welcome, in bytes.
 const MAX_WELCOME: usize = 256;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

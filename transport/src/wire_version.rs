@@ -1,7 +1,7 @@
 //! Versions of the wire protocol, negotiated by ALPN.
 //!
-//! A server also completes the handshake for versions that it does not speak, only to close the connection with a code
-//! that says which one it does: the other program can then name both versions instead of showing a TLS alert.
+//! A server also completes the handshake for versions that it does not speak, and then closes the connection with a
+//! code that tells its own version. So the other program can name both versions instead of a TLS alert.
 
 /// The version of the wire protocol that this program speaks.
 pub const WIRE_VERSION: u16 = 7;
@@ -9,7 +9,7 @@ pub const WIRE_VERSION: u16 = 7;
 /// The highest version that a server knows how to refuse politely.
 const HIGHEST_REFUSED: u16 = 16;
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Between members; both sides show certificates.
@@ -28,7 +28,7 @@ impl Purpose {
     }
 }
 
-/// What a server offers: its own version first, then those that it refuses in words.
+/// The protocols that a server offers: its own version first, then the versions that it refuses in words.
 pub(crate) fn server_alpns() -> Vec<Vec<u8>> {
     let own = [Purpose::Member.alpn(WIRE_VERSION), Purpose::Join.alpn(WIRE_VERSION)];
     let others = (1..=HIGHEST_REFUSED)
@@ -37,7 +37,7 @@ pub(crate) fn server_alpns() -> Vec<Vec<u8>> {
     own.into_iter().chain(others).collect()
 }
 
-/// What was negotiated.
+/// The result of the negotiation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Negotiated {
     /// Our own version, for this purpose.

@@ -14,8 +14,7 @@ use super::exclusions::{Exclusions, Verdict, tablespace_oid};
 use super::links::{FoundLink, LinkTargets};
 use super::{ClusterTree, Entries, Entry, EntryKind, Link, Skipped, Tablespace, WalkError, WalkOptions};
 
-/// Walks a data directory and the directories that its links lead to. Reads directories and attributes, no file's
-/// content.
+/// Walks a data directory and the targets of its links. Reads directories and attributes, no file's content.
 ///
 /// A server may be running: files that vanish meanwhile are passed over, since the WAL knows of them.
 ///

@@ -1,4 +1,4 @@
-//! Who is let in, who is not, and what each is told.
+//! Which clients and nodes are let in, and the error that each refused one gets.
 
 use quinn::ConnectionError;
 
@@ -96,7 +96,7 @@ async fn joining_trusts_only_the_authority_of_the_token() {
     let found = problem(JoinClient::connect(&address, Fingerprint([0; 32])).await);
     assert!(matches!(found, NodeCertificateProblem::OtherAuthority { .. }));
 
-    // Somebody in the middle shows the right authority's certificate, which is no secret, beside its own.
+    // An attacker in the middle shows the right authority's certificate, which is no secret, beside its own.
     let node = other.node();
     let authority = mesh.node().ca().clone();
     let chain = vec![node.chain()[0].clone(), authority];
@@ -155,7 +155,7 @@ async fn another_mesh_is_refused_by_both_sides() {
         Err(EstablishError::Handshake { .. })
     ));
 
-    // One that does not look at the node's certificate gets no further.
+    // A client that does not check the node's certificate gets no further.
     for alpn in [
         &format!("pgmesh/{WIRE_VERSION}"),
         &format!("pgmesh-join/{WIRE_VERSION}"),

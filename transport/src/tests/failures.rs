@@ -90,7 +90,7 @@ async fn a_killed_node_is_noticed_in_about_a_second() {
     assert_eq!(lost, ConnectionLost::Gone);
     assert_eq!(connection.lost(), Some(ConnectionLost::Gone));
     assert!(!lost.is_orderly());
-    // And who comes anew does not wait for a time-out.
+    // A new connection does not wait for a time-out either.
     let start = Instant::now();
     let error = client.connect(&address).await.unwrap_err();
     assert!(matches!(error, ConnectError::Refused { .. }), "{error}");
@@ -98,7 +98,7 @@ async fn a_killed_node_is_noticed_in_about_a_second() {
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
-/// An address whose port the kernel gives to nobody by itself, so that it is still free after a restart.
+/// An address whose port the kernel assigns to no other socket by itself, so that it is still free after a restart.
 fn lasting_address() -> String {
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
     let port = (first..32_000)

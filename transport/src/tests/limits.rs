@@ -1,4 +1,4 @@
-//! What a client may cost.
+//! The bounds on a client's cost.
 
 use crate::wire_version::WIRE_VERSION;
 use std::time::Duration;
@@ -63,7 +63,7 @@ async fn a_client_cannot_open_streams_before_it_is_known() {
     let connection = raw_connect(&address, &format!("pgmesh/{WIRE_VERSION}"), None, &mesh.ca)
         .await
         .unwrap();
-    // It is refused; whatever it sends in its first flight reaches no session.
+    // The client is refused; no byte of its first flight reaches a session.
     if let Ok((mut send, _receive)) = connection.open_bi().await {
         let _ = send.write_all(b"\x01\0\0\0\x01").await;
     }

@@ -52,7 +52,7 @@ async fn a_slow_receiver_holds_the_sender_back() {
     let (connection, session) = pair(&Mesh::new()).await;
     let (mut client, mut server) = streams(&connection, &session).await;
     let body = Bytes::from(vec![7; 64 * MIB]);
-    // Nobody reads: it cannot come to an end however long it tries. What it has in flight is at most the window.
+    // The server does not read, so the send cannot end. The bytes in flight are at most the window.
     let stuck = timeout(Duration::from_millis(500), client.send_bytes(&body)).await;
     assert!(stuck.is_err());
     let sent = connection.statistics().udp_tx.bytes;
@@ -181,7 +181,7 @@ async fn receiving_goes_on_where_it_was_cancelled() {
     let (mut client, mut server) = streams(&connection, &session).await;
     let frame = [5, 0, 0, 0, 4, b'w', b'o', b'r', b'd'];
     for byte in frame {
-        // One byte in, one attempt: polled once it has read what is there, then dropped.
+        // One byte arrives, one attempt: `recv` is polled, reads the byte, and is dropped.
         let attempt = timeout(Duration::from_millis(20), server.recv::<String>(64)).await;
         assert!(attempt.is_err(), "{attempt:?}");
         client.send_bytes(&Bytes::copy_from_slice(&[byte])).await.unwrap();

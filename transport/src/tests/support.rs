@@ -68,10 +68,10 @@ impl Mesh {
     }
 }
 
-/// What became of each client that knocked.
+/// The outcome of each client that knocked.
 pub(super) type Arrivals = mpsc::UnboundedReceiver<Result<Session, EstablishError>>;
 
-/// A server of this identity, its address, and what arrives there.
+/// A server of this identity: its address and its clients.
 pub(super) fn listen(identity: &Identity) -> (String, Arrivals) {
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), identity).unwrap();
     let address = server.local_address().unwrap().to_string();
@@ -196,7 +196,7 @@ async fn pass(front: UdpSocket, back: UdpSocket, cut: Arc<AtomicBool>) {
     loop {
         tokio::select! {
             Ok((length, from)) = front.recv_from(&mut upward) => {
-                // The question whether somebody listens is for the front's own socket.
+                // A one-byte question of `liveness` is for the front's own socket.
                 if length == 1 {
                     continue;
                 }
