@@ -17,9 +17,9 @@ const LAST_MODIFIED: &[BorrowedFormatItem<'_>] =
 pub struct ManifestFile<'a> {
     /// Relative to PGDATA, tablespaces as `pg_tblspc/<oid>/…`. Bytes that are not UTF-8 are allowed.
     pub path: &'a [u8],
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When it was last changed, Unix seconds.
+    /// The time of its last change, Unix seconds.
     pub modified: i64,
     /// The CRC-32C of its content.
     pub crc32c: u32,
@@ -51,7 +51,7 @@ impl<W: Write> ManifestWriter<W> {
     /// Begins a manifest.
     ///
     /// # Errors
-    /// When `out` takes no bytes.
+    /// `out` takes no bytes.
     pub fn new(out: W, version: PgVersion, system_id: SystemId) -> io::Result<Self> {
         let mut writer = Self {
             out,
@@ -69,10 +69,10 @@ impl<W: Write> ManifestWriter<W> {
         Ok(writer)
     }
 
-    /// Adds a file. Their order is free.
+    /// Adds a file. Files may come in any order.
     ///
     /// # Errors
-    /// When `out` takes no bytes, or when the time of the last change lies outside the years 0 to 9999.
+    /// `out` takes no bytes, or the time of the last change lies outside the years 0 to 9999.
     pub fn file(&mut self, file: ManifestFile<'_>) -> io::Result<()> {
         let separator = if self.is_first_file { "\n" } else { ",\n" };
         self.is_first_file = false;
@@ -93,11 +93,11 @@ impl<W: Write> ManifestWriter<W> {
         ))
     }
 
-    /// Ends the manifest with the WAL that the backup needs, the newest timeline first, and with its own checksum. The
-    /// destination is flushed and given back.
+    /// Ends the manifest with the WAL that the backup needs, the newest timeline first, and with its own checksum.
+    /// Flushes `out` and gives it back.
     ///
     /// # Errors
-    /// When `out` takes no bytes.
+    /// `out` takes no bytes.
     pub fn finish(mut self, wal_ranges: &[WalRange]) -> io::Result<W> {
         let ranges: Vec<String> = wal_ranges
             .iter()
@@ -109,7 +109,7 @@ impl<W: Write> ManifestWriter<W> {
             })
             .collect();
         self.put(&format!("\n],\n\"WAL-Ranges\": [\n{}\n],\n", ranges.join(",\n")))?;
-        // The checksum covers everything before its own line.
+        // The checksum covers all lines before its own.
         let checksum = hex::encode(self.hasher.finalize());
         writeln!(self.out, "\"Manifest-Checksum\": \"{checksum}\"}}")?;
         self.out.flush()?;

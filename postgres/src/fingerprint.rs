@@ -1,4 +1,4 @@
-//! Telling a data directory from a copy of it.
+//! Tells a data directory from a copy of it.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,13 +11,13 @@ use thiserror::Error;
 /// The length of a fingerprint in bytes, before it becomes hexadecimal.
 const LENGTH: usize = 8;
 
-/// A text of 16 hexadecimal digits that differs between a data directory and a copy of it, which has the same system
-/// identifier: made of the directory's inode number and, where the file system knows it, its birth time. It stays the
-/// same over restarts, renames and mounts, and changes when the directory is restored or moved to another file system.
-/// A clone of the whole file system (a snapshot of a disk) has the same.
+/// A text of 16 hexadecimal digits that differs between a data directory and a copy of it, although both have the same
+/// system identifier. It is made of the directory's inode number and, if the file system knows it, its birth time. It
+/// stays the same over restarts, renames and mounts, and changes when the directory is restored or moved to another
+/// file system. A clone of the whole file system (a snapshot of a disk) has the same text.
 ///
 /// # Errors
-/// When the directory cannot be examined.
+/// The directory cannot be examined.
 pub fn instance_fingerprint(pgdata: &Path) -> Result<String, FingerprintError> {
     let failed = |source| FingerprintError {
         path: pgdata.to_owned(),
@@ -27,7 +27,7 @@ pub fn instance_fingerprint(pgdata: &Path) -> Result<String, FingerprintError> {
     let mut hasher = Sha256::new();
     hasher.update(b"pgmesh instance\0");
     hasher.update(metadata.ino().to_le_bytes());
-    // Not every file system keeps a birth time (tmpfs before Linux 5.19, NFS): then the inode number must do.
+    // Some file systems keep no birth time (tmpfs before Linux 5.19, NFS): then the inode number alone must do.
     if let Some(birth) = metadata
         .created()
         .ok()
@@ -40,12 +40,12 @@ pub fn instance_fingerprint(pgdata: &Path) -> Result<String, FingerprintError> {
     Ok(hex::encode(digest.get(..LENGTH).unwrap_or_default()))
 }
 
-/// Where Linux keeps the identifier of a machine, 32 hexadecimal digits (machine-id(5)).
+/// Linux's file with the identifier of a machine, 32 hexadecimal digits (machine-id(5)).
 const MACHINE_ID: &str = "/etc/machine-id";
 
-/// A text of 16 hexadecimal digits that differs between two machines; empty where the machine has no identifier, as in
+/// A text of 16 hexadecimal digits that differs between two machines; empty if the machine has no identifier, as in
 /// many containers. It stays the same over restarts and changes of the host's name or address. A clone of a whole
-/// virtual machine may have the same.
+/// virtual machine may have the same text.
 #[must_use]
 pub fn machine_fingerprint() -> String {
     machine_of(Path::new(MACHINE_ID))
@@ -59,7 +59,7 @@ fn machine_of(file: &Path) -> String {
     if !is_id {
         return String::new();
     }
-    // The identifier itself is not to be told to others.
+    // The identifier itself is confidential (machine-id(5)), so only a hash of it leaves the machine.
     let mut hasher = Sha256::new();
     hasher.update(b"pgmesh machine\0");
     hasher.update(id.as_bytes());

@@ -1,4 +1,4 @@
-//! Timeline history files: which timeline branched off which, and where.
+//! Timeline history files: the ancestors of a timeline, and the positions at which it left them.
 
 use std::str::FromStr;
 
@@ -20,18 +20,18 @@ pub struct TimelineHistory {
 pub struct TimelineHistoryEntry {
     /// The ancestor.
     pub parent: TimelineId,
-    /// Where it was left for the next one: the first position that is not shared any more.
+    /// The first position that the next timeline does not share with it.
     pub switch: Lsn,
-    /// Why, in PostgreSQL's words.
+    /// The reason, in PostgreSQL's words.
     pub reason: String,
 }
 
 impl TimelineHistory {
-    /// Reads the file of `timeline`. Blank lines and comments are passed over. A reason that is not UTF-8 is kept as
-    /// far as it is.
+    /// Reads the file of `timeline`. Blank lines and comments are passed over. Of a reason that is not UTF-8, the valid
+    /// characters are kept.
     ///
     /// # Errors
-    /// When a line is malformed, or when the ancestors do not ascend towards `timeline`.
+    /// A line is malformed, or the ancestors do not ascend towards `timeline`.
     pub fn parse(timeline: TimelineId, bytes: &[u8]) -> Result<Self, TimelineHistoryError> {
         let text = String::from_utf8_lossy(bytes);
         let mut entries = Vec::<TimelineHistoryEntry>::new();
@@ -68,7 +68,7 @@ impl TimelineHistory {
         lines.join("\n")
     }
 
-    /// Where this timeline's line of descent left `parent`, or `None` when that is no ancestor.
+    /// The position at which this timeline's line of descent left `parent`; `None` if that is no ancestor.
     #[must_use]
     pub fn branch_point_of(&self, parent: TimelineId) -> Option<Lsn> {
         self.entries
@@ -77,8 +77,8 @@ impl TimelineHistory {
             .map(|entry| entry.switch)
     }
 
-    /// The timeline of the line of descent that the byte at `lsn` was written on, found as `tliOfPointInHistory` finds
-    /// it: an older line may say a later position than the ones behind it.
+    /// The timeline in the line of descent that wrote the byte at `lsn`, found as `tliOfPointInHistory` finds it: an
+    /// older line may have a later position than the lines behind it.
     #[must_use]
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
         let mut timeline = self.timeline;

@@ -1,4 +1,4 @@
-//! Which timeline of a cluster descends from which, by all histories that are known. Pure.
+//! The descent of a cluster's timelines, from all known histories. Pure.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ use crate::{Descent, Lsn, TimelineId};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimelineTree {
-    /// Of each timeline with a history its ancestors, and where its line of descent left each of them.
+    /// For each timeline with a history: its ancestors, and the position at which its line of descent left each of
+    /// them.
     lines: BTreeMap<TimelineId, BTreeMap<TimelineId, Lsn>>,
 }
 
@@ -51,11 +52,11 @@ impl TimelineTree {
         self.lines.keys().copied()
     }
 
-    /// Where the line of descent of `timeline` left `ancestor`; `None` where that is no known ancestor of it.
+    /// The position at which the line of descent of `timeline` left `ancestor`; `None` if that is no known ancestor.
     ///
-    /// A history may have a line that says a later position than the lines behind it: a server that was to follow
-    /// timeline 2, and stopped before that had left timeline 1, writes both down as ancestors of its timeline 3. It
-    /// left all of them where it stopped.
+    /// A history may have a line with a later position than the lines behind it: a server that follows timeline 2, but
+    /// stops before the position at which timeline 2 left timeline 1, writes both down as ancestors of its timeline 3.
+    /// It left both of them at the position where it stopped.
     #[must_use]
     pub fn left(&self, timeline: TimelineId, ancestor: TimelineId) -> Option<Lsn> {
         let lines = self.lines.get(&timeline)?;
@@ -63,15 +64,14 @@ impl TimelineTree {
         lines.range(ancestor..).map(|(_, switch)| *switch).min()
     }
 
-    /// Where a timeline begins: its history's last line. `None` where its history is not known, as that of timeline 1,
-    /// which has none.
+    /// The start of a timeline: its history's last line. `None` if its history is not known. Timeline 1 has none.
     #[must_use]
     pub fn beginning(&self, timeline: TimelineId) -> Option<Lsn> {
         let (_, switch) = self.lines.get(&timeline)?.last_key_value()?;
         Some(*switch)
     }
 
-    /// The known timelines that descend from `ancestor`, and where each one's line of descent left it.
+    /// The known timelines that descend from `ancestor`, each with the position at which its line of descent left it.
     pub fn descendants(&self, ancestor: TimelineId) -> impl Iterator<Item = (TimelineId, Lsn)> {
         let timelines = self.lines.keys();
         timelines.filter_map(move |timeline| Some((*timeline, self.left(*timeline, ancestor)?)))

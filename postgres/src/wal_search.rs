@@ -1,12 +1,12 @@
-//! Finding a text in WAL, without decoding records.
+//! Finds a text in WAL, without decoding records.
 
 use crate::{WalHeader, WalHeaderError};
 
 /// The header of every page but a segment's first: `SizeOfXLogShortPHD` in xlog_internal.h.
 const SHORT_HEADER: usize = 24;
 
-/// Looks for a text in the records of segments that follow each other, without the page headers that may stand in the
-/// middle of one. The bytes come in pieces; no more is kept of them than the text is long.
+/// Looks for a text in the records of consecutive segments, and skips the page headers that may stand in the middle of
+/// a record. The bytes come in pieces; at most as many bytes are kept as the text has.
 #[derive(Clone, Debug)]
 pub struct WalSearch {
     wanted: Vec<u8>,
@@ -18,7 +18,7 @@ pub struct WalSearch {
 }
 
 impl WalSearch {
-    /// For this text.
+    /// A search for this text.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl WalSearch {
         }
     }
 
-    /// A segment follows.
+    /// Begins the next segment.
     pub fn begin_segment(&mut self) {
         self.segment = None;
     }
@@ -37,7 +37,7 @@ impl WalSearch {
     /// Takes the next bytes of the segment. The first ones hold its header.
     ///
     /// # Errors
-    /// When it does not begin as a segment does.
+    /// The segment does not begin with a segment's header.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), WalHeaderError> {
         let (page, mut position) = match self.segment {
             Some(place) => place,
@@ -71,7 +71,7 @@ impl WalSearch {
         self.last.drain(..spare);
     }
 
-    /// Whether the text was there.
+    /// Whether the text was found.
     #[must_use]
     pub fn found(&self) -> bool {
         self.found

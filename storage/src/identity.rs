@@ -16,7 +16,7 @@ pub(crate) const REPOSITORY_FORMAT: u16 = 2;
 /// How the objects of a repository are encrypted. The names are pgBackRest's `cipher-type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cipher {
-    /// Not at all; objects carry an unkeyed digest, which finds damage but not a forger.
+    /// No encryption; objects carry an unkeyed digest, which finds damage but not a forger.
     #[serde(rename = "none")]
     None,
     /// AES-256-CBC, then a MAC.
@@ -55,7 +55,7 @@ impl FromStr for Cipher {
 /// The content of `pgmesh.repo`: no secrets, and checksummed so that a flipped byte is found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryIdentity {
-    /// The format of everything in the repository: 1.
+    /// The format of the whole repository: 2.
     pub format: u16,
     /// The repository's unique id (a random UUID).
     pub uuid: String,
@@ -63,9 +63,9 @@ pub struct RepositoryIdentity {
     pub mesh: String,
     /// The mesh's digest suite.
     pub suite: DigestSuite,
-    /// How objects are encrypted.
+    /// The encryption of the objects.
     pub cipher: Cipher,
-    /// When it was made, in seconds since 1970.
+    /// The time of its creation, in seconds since 1970.
     pub created: i64,
 }
 

@@ -17,7 +17,7 @@ pub const MAX_PLAIN_LENGTH: u64 = 64 << 20;
 pub struct Payload {
     /// The digest of the plaintext.
     pub digest: Digest,
-    /// How `bytes` are compressed.
+    /// The compression of `bytes`.
     pub codec: Codec,
     /// The length of the plaintext, in bytes.
     pub plain_length: u64,
@@ -30,7 +30,7 @@ pub struct Payload {
 pub struct PayloadHead {
     /// The digest of the plaintext.
     pub digest: Digest,
-    /// How the bytes are compressed.
+    /// The compression of the bytes.
     pub codec: Codec,
     /// The length of the plaintext, in bytes.
     pub plain_length: u64,

@@ -24,7 +24,7 @@ pub enum DecodeError {
     /// The value ended before the input did.
     #[error("{count} bytes follow the encoded value")]
     TrailingBytes {
-        /// How many bytes follow.
+        /// The number of bytes that follow.
         count: usize,
     },
     /// The bytes are no encoding of this type.

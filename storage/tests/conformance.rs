@@ -1,4 +1,4 @@
-//! The conformance suite: every type of repository, encrypted and not, does the same.
+//! The conformance suite: every type of repository, encrypted or not, behaves alike.
 #![allow(clippy::unwrap_used, reason = "a test program")]
 
 mod common;
@@ -28,7 +28,7 @@ async fn conform(place: &Place) {
 /// Runs `repo-check` on a place that passes all its steps.
 async fn checks(place: &Place) {
     check(&place.settings("checked/path"), &[]).await;
-    // Nothing is left of it.
+    // The check leaves no object behind.
     let objects = Store::create(&place.settings("")).unwrap().objects();
     let left: Vec<_> = objects.list(None).try_collect().await.unwrap();
     let left: Vec<_> = left
@@ -38,7 +38,7 @@ async fn checks(place: &Place) {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A server that heeds conditional writes is known for it, and the finding changes nothing.
+/// The server is known to heed conditional writes, and finding that out changes no object.
 async fn conditions(place: &Place) {
     let store = Store::create(&place.settings("conditions")).unwrap();
     let repository = create(store.objects(), Cipher::None).await;
@@ -47,7 +47,7 @@ async fn conditions(place: &Place) {
     assert_eq!(repository.read_raw("pgmesh.repo").await.unwrap(), before);
 }
 
-/// More objects than any server tells at once, and one folder's only.
+/// A listing of more objects than one page of any server has, and of one folder only.
 async fn long_listings(place: &Place) {
     let count = common::number_from_environment("PGMESH_LISTED", 2_100);
     let store = Store::create(&place.settings("listing")).unwrap();
@@ -73,7 +73,7 @@ async fn long_listings(place: &Place) {
     found.sort();
     assert!(found == expected);
     assert!(repository.list_sorted("chun").await.unwrap().is_empty());
-    // Neighbours whose names begin alike are others' repositories.
+    // A folder whose name begins with this one's name belongs to another repository.
     let neighbour = Store::create(&place.settings("listing-2")).unwrap();
     let neighbour = create(neighbour.objects(), Cipher::None).await;
     assert!(neighbour.list_sorted("chunk").await.unwrap().is_empty());
@@ -102,8 +102,8 @@ macro_rules! conforming {
 
 conforming!(directory, s3, azure, gcs);
 
-/// Garage takes conditional writes and ignores the condition. It is found out; all stories hold but for how many of
-/// several writers at once are told that they were first.
+/// Garage accepts conditional writes and ignores the condition. pgmesh finds that out. All stories hold, except that
+/// several writers of one object may be told that they were first.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_ignores_conditions_conforms() {
     let Some(place) = Place::garage() else {

@@ -27,7 +27,7 @@ impl SecretSource for File {
     }
 }
 
-/// How a bucket is reached with the credentials of a file.
+/// The settings of a bucket whose credentials are in a file.
 fn with_file(bucket: &Bucket) -> (StoreSettings, Arc<File>) {
     let file = Arc::new(File::default());
     file.write(bucket);
@@ -81,7 +81,7 @@ async fn keys_of_s3_rotate() {
     let (settings, _) = with_file(&wrong);
     let store = Store::open(&settings).unwrap();
     assert_denied(Repository::open(store.objects(), None, &[]).await.map(drop), &wrong);
-    // Other keys are in force, and a moment later in the file.
+    // The server takes other keys now, and the file has them a moment later.
     server.rotate_credentials();
     assert_denied(write(&repository, b"with a withdrawn key").await, &good);
     file.write(&server.bucket(BUCKET, server.address()));
@@ -109,7 +109,7 @@ async fn tokens_of_gcs_are_made_anew_when_they_are_refused() {
     let unknown = bucket.clone().with("gcs-key", file.display().to_string());
     let store = Store::open(&settings(&unknown)).unwrap();
     assert_denied(Repository::open(store.objects(), None, &[]).await.map(drop), &unknown);
-    // The file's content changes, not its name.
+    // The file's content changes, but not its name.
     std::fs::write(&file, server.key_file(server.address())).unwrap();
     Repository::open(store.objects(), None, &[]).await.unwrap();
     // A token from elsewhere.
@@ -191,8 +191,8 @@ async fn objects_are_put_under_lock() {
     assert!(matches!(error, StoreError::Retained { .. }), "{error}");
     assert!(!error.is_of_the_repository());
     repository.get(&name, Generation::FIRST).await.unwrap();
-    // A bucket of S3 with object lock keeps versions: without saying which one is meant, it would hide the object and
-    // keep it.
+    // An S3 bucket with object lock keeps versions: a DELETE without a version id would hide the object and keep its
+    // bytes.
     let s3 = S3Server::start(BUCKET);
     s3.create_locking_bucket("locking");
     for mode in ["governance", "compliance"] {

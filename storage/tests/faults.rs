@@ -16,10 +16,10 @@ use pgmesh_storage::{
 };
 use pgmesh_tests::stores::{Fitness, S3Server};
 
-/// How long a server may be silent in these tests.
+/// The time-out of a silent server in these tests.
 const PATIENCE: &str = "300ms";
 
-/// A repository in a place, and a chunk that it has not.
+/// A repository in a place, and a chunk that it lacks.
 struct Subject {
     place: Place,
     repository: Repository,
@@ -57,7 +57,7 @@ impl Subject {
         self.place.proxy().heal().unwrap();
     }
 
-    /// Harms the next so many requests of a method.
+    /// Harms the next `times` requests of a method.
     fn harm(&self, method: &str, fault: &Fault, times: usize) {
         self.heal();
         self.place.proxy().add(Rule::new(fault.clone()).on(method).times(times));
@@ -91,7 +91,7 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-/// Faults that pass are not noticed above: the request is repeated.
+/// A passing fault is not noticed by the caller: the request is repeated.
 async fn passing_faults(place: Place) {
     let subject = Subject::new(place).await;
     let faults = [
@@ -268,7 +268,7 @@ async fn long_objects(place: Place) {
         // Blocks that no blob names vanish by themselves.
         Server::Azure(_) | Server::Directory(_) | Server::Garage(_) => {}
     }
-    // And then it does; a part that is lost once is sent once more, alone.
+    // Now the third part arrives. A part that is lost once is sent once more, and no other part is.
     place
         .proxy()
         .add(Rule::new(Fault::internal_error()).when(third).times(1));
@@ -394,7 +394,7 @@ async fn only_a_certificate_that_fits_is_trusted() {
             }
             (_, outcome) => panic!("{fitness:?}: {outcome:?}"),
         }
-        // Not with the system's authorities, and with anything where nothing is checked.
+        // The system's authorities do not trust the server; with verification off, any certificate will do.
         list(&settings(&bucket)).await.unwrap_err();
         list(&settings(&bucket.with("storage-verify-tls", "n"))).await.unwrap();
     }

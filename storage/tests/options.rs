@@ -11,7 +11,7 @@ use common::{chunk, create};
 use pgmesh_storage::{Cipher, Generation, Store, StoreError};
 use pgmesh_tests::stores::{Bucket, S3Server};
 
-/// Writes an object and reads it; the path where it lies.
+/// Writes an object and reads it; gives its path.
 async fn write_and_read(bucket: &Bucket) -> String {
     let store = Store::create(&settings(bucket)).unwrap();
     let repository = create(store.objects(), Cipher::None).await;
@@ -21,7 +21,7 @@ async fn write_and_read(bucket: &Bucket) -> String {
     repository.path_of(&name, Generation::FIRST).to_string()
 }
 
-/// The bucket of a server, said to be at `endpoint`, and to be connected to where it is.
+/// The bucket of a server whose URLs have `endpoint`, but that is connected to at its real address.
 fn elsewhere(server: &S3Server, endpoint: &str) -> Bucket {
     let address: SocketAddr = server.address();
     server
@@ -70,7 +70,7 @@ async fn what_is_to_be_said_of_every_object_is_said() {
     assert_eq!(header("x-amz-tagging-count").as_deref(), Some("2"));
 }
 
-/// The option that is blamed, and why.
+/// The option that the error names, and the reason.
 fn refusal(bucket: &Bucket) -> (String, String) {
     match Store::open(&settings(bucket)).unwrap_err() {
         StoreError::Unusable { what, source } => (what, source.to_string()),

@@ -55,7 +55,7 @@ async fn a_full_file_system() {
     for name in &stored {
         repository.get_checked(name, Generation::FIRST).await.unwrap();
     }
-    // With room made, it goes on.
+    // After a deletion has made room, writing succeeds again.
     repository.delete(&stored[0], Generation::FIRST).await.unwrap();
     repository.put(&refused.0, Generation::FIRST, &refused.1).await.unwrap();
 }

@@ -1,7 +1,7 @@
 //! Bulk throughput over loopback: bodies of 1 MiB in both directions, with the CPU time that both ends took together.
 //!
-//! `cargo run --release -p pgmesh-transport --example loopback -- [mebibytes] [streams] [key=value …]`, where the keys
-//! are `initial`, `mtu`, `stream`, `connection`, `send` (KiB), `gso` (0 or 1) and `socket` (KiB).
+//! `cargo run --release -p pgmesh-transport --example loopback -- [mebibytes] [streams] [key=value …]`; the keys are
+//! `initial`, `mtu`, `stream`, `connection`, `send` (KiB), `gso` (0 or 1) and `socket` (KiB).
 
 use std::{
     env, fs, process,

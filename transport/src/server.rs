@@ -72,7 +72,7 @@ pub enum EstablishError {
     Version {
         /// The client.
         remote: SocketAddr,
-        /// Its protocol.
+        /// The protocol that was negotiated.
         offered: String,
     },
     /// The client came as a member and showed no certificate.

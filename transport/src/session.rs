@@ -37,18 +37,18 @@ impl Peer {
         self.member().is_some_and(|member| member.role.may_use(stanza))
     }
 
-    /// Whether it is another node.
+    /// Whether the peer is another node.
     pub fn is_node(&self) -> bool {
         self.member().is_some_and(|member| member.role == Role::Node)
     }
 
-    /// Whether it is an administrator.
+    /// Whether the peer is an administrator.
     pub fn is_admin(&self) -> bool {
         self.member().is_some_and(|member| member.role == Role::Admin)
     }
 }
 
-/// An established connection. Dropping it closes it once its streams are dropped, too.
+/// An established connection. It closes when the session and its streams are dropped.
 #[derive(Debug)]
 pub struct Session {
     connection: quinn::Connection,

@@ -52,13 +52,13 @@ pub enum StreamError {
     /// The other side stopped reading.
     #[error("the other end stopped reading (code {})", code.0)]
     Stopped {
-        /// Its reason.
+        /// The other side's reason.
         code: StreamCode,
     },
     /// The other side gave up sending.
     #[error("the other end gave up (code {})", code.0)]
     Reset {
-        /// Its reason.
+        /// The other side's reason.
         code: StreamCode,
     },
     /// The stream ended before a message or a body, or inside it.

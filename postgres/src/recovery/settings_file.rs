@@ -2,7 +2,7 @@
 
 use super::auto_conf::is_setting_name;
 
-/// A line that sets or includes something.
+/// A line with a setting or an include.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingLine {
     /// Its number, from 1.
@@ -13,8 +13,8 @@ pub struct SettingLine {
     pub value: String,
 }
 
-/// The lines of a configuration file that set or include something, in their order; of several for one setting the last
-/// counts. Lines that are no setting are passed over: PostgreSQL does not start with them.
+/// The lines of a configuration file with settings and includes, in order. If several lines set the same name, the last
+/// one counts. Malformed lines are passed over: PostgreSQL does not start with them.
 #[must_use]
 pub fn setting_lines(text: &str) -> Vec<SettingLine> {
     let numbered = text.split('\n').enumerate();

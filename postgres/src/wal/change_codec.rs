@@ -9,7 +9,7 @@ use super::codec::{Input, MapFormatError, put};
 use super::{ChangeMap, RelationFork};
 use crate::{Fork, SegmentSize};
 
-/// The bytes of the shortest reference to a block: so a segment can name no more blocks than it has of these.
+/// The bytes of the shortest reference to a block. It bounds the number of blocks that a segment can name.
 const SHORTEST_REFERENCE: u32 = 8;
 
 /// Appends a map.
@@ -25,7 +25,7 @@ pub(super) fn put_changes(bytes: &mut Vec<u8>, changes: &ChangeMap) {
         put(bytes, u64::from(fork.database));
         put(bytes, u64::from(fork.relation));
         put(bytes, u64::from(fork.fork.number()));
-        // One more than the limit, 0 for none.
+        // The limit plus one; 0 for no limit.
         put(bytes, changes.limit.map_or(0, |limit| u64::from(limit) + 1));
         put_blocks(bytes, &changes.blocks);
     }
@@ -52,7 +52,7 @@ pub(super) fn changes(input: &mut Input<'_>, size: SegmentSize) -> Result<Change
     Ok(map)
 }
 
-/// One fork, and only as a map keeps it: nothing that something else of the map covers.
+/// Reads one fork. Refuses blocks that another entry of the map covers, since no map keeps them.
 fn fork(
     input: &mut Input<'_>,
     databases: &BTreeSet<(u32, u32)>,
@@ -84,8 +84,8 @@ fn fork(
     Ok((fork, Changes { limit, blocks }))
 }
 
-/// Runs of blocks: the blocks between a run and the one before it, doubled, and one more when the run has more than one
-/// block; then how many more than two.
+/// Appends runs of blocks. A run is the number of blocks between it and the run before, doubled, plus one if the run
+/// has several blocks. A run of several blocks then has its length minus two.
 fn put_blocks(bytes: &mut Vec<u8>, blocks: &RoaringBitmap) {
     let runs: Vec<(u32, u32)> = runs(blocks).collect();
     put(bytes, runs.len() as u64);
@@ -129,7 +129,7 @@ fn blocks(input: &mut Input<'_>, allowed: &mut u64) -> Result<RoaringBitmap, Map
 
 /// The first block and the length of every run of consecutive blocks.
 fn runs(blocks: &RoaringBitmap) -> impl Iterator<Item = (u32, u32)> + '_ {
-    // Not block by block: a few bytes can stand for millions.
+    // Run by run, not block by block: a few bytes can stand for millions of blocks.
     let mut rest = blocks.iter();
     std::iter::from_fn(move || rest.next_range()).map(|run| (*run.start(), (run.end() - run.start()).saturating_add(1)))
 }

@@ -14,7 +14,7 @@ const SHORT: usize = 24;
 pub struct Block {
     pub fork: RelationFork,
     pub block: u32,
-    /// Whether to leave out the relation, which is the same as that of the block before.
+    /// Whether to leave out the relation, since it is the same as the block before's.
     pub same: bool,
     /// `bimg_info` and the bytes of a page image.
     pub image: Option<(u8, Vec<u8>)>,
@@ -32,7 +32,7 @@ fn magic(version: PgVersion) -> u16 {
     }
 }
 
-/// Whether an image with these bits has a hole length, told otherwise than by the code under test.
+/// Whether an image with these bits has a hole length: a second implementation, to check the first.
 fn has_hole_length(version: PgVersion, bits: u8) -> bool {
     let compressed = if version == PgVersion::V14 { 2 } else { 0x1C };
     bits & 1 == 1 && bits & compressed != 0
@@ -43,7 +43,7 @@ pub fn record(resource_manager: u8, info: u8, blocks: &[Block], data: &[u8]) -> 
     record_of(PgVersion::V15, resource_manager, info, blocks, data)
 }
 
-/// A record, with 0 as the position of the one before.
+/// A record with 0 as the position of the record before.
 pub fn record_of(version: PgVersion, resource_manager: u8, info: u8, blocks: &[Block], data: &[u8]) -> Vec<u8> {
     let (mut headers, mut bodies) = (Vec::<u8>::new(), Vec::<u8>::new());
     for (id, block) in blocks.iter().enumerate() {
@@ -89,7 +89,7 @@ pub fn record_of(version: PgVersion, resource_manager: u8, info: u8, blocks: &[B
     record
 }
 
-/// Sets where the record before is, and the checksum.
+/// Sets the position of the record before, and the checksum.
 fn seal(record: &mut [u8], previous: Lsn) {
     record[8..16].copy_from_slice(&previous.0.to_le_bytes());
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&record[24..]), &record[..20]);
@@ -140,8 +140,8 @@ impl Writer {
         self.lay_out(&record, usize::MAX);
     }
 
-    /// Begins a record and breaks off at the end of its page, as a server that is killed. Does nothing when it would
-    /// fit.
+    /// Begins a record and stops at the end of its page, as a killed server does. Does nothing if the whole record fits
+    /// on the page.
     pub fn break_off(&mut self, record: &[u8]) {
         let room = PAGE - self.bytes.len() % PAGE;
         if room < PAGE && record.len() > room {

@@ -16,7 +16,7 @@ use crate::workload;
 
 #[test]
 fn maps_miss_no_changed_block_and_agree_with_pg_waldump() {
-    // Nothing of one version's depends on another's: two at once keep two cores busy.
+    // The versions do not depend on each other: two at once keep two cores busy.
     for pair in majors().chunks(2) {
         thread::scope(|scope| {
             for major in pair {
@@ -104,7 +104,7 @@ impl Wal {
                 .add(&map)
                 .unwrap_or_else(|error| panic!("PostgreSQL {version}: {error}"));
         }
-        // The last one was not archived: it is read up to where it must be.
+        // The last segment was not archived: it is read up to the end of the range.
         if let Some(last) = joiner.wanted() {
             let mut mapper = SegmentMapper::new(last, size, version).up_to(to);
             mapper.feed(&self.segment(last));

@@ -141,7 +141,7 @@ impl Cluster {
         self.run("pg_ctl", &arguments);
     }
 
-    /// Runs a program of PostgreSQL's as the user postgres; its output when it succeeds, a panic when not.
+    /// Runs a program of PostgreSQL's as the user postgres, and gives its output. Panics if it fails.
     pub fn run(&self, program: &str, arguments: &[impl AsRef<OsStr>]) -> String {
         let output = self.attempt(program, arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

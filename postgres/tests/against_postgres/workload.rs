@@ -12,7 +12,7 @@ pub const SETTINGS: &[&str] = &[
     "autovacuum=off",
 ];
 
-/// Does it all, a crash of the server included.
+/// Runs the whole workload, a crash of the server included.
 pub fn run(cluster: &mut Cluster, major: u32) {
     let folder = cluster.make_directory("space").display().to_string();
     cluster.sql(&[&format!("CREATE TABLESPACE space LOCATION '{folder}'")]);
@@ -90,7 +90,7 @@ const ENDS_OF_TRANSACTIONS: &[&str] = &[
     "DELETE FROM ends WHERE i > 100",
 ];
 
-/// Things that write records of other kinds.
+/// Statements that write records of other kinds.
 const OTHERS: &[&str] = &[
     "SELECT lo_from_bytea(0, decode(repeat(md5('x'), 5000), 'hex'))",
     "SELECT nextval(pg_get_serial_sequence('kept', 'i')) FROM generate_series(1, 100)",

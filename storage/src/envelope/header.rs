@@ -21,7 +21,7 @@ use crate::object::ObjectKind;
 
 pub(super) const HEADER_LENGTH: usize = 36;
 
-/// As PNG's: a byte that is no ASCII and a line feed show files that were treated as text.
+/// Made like PNG's: its non-ASCII byte and its line feed show whether a file was treated as text.
 const MAGIC: [u8; 8] = *b"\x89pgmesh\n";
 const VERSION: u8 = 1;
 

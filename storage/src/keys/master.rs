@@ -39,28 +39,28 @@ pub enum KeyError {
         repository: String,
         /// The key's epoch.
         epoch: u32,
-        /// Which wrapping.
+        /// The number of this wrapping of the epoch's keys.
         wrap: u32,
     },
-    /// The wrapped key is no such thing.
+    /// The wrapped key has an impossible field.
     #[error("the wrapped key is malformed: {what}")]
     Malformed {
         /// The fault.
         what: &'static str,
     },
-    /// Argon2id refused.
+    /// Argon2id refuses its parameters.
     #[error("deriving a key from the passphrase: {0}")]
     Derivation(argon2::Error),
-    /// No random bytes.
+    /// The operating system gives no random bytes.
     #[error(transparent)]
     Random(#[from] RandomError),
 }
 
-/// The two secrets of a repository's key epoch: everything else is derived from them.
+/// The two secrets of a repository's key epoch. All other keys are derived from them.
 pub(crate) struct MasterKeys {
-    /// Encryption and MAC keys of one epoch come from it.
+    /// The source of the epoch's encryption and MAC keys.
     pub(crate) master: Zeroizing<[u8; 32]>,
-    /// Object names come from it: the same in every epoch, or objects could not be found.
+    /// The source of object names. It is the same in every epoch, or objects could not be found.
     pub(crate) naming: Zeroizing<[u8; 32]>,
 }
 

@@ -6,8 +6,8 @@ use crate::digest::DigestSuite;
 
 /// A repository's master key and naming key of one epoch, encrypted under a passphrase.
 ///
-/// Safe to store anywhere: without the passphrase it tells nothing (invariant 9). It lies in the repository as an
-/// object of its own (invariant 8) and in the catalog. Byte fields are hexadecimal in JSON.
+/// Safe to store anywhere: without the passphrase, the keys cannot be read from it (invariant 9). It lies in the
+/// repository as an object of its own (invariant 8) and in the catalog. Byte fields are hexadecimal in JSON.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrappedKey {
     /// The format of this record: 1.
@@ -18,7 +18,7 @@ pub struct WrappedKey {
     pub suite: DigestSuite,
     /// The key epoch, from 1.
     pub epoch: u32,
-    /// Which wrapping of this epoch's keys it is, from 1: one more with each new passphrase.
+    /// The number of this wrapping of the epoch's keys, from 1: one more with each new passphrase.
     pub wrap: u32,
     /// How the passphrase becomes a key.
     pub derivation: KeyDerivation,

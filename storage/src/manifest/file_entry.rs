@@ -12,7 +12,7 @@ const MAX_PATH_LENGTH: usize = 4096;
 pub struct Extent {
     /// The chunk.
     pub digest: Digest,
-    /// Where the run begins in the chunk's plaintext, in bytes.
+    /// The start of the run in the chunk's plaintext, in bytes.
     pub offset: u32,
     /// The run's length, in bytes; not 0.
     pub length: u32,
@@ -23,7 +23,7 @@ pub struct Extent {
 pub struct BlockRange {
     /// The first block.
     pub first: u32,
-    /// How many blocks; not 0.
+    /// The number of blocks; not 0.
     pub count: u32,
 }
 
@@ -34,7 +34,7 @@ pub struct FileEntry {
     pub path: String,
     /// Its type: a file, a directory or a link; and its content.
     pub kind: EntryKind,
-    /// When it was last changed, in seconds since 1970.
+    /// The time of the last change, in seconds since 1970.
     pub modified: i64,
     /// The permission bits `0o777`: no set-user-id, no set-group-id, no sticky bit.
     pub mode: u32,
@@ -57,7 +57,7 @@ pub enum EntryKind {
         size: u64,
         /// The CRC-32C of the whole content, as PostgreSQL's `backup_manifest` has it.
         crc32c: u32,
-        /// Where the content lies.
+        /// The extents of the content, in order.
         extents: Vec<Extent>,
         /// The blocks whose page checksums did not fit.
         bad_pages: Vec<BlockRange>,
@@ -66,7 +66,7 @@ pub enum EntryKind {
     Directory,
     /// A symbolic link.
     Link {
-        /// Where it points.
+        /// The link's destination.
         destination: String,
     },
 }

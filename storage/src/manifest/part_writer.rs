@@ -4,7 +4,7 @@ use super::file_entry::{EntryKind, Extent, FileEntry, InvalidEntry};
 use super::fingerprints::Fingerprints;
 use crate::wire;
 
-/// A part is full when it has as many bytes.
+/// The length of a full part, in bytes.
 pub const PART_LENGTH: usize = 1 << 20;
 
 /// A file with more extents is written as several records, so that no part grows far beyond [`PART_LENGTH`].
@@ -13,7 +13,7 @@ pub(super) const EXTENTS_PER_RECORD: usize = 4096;
 /// A record of a part; a part is a list of records.
 #[derive(Serialize, Deserialize)]
 pub(super) enum PartRecord {
-    /// An entry; when `more` follows, with only the first of its extents.
+    /// An entry. If `more` is set, it has only the first of its extents, and the rest follow.
     Entry { entry: FileEntry, more: bool },
     /// The next extents of the entry before.
     Extents { extents: Vec<Extent>, more: bool },
@@ -35,10 +35,10 @@ impl PartWriter {
         Self::default()
     }
 
-    /// Takes the next entry. Gives the parts that became full: none mostly, several for a file of very many extents.
+    /// Takes the next entry. Gives the parts that became full: mostly none, several for a file of very many extents.
     ///
     /// # Errors
-    /// An entry that could not be restored; nothing is taken then.
+    /// The entry could not be restored; it is not taken then.
     pub fn push(&mut self, mut entry: FileEntry) -> Result<Vec<Vec<u8>>, InvalidEntry> {
         entry.check()?;
         let mut parts = Vec::new();
@@ -64,7 +64,7 @@ impl PartWriter {
         Ok(parts)
     }
 
-    /// Gives the last part, if there is anything in it.
+    /// Gives the last part, if it has any entry.
     #[must_use]
     pub fn finish(mut self) -> Option<Vec<u8>> {
         (self.count > 0).then(|| self.take())

@@ -62,9 +62,9 @@ pub struct ManifestRoot {
     /// The backup that this one was compared with.
     #[serde(default)]
     pub prior: Option<BackupLabel>,
-    /// When the backup began, in seconds since 1970.
+    /// The time when the backup began, in seconds since 1970.
     pub start_time: i64,
-    /// When the backup was complete, in seconds since 1970.
+    /// The time when the backup was complete, in seconds since 1970.
     pub stop_time: i64,
     /// The redo position of the backup's checkpoint: recovery begins there.
     pub start_lsn: Lsn,
@@ -117,7 +117,7 @@ pub struct ManifestRoot {
     pub from_standby: bool,
     /// The backup's sizes.
     pub sizes: BackupSizes,
-    /// How many files there are.
+    /// The number of files.
     pub file_count: u64,
     /// The content of `backup_label`.
     pub backup_label: String,
@@ -137,7 +137,7 @@ pub struct PartRef {
     pub length: u64,
 }
 
-/// How much a backup is, in bytes.
+/// The sizes of a backup, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSizes {
     /// The sum of all files' sizes: the bytes that a restore writes.

@@ -16,7 +16,7 @@ impl fmt::Display for DbId {
     }
 }
 
-/// Which cluster's archive: PostgreSQL's version and the cluster's number, as text `15-1`.
+/// A cluster's archive: PostgreSQL's version and the cluster's number, as text `15-1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArchiveId {
     /// The cluster's number in its stanza.

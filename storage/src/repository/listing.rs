@@ -27,7 +27,7 @@ pub struct Listed {
     pub path: String,
     /// Its length in the repository, in bytes.
     pub length: u64,
-    /// When it was written, by the store's clock.
+    /// The time of its writing, by the store's clock.
     pub written: SystemTime,
 }
 
@@ -67,7 +67,7 @@ impl Repository {
     /// whether more names follow. If `folder` is the path of an object itself, its name is `""`.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn list_names(
         &self,
         folder: &str,
@@ -109,7 +109,7 @@ impl Repository {
     /// All objects below a folder whose paths can be read, sorted. For folders of bounded size.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn list_sorted(&self, folder: &str) -> Result<Vec<(ObjectPath, u64)>, StoreError> {
         let mut found: Vec<_> = self
             .list(folder)
@@ -132,7 +132,7 @@ impl Repository {
     /// The objects of an archived file, of every content and generation: without a catalog, only the name is known.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn find_archived(
         &self,
         stanza: &StanzaName,

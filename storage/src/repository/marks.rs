@@ -48,7 +48,7 @@ impl Repository {
     /// Unix epoch, for people to read. `catalog` is the state of the catalog.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn write_mark(&self, mark: Mark, at: i64, catalog: Anchor) -> Result<(), StoreError> {
         let path = ObjectPath::Mark(mark).to_string();
         let text = MarkText {
@@ -68,7 +68,7 @@ impl Repository {
     /// Whether a mark exists.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn has_mark(&self, mark: Mark) -> Result<bool, StoreError> {
         let path = ObjectPath::Mark(mark).to_string();
         match self.0.store.head(&location("looking for", &path)?).await {
@@ -81,7 +81,7 @@ impl Repository {
     /// A mark's content: its time, in seconds since the Unix epoch, and the state of the catalog then.
     ///
     /// # Errors
-    /// Not found, damaged, or as the store answers.
+    /// Not found, damaged, or the store's error.
     pub async fn read_mark(&self, mark: Mark) -> Result<(i64, Anchor), StoreError> {
         let path = ObjectPath::Mark(mark).to_string();
         let bytes = self.read_raw(&path).await?;
@@ -91,7 +91,7 @@ impl Repository {
     /// The repository's marks, the oldest first.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn marks(&self) -> Result<Vec<Mark>, StoreError> {
         let listed = self.list(MARK_PREFIX);
         let mut marks: Vec<Mark> = listed
@@ -110,7 +110,7 @@ impl Repository {
     /// Deletes a mark. A missing mark counts as deleted.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn delete_mark(&self, mark: Mark) -> Result<(), StoreError> {
         self.delete_path(&ObjectPath::Mark(mark).to_string()).await
     }

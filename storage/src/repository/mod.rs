@@ -167,7 +167,7 @@ impl Repository {
     /// name of a part of a file has no digest of that part: the payload has the digest of the bytes that were read.
     ///
     /// # Errors
-    /// Not found, damaged, or as the store answers.
+    /// Not found, damaged, or the store's error.
     pub async fn get(&self, name: &ObjectName, generation: Generation) -> Result<Payload, StoreError> {
         if name.part().is_some() {
             return self.get_checked(name, generation).await.map(|checked| checked.payload);
@@ -188,7 +188,7 @@ impl Repository {
     /// Reads an object and checks tag, length and digest (invariant 6).
     ///
     /// # Errors
-    /// Not found, damaged, or as the store answers.
+    /// Not found, damaged, or the store's error.
     pub async fn get_checked(&self, name: &ObjectName, generation: Generation) -> Result<Checked, StoreError> {
         let path = self.path_of(name, generation).to_string();
         check_single(&path, name)?;
@@ -275,7 +275,7 @@ impl Repository {
     /// The stored bytes of an object, unchecked.
     ///
     /// # Errors
-    /// Not found, or as the store answers.
+    /// Not found, or the store's error.
     pub async fn read_raw(&self, path: &str) -> Result<Bytes, StoreError> {
         let longest = ObjectPath::parse(path).map_or(max_object_length(ObjectKind::Segment), |place| longest(&place));
         read(&*self.0.store, path, longest).await
@@ -291,7 +291,7 @@ impl Repository {
     /// Deletes the object at a path. A missing object counts as deleted.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn delete_path(&self, path: &str) -> Result<(), StoreError> {
         match self.0.store.delete(&location("deleting", path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),

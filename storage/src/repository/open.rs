@@ -107,7 +107,7 @@ impl Repository {
     /// The checked text of `pgmesh.repo`, of any repository in a store. No passphrase is needed: it holds no secret.
     ///
     /// # Errors
-    /// Not found, damaged, of another format, or as the store answers.
+    /// Not found, damaged, of another format, or the store's error.
     pub async fn read_identity(store: Arc<dyn ObjectStore>) -> Result<Bytes, StoreError> {
         let text = read(&*store, IDENTITY_PATH, longest(&ObjectPath::Identity)).await?;
         decode_identity(IDENTITY_PATH, &text)?;

@@ -116,7 +116,7 @@ impl PartsReader {
     /// The next part; `None` after the last.
     ///
     /// # Errors
-    /// It is missing, damaged, or as the store answers.
+    /// It is missing, damaged, or the store's error.
     pub async fn next(&mut self) -> Result<Option<Checked>, StoreError> {
         let Some(part) = FilePart::new(self.read.saturating_add(1), self.of) else {
             return Ok(None);

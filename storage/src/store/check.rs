@@ -18,7 +18,7 @@ const WRITERS: usize = 8;
 /// Objects listed: more than one page of any server is the conformance suite's, not a user's.
 const LISTED: usize = 12;
 
-/// How much is tried.
+/// The size of the check.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckSize {
     /// The length of the longest object, in bytes.
@@ -46,11 +46,11 @@ pub struct CheckStep {
 /// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// As it must be.
+    /// The step succeeded.
     Good,
-    /// Not as it should be, but pgmesh can work with it.
+    /// The step showed a weakness that pgmesh can work with.
     Note(String),
-    /// No repository can be held here.
+    /// The step failed: no repository can be held here.
     Bad(String),
 }
 
@@ -73,7 +73,7 @@ pub async fn check_store(
     let name = check_folder(token);
     let is_directory = settings.kind()? == StoreKind::Posix;
     let folder = match (is_directory, settings.path_in_bucket()) {
-        // In the file system that the repository would fill, but never in its tree.
+        // In the file system that the repository would fill, but never in the repository's tree.
         (true, _) => format!("{}.{name}", settings.path().trim_end_matches('/')),
         (false, "") => name,
         (false, path) => format!("{path}/{name}"),

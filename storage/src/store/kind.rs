@@ -6,7 +6,7 @@ use thiserror::Error;
 /// The type of a repository's storage (`repoN-type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StoreKind {
-    /// A directory, which one node reaches.
+    /// A directory, which only one node reaches.
     Posix,
     /// A bucket of S3 or of a server that speaks its protocol.
     S3,
@@ -22,16 +22,16 @@ pub enum StoreKind {
 pub struct ParseStoreKindError(String);
 
 impl StoreKind {
-    /// All of them.
+    /// All types.
     pub const ALL: [Self; 4] = [Self::Posix, Self::S3, Self::Azure, Self::Gcs];
 
-    /// Whether every node that has the credentials reaches it, as opposed to one node that hosts it.
+    /// Whether every node with the credentials reaches it, as opposed to one node that hosts it.
     #[must_use]
     pub fn is_shared(self) -> bool {
         self != Self::Posix
     }
 
-    /// As options say it.
+    /// The type as the option names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

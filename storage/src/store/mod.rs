@@ -1,4 +1,4 @@
-//! Where a repository lies: a directory of this machine, or a bucket that every node with its credentials reaches.
+//! The storage of a repository: a directory of this machine, or a bucket that every node with its credentials reaches.
 
 mod check;
 mod cloud;
@@ -84,7 +84,7 @@ impl Store {
     /// Before this call, conditions are used but not relied upon.
     ///
     /// # Errors
-    /// As the store answers: it may not be writable.
+    /// The store's error: it may not be writable.
     pub async fn learn_conditions(&self) -> Result<Conditions, StoreError> {
         match &self.cloud {
             None => Ok(Conditions::Heeded),
@@ -107,7 +107,7 @@ impl Store {
     /// Removes the unfinished files of killed processes. Gives the number of files.
     ///
     /// # Errors
-    /// As the store answers.
+    /// The store's error.
     pub async fn remove_leftovers(&self) -> Result<u64, StoreError> {
         let Some(posix) = self.posix.clone() else {
             return Ok(0);

@@ -36,7 +36,7 @@ pub fn pack(plain: &[u8]) -> Payload {
     Payload::pack(SUITE, Codec::Zst, None, plain).unwrap()
 }
 
-/// A payload and the name of the chunk that it is.
+/// A payload, and the name of the chunk with this content.
 pub fn chunk(plain: &[u8]) -> (ObjectName, Payload) {
     let payload = pack(plain);
     (ObjectName::Chunk(payload.digest), payload)
@@ -104,7 +104,7 @@ impl Drop for Tmpfs {
     }
 }
 
-/// A number that the environment may set, to do more than usual.
+/// A number that the environment may set, to test more than usual.
 pub fn number_from_environment(name: &str, usual: u32) -> u32 {
     let set = std::env::var(name).ok();
     set.map_or(usual, |text| {

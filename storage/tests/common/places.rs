@@ -55,7 +55,7 @@ impl Place {
         Self::of(Server::Gcs(GcsServer::start(BUCKET)))
     }
 
-    /// Where `make test-all` has installed it.
+    /// Garage, if `make test-all` has installed it.
     pub fn garage() -> Option<Self> {
         GarageServer::is_installed().then(|| Self::of(Server::Garage(GarageServer::start(BUCKET))))
     }
@@ -99,7 +99,7 @@ impl Place {
         }
     }
 
-    /// How a repository at a path in it is reached.
+    /// The settings of a repository at a path in it.
     pub fn settings(&self, path: &str) -> StoreSettings {
         match &self.server {
             Server::Directory(folder) => {
@@ -132,7 +132,7 @@ pub fn settings(bucket: &Bucket) -> StoreSettings {
     }
 }
 
-/// All steps of `repo-check` are good, but for those named, which have something to say.
+/// Asserts that all steps of `repo-check` are good, except the named ones, which give a note.
 pub async fn check(settings: &StoreSettings, notes: &[&str]) {
     let steps = check_store(settings, CheckSize::default(), |_| {}).await.unwrap();
     for step in &steps {

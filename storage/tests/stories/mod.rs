@@ -260,14 +260,14 @@ async fn a_long_file_lies_in_parts(repository: Repository) {
         sum += repository.put(part, Generation::FIRST, payload).await.unwrap().bytes;
         let again = repository.put(part, Generation::FIRST, payload).await.unwrap();
         assert!(again.already);
-        // The payload names the digest of the part, which its name does not.
+        // The payload has the digest of the part, which is not in the part's name.
         assert_eq!(repository.get(part, Generation::FIRST).await.unwrap(), *payload);
         let (_, found) = repository.get_any_generation(part).await.unwrap();
         assert_eq!(found.payload, *payload);
         let path = repository.path_of(part, Generation::FIRST).to_string();
         assert_eq!(repository.content_at(&path).await.unwrap().payload, *payload);
         repository.verify_path(&path).await.unwrap();
-        // A part alone does not tell whose it is.
+        // A part alone does not tell its file's digest.
         let found = repository.get_by_path(&path).await;
         assert!(matches!(found, Err(StoreError::Damaged { .. })), "{found:?}");
     }
@@ -305,7 +305,7 @@ async fn a_long_file_lies_in_parts(repository: Repository) {
         matches!(stopped.finish(), Err(StoreError::Damaged { .. })),
         "not read to its end"
     );
-    // A deletion that was cut is repeated.
+    // An interrupted deletion is repeated.
     repository.delete(&parts[1].0, Generation::FIRST).await.unwrap();
     let gone = |error| matches!(error, StoreError::NotFound { .. });
     assert!(gone(
@@ -314,7 +314,7 @@ async fn a_long_file_lies_in_parts(repository: Repository) {
     assert!(gone(repository.read_parts(path, 3).check().await.unwrap_err()));
     repository.delete(&name, Generation::FIRST).await.unwrap();
     assert!(repository.list_sorted(prefix::STANZAS).await.unwrap().is_empty());
-    // Good parts that are another file together.
+    // Good parts that are together another file.
     for (part, payload) in [(0, 1), (1, 0), (2, 2)] {
         let put = repository
             .put(&parts[part].0, Generation::FIRST, &parts[payload].1)

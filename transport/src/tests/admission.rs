@@ -71,7 +71,7 @@ async fn who_comes_to_join_is_nobody_yet() {
     assert_eq!(*session.peer(), Peer::Joining);
     assert!(!session.peer().may_use(&"main".parse().unwrap()));
     assert!(!session.peer().is_admin());
-    // Showing an administrator's certificate does not make it more.
+    // An administrator's certificate gives a joining client no more rights.
     let admin = mesh.identity(&Role::Admin, "root");
     let _connection = raw_connect(&address, &format!("pgmesh-join/{WIRE_VERSION}"), Some(&admin), &mesh.ca)
         .await
@@ -118,7 +118,7 @@ async fn a_members_certificate_does_not_make_a_node() {
         let identity = mesh.identity(&role, "thief");
         let bound = Server::bind("127.0.0.1:0".parse().unwrap(), &identity);
         assert!(matches!(bound, Err(BindError::NotANode { .. })));
-        // With a program of its own it listens anyway.
+        // A modified program can listen with this certificate all the same.
         for (alpn, joining) in [
             (&format!("pgmesh/{WIRE_VERSION}"), false),
             (&format!("pgmesh-join/{WIRE_VERSION}"), true),
@@ -212,7 +212,7 @@ async fn expired_certificates_are_refused_by_both_sides() {
     let late = Client::new(&mesh.expired(&Role::Admin)).unwrap();
     let error = late.connect(&address).await.unwrap_err();
     assert!(matches!(error, ConnectError::Expired { .. }), "{error}");
-    // A client whose clock is slow does not know.
+    // A client whose clock is slow does not know that its certificate has expired.
     let error = late.dial(&address).await.unwrap_err();
     assert!(
         matches!(&error, ConnectError::Rejected { reason, .. } if reason.contains("expired")),

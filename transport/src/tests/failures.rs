@@ -201,7 +201,7 @@ async fn the_connection_ends_with_its_last_handle() {
     let stream = outstanding_request(&connection.clone()).await;
     drop(connection);
     let (session, mut served) = serving.await.unwrap();
-    // The stream still keeps it.
+    // The open stream still keeps the connection.
     served.send(&2_u8).await.unwrap();
     let (_, mut answers) = stream.split();
     assert_eq!(answers.recv::<u8>(8).await.unwrap(), 2);

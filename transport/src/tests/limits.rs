@@ -12,7 +12,7 @@ use crate::{
     tuning::{HANDSHAKE_LIMIT, MAX_HANDSHAKES, MAX_STREAMS, UNAUTHENTICATED_WINDOW},
 };
 
-/// Long enough for everything that can happen over loopback to have happened.
+/// Long enough for all packets over loopback to have arrived.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn a_client_cannot_open_streams_before_it_is_known() {
 async fn a_handshake_that_stops_half_way_ends_and_delays_nobody() {
     let mesh = Mesh::new();
     let (address, mut arrivals) = listen(&mesh.node());
-    // The client's first flight passes, nothing after it.
+    // The client's first flight passes, and no later packet.
     let wire = Wire::one_datagram_to(&address).await;
     let dialler = mesh.dialler();
     let slow = tokio::spawn(async move { dialler.connect(&wire.address).await.map(|_| ()) });
@@ -100,7 +100,7 @@ async fn a_crowd_has_to_prove_its_address_and_then_to_wait() {
     let mesh = Mesh::new();
     let server = Server::bind("127.0.0.1:0".parse().unwrap(), &mesh.node()).unwrap();
     let address = server.local_address().unwrap().to_string();
-    // On a busy machine some come too late: they come again.
+    // On a busy machine some clients come too late, and try again.
     let mut crowd = JoinSet::new();
     for _ in 0..MAX_HANDSHAKES {
         let (address, dialler) = (address.clone(), mesh.dialler());
@@ -118,7 +118,7 @@ async fn a_crowd_has_to_prove_its_address_and_then_to_wait() {
         knocking.push(incoming);
     }
     crowd.shutdown().await;
-    // All places are taken: the next is told at once.
+    // All places are taken: the next client is told at once.
     let latecomer = mesh.dialler();
     tokio::select! {
         result = latecomer.connect(&address) => {
@@ -126,7 +126,7 @@ async fn a_crowd_has_to_prove_its_address_and_then_to_wait() {
         }
         _ = server.accept() => panic!("one more than allowed"),
     }
-    // A place that is given back is a place.
+    // A place that was given back can be taken again.
     knocking.pop();
     let (result, incoming) = tokio::join!(latecomer.connect(&address), async {
         server.accept().await.unwrap().establish().await

@@ -61,7 +61,7 @@ async fn a_slow_receiver_holds_the_sender_back() {
         (window..2 * window).contains(&sent),
         "{sent} bytes sent, the window is {window}"
     );
-    // A send that was cancelled half-way leaves a stream that cannot be used, but read up to there.
+    // A stream whose send was cancelled half-way cannot be used, but its receiver can read the bytes before.
     assert!(matches!(
         client.send("x").await,
         Err(StreamError::Misused("a cancelled send"))

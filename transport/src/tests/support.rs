@@ -144,8 +144,8 @@ pub(super) fn raw_listen(alpn: &str, key_of: &Identity, chain: Vec<CertificateDe
     socket::server_endpoint("127.0.0.1:0".parse().unwrap(), key_of, config, &Tuning::default()).unwrap()
 }
 
-/// Passes datagrams between one client and a server until it is cut; cut, it looks like a network that lost its way:
-/// the port is open, nothing comes.
+/// Passes datagrams between one client and a server until it is cut. A cut wire looks like a broken network: the port
+/// is open, but no datagram comes.
 pub(super) struct Wire {
     pub(super) address: String,
     cut: Arc<AtomicBool>,

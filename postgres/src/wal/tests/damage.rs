@@ -1,4 +1,4 @@
-//! WAL and maps that are not as they should be.
+//! Damaged WAL and damaged maps.
 
 use proptest::prelude::*;
 

@@ -86,14 +86,14 @@ fn a_record_over_four_segments_is_joined() {
     (1..4).for_each(|number| expected.add_block(fork(number), number));
     assert_eq!(joined(&segments, VERSION, from, to), Ok(expected.clone()));
 
-    // From a segment on that has nothing but a part of it, and from the one where it ends.
+    // A range from a segment that has only a part of the record, and a range from the segment in which it ends.
     let mut last = ChangeMap::default();
     last.add_block(fork(3), 3);
     for first in [1, 3] {
         let start = segments[first].0.start(Writer::size());
         assert_eq!(joined(&segments, VERSION, start, to), Ok(last.clone()));
     }
-    // Its map is small though it is long.
+    // The record is long, but its map is small.
     for (name, bytes) in &segments {
         let length = SegmentMap::of(*name, Writer::size(), VERSION, bytes).encode().len();
         assert!(length < 70_000, "{length}");
@@ -233,7 +233,7 @@ fn a_segment_that_is_being_written_is_read_up_to_a_record() {
         mapper.feed(&bytes[..given]);
         assert_eq!(mapper.finish().changes(), Ok(&expected));
     }
-    // Not as far as it must be.
+    // The bytes end before `to`.
     let mut mapper = SegmentMapper::new(name, Writer::size(), VERSION).up_to(to);
     mapper.feed(&bytes[..end - 8192]);
     assert!(mapper.finish().changes().is_err());

@@ -37,7 +37,7 @@ fn joined(segments: &[(SegmentName, Vec<u8>)], version: PgVersion, from: Lsn, to
     joiner.finish()
 }
 
-/// The map of all that a writer wrote.
+/// The map of all records of a writer.
 fn map_of(writer: Writer, version: PgVersion) -> Result<ChangeMap, NoMap> {
     let (from, to) = (writer.start(), writer.position());
     joined(&writer.segments(), version, from, to)

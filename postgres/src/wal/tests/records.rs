@@ -24,7 +24,7 @@ fn unknown_ways_to_change_files_leave_no_map() {
     for version in PgVersion::ALL {
         for manager in [0, 3, 5, 10, 128, 255] {
             assert!(refused(version, manager, 0x21, &[0; 40]).contains("unknown way"));
-            // Without the flag the blocks tell all.
+            // Without the flag, the blocks are all changes.
             assert_eq!(one(version, manager, 0x20, &[0; 40]), Ok(ChangeMap::default()));
         }
         // An end of a transaction without relations has no reason for the flag, and a prepared one neither.
@@ -103,6 +103,6 @@ fn a_truncated_relation_is_read_from_there_on() {
         Candidates::Blocks((70..131_072).collect())
     );
     assert_eq!(map.candidates("base/5/16384.1"), Candidates::All);
-    // The other forks alone.
+    // A truncation of the other forks alone.
     assert_eq!(one(PgVersion::V16, 2, 0x21, &data(6)), Ok(ChangeMap::default()));
 }

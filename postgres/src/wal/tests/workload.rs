@@ -6,7 +6,7 @@ use super::super::writer::{Block, Writer, record_of};
 use super::super::{ChangeMap, RelationFork};
 use crate::{Fork, PgVersion};
 
-/// Something that is written.
+/// A step of the workload.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// A record of a resource manager that changes blocks, with so many bytes of its own.

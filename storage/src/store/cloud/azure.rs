@@ -37,7 +37,7 @@ pub fn build(parts: Parts<'_>) -> Result<(MicrosoftAzure, Deleting), StoreError>
     } = parts;
     let container = required(settings, "azure-container")?;
     let account = required_secret(secrets, "azure-account")?;
-    // With the account in the path, as local servers want it, or in front of the host.
+    // Local servers want the account in the path; Azure wants it in front of the host.
     let url = if path_style(settings, "azure-uri-style") {
         format!("{}/{account}", options.endpoint)
     } else {
@@ -72,8 +72,8 @@ pub fn build(parts: Parts<'_>) -> Result<(MicrosoftAzure, Deleting), StoreError>
     Ok((store, deleting))
 }
 
-/// Deletes one blob by a request of its own. `object_store` packs deletions into batches, which not every signature
-/// allows and whose answers hide why one blob was not deleted.
+/// Deletes one blob by a request of its own. `object_store` packs deletions into batches: some signatures do not allow
+/// them, and their answers hide why one blob was not deleted.
 #[derive(Clone, Debug)]
 pub struct Deleting {
     service: Service,
@@ -84,7 +84,7 @@ pub struct Deleting {
 }
 
 impl Deleting {
-    /// A blob that is not there counts as deleted.
+    /// Deletes a blob. A missing blob counts as deleted.
     pub async fn delete(&self, location: &Location) -> object_store::Result<()> {
         let failed = |error| Error::Generic {
             store: "azure",
@@ -117,7 +117,7 @@ fn with_credentials(
     Ok(match settings.get("azure-key-type").unwrap_or("shared") {
         "shared" => builder.with_access_key(required_secret(secrets, "azure-key")?),
         "sas" => {
-            // As copied from the portal, with or without its question mark.
+            // The token as it is copied from the portal, with or without its question mark.
             let token = required_secret(secrets, "azure-key")?.trim_start_matches('?');
             builder.with_config(AzureConfigKey::SasKey, token)
         }
@@ -146,7 +146,7 @@ fn with_credentials(
     })
 }
 
-/// Adds a checksum that the server compares, and object lock; signs both where a key signs.
+/// Adds object lock and a checksum that the server compares. If the credentials are a key, both are signed.
 #[derive(Debug)]
 struct Guarding {
     lock: Option<Lock>,

@@ -123,7 +123,7 @@ impl CloudStore {
     /// the condition that it does not exist. So nothing changes, even on a server that ignores the condition.
     ///
     /// # Errors
-    /// There is no `pgmesh.repo`, or as the store answers.
+    /// There is no `pgmesh.repo`, or the store's error.
     pub async fn learn(&self) -> Result<Conditions, StoreError> {
         let path = Location::from(IDENTITY_PATH);
         let failed = |action| move |error| StoreError::from_store(action, IDENTITY_PATH, error);

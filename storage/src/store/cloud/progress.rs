@@ -1,4 +1,4 @@
-//! Whether a request gets anywhere: a slow one may take long, a silent one may not.
+//! Notices whether a request makes progress: a slow request may take long, a silent one is given up.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use object_store::client::{HttpError, HttpRequestBody};
 
-/// Bytes handed to the connection at once: small enough that a slow one shows progress.
+/// Bytes handed to the connection at once: few enough that a slow connection shows progress.
 const PIECE: usize = 64 << 10;
 
-/// How often it is looked in the time that nothing may move.
+/// The number of looks at the progress within the time-out.
 const LOOKS: u32 = 5;
 
 /// Counts the steps of one exchange. Cheap to clone.
@@ -21,12 +21,12 @@ const LOOKS: u32 = 5;
 pub struct Progress(Arc<AtomicU64>);
 
 impl Progress {
-    /// A step was made.
+    /// Notes a step.
     pub fn made(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Comes when no step is made for so long.
+    /// Returns when no step was made for `limit`.
     pub async fn stalled(&self, limit: Duration) {
         let (mut before, mut quiet) = (self.0.load(Ordering::Relaxed), 0);
         while quiet < LOOKS {
