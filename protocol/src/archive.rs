@@ -61,7 +61,7 @@ pub struct GetSegment {
     pub file: String,
     /// The database of the stanza; the newest where the client does not know it.
     pub system_id: Option<SystemId>,
-    /// Repositories whose copy the asker has found to be damaged.
+    /// Repositories whose copy the client has found to be damaged.
     pub avoid: Vec<u16>,
     /// Repositories whose parts together were not the file. The node looks at them first.
     pub doubted: Vec<u16>,

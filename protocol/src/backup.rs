@@ -30,7 +30,8 @@ pub struct BeginBackup {
 /// An open backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupBegun {
-    /// The session. It ends with the commit, when the client ends it, or after `session-timeout` without progress.
+    /// The session. It ends with the commit, when the client ends it or leaves, or after `session-timeout` without
+    /// progress.
     pub session: u64,
     /// How digests are made.
     pub suite: DigestSuite,
@@ -60,7 +61,7 @@ pub struct BeginRestore {
 /// An open restore.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RestoreBegun {
-    /// The session. It ends when the client ends it, or after `session-timeout` without progress.
+    /// The session. It ends when the client ends it or leaves, or after `session-timeout` without progress.
     pub session: u64,
     /// The session's secret, as in [`BackupBegun`].
     pub resume_key: [u8; 16],
@@ -123,7 +124,7 @@ pub enum CommittedBackup {
     Committed {
         /// Repositories that have all of it.
         durable: Vec<u16>,
-        /// Repositories that still owe something.
+        /// Repositories that still owe a part of it.
         owed: Vec<u16>,
     },
     /// These chunks are not there (any more): send them again, then commit again.
@@ -146,7 +147,7 @@ pub struct GetChunk {
     pub stanza: StanzaName,
     /// The chunk.
     pub digest: Digest,
-    /// Repositories whose copy the asker has found to be damaged.
+    /// Repositories whose copy the client has found to be damaged.
     pub avoid: Vec<u16>,
 }
 
@@ -159,7 +160,7 @@ pub struct GetPieces {
     pub digest: Digest,
     /// Offset and length of each, at most [`crate::PIECES_LIMIT`].
     pub ranges: Vec<(u32, u32)>,
-    /// Repositories that are not to be read.
+    /// Repositories that the node must not read.
     pub avoid: Vec<u16>,
 }
 

@@ -63,8 +63,8 @@ pub trait EachCall {
     fn call<C: Call>(&mut self);
 }
 
-/// Declares [`Request`] and implements [`Call`] for each row of the table:
-/// `number variant(type) -> reply, longest message, name;`, and constants where they differ from the usual ones.
+/// Declares [`Request`] and implements [`Call`] for each row of the table: `number variant(type) -> reply, longest
+/// message, name;`, and constants where they differ from the usual ones.
 macro_rules! calls {
     ($($(#[$doc:meta])* $number:literal $variant:ident($call:ty) -> $reply:ty, $max:expr, $name:literal
         $(, reply at most $reply_max:expr)? $(, body at most $body_max:expr)?;)*) => {
@@ -249,7 +249,7 @@ calls! {
 
     /// Between nodes: a message of the Raft group. The reply is one, too; both are encoded by the group's own types.
     64 Raft(Consensus) -> Consensus, CONSENSUS_LIMIT, "consensus", reply at most CONSENSUS_LIMIT;
-    /// Between nodes: the asker has started, with these addresses and this program.
+    /// Between nodes: the asking node has started, with these addresses and this program.
     65 Announce(Announce) -> (), SHORT, "announcement";
     /// Between nodes: the mesh's certificate authority, key included.
     66 Authority(GetAuthority) -> AuthorityKey, SMALL, "authority";
@@ -265,7 +265,8 @@ calls! {
     70 DeleteObject(DeleteObject) -> Result<(), RemoteError>, SHORT, "object delete";
     /// Between nodes, to the leader: deletes all garbage now.
     71 CollectGarbage(CollectGarbage) -> Collected, SMALL, "garbage collection";
-    /// Between nodes: the asker's disk lacks entries that it has acknowledged; the reply is another number for it.
+    /// Between nodes: the asking node's disk lacks entries that it has acknowledged; the reply is another number for
+    /// it.
     72 BeginAnew(BeginAnew) -> NewNumber, TEXTS, "new beginning";
     /// Between nodes: is this node a member of the mesh?
     73 Vouch(Vouch) -> Vouched, SHORT, "word for a node";

@@ -407,7 +407,7 @@ mod tests {
         clusters
     }
 
-    /// Timeline 2 left timeline 1 at 1,500, when that had archived all that it has.
+    /// Timeline 2 left timeline 1 at 1,500, after timeline 1 had archived its last segment.
     fn recovered_in_place() -> Clusters {
         clusters(&[(1, 0, 10), (2, 20, 30)], &[(2, 1, 1_500)])
     }

@@ -64,7 +64,7 @@ pub struct MeshInfo {
     pub stanzas: Vec<StanzaInfo>,
     /// Where this answer ended, if there is more.
     pub more: Option<InfoCursor>,
-    /// The node's clock, Unix seconds, to compare with the asker's.
+    /// The node's clock, Unix seconds, to compare with the client's.
     pub clock: i64,
     /// Why the report is only the node's last knowledge, where the node reached no majority of the mesh.
     pub stale: Option<String>,

@@ -66,7 +66,7 @@ pub struct PassedLine {
     pub by: BackupLabel,
 }
 
-/// All that is known of the timelines of one cluster.
+/// The timelines of one cluster, with their archive and their backups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Family {
     /// Which timeline descends from which.

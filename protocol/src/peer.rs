@@ -31,7 +31,7 @@ pub struct JoinedNode {
     pub members: Vec<KnownMember>,
 }
 
-/// Asks for a member's word for a node that the asker's catalog does not have.
+/// Asks a member whether a node that the asking node's catalog does not have is a member, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vouch {
     /// The name in the node's certificate.
@@ -71,7 +71,8 @@ pub struct Announce {
 pub struct StoreTarget {
     /// The repository.
     pub repo: RepoKey,
-    /// Its identity, as the asker's catalog has it: the asked node may have another one open.
+    /// The repository's UUID, as the asking node's catalog has it. The asked node refuses the request if it has another
+    /// repository open under that number.
     pub uuid: String,
     /// The first generation to try.
     pub generation: Generation,
@@ -113,7 +114,7 @@ pub struct StoredAt {
 pub struct ReadObject {
     /// The repository.
     pub repo: RepoKey,
-    /// Its identity, as the asker's catalog has it.
+    /// The repository's UUID, as the asking node's catalog has it.
     pub uuid: String,
     /// Its name at rest.
     pub object: ObjectName,
@@ -142,13 +143,13 @@ pub enum ObjectAnswer {
 pub struct DeleteObject {
     /// The repository.
     pub repo: RepoKey,
-    /// Its identity, as the asker's catalog has it.
+    /// The repository's UUID, as the asking node's catalog has it.
     pub uuid: String,
     /// Its name at rest.
     pub object: ObjectName,
     /// The generation of the writing to delete.
     pub generation: Generation,
-    /// The term in which the asker leads: only the leader deletes.
+    /// The term in which the asking node leads: only the leader deletes.
     pub term: u64,
 }
 
@@ -172,7 +173,7 @@ pub struct RemoteError {
     pub what: String,
 }
 
-/// The kinds of failure that the asker treats differently.
+/// The kinds of failure that the asking node treats differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RemoteErrorKind {
     /// The object is not there.

@@ -102,7 +102,7 @@ pub struct DeleteStanza {
 pub struct UpdateRepository {
     /// The repository.
     pub repo: RepoKey,
-    /// The definition in the asker's file, to be held against the node's.
+    /// The definition in the client's file, which the node compares with its own.
     pub definition: BTreeMap<String, String>,
 }
 
@@ -139,7 +139,7 @@ pub struct ChangeNode {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct GetStatus;
 
-/// Owes a repository all that the others have.
+/// Owes a repository all objects that the others have.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct SyncRepository {
     /// The repository.

@@ -14,7 +14,7 @@ pub struct VerifyRequest {
     pub part: Option<Vec<RepoKey>>,
 }
 
-/// Something that is wrong.
+/// A fault, or an object worth a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The kind of the finding.
@@ -39,7 +39,7 @@ pub enum FindingKind {
     Missing,
     /// A repository, or a part of it, that could not be read.
     Unreadable,
-    /// A committed backup that depends on something damaged or missing.
+    /// A committed backup that depends on damaged or missing objects.
     BackupDamaged,
     /// WAL that is missing although WAL behind it is known of, and that a backup needs to be recovered beyond it.
     WalGap,
@@ -92,7 +92,7 @@ pub enum VerifyEvent {
         /// Bytes read.
         bytes: u64,
     },
-    /// Something wrong.
+    /// A finding.
     Found(Finding),
     /// The end.
     Done(VerifySummary),

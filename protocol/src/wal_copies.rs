@@ -131,7 +131,7 @@ mod tests {
         let all = [".p003of003", ".p001of003", ".p002of003"];
         let whole = copy(path(file, 'a', ""), Some(3));
         assert_eq!(judged(of(&all, 'a')), Copies::One(vec![whole.clone()]));
-        // Neither the cut upload of another content nor that of another generation counts.
+        // The cut upload of another content does not count, nor does a cut upload of another generation.
         let mut more: Vec<_> = of(&all, 'a');
         more.extend::<Vec<_>>(of(&[".p001of003"], 'b'));
         more.extend::<Vec<_>>(of(&[".g1.p001of003", ".g1.p003of003"], 'a'));
