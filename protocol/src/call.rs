@@ -160,7 +160,7 @@ macro_rules! first_of {
 }
 
 calls! {
-    /// The mesh's identity, digests and nodes: the first request of every connection.
+    /// Asks for the mesh's identity, digests and nodes: a client's first request.
     1 Hello(Hello) -> MeshFacts, SMALL, "hello";
     /// Archives one WAL file; its payload follows as the body. If the file lies in parts, a [`PartsTurn`] comes first,
     /// then the parts follow, and then the reply.
@@ -183,7 +183,7 @@ calls! {
     10 KeepSession(KeepSession) -> (), SMALL, "session keep-alive";
     /// Gives a session up, and with it a backup's lock.
     11 EndSession(EndSession) -> (), SMALL, "session end";
-    /// Ends any session, also another client's. The reply names the kind of session and its holder.
+    /// Ends any session, also another client's. The reply names its kind, stanza and holder.
     12 TerminateSession(TerminateSession) -> String, SMALL, "session-end";
     /// Accepts that the end of the catalog is lost.
     13 AcceptLoss(AcceptLoss) -> (), SMALL, "catalog-accept-loss";

@@ -107,7 +107,7 @@ pub struct CatalogLost {
     pub position: u64,
     /// When it had applied them, Unix seconds.
     pub written: i64,
-    /// The lower number of commands that it was later found to have applied.
+    /// The number of commands that it was later found to have applied.
     pub found_at: u64,
     /// Another catalog of the mesh has taken its place, in this era.
     pub taken_over: Option<u32>,
@@ -141,7 +141,7 @@ pub struct RepositoryInfo {
     pub cipher: String,
     /// The node that hosts it; none for a shared one.
     pub host: Option<String>,
-    /// How it does.
+    /// Its health.
     pub health: HealthInfo,
     /// The replicas that it owes.
     pub debt: DebtInfo,
@@ -149,7 +149,7 @@ pub struct RepositoryInfo {
     pub kept: KeptInfo,
 }
 
-/// Whether a repository answers.
+/// The health of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HealthInfo {
     /// Requests succeed.

@@ -118,7 +118,7 @@ impl Family {
             .into_iter()
             .filter(|timeline| self.is_end(*timeline, size))
             .collect();
-        // A line of a history file alone belongs to a server that was promoted a moment ago. If its original goes on
+        // A line with a history file alone belongs to a server that was promoted a moment ago. If its original goes on
         // beside it, it is a copy that archived nothing else, and no line.
         let is_copy = |line: &Line| {
             let mut others = ends.iter();

@@ -272,7 +272,7 @@ impl Mesh {
         }
     }
 
-    /// A link for a request. If the backup has a session, the link has taken it up.
+    /// A link for a request. If this process has a backup session, the link has taken it up.
     async fn ready<C: Call>(&self) -> Result<Arc<Link>, Failed> {
         let link = self.link().await.map_err(|failure| Failed { failure, link: None })?;
         let session = self.needed_session();

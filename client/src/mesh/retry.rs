@@ -54,7 +54,7 @@ impl Retry {
         self.failures == 1 && self.limit >= LONG
     }
 
-    /// The request has come on since it failed: the next failure is the first of a new row.
+    /// The request has come on since it failed: the next failure is the first one again.
     pub fn progress(&mut self) {
         (self.failing_since, self.failures) = (None, 0);
     }

@@ -60,7 +60,7 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses a command while a server runs on its data directory, in any namespace or container of this host. Where that
+/// Refuses a command while a server runs on a data directory, in any namespace or container of this host. Where that
 /// cannot be known, a `postmaster.pid` counts: its process may be out of sight.
 ///
 /// # Errors

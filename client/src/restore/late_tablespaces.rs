@@ -90,7 +90,7 @@ pub fn check(tablespaces: &[LateTablespace], pgdata: &Path, force: bool) -> Resu
     Ok(())
 }
 
-/// Files where a segment of WAL makes a tablespace, and which are not the files of the cluster that replays it.
+/// Files at the place where a segment of WAL makes a tablespace. They are not of the cluster that replays the segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignFiles {
     created: CreatedTablespace,
