@@ -1,4 +1,5 @@
-//! Signs that a backup or a restore really works: what it tells its node while it has nothing else to ask for.
+//! Signs of work: by them the client tells its node, while it has nothing else to ask for, that a backup or a restore
+//! really works.
 //!
 //! A process whose connection lives may hang all the same, on a file system that has gone. Its session would keep the
 //! stanza locked and hold up all deletion.
@@ -7,18 +8,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What waits for longer has failed without saying so: PostgreSQL answers within `db-timeout`, and a data directory is
-/// walked within hours.
+/// A wait that takes longer has failed without saying so: PostgreSQL answers within `db-timeout`, and a data directory
+/// is walked within hours.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-/// What a process does under its session. Shared by all its workers.
+/// The work of a process under its session. All its workers share it.
 #[derive(Debug, Default)]
 pub struct Activity {
     done: AtomicU64,
     waiting: Mutex<Vec<Instant>>,
 }
 
-/// As long as it lives, the process waits for something that tells nothing of its progress.
+/// As long as it lives, the process waits for a call that shows no progress.
 #[derive(Debug)]
 pub struct Waiting {
     activity: Arc<Activity>,
@@ -26,12 +27,12 @@ pub struct Waiting {
 }
 
 impl Activity {
-    /// A piece of work is done.
+    /// Counts a piece of work.
     pub fn mark(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A wait begins.
+    /// Begins a wait.
     pub fn wait(self: &Arc<Self>) -> Waiting {
         let since = Instant::now();
         self.lock().push(since);
@@ -41,7 +42,7 @@ impl Activity {
         }
     }
 
-    /// Whether anything was done since the last call with this memory, or is rightly waited for.
+    /// Whether the process has worked since the last call with this `seen`, or waits, and not for too long.
     pub fn is_alive(&self, seen: &mut u64) -> bool {
         let done = self.done.load(Ordering::Relaxed);
         let moves = std::mem::replace(seen, done) != done;

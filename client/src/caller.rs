@@ -4,18 +4,18 @@ use crate::progress::{Bar, NoBar};
 use futures::future::{BoxFuture, FutureExt, pending};
 use pgmesh_protocol::Failure;
 
-/// How work ends that is stopped by something of this name (`SIGTERM`), as a user reads it. It may be asked several
-/// times: as the work goes on, there is more to say.
+/// The failure that a user reads when a signal of this name (`SIGTERM`) stops the work. May be called several times: as
+/// the work goes on, there is more to say.
 pub type Stopped = Box<dyn Fn(&str) -> Failure + Send>;
 
-/// What a backup and a restore ask of the program around them.
+/// The program around a backup or a restore, as these use it.
 pub trait Caller: Send + Sync {
     /// Work of `total` bytes begins; `what` is a word for the user (`backup`).
     fn bar(&self, what: &'static str, total: u64) -> Box<dyn Bar>;
 
-    /// From now on there is something to give up. The future ends when that is wanted, with what `stopped` says; the
-    /// work is dropped then. Emptying a large directory does not listen: a process that cannot wait for it may end all
-    /// the same, and what was restored by half does not start.
+    /// From now on there is work to give up. If the program wants that, the future ends with the failure that `stopped`
+    /// gives, and the work is dropped. The emptying of a large directory does not listen: a process that cannot wait
+    /// for it may end all the same, and a cluster that was restored by half does not start.
     ///
     /// # Errors
     /// The caller cannot listen: the work is not begun.

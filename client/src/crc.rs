@@ -1,4 +1,4 @@
-//! CRC-32C of what was put together, from those of its parts.
+//! The CRC-32C of joined content, from the CRCs of its parts.
 
 use std::sync::OnceLock;
 
@@ -7,7 +7,7 @@ const PAGE: usize = pgmesh_storage::FINGERPRINT_PAGE;
 /// Up to so many pages at once; from there on, working out the map of the whole length is faster.
 const MOST_PAGES: usize = 256;
 
-/// The CRC of what has `sum`, followed by `length` bytes that have `crc`.
+/// The CRC of content whose CRC is `sum`, followed by `length` bytes whose CRC is `crc`.
 pub fn append(sum: u32, crc: u32, length: u64) -> u32 {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     let pages = length / PAGE;
@@ -18,8 +18,8 @@ pub fn append(sum: u32, crc: u32, length: u64) -> u32 {
     (0..pages).fold(sum, |sum, _| shift.apply(sum)) ^ crc
 }
 
-/// What a page of any content does to the CRC of what comes before it: a linear map, byte by byte. `crc32c_combine`
-/// works it out anew each time, which takes longer than reading the page.
+/// The effect of a page, of any content, on the CRC of the content before it: a linear map, byte by byte.
+/// `crc32c_combine` works it out anew each time, which takes longer than reading the page.
 struct Shift([[u32; 256]; 4]);
 
 impl Shift {

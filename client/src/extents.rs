@@ -25,7 +25,7 @@ impl<'a> ExtentMap<'a> {
         }
     }
 
-    /// The extents that make up a range of the file's bytes. What lies past the end is passed over.
+    /// The extents that make up a range of the file's bytes. A part of the range past the end is passed over.
     pub fn slice(&self, range: Range<u64>) -> impl Iterator<Item = Extent> + '_ {
         let first = self
             .starts

@@ -1,4 +1,4 @@
-//! What a PostgreSQL host does, as a library: for the `pgmesh` program, and for a process that stays.
+//! The work of a PostgreSQL host, as a library: for the `pgmesh` program, and for a process that stays.
 //!
 //! ```text
 //! backup      a cluster into the mesh          restore     a backup into a data directory
@@ -6,15 +6,13 @@
 //!      │            │                              │            │
 //!      ├────────────┼──────────────────────────────┼────────────┤
 //!      ▼            ▼                              ▼            ▼
-//! pg          the running cluster            mesh        requests over whichever node answers
+//! pg          the running cluster            mesh        requests over the nearest node
 //! ```
 //!
-//! - Everything is told by structs of settings ([`mesh::AccessSettings`], [`pg::PgSettings`],
-//!   [`wal_push::PushSettings`], [`backup::BackupSettings`], [`restore::RestoreSettings`]). Nothing here reads a
-//!   configuration or a command line.
+//! - Settings come in structs ([`mesh::AccessSettings`], [`pg::PgSettings`], [`wal_push::PushSettings`],
+//!   [`backup::BackupSettings`], [`restore::RestoreSettings`]). Nothing here reads a configuration or a command line.
 //! - The program around it is a [`caller::Caller`]: it shows progress ([`progress`]) and says when work is to be given
-//!   up. Nothing here writes to a terminal, catches a signal or ends the process. What a log should have goes to
-//!   `tracing`.
+//!   up. Nothing here writes to a terminal, catches a signal or ends the process. Log messages go to `tracing`.
 //! - A failure is a [`pgmesh_protocol::Failure`]: what happened, why, and what to do now, with pgBackRest's exit code.
 //!
 //! No part of a node is linked: neither consensus nor the catalog's database. `tests/dependencies.rs` sees to it.

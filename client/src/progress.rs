@@ -6,16 +6,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a user sees of a piece of work while it goes on. It is dropped when the work ends.
+/// A user's view of a piece of work while it goes on. It is dropped when the work ends.
 pub trait Bar: fmt::Debug + Send + Sync {
-    /// There are so many bytes more to do than was known at the start.
+    /// The work has so many bytes more than was known at the start.
     fn grow(&self, bytes: u64);
 
     /// So many bytes more are done.
     fn advance(&self, bytes: u64);
 }
 
-/// For a program that nobody looks at.
+/// For a program without a display.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoBar;
 
@@ -34,7 +34,7 @@ pub struct Progress {
     done: AtomicU64,
     /// Tenths that the log has heard of.
     announced: AtomicU64,
-    /// What is done is a sign of life.
+    /// Each step is a sign of life.
     activity: Arc<Activity>,
 }
 

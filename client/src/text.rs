@@ -34,7 +34,7 @@ pub fn timestamp(unix_seconds: i64) -> String {
     text.map_or_else(|_| unix_seconds.to_string(), |text| text + &offset)
 }
 
-/// The host's offset from UTC at a time: another one in summer than in winter, also for a program that runs through the
+/// The host's offset from UTC at a time. It differs between summer and winter, also for a program that runs through the
 /// change.
 pub fn local_offset(at: OffsetDateTime) -> UtcOffset {
     let time = chrono::DateTime::from_timestamp(at.unix_timestamp(), 0);

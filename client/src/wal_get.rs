@@ -1,4 +1,4 @@
-//! Getting one file out of the archive: what `restore_command` is for.
+//! Getting one file out of the archive, for `restore_command`.
 //!
 //! Invariant 7: [`Got::Nothing`] is said only where it is known that the file was never archived.
 
@@ -29,7 +29,7 @@ pub struct GetSettings {
     pub ends_at_holes: bool,
 }
 
-/// What became of a file that was asked for.
+/// The answer about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Got {
     /// It is at its destination, durable.
@@ -38,8 +38,8 @@ pub enum Got {
     Nothing,
 }
 
-/// Gets one file from where `source` says. That no source can be named is a failure of asking like others: a history
-/// that lies in `pg_wal` is handed back all the same.
+/// Gets one file from where `source` says. If there is no source, that counts like a source that fails: a history that
+/// lies in `pg_wal` is handed back all the same.
 ///
 /// # Errors
 /// It cannot be known whether the file exists, or it cannot be had or written; a hole in the archive (55); a segment
@@ -157,7 +157,7 @@ fn local_history(file: WalFileName, destination: &Path) -> Option<Bytes> {
     fs::read(path).ok().map(Bytes::from)
 }
 
-/// Invariant 7: an end of recovery at a hole would lose what was committed behind it.
+/// Invariant 7: an end of recovery at a hole would lose the transactions that were committed behind it.
 fn refuse_hole(file: WalFileName, hole: WalHole) -> Failure {
     Failure::new(ExitCode::FileMissing, format!("WAL file {file} is a hole in the archive, not its end"))
         .because(format!(

@@ -48,17 +48,17 @@ enum Content {
     InParts(PartedFile),
 }
 
-/// What is sent of a file, after the request.
+/// The content of a file, as it is sent after the request.
 enum Body {
     Whole(Payload),
     InParts(PartedFile),
 }
 
 impl WalFile {
-    /// Reads and checks it, or the beginning of one that is sent in parts.
+    /// Reads and checks the file; if the file is sent in parts, only its beginning.
     ///
     /// # Errors
-    /// It cannot be read, or is not what its name says.
+    /// It cannot be read, or its content does not fit its name.
     pub fn begin(settings: &PushSettings, pgdata: &Path, path: &Path, file: WalFileName) -> Result<Self, Failure> {
         let unreadable = |error| {
             Failure::new(
@@ -78,7 +78,7 @@ impl WalFile {
             return Ok(Self { content, origin });
         }
         let mut content = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-        // No more, if it grows meanwhile: what has no parts is no longer.
+        // No more, if it grows meanwhile: longer files are sent in parts.
         opened
             .take(LARGEST_SINGLE_OBJECT + 1)
             .read_to_end(&mut content)
@@ -123,7 +123,7 @@ impl WalPusher<'_> {
         }
     }
 
-    /// What is sent of a file.
+    /// The request for a file, and the content that follows it.
     async fn request(&self, file: WalFileName, begun: WalFile) -> Result<(PushSegment, Body), Failure> {
         let suite = self.mesh.suite().await?;
         let (payload, body) = match begun.content {
@@ -267,7 +267,7 @@ fn origin(
 }
 
 /// The server that runs on a data directory, as its files describe it (invariant 12). pg_control alone says which
-/// timeline it is on: a history in pg_wal may be one that the server has looked at and not followed.
+/// timeline it is on: the server may have looked at a history in pg_wal and not followed it.
 fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     let instance = instance_fingerprint(pgdata).map_err(|error| {
         Failure::new(ExitCode::FileMissing, "the data directory cannot be identified").because(chain(&error))
@@ -291,7 +291,7 @@ fn server(pgdata: &Path, control: &ControlFile) -> Result<Server, Failure> {
     })
 }
 
-/// The newest lines of a history: what was left long ago is not archived any more.
+/// The newest lines of a history: timelines that the cluster left long ago are not archived any more.
 fn branches(history: &TimelineHistory) -> Vec<Branch> {
     let branch = |entry: &TimelineHistoryEntry| Branch {
         parent: entry.parent,

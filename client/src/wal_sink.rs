@@ -10,10 +10,10 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// Takes a file in pieces, the first of which holds its header. What it has taken counts only when whoever gives it
-/// says that the file was found good (invariant 6).
+/// Takes a file in pieces, the first of which holds its header. The pieces count only when the caller says that the
+/// whole file was found good (invariant 6).
 pub trait WalSink: Send {
-    /// A file follows from its beginning: what was taken before is nothing.
+    /// A file follows from its beginning: earlier pieces are void.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -22,7 +22,7 @@ pub trait WalSink: Send {
     /// Takes the next piece.
     ///
     /// # Errors
-    /// When it cannot: whoever gives it stops.
+    /// The piece cannot be taken: the caller stops.
     fn take(&mut self, piece: &[u8]) -> Result<(), Failure>;
 }
 
@@ -48,7 +48,7 @@ pub fn give(sink: &mut dyn WalSink, content: &Bytes) -> Result<(), Failure> {
     sink.take(content)
 }
 
-/// Into a file, and meanwhile looks which tablespaces the segment creates.
+/// Writes the pieces into a file, and meanwhile looks which tablespaces the segment creates.
 pub struct FileSink {
     path: PathBuf,
     file: Option<File>,
@@ -75,10 +75,10 @@ impl FileSink {
         }
     }
 
-    /// The file with all that was taken, and the tablespaces that it creates.
+    /// The file with all pieces, and the tablespaces that the segment creates.
     ///
     /// # Errors
-    /// Nothing was taken.
+    /// The sink has taken no piece.
     pub fn finish(self) -> Result<(File, Option<CreatedTablespaces>), Failure> {
         let created = self.search.and_then(TablespaceSearch::finish);
         let file = self
@@ -151,8 +151,8 @@ fn left_beside(destination: &Path) -> Vec<(PathBuf, Option<u32>)> {
 pub struct Temporary(Option<PathBuf>);
 
 impl Temporary {
-    /// A name beside `destination` that no other process has: one whose server was killed may still be writing to its
-    /// own. What ended processes have left there is removed.
+    /// A name beside `destination` that no other process has: an archive-get whose server was killed may still be
+    /// writing to its own file. Files of processes that have ended are removed.
     pub fn beside(destination: &Path) -> Self {
         let own = std::process::id();
         for (path, process) in left_beside(destination) {
@@ -191,7 +191,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // Best effort: the next process removes what an ended one has left.
+            // Best effort: the next process removes the files of ended processes.
             let _ = fs::remove_file(path);
         }
     }
@@ -201,7 +201,7 @@ impl Drop for Temporary {
 mod tests {
     use super::*;
 
-    /// An `archive-get` whose server was killed goes on beside the one of the next server.
+    /// An `archive-get` whose server was killed goes on beside the `archive-get` of the next server.
     #[test]
     fn two_processes_do_not_write_to_one_file() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What the library must not link: a node's parts, and what belongs to a command line.
+//! Packages that the library must not link: a node's parts, and the parts of a command line.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,7 +15,7 @@ const FORBIDDEN: [&str; 8] = [
     "rocksdb",
 ];
 
-/// The packages of `Cargo.lock` with what each depends on, versions left out: at most more than is linked.
+/// The packages of `Cargo.lock` with their dependencies, versions left out: all that are linked, and perhaps more.
 fn packages(lock: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut packages: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for block in lock.split("[[package]]").skip(1) {

@@ -39,47 +39,51 @@ pub struct NewStanza {
     pub durable: Vec<u16>,
     /// Repositories that owe it.
     pub owed: Vec<u16>,
-    /// Who pushed first for the other data directory that writes the cluster's timeline, if another one does.
+    /// The client that pushed first for the other data directory that writes the cluster's timeline, if another one
+    /// does.
     pub other_writer: Option<String>,
 }
 
-/// What an adoption has changed.
+/// The answer to [`AdoptStanza`](crate::AdoptStanza).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AdoptedStanza {
     /// The timeline.
     pub timeline: pgmesh_postgres::TimelineId,
-    /// The data directory that wrote it before, and who pushed first for it; `None` where nothing has changed.
+    /// The data directory that wrote the timeline before, and the client that pushed first for it; `None` where nothing
+    /// has changed.
     pub before: Option<(String, String)>,
-    /// The last segment of the timeline that is archived, and when it was, Unix seconds.
+    /// The last archived segment of the timeline, and when it was archived, Unix seconds.
     pub last: Option<(SegmentName, i64)>,
 }
 
-/// Asks to forget WAL that another history of the cluster has otherwise.
+/// Asks to forget WAL whose content differs in another history of the cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ForgetWal {
     /// The stanza.
     pub stanza: StanzaName,
-    /// The first file of a timeline that is forgotten, with all behind it: a segment, or the timeline's history file.
+    /// The first file of a timeline to forget; all later files of the timeline go with it. A segment, or the timeline's
+    /// history file.
     pub from: String,
-    /// The position that an answer to the same request gave, to let go what was said there; `None` only asks what would
-    /// be forgotten.
+    /// To forget: the position in the answer to the same request with `None`, so that exactly the files in that answer
+    /// go. `None` only asks which files would be forgotten.
     pub upto: Option<u64>,
-    /// With the backups that need it.
+    /// Also removes the backups that need these files.
     pub with_backups: bool,
-    /// Also what was pushed a moment ago, what nobody is refused for, and what is being restored.
+    /// Also where an archiver pushed to the timeline a moment ago, where no archiver is refused because of it, and
+    /// where a restore of the stanza runs.
     pub force: bool,
 }
 
 /// WAL that was forgotten, or would be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ForgottenWal {
-    /// Of each timeline the files that are concerned, those that branch off first.
+    /// The files of each timeline; the timelines that branch off come first.
     pub timelines: Vec<ForgottenTimeline>,
-    /// Backups that need them: removed with them. The first few.
+    /// Backups that need these files and are removed with them; the first few.
     pub backups: Vec<String>,
     /// How many backups these are.
     pub backup_count: u64,
-    /// The catalog's position that this was said at.
+    /// The catalog's position at which this was read.
     pub position: u64,
 }
 
@@ -208,26 +212,26 @@ impl ReadRepository {
     }
 }
 
-/// What became of a repository that was to be replaced.
+/// How a repository was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Replaced {
-    /// An empty one is in its place, which owes everything.
+    /// An empty repository is in its place, and owes every object.
     Empty,
-    /// An older copy of it is in its place.
+    /// An older copy of the repository is in its place.
     OlderCopy {
-        /// So many objects are missing there, and owed.
+        /// Objects that the copy lacks, and owes.
         missing: u64,
-        /// So many are there.
+        /// Objects that the copy has.
         there: u64,
     },
 }
 
-/// What became of a stanza's objects.
+/// How many of a stanza's objects were deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedStanza {
-    /// So many are deleted already.
+    /// Objects that are deleted already.
     pub deleted: u64,
-    /// So many stay, because their repository does not let them go (object lock, `delete=n`).
+    /// Objects that stay, because their repository does not let them go (object lock, `delete=n`).
     pub kept: u64,
 }
 
@@ -238,7 +242,7 @@ pub struct CreateInvite {
     pub role: String,
     /// The name that a node must have.
     pub name: Option<String>,
-    /// A node takes the place of the one of this name.
+    /// The new node takes the place of the node of this name.
     pub force: bool,
     /// The stanzas of a client.
     pub stanzas: Vec<StanzaName>,
@@ -268,15 +272,15 @@ impl std::fmt::Debug for Invite {
 /// Redeems a token.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
-    /// Which token.
+    /// The token's public part.
     pub token_id: TokenId,
-    /// What proves it.
+    /// The token's secret part, which proves possession.
     pub secret: TokenSecret,
     /// The new identity's certificate signing request, DER.
     pub csr: Vec<u8>,
-    /// What the new identity is called: the host's name, or the node's.
+    /// The name of the new identity: of the host, or of the node.
     pub name: String,
-    /// What the mesh should know of a new node; a node's token is redeemed with it, others without.
+    /// A new node's description. The request for a node's token has one, others have none.
     pub node: Option<crate::NewNode>,
 }
 
@@ -298,7 +302,7 @@ pub struct JoinAccepted {
     pub ca: Vec<u8>,
     /// Addresses of the mesh's nodes.
     pub nodes: Vec<String>,
-    /// What a new node has become.
+    /// A new node's number, and the members that it joins.
     pub node: Option<crate::JoinedNode>,
 }
 

@@ -14,9 +14,9 @@ pub struct PushSegment {
     pub stanza: StanzaName,
     /// The file's name as PostgreSQL gives it: a segment, `.partial`, `.history` or `.backup`.
     pub file: String,
-    /// The payload that follows. Of a file that lies in parts ([`parts_of`](pgmesh_storage::parts_of)) digest and
-    /// length of the whole, with a `length` of 0: the node answers with [`PartsTurn`], and each part follows with a
-    /// [`PayloadHead`] of its own.
+    /// The payload that follows. If the file lies in parts ([`parts_of`](pgmesh_storage::parts_of)), this has the
+    /// digest and length of the whole file and a `length` of 0: the node answers with [`PartsTurn`], and each part
+    /// follows with a [`PayloadHead`] of its own.
     pub payload: PayloadHead,
     /// The cluster's system identifier: from the segment's header, or from pg_control for the other files.
     pub system_id: SystemId,
@@ -30,12 +30,12 @@ pub struct PushSegment {
     pub archive_ack: Option<u16>,
 }
 
-/// What the node says of a file that lies in parts, before any of them is sent.
+/// The node's answer to a push in parts, before the client sends the first part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum PartsTurn {
-    /// They may come, in their order.
+    /// The client sends the parts, in their order.
     Send,
-    /// The same bytes are archived: none is wanted.
+    /// The same bytes are archived: the client sends no part.
     Done(Pushed),
 }
 
@@ -44,11 +44,11 @@ pub enum PartsTurn {
 pub struct Pushed {
     /// The same bytes were archived before.
     pub already: bool,
-    /// It was set aside: no recovery along the archive's history needs it.
+    /// The file was set aside: no recovery along the archive's history needs it.
     pub aside: bool,
-    /// Repositories that had it when the answer was given.
+    /// Repositories that had the file when the node answered.
     pub durable: Vec<u16>,
-    /// Repositories that still owe it.
+    /// Repositories that still owe the file.
     pub owed: Vec<u16>,
 }
 
@@ -59,36 +59,37 @@ pub struct GetSegment {
     pub stanza: StanzaName,
     /// The file's name.
     pub file: String,
-    /// Which database of the stanza; the newest where it is not known.
+    /// The database of the stanza; the newest where the client does not know it.
     pub system_id: Option<SystemId>,
-    /// Repositories whose copy the asker has found to be damaged.
+    /// Repositories whose copy the client has found to be damaged.
     pub avoid: Vec<u16>,
-    /// Repositories that have given parts of the file, which together were not the file. They are looked at first.
+    /// Repositories whose parts together were not the file. The node looks at them first.
     pub doubted: Vec<u16>,
 }
 
 /// The answer to [`GetSegment`].
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum SegmentReply {
-    /// It follows; read from this repository.
+    /// The file follows.
     Found {
         /// The payload that follows.
         payload: PayloadHead,
         /// The repository it was read from.
         repo: u16,
     },
-    /// It follows in parts, each with a [`SegmentPart`] before it. What has come counts when the last part is there and
-    /// all of them have this digest.
+    /// The file follows in parts, each with a [`SegmentPart`] before it. The client may use the parts only when the
+    /// last one is there and the whole file has this digest.
     InParts {
         /// The digest of the whole file.
         digest: Digest,
         /// The length of the whole file, in bytes.
         plain_length: u64,
     },
-    /// A linearizable read of the catalog says that it was never archived, and that nothing later of its history is
-    /// (invariant 7).
+    /// A linearizable read of the catalog says that the file was never archived, and that no later file of its history
+    /// is archived (invariant 7).
     NeverArchived,
-    /// It is not archived, but WAL behind it is known of: an end of recovery here would lose that (invariant 7).
+    /// The file is not archived, but WAL behind it is known of: an end of recovery here would lose that WAL (invariant
+    /// 7).
     Hole(WalHole),
 }
 
@@ -115,10 +116,11 @@ pub struct ChangeMaps {
 /// The answer to [`ChangeMaps`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ChangeMapsReply {
-    /// Of the first segments of those asked for, one each and in their order, what
-    /// [`SegmentMap::encode`](pgmesh_postgres::wal::SegmentMap::encode) gives. At least one unless `ended` says why
-    /// not. The asker goes on behind the last of them: an answer is no longer than a message may be.
+    /// The maps of the first segments asked for, one each and in their order, as
+    /// [`SegmentMap::encode`](pgmesh_postgres::wal::SegmentMap::encode) writes them. At least one, unless `ended` says
+    /// why not. An answer is no longer than a message may be, so the client asks again from the segment behind the last
+    /// map.
     pub maps: Vec<Bytes>,
-    /// Why there is no map of the next segment, and so none of a range with it.
+    /// Why the next segment has no map, and so no range with it.
     pub ended: Option<String>,
 }

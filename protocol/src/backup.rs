@@ -15,13 +15,13 @@ pub struct BeginBackup {
     /// Its major version.
     pub version: PgVersion,
     /// Tells this data directory from a copy of it (invariant 12). `None` where the primary is on another host and the
-    /// files come from its standby: then the asker proves that the primary's WAL is the archive's before it commits.
+    /// files come from its standby: then the client proves that the primary's WAL is the archive's before it commits.
     pub instance: Option<String>,
     /// The timeline that the cluster is on.
     pub timeline: TimelineId,
     /// The label that the backup will have.
     pub label: BackupLabel,
-    /// Who asks: host and process, for the message that another one gets.
+    /// The client's host and process, for the message to another client that finds the stanza locked.
     pub holder: String,
     /// `backup-ack` as the PG host has it set.
     pub backup_ack: Option<u16>,
@@ -30,7 +30,8 @@ pub struct BeginBackup {
 /// An open backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BackupBegun {
-    /// The session; it ends with the commit, an abort, or when nobody has gone on with it for a while.
+    /// The session. It ends with the commit, when the client ends it or leaves, or after `session-timeout` without
+    /// progress.
     pub session: u64,
     /// How digests are made.
     pub suite: DigestSuite,
@@ -44,7 +45,7 @@ pub struct BackupBegun {
     pub prior: Option<BackupLabel>,
     /// The instance that writes the timeline, as the mesh knows it; `None` before the first segment.
     pub writer: Option<String>,
-    /// Proves to any node that the session is the bearer's; a secret of the session.
+    /// The session's secret: a client that shows it may go on with the session at any node.
     pub resume_key: [u8; 16],
 }
 
@@ -53,16 +54,16 @@ pub struct BackupBegun {
 pub struct BeginRestore {
     /// The stanza.
     pub stanza: StanzaName,
-    /// Who asks: host and process.
+    /// The client's host and process.
     pub holder: String,
 }
 
 /// An open restore.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RestoreBegun {
-    /// The session; it ends when its holder says so, or when nobody has gone on with it for a while.
+    /// The session. It ends when the client ends it or leaves, or after `session-timeout` without progress.
     pub session: u64,
-    /// As that of [`BackupBegun`].
+    /// The session's secret, as in [`BackupBegun`].
     pub resume_key: [u8; 16],
 }
 
@@ -73,9 +74,9 @@ pub struct ResumeSession {
     pub stanza: StanzaName,
     /// The session of [`BackupBegun`] or [`RestoreBegun`].
     pub session: u64,
-    /// The key that came with it: who has it is the holder.
+    /// The session's secret, which proves that the client holds the session.
     pub resume_key: [u8; 16],
-    /// The holder's count of its moves, from 1: of two that arrive in the wrong order the later one counts.
+    /// The holder's count of its moves, from 1: if two requests arrive in the wrong order, the higher one counts.
     pub turn: u64,
     /// How many repositories must have everything before the commit, as [`BackupBegun`] said; 0 for a restore.
     pub backup_ack: u16,
@@ -84,7 +85,7 @@ pub struct ResumeSession {
 /// Which chunks are known?
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueryChunks {
-    /// The stanza on whose behalf.
+    /// The stanza that the backup is of.
     pub stanza: StanzaName,
     /// The backup session.
     pub session: u64,
@@ -95,7 +96,7 @@ pub struct QueryChunks {
 /// One chunk on its way in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PutChunk {
-    /// The stanza on whose behalf.
+    /// The stanza that the backup is of.
     pub stanza: StanzaName,
     /// The backup session.
     pub session: u64,
@@ -123,7 +124,7 @@ pub enum CommittedBackup {
     Committed {
         /// Repositories that have all of it.
         durable: Vec<u16>,
-        /// Repositories that still owe something.
+        /// Repositories that still owe a part of it.
         owed: Vec<u16>,
     },
     /// These chunks are not there (any more): send them again, then commit again.
@@ -142,24 +143,24 @@ pub struct GetManifest {
 /// Asks for a chunk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetChunk {
-    /// The stanza on whose behalf.
+    /// The stanza that the reader works for.
     pub stanza: StanzaName,
     /// The chunk.
     pub digest: Digest,
-    /// Repositories whose copy the asker has found to be damaged.
+    /// Repositories whose copy the client has found to be damaged.
     pub avoid: Vec<u16>,
 }
 
 /// Reads some runs of bytes of one chunk's plaintext.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GetPieces {
-    /// The stanza on whose behalf.
+    /// The stanza that the reader works for.
     pub stanza: StanzaName,
     /// The chunk.
     pub digest: Digest,
     /// Offset and length of each, at most [`crate::PIECES_LIMIT`].
     pub ranges: Vec<(u32, u32)>,
-    /// Repositories that are not to be read.
+    /// Repositories that the node must not read.
     pub avoid: Vec<u16>,
 }
 

@@ -1,9 +1,9 @@
-//! The requests: what each is numbered on the wire, what answers it, and how long it may be.
+//! The requests: the number of each on the wire, its reply, and how long each may be.
 //!
-//! A request is a type that implements [`Call`]; the table below is the only place that says what belongs to it. A node
-//! gets a [`Request`], which is one of them: whatever decides by request (who may send it, how large its parts may be,
-//! whether it rests on the catalog) is a `match` without an arm for all others, so that a new one does not compile
-//! before each has been decided.
+//! A request is a type that implements [`Call`]; the table below is the only place that declares its number, reply and
+//! limits. A node gets a [`Request`], an enum of all of them. Each decision by request (which role may send it, how
+//! large its parts may be, whether it rests on the catalog) is a `match` without an arm for all others: a new request
+//! does not compile before each has been decided.
 
 use crate::choice::{Chosen, PriorChoice};
 use crate::*;
@@ -16,16 +16,17 @@ use std::fmt::Debug;
 /// The bytes of a request's number, in front of its encoding.
 pub const NUMBER_LENGTH: usize = 2;
 
-/// A request of names and numbers.
+/// The limit for a request of names and numbers.
 const SMALL: usize = 1 << 10;
-/// A request with a few short texts that programs make, or with numbers of repositories.
+/// The limit for a request with a few short texts that programs make, or with numbers of repositories.
 const SHORT: usize = 8 << 10;
-/// A request with texts that people give: far more than any of them may have, so that a text that is too long arrives,
-/// and the answer names it.
+/// The limit for a request with texts that people give. It is far above the limits of the texts, so that a text that is
+/// too long arrives, and the answer names it.
 const TEXTS: usize = 64 << 10;
-/// A digest, encoded, and room for the lengths around a list of them.
+/// The length of an encoded digest, and room for the lengths around a list of them.
 const DIGEST: usize = 36;
-/// Where an object goes: a repository and its identity, encoded. A request names each repository at most twice.
+/// The targets of an object: repositories with their identities, encoded. A request names each repository at most
+/// twice.
 const TARGETS: usize = 2 * pgmesh_storage::RepoKey::MAX as usize * 300;
 /// The options of a repository, 64 of them, each with a value of at most 4 KiB.
 const OPTIONS: usize = 64 * (4096 + 300);
@@ -34,15 +35,16 @@ const STANZAS: usize = 128 << 10;
 
 /// A request, and the contract around it: see the table in `call.rs`.
 pub trait Call: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + Into<Request> {
-    /// The message that answers it, or each of several; on the wire it is a `Result` of this or a [`Failure`].
+    /// The message that answers the request, or each of several messages; on the wire it is a `Result` of this or a
+    /// [`Failure`].
     type Reply: Serialize + DeserializeOwned + Debug + Send + Sync;
-    /// Its number on the wire, for ever: a number that is not used any more is not given out again.
+    /// The request's number on the wire, for ever: the number of a removed request is not given out again.
     const NUMBER: u16;
-    /// Its name, for logs and messages.
+    /// The request's name, for logs and messages.
     const NAME: &'static str;
-    /// The longest message that it may be, number included.
+    /// The longest request, number included.
     const MAX: usize;
-    /// The longest message that answers it.
+    /// The longest message that answers the request.
     const REPLY_MAX: usize;
     /// The longest body that follows an answer.
     const BODY_MAX: u64;
@@ -55,14 +57,14 @@ pub trait Call: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + Int
     }
 }
 
-/// What is done with each kind of request ([`Request::each`]), such as writing down its bytes.
+/// A visitor of all types of requests ([`Request::each`]). For example, a test writes down the bytes of each.
 pub trait EachCall {
-    /// Does it with this one.
+    /// Visits the type `C`.
     fn call<C: Call>(&mut self);
 }
 
-/// Declares [`Request`] and what belongs to each request:
-/// `number variant(type) -> reply, longest message, name;`, and constants where they differ from the usual ones.
+/// Declares [`Request`] and implements [`Call`] for each row of the table: `number variant(type) -> reply, longest
+/// message, name;`, and constants where they differ from the usual ones.
 macro_rules! calls {
     ($($(#[$doc:meta])* $number:literal $variant:ident($call:ty) -> $reply:ty, $max:expr, $name:literal
         $(, reply at most $reply_max:expr)? $(, body at most $body_max:expr)?;)*) => {
@@ -90,7 +92,7 @@ macro_rules! calls {
         )*
 
         impl Request {
-            /// Does something with each kind of request.
+            /// Visits each type of request, in the order of the table.
             pub fn each(what: &mut impl EachCall) {
                 $(what.call::<$call>();)*
             }
@@ -114,7 +116,8 @@ macro_rules! calls {
                 }
             }
 
-            /// Reads the request with this number from what follows the number. None where no request has it.
+            /// Reads the request with this number from `encoded`, the bytes behind the number. None where no request
+            /// has the number.
             ///
             /// # Errors
             /// The bytes are not such a request.
@@ -157,10 +160,10 @@ macro_rules! first_of {
 }
 
 calls! {
-    /// What every flow needs to know first.
+    /// Asks for the mesh's identity, digests and nodes: a client's first request.
     1 Hello(Hello) -> MeshFacts, SMALL, "hello";
-    /// Archives one WAL file; its payload follows as the body. One that lies in parts is answered by a [`PartsTurn`]
-    /// first; the parts follow, and then the reply.
+    /// Archives one WAL file; its payload follows as the body. If the file lies in parts, a [`PartsTurn`] comes first,
+    /// then the parts follow, and then the reply.
     2 PushSegment(PushSegment) -> Pushed, TEXTS, "archive-push";
     /// Reads one WAL file. With a body when it was found.
     3 GetSegment(GetSegment) -> SegmentReply, TEXTS, "archive-get";
@@ -174,23 +177,23 @@ calls! {
     7 CommitBackup(CommitBackup) -> CommittedBackup, SMALL, "backup commit";
     /// Opens a restore session: while it is open, nothing is deleted that was not garbage before.
     8 BeginRestore(BeginRestore) -> RestoreBegun, SHORT, "restore begin";
-    /// Goes on with a session that was begun through another connection, perhaps to another node, which is gone.
+    /// Goes on with a session that was begun through another connection that is gone, perhaps to another node.
     9 ResumeSession(ResumeSession) -> (), SMALL, "session resume";
-    /// The holder of a session works, though it has nothing else to ask for.
+    /// Says that the holder of a session works, though it has nothing else to ask for.
     10 KeepSession(KeepSession) -> (), SMALL, "session keep-alive";
     /// Gives a session up, and with it a backup's lock.
     11 EndSession(EndSession) -> (), SMALL, "session end";
-    /// Ends any session, whoever holds it. The reply says what it was.
+    /// Ends any session, also another client's. The reply names its kind, stanza and holder.
     12 TerminateSession(TerminateSession) -> String, SMALL, "session-end";
-    /// Gives up what the catalog has lost.
+    /// Accepts that the end of the catalog is lost.
     13 AcceptLoss(AcceptLoss) -> (), SMALL, "catalog-accept-loss";
     /// Reads a backup's manifest. With a body.
     14 GetManifest(GetManifest) -> PayloadHead, SMALL, "manifest read";
     /// Reads one chunk. With a body.
     15 GetChunk(GetChunk) -> ChunkReply, SHORT, "chunk read", body at most CHUNK_BODY_LIMIT;
-    /// Reads pieces of one chunk, which is checked here. With a body.
+    /// Reads pieces of one chunk, which the node checks. With a body.
     16 GetPieces(GetPieces) -> ChunkReply, SHORT, "chunk pieces read";
-    /// What is there.
+    /// The stanzas, backups, archives and repositories, for `info` and `check`.
     17 Info(GetInfo) -> MeshInfo, SMALL, "info";
     /// Which backup would a new one be compared with?
     18 ChoosePrior(ChoosePrior) -> PriorChoice, SMALL, "choice of a prior backup";
@@ -225,27 +228,28 @@ calls! {
     /// Sets this node's definition of a repository in the catalog. The reply is the options that changed.
     33 UpdateRepository(UpdateRepository) -> Vec<String>, SMALL + OPTIONS, "repo-update";
     /// Puts an empty repository, at the place that the asked node's file declares, where one was lost with its disk.
-    /// What it has lost is owed to it from then on. An older copy of it that is there is taken up.
+    /// The repository owes all its objects from then on. If an older copy of the repository is at the place, the mesh
+    /// takes the copy up.
     34 ReplaceRepository(ReplaceRepository) -> Replaced, SMALL, "repo-replace";
-    /// Forgets a repository. What lies there is not deleted.
+    /// Forgets a repository. Its objects are not deleted.
     35 RemoveRepository(RemoveRepository) -> (), SMALL, "repo-remove";
-    /// A new certificate for the one that the asker shows, of the same name and role.
+    /// Gives a new certificate for the client's present one, of the same name and role.
     36 Renew(RenewCertificate) -> JoinAccepted, JOIN_LIMIT, "certificate renewal";
     /// The nodes of the mesh.
     37 ListNodes(ListNodes) -> Vec<NodeInfo>, SMALL, "node list";
-    /// Changes a node's part in the mesh. The reply comes when it is so.
+    /// Changes a node's part in the mesh. The reply comes when the change is done.
     38 ChangeNode(ChangeNode) -> (), TEXTS, "node change";
     /// How the whole mesh does, as the asked node can find out.
     39 Status(GetStatus) -> MeshStatus, SMALL, "status";
-    /// Owes a repository all that the others have, and tells how the debt goes down. Any number of replies, the last
-    /// being `Done` or `Failed`.
+    /// Owes a repository all objects that the others have, and tells how the debt goes down. Any number of replies, the
+    /// last being `Done` or `Failed`.
     40 SyncRepository(SyncRepository) -> SyncEvent, SMALL, "repo-sync";
     /// Which blocks has the WAL changed?
     41 ChangeMaps(ChangeMaps) -> ChangeMapsReply, SMALL, "change map read";
 
     /// Between nodes: a message of the Raft group. The reply is one, too; both are encoded by the group's own types.
     64 Raft(Consensus) -> Consensus, CONSENSUS_LIMIT, "consensus", reply at most CONSENSUS_LIMIT;
-    /// Between nodes: the asker has started, is reached there, runs that program.
+    /// Between nodes: the asking node has started, with these addresses and this program.
     65 Announce(Announce) -> (), SHORT, "announcement";
     /// Between nodes: the mesh's certificate authority, key included.
     66 Authority(GetAuthority) -> AuthorityKey, SMALL, "authority";
@@ -259,9 +263,10 @@ calls! {
     69 ReadObject(ReadObject) -> ObjectAnswer, SHORT, "object read";
     /// Between nodes: deletes an object that nothing needs any more.
     70 DeleteObject(DeleteObject) -> Result<(), RemoteError>, SHORT, "object delete";
-    /// Between nodes: deletes now what nothing needs any more, where the asked node leads.
+    /// Between nodes, to the leader: deletes all garbage now.
     71 CollectGarbage(CollectGarbage) -> Collected, SMALL, "garbage collection";
-    /// Between nodes: the asker's disk lacks what it has promised; another number for it.
+    /// Between nodes: the asking node's disk lacks entries that it has acknowledged; the reply is another number for
+    /// it.
     72 BeginAnew(BeginAnew) -> NewNumber, TEXTS, "new beginning";
     /// Between nodes: is this node a member of the mesh?
     73 Vouch(Vouch) -> Vouched, SHORT, "word for a node";
@@ -370,7 +375,7 @@ mod tests {
         }
     }
 
-    /// Whatever a PG host may send is read into memory before anything in it is looked at.
+    /// A node reads the whole request of a PG host into memory before it looks at any part.
     #[test]
     fn no_request_is_longer_than_a_message_but_that_of_consensus() {
         for number in Request::NUMBERS.iter().filter(|number| **number != Consensus::NUMBER) {

@@ -1,5 +1,5 @@
-//! Which backup a restore needs, and which one a new backup is compared with: pure, and in memory that does not grow
-//! with the number of backups, which are offered one after the other. Decision 26 has the rules.
+//! Which backup a restore needs, and which one a new backup is compared with. The decisions are pure. They need the
+//! same memory for any number of backups, which are offered one after the other. Decision 26 has the rules.
 
 mod prior;
 
@@ -13,36 +13,36 @@ use pgmesh_storage::BackupLabel;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// So many ends of a history are named.
+/// The most ends of a history that a message names.
 const NAMED: usize = 16;
 
 /// Which backup is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
-    /// The newest one.
+    /// The newest backup.
     Newest,
-    /// The one with this label.
+    /// The backup with this label.
     Label(BackupLabel),
-    /// The newest one that ended before this time, Unix seconds.
+    /// The newest backup that ended before this time, Unix seconds.
     EndedBefore(i64),
-    /// The newest one that is consistent at this position or before.
+    /// The newest backup that is consistent at this position or before.
     ConsistentBy(Lsn),
 }
 
 /// Which timeline a restore is to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Follow {
-    /// The one on which the cluster's history ends.
+    /// The timeline on which the cluster's history ends.
     End,
-    /// The newest one, as PostgreSQL finds it.
+    /// The newest timeline, as PostgreSQL finds it.
     Latest,
-    /// The one that the backup was taken on.
+    /// The timeline that the backup was taken on.
     Current,
-    /// This one.
+    /// This timeline.
     Timeline(u32),
 }
 
-/// What a restore asks for.
+/// The user's wishes for a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restoring {
     /// Which backup.
@@ -58,19 +58,19 @@ pub struct Restoring {
 pub struct Chosen {
     /// The backup.
     pub backup: BackupInfo,
-    /// `recovery_target_timeline`; none where PostgreSQL finds the right one by itself, or the restore named one.
+    /// `recovery_target_timeline`; none where PostgreSQL finds the right timeline by itself, or the restore named one.
     pub timeline: Option<u32>,
     /// Lines of the history that were passed over, in words.
     pub passed: Vec<String>,
 }
 
-/// Why there is none.
+/// Why no backup can be chosen.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoBackup {
     /// The stanza has no backup at all.
     #[error("stanza {0} has no backup")]
     None(String),
-    /// There is none of this label.
+    /// The stanza has no backup of this label.
     #[error("stanza {stanza} has no backup {label}")]
     Unknown {
         /// The stanza.
@@ -95,10 +95,10 @@ pub enum NoBackup {
         label: BackupLabel,
         /// The timeline that it was taken on.
         own: u32,
-        /// What is to be followed, in words.
+        /// The timeline or history to be followed, in words.
         target: String,
     },
-    /// The history has several ends, and nobody said which one is meant.
+    /// The history has several ends, and the user named none of them.
     #[error("the history of stanza {stanza} has several ends, and only you know which one is to be restored")]
     SeveralLines {
         /// The stanza.
@@ -177,7 +177,7 @@ impl Cluster {
         open.filter(|line| self.contains(line.timeline, backup)).collect()
     }
 
-    /// Whether a backup can be recovered along what is to be followed.
+    /// Whether a backup can be recovered along the timeline to be followed.
     fn leads(&self, follow: Follow, backup: &BackupInfo) -> bool {
         let own = TimelineId(backup.timeline);
         match follow {
@@ -187,7 +187,7 @@ impl Cluster {
         }
     }
 
-    /// The end that a backup is to be recovered to; `None` where there is no choice to make.
+    /// The end of the history that a backup is to be recovered to; `None` where there is no choice to make.
     fn end_for(&self, asked: &Restoring, backup: &BackupInfo, stanza: &str) -> Result<Option<TimelineId>, NoBackup> {
         let is_named = matches!(asked.wanted, Wanted::Label(_));
         let ends: Vec<&Line> = match is_named {
@@ -226,7 +226,7 @@ pub struct Chooser<'a> {
 }
 
 impl<'a> Chooser<'a> {
-    /// Nothing was offered yet.
+    /// A chooser that has seen no backup yet.
     pub fn new(asked: &'a Restoring, clusters: &'a Clusters) -> Self {
         Self {
             asked,
@@ -251,21 +251,21 @@ impl<'a> Chooser<'a> {
             Wanted::EndedBefore(time) => backup.time_stop < *time && leads(&backup),
             Wanted::ConsistentBy(lsn) => backup.lsn_stop <= *lsn && leads(&backup),
         };
-        // Labels sort as the backups were made, whatever the clocks of their hosts said.
+        // Labels sort as the backups were made, also where the clocks of their hosts were wrong.
         if fits && self.best.as_ref().is_none_or(|best| best.label < backup.label) {
             self.best = Some(backup);
         }
     }
 
-    /// Whether no backup with a lower label than those that were offered can change the choice.
+    /// Whether a backup is found. A later offer with a lower label cannot change the choice.
     pub fn is_decided(&self) -> bool {
         self.best.is_some()
     }
 
-    /// The backup that is wanted, and what follows from it.
+    /// The wanted backup, and the timeline that PostgreSQL must be told to follow.
     ///
     /// # Errors
-    /// None of those that were offered; or it is not clear what is wanted.
+    /// No offered backup is the wanted one; or the history has several ends, or none that the backup leads to.
     pub fn chosen(self, stanza: &str) -> Result<Chosen, NoBackup> {
         let Some(backup) = self.best else {
             return Err(self.none(stanza));
@@ -280,7 +280,7 @@ impl<'a> Chooser<'a> {
                 Follow::Timeline(timeline) => format!("timeline {timeline}"),
                 _ => "the latest timeline".to_owned(),
             };
-            // Only one that was named can be on another branch.
+            // A backup that was not named leads there already: `offer` has checked it.
             if follow != Follow::Current && self.asked.goes_on && !cluster.leads(follow, &backup) {
                 let (label, own) = (backup.label, backup.timeline);
                 return Err(NoBackup::OtherBranch { label, own, target });
@@ -325,7 +325,7 @@ impl<'a> Chooser<'a> {
 }
 
 impl Chosen {
-    /// PostgreSQL finds its timeline by itself.
+    /// A backup whose timeline PostgreSQL finds by itself.
     fn alone(backup: BackupInfo) -> Self {
         Self {
             backup,
@@ -407,7 +407,7 @@ mod tests {
         clusters
     }
 
-    /// Timeline 2 left timeline 1 at 1,500, when that had archived all that it has.
+    /// Timeline 2 left timeline 1 at 1,500, after timeline 1 had archived its last segment.
     fn recovered_in_place() -> Clusters {
         clusters(&[(1, 0, 10), (2, 20, 30)], &[(2, 1, 1_500)])
     }
@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn a_backup_of_a_branch_that_was_given_up_is_not_chosen() {
         let clusters = recovered_in_place();
-        // The one that stops at 2,000 was taken on timeline 1 after timeline 2 had left it.
+        // The backup that stops at 2,000 was taken on timeline 1 after timeline 2 had left it.
         let two = || three().into_iter().take(2).collect::<Vec<_>>();
         for wanted in [
             Wanted::Newest,
@@ -506,7 +506,7 @@ mod tests {
                 .time_stop,
             300
         );
-        // Named, it is restored to itself, and to no end of the history.
+        // A backup that the user names is restored to itself, and to no end of the history.
         let named = || Wanted::Label("20260102-000000F".parse().unwrap());
         let refused = choose(&clusters, three(), named(), Follow::End).unwrap_err();
         assert!(matches!(refused, NoBackup::OtherBranch { own: 1, .. }), "{refused:?}");
@@ -550,7 +550,8 @@ mod tests {
                 expected
             );
         }
-        // A backup that leads to one end only says which: timeline 1 is not the one that PostgreSQL would take.
+        // A backup that leads to one end only settles the choice: timeline 1, which PostgreSQL would not take by
+        // itself.
         let named = |label: &str| Wanted::Label(label.parse().unwrap());
         let one = choose(&clusters, three(), named("20260102-000000F"), Follow::End).unwrap();
         assert_eq!(one.timeline, Some(1));

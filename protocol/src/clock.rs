@@ -1,4 +1,4 @@
-//! The node's clock, for what is shown to people and for tokens; nothing else is decided by it.
+//! The node's clock, for times that people read and for the expiry of tokens; nothing else is decided by it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use time::OffsetDateTime;

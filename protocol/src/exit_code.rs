@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Declares [`ExitCode`] from one table: number, name, when, what to do.
+/// Declares [`ExitCode`] from one table: number, name, when, remedy.
 macro_rules! exit_codes {
     ($($name:ident = $number:literal, $when:literal, $remedy:literal;)*) => {
-        /// What a process of pgmesh returns to its caller, and what a [`Failure`](crate::Failure) ends as.
+        /// The exit code of a pgmesh process, and of a [`Failure`](crate::Failure).
         ///
         /// The numbers and names are pgBackRest's, so that scripts and plugins keep working; 200 is pgmesh's own.
         /// PostgreSQL reads a `restore_command` that exits 1 to 125 as "end of archive" and one above 125 as "stop
@@ -34,7 +34,7 @@ macro_rules! exit_codes {
                 }
             }
 
-            /// What a user does then, as one sentence.
+            /// The user's remedy, as one sentence.
             pub const fn remedy(self) -> &'static str {
                 match self {
                     $(Self::$name => $remedy,)*
@@ -139,7 +139,8 @@ impl Serialize for ExitCode {
     }
 }
 
-/// What a peer calls a failure is one: a number that is not known here, or that says success, is [`ExitCode::Unknown`].
+/// Reads a peer's code. A number that is not known here, or that says success, becomes [`ExitCode::Unknown`]: a
+/// failure.
 impl<'de> Deserialize<'de> for ExitCode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let code = Self::from_number(u8::deserialize(deserializer)?);

@@ -9,11 +9,11 @@ use std::fmt;
 pub struct Failure {
     /// How the program ends.
     pub code: ExitCode,
-    /// What happened to what, in a sentence without a full stop.
+    /// The event and its object, in a sentence without a full stop: `chunk 1f… cannot be read`.
     pub what: String,
     /// Why, from the innermost cause.
     pub cause: Option<String>,
-    /// What to do now.
+    /// The user's next step.
     pub remedy: Option<String>,
     /// Trying again, here or at another node, may succeed: nothing was decided.
     pub again: bool,
@@ -38,7 +38,7 @@ impl Failure {
         self
     }
 
-    /// Adds what to do.
+    /// Adds the user's next step.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());

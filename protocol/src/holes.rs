@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 /// How many backups a sentence names.
 const IN_A_SENTENCE: usize = 5;
 
-/// The holes that cost a backup something, stanza by stanza.
+/// The holes that cost a backup a recovery target, stanza by stanza.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolesReport {
-    /// The stanzas that are concerned.
+    /// The stanzas with holes.
     pub stanzas: Vec<StanzaHoles>,
     /// How many holes are named.
     pub named: usize,
@@ -29,37 +29,38 @@ pub struct StanzaHoles {
     pub unreached: Vec<u32>,
 }
 
-/// A hole in an archive, and what it costs.
+/// A hole in an archive, and the recovery targets that it costs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoleInfo {
     /// The archive: `15-1`.
     pub archive: String,
     /// The first missing segment.
     pub first: String,
-    /// The last one.
+    /// The last missing segment.
     pub last: String,
     /// How many are missing.
     pub count: u64,
-    /// What proves that there is WAL behind it.
+    /// The proof that there is WAL behind the hole.
     pub proof: WalHole,
     /// No recovery gets beyond this position.
     pub beyond: Lsn,
-    /// When the segment before it was archived, Unix seconds, where one was.
+    /// When the segment before the hole was archived, Unix seconds, where there is one.
     pub until: Option<i64>,
-    /// The timelines whose recovery needs what is missing: the first ones.
+    /// The timelines whose recovery needs the missing segments: the first ones.
     pub timelines: Vec<u32>,
-    /// The backups that cannot be recovered beyond it: the first ones.
+    /// The backups that cannot be recovered beyond the hole: the first ones.
     pub backups: Vec<BackupLabel>,
     /// How many more there are.
     pub backups_more: u64,
-    /// The backups that cannot be recovered at all, because they need what is missing to be consistent: the first ones.
+    /// The backups that cannot be recovered at all, because they need the missing segments to be consistent: the first
+    /// ones.
     pub broken: Vec<BackupLabel>,
     /// How many more there are.
     pub broken_more: u64,
 }
 
 impl StanzaHoles {
-    /// What is missing and what it costs, a sentence each. `time` writes a time.
+    /// The missing segments and their cost, a sentence for each hole. `time` writes a time.
     pub fn sentences(&self, time: impl Fn(i64) -> String) -> Vec<String> {
         let mut lines: Vec<String> = self.holes.iter().map(|hole| hole.sentence(&time)).collect();
         if self.more > 0 {
@@ -69,7 +70,7 @@ impl StanzaHoles {
         lines
     }
 
-    /// What no backup can be recovered to.
+    /// The ends of the history that no backup can be recovered to, in a sentence.
     pub fn unreached_sentence(&self) -> Option<String> {
         (!self.unreached.is_empty()).then(|| {
             format!(
@@ -81,12 +82,12 @@ impl StanzaHoles {
 }
 
 impl HoleInfo {
-    /// What is missing and what it costs. `time` writes a time.
+    /// The missing segments and their cost, in a sentence. `time` writes a time.
     pub fn sentence(&self, time: impl Fn(i64) -> String) -> String {
         format!("{}: {}", self.missing(), self.costs(time))
     }
 
-    /// What is missing, and how that is known.
+    /// The missing segments, and the proof.
     pub fn missing(&self) -> String {
         let range = match self.count {
             1 => format!("WAL segment {} is", self.first),
@@ -95,7 +96,7 @@ impl HoleInfo {
         format!("{range} missing from archive {}, although {}", self.archive, self.proof)
     }
 
-    /// The recovery targets that it costs.
+    /// The recovery targets that the hole costs.
     pub fn costs(&self, time: impl Fn(i64) -> String) -> String {
         let mut costs = Vec::new();
         if !self.backups.is_empty() {

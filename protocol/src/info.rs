@@ -1,4 +1,4 @@
-//! What `info` and `check` show.
+//! The report of `info` and `check`.
 
 use crate::choice::Restoring;
 use crate::{HolesReport, StuckArchiver};
@@ -7,10 +7,10 @@ use pgmesh_storage::{BackupLabel, BackupType, RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Asks what is there. An answer is as long as a message may be: whoever wants all goes on where it ended.
+/// Asks for the report. An answer is as long as a message may be; the client asks again from where it ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetInfo {
-    /// Only this stanza; all that the asker may use where it is not given.
+    /// Only this stanza; without it, all stanzas that the client may use.
     pub stanza: Option<StanzaName>,
     /// With the backups.
     pub backups: bool,
@@ -45,9 +45,9 @@ pub struct ChoosePrior {
 pub struct ChooseBackup {
     /// The stanza.
     pub stanza: StanzaName,
-    /// Which one, and where it is to lead.
+    /// Which backup, and where the restore is to lead.
     pub asked: Restoring,
-    /// Only those that this repository has.
+    /// Only backups that this repository has.
     pub repo: Option<RepoKey>,
 }
 
@@ -60,19 +60,19 @@ pub struct MeshInfo {
     pub node: String,
     /// All repositories; none in an answer that goes on with another.
     pub repositories: Vec<RepositoryInfo>,
-    /// The stanzas asked for, by name. One whose backups do not fit into an answer is in several.
+    /// The stanzas asked for, by name. If a stanza's backups do not fit into one answer, the stanza is in several.
     pub stanzas: Vec<StanzaInfo>,
-    /// Where this ended, if there is more.
+    /// Where this answer ended, if there is more.
     pub more: Option<InfoCursor>,
-    /// The node's clock, Unix seconds, to compare with the asker's.
+    /// The node's clock, Unix seconds, to compare with the client's.
     pub clock: i64,
-    /// Why this is only what the node last knew, where no majority of the mesh could be asked.
+    /// Why the report is only the node's last knowledge, where the node reached no majority of the mesh.
     pub stale: Option<String>,
-    /// What is lost.
+    /// Lost objects, and their cost.
     pub lost: LostReport,
     /// The hosts whose WAL is refused.
     pub stuck: Vec<StuckArchiver>,
-    /// What is missing from the WAL archives.
+    /// Holes in the WAL archives, and their cost.
     pub holes: HolesReport,
 }
 
@@ -87,7 +87,7 @@ pub struct LostReport {
     pub chunks: u64,
     /// Since when, Unix seconds.
     pub since: Option<i64>,
-    /// What that costs, stanza by stanza.
+    /// Their cost, stanza by stanza.
     pub stanzas: Vec<StanzaLosses>,
     /// The manifests have not all been searched for the chunks: more backups may be concerned.
     pub searching: bool,
@@ -98,24 +98,24 @@ pub struct LostReport {
     pub uncompared: Vec<u16>,
 }
 
-/// What the catalog has lost, as a repository proves it: all copies of it are old ones.
+/// A loss of the end of the catalog, as a repository proves it: all copies of the catalog are old ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogLost {
     /// The repository.
     pub repo: RepoKey,
-    /// The number of commands that the catalog had applied once.
+    /// The number of commands that the catalog had once applied.
     pub position: u64,
-    /// When it had, Unix seconds.
+    /// When it had applied them, Unix seconds.
     pub written: i64,
-    /// The number that it was found to have applied later.
+    /// The number of commands that it was later found to have applied.
     pub found_at: u64,
     /// Another catalog of the mesh has taken its place, in this era.
     pub taken_over: Option<u32>,
-    /// The node that has said so; none where the repository has shown it.
+    /// The node that reported it; none where the repository has shown it.
     pub told_by: Option<String>,
 }
 
-/// What lost objects cost a stanza.
+/// The cost of lost objects for a stanza.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StanzaLosses {
     /// Its name.
@@ -126,7 +126,7 @@ pub struct StanzaLosses {
     pub wal: Vec<String>,
     /// How many WAL files are lost.
     pub wal_files: u64,
-    /// What its repositories say of its cluster is lost; needed to rebuild the catalog only.
+    /// The repositories' description of the stanza's cluster is lost; only a rebuild of the catalog needs it.
     pub description: bool,
 }
 
@@ -141,15 +141,15 @@ pub struct RepositoryInfo {
     pub cipher: String,
     /// The node that hosts it; none for a shared one.
     pub host: Option<String>,
-    /// How it does.
+    /// Its health.
     pub health: HealthInfo,
-    /// What it owes.
+    /// The replicas that it owes.
     pub debt: DebtInfo,
-    /// What it does not let go.
+    /// The garbage that it does not let go.
     pub kept: KeptInfo,
 }
 
-/// How a repository does.
+/// The health of a repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HealthInfo {
     /// Requests succeed.
@@ -179,7 +179,7 @@ pub struct DebtInfo {
     pub since: Option<i64>,
 }
 
-/// Objects that nothing needs any more and that their repository does not let go.
+/// Garbage that its repository does not let go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptInfo {
     /// Objects.
@@ -195,7 +195,7 @@ pub struct StanzaInfo {
     pub name: String,
     /// Why it is stopped, if it is.
     pub stopped: Option<String>,
-    /// Who holds the backup lock.
+    /// The holder of the backup lock.
     pub backup_held_by: Option<String>,
     /// Its databases, oldest first.
     pub databases: Vec<DatabaseInfo>,
@@ -264,7 +264,7 @@ pub struct BackupInfo {
     pub stored_size: u64,
     /// Bytes that this backup added to one repository.
     pub stored_delta: u64,
-    /// Repositories that have all of it, and those that owe some of it.
+    /// Repositories that have all of the backup, and repositories that owe some of it.
     pub repositories: Vec<RepoKey>,
     /// Repositories that still owe its manifest.
     pub owed: Vec<RepoKey>,

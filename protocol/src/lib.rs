@@ -1,14 +1,14 @@
-//! What a PG host, an administrator and a node say to each other.
+//! The messages between a PG host, an administrator and a node.
 //!
 //! One QUIC stream carries one request: a [`Call`], for some a raw body of the length that the request declares, then
 //! the reply: `Result<C::Reply, Failure>`, for some followed by a raw body as well. Messages are bincode behind a
-//! length, that of a request behind its number, too ([`Request`] is what a node reads by it). Everything here is data,
-//! and decisions on data that a node and a PG host make alike.
+//! length. In a request, its number stands between length and encoding; by the number, a node decodes it to a
+//! [`Request`]. Everything here is data, and decisions on data that a node and a PG host make alike.
 //!
-//! - [`Call`] and the messages of each subject; [`Failure`]: what goes wrong, as a user reads it; [`ExitCode`]: how a
-//!   program ends.
+//! - [`Call`] and the messages of each subject; [`Failure`]: an error, as a user reads it; [`ExitCode`]: how a program
+//!   ends.
 //! - [`choice`]: which backup a restore needs, and which one the next is compared with; [`lines`]: where a history
-//!   ends; [`wal_copies`]: what a listing says of archived files.
+//!   ends; [`wal_copies`]: the copies of archived files, from a listing.
 
 mod admin;
 mod archive;

@@ -1,24 +1,24 @@
 //! On which timelines a cluster's history ends: decision 26. Pure.
 //!
 //! After a failover, or a recovery in place, the history has one end: the old timeline is an ancestor of the new one,
-//! and nothing is archived on it any more. Where a copy of the cluster is promoted and archives, the history forks: the
-//! original goes on behind the point where the copy left it. Which end a restore should lead to, then, only a person
-//! can tell.
+//! and no server archives on it any more. If a copy of the cluster is promoted and archives, the history forks: the
+//! original goes on behind the point where the copy left it. Then only a person can tell which end a restore should
+//! lead to.
 
 use crate::clock::utc;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, TimelineId, TimelineTree};
 use pgmesh_storage::BackupLabel;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the archive says of one timeline. `order`s compare which of two things happened first: log positions of the
-/// catalog, or, where there is none, times.
+/// The archive's facts about one timeline. An `order` tells which of two events happened first: it is a log position of
+/// the catalog, or, where there is no catalog, a time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimelineFacts {
     /// When its history was archived; 0 where it has none.
     pub began: u64,
     /// The last complete segment that is archived.
     pub last: Option<LastSegment>,
-    /// Who archives it, in words.
+    /// The client that archives it, in words.
     pub host: Option<String>,
 }
 
@@ -49,7 +49,7 @@ pub struct NewestBackup {
 pub struct Line {
     /// The timeline.
     pub timeline: TimelineId,
-    /// Who archives it, in words.
+    /// The client that archives it, in words.
     pub host: Option<String>,
     /// Its last segment; none where only its history is archived.
     pub last: Option<LastSegment>,
@@ -57,32 +57,32 @@ pub struct Line {
     pub end: Option<Lsn>,
 }
 
-/// A line on which nothing is archived any more, and the backup of another one that began later.
+/// A line that was given up: after its last archived segment, a backup of another line began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedLine {
     /// The line.
     pub line: Line,
-    /// The backup.
+    /// That backup.
     pub by: BackupLabel,
 }
 
-/// All that is known of the timelines of one cluster.
+/// The timelines of one cluster, with their archive and their backups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Family {
-    /// Which descends from which.
+    /// Which timeline descends from which.
     pub tree: TimelineTree,
-    /// What is archived of each.
+    /// The archive's facts about each timeline.
     pub facts: BTreeMap<TimelineId, TimelineFacts>,
-    /// The newest backup of each.
+    /// The newest backup of each timeline.
     pub backups: BTreeMap<TimelineId, NewestBackup>,
 }
 
 /// The ends of a cluster's history.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lines {
-    /// Those that a restore may be meant to lead to: one, for a cluster without forks.
+    /// The ends that a restore may be meant to lead to: one, for a cluster without forks.
     pub open: Vec<Line>,
-    /// Those that were given up.
+    /// The ends that were given up.
     pub passed: Vec<PassedLine>,
 }
 
@@ -95,8 +95,8 @@ impl Family {
         }
     }
 
-    /// The timelines that PostgreSQL knows of: it looks for histories, one number after the other, and follows the
-    /// last.
+    /// The timeline that PostgreSQL takes for the latest: from this one on, it looks for a history file of each number,
+    /// and stops at the first number without one.
     pub fn latest_from(&self, timeline: TimelineId) -> TimelineId {
         let known: BTreeSet<TimelineId> = self.tree.timelines().collect();
         let mut latest = timeline;
@@ -118,8 +118,8 @@ impl Family {
             .into_iter()
             .filter(|timeline| self.is_end(*timeline, size))
             .collect();
-        // A history alone is where a server was promoted a moment ago; beside its original, which goes on, it is a copy
-        // that archived nothing else.
+        // A line with a history file alone belongs to a server that was promoted a moment ago. If its original goes on
+        // beside it, it is a copy that archived nothing else, and no line.
         let is_copy = |line: &Line| {
             let mut others = ends.iter();
             line.last.is_none() && others.any(|end| self.tree.left(line.timeline, *end).is_some())
@@ -139,9 +139,9 @@ impl Family {
         lines
     }
 
-    /// Whether no other timeline goes on where this one ends: either none descends from it, or it went on behind the
-    /// points where they left it, in whole segments that were archived after their beginnings. A primary that dies
-    /// leaves segments behind such a point too; these were archived before.
+    /// Whether no other timeline goes on where this one ends. Either no timeline descends from it, or it went on behind
+    /// the points where the descendants left it: it has whole segments there, archived after the descendants began. A
+    /// primary that dies leaves segments behind such a point too; these were archived before.
     fn is_end(&self, timeline: TimelineId, size: SegmentSize) -> bool {
         let last = self.facts.get(&timeline).and_then(|facts| facts.last);
         let went_on = |(child, switch): (TimelineId, Lsn)| {
@@ -164,8 +164,8 @@ impl Family {
         }
     }
 
-    /// The backup of another line, and not of this one, that began after the last segment of this one was archived; of
-    /// a server that died as soon as it was promoted, after its history was.
+    /// The backup of another line, and not of this one, that began after the last segment of this line was archived. A
+    /// line without segments counts from its history file: its server died as soon as it was promoted.
     fn passed_by(&self, line: &Line, ends: &[Line]) -> Option<BackupLabel> {
         let began = self.facts.get(&line.timeline).map_or(0, |facts| facts.began);
         let last = line.last.map_or(began, |last| last.order);
@@ -181,8 +181,8 @@ impl Family {
         passing.map(|(_, backup)| backup.label.clone()).next()
     }
 
-    /// Of several lines the one to recommend: that of the newest backup which is not common to all of them, else the
-    /// one that archived last.
+    /// The line to recommend of several: the line of the newest backup that is not common to all of them; without such
+    /// a backup, the line that archived last.
     pub fn recommended<'l>(&self, lines: &'l [Line]) -> Option<&'l Line> {
         let backup = |line: &Line| {
             let own = self.backups.iter().filter(|(timeline, backup)| {
@@ -279,7 +279,7 @@ mod tests {
         let left = [(2, 1, 8)];
         assert_eq!(open(&family(&[(1, 0, 7, 70), (2, 80, 9, 90)], &left)), [2]);
         assert_eq!(open(&family(&[(1, 0, 9, 75), (2, 80, 9, 90)], &left)), [2]);
-        // A promotion a moment ago, of which only the history is there.
+        // A promotion a moment ago: of timeline 2, only the history file is archived.
         assert_eq!(open(&family(&[(1, 0, 9, 75), (2, 80, 0, 0)], &left)), [2]);
         // The segment in which the new timeline began, archived late by a primary that was shut down.
         assert_eq!(open(&family(&[(1, 0, 8, 85), (2, 80, 9, 90)], &left)), [2]);
@@ -293,8 +293,8 @@ mod tests {
 
     #[test]
     fn two_recoveries_in_place_leave_one_end() {
-        // The second one was to follow timeline 2, as PostgreSQL does by itself, and stopped before that had left
-        // timeline 1.
+        // The second recovery followed timeline 2, as PostgreSQL does by itself, and stopped before the point where
+        // timeline 2 had left timeline 1.
         let mut family = family(
             &[(1, 0, 12, 75), (2, 80, 9, 90), (3, 100, 6, 120)],
             &[(2, 1, 8), (3, 1, 8), (3, 2, 5)],
@@ -343,7 +343,8 @@ mod tests {
     fn a_backup_settles_which_line_goes_on() {
         let left = [(2, 1, 8)];
         let forked = family(&[(1, 0, 9, 95), (2, 80, 12, 130)], &left);
-        // Before the fork it is common to both; before the other's last segment it settles nothing.
+        // A backup from before the fork is common to both lines; a backup from before the other line's last segment
+        // settles nothing.
         assert_eq!(open(&with_backup(forked.clone(), 1, 7, 110)), [1, 2]);
         assert_eq!(open(&with_backup(forked.clone(), 2, 12, 94)), [1, 2]);
         let settled = with_backup(forked, 2, 12, 110);

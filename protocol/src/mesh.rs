@@ -6,7 +6,7 @@ use pgmesh_storage::RepoKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Where a node is: what a client remembers of the mesh.
+/// The name, region and addresses of a node, as a client remembers them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeAddress {
     /// Its name.
@@ -15,7 +15,7 @@ pub struct NodeAddress {
     pub region: String,
     /// The `host:port` addresses it is reached at, the best first.
     pub addresses: Vec<String>,
-    /// Whether it takes clients: one that is being drained does not.
+    /// Whether the node takes clients: a node that is being drained does not.
     pub serves: bool,
 }
 
@@ -26,13 +26,13 @@ pub struct RenewCertificate {
     pub csr: Vec<u8>,
 }
 
-/// What may be done to a node.
+/// A change of a node's part in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeChange {
     /// Takes it out of the mesh for good, also when it is dead.
     Remove {
         /// Also when it hosts repositories, which are then away until another node takes them over; and when so many
-        /// other voters do not answer that nothing can be decided without it.
+        /// other voters do not answer that the group cannot decide without it.
         force: bool,
     },
     /// Sends its clients elsewhere and takes no new ones: before maintenance.
@@ -63,9 +63,9 @@ pub enum NodeRole {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
-    /// It does.
+    /// The node takes clients.
     InService,
-    /// It is being drained.
+    /// The node is being drained.
     Draining,
 }
 
@@ -117,15 +117,15 @@ pub struct NodeStatus {
     pub certificate_expires: i64,
     /// Bytes that are free where its catalog is; none where that is not known.
     pub disk_free: Option<u64>,
-    /// How the repositories do that it declares.
+    /// The health of the repositories that it declares.
     pub repositories: Vec<(RepoKey, HealthInfo)>,
     /// The entries of the log that it has left out, as `TERM.INDEX` (`node start --skip-entry`).
     pub skipped: Vec<EntryId>,
     /// Why its catalog has stopped, if it has.
     pub failure: Option<String>,
-    /// Why it, or the group, does not take part in consensus, and what to do.
+    /// Why the node, or the group, does not take part in consensus, and the remedy.
     pub trouble: Option<String>,
-    /// Where the catalog is kept that it had before it began anew with an empty one, if it did.
+    /// If the node began anew with an empty catalog: the place where it keeps the catalog that it had before.
     pub began_anew: Option<String>,
     /// The sessions of clients that it keeps alive, each with the seconds that it has been without progress.
     pub sessions: Vec<(u64, u64)>,
@@ -140,27 +140,27 @@ pub struct NodeStatus {
 pub struct StuckArchiver {
     /// The stanza.
     pub stanza: String,
-    /// Who pushes: `client pg1`.
+    /// The client that pushes: `client pg1`.
     pub host: String,
-    /// The address that it comes from.
+    /// The address that the client comes from.
     pub address: String,
     /// The fingerprint of the data directory.
     pub instance: String,
     /// The fingerprint of the machine.
     pub machine: String,
-    /// The catalog's position when it was refused first.
+    /// The catalog's position at the first refusal.
     pub position: u64,
-    /// The file that it offers again and again.
+    /// The file that the client offers again and again.
     pub file: String,
-    /// Since when it is refused, Unix seconds.
+    /// When the first refusal was, Unix seconds.
     pub since: i64,
-    /// When it was offered last.
+    /// When the client offered the file last.
     pub last: i64,
     /// The exit code.
     pub code: crate::ExitCode,
-    /// Why.
+    /// The cause.
     pub why: String,
-    /// What helps.
+    /// The remedy.
     pub remedy: Option<String>,
 }
 
@@ -173,13 +173,13 @@ pub struct SessionStatus {
     pub kind: String,
     /// The stanza it is about, if any.
     pub stanza: Option<String>,
-    /// Who holds it, in words: process and host.
+    /// The holder in words: process and host.
     pub holder: String,
     /// The node that keeps it alive.
     pub node: String,
     /// When it was opened, Unix seconds.
     pub opened_at: i64,
-    /// For how many seconds it has been without progress; none where its node does not say.
+    /// For how many seconds the holder has been without progress; none where its node does not say.
     pub quiet: Option<u64>,
 }
 
@@ -196,42 +196,42 @@ pub struct RepositoryStatus {
     pub place: String,
     /// The nodes that reach it or declare it, where it is shared.
     pub nodes: Vec<ReachInfo>,
-    /// How it does, as the answering node sees it; a shared one does as the best of its nodes says.
+    /// How it does, as the answering node sees it; of a shared repository, as the best of its nodes says.
     pub health: HealthInfo,
     /// Objects that it has.
     pub objects: u64,
     /// Bytes that they take, about.
     pub bytes: u64,
-    /// What it owes.
+    /// The replicas that it owes.
     pub debt: DebtInfo,
-    /// What it does not let go.
+    /// The garbage that it does not let go.
     pub kept: KeptInfo,
-    /// What lies there and nobody knows.
+    /// The objects in it that the catalog does not know.
     pub orphans: OrphanInfo,
 }
 
-/// What scans of a repository have found that the catalog does not know.
+/// Objects that scans of a repository have found and the catalog does not know.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrphanInfo {
     /// When the last complete scan ended, Unix seconds; none before the first one.
     pub scanned: Option<i64>,
-    /// Whether one is under way.
+    /// Whether a scan is under way.
     pub scanning: bool,
-    /// What the last complete scan has seen.
+    /// All such objects that the last complete scan has seen.
     pub seen: AmountInfo,
-    /// Of that, what an earlier era of the catalog has named: it stays.
+    /// Of these, the objects that an earlier era of the catalog has named: they stay.
     pub earlier: AmountInfo,
-    /// Of that, objects that are damaged, so that nobody can tell what they are: they stay.
+    /// Of these, objects of unknown identity, because they are damaged or parts of a WAL file: they stay.
     pub unreadable: u64,
-    /// What was seen there that is no object of a repository: it stays.
+    /// Entries that are no objects of a repository: they stay.
     pub foreign: u64,
-    /// What is deleted if a scan sees it again.
+    /// Objects that are deleted if a scan sees them again.
     pub waiting: AmountInfo,
-    /// What was made garbage, and is deleted, since the repository was registered.
+    /// Objects that scans have made garbage, to be deleted, since the repository was registered.
     pub deleted: AmountInfo,
 }
 
-/// So many objects, and what they take.
+/// A number of objects, and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AmountInfo {
     /// Objects.
@@ -245,9 +245,9 @@ pub struct AmountInfo {
 pub struct ReachInfo {
     /// The node.
     pub node: String,
-    /// Whether it has had it open, so that others may go through it.
+    /// Whether the node has had the repository open, so that others may go through it.
     pub reaches: bool,
-    /// How it does there, by the node's own account.
+    /// How the repository does there, by the node's own account.
     pub health: HealthInfo,
 }
 
@@ -266,8 +266,8 @@ pub struct MeshStatus {
     pub catalog_format: u32,
     /// The level at which commands are applied: the highest that the programs of all nodes had at once.
     pub level: u32,
-    /// While the voters change: those that vote when it is done. Until then each decision needs a majority of these and
-    /// one of the former voters.
+    /// While the voters change: the voters after the change. Until it is done, each decision needs a majority of these
+    /// and a majority of the former voters.
     pub next_voters: Option<Vec<String>>,
     /// Each node with its own account, or why it could not be asked.
     pub nodes: Vec<(NodeInfo, Result<NodeStatus, String>)>,
@@ -275,9 +275,9 @@ pub struct MeshStatus {
     pub round_trips: Vec<Option<u64>>,
     /// All repositories.
     pub repositories: Vec<RepositoryStatus>,
-    /// What is lost.
+    /// Lost objects, and their cost.
     pub lost: LostReport,
-    /// What is missing from the WAL archives.
+    /// Holes in the WAL archives, and their cost.
     pub holes: HolesReport,
     /// The oldest open sessions.
     pub sessions: Vec<SessionStatus>,
@@ -285,10 +285,10 @@ pub struct MeshStatus {
     pub sessions_open: u64,
 }
 
-/// What a synchronization tells while it runs.
+/// The progress of a synchronization.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum SyncEvent {
-    /// What is still owed.
+    /// The repository still owes objects.
     Progress {
         /// The debt now.
         debt: DebtInfo,

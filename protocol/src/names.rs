@@ -51,6 +51,7 @@ impl fmt::Display for RequestId {
 pub struct PlacedIdentity {
     /// The identifier in the `pgmesh.repo` object.
     pub uuid: String,
-    /// The log position at which the repository was put at its place, as whoever opened the repository read it.
+    /// The log position at which the repository was put at its place, as the node read it when it opened the
+    /// repository.
     pub placed: LogIndex,
 }

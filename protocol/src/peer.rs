@@ -1,11 +1,11 @@
-//! What nodes say to each other.
+//! The messages between nodes.
 
 use crate::PayloadHead;
 use crate::{PlacedIdentity, RequestId};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
 use serde::{Deserialize, Serialize};
 
-/// What the mesh should know of a node that joins.
+/// A new node's description, for the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewNode {
     /// Its region; empty where none is set.
@@ -20,18 +20,18 @@ pub struct NewNode {
     pub catalog_format: u32,
 }
 
-/// What a node that has joined must keep.
+/// The mesh's answer to a new node, which the node must keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinedNode {
     /// Its number in the Raft group: a name that comes back with an empty disk gets a new one.
     pub node_id: u64,
     /// How digests are made in the mesh.
     pub suite: pgmesh_storage::DigestSuite,
-    /// The nodes that are there: the new one takes the log from these only.
+    /// The members of the mesh: the new node takes the log from these only.
     pub members: Vec<KnownMember>,
 }
 
-/// Asks for a member's word for a node that the asker's catalog does not have.
+/// Asks a member whether a node that the asking node's catalog does not have is a member, too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vouch {
     /// The name in the node's certificate.
@@ -40,7 +40,7 @@ pub struct Vouch {
     pub key: [u8; 32],
 }
 
-/// That word.
+/// The answer to [`Vouch`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Vouched {
     /// The node is a member.
@@ -71,7 +71,8 @@ pub struct Announce {
 pub struct StoreTarget {
     /// The repository.
     pub repo: RepoKey,
-    /// Its identity, as the asker's catalog has it: the asked node may have another one open.
+    /// The repository's UUID, as the asking node's catalog has it. The asked node refuses the request if it has another
+    /// repository open under that number.
     pub uuid: String,
     /// The first generation to try.
     pub generation: Generation,
@@ -88,7 +89,7 @@ pub struct StoreObject {
     pub targets: Vec<StoreTarget>,
 }
 
-/// What became of one target.
+/// The outcome for one target.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stored {
     /// The repository.
@@ -113,27 +114,27 @@ pub struct StoredAt {
 pub struct ReadObject {
     /// The repository.
     pub repo: RepoKey,
-    /// Its identity, as the asker's catalog has it.
+    /// The repository's UUID, as the asking node's catalog has it.
     pub uuid: String,
     /// Its name at rest.
     pub object: ObjectName,
-    /// Which writing of it; any that is good where it is not given.
+    /// The generation; without it, any good writing of the object.
     pub generation: Option<Generation>,
-    /// The digest is checked too, and the object is damaged where it differs.
+    /// Whether the digest is checked too; if it differs, the object is damaged.
     pub checked: bool,
 }
 
-/// What was read.
+/// The answer to [`ReadObject`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ObjectAnswer {
-    /// It follows, its tag checked.
+    /// The object follows, its tag checked.
     Found {
         /// The generation that it was read under.
         generation: Generation,
         /// The payload that follows.
         payload: PayloadHead,
     },
-    /// It could not be read.
+    /// The object could not be read.
     Failed(RemoteError),
 }
 
@@ -142,29 +143,29 @@ pub enum ObjectAnswer {
 pub struct DeleteObject {
     /// The repository.
     pub repo: RepoKey,
-    /// Its identity, as the asker's catalog has it.
+    /// The repository's UUID, as the asking node's catalog has it.
     pub uuid: String,
     /// Its name at rest.
     pub object: ObjectName,
-    /// Which writing of it.
+    /// The generation of the writing to delete.
     pub generation: Generation,
-    /// The term in which the asker leads: only the leader deletes.
+    /// The term in which the asking node leads: only the leader deletes.
     pub term: u64,
 }
 
-/// What became of garbage.
+/// The outcome of a garbage collection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collected {
     /// Objects that were deleted.
     pub deleted: u64,
-    /// Objects that their repository does not let go, and that were not known to be so.
+    /// Objects that their repository does not let go, and that the catalog did not know to be so.
     pub kept: u64,
 }
 
-/// Why a hosting node could not do what was asked of one of its repositories.
+/// Why a hosting node could not read, write or delete an object in one of its repositories.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteError {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub kind: RemoteErrorKind,
     /// The repository that answered, if one did.
     pub identity: Option<PlacedIdentity>,
@@ -172,7 +173,7 @@ pub struct RemoteError {
     pub what: String,
 }
 
-/// The kinds of failure that the asker treats differently.
+/// The kinds of failure that the asking node treats differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RemoteErrorKind {
     /// The object is not there.
@@ -185,23 +186,24 @@ pub enum RemoteErrorKind {
     Unavailable,
 }
 
-/// A node whose disk lacks what it has promised asks for another number, under which it begins with an empty catalog.
+/// A node whose disk lacks entries that it has acknowledged asks for another number, under which it begins with an
+/// empty catalog.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BeginAnew {
     /// The identifier of this request, by which a repeated one is known.
     pub id: RequestId,
     /// The number that is to be replaced.
     pub number: u64,
-    /// What it lacks, for the audit trail.
+    /// The entries that it lacks, for the audit trail.
     pub reason: String,
 }
 
-/// What becomes of that.
+/// The answer to [`BeginAnew`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NewNumber {
-    /// The node has got this one.
+    /// The node has got this number.
     Given(u64),
-    /// The one that was to be replaced is not its number any more: this one is.
+    /// The number in the request is not the node's any more: this one is.
     Is(u64),
 }
 

@@ -1,17 +1,17 @@
-//! Requests of few fields, and the limits of what all of them carry. `call.rs` has the table of them.
+//! Requests of few fields, and the limits of all messages and bodies. `call.rs` has the table of the requests.
 
 use crate::{CreateStanza, NodeAddress, NodeChange};
 use pgmesh_storage::{RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The longest message of a member (not body): bounds what a peer can make us allocate.
+/// The longest message of a member, without its body: bounds the memory that a peer can make us allocate.
 pub const MESSAGE_LIMIT: usize = 4 << 20;
 /// The longest message between nodes: as the largest log entry, with room for its envelope.
 pub const CONSENSUS_LIMIT: usize = 24 << 20;
 /// Bytes of the one message that a peer without a certificate may send.
 pub const JOIN_LIMIT: usize = 16 << 10;
-/// The largest body: what does not compress is stored as it is, and longer WAL files come in parts.
+/// The largest body: incompressible content is stored as it is, and longer WAL files come in parts.
 pub const BODY_LIMIT: u64 = pgmesh_storage::MAX_PLAIN_LENGTH;
 /// The largest body of a chunk; chunks are 1 MiB of plaintext, a margin is left for a larger chunk size.
 pub const CHUNK_BODY_LIMIT: u64 = 8 << 20;
@@ -20,7 +20,7 @@ pub const QUERY_LIMIT: usize = 4096;
 /// How many pieces one [`GetPieces`](crate::GetPieces) may name.
 pub const PIECES_LIMIT: usize = 128;
 
-/// Asks what every flow needs to know first.
+/// Asks for the mesh's identity, digests and nodes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Hello;
 
@@ -62,10 +62,10 @@ pub struct TerminateSession {
     pub session: u64,
 }
 
-/// Gives up what the catalog has lost.
+/// Accepts that the end of the catalog is lost.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct AcceptLoss {
-    /// The position up to which it had come, as `status` says it:
+    /// The position that the lost catalog had reached, as `status` says it:
     /// [`CatalogLost::position`](crate::CatalogLost::position).
     pub position: u64,
 }
@@ -82,7 +82,7 @@ pub struct UpgradeStanza {
 pub struct AdoptStanza {
     /// The cluster.
     pub cluster: CreateStanza,
-    /// Although the writer before it has pushed a moment ago.
+    /// Also when the present writer has pushed a moment ago.
     pub force: bool,
 }
 
@@ -91,9 +91,9 @@ pub struct AdoptStanza {
 pub struct DeleteStanza {
     /// The stanza.
     pub stanza: StanzaName,
-    /// Delete even when it has not been stopped.
+    /// Also when the stanza has not been stopped.
     pub force: bool,
-    /// Whoever asks has seen that its cluster does not run.
+    /// The client has seen that the stanza's cluster does not run.
     pub is_down: bool,
 }
 
@@ -102,7 +102,7 @@ pub struct DeleteStanza {
 pub struct UpdateRepository {
     /// The repository.
     pub repo: RepoKey,
-    /// The definition in the asker's file, to be held against the node's.
+    /// The definition in the client's file, which the node compares with its own.
     pub definition: BTreeMap<String, String>,
 }
 
@@ -118,7 +118,7 @@ pub struct ReplaceRepository {
 pub struct RemoveRepository {
     /// The repository.
     pub repo: RepoKey,
-    /// Also when nothing else has some of what it holds.
+    /// Also when some of its objects are in no other repository.
     pub force: bool,
 }
 
@@ -131,7 +131,7 @@ pub struct ListNodes;
 pub struct ChangeNode {
     /// The node.
     pub name: String,
-    /// What is asked.
+    /// The change.
     pub change: NodeChange,
 }
 
@@ -139,7 +139,7 @@ pub struct ChangeNode {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct GetStatus;
 
-/// Owes a repository all that the others have.
+/// Owes a repository all objects that the others have.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct SyncRepository {
     /// The repository.
@@ -158,7 +158,7 @@ pub struct GetAuthority;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct GetNodeStatus;
 
-/// Has the leader delete what nothing needs any more.
+/// Asks the leader to delete all garbage now.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct CollectGarbage;
 

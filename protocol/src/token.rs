@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
-/// What a token is known by in the catalog; no secret.
+/// A token's public identifier, by which the catalog knows it; no secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TokenId(pub [u8; 8]);
 
@@ -22,7 +22,7 @@ impl fmt::Debug for TokenId {
     }
 }
 
-/// What proves that somebody holds a token. Wiped when dropped, never printed.
+/// A token's secret, which proves possession. Wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TokenSecret([u8; 32]);
@@ -38,7 +38,7 @@ impl TokenSecret {
         Ok(secret)
     }
 
-    /// SHA-256 of the secret: what the catalog keeps (the secret has 256 random bits, so there is nothing to guess).
+    /// SHA-256 of the secret, for the catalog: it has 256 random bits, so the hash gives nothing to guess.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.0).into()
     }

@@ -3,7 +3,7 @@
 use pgmesh_storage::{RepoKey, StanzaName};
 use serde::{Deserialize, Serialize};
 
-/// What to verify.
+/// Asks to read and check all objects, or some of them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VerifyRequest {
     /// Only this stanza's backups and WAL (with the chunks they need); all where it is not given.
@@ -14,10 +14,10 @@ pub struct VerifyRequest {
     pub part: Option<Vec<RepoKey>>,
 }
 
-/// Something that is wrong.
+/// A fault, or an object worth a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// What kind of thing.
+    /// The kind of the finding.
     pub kind: FindingKind,
     /// In which repository, where it is in one.
     pub repo: Option<u16>,
@@ -25,7 +25,7 @@ pub struct Finding {
     pub stanza: Option<String>,
     /// The object, segment range or backup.
     pub subject: String,
-    /// What was found, in a sentence.
+    /// The finding, in a sentence.
     pub what: String,
 }
 
@@ -39,7 +39,7 @@ pub enum FindingKind {
     Missing,
     /// A repository, or a part of it, that could not be read.
     Unreadable,
-    /// A committed backup that depends on something damaged or missing.
+    /// A committed backup that depends on damaged or missing objects.
     BackupDamaged,
     /// WAL that is missing although WAL behind it is known of, and that a backup needs to be recovered beyond it.
     WalGap,
@@ -49,16 +49,16 @@ pub enum FindingKind {
     Owed,
     /// An object that nothing refers to: left by an upload that was not finished. No fault.
     Unreferenced,
-    /// Something that is no object of the repository, such as another repository below this one. No fault of this
-    /// one's.
+    /// A file that is no object of the repository. For example, another repository lies below this one. No fault of
+    /// this repository's.
     ///
-    /// The last one: kinds travel by their number.
+    /// This variant stays the last one: kinds travel by their number.
     Foreign,
 }
 
 impl FindingKind {
-    /// Whether it makes `verify` exit with an error. What is owed, what nothing needs or refers to, and what is not of
-    /// the repository are no damage.
+    /// Whether the finding makes `verify` exit with an error. Owed replicas, unneeded WAL, unreferenced objects and
+    /// foreign files are no damage.
     pub fn is_error(self) -> bool {
         !matches!(
             self,
@@ -82,7 +82,7 @@ impl FindingKind {
     }
 }
 
-/// What a verification tells while it runs.
+/// The progress of a verification.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum VerifyEvent {
     /// So far.
@@ -92,7 +92,7 @@ pub enum VerifyEvent {
         /// Bytes read.
         bytes: u64,
     },
-    /// Something wrong.
+    /// A finding.
     Found(Finding),
     /// The end.
     Done(VerifySummary),

@@ -4,8 +4,8 @@ use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{ObjectPath, PartsSeen};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Parts that are being written at once. The last one is written when all the others are there: a file whose upload was
-/// cut lacks its end.
+/// Parts that are being written at once. The last part is written when all others are there: if an upload was cut, the
+/// file lacks its end.
 pub const PARTS_AT_ONCE: usize = 2;
 
 /// One copy of a file, as one writing of it has left it.
@@ -17,19 +17,19 @@ pub struct Copy {
     pub of: Option<u16>,
 }
 
-/// What lies under the name of one file.
+/// The copies under the name of one file.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Copies {
     /// One content, perhaps in several generations, the highest first.
     One(Vec<Copy>),
-    /// Several contents: invariant 3 was the lost catalog's, and nothing tells which one is right.
+    /// Several contents: only the lost catalog kept invariant 3, and no repository tells which one is right.
     Different(Vec<Copy>),
     /// The first parts of a file whose upload was cut. No repository is counted for a file before it has every part, so
-    /// here it was never archived.
+    /// here the file was never archived.
     Cut,
 }
 
-/// What a listing has shown of one file.
+/// The objects of one file, from a listing.
 #[derive(Debug, Default)]
 pub struct Listed {
     objects: Vec<ObjectPath>,
@@ -47,9 +47,9 @@ impl Listed {
         set.or_insert_with(|| PartsSeen::first(part)).add(part);
     }
 
-    /// What that comes to. A set of parts that lacks some, and was not cut, was whole once: it counts as a content like
-    /// others, unless the same content is there completely. The beginnings that cut uploads leave count only where
-    /// nothing else is there.
+    /// The copies that these objects form. An incomplete set of parts that was not cut was whole once: it counts as a
+    /// content like others, unless the same content is there completely. The first parts of cut uploads count only
+    /// where there is no other copy.
     pub fn copies(self) -> Copies {
         let copy = |path: &ObjectPath, of| Copy { path: path.clone(), of };
         let objects = self.objects.iter().map(|path| copy(path, None));
@@ -87,7 +87,7 @@ pub fn grouped(paths: Vec<ObjectPath>) -> BTreeMap<WalFileName, Copies> {
     judged(files)
 }
 
-/// What was listed of each file comes to.
+/// The copies of each file that was listed.
 pub fn judged(files: BTreeMap<WalFileName, Listed>) -> BTreeMap<WalFileName, Copies> {
     let files = files.into_iter();
     files.map(|(file, listed)| (file, listed.copies())).collect()
@@ -131,15 +131,15 @@ mod tests {
         let all = [".p003of003", ".p001of003", ".p002of003"];
         let whole = copy(path(file, 'a', ""), Some(3));
         assert_eq!(judged(of(&all, 'a')), Copies::One(vec![whole.clone()]));
-        // Another content that was never whole does not count, nor another writing.
+        // The cut upload of another content does not count, nor does a cut upload of another generation.
         let mut more: Vec<_> = of(&all, 'a');
         more.extend::<Vec<_>>(of(&[".p001of003"], 'b'));
         more.extend::<Vec<_>>(of(&[".g1.p001of003", ".g1.p003of003"], 'a'));
         assert_eq!(judged(more), Copies::One(vec![whole.clone()]));
-        // An upload that was cut was never acknowledged; one that has lost a part was.
+        // A cut upload was never acknowledged; an upload that has lost a part was.
         assert_eq!(judged(of(&[".p001of003"], 'a')), Copies::Cut);
         assert_eq!(judged(of(&[".p001of003", ".p003of003"], 'a')), Copies::One(vec![whole]));
-        // Nothing tells that the content which is whole is the one that was acknowledged.
+        // Of a whole content and a torn one, either may be the acknowledged content.
         let mut torn: Vec<_> = of(&all, 'a');
         torn.extend::<Vec<_>>(of(&[".p001of003", ".p003of003"], 'b'));
         assert!(matches!(judged(torn), Copies::Different(copies) if copies.len() == 2));

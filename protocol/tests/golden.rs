@@ -1,4 +1,4 @@
-//! The bytes of every message. A change of one of them is a change of the wire protocol, and is seen here.
+//! The bytes of every message. A change of one of them is a change of the wire protocol, and this test shows it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "golden/sampler.rs"]

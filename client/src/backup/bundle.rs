@@ -81,7 +81,8 @@ impl Bundle {
         self.slots.last().copied()
     }
 
-    /// Takes the bundle, leaving an empty one: its bytes and what waits for their digest; none where nothing is in it.
+    /// Takes the bundle, leaving an empty one: its bytes, and the extents that wait for their digest; none where it is
+    /// empty.
     pub fn seal(&mut self) -> Option<(Vec<u8>, Vec<Slot>)> {
         let Self { bytes, slots } = std::mem::take(self);
         (!slots.is_empty()).then_some((bytes, slots))

@@ -1,4 +1,4 @@
-//! A file that the prior backup has: what changed of it is found by fingerprints, and stored.
+//! A file that the prior backup has: fingerprints find its changed pages, and these are stored.
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
 use super::delta::layout::{Fate, Run, new_pages, plan};
@@ -21,18 +21,18 @@ const WHOLE_FROM_PERCENT: u64 = 90;
 struct Changing<'a> {
     number: u64,
     entry: &'a Entry,
-    /// As it was.
+    /// Its fingerprints in the prior backup.
     before: &'a [PageFingerprint],
     map: ExtentMap<'a>,
-    /// As it is, as far as that is known.
+    /// Its fingerprints now, as far as they are known.
     table: Vec<PageFingerprint>,
-    /// Pages that were stored because they changed, and though they did not.
+    /// Pages that were stored because they changed, and pages that were stored though they did not.
     changed: u64,
     rewritten: u64,
 }
 
 impl Reader {
-    /// Reads what may have changed of a file, and stores the pages that did.
+    /// Reads the pages of a file that may have changed, and stores the pages that did.
     pub(super) fn changed(
         &mut self,
         number: u64,
@@ -91,7 +91,7 @@ impl Reader {
         self.output.finish(number, end, crc, bad)
     }
 
-    /// The pages whose fingerprints differ from what they were.
+    /// The pages whose fingerprints differ from those in the prior backup.
     fn compare(&self, entry: &Entry, source: &mut PageSource<'_>, known: &Known) -> Result<RoaringBitmap, Halt> {
         let mut changed = RoaringBitmap::new();
         let (mut at, mut page) = (0, 0);
@@ -107,7 +107,7 @@ impl Reader {
             }
             at += piece.len() as u64;
             if (piece.len() as u64) < want {
-                // What is gone is found to be so when it is read again.
+                // The file has shrunk: when these pages are read again, they are found to be gone.
                 changed.insert_range(page..page_count(source.size));
                 break;
             }
@@ -121,7 +121,8 @@ impl Reader {
         }
     }
 
-    /// Reads a run of pages and stores those that changed, or all. Answers where the file ends, if it ends before them.
+    /// Reads a run of pages and stores the changed ones, or all. Answers where the file ends, if it ends before the
+    /// run.
     fn take_run(
         &mut self,
         file: &mut Changing<'_>,
@@ -146,7 +147,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// Takes what was read at byte `at`, which is page `first`.
+    /// Takes a piece that was read at byte `at`, the beginning of page `first`.
     fn take_piece(
         &mut self,
         file: &mut Changing<'_>,

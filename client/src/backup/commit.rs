@@ -17,7 +17,7 @@ use pgmesh_storage::{
 };
 use std::sync::atomic::Ordering;
 
-/// What was learnt at the beginning and belongs into the root.
+/// Facts for the root of the manifest that are known at the beginning.
 pub struct Facts {
     start: BackupStart,
     databases: Vec<DatabaseRecord>,
@@ -25,18 +25,18 @@ pub struct Facts {
     links: Vec<LinkRecord>,
     /// Page checksums are checked.
     pub page_checksums: bool,
-    /// What fingerprints are seeded with.
+    /// The seed of the fingerprints.
     pub fingerprint_seed: Option<FingerprintSeed>,
-    /// When everything was last read, where this backup does not.
+    /// When everything was last read, where this backup does not read everything.
     pub scanned_at: Option<i64>,
-    /// From where it is known what may have changed.
+    /// How the pages to read were chosen.
     pub chosen_by: ChosenBy,
-    /// What was read and found.
+    /// Sums of the pages that were read and compared.
     pub sums: Sums,
 }
 
 impl Facts {
-    /// Collects what the server and the walk say.
+    /// Collects the answers of the server and the results of the walk.
     pub fn begin(
         start: BackupStart,
         databases: Vec<DatabaseName>,
@@ -69,7 +69,7 @@ impl Facts {
     }
 }
 
-/// A tablespace with its name; one that was created after the names were read has its oid as name.
+/// A tablespace with its name. If it was created after the names were read, its oid is its name.
 fn tablespace(found: &Tablespace, names: &[TablespaceName]) -> TablespaceRecord {
     let name = names
         .iter()
@@ -171,7 +171,7 @@ fn root(
         sizes: BackupSizes {
             size: list.size,
             delta: delta(context.kind, list.size, counts),
-            // What chunks take that were there before, only the catalog knows: `info` shows its sum.
+            // Only the catalog knows the bytes of the chunks that were there before: `info` shows the sum.
             repository: stored_new,
             repository_delta: stored_new,
         },
@@ -182,7 +182,7 @@ fn root(
     }
 }
 
-/// What the backup had to take in: all of the cluster for a full one.
+/// The bytes that the backup had to take in: all of the cluster for a full backup.
 fn delta(kind: BackupType, size: u64, counts: &UploadCounts) -> u64 {
     match kind {
         BackupType::Full => size,

@@ -1,4 +1,4 @@
-//! Jobs for the readers, each file with what the prior backup knows of it.
+//! Jobs for the readers, each file with its record in the prior backup.
 //!
 //! The prior backup's manifest has its entries in the order of the walk, as this one will: the two are read side by
 //! side, part by part (invariant 11).
@@ -15,7 +15,7 @@ use pgmesh_storage::{EntryKind, Extent, FileEntry, FingerprintTable, Fingerprint
 use roaring::RoaringBitmap;
 use std::collections::VecDeque;
 
-/// A job, with what is known of its files.
+/// A job whose files have been looked up in the prior backup.
 #[derive(Debug)]
 pub struct ReadyJob {
     /// The number of the first entry.
@@ -24,36 +24,36 @@ pub struct ReadyJob {
     pub entries: Vec<Ready>,
 }
 
-/// An entry, and what is known of it.
+/// An entry, and its past.
 #[derive(Debug)]
 pub struct Ready {
     /// As the walk found it.
     pub entry: Entry,
-    /// What the prior backup says.
+    /// Its past in the prior backup.
     pub what: What,
 }
 
-/// What is known of a file.
+/// The past of a file, as the prior backup tells it.
 #[derive(Debug)]
 pub enum What {
-    /// Nothing: it is read and stored as a whole.
+    /// There is none: the file is read and stored as a whole.
     New,
-    /// It has not changed since, and is not read.
+    /// The file has not changed since, and is not read.
     Same(Box<FileEntry>),
-    /// It may have changed.
+    /// The file may have changed.
     Known(Box<Known>),
 }
 
-/// A file as it was.
+/// A file as the prior backup has it.
 #[derive(Debug)]
 pub struct Known {
     /// Its entry in the prior backup.
     pub before: FileEntry,
-    /// The pages that may have changed, of those that there were; none: any may have.
+    /// The old pages that may have changed; none where any page may have changed.
     pub look: Option<RoaringBitmap>,
     /// The fingerprints that it had.
     pub table: FingerprintTable,
-    /// What the change map names, where it is put to the test.
+    /// The pages that a change map names, where the map is put to the test.
     pub named: Option<RoaringBitmap>,
 }
 
@@ -64,8 +64,7 @@ impl Known {
     }
 }
 
-/// Queues all jobs. What cannot be learnt of the prior backup is read anew: that costs time
-/// and room, and loses nothing.
+/// Queues all jobs. A file whose past cannot be read is stored anew: that costs time and room, and loses nothing.
 ///
 /// # Errors
 /// The mesh cannot be asked which chunks it has.

@@ -29,11 +29,11 @@ const RESUMES: &str = "run the backup again: what is stored is not sent twice";
 /// The label is made of local time.
 ///
 /// # Errors
-/// All that keeps a whole backup from being committed; that a node dies does not. Nothing is left locked then: the mesh
-/// is told, or notices when nobody goes on; the server ends the backup when its connection does.
+/// No whole backup can be committed. The death of one node is no such failure. Nothing is left locked then: the client
+/// ends the session, or its node does some time after the connection; the server ends the backup with the connection.
 pub async fn run(settings: BackupSettings, mesh: Arc<Mesh>, caller: Arc<dyn Caller>) -> Result<BackupSummary, Failure> {
     let Source { mut cluster, standby } = standby::choose(&settings).await?;
-    // From here on there is something to give up.
+    // From here on there is a session to give up.
     let interruption = caller.interruption(Box::new(stopped))?;
     let (Chosen { label, kind, prior }, begun) =
         choose_and_begin(&mesh, &settings, &cluster, standby.as_deref()).await?;
@@ -73,15 +73,15 @@ async fn watch(standby: Option<&Standby>) -> Failure {
     }
 }
 
-/// What the stanza's backups decide together with the clock.
+/// The choice that the stanza's backups and the clock decide together.
 struct Chosen {
     label: BackupLabel,
     kind: BackupType,
     prior: Option<BackupLabel>,
 }
 
-/// Chooses, and begins. Where another backup ends in between, that one is the newest, and perhaps what this one is
-/// compared with: all is chosen again.
+/// Chooses, and begins. If another backup ends in between, that backup is the newest, and perhaps the prior of this
+/// one: the client chooses again.
 async fn choose_and_begin(
     mesh: &Mesh,
     settings: &BackupSettings,
@@ -178,7 +178,7 @@ fn stopped(signal: &str) -> Failure {
     Failure::new(ExitCode::Runtime, format!("the backup was stopped by {signal}")).remedy(RESUMES)
 }
 
-/// What may succeed the next time should be tried, and costs little.
+/// A backup that failed for a passing reason should be run again, which costs little.
 fn resumable(failure: Failure) -> Failure {
     if failure.again && failure.remedy.is_none() {
         failure.remedy(RESUMES)

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 const SUITE: DigestSuite = DigestSuite::Blake3;
 
-/// What happens to the files, or with them.
+/// A change of the files, a backup, or an expiry.
 #[derive(Debug, Clone)]
 enum Step {
     /// Some bytes of a file become others.
@@ -32,20 +32,20 @@ enum Step {
         length: u32,
         salt: u8,
     },
-    /// A file gets another length; what is new of it is zero, or the bytes of something else.
+    /// A file gets another length; its new end is zero, or other bytes.
     Resize { file: usize, length: u32, salt: u8 },
     /// A file goes, or comes again with other content.
     Remove { file: usize },
     /// Two files change places, as when a relation is rewritten.
     Swap { one: usize, other: usize },
-    /// A backup: full, or compared with an earlier one, whose pages are all read or only those that a map names.
+    /// A backup: full, or compared with an earlier backup; it reads all pages, or only the pages that a map names.
     Backup {
         full: bool,
         since: usize,
         by_map: bool,
         readers: usize,
     },
-    /// A backup goes, and what only it named.
+    /// A backup goes, with the chunks that only it named.
     Expire { which: usize },
 }
 
@@ -53,7 +53,8 @@ enum Step {
 struct Made {
     entries: BTreeMap<String, FileEntry>,
     content: BTreeMap<String, Vec<u8>>,
-    /// What changed since it, page by page, as a change map has it: more than needed now and then.
+    /// The pages of each file that changed since this backup, as a change map has them: with more pages than needed now
+    /// and then.
     changed: HashMap<String, RoaringBitmap>,
 }
 
@@ -248,7 +249,7 @@ impl World {
         self.chunks.retain(|digest, _| named.contains(digest));
     }
 
-    /// Each backup restores by itself to what was there.
+    /// Each backup restores by itself to the files of its time.
     fn check(&self) {
         for backup in &self.backups {
             let paths: Vec<&String> = backup.entries.keys().collect();
@@ -272,7 +273,7 @@ impl World {
     }
 }
 
-/// What a restore reads for a large file is bounded.
+/// Checks that the bytes that a restore reads for a large file are bounded.
 fn assert_bound(path: &str, size: u64, extents: &[Extent]) {
     let mut spans: BTreeMap<Digest, (u64, u64)> = BTreeMap::new();
     for extent in extents {
@@ -281,7 +282,7 @@ fn assert_bound(path: &str, size: u64, extents: &[Extent]) {
         *span = (span.0.min(from), span.1.max(to));
     }
     let read: u64 = spans.values().map(|(from, to)| to - from).sum();
-    // Pages of other files may lie between those of one.
+    // Pages of other files may lie between the pages of one file.
     assert!(
         size <= 1 << 20 || read <= size * 8 / 5 + 8 * PAGE,
         "{path}: {read} of {size}"

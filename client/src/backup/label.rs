@@ -13,8 +13,8 @@ pub struct ChosenLabel {
     pub clock_is_behind: bool,
 }
 
-/// The label of a backup that begins at `now`, in the offset that `now` carries, and is compared with `prior`: later
-/// than all `existing` ones, whatever the clock says, because labels must sort as the backups were made.
+/// The label of a backup that begins at `now`, in the offset that `now` carries, and is compared with `prior`. It is
+/// later than all `existing` labels, also if the clock was set back, because labels must sort as the backups were made.
 pub fn choose<'a>(
     now: OffsetDateTime,
     kind: BackupType,

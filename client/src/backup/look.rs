@@ -1,4 +1,4 @@
-//! Which pages of a file are looked at: a pure decision. What is stored, content decides.
+//! Which pages of a file are read: a pure decision. Their content decides which of them are stored.
 
 use super::changes::Changes;
 use super::plan::size;
@@ -11,23 +11,24 @@ use roaring::RoaringBitmap;
 /// seconds.
 const RACY: i64 = 2;
 
-/// Where it is known from what may have changed.
+/// How the files and pages to read are chosen.
 #[derive(Debug)]
 pub enum Policy {
-    /// Nowhere: everything is read. A change map that is there all the same is put to the test.
+    /// All files are read. If there is a change map all the same, it is put to the test.
     Everything(Option<ChangeMap>),
-    /// From the WAL between the two backups.
+    /// By the WAL between the two backups.
     Map(Changes),
-    /// From sizes and times: what has those of the prior backup, which began at this time (Unix seconds), is as it was.
+    /// By sizes and times: if a file's size and time are those in the prior backup, the file is as it was. The prior
+    /// backup began at this time (Unix seconds).
     Times(i64),
 }
 
-/// What of a file is looked at.
+/// The pages of a file that are read.
 #[derive(Debug, PartialEq)]
 pub struct Look {
-    /// These pages of those that it had, and all that are new; none: all.
+    /// These of the old pages, and all new ones; none: all pages.
     pub pages: Option<RoaringBitmap>,
-    /// The pages that a change map names, where it is put to the test.
+    /// The pages that a change map names, where the map is put to the test.
     pub named: Option<RoaringBitmap>,
 }
 
@@ -59,7 +60,7 @@ impl Policy {
         }
     }
 
-    /// From where it is known which pages may have changed, for who reads the summary.
+    /// How the files and pages to read are chosen, for the summary.
     pub fn chosen_by(&self) -> ChosenBy {
         match self {
             Self::Everything(_) => ChosenBy::Nothing,

@@ -7,7 +7,7 @@ use pgmesh_storage::{Digest, DigestSuite, EntryKind, FileEntry, FileErrors, Part
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
-/// What became of one entry.
+/// The outcome of one entry.
 #[derive(Debug)]
 pub struct Taken {
     /// Its number in the order of the walk.
@@ -54,7 +54,7 @@ impl ManifestBuilder {
         }
     }
 
-    /// Takes what became of an entry, in any order.
+    /// Takes the outcome of an entry, in any order.
     pub async fn take(&mut self, taken: Taken) -> Result<(), Halt> {
         self.early.insert(taken.number, taken.entry);
         while let Some(entry) = self.early.remove(&self.next) {
@@ -119,13 +119,14 @@ impl ManifestBuilder {
     }
 }
 
-/// What the walk saw, as the manifest has it.
+/// An entry of the walk, as the manifest has it.
 pub fn file_entry(entry: &Entry, kind: EntryKind) -> FileEntry {
     FileEntry {
         path: entry.path.clone(),
         kind,
         modified: entry.modified,
-        // Not setuid, setgid and sticky: what has no use in a data directory, and gives rights away, is not restored.
+        // Not setuid, setgid and sticky: a data directory has no use for these bits, and a restore with them gives
+        // rights away.
         mode: entry.mode & 0o777,
         user: entry.user.as_deref().map(str::to_owned),
         group: entry.group.as_deref().map(str::to_owned),

@@ -1,8 +1,8 @@
 //! `pgmesh backup` on a PostgreSQL host.
 //!
 //! ```text
-//! flow ─ take ─┬─ plan      what the walk found, packed, as jobs in order
-//!              ├─ feed      jobs with what the prior backup knows → queue, which keeps readers near each other
+//! flow ─ take ─┬─ plan      the entries of the walk, packed, as jobs in order
+//!              ├─ feed      jobs with their past in the prior backup → queue, which keeps readers near each other
 //!              ├─ reader    threads: files → pieces, page checksums (pages), small files together (bundle)
 //!              ├─ uploader  pieces → chunks that the mesh lacks, compressed and sent
 //!              └─ manifest  entries in the order of the walk → parts, which are pieces too

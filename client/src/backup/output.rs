@@ -1,5 +1,5 @@
-//! What a reader gives: pieces of content for the upload, and entries for the manifest as soon as all their extents are
-//! known.
+//! The output of a reader: pieces of content for the upload, and entries for the manifest as soon as all their extents
+//! are known.
 
 use super::bundle::{BUNDLE_BELOW, Bundle, CHUNK_SIZE, List, Slot};
 use super::manifest::Taken;
@@ -10,15 +10,15 @@ use pgmesh_storage::{BlockRange, Digest, DigestSuite, EntryKind, Extent, FileEnt
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 
-/// Fingerprints are gathered over several jobs, up to so many bytes: those of 43 MiB of files. They are read without
-/// the content, so they do not lie among it.
+/// Fingerprints are gathered over several jobs, up to so many bytes: those of 43 MiB of files. A backup reads them
+/// without the content, so they do not lie among it.
 const MARKS_LENGTH: usize = 64 << 10;
 /// And of no more files, because these wait for them (invariant 11).
 const MARKS_WAITING: usize = 512;
 /// Stands for the digest of a bundle that is not full yet.
 const NOT_YET: Digest = Digest([0; 32]);
 
-/// What one reader gives.
+/// The output of one reader.
 pub struct Output {
     suite: DigestSuite,
     pieces: mpsc::Sender<Piece>,
@@ -35,7 +35,7 @@ struct OpenFile {
     fingerprints: Fingerprints,
     /// How many extents wait for the digest of a bundle.
     waiting: usize,
-    /// All has been said about it.
+    /// The reader has finished the file.
     finished: bool,
 }
 
@@ -84,7 +84,7 @@ impl Output {
         self.open.insert(number, file);
     }
 
-    /// Adds to a file what lies in a chunk already.
+    /// Adds to a file an extent that lies in a chunk already.
     pub fn keep(&mut self, number: u64, list: List, extent: Extent) {
         if let Some(file) = self.open.get_mut(&number) {
             extents::push(file.list(list), extent);
@@ -143,7 +143,7 @@ impl Output {
         Ok(())
     }
 
-    /// All of a file has been added: what else there is to say about it.
+    /// Finishes a file whose extents have all been added, with its size, CRC and bad pages.
     pub fn finish(&mut self, number: u64, size: u64, crc32c: u32, bad_pages: Vec<BlockRange>) -> Result<(), Halt> {
         let Some(file) = self.open.get_mut(&number) else {
             return Ok(());
@@ -158,7 +158,7 @@ impl Output {
         self.tell_if_complete(number)
     }
 
-    /// An entry that is complete, or none where the file has vanished.
+    /// Hands over an entry that is complete, or none where the file has vanished.
     pub fn tell(&self, number: u64, entry: Option<FileEntry>) -> Result<(), Halt> {
         let taken = Taken { number, entry };
         self.taken.blocking_send(Ok(taken)).map_err(|_| Halt::UploadEnded)
@@ -169,16 +169,15 @@ impl Output {
         self.seal(List::Content)
     }
 
-    /// Nothing waits any longer for a bundle to be full: there are no more files, or the manifest waits for those that
-    /// do.
+    /// Ends all bundles as they are: there are no more files, or the manifest waits for entries that wait for a bundle.
     pub fn flush(&mut self) -> Result<(), Halt> {
         self.seal(List::Content)?;
         self.seal(List::Base)
     }
 
-    /// Something failed: nobody waits for the rest.
+    /// Hands over a failure, which ends the backup.
     pub fn fail(&self, failure: Failure) {
-        // Nobody listens any more: then another failure has been told already.
+        // If the receiver is gone, another failure has ended the backup already.
         let _ = self.taken.blocking_send(Err(failure));
     }
 

@@ -36,8 +36,8 @@ impl<'file> PageChecker<'file> {
 
     /// Checks all whole pages of `piece`, which was read at byte `offset`, a multiple of the page size.
     ///
-    /// A page that fails is read once more, a moment later. When it has changed, the server was writing it: what was
-    /// read now takes its place, and WAL replay writes the page again in any case. When it has not, it is bad.
+    /// A page that fails is read once more, a moment later. If it has changed, the server was writing it: the second
+    /// read takes its place, and WAL replay writes the page again in any case. If it has not changed, it is bad.
     pub fn check(&mut self, offset: u64, piece: &mut [u8]) {
         let first = u32::try_from(offset / PAGE_SIZE as u64).unwrap_or(u32::MAX);
         let pages = piece.as_chunks_mut::<PAGE_SIZE>().0;

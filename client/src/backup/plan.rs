@@ -1,4 +1,4 @@
-//! What is to be read, and in which order: from the tree that the walk found to jobs.
+//! The files to read, and their order: from the tree that the walk found to jobs.
 
 use super::bundle::{CHUNK_SIZE, bundled_length};
 use pgmesh_postgres::{ClusterTree, ControlFile, Entries, EntriesIter, Entry, EntryKind, Link, Tablespace};
@@ -12,11 +12,11 @@ pub const JOB_ENTRIES: usize = 1024;
 /// One file name in so many begins a new job.
 const NAMES_PER_JOB: u32 = 32;
 
-/// What a backup will hold.
+/// The content of a backup.
 #[derive(Debug)]
 pub struct Plan {
-    /// All entries, in the order of their paths, a link before what it leads to. Packed: there may be millions
-    /// (invariant 11).
+    /// All entries, in the order of their paths, a link before the entries that it leads to. Packed: there may be
+    /// millions (invariant 11).
     pub entries: Entries,
     /// `global/pg_control`, to be read last: it must not be older than any other file.
     pub control: Entry,
@@ -29,7 +29,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Makes a plan of what a walk found.
+    /// Makes a plan of the tree that a walk found.
     ///
     /// # Errors
     /// There is no `pg_control`, because it is excluded or vanished (55).
@@ -61,7 +61,7 @@ fn is_control(entry: &Entry) -> bool {
     entry.path == ControlFile::PATH && matches!(entry.kind, EntryKind::File { .. })
 }
 
-/// An entry's size in bytes; 0 for what is no file.
+/// An entry's size in bytes; 0 for a directory or a link.
 pub fn size(entry: &Entry) -> u64 {
     match entry.kind {
         EntryKind::File { size } => size,

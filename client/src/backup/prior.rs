@@ -1,4 +1,4 @@
-//! The backup that an incr or diff is compared with, and what is known of the changes since.
+//! The backup that an incr or diff is compared with, and the source of the changes since.
 
 use super::changes::{self, Unknown};
 use super::feed::{Ready, What};
@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// Files up to this size lie in chunks together with others.
 const SMALL: u64 = 1 << 20;
-/// The small files of a job, at most a few MiB together, lie in so many chunks, and in two more for each MiB: a restore
-/// fetches whole chunks. What lies in more is stored anew.
+/// The small files of a job, at most a few MiB together, may lie in so many chunks, and in two more for each MiB. If
+/// they lie in more, they are stored anew, because a restore fetches whole chunks.
 const SMALL_CHUNKS: u64 = 4;
 
 /// A backup to compare with.
@@ -31,9 +31,9 @@ pub struct Prior {
 
 /// How a backup begins.
 pub struct Beginning {
-    /// What its fingerprints are seeded with.
+    /// The seed of its fingerprints.
     pub seed: FingerprintSeed,
-    /// What it is compared with.
+    /// The backup that it is compared with.
     pub prior: Option<Prior>,
     /// The WAL of a change map that is put to the test.
     pub tested: Option<Range<Lsn>>,
@@ -41,10 +41,10 @@ pub struct Beginning {
     pub scanned_at: Option<i64>,
 }
 
-/// Reads what there is to know before the first file is.
+/// Reads the prior backup's manifest and the change map, before the first file is read.
 ///
 /// # Errors
-/// No randomness for a first secret. That the prior backup cannot be read costs time and room only, and a warning.
+/// No randomness for a first secret. If the prior backup cannot be read, that costs time and room only, and a warning.
 pub async fn begin(context: &Context, start: &BackupStart) -> Result<Beginning, Failure> {
     let settings = &context.settings;
     let workers = Workers::new(settings.workers);
@@ -106,7 +106,7 @@ fn new_secret() -> Result<Beginning, Failure> {
         .map_err(|error| Failure::new(ExitCode::Crypto, "no secret for fingerprints").because(error))
 }
 
-/// What is read: as little as can be known to be enough.
+/// The policy that reads the least of those that miss no change.
 async fn policy(context: &Context, root: &ManifestRoot, start: &BackupStart) -> Result<Policy, Failure> {
     let settings = &context.settings;
     if settings.delta {
@@ -159,17 +159,17 @@ fn is_due(scanned_at: Option<i64>, now: i64, age: Duration) -> bool {
 }
 
 impl Prior {
-    /// From where it is known what may have changed.
+    /// How the files and pages to read are chosen.
     pub fn chosen_by(&self) -> ChosenBy {
         self.policy.chosen_by()
     }
 
-    /// What of a file is looked at.
+    /// The pages of a file that are read.
     pub fn look(&self, entry: &Entry, before: &FileEntry) -> Look {
         self.policy.look(entry, before)
     }
 
-    /// Has the files of a job stored anew that lie in chunks which the mesh lacks, or in too many.
+    /// Has files of a job stored anew if they lie in chunks that the mesh lacks, or in too many chunks.
     pub async fn settle(context: &Context, ready: &mut [Ready]) -> Result<(), Failure> {
         gather(ready);
         let named: BTreeSet<Digest> = ready.iter().flat_map(|ready| chunks(&ready.what)).collect();

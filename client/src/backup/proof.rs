@@ -1,9 +1,9 @@
-//! Proof that the WAL in the archive is the one that a server writes (invariants 4 and 12).
+//! Proof that the WAL in the archive is the WAL that a server writes (invariants 4 and 12).
 //!
 //! Names prove nothing: a machine that was rolled back to a snapshot, or a copy of the cluster, has segments of the
 //! same names, the same system identifier and the same timeline as the archive, and other content. But only the server
-//! can write into its own WAL: it is told a text that nobody could know (a restore point), and the text must come back
-//! from the archive.
+//! can write into its own WAL. So the client has it write a random text (as a restore point), and the text must come
+//! back from the archive.
 
 use super::wal::NeededWal;
 use crate::mesh::{Archived, Mesh, WantedFile};
@@ -28,7 +28,7 @@ pub struct WalProof {
 }
 
 impl WalProof {
-    /// Has the server write the text. It reaches the archive with the segment that it lies in.
+    /// Has the server write a random text, which reaches the archive with the segment that it lies in.
     ///
     /// # Errors
     /// The server refuses, as a standby does, or cannot be asked.

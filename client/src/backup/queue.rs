@@ -18,16 +18,16 @@ const JOBS_WAITING: usize = 2;
 /// How far ahead of the manifest a job may be for each reader, in entries: as many as it reads and as wait for its
 /// bundle of fingerprints, several times over.
 const AHEAD_PER_READER: usize = 4 * JOB_ENTRIES;
-/// And at least. So many finished entries of small files take about 10 MiB; that of a file of 1 GiB takes 40 KiB by
-/// itself.
+/// And at least. So many finished entries of small files take about 10 MiB; the entry of a file of 1 GiB takes 40 KiB
+/// by itself.
 const LEAST_AHEAD: usize = 16 * JOB_ENTRIES;
 
-/// What a reader does next.
+/// The next task of a reader.
 #[derive(Debug)]
 pub enum Next {
-    /// It reads these files.
+    /// The reader reads these files.
     Job(ReadyJob),
-    /// The manifest waits for entries that somebody holds back: it ends its bundles.
+    /// The reader ends its bundles: the manifest waits for entries that a reader holds back.
     Flush,
     /// There are no more jobs.
     End,
@@ -52,13 +52,13 @@ struct State {
     is_closed: bool,
 }
 
-/// What one reader has been told already.
+/// The orders that one reader has had already.
 #[derive(Debug, Default)]
 pub struct Told {
     flushes: u64,
 }
 
-/// Closes the queue when it is dropped: no more jobs come, for whatever reason.
+/// Closes the queue when it is dropped, also after a failure: no more jobs come.
 pub struct Closing<'a>(&'a JobQueue);
 
 impl JobQueue {
@@ -107,7 +107,7 @@ impl JobQueue {
         Closing(self)
     }
 
-    /// Waits for what a reader does next. A job comes before all else.
+    /// Waits for a reader's next task. A job comes before all else.
     pub fn next(&self, told: &mut Told) -> Next {
         let mut state = self.lock();
         loop {

@@ -1,4 +1,4 @@
-//! Readers: threads that take jobs, read files or what changed of them, check pages, and cut content into pieces.
+//! Readers: threads that take jobs, read files or their changed pages, check pages, and cut content into pieces.
 
 use super::bundle::{BUNDLE_BELOW, CHUNK_SIZE, List};
 use super::delta::pages::{PAGE, combine, page_count};
@@ -26,19 +26,19 @@ use tokio::sync::mpsc;
 /// never as large.
 const LARGEST_FINGERPRINTED: u64 = 4 << 30;
 
-/// What all readers of a backup share.
+/// The state that all readers of a backup share.
 pub struct Reading {
-    /// What is still to be read.
+    /// The jobs that are still to be read.
     pub queue: JobQueue,
     /// How digests are made.
     pub suite: DigestSuite,
-    /// What fingerprints are seeded with.
+    /// The seed of the fingerprints.
     pub seed: FingerprintSeed,
     /// Check page checksums.
     pub checks_pages: bool,
-    /// Counts what was looked at.
+    /// Counts the bytes that have been read or skipped.
     pub progress: Progress,
-    /// Counts what was found.
+    /// Counts the changes that were found.
     pub tally: Tally,
 }
 
@@ -49,7 +49,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A reader that sends content to `pieces`, and to `taken` what became of each entry.
+    /// A reader that sends content to `pieces`, and the outcome of each entry to `taken`.
     pub fn new(
         reading: Arc<Reading>,
         pieces: mpsc::Sender<Piece>,
@@ -59,8 +59,8 @@ impl Reader {
         Self { reading, output }
     }
 
-    /// Reads until there are no more jobs, something fails, or nobody listens any more. However it ends, it closes the
-    /// queue: the others would wait for ever behind the entries that it has taken and not told.
+    /// Reads until there are no more jobs, a read fails, or the backup has ended. However it ends, it closes the queue:
+    /// the others would wait for ever behind the entries that it has taken and not told.
     pub fn run(mut self) {
         let reading = Arc::clone(&self.reading);
         let _closing = reading.queue.closing();
@@ -132,7 +132,7 @@ impl Reader {
         }
     }
 
-    /// A file whose content is what it was.
+    /// Hands over a file whose content has not changed.
     pub(super) fn same(
         &self,
         number: u64,
@@ -150,8 +150,8 @@ impl Reader {
         self.output.tell(number, Some(same))
     }
 
-    /// Reads all of a file, at most the size that the walk saw: what it has grown since is in the WAL. One that has
-    /// shrunk ends where it ends.
+    /// Reads all of a file, at most the size that the walk saw: later growth is in the WAL. A file that has shrunk ends
+    /// where it ends.
     pub(super) fn whole(&mut self, number: u64, entry: &Entry, mut source: PageSource<'_>) -> Result<(), Halt> {
         self.output.begin(number, file_entry(entry, EntryKind::Directory));
         let has_fingerprints = source.size <= LARGEST_FINGERPRINTED;
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    /// Reads all entries with one reader; the pieces and what became of the entries.
+    /// Reads all entries with one reader; the pieces and the outcomes of the entries.
     fn read(entries: Vec<Entry>, checks_pages: bool) -> (Vec<Piece>, Vec<Result<Taken, Failure>>) {
         let progress = Progress::start("test", entries.iter().map(size).sum(), Box::new(NoBar));
         let queue = JobQueue::with(1000, 1_000_000);
@@ -301,7 +301,7 @@ mod tests {
         entries
     }
 
-    /// Starts two readers of an empty queue; what they tell of the entries.
+    /// Starts two readers of an empty queue; the outcomes that they hand over.
     fn two_readers(pieces: &mpsc::Sender<Piece>) -> (Arc<Reading>, mpsc::Receiver<Result<Taken, Failure>>) {
         let reading = Arc::new(Reading {
             queue: JobQueue::with(2, AHEAD),

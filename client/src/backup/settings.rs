@@ -1,4 +1,4 @@
-//! What a backup is told.
+//! The settings of a backup.
 
 use crate::pg::{ArchivingCheck, PgSettings};
 use crate::wal_push::PushSettings;
@@ -24,17 +24,17 @@ pub struct BackupSettings {
     pub clusters: Vec<PgSettings>,
     /// Whether a standby's files are read.
     pub standby: StandbyWish,
-    /// Whether the server must archive its own WAL; where not, the backup pushes what it needs.
+    /// Whether the server must archive its own WAL; where not, the backup pushes the WAL that it needs.
     pub archiving: ArchivingCheck,
-    /// How it pushes that.
+    /// How the backup pushes that WAL.
     pub push: PushSettings,
     /// `stanza`.
     pub stanza: StanzaName,
     /// `type`.
     pub kind: BackupType,
-    /// `delta`: read everything, whatever is known of changes.
+    /// `delta`: read all files, also where the changes are known.
     pub delta: bool,
-    /// `delta-verify`: how long ago everything may have been read last.
+    /// `delta-verify`: the longest time since everything was last read.
     pub delta_verify: Duration,
     /// `process-max`: how many files are read, and how many chunks compressed, at once.
     pub workers: usize,

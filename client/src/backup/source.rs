@@ -8,7 +8,7 @@ use pgmesh_storage::BlockRange;
 use std::fs::File;
 use std::io;
 
-/// A file of this size or less is read once, whatever is done with it.
+/// A file of this size or less is read once, and then held in memory.
 const HELD: u64 = 1 << 20;
 
 /// A file while it is read.
@@ -16,7 +16,7 @@ pub struct PageSource<'file> {
     file: &'file File,
     checker: Option<PageChecker<'file>>,
     held: Option<Vec<u8>>,
-    /// The size that the walk saw, in bytes: what is behind it is not looked at.
+    /// The size that the walk saw, in bytes; later bytes are not read.
     pub size: u64,
 }
 

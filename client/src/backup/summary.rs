@@ -1,4 +1,4 @@
-//! What a backup came to.
+//! The result of a backup.
 
 use pgmesh_postgres::{Lsn, SegmentName};
 use pgmesh_storage::{BackupLabel, BackupType};
@@ -7,32 +7,32 @@ use std::fmt;
 
 use crate::text::size;
 
-/// What chose the pages that were read of files which the prior backup has.
+/// How the pages to read were chosen, in files that the prior backup has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ChosenBy {
-    /// Nothing: everything was read.
+    /// They were not: everything was read.
     Nothing,
-    /// The WAL since, as PostgreSQL summarizes it.
+    /// By the WAL since, as PostgreSQL summarizes it.
     Summaries,
-    /// The WAL since, by maps that the mesh has made of it.
+    /// By the WAL since, from maps that the mesh has made of it.
     Maps,
-    /// Sizes and times of files.
+    /// By sizes and times of files.
     Times,
 }
 
-/// A committed backup, for the one who started it.
+/// A committed backup, for the user.
 #[derive(Debug, Clone, Serialize)]
 pub struct BackupSummary {
     /// Its label.
     pub label: BackupLabel,
-    /// What it stores.
+    /// Its type.
     #[serde(rename = "type")]
     pub backup_type: BackupType,
-    /// What it was compared with.
+    /// The backup that it was compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<BackupLabel>,
-    /// From where it was known what may have changed.
+    /// How the pages to read were chosen.
     pub chosen_by: ChosenBy,
     /// Bytes of files that were read.
     pub read: u64,
@@ -72,7 +72,7 @@ pub struct BackupSummary {
     pub owed: Vec<u16>,
 }
 
-/// What follows "read", for a person.
+/// The words behind "read", for a person.
 impl fmt::Display for ChosenBy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {

@@ -1,4 +1,4 @@
-//! The part of a backup during which the server knows that one is made, and what belongs to it.
+//! A backup from `pg_backup_start` to `pg_backup_stop`, and to the commit.
 
 use super::commit::{Facts, commit};
 use super::feed::feed;
@@ -35,7 +35,7 @@ const ENTRIES_WAITING: usize = 256;
 const CONTROL_ATTEMPTS: u32 = 10;
 const CONTROL_PAUSE: Duration = Duration::from_millis(10);
 
-/// What is fixed when a backup begins.
+/// The facts that are fixed when a backup begins.
 pub struct Context {
     /// The way to the mesh.
     pub mesh: Arc<Mesh>,
@@ -43,17 +43,17 @@ pub struct Context {
     pub settings: BackupSettings,
     /// The cluster; the primary.
     pub cluster: OpenCluster,
-    /// Whose files are read, if not the primary's.
+    /// The standby whose files are read, if not the primary's are.
     pub standby: Option<Arc<Standby>>,
-    /// What the mesh said.
+    /// The mesh's answer to the request for a session.
     pub begun: BackupBegun,
     /// The backup's label.
     pub label: pgmesh_storage::BackupLabel,
-    /// What it stores.
+    /// The backup's type.
     pub kind: BackupType,
-    /// What it is compared with.
+    /// The backup that it is compared with.
     pub prior: Option<pgmesh_storage::BackupLabel>,
-    /// Who shows how far it is.
+    /// The program that shows the progress.
     pub caller: Arc<dyn Caller>,
 }
 
@@ -72,8 +72,8 @@ impl Context {
 /// Takes the backup and commits it.
 ///
 /// # Errors
-/// Whatever fails. The server ends the backup when the connection in `context` is dropped, the uploads under way are
-/// dropped, and the readers end when they find that nobody listens.
+/// A step fails. The server ends the backup when the connection in `context` is dropped, the uploads under way are
+/// dropped, and the readers end when they find their channels closed.
 pub async fn take(context: Context) -> Result<BackupSummary, Failure> {
     // PostgreSQL answers within db-timeout, and the walk of the data directory comes to its end.
     let waiting = context.mesh.activity().wait();
@@ -165,7 +165,7 @@ pub fn walk_failure(error: &WalkError) -> Failure {
     }
 }
 
-/// What is stored when the server has ended the backup.
+/// The stored files, when the server has ended the backup.
 struct Stored {
     list: FileList,
     end: BackupEnd,
@@ -173,7 +173,7 @@ struct Stored {
     sums: Sums,
 }
 
-/// What the server wrote and said at the end of the backup.
+/// The server's output at the end of the backup.
 struct BackupEnd {
     /// Lies between the start and the stop.
     proof: WalProof,
@@ -221,7 +221,7 @@ fn upload_settings(context: &Context) -> UploadSettings {
     }
 }
 
-/// Reads everything in its order: all files, then `pg_control`, then what the server says at the end.
+/// Reads everything in its order: all files, then `pg_control`, then the server's output at the end.
 async fn read_all(
     context: &Context,
     plan: Plan,
@@ -250,7 +250,7 @@ async fn read_all(
     );
     let feeding = async { fed.await.map_err(Halt::Failed) };
     let reading_files = read_files(&reading, context.settings.workers.max(1), pieces, &mut builder, total);
-    // When one fails the other ends: nobody takes jobs any more, or none come.
+    // When one fails the other ends: no reader takes jobs any more, or none come.
     tokio::try_join!(feeding, reading_files)?;
 
     let _waiting = context.mesh.activity().wait();
@@ -327,7 +327,7 @@ async fn read_control(entry: &Entry) -> Result<Vec<u8>, Failure> {
     }
 }
 
-/// Adds `pg_control` behind all that the readers have taken; there, the place in the order does not matter.
+/// Adds `pg_control` behind all of the readers' entries; there, the place in the order does not matter.
 async fn push_control(builder: &mut ManifestBuilder, entry: &Entry, control: Vec<u8>) -> Result<(), Halt> {
     let (size, crc32c) = (control.len() as u64, crc32c::crc32c(&control));
     let extent = Extent {

@@ -1,4 +1,4 @@
-//! What a backup read and found, in sums.
+//! Sums of the pages that a backup read and stored.
 
 use super::feed::Known;
 use crate::activity::Activity;
@@ -19,11 +19,11 @@ pub struct Tally {
     changed: AtomicU64,
     /// Pages stored though they did not change, so that restores stay quick.
     rewritten: AtomicU64,
-    /// Pages that changed by WAL that the change map should have named them for.
+    /// Changed pages that the change map missed, although their last change is in the map's WAL.
     missed: AtomicU64,
     /// The WAL that the change map is of, where it is put to the test.
     tested: Option<Range<Lsn>>,
-    /// What is read is a sign of life.
+    /// Each read is a sign of life.
     activity: Arc<Activity>,
 }
 
@@ -41,7 +41,7 @@ pub struct Sums {
 }
 
 impl Tally {
-    /// Nothing so far. `tested`: the WAL whose change map is to be compared with what is found.
+    /// All sums are 0. `tested`: the WAL whose change map is to be compared with the changed pages.
     pub fn new(tested: Option<Range<Lsn>>, activity: Arc<Activity>) -> Self {
         Self {
             tested,
@@ -62,8 +62,8 @@ impl Tally {
         self.rewritten.fetch_add(rewritten, Ordering::Relaxed);
     }
 
-    /// Looks whether a page that was found changed should have been named by the change map: it has a position of the
-    /// WAL that the map is of. Others changed later, or by hint bits alone.
+    /// Checks whether the change map should have named a changed page: its position lies in the map's WAL. Other pages
+    /// changed later, or by hint bits alone.
     pub fn compare(&self, entry: &Entry, known: &Known, page: u32, content: &[u8]) {
         let (Some(tested), Some(named)) = (&self.tested, &known.named) else {
             return;

@@ -1,7 +1,7 @@
 //! Sending chunks to the mesh: ask which are new, compress those, send them, several at a time.
 //!
-//! Pieces come in through a bounded channel, so that reading waits when sending is slow (invariant 11). Each piece is
-//! asked about together with those that wait beside it, which keeps the number of round trips small.
+//! Pieces come in through a bounded channel, so that reading waits when sending is slow (invariant 11). A query names a
+//! piece together with the pieces that wait beside it, which keeps the number of round trips small.
 
 use crate::mesh::Mesh;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ const PIECES_WAITING: usize = 8;
 /// Pieces asked about at once.
 const PIECES_ASKED: usize = 16;
 /// Chunks being compressed or sent at once: enough to keep a node with slow disks or a far one busy. With the pieces
-/// above and the readers' buffers an upload holds about 50 MiB, whatever the size of the cluster (invariant 11).
+/// above and the readers' buffers an upload holds about 50 MiB, for a cluster of any size (invariant 11).
 const CHUNKS_IN_FLIGHT: usize = 16;
 
 /// A piece of plaintext with its digest.
@@ -32,16 +32,16 @@ pub struct Piece {
 /// Why no more pieces are made.
 #[derive(Debug)]
 pub enum Halt {
-    /// Something failed here.
+    /// This part of the backup has failed.
     Failed(Failure),
     /// The upload takes no more: its own result says why.
     UploadEnded,
 }
 
-/// What an upload needs to know.
+/// The settings of an upload.
 #[derive(Clone)]
 pub struct UploadSettings {
-    /// On whose behalf.
+    /// The stanza that the backup is of.
     pub stanza: StanzaName,
     /// The backup session.
     pub session: u64,
@@ -115,7 +115,7 @@ impl Uploader {
                         });
                     }
                 }
-                // What fails is known at once, also while no pieces come.
+                // A failure is noticed at once, also while no pieces come.
                 Some(done) = tasks.join_next() => finished(done)?,
             }
         }
@@ -125,7 +125,7 @@ impl Uploader {
         Ok(self.counts)
     }
 
-    /// Those of the pieces that the mesh does not have and that are not under way already.
+    /// The pieces that the mesh does not have and that are not under way already.
     async fn new_ones(&self, pieces: Vec<Piece>) -> Result<Vec<Piece>, Failure> {
         let request = QueryChunks {
             stanza: self.settings.stanza.clone(),

@@ -25,7 +25,7 @@ pub struct NeededWal {
 }
 
 impl NeededWal {
-    /// What a backup with this `backup_label` needs that stopped at `stop`.
+    /// The segments that a backup with this `backup_label` needs that stopped at `stop`.
     pub fn of(label: &BackupLabel, stop: Lsn, size: SegmentSize) -> Self {
         Self {
             first: SegmentName::containing(label.start_timeline, label.start, size),
@@ -34,9 +34,9 @@ impl NeededWal {
     }
 }
 
-/// Pushes what the mesh does not hold yet from `pg_wal` (`archive-check=n`): the backup does not wait for
-/// archive_command, and is whole all the same (invariant 4). What `pg_wal` does not have any more is left to the
-/// archiver.
+/// Pushes the needed segments that the mesh does not hold yet from `pg_wal` (`archive-check=n`): the backup does not
+/// wait for archive_command, and is whole all the same (invariant 4). Segments that `pg_wal` does not have any more are
+/// left to the archiver.
 ///
 /// # Errors
 /// A segment is refused, or the mesh cannot be asked.

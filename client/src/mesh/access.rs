@@ -1,4 +1,4 @@
-//! Who this host is in the mesh, and how it gets there.
+//! This host's identity in the mesh, and its way there.
 
 use super::candidates::Ways;
 use pgmesh_protocol::failure::chain;
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The way to the mesh.
 #[derive(Debug, Clone)]
 pub struct AccessSettings {
-    /// Where the identity lies, and what is remembered beside it.
+    /// The folder of the identity, and of the cache beside it.
     pub directory: PathBuf,
     /// Which nodes are asked, and where they are.
     pub ways: Ways,
@@ -18,7 +18,7 @@ pub struct AccessSettings {
     pub greeting: Duration,
     /// How long a request may keep failing.
     pub limit: Duration,
-    /// PostgreSQL waits: a request ends within `limit`, whatever a node does.
+    /// PostgreSQL waits: a request ends within `limit`, also if a node hangs.
     pub ends_in_time: bool,
 }
 

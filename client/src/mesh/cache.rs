@@ -1,7 +1,7 @@
-//! What this host remembers of the mesh between commands: `mesh.json` beside the identity.
+//! This host's memory of the mesh between commands: `mesh.json` beside the identity.
 //!
-//! It only ever saves time. Whatever is wrong with the file or its folder, the program goes on as if it remembered
-//! less; processes that write at once each write a whole file, and the last one stays.
+//! It only ever saves time. If the file or its folder cannot be read or written, the program goes on as if it
+//! remembered less. If processes write at once, each writes a whole file, and the last one stays.
 
 use pgmesh_protocol::NodeAddress;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ const MAX_ADDRESSES: usize = 8;
 /// A longer name or address is none.
 const MAX_TEXT: usize = 260;
 
-/// All that is remembered.
+/// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MeshCache {
@@ -30,7 +30,7 @@ pub struct MeshCache {
     pub mesh: String,
     /// Its nodes.
     pub nodes: Vec<KnownNode>,
-    /// Addresses that are configured, of nobody yet known, and have failed.
+    /// Configured addresses that have failed and whose nodes are not known yet.
     pub strangers: Vec<Stranger>,
     /// When a new certificate was asked for last, Unix seconds.
     pub renewal_asked: Option<i64>,
@@ -56,7 +56,7 @@ pub struct KnownNode {
     pub failed: Option<i64>,
 }
 
-/// An address behind which there is nobody yet.
+/// A configured address whose node is not known yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stranger {
@@ -67,7 +67,7 @@ pub struct Stranger {
 }
 
 impl MeshCache {
-    /// What a file's content says about a mesh: nothing where it is damaged, or about another mesh.
+    /// The content of a file about a mesh: empty where it is damaged, or about another mesh.
     pub fn parse(content: &[u8], mesh: &str) -> Self {
         let mut cache: Self = serde_json::from_slice(content).unwrap_or_default();
         if cache.mesh != mesh {
@@ -112,7 +112,7 @@ impl MeshCache {
         self.nodes.iter_mut().find(|node| node.name == name)
     }
 
-    /// The mesh has these nodes, and no others. What was measured is kept.
+    /// The mesh has these nodes, and no others. Measurements of known nodes are kept.
     pub fn learn(&mut self, nodes: &[NodeAddress]) {
         if nodes.is_empty() {
             return;
@@ -133,7 +133,7 @@ impl MeshCache {
         *self = std::mem::take(self).bounded();
     }
 
-    /// Within the limits, and without what cannot be: a file is not trusted to be ours.
+    /// The memory within the limits, without empty names and addresses: a file is not trusted to be ours.
     fn bounded(mut self) -> Self {
         let is_text = |text: &String| !text.is_empty() && text.len() <= MAX_TEXT;
         self.nodes
@@ -199,7 +199,7 @@ mod tests {
         fs::create_dir(folder.path().join("taken").join(FILE)).unwrap();
         assert!(!cache().write(&folder.path().join("taken")));
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
-        // Root writes anyway; what counts is that nothing panics.
+        // Root writes anyway; the test only shows that nothing panics.
         let _ = cache().write(folder.path());
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Whom to ask, and in which order. Pure.
+//! The nodes to ask, and their order. Pure.
 
 use super::cache::{KnownNode, MeshCache};
 use std::collections::BTreeMap;
@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 /// A node that failed is put last for this long, in milliseconds.
 pub const PENALTY: i64 = 30_000;
 
-/// What the configuration says about the way to the mesh.
+/// The configuration of the way to the mesh.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ways {
     /// `mesh-node`, and on a node its own address.
     pub seeds: Vec<String>,
-    /// `mesh-route`: where a node is reached, by its name, whatever it says itself.
+    /// `mesh-route`: the address of a node, by its name. The route counts, not the addresses that the node tells.
     pub routes: BTreeMap<String, String>,
     /// `node-region`.
     pub region: Option<String>,
@@ -19,7 +19,7 @@ pub struct Ways {
     pub home: Option<String>,
 }
 
-/// One node, or an address of nobody yet known.
+/// A node, or a configured address whose node is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// The node's name, where it is known.
@@ -39,7 +39,7 @@ pub fn candidates(ways: &Ways, cache: &MeshCache, now: i64) -> Vec<Candidate> {
     let mut candidates: Vec<Candidate> = Vec::new();
     for node in &cache.nodes {
         let addresses = addresses(node, ways);
-        // A seed is a node's where the node says so, or was reached there: its route counts there, too.
+        // A seed belongs to a node if the node tells this address, or was reached at it. Then the node's route counts.
         seeds.retain(|seed| !is_address_of(seed, node) && !addresses.contains(seed));
         let candidate = Candidate {
             name: Some(node.name.clone()),
@@ -54,7 +54,7 @@ pub fn candidates(ways: &Ways, cache: &MeshCache, now: i64) -> Vec<Candidate> {
             candidates.push(candidate);
         }
     }
-    // On a node's first command its own address is all that is known.
+    // On a node's first command only its own address is known.
     let nobody_is_home = !candidates.iter().any(|candidate| candidate.is_home);
     for (at, seed) in seeds.into_iter().enumerate() {
         let stranger = cache.strangers.iter().find(|stranger| stranger.address == seed);
@@ -91,8 +91,8 @@ fn addresses(node: &KnownNode, ways: &Ways) -> Vec<String> {
     addresses
 }
 
-/// The lower, the earlier: those in good order by home, region and round trip; then those that drain; then those that
-/// failed lately, the one that failed longest ago first, so that in the end each is tried.
+/// The lower, the earlier: first the nodes in good order, by home, region and round trip; then the nodes that drain;
+/// then the nodes that failed lately, the longest ago first, so that in the end each is tried.
 fn rank(candidate: &Candidate, now: i64) -> (u8, i64, bool, bool, bool, u64) {
     let failed = candidate
         .failed

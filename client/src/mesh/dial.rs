@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The next node is dialled when the one before has not answered for this long.
 const STAGGER: Duration = Duration::from_millis(150);
-/// So long all nodes together are dialled before it counts as a failure.
+/// The limit for dialling all nodes together.
 const ROUND: Duration = Duration::from_secs(6);
 
 impl Mesh {
@@ -40,7 +40,7 @@ impl Mesh {
             } => {
                 let candidate = |at: usize| runners.get(at).map(|(candidate, _)| *candidate);
                 let beaten = failed.iter().map(|(at, _)| *at).chain(overtaken).filter_map(candidate);
-                // One of several addresses may fail: the node has not.
+                // If an address of the winner failed, the node itself has not.
                 let beaten: Vec<&Candidate> = beaten.filter(|beaten| candidate(winner) != Some(*beaten)).collect();
                 let address = runners.get(winner).map(|(_, address)| *address);
                 let link = Link::new(prize, address.unwrap_or_default().to_owned());

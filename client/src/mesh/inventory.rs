@@ -1,4 +1,4 @@
-//! What the mesh holds, put together from answers none of which is longer than a message.
+//! The mesh's report, put together from answers of which none is longer than a message.
 
 use super::Mesh;
 use pgmesh_protocol::{Failure, GetInfo, MeshInfo, StanzaInfo};
@@ -14,7 +14,7 @@ pub enum Backups {
 }
 
 impl Mesh {
-    /// What is there: of one stanza, or of all that this host may use.
+    /// The report on one stanza, or on all that this host may use.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -30,7 +30,7 @@ impl Mesh {
             let next = self.call(&ask).await?;
             whole.stale = whole.stale.or(next.stale);
             next.stanzas.into_iter().for_each(|part| add(&mut whole.stanzas, part));
-            // A node that does not get on must not keep anyone here for ever.
+            // A node that repeats its cursor must not keep the client here for ever.
             whole.more = next.more.filter(|more| *more != cursor);
         }
         Ok(whole)

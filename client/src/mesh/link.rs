@@ -1,4 +1,4 @@
-//! One connection to one node, and what is said on it.
+//! One connection to one node, and the requests on it.
 
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
@@ -35,7 +35,7 @@ impl Link {
     }
 
     /// A request, its reply, and the body that follows where `body_length` says that one does. The node may be silent
-    /// for `silence`: take nothing of what is sent, send nothing of its answer.
+    /// for `silence`, which means: neither take bytes of the request nor send bytes of its answer.
     pub async fn exchange<C: Call>(
         &self,
         call: &C,
@@ -98,7 +98,7 @@ impl Link {
         Ok(stream)
     }
 
-    /// Makes the session this connection's, unless it is; whoever comes meanwhile waits. `next_move` counts the move.
+    /// Makes the session this connection's, unless it is; concurrent callers wait. `next_move` counts the move.
     pub async fn take_up(
         &self,
         session: u64,
@@ -176,7 +176,7 @@ fn too_long<C: Call>(length: u64, max: u64) -> Failure {
     Failure::new(ExitCode::OptionInvalid, what)
 }
 
-/// What is not answered may or may not have been done: the same request again has one effect all the same.
+/// The node may or may not have carried out a request without an answer: its repetition has one effect all the same.
 pub(super) fn lost<C: Call>(error: &StreamError) -> Failure {
     let what = format!("{} was interrupted", C::NAME);
     if error.is_violation() {

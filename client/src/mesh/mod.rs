@@ -1,14 +1,14 @@
 //! This host's way to the mesh: requests and replies over the nearest node that does its work.
 //!
 //! ```text
-//! access ─► candidates ◄─ cache          who there is, and in which order
+//! access ─► candidates ◄─ cache          the nodes, in the order to ask them
 //!              │
-//!            race ─► link                the first that answers
+//!            race ─► link                the first node that answers
 //!              │
 //!            Mesh: a request, repeated by `retry` over another link until it is answered
 //! ```
 //!
-//! A node that dies is replaced in the middle of anything. The session of a backup or restore goes along (`sessions`).
+//! A node that dies is replaced in the middle of any work. The session of a backup or restore goes along (`sessions`).
 
 mod access;
 mod cache;
@@ -54,7 +54,7 @@ use std::time::{Duration, Instant};
 /// A node may be silent for so long, at least.
 const LEAST_SILENCE: Duration = Duration::from_secs(2);
 
-/// How often one object is asked for again because what came was bad: more often than a mesh has repositories.
+/// How often one object is asked for again because its copy was bad: more often than a mesh has repositories.
 pub(crate) const BAD_COPIES: usize = 8;
 
 /// A way to the mesh.
@@ -70,9 +70,9 @@ pub struct Mesh {
     opened: Instant,
 }
 
-/// What [`Mesh::events`] tells.
+/// A message of [`Mesh::events`].
 pub enum Heard<E> {
-    /// The request was sent, perhaps once more: what was heard before is void.
+    /// The request was sent, perhaps once more: all earlier events are void.
     Begun,
     /// An event.
     Event(E),
@@ -95,7 +95,7 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// Like [`Self::connect`], and asks nobody yet.
+    /// Like [`Self::connect`], without asking a node yet.
     ///
     /// # Errors
     /// As there, save that no node is asked.
@@ -120,7 +120,7 @@ impl Mesh {
         })
     }
 
-    /// Asks a node what every flow needs to know, and remembers the mesh's nodes; once.
+    /// Asks a node for the mesh's facts, and remembers the mesh's nodes; once.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -142,7 +142,7 @@ impl Mesh {
         Ok(self.facts.get_or_init(|| facts))
     }
 
-    /// Who this host is.
+    /// This host's identity.
     pub fn identity(&self) -> &Identity {
         self.client.identity()
     }
@@ -158,7 +158,7 @@ impl Mesh {
     /// A request without a body, and its reply.
     ///
     /// # Errors
-    /// What the node answers, or that none could be asked for as long as the configuration allows.
+    /// The node's failure, or that no node could be asked for as long as the configuration allows.
     pub async fn call<C: Call>(&self, call: &C) -> Result<C::Reply, Failure> {
         self.exchange(call, None, |_| None).await.map(|(answer, _)| answer)
     }
@@ -186,7 +186,7 @@ impl Mesh {
     }
 
     /// A request that is answered by events, each a reply, until `hear` breaks. A failure that `hear` breaks with
-    /// counts like one of the request.
+    /// counts like a failure of the request.
     ///
     /// # Errors
     /// As [`Self::call`].
@@ -220,9 +220,9 @@ impl Mesh {
         }
     }
 
-    /// For how long a node may be silent, where the request must end in time: so that another one can be asked. A node
-    /// may be alive and stuck, and nothing else ends the wait. What it may have done meanwhile has one effect all the
-    /// same.
+    /// For how long a node may be silent, where the request must end in time: so that another node can be asked. A node
+    /// may be alive and stuck, and no other limit ends the wait. If the stuck node has carried the request out, the
+    /// repetition has no second effect.
     fn silence(&self) -> Option<Duration> {
         let left = self.access.limit.saturating_sub(self.opened.elapsed());
         self.access
@@ -272,7 +272,7 @@ impl Mesh {
         }
     }
 
-    /// A link for a request: one that has taken the backup's session up, if there is one.
+    /// A link for a request. If this process has a backup session, the link has taken it up.
     async fn ready<C: Call>(&self) -> Result<Arc<Link>, Failed> {
         let link = self.link().await.map_err(|failure| Failed { failure, link: None })?;
         let session = self.needed_session();
@@ -296,7 +296,7 @@ impl Mesh {
         };
         match link.as_deref() {
             Some(link) => tracing::info!(node = link.node(), "{failure}; {} is tried again", C::NAME),
-            // Whoever waits shall know what for.
+            // A long wait is explained to the user.
             None if retry.begins_a_long_wait() => tracing::warn!("{failure}; waiting for a node"),
             None => tracing::debug!("{failure}; waiting for a node"),
         }

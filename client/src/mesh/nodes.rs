@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// A round trip that differs less, in microseconds, is the same.
 const ROUND_TRIP_NOISE: u64 = 2000;
 
-/// Whom to ask, and how it went.
+/// The nodes to ask, and how earlier connections to them went.
 #[derive(Debug)]
 pub struct Nodes {
     folder: PathBuf,
@@ -31,7 +31,7 @@ pub struct Reached<'a> {
 }
 
 impl Nodes {
-    /// What `folder` remembers about `mesh`.
+    /// The memory of `mesh` in `folder`.
     pub fn open(folder: PathBuf, mesh: String, ways: Ways) -> Self {
         let cache = Mutex::new(MeshCache::read(&folder, &mesh));
         Self {
@@ -47,7 +47,7 @@ impl Nodes {
         candidates(&self.ways, &self.lock(), now_milliseconds())
     }
 
-    /// The outcome of a race: who was reached, and who is to come last for a while.
+    /// Notes the outcome of a race: the node that was reached, and the candidates that come last for a while.
     pub fn raced(&self, failed: &[&Candidate], reached: Option<Reached<'_>>) {
         let now = now_milliseconds();
         self.update(|cache| {
@@ -60,7 +60,7 @@ impl Nodes {
         });
     }
 
-    /// The mesh's nodes, as the reached one told.
+    /// Notes the mesh's nodes, as the reached node told them.
     pub fn learn(&self, nodes: &[NodeAddress], from: Reached<'_>) {
         self.update(|cache| {
             cache.learn(nodes);
@@ -83,13 +83,13 @@ impl Nodes {
         self.lock().renewal_asked
     }
 
-    /// Remembers that one is asked for now; whether the memory will last.
+    /// Notes that a new certificate is asked for now; whether the file has the note.
     pub fn asks_for_renewal(&self, now: i64) -> bool {
         self.update(|cache| cache.renewal_asked = Some(now))
     }
 
-    /// Changes what is remembered, here and in the file as other processes have left it; the file is touched only when
-    /// there is something new. Whether the file has it.
+    /// Changes the memory, here and in the file as other processes have left it; the file is written only when the
+    /// change is new to it. Whether the file has the change.
     fn update(&self, change: impl Fn(&mut MeshCache)) -> bool {
         let mut cache = self.lock();
         let before = cache.clone();
@@ -130,7 +130,7 @@ fn penalize(cache: &mut MeshCache, candidate: &Candidate, now: i64) {
     }
 }
 
-/// A node that was reached has not failed, and an address that led to it is nobody's else.
+/// Notes a node that was reached: it has not failed, and its address is no stranger's.
 fn note(cache: &mut MeshCache, reached: Reached<'_>) {
     cache.strangers.retain(|stranger| stranger.address != reached.address);
     let Some(node) = cache.node_mut(reached.name) else {

@@ -6,19 +6,19 @@ use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use std::time::Duration;
 
-/// One node, or one address of nobody yet known.
+/// A node, or a configured address whose node is not known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// The node's name: as it says itself, else as it is remembered.
+    /// The node's name: as it says itself, else as this host remembers it.
     pub name: Option<String>,
-    /// The address that answered; all that did not, where none did.
+    /// The address that answered; all of its addresses, where none did.
     pub address: String,
     /// The round trip and the program, or why there is no connection.
     pub outcome: Result<(Duration, String), String>,
 }
 
 impl Mesh {
-    /// Dials all that are known here, at once.
+    /// Dials all candidates, at once.
     pub async fn probe(&self) -> Vec<Probed> {
         let candidates = self.nodes.candidates();
         join_all(candidates.iter().map(|candidate| self.probe_one(candidate))).await

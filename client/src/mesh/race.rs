@@ -8,28 +8,28 @@ use tokio::time::{Instant, sleep_until};
 /// How a race ended. Runners go by their place in the order they were given in.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome<T, E> {
-    /// Somebody arrived.
+    /// A runner arrived.
     Won {
-        /// Who.
+        /// Its place.
         winner: usize,
-        /// With what.
+        /// Its result.
         prize: T,
-        /// Who had failed before.
+        /// The runners that had failed before.
         failed: Vec<(usize, E)>,
-        /// Who had begun earlier than the winner and was still silent.
+        /// The runners that had begun earlier than the winner and were still silent.
         overtaken: Vec<usize>,
     },
-    /// Nobody did, within the limit.
+    /// No runner arrived within the limit.
     Lost {
-        /// Who failed.
+        /// The runners that failed.
         failed: Vec<(usize, E)>,
-        /// Who had begun and was still silent.
+        /// The runners that had begun and were still silent.
         silent: Vec<usize>,
     },
 }
 
-/// Starts the first of `runners` at once, each next one `stagger` later or as soon as one has failed. Whoever has not
-/// arrived when the race is over is dropped.
+/// Starts the first of `runners` at once, each next one `stagger` later or as soon as another has failed. Runners that
+/// have not arrived when the race is over are dropped.
 pub async fn race<C, T, E, F>(runners: &[C], stagger: Duration, limit: Duration, run: impl Fn(&C) -> F) -> Outcome<T, E>
 where
     F: Future<Output = Result<T, E>>,

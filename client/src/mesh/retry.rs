@@ -1,15 +1,15 @@
-//! When a request is repeated, where, and after what pause. Every request of the program goes by this: what the
-//! protocol knows may be repeated, at the same node and at others, and has one effect.
+//! When a request is repeated, where, and after what pause. The rules are the same for every request: each may be
+//! repeated, at the same node and at others, and has one effect.
 
 use pgmesh_protocol::{ExitCode, Failure};
 use std::time::{Duration, Instant};
 
 /// The pause after the second failure in a row; the first is followed by a try elsewhere at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// An election is over within a second or two: who waits longer than this between two tries adds to it.
+/// An election is over within a second or two: a longer pause between two tries would add to it.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// A wait that somebody may want to know the reason of.
+/// A wait whose reason is told to the user.
 const LONG: Duration = Duration::from_secs(5);
 
 /// A request is tried again.
@@ -39,7 +39,7 @@ impl Retry {
         }
     }
 
-    /// What follows a failure at `now`; `None`: it is told.
+    /// How to repeat the request after a failure at `now`; `None`: the failure is final.
     pub fn after(&mut self, failure: &Failure, now: Instant) -> Option<Repeat> {
         let elsewhere = is_the_nodes(failure)?;
         let since = *self.failing_since.get_or_insert(now);
@@ -54,7 +54,7 @@ impl Retry {
         self.failures == 1 && self.limit >= LONG
     }
 
-    /// The request has come on since it failed: what fails from now on is another failure.
+    /// The request has come on since it failed: the next failure is the first one again.
     pub fn progress(&mut self) {
         (self.failing_since, self.failures) = (None, 0);
     }
@@ -64,7 +64,7 @@ impl Retry {
 fn is_the_nodes(failure: &Failure) -> Option<bool> {
     match failure.code {
         _ if !failure.again => None,
-        // The repositories' own refusal: PostgreSQL, or whoever runs the backup, decides when to try again.
+        // The repositories' own refusal: PostgreSQL, or the user of a backup, decides when to try again.
         ExitCode::ArchiveTimeout => None,
         // Gone, going, without a majority; or its catalog fails.
         ExitCode::HostConnect | ExitCode::Runtime => Some(true),

@@ -1,7 +1,7 @@
 //! The session of a backup or a restore: it is kept while its process works, and goes along when a node is left.
 //!
-//! A backup cannot do without: each new link takes its session up before anything is asked. A restore reads what is
-//! there with or without a session: it only asks for one that goes along, and tries again.
+//! A backup needs its session: each new link takes the session up before the first request. A restore reads with or
+//! without a session: it only asks for a session that goes along, and tries again.
 
 use super::Mesh;
 use super::retry::Retry;
@@ -29,11 +29,11 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// A session of this process.
 pub(super) struct HeldSession {
     resume: ResumeSession,
-    /// Whether nothing may be asked without it.
+    /// Whether no request may be sent without it.
     is_needed: bool,
 }
 
-/// What was last told of the activity.
+/// The last sign of work that the node has had.
 struct Told {
     at: Instant,
     seen: u64,
@@ -56,12 +56,12 @@ impl Told {
 }
 
 impl Mesh {
-    /// What this process does under its session.
+    /// The work of this process under its session.
     pub fn activity(&self) -> &Arc<Activity> {
         &self.activity
     }
 
-    /// Opens a backup session. From now on it is taken up by whichever node serves this host, until
+    /// Opens a backup session. From now on each node that serves this host takes the session up, until
     /// [`Self::forget_session`].
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl Mesh {
                     {
                         tracing::debug!("{failure}");
                     }
-                    // Other requests may have left it for another one that is to be watched then.
+                    // Other requests may have left this link for another, which is to be watched then.
                     let _ = timeout(WATCH, link.connection.closed()).await;
                 }
                 Err(failed) => {
@@ -119,8 +119,8 @@ impl Mesh {
         }
     }
 
-    /// Opens a restore session, so that what is read under it is not deleted meanwhile. A restore never fails for want
-    /// of one: if none can be opened it says so and goes on.
+    /// Opens a restore session, so that no object that the restore reads is deleted meanwhile. A restore never fails
+    /// for want of a session: if none can be opened it says so and goes on.
     pub async fn begin_restore(&self, begin: &BeginRestore) {
         let failure = match timeout(OPEN_LIMIT, self.open_restore(begin)).await {
             Ok(Ok(())) => return,
@@ -203,8 +203,8 @@ impl Mesh {
         }
     }
 
-    /// Ends the session of this process, if it has one. The node does so itself when the connection ends; this is
-    /// sooner.
+    /// Ends the session of this process, if it has one. The node does so itself some time after the connection has
+    /// ended; this is sooner.
     pub async fn end_session(&self) {
         let Some(held) = self.lock_session().take() else { return };
         let ResumeSession { stanza, session, .. } = held.resume;
@@ -221,7 +221,7 @@ impl Mesh {
         self.lock_session().take();
     }
 
-    /// The session without which nothing may be asked.
+    /// The session without which no request may be sent.
     pub(super) fn needed_session(&self) -> Option<u64> {
         let held = self.lock_session();
         held.as_ref()
@@ -250,7 +250,7 @@ impl Mesh {
     }
 }
 
-/// Who restores, for those who wait for its end.
+/// The request for a restore's session. It names this process, for users that wait for the restore's end.
 pub fn restore_of(stanza: StanzaName) -> BeginRestore {
     BeginRestore {
         stanza,

@@ -26,7 +26,7 @@ enum Manner {
     Stuck,
 }
 
-/// A played node, and what it was asked, by the requests' names.
+/// A played node, and the names of the requests that it got.
 struct Played {
     address: String,
     heard: Arc<Mutex<Vec<&'static str>>>,

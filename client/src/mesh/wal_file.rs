@@ -17,14 +17,14 @@ use pgmesh_transport::tuning::STALL_LIMIT;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What is known of a file of the archive.
+/// The archive's answer about a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Archived {
-    /// Its content, checked, was given to the sink.
+    /// The file's content, checked, was given to the sink.
     Found,
-    /// It was never archived, and nothing that is known lies behind it (invariant 7).
+    /// The file was never archived, and no WAL behind it is known of (invariant 7).
     Never,
-    /// It is not archived, and an end of recovery here would lose what lies behind it.
+    /// The file is not archived, and an end of recovery here would lose the WAL behind it.
     Hole(WalHole),
 }
 
@@ -41,14 +41,14 @@ pub struct WantedFile<'a> {
     pub only: Option<(u16, &'a [u16])>,
 }
 
-/// What one answer came to.
+/// The outcome of one answer.
 enum Received {
     Said(Archived),
-    /// What came is not what it should be.
+    /// The bytes that came are not the file's.
     Damaged {
         failure: Failure,
         repos: BTreeSet<u16>,
-        /// Each part was good, and all of them are not the file.
+        /// Each part was good, and all of them together are not the file.
         as_a_whole: bool,
     },
 }
@@ -57,7 +57,7 @@ impl Mesh {
     /// Fetches a file of the archive, and asks elsewhere when a copy is damaged.
     ///
     /// # Errors
-    /// It cannot be had, or nobody knows whether it was archived; the sink cannot take it.
+    /// The file cannot be had, or no node can tell whether it was archived; the sink cannot take it.
     pub async fn wal_file(&self, wanted: &WantedFile<'_>, sink: &mut dyn WalSink) -> Result<Archived, Failure> {
         let suite = self.suite().await?;
         let others = wanted.only.map(|(_, others)| others.to_vec());
@@ -181,7 +181,7 @@ impl Receiving<'_> {
             }
             let body = self.body(stream, &head.payload, FILE_PART_LENGTH).await?;
             match opened(head.payload, body, self.suite, hasher).await? {
-                // Invariant 6: what is taken counts when all of it was checked.
+                // Invariant 6: the sink may use the bytes only when the whole file was checked.
                 Ok((plain, digested)) => {
                     sink.take(&plain)?;
                     hasher = digested;

@@ -1,4 +1,4 @@
-//! Where a server listens, and as whom it is spoken to.
+//! A server's address, and the user that connects to it.
 
 use super::passfile;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! How the archiver of this host's cluster does: the files that wait for it, and what PostgreSQL says of it.
+//! The archiver of this host's cluster: the files that wait for it, and PostgreSQL's account of it.
 
 use super::client::{ArchiverFailure, PgClient, PgClientError};
 use crate::text::timestamp;
@@ -19,13 +19,13 @@ const SILENCE: i64 = 300;
 pub struct ReadyFiles {
     /// How many.
     pub count: u64,
-    /// The one that PostgreSQL archives next: history files come first, then the lowest name.
+    /// The file that PostgreSQL archives next: history files come first, then the lowest name.
     pub next: String,
     /// When the oldest was marked, Unix seconds.
     pub since: i64,
 }
 
-/// What a server that was asked says of its archiver.
+/// A server's account of its archiver.
 #[derive(Debug, Clone)]
 pub struct ServerArchiver {
     /// `archive_mode`: off, on or always.
@@ -41,16 +41,16 @@ pub struct ServerArchiver {
 /// The archiver of a cluster.
 #[derive(Debug, Clone)]
 pub struct Archiver {
-    /// What waits; none if nothing does.
+    /// The files that wait; none if no file does.
     pub ready: Option<ReadyFiles>,
-    /// What the server says; none if it cannot be asked.
+    /// The server's account; none if the server cannot be asked.
     pub server: Option<ServerArchiver>,
 }
 
-/// What is to be thought of an archiver.
+/// The verdict on an archiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiverState {
-    /// Nothing waits, or not for long.
+    /// No file waits, or none for long.
     Well,
     /// Files have waited for long. They are being archived, or their turn comes when the standby is promoted.
     Behind,
@@ -81,7 +81,7 @@ impl Archiver {
         self.server.as_ref().is_some_and(|server| server.failure.is_some())
     }
 
-    /// What is to be thought of it at `now`, Unix seconds of this host's clock.
+    /// The verdict at `now`, Unix seconds of this host's clock.
     pub fn state(&self, now: i64) -> ArchiverState {
         let Some(ready) = &self.ready else {
             return ArchiverState::Well;
@@ -89,7 +89,7 @@ impl Archiver {
         let waits = now.saturating_sub(ready.since);
         let long = waits >= SILENCE;
         let Some(server) = &self.server else {
-            // Who cannot be asked may be starting, or stopped; what waits is not lost.
+            // A server that cannot be asked may be starting, or stopped; the files that wait are not lost.
             return if long {
                 ArchiverState::Behind
             } else {
@@ -114,7 +114,7 @@ impl Archiver {
         }
     }
 
-    /// In one line, without a full stop: what waits, since when, and why.
+    /// In one line, without a full stop: which files wait, since when, and why.
     pub fn describe(&self, now: i64) -> String {
         let Some(ready) = &self.ready else {
             let when = self.server.as_ref().and_then(|server| server.archived_at);
@@ -199,7 +199,7 @@ fn order(file: &str) -> (bool, &str) {
     (!file.ends_with(".history"), file)
 }
 
-/// What to do about an archiver of a stanza that is stuck.
+/// The remedy for a stuck archiver of a stanza.
 pub fn archiver_remedy(stanza: &str, ready: &ReadyFiles) -> String {
     format!(
         "see what archive_command says in PostgreSQL's log, or run it by hand in the data directory: 'pgmesh --stanza={stanza} \

@@ -4,7 +4,7 @@ use super::client::PgClient;
 use super::cluster::database_failure;
 use pgmesh_protocol::{ExitCode, Failure};
 
-/// What is asked of a server's settings.
+/// The demands on a server's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArchivingCheck {
     /// `archive-check`: the server must archive with pgmesh, and WAL is waited for.
@@ -25,7 +25,7 @@ struct ArchiveSettings {
 /// Checks that the server archives its WAL with `pgmesh archive-push`, as far as that is asked for.
 ///
 /// # Errors
-/// Archiving is off, or `always` (87); the server archives with something else (68); the server could not be asked.
+/// Archiving is off, or `always` (87); the server archives with another program (68); the server could not be asked.
 pub async fn check_archiving(client: &PgClient, check: ArchivingCheck) -> Result<(), Failure> {
     if !check.is_wanted {
         return Ok(());
@@ -75,7 +75,7 @@ fn judge(settings: &ArchiveSettings, refuse_always: bool) -> Result<(), Failure>
         ))
         .remedy("set archive_library = '' and archive_command = 'pgmesh --stanza=NAME archive-push %p'"));
     }
-    // What stands between the two words is the user's: paths, options, a wrapper's quoting.
+    // The text between the two words is the user's: paths, options, a wrapper's quoting.
     if settings.command.contains("pgmesh") && settings.command.contains("archive-push") {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, Row};
 
-/// What can go wrong with the connection or a statement.
+/// A failure of the connection or of a statement.
 #[derive(Debug, thiserror::Error)]
 pub enum PgClientError {
     /// No connection.
@@ -29,7 +29,7 @@ pub enum PgClientError {
     /// A statement failed.
     #[error("running {statement}")]
     Statement {
-        /// What it was for.
+        /// The statement's name: `pg_is_in_recovery`.
         statement: &'static str,
         /// Why.
         #[source]
@@ -38,17 +38,17 @@ pub enum PgClientError {
     /// A statement took longer than `db-timeout`.
     #[error("running {statement}: no answer within {limit:?} (db-timeout)")]
     Timeout {
-        /// What it was for.
+        /// The statement's name.
         statement: &'static str,
         /// The limit.
         limit: Duration,
     },
-    /// PostgreSQL answered something that is no LSN, number or version.
+    /// PostgreSQL's answer is no LSN, number or version.
     #[error("{statement} answered {value:?}, which is not understood")]
     Answer {
-        /// What it was for.
+        /// The statement's name.
         statement: &'static str,
-        /// What it said.
+        /// The answer.
         value: String,
     },
     /// The server is too old or too new.
@@ -132,7 +132,7 @@ impl PgClient {
             client,
             timeout: address.timeout,
         };
-        // Nothing that an administrator sets for other sessions may end ours in the middle of a backup.
+        // No setting that an administrator makes for other sessions may end ours in the middle of a backup.
         this.execute(
             "session set-up",
             "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; \
@@ -325,7 +325,7 @@ impl PgClient {
     }
 }
 
-/// The first statement: the others depend on what it says, and older servers lack settings that are set then.
+/// The first statement: the others depend on the version, and older servers lack settings that are set then.
 async fn server_version(client: &Client, limit: Duration) -> Result<PgVersion, PgClientError> {
     let statement = "server_version_num";
     let sql = "select pg_catalog.current_setting('server_version_num')";

@@ -17,7 +17,7 @@ pub struct PgSettings {
     pub pgdata: Option<PathBuf>,
 }
 
-/// What the files of a cluster say about it, running or not.
+/// The facts in the files of a cluster, running or not.
 #[derive(Debug, Clone)]
 pub struct ClusterFiles {
     /// `global/pg_control`.
@@ -164,7 +164,7 @@ fn control_failure(option: &str, pgdata: &Path, error: &ControlFileError) -> Fai
     }
 }
 
-/// What went wrong between this program and the server, for a user.
+/// The failure of a connection or a statement, as a user reads it.
 pub fn database_failure(error: &PgClientError) -> Failure {
     match error {
         PgClientError::Connect { .. } => Failure::new(ExitCode::DbConnect, "PostgreSQL cannot be reached")

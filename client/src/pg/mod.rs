@@ -1,4 +1,4 @@
-//! The running cluster: its SQL side, and that it is the one whose files are at `pgN-path`.
+//! The running cluster: its SQL side, and the proof that its files are at `pgN-path`.
 
 mod address;
 mod archiver;

@@ -72,7 +72,7 @@ struct Field {
     is_wildcard: bool,
 }
 
-/// The first field, and what stands behind its colon.
+/// The first field, and the text behind its colon.
 fn field(text: &str) -> Option<(Field, &str)> {
     let mut escaped = false;
     let end = text.char_indices().find_map(|(at, letter)| {

@@ -1,4 +1,4 @@
-//! What a standby says about its replay, and what it is asked for.
+//! A standby's account of its replay, and the requests to it.
 
 use super::client::{PgClient, PgClientError};
 use pgmesh_postgres::{Lsn, TimelineId};
@@ -39,7 +39,7 @@ impl PgClient {
         })
     }
 
-    /// Whether somebody has halted the standby's replay.
+    /// Whether the standby's replay was paused (`pg_wal_replay_pause`).
     pub async fn replay_is_paused(&self) -> Result<bool, PgClientError> {
         let statement = "pg_is_wal_replay_paused";
         let row = self

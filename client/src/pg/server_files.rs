@@ -16,7 +16,7 @@ pub struct ServerFile {
 }
 
 impl PgClient {
-    /// What is in a directory; nothing when it has vanished, and without what vanishes meanwhile.
+    /// The entries of a directory; none when it has vanished, and without entries that vanish meanwhile.
     pub async fn server_directory(&self, path: &str) -> Result<Vec<ServerFile>, PgClientError> {
         let statement = "pg_ls_dir and pg_stat_file";
         let sql = "select name, file.size, extract(epoch from file.modification)::bigint, file.isdir \

@@ -50,7 +50,7 @@ impl PgClient {
         rows.iter().map(summary).collect()
     }
 
-    /// What summaries name.
+    /// The blocks that these summaries name.
     pub async fn changed_blocks(&self, summaries: &[WalSummary]) -> Result<ChangeMap, PgClientError> {
         const STATEMENT: &str = "pg_wal_summary_contents";
         let sql = "select relfilenode, reltablespace, reldatabase, relforknumber, relblocknumber, is_limit_block \

@@ -1,9 +1,9 @@
-//! A directory, and what is done below it: no link is followed, and nothing outside is reached.
+//! A directory, and operations below it: they follow no link, and reach nothing outside.
 //!
-//! Who owns a data directory can plant links in it, also while a restore runs. Followed by a restore that runs as root
-//! they would overwrite any file of the host. So every path is opened from the directory's descriptor by `openat2` with
-//! `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; where the kernel or a sandbox refuses that, one name after the other
-//! with `O_NOFOLLOW`, which is the same for paths that only go down.
+//! The owner of a data directory can plant links in it, also while a restore runs. If a restore that runs as root
+//! followed them, it would overwrite any file of the host. So every path is opened from the directory's descriptor by
+//! `openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`; where the kernel or a sandbox refuses that, one name
+//! after the other with `O_NOFOLLOW`, which is the same for paths that only go down.
 
 use super::disk::failed;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -47,7 +47,7 @@ impl Below {
         })
     }
 
-    /// Its path, for messages and for what only reads.
+    /// Its path, for messages and for callers that only read.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -73,7 +73,7 @@ impl Below {
     /// It cannot be opened, is no regular file, or has a second name.
     pub fn write(&self, path: impl AsRef<Path>, truncate: bool) -> Result<File, Failure> {
         let path = path.as_ref();
-        // A pipe that somebody planted is not waited for.
+        // Without `NONBLOCK`, a planted pipe would hold the restore up.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = self.opened(path, flags, Mode::from_raw_mode(0o600));
         let file: File = opened.map_err(self.failed("opening", path))?.into();
@@ -131,10 +131,11 @@ impl Below {
         })
     }
 
-    /// Makes a directory, private to its owner, and the parents that it lacks. One that is there stays as it is.
+    /// Makes a directory, private to its owner, and the parents that it lacks. A directory that is there stays as it
+    /// is.
     ///
     /// # Errors
-    /// It cannot be made, or something else is there.
+    /// It cannot be made, or another kind of entry is there.
     pub fn make_directories(&self, path: impl AsRef<Path>) -> Result<(), Failure> {
         let path = path.as_ref();
         let ancestors: Vec<&Path> = path.ancestors().filter(|path| !path.as_os_str().is_empty()).collect();
@@ -148,7 +149,7 @@ impl Below {
         self.directory(path).map(drop)
     }
 
-    /// What lies at a path, a link itself; none where nothing does.
+    /// The metadata of the entry at a path, of a link itself; none where there is no entry.
     ///
     /// # Errors
     /// It cannot be examined.
@@ -165,7 +166,7 @@ impl Below {
         }
     }
 
-    /// What a link says; none where there is no link.
+    /// The text of a link; none where there is no link.
     ///
     /// # Errors
     /// Its directory cannot be opened.
@@ -178,7 +179,7 @@ impl Below {
     /// Makes a link.
     ///
     /// # Errors
-    /// Something is there, or it cannot be made.
+    /// An entry is there, or the link cannot be made.
     pub fn make_link(&self, path: impl AsRef<Path>, destination: &Path) -> Result<(), Failure> {
         let (parent, name) = self.parent(path.as_ref())?;
         rustix::fs::symlinkat(destination, &parent, name).map_err(self.failed("making the link", path.as_ref()))
@@ -203,8 +204,8 @@ impl Below {
         let path = path.as_ref();
         let failed = || self.failed("changing the permissions of", path);
         let file = self.opened(path, OFlags::PATH, Mode::empty()).map_err(failed())?;
-        // The only way to a file that neither its owner may open: by its descriptor, which is no link of anybody else's
-        // making.
+        // The only way to a file that even its owner may not open: by its descriptor, which no other user can turn into
+        // a link.
         let through = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let is_link = rustix::fs::fstat(&file).map(|found| FileType::from_raw_mode(found.st_mode) == FileType::Symlink);
         if is_link.map_err(failed())? {
@@ -223,10 +224,10 @@ impl Below {
             .map_err(self.failed("renaming", from.as_ref()))
     }
 
-    /// Removes whatever lies at a path, and all that is in it. What is not there counts as removed.
+    /// Removes the entry at a path, and all that is in it. An entry that is not there counts as removed.
     ///
     /// # Errors
-    /// Something cannot be removed.
+    /// An entry cannot be removed.
     pub fn remove(&self, path: impl AsRef<Path>) -> Result<(), Failure> {
         let path = path.as_ref();
         let (parent, name) = match self.parent_of(path) {
@@ -236,10 +237,10 @@ impl Below {
         remove(parent.as_fd(), name).map_err(self.failed("removing", path))
     }
 
-    /// Removes all that is in it, but the names to be kept.
+    /// Removes all its entries, but the names to be kept.
     ///
     /// # Errors
-    /// Something cannot be read or removed.
+    /// An entry cannot be read or removed.
     pub fn clear(&self, is_kept: &dyn Fn(&OsStr) -> bool) -> Result<(), Failure> {
         for name in self.names()?.iter() {
             if name != super::disk::LOST_FOUND && !is_kept(name) {
@@ -249,10 +250,10 @@ impl Below {
         Ok(())
     }
 
-    /// Removes all that is in a directory below it, where there is one.
+    /// Removes all entries of a directory below it, where there is one.
     ///
     /// # Errors
-    /// It is no directory, or something cannot be removed.
+    /// It is no directory, or an entry cannot be removed.
     pub fn clear_directory(&self, path: impl AsRef<Path>) -> Result<(), Failure> {
         match self.metadata(path.as_ref())? {
             None => Ok(()),
@@ -401,7 +402,7 @@ fn remove(parent: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
         AtFlags::empty()
     };
     match rustix::fs::unlinkat(parent, name, flags) {
-        // Something is mounted there: what was in it is gone.
+        // A file system is mounted there, and has been emptied.
         Err(Errno::BUSY) if is_directory => Ok(()),
         Err(Errno::NOENT) => Ok(()),
         removed => removed,

@@ -1,5 +1,5 @@
 //! The configuration that the restored server will have, read out of the backup before anything is written:
-//! `postgresql.conf`, what it includes, and `postgresql.auto.conf` as the restore writes it.
+//! `postgresql.conf`, the files that it includes, and `postgresql.auto.conf` as the restore writes it.
 
 use super::source::{Source, extent_of};
 use super::survey::Survey;
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// Where the restore writes what it was asked for.
+/// The file that the restore writes the recovery settings to.
 const AUTO_CONF: &str = "postgresql.auto.conf";
 /// No configuration has so many files: PostgreSQL itself ends where they include each other.
 const MAX_FILES: usize = 1000;
@@ -40,7 +40,7 @@ struct Open {
     lines: std::vec::IntoIter<SettingLine>,
 }
 
-/// Reads files of the backup, and of this host what an absolute path names outside of PGDATA.
+/// Reads files of the backup, and files of this host that an absolute path names outside of PGDATA.
 struct Reader<'a> {
     source: &'a Source,
     survey: &'a Survey,
@@ -48,7 +48,8 @@ struct Reader<'a> {
 }
 
 impl Configuration {
-    /// Of a backup, with what the restore adds. An included file that is not there is passed over.
+    /// The configuration of a backup, with the settings that the restore adds. An included file that is not there is
+    /// passed over.
     ///
     /// # Errors
     /// A file of the backup cannot be read.
@@ -111,8 +112,8 @@ impl Configuration {
         self.settings.get(name).map(|setting| setting.value.as_str())
     }
 
-    /// Refuses settings that would end the recovery elsewhere than was asked for. What the restore writes itself is
-    /// what was asked for.
+    /// Refuses settings that would end the recovery elsewhere than the user asked for. The restore's own settings are
+    /// the user's.
     ///
     /// # Errors
     /// 31, naming file and line.
@@ -167,8 +168,8 @@ fn open(file: &str, text: &str) -> Open {
 }
 
 impl Reader<'_> {
-    /// What a path in an `include` means: relative to the file that it stands in. Within PGDATA the answer is relative
-    /// to that.
+    /// The file that an `include` names: relative to the file with the `include`. Within PGDATA the answer is relative
+    /// to PGDATA.
     fn resolve(&self, from: &str, path: &str) -> String {
         let folder = Path::new(from).parent().unwrap_or(Path::new(""));
         let path = folder.join(path);
@@ -267,7 +268,7 @@ mod tests {
             "{said}"
         );
         assert!(refusal(&[left], RecoveryTarget::Standby).is_some());
-        // A second target beside the one that was asked for: PostgreSQL would not start.
+        // A second target beside the user's: PostgreSQL would not start.
         let asked = (AUTO_CONF, 3, "recovery_target_name", "x");
         assert!(refusal(&[left, asked], RecoveryTarget::Name("x".to_owned())).is_some());
         for target in [RecoveryTarget::Preserve, RecoveryTarget::None] {

@@ -1,4 +1,4 @@
-//! The directory that a restore writes into: what may be done with it, and that only one restore does it.
+//! The directory that a restore writes into: whether the restore may write there, and that only one restore does.
 
 use super::below::Below;
 use super::disk::{self, failed};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Lies in PGDATA while a restore is under way or was interrupted, and is locked by it.
 pub const MARKER: &str = "pgmesh.restore";
 
-/// What is to be done about a server that runs on the data directory.
+/// The remedy when a server runs on the data directory.
 pub const STOP_IT: &str = "stop it before the restore: pg_ctl stop";
 
 /// Whether a restore may write here at all. Changes nothing.
@@ -60,11 +60,11 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses what must not be done while a server runs on a data directory, in whatever namespace or container of this
-/// host. Where that cannot be known, a `postmaster.pid` counts: its process may be one that is not seen from here.
+/// Refuses a command while a server runs on a data directory, in any namespace or container of this host. Where that
+/// cannot be known, a `postmaster.pid` counts: its process may be out of sight.
 ///
 /// # Errors
-/// 38 when one runs, or when there is a `postmaster.pid` and one may run.
+/// 38 when a server runs, or when there is a `postmaster.pid` and its server may run.
 pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
     let running = |how: &str| Failure::new(ExitCode::PgRunning, format!("PostgreSQL {how} {}", pgdata.display()));
     let left_behind = format!(
@@ -105,7 +105,7 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
 pub struct DataDirectory {
     below: Arc<Below>,
     /// Whether an earlier restore into it did not come to its end: then sizes and times of its files prove nothing.
-    /// They are set when a file is written, and a power cut may have taken what was written.
+    /// They are set when a file is written, and a power cut may have taken the file's content.
     pub was_interrupted: bool,
     _lock: File,
 }
@@ -150,7 +150,7 @@ impl DataDirectory {
         &self.below
     }
 
-    /// Gives it up before anything was changed.
+    /// Gives the directory up, before the restore has changed it.
     ///
     /// # Errors
     /// The marker cannot be removed.
@@ -161,8 +161,8 @@ impl DataDirectory {
         }
     }
 
-    /// Durably takes away what a server needs to start, before anything else is changed: whatever happens from here on,
-    /// it cannot start on something half restored.
+    /// Durably removes pg_control, before anything else is changed: if the restore stops from here on, no server can
+    /// start on half restored files.
     pub fn disable(&self) -> Result<(), Failure> {
         for name in [PG_CONTROL, PG_CONTROL_STAGED] {
             self.below.remove(name)?;

@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 
 /// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`, transam.h).
 const FIRST_USER_OID: u32 = 16_384;
-/// What initdb makes, or `postgres` made anew.
+/// The databases that initdb makes. The name counts: if `postgres` was dropped and made anew, it has another oid.
 const SYSTEM_NAMES: &[&str] = &["postgres", "template0", "template1"];
 
 /// The oids of the databases that are left out. System databases never are.
 ///
 /// # Errors
-/// 31 for a database that the backup does not have, a system database, or one that is both included and excluded.
+/// 31 for a database that the backup does not have, for a system database, or for a database that is both included and
+/// excluded.
 pub fn left_out(
     databases: &[DatabaseRecord],
     include: &[String],
@@ -75,7 +76,7 @@ pub fn database_of(path: &str) -> Option<u32> {
         "pg_tblspc" => parts.nth(2)?,
         _ => return None,
     };
-    // Only what lies in the database's directory, not the directory itself.
+    // Only paths in the database's directory count, not the directory itself.
     parts.next()?;
     oid.parse().ok()
 }

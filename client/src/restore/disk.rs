@@ -1,4 +1,4 @@
-//! Small things done to directories by their paths, with errors that say to which. What lies below PGDATA: `below.rs`.
+//! Small operations on directories by their paths, with errors that name the path. For paths below PGDATA: `below.rs`.
 
 use pgmesh_protocol::{ExitCode, Failure};
 use std::fs;
@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// An I/O error, with what was being done to what.
+/// An I/O error, with the action and the path.
 pub fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
     let what = format!("{action} {}", path.display());
     move |error| {
@@ -21,7 +21,7 @@ pub fn failed(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Failure + 
     }
 }
 
-/// Makes a directory, private to its owner, and the parents that it lacks. One that is there stays as it is.
+/// Makes a directory, private to its owner, and the parents that it lacks. A directory that is there stays as it is.
 pub fn make_directories(path: &Path) -> Result<(), Failure> {
     let making = || failed("making the directory", path);
     if let Some(parent) = path.parent() {
@@ -34,8 +34,7 @@ pub fn make_directories(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Whether there is anything in a directory, besides what a file system itself puts there. One that is not there is
-/// empty.
+/// Whether a directory has no entries but those of the file system itself. A directory that is not there is empty.
 pub fn is_empty(path: &Path) -> Result<bool, Failure> {
     let names = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -50,5 +49,5 @@ pub fn is_empty(path: &Path) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// What ext4 has at the top of each file system.
+/// A directory that ext4 has at the top of each file system.
 pub const LOST_FOUND: &str = "lost+found";

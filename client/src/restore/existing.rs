@@ -1,4 +1,4 @@
-//! `--delta`: what is in the data directory and not in the backup goes.
+//! `--delta`: entries of the data directory that are not in the backup go.
 
 use super::below::Below;
 use super::data_directory::MARKER;
@@ -12,18 +12,18 @@ use std::sync::Arc;
 
 /// A directory that is to be looked through.
 struct Pending {
-    /// PGDATA, or what a link leads to.
+    /// PGDATA, or the directory that a link leads to.
     root: Arc<Below>,
-    /// Where it lies below that.
+    /// The directory's path below that.
     within: String,
-    /// What the backup calls it.
+    /// The directory's path in the backup.
     path: String,
 }
 
-/// Removes what the backup does not have, and what is of another kind there. Answers how much.
+/// Removes the entries that the backup does not have, or has as another kind of entry. Answers how many.
 ///
 /// # Errors
-/// Something cannot be read or removed.
+/// An entry cannot be read or removed.
 pub fn sweep(pgdata: &Arc<Below>, tree: &Tree<'_>) -> Result<u64, Failure> {
     let mut removed = 0;
     let mut pending = vec![Pending {
@@ -63,10 +63,10 @@ pub fn sweep(pgdata: &Arc<Below>, tree: &Tree<'_>) -> Result<u64, Failure> {
     Ok(removed)
 }
 
-/// What becomes of something found.
+/// The fate of an entry.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It stays, whatever is in it.
+    /// It stays, with all that is in it.
     Keep,
     /// A directory of the backup.
     Enter,

@@ -1,8 +1,8 @@
 //! Tablespaces that were made after the backup: their files are no part of it, and may lie where they will be made
 //! again.
 //!
-//! The redo of CREATE TABLESPACE makes the link and keeps the files that it finds. They are newer than what is
-//! replayed, or another server's: docs/decisions/0024-tablespaces-after-the-backup.md.
+//! The redo of CREATE TABLESPACE makes the link and keeps the files that it finds. These files are newer than the
+//! replayed WAL, or another server's: docs/decisions/0024-tablespaces-after-the-backup.md.
 
 use super::below::Below;
 use super::disk::{self, failed};
@@ -56,7 +56,7 @@ pub fn find(pgdata: &Path, survey: &Survey, version_directory: &str) -> Result<V
 /// Whether the files of these tablespaces may be removed before the restore begins.
 ///
 /// # Errors
-/// 40 when that was not asked for, or when they are not this cluster's alone.
+/// 40 when the user has not asked for that, or when the files are not this cluster's alone.
 pub fn check(tablespaces: &[LateTablespace], pgdata: &Path, force: bool) -> Result<(), Failure> {
     let owner = |path: &Path| fs::metadata(path).map(|found| found.uid()).ok();
     for LateTablespace { link, content } in tablespaces {
@@ -90,7 +90,7 @@ pub fn check(tablespaces: &[LateTablespace], pgdata: &Path, force: bool) -> Resu
     Ok(())
 }
 
-/// Files at the place where a segment of WAL makes a tablespace, and that are not of the cluster that replays it.
+/// Files at the place where a segment of WAL makes a tablespace. They are not of the cluster that replays the segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignFiles {
     created: CreatedTablespace,
@@ -113,15 +113,16 @@ pub fn foreign_files(
 }
 
 fn foreign(pgdata: &Path, created: CreatedTablespace, version_directory: &str) -> Option<ForeignFiles> {
-    // One in place lies in the data directory.
+    // A tablespace without a location lies in the data directory.
     if created.location.is_empty() {
         return None;
     }
     let location = PathBuf::from(&created.location);
     let content = location.join(version_directory);
-    // A place that cannot be read is not PostgreSQL's: it stops by itself.
+    // If the place cannot be read, PostgreSQL cannot use it either, and stops by itself.
     let holds_files = || disk::is_empty(&content).is_ok_and(|is_empty| !is_empty);
-    // The redo of DROP TABLESPACE removes the files, then the link: it may have done so between two looks.
+    // The redo of DROP TABLESPACE removes the files, then the link, perhaps between two looks: so the files are looked
+    // for once more.
     if !holds_files() || has_link_to(pgdata, &location) || !holds_files() {
         return None;
     }
@@ -133,8 +134,8 @@ fn foreign(pgdata: &Path, created: CreatedTablespace, version_directory: &str) -
     })
 }
 
-/// Whether any tablespace of a data directory lies there: then the files are its own. It has replayed this before, or
-/// what is there is of a tablespace that it will drop before it replays this.
+/// Whether any tablespace of a data directory lies there: then the files are its own. The cluster has replayed this
+/// record before, or it will drop the tablespace of these files before it replays this record.
 fn has_link_to(pgdata: &Path, location: &Path) -> bool {
     let id = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     let location = id(location);
@@ -171,7 +172,7 @@ impl ForeignFiles {
     }
 }
 
-/// What the segment before this one creates, among the files of a `pg_wal`, of whatever timeline.
+/// The tablespaces that the segment before this one creates. Any timeline's segment in this `pg_wal` will do.
 pub fn created_before(pg_wal: &Path, name: SegmentName, size: SegmentSize) -> Option<CreatedTablespaces> {
     let names = fs::read_dir(pg_wal).ok()?.flatten();
     let mut segments = names.filter_map(|entry| entry.file_name().to_str()?.parse::<SegmentName>().ok());
@@ -191,7 +192,7 @@ pub fn created_before(pg_wal: &Path, name: SegmentName, size: SegmentSize) -> Op
     }
 }
 
-/// What a restore that puts WAL into `pg_wal` itself must look at: no archive-get will.
+/// Checks a segment that a restore puts into `pg_wal` itself: no archive-get will.
 ///
 /// # Errors
 /// 40 when its redo would make a tablespace around files that are not this cluster's.
@@ -204,7 +205,8 @@ pub fn check_segment(pgdata: &Path, name: SegmentName, created: Option<&CreatedT
     }
 }
 
-/// Whether a server that recovers on this data directory follows its signal file: who has none replays nothing.
+/// Whether a server on this data directory recovers from the archive: without a signal file it replays nothing from
+/// there.
 pub fn is_recovering(pgdata: &Path) -> bool {
     ["recovery.signal", "standby.signal"]
         .iter()

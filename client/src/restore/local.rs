@@ -1,4 +1,4 @@
-//! `--delta`: which pages of a file in the data directory are those of the backup.
+//! `--delta`: which pages of a file in the data directory equal the backup's.
 
 use super::disk::failed;
 use crate::crc::append;
@@ -21,16 +21,16 @@ const READ: usize = 1 << 20;
 pub struct Local {
     /// Its fingerprints in the backup; none where its size and time are trusted.
     pub table: Option<Arc<[PageFingerprint]>>,
-    /// All of it, in order, in stretches that are as they should be or not.
+    /// All of it, in order, in stretches that equal the backup's or not.
     pub stretches: Vec<Stretch>,
 }
 
 /// A run of bytes of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
-    /// Which.
+    /// Its place in the file.
     pub bytes: Range<u64>,
-    /// The CRC-32C of it, where it is what it should be.
+    /// Its CRC-32C, where it equals the backup's.
     pub kept: Option<u32>,
 }
 
@@ -47,7 +47,7 @@ impl Local {
         }
     }
 
-    /// A file whose size and time are those of the backup, which is taken for proof.
+    /// A file whose size and time equal the backup's, which is taken for proof.
     pub fn trusted(size: u64, crc32c: u32) -> Self {
         let stretch = |size| Stretch {
             bytes: 0..size,
@@ -59,7 +59,7 @@ impl Local {
         }
     }
 
-    /// Compares a file with its fingerprints. What cannot be read there, or is not there, is not as it should be.
+    /// Compares a file with its fingerprints. Pages that are not there differ.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -83,7 +83,7 @@ impl Local {
     }
 }
 
-/// Whether size and time of a file in the data directory are those of the backup.
+/// Whether size and time of a file in the data directory equal the backup's.
 pub fn has_size_and_time(found: &Stat, entry: &FileEntry) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
         && u64::try_from(found.st_size) == Ok(entry.size())
@@ -107,7 +107,7 @@ fn compare(
         let read = piece.get(..have).unwrap_or_default();
         for (content, expected) in read.chunks(FINGERPRINT_PAGE).zip(&mut pages) {
             let end = at + content.len() as u64;
-            // The last page of a file that was cut is shorter, and another one.
+            // If the file was cut, its last page is shorter, and so another page.
             let kept = (seed.page(content) == *expected).then_some(expected.crc32c);
             add(stretches, at..end, kept);
             at = end;
@@ -145,7 +145,7 @@ pub fn is_of_pages(bytes: &Range<u64>, size: u64) -> bool {
     bytes.start.is_multiple_of(PAGE) && (bytes.end.is_multiple_of(PAGE) || bytes.end == size)
 }
 
-/// Whether bytes that belong at `at` in a file are those of its fingerprints.
+/// Whether bytes that belong at `at` in a file have its fingerprints.
 pub fn is_right(bytes: &[u8], at: u64, table: &[PageFingerprint], seed: FingerprintSeed) -> bool {
     let first = usize::try_from(at / PAGE).unwrap_or(usize::MAX);
     let mut pages = bytes.chunks(FINGERPRINT_PAGE).enumerate();

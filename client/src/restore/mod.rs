@@ -8,9 +8,9 @@
 //!   prepare (directories, links) ── pipeline (chunks ── writer ── files) ── recovery ── sync ── pg_control
 //! ```
 //!
-//! The manifest is read twice, part by part: once for what must be known beforehand, once for the files. pg_control is
-//! taken away before anything is changed and put back when everything is durable: what was restored by half never
-//! starts. Everything is written below open directories (`below`, `roots`), and no link in them is followed.
+//! The manifest is read twice, part by part: once for the decisions, once for the files. pg_control is taken away
+//! before anything is changed and put back when everything is durable: a half restored cluster never starts. Everything
+//! is written below open directories (`below`, `roots`), and no link in them is followed.
 
 mod below;
 mod configuration;
@@ -78,13 +78,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use survey::Survey;
 use writer::Writer;
 
-/// Restores a backup out of `source`. Where nothing can be read from, this is told after what stands in the way in the
-/// data directory.
+/// Restores a backup out of `source`. If there is no source, the obstacles in the data directory are told before that.
 ///
 /// # Errors
-/// What `source` failed with; 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no
-/// fitting backup, 76 and 78 for mappings; what the mesh answers, and what the operating system refuses. A restore that
-/// failed half-way leaves no pg_control, and goes on with `--delta` or `--force`.
+/// The failure in `source`; 38 when PostgreSQL runs there, 40 for directories that are not empty, 75 when there is no
+/// fitting backup, 76 and 78 for mappings; failures of the mesh and of the operating system. A restore that failed
+/// half-way leaves no pg_control, and goes on with `--delta` or `--force`.
 pub async fn run(
     options: &RestoreSettings,
     source: Result<SourceSettings, Failure>,
@@ -113,7 +112,7 @@ async fn restore(
             failure = &mut interruption => Err(failure),
         };
     };
-    // Before a backup is chosen: what is deleted afterwards waits for the session's end.
+    // Before a backup is chosen: the deletion of objects that become garbage afterwards waits for the session's end.
     let begin = restore_of(options.stanza.clone());
     mesh.begin_restore(&begin).await;
     let outcome = tokio::select! {
@@ -121,7 +120,7 @@ async fn restore(
         failure = &mut interruption => Err(failure),
         never = mesh.keep_restore(&begin) => match never {},
     };
-    // What the restore has come to is known; a session that nobody ends is ended by the nodes.
+    // The outcome of the restore is known; if the session is not ended here, the nodes end it.
     tokio::select! {
         () = mesh.end_session() => {}
         _ = &mut interruption => {}
@@ -198,7 +197,7 @@ async fn write(
     })
 }
 
-/// Refuses what the configuration in the backup would make of the recovery.
+/// Refuses a configuration in the backup that would change the recovery.
 async fn check_configuration(
     options: &RestoreSettings,
     recovery: &RecoverySettings,
@@ -224,7 +223,7 @@ fn take(options: &RestoreSettings) -> Result<DataDirectory, Failure> {
 }
 
 fn plan_links(options: &RestoreSettings, root: &ManifestRoot, survey: &Survey) -> Result<PlannedLinks, Failure> {
-    // Links must not lead into the directory, whatever links its own path is made of.
+    // Links must not lead into the directory, also where its own path contains links.
     let pgdata = std::fs::canonicalize(&options.pgdata).unwrap_or_else(|_| options.pgdata.clone());
     let links = places::plan(&pgdata, &survey.found, &root.tablespaces, &options.places)?;
     for path in survey.found.links.keys().filter(|path| !links.contains_key(*path)) {

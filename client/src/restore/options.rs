@@ -1,4 +1,4 @@
-//! What a restore is told.
+//! The settings of a restore.
 
 use super::target::Target;
 use pgmesh_postgres::{RecoverySettings, RecoveryTarget};
@@ -6,14 +6,14 @@ use pgmesh_protocol::choice::{Follow, Restoring};
 use pgmesh_storage::{RepoKey, StanzaName};
 use std::path::PathBuf;
 
-/// What may be done with what lies in the data directory.
+/// Whether a restore may change the files in the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Nothing: a directory that is not empty is refused.
+    /// No: a directory that is not empty is refused.
     Refuse,
-    /// `--force`: it is removed.
+    /// `--force`: they are removed.
     Remove,
-    /// `--delta`: what is right already is kept.
+    /// `--delta`: files and pages that equal the backup's are kept.
     Compare,
 }
 
@@ -33,11 +33,11 @@ pub struct RestoreSettings {
     pub stanza: StanzaName,
     /// `pg1-path`.
     pub pgdata: PathBuf,
-    /// What becomes of what is there.
+    /// The treatment of the files that are there.
     pub existing: Existing,
     /// `--force`: the files of tablespaces that are not in the backup are removed.
     pub force: bool,
-    /// `--delta` and `--force`: what has the size and time of the backup is taken for right, unread.
+    /// `--delta` and `--force`: files with the size and time of the backup are kept, unread.
     pub trusts_times: bool,
     /// `keep-owners`: files get the owners that they had, root's too.
     pub keeps_owners: bool,
@@ -47,7 +47,7 @@ pub struct RestoreSettings {
     pub target_timeline: Option<String>,
     /// `archive-mode`, where it is given.
     pub archive_mode: Option<ArchiveMode>,
-    /// What is written for PostgreSQL, with its `restore_command`, but for what the backup decides.
+    /// The recovery settings for PostgreSQL, with its `restore_command`; the choice of the backup adds the rest.
     pub recovery: RecoverySettings,
     /// Where tablespaces and links go.
     pub places: PlaceOptions,
@@ -59,7 +59,7 @@ pub struct RestoreSettings {
     pub write_manifest: bool,
     /// `process-max`.
     pub workers: usize,
-    /// `repo`: read from this one only.
+    /// `repo`: read from this repository only.
     pub repo: Option<RepoKey>,
 }
 
@@ -77,7 +77,7 @@ pub struct PlaceOptions {
 }
 
 impl RestoreSettings {
-    /// What a backup is chosen by.
+    /// The wishes by which a backup is chosen.
     pub fn restoring(&self) -> Restoring {
         let follow = match self.target_timeline.as_deref() {
             None => Follow::End,

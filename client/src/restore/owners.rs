@@ -1,8 +1,8 @@
 //! Whose the restored files are.
 //!
-//! Only root can give files away. They go to the owner of PGDATA, whatever the backup says: a backup in a repository
-//! that others can write to could otherwise put files of root into the data directory. With `--keep-owners` they get
-//! the owners that they had.
+//! Only root can give files away. They go to the owner of PGDATA, not to the owner in the backup: a backup in a
+//! repository that others can write to could otherwise put files of root into the data directory. With `--keep-owners`
+//! they get the owners that they had.
 
 use super::below::Below;
 use super::disk::failed;
@@ -16,15 +16,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Gives files to their owners, which only root can. For others, what they write is theirs.
+/// Gives files to their owners, which only root can. Files that another user restores are that user's.
 #[derive(Debug)]
 pub struct Owners {
     is_root: bool,
-    /// Who the backup says may be who the file belongs to.
+    /// Files get the owners that the backup names.
     keeps: bool,
-    /// Whose PGDATA is.
+    /// The owner of PGDATA.
     owner: (u32, u32),
-    /// Whose it was, by name.
+    /// The server's owner in the backup, by name.
     usual: (Option<String>, Option<String>),
     has_warned: AtomicBool,
     users: Mutex<HashMap<String, u32>>,
@@ -154,7 +154,7 @@ mod tests {
         owners.keeps = true;
         assert_eq!(owners.numbers(Path::new("x"), Some("root"), None), (0, 4343));
 
-        // One that root has just made is the server's.
+        // A directory that root has just made goes to the server.
         if rustix::process::geteuid().is_root() {
             assert_eq!(own.0, 0, "an unknown name is nobody's");
             let of_nobody = Owners::new(&below, Some(&entry("nobody")), false).unwrap();

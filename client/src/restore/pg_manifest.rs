@@ -1,4 +1,4 @@
-//! `--write-manifest`: PostgreSQL's own `backup_manifest`, by which pg_verifybackup judges what was restored.
+//! `--write-manifest`: PostgreSQL's own `backup_manifest`, by which pg_verifybackup judges the restored files.
 
 use super::below::Below;
 use super::disk::failed;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// The file's name in PGDATA.
 const NAME: &str = "backup_manifest";
-/// What a restore changes, and pg_verifybackup passes over by itself.
+/// Files that a restore changes, and that pg_verifybackup passes over by itself.
 const PASSED_OVER: &[&str] = &["postgresql.auto.conf", "recovery.signal", "standby.signal"];
 
 /// A `backup_manifest` that is being written.

@@ -28,7 +28,7 @@ const MOST_REQUESTS: usize = 32;
 /// for one chunk that travels slowly (invariant 11).
 const PARTS_OPEN: usize = 3;
 
-/// What the workers share.
+/// The state that the workers share.
 pub struct Pipeline {
     /// Where chunks come from.
     pub source: Arc<Source>,
@@ -42,7 +42,7 @@ pub struct Pipeline {
     pub existing: Existing,
     /// Whether size and time are proof enough for them.
     pub trusts_times: bool,
-    /// What the backup's fingerprints are seeded with.
+    /// The seed of the backup's fingerprints.
     pub seed: Option<FingerprintSeed>,
     /// How far it is.
     pub progress: Arc<Progress>,
@@ -57,7 +57,7 @@ impl Pipeline {
     /// Restores all files of a backup; `manifest` hears of them, where PostgreSQL's own is wanted.
     ///
     /// # Errors
-    /// The first that any of the files meets.
+    /// The first failure of any file.
     pub async fn run(
         self: &Arc<Self>,
         root: &ManifestRoot,
@@ -98,7 +98,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// What of a part's files is in the data directory already, by their paths.
+    /// The pages of a part's files that are in the data directory already, by the files' paths.
     async fn compare(
         &self,
         entries: &[FileEntry],
@@ -187,7 +187,7 @@ impl Pipeline {
         let plain = Plain::pieces(&ranges, bytes);
         let right = plain.filter(|plain| plain.is_right(chunk, &part.plan.files, seed));
         if right.is_none() {
-            // Invariant 6: what cannot be proved is not written; all of the chunk can be.
+            // Invariant 6: pieces that cannot be proved are not written; a whole chunk can be proved.
             tracing::warn!(
                 "pieces of chunk {} are not what they should be; all of it is fetched",
                 chunk.digest
@@ -209,7 +209,7 @@ impl Pipeline {
     }
 }
 
-/// Fails when one of the tasks that have ended has failed.
+/// Fails when a task that has ended has failed.
 fn reap(tasks: &mut JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     while let Some(done) = tasks.try_join_next() {
         done.map_err(|error| abnormal(&error))??;

@@ -23,20 +23,20 @@ pub struct PlannedLink {
 /// All links that the restore makes, by path relative to PGDATA.
 pub type PlannedLinks = BTreeMap<String, PlannedLink>;
 
-/// What the manifest says of links.
+/// The links and directories in a manifest.
 #[derive(Debug, Clone, Default)]
 pub struct FoundLinks {
-    /// Path relative to PGDATA, and what the link said.
+    /// The link's path relative to PGDATA, and its text.
     pub links: BTreeMap<String, String>,
     /// The paths of all directories.
     pub directories: BTreeSet<String>,
 }
 
-/// Decides.
+/// Decides which links the restore makes.
 ///
 /// # Errors
-/// 76 and 78 for mappings of what the backup does not have, and for destinations that cannot be: inside of PGDATA,
-/// around it, or overlapping each other.
+/// 76 and 78 for mappings of tablespaces and links that the backup does not have, and for destinations that cannot be:
+/// inside of PGDATA, around it, or overlapping each other.
 pub fn plan(
     pgdata: &Path,
     found: &FoundLinks,
@@ -75,7 +75,8 @@ fn tablespace_destination(oid: u32, said: &str, tablespaces: &[TablespaceRecord]
         return mapped.clone();
     }
     match &options.tablespace_map_all {
-        // PostgreSQL takes any name. One that is no folder's, such as `../../x`, would lead out of the directory.
+        // PostgreSQL takes any name. A name that is no folder's, for example `../../x`, would lead out of the
+        // directory.
         Some(all) => match name.filter(|name| is_folder_name(name)) {
             Some(name) => all.join(name),
             None => all.join(oid.to_string()),
@@ -158,7 +159,7 @@ fn check_destination(pgdata: &Path, path: &str, link: &PlannedLink, others: &Pla
     }
 }
 
-/// What a link says, as an absolute path without `.` and `..`.
+/// The destination of a link as an absolute path without `.` and `..`.
 fn resolve(pgdata: &Path, path: &str, destination: &Path) -> PathBuf {
     let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
     let mut resolved = PathBuf::new();

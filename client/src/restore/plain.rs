@@ -7,10 +7,10 @@ use pgmesh_storage::FingerprintSeed;
 
 /// A chunk of which no more than this is needed, in bytes, is not fetched whole.
 const PIECES_BELOW: u64 = 256 << 10;
-/// And no more pieces than this are asked for at once: what one request may name.
+/// A chunk of which more pieces than this are needed is fetched whole, too. One request may name more.
 const MOST_PIECES: usize = 64;
 
-/// What was fetched of a chunk.
+/// The fetched bytes of a chunk.
 #[derive(Debug)]
 pub enum Plain {
     /// All of it.
@@ -25,7 +25,7 @@ pub enum Plain {
 }
 
 impl Plain {
-    /// Pieces that were asked for, if that is what came.
+    /// The pieces of these ranges, if the bytes have their lengths.
     pub fn pieces(ranges: &[(u32, u32)], bytes: Bytes) -> Option<Self> {
         let mut at = 0;
         let places = ranges.iter().map(|(offset, length)| {
@@ -57,8 +57,7 @@ impl Plain {
         }
     }
 
-    /// Whether all pieces are what their files' fingerprints say. The digest of a chunk proves nothing about a part of
-    /// it.
+    /// Whether all pieces have their files' fingerprints. The digest of a chunk proves nothing about a part of it.
     pub fn is_right(&self, chunk: &ChunkPlan, files: &[FilePlan], seed: FingerprintSeed) -> bool {
         chunk.pieces.iter().all(|piece| {
             let table = files.get(piece.file).and_then(|file| file.table.as_ref());
@@ -68,7 +67,7 @@ impl Plain {
     }
 }
 
-/// What is asked for of a chunk (offset and length of each piece), where that is little and can be checked without the
+/// The pieces of a chunk to fetch (offset and length of each), where they are short and can be checked without the
 /// rest.
 pub fn ranges(chunk: &ChunkPlan, files: &[FilePlan]) -> Option<Vec<(u32, u32)>> {
     let wanted: u64 = chunk.pieces.iter().map(|piece| u64::from(piece.length)).sum();

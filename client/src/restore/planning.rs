@@ -1,4 +1,4 @@
-//! What becomes of each entry of a manifest: a pure function from entries to actions.
+//! The plan for each entry of a manifest: a pure function from entries to actions.
 //!
 //! A part of the manifest becomes a list of files and a list of chunks. Each chunk is fetched once and says to which
 //! files its pieces go, so that a chunk with a hundred small files costs one request.
@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 /// pg_control, which comes last.
 pub const PG_CONTROL: &str = "global/pg_control";
-/// What it is called until everything else is durable: a server does not start without it.
+/// Its name until everything else is durable: a server does not start without `global/pg_control`.
 pub const PG_CONTROL_STAGED: &str = "global/pg_control.pgmesh.tmp";
 
-/// What holds for all entries.
+/// The rules for all entries.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     /// Databases that come back as empty files.
@@ -50,7 +50,7 @@ pub struct FilePlan {
     pub user: Option<String>,
     /// The group's name.
     pub group: Option<String>,
-    /// Of what it is made, in order.
+    /// The runs that make it up, in order.
     pub runs: Vec<RunPlan>,
     /// Its fingerprints, where they are known.
     pub table: Option<Arc<[PageFingerprint]>>,
@@ -98,7 +98,7 @@ pub struct ChunkPlan {
     pub pieces: Vec<PiecePlan>,
 }
 
-/// What a part of the manifest becomes.
+/// The plan for a part of the manifest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartPlan {
     /// The files.
@@ -108,7 +108,7 @@ pub struct PartPlan {
 }
 
 /// Plans the files of one part of a manifest. Directories and links are planned from the whole manifest beforehand.
-/// `local` says by path what is in the data directory already; a file that it does not name is fetched.
+/// `local` has, by path, the files that are in the data directory already; a file that it does not name is fetched.
 pub fn plan_part(entries: Vec<FileEntry>, rules: &Rules, mut local: HashMap<String, Local>) -> PartPlan {
     let mut plan = PartPlan::default();
     let mut chunk_of: HashMap<Digest, usize> = HashMap::new();

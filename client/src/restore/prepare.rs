@@ -1,4 +1,5 @@
-//! From what lies there to the empty tree of directories and links that files are written into.
+//! Clears the data directory, as far as the options allow it, and makes the tree of directories and links that files
+//! are written into.
 
 use super::below::Below;
 use super::data_directory::{DataDirectory, MARKER};
@@ -19,17 +20,17 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// All that decides what the tree will be.
+/// The facts that decide about the tree.
 pub struct Tree<'a> {
     /// Directories and files of the backup.
     pub survey: &'a Survey,
     /// Links that are made.
     pub links: &'a PlannedLinks,
-    /// What stays.
+    /// The files that stay as they are.
     pub rules: &'a Rules,
     /// The cluster's directory in every tablespace.
     pub version_directory: String,
-    /// What may be done with what is there.
+    /// Whether the restore may change the files that are there.
     pub existing: Existing,
 }
 
@@ -55,8 +56,8 @@ impl<'a> Tree<'a> {
     /// Whether the places that links lead to may be written to. Changes nothing.
     ///
     /// # Errors
-    /// 40 for one that holds something, unless it is a place that this data directory leads to and that may be
-    /// overwritten; 78 for a file in a directory that is not there.
+    /// 40 for a place that is not empty, unless this data directory leads to it and it may be overwritten; 78 for a
+    /// file in a directory that is not there.
     pub fn check_destinations(&self, pgdata: &Path) -> Result<(), Failure> {
         for (path, link) in self.links {
             let content = self.content_of(link);
@@ -100,11 +101,11 @@ impl<'a> Tree<'a> {
             && leads.is_ok_and(|leads| will_lead.is_ok_and(|will_lead| leads == will_lead))
     }
 
-    /// Makes the tree. What is in the way goes first, and the files of tablespaces that the backup does not have.
-    /// Answers how many files and directories were removed, and the directories to write below.
+    /// Makes the tree. Entries in the way go first, and the files of tablespaces that the backup does not have. Answers
+    /// how many files and directories were removed, and the directories to write below.
     ///
     /// # Errors
-    /// Something cannot be removed or made.
+    /// An entry cannot be removed or made.
     pub fn make(
         &self,
         directory: &DataDirectory,
@@ -120,7 +121,7 @@ impl<'a> Tree<'a> {
             Existing::Remove => self.clear(pgdata)?,
             Existing::Compare => existing::sweep(pgdata, self)?,
         };
-        // A link sorts before what lies behind it, and a directory before what is in it.
+        // A link sorts before the entries behind it, and a directory before its entries.
         let mut roots = Roots::of(Arc::clone(pgdata));
         for (path, link) in self.links {
             self.make_link(&roots, path, link, owners)?;
@@ -155,7 +156,7 @@ impl<'a> Tree<'a> {
         owners.give_link(below, at, user, owner.and_then(|owner| owner.group.as_deref()))
     }
 
-    /// The places that links lead to first, while the data directory still says that they belong to it.
+    /// Clears the places that links lead to first, while the data directory still says that they belong to it.
     fn clear(&self, pgdata: &Below) -> Result<u64, Failure> {
         for link in self.links.values() {
             let destination = link.destination.as_path();
@@ -177,7 +178,7 @@ impl<'a> Tree<'a> {
         Ok(0)
     }
 
-    /// What of a link's destination belongs to this cluster: tablespaces are shared by versions.
+    /// The part of a link's destination that belongs to this cluster: versions share tablespaces.
     pub fn content_of(&self, link: &PlannedLink) -> PathBuf {
         match link.tablespace {
             Some(_) => link.destination.join(&self.version_directory),
@@ -223,11 +224,11 @@ impl<'a> Tree<'a> {
 pub struct FileSystems(Vec<(u64, fs::File, PathBuf)>);
 
 impl FileSystems {
-    /// Those of PGDATA, of all places that links lead to, and of all that is mounted on directories of the backup. The
-    /// tree is there already.
+    /// The file systems of PGDATA, of all places that links lead to, and of all mounts on directories of the backup.
+    /// The tree is there already.
     ///
     /// # Errors
-    /// One cannot be opened.
+    /// A directory cannot be opened.
     pub fn open(roots: &Roots, survey: &Survey) -> Result<Self, Failure> {
         let mut found = Self(Vec::new());
         for root in roots.all() {
@@ -250,7 +251,7 @@ impl FileSystems {
         Ok(())
     }
 
-    /// Whether this is one of them. A file may be mounted by itself.
+    /// Whether this device's file system is among them. A file may be mounted by itself.
     pub fn has(&self, device: u64) -> bool {
         self.0.iter().any(|(known, _, _)| *known == device)
     }

@@ -1,5 +1,5 @@
-//! What tells the restored server how to recover: `backup_label`, `postgresql.auto.conf`, a signal file, and where
-//! nothing else would bring it, the WAL that makes the backup consistent.
+//! The files that tell the restored server how to recover: `backup_label`, `postgresql.auto.conf`, a signal file. And,
+//! where nothing else would bring it, the WAL that makes the backup consistent.
 
 use super::disk::failed;
 use super::late_tablespaces;
@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::Path;
 
-/// What a restore of `--type=preserve` leaves as it finds it.
+/// The files that a restore of `--type=preserve` leaves as they are.
 pub const RECOVERY_FILES: &[&str] = &["postgresql.auto.conf", "recovery.signal", "standby.signal"];
 
 /// The files of [`RECOVERY_FILES`] that are there and stay.
@@ -30,7 +30,7 @@ pub fn kept(pgdata: &Path, target: &RecoveryTarget) -> BTreeSet<String> {
         .collect()
 }
 
-/// Writes the three. Whose they are, pg_control's owner says.
+/// Writes the three files, which get pg_control's owner.
 ///
 /// # Errors
 /// They cannot be written.
@@ -88,7 +88,8 @@ pub fn needs_wal(pgdata: &Path, target: &RecoveryTarget, write_manifest: bool) -
 /// Puts the segments from the backup's start to its stop into `pg_wal`, marked as archived.
 ///
 /// # Errors
-/// One is not in the archive, or cannot be written; 40 when its redo would take files for its own that are not.
+/// A segment is not in the archive, or cannot be written; 40 when its redo would take another server's files for its
+/// own.
 pub async fn fetch_wal(
     roots: &Roots,
     root: &ManifestRoot,
@@ -115,7 +116,7 @@ pub async fn fetch_wal(
             late_tablespaces::check_segment(roots.pgdata().path(), name, created.as_ref())
         });
         if let Err(failure) = checked {
-            // Only what was found good stays under a segment's name (invariant 6).
+            // Only a segment that was found good stays under its name (invariant 6).
             below.remove(at)?;
             return Err(failure);
         }

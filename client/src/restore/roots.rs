@@ -1,5 +1,4 @@
-//! Below which directory a path of the backup lies: PGDATA, or what one of the links leads to that the restore has
-//! made.
+//! The directory that a path of the backup lies below: PGDATA, or the destination of a link that the restore has made.
 
 use super::below::Below;
 use super::places::PlannedLink;
@@ -14,7 +13,7 @@ pub struct Roots {
     links: Vec<Root>,
 }
 
-/// What a link leads to.
+/// The destination of a link.
 #[derive(Debug)]
 struct Root {
     /// The link, relative to PGDATA.
@@ -33,7 +32,7 @@ impl Roots {
         }
     }
 
-    /// Opens what a link leads to, which is there.
+    /// Opens the destination of a link, which is there.
     ///
     /// # Errors
     /// It cannot be opened.

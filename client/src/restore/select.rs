@@ -1,4 +1,4 @@
-//! What is restored, and what the restored server is told that follows from it.
+//! The choice of the backup, and the recovery settings that follow from it.
 
 use super::options::{ArchiveMode, RestoreSettings};
 use super::source::Source;
@@ -11,14 +11,14 @@ use std::path::Path;
 pub struct Selected {
     /// The root of its manifest.
     pub root: ManifestRoot,
-    /// What is written for PostgreSQL.
+    /// The recovery settings for PostgreSQL.
     pub recovery: RecoverySettings,
 }
 
 /// The backup that fits the target, by its manifest.
 ///
 /// # Errors
-/// There is none, or it is not clear which one is meant.
+/// No backup fits, or the options do not settle which.
 pub async fn select(options: &RestoreSettings, source: &Source) -> Result<Selected, Failure> {
     let chosen = source.choose(&options.restoring()).await?;
     for passed in &chosen.passed {
@@ -45,10 +45,10 @@ pub async fn select(options: &RestoreSettings, source: &Source) -> Result<Select
     Ok(Selected { root, recovery })
 }
 
-/// Whether the restored server would archive beside its original, as far as one can tell; said where it is so. On its
-/// old timeline a copy is refused by the mesh (invariant 12); promoted, it has a timeline of its own, and cannot be
-/// told from the original that was restored elsewhere. So a server in another data directory than the one that was
-/// backed up archives only where that is asked for.
+/// Whether the restored server could archive beside its original; if so, a warning. On the original's timeline the mesh
+/// refuses the copy's WAL (invariant 12). If the copy is promoted, it has a timeline of its own, and the mesh cannot
+/// tell it from an original that was restored elsewhere. So a server in another data directory than the backup's
+/// archives only if the user asks for that.
 ///
 /// A standby follows its primary. If it is promoted in its place it has to archive.
 fn archives_beside(target: &RecoveryTarget, pgdata: &Path, instance: Option<&str>) -> bool {
@@ -62,14 +62,14 @@ fn archives_beside(target: &RecoveryTarget, pgdata: &Path, instance: Option<&str
     true
 }
 
-/// Whether a directory is known to be another one than that of the backup, whose fingerprint is `known`.
+/// Whether a directory is known not to be the backup's, whose fingerprint is `known`.
 fn is_another(pgdata: &Path, known: Option<&str>) -> bool {
     let Some(known) = known else {
         return false;
     };
     match instance_fingerprint(pgdata) {
         Ok(here) => here != known,
-        // One that the restore makes is new.
+        // A directory that the restore makes is new.
         Err(_) => !pgdata.exists(),
     }
 }

@@ -1,4 +1,4 @@
-//! Which servers run on a data directory, by what the kernel says of its processes.
+//! Which servers run on a data directory, by the kernel's list of processes.
 //!
 //! A `postmaster.pid` names a process by its number, and not the namespace in which that number counts: in a
 //! container's, or of another host, it says nothing here. So its server counts as ended only where it would have been
@@ -24,19 +24,19 @@ const LOCAL_FILE_SYSTEMS: &[u64] = &[
     0xCA45_1A4E,
 ];
 
-/// What was seen of the servers on a data directory.
+/// The servers that were seen on a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Seen {
-    /// This process is one.
+    /// A server runs: this process.
     Server(u32),
-    /// There is none, and one would have been seen.
+    /// No server runs: it would have been seen.
     Nothing,
-    /// There is none here, but one may run where it is not seen, for this reason.
+    /// No server was seen, but one may run out of sight, for this reason.
     Perhaps(String),
 }
 
-/// Looks for a server on a data directory. `named`: the process in its `postmaster.pid`, which is one whatever its
-/// program is called.
+/// Looks for a server on a data directory. `named`: the process in its `postmaster.pid`, which counts as a server under
+/// any program name.
 pub fn look(pgdata: &Path, named: Option<u32>) -> Seen {
     let Ok(metadata) = fs::metadata(pgdata) else {
         return Seen::Perhaps("the data directory cannot be examined".to_owned());
@@ -106,7 +106,7 @@ impl Process {
         PathBuf::from(format!("/proc/{}/{name}", self.number))
     }
 
-    /// A path that leads to it, in whatever mount namespace the process is.
+    /// A path that leads to its working directory, also in another mount namespace.
     fn working_directory(&self) -> PathBuf {
         self.file("cwd")
     }
@@ -121,7 +121,7 @@ impl Process {
         }
     }
 
-    /// Whether it is a server or a part of one: somebody's shell may stand in a data directory, too.
+    /// Whether it is a server or a part of one: a user's shell may stand in a data directory, too.
     fn is_postgres(&self) -> bool {
         let is = |name: &str| name.contains("postgres") || name.contains("postmaster");
         let program = fs::read_link(self.file("exe")).ok();

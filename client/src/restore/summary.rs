@@ -1,4 +1,4 @@
-//! What a restore did, for the user.
+//! The result of a restore, for the user.
 
 use crate::text::size;
 use pgmesh_storage::{BackupLabel, StanzaName};
@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
 
-/// What a restore did.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RestoreSummary {
     /// The stanza.
@@ -25,7 +25,7 @@ pub struct RestoreSummary {
     pub kept: u64,
     /// Bytes of databases that were left out.
     pub left_out: u64,
-    /// What was removed because the backup does not have it (`--delta`).
+    /// Files and directories that were removed because the backup does not have them (`--delta`).
     pub removed: u64,
     /// Links made, each with where it leads.
     pub links: Vec<(String, PathBuf)>,

@@ -73,7 +73,7 @@ pub struct DirectoryEntry {
     pub group: Option<String>,
 }
 
-/// What must be known of the whole manifest before the first file is written.
+/// The facts of the whole manifest that the restore needs before it writes the first file.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// Links, and the paths of directories.
@@ -94,7 +94,7 @@ impl Survey {
     /// Reads the whole manifest once. `with_paths`: remembers which files there are.
     ///
     /// # Errors
-    /// The manifest cannot be read, or is that of no cluster.
+    /// The manifest cannot be read, or is no cluster's.
     pub async fn take(source: &Source, root: &ManifestRoot, with_paths: bool) -> Result<Self, Failure> {
         let mut survey = Self {
             paths: with_paths.then(Paths::default),
@@ -167,7 +167,7 @@ impl Survey {
 
 /// Files that may be configuration, at most.
 const MAX_CONFIGURATION: usize = 1000;
-/// And the pieces that one of them consists of (invariant 11).
+/// And the most extents of such a file (invariant 11).
 const MAX_EXTENTS: usize = 300;
 
 /// Whether PostgreSQL may read a file as its configuration: none of the directories that are its own.
@@ -176,7 +176,7 @@ fn may_be_configuration(path: &str) -> bool {
     !path.split_once('/').is_some_and(|(folder, _)| is_own(folder))
 }
 
-/// A set of paths in 16 bytes each, whatever their lengths.
+/// A set of paths in 16 bytes each, for paths of any length.
 #[derive(Debug, Default)]
 struct Paths(Vec<[u8; 16]>);
 

@@ -30,7 +30,7 @@ impl<'a> Tables<'a> {
     /// The table of a file of `size` bytes.
     ///
     /// # Errors
-    /// A chunk cannot be read, or does not hold what the manifest says.
+    /// A chunk cannot be read, or does not hold the fingerprints.
     pub async fn read(&mut self, fingerprints: &Fingerprints, size: u64) -> Result<FingerprintTable, Failure> {
         let base = self.bytes(&fingerprints.base).await?;
         let patch = self.bytes(&fingerprints.patch).await?;

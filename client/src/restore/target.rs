@@ -1,4 +1,4 @@
-//! `--type`, `--target` and `--set`: how far recovery goes, and what that demands of the backup.
+//! `--type`, `--target` and `--set`: how far recovery goes, and which backup that demands.
 
 use super::time_target::{self, TimeTarget};
 use pgmesh_postgres::{Lsn, RecoveryTarget};
@@ -10,7 +10,7 @@ use pgmesh_protocol::{ExitCode, Failure};
 pub struct Target {
     /// Which backup it needs.
     pub wanted: Wanted,
-    /// What PostgreSQL is told.
+    /// The target for PostgreSQL.
     pub recovery: RecoveryTarget,
     /// A time that was given without an offset, as it is in the time zone of this host.
     pub local_time: Option<String>,

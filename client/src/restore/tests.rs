@@ -188,7 +188,7 @@ impl Fixture {
         run(&settings, Ok(source), &Nobody).await
     }
 
-    /// All files are there as they were backed up, but for what a restore writes itself.
+    /// All files are there as they were backed up, but for the file that a restore writes itself.
     fn assert_restored(&self) {
         for (path, content) in &self.files {
             let at = self.pgdata().join(path);
@@ -444,7 +444,7 @@ async fn delta_keeps_what_is_right_and_removes_what_does_not_belong() {
     fixture.assert_restored();
     assert!(!pgdata.join("base/5/stranger").exists() && !pgdata.join("strange").exists());
     assert!(version_of_others.exists());
-    // Two of the three chunks of `large`, and the one of 16400/2619.
+    // Two of the three chunks of `large`, and the only chunk of 16400/2619.
     assert_eq!(summary.kept, 3 * MIB as u64);
     assert_eq!(fs::metadata(pgdata.join("base/5/exact")).unwrap().nlink(), 1);
 }

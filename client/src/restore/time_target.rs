@@ -1,7 +1,7 @@
 //! A time as `--target` gives it.
 //!
-//! Without an offset it is the time of this host, which must be the server's, too (`zones.rs`): so what PostgreSQL is
-//! told always carries an offset.
+//! Without an offset it is the time of this host, which must be the server's, too (`zones.rs`): so the time for
+//! PostgreSQL always carries an offset.
 
 use chrono::{
     DateTime, FixedOffset, Local, MappedLocalTime, NaiveDate, NaiveDateTime, Offset, SecondsFormat, TimeZone,
@@ -33,7 +33,7 @@ pub enum NoTime {
     Ambiguous,
 }
 
-/// What offset this host's time zone had at a local time.
+/// The offset that this host's time zone had at a local time.
 pub fn local(time: NaiveDateTime) -> Result<FixedOffset, NoTime> {
     match Local.offset_from_local_datetime(&time) {
         MappedLocalTime::Single(offset) => Ok(offset.fix()),
@@ -45,7 +45,7 @@ pub fn local(time: NaiveDateTime) -> Result<FixedOffset, NoTime> {
 /// Reads `YYYY-MM-DD[ HH:MM[:SS[.ffffff]]][+TZ]`, which PostgreSQL reads the same way under any DateStyle.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Why the text is no time.
 pub fn parse(text: &str, local: &dyn Fn(NaiveDateTime) -> Result<FixedOffset, NoTime>) -> Result<TimeTarget, NoTime> {
     let text = text.trim();
     let (date, rest) = split_at(text, 10)?;

@@ -17,7 +17,7 @@ impl Workers {
     /// Does a piece of work on a thread of its own, when there is room.
     ///
     /// # Errors
-    /// What the work answers, or that it ended abnormally.
+    /// The failure of the work, or its abnormal end.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Failure> + Send + 'static,

@@ -1,7 +1,7 @@
 //! Writing files from checked chunks.
 //!
 //! A file is opened for as long as one chunk is written to it, so that the number of open files does not grow with the
-//! cluster. Its pieces' CRCs are combined when the last of them has been written, in whatever order they came.
+//! cluster. Its pieces may come in any order: their CRCs are combined when the last piece has been written.
 
 use super::disk::failed;
 use super::owners::Owners;
@@ -23,10 +23,10 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// A part of the manifest while its files are written.
 pub struct Part {
-    /// What is to be done.
+    /// The plan for the part.
     pub plan: PartPlan,
     states: Vec<Mutex<FileState>>,
-    /// So many parts are in memory at once.
+    /// A permit, because only so many parts are in memory at once.
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -38,7 +38,7 @@ struct FileState {
 }
 
 impl Part {
-    /// Before anything is written. `place` is given up when all of it is done.
+    /// A part of which no file is written yet. `place` is given up when all of them are.
     pub fn new(plan: PartPlan, place: Option<OwnedSemaphorePermit>) -> Self {
         let state = |file: &FilePlan| {
             Mutex::new(FileState {
@@ -55,7 +55,7 @@ impl Part {
     }
 }
 
-/// What was done.
+/// Sums of a restore.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Bytes written.
@@ -73,7 +73,7 @@ pub struct Writer {
     roots: Roots,
     file_systems: FileSystems,
     owners: Owners,
-    /// Sums of what was done.
+    /// Sums of the restore.
     pub counts: Counts,
 }
 
@@ -103,8 +103,8 @@ impl Writer {
         &self.owners
     }
 
-    /// Writes the files of a part that need no chunk: empty ones, those that are there, and those of databases that are
-    /// left out, which take no room. Answers for how many bytes of all files no chunk is needed.
+    /// Writes the files of a part that need no chunk: empty files, files that are there, and files of databases that
+    /// are left out, which take no room. Answers how many bytes of all files need no chunk.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -135,8 +135,8 @@ impl Writer {
     /// Writes a chunk to all the places that need it. Answers how many bytes that were.
     ///
     /// # Errors
-    /// 28 when the chunk is shorter than the manifest says, 26 when a file that is complete now is not what was backed
-    /// up; or the operating system refuses.
+    /// 28 when the chunk is shorter than the manifest says, 26 when a complete file differs from the backed up one; or
+    /// the operating system refuses.
     pub fn write_chunk(&self, part: &Part, chunk: &ChunkPlan, plain: &Plain) -> Result<u64, Failure> {
         let mut written = 0;
         for pieces in chunk.pieces.chunk_by(|one, other| one.file == other.file) {
@@ -259,7 +259,7 @@ impl Writer {
     }
 }
 
-/// Whether a file of which all runs are in their places is what was backed up.
+/// Checks the content of a file, all of whose runs are in their places, by the CRC in the manifest.
 fn check(state: &Mutex<FileState>, file: &FilePlan, path: &Path) -> Result<(), Failure> {
     let crcs = std::mem::take(&mut state.lock().unwrap_or_else(PoisonError::into_inner).crcs);
     let combined = combine(&crcs, file.runs.iter().map(|run| run.length));
@@ -281,7 +281,7 @@ fn file_of<'p>(part: &'p Part, pieces: &[PiecePlan]) -> Option<&'p FilePlan> {
     part.plan.files.get(pieces.first()?.file)
 }
 
-/// The CRC-32C of a whole file from those of its runs.
+/// The CRC-32C of a whole file from the CRCs of its runs.
 fn combine(crcs: &[u32], lengths: impl Iterator<Item = u64>) -> u32 {
     crcs.iter()
         .zip(lengths)

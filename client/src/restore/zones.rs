@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const ZONES: &str = "/usr/share/zoneinfo";
 /// The zone of this host, where `TZ` does not say it.
 const LOCAL_ZONE: &str = "/etc/localtime";
-/// What PostgreSQL has when no file says it (`TimeZone` in guc_tables.c).
+/// PostgreSQL's time zone when no file sets it (`TimeZone` in guc_tables.c).
 const DEFAULT: &str = "GMT";
 /// Names of UTC: files of the same content, but for the abbreviation in it.
 const UTC: &[&str] = &[
@@ -35,11 +35,11 @@ const UTC: &[&str] = &[
     "zulu",
 ];
 
-/// A time zone, by what is known of it.
+/// A time zone: its name, and its file where that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Zone {
     name: String,
-    /// What its file holds.
+    /// The content of its file.
     content: Option<Vec<u8>>,
 }
 
@@ -52,7 +52,7 @@ impl Zone {
         }
     }
 
-    /// That of this host, as programs of this kind take it: `TZ`, else `/etc/localtime`, else UTC.
+    /// This host's zone, as programs of this kind take it: `TZ`, else `/etc/localtime`, else UTC.
     fn of_host(variable: Option<&str>) -> Self {
         match variable
             .map(|zone| zone.trim_start_matches(':'))
@@ -80,7 +80,7 @@ impl Zone {
         UTC.contains(&self.name.to_ascii_lowercase().as_str())
     }
 
-    /// Whether they are the same for all times. Where that is not known, they are not.
+    /// Whether both zones are the same for all times. Where that is not known, they count as different.
     fn is_same(&self, other: &Self) -> bool {
         (self.is_utc() && other.is_utc())
             || self.name.eq_ignore_ascii_case(&other.name)
@@ -88,8 +88,8 @@ impl Zone {
     }
 }
 
-/// Refuses a target that was given without an offset, where the time zone of the restored server is not known to be
-/// that of this host.
+/// Refuses a target that was given without an offset, where the restored server and this host are not known to have the
+/// same time zone.
 ///
 /// # Errors
 /// 31.

@@ -1,20 +1,20 @@
-//! The backup that a new one is compared with.
+//! The backup that a new backup is compared with.
 
 use pgmesh_storage::{BackupLabel, BackupType};
 use serde::{Deserialize, Serialize};
 
-/// What a new backup begins with.
+/// How a new backup begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriorChoice {
-    /// The type that it will have: full where there is none to compare with.
+    /// The new backup's type: full where there is no backup to compare with.
     pub kind: BackupType,
-    /// What it is compared with.
+    /// The backup that the new one is compared with.
     pub prior: Option<BackupLabel>,
-    /// The stanza's last label: the new one is named to come after it.
+    /// The stanza's last label: the new backup's label comes after it.
     pub newest: Option<BackupLabel>,
 }
 
-/// Chooses what a new backup is compared with.
+/// Chooses the backup that a new backup is compared with.
 #[derive(Debug)]
 pub struct PriorChooser {
     wanted: BackupType,
@@ -24,8 +24,8 @@ pub struct PriorChooser {
 }
 
 impl PriorChooser {
-    /// For a backup of this type of this database of the stanza, if it is one. `newest` is the stanza's last label,
-    /// whatever its history.
+    /// For a backup of this type. `database`: the cluster's database in the stanza, if the stanza has it. `newest`: the
+    /// stanza's last label, of any history.
     pub fn new(wanted: BackupType, database: Option<u32>, newest: Option<BackupLabel>) -> Self {
         Self {
             wanted,
@@ -35,9 +35,9 @@ impl PriorChooser {
         }
     }
 
-    /// Looks at a backup: its label, its database, and whether it is of the history that the cluster has now. One of a
-    /// branch that was given up is no prior. Labels sort as the backups were made, and a dependent one begins with its
-    /// full backup's: so one that does not depend on the newest full backup is none either.
+    /// Looks at a backup: its label, its database, and whether it is of the history that the cluster has now. A backup
+    /// of a branch that was given up is no prior. Neither is a backup that does not depend on the newest full backup:
+    /// labels sort as the backups were made, and the label of a dependent backup begins with that of its full backup.
     pub fn offer(&mut self, label: &BackupLabel, database: u32, is_of_history: bool) {
         let fits = match self.wanted {
             BackupType::Full => false,
@@ -51,12 +51,12 @@ impl PriorChooser {
         }
     }
 
-    /// Whether no backup with a lower label than those that were offered can change the choice.
+    /// Whether a prior is found. A later offer with a lower label cannot change the choice.
     pub fn is_decided(&self) -> bool {
         self.prior.is_some()
     }
 
-    /// What was chosen.
+    /// The choice, after all offers.
     pub fn chosen(self) -> PriorChoice {
         PriorChoice {
             kind: if self.prior.is_some() {
@@ -96,7 +96,7 @@ mod tests {
             (BackupType::Incr, "20260101-000000F")
         );
         assert_eq!(chosen.newest.unwrap().as_str(), incr, "the new one is named after it");
-        // No label that begins with the first full backup's comes after the second one's.
+        // Labels that begin with the first full backup's sort before the second full backup's.
         let two = [("20260101-000000F", 1, true), ("20260102-000000F", 1, false)];
         let chosen = choose(&two, BackupType::Incr, Some(1));
         assert_eq!((chosen.kind, chosen.prior), (BackupType::Full, None));

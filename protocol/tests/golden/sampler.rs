@@ -1,7 +1,7 @@
 //! Samples of every type that is read from bytes, made by its own `Deserialize`: each number and text is another one,
 //! each option is given, each list has two entries, and each variant of each enum comes up in some sample. Beside the
-//! bytes stand the names of the fields and variants, in their order: two that change places have the same bytes. So
-//! whatever is added, moved or changed shows without a sample to be written for it.
+//! bytes stand the names of the fields and variants, in their order, because two fields that change places have the
+//! same bytes. So each addition, move or change shows without a sample to be written for it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use serde::Serialize;
@@ -11,14 +11,15 @@ use serde::de::{
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// No sample is nested as deep, unless a type is in itself.
+/// No sample is nested as deep, unless a type contains itself.
 const DEEPEST: usize = 30;
 
-/// Entries of a list that may refer to one another: what is made up refers to none, so their options are not given.
+/// Types of list entries that refer to one another: a sampled entry refers to no other, so the options of these types
+/// are not given.
 const REFERRING: [&str; 1] = ["Kept"];
 
 /// Samples of a type, as few as show each variant of each enum in it once, for each variant of the type itself and of
-/// the enums around it. The names of all types in it, with those of their fields or variants, are added to `types`.
+/// the enums around it. Adds the names of all types in it, with the names of their fields or variants, to `types`.
 pub fn samples<T: DeserializeOwned + Serialize>(types: &mut BTreeSet<String>) -> Vec<T> {
     let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
     let (mut outer, mut outer_count) = (0, 1);
@@ -40,7 +41,7 @@ pub fn samples<T: DeserializeOwned + Serialize>(types: &mut BTreeSet<String>) ->
     found
 }
 
-/// The most variants that an enum of the sample has: the type itself, and those in it.
+/// The most variants of the outer enum, which is the type itself, and of the enums in it.
 #[derive(Default, Clone, Copy)]
 struct Widest {
     outer: usize,
@@ -115,7 +116,7 @@ struct Sampler {
     around: usize,
     widest: Widest,
     refers: bool,
-    /// A type without any value was met, such as `Infallible`, or one that is in itself without an end.
+    /// The sampler met a type without any value (`Infallible`), or a type that contains itself without an end.
     is_impossible: bool,
     types: BTreeSet<String>,
 }
@@ -403,7 +404,7 @@ impl<'de> VariantAccess<'de> for Chosen<'_> {
     }
 }
 
-/// Compares lines of golden bytes with those in a file, which is written anew where `PGMESH_GOLDEN=write` says so.
+/// Compares lines of golden bytes with the lines of a file, which `PGMESH_GOLDEN=write` writes anew.
 pub fn compare(path: &str, lines: &[String], what_to_do: &str) {
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     if std::env::var("PGMESH_GOLDEN").is_ok_and(|value| value == "write") {

@@ -1,5 +1,5 @@
-//! Maps of the WAL: the mesh has one of each segment that it has archived, or makes it now. What is not archived yet
-//! lies in `pg_wal`, which the server has flushed up to where a backup begins.
+//! Maps of the WAL. The mesh has a map of each segment that it has archived, or makes it now. Segments that are not
+//! archived yet lie in `pg_wal`, which the server has flushed up to where a backup begins.
 
 use super::{Stretch, Unknown};
 use crate::backup::take::Context;
@@ -82,7 +82,7 @@ struct Local {
 }
 
 impl Local {
-    /// The map of a segment, or of what is before `to` in it.
+    /// The map of a segment, or of its records before `to`.
     async fn map(&self, name: SegmentName, to: Option<Lsn>) -> Result<SegmentMap, String> {
         let path = self.folder.join(name.to_string());
         let failed = {

@@ -1,6 +1,6 @@
 //! Which blocks changed since a backup, as the WAL tells: PostgreSQL's own summaries from 17 on, else maps of the WAL.
 //!
-//! What is wrong here costs time and never content: without an answer, files are read.
+//! A failure here costs time and never content: without an answer, files are read.
 
 mod maps;
 mod summaries;
@@ -19,7 +19,7 @@ pub struct Unknown(pub String);
 pub struct Changes {
     /// The blocks.
     pub map: ChangeMap,
-    /// Who says so.
+    /// Where the map comes from.
     pub chosen_by: ChosenBy,
 }
 

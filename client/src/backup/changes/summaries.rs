@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What they name.
+/// The blocks that the summaries of a stretch name.
 pub async fn of(context: &Context, stretch: &Stretch) -> Result<ChangeMap, Unknown> {
     let client = &context.cluster.client;
     let unknown = |error: crate::pg::PgClientError| Unknown(chain(&error));

@@ -1,9 +1,9 @@
-//! What of a file is stored anew and what stays where it is: a pure decision.
+//! Which pages of a file are stored anew and which stay where they are: a pure decision.
 //!
-//! Pages that changed are stored. With time a file would come to lie in ever more chunks of which it needs ever less,
-//! and a restore would read several times its size. So the pages of the least used chunks are stored anew with those
-//! that changed, until what a restore reads for the file is little more than its size: [`READ_WANTED`] where a backup
-//! may store so much, and never more than [`READ_BOUND`].
+//! Changed pages are stored. With time a file would come to lie in ever more chunks, of which it needs ever less, and a
+//! restore would read several times its size. So the pages of the least used chunks are stored anew together with the
+//! changed pages, until a restore reads little more for the file than its size: [`READ_WANTED`] where a backup may
+//! store so much, and never more than [`READ_BOUND`].
 
 use super::pages::{PAGE, page_count, page_length};
 use crate::extents::ExtentMap;
@@ -12,13 +12,13 @@ use roaring::RoaringBitmap;
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// What a restore reads for a file, in percent of its size, is to be no more than this where the file is larger than
-/// [`BOUNDED_FROM`]. Lower, and backups would store more pages that did not change; higher, and restores would be
-/// slower.
+/// A restore should read no more for a file than this, in percent of its size, where the file is larger than
+/// [`BOUNDED_FROM`]. With a lower limit, backups would store more pages that did not change; with a higher one,
+/// restores would be slower.
 const READ_WANTED: u64 = 125;
-/// And never is more than this.
+/// A restore never reads more for such a file, in percent of its size.
 const READ_BOUND: u64 = 150;
-/// For the sake of what is wanted, a backup stores so many unchanged pages in percent of those that changed...
+/// To reach [`READ_WANTED`], a backup stores so many unchanged pages, in percent of the changed ones...
 const MORE_OF_CHANGED: u64 = 25;
 /// ...or in percent of the file, where that is more.
 const MORE_OF_FILE: u64 = 8;
@@ -34,25 +34,25 @@ const REGION_CHANGED: u64 = 112;
 pub struct Run {
     /// The pages.
     pub pages: Range<u32>,
-    /// What becomes of them.
+    /// How a backup treats them.
     pub fate: Fate,
 }
 
-/// What becomes of pages.
+/// How a backup treats pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// They are where they were.
+    /// They stay where they were.
     Keep,
-    /// They may have changed: they are read, and stored when they did.
+    /// They may have changed: they are read, and stored if they did.
     Store,
     /// They are read and stored, changed or not.
     Rewrite,
 }
 
-/// The pages of a file of `size` bytes that nobody has stored yet: those that are new, and one that was shorter.
+/// The pages of a file of `size` bytes that no backup has stored yet: new pages, and a last page whose length changed.
 pub fn new_pages(before: u64, size: u64) -> Range<u32> {
     let (old, new) = (page_count(before), page_count(size));
-    // A last page that was shorter, or is now, is another one.
+    // A last page whose length changed is another page.
     let is_same = |page: u32| page_length(before, page) == page_length(size, page);
     let same = old.min(new);
     let first = if same > 0 && !is_same(same - 1) { same - 1 } else { same };
@@ -108,7 +108,8 @@ impl Use {
     }
 }
 
-/// The pages that are stored anew so that a restore reads what is wanted, or at least keeps to the bound.
+/// The unchanged pages that are stored anew so that a restore reads no more than [`READ_WANTED`], or at least
+/// [`READ_BOUND`].
 fn least_used(extents: &[Extent], size: u64, stored: &RoaringBitmap) -> RoaringBitmap {
     let mut uses = uses(extents, size, stored);
     let new: u64 = stored.iter().map(|page| page_length(size, page)).sum();
@@ -116,7 +117,7 @@ fn least_used(extents: &[Extent], size: u64, stored: &RoaringBitmap) -> RoaringB
     let [wanted, bound] = [READ_WANTED, READ_BOUND].map(|percent| size / 100 * percent);
     let allowed = (new / 100 * MORE_OF_CHANGED).max(size / 100 * MORE_OF_FILE);
     let mut more = 0;
-    // Of those used alike, the earlier ones in the file first: the order is the same each time.
+    // Of chunks that are used alike, the earlier ones in the file come first: the order is the same each time.
     uses.sort_by_key(|one| (one.live * 1000 / one.span().max(1), one.pages.first().copied()));
     let mut rewritten = RoaringBitmap::new();
     for one in uses {
@@ -133,7 +134,8 @@ fn least_used(extents: &[Extent], size: u64, stored: &RoaringBitmap) -> RoaringB
 fn uses(extents: &[Extent], size: u64, stored: &RoaringBitmap) -> Vec<Use> {
     let map = ExtentMap::of(extents);
     let mut uses: HashMap<Digest, Use> = HashMap::new();
-    // What is no longer in the file, or changed, still is between what is.
+    // A restore reads the span between the first and the last byte in use, with the pages between them that changed or
+    // are no longer in the file.
     for extent in extents {
         let end = extent.offset.saturating_add(extent.length);
         let one = uses.entry(extent.digest).or_insert_with(|| Use {
@@ -225,7 +227,8 @@ mod tests {
                 .collect();
             let chunks: std::collections::BTreeSet<_> = kept.iter().map(|page| page / REGION).collect();
             let read = u64::from(pages) - kept.len() + chunks.len() as u64 * u64::from(REGION);
-            // Where a third to two thirds of the file changed, less is not to be had for what may be stored.
+            // Where a third to two thirds of the file changed, a backup may not store enough pages to reach
+            // READ_WANTED.
             let most = if (30..=70).contains(&percent) { 140 } else { READ_WANTED };
             assert!(
                 read * 100 <= u64::from(pages) * (most + 1),

@@ -16,7 +16,7 @@ pub fn page_length(size: u64, page: u32) -> u64 {
     size.saturating_sub(u64::from(page) * PAGE).min(PAGE)
 }
 
-/// The CRC-32C of a file of `size` bytes from those of its pages.
+/// The CRC-32C of a file of `size` bytes, combined from its pages' CRCs.
 pub fn combine(pages: &[PageFingerprint], size: u64) -> u32 {
     let numbered = (0..).zip(pages);
     numbered.fold(0, |sum, (page, known)| {

@@ -8,11 +8,11 @@ use pgmesh_postgres::{ClusterState, ControlFile};
 use pgmesh_protocol::{ExitCode, Failure};
 use std::sync::Arc;
 
-/// What a backup is taken of.
+/// The clusters that a backup is taken of.
 pub struct Source {
     /// The primary: it is asked to start and stop the backup, and its WAL makes it consistent.
     pub cluster: OpenCluster,
-    /// Whose files are read, if not the primary's.
+    /// The standby whose files are read, if not the primary's are.
     pub standby: Option<Arc<Standby>>,
 }
 
@@ -25,10 +25,10 @@ struct Server {
     in_recovery: bool,
 }
 
-/// Opens what `backup-standby` asks for.
+/// Opens the clusters that `backup-standby` asks for.
 ///
 /// # Errors
-/// No primary, or no standby where one is demanded (56); whatever keeps the clusters from being opened.
+/// No primary, or no standby where one is demanded (56); a cluster that cannot be opened.
 pub async fn choose(settings: &BackupSettings) -> Result<Source, Failure> {
     if settings.standby == StandbyWish::Without {
         return primary_here(&settings.clusters).await;
@@ -148,8 +148,8 @@ async fn open(settings: &PgSettings) -> Result<Server, Failure> {
     })
 }
 
-/// A port that is forwarded to another host looks like one of this: the standby here and the primary there may even
-/// have their data directories at the same path.
+/// Refuses a port that is forwarded to another host and looks like a port of this host: the standby here and the
+/// primary there may even have their data directories at the same path.
 fn check_whose(address: &PgAddress, control: &ControlFile, in_recovery: bool) -> Result<(), Failure> {
     let number = address.number;
     if in_recovery != (control.state == ClusterState::InProduction) {
@@ -221,7 +221,8 @@ async fn fitting(
     if standby.client.replay_is_paused().await.map_err(failed)? {
         return Ok(Err("does not replay: pg_wal_replay_pause was called".to_owned()));
     }
-    // What it has replayed last; and what it receives, which says more, but not to every user.
+    // The timeline that the standby has replayed last; and the timeline that it receives, which says more, but not to
+    // every user.
     let received = standby.client.replay_state().await.map_err(failed)?.received_timeline;
     let expected = timeline(control);
     let other = received.filter(|received| *received != expected);

@@ -1,4 +1,4 @@
-//! What comes from whom: one tree of the standby's directory and the primary's.
+//! One tree of two directories: the standby's replicated files, and the primary's other files.
 
 use super::super::take::walk_failure;
 use super::{PrimaryFiles, Standby, remote};
@@ -67,7 +67,7 @@ async fn walk_standby(pgdata: PathBuf, version: PgVersion, mut exclude: Vec<Stri
     .await
 }
 
-/// Without what comes from the standby, but with the links that lead to it.
+/// Without the entries that come from the standby, but with the links that lead to them.
 async fn walk_primary(pgdata: PathBuf, version: PgVersion, mut exclude: Vec<String>) -> Result<ClusterTree, Failure> {
     // In global lies pg_control.
     let others = REPLICATED.iter().filter(|name| **name != "global");
@@ -141,7 +141,8 @@ fn merge(first: impl Iterator<Item = Entry>, second: impl Iterator<Item = Entry>
     merged
 }
 
-/// A tablespace's link as the primary has it. One that the primary had not created yet keeps the standby's.
+/// A tablespace's link with the primary's destination. If the primary created the tablespace after its locations were
+/// read, the link keeps the standby's destination.
 fn at_primary(mut entry: Entry, locations: &BTreeMap<u32, String>) -> Entry {
     if let EntryKind::Link { destination } = &mut entry.kind {
         let oid = entry.path.strip_prefix(TABLESPACES).and_then(|oid| oid.parse().ok());

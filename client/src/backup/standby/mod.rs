@@ -3,7 +3,7 @@
 //! ```text
 //! choose ── which of pg1-…, pg2-… is the primary, and which standby fits
 //! replay    waiting until the standby's files hold the backup's checkpoint; that it is a standby still
-//! files     what comes from whom: one tree of the two directories
+//! files     one tree of the two directories: which file comes from which server
 //! remote    the files of a primary on another host, by SQL
 //! ```
 //!
@@ -28,8 +28,8 @@ use pgmesh_protocol::{ExitCode, Failure};
 use remote::Spool;
 use std::path::PathBuf;
 
-/// Proves that a primary on another host is the one whose WAL the mesh has (invariant 12): its data directory cannot be
-/// looked at, so its fingerprint is not known.
+/// Proves that a primary on another host is the server whose WAL the mesh has (invariant 12): this host cannot look at
+/// its data directory, so the directory's fingerprint is not known.
 async fn prove(mesh: &Mesh, settings: &BackupSettings, primary: &OpenCluster) -> Result<(), Failure> {
     let proof = WalProof::write(&primary.client).await?;
     let refused = |error| database_failure(&error);
@@ -63,7 +63,7 @@ impl Standby {
         matches!(self.primary, PrimaryFiles::Here(_))
     }
 
-    /// Waits until the standby's files can be copied; `start` is what the primary's `pg_backup_start` answered.
+    /// Waits until the standby's files can be copied; `start` is the answer of the primary's `pg_backup_start`.
     ///
     /// # Errors
     /// Not within `archive-timeout` (82); the primary's WAL is not the archive's (44); the standby follows another
@@ -81,7 +81,7 @@ impl Standby {
         replay::catch_up(self, primary, start.lsn, settings.archive_timeout).await
     }
 
-    /// What is to be backed up, of both.
+    /// The tree to back up, joined of both servers' files.
     ///
     /// # Errors
     /// A directory or file cannot be read.

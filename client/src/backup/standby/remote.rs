@@ -66,7 +66,7 @@ impl Spool {
 /// The server's `pg_control`, whole.
 ///
 /// # Errors
-/// The server cannot be asked, or does not allow it; what it gives is no `pg_control`.
+/// The server cannot be asked, or does not allow it; its answer is no `pg_control`.
 pub async fn control(client: &PgClient) -> Result<(Vec<u8>, ControlFile), Failure> {
     let mut attempt = 1;
     loop {
@@ -90,11 +90,11 @@ pub async fn control(client: &PgClient) -> Result<(Vec<u8>, ControlFile), Failur
     }
 }
 
-/// What the server has outside the replicated directories, and `pg_control`, all of it laid down. The server does not
-/// say who owns its files: they are taken for the owner's of `root`, the standby's directory.
+/// The tree of the server's files outside the replicated directories, and `pg_control`, all laid down here. The server
+/// does not tell the owners of its files: they are taken to belong to the owner of `root`, the standby's directory.
 ///
 /// # Errors
-/// As [`Spool::fetch_control`]; there is too much of it.
+/// As [`Spool::fetch_control`]; the files are too large together.
 pub async fn tree(spool: &Spool, client: &PgClient, root: Entry, exclude: &[String]) -> Result<ClusterTree, Failure> {
     let mut options = WalkOptions::new(client.version());
     options.exclude = exclude.to_vec();
@@ -178,7 +178,7 @@ impl Listing<'_> {
         if self.bytes > LIMIT {
             return Err(too_much(&path));
         }
-        // What it has grown since is left out; what has vanished is not there.
+        // Bytes that the file has grown by since are left out; a file that has vanished is not in the tree.
         if let Some(size) = self.fetch(&path, file.size).await? {
             let entry = self.entry(path, EntryKind::File { size }, file.modified);
             self.entries.push(entry);
@@ -244,7 +244,7 @@ fn too_much(path: &str) -> Failure {
         .remedy("leave them out, for example with exclude=log/")
 }
 
-/// What the server does not allow is said with what would help.
+/// A failure whose remedy names the rights that the server's user lacks.
 fn refused(error: &PgClientError) -> Failure {
     let denied = matches!(error, PgClientError::Statement { source, .. }
         if source.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE));

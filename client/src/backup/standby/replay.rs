@@ -17,7 +17,7 @@ const MENTIONED: Duration = Duration::from_secs(10);
 /// How often the standby is looked at while its files are read.
 const WATCHED: Duration = Duration::from_secs(2);
 
-/// What is known of one checkpoint: two servers that agree about all of it have the same history up to there.
+/// The identity of a checkpoint: two servers that agree about all of it have the same history up to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Checkpoint {
     record: Lsn,
@@ -38,7 +38,7 @@ impl Checkpoint {
 }
 
 /// Waits until the standby has made a restartpoint of a checkpoint that the primary made at or after `start`. From then
-/// on its files hold all that was changed before `start`, and what was changed since is in the WAL.
+/// on its files hold all changes from before `start`, and the later changes are in the WAL.
 ///
 /// # Errors
 /// Not within `limit` (82); the standby follows another server than the primary, or is none any more (56).
@@ -83,16 +83,15 @@ pub async fn catch_up(standby: &Standby, primary: &OpenCluster, start: Lsn, limi
     }
 }
 
-/// What was seen while waiting.
+/// The primary's checkpoints that were seen while waiting.
 struct Wait {
     start: Lsn,
-    /// The primary's checkpoints since the start: the standby's restartpoint is of one of them, perhaps not of the
-    /// last.
+    /// The checkpoints since the start. The standby makes a restartpoint of any of them, perhaps not of the last.
     checkpoints: Vec<Checkpoint>,
     mentioned: Option<Instant>,
 }
 
-/// What is to be done next.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Ready,
@@ -150,7 +149,7 @@ impl Wait {
     }
 }
 
-/// What the standby says, while it is one.
+/// The state of the standby's replay. An error, when it is a standby no more.
 async fn state(standby: &Standby) -> Result<ReplayState, Failure> {
     let state = standby.client.replay_state().await.map_err(|e| standby.failure(&e))?;
     if state.in_recovery {
@@ -161,8 +160,8 @@ async fn state(standby: &Standby) -> Result<ReplayState, Failure> {
 }
 
 impl Standby {
-    /// Looks at the standby from time to time, and ends when it is none any more: what would be read from then on is
-    /// useless.
+    /// Looks at the standby from time to time, and ends when it is a standby no more: files that are read from then on
+    /// are useless.
     pub async fn watch(&self) -> Failure {
         let never = async {
             loop {

@@ -20,9 +20,9 @@ const AT_ONCE: Duration = Duration::from_millis(500);
 
 /// The archives in the declared repositories, for `archive-get --repo-direct`.
 pub struct DirectArchive {
-    /// Those that are open.
+    /// The repositories that are open.
     repositories: Arc<DirectRepositories>,
-    /// Those that are not, as long as nobody needs them.
+    /// The other repositories, as long as no request needs them.
     opening: Option<Opening>,
 }
 
@@ -62,7 +62,8 @@ impl DirectArchive {
     ///
     /// # Errors
     /// 44 for a cluster that the stanza does not have, 75 for a stanza that is not there; 103 when every copy is bad,
-    /// or when nothing was found and not every declared repository could be asked: then nobody knows (invariant 7).
+    /// or when no copy was found and not every declared repository could be asked: then the file may exist (invariant
+    /// 7).
     pub async fn get(
         &mut self,
         stanza: &StanzaName,
@@ -70,9 +71,9 @@ impl DirectArchive {
         file: WalFileName,
         sink: &mut dyn WalSink,
     ) -> Result<Archived, Failure> {
-        // PostgreSQL asks for thousands of files, each in a process of its own: what those that are open have is not
-        // kept waiting by one that is silent. Whatever else they say is judged with all of them, and so is which
-        // cluster is the newest.
+        // PostgreSQL asks for thousands of files, each in a process of its own: a silent repository must not delay a
+        // file that an open one has. Any other answer needs all repositories, and so does the choice of the newest
+        // cluster.
         if self.opening.is_some()
             && system_id.is_some()
             && let Ok(Archived::Found) = self.find(stanza, system_id, file, sink).await
@@ -160,8 +161,8 @@ impl DirectArchive {
         }
     }
 
-    /// Whether the absence of a segment is a hole, by all that the repositories have of its archive. One pass over the
-    /// listing of each; of what it names only the histories and one later segment are kept.
+    /// Whether the absence of a segment is a hole, by all objects that the repositories have of its archive. One pass
+    /// over the listing of each, of which only the histories and one later segment are kept.
     async fn hole(
         &self,
         stanza: &StanzaName,
@@ -191,13 +192,13 @@ impl DirectArchive {
         let (descents, bad) = self.descents(histories).await;
         let hole = WalHole::judge(missing, size, later, descents);
         match judge(WalFileName::Segment(missing), 0, &bad, &silent) {
-            // What cannot be read might say that there is a hole; a hole that is known of needs no more.
+            // A file that cannot be read might prove a hole; a hole that is known of needs no more proof.
             Err(unknown) if hole.is_none() => Err(unknown),
             _ => Ok(hole),
         }
     }
 
-    /// The lines of history files, and the reasons of those that cannot be read.
+    /// The lines of the history files that can be read, and the reasons of the others.
     async fn descents(&self, histories: Vec<(RepoKey, ObjectPath)>) -> (Vec<Descent>, Vec<String>) {
         let mut bad = Vec::new();
         let mut descents = Vec::new();
@@ -210,8 +211,8 @@ impl DirectArchive {
         (descents, bad)
     }
 
-    /// What an archive says of the timelines of its cluster. Which of two files was archived first is told by the times
-    /// at which the repositories wrote them, the earliest of each: there is no catalog.
+    /// The archive's facts about the timelines of its cluster. Without a catalog, times tell which of two files was
+    /// archived first: of each file the earliest at which a repository wrote it.
     pub(super) async fn family(&self, stanza: &StanzaName, archive_ids: &BTreeSet<ArchiveId>) -> Family {
         let mut facts: BTreeMap<TimelineId, TimelineFacts> = BTreeMap::new();
         let mut histories = Vec::new();
@@ -268,7 +269,7 @@ impl DirectArchive {
                 Err(reason) => bad.push((path, reason)),
             }
         }
-        // One good copy says all that a bad one could have said.
+        // One good copy of a description replaces the bad ones.
         let is_missed = |path: &ObjectPath| !matches!(path, ObjectPath::StanzaInfo { archive_id, .. } if known.contains_key(archive_id));
         let bad: Vec<String> = bad
             .into_iter()
@@ -330,7 +331,7 @@ fn order(at: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The lines of a history file; none of one that makes no sense.
+/// The lines of a history file; none if it makes no sense.
 fn descents_of(name: &ObjectName, plain: &[u8]) -> Vec<Descent> {
     let ObjectName::Segment {
         file: WalFileName::History(timeline),
@@ -415,18 +416,18 @@ impl<'s> FoundContents<'s> {
     }
 }
 
-/// What is known about a file: pure, since everything hangs on it.
+/// The verdict on a file: pure, since everything hangs on it.
 fn judge(file: WalFileName, contents: usize, bad: &[String], silent: &[String]) -> Result<Archived, Failure> {
     let reasons = || bad.iter().chain(silent).cloned().collect::<Vec<_>>().join("; ");
     match contents {
         1 => Ok(Archived::Found),
-        // Invariant 3 is the catalog's; without it there is no telling which one was acknowledged.
+        // Invariant 3 is the catalog's; without it there is no telling which content was acknowledged.
         2.. => Err(Failure::new(
             ExitCode::ArchiveDuplicate,
             format!("{file} is in the repositories with different contents"),
         )
         .remedy("only a node's catalog knows which one is right")),
-        // Invariant 7: not found is a fact only when everybody was asked.
+        // Invariant 7: not found is a fact only when every repository was asked.
         0 if bad.is_empty() && silent.is_empty() => Ok(Archived::Never),
         0 => Err(
             Failure::new(ExitCode::RepoInvalid, format!("{file} cannot be read, and may exist"))

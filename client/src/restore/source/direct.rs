@@ -1,4 +1,4 @@
-//! Reading from repositories alone (invariant 8): backups are what their folders and manifests say.
+//! Reading from repositories alone (invariant 8): their folders and manifests tell which backups there are.
 
 use super::archive::DirectArchive;
 use super::decode_root;

@@ -117,7 +117,7 @@ impl Source {
     }
 
     /// Pieces of a chunk's plaintext (offset and length of each), one after the other; none where only the whole chunk
-    /// can be had. They are what a node sent: it has checked the chunk, who asks must check the pieces.
+    /// can be had. A node has checked the chunk, but the caller must check the pieces.
     ///
     /// # Errors
     /// It cannot be read from anywhere.

@@ -45,7 +45,7 @@ struct Declared {
     key: RepoKey,
     /// The repository, or why it cannot be read.
     opened: Result<Repository, Failure>,
-    /// How many requests in a row it has not answered: those that answer are asked first.
+    /// How many requests in a row it has not answered: repositories that answer are asked first.
     failures: AtomicU32,
 }
 
@@ -59,10 +59,10 @@ impl Declared {
     }
 }
 
-/// All declared repositories, by number. At least one of them is open.
+/// All declared repositories, by number, of which at least one is open.
 pub struct DirectRepositories(Vec<Declared>);
 
-/// What was found in the repositories, by path.
+/// The objects in the repositories.
 pub struct Listing {
     /// Each object, with the repository that has it.
     pub found: Vec<(RepoKey, ObjectPath)>,
@@ -134,7 +134,7 @@ impl Opening {
         !self.waited_for.is_empty()
     }
 
-    /// Those that are open by now, and nothing about the others.
+    /// The repositories that are open by now, without the others.
     pub fn so_far(&self) -> DirectRepositories {
         let is_open = |one: &&Declared| one.opened.is_ok();
         let open = self.declared.iter().filter(is_open);
@@ -281,8 +281,8 @@ impl DirectRepositories {
         listing
     }
 
-    /// Shows each object below a folder, in all repositories, and when it was written. Answers with the reasons of
-    /// those that could not be listed.
+    /// Shows each object below a folder, in all repositories, and when it was written. Answers with the reasons of the
+    /// repositories that could not be listed.
     pub async fn visit(&self, folder: &str, mut show: impl FnMut(RepoKey, ObjectPath, SystemTime)) -> Vec<String> {
         let mut silent = Vec::new();
         for one in &self.0 {
@@ -355,7 +355,7 @@ impl DirectRepositories {
         Ok(repository.read_parts(file, of))
     }
 
-    /// What lies at a path that a listing gave, checked (invariant 6).
+    /// The object at a path that a listing gave, checked (invariant 6).
     ///
     /// # Errors
     /// In words: it is damaged or cannot be read.
@@ -435,11 +435,11 @@ async fn open(settings: &RepositorySettings) -> Result<Repository, Failure> {
 
 async fn try_open(store: &StoreSettings, passphrase: Option<Passphrase>) -> Result<Repository, StoreError> {
     let store = Store::open(store)?;
-    // Without a catalog there are no other keys than those in the repository.
+    // Without a catalog, the only keys are the repository's own.
     Repository::open(store.objects(), passphrase, &[]).await
 }
 
-/// Objects by what they are, with every copy of each: repositories, generations.
+/// Groups objects by `key`, with every copy of each: repositories, generations.
 pub fn copies<K: Ord>(
     found: Vec<(RepoKey, ObjectPath)>,
     key: impl Fn(&ObjectPath) -> Option<K>,

@@ -70,7 +70,7 @@ async fn invariant_7_a_repository_that_fails_late_keeps_a_file_from_being_said_t
     let mut archive = DirectArchive::when_open(opening).await.unwrap();
     assert!(archive.is_incomplete());
     fail.send(()).unwrap();
-    // Twice: what is known of it is not forgotten after the first answer.
+    // Twice: the failure of repo2 is not forgotten after the first answer.
     for _ in 0..2 {
         let failure = get_from(&mut archive, 7, unknown).await.unwrap_err();
         assert_eq!(failure.code, ExitCode::RepoInvalid, "{failure}");
@@ -145,7 +145,7 @@ async fn a_file_in_parts_is_read_where_all_of_them_are() {
     );
     put_in_parts(&fixture, whole, &content, &[&[1, 3], &[1, 2, 3]]).await;
     assert_eq!(get(whole).await, Ok(Archived::Content(content.clone())));
-    // Invariant 7: a file of which a part is lost was archived once; one whose upload was cut never was.
+    // Invariant 7: a file that has lost a part was archived once; a file whose upload was cut never was.
     put_in_parts(&fixture, lost, &content, &[&[1, 3], &[]]).await;
     assert_eq!(get(lost).await.unwrap_err().code, ExitCode::RepoInvalid);
     put_in_parts(&fixture, cut, &content, &[&[1, 2], &[1]]).await;
@@ -154,7 +154,7 @@ async fn a_file_in_parts_is_read_where_all_of_them_are() {
     let other = vec![1; content.len()];
     put_in_parts(&fixture, whole, &other, &[&[1, 2, 3], &[]]).await;
     assert_eq!(get(whole).await.unwrap_err().code, ExitCode::ArchiveDuplicate);
-    // What is missing of one copy is not taken from another file's.
+    // A damaged part of one content is not taken from the other, which is whole.
     let damaged = fixture.repositories[1]
         .list_sorted("stanza/main/archive")
         .await

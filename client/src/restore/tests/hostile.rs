@@ -1,4 +1,4 @@
-//! What others may have prepared: links in the data directory, a backup in a repository that they can write to.
+//! Traps of other users: links in the data directory, a backup in a repository that they can write to.
 
 use super::*;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ async fn links_in_the_data_directory_are_removed_and_never_followed() {
     fs::create_dir_all(outside.join("5")).unwrap();
     fs::write(outside.join("5/precious"), "precious").unwrap();
 
-    // In the place of files, of a directory, of what a restore writes itself, and behind a tablespace.
+    // In the place of files, of a directory, of files that a restore writes itself, and behind a tablespace.
     for name in [
         "base/5/2001",
         "backup_label",
@@ -39,7 +39,7 @@ async fn links_in_the_data_directory_are_removed_and_never_followed() {
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     assert_eq!(fs::read_to_string(outside.join("5/precious")).unwrap(), "precious");
 
-    // The file by which a restore takes the directory: it ends before anything is changed.
+    // In the place of the file by which a restore takes the directory: the restore ends before it changes a file.
     symlink(&secret, pgdata.join(data_directory::MARKER)).unwrap();
     let failure = fixture.restore(&["--force"]).await.unwrap_err();
     assert!(failure.remedy.unwrap().contains("symbolic link"));
@@ -63,7 +63,7 @@ async fn a_backup_puts_nothing_beside_the_clusters_directory_of_a_tablespace() {
     );
 }
 
-/// A power cut takes what was written, and not the times that were set: the next restore believes none.
+/// A power cut takes the content of a file, and not the times that were set: the next restore believes no times.
 #[tokio::test]
 async fn times_prove_nothing_after_a_restore_that_did_not_end() {
     let fixture = Fixture::new(1).await;

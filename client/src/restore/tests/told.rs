@@ -1,4 +1,4 @@
-//! What restores of the tests are told.
+//! The settings of the tests' restores.
 
 use super::*;
 use pgmesh_protocol::now_unix;
