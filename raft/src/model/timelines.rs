@@ -16,10 +16,10 @@ impl StanzaRecord {
     /// Forgets writers and histories while there are more than fit, those first that nothing was heard of for the
     /// longest time. A limit that refused the next timeline would stop an archiver for good (invariant 12).
     ///
-    /// What is forgotten of a timeline: who writes it, so the next instance that pushes is bound to it; and where it
-    /// left its parent, unless a later history repeats that line. It still counts as known, so its writer needs no
-    /// history to go on. Example: of the 2,049 timelines that nightly restore tests have made, the oldest test's is
-    /// forgotten, and not that of the primary, which goes on archiving to timeline 5.
+    /// Of a timeline two facts are forgotten: its writer, so the next instance that pushes is bound to it; and where it
+    /// left its parent, unless a later history repeats that line. The timeline still counts as known, so its writer
+    /// needs no history to go on. Example: of the 2,049 timelines that nightly restore tests have made, the oldest
+    /// test's is forgotten, and not that of the primary, which goes on archiving to timeline 5.
     pub fn make_room(&mut self) {
         loop {
             let mut seen = self.seen();
