@@ -35,7 +35,7 @@ pub struct OrphanTally {
     pub unknown: Amount,
     /// Unknown objects that were named before the catalog's era began: they stay.
     pub earlier: Amount,
-    /// Unknown objects that cannot be read, since they are damaged or parts of a WAL file: they stay.
+    /// Unknown objects that cannot be identified, since they are damaged or parts of a WAL file: they stay.
     pub unreadable: u64,
     /// Files that are no objects of a repository: they stay.
     pub foreign: u64,
