@@ -138,8 +138,8 @@ pub enum Command {
         vote: VotePolicy,
     },
 
-    /// Declares a repository. The same again changes nothing but adds keys that were not known; anything else is
-    /// refused with [`Refusal::RepositoryDiffers`](crate::Refusal::RepositoryDiffers). Reply: `Done`.
+    /// Declares a repository. The same again changes nothing but adds keys that were not known; a different declaration
+    /// is refused with [`Refusal::RepositoryDiffers`](crate::Refusal::RepositoryDiffers). Reply: `Done`.
     RegisterRepository {
         /// Its number.
         repo: RepoKey,

@@ -1,5 +1,5 @@
-//! How long synced appends take, here and on the followers: a leader whose disk is slow makes everybody wait, although
-//! others could lead.
+//! How long synced appends take, here and on the followers: a leader whose disk is slow makes all clients wait,
+//! although others could lead.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -123,7 +123,7 @@ pub enum CatalogError {
     /// The only voter lacks entries that another node has.
     #[error("this node lacks entries that it has written: {0}")]
     Behind(Shortfall),
-    /// The tables have lost something, and the snapshot and the log that are left do not suffice to make them anew.
+    /// The tables lack writes, and the snapshot and the log that are left do not suffice to make them anew.
     #[error("the catalog's tables in {} are damaged ({why}) and cannot be made anew: {missing}", path.display())]
     LostState {
         /// The state's folder.

@@ -1,5 +1,5 @@
-//! Keys of tables. Their bytes sort as the things they name: numbers big-endian, texts ended by a zero byte (which no
-//! name holds) wherever something follows them.
+//! Keys of tables. Their bytes sort as the named objects: numbers big-endian, texts ended by a zero byte (which no name
+//! holds) wherever another field follows.
 
 use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
@@ -256,7 +256,7 @@ impl<'a> KeyReader<'a> {
         text
     }
 
-    /// A stanza's name that something follows.
+    /// A stanza's name, with another field behind it.
     pub fn stanza(&mut self) -> Option<StanzaName> {
         self.text()?.parse().ok()
     }

@@ -8,7 +8,7 @@
 //! Layers, lowest first:
 //! - [`model`]: the records of every table.
 //! - [`command`], [`reply`], [`refusal`]: the commands of the catalog and its answers.
-//! - [`limits`]: how large anything may be.
+//! - [`limits`]: the largest sizes.
 //! - [`table`], [`key`], [`value`]: tables, order-preserving keys, and values behind a format byte.
 //! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
 //! - [`store`]: the log store and the state store on RocksDB, snapshots.

@@ -1,4 +1,4 @@
-//! How large anything may be that ends in the catalog.
+//! The largest sizes of texts, lists and records in the catalog.
 //!
 //! The log and the tables hold only values that can be read back. So everything that a peer can send has a bound. The
 //! bound is checked where the proposal comes in, and again by `apply`, since only that decides ([`check`]); and the
@@ -27,7 +27,7 @@ pub const REASON: usize = 2048;
 pub const HOLDER: usize = 512;
 /// A name, an identifier, a version.
 pub const NAME: usize = 256;
-/// The era of a catalog that has lost something: far more than a mesh comes to.
+/// The era of a catalog that has lost entries: far more than a mesh comes to.
 pub const LOSS_ERAS: usize = 1 << 16;
 /// Its position and its floor.
 pub const LOSS_GENERATIONS: usize = 1 << 31;
@@ -120,7 +120,7 @@ fn bounded(what: &str, given: usize, limit: usize) -> Result<(), Refusal> {
     })
 }
 
-/// Refuses a proposal with anything in it that is larger than may be.
+/// Refuses a proposal with a field that is larger than may be.
 ///
 /// # Errors
 /// [`Refusal::BeyondLimit`].

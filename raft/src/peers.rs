@@ -115,7 +115,7 @@ pub struct Knowledge {
     pub leads: bool,
     /// How many nodes vote, as far as it knows.
     pub voters: u64,
-    /// The node's own shortfall, if it lacks something: then it does not take part.
+    /// The node's own shortfall, if it has one: then it does not take part.
     pub shortfall: Option<Shortfall>,
 }
 
@@ -136,24 +136,24 @@ pub enum PeerReply {
     MayStand(bool),
     /// To `WhatOfMe`.
     Knowledge(Knowledge),
-    /// To everything that belongs to consensus, while the node does not take part.
+    /// To all messages of consensus, while the node does not take part.
     NotYet {
         /// Why not.
         why: String,
     },
-    /// To everything that was meant for another node.
+    /// To a message that was meant for another node.
     NotMe {
         /// The number of the node that answers.
         node_id: u64,
     },
-    /// To everything from a node whose state is another one.
+    /// To a message from a node whose state has left out other entries.
     Differs {
-        /// The entry that one has left out and the other has applied.
+        /// The entry that one node has left out and the other has applied.
         entry: EntryId,
         /// Whether it is the answering node that has left it out.
         skipped: bool,
     },
-    /// To everything from a node whose state has come of something else.
+    /// To a message from a node whose digest chain differs.
     Parted {
         /// The index of the first compared entry after which the states are not the same.
         index: u64,
@@ -240,7 +240,7 @@ pub enum PeerError {
         /// Whether it is the peer that has left it out.
         skipped: bool,
     },
-    /// Its state has come of something else.
+    /// Its digest chain differs from this node's.
     #[error(
         "the catalogs of node {node_id} and of this one are not the same after entry {index} of the log: one of them runs another \
          program, or its disk has changed something; 'pgmesh doctor' says what to do"
@@ -251,7 +251,7 @@ pub enum PeerError {
         /// The index of the entry.
         index: u64,
     },
-    /// It answered something else than was asked.
+    /// Its answer was of another kind than the request.
     #[error("node {node_id} at {address} gave an answer of the wrong kind")]
     WrongReply {
         /// The peer.

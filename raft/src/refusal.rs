@@ -41,7 +41,7 @@ pub enum Refusal {
         /// Its program's level; none where the node has not announced it.
         known: Option<u32>,
     },
-    /// The catalog has lost something, or another one has taken its place: nothing is acknowledged in it.
+    /// A part of the catalog is lost, or another catalog has taken its place: nothing is acknowledged in it.
     #[error("the catalog is not the mesh's any more, or has lost what it had up to position {0}")]
     CatalogLost(LogIndex),
     /// The loss cannot be given up: no generation would be left.
@@ -349,8 +349,8 @@ pub enum Refusal {
     /// Object names that must not be used: upload again under the given generations.
     #[error("{} objects were uploaded under names that are about to be deleted; upload them again", .0.len())]
     StaleGenerations(Vec<StaleGeneration>),
-    /// Something was deleted, withdrawn or taken up since the check that the command rests on: check again (invariants
-    /// 4 and 5).
+    /// The catalog has changed since the check that the command rests on, for example because an object was deleted,
+    /// withdrawn or taken up: check again (invariants 4 and 5).
     #[error("the catalog changed at log position {since}, after it was checked; check again")]
     Recheck {
         /// When.
@@ -456,7 +456,7 @@ pub enum Refusal {
     SessionOpen {
         /// The oldest open session.
         session: SessionId,
-        /// When the thing was condemned.
+        /// When the object was condemned.
         since: LogIndex,
     },
 
@@ -503,10 +503,10 @@ pub enum Refusal {
         name: String,
     },
 
-    /// Something in the command is larger than may be.
+    /// A field of the command is larger than may be.
     #[error("too large: {what}: {given}, at most {limit}")]
     BeyondLimit {
-        /// The thing that is counted, in words.
+        /// The counted field, in words.
         what: String,
         /// How much was given.
         given: u64,
@@ -533,7 +533,7 @@ pub enum Refusal {
     #[error("request {0} was another command when it was applied")]
     OtherRequest(RequestId),
 
-    /// Something that the catalog is told while it is rebuilt, and that it has otherwise.
+    /// A record that a repository describes while the catalog is rebuilt, and that the catalog has otherwise.
     #[error("the catalog has {0} already, and not as the repository describes it")]
     KnownOtherwise(String),
 }

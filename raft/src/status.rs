@@ -133,7 +133,7 @@ pub struct CatalogStatus {
     pub standing: Standing,
     /// Other nodes that have started and lack entries that they have acknowledged.
     pub behind: BTreeMap<u64, Shortfall>,
-    /// Other nodes whose state has come of something else than this one's, and the entry after which it shows.
+    /// Other nodes whose digest chains differ from this node's, and the entry after which it shows.
     pub parted: BTreeMap<u64, u64>,
     /// A leader that this node does not follow, and the entry that it has lost.
     pub contradiction: Option<(u64, EntryId)>,

@@ -74,7 +74,7 @@ impl<B: Base> View<B> {
         Ok(self.base.record(Table::Mesh, key::LEVELS)?.unwrap_or_default())
     }
 
-    /// Whether the catalog is known to have lost something.
+    /// The catalog's era, and whether a part of the catalog is known to be lost.
     pub fn past(&self) -> Result<CatalogPast, ReadError> {
         Ok(self.base.record(Table::Mesh, key::PAST)?.unwrap_or_default())
     }

@@ -151,7 +151,7 @@ pub(super) fn begin_era<B: Base>(
     Ok(Reply::Done)
 }
 
-/// Refuses a command if the catalog has lost something, or another catalog has taken its place.
+/// Refuses a command if a part of the catalog is lost, or another catalog has taken its place.
 pub(super) fn refuse_lost<B: Base>(step: &Step<'_, '_, B>) -> Outcome<()> {
     let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
     match past.loss {

@@ -224,7 +224,7 @@ pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposa
     txn.accept();
 }
 
-/// Whether a command acknowledges something to a client. A catalog whose place another has taken must not do that.
+/// Whether a command acknowledges an object to a client. A catalog whose place another has taken must not do that.
 fn rests_on_the_present(command: &Command) -> bool {
     matches!(
         command,

@@ -240,9 +240,9 @@ pub(super) fn throw_away<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef
     step.txn.put(Table::Garbage, key::garbage(&key), garbage);
 }
 
-/// The replicas of those claims that name the repository that is registered under their number (see [`Claim`]). The
-/// others are passed over, so that the object stays owed to the repository that has the number now: the bytes are in
-/// another one, which was replaced or removed since.
+/// The replicas of the claims that name the repository that is registered under their number (see [`Claim`]). Other
+/// claims are passed over, so that the object stays owed to the repository that has the number now: the bytes are in
+/// another repository, which was replaced or removed since.
 pub(super) fn counting<B: Base>(step: &Step<'_, '_, B>, claims: &[Claim]) -> Result<Vec<Replica>, ReadError> {
     let mut replicas = Vec::with_capacity(claims.len());
     for Claim { replica, identity } in claims {

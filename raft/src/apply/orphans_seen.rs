@@ -140,7 +140,7 @@ fn every_session_of_the_first_scan_has_ended_before_the_second_begins() {
         1,
         "the younger one saw it being unknown"
     );
-    // It stays there until that one has ended, too.
+    // The object stays until the younger session has ended, too.
     let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     let forget = Command::ForgetGarbage { garbage };
     assert!(matches!(world.run(forget), Err(Refusal::SessionOpen { session, .. }) if session == younger));

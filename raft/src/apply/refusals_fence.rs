@@ -89,7 +89,7 @@ fn invariant_12_a_server_in_recovery_writes_nothing() {
     assert!(is_refused(world.push(standby(1, 2))));
     world.push(push_segment(1, 2, 2)).unwrap();
     assert!(matches!(world.push(standby(1, 2)), Ok(Reply::AlreadyThere { .. })));
-    // The primary is gone, and the standby follows another one.
+    // The primary is gone, and the standby follows another primary.
     world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
     let moved = |segment: u8| PushSegment {
         server: Server {
@@ -373,7 +373,7 @@ fn archived(world: &World) -> Vec<(WalFileName, bool)> {
         .collect()
 }
 
-/// As it is pushed after something of that name was forgotten: under another object name.
+/// A push of a name of which a file was forgotten: under another object name.
 fn again(push: PushSegment, content: u8) -> PushSegment {
     let mut push = push;
     push.object.digest = digest(content);
@@ -466,7 +466,7 @@ fn invariant_12_what_branches_off_is_forgotten_first_and_a_backups_wal_with_the_
     world.run(forget(history, upto)).unwrap();
     let record = world.view().stanza(&stanza()).unwrap().unwrap();
     assert!(record.histories.is_empty() && !record.writers.contains_key(&TimelineId(2)));
-    // The original's promotion is another one.
+    // The original has another promotion.
     world.push(again(push_history(2, &[(1, 0x0480_0000)]), 99)).unwrap();
     let session = world.begin_backup(LABEL);
     let upto = world.applied();

@@ -96,7 +96,7 @@ fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegm
     step.txn.put(Table::Pushes, key, &last);
 }
 
-/// A standby may have archived a segment before the server that wrote it. That one is bound all the same.
+/// A standby may have archived a segment before the server that wrote it. The writer is bound all the same.
 fn bind_by_same_bytes<B: Base>(step: &mut Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushSegment) {
     let timeline = push.file.timeline();
     let writes = matches!(push.file, WalFileName::Segment(_)) && push.server.writes(timeline);

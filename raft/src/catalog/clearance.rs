@@ -38,7 +38,7 @@ pub(super) struct Clearance {
     behind: Mutex<BTreeMap<u64, (Shortfall, Instant)>>,
     /// The vote of a leader that lacks an entry which this node has applied, and the entry.
     contradiction: Mutex<Option<(Vote<u64>, EntryId)>>,
-    /// Other nodes whose state has come of something else, and the entry after which it shows.
+    /// Other nodes whose digest chains differ from this node's, and the entry after which it shows.
     parted: Mutex<BTreeMap<u64, u64>>,
     /// Leaders that have reached this node while it asks, and their addresses.
     leaders: Mutex<BTreeMap<u64, String>>,
@@ -119,7 +119,7 @@ impl Clearance {
         });
     }
 
-    /// This node lacks something, and takes no part any more in this process.
+    /// This node lacks entries, its number or its voters, and takes no part any more in this process.
     pub(super) fn fall_behind(&self, shortfall: Shortfall) {
         self.standing.send_if_modified(|standing| {
             if matches!(standing, Standing::Behind(_)) {
@@ -181,7 +181,7 @@ impl Clearance {
         }
     }
 
-    /// A leader has everything that this node has applied.
+    /// A leader has all entries that this node has applied.
     pub(super) fn forget_contradiction(&self) {
         *lock(&self.contradiction) = None;
     }
@@ -191,7 +191,7 @@ impl Clearance {
         *lock(&self.contradiction)
     }
 
-    /// Another node's state has come of something else.
+    /// Another node's digest chain differs from this node's.
     pub(super) fn note_parted(&self, node_id: u64, index: u64) {
         if lock(&self.parted).insert(node_id, index).is_none() {
             tracing::error!(
@@ -219,7 +219,7 @@ impl Clearance {
         }
     }
 
-    /// The nodes whose state has come of something else, and the entries after which it shows.
+    /// The nodes whose digest chains differ from this node's, and the entries after which it shows.
     pub(super) fn parted(&self) -> BTreeMap<u64, u64> {
         lock(&self.parted).clone()
     }

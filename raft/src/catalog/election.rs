@@ -23,7 +23,7 @@ use crate::network::call;
 use crate::options::CatalogOptions;
 use crate::peers::{PeerMessage, PeerReply};
 
-/// How often it is looked whether something is due.
+/// How often it is looked whether a heartbeat or an election is due.
 const TICK: Duration = Duration::from_millis(25);
 
 /// When this node last heard of a leader, or promised its vote to a candidate.

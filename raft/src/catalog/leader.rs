@@ -117,8 +117,8 @@ impl Way {
         node.map(|node| node.addr.clone())
     }
 
-    /// The index of an entry up to which everything was committed when this was called: the leader's part. A majority
-    /// confirms that there was no later leader then.
+    /// The index of an entry up to which all was committed when this was called: the leader's part. A majority confirms
+    /// that there was no later leader then.
     pub(super) async fn own_read_index(&self) -> Result<u64, Setback> {
         self.refuse_aside()?;
         let (standing, read_index) = self.standing().await?;

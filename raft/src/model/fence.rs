@@ -181,7 +181,7 @@ enum Place<'w> {
     Shared,
     /// No recovery along the server's history asks for it.
     Aside { upto: Lsn },
-    /// Another one writes the timeline.
+    /// Another server writes the timeline.
     Others(&'w Writer),
     /// The same one wrote the timeline on another machine a moment ago.
     Elsewhere(&'w LastPush),

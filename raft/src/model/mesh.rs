@@ -48,7 +48,7 @@ impl Default for Levels {
     }
 }
 
-/// Which of several catalogs of one mesh this is, and whether it is known to have lost something.
+/// Which of several catalogs of one mesh this is, and whether a part of it is known to be lost.
 ///
 /// A mesh has one catalog, until an administrator goes on without a majority of its nodes (`node rescue`), without all
 /// of them (`catalog-rebuild`), or without the lost part of the catalog (`catalog-accept-loss`). Each of these begins

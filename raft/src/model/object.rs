@@ -62,9 +62,9 @@ pub struct Replica {
 ///
 /// A number can be given to another repository (`repo-replace`, `repo-remove` and a new registration) while a write is
 /// under way, so a claim names the repository by its identity, as the place where the bytes were written or read tells
-/// it. It is worth something only while the catalog has that identity under the number. For example: a segment is
-/// written to the disk of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is
-/// passed over, and the segment stays owed to repo1.
+/// it. The claim counts only while the catalog has that identity under the number. For example: a segment is written to
+/// the disk of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is passed
+/// over, and the segment stays owed to repo1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// The replica as the catalog names it.

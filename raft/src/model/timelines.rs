@@ -8,8 +8,7 @@ use pgmesh_storage::DbId;
 use super::{HistoryRecord, LogIndex, StanzaRecord, Writer};
 use crate::{limits, value};
 
-/// One timeline: when something of it was last heard of, of which database it is (none: the current one), and which it
-/// is.
+/// One timeline: when a push or a history of it was last seen, its database (none: the current one), and its number.
 type Seen = (LogIndex, Option<DbId>, TimelineId);
 
 impl StanzaRecord {

@@ -1,7 +1,7 @@
 //! The memory of a log besides its entries: how far it ever reached, and which entries other nodes must have.
 //!
-//! A node that was put back from a copy does not know that it lacks something; the others do. Each node therefore
-//! keeps, for every other number of the group, two log positions:
+//! A node that was put back from a copy does not know that it lacks entries; the others do. Each node therefore keeps,
+//! for every other number of the group, two log positions:
 //! - *acknowledged*: the last entry that the node has acknowledged to this one while this one led;
 //! - *led*: the last entry in this node's log that the other one wrote as the leader. A leader's append is synced
 //!   before it is sent, so the other one had it on disk.

@@ -349,7 +349,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the ledger holds something that is not written, or not synced.
+    /// Whether the ledger holds acknowledgements that are not written, or not synced.
     fn is_ledger_due(&self, synced: bool) -> bool {
         let known = self.known();
         if synced { !known.is_synced } else { !known.is_written }

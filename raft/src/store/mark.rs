@@ -34,8 +34,8 @@ impl Mark {
         first.filter(|_| index <= self.applied).map(|first| first.term)
     }
 
-    /// An entry that this one has applied, and in whose place the other has applied another one, as far as the last
-    /// terms tell.
+    /// An entry that this node has applied, and in whose place the other node has applied another entry, as far as the
+    /// last terms tell.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> Option<EntryId> {
         let index = self.applied.min(other.applied);
@@ -49,7 +49,7 @@ impl Mark {
         chain::compare(&self.links, &other.links)
     }
 
-    /// An entry that one has left out and the other has applied.
+    /// An entry that one node has left out and the other has applied.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<EntryId> {
         let applied_by = |one: &Self, entry: &EntryId| entry.index <= one.applied && !one.skipped.contains(entry);

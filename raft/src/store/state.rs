@@ -68,8 +68,8 @@ impl StateStore {
         Self::open_after(catalog, options, None)
     }
 
-    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If they have lost
-    /// something, they are made anew from the snapshot; the log then brings them up to date.
+    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If the tables lack writes,
+    /// they are made anew from the snapshot; the log then brings them up to date.
     ///
     /// # Errors
     /// Errors of disk and database; [`CatalogError::LostState`] when snapshot and log do not suffice.
@@ -158,7 +158,7 @@ impl StateStore {
         self.inner.applied.borrow().clone()
     }
 
-    /// Tells when something is applied, or another state is put in place.
+    /// Tells when an entry is applied, or another state is put in place.
     pub(crate) fn changes(&self) -> watch::Receiver<Mark> {
         self.inner.applied.subscribe()
     }

@@ -42,7 +42,7 @@ async fn finds_out_and_begins_anew(mesh: &mut Mesh, old: u64) {
     mesh.begin_anew(old).await;
 }
 
-/// Everything that was acknowledged is still there, on every node, and stays.
+/// All acknowledged notes are still there, on every node, and stay.
 async fn nothing_is_lost(mesh: &Mesh, acknowledged: &BTreeSet<String>) {
     let leader = mesh.leader().await;
     leader.view_linearizable().await.unwrap();
@@ -241,7 +241,7 @@ async fn an_old_copy_of_a_replaced_number_does_not_come_back() {
 async fn ordinary_restarts_of_all_kinds_are_never_refused() {
     let mut mesh = Mesh::new(3, options()).await;
     let mut acknowledged = BTreeSet::new();
-    // One after the other, as for an upgrade, while something is written.
+    // One node after the other, as for an upgrade, while a client writes.
     for id in 1..=3 {
         let other = mesh.node(id % 3 + 1);
         let writing = tokio::spawn(async move { write(&other, &format!("rolling {id}"), 40).await });
@@ -251,7 +251,7 @@ async fn ordinary_restarts_of_all_kinds_are_never_refused() {
         let node = mesh.node(id);
         wait_until("it takes part", || *node.standing().borrow() == Standing::Cleared).await;
     }
-    // All at once, in the middle of something.
+    // All at once, while a client writes.
     for round in 0..4 {
         let leader = mesh.leader().await;
         let writing = tokio::spawn(async move {

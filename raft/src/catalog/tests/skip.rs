@@ -180,7 +180,7 @@ async fn nodes_of_which_one_has_skipped_do_not_work_together() {
     let has_skipped = |node: &Catalog| node.status().skipped == [entry];
     assert!(mesh.nodes.iter().all(has_skipped));
 
-    // The third's state is another one.
+    // The third node's state differs from the others'.
     mesh.options.skip_entries = vec![];
     start_all(&mut mesh, 3..=3).await;
     let third = mesh.nodes[2].clone();
