@@ -1,5 +1,5 @@
 //! Fills the catalog of a node that is stopped with as many rows as a large mesh would have, by the commands that a
-//! mesh proposes. `make bench SCALE=1` calls it; docs/scale.md has what it found.
+//! mesh proposes. `make bench SCALE=1` calls it.
 //!
 //! usage: fill_catalog CATALOG STANZAS WAL_FILES CHUNKS BACKUPS
 //!
@@ -44,7 +44,7 @@ struct Filler {
 
 impl Filler {
     async fn open(folder: &Path) -> Self {
-        // Hundreds of large commands wait for each other here, on whatever machine.
+        // Hundreds of large commands wait for each other here, on a slow machine for long.
         let options = CatalogOptions {
             patience: Duration::from_secs(600),
             ..CatalogOptions::default()

@@ -1,4 +1,4 @@
-//! What may be asked of the catalog.
+//! The commands of the catalog.
 //!
 //! Commands are facts that the proposer vouches for ("these replicas are durable"); whether they may become part of
 //! the catalog is decided by [`apply`](mod@crate::apply) alone.
@@ -15,7 +15,7 @@ use crate::model::{
     RequestId, Server, SessionId, SessionKind, StoredObject, TokenId, TokenRole, VotePolicy,
 };
 
-/// A command with who asked for it and when: what a Raft log entry holds.
+/// A command, its actor and its time: one entry of the Raft log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     /// The request that it belongs to: a proposal with an identifier that was applied before changes nothing and gets
@@ -23,9 +23,9 @@ pub struct Proposal {
     pub id: RequestId,
     /// When it was proposed, in seconds since the Unix epoch. Invariant 10: `apply` knows no other clock.
     pub at: i64,
-    /// Who asked for it, in words for the audit trail (`admin alice`, `node n1`, `client pg1`).
+    /// The actor, in words for the audit trail (`admin alice`, `node n1`, `client pg1`).
     pub actor: String,
-    /// What was asked.
+    /// The command.
     pub command: Command,
 }
 
@@ -36,14 +36,14 @@ pub enum Command {
     FoundMesh(MeshRecord),
     /// A repository holds the proof that the catalog has been farther than it is. Reply: `Done`.
     ReportLoss(CatalogLoss),
-    /// What the catalog is known to have lost is given up: the mesh serves again. Reply: `Done`.
+    /// An administrator gives up the lost part of the catalog: the mesh serves again. Reply: `Done`.
     AcceptLoss {
         /// The position up to which it had come.
         position: LogIndex,
         /// The branch of the era that begins: a random number.
         branch: u64,
     },
-    /// Another era begins: this catalog is the mesh's from now on, whatever others of it there are. Reply: `Done`.
+    /// Another era begins: this catalog is the mesh's from now on, whatever other catalogs of it exist. Reply: `Done`.
     BeginEra {
         /// The era; above all that are known.
         era: u32,
@@ -71,8 +71,8 @@ pub enum Command {
         /// The level.
         level: u32,
     },
-    /// A repository was compared with the catalog: WAL that the catalog did not know is taken up, and what is missing
-    /// was reported. Reply: `Done`.
+    /// A repository was compared with the catalog: WAL that the catalog did not know is taken up, and missing objects
+    /// were reported. Reply: `Done`.
     Compared {
         /// The repository.
         repo: RepoKey,
@@ -81,32 +81,32 @@ pub enum Command {
         /// Whether all was compared; otherwise only its archives were looked through.
         all: bool,
     },
-    /// Adds a node or changes what is known of it. Reply: `Done`.
+    /// Adds a node or changes its record. Reply: `Done`.
     RegisterNode {
         /// Its name.
         name: NodeName,
-        /// What is known of it.
+        /// Its record.
         record: NodeRecord,
     },
-    /// Takes a node in, or back, and uses its token up. It gets a number that nobody had. If the token was made for the
-    /// place of another disk, the keys of that one are revoked. The same request again changes nothing and gets the
-    /// same answer, for as long as the token's record is kept and the node is the one that it has made. Reply:
-    /// `Joined`.
+    /// Takes a node in, or back, and uses its token up. The node gets a number that no node had before. If the token
+    /// was made to replace a lost disk, the keys of that disk are revoked. The same request again changes nothing and
+    /// gets the same answer, as long as the token's record is kept and the node still has the key and the number of
+    /// that admission. Reply: `Joined`.
     AdmitNode(Box<AdmitNode>),
-    /// Gives a node another number: its disk lacks what it has promised under the one that it has, and it begins anew
-    /// with an empty catalog. Each request gets a new number. Reply: `Renumbered`.
+    /// Gives a node another number and an empty catalog, since its disk lacks entries that it has acknowledged under
+    /// its present number. Each request gets a new number. Reply: `Renumbered`.
     RenumberNode {
         /// Its name.
         name: NodeName,
-        /// The number that is to be replaced. One that is not its own any more is refused, so that a request which
-        /// arrives late does not take a healthy node's number away.
+        /// The number to replace. A number that is not the node's any more is refused, so that a late request does not
+        /// take a healthy node's number away.
         number: u64,
         /// SHA-256 of the public key of its certificate.
         key: [u8; 32],
         /// Why, for the audit trail.
         reason: String,
     },
-    /// Says where a node is reached and what it runs. Reply: `Done`.
+    /// Announces a node's addresses, key, program and repositories. Reply: `Done`.
     AnnounceNode {
         /// Its name.
         name: NodeName,
@@ -127,7 +127,7 @@ pub enum Command {
     SetNodeService {
         /// The node.
         name: NodeName,
-        /// What it is to do.
+        /// Its service from now on.
         service: NodeService,
     },
     /// Says whether a node may vote. Reply: `Done`.
@@ -138,8 +138,8 @@ pub enum Command {
         vote: VotePolicy,
     },
 
-    /// Declares a repository. The same again changes nothing but adds keys that were not known; anything else is
-    /// refused with [`Refusal::RepositoryDiffers`](crate::Refusal::RepositoryDiffers). Reply: `Done`.
+    /// Declares a repository. The same again changes nothing but adds keys that were not known; a different declaration
+    /// is refused with [`Refusal::RepositoryDiffers`](crate::Refusal::RepositoryDiffers). Reply: `Done`.
     RegisterRepository {
         /// Its number.
         repo: RepoKey,
@@ -154,7 +154,7 @@ pub enum Command {
         /// The node that declares it.
         node: NodeName,
     },
-    /// Changes what is given of a repository's definition. Reply: `Done`.
+    /// Changes the given parts of a repository's definition; a part that is `None` stays. Reply: `Done`.
     UpdateRepository {
         /// Its number.
         repo: RepoKey,
@@ -166,9 +166,9 @@ pub enum Command {
         wrapped_keys: Option<Vec<WrappedKey>>,
     },
     /// Forgets a repository: repeat it while the reply is `Retiring { more: true }`; each step withdraws a bounded
-    /// number of replicas and debts. What lies there is not deleted. Refused while objects would have no other replica,
-    /// or nobody knows whether they would. A walk that meets such an object later gives up with the reply
-    /// `StillNeeded`: the repository stays, and what was withdrawn is owed to it again.
+    /// number of replicas and debts. The objects in the repository are not deleted. Refused while objects would lose
+    /// their last replica, or while the catalog cannot tell whether they would. A walk that meets such an object later
+    /// gives up with the reply `StillNeeded`: the repository stays, and the withdrawn replicas are owed to it again.
     RetireRepository {
         /// Its number.
         repo: RepoKey,
@@ -176,8 +176,8 @@ pub enum Command {
         force: bool,
     },
     /// Says that a mark was written to a repository and is durable there (see
-    /// [`RepositoryMark`](crate::RepositoryMark)). One that is not newer than the known one, and one of another
-    /// repository than the registered one, change nothing. Reply: `Done`.
+    /// [`RepositoryMark`](crate::RepositoryMark)). A mark that is not newer than the known mark, or that was written to
+    /// another repository than the registered one, changes nothing. Reply: `Done`.
     MarkRepository {
         /// Its number.
         repo: RepoKey,
@@ -185,10 +185,10 @@ pub enum Command {
         identity: PlacedIdentity,
         /// The mark's number.
         number: u64,
-        /// What was drawn at random for it.
+        /// The mark's random number.
         nonce: u64,
     },
-    /// Puts an empty repository in the place of one whose disk was lost: repeat it while the reply is
+    /// Registers an empty repository in place of a repository whose disk was lost: repeat it while the reply is
     /// `Replacing { more: true }`; each step withdraws a bounded number of replicas and owes them anew.
     ReplaceRepository {
         /// Its number.
@@ -202,8 +202,8 @@ pub enum Command {
     },
     /// Owes the next few thousand of the objects that were known before the repository was registered to it. Propose it
     /// while [`RepositoryRecord::backfill`](crate::RepositoryRecord::backfill) is set. Reply: `Backfilled`. While a
-    /// [change](crate::RepositoryRecord::change) is under way, it takes the next step of that, whose reply it has:
-    /// whoever began the change may be gone.
+    /// [change](crate::RepositoryRecord::change) is under way, the command takes the next step of that change and has
+    /// its reply: the node that began the change may be gone.
     Backfill {
         /// The repository.
         repo: RepoKey,
@@ -245,7 +245,7 @@ pub enum Command {
     StopStanza {
         /// The stanza.
         stanza: StanzaName,
-        /// Why, for whoever meets the refusal.
+        /// The reason that clients of the stanza are shown.
         reason: String,
     },
     /// Ends `StopStanza`. Reply: `Done`.
@@ -264,17 +264,19 @@ pub enum Command {
         /// The machine that it is on. Empty where that is not known.
         machine: String,
     },
-    /// Removes the last WAL files of a timeline, by an administrator's word: another history of the cluster has them
-    /// otherwise. Removes what is named `from` or later. A segment of that name is left as one whose content is not
-    /// known: a recovery that needs it must not hear that it was never archived. Where all of it is newer than `upto`,
-    /// nothing is done: the wish was carried out before. Refused with `Recheck` where there is more than
-    /// [`FORGOTTEN_FILES`](crate::limits::FORGOTTEN_FILES), or where a known timeline needs it. Reply: `Done`.
+    /// Removes the last WAL files of a timeline, by an administrator's word: another history of the cluster has these
+    /// files with other content. All files named `from` or later are removed, but if `from` is a segment, its row stays
+    /// without content: a recovery that needs the segment must not hear that it was never archived. If all of these
+    /// files are newer than `upto`, the command was carried out before and changes nothing. Refused with `Recheck`
+    /// where there are more than [`FORGOTTEN_FILES`](crate::limits::FORGOTTEN_FILES) files, or where a known timeline
+    /// needs them. Reply: `Done`.
     ForgetWal {
         /// The stanza; its current database.
         stanza: StanzaName,
         /// The first file. The timeline's history file: all that is known of the timeline.
         from: WalFileName,
-        /// Files that were pushed later are not what was meant: then it is refused.
+        /// The administrator has seen the files that were pushed up to here. If some of the files are newer, the
+        /// command is refused.
         upto: LogIndex,
         /// Also with the backups that need it: they are removed.
         with_backups: bool,
@@ -300,15 +302,15 @@ pub enum Command {
 
     /// Opens a session. Reply: `Session`.
     OpenSession {
-        /// What it does.
+        /// Its purpose.
         kind: SessionKind,
         /// The stanza it is about.
         stanza: Option<StanzaName>,
-        /// Who holds it, in words.
+        /// The holder, in words.
         holder: String,
         /// The node that keeps it alive.
         node: NodeName,
-        /// What its holder must show to go on with it by way of another node.
+        /// The secret by which the holder goes on with the session by way of another node.
         resume_key: Option<[u8; 16]>,
     },
     /// Makes a node keep a session alive, for a holder that lost its node or its connection. Reply: `Adopted`.
@@ -322,7 +324,7 @@ pub enum Command {
         /// Its resume key.
         key: [u8; 16],
     },
-    /// Ends a session. One that is not open changes nothing. Reply: `Done`.
+    /// Ends a session. If the session is not open, nothing changes. Reply: `Done`.
     CloseSession {
         /// The session.
         session: SessionId,
@@ -376,8 +378,8 @@ pub enum Command {
         /// The replicas.
         replicas: Vec<NewReplica>,
     },
-    /// Withdraws a replica that was found bad and owes a new generation of it (invariant 6). A replica that the
-    /// catalog does not count as good, and one of another repository than the registered one, change nothing.
+    /// Withdraws a replica that was found bad and owes a new generation of it (invariant 6). If the catalog does not
+    /// count the replica as good, or the replica is in another repository than the registered one, nothing changes.
     /// Reply: `Withdrawn`.
     ReportBad {
         /// The object.
@@ -386,43 +388,43 @@ pub enum Command {
         bad: Claim,
         /// `Damaged` or `Missing`.
         reason: DebtReason,
-        /// What was seen, for the audit trail.
+        /// The damage, in words for the audit trail.
         what: String,
     },
 
-    /// Says of chunks that no backup seems to refer to them. They count as before; but a backup that names one of them
-    /// takes that back (`Reprieve`) before its commit, and a commit that has looked before is refused. Unknown and
-    /// condemned ones are passed over. Reply: `Suspected`.
+    /// Suspects chunks: no backup seems to refer to them. They count as before. A backup that names a suspected chunk
+    /// takes the suspicion back (`Reprieve`) before its commit, and a commit whose check of the chunks is older than
+    /// the suspicion is refused. Unknown and condemned chunks are passed over. Reply: `Suspected`.
     Suspect {
         /// The chunks.
         chunks: Vec<Digest>,
     },
-    /// Marks chunks that no backup refers to: from now on they count as absent (invariant 5). Passed over are those
-    /// that are not suspected since the given position any more, and those that were added since the oldest backup that
-    /// runs began: they may be its. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was taken
-    /// up from a repository since. Reply: `Condemned`.
+    /// Condemns chunks that no backup refers to: from now on they count as absent (invariant 5). A chunk is passed over
+    /// if it is not suspected since `suspected` any more, or if it was added after the oldest running backup began: it
+    /// may belong to that backup. Refused with [`Refusal::Recheck`](crate::Refusal::Recheck) when a backup was taken up
+    /// from a repository since. Reply: `Condemned`.
     Condemn {
         /// The chunks.
         chunks: Vec<Digest>,
         /// Since when they are suspected. All backups of a linearizable view that shows it were looked through.
         suspected: LogIndex,
     },
-    /// Takes chunks back that a session refers to: suspected ones; and condemned ones, if the session began before they
-    /// were condemned: nobody has deleted anything of them, since it is open. Chunks that are not suspected or
-    /// condemned as of the given position, or that no repository is left of, are passed over. Reply: `Reprieved`.
+    /// Takes chunks back that a session refers to: suspected chunks, and chunks that were condemned after the session
+    /// began. The collector deletes no object of the latter while the session is open. A chunk is passed over if it is
+    /// not suspected or condemned as of the given position, or if none of its repositories is left. Reply: `Reprieved`.
     Reprieve {
         /// The session that refers to them.
         session: SessionId,
         /// The chunks.
         chunks: Vec<CondemnedChunk>,
     },
-    /// Drops condemned chunks whose objects were deleted. Those that are not condemned any more, or were condemned
-    /// again since, are passed over. Refused while a session is open that began before one of them was condemned
+    /// Drops condemned chunks whose objects were deleted. A chunk that is not condemned any more, or was condemned
+    /// again since, is passed over. Refused while a session is open that began before one of the chunks was condemned
     /// (invariant 5). Their names are not assigned again. Reply: `Done`.
     Forget {
         /// The chunks.
         chunks: Vec<CondemnedChunk>,
-        /// Those of their objects that the repositories do not let go: they stay as marks, as by `KeepGarbage`.
+        /// The objects of these chunks that the repositories do not let go: they stay as marks, as by `KeepGarbage`.
         kept: Vec<GarbageKey>,
     },
     /// Drops garbage whose objects were deleted, kept or not; passed over and refused like `Forget`. Its names are not
@@ -432,18 +434,19 @@ pub enum Command {
         garbage: Vec<GarbageObject>,
     },
     /// Sets garbage aside that its repository does not let go (object lock, no right to delete): it stays as a mark, so
-    /// that no other object gets its name. What is no garbage is passed over. Refused like `Forget`. Reply: `Done`.
+    /// that no other object gets its name. An object that is not garbage is passed over. Refused like `Forget`. Reply:
+    /// `Done`.
     KeepGarbage {
         /// The garbage.
         garbage: Vec<GarbageObject>,
     },
-    /// Says what a scan of a repository has found that the catalog does not know, and how far it has come. Refused with
+    /// Reports a scan's progress and the objects of the repository that the catalog does not know. Refused with
     /// [`Refusal::RepositoryUnsettled`](crate::Refusal::RepositoryUnsettled) while the repository is being filled,
     /// changed or compared, as is `DiscardOrphans`. Reply: `Done`.
     NoteOrphans(Box<NoteOrphans>),
-    /// Makes objects garbage that two scans have seen and that the catalog does not know. Passed over are those that it
-    /// knows, or that somebody may be writing with its knowledge; those that were noted after `began`, or while a
-    /// session was open that is still open; and those of an earlier era. Reply: `Discarded`.
+    /// Makes objects garbage that two scans have seen and that the catalog does not know. An object is passed over if
+    /// the catalog knows it or owes it; if it was noted after `began`, or while a session was open that is still open;
+    /// or if its name is from an earlier era. Reply: `Discarded`.
     DiscardOrphans(Box<DiscardOrphans>),
     /// Makes this the lowest generation that names are assigned with, unless it is higher already: names below it may
     /// have been used by a catalog that is lost. Reply: `Done`.
@@ -452,14 +455,14 @@ pub enum Command {
         generation: Generation,
     },
 
-    /// Hands out a join token. Where there are as many records of tokens as may be, those go that have expired, and
-    /// else the one that was used first. Reply: `Done`.
+    /// Hands out a join token. Where the number of tokens has reached its limit, the records of expired tokens are
+    /// forgotten; if none has expired, the record of the token that was used first. Reply: `Done`.
     CreateToken {
         /// Its identifier.
         id: TokenId,
         /// Hash of its secret.
         secret_hash: [u8; 32],
-        /// What it makes of its bearer.
+        /// The bearer's role.
         role: TokenRole,
         /// When it expires, in seconds since the Unix epoch.
         expires: i64,
@@ -467,25 +470,25 @@ pub enum Command {
     /// Uses the token of a client or an administrator up. The same request again gets the same answer, for as long as
     /// the token's record is kept. Reply: `Joined`.
     RedeemToken {
-        /// What it is redeemed by.
+        /// The token, and the request that uses it up.
         redemption: Redemption,
         /// The name that the bearer will have.
         name: String,
     },
 
-    /// Writes a line to the audit trail, for what changes nothing else in the catalog. Reply: `Done`.
+    /// Writes a line to the audit trail, for an event that changes nothing else in the catalog. Reply: `Done`.
     Audit {
-        /// What was done.
+        /// The event, in words.
         what: String,
     },
 
-    /// Takes in what a repository says of itself, while a catalog is rebuilt from it. Chunks come by `AddChunks`,
-    /// writers by `AdoptWriter`. Reply: `Done`.
+    /// Takes in the objects that a repository describes, while a catalog is rebuilt from it. Chunks come by
+    /// `AddChunks`, writers by `AdoptWriter`. Reply: `Done`.
     Adopt(Box<Adopt>),
 }
 
 impl Command {
-    /// What is asked, in words, for messages.
+    /// The command's name, for messages.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -544,7 +547,7 @@ impl Command {
     }
 }
 
-/// What a scan of a repository has found since the last command of it.
+/// The findings of a scan of a repository since its last command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NoteOrphans {
     /// The repository.
@@ -563,7 +566,7 @@ pub struct NoteOrphans {
     pub gone: Vec<String>,
 }
 
-/// What two scans have seen and the catalog does not know.
+/// Objects that two scans have seen and that the catalog does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiscardOrphans {
     /// The repository.
@@ -572,12 +575,12 @@ pub struct DiscardOrphans {
     pub identity: PlacedIdentity,
     /// [`View::applied`](crate::View::applied) of a linearizable view from before the second scan.
     pub began: LogIndex,
-    /// The objects. What their paths name is vouched for by whoever has listed them.
+    /// The objects. The node that has listed them vouches for the names in their paths.
     pub orphans: Vec<Orphan>,
 }
 
-/// What a repository says of itself. Whoever proposes it has read and checked it; the catalog adds it only where
-/// nothing contradicts it.
+/// An object as a repository describes it. The proposer has read and checked it; the catalog adds it only where nothing
+/// contradicts it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Adopt {
     /// A stanza that the catalog does not have, with all its databases.
@@ -605,7 +608,7 @@ pub enum Adopt {
         stanza: StanzaName,
         /// Its label.
         label: BackupLabel,
-        /// What its manifest says.
+        /// The backup, as its manifest says.
         record: Box<BackupRecord>,
         /// Where its manifest is.
         claims: Vec<Claim>,
@@ -677,7 +680,7 @@ impl ClaimedObject {
     }
 }
 
-/// What tells one cluster from another.
+/// The identity of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
     /// The system identifier.
@@ -693,7 +696,7 @@ pub struct Cluster {
 /// A node to admit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmitNode {
-    /// What it is admitted by: a token for a node of this name.
+    /// The token for a node of this name, and the request that uses it up.
     pub redemption: Redemption,
     /// Its name.
     pub name: NodeName,
@@ -716,7 +719,7 @@ pub struct AdmitNode {
 pub struct Aside {
     /// The name that PostgreSQL gave it.
     pub of: WalFileName,
-    /// What is archived under that name and was compared with it, as far as it must agree.
+    /// The content that is archived under that name, and with which the file agrees as far as it must.
     pub compared: Option<Digest>,
 }
 
@@ -784,7 +787,7 @@ pub struct NewChunk {
 pub struct NewReplica {
     /// The object.
     pub object: ObjectRef,
-    /// The digest of what was written.
+    /// The digest of the written content.
     pub digest: Digest,
     /// Where it is durable.
     pub claim: Claim,

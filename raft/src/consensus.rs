@@ -17,7 +17,8 @@ openraft::declare_raft_types!(
         SnapshotData = crate::store::SnapshotStream,
 );
 
-/// What one Raft entry holds: the proposals that came in while the entry before it was being written (group commit).
+/// The content of one Raft entry: the proposals that came in while the entry before it was being written (group
+/// commit).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch(pub Vec<Proposal>);
 

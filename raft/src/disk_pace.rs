@@ -1,11 +1,11 @@
-//! How long synced appends take, here and on the followers: a leader whose disk is slow makes everybody wait, although
-//! others could lead.
+//! How long synced appends take, here and on the followers: a leader whose disk is slow makes all clients wait,
+//! although others could lead.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is older says nothing of how it is now.
+/// Older appends say nothing of the disk's present pace.
 const WINDOW: Duration = Duration::from_secs(10);
 /// So many appends of a disk are remembered.
 const KEPT: usize = 64;
@@ -35,7 +35,7 @@ impl Appends {
         self.0.push((now, took));
     }
 
-    /// The median of those of the last ten seconds.
+    /// The median of the appends of the last ten seconds.
     fn typical(&self, now: Instant) -> Option<Duration> {
         let recent = self.0.iter().filter(|(at, _)| now.duration_since(*at) < WINDOW);
         let mut took: Vec<Duration> = recent.map(|(_, took)| *took).collect();
@@ -95,7 +95,7 @@ impl Inner {
     }
 
     fn times(&self, now: Instant) -> AppendTimes {
-        // One that hangs takes at least as long as it has hung. One that has just begun says nothing.
+        // An append that hangs takes at least as long as it has hung. An append that has just begun says nothing.
         let hangs = self.running.map(|began| now.duration_since(began));
         let own = self.own.typical(now);
         let others = self.others.iter();

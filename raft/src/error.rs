@@ -1,4 +1,4 @@
-//! What can go wrong around the catalog.
+//! Errors of the catalog.
 
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub enum ReadError {
     },
 }
 
-/// Why the catalog could not do what it was asked.
+/// Why the catalog could not carry out a request.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// The command was looked at and refused; nothing changed.
@@ -71,9 +71,9 @@ pub enum CatalogError {
     /// The catalog is of another format.
     #[error("the catalog has format {found}, this program knows format {known}")]
     Format {
-        /// What was found.
+        /// The catalog's format.
         found: u32,
-        /// What this program knows.
+        /// The format that this program knows.
         known: u32,
     },
     /// Commands are applied at a level that this program does not have.
@@ -90,7 +90,7 @@ pub enum CatalogError {
     /// A file operation failed.
     #[error("{doing} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// To which file or folder.
         path: PathBuf,
@@ -100,14 +100,14 @@ pub enum CatalogError {
     /// The database failed.
     #[error("{doing} {}: {source}", path.display())]
     Database {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
         /// To which database.
         path: PathBuf,
         /// RocksDB's error.
         source: rocksdb::Error,
     },
-    /// The log does not end where it was recorded to end: its disk has lost some of what it had confirmed.
+    /// The log does not end where it was recorded to end: its disk has lost writes that it had confirmed.
     #[error(
         "the log in {} has lost its end: it should end with entry {}, and ends with entry {}", path.display(),
         entry(*recorded), entry(*found)
@@ -123,14 +123,14 @@ pub enum CatalogError {
     /// The only voter lacks entries that another node has.
     #[error("this node lacks entries that it has written: {0}")]
     Behind(Shortfall),
-    /// The tables have lost something, and the snapshot and the log that are left do not suffice to make them anew.
+    /// The tables lack writes, and the snapshot and the log that are left do not suffice to make them anew.
     #[error("the catalog's tables in {} are damaged ({why}) and cannot be made anew: {missing}", path.display())]
     LostState {
         /// The state's folder.
         path: PathBuf,
-        /// What is damaged.
+        /// The damage.
         why: String,
-        /// What is missing.
+        /// The missing part.
         missing: String,
     },
     /// The tables could not be read.
@@ -169,9 +169,9 @@ pub enum CatalogError {
     Unappliable {
         /// The entry.
         entry: EntryId,
-        /// Its command, and who asked for it.
+        /// Its command and the actor.
         command: String,
-        /// What went wrong.
+        /// The reason.
         why: String,
     },
     /// An entry that cannot be left out.

@@ -1,4 +1,4 @@
-//! What the catalog refuses, as the user reads it: exit code and remedy for each refusal.
+//! The catalog's refusals, as the user reads them: exit code and remedy for each refusal.
 
 use crate::error::{CatalogError, ReadError};
 use crate::refusal::Refusal;
@@ -25,7 +25,7 @@ impl From<CatalogError> for Failure {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Refused(refusal) => refusal.into(),
-            // Another node may be on the side of the majority, or may not be stopping: whoever asks goes there.
+            // Another node may be on the side of the majority, or may not be stopping: the client goes there.
             error @ (CatalogError::NoQuorum(_) | CatalogError::NotLeader { .. } | CatalogError::Stopped(_)) => {
                 Self::new(ExitCode::HostConnect, "this node cannot decide anything at the moment")
                     .because(chain(&error))

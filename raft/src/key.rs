@@ -1,5 +1,5 @@
-//! Keys of tables. Their bytes sort as the things they name: numbers big-endian, texts ended by a zero byte (which no
-//! name holds) wherever something follows them.
+//! Keys of tables. Their bytes sort as the named objects: numbers big-endian, texts ended by a zero byte (which no name
+//! holds) wherever another field follows.
 
 use pgmesh_postgres::TimelineId;
 use pgmesh_storage::{BackupLabel, DbId, Digest, Generation, RepoKey, StanzaName};
@@ -9,7 +9,7 @@ use crate::table::Table;
 
 /// The mesh record in table `Mesh`.
 pub const MESH: &[u8] = b"mesh";
-/// What the catalog is known to have lost, in table `Mesh`.
+/// The catalog's era and its known loss, in table `Mesh`.
 pub const PAST: &[u8] = b"past";
 /// The number of applied commands in table `Mesh`.
 pub const APPLIED: &[u8] = b"applied";
@@ -27,7 +27,7 @@ pub const FLOOR_RAISED: &[u8] = b"floor-raised";
 /// The floor when the catalog's era began, in table `Mesh`.
 pub const ERA_FLOOR: &[u8] = b"era-floor";
 /// Set while the catalog has been rebuilt and no repository was given up since, in table `Mesh`: a repository that is
-/// registered may hold what the lost catalog has written, and no name in it was ever deleted by this one.
+/// registered may hold objects of the lost catalog, and this catalog has never deleted a name in it.
 pub const REBUILT: &[u8] = b"rebuilt";
 /// When chunks may last have lost a reference because a backup left the catalog, in table `Mesh`.
 pub const UNREFERENCED: &[u8] = b"unreferenced";
@@ -256,7 +256,7 @@ impl<'a> KeyReader<'a> {
         text
     }
 
-    /// A stanza's name that something follows.
+    /// A stanza's name, with another field behind it.
     pub fn stanza(&mut self) -> Option<StanzaName> {
         self.text()?.parse().ok()
     }
@@ -386,7 +386,7 @@ pub fn read_timeline_backup(key: &[u8]) -> Option<(TimelineId, BackupLabel)> {
     Some((reader.timeline()?, reader.rest()?.parse().ok()?))
 }
 
-/// What a row is about, in words.
+/// A row's subject, in words.
 #[must_use]
 pub fn describe(table: Table, key: &[u8]) -> String {
     let text = || std::str::from_utf8(key).unwrap_or_default();

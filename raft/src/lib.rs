@@ -1,4 +1,4 @@
-//! The catalog of a mesh: what is stored where, and what may be done to it.
+//! The catalog of a mesh: which objects are stored where, and which commands may change them.
 //!
 //! ```text
 //! Catalog ── propose(Command) ──► Raft log (RocksDB, synced) ──► apply ──► tables (RocksDB)
@@ -7,14 +7,13 @@
 //!
 //! Layers, lowest first:
 //! - [`model`]: the records of every table.
-//! - [`command`], [`reply`], [`refusal`]: what may be asked of the catalog and what it answers.
-//! - [`limits`]: how large anything may be.
+//! - [`command`], [`reply`], [`refusal`]: the commands of the catalog and its answers.
+//! - [`limits`]: the largest sizes.
 //! - [`table`], [`key`], [`value`]: tables, order-preserving keys, and values behind a format byte.
 //! - [`apply`](mod@apply): the pure function from state and command to new state (invariant 10).
 //! - [`store`]: the log store and the state store on RocksDB, snapshots.
 //! - [`view`]: queries over the applied state.
-//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, what nodes say to each other, and the
-//!   settings.
+//! - [`catalog`], [`peers`], [`options`], [`status`]: the openraft glue, the messages between nodes, and the settings.
 //!
 //! This crate knows nothing of networks and opens no repository.
 

@@ -1,9 +1,9 @@
-//! How large anything may be that ends in the catalog.
+//! The largest sizes of texts, lists and records in the catalog.
 //!
-//! The log and the tables hold only what can be read back. So everything that a peer can send has a bound, looked at
-//! where it comes in and, since only that decides, again by `apply` ([`check`]); and what a command writes is measured
-//! when it is written ([`Txn`](crate::apply::Txn)). The bounds are part of the catalog's format: all nodes must come to
-//! the same answer (invariant 10).
+//! The log and the tables hold only values that can be read back. So everything that a peer can send has a bound. The
+//! bound is checked where the proposal comes in, and again by `apply`, since only that decides ([`check`]); and the
+//! records of a command are measured when they are written ([`Txn`](crate::apply::Txn)). The bounds are part of the
+//! catalog's format: all nodes must come to the same answer (invariant 10).
 
 use std::collections::BTreeMap;
 
@@ -15,24 +15,25 @@ use crate::model::{
 };
 use crate::refusal::Refusal;
 
-/// The longest record that a command may write, in bytes: far below what [`value::decode`](crate::value::decode) reads.
+/// The longest record that a command may write, in bytes: far below the longest that
+/// [`value::decode`](crate::value::decode) reads.
 pub const RECORD: usize = 1 << 20;
-/// What all records of one command may come to, in bytes.
+/// The sum of all records of one command, in bytes.
 pub const COMMAND_RECORDS: usize = 64 << 20;
 
-/// A text in the audit trail or in a message: who, why, what was found. In bytes, as all that follow.
+/// A text in the audit trail or in a message: an actor, a reason, a finding. In bytes, as all that follow.
 pub const REASON: usize = 2048;
-/// Who holds a session, who asked for something.
+/// The holder of a session, the actor of a command.
 pub const HOLDER: usize = 512;
 /// A name, an identifier, a version.
 pub const NAME: usize = 256;
-/// The era of a catalog that has lost something: far more than a mesh comes to.
+/// The era of a catalog that has lost entries: far more than a mesh comes to.
 pub const LOSS_ERAS: usize = 1 << 16;
 /// Its position and its floor.
 pub const LOSS_GENERATIONS: usize = 1 << 31;
-/// The fingerprint of a data directory. Each timeline of a stanza may have another one in its record.
+/// The fingerprint of a data directory. Each timeline of a stanza may have a different one in its record.
 pub const INSTANCE: usize = 128;
-/// Who pushed the first segment of a timeline, in the stanza's record.
+/// The client that pushed the first segment of a timeline, in the stanza's record.
 pub const WRITER_HOST: usize = 64;
 /// A `host:port`.
 pub const ADDRESS: usize = 300;
@@ -56,20 +57,20 @@ pub const ANNOTATION_KEY: usize = 256;
 pub const ANNOTATION_VALUE: usize = 4096;
 /// All keys and values of one backup's annotations.
 pub const ANNOTATION_SUM: usize = 16 << 10;
-/// Digests of chunks that table `Withdrawn` has: a sweep or a walk of as many leaves commits that are under way the
-/// choice of what to look at again. Few in tests, so that some are dropped.
+/// Digests of chunks that table `Withdrawn` has: if a sweep or a walk withdraws as many, commits that are under way can
+/// still choose which chunks to look at again. Few in tests, so that some are dropped.
 pub const WITHDRAWN: u64 = if cfg!(test) { 12 } else { 1 << 20 };
 /// Timelines of a stanza whose writers and histories are known: a cluster that is promoted every day gets there after
-/// five years. One more is taken, and the one that was not written to for the longest time is forgotten
+/// five years. One more is taken, and the timeline that was not written to for the longest time is forgotten
 /// ([`StanzaRecord::make_room`]): no limit stops an archiver.
 pub const TIMELINES: usize = 2048;
-/// What a stanza's record may take for its timelines; the same happens above it.
+/// The bytes of a stanza's record that its timelines may take; above it, timelines are forgotten as well.
 pub const STANZA: usize = RECORD / 2;
 /// Lines of a history that the catalog knows: the newest. The file itself may have any number.
 pub const LINES: usize = 1024;
 /// Databases of a stanza: a major upgrade makes one, and a cluster that is initialized anew.
 pub const DATABASES: usize = 1024;
-/// Records of join tokens, used ones and those that have expired included. It bounds what `CreateToken` looks through.
+/// Records of join tokens, with used and expired ones. It bounds the rows that `CreateToken` looks through.
 pub const TOKENS: usize = 1024;
 /// The certificate of a member, in bytes: all of a TLS handshake must fit into this.
 pub const CERTIFICATE: usize = 16 << 10;
@@ -83,7 +84,7 @@ pub const ITEMS: usize = 4096;
 pub const AUDIT_LINES: u64 = 100_000;
 /// The fingerprint of a machine, in bytes.
 pub const MACHINE: usize = 16;
-/// Objects of one repository that are remembered as seen once and unknown; what is beyond waits for a later scan.
+/// Objects of one repository that are remembered as seen once and unknown; objects beyond that wait for a later scan.
 pub const ORPHANS: u64 = if cfg!(test) { 4 } else { 1 << 14 };
 /// The path of an object in a repository, in bytes: twice the longest that there is.
 pub const ORPHAN_PATH: usize = 512;
@@ -119,7 +120,7 @@ fn bounded(what: &str, given: usize, limit: usize) -> Result<(), Refusal> {
     })
 }
 
-/// Refuses a proposal with anything in it that is larger than may be.
+/// Refuses a proposal with a field that is larger than may be.
 ///
 /// # Errors
 /// [`Refusal::BeyondLimit`].
@@ -271,12 +272,12 @@ pub fn annotations(given: &BTreeMap<String, String>) -> Result<(), Refusal> {
     bounded("all annotations of a backup together, in bytes", sum, ANNOTATION_SUM)
 }
 
-/// What a stanza may grow to by one command after the other.
+/// The bounds of a stanza's record, which grows by one command after the other.
 pub(crate) fn stanza(record: &StanzaRecord) -> Result<(), Refusal> {
     bounded("the databases of a stanza", record.databases.len(), DATABASES)
 }
 
-/// What a repository may grow to by one command after the other.
+/// The bounds of a repository's record, which grows by one command after the other.
 pub(crate) fn repository(record: &RepositoryRecord) -> Result<(), Refusal> {
     keys(&record.wrapped_keys)
 }

@@ -31,7 +31,7 @@ const BYTES_A_SECOND: usize = 512 << 10;
 const LONGEST: Duration = Duration::from_secs(30);
 /// How long an empty append may take.
 const KEEP_ALIVE_LIMIT: Duration = Duration::from_secs(1);
-/// A message of at most so many bytes is not overtaken by an empty one that is sent later, unless it was lost.
+/// A message of at most so many bytes is not overtaken by a later empty one, unless it was lost.
 const SMALL: usize = 64 << 10;
 /// For how long a part of a snapshot is sent again and again over a connection that breaks, before openraft begins the
 /// transfer anew.
@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) peers: Arc<dyn Peers>,
-    /// Remembers what followers acknowledge.
+    /// Remembers the followers' acknowledgements.
     pub(crate) log: LogStore,
     /// How often a follower must hear of its leader while something large is on its way.
     pub(crate) heartbeat: Duration,
@@ -55,7 +55,7 @@ pub(crate) struct PeerClient {
     running: Option<RunningAppend>,
 }
 
-/// What it takes to call the peer.
+/// All that is needed to call the peer.
 #[derive(Clone)]
 struct Line {
     peers: Arc<dyn Peers>,
@@ -122,7 +122,7 @@ impl Line {
                 reply = &mut call => return reply,
                 () = sleep(self.heartbeat) => {}
             }
-            // Only now: what is answered at once need not be measured.
+            // Only now: a message that is answered at once need not be measured.
             let size = *size.get_or_insert_with(|| wire::encode(&message).len());
             let explained = LIMIT + Duration::from_secs((size / BYTES_A_SECOND) as u64);
             if limit.is_none() && began.elapsed() > explained {
@@ -134,7 +134,7 @@ impl Line {
             }
             tokio::select! {
                 reply = &mut call => return reply,
-                // A follower answers in order: what was sent earlier and is small enough has not arrived.
+                // A follower answers in order: a message that was sent earlier and is small enough has not arrived.
                 is_alive = self.keep_alive(vote) => if is_alive && size <= SMALL {
                     call = Box::pin(self.call(message.clone(), longest));
                 },
@@ -150,7 +150,7 @@ impl Line {
         matches!(reply, Ok(PeerReply::Append(Ok(AppendEntriesResponse::Success))))
     }
 
-    /// The reply to an append whose last entry is `sent`. What it acknowledges is remembered before openraft counts it.
+    /// The reply to an append whose last entry is `sent`. Its acknowledgement is remembered before openraft counts it.
     #[expect(clippy::result_large_err, reason = "openraft's error")]
     fn take(
         &self,

@@ -22,27 +22,27 @@ use pgmesh_protocol::EntryId;
 /// The longest [`PeerRequest`] and [`PeerReply`] on the wire, in bytes.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
 
-/// What one node's catalog asks another's.
+/// A request from one node's catalog to another's.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PeerRequest {
-    /// The number of the node that is meant. Another one, which may be reached at the same address after the disk of
-    /// the first was lost, must not answer for it: it has not promised what the first has.
+    /// The number of the node that is meant. Another node, which may be reached at the same address after the disk of
+    /// the first was lost, must not answer for it: it has not promised the same.
     pub to: u64,
     /// The number of the node that sends this. The way to the peers fills it in, as the address and the mark.
     pub from: u64,
     /// Where the sender is reached, as far as the group says it. A node that has started may not know the sender.
     pub address: String,
-    /// The highest log position that the sender knows the meant node to have had: what it has acknowledged to the
-    /// sender, or led in the sender's log. A node that has less does not answer: its disk has lost something.
+    /// The highest log position that the sender knows the meant node to have had: the node has acknowledged it to the
+    /// sender, or has led it in the sender's log. A node that has less does not answer: its disk has lost something.
     pub known: Option<LogId<u64>>,
-    /// How far the asker's state goes, and what it has left out.
+    /// How far the sender's state goes, and which entries it has left out.
     pub mark: Mark,
-    /// What is asked.
+    /// The message.
     pub message: PeerMessage,
 }
 
 impl Knowledge {
-    /// What the started node lacks by this account, if it has reached this position.
+    /// The started node's lack by this account, if it has reached this position.
     #[must_use]
     pub fn lack(&self, reached: Option<LogId<u64>>) -> Option<Lack> {
         if self.is_replaced {
@@ -63,7 +63,7 @@ pub enum PeerMessage {
     Snapshot(InstallSnapshotRequest<TypeConfig>),
     /// To the leader: have these proposals applied.
     Propose(Vec<Proposal>),
-    /// To the leader: which entry must be applied by whoever wants to see all that is committed now?
+    /// To the leader: which entry must a node apply to see all that is committed now?
     ReadIndex,
     /// Has the leader been silent to you, too, and is my log as new as yours?
     MayStand {
@@ -100,7 +100,7 @@ pub struct Started {
     pub reached: Option<LogId<u64>>,
 }
 
-/// What a node knows, from its disk, of another that has started, and of the group.
+/// A node's knowledge, from its disk, of a node that has started, and of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Knowledge {
     /// The highest position that the started node has acknowledged to this one, or led in this one's log.
@@ -115,11 +115,11 @@ pub struct Knowledge {
     pub leads: bool,
     /// How many nodes vote, as far as it knows.
     pub voters: u64,
-    /// What it lacks itself, if it lacks something: then it does not take part.
+    /// The node's own shortfall, if it has one: then it does not take part.
     pub shortfall: Option<Shortfall>,
 }
 
-/// What a node's catalog answers.
+/// The answer of a node's catalog.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum PeerReply {
     /// To `Append`.
@@ -136,31 +136,31 @@ pub enum PeerReply {
     MayStand(bool),
     /// To `WhatOfMe`.
     Knowledge(Knowledge),
-    /// To everything that belongs to consensus, while the node does not take part.
+    /// To all messages of consensus, while the node does not take part.
     NotYet {
         /// Why not.
         why: String,
     },
-    /// To everything that was meant for another node.
+    /// To a message that was meant for another node.
     NotMe {
         /// The number of the node that answers.
         node_id: u64,
     },
-    /// To everything from a node whose state is another one.
+    /// To a message from a node whose state has left out other entries.
     Differs {
-        /// The entry that one has left out and the other has applied.
+        /// The entry that one node has left out and the other has applied.
         entry: EntryId,
         /// Whether it is the answering node that has left it out.
         skipped: bool,
     },
-    /// To everything from a node whose state has come of something else.
+    /// To a message from a node whose digest chain differs.
     Parted {
-        /// The index of the first entry, of those that are compared, after which they are not the same.
+        /// The index of the first compared entry after which the states are not the same.
         index: u64,
     },
 }
 
-/// What became of a proposal.
+/// The outcome of a proposal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The index of the Raft entry with whose application it shows.
@@ -206,7 +206,7 @@ pub enum PeerError {
         /// Why, in words.
         reason: String,
     },
-    /// Another node is there: the peer's disk was replaced, or its address given to someone else.
+    /// Another node is there: the peer's disk was replaced, or its address given to another host.
     #[error("node {node_id} at {address} has become node {is}")]
     NotItself {
         /// The peer.
@@ -226,7 +226,7 @@ pub enum PeerError {
         /// Why, in its own words.
         why: String,
     },
-    /// One of the two has left out an entry of the log that the other has applied.
+    /// One of the two nodes has left out an entry of the log that the other has applied.
     #[error(
         "node {node_id} has {} entry {entry} of the log, this node has {} it: their catalogs differ; 'pgmesh doctor' says what to do",
         did(*skipped),
@@ -240,7 +240,7 @@ pub enum PeerError {
         /// Whether it is the peer that has left it out.
         skipped: bool,
     },
-    /// Its state has come of something else.
+    /// Its digest chain differs from this node's.
     #[error(
         "the catalogs of node {node_id} and of this one are not the same after entry {index} of the log: one of them runs another \
          program, or its disk has changed something; 'pgmesh doctor' says what to do"
@@ -251,7 +251,7 @@ pub enum PeerError {
         /// The index of the entry.
         index: u64,
     },
-    /// It answered something else than was asked.
+    /// Its answer was of another kind than the request.
     #[error("node {node_id} at {address} gave an answer of the wrong kind")]
     WrongReply {
         /// The peer.
@@ -279,7 +279,7 @@ pub trait Peers: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<PeerReply, PeerError>>;
 }
 
-/// No way to any peer: right for a group of one voter, which dials nobody.
+/// No way to any peer: right for a group of one voter, which dials no node.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoPeers;
 

@@ -28,7 +28,7 @@ pub enum Refusal {
         /// The format that was given.
         given: u32,
     },
-    /// The loss that was to be given up is not the one that is known.
+    /// The catalog does not know of this loss.
     #[error("the catalog is not known to have lost what it had up to position {0}")]
     NoSuchLoss(LogIndex),
     /// A node's program does not have the level that commands were to be applied at.
@@ -38,16 +38,16 @@ pub enum Refusal {
         level: u32,
         /// The node.
         node: NodeName,
-        /// What its program has; none where it has not said so.
+        /// Its program's level; none where the node has not announced it.
         known: Option<u32>,
     },
-    /// The catalog has lost something, or another one has taken its place: nothing is acknowledged in it.
+    /// A part of the catalog is lost, or another catalog has taken its place: nothing is acknowledged in it.
     #[error("the catalog is not the mesh's any more, or has lost what it had up to position {0}")]
     CatalogLost(LogIndex),
     /// The loss cannot be given up: no generation would be left.
     #[error("what the catalog has lost cannot be given up: it is too much")]
     LossTooLarge,
-    /// The era that was to begin is not above the one that has begun.
+    /// The given era is not above the catalog's era.
     #[error("era {given} of the catalog cannot begin: it is in era {known}")]
     EraHasBegun {
         /// The era that was to begin.
@@ -150,7 +150,7 @@ pub enum Refusal {
     RepositoryNeeded {
         /// The repository that was to be forgotten.
         repo: RepoKey,
-        /// One of the objects.
+        /// An object that would lose its last replica.
         object: ObjectRef,
     },
     /// Too much is owed to the other repositories to know which objects would have no other replica.
@@ -160,7 +160,7 @@ pub enum Refusal {
         repo: RepoKey,
         /// The other repository that owes least.
         other: RepoKey,
-        /// What it owes; `None` while objects from before its registration have not all been owed to it yet.
+        /// Its debts; `None` while objects from before its registration have not all been owed to it yet.
         debts: Option<u64>,
     },
 
@@ -188,7 +188,7 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The current database's.
         known: SystemId,
-        /// What was given.
+        /// The given identifier.
         given: SystemId,
     },
     /// The same system identifier with another version or segment size.
@@ -198,7 +198,7 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The current database's.
         known: PgVersion,
-        /// What was given.
+        /// The given version.
         given: PgVersion,
     },
     /// A WAL file that has another length than the cluster's segments.
@@ -220,7 +220,7 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The current database's, in bytes.
         known: u32,
-        /// What was given, in bytes.
+        /// The given size, in bytes.
         given: u32,
     },
 
@@ -248,9 +248,9 @@ pub enum Refusal {
         timeline: TimelineId,
         /// Its writer.
         known: String,
-        /// Who pushed for it first.
+        /// The client that pushed for it first.
         host: String,
-        /// Who pushed.
+        /// The data directory that pushed.
         given: String,
     },
     /// Invariant 12: the timeline's writer pushes from another machine.
@@ -264,11 +264,11 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The timeline.
         timeline: TimelineId,
-        /// Who pushed there.
+        /// The client that pushed there.
         host: String,
         /// The address that it came from.
         address: String,
-        /// What was pushed.
+        /// The segment that it pushed.
         segment: SegmentName,
         /// How long ago.
         seconds: i64,
@@ -306,7 +306,7 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The first file.
         file: WalFileName,
-        /// One of the backups.
+        /// A backup that needs it.
         label: BackupLabel,
         /// How many others do.
         more: u32,
@@ -343,14 +343,14 @@ pub enum Refusal {
     TooFewReplicas {
         /// Good replicas.
         have: u16,
-        /// What was demanded.
+        /// The demanded number.
         need: u16,
     },
     /// Object names that must not be used: upload again under the given generations.
     #[error("{} objects were uploaded under names that are about to be deleted; upload them again", .0.len())]
     StaleGenerations(Vec<StaleGeneration>),
-    /// Something was deleted, withdrawn or taken up since the check that the command rests on: check again (invariants
-    /// 4 and 5).
+    /// The catalog has changed since the check that the command rests on, for example because an object was deleted,
+    /// withdrawn or taken up: check again (invariants 4 and 5).
     #[error("the catalog changed at log position {since}, after it was checked; check again")]
     Recheck {
         /// When.
@@ -362,7 +362,7 @@ pub enum Refusal {
         "repo{0} is being filled, changed or compared, or it is at another place: nothing there is taken for unknown"
     )]
     RepositoryUnsettled(RepoKey),
-    /// A chunk with a known digest that is shorter than was known: the proposer is wrong about one of them.
+    /// A chunk with a known digest that is shorter than was known: one of the two lengths is wrong.
     #[error("chunk {digest} has {known} bytes, not {given}")]
     LengthDiffers {
         /// The chunk.
@@ -428,7 +428,7 @@ pub enum Refusal {
         stanza: StanzaName,
         /// The oldest session of a restore.
         session: SessionId,
-        /// Who holds it.
+        /// Its holder.
         holder: String,
         /// How many more there are.
         others: u32,
@@ -445,18 +445,18 @@ pub enum Refusal {
     /// The session is not open (any more).
     #[error("session {0} has ended")]
     SessionEnded(SessionId),
-    /// Whoever wants to go on with a session does not have its key.
+    /// A client that wants to go on with a session does not have its key.
     #[error("session {0} belongs to someone else")]
     SessionKeyDiffers(SessionId),
     /// The holder has moved on since it asked this node to adopt the session.
     #[error("session {0} has gone on by way of another connection meanwhile")]
     SessionMoved(SessionId),
-    /// Invariant 5: a session may still use what is to be forgotten.
+    /// Invariant 5: a session may still use the object that is to be forgotten.
     #[error("session {session} began before log position {since}: what it may read is not deleted yet")]
     SessionOpen {
         /// The oldest open session.
         session: SessionId,
-        /// When the thing was condemned.
+        /// When the object was condemned.
         since: LogIndex,
     },
 
@@ -499,14 +499,14 @@ pub enum Refusal {
     TokenUsed {
         /// When, in seconds since the Unix epoch.
         at: i64,
-        /// By whom.
+        /// The name of its bearer.
         name: String,
     },
 
-    /// Something in the command is larger than may be.
+    /// A field of the command is larger than may be.
     #[error("too large: {what}: {given}, at most {limit}")]
     BeyondLimit {
-        /// What is counted, in words.
+        /// The counted field, in words.
         what: String,
         /// How much was given.
         given: u64,
@@ -518,9 +518,9 @@ pub enum Refusal {
     RecordTooLarge {
         /// The record, in words.
         record: String,
-        /// What it would take, in bytes.
+        /// Its size, in bytes.
         size: u64,
-        /// What is possible, in bytes.
+        /// The largest possible size, in bytes.
         limit: u64,
     },
     /// The command's entry of the log could not be applied and was left out, by an administrator's word.
@@ -533,7 +533,7 @@ pub enum Refusal {
     #[error("request {0} was another command when it was applied")]
     OtherRequest(RequestId),
 
-    /// Something that the catalog is told while it is rebuilt, and that it has otherwise.
+    /// A record that a repository describes while the catalog is rebuilt, and that the catalog has otherwise.
     #[error("the catalog has {0} already, and not as the repository describes it")]
     KnownOtherwise(String),
 }

@@ -1,4 +1,4 @@
-//! What the catalog answers to a command that it accepted.
+//! The catalog's answers to the commands that it has accepted.
 
 use pgmesh_storage::DbId;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ pub enum Reply {
     },
     /// The same bytes were archived before (invariant 3).
     AlreadyThere {
-        /// The replicas that count, with those that this push added.
+        /// The replicas that count, together with the replicas that this push added.
         replicas: Vec<Replica>,
     },
     /// The stanza's current database.

@@ -27,7 +27,8 @@ pub enum Role {
 /// Whether a node takes part in consensus: votes, stands for election, follows a leader.
 ///
 /// A node that starts does not know whether its data directory is the one that it left, or an older copy. It takes part
-/// when a majority of the group, itself included, has said what they know of it, and it has reached all of that.
+/// when a majority of the group, itself included, has answered, and it has reached every position that the answers
+/// name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// It has started and asks the others.
@@ -41,18 +42,18 @@ pub enum Standing {
     Behind(Shortfall),
 }
 
-/// What a node lacks, and who knows.
+/// A node's lack, and the node that knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shortfall {
     /// The node that knows it.
     pub witness: u64,
-    /// What it lacks.
+    /// The lack.
     pub lack: Lack,
     /// The highest position that it has reached as far as its own disk knows.
     pub reached: Option<LogId<u64>>,
 }
 
-/// What a node that is behind lacks.
+/// The kinds of lack of a node that is behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lack {
     /// Entries up to this position, which it has acknowledged or written.
@@ -110,7 +111,7 @@ pub struct CatalogStatus {
     pub purged: Option<u64>,
     /// The identifiers of the nodes that vote.
     pub voters: Vec<u64>,
-    /// While the voters change: those that will vote when it is done. Until then each decision needs a majority of the
+    /// While the voters change: the voters when the change is done. Until then each decision needs a majority of the
     /// former voters and one of these, and `voters` has them all.
     pub next_voters: Option<BTreeSet<u64>>,
     /// The identifiers of the nodes that receive the log and have no vote.
@@ -132,14 +133,14 @@ pub struct CatalogStatus {
     pub standing: Standing,
     /// Other nodes that have started and lack entries that they have acknowledged.
     pub behind: BTreeMap<u64, Shortfall>,
-    /// Other nodes whose state has come of something else than this one's, and the entry after which it shows.
+    /// Other nodes whose digest chains differ from this node's, and the entry after which it shows.
     pub parted: BTreeMap<u64, u64>,
     /// A leader that this node does not follow, and the entry that it has lost.
     pub contradiction: Option<(u64, EntryId)>,
 }
 
 impl CatalogStatus {
-    /// Why this node, or the whole group, does not take part in consensus, and what to do; `None` when all is well.
+    /// Why this node, or the whole group, does not take part in consensus, and how to help; `None` when all is well.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         let mut sentences = Vec::new();

@@ -12,7 +12,7 @@ pub enum Table {
     Nodes,
     /// Number → repository.
     Repositories,
-    /// Number → what the repository holds and owes.
+    /// Number → the counted objects and debts of the repository.
     Counters,
     /// Name → stanza.
     Stanzas,
@@ -33,7 +33,7 @@ pub enum Table {
     Withdrawn,
     /// Repository, object → debt.
     Debts,
-    /// Object → when its last good replica was withdrawn; an index of what nobody can repair by copying.
+    /// Object → when its last good replica was withdrawn; an index of the objects that no node can repair by copying.
     Lost,
     /// Object, repository, generation → garbage.
     Garbage,
@@ -50,11 +50,11 @@ pub enum Table {
     Tokens,
     /// Log position → audit line.
     Audit,
-    /// Request identifier → what became of the request; the newest ones only.
+    /// Request identifier → the outcome of the request; the newest ones only.
     Requests,
     /// Slot of a ring → request identifier: which request is forgotten next.
     RequestRing,
-    /// What Raft needs to know of the state: last applied entry and membership. `apply` does not see it.
+    /// The record by which Raft knows the state: last applied entry and membership. `apply` does not see it.
     Raft,
 }
 

@@ -1,8 +1,8 @@
 //! Queries over the applied state.
 //!
-//! Every method reads the database at the moment it is called: what it returns is at least as new as the view, and two
-//! calls may see two states. Decisions that need several reads of one state take a [`View::snapshot`]. Methods block on
-//! disk reads; call those that walk a table from a blocking thread. Walks are iterators: they hold one row at a time
+//! Every method reads the database at the moment it is called: its answer is at least as new as the view, and two calls
+//! may see two states. Decisions that need several reads of one state take a [`View::snapshot`]. Methods block on disk
+//! reads; call methods that walk a table from a blocking thread. Walks are iterators: they hold one row at a time
 //! (invariant 11), see the table as it was when they began, and can go on later after a key.
 
 mod orphans;
@@ -33,8 +33,8 @@ pub struct View<B = Arc<StateDb>> {
 }
 
 impl<B: Snapshots> View<B> {
-    /// The same catalog as it is at this moment, for a decision that rests on several reads. What is written meanwhile
-    /// takes up space until it is dropped: hold it for the reads, not for what follows from them.
+    /// The same catalog as it is at this moment, for a decision that rests on several reads. Until it is dropped, rows
+    /// that are overwritten take up space: hold it for the reads, not for the work that follows.
     pub fn snapshot(&self) -> View<B::Snapshot<'_>> {
         View::new(self.base.snapshot())
     }
@@ -69,12 +69,12 @@ impl<B: Base> View<B> {
         names::floor(&self.base)
     }
 
-    /// The level that commands are applied at, and those that the nodes' programs have.
+    /// The level that commands are applied at, and the levels that the nodes' programs have.
     pub fn levels(&self) -> Result<Levels, ReadError> {
         Ok(self.base.record(Table::Mesh, key::LEVELS)?.unwrap_or_default())
     }
 
-    /// Whether the catalog is known to have lost something.
+    /// The catalog's era, and whether a part of the catalog is known to be lost.
     pub fn past(&self) -> Result<CatalogPast, ReadError> {
         Ok(self.base.record(Table::Mesh, key::PAST)?.unwrap_or_default())
     }
@@ -101,7 +101,7 @@ impl<B: Base> View<B> {
             .collect()
     }
 
-    /// What a repository holds and owes.
+    /// The counted objects and debts of a repository.
     pub fn counters(&self, repo: RepoKey) -> Result<RepositoryCounters, ReadError> {
         Ok(self
             .base
@@ -173,8 +173,8 @@ impl<B: Base> View<B> {
         })
     }
 
-    /// The first and last complete segment of one database, by name: what `info` shows. Looks at both ends of its WAL
-    /// files only.
+    /// The first and last complete segment of one database, by name, for `info`. Looks at both ends of its WAL files
+    /// only.
     pub fn segment_bounds(
         &self,
         stanza: &StanzaName,
@@ -241,8 +241,8 @@ impl<B: Base> View<B> {
         Ok(record.map(|record| (name, record)))
     }
 
-    /// An archived segment of the same timeline with a greater name, complete or not: what proves that `segment`, which
-    /// is not archived, is a hole (invariant 7). Reads the rows up to the first such one.
+    /// An archived segment of the same timeline with a greater name, complete or not: it proves that `segment`, which
+    /// is not archived, is a hole (invariant 7). Reads the rows up to the first such segment.
     pub fn segment_after(
         &self,
         stanza: &StanzaName,
@@ -357,7 +357,7 @@ impl<B: Base> View<B> {
     }
 
     /// The backups of a stanza, the last one first: in the order in which they were begun, since labels sort as the
-    /// backups were made. If `chain` is given, only the full backup of that label and those that depend on it.
+    /// backups were made. If `chain` is given, only the full backup of that label and the backups that depend on it.
     pub fn backups_back(
         &self,
         stanza: &StanzaName,
@@ -469,7 +469,7 @@ impl<B: Base> View<B> {
         repository::objects_after(&self.base, after, limit)
     }
 
-    /// Objects of which no good replica is left, that after `after` if given; nobody can pay their debts by copying.
+    /// Objects of which no good replica is left, those after `after` if given; no node can pay their debts by copying.
     pub fn lost(&self, after: Option<&ObjectRef>) -> impl Iterator<Item = Result<(ObjectRef, Lost), ReadError>> + Send {
         let from = after.map_or_else(Vec::new, |object| key::after(key::object(object)));
         self.rows(Table::Lost, &from, &[], key::read_object)
@@ -498,7 +498,8 @@ impl<B: Base> View<B> {
         Ok(nodes)
     }
 
-    /// Whether what was condemned, or became garbage, at `since` may be deleted from repositories (invariant 5).
+    /// Whether an object that was condemned, or became garbage, at `since` may be deleted from repositories (invariant
+    /// 5).
     pub fn may_delete(&self, since: LogIndex) -> Result<bool, ReadError> {
         Ok(self.oldest_session()?.is_none_or(|session| session.0 > since))
     }

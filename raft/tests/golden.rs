@@ -48,7 +48,7 @@ fn lines<T: Serialize + DeserializeOwned>(name: &str) -> Vec<String> {
         .collect()
 }
 
-/// What lies in a table. There is no arm for all others: a new table does not compile before its records are here.
+/// The records of a table. There is no arm for all others: a new table does not compile before its records are here.
 fn records(table: Table) -> Vec<String> {
     let name = table.name();
     match table {
@@ -118,7 +118,7 @@ fn the_bytes_of_commands_change_only_with_the_catalog_s_format() {
     compare(&format!("{}/commands.txt", folder()), &each_once(lines), WHAT_TO_DO);
 }
 
-/// What nodes of a group say to each other: opaque to the crate that has the other messages.
+/// The messages between the nodes of a group: opaque to the crate that has the other messages.
 #[test]
 fn the_bytes_of_consensus_change_only_with_the_wire_version() {
     let lines = each_once([lines::<PeerRequest>("asks"), lines::<PeerReply>("answers")].concat());

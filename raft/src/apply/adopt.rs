@@ -1,7 +1,7 @@
-//! Rebuilding the catalog from what a repository says of itself (invariant 8).
+//! Rebuilding the catalog from a repository's description of itself (invariant 8).
 //!
-//! What is taken in was acknowledged once, so it passes no fence; but nothing replaces what the catalog has, and the
-//! same again changes nothing.
+//! The adopted objects were acknowledged once, so they pass no fence; but nothing replaces a record of the catalog, and
+//! the same again changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -83,7 +83,7 @@ fn wal_files<B: Base>(
     checked_at: LogIndex,
 ) -> Outcome {
     let mut owner = stanza::need(step, name)?;
-    // Invariant 1: what was listed before may be deleted and forgotten by now.
+    // Invariant 1: files that were listed before may be deleted and forgotten by now.
     if checked_at < owner.since {
         return Err(Refusal::Recheck { since: owner.since }.into());
     }
@@ -171,7 +171,7 @@ fn backup<B: Base>(
     };
     record.manifest = place_manifest(step, &object, &record.manifest, claims)?;
     step.audit(format!("backup {label} of stanza {name} taken up from a repository"));
-    // Whoever looked for chunks that no backup names must look again (invariant 5).
+    // A sweep that looked for chunks that no backup names must look again (invariant 5).
     step.txn.put(Table::Mesh, key::ADOPTED.to_vec(), &step.index);
     put_new(step, name, &label, &record);
     Ok(Reply::Done)

@@ -107,8 +107,8 @@ pub(super) fn commit<B: Base>(step: &mut Step<'_, '_, B>, commit: CommitBackup) 
     if !holds_lock || record.db != db.id {
         return Err(not_begun(&name, session, &label));
     }
-    // Invariants 4 and 5: what was counted as durable must not have been condemned or withdrawn since, unless enough is
-    // left of it.
+    // Invariants 4 and 5: no replica that the backup counts as durable may have been condemned or withdrawn since,
+    // unless enough others are left.
     let withdrawn = withdrawn::below(step.txn, ack)?;
     if withdrawn > checked_at {
         return Err(Refusal::Recheck { since: withdrawn }.into());

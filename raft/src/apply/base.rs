@@ -1,4 +1,4 @@
-//! What `apply` reads from.
+//! The tables that `apply` reads.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -37,7 +37,8 @@ pub trait Base: Send + Sync {
     /// with this prefix or the prefix itself.
     fn scan(&self, table: Table, from: &[u8], prefix: &[u8]) -> Rows<'_>;
 
-    /// The rows whose keys begin with `prefix`, the last one first. Costs what is taken, as [`Self::scan`] does.
+    /// The rows whose keys begin with `prefix`, the last one first. Only the rows that are taken cost, as with
+    /// [`Self::scan`].
     fn scan_back(&self, table: Table, prefix: &[u8]) -> Rows<'_>;
 
     /// The record at `key`.
@@ -170,7 +171,7 @@ fn rows_with(table: Table, prefix: &[u8]) -> (End, End) {
     (start, end)
 }
 
-/// Counts the rows that are read of the tables below: what a test says of a cost.
+/// Counts the rows that are read of the tables below: by this count a test tells a command's cost.
 #[derive(Debug, Default)]
 pub struct Counting<B> {
     base: B,

@@ -1,4 +1,4 @@
-//! No command makes a record that cannot be read, however large what it is given.
+//! No command makes a record that cannot be read, however large its fields are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ fn annotate(annotations: BTreeMap<String, String>) -> Command {
     }
 }
 
-/// Decodes every row as what its table holds.
+/// Decodes every row as a record of its table.
 fn read_all(base: &MemoryBase) {
     fn read<T: serde::de::DeserializeOwned>(base: &MemoryBase, table: Table) {
         for row in base.scan(table, &[], &[]) {
@@ -141,7 +141,7 @@ fn what_grows_by_many_small_commands_is_bounded() {
     world.run(adopt(limit + 1)).unwrap();
     let record = world.view().stanza(&stanza()).unwrap().unwrap();
     assert_eq!(record.writers.len(), limits::TIMELINES);
-    // There is still room for what an ordinary cluster does.
+    // There is still room for the records of an ordinary cluster.
     let session = world.begin_backup("20250215-020002F");
     world.run(Command::CloseSession { session }).unwrap();
     read_all(&world.base);
@@ -202,7 +202,7 @@ fn invariant_12_no_number_of_timelines_stops_an_archiver() {
     clone.server.instance = "clone".to_owned();
     let clone = world.push(clone);
     assert!(matches!(clone, Err(Refusal::OtherWriter { .. })), "{clone:?}");
-    // One that was forgotten is known as before, and belongs to the next instance that pushes.
+    // A forgotten timeline still counts as known, and belongs to the next instance that pushes.
     world.push(other_writer(push_segment(2, 1, 6))).unwrap();
     world.push(push_segment(limit + 20, 1, 7)).unwrap_err();
     read_all(&world.base);
@@ -244,7 +244,8 @@ fn invariant_12_no_length_of_a_history_stops_an_archiver() {
     world.push(push_history(lines + 50, newest(lines + 50))).unwrap();
 }
 
-/// Databases that a cluster had before take room, too; and whatever takes the most room, there is an end to it.
+/// Databases that a cluster had before take room, too. `make_room` makes the record small enough, even if the histories
+/// take the most room.
 #[test]
 fn a_stanza_always_has_room_for_its_next_timeline() {
     let mut record = world().view().stanza(&stanza()).unwrap().unwrap();
@@ -304,7 +305,7 @@ fn a_request_that_comes_again_with_another_command_is_refused() {
     assert_eq!(world.run_as(id, note("one")), Ok(Reply::Done));
     let lines = world.view().audit(LogIndex(0)).count();
     assert_eq!(world.run_as(id, note("two")), Err(Refusal::OtherRequest(id)));
-    // The first one stays what it was.
+    // The first command's answer stays.
     assert_eq!(world.run_as(id, note("one")), Ok(Reply::Done));
     assert_eq!(world.view().audit(LogIndex(0)).count(), lines);
 }
@@ -497,7 +498,8 @@ fn command() -> impl Strategy<Value = Command> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 64, ..ProptestConfig::default() })]
 
-    /// Whatever is accepted, everything can still be read, and every command could be read back from the log.
+    /// Whether the commands are accepted or refused, every record can still be read, and every command could be read
+    /// back from the log.
     #[test]
     fn no_command_makes_a_record_that_cannot_be_read(
         commands in proptest::collection::vec((command(), text()), 1..12),
@@ -519,7 +521,7 @@ proptest! {
             }
             read_all(&world.base);
         }
-        // What an ordinary cluster does goes on.
+        // An ordinary cluster goes on with its backups.
         drop(world.run(Command::StartStanza { stanza: stanza() }));
         drop(world.run(create_stanza(7)));
         for day in labels {

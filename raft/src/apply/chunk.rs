@@ -12,7 +12,7 @@ use crate::reply::Reply;
 use crate::table::Table;
 
 pub(super) fn add<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, ack: u16, chunks: Vec<NewChunk>) -> Outcome {
-    // Invariant 5: the session is what keeps the uploaded objects from being deleted before this step.
+    // Invariant 5: the session keeps the uploaded objects from being deleted before this step.
     need_session(step, session)?;
     let mut all_stale = Vec::new();
     for chunk in chunks {

@@ -78,7 +78,7 @@ fn invariant_1_a_removed_disk_acknowledges_no_push() {
     };
     world.run(again).unwrap();
     assert_eq!(world.push(push), Err(Refusal::TooFewReplicas { have: 0, need: 1 }));
-    // With another one that counts, the push is acknowledged by that one, and the debt stays.
+    // With a second claim, which counts, the push is acknowledged, and the debt of repo3 stays.
     let both = vec![claim(replica(1, 0)), claim(replica(3, 0))];
     let pushed = world.push(segment_to(1, both));
     assert_eq!(
@@ -96,7 +96,7 @@ fn a_late_write_to_a_lost_disk_pays_no_debt() {
     let session = world.open_session(SessionKind::Backup);
     world.push(segment_to(1, vec![claim(replica(1, 0))])).unwrap();
     replace(&mut world, 2, "new");
-    // Whoever has the lost one open still, however late it began.
+    // A node may still have the lost repository open, in a session that began after the replacement.
     let late = world.open_session(SessionKind::Repair);
     let add = |identity: &str| Command::AddReplicas {
         session: late,
@@ -129,7 +129,7 @@ fn a_late_write_to_a_lost_disk_pays_no_debt() {
 fn every_claim_of_a_lost_disk_is_passed_over() {
     let mut world = World::new();
     replace(&mut world, 2, "new");
-    // The manifest and the stanza's description, as those of segments and chunks.
+    // Claims of manifests and stanza information are judged like claims of segments and chunks.
     let create = Command::CreateStanza {
         stanza: stanza(),
         cluster: cluster(7),
@@ -230,7 +230,7 @@ fn a_removal_keeps_what_loses_its_other_replica_on_the_way() {
         reply = world.run(retire(1, false)).unwrap();
     }
     assert_eq!(reply, Reply::StillNeeded { object: segment_ref(8) });
-    // It is a repository as before; what was withdrawn is owed to it.
+    // It is a repository as before; the withdrawn replicas are owed to it.
     let known = world.view().object(&segment_ref(8)).unwrap().unwrap();
     assert_eq!(known.replicas, [replica(1, 0)]);
     assert_eq!(world.view().lost(None).count(), 0);
@@ -331,7 +331,8 @@ fn what_the_old_host_of_a_repository_writes_acknowledges_nothing() {
     move_to(&mut world, 2, "n2");
     let alone = world.push(segment_to(1, vec![before.clone()]));
     assert_eq!(alone, Err(Refusal::TooFewReplicas { have: 0, need: 1 }));
-    // Back at its first node: what was written there before the first move may lack in the copy that has come back.
+    // The repository is back at its first node, perhaps as a copy that lacks an object written there before the first
+    // move.
     move_to(&mut world, 2, "n1");
     let both = vec![claim(replica(1, 0)), before.clone()];
     let pushed = world.push(segment_to(1, both)).unwrap();
@@ -350,7 +351,7 @@ fn what_the_old_host_of_a_repository_writes_acknowledges_nothing() {
     };
     assert_eq!(world.run(add(&before)), Ok(Reply::Added { accepted: 0 }));
     assert_eq!(world.run(add(&now)), Ok(Reply::Added { accepted: 1 }));
-    // What is missing at the old place is not missing.
+    // A replica that is missing at the old place is not withdrawn.
     assert_eq!(world.run(bad(&before)), Ok(Reply::Withdrawn { remaining: 2 }));
     // A mark at the old place does not make the repository an older copy of itself.
     let mark = |claim: &Claim| Command::MarkRepository {
@@ -407,7 +408,7 @@ fn a_chunk_that_counts_in_too_few_repositories_is_written_again() {
         "nothing of it has happened"
     );
     assert_eq!(world.run(add(claim(replica(2, 0)))), Ok(Reply::Done));
-    // One that is known already is no better.
+    // A chunk that is known already is refused as well under a name that was withdrawn.
     let bad = damaged(ObjectRef::Chunk(digest(1)), replica(2, 0));
     world.run(bad).unwrap();
     let refused = world.run(add(claim(replica(2, 0))));

@@ -1,4 +1,4 @@
-//! What commands and views read: as many rows as they are about, whatever else the catalog has.
+//! Commands and views read as many rows as they are about, whatever else the catalog has.
 
 use std::collections::BTreeMap;
 
@@ -198,7 +198,7 @@ fn invariant_5_a_suspected_chunk_is_condemned_unless_a_backup_took_it_back() {
     };
     let unaware = committed(&mut world, session, 1, checked_at);
     assert!(matches!(unaware, Err(Refusal::Recheck { .. })), "{unaware:?}");
-    // It looks again, and takes back what it names.
+    // The backup looks again, and takes back the chunk that it names.
     let chunks_back = vec![super::scenario::condemned(1, since)];
     let reprieve = Command::Reprieve {
         session,
@@ -207,7 +207,7 @@ fn invariant_5_a_suspected_chunk_is_condemned_unless_a_backup_took_it_back() {
     assert_eq!(world.run(reprieve), Ok(Reply::Reprieved { chunks: 1 }));
     let checked_at = world.applied();
     assert_eq!(committed(&mut world, session, 1, checked_at), Ok(Reply::Done));
-    // A commit is in nobody's way: what it does not name is condemned.
+    // A commit does not stop a sweep: a chunk that the backup does not name is condemned.
     let condemn = Command::Condemn {
         chunks: vec![digest(1), digest(2), digest(3)],
         suspected: since,

@@ -13,7 +13,7 @@ use crate::reply::Reply;
 use crate::table::Table;
 use crate::{key, limits, value};
 
-/// What is to be forgotten: the fields of [`Command::ForgetWal`](crate::Command::ForgetWal).
+/// The fields of [`Command::ForgetWal`](crate::Command::ForgetWal).
 pub(super) struct Wish {
     pub(super) from: WalFileName,
     pub(super) upto: LogIndex,
@@ -27,7 +27,8 @@ struct Row {
     record: SegmentRecord,
 }
 
-/// Removes what a timeline has from a file on: the end of it, so that no hole is left whichever step comes last.
+/// Removes the files of a timeline from a given file on: the end of the timeline, so that no hole is left whichever
+/// step comes last.
 pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, wish: &Wish) -> Outcome {
     let mut owner = stanza::need(step, name)?;
     if owner.deleting {
@@ -58,7 +59,7 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, wis
         step.txn
             .delete(Table::Pushes, key::last_push(name, database.id, timeline));
     }
-    // A push that began before may have found what is gone now.
+    // A push that began before may have found a file that is gone now.
     owner.since = step.index;
     stanza::put(step, name, &owner);
     let what = format!(
@@ -69,8 +70,8 @@ pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, wis
     Ok(Reply::Done)
 }
 
-/// Whether the wish was carried out before: it is repeated, or comes late, and what is there now has taken the place of
-/// what was meant.
+/// Whether the wish was carried out before: the request is repeated, or comes late, and other files have taken the
+/// place of the forgotten ones.
 fn is_done(name: &StanzaName, wish: &Wish, rows: &[Row]) -> Result<bool, Refusal> {
     let is_newer = |row: &&Row| row.record.pushed > wish.upto;
     match rows.iter().find(is_newer) {
@@ -103,8 +104,9 @@ fn forget_row<B: Base>(
     };
     discard(step, &object, &found)?;
     if file == from && matches!(file, WalFileName::Segment(_)) && was_known {
-        // Invariant 7: up to where the two contents part it has records that were archived. Until the other content
-        // comes, or this is forgotten as well, whoever asks for it is told that it is missing.
+        // Invariant 7: up to the first difference between the two contents the segment has records that were archived.
+        // Until the other content comes, or this name is forgotten as well, a client that asks for the segment is told
+        // that it is missing.
         let record = SegmentRecord {
             object: ClaimedObject::unknown().stored(Vec::new()),
             pushed_at: step.at,
@@ -142,7 +144,8 @@ fn rows<B: Base>(
     Ok(rows)
 }
 
-/// A backup whose WAL is gone cannot be restored. What to add to the audit trail.
+/// Removes the backups that need the WAL: without it they cannot be restored. Returns the words to add to the audit
+/// trail.
 fn remove_backups<B: Base>(step: &mut Step<'_, '_, B>, name: &StanzaName, db: DbId, wish: &Wish) -> Outcome<String> {
     let needing = needing(step, name, db, wish.from)?;
     let Some(label) = needing.first() else {

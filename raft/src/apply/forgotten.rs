@@ -1,4 +1,4 @@
-//! Names that the catalog has forgotten are not assigned again, and those that were assigned before stay valid
+//! Names that the catalog has forgotten are not assigned again, and names that were assigned before stay valid
 //! (decision 18).
 
 use pgmesh_postgres::WalFileName;
@@ -172,7 +172,7 @@ fn what_the_lost_disk_kept_is_forgotten_and_its_names_with_it() {
     assert_eq!(assigned(&world, 1), Generation(7));
 }
 
-/// What was garbage in a repository that was removed is forgotten without waiting for anybody.
+/// Garbage in a repository that is removed is forgotten without waiting for any session.
 #[test]
 fn a_late_write_to_a_repository_that_was_registered_again_is_passed_over() {
     let mut world = World::with_stanza();
@@ -213,7 +213,7 @@ fn a_stanza_is_described_under_a_name_that_was_not_deleted_since() {
     world.run(delete()).unwrap();
     let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     world.run(Command::ForgetGarbage { garbage }).unwrap();
-    // Somebody else had looked at the same time, and comes now.
+    // Another node had looked at the same time, and its command comes now.
     let since = world.applied();
     assert_eq!(world.run(create(looked, 0)), Err(Refusal::Recheck { since }));
     let looked = world.applied();

@@ -16,8 +16,8 @@ use crate::refusal::Refusal;
 use crate::reply::Reply;
 use crate::table::Table;
 
-/// Every backup that is committed from here on has looked at its chunks since: the commits that have not are refused.
-/// If it names one of these, it has taken the suspicion back ([`reprieve`]).
+/// Suspects chunks. Every backup that is committed from here on has looked at its chunks since: the commits that have
+/// not are refused. If a backup names a suspected chunk, it has taken the suspicion back ([`reprieve`]).
 pub(super) fn suspect<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) -> Outcome {
     let mut suspected = Vec::new();
     for digest in chunks {
@@ -34,10 +34,10 @@ pub(super) fn suspect<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest]) ->
     Ok(Reply::Suspected { since: step.index })
 }
 
-/// Invariant 5: no backup names a chunk that is still suspected since `suspected`. Those that were committed before
-/// were looked through since; of those that came later each has taken back what it names.
+/// Invariant 5: no backup names a chunk that is still suspected since `suspected`. The sweep has looked through the
+/// manifests of backups that were committed before; each later backup has taken back the chunks that it names.
 pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], suspected: LogIndex) -> Outcome {
-    // What is taken up from a repository has not looked at any chunk.
+    // A backup that is taken up from a repository has not looked at any chunk.
     let adopted: LogIndex = step.txn.record(Table::Mesh, key::ADOPTED)?.unwrap_or_default();
     if adopted > suspected {
         return Err(Refusal::Recheck { since: adopted }.into());
@@ -75,13 +75,13 @@ pub(super) fn condemn<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[Digest], su
 }
 
 /// A backup may rest on chunks that it was told of before they were condemned. While its session is open no DELETE has
-/// been sent for them (invariant 5: whatever a session that began before `since` may need stays), so they are good as
-/// they are. Those that are suspected only are good whenever it began.
+/// been sent for them (invariant 5: an object that was condemned at `since` stays while a session is open that began
+/// before), so they are good as they are. Chunks that are only suspected are good whenever the session began.
 pub(super) fn reprieve<B: Base>(step: &mut Step<'_, '_, B>, session: SessionId, chunks: &[CondemnedChunk]) -> Outcome {
     need_session(step, session)?;
     let mut reprieved = 0;
     for CondemnedChunk { digest, since } in chunks {
-        // What was condemned before the session began may be deleted already.
+        // A chunk that was condemned before the session began may be deleted already.
         let is_taken_back =
             clear(step, *digest, *since)? || (session.0 < *since && reprieve_one(step, *digest, *since)?);
         if is_taken_back {
@@ -110,7 +110,7 @@ fn reprieve_one<B: Base>(step: &mut Step<'_, '_, B>, digest: Digest, since: LogI
         return Ok(false);
     };
     let repositories = repositories(step)?;
-    // What a walk withdraws is not counted again behind its back.
+    // A replica that a walk withdraws is not counted again behind the walk's back.
     let stays = |replica: &Replica| {
         let mut staying = repositories.iter().filter(|(_, record)| record.change.is_none());
         staying.any(|(repo, _)| *repo == replica.repo)
@@ -149,7 +149,8 @@ fn reprieve_one<B: Base>(step: &mut Step<'_, '_, B>, digest: Digest, since: LogI
 pub(super) fn forget<B: Base>(step: &mut Step<'_, '_, B>, chunks: &[CondemnedChunk], kept: &[GarbageKey]) -> Outcome {
     for CondemnedChunk { digest, since } in chunks {
         let (key, since) = (key::chunk(digest), *since);
-        // One that was uploaded again and condemned again since has other objects, which nobody has deleted.
+        // A chunk that was uploaded again and condemned again since has other objects, which the collector has not
+        // deleted.
         if step.txn.record::<LogIndex>(Table::Condemned, &key)? == Some(since) {
             need_no_older_session(step, since)?;
             let record = step.txn.record::<ChunkRecord>(Table::Chunks, &key)?;
@@ -215,12 +216,12 @@ pub(super) fn raise_floor<B: Base>(step: &mut Step<'_, '_, B>, generation: Gener
     if names::raise_floor(step, generation)? {
         step.audit(format!("new objects have generation {generation} or a higher one"));
     }
-    // What the repository holds already was named before.
+    // Objects that lie in repositories were named before.
     orphans::raise_era_floor(step)?;
     Ok(Reply::Done)
 }
 
-/// Invariant 5: what the repository keeps keeps its name, too.
+/// Invariant 5: an object that stays in the repository keeps its name, too.
 fn set_aside<B: Base>(step: &mut Step<'_, '_, B>, row: &GarbageKey, garbage: &Garbage) -> Outcome<()> {
     let key = key::garbage(row);
     if step.txn.get(Table::Kept, &key)?.is_none() {
@@ -230,7 +231,7 @@ fn set_aside<B: Base>(step: &mut Step<'_, '_, B>, row: &GarbageKey, garbage: &Ga
     Ok(())
 }
 
-/// Invariant 5: what a session that began before `since` may still use is neither deleted nor forgotten.
+/// Invariant 5: an object that a session from before `since` may still use is neither deleted nor forgotten.
 fn need_no_older_session<B: Base>(step: &Step<'_, '_, B>, since: LogIndex) -> Outcome<()> {
     match oldest_session(step.txn)? {
         Some(session) if session.0 < since => Err(Refusal::SessionOpen { session, since }.into()),

@@ -88,7 +88,7 @@ pub(super) fn report_loss<B: Base>(step: &mut Step<'_, '_, B>, loss: CatalogLoss
     Ok(Reply::Done)
 }
 
-/// What the catalog has lost is given up.
+/// An administrator gives up the lost part of the catalog.
 pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogIndex, branch: u64) -> Outcome {
     let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
     let Some(loss) = past.loss.as_ref().filter(|loss| loss.position == position) else {
@@ -115,7 +115,7 @@ pub(super) fn accept_loss<B: Base>(step: &mut Step<'_, '_, B>, position: LogInde
         era: past.era.max(loss.era).saturating_add(1),
         branch,
         loss: None,
-        // Whoever wrote the proof may have deleted something since.
+        // The catalog that wrote the proof may have deleted objects since.
         uncompared: all_repositories(step)?,
         unlisted: all_repositories(step)?,
     };
@@ -151,7 +151,7 @@ pub(super) fn begin_era<B: Base>(
     Ok(Reply::Done)
 }
 
-/// Refuses what would be acknowledged in a catalog that has lost something, or that another has taken the place of.
+/// Refuses a command if a part of the catalog is lost, or another catalog has taken its place.
 pub(super) fn refuse_lost<B: Base>(step: &Step<'_, '_, B>) -> Outcome<()> {
     let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
     match past.loss {

@@ -1,7 +1,7 @@
 //! The function from state and command to new state.
 //!
 //! Invariant 10: it reads the tables and the command and nothing else — no clock, no randomness, no I/O — so that every
-//! node comes to the same state, whatever the batches in which it is given the commands.
+//! node comes to the same state, however the commands are batched.
 
 mod adopt;
 mod backup;
@@ -102,8 +102,8 @@ impl<B: Base> Step<'_, '_, B> {
     }
 }
 
-/// The highest level of this program: see [`Levels`](crate::model::Levels). A change of what any command does to the
-/// tables is a new one, and asks for the catalog's level first.
+/// The highest level of this program: see [`Levels`](crate::model::Levels). A change of any command's effect on the
+/// tables is a new level, and asks for the catalog's level first.
 pub const LEVEL: u32 = 1;
 
 /// The position that the next command will have.
@@ -116,8 +116,8 @@ pub fn next_index<B: Base>(txn: &Txn<'_, B>) -> Result<LogIndex, ReadError> {
 }
 
 /// Applies a command at `index`, which must be [`next_index`]. A refused command changes nothing but that it counts and
-/// that its refusal is remembered; so does one whose request was applied before, which gets the same answer again. What
-/// would leave a record that is too large to be read back is refused as well.
+/// that its refusal is remembered. A command whose request was applied before changes no more, and gets the same answer
+/// again. A command is also refused if it would leave a record that is too large to be read back.
 ///
 /// # Errors
 /// The tables cannot be read. Then nothing of the transaction may be used.
@@ -187,7 +187,7 @@ fn bound_audit<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex) -> Result<(), Rea
     Ok(())
 }
 
-/// Remembers an outcome. One that is itself too large to be kept takes the command with it.
+/// Remembers an outcome. If the outcome itself is too large to be kept, the command is refused.
 fn remember<B: Base>(
     txn: &mut Txn<'_, B>,
     id: RequestId,
@@ -204,8 +204,8 @@ fn remember<B: Base>(
     Ok(outcome)
 }
 
-/// Leaves an entry out that cannot be applied: of all its commands only a line in the audit trail is left. It counts as
-/// one command, with whatever state it is applied to.
+/// Leaves an entry out that cannot be applied: its commands leave only a line in the audit trail. The entry counts as
+/// one command, with any state.
 pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposals: &[Proposal]) {
     let names: BTreeSet<&str> = proposals.iter().map(|proposal| proposal.command.name()).collect();
     let names: Vec<&str> = names.into_iter().collect();
@@ -224,7 +224,7 @@ pub fn skip<B: Base>(txn: &mut Txn<'_, B>, index: LogIndex, entry: &str, proposa
     txn.accept();
 }
 
-/// What acknowledges something to a client, which must not be done in a catalog that another has taken the place of.
+/// Whether a command acknowledges an object to a client. A catalog whose place another has taken must not do that.
 fn rests_on_the_present(command: &Command) -> bool {
     matches!(
         command,

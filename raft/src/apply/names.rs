@@ -2,16 +2,16 @@
 //!
 //! A name (object, repository, generation) that the collector may have deleted is never assigned again: a DELETE that
 //! is late would hit the new object. While the catalog remembers such a name, as a replica of a condemned chunk, as
-//! garbage or as a mark of what is kept, the name is *taken*. When it forgets it, the *floor* rises above its
-//! generation. A name is assigned above what is taken and not below the floor.
+//! garbage or as a mark of an object that its repository keeps, the name is *taken*. When the catalog forgets it, the
+//! *floor* rises above its generation. A name is assigned above the taken ones and not below the floor.
 //!
 //! ```text
 //! assigned ── uploaded ── claimed (a replica) ── withdrawn (taken) ── deleted ── forgotten (below the floor)
 //! ```
 //!
-//! A claim is judged by what is taken alone: the floor may have risen since the name was assigned, for somebody else's
-//! object. What makes that right: a name that was taken after it was assigned is not forgotten before its claim can
-//! come ([`assigned_before`] and decision 18).
+//! A claim is judged by the taken names alone: the floor may have risen since the name was assigned, for another
+//! object. This is right because a name that was taken after it was assigned is not forgotten before its claim can come
+//! ([`assigned_before`] and decision 18).
 
 use pgmesh_storage::{Digest, Generation};
 
@@ -39,8 +39,8 @@ pub(crate) fn free_generation<B: Base>(
     Ok(lowest.max(held.unwrap_or_default()))
 }
 
-/// The lowest generation above the object's garbage, kept or not: what a claim must have, whenever its name was
-/// assigned.
+/// The lowest generation above the object's garbage, kept or not: a claim must have it or a higher one, whenever its
+/// name was assigned.
 pub(super) fn lowest_claim<B: Base>(base: &B, object: &ObjectRef) -> Result<Generation, ReadError> {
     let mut lowest = Generation::FIRST;
     let prefix = key::object(object);
@@ -57,8 +57,8 @@ pub(super) fn lowest_claim<B: Base>(base: &B, object: &ObjectRef) -> Result<Gene
     Ok(lowest)
 }
 
-/// Invariant 5: says which generation must be used instead, if one of `given` lies under a name that may be deleted
-/// any moment.
+/// Invariant 5: if a replica of `given` has a name that may be deleted any moment, returns the generation that must be
+/// used instead.
 pub(super) fn stale<B: Base>(
     step: &Step<'_, '_, B>,
     object: &ObjectRef,

@@ -1,5 +1,5 @@
-//! The nodes of the mesh. A number in the Raft group stands for one disk: a name that comes back with an empty one gets
-//! another number, so that what the old disk had promised is never expected of the new one.
+//! The nodes of the mesh. A number in the Raft group stands for one disk: a name that comes back with an empty disk
+//! gets another number, so that no promise of the old disk is expected of the new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ const REVOKED_KEPT: usize = 128;
 /// The longest reason in the audit trail, in characters.
 const REASON_CHARACTERS: usize = 500;
 
-/// What a node says of itself.
+/// A node's description of itself.
 pub(super) struct Given {
     pub(super) region: String,
     pub(super) advertise: Vec<String>,
@@ -288,7 +288,8 @@ pub(super) fn set_vote<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName, vot
     Ok(Reply::Done)
 }
 
-/// A shared repository that is forgotten, or whose definition changed, is reached by nobody until nodes say so again.
+/// A shared repository that is forgotten, or whose definition changed, is reached by no node until the nodes announce
+/// it again.
 pub(super) fn lose_reach<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Result<(), ReadError> {
     let rows = step.txn.records::<NodeRecord>(Table::Nodes, &[]);
     for row in rows.collect::<Result<Vec<_>, _>>()? {

@@ -25,7 +25,7 @@ pub(crate) struct Found {
     pub(crate) archive: Option<ArchiveId>,
 }
 
-/// Looks an object up, whatever its kind. Condemned chunks are not found (invariant 5).
+/// Looks up an object of any kind. Condemned chunks are not found (invariant 5).
 pub(crate) fn find<B: Base>(base: &B, object: &ObjectRef) -> Result<Option<Found>, ReadError> {
     let found = match object {
         ObjectRef::Chunk(digest) => base
@@ -192,7 +192,7 @@ pub(super) fn count_replica<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, 
     })
 }
 
-/// Counts a mark of what a repository does not let go; `by` is 1 or −1.
+/// Counts a mark of an object that its repository does not let go; `by` is 1 or −1.
 pub(super) fn count_kept<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, by: i8) -> Result<(), ReadError> {
     count(step, repo, |counters| {
         counters.kept = counters.kept.saturating_add_signed(i64::from(by));
@@ -240,9 +240,9 @@ pub(super) fn throw_away<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef
     step.txn.put(Table::Garbage, key::garbage(&key), garbage);
 }
 
-/// The replicas of those claims that name the repository that is registered under their number (see [`Claim`]). The
-/// others are passed over, so that the object stays owed to the repository that has the number now: the bytes are in
-/// another one, which was replaced or removed since.
+/// The replicas of the claims that name the repository that is registered under their number (see [`Claim`]). Other
+/// claims are passed over, so that the object stays owed to the repository that has the number now: the bytes are in
+/// another repository, which was replaced or removed since.
 pub(super) fn counting<B: Base>(step: &Step<'_, '_, B>, claims: &[Claim]) -> Result<Vec<Replica>, ReadError> {
     let mut replicas = Vec::with_capacity(claims.len());
     for Claim { replica, identity } in claims {
@@ -266,7 +266,7 @@ pub(super) fn place_new<B: Base>(
     if let Some(stale) = stale(step, object, given.digest, &counting)? {
         return Err(Refusal::StaleGenerations(vec![stale]).into());
     }
-    // The uploads that are still under way have the name of those that are done, and shall count, too.
+    // Uploads that are still under way have the same name as the finished ones, and shall count, too.
     let given_under = counting.iter().map(|replica| replica.generation).min();
     let generation = match given_under {
         Some(generation) => generation,
@@ -294,7 +294,7 @@ pub(super) fn place_new<B: Base>(
     Ok(replicas)
 }
 
-/// Keeps the index of the objects of which no good replica is left: nobody can pay their debts.
+/// Keeps the index of the objects of which no good replica is left: no node can pay their debts.
 pub(super) fn note_lost<B: Base>(step: &mut Step<'_, '_, B>, object: &ObjectRef, replicas: &[Replica]) {
     let key = key::object(object);
     if replicas.is_empty() {
@@ -334,8 +334,8 @@ pub(super) fn place_more<B: Base>(
         let debt: Option<Debt> = step.txn.record(Table::Debts, &key::debt(replica.repo, object))?;
         let lowest = match debt {
             Some(debt) => debt.generation,
-            // The repository was registered after the object was known. It may have been removed before that, and what
-            // was garbage there was forgotten without waiting for any session.
+            // The repository was registered after the object was known. It may have been removed before that; then its
+            // garbage was forgotten without waiting for any session.
             None => free_generation(step.txn, object, &[])?,
         };
         if replica.generation >= lowest {
@@ -412,7 +412,7 @@ pub(super) fn report_bad<B: Base>(
     let Claim { replica: bad, identity } = bad;
     let repo = bad.repo;
     let record: Option<RepositoryRecord> = step.txn.record(Table::Repositories, &key::repository(repo))?;
-    // What was read in another repository says nothing of the one that has its number now.
+    // A report on another repository says nothing of the repository that has its number now.
     let record = record.filter(|record| record.is_at(identity));
     let Some(known) = find(step.txn, object)? else {
         return Ok(Reply::Withdrawn { remaining: 0 });

@@ -1,8 +1,8 @@
 //! Objects that lie in a repository and that the catalog does not know: they become garbage.
 //!
-//! A scan only says what it has seen. Whether an object is unknown is decided here, at one position of the log; and
-//! nothing is deleted but garbage, in the way of all garbage ([`collector`](super::garbage)). That is what makes it
-//! safe while the name may have been assigned and its claim is on its way (decision 36):
+//! A scan only reports the objects that it has seen. Whether an object is unknown is decided here, at one position of
+//! the log; and only garbage is deleted, by the [`collector`](super::garbage). This is safe even if the name may have
+//! been assigned and its claim is on its way (decision 36):
 //!
 //! ```text
 //! name assigned ── written ─────────────── claim: refused, written again under a name above
@@ -26,8 +26,8 @@ use crate::reply::Reply;
 use crate::table::Table;
 use crate::{key, limits};
 
-/// No name below was assigned in this era of the catalog. Of what an earlier era has written, a part of the catalog
-/// that is lost may have known more.
+/// No name below was assigned in this era of the catalog. The lost part of the catalog may have known objects that an
+/// earlier era has named.
 pub(crate) fn era_floor<B: Base>(base: &B) -> Result<Generation, ReadError> {
     Ok(base.record(Table::Mesh, key::ERA_FLOOR)?.unwrap_or_default())
 }
@@ -39,13 +39,13 @@ pub(super) fn raise_era_floor<B: Base>(step: &mut Step<'_, '_, B>) -> Result<(),
     Ok(())
 }
 
-/// Whether the catalog knows an object, or somebody may be writing it with the catalog's knowledge.
+/// Whether the catalog knows an object, or has assigned its name to a write that may be under way.
 pub(crate) fn is_known<B: Base>(base: &B, name: &GarbageKey, digest: Digest) -> Result<bool, ReadError> {
     let row = key::garbage(name);
     if base.get(Table::Garbage, &row)?.is_some() || base.get(Table::Kept, &row)?.is_some() {
         return Ok(true);
     }
-    // Whoever pays it may have written it already. And it may be the last copy of what is lost.
+    // A repair that pays the debt may have written the object already. And it may be the last copy of a lost object.
     if base.get(Table::Debts, &key::debt(name.repo, &name.object))?.is_some() {
         return Ok(true);
     }
@@ -56,13 +56,13 @@ pub(crate) fn is_known<B: Base>(base: &B, name: &GarbageKey, digest: Digest) -> 
         return Ok(chunk.is_some_and(|chunk| chunk.replicas.iter().any(is_it)));
     }
     Ok(find(base, &name.object)?.is_some_and(|found| {
-        // Of what is known by its name alone nobody knows which content is the right one.
+        // If an object is known by its name alone, any content may be the right one.
         found.object.is_unknown() || found.object.digest == digest && found.object.replicas.iter().any(is_it)
     }))
 }
 
-/// Whether this catalog can have assigned a name. A file of any other generation was written by nobody of this mesh. If
-/// it became garbage, its generation would be taken as the lowest of new names, and there is none above the last.
+/// Whether this catalog can have assigned a name. No node of this mesh has written a file of any other generation. If
+/// such a file became garbage, new names would begin above its generation, and there is none above the last.
 pub(crate) fn may_be_assigned<B: Base>(base: &B, name: &GarbageKey) -> Result<bool, ReadError> {
     let held = find(base, &name.object)?.map(|found| found.object.replicas);
     let free = names::free_generation(base, &name.object, &held.unwrap_or_default())?;
@@ -70,8 +70,8 @@ pub(crate) fn may_be_assigned<B: Base>(base: &B, name: &GarbageKey) -> Result<bo
     Ok(name.generation.0 <= highest && (name.generation.0 as usize) < limits::LOSS_GENERATIONS)
 }
 
-/// The scan of a repository of which every object that the catalog knows is a replica or a debt. Refused while that is
-/// not so: what is there would be taken for unknown.
+/// The record of a repository's scan. Refused while an object that the catalog knows may be neither a replica nor a
+/// debt of the repository: the scan would take it for unknown.
 fn scan_of<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, identity: &PlacedIdentity) -> Outcome<OrphanScan> {
     let record = need_repository(step, repo)?;
     let past: CatalogPast = step.txn.record(Table::Mesh, key::PAST)?.unwrap_or_default();
@@ -135,7 +135,7 @@ fn forget<B: Base>(
     Ok(known)
 }
 
-/// Invariant 5: what is not known at this position is garbage from here on.
+/// Invariant 5: an object that is not known at this position is garbage from here on.
 pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans) -> Outcome {
     let repo = given.repo;
     let mut scan = scan_of(step, repo, &given.identity)?;
@@ -153,7 +153,7 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
         if ObjectPath::parse(&orphan.path).is_some_and(|path| path.part().is_some()) {
             continue;
         }
-        // What stays takes no room from others.
+        // An object that stays takes no room from others.
         forget(step, &mut scan, row)?;
         if orphan.generation < lowest || is_known(step.txn, &name, orphan.digest)? || !may_be_assigned(step.txn, &name)?
         {
@@ -163,7 +163,7 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
             since: step.index,
             digest: orphan.digest,
             archive: orphan.archive,
-            // Of what lies in parts nothing is proposed: this is one object.
+            // Parts of a WAL file are not proposed: this is one object.
             plain_length: 0,
         };
         step.txn.put(Table::Garbage, key::garbage(&name), &garbage);
@@ -175,7 +175,7 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
         bytes += sighted.bytes;
         first.get_or_insert(orphan.path);
     }
-    // A push has no session. One that looked before looks again: its name may be forgotten by then.
+    // A push has no session. A push that looked before must look again: its name may be forgotten by then.
     for name in stanzas {
         if let Some(mut owner) = step.txn.record::<StanzaRecord>(Table::Stanzas, &key::stanza(&name))? {
             owner.since = step.index;
@@ -192,7 +192,7 @@ pub(super) fn discard<B: Base>(step: &mut Step<'_, '_, B>, given: DiscardOrphans
     Ok(Reply::Discarded { objects, bytes })
 }
 
-/// A walk drops what was seen in a repository that is removed or replaced.
+/// A walk drops the rows of a repository that is removed or replaced.
 pub(super) fn drop_row<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, row: Vec<u8>) -> Result<(), ReadError> {
     let known = step.txn.record(Table::OrphanScans, &key::repository(repo))?;
     let mut scan: OrphanScan = known.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What scans of repositories may make garbage, and what they may not.
+//! The objects that scans of repositories may make garbage, and the objects that they may not.
 
 use pgmesh_postgres::WalFileName;
 use pgmesh_storage::{DbId, Generation, StanzaName};
@@ -140,7 +140,7 @@ fn every_session_of_the_first_scan_has_ended_before_the_second_begins() {
         1,
         "the younger one saw it being unknown"
     );
-    // It stays there until that one has ended, too.
+    // The object stays until the younger session has ended, too.
     let garbage: Vec<_> = world.view().garbage(None).map(garbage_object).collect();
     let forget = Command::ForgetGarbage { garbage };
     assert!(matches!(world.run(forget), Err(Refusal::SessionOpen { session, .. }) if session == younger));
@@ -152,13 +152,13 @@ fn what_the_catalog_knows_stays() {
     // A replica.
     world.push(push_segment(1, 1, 1)).unwrap();
     stays(&mut world, &segment(1, 1, 0));
-    // A debt: whoever pays it may have written it already, also beside a damaged one.
+    // A debt: a repair may have paid it already, also under a name beside a damaged replica.
     let mut push = push_segment(1, 2, 2);
     push.object.claims = vec![claim(replica(1, 0))];
     world.push(push).unwrap();
     stays(&mut world, &segment(2, 2, 0));
     stays(&mut world, &segment(2, 2, 1));
-    // Garbage, and what is kept.
+    // Garbage, and an object that its repository keeps.
     let reported = segment(1, 1, 0);
     world.run(damaged(reported.object.clone(), replica(2, 0))).unwrap();
     stays(&mut world, &reported);
@@ -325,7 +325,7 @@ fn what_an_earlier_era_may_have_named_stays() {
     assert_eq!(world.view().era_floor().unwrap(), Generation(1000));
 }
 
-/// Whoever wrote it is none of this mesh, and no name is left above it.
+/// No node of this mesh has written the file, and no name is left above its generation.
 #[test]
 fn a_generation_that_was_never_assigned_stays_and_raises_nothing() {
     let mut world = World::with_stanza();
@@ -343,7 +343,7 @@ fn a_generation_that_was_never_assigned_stays_and_raises_nothing() {
     stays(&mut world, &segment(1, 1, 31 + tried + 1));
     see(&mut world, &segment(1, 1, 31 + tried));
     assert_eq!(discarded(&mut world, &segment(1, 1, 31 + tried)), 1);
-    // The last one of all, even where the floor has come near.
+    // The highest generation of all stays, even where the floor has come near.
     let generation = Generation((1 << 31) - 1);
     let begin = Command::BeginEra {
         era: 1,
@@ -357,7 +357,7 @@ fn a_generation_that_was_never_assigned_stays_and_raises_nothing() {
     stays(&mut world, &chunk(2, 1 << 31));
 }
 
-/// What the lost part of the catalog has named is below the floor that giving it up raises.
+/// The lost part of the catalog has named objects below the floor that giving it up raises.
 #[test]
 fn what_a_lost_part_of_the_catalog_may_have_named_stays_when_the_loss_is_accepted() {
     let mut world = World::with_stanza();
@@ -485,7 +485,7 @@ fn what_was_seen_is_bounded_and_makes_room() {
     );
     let ended = world.view().orphan_scan(repo(2)).unwrap().ended.unwrap();
     assert_eq!(ended.at, world.at);
-    // What an earlier scan says comes late.
+    // The report of an earlier scan comes late.
     let late = LogIndex(began.0 - 1);
     world.run(note(&[], &[&all[1]], Some(3), late)).unwrap();
     assert_eq!(world.view().orphan_scan(repo(2)).unwrap().next, None);

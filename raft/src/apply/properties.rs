@@ -1,5 +1,5 @@
-//! Random histories of a mesh: writers, repair, garbage collection and damage, all with delays between what they see,
-//! what they do to the repositories, and what they tell the catalog.
+//! Random histories of a mesh: writers, repair, garbage collection and damage. Each actor sees the catalog, changes the
+//! repositories and proposes a command with delays in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,14 +21,14 @@ use crate::reply::Reply;
 use crate::table::Table;
 use crate::{key, view::View};
 
-/// What really lies in the repositories.
+/// The objects that really lie in the repositories.
 type Disk = BTreeSet<(ObjectRef, Digest, Replica)>;
 
-/// What someone has done and not told the catalog yet.
+/// A step that an actor has done and not told the catalog yet.
 enum Promise {
     /// Chunks or WAL were uploaded, or garbage was chosen: propose this.
     Propose(Command),
-    /// These chunks are suspected since then: look through the backups, and condemn what none refers to.
+    /// These chunks are suspected since then: look through the backups, and condemn the chunks that none refers to.
     Look(LogIndex, Vec<Digest>),
     /// A backup that refers to these chunks, all of which were in so many repositories.
     Commit(SessionId, LogIndex, Vec<Digest>, String, u16),
@@ -38,7 +38,7 @@ enum Promise {
 struct Simulation {
     world: World,
     disk: Disk,
-    /// What was ever deleted.
+    /// All objects that were ever deleted.
     deleted: Disk,
     promises: Vec<Promise>,
     sessions: Vec<SessionId>,
@@ -171,7 +171,7 @@ impl Simulation {
         }
     }
 
-    /// Registers the third repository: what lies there, or an empty one in its place.
+    /// Registers the third repository, with its objects or with an empty disk in its place.
     fn register(&mut self, a: u8) {
         let third = repo(3);
         let mut command = register(3);
@@ -187,8 +187,8 @@ impl Simulation {
         drop(self.world.run(command));
     }
 
-    /// A step of forgetting the third repository. What lies there stays. Unless it is forced, no object loses its last
-    /// replica.
+    /// A step of forgetting the third repository. Its objects stay on the disk. Unless it is forced, no object loses
+    /// its last replica.
     fn retire(&mut self, force: bool) {
         let third = repo(3);
         let record = self.view().repository(third).unwrap();
@@ -209,14 +209,14 @@ impl Simulation {
         );
     }
 
-    /// Loses the disk of a repository, or makes another step of owing what it held.
+    /// Loses the disk of a repository, or makes another step of owing the lost replicas.
     fn replace(&mut self, a: u8) {
         let lost = repo(2);
         let record = self.view().repository(lost).unwrap().unwrap();
         let mut uuid = record.uuid;
         if record.change.is_none() {
             uuid = format!("uuid-2-{}-{a}", self.world.at);
-            // What is on its way there has been written to the lost one.
+            // Writes that are on their way have gone to the lost disk.
             self.disk.retain(|(_, _, replica)| replica.repo != lost);
         }
         let command = Command::ReplaceRepository {
@@ -400,7 +400,7 @@ impl Simulation {
         self.promises.push(Promise::Propose(Command::Forget { chunks, kept }));
     }
 
-    /// A session takes back whatever it may.
+    /// A session takes back all chunks that it may.
     fn reprieve(&mut self, a: u8) {
         let Some(session) = self.session(a) else { return };
         let condemned: Vec<_> = self.view().condemned(None).map(Result::unwrap).collect();
@@ -452,7 +452,7 @@ impl Simulation {
         self.disk.insert(row);
     }
 
-    /// The repository lets go, for once, what it has kept.
+    /// The repository lets go, for once, of the objects that it has kept.
     fn let_go(&mut self) {
         let rows: Vec<_> = self.view().kept(None).map(Result::unwrap).collect();
         let mut garbage = Vec::new();
@@ -466,7 +466,7 @@ impl Simulation {
 
     fn check_backup(&mut self, a: u8, b: u8) {
         if a.is_multiple_of(2) {
-            // Nobody else's lock is in the way.
+            // No other session's lock is in the way.
             while !self.sessions.is_empty() {
                 self.close_session(0);
             }
@@ -558,7 +558,7 @@ impl Simulation {
             }
         }
         for row in self.view().kept(None) {
-            // Invariant 5: what a repository keeps shares its name with nothing that counts.
+            // Invariant 5: an object that a repository keeps shares its name with no counted replica.
             let (key, _) = row.unwrap();
             let replica = Replica {
                 repo: key.repo,

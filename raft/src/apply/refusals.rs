@@ -1,4 +1,4 @@
-//! What the catalog takes and what it refuses, one story each.
+//! Commands that the catalog takes and commands that it refuses, one story each.
 
 use pgmesh_postgres::{PgVersion, SystemId, WalFileName};
 use pgmesh_storage::{DbId, Generation};
@@ -306,7 +306,7 @@ fn invariant_5_what_a_session_may_use_is_not_forgotten() {
         })
         .unwrap();
     let condemn = |world: &mut World| world.condemn(vec![digest(1)]);
-    // While the backup runs that has added it, nobody can tell whether it refers to it.
+    // While the backup runs that has added the chunk, the catalog cannot tell whether it refers to it.
     let nothing = condemn(&mut world);
     assert_eq!(nothing, Ok(Reply::Condemned { chunks: 0 }));
     let writer = world.open_session(SessionKind::Backup);

@@ -48,7 +48,7 @@ fn invariant_12_a_promoted_server_gives_what_lies_before_its_timeline() {
     let mut world = World::with_stanza();
     world.push(push_segment(1, 1, 1)).unwrap();
     let from = |instance: &str, on: u32, timeline, segment: u8| PushSegment {
-        // Segments are of 16 MiB: the one with the switch is the fourth.
+        // Segments have 16 MiB: the switch lies in the fourth segment.
         server: server(instance, on, if on == 2 { &[(1, 0x0480_0000)] } else { &[] }),
         ..push_segment(timeline, segment.into(), segment)
     };
@@ -89,7 +89,7 @@ fn invariant_12_a_server_in_recovery_writes_nothing() {
     assert!(is_refused(world.push(standby(1, 2))));
     world.push(push_segment(1, 2, 2)).unwrap();
     assert!(matches!(world.push(standby(1, 2)), Ok(Reply::AlreadyThere { .. })));
-    // The primary is gone, and the standby follows another one.
+    // The primary is gone, and the standby follows another primary.
     world.push(push_history(2, &[(1, 0x0480_0000)])).unwrap();
     let moved = |segment: u8| PushSegment {
         server: Server {
@@ -137,7 +137,7 @@ fn invariant_3_what_nobody_needs_is_set_aside_under_a_name_of_its_own() {
     let known = world.view().segment(&stanza(), DbId(1), &of).unwrap().unwrap();
     assert_eq!(known.object.digest, digest(4));
     assert!(world.push(push_segment(1, 5, 5)).is_ok());
-    // What is needed is not set aside.
+    // A segment that a recovery needs is not set aside.
     let mut needed = aside(8, None);
     needed.file = WalFileName::Aside {
         segment: segment_name(1, 3),
@@ -255,11 +255,11 @@ fn invariant_12_a_clone_on_another_machine_waits_until_the_first_is_silent() {
         );
         assert!(is_refused(refusal));
     }
-    // The same bytes are no harm, and one without a machine of its own differs from nobody.
+    // The same bytes are no harm, and a server whose machine is unknown differs from no machine.
     assert!(matches!(world.push(on_machine("n", 2)), Ok(Reply::AlreadyThere { .. })));
     world.push(on_machine("", 3)).unwrap();
     assert_eq!(machine(&world), "m");
-    // One that seldom pushes is waited for longer.
+    // A server that seldom pushes is waited for longer.
     world.at += 200;
     world.push(on_machine("m", 4)).unwrap();
     world.at += 390;
@@ -269,7 +269,7 @@ fn invariant_12_a_clone_on_another_machine_waits_until_the_first_is_silent() {
     world.push(on_machine("n", 5)).unwrap();
     assert_eq!(machine(&world), "n");
     assert!(is_refused(world.push(on_machine("m", 6))), "now that one is the other");
-    // A clock that was far ahead stops nobody.
+    // A clock that was far ahead stops no server.
     world.at -= 10_000;
     world.push(on_machine("m", 6)).unwrap();
     // By an administrator's word at once, and that holds.
@@ -300,7 +300,7 @@ fn invariant_12_where_a_writer_was_seen_last_is_known() {
         (seen.at, seen.address.as_str(), seen.segment),
         (100, "10.0.0.1", segment_name(1, 1))
     );
-    // What is not new, and what a standby gives, says nothing of the writer.
+    // A push that is not new, and a push by a standby, say nothing of the writer.
     world.at = 198;
     world.push(on_machine("m", 1)).unwrap();
     assert_eq!(last(&world).unwrap().at, 100);
@@ -373,7 +373,7 @@ fn archived(world: &World) -> Vec<(WalFileName, bool)> {
         .collect()
 }
 
-/// As it is pushed after something of that name was forgotten: under another object name.
+/// A push of a name of which a file was forgotten: under another object name.
 fn again(push: PushSegment, content: u8) -> PushSegment {
     let mut push = push;
     push.object.digest = digest(content);
@@ -388,7 +388,8 @@ fn invariant_12_what_a_copy_has_pushed_can_be_forgotten_and_the_originals_goes_i
         world.push(push_segment(1, number.into(), number)).unwrap();
     }
     let upto = world.applied();
-    // So many files at once, the last ones first: no hole is left behind by whoever is killed between two steps.
+    // So many files at once, the last ones first: an administrator's program that is killed between two steps leaves no
+    // hole behind.
     let refused = world.run(forget(segment(5), upto));
     assert!(
         matches!(refused, Err(Refusal::Recheck { .. })),
@@ -397,7 +398,7 @@ fn invariant_12_what_a_copy_has_pushed_can_be_forgotten_and_the_originals_goes_i
     let before = world.view().garbage(None).count();
     world.run(forget(segment(6), upto)).unwrap();
     assert!(world.view().garbage(None).count() > before, "their objects are deleted");
-    // Invariant 7: nobody is told that the first one was never archived.
+    // Invariant 7: no client is told that the first of the forgotten files was never archived.
     let known = |numbers: &[u32]| -> Vec<_> { numbers.iter().map(|number| (segment(*number), true)).collect() };
     let mut with_mark = known(&[1, 2, 3, 4, 5]);
     with_mark.push((segment(6), false));
@@ -407,7 +408,7 @@ fn invariant_12_what_a_copy_has_pushed_can_be_forgotten_and_the_originals_goes_i
     assert!(matches!(stale, Err(Refusal::StaleGenerations(_))), "{stale:?}");
     world.push(again(push_segment(1, 6, 66), 66)).unwrap();
     assert_eq!(archived(&world), known(&[1, 2, 3, 4, 5, 6]));
-    // One that began before, and found what is gone, looks again.
+    // A push that began before, and found a file that is gone, looks again.
     let late = PushSegment {
         checked_at: upto,
         ..again(push_segment(1, 7, 77), 77)
@@ -432,7 +433,7 @@ fn invariant_1_a_wish_to_forget_that_comes_late_or_twice_takes_nothing_newer() {
     let with_both = [1, 2, 3].map(|number| (segment(number), true));
     assert_eq!(world.run(wish), Ok(Reply::Done), "late");
     assert_eq!(archived(&world), with_both);
-    // Some of it is what was meant, and some is not: somebody pushes on.
+    // Some of the files are older than `upto`, and some are newer: a server pushes on.
     let mixed = world.run(forget(segment(1), upto));
     assert!(matches!(mixed, Err(Refusal::WalSince { .. })), "{mixed:?}");
     assert_eq!(archived(&world), with_both);
@@ -465,7 +466,7 @@ fn invariant_12_what_branches_off_is_forgotten_first_and_a_backups_wal_with_the_
     world.run(forget(history, upto)).unwrap();
     let record = world.view().stanza(&stanza()).unwrap().unwrap();
     assert!(record.histories.is_empty() && !record.writers.contains_key(&TimelineId(2)));
-    // The original's promotion is another one.
+    // The original has another promotion.
     world.push(again(push_history(2, &[(1, 0x0480_0000)]), 99)).unwrap();
     let session = world.begin_backup(LABEL);
     let upto = world.applied();

@@ -1,4 +1,5 @@
-//! What the catalog takes and refuses of nodes, sessions that move, repeated requests, and repositories that go.
+//! Stories of nodes, sessions that move, repeated requests, and repositories that go: what the catalog takes and
+//! refuses.
 
 use std::collections::BTreeSet;
 
@@ -122,7 +123,7 @@ fn a_node_with_another_format_is_not_admitted() {
     );
 }
 
-/// Whoever has a node's token becomes that node, and not one that is only silent.
+/// The bearer of a node's token takes that node's place, and not the place of another node that is only silent.
 #[test]
 fn a_token_of_a_node_is_for_one_name_and_for_the_place_that_was_meant() {
     let mut world = World::empty();
@@ -244,7 +245,7 @@ fn the_records_of_tokens_are_bounded_and_a_good_one_is_not_forgotten() {
     }
     let full = world.run(create(2000, far));
     assert!(matches!(full, Err(Refusal::BeyondLimit { .. })), "{full:?}");
-    // Used ones make room, the one that was used first before the others.
+    // Used tokens make room, first the token that was used first.
     for number in [9, 8] {
         world.run(redeem(number)).unwrap();
     }
@@ -524,7 +525,7 @@ fn a_replaced_disk_is_owed_all_that_the_lost_one_held() {
         node: name("n1"),
     };
     assert_eq!(world.run(replace.clone()), Ok(Reply::Replacing { more: true }));
-    // What was written meanwhile is owed: the walk may have gone past it.
+    // An object that was written meanwhile is owed: the walk may have gone past it.
     world.push(push_segment(1, 9, 9)).unwrap();
     steps(&mut world, &replace, &Reply::Replacing { more: true });
     assert_eq!(world.run(replace), Ok(Reply::Replacing { more: false }));

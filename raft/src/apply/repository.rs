@@ -168,7 +168,7 @@ pub(super) fn backfill<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey) -> Ou
     let more = objects.len() == BACKFILL_STEP;
     let mut debts = 0;
     for (object, stored) in &objects {
-        // Nobody can make what nobody knows.
+        // No node can make an object of unknown content.
         if stored.is_unknown() {
             continue;
         }

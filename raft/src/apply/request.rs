@@ -1,8 +1,8 @@
-//! Memory of the newest requests, so that one that is repeated, by way of another node or after a lost answer, has one
+//! Memory of the newest requests: if a request is repeated, by way of another node or after a lost answer, it has one
 //! effect.
 //!
-//! A ring has one slot for each of the newest positions. Whoever takes a slot forgets the request that had it: the rows
-//! are bounded, every command costs the same, and all nodes forget alike (invariant 10).
+//! A ring has one slot for each of the newest positions. A request that takes a slot displaces the request that had it:
+//! the rows are bounded, every command costs the same, and all nodes forget alike (invariant 10).
 
 use pgmesh_storage::{Digest, DigestSuite, wire};
 
@@ -19,12 +19,12 @@ use crate::table::Table;
 /// seconds: far fewer commands than this fit into that time. It is part of the catalog's format.
 pub(super) const REMEMBERED: u64 = 1 << 15;
 
-/// What a command is known by: an identifier that comes again with another command is no repetition.
+/// The digest of a command: a request identifier that comes again with another command is no repetition.
 pub(super) fn digest(command: &Command) -> Digest {
     DigestSuite::Blake3.digest(&wire::encode(command))
 }
 
-/// What became of a request that was applied before.
+/// The outcome of a request that was applied before.
 pub(super) fn outcome<B: Base>(
     txn: &Txn<'_, B>,
     id: RequestId,
@@ -40,7 +40,7 @@ pub(super) fn outcome<B: Base>(
     }))
 }
 
-/// Remembers what became of the request at `index`, and forgets the one whose slot it takes.
+/// Remembers the outcome of the request at `index`, and forgets the request whose slot it takes.
 pub(super) fn remember<B: Base>(
     txn: &mut Txn<'_, B>,
     id: RequestId,

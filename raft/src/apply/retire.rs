@@ -28,10 +28,10 @@ const STEP: usize = if cfg!(test) { 3 } else { 2_000 };
 
 /// How many debts of another repository are looked through for objects that are nowhere else.
 const MAX_DEBTS_SEARCHED: u64 = if cfg!(test) { 16 } else { 20_000 };
-/// How many bytes of rows one step looks at, whatever their number: what a command writes is bounded, too.
+/// How many bytes of rows one step looks at, whatever their number: the writes of a command are bounded, too.
 const STEP_BYTES: usize = 8 << 20;
 
-/// The tables whose rows mention a retired repository. Those that a replaced one is done with come first.
+/// The tables whose rows mention a retired repository. The walk over a replaced repository needs only the first ones.
 const TABLES: [Table; 8] = [
     Table::Chunks,
     Table::Segments,
@@ -42,7 +42,7 @@ const TABLES: [Table; 8] = [
     Table::Garbage,
     Table::Debts,
 ];
-/// With what the lost one kept: the empty one keeps nothing.
+/// Up to and with table `Kept`: the empty repository keeps nothing of the lost one.
 const REPLACED_TABLES: usize = 6;
 
 pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: bool) -> Outcome {
@@ -62,7 +62,7 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: 
         Walked::StillNeeded(object) => {
             step.audit(format!("repo{repo} stays: {object} is nowhere else"));
             record.change = None;
-            // Most of what was withdrawn lies there: the repair finds it when it comes to write it.
+            // Most of the withdrawn replicas lie there still: the repair finds them when it comes to write them.
             record.backfill = Some(Backfill::default());
             step.txn.put(Table::Repositories, key::repository(repo), &record);
             return Ok(Reply::StillNeeded { object });
@@ -86,8 +86,8 @@ pub(super) fn retire<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, force: 
 }
 
 /// Refuses to forget a repository while objects would have no other replica. Every other repository that is not being
-/// backfilled owes what it does not hold, so an object that is nowhere else is among the debts of each of them: the one
-/// that owes least tells.
+/// backfilled owes every object that it does not hold. So an object that is nowhere else is among the debts of each of
+/// them, and it suffices to search the repository that owes least.
 fn refuse_needed<B: Base>(step: &Step<'_, '_, B>, repo: RepoKey, force: bool) -> Outcome<()> {
     let mut others = repositories(step)?;
     others.retain(|(other, record)| *other != repo && !record.is_retiring());
@@ -166,7 +166,7 @@ pub(super) fn replace<B: Base>(
     replace_step(step, repo, record)
 }
 
-/// The next step of what is under way, as it was begun.
+/// The next step of the change that is under way, as it was begun.
 pub(super) fn go_on<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, record: RepositoryRecord) -> Outcome {
     match &record.change {
         Some(change) if change.kind == ChangeKind::Retiring => retire(step, repo, change.forced),
@@ -189,7 +189,7 @@ fn replace_step<B: Base>(step: &mut Step<'_, '_, B>, repo: RepoKey, mut record: 
     Ok(Reply::Replacing { more })
 }
 
-/// The refusal of whatever must wait for a walk's end.
+/// The refusal of a command that must wait for a walk's end.
 pub(super) fn changing(repo: RepoKey, kind: ChangeKind) -> Refusal {
     let doing = match kind {
         ChangeKind::Retiring => "removed from the mesh",
@@ -210,12 +210,12 @@ fn begin(record: &mut RepositoryRecord, kind: ChangeKind) {
         table: 0,
         after: None,
         orphans: 0,
-        // What is on a disk that is lost cannot be kept.
+        // The replicas on a lost disk cannot be kept.
         forced: kind == ChangeKind::Replacing,
     });
 }
 
-/// What one step of a walk has come to.
+/// The result of one step of a walk.
 enum Walked {
     /// Rows are left.
     More,
@@ -302,11 +302,11 @@ fn next_rows<B: Base>(
     Ok((rows, false))
 }
 
-/// What is done to each row.
+/// The work on each row.
 struct Visit {
     repo: RepoKey,
     kind: ChangeKind,
-    /// The repositories whose replicas stay: those that no walk goes over. Nothing where the walk is forced.
+    /// The repositories whose replicas stay, since no walk goes over them. `None` where the walk is forced.
     staying: Option<Vec<RepoKey>>,
     /// Chunks that have lost a replica, and how many they have left.
     withdrawn: Vec<(Digest, usize)>,
@@ -439,7 +439,7 @@ impl Visit {
             let debt = Debt {
                 since: step.at,
                 reason: DebtReason::Missing,
-                // Above the lost one's: whoever still holds the old disk's word for it is not believed.
+                // Above the lost replica's generation: a claim that rests on the old disk is passed over.
                 generation: free_generation(step.txn, object, &[lost])?,
                 bytes: stored.stored_length,
             };

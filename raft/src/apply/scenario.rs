@@ -124,7 +124,7 @@ impl World {
         self.run(Command::PushSegment(Box::new(PushSegment { checked_at, ..push })))
     }
 
-    /// Invites a node, in place of the one of its name if there is one, and admits it with this key.
+    /// Invites a node, in place of the member of its name if there is one, and admits it with this key.
     pub(crate) fn admit(&mut self, name: &str, key: u8) -> Result<Reply, Refusal> {
         let known = self.view().node(&name.parse().unwrap()).unwrap();
         let replaces = known.filter(NodeRecord::is_member).map(|known| known.node_id);

@@ -24,7 +24,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
     };
     let key = key::segment(&push.stanza, db.id, &push.file.to_string());
     let known = step.txn.record::<SegmentRecord>(Table::Segments, &key)?;
-    // What is known by name alone is archived anew.
+    // A file that is known by its name alone is archived anew.
     let known = known.filter(|known| !known.object.is_unknown());
     if let Some(known) = &known
         && known.object.digest != push.object.digest
@@ -38,7 +38,7 @@ pub(super) fn push<B: Base>(step: &mut Step<'_, '_, B>, push: PushSegment) -> Ou
         }
         .into());
     }
-    // What was uploaded before WAL was removed from the stanza may have been deleted with it.
+    // Objects that were uploaded before WAL was removed from the stanza may have been deleted with it.
     if push.checked_at < owner.since {
         return Err(Refusal::Recheck { since: owner.since }.into());
     }
@@ -96,7 +96,7 @@ fn note_push<B: Base>(step: &mut Step<'_, '_, B>, db: &Database, push: &PushSegm
     step.txn.put(Table::Pushes, key, &last);
 }
 
-/// A standby may have archived a segment before the server that wrote it. That one is bound all the same.
+/// A standby may have archived a segment before the server that wrote it. The writer is bound all the same.
 fn bind_by_same_bytes<B: Base>(step: &mut Step<'_, '_, B>, owner: &mut StanzaRecord, push: &PushSegment) {
     let timeline = push.file.timeline();
     let writes = matches!(push.file, WalFileName::Segment(_)) && push.server.writes(timeline);
@@ -161,8 +161,8 @@ fn fence<B: Base>(
             refuse_aside(step, owner, db, push, aside, last_push)?;
             return Ok(false);
         }
-        // Only what was judged is set aside. A map is made by a node of a segment that was archived: whoever wrote that
-        // one was looked at then.
+        // Only a file that was judged is set aside. A change map is made by a node, of a segment that was archived: the
+        // server that wrote the segment was judged then.
         (None, WalFileName::Aside { .. }) => return Err(Refusal::Recheck { since: step.index }.into()),
         (None, WalFileName::Map(segment)) => {
             refuse_stale_map(step, db, push, segment)?;
@@ -211,7 +211,8 @@ fn known<'a, B: Base>(step: &Step<'_, '_, B>, content: Option<Digest>, last_push
     }
 }
 
-/// What is set aside must be what nobody needs, and agree with what is archived as it is now.
+/// No recovery may ask for a file that is set aside, and the content that is archived now must be the one that it was
+/// compared with.
 fn refuse_aside<B: Base>(
     step: &Step<'_, '_, B>,
     owner: &StanzaRecord,
@@ -235,7 +236,8 @@ fn refuse_aside<B: Base>(
     }
 }
 
-/// A map must be of what is archived now: an incremental backup reads the pages that it names and no others.
+/// A change map must be of the content that is archived now: an incremental backup reads the pages that the map names
+/// and no others.
 fn refuse_stale_map<B: Base>(
     step: &Step<'_, '_, B>,
     db: &Database,
@@ -255,8 +257,8 @@ fn refuse_stale_map<B: Base>(
     }
 }
 
-/// A timeline is known when it is the first one, the first one that the archive sees, or mentioned by an archived
-/// history, also by one that had to be forgotten.
+/// A timeline is known when it is timeline 1, the first timeline that the archive sees, or mentioned by an archived
+/// history, even if that history had to be forgotten.
 fn refuse_unknown_timeline(owner: &StanzaRecord, push: &PushSegment, timeline: TimelineId) -> Result<(), Refusal> {
     let is_known = timeline == TimelineId(1)
         || owner.writers.is_empty()
@@ -339,7 +341,7 @@ pub(super) fn refuse_contradiction(
     Ok(())
 }
 
-/// The lines that two histories share, without those that one of them may lack because the first lines of a very long
+/// The lines that two histories share, without lines that one of them may lack because the first lines of a very long
 /// history are not kept.
 fn both_kept<'a>(
     known: &'a [Branch],

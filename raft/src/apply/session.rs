@@ -38,7 +38,8 @@ pub(super) fn adopt<B: Base>(
         step.audit(format!("session {session} of {holder} goes on by way of node {node}"));
         record.node = node;
     }
-    // Also by the same node: what it may have proposed to end the session before has no effect from here on.
+    // A new lease also for the same node: if it has proposed to end the session before, that command has no effect from
+    // here on.
     record.lease = step.index;
     record.turn = turn;
     step.txn.put(Table::Sessions, key::session(session), &record);
@@ -60,7 +61,7 @@ pub(super) fn expire<B: Base>(
         let known = step
             .txn
             .record::<SessionRecord>(Table::Sessions, &key::session(session))?;
-        // It was adopted since: whoever proposed this knows only the life that it had before.
+        // The session was adopted since: the proposer knows only the life that it had before.
         if known.is_some_and(|known| known.lease != lease) {
             return Ok(Reply::Done);
         }

@@ -1,4 +1,4 @@
-//! What the catalog says of shared repositories: who reaches them, and what they do not let go.
+//! Shared repositories: the nodes that reach them, and the objects that they do not let go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +69,7 @@ fn who_reaches_a_shared_repository_is_what_nodes_say_of_repositories_that_are_sh
     world.run(announce("n1", 1, &[9])).unwrap();
     assert_eq!(reaching(&world, 9), ["n1", "n2"]);
 
-    // Another definition: whoever declares the old one must not be written through.
+    // The definition changes: a node that declares the old one must not be written through.
     let changed = Command::UpdateRepository {
         repo: repo(9),
         definition: Some(BTreeMap::from([("type".to_owned(), "s3".to_owned())])),
@@ -127,7 +127,7 @@ fn what_a_repository_keeps_stays_as_a_mark_and_its_name_is_not_used_again() {
     world.run(Command::CloseSession { session: writer }).unwrap();
     assert!(world.view().is_useless(&mark(0)).unwrap());
     world.run(forget()).unwrap();
-    // The chunk is forgotten, and nothing looks for it any more; only what is there leaves a mark.
+    // The chunk is forgotten, and nothing looks for it any more; only the kept object leaves a mark.
     assert_eq!(world.view().condemned(None).count(), 0);
     assert_eq!(world.view().garbage(None).count(), 0);
     assert_eq!(kept(&world, repo(2)), 1);

@@ -290,8 +290,9 @@ pub(super) fn delete<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, f
     Ok(Reply::Deleting { more: false })
 }
 
-/// A restore holds what it reads by its session, and the catalog must still say where that is: the WAL, above all, of
-/// which nothing is written down elsewhere. With `force` the sessions end. What to add to the audit trail.
+/// Refuses while restores run; with `force`, ends their sessions. A restore's session protects the objects that it
+/// reads, and the catalog must still say where they are: above all the WAL, which no manifest lists. Returns the words
+/// to add to the audit trail.
 pub(super) fn end_restores<B: Base>(step: &mut Step<'_, '_, B>, stanza: &StanzaName, force: bool) -> Outcome<String> {
     let restores = restores(step, stanza)?;
     let Some((session, holder)) = restores.first() else {

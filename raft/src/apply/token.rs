@@ -1,5 +1,5 @@
-//! Join tokens. Each is used up by one request, and its record remembers which one and what was answered. So a repeated
-//! request needs no other memory, and another one is refused for as long as the record is kept. A token without a
+//! Join tokens. Each is used up by one request, and its record remembers that request and its answer. So a repeated
+//! request needs no other memory, and another request is refused for as long as the record is kept. A token without a
 //! record is refused as well: records may be forgotten at any time without a danger.
 
 use super::{Base, Outcome, Step};
@@ -40,7 +40,7 @@ pub(super) fn create<B: Base>(
     }
 }
 
-/// Forgets records when there are as many as may be: those of tokens that have expired; if there are none, the one of
+/// Forgets records when there are as many as may be: the records of expired tokens; if there are none, the record of
 /// the token that was used first. Tokens that are still good are not forgotten.
 fn make_room<B: Base>(step: &mut Step<'_, '_, B>) -> Outcome<()> {
     let rows = step.txn.scan(Table::Tokens, &[], &[]);
@@ -102,7 +102,7 @@ pub(super) fn find<B: Base>(step: &Step<'_, '_, B>, redemption: &Redemption) -> 
     Ok(fitting.ok_or(Refusal::TokenUnknown)?)
 }
 
-/// What the token was used for, if that was this request. Refuses every other request.
+/// The use of the token, if this request has used it. Refuses every other request.
 pub(super) fn used_before<'t>(
     token: &'t TokenRecord,
     redemption: &Redemption,
@@ -152,7 +152,7 @@ pub(super) fn use_up<B: Base>(
     Ok(Reply::Joined { certificate, node_id })
 }
 
-/// Takes back the tokens for a node that is removed, so that it does not come back by one that was left over.
+/// Takes back the tokens for a node that is removed, so that it does not come back by a token that was left over.
 pub(super) fn take_back<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName) -> Result<(), ReadError> {
     let mut left_over = Vec::new();
     for row in step.txn.records::<TokenRecord>(Table::Tokens, &[]) {
@@ -167,7 +167,7 @@ pub(super) fn take_back<B: Base>(step: &mut Step<'_, '_, B>, name: &NodeName) ->
     Ok(())
 }
 
-/// Whether the place in the mesh that a node's token is for is free, or is the one that was meant to be replaced.
+/// Whether the place that a node's token is for is free, or is the place of the node that it was made to replace.
 pub(super) fn check_place<B: Base>(step: &Step<'_, '_, B>, name: &NodeName, replaces: Option<u64>) -> Outcome<()> {
     let known = step.txn.record::<NodeRecord>(Table::Nodes, &key::node(name))?;
     let member = known.filter(NodeRecord::is_member).map(|known| known.node_id);

@@ -1,4 +1,4 @@
-//! A transaction: what commands have written, over a base that does not change.
+//! A transaction: the writes of commands, over a base that does not change.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,9 +15,9 @@ use crate::{key, limits, value};
 /// The writes of a transaction: a value, or a deletion.
 pub type Writes = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
-/// Reads through to the base what it has not written. Writes of the current command are kept apart until it is
-/// accepted, so that a refused command leaves nothing behind; those of the current entry until it is sealed, so that an
-/// entry that cannot be applied leaves nothing behind either.
+/// Reads through to the base where it has written nothing. Writes of the current command are kept apart until it is
+/// accepted, so that a refused command leaves nothing behind. Writes of the current entry are kept apart until it is
+/// sealed, so that an entry that cannot be applied leaves nothing behind either.
 #[derive(Debug)]
 pub struct Txn<'a, B> {
     base: &'a B,
@@ -60,12 +60,12 @@ impl<'a, B: Base> Txn<'a, B> {
         self.sealed.extend(std::mem::take(&mut self.accepted));
     }
 
-    /// What the entry's commands have written since the last [`Self::seal`].
+    /// The writes of the entry's commands since the last [`Self::seal`].
     pub(crate) fn entry(&self) -> &Writes {
         &self.accepted
     }
 
-    /// Drops what the entry's commands have written since the last [`Self::seal`].
+    /// Drops the writes of the entry's commands since the last [`Self::seal`].
     pub fn undo(&mut self) {
         self.refuse();
         self.accepted.clear();
@@ -85,7 +85,7 @@ impl<'a, B: Base> Txn<'a, B> {
         self.excess.as_ref()
     }
 
-    /// Writes a record. One that is too large is not written; [`Self::excess`] says so.
+    /// Writes a record. If the record is too large, it is not written; [`Self::excess`] says so.
     pub fn put<T: Serialize>(&mut self, table: Table, key: Vec<u8>, record: &T) {
         let bytes = value::encode(record);
         let sum = self.pending_bytes.saturating_add(bytes.len());

@@ -2,8 +2,8 @@
 //!
 //! A commit rests on a look at each chunk that its backup names, at `checked_at`. The chunks are not in the command:
 //! there may be millions. So the catalog remembers when a chunk was last left with so many good replicas, and refuses a
-//! commit that asks for more and has looked before that. The node then reads, in table `Withdrawn`, which chunks these
-//! were, and looks at those again that may be its backup's.
+//! commit that asks for more and has looked before that. The node then reads in table `Withdrawn` which chunks these
+//! were, and looks again at those of its backup.
 
 use pgmesh_storage::Digest;
 
@@ -46,7 +46,7 @@ fn drop_oldest<B: Base>(step: &mut Step<'_, '_, B>, marks: &mut WithdrawnMarks) 
     if marks.digests <= limits::WITHDRAWN {
         return Ok(());
     }
-    // In one scan, behind those that are gone.
+    // One scan, from behind the dropped rows on.
     let from = key::index(LogIndex(marks.dropped.0.saturating_add(1)));
     let mut gone = Vec::new();
     let mut rows = step.txn.scan(Table::Withdrawn, &from, &[]);

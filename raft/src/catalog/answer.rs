@@ -1,4 +1,4 @@
-//! What a node answers to its peers.
+//! A node's answers to its peers.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Catalog {
                 reached,
             });
         }
-        // openraft refuses one that was deposed.
+        // openraft refuses a leader that was deposed.
         let leads = request.message.is_of_leader(request.from)
             && request.message.vote() >= Some(self.way.raft.server_metrics().borrow().vote);
         if leads && request.known <= reached {
@@ -80,7 +80,7 @@ impl Catalog {
                 let is_whole = request.prev_log_id >= self.way.raft.data_metrics().borrow().last_applied;
                 let reply = self.way.raft.append_entries(request).await;
                 if is_whole && matches!(reply, Ok(AppendEntriesResponse::Success)) {
-                    // Another leader, or one whose newer copy was put back.
+                    // The leader was replaced, or a newer copy of its data directory was put back.
                     self.clearance.forget_contradiction();
                 }
                 if matches!(&reply, Ok(reply) if !matches!(reply, AppendEntriesResponse::HigherVote(_))) {
@@ -92,7 +92,7 @@ impl Catalog {
                 let vote = {
                     let metrics = self.way.raft.server_metrics();
                     let metrics = metrics.borrow();
-                    // Nobody gives it a vote before it has caught up.
+                    // A node that has joined gives no vote before it has caught up.
                     let is_new = metrics.membership_config.membership().voter_ids().next().is_none();
                     if is_new {
                         let why = "it has joined, and its catalog is still empty".to_owned();
@@ -125,8 +125,8 @@ impl Catalog {
         }
     }
 
-    /// Leaves out what the leader has left out, before openraft sees it: this node has begun with an empty catalog
-    /// since, or has not come so far. It stays left out after a restart, too.
+    /// Leaves out the entries that the leader has left out, before openraft sees them: this node has begun with an
+    /// empty catalog since, or has not come so far. They stay left out after a restart, too.
     async fn take_over_skips(&self, leader: &Mark) -> Result<(), CatalogError> {
         if leader.skipped.is_empty() {
             return Ok(());
@@ -141,11 +141,11 @@ impl Catalog {
     }
 
     /// An entry that this node has applied, and in whose place the leader that sends this has another one. It was
-    /// committed, so the leader has lost it: a leader that needs nobody's vote is not kept from that by an election.
-    /// openraft would replace it.
+    /// committed, so the leader has lost it: if the leader is the only voter, no election keeps it from leading without
+    /// the entry. openraft would replace the entry here.
     ///
-    /// `by_terms` is one that is told by where the terms begin: heartbeats say nothing of the log, and a snapshot may
-    /// go beyond what is compared.
+    /// `by_terms` is a contradiction that is told by where the terms begin: heartbeats say nothing of the log, and a
+    /// snapshot may go beyond the compared entries.
     async fn contradiction(&self, message: &PeerMessage, by_terms: Option<EntryId>) -> Option<EntryId> {
         let applied = self.way.raft.data_metrics().borrow().last_applied?;
         if by_terms.is_some() {
@@ -173,7 +173,7 @@ impl Catalog {
     }
 
     /// The leader of a later term that sends entries to this node, which leads as the only voter. In one group that
-    /// cannot be: nobody else can be elected. This node's copy is from before the others joined.
+    /// cannot be: no other node can be elected. This node's copy is from before the others joined.
     fn leader_elsewhere(&self, message: &PeerMessage) -> Option<u64> {
         let vote = message.vote()?;
         let metrics = self.way.raft.server_metrics();
@@ -184,7 +184,7 @@ impl Catalog {
         (is_alone && leads && is_other).then_some(vote.leader_id.node_id)
     }
 
-    /// What this node knows of one that has started; `None` when consensus has ended here.
+    /// This node's knowledge of a node that has started; `None` when consensus has ended here.
     async fn knowledge(&self, started: &Started) -> Option<Knowledge> {
         let leads = self.is_leader() && matches!(timeout(CONFIRM_LIMIT, self.own_reads.ask((), 1)).await, Ok(Ok(_)));
         // After the confirmation: an acknowledgement that arrived meanwhile counts.
@@ -255,8 +255,8 @@ impl Catalog {
         Err(Setback::NotLeading { leader: self.leader() })
     }
 
-    /// A leader that did not hear that the last part has arrived sends the whole snapshot again. What this node has
-    /// applied already it need not take in a second time.
+    /// A leader that did not hear that the last part has arrived sends the whole snapshot again. Entries that this node
+    /// has applied already it need not take in a second time.
     async fn take_snapshot(
         &self,
         request: InstallSnapshotRequest<TypeConfig>,

@@ -18,7 +18,7 @@ use crate::view::View;
 
 /// The largest proposal in bytes.
 pub(super) const PROPOSAL_BYTES: usize = 4 << 20;
-/// How often it is looked whether this node is cut off, while somebody waits.
+/// How often it is looked whether this node is cut off, while a caller waits.
 const CUT_OFF_LOOK: Duration = Duration::from_millis(100);
 /// The pause before a request is tried again, unless there is another leader before.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -45,9 +45,9 @@ impl Lead {
 }
 
 impl Catalog {
-    /// Asks for a change, stamped with the time of this node's clock, on whichever node leads. Returns when it is
-    /// applied: committed by a majority, durable, and visible in views of this node. It is tried again, with one
-    /// effect, while the leader changes or is silent, for as long as [`CatalogOptions::patience`].
+    /// Asks the leader, on this node or another, for a change, stamped with the time of this node's clock. Returns when
+    /// the change is applied: committed by a majority, durable, and visible in views of this node. It is tried again,
+    /// with one effect, while the leader changes or is silent, for as long as [`CatalogOptions::patience`].
     ///
     /// # Errors
     /// [`CatalogError::Refused`] when the catalog refuses it. After [`CatalogError::NoQuorum`] and
@@ -100,7 +100,7 @@ impl Catalog {
         Ok(applied.outcome?)
     }
 
-    /// A view that shows everything that was committed when this was called, by whichever node.
+    /// A view that shows all commands that were committed when this was called, by any node.
     ///
     /// # Errors
     /// [`CatalogError::NoQuorum`], [`CatalogError::Stopped`].
@@ -113,8 +113,8 @@ impl Catalog {
         Ok(self.view())
     }
 
-    /// Confirms that this node leads the mesh: a majority has just said so, and views of this node show everything that
-    /// was committed before. What only the leader may do is done under it, and not for long.
+    /// Confirms that this node leads the mesh: a majority has just said so, and views of this node show all commands
+    /// that were committed before. Work that only the leader may do is done under it, and not for long.
     ///
     /// # Errors
     /// [`CatalogError::NotLeader`]; [`CatalogError::NoQuorum`] when no majority answers; [`CatalogError::Stopped`].
@@ -181,7 +181,7 @@ impl Catalog {
         let patient = async {
             tokio::select! {
                 answer = work => answer,
-                // Whoever asked can go to a node that is on the side of the majority: it shall not wait here for long.
+                // The caller can go to a node that is on the side of the majority: it shall not wait here for long.
                 () = self.cut_off() => Err(Setback::Silent(self.why_cut_off())),
             }
         };

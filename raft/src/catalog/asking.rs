@@ -1,12 +1,12 @@
-//! What a node does after its start before it takes part: it asks the others what they know of it.
+//! After its start, and before it takes part, a node asks the others what they know of it.
 //!
-//! Nobody needs a leader for this, and nodes that have started themselves answer, so that a mesh that was shut down as
-//! a whole comes back. A majority suffices in the end, or a mesh with a dead node could not be started again. But which
+//! The answers need no leader, and nodes that have started themselves answer, so that a mesh that was shut down as a
+//! whole comes back. A majority suffices in the end, or a mesh with a dead node could not be started again. But which
 //! majority matters: an entry that only B and C acknowledged is known to C alone when B has lost its end, and A knows
 //! nothing of it. So the node waits for all other voters for [`GRACE`] before it is content with a majority. It does
 //! not wait where a leader is established, which a majority without the asking node has just confirmed: that leader has
-//! every committed entry in its log, and remembers what the node has acknowledged to it. It need not be one that the
-//! node knows of: the voters may have changed while the node was down. So it asks a leader that reaches it, too.
+//! every committed entry in its log, and remembers what the node has acknowledged to it. The node may not know this
+//! leader: the voters may have changed while the node was down. So it asks a leader that reaches it, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -85,7 +85,7 @@ impl Group {
     }
 }
 
-/// What has come of asking so far.
+/// The result of the questions so far.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// These voters are waited for.
@@ -112,8 +112,8 @@ fn judge(
             });
         }
     }
-    // The voters that the disk names may be out of date, and the majority that has confirmed this leader another one.
-    // One that needs nobody's vote may be an old copy itself.
+    // The voters that the disk names may be out of date, and another majority may have confirmed this leader. A leader
+    // that is the only voter may be an old copy itself.
     let is_confirmed = |answer: &Knowledge| answer.voters > 1 || since >= GRACE;
     if answers
         .values()
@@ -257,11 +257,11 @@ async fn take_part(way: &Way, clearance: &Clearance, answers: &BTreeMap<u64, Kno
     true
 }
 
-/// Votes as if the one whom the vote belongs to had asked for it. It is on disk when this returns; whether the catalog
-/// runs.
+/// Votes as if the candidate to which the vote belongs had asked for it. The vote is on disk when this returns; whether
+/// the catalog runs.
 async fn take_over(way: &Way, vote: Vote<u64>) -> bool {
     if vote.is_committed() && vote.leader_id.node_id != way.node_id {
-        // It was elected. This is what it would send.
+        // It was elected. It would send this append.
         return way.raft.append_entries(empty_append(vote)).await.is_ok();
     }
     let request = VoteRequest {
@@ -364,7 +364,7 @@ mod tests {
         };
         let leads = [(3, leader.clone())];
         assert_eq!(after(&group, &leads, &[], Duration::ZERO), Verdict::Clear);
-        // Nobody else whom the disk of a learner knows of answers: all voters have been replaced.
+        // No other node that a learner's disk knows answers: all voters have been replaced.
         let group = self::group(4, &[1, 2, 3], &[4]);
         let leads = [(6, leader.clone())];
         assert_eq!(after(&group, &leads, &[1, 2, 3], Duration::ZERO), Verdict::Clear);

@@ -1,4 +1,4 @@
-//! Work that is done for many at the price of one: whatever comes in while earlier work is on its way goes together.
+//! Work that is done for many at the price of one: requests that come in while earlier work is on its way go together.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::peers::Setback;
 
-/// How many may wait; whoever comes later waits to be let in (invariant 11).
+/// How many requests may wait; a caller that comes later waits to be let in (invariant 11).
 const QUEUE: usize = 4096;
 
 /// How large a group may become, and how many may be on their way.
@@ -85,7 +85,7 @@ where
                 None => return,
             },
         };
-        // Only now: whoever comes until there is a place belongs to the group.
+        // Only now: requests that come until there is a place belong to the group.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
@@ -100,7 +100,7 @@ where
             weight += next.weight;
             group.push(next);
         }
-        // Nobody waits any more for those that were not begun in time: they need not be begun.
+        // A request whose caller has given up need not be begun.
         group.retain(|member| !member.answer.is_closed());
         if group.is_empty() {
             continue;
@@ -116,7 +116,7 @@ where
     }
 }
 
-/// Whoever asked may have gone; what was done stands.
+/// The caller may have gone; the work stands.
 fn answer<R>(done: Result<Vec<R>, Setback>, answers: Vec<oneshot::Sender<Result<R, Setback>>>) {
     match done {
         Ok(results) => {

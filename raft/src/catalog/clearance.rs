@@ -1,14 +1,15 @@
-//! Whether this node takes part in consensus, and what it promises when it does.
+//! Whether this node takes part in consensus, and its pledge when it does.
 //!
 //! A log that has lost its end (an older copy of the data directory was put back; the disk ignored flushes and the
-//! power failed) breaks what the node has promised. As the leader it gives other entries to positions that others hold;
-//! as a voter it elects a leader that lacks what it had acknowledged; as a follower it makes openraft's leader panic.
-//! So a node that has started keeps everything that belongs to consensus away from openraft until the others have told
-//! what they know of it (`asking.rs`), and goes on comparing: each such message says what its sender knows of this
+//! power failed) breaks the node's promises. As the leader it gives other entries to positions that others hold; as a
+//! voter it elects a leader that lacks entries that the voter had acknowledged; as a follower it makes openraft's
+//! leader panic. So a node that has started keeps all messages of consensus away from openraft until the others have
+//! told what they know of it (`asking.rs`), and goes on comparing: each such message says what its sender knows of this
 //! node.
 //!
 //! A copy may have lost votes, too. The node therefore takes over the highest vote that it is told of, gives no vote in
-//! the term of that or an earlier one, and elects nobody who lacks what the others knew to be committed.
+//! the term of that vote or an earlier term, and elects no candidate that lacks an entry which the others knew to be
+//! committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,7 @@ use crate::status::{Lack, Shortfall, Standing};
 use crate::store::Compared;
 use pgmesh_protocol::EntryId;
 
-/// A node that is behind asks again and again. One that has not asked for so long is not behind any more, or is down.
+/// A node that is behind asks again and again. If it has not asked for so long, it is not behind any more, or is down.
 const BEHIND_FOR: Duration = Duration::from_secs(10);
 
 /// Whether this node takes part. Shared by all that works for the catalog.
@@ -37,18 +38,18 @@ pub(super) struct Clearance {
     behind: Mutex<BTreeMap<u64, (Shortfall, Instant)>>,
     /// The vote of a leader that lacks an entry which this node has applied, and the entry.
     contradiction: Mutex<Option<(Vote<u64>, EntryId)>>,
-    /// Other nodes whose state has come of something else, and the entry after which it shows.
+    /// Other nodes whose digest chains differ from this node's, and the entry after which it shows.
     parted: Mutex<BTreeMap<u64, u64>>,
     /// Leaders that have reached this node while it asks, and their addresses.
     leaders: Mutex<BTreeMap<u64, String>>,
 }
 
-/// What the others knew when this node was cleared.
+/// The others' knowledge when this node was cleared.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pledge {
     /// No vote is given in this term or an earlier one: the node may have given it before.
     pub(super) term: Option<u64>,
-    /// Whom this node elects must have this entry.
+    /// A candidate that this node elects must have this entry.
     pub(super) committed: Option<LogId<u64>>,
 }
 
@@ -73,7 +74,7 @@ impl Clearance {
         *self.standing.borrow() == Standing::Cleared
     }
 
-    /// What this node lacks.
+    /// The entries, number or voters that this node lacks.
     pub(super) fn shortfall(&self) -> Option<Shortfall> {
         match &*self.standing.borrow() {
             Standing::Behind(shortfall) => Some(shortfall.clone()),
@@ -89,7 +90,7 @@ impl Clearance {
         matches!(*self.standing.borrow(), Standing::Asking { .. })
     }
 
-    /// The last entry that whoever is elected must have.
+    /// The last entry that a candidate must have.
     pub(super) fn needed(&self) -> Option<LogId<u64>> {
         lock(&self.pledge).committed
     }
@@ -118,7 +119,7 @@ impl Clearance {
         });
     }
 
-    /// This node lacks something, and takes no part any more in this process.
+    /// This node lacks entries, its number or its voters, and takes no part any more in this process.
     pub(super) fn fall_behind(&self, shortfall: Shortfall) {
         self.standing.send_if_modified(|standing| {
             if matches!(standing, Standing::Behind(_)) {
@@ -133,7 +134,8 @@ impl Clearance {
         });
     }
 
-    /// Refuses what this node must not answer, and says why. `known` is what the sender, `from`, knows of this node.
+    /// Refuses a message that this node must not answer, and says why. `known` is the last entry that the sender,
+    /// `from`, knows this node to have had.
     pub(super) fn admit(
         &self,
         message: &PeerMessage,
@@ -152,8 +154,8 @@ impl Clearance {
         }
         let standing = self.standing.borrow();
         match (&*standing, message) {
-            // Whoever asks what is known of it is told. Proposals and reads are the leader's business, and the leader
-            // was elected.
+            // A question of a started node is always answered. Proposals and reads are the leader's business, and the
+            // leader was elected.
             (Standing::Cleared, _)
             | (_, PeerMessage::WhatOfMe(_))
             | (Standing::Asking { .. }, PeerMessage::Propose(_) | PeerMessage::ReadIndex) => Ok(()),
@@ -162,15 +164,15 @@ impl Clearance {
         }
     }
 
-    /// While this node asks, a leader that it may not know of has reached it: that one is asked, too. The voters may
-    /// have changed while this node was down, and those that its disk names may not answer any more.
+    /// While this node asks, a leader that it may not know of has reached it: that leader is asked, too. The voters may
+    /// have changed while this node was down, and the voters that its disk names may not answer any more.
     pub(super) fn note_leader(&self, node_id: u64, address: String) {
         if self.is_asking() && node_id != self.node_id {
             lock(&self.leaders).insert(node_id, address);
         }
     }
 
-    /// A leader has another entry in the place of one that this node has applied.
+    /// A leader has another entry in the place of an entry that this node has applied.
     pub(super) fn note_contradiction(&self, vote: Vote<u64>, entry: EntryId) {
         let news = Some((vote, entry));
         let before = std::mem::replace(&mut *lock(&self.contradiction), news);
@@ -179,7 +181,7 @@ impl Clearance {
         }
     }
 
-    /// A leader has everything that this node has applied.
+    /// A leader has all entries that this node has applied.
     pub(super) fn forget_contradiction(&self) {
         *lock(&self.contradiction) = None;
     }
@@ -189,7 +191,7 @@ impl Clearance {
         *lock(&self.contradiction)
     }
 
-    /// Another node's state has come of something else.
+    /// Another node's digest chain differs from this node's.
     pub(super) fn note_parted(&self, node_id: u64, index: u64) {
         if lock(&self.parted).insert(node_id, index).is_none() {
             tracing::error!(
@@ -200,7 +202,7 @@ impl Clearance {
         }
     }
 
-    /// After which entry another node's state is not this one's, if it is not. What was found stays found until a later
+    /// The entry after which another node's state is not this one's, if it is not. A difference counts until a later
     /// entry shows the same state: two nodes that are far from each other have nothing to compare.
     pub(super) fn judge_parted(&self, node_id: u64, compared: Compared) -> Option<u64> {
         let known = lock(&self.parted).get(&node_id).copied();
@@ -217,7 +219,7 @@ impl Clearance {
         }
     }
 
-    /// The nodes whose state has come of something else, and the entries after which it shows.
+    /// The nodes whose digest chains differ from this node's, and the entries after which it shows.
     pub(super) fn parted(&self) -> BTreeMap<u64, u64> {
         lock(&self.parted).clone()
     }
@@ -241,7 +243,7 @@ impl Clearance {
         })
     }
 
-    /// Another node has told what it has, or what it lacks.
+    /// Another node has told its position, or its shortfall.
     pub(super) fn note_started(&self, node_id: u64, shortfall: Option<Shortfall>) {
         let mut behind = lock(&self.behind);
         match shortfall {

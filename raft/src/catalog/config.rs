@@ -1,4 +1,4 @@
-//! openraft's settings, and what follows from them.
+//! openraft's settings, and the reasons for them.
 
 use std::time::Duration;
 

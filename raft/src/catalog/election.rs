@@ -1,10 +1,10 @@
 //! When a leader shows that it is alive, and when a follower stands for election.
 //!
-//! openraft does both with one clock that is coarse, draws its timeout once for the life of a process, and lets whoever
-//! is cut off stand for election again and again, with ever higher terms that depose the leader when it comes back.
-//! Here a voter first asks the others whether they miss the leader too and whether its log is as new as theirs, and
-//! stands only if a majority says so. That decides nothing, the election itself does; it only keeps elections that are
-//! of no use away.
+//! openraft does both with one clock that is coarse, draws its timeout once for the life of a process, and lets a node
+//! that is cut off stand for election again and again, with ever higher terms that depose the leader when the node
+//! comes back. Here a voter first asks the others whether they miss the leader too and whether its log is as new as
+//! theirs, and stands only if a majority says so. These answers decide nothing, the election itself does; they only
+//! keep useless elections away.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -23,10 +23,10 @@ use crate::network::call;
 use crate::options::CatalogOptions;
 use crate::peers::{PeerMessage, PeerReply};
 
-/// How often it is looked whether something is due.
+/// How often it is looked whether a heartbeat or an election is due.
 const TICK: Duration = Duration::from_millis(25);
 
-/// When this node last heard of a leader, or promised its vote to someone who wants to become it.
+/// When this node last heard of a leader, or promised its vote to a candidate.
 #[derive(Debug, Clone)]
 pub(super) struct Signs {
     last: Arc<Mutex<Instant>>,
@@ -50,7 +50,7 @@ impl Signs {
     }
 
     /// Whether this node, which is openraft's leader, still leads: two leases after the last word of a majority it does
-    /// not, since others may have elected another one of them by then. It leads again when a majority answers.
+    /// not, since others may have elected another node by then. It leads again when a majority answers.
     pub(super) fn has_majority(&self) -> bool {
         let heard = *self.majority.lock().unwrap_or_else(PoisonError::into_inner);
         // None: it was elected a moment ago.
@@ -67,12 +67,12 @@ impl Signs {
     }
 
     /// Whether there has been no sign for so long that other voters, if they are a majority, have a leader by now, or
-    /// nobody has.
+    /// no node has.
     pub(super) fn is_cut_off(&self) -> bool {
         self.quiet() >= self.lost_after()
     }
 
-    /// An election takes two leases at most; one that has not come to its end by then has no majority.
+    /// An election takes two leases at most; if it has not come to its end by then, it has no majority.
     pub(super) fn lost_after(&self) -> Duration {
         self.lease * 3
     }
@@ -83,7 +83,7 @@ impl Signs {
     }
 }
 
-/// What the node is at the moment.
+/// The node's part at the moment.
 struct Part {
     state: ServerState,
     /// The other voters, with their addresses; `None` where this node has no vote.
@@ -114,7 +114,7 @@ impl Part {
     }
 }
 
-/// Runs until the catalog stops, or nobody has it any more.
+/// Runs until the catalog stops, or its last clone is dropped.
 pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, options: CatalogOptions, catalog: Weak<()>) {
     let mut last_beat = Instant::now();
     // When this node looks the next time whether it should stand for election.
@@ -152,7 +152,7 @@ pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, optio
                     }
                 }
             }
-            // Not before it is known that this log has not lost its end, and has what it must have.
+            // Not before it is known that this log has not lost its end, and has the entries that a leader must have.
             (_, Some(_)) if !clearance.is_cleared() || last_log(&way) < clearance.needed() => {}
             (_, Some(others)) if not_before <= Instant::now() => {
                 let is_alone = others.is_empty();

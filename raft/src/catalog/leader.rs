@@ -1,4 +1,4 @@
-//! The way to the leader, on this node or another: what proposals and linearizable reads have in common.
+//! The way to the leader, on this node or another, for proposals and linearizable reads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const ROUND_LIMIT: Duration = Duration::from_secs(2);
 /// How often a new leader looks whether its first entry is committed.
 const FIRST_ENTRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What it takes to act as the leader, or to ask it.
+/// All that a node needs to act as the leader, or to ask it.
 #[derive(Clone)]
 pub(super) struct Way {
     pub(super) node_id: u64,
@@ -105,7 +105,7 @@ impl Way {
             reply = call(&*self.peers, target, &address, self.log.known_of(target), message, self.patience) => {
                 reply.map_err(|error| Setback::Silent(error.to_string()))
             }
-            // The one that was asked may be dead and never answer.
+            // The asked leader may be dead and never answer.
             _ = other => Err(Setback::NotLeading { leader: None }),
         }
     }
@@ -117,8 +117,8 @@ impl Way {
         node.map(|node| node.addr.clone())
     }
 
-    /// The index of an entry up to which everything was committed when this was called: the leader's part. A majority
-    /// confirms that there was no later leader then.
+    /// The index of an entry up to which all was committed when this was called: the leader's part. A majority confirms
+    /// that there was no later leader then.
     pub(super) async fn own_read_index(&self) -> Result<u64, Setback> {
         self.refuse_aside()?;
         let (standing, read_index) = self.standing().await?;
@@ -155,7 +155,7 @@ impl Way {
 }
 
 impl Way {
-    /// Whatever this leader sends is a sign of it, and keeps the others from electing another.
+    /// Every message of this leader is a sign of it, and keeps the others from electing another.
     fn refuse_aside(&self) -> Result<(), Setback> {
         if self.aside.load(Ordering::Relaxed) {
             return Err(Setback::Silent("the leader is stepping aside for another".to_owned()));
@@ -182,7 +182,7 @@ impl Way {
     }
 }
 
-/// What the leader says of its own leader concerns nobody here: this node learns it itself.
+/// This node learns the leader itself: the answering node's word on it does not count.
 fn remote(setback: Setback) -> Setback {
     match setback {
         Setback::Stopped(reason) => Setback::Silent(format!("the leader's catalog has stopped: {reason}")),
@@ -196,8 +196,8 @@ struct Standing {
     voters: Vec<(u64, String)>,
     /// More than one while membership changes: a majority of each is needed.
     configs: Vec<BTreeSet<u64>>,
-    /// The last entry that is committed, once that is one of its own: before, entries of earlier leaders may be
-    /// committed without this one knowing it.
+    /// The last committed entry, once an entry of this leader's own is committed: before, entries of earlier leaders
+    /// may be committed without this leader knowing it.
     read_index: Option<u64>,
 }
 

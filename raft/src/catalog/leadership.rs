@@ -1,4 +1,4 @@
-//! Who leads, as this node sees it.
+//! The leader, as this node sees it.
 
 use openraft::{Raft, ServerState};
 use tokio::sync::watch;

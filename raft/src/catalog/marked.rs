@@ -1,6 +1,6 @@
-//! Whoever speaks to a peer says who it is and where it is reached, so that a node that has been away learns of those
-//! that lead now; and how far its state goes and what of the log it has left out, so that nodes whose states differ do
-//! not work together.
+//! A node that speaks to a peer says its number and its address, so that a node that has been away learns of the
+//! present leader. It also says how far its state goes and which entries of the log it has left out, so that nodes
+//! whose states differ do not work together.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use crate::peers::{PeerError, PeerReply, PeerRequest, Peers};
 use crate::store::StateStore;
 
-/// A way to peers that marks what it carries.
+/// A way to peers that marks each message.
 pub(super) struct Marked {
     peers: Arc<dyn Peers>,
     state: StateStore,
     node_id: u64,
-    /// Who is in the group, once consensus runs.
+    /// The members of the group, once consensus runs.
     group: OnceLock<watch::Receiver<RaftServerMetrics<u64, BasicNode>>>,
 }
 
@@ -32,7 +32,7 @@ impl Marked {
         }
     }
 
-    /// Consensus runs, and says who is in the group.
+    /// Consensus runs, and knows the members of the group.
     pub(super) fn follow(&self, group: watch::Receiver<RaftServerMetrics<u64, BasicNode>>) {
         let _ = self.group.set(group);
     }

@@ -44,10 +44,10 @@ impl Catalog {
         self.change(ChangeMembers::ReplaceAllVoters(voters)).await
     }
 
-    /// Takes nodes out of the group, first their vote. Those that are no members change nothing.
+    /// Takes nodes out of the group, first their vote. Nodes that are no members change nothing.
     ///
     /// # Errors
-    /// As [`Self::set_voters`]: someone must be left to vote.
+    /// As [`Self::set_voters`]: a voter must be left.
     pub async fn remove_members(&self, nodes: &BTreeSet<u64>) -> Result<(), CatalogError> {
         let (members, voters) = self.members();
         if voters.intersection(nodes).next().is_some() {
@@ -60,9 +60,8 @@ impl Catalog {
         self.change(ChangeMembers::RemoveNodes(gone)).await
     }
 
-    /// Lets another voter become the leader: this one gives no sign of itself until the others have elected one of
-    /// them, for at most a few seconds. Proposals and reads wait meanwhile, as in any election. Whether another leads
-    /// now.
+    /// Lets another voter become the leader: this node gives no sign of itself until the others have elected a leader,
+    /// for at most a few seconds. Proposals and reads wait meanwhile, as in any election. Whether another leads now.
     pub async fn step_aside(&self) -> bool {
         self.way.aside.store(true, Ordering::Relaxed);
         self.way.raft.runtime_config().heartbeat(false);
@@ -74,7 +73,7 @@ impl Catalog {
         done
     }
 
-    /// The addresses of all members, and who of them votes.
+    /// The addresses of all members, and the numbers of the voters.
     fn members(&self) -> (BTreeMap<u64, String>, BTreeSet<u64>) {
         let metrics = self.way.raft.metrics();
         let metrics = metrics.borrow();

@@ -70,7 +70,7 @@ pub struct Catalog {
     way: Way,
     signs: Signs,
     clearance: Arc<Clearance>,
-    /// What works for the catalog on its own ends with the last clone.
+    /// The background tasks of the catalog end with the last clone.
     _alive: Arc<()>,
     state: StateStore,
     own_proposals: Batcher<Proposal, Applied>,
@@ -80,8 +80,8 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Founds a mesh: makes its catalog in `dir`, with this node as the only member of the Raft group. What an attempt
-    /// that was interrupted left in `dir` is replaced.
+    /// Founds a mesh: makes its catalog in `dir`, with this node as the only member of the Raft group. The remains of
+    /// an interrupted attempt in `dir` are replaced.
     ///
     /// # Errors
     /// [`CatalogError::Exists`] when `dir` holds a catalog; errors of disk and database.
@@ -111,7 +111,7 @@ impl Catalog {
         let node_id = node.node_id;
         let address = node.advertise.first().cloned().unwrap_or_default();
         let catalog = Self::start(&folder, Some(node_id), peers, &options).await?;
-        // Nobody else can know anything of it.
+        // No other node can know anything of it.
         catalog.clearance.clear(clearance::Pledge::default());
         let members = BTreeMap::from([(node_id, BasicNode::new(address))]);
         catalog
@@ -137,8 +137,8 @@ impl Catalog {
         Self::open_with_peers(dir, options, Arc::new(NoPeers)).await
     }
 
-    /// Opens the catalog in `dir`. Waits until this node leads if it is the only one that votes, and for nothing else.
-    /// Where others vote, it takes part when a majority has said what they know of it: [`Self::standing`].
+    /// Opens the catalog in `dir`. Waits until this node leads if it is the only voter, and for nothing else. Where
+    /// others vote, it takes part when a majority has said what they know of it: [`Self::standing`].
     ///
     /// # Errors
     /// As [`Self::open`]; [`CatalogError::LostEnd`] and [`CatalogError::LostState`] when the disk has lost something
@@ -313,7 +313,7 @@ impl Catalog {
     }
 
     /// Whether this node leads the mesh, as far as it knows: it was elected, and a majority of the voters has answered
-    /// it in the last two leases. For what must not be done beside another leader see [`Self::confirm_lead`].
+    /// it in the last two leases. For work that must not be done beside another leader see [`Self::confirm_lead`].
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.leader() == Some(self.node_id)
@@ -343,7 +343,7 @@ impl Catalog {
         self.node_id
     }
 
-    /// A view of what this node has applied, which may be older than what the mesh has committed.
+    /// A view of the commands that this node has applied; the mesh may have committed more.
     #[must_use]
     pub fn view(&self) -> View {
         View::new(self.state.current())

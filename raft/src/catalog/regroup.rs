@@ -1,8 +1,8 @@
-//! A group of one, made of what one node of a larger group has.
+//! A group of one, made from the state and the log of one node of a larger group.
 //!
-//! A group whose majority is gone for good can neither decide nor shrink. One of its nodes may go on alone: with all
-//! that its state and its log hold, the end of the log included. Entries at the end may not have been committed; but
-//! one that was is kept only in this way, and one that was not does no harm, because nobody was told that it failed.
+//! A group whose majority is gone for good can neither decide nor shrink. One of its nodes may go on alone, with its
+//! whole state and log, the end of the log included. Entries at the end may not have been committed. But a committed
+//! entry is kept only in this way, and an uncommitted entry does no harm, because no client was told that it failed.
 //!
 //! The catalog is made in a folder of its own, under another number, and the old one stays as it is. So nothing is
 //! half done after a crash, and the old number, for which others know positions and votes, is never used again.
@@ -50,9 +50,9 @@ impl Regrouped {
 }
 
 impl Catalog {
-    /// Makes in `to` a catalog of one voter, which is reached at `address`, of what the catalog in `from` has. Its
-    /// number is 1,000 above the last that was given out. The old catalog must not be open, and is not changed. An
-    /// attempt that was interrupted leaves what the next one replaces.
+    /// Makes in `to` a catalog of one voter, which is reached at `address`, from the catalog in `from`. Its number is
+    /// 1,000 above the last that was given out. The old catalog must not be open, and is not changed. The next attempt
+    /// replaces the remains of an interrupted one.
     ///
     /// # Errors
     /// [`CatalogError::Missing`], [`CatalogError::InUse`], [`CatalogError::Format`]; a disk that has lost something;
@@ -66,7 +66,7 @@ impl Catalog {
         let folder = Folder::create(to).await?;
         let copied = copy(from, &folder, address, options).await?;
         let catalog = Self::start(&folder, None, std::sync::Arc::new(NoPeers), options).await?;
-        // The number is new: nobody can know anything of it.
+        // The number is new: no other node can know anything of it.
         catalog.clearance.clear(clearance::Pledge::default());
         catalog.wait_for_leadership().await?;
         Ok(Regrouped {
@@ -86,7 +86,7 @@ struct Copied {
 }
 
 /// Copies the state, brings the copy to the end of the log, and lets an empty log begin behind it. Nothing of this is
-/// done to the old catalog: whoever thinks better of it starts the node as it was.
+/// done to the old catalog: an administrator who thinks better of it starts the node as it was.
 async fn copy(from: &Path, to: &Folder, address: String, options: &CatalogOptions) -> Result<Copied, CatalogError> {
     let folder = Folder::open(from).await?;
     let log = LogStore::open(&folder, options)?;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct AuditRecord {
     /// When it was proposed, in seconds since the Unix epoch.
     pub at: i64,
-    /// Who asked for it.
+    /// The actor.
     pub actor: String,
-    /// What was done, in words.
+    /// The event, in words.
     pub what: String,
 }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{LogIndex, StoredObject};
 
-/// One committed backup: what `info` shows and what a restore needs to find its manifest. Its key is (stanza, label).
-/// Databases, tablespaces and files are in the manifest.
+/// One committed backup, as `info` shows it, and as a restore needs it to find its manifest. Its key is (stanza,
+/// label). Databases, tablespaces and files are in the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupRecord {
     /// The database of the stanza that was backed up.
@@ -18,7 +18,8 @@ pub struct BackupRecord {
     pub started_at: i64,
     /// When it ended, in seconds since the Unix epoch.
     pub stopped_at: i64,
-    /// The log position at which it began, which `apply` knows by its session; 0 for one that a rebuilt catalog found.
+    /// The log position at which it began, which `apply` knows by its session; 0 for a backup that was taken up from a
+    /// repository when the catalog was rebuilt.
     pub began: LogIndex,
     /// `pg_backup_start`'s location.
     pub lsn_start: Lsn,
@@ -54,7 +55,7 @@ pub struct BackupRecord {
 }
 
 impl BackupRecord {
-    /// Whether the backup needs a WAL file, or one of the same timeline behind it. A history file stands for the whole
+    /// Whether the backup needs a WAL file, or a later file of the same timeline. A history file stands for the whole
     /// timeline.
     #[must_use]
     pub fn needs(&self, from: WalFileName) -> bool {

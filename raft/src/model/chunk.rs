@@ -24,7 +24,7 @@ pub struct ChunkRecord {
     pub added: LogIndex,
 }
 
-/// What a writer needs to know about a digest.
+/// The state of a chunk, as a writer needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChunkState {
     /// The chunk is there and may be referenced.

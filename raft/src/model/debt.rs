@@ -61,8 +61,8 @@ pub struct Garbage {
     pub plain_length: u64,
 }
 
-/// A chunk that was condemned at `since`, as whoever deletes its objects read it: a chunk that was uploaded again and
-/// condemned again is another one.
+/// A chunk that was condemned at `since`, as the collector read it before it deleted the objects. If the chunk was
+/// uploaded and condemned again since, it has another position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CondemnedChunk {
     /// The chunk.
@@ -71,7 +71,8 @@ pub struct CondemnedChunk {
     pub since: LogIndex,
 }
 
-/// Garbage of `since`, as whoever deletes it read it: the same name may have become garbage once more in the meantime.
+/// Garbage of `since`, as the collector read it before it deleted the object: the same name may have become garbage
+/// once more in the meantime.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GarbageObject {
     /// The object.
@@ -80,7 +81,7 @@ pub struct GarbageObject {
     pub since: LogIndex,
 }
 
-/// What one repository holds and owes, counted as it changes.
+/// The objects and debts of one repository, counted as they change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryCounters {
     /// Good replicas.

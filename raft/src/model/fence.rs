@@ -1,7 +1,7 @@
 //! Invariant 12: whose WAL an archive takes. Pure.
 //!
-//! What decides is what PostgreSQL's own files prove: the history of the timeline that the pushing server is on,
-//! whether it is in recovery, and the content of the file.
+//! PostgreSQL's own files decide: the history of the timeline that the pushing server is on, whether the server is in
+//! recovery, and the content of the file.
 //!
 //! ```text
 //! T1 ────────────┬──────────╌╌╌ the rest of timeline 1
@@ -11,19 +11,21 @@
 //!                  segment
 //! ```
 //!
-//! - A server that is on a timeline and not in recovery *writes* it. The first one that does is bound to it. Another
-//!   one is a copy, or the same one in another place: it is refused until somebody says which.
-//! - Such a server on another machine is one whose volume was moved, or a clone of that volume. While the first machine
-//!   pushes it is refused; once that has been silent for longer than it usually is, the server goes on, and is bound to
-//!   the new machine. Not where an administrator has said that the machine's place was taken.
-//! - What lies wholly below the point where the server's timeline left an older one is its own past as well: it may
-//!   give it.
-//! - A segment with that point in it, or beyond it, is nothing that a recovery along the server's history asks for: it
-//!   reads the newer timeline's segment of the same number, which begins with a copy of the older one's content. It is
-//!   *set aside*.
-//! - A server in recovery writes nothing of its own. What it archives (`archive_mode=always`) it has received, from the
-//!   writer or from a copy. It is bound to nothing. Of a timeline that has a writer it gives nothing new, and tries
-//!   again: the writer archives the same bytes, or is gone, and then the server leaves the timeline.
+//! - A server that is on a timeline and not in recovery *writes* the timeline. The first such server is bound to it.
+//!   Another data directory that pushes as its writer is a copy of the cluster, or the cluster was moved: it is refused
+//!   until an administrator says which.
+//! - If the bound data directory pushes from another machine, its volume was moved, or it is a clone. While the first
+//!   machine pushes, the other is refused. Once the first machine has been silent for longer than usual, the server
+//!   goes on, and is bound to the new machine; but not where an administrator has said that its machine's place was
+//!   taken.
+//! - A segment that lies wholly below the point where the server's timeline left an older one is the server's own past
+//!   as well: it may give it.
+//! - A recovery along the server's history never asks for a segment with that point in it, or beyond it: it reads the
+//!   newer timeline's segment of the same number, which begins with a copy of the older one's content. Such a segment
+//!   is *set aside*.
+//! - A server in recovery writes nothing of its own. The files that it archives (`archive_mode=always`) it has
+//!   received, from the writer or from a copy. It is bound to nothing. It gives nothing new of a timeline that has a
+//!   writer, and tries again: the writer archives the same bytes, or is gone, and then the server leaves the timeline.
 
 use pgmesh_postgres::{Lsn, SegmentName, TimelineId, WalFileName};
 use pgmesh_storage::{Digest, StanzaName};
@@ -31,10 +33,10 @@ use pgmesh_storage::{Digest, StanzaName};
 use super::{LastPush, Server, StanzaRecord, Writer};
 use crate::refusal::Refusal;
 
-/// What the catalog knows when a file is judged.
+/// The catalog's knowledge when a file is judged.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// What is archived under the file's name.
+    /// The content that is archived under the file's name.
     pub content: Option<Digest>,
     /// The last push of the writer of the file's timeline.
     pub last_push: Option<&'a LastPush>,
@@ -42,7 +44,7 @@ pub struct Known<'a> {
     pub now: i64,
 }
 
-/// What becomes of a file that is pushed.
+/// The judgement of a pushed file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
     /// It goes into the archive.
@@ -50,8 +52,8 @@ pub enum Judgement {
         /// The server becomes the writer of its timeline.
         binds: bool,
     },
-    /// It is set aside: kept under a name of its own, and never handed out. What is archived under its name must agree
-    /// with it up to this position, as far as there are records.
+    /// It is set aside: kept under a name of its own, and never handed out. The content that is archived under its name
+    /// must agree with it up to this position, as far as there are records.
     Aside {
         /// The first position that is not compared.
         upto: Lsn,
@@ -94,8 +96,8 @@ impl StanzaRecord {
                 Place::Others(writer) => Err(writer.refusal(stanza, segment.timeline, &server.instance)),
                 Place::Elsewhere(last) => Err(last.refusal(stanza, segment.timeline, known.now)),
             },
-            // Whoever is promoted archives the last, unfinished segment of the timeline that it leaves. Of two
-            // promotions within one segment each has its own. No recovery asks for it.
+            // A server that is promoted archives the last, unfinished segment of the timeline that it leaves. Of two
+            // servers that are promoted within one segment, each has its own. No recovery asks for it.
             WalFileName::Partial(segment) if is_archived => Ok(Judgement::Aside {
                 upto: self.start(segment),
             }),
@@ -118,8 +120,8 @@ impl StanzaRecord {
         if let Some(switch) = self.left(server, segment.timeline) {
             return match () {
                 () if end <= switch => Place::Shared,
-                // The rest of a timeline that it wrote itself, unless it is another one's rest of it, as pg_rewind
-                // leaves it.
+                // The rest of a timeline that the server wrote itself; unless other content is archived, as after
+                // pg_rewind.
                 () if is_own && !server.in_recovery && known.content.is_none() => Place::Written { binds: false },
                 () => Place::Aside {
                     upto: switch.max(start),
@@ -135,7 +137,7 @@ impl StanzaRecord {
                     None => Place::Written { binds: true },
                 }
             }
-            // One whose history is not known pushes what it has, and is bound to what it is on.
+            // A server whose history is not known may push, and is bound to the timeline that it is on.
             writer => Place::Written {
                 binds: writer.is_none_or(|own| own.machine.is_empty() && !server.machine.is_empty())
                     && server.timeline == segment.timeline,
@@ -175,11 +177,11 @@ enum Place<'w> {
         /// It becomes the writer of the timeline.
         binds: bool,
     },
-    /// The server has it as whoever wrote it.
+    /// The server has the same content as the timeline's writer.
     Shared,
     /// No recovery along the server's history asks for it.
     Aside { upto: Lsn },
-    /// Another one writes the timeline.
+    /// Another server writes the timeline.
     Others(&'w Writer),
     /// The same one wrote the timeline on another machine a moment ago.
     Elsewhere(&'w LastPush),

@@ -1,6 +1,7 @@
-//! How the histories of a stanza's timelines are kept: each repeats the one of the timeline that it left, and adds a
-//! line. Written out, the lines of n timelines would be n²/2; what is repeated is therefore only named. Of a very long
-//! history the first lines are not kept, so it may repeat the end of the other one.
+//! How the histories of a stanza's timelines are kept. A timeline's history repeats the history of its parent, and adds
+//! a line. Written out, the histories of n timelines have n²/2 lines; therefore the repeated lines are replaced by the
+//! parent's number. The first lines of a very long history are not kept, so a history may repeat only the end of its
+//! parent's.
 
 use std::collections::BTreeMap;
 

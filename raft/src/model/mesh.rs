@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LogIndex, NodeName};
 
-/// What holds for the whole mesh; written once by [`Command::FoundMesh`](crate::Command::FoundMesh).
+/// The properties of the whole mesh; written once by [`Command::FoundMesh`](crate::Command::FoundMesh).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshRecord {
     /// The mesh's identifier: also the common name of its certificate authority.
@@ -48,25 +48,26 @@ impl Default for Levels {
     }
 }
 
-/// Which of several catalogs of one mesh this is, and whether it is known to have lost something.
+/// Which of several catalogs of one mesh this is, and whether a part of it is known to be lost.
 ///
-/// A mesh has one catalog, until somebody goes on without a majority of its nodes (`node rescue`), without all of them
-/// (`catalog-rebuild`), or without what was lost (`catalog-accept-loss`). Each of these begins an *era*. Nodes of an
-/// earlier era that still run, or come back, must neither acknowledge nor delete anything beside it.
+/// A mesh has one catalog, until an administrator goes on without a majority of its nodes (`node rescue`), without all
+/// of them (`catalog-rebuild`), or without the lost part of the catalog (`catalog-accept-loss`). Each of these begins
+/// an *era*. Nodes of an earlier era that still run, or come back, must neither acknowledge nor delete anything beside
+/// it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogPast {
-    /// The era. Positions of one era cannot be compared with those of another.
+    /// The era. Positions of different eras cannot be compared.
     pub era: u32,
     /// A random number of the era, 0 in the first one: two nodes that were both rescued have begun the same era, and
     /// different ones.
     pub branch: u64,
-    /// What is lost and not given up.
+    /// The loss that was found and is not given up yet.
     pub loss: Option<CatalogLoss>,
     /// Repositories whose objects have not been compared with the catalog since the era began: the lost part of the
-    /// catalog may have deleted what the catalog believes to be there.
+    /// catalog may have deleted objects that the catalog believes to be there.
     pub uncompared: BTreeSet<RepoKey>,
-    /// Those of them whose archives have not been looked through for WAL that the catalog does not know: until then of
-    /// no WAL it is said that it was never archived.
+    /// The repositories among them whose archives have not been looked through for WAL that the catalog does not know:
+    /// until then of no WAL it is said that it was never archived.
     pub unlisted: BTreeSet<RepoKey>,
 }
 
@@ -75,7 +76,7 @@ pub struct CatalogPast {
 pub struct CatalogLoss {
     /// Where the proof was found.
     pub repo: RepoKey,
-    /// Who found it.
+    /// The node that found it.
     pub node: NodeName,
     /// The node that has said that another catalog has taken over; then no repository has shown it.
     pub told_by: Option<NodeName>,

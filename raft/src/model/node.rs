@@ -102,8 +102,8 @@ pub struct NodeRecord {
     /// Keys of nodes of this name that have left or were replaced, and of their administrators: their certificates are
     /// not accepted any more.
     pub revoked: Vec<[u8; 32]>,
-    /// The shared repositories that its file declares as the mesh defines them: those that others may reach through it.
-    /// Whether it can open them at present is not catalog state.
+    /// The shared repositories that the node's file declares as the mesh defines them: other nodes may reach these
+    /// through it. Whether it can open them at present is not catalog state.
     pub reaches: BTreeSet<RepoKey>,
 }
 
@@ -115,7 +115,7 @@ impl NodeRecord {
     }
 }
 
-/// What a node does for clients.
+/// Whether a node takes clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum NodeService {
     /// It takes them.

@@ -1,4 +1,4 @@
-//! What lies in repositories, as the catalog names it.
+//! The objects in repositories, as the catalog names them.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub enum ObjectRef {
         /// Its backup.
         label: BackupLabel,
     },
-    /// What a repository itself knows about one database of a stanza.
+    /// A repository's own description of one database of a stanza.
     StanzaInfo {
         /// The stanza.
         stanza: StanzaName,
@@ -62,9 +62,9 @@ pub struct Replica {
 ///
 /// A number can be given to another repository (`repo-replace`, `repo-remove` and a new registration) while a write is
 /// under way, so a claim names the repository by its identity, as the place where the bytes were written or read tells
-/// it. It is worth something only while the catalog has that identity under the number. For example: a segment is
-/// written to the disk of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is
-/// passed over, and the segment stays owed to repo1.
+/// it. The claim counts only while the catalog has that identity under the number. For example: a segment is written to
+/// the disk of repo1, the disk is lost, and an empty one takes its place; the claim, which arrives late, is passed
+/// over, and the segment stays owed to repo1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Claim {
     /// The replica as the catalog names it.
@@ -75,8 +75,8 @@ pub struct Claim {
 
 /// Content and whereabouts of an object that is no chunk.
 ///
-/// After the catalog was rebuilt from a repository, a WAL file may be known by its name alone: it was archived, and
-/// nobody knows with which content. See [`StoredObject::unknown`].
+/// After the catalog was rebuilt from a repository, a WAL file may be known by its name alone: it was archived, and its
+/// content is not known. See [`StoredObject::unknown`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredObject {
     /// Digest of the plain content.
@@ -91,7 +91,7 @@ pub struct StoredObject {
 
 impl StoredObject {
     /// An object that was there, and of which no good content was found. It is no "not found" (invariant 7), it is owed
-    /// to nobody, and the first content that its writer brings again takes its place.
+    /// to no repository, and the first content that its writer brings again takes its place.
     #[must_use]
     pub fn unknown() -> Self {
         Self {

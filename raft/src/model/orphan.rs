@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{GarbageKey, LogIndex, ObjectRef};
 
-/// So many objects, and what they take.
+/// A number of objects, and their size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 pub struct Amount {
     /// How many.
@@ -28,16 +28,16 @@ impl Amount {
     }
 }
 
-/// What a scan of a repository has found.
+/// The findings of a scan of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, Serialize, Deserialize)]
 pub struct OrphanTally {
     /// Objects that the catalog does not know.
     pub unknown: Amount,
-    /// Those of them that were named before the catalog's era began: they stay.
+    /// Unknown objects that were named before the catalog's era began: they stay.
     pub earlier: Amount,
-    /// Those of them of which nobody can tell what they are, since they are damaged, or parts of a WAL file: they stay.
+    /// Unknown objects that cannot be identified, since they are damaged or parts of a WAL file: they stay.
     pub unreadable: u64,
-    /// What is no object of a repository: it stays.
+    /// Files that are no objects of a repository: they stay.
     pub foreign: u64,
 }
 
@@ -46,7 +46,7 @@ pub struct OrphanTally {
 pub struct EndedScan {
     /// When, in seconds since the Unix epoch.
     pub at: i64,
-    /// What it has found.
+    /// Its findings.
     pub found: OrphanTally,
 }
 
@@ -57,13 +57,13 @@ pub struct OrphanScan {
     pub began: LogIndex,
     /// The folder that it goes on with; none when it has come to its end.
     pub next: Option<u16>,
-    /// What it has found so far.
+    /// Its findings so far.
     pub found: OrphanTally,
-    /// The last one that came to its end.
+    /// The last scan that came to its end.
     pub ended: Option<EndedScan>,
     /// The rows of table `Orphans`: seen once, and looked for once more.
     pub waiting: Amount,
-    /// What was made garbage since the repository was registered.
+    /// The objects that were made garbage since the repository was registered.
     pub discarded: Amount,
 }
 
@@ -78,7 +78,7 @@ pub struct SightedOrphan {
 
 impl SightedOrphan {
     /// Whether a scan that began at `began`, when `oldest` was the oldest session that was still open, is the second
-    /// look: it began after the note, and whatever was under way at the first look has ended in between.
+    /// look: it began after the note, and all sessions that were open at the first look have ended in between.
     #[must_use]
     pub fn is_due(&self, began: LogIndex, oldest: Option<super::SessionId>) -> bool {
         self.seen <= began && oldest.is_none_or(|session| session.0 > self.seen)
@@ -90,7 +90,7 @@ impl SightedOrphan {
 pub struct Orphan {
     /// Its path in the repository.
     pub path: String,
-    /// What the catalog would call it.
+    /// Its name in the catalog.
     pub object: ObjectRef,
     /// The digest in its name.
     pub digest: Digest,
@@ -101,7 +101,7 @@ pub struct Orphan {
 }
 
 impl Orphan {
-    /// What the catalog would call it as garbage of this repository.
+    /// Its key in the catalog's table of garbage.
     #[must_use]
     pub fn key(&self, repo: RepoKey) -> GarbageKey {
         GarbageKey {

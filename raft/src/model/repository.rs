@@ -30,8 +30,8 @@ pub struct RepositoryRecord {
     /// When it came to its place: its registration, or the last change of its host or definition. See
     /// [`PlacedIdentity`].
     pub placed: LogIndex,
-    /// It belonged to the mesh before the catalog was rebuilt from another repository: what it holds is found under the
-    /// names that the objects have there, instead of being uploaded again (see decision 18).
+    /// It belonged to the mesh before the catalog was rebuilt from another repository: its objects are found under the
+    /// names that they have there, instead of being uploaded again (see decision 18).
     pub was_of_lost_catalog: bool,
 }
 
@@ -49,7 +49,7 @@ impl RepositoryRecord {
         self.uuid == identity.uuid && self.placed == identity.placed
     }
 
-    /// What a claim names that is made of it as it is now.
+    /// The identity that a claim has if it is made now.
     #[must_use]
     pub fn identity(&self) -> PlacedIdentity {
         PlacedIdentity {
@@ -74,7 +74,7 @@ impl RepositoryRecord {
 pub struct RepositoryMark {
     /// One more each time.
     pub number: u64,
-    /// What was drawn at random for it: two copies that were both written to have different marks of one number.
+    /// A random number: if two copies of the repository were both written to, they have different marks of one number.
     pub nonce: u64,
     /// When it was written, in seconds since the Unix epoch.
     pub at: i64,
@@ -83,7 +83,7 @@ pub struct RepositoryMark {
 /// A walk over the catalog that withdraws a repository's replicas. A step that is repeated goes on where it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepositoryChange {
-    /// What it is for.
+    /// Its purpose.
     pub kind: ChangeKind,
     /// Which of the tables of the walk it has come to.
     pub table: u8,
@@ -100,7 +100,7 @@ pub struct RepositoryChange {
 pub enum ChangeKind {
     /// The repository is being forgotten.
     Retiring,
-    /// Its disk was replaced by an empty one: what lay there is owed anew.
+    /// Its disk was replaced by an empty one: the lost replicas are owed anew.
     Replacing,
 }
 

@@ -1,4 +1,4 @@
-//! Which request a proposal belongs to, so that one that is repeated has one effect.
+//! The memory of a request: if it is repeated, it has one effect.
 
 use pgmesh_storage::Digest;
 use serde::{Deserialize, Serialize};
@@ -7,13 +7,13 @@ use super::LogIndex;
 use crate::refusal::Refusal;
 use crate::reply::Reply;
 
-/// What became of a request, kept for a while.
+/// The outcome of a request, kept for a while.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The position at which it was applied.
     pub index: LogIndex,
     /// The digest of the command.
     pub command: Digest,
-    /// What was answered.
+    /// The answer.
     pub outcome: Result<Reply, Refusal>,
 }

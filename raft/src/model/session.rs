@@ -1,4 +1,4 @@
-//! Sessions: who may hold references that the catalog does not see yet.
+//! Sessions: a client or a node holds references that the catalog does not see yet.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// What a session does.
+/// The purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum SessionKind {
     /// Takes a backup.
@@ -33,17 +33,17 @@ pub enum SessionKind {
 /// An open session. While it is open nothing that was condemned after it began is deleted (invariant 5).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRecord {
-    /// What it does.
+    /// Its purpose.
     pub kind: SessionKind,
     /// The stanza it is about, if any.
     pub stanza: Option<StanzaName>,
-    /// Who holds it, in words for the user.
+    /// The holder, in words for the user.
     pub holder: String,
     /// The node that keeps it alive and ends it when its holder is gone.
     pub node: NodeName,
     /// When it was opened, in seconds since the Unix epoch.
     pub opened_at: i64,
-    /// What its holder must show to go on with it by way of another node; `None` where it cannot.
+    /// The secret by which the holder goes on with the session by way of another node; `None` where it cannot.
     pub resume_key: Option<[u8; 16]>,
     /// The request that opened it. A node that waits for the answer to a request knows by it that the session is its
     /// own.

@@ -56,8 +56,8 @@ impl StanzaRecord {
         self.histories.iter().filter(move |_| is_current).chain(past)
     }
 
-    /// The known timelines whose recovery needs what this one has up to a position: they leave it there or behind, or
-    /// come from one that does.
+    /// The known timelines whose recovery needs this timeline up to a position: they leave it at that position or
+    /// later, or descend from a timeline that does.
     pub fn branches_behind(&self, timeline: TimelineId, position: Lsn) -> impl Iterator<Item = TimelineId> {
         let is_behind = move |branch: &Branch| branch.parent == timeline && branch.switch >= position;
         let behind = self
@@ -67,8 +67,8 @@ impl StanzaRecord {
         behind.map(|(timeline, _)| *timeline)
     }
 
-    /// Makes `database` the current one. What is known of the timelines of the one before is kept; a cluster that comes
-    /// back has what it had.
+    /// Makes `database` the current one. The timelines of the database before are kept; a cluster that comes back has
+    /// its timelines again.
     pub fn make_current(&mut self, database: Database) {
         let lineage = |known: &Database| {
             (known.system_id == database.system_id)
@@ -128,7 +128,7 @@ impl Database {
     }
 }
 
-/// What is known of the timelines of a database.
+/// The known timelines of a database.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
     /// The instance that writes each timeline.
@@ -140,21 +140,21 @@ pub struct Lineage {
     pub forgotten: Option<TimelineId>,
 }
 
-/// Who writes a timeline.
+/// The server that writes a timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
     /// The fingerprint of the data directory that pushed first.
     pub instance: String,
     /// The fingerprint of the machine that it was last seen on. Empty where that is not known.
     pub machine: String,
-    /// The machine whose place this one took by an administrator's word: what the same data directory pushes from there
-    /// is a clone's. Empty where there is none.
+    /// The machine whose place this one took by an administrator's word: if the same data directory pushes from there,
+    /// it is a clone. Empty where there is none.
     pub barred: String,
     /// When it was bound.
     pub since: LogIndex,
     /// When it last pushed, to within [`SEEN_STEP`](Self::SEEN_STEP).
     pub seen: LogIndex,
-    /// Who pushed first, in words for the user: `client pg1`.
+    /// The client that pushed first, in words for the user: `client pg1`.
     pub host: String,
 }
 
@@ -188,7 +188,7 @@ impl Writer {
         !self.barred.is_empty() && self.barred == machine
     }
 
-    /// What another instance is told that wants to take its place.
+    /// The refusal of another instance that pushes in this writer's place.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, given: &str) -> Refusal {
         Refusal::OtherWriter {
@@ -201,18 +201,18 @@ impl Writer {
     }
 }
 
-/// The last push of a timeline's writer: where the writer was seen last, for whoever is refused in its place.
+/// The last push of a timeline's writer: the refusal of another server says where the writer was seen last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastPush {
     /// The fingerprint of its data directory.
     pub instance: String,
     /// The fingerprint of its machine. Empty where that is not known.
     pub machine: String,
-    /// Who pushed, in words for the user: `client pg1`.
+    /// The client that pushed, in words for the user: `client pg1`.
     pub host: String,
     /// The address that it came from.
     pub address: String,
-    /// What it pushed.
+    /// The pushed segment.
     pub segment: SegmentName,
     /// When, in seconds since the Unix epoch, as the node knew it that took it.
     pub at: i64,
@@ -243,7 +243,7 @@ impl LastPush {
         self.gap.saturating_mul(2).clamp(least, most)
     }
 
-    /// What the same instance is told on another machine.
+    /// The refusal of the same instance on another machine.
     #[must_use]
     pub fn refusal(&self, stanza: &StanzaName, timeline: TimelineId, now: i64) -> Refusal {
         Refusal::OtherMachine {
@@ -287,7 +287,7 @@ pub struct SegmentRecord {
     pub object: StoredObject,
     /// When it was pushed, in seconds since the Unix epoch.
     pub pushed_at: i64,
-    /// The log position at which it was: which of two files was archived first is not asked of a clock. 0 for what a
-    /// rebuilt catalog found, which was archived before everything else.
+    /// The log position of the push. It decides which of two files was archived first, not a clock. 0 for a file that
+    /// was taken up from a repository when the catalog was rebuilt: it was archived before all others.
     pub pushed: LogIndex,
 }

@@ -8,18 +8,17 @@ use pgmesh_storage::DbId;
 use super::{HistoryRecord, LogIndex, StanzaRecord, Writer};
 use crate::{limits, value};
 
-/// One timeline: when something of it was last heard of, of which database it is (none: the current one), and which it
-/// is.
+/// One timeline: when a push or a history of it was last seen, its database (none: the current one), and its number.
 type Seen = (LogIndex, Option<DbId>, TimelineId);
 
 impl StanzaRecord {
     /// Forgets writers and histories while there are more than fit, those first that nothing was heard of for the
     /// longest time. A limit that refused the next timeline would stop an archiver for good (invariant 12).
     ///
-    /// What is forgotten of a timeline: who writes it, so the next instance that pushes is bound to it; and where it
-    /// left its parent, unless a later history repeats that line. It still counts as known, so its writer needs no
-    /// history to go on. Example: of the 2,049 timelines that nightly restore tests have made, the oldest test's is
-    /// forgotten, and not that of the primary, which goes on archiving to timeline 5.
+    /// Of a timeline two facts are forgotten: its writer, so the next instance that pushes is bound to it; and where it
+    /// left its parent, unless a later history repeats that line. The timeline still counts as known, so its writer
+    /// needs no history to go on. Example: of the 2,049 timelines that nightly restore tests have made, the oldest
+    /// test's is forgotten, and not that of the primary, which goes on archiving to timeline 5.
     pub fn make_room(&mut self) {
         loop {
             let mut seen = self.seen();

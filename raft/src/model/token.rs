@@ -17,7 +17,7 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// What whoever redeems a token becomes.
+/// The role that a token gives its bearer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TokenRole {
     /// A node.
@@ -41,11 +41,11 @@ pub enum TokenRole {
 pub struct TokenRecord {
     /// Hash of the secret.
     pub secret_hash: [u8; 32],
-    /// What it makes of its bearer.
+    /// The bearer's role.
     pub role: TokenRole,
     /// When it expires, in seconds since the Unix epoch.
     pub expires: i64,
-    /// When and by whom it was used.
+    /// The use of the token, if it was used.
     pub redeemed: Option<Redeemed>,
 }
 
@@ -64,7 +64,7 @@ impl fmt::Debug for TokenRecord {
 pub struct Redeemed {
     /// When, in seconds since the Unix epoch.
     pub at: i64,
-    /// By whom: the name in the certificate that was given for it.
+    /// The name in the certificate that was given for it.
     pub name: String,
     /// Digest of the request.
     pub request: [u8; 32],
@@ -81,7 +81,7 @@ pub struct Redemption {
     pub token: TokenId,
     /// Hash of the secret that was presented.
     pub secret_hash: [u8; 32],
-    /// Digest of what the bearer asked for: the same for each repetition, another one for every other request.
+    /// Digest of the bearer's request: the same for each repetition, another one for every other request.
     pub request: [u8; 32],
     /// The certificate that the proposer has signed for the bearer, DER. It counts if the token is not used up yet.
     pub certificate: Vec<u8>,

@@ -9,12 +9,12 @@ use super::LogIndex;
 /// When replicas of chunks were last withdrawn, and how many digests table `Withdrawn` has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WithdrawnMarks {
-    /// Number of good replicas that a withdrawal has left → the last one that left so many. A chunk that is condemned
-    /// or suspected is left with none. At most one more than there are repositories.
+    /// Number of good replicas that a withdrawal has left → the position of the last such withdrawal. A chunk that is
+    /// condemned or suspected is left with none. The map has at most one entry more than there are repositories.
     pub left: BTreeMap<u16, LogIndex>,
     /// Digests in table `Withdrawn`.
     pub digests: u64,
-    /// The last position of which table `Withdrawn` does not say any more what was withdrawn.
+    /// Withdrawals up to this position are not in table `Withdrawn` any more.
     pub dropped: LogIndex,
 }
 

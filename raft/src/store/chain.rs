@@ -1,4 +1,4 @@
-//! What the state of a node has come of: a digest over all that its entries have written, one after the other.
+//! A digest chain over the writes of a node's state: all writes of its entries, one after the other.
 //!
 //! `apply` is a function (invariant 10), so two nodes that have applied the same entries have the same digest. A
 //! program that applies an entry otherwise, or a disk that has changed a row which a later entry was decided by, shows
@@ -13,10 +13,10 @@ use crate::apply::Writes;
 use crate::table::Table;
 use pgmesh_protocol::EntryId;
 
-/// Beside the newest links, those of entries whose index is a multiple of this are kept: two nodes that are not equally
-/// far compare what both have.
+/// Beside the newest links, the links of entries whose index is a multiple of this are kept: two nodes that are not
+/// equally far compare the links that both have.
 const STEP: u64 = 64;
-/// How many of those.
+/// How many links of such entries are kept.
 const KEPT: usize = 4;
 /// The newest ones are kept, too: between two nodes that work, one is an entry or two ahead.
 const RECENT: usize = 4;
@@ -24,9 +24,10 @@ const RECENT: usize = 4;
 /// The digest after an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// The entry. Two that have other terms are two histories, which is not for the chain to judge.
+    /// The entry. If the terms of two nodes' entries differ, they have two histories, which is not for the chain to
+    /// judge.
     pub entry: EntryId,
-    /// Over the link before it, the index, and what the entry has written.
+    /// Over the link before it, the index, and the writes of the entry.
     pub digest: [u8; 32],
 }
 
@@ -67,7 +68,7 @@ impl Chain {
         }
     }
 
-    /// What others compare with theirs.
+    /// The links that another node compares with its own.
     pub(crate) fn links(&self) -> Vec<Link> {
         self.kept.iter().chain(&self.recent).copied().collect()
     }
@@ -81,12 +82,12 @@ fn push(links: &mut Vec<Link>, link: Link, most: usize) {
     links.push(link);
 }
 
-/// What comes of comparing the links of two nodes.
+/// The result of comparing the links of two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compared {
-    /// The states are not the same after this entry, the first of those that both have kept.
+    /// The states are not the same after this entry, the first that both have kept and whose links differ.
     Parted(u64),
-    /// They are the same after this one, the last of those.
+    /// They are the same after this entry, the last that both have kept.
     Same(u64),
     /// There is no entry that both have kept.
     Unknown,

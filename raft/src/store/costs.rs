@@ -1,5 +1,5 @@
-//! A measurement: what a catalog of a million WAL files and ten thousand backups costs those who ask, and a snapshot of
-//! it. Run it with `cargo nextest run --release -E 'test(costs_of_a_large_catalog)' --run-ignored=only --no-capture`.
+//! A measurement: the costs of reads and of a snapshot in a catalog of a million WAL files and ten thousand backups.
+//! Run it with `cargo nextest run --release -E 'test(costs_of_a_large_catalog)' --run-ignored=only --no-capture`.
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ pub(super) fn io_error<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(s
     }
 }
 
-/// Makes a folder and its parents, and syncs what that changed.
+/// Makes a folder and its parents, and syncs the folders that changed.
 pub(super) fn create_folder(path: &Path) -> Result<(), CatalogError> {
     if path.is_dir() {
         return Ok(());

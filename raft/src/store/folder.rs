@@ -34,7 +34,7 @@ struct Marker {
 }
 
 impl Folder {
-    /// Prepares a folder for a new catalog. What an interrupted attempt left there is removed.
+    /// Prepares a folder for a new catalog. The remains of an interrupted attempt are removed.
     ///
     /// # Errors
     /// [`CatalogError::Exists`] when it holds a catalog; [`CatalogError::InUse`]; errors of the disk.

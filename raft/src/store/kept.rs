@@ -4,8 +4,8 @@
 //! state/SNAPSHOT      JSON: the folder's name, and what openraft knows of the snapshot; replaced as a whole
 //! state/snapshot-<N>  RocksDB files; tables (*.sst) are hard links, the rest are copies
 //! ```
-//! RocksDB never changes a table file, so a checkpoint costs what was written since the last one, whatever the size of
-//! the catalog. It is packed into one file only for a peer that needs it.
+//! RocksDB never changes a table file, so a checkpoint costs only the files that were written since the last one,
+//! whatever the size of the catalog. It is packed into one file only for a peer that needs it.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -31,7 +31,7 @@ struct Pointer {
     meta: Meta,
 }
 
-/// A snapshot. Whoever reads it keeps its folder, also when another one has taken its place.
+/// A snapshot. A reader keeps its folder, also when another snapshot has taken its place.
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) meta: Meta,
@@ -40,7 +40,7 @@ pub(super) struct Kept {
     packed: Mutex<Weak<Packed>>,
 }
 
-/// A packed snapshot: a file without a name, which is there as long as somebody reads it.
+/// A packed snapshot: a file without a name, which is there as long as it has a reader.
 #[derive(Debug)]
 pub(super) struct Packed {
     file: File,
@@ -133,7 +133,7 @@ impl Kept {
         self.folder.file_name().and_then(|name| name.to_str())
     }
 
-    /// Another one has taken its place: its folder goes when nobody reads it any more.
+    /// Another snapshot has taken its place: its folder goes with its last reader.
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
     }
@@ -154,7 +154,7 @@ impl Kept {
             _ => {}
         }
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        // Nobody else can open it, and a crash leaves nothing.
+        // No other process can open it, and a crash leaves nothing.
         fs::remove_file(&path)?;
         let header = serde_json::to_vec(&self.meta)?;
         pack::pack(&self.folder, &header, &file)?;
@@ -168,8 +168,8 @@ impl Kept {
     }
 }
 
-/// Copies the files of a database that nobody has open into a folder that does not exist yet, tables as hard links.
-/// Nothing is synced.
+/// Copies the files of a database that is not open into a folder that does not exist yet, tables as hard links. Nothing
+/// is synced.
 ///
 /// # Errors
 /// Errors of the disk.

@@ -1,16 +1,16 @@
-//! What a log remembers besides its entries: how far it ever reached, and what other nodes must have.
+//! The memory of a log besides its entries: how far it ever reached, and which entries other nodes must have.
 //!
-//! A node that was put back from a copy does not know that it lacks something; the others do. Each node therefore
-//! keeps, for every other number of the group, two log positions:
+//! A node that was put back from a copy does not know that it lacks entries; the others do. Each node therefore keeps,
+//! for every other number of the group, two log positions:
 //! - *acknowledged*: the last entry that the node has acknowledged to this one while this one led;
 //! - *led*: the last entry in this node's log that the other one wrote as the leader. A leader's append is synced
 //!   before it is sent, so the other one had it on disk.
 //!
 //! Positions are compared as Raft compares logs: the leader's term and number first, then the index. In this order the
 //! position that a log has *reached* never falls. A later leader may cut uncommitted entries off the end: their place
-//! is taken by entries of a higher term, and [`Ledger::reached`] remembers the old end for the time in between. So a
-//! log whose node is whole has always reached everything that anybody knows of it, and one that has reached less has
-//! lost its end.
+//! is taken by entries of a higher term, and [`Ledger::reached`] remembers the old end for the time in between. So if a
+//! node is whole, its log has reached every position that another node knows of it; if it has reached less, it has lost
+//! its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,8 +24,8 @@ const NUMBERS_KEPT: usize = 64;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     reached: Option<LogId<u64>>,
-    /// The index of the log's last entry, or of the last one that was purged when it has none. It lies in another
-    /// column family than the entries do: if one of them loses its end, they contradict each other.
+    /// The index of the log's last entry, or of the last purged entry when the log has none. It lies in another column
+    /// family than the entries do: if one of the two families loses its end, they contradict each other.
     end: Option<u64>,
     led: BTreeMap<u64, LogId<u64>>,
     acknowledged: BTreeMap<u64, LogId<u64>>,
@@ -70,7 +70,7 @@ impl Ledger {
         raise(&mut self.acknowledged, node_id, upto)
     }
 
-    /// Whether there are so many numbers that those of nodes that have left the group may be dropped.
+    /// Whether there are so many numbers that numbers of nodes that have left the group may be dropped.
     pub(crate) fn is_long(&self) -> bool {
         self.led.len().max(self.acknowledged.len()) > NUMBERS_KEPT
     }
@@ -87,7 +87,7 @@ impl Ledger {
         led.max(self.acknowledged.get(&node_id).copied())
     }
 
-    /// Takes over from `written` what belongs to the log itself: this ledger may know newer acknowledgements.
+    /// Takes over from `written` the fields of the log itself: this ledger may know newer acknowledgements.
     pub(crate) fn follow(&mut self, written: &Self) {
         self.reached = self.reached.max(written.reached);
         self.end = written.end;

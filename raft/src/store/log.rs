@@ -38,7 +38,7 @@ const NODE_ID: &[u8] = b"node-id";
 const LEDGER: &[u8] = b"ledger";
 const SKIP: &[u8] = b"skip";
 
-/// How many entries a node may be told to leave out, in all its life: each costs whatever it held.
+/// How many entries a node may be told to leave out, in all its life: each costs all commands in it.
 const SKIPS: usize = 64;
 
 /// The longest entry in bytes, with room to spare: a batch, or one proposal of the largest size.
@@ -47,7 +47,7 @@ const ENTRY_LIMIT: usize = 16 << 20;
 const READ_BYTES: usize = 1 << 20;
 /// Acknowledgements are written at this interval, where the death of the process cannot reach them.
 const LEDGER_PAUSE: Duration = Duration::from_millis(20);
-/// Those that no append has taken along are synced at this one.
+/// Acknowledgements that no append has taken along are synced at this interval.
 const LEDGER_SYNC: Duration = Duration::from_secs(1);
 
 /// The ledger in memory, which may be newer than the one on disk.
@@ -73,7 +73,7 @@ struct Inner {
     pace: DiskPace,
     /// Held while the ledger is written: an older one must not replace a newer one.
     writing: Mutex<()>,
-    /// What the log's entries were applied to.
+    /// The state to which the log's entries are applied.
     state: OnceLock<StateStore>,
     /// After `db`: the folder is let go when the database is closed.
     _folder: Folder,
@@ -127,7 +127,7 @@ impl LogStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// From now on the log drops only what this state holds.
+    /// From now on the log drops only entries that this state holds.
     pub(crate) fn belongs_to(&self, state: StateStore) {
         let _ = self.inner.state.set(state);
     }
@@ -172,9 +172,9 @@ impl LogStore {
         }
     }
 
-    /// Writes what followers have acknowledged, until nobody has the catalog any more. No acknowledgement has a write
-    /// of its own, and a log that is written to takes them along. Forgets those that a committed change has taken out
-    /// of the group when there are many.
+    /// Writes the followers' acknowledgements, until the catalog is dropped. No acknowledgement has a write of its own;
+    /// an append takes them along. When there are many numbers, forgets nodes that a committed change has taken out of
+    /// the group.
     pub(crate) async fn keep_ledger(self, raft: Raft<TypeConfig>, catalog: Weak<()>) {
         let mut synced = Instant::now();
         while catalog.strong_count() > 0 {
@@ -219,7 +219,7 @@ impl LogStore {
         }
     }
 
-    /// This node's identifier: the one that was recorded, or else `new`, which is recorded.
+    /// This node's identifier as it was recorded, or else `new`, which is recorded.
     ///
     /// # Errors
     /// [`CatalogError::Missing`] when there is neither; errors of the database.
@@ -266,14 +266,14 @@ impl LogStore {
     pub(crate) async fn begin_behind(&self, last: LogId<u64>, vote: Vote<u64>) -> Result<(), CatalogError> {
         self.run(move |inner| {
             inner.purge(last)?;
-            // Synced, and so is what was written before it.
+            // Synced, and so are the writes before it.
             inner.write_one(VOTE, &vote, true)
         })
         .await
     }
 
-    /// Records entries that are to be left out, durably, before any of them can be met. Answers those that were
-    /// recorded before as well.
+    /// Records entries that are to be left out, durably, before any of them can be met. Returns these and the entries
+    /// that were recorded before.
     ///
     /// # Errors
     /// More than a node may leave out; errors of the database.
@@ -349,7 +349,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the ledger holds something that is not written, or not synced.
+    /// Whether the ledger holds acknowledgements that are not written, or not synced.
     fn is_ledger_due(&self, synced: bool) -> bool {
         let known = self.known();
         if synced { !known.is_synced } else { !known.is_written }
@@ -405,7 +405,7 @@ impl Inner {
         let mut batch = WriteBatch::default();
         for entry in entries {
             let bytes = value::encode(entry);
-            // What cannot be read back stops this node here, and not every node whenever it starts.
+            // An entry that cannot be read back stops this node here, and not every node whenever it starts.
             if bytes.len() > ENTRY_LIMIT {
                 return Err(CatalogError::TooLarge {
                     given: bytes.len(),
@@ -433,7 +433,7 @@ impl Inner {
         batch.put_cf(self.family(META)?, PURGED, value::encode(&upto));
         let end = upto.index.saturating_add(1);
         batch.delete_range_cf(self.family(ENTRIES)?, 0_u64.to_be_bytes(), end.to_be_bytes());
-        // Not synced: what comes back after a crash is purged again.
+        // Not synced: entries that come back after a crash are purged again.
         self.write_with_ledger(batch, false, |ledger| ledger.purge(upto))
     }
 
@@ -528,8 +528,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     /// openraft makes a node whose own vote is committed the leader again as soon as it starts. If the end of its log
-    /// is gone, it would give positions that others hold to other entries. So its own vote comes back as a vote that
-    /// nobody has granted yet, and the node leads when it is elected. A vote for another node stays as it is.
+    /// is gone, it would give positions that others hold to other entries. So its own vote comes back as a vote that no
+    /// voter has granted yet, and the node leads when it is elected. A vote for another node stays as it is.
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
         self.run(|inner| {
             let node_id = inner.read::<u64>(META, NODE_ID)?;
@@ -586,8 +586,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             .map_err(storage_error(ErrorSubject::Log(log_id), ErrorVerb::Delete))
     }
 
-    /// openraft purges the log while it still puts the snapshot in place that holds what is purged. Killed in between,
-    /// this node would have neither.
+    /// openraft purges the log while it still puts the snapshot in place that holds the purged entries. If the node is
+    /// killed in between, it would have neither.
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
         let held = match self.inner.state.get() {
             Some(state) => state.wait_until_held(log_id.index).await,

@@ -13,8 +13,8 @@ pub(crate) fn entry_id(id: LogId<u64>) -> EntryId {
     }
 }
 
-/// How far a node's state goes, and what of the log it has left out. Two nodes that have come past an entry which only
-/// one of them has left out have different states: they must not work together.
+/// How far a node's state goes, and which entries of the log it has left out. If two nodes have come past an entry that
+/// only one of them has left out, their states differ: they must not work together.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mark {
     /// The index of the last entry that was applied or left out; 0 for none.
@@ -23,19 +23,19 @@ pub struct Mark {
     pub terms: Vec<EntryId>,
     /// The entries that were left out.
     pub skipped: Vec<EntryId>,
-    /// What the state has come of, after some of the last entries.
+    /// The links of the state's digest chain after some of the last entries.
     pub links: Vec<Link>,
 }
 
 impl Mark {
-    /// The term of an entry that was applied, if it is one of the last.
+    /// The term of an applied entry, if it is one of the last terms.
     fn term_at(&self, index: u64) -> Option<u64> {
         let first = self.terms.iter().rev().find(|first| first.index <= index);
         first.filter(|_| index <= self.applied).map(|first| first.term)
     }
 
-    /// An entry that this one has applied, and in whose place the other has applied another one, as far as the last
-    /// terms tell.
+    /// An entry that this node has applied, and in whose place the other node has applied another entry, as far as the
+    /// last terms tell.
     #[must_use]
     pub fn contradicts(&self, other: &Self) -> Option<EntryId> {
         let index = self.applied.min(other.applied);
@@ -43,13 +43,13 @@ impl Mark {
         (own != theirs).then_some(EntryId { term: own, index })
     }
 
-    /// Whether the two states are the same, as far as both have kept what they come of.
+    /// Whether the two states are the same, as far as both have kept the links of their chains.
     #[must_use]
     pub fn compare(&self, other: &Self) -> Compared {
         chain::compare(&self.links, &other.links)
     }
 
-    /// An entry that one has left out and the other has applied.
+    /// An entry that one node has left out and the other has applied.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<EntryId> {
         let applied_by = |one: &Self, entry: &EntryId| entry.index <= one.applied && !one.skipped.contains(entry);

@@ -44,7 +44,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the program failed: {}", text.unwrap_or_default())
 }
 
-/// Leaves an entry out. Whoever waits for one of its commands is told so.
+/// Leaves an entry out. A caller that waits for one of its commands is told so.
 pub(super) fn leave_out<B: Base>(txn: &mut Txn<'_, B>, id: EntryId, batch: &Batch) -> Result<Outcomes, CatalogError> {
     let index = apply::next_index(txn)?;
     apply::skip(txn, index, &id.to_string(), &batch.0);

@@ -45,11 +45,11 @@ pub(super) struct Inner {
     folder: PathBuf,
     options: CatalogOptions,
     current: RwLock<Arc<StateDb>>,
-    /// The last Raft entry that views show, and those that were left out before it.
+    /// The last Raft entry that views show, and the entries that were left out before it.
     applied: watch::Sender<Mark>,
     /// The entries to be left out.
     skips: RwLock<BTreeSet<EntryId>>,
-    /// Set when something could not be applied or put in place: what waits for it waits no more.
+    /// Set when an entry could not be applied, or a snapshot not put in place: callers wait for it no more.
     is_broken: watch::Sender<bool>,
     /// The level that was to begin, and that this program does not have.
     newer_level: OnceLock<u32>,
@@ -60,7 +60,7 @@ pub(super) struct Inner {
 }
 
 impl StateStore {
-    /// Opens or makes the tables in a catalog's folder, and removes what a crash left half-done.
+    /// Opens or makes the tables in a catalog's folder, and removes files that a crash left half-done.
     ///
     /// # Errors
     /// As [`Self::open_after`].
@@ -68,8 +68,8 @@ impl StateStore {
         Self::open_after(catalog, options, None)
     }
 
-    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If they have lost
-    /// something, they are made anew from the snapshot; the log then brings them up to date.
+    /// Opens or makes the tables that belong to a log which begins after the entry `purged`. If the tables lack writes,
+    /// they are made anew from the snapshot; the log then brings them up to date.
     ///
     /// # Errors
     /// Errors of disk and database; [`CatalogError::LostState`] when snapshot and log do not suffice.
@@ -116,7 +116,7 @@ impl StateStore {
         self.inner.current()
     }
 
-    /// Refuses to leave out what was applied.
+    /// Refuses to leave out entries that were applied.
     ///
     /// # Errors
     /// [`CatalogError::CannotSkip`].
@@ -144,7 +144,8 @@ impl StateStore {
             .extend(entries);
     }
 
-    /// Of entries that another node has left out, those that this one has to leave out, too, and does not know of yet.
+    /// The entries among `skipped`, which another node has left out, that this node has to leave out, too, and does not
+    /// know of yet.
     pub(crate) fn unknown_skips(&self, skipped: &[EntryId]) -> Vec<EntryId> {
         let own = self.mark();
         let skips = self.inner.skips.read().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +158,7 @@ impl StateStore {
         self.inner.applied.borrow().clone()
     }
 
-    /// Tells when something is applied, or another state is put in place.
+    /// Tells when an entry is applied, or another state is put in place.
     pub(crate) fn changes(&self) -> watch::Receiver<Mark> {
         self.inner.applied.subscribe()
     }
@@ -200,7 +201,7 @@ impl StateStore {
         replace_file(&folder.join("CURRENT"), name.as_bytes())
     }
 
-    /// Replaces what Raft knows of the state, durably.
+    /// Replaces the record by which Raft knows the state, durably.
     pub(crate) fn set_raft_state(&self, raft: &RaftState) -> Result<(), CatalogError> {
         let db = self.current();
         db.write(&Writes::default(), raft)?;
@@ -232,7 +233,7 @@ impl StateStore {
     }
 }
 
-/// A database that has lost nothing, or else what it has lost.
+/// A database that has lost nothing, or else a text that says its loss.
 fn loss(
     opened: Result<StateDb, CatalogError>,
     purged: Option<LogId<u64>>,
@@ -320,7 +321,7 @@ fn rebuild(
     }
     let expected = kept.and_then(|kept| kept.meta.last_log_id);
     let looked_at = StateDb::open(catalog, &path, options).and_then(|db| {
-        // The snapshot's tables are the same files as those that were damaged, as far as they are older.
+        // The snapshot's older tables are the same files as the damaged ones.
         let mut damage = db.find_damage();
         if damage.is_none() {
             damage = db.find_loss()?;
@@ -394,7 +395,7 @@ impl Inner {
             match self.apply_one(&mut txn, &mut raft, entry) {
                 Ok(outcomes) => replies.push(outcomes),
                 Err(error) => {
-                    // What came before it is kept all the same.
+                    // The entries before it are kept all the same.
                     txn.undo();
                     failed = Some(error);
                     break;
@@ -447,7 +448,7 @@ impl Inner {
         skips.contains(entry)
     }
 
-    /// The log may be purged up to what is in it, so it is durable when this returns.
+    /// The log may be purged up to the snapshot's last entry, so the snapshot is durable when this returns.
     fn build_snapshot(&self) -> Result<Arc<Kept>, CatalogError> {
         let _alone = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let checkpoint = self.folder.join("checkpoint.tmp");
@@ -460,7 +461,7 @@ impl Inner {
         Ok(self.keep(kept))
     }
 
-    /// The snapshot before is removed when nobody reads it any more.
+    /// The snapshot before is removed with its last reader.
     fn keep(&self, kept: Kept) -> Arc<Kept> {
         let kept = Arc::new(kept);
         let mut current = self.kept.write().unwrap_or_else(PoisonError::into_inner);
@@ -528,7 +529,7 @@ impl Inner {
             ));
         }
         refuse_newer_level(&db, &self.options)?;
-        // Before anything is named: what may fail or take long.
+        // Before anything is named: the step that may fail or take long.
         Kept::sync(snapshot)?;
         // In this order: a state that is newer than the snapshot is usual, an older one would be a gap.
         replace_file(&self.folder.join("CURRENT"), name.as_bytes())?;

@@ -31,22 +31,23 @@ const MARKS: &[u8] = b"marks";
 
 /// How many writes have touched each table, by the table's name.
 ///
-/// The database's own list of its files (MANIFEST) may lose its end with a disk that confirms what it has not written.
-/// Some tables then lack what was flushed last, or a part in the middle, with newer writes from the write-ahead log on
-/// top; RocksDB opens such a database without complaint. So each write counts itself in every table that it touches, as
-/// an increment that is lost with the rest of the write, and all counts stand together in one more place.
+/// The database's own list of its files (MANIFEST) may lose its end with a disk that confirms writes which it has not
+/// made. Some tables then lack the writes that were flushed last, or a part in the middle, with newer writes from the
+/// write-ahead log on top; RocksDB opens such a database without complaint. So each write counts itself in every table
+/// that it touches, as an increment that is lost with the rest of the write, and all counts stand together in one more
+/// place.
 type Marks = BTreeMap<String, u64>;
 
-/// What Raft needs to know of the state; written with every batch of entries.
+/// The record by which Raft knows the state; written with every batch of entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RaftState {
     pub(crate) last_applied: Option<LogId<u64>>,
     pub(crate) membership: StoredMembership<u64, BasicNode>,
-    /// The entries that were left out: whoever takes this state as a snapshot has left them out, too.
+    /// The entries that were left out: a node that takes this state as a snapshot has left them out, too.
     pub(crate) skipped: Vec<EntryId>,
     /// The first entry of each of the last terms, the oldest first.
     terms: Vec<EntryId>,
-    /// What the state has come of.
+    /// The digest chain over the state's writes.
     chain: Chain,
 }
 
@@ -90,7 +91,7 @@ pub struct StateDb {
     _catalog: Folder,
 }
 
-/// Removes a replaced database's folder once nobody reads it any more.
+/// Removes a replaced database's folder with its last reader.
 #[derive(Debug)]
 struct RetiredFolder {
     path: PathBuf,
@@ -161,7 +162,7 @@ impl StateDb {
         Ok(self.record(Table::Raft, key::RAFT_STATE)?.unwrap_or_default())
     }
 
-    /// Finds out whether some tables lack writes; names what is missing.
+    /// Finds out whether some tables lack writes; names the missing ones.
     pub(super) fn find_loss(&self) -> Result<Option<String>, CatalogError> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for table in Table::ALL {
@@ -174,7 +175,8 @@ impl StateDb {
         Ok(None)
     }
 
-    /// Reads every row, so that RocksDB compares every block with its checksum; says what it could not read.
+    /// Reads every row, so that RocksDB compares every block with its checksum; names the first table that it could not
+    /// read.
     pub(super) fn find_damage(&self) -> Option<String> {
         let tables = Table::ALL.into_iter();
         let failed = tables.filter_map(|table| self.scan(table, &[], &[]).find_map(Result::err));
@@ -206,13 +208,13 @@ impl StateDb {
         Ok(())
     }
 
-    /// Makes what was written durable.
+    /// Makes all writes durable.
     pub(super) fn sync(&self) -> Result<(), CatalogError> {
         self.db.flush_wal(true).map_err(self.failed("syncing the state"))
     }
 
-    /// Makes a copy of the database in `path` (hard links for the most part) and makes sure that the state itself
-    /// is durable: the log may be purged up to what the copy holds.
+    /// Makes a copy of the database in `path` (hard links for the most part) and makes sure that the state itself is
+    /// durable: the log may be purged up to the copy's last entry.
     pub(super) fn checkpoint(&self, path: &Path) -> Result<(), CatalogError> {
         self.sync()?;
         rocksdb::checkpoint::Checkpoint::new(&self.db)
@@ -277,8 +279,8 @@ impl StateDb {
     }
 }
 
-/// The state database as it was when this was made, whatever is written since. It keeps what is overwritten meanwhile
-/// from being dropped: hold it for one decision, not for long.
+/// The state database as it was when this was made, whatever is written since. It keeps overwritten rows from being
+/// dropped: hold it for one decision, not for long.
 pub struct StateSnapshot<'a> {
     db: &'a StateDb,
     snapshot: rocksdb::Snapshot<'a>,
@@ -340,7 +342,7 @@ fn scan_options(prefix: &[u8]) -> ReadOptions {
 
 type RawRow = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
 
-/// The row by which a table counts its writes is nobody's record.
+/// Whether a row is a table's count of its writes: it is no record.
 fn is_mark(row: &RawRow) -> bool {
     matches!(row, Ok((key, _)) if key.as_ref() == MARK)
 }
@@ -355,7 +357,7 @@ pub(super) fn database_options(options: &CatalogOptions) -> Options {
     let mut database = Options::default();
     database.create_if_missing(true);
     database.create_missing_column_families(true);
-    // A torn last record is what a crash leaves behind; damage anywhere else is not passed over in silence.
+    // A crash leaves a torn last record behind; damage anywhere else is not passed over in silence.
     database.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     database.set_db_write_buffer_size(options.write_buffer);
     database.set_max_total_wal_size(4 * options.write_buffer as u64);

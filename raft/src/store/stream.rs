@@ -1,4 +1,4 @@
-//! What openraft sends and receives as a snapshot.
+//! A snapshot, as openraft sends and receives it.
 
 use std::fs::File;
 use std::io::{self, SeekFrom};
@@ -15,8 +15,8 @@ use super::kept::{Kept, Packed};
 /// How soon packing is tried again.
 const PACK_AGAIN: Duration = Duration::from_secs(10);
 
-/// A snapshot in one file: one that is being received, or the one that this node keeps, which is packed when its first
-/// byte or its length is asked for.
+/// A snapshot in one file: a snapshot that is being received, or the snapshot that this node keeps, which is packed
+/// when its first byte or its length is asked for.
 #[derive(Debug)]
 pub struct SnapshotStream {
     state: State,
@@ -29,12 +29,12 @@ enum State {
     Kept(Arc<Kept>),
     /// Ends with the stream.
     Packing(JoinSet<(Arc<Packed>, File)>),
-    /// The file, and what keeps it from being removed.
+    /// The file, and the handle that keeps it from being removed.
     File(tokio::fs::File, Option<Arc<Packed>>),
 }
 
-/// Packs a snapshot. openraft takes an error of whoever reads it for one of the node's own state, and ends: a disk that
-/// is full must not cost the mesh its leader, so it is tried again until nobody waits for it any more.
+/// Packs a snapshot. openraft takes a reader's error for an error of the node's own state, and ends. A disk that is
+/// full must not cost the mesh its leader, so packing is tried again until no reader waits for it any more.
 async fn pack(kept: Arc<Kept>) -> (Arc<Packed>, File) {
     loop {
         let packing = kept.clone();

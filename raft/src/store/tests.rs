@@ -47,7 +47,7 @@ async fn stores() -> (TempDir, LogStore, StateStore) {
     (guard, log, state)
 }
 
-/// Between what openraft asks for, the process may be killed.
+/// Between two of openraft's requests, the process may be killed.
 #[tokio::test]
 async fn the_log_drops_nothing_before_the_state_holds_it() {
     let (_guard, mut log, mut state) = stores().await;
@@ -86,7 +86,7 @@ async fn a_log_does_not_wait_for_a_snapshot_that_cannot_be_put_in_place() {
     purged.unwrap_err();
 }
 
-/// What lies in the state's folder, without what a database has inside.
+/// The names in the state's folder, without the files of the databases.
 fn names(state: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(state).unwrap();
     entries
@@ -149,8 +149,8 @@ async fn a_snapshot_shares_its_tables_and_is_packed_for_whoever_reads_it() {
     assert_eq!(current.meta, first.meta);
 }
 
-/// A process is killed between any two steps of making a snapshot, or of putting one in place: what the folder held
-/// then is what the next one opens.
+/// A process is killed between any two steps of making a snapshot, or of putting one in place: the next process opens
+/// the folder as it was then.
 #[tokio::test]
 async fn a_crash_leaves_the_snapshot_before_or_the_new_one() {
     let (guard, _, mut state) = stores().await;
@@ -168,7 +168,7 @@ async fn a_crash_leaves_the_snapshot_before_or_the_new_one() {
             .and_then(|snapshot| snapshot.meta.last_log_id)
             .map(|id| id.index)
     };
-    // The folder was made, and not named yet; nor is one that was received.
+    // The folder was made, and not named yet, as was the folder of a received snapshot.
     for left in ["checkpoint.tmp", "snapshot-7", "received.tmp", "db-9"] {
         copy(&folder.join("snapshot-1"), &folder.join(left));
     }

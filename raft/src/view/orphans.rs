@@ -1,4 +1,4 @@
-//! What lies in repositories and is not known.
+//! Objects that lie in repositories and that the catalog does not know.
 
 use pgmesh_storage::{Digest, Generation, RepoKey};
 
@@ -10,8 +10,8 @@ use crate::model::{GarbageKey, OrphanScan, SightedOrphan};
 use crate::table::Table;
 
 impl<B: Base> View<B> {
-    /// Whether the catalog knows an object of this content under this name in any way, or somebody may be writing it
-    /// with the catalog's knowledge.
+    /// Whether the catalog knows an object of this content under this name in any way, or has assigned the name to a
+    /// write that may be under way.
     pub fn knows(&self, name: &GarbageKey, digest: Digest) -> Result<bool, ReadError> {
         orphans::is_known(&self.base, name, digest)
     }
@@ -32,7 +32,7 @@ impl<B: Base> View<B> {
         Ok(scan.unwrap_or_default())
     }
 
-    /// What was seen in a repository and is not known, by path.
+    /// Objects that were seen in a repository and that the catalog does not know, by path.
     pub fn orphans(&self, repo: RepoKey) -> impl Iterator<Item = Result<(String, SightedOrphan), ReadError>> + Send {
         let prefix = key::repository(repo);
         self.rows(Table::Orphans, &prefix, &prefix, |key| {

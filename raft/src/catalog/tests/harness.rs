@@ -52,7 +52,7 @@ impl Mesh {
         mesh
     }
 
-    /// Invites a node, in place of the one of its name if there is one, and admits it with this key.
+    /// Invites a node, in place of the member of its name if there is one, and admits it with this key.
     pub(super) async fn admit(&self, name: &str, key: u8) -> u64 {
         let leader = self.leader().await;
         let name: NodeName = name.parse().unwrap();
@@ -239,7 +239,7 @@ impl Mesh {
     }
 }
 
-/// The rows that only one of two nodes has.
+/// The rows that only one node of the two has.
 fn difference(one: &Dump, other: &Dump) -> String {
     let only = |these: &Dump, those: &Dump| -> Vec<_> {
         let rows = these.iter().filter(|row| !those.contains(row));

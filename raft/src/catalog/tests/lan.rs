@@ -1,4 +1,4 @@
-//! A network in one process that can be cut, slowed down and made to lose what it carries.
+//! A network in one process that can be cut and slowed down, and can be made to lose messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,14 +72,15 @@ impl Lan {
         cut.contains(&a) || cut.contains(&b)
     }
 
-    /// As on a wire: nothing comes back, and after a while the connection is given up, whatever the message's own
-    /// limit.
+    /// As on a wire: nothing comes back, and after a while the connection is given up, even if the message's own limit
+    /// is longer.
     async fn silence(&self, unreachable: &impl Fn(&str) -> PeerError) -> PeerError {
         sleep(CONNECTION_LOST).await;
         unreachable("the connection was lost")
     }
 
-    /// The node that lies at an address, whoever is meant: the address is the number of the first node there.
+    /// The node that lies at an address, even if another node is meant: the address is the number of the first node
+    /// there.
     fn at(&self, address: &str, node_id: u64) -> Option<Catalog> {
         let nodes = self.nodes.lock().unwrap();
         let moved = address.strip_prefix("moved:").and_then(|number| number.parse().ok());

@@ -171,7 +171,7 @@ async fn a_large_catalog() {
     let two = Catalog::open_with_peers(&other, options, lan.from(2)).await.unwrap();
     lan.connect(&catalog);
     lan.connect(&two);
-    // What the snapshot holds must be gone from the log, or the learner is given the log.
+    // The entries of the snapshot must be gone from the log, or the learner is given the log.
     for number in 0..6_000 {
         let what = format!("{number}");
         catalog.propose("test", Command::Audit { what }).await.unwrap();

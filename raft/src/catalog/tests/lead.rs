@@ -1,4 +1,4 @@
-//! Who may do what only the leader may.
+//! Only a leader may do the leader's work.
 
 use std::time::{Duration, Instant};
 

@@ -60,7 +60,7 @@ async fn a_mesh_is_upgraded_node_by_node_and_refuses_a_program_that_is_too_old()
     );
     mesh.start(follower).await;
 
-    // Nor does one that joins with it show anything of the catalog.
+    // A node that joins with the old program shows nothing of the catalog either.
     let joining = mesh.admit("n4", 4).await;
     mesh.options.level = 1;
     let added = async { mesh.join(joining).await };
@@ -71,7 +71,7 @@ async fn a_mesh_is_upgraded_node_by_node_and_refuses_a_program_that_is_too_old()
     wait_until("it follows", || notes(&back).contains("after")).await;
 }
 
-/// A node that has not noticed, because it was down, stops before it applies what it does not have.
+/// A node that has claimed a level which its program does not have stops before the command that raises the level.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_an_older_program_stops_at_the_command_that_raises_the_level() {
     let mesh = Mesh::new(3, options()).await;

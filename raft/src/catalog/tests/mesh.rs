@@ -356,7 +356,7 @@ async fn a_mesh_across_continents_stays_calm() {
         follower.propose("test", update)
     });
     for written in join_all(large).await {
-        // There is no such repository: what counts is that it was in the log.
+        // There is no such repository, so the command is refused: it was in the log all the same.
         assert!(matches!(written, Err(CatalogError::Refused(_))), "{written:?}");
     }
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -366,7 +366,7 @@ async fn a_mesh_across_continents_stays_calm() {
     }
 }
 
-/// What a request costs with one voter: for comparison before and after a change.
+/// The duration of a request with one voter and with three: for comparison before and after a change.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn how_fast() {

@@ -69,7 +69,8 @@ async fn create(dir: &Path) -> Catalog {
 
 async fn note(catalog: &Catalog, what: String) {
     let (id, command) = (RequestId::random(), Command::Audit { what });
-    // As clients do: whoever hears of no majority at the moment is asked again, for the same one effect.
+    // As a client does: if the node hears of no majority at the moment, it is asked again, with the same request id and
+    // one effect.
     for _ in 0..10 {
         match catalog.propose_as("test", id, command.clone()).await {
             Err(CatalogError::NoQuorum(_)) => {}
@@ -235,7 +236,7 @@ async fn a_new_node_gets_the_snapshot_and_then_the_log() {
         .await
         .unwrap();
     assert!(two.status().snapshot.is_some());
-    // A view from before the snapshot was installed still reads what it was.
+    // A view from before the snapshot was installed still reads the old state.
     assert_eq!(old_view.applied().unwrap(), LogIndex(0));
     assert!(two.view().applied().unwrap() > LogIndex(100));
     // Invariant 10: the same state, byte for byte.
@@ -253,7 +254,7 @@ async fn a_new_node_gets_the_snapshot_and_then_the_log() {
     assert_eq!(dump(&two), before);
 }
 
-/// What the killed process does: proposes without end, and says what was acknowledged.
+/// The killed process: it proposes without end, and prints the acknowledged notes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by a_killed_process_loses_nothing_that_was_acknowledged"]
 async fn victim() {

@@ -42,7 +42,7 @@ async fn finds_out_and_begins_anew(mesh: &mut Mesh, old: u64) {
     mesh.begin_anew(old).await;
 }
 
-/// Everything that was acknowledged is still there, on every node, and stays.
+/// All acknowledged notes are still there, on every node, and stay.
 async fn nothing_is_lost(mesh: &Mesh, acknowledged: &BTreeSet<String>) {
     let leader = mesh.leader().await;
     leader.view_linearizable().await.unwrap();
@@ -63,7 +63,7 @@ async fn no_node_leads_after_a_start_without_an_election() {
     mesh.kill(id).await;
     mesh.start(id).await;
     assert!(mesh.leader().await.status().term > term);
-    // A group of one has nobody to ask, and is there at once.
+    // A group of one has no other node to ask, and is there at once.
     let mut alone = Mesh::new(1, options()).await;
     let term = alone.nodes[0].status().term;
     alone.kill(1).await;
@@ -80,7 +80,7 @@ async fn a_leader_with_an_old_directory_takes_nothing_back() {
         let mut mesh = Mesh::new(3, options()).await;
         let mut acknowledged = write(&mesh.leader().await, "before", 5).await;
         let old = mesh.leader().await.node_id();
-        // The copy holds the node's own committed vote, and nobody else has led since.
+        // The copy holds the node's own committed vote, and no other node has led since.
         mesh.copy_while_idle(old).await;
         acknowledged.extend(write(&mesh.leader().await, "after", 6).await);
         assert_eq!(mesh.leader().await.node_id(), old);
@@ -180,7 +180,7 @@ async fn whom_a_majority_has_lost_serves_nobody_and_says_so() {
     for id in [old[0], old[1], keeps] {
         mesh.kill(id).await;
     }
-    // What was the newest on the two is kept aside.
+    // The newest directories of the two are kept aside.
     for id in &old {
         let (dir, newest) = (mesh.dir(*id), mesh.root.path().join(format!("newest-of-{id}")));
         mesh.wait_until_closed(*id).await;
@@ -204,7 +204,7 @@ async fn whom_a_majority_has_lost_serves_nobody_and_says_so() {
         wait_until("all say so", says_so).await;
         assert!(!node.is_leader());
     }
-    // The newest copy of one of them is put back, as the message says, and the mesh serves.
+    // The newest copy of one node's directory is put back, as the message says, and the mesh serves.
     mesh.kill(old[0]).await;
     mesh.wait_until_closed(old[0]).await;
     std::fs::remove_dir_all(mesh.dir(old[0])).unwrap();
@@ -241,7 +241,7 @@ async fn an_old_copy_of_a_replaced_number_does_not_come_back() {
 async fn ordinary_restarts_of_all_kinds_are_never_refused() {
     let mut mesh = Mesh::new(3, options()).await;
     let mut acknowledged = BTreeSet::new();
-    // One after the other, as for an upgrade, while something is written.
+    // One node after the other, as for an upgrade, while a client writes.
     for id in 1..=3 {
         let other = mesh.node(id % 3 + 1);
         let writing = tokio::spawn(async move { write(&other, &format!("rolling {id}"), 40).await });
@@ -251,7 +251,7 @@ async fn ordinary_restarts_of_all_kinds_are_never_refused() {
         let node = mesh.node(id);
         wait_until("it takes part", || *node.standing().borrow() == Standing::Cleared).await;
     }
-    // All at once, in the middle of something.
+    // All at once, while a client writes.
     for round in 0..4 {
         let leader = mesh.leader().await;
         let writing = tokio::spawn(async move {
@@ -279,7 +279,7 @@ async fn ordinary_restarts_of_all_kinds_are_never_refused() {
         assert!(without < Duration::from_secs(4), "{without:?}");
         acknowledged.extend(write(&mesh.leader().await, &format!("all {round}"), 5).await);
     }
-    // With one that does not come back, all others are waited for, and then it goes on.
+    // If one node does not come back, all others are waited for, and then the mesh goes on.
     for id in 1..=3 {
         mesh.kill(id).await;
     }
@@ -339,7 +339,7 @@ async fn a_copy_from_before_the_others_joined_does_not_lead_a_group_of_its_own()
     mesh.put_back(1).await;
     acknowledged.extend(write(&mesh.leader().await, "without it", 5).await);
     let term = mesh.leader().await.status().term;
-    // It knows of nobody, and is there at once; the leader finds it.
+    // It knows of no other node, and is there at once; the leader finds it.
     mesh.start(1).await;
     let node = mesh.nodes.last().unwrap().clone();
     wait_until("it finds out", || is_behind(&node)).await;
@@ -381,9 +381,9 @@ async fn a_node_that_was_down_while_all_voters_were_replaced_takes_part_again() 
     nothing_is_lost(&mesh, &acknowledged).await;
 }
 
-/// The only voter knows nobody else who could tell it, and goes on from its old copy before the learner is there. In
-/// the term of what it has lost the learner tells it; in a later term nothing that it has reached is lower than what
-/// the learner knows, but the learner does not follow it.
+/// The only voter knows no other node that could tell it, and goes on from its old copy before the learner is there. In
+/// the term of the lost entries the learner tells it. In a later term the voter's position is never below the learner's
+/// knowledge of it, but the learner does not follow it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_learner_does_not_give_up_what_was_committed_for_a_leader_that_has_lost_it() {
     for (starts, writes) in [(1, 1), (2, 1), (2, 15)] {

@@ -19,7 +19,7 @@ async fn a_node_whose_catalog_is_another_one_stands_still_and_the_others_go_on()
         };
         let number = value::encode(&40_u64);
         changed.state.current().poison(Table::Mesh, key::LAST_NODE_ID, &number);
-        // Nobody who reads it sees anything; the next node gets another number there.
+        // A reader of the number sees no damage; the next node gets another number there.
         mesh.admit("n4", 4).await;
         let others: Vec<_> = mesh
             .nodes

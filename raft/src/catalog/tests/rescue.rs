@@ -1,4 +1,4 @@
-//! One node goes on alone with what it has.
+//! One node goes on alone with its state and its log.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ async fn a_node_that_is_left_goes_on_with_the_end_of_its_log_under_another_numbe
     for number in 0..50 {
         note(&mesh.leader().await, format!("note {number}")).await;
     }
-    // The leader has entries that nobody has acknowledged: they are kept.
+    // The leader has entries that no follower has acknowledged: they are kept.
     let left = mesh.leader().await.node_id();
     mesh.lan.cut(left);
     let leader = mesh.node(left);
@@ -97,7 +97,7 @@ async fn a_node_that_is_left_goes_on_with_the_end_of_its_log_under_another_numbe
     mesh.compare().await;
 }
 
-/// A rescue that was refused, or only tried, has not applied what the others have replaced.
+/// A rescue that was refused, or only tried, has not applied entries that the others have replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_rescue_was_given_up_follows_the_others_again() {
     let mut mesh = Mesh::new(3, options()).await;

@@ -23,7 +23,7 @@ fn impatient() -> CatalogOptions {
     }
 }
 
-/// A row that no command can have written: whoever reads it fails. Nothing in the product makes one.
+/// A row that no command can have written: `apply` fails when it reads it. Nothing in the product makes such a row.
 fn poison(node: &Catalog) {
     node.state
         .current()
@@ -39,7 +39,7 @@ fn meets_the_poison() -> Command {
     }
 }
 
-/// The entry that a node names as the one that it cannot apply.
+/// The entry that a node says it cannot apply.
 fn named(failure: &str) -> EntryId {
     assert!(failure.contains("\"create token\" of test"), "{failure}");
     let (_, rest) = failure
@@ -51,8 +51,8 @@ fn named(failure: &str) -> EntryId {
     text.unwrap().parse().unwrap()
 }
 
-/// Has nodes meet the poison and waits until those have stopped that learn of the entry: when two of three are gone,
-/// the last one never hears that it is committed. Answers the entry that they name, and who they are.
+/// Has nodes meet the poison and waits until two have stopped: when two of three are gone, the last one never hears
+/// that the entry is committed. Returns the entry that the stopped nodes name, and their numbers.
 async fn stop_by_poison(mesh: &Mesh, poisoned: &[u64]) -> (EntryId, Vec<u64>) {
     note(&mesh.nodes[0], "before".to_owned()).await;
     let nodes = || mesh.nodes.iter().filter(|node| poisoned.contains(&node.node_id()));
@@ -76,7 +76,7 @@ async fn stop_by_poison(mesh: &Mesh, poisoned: &[u64]) -> (EntryId, Vec<u64>) {
 async fn stop_all(mesh: &mut Mesh) {
     for node in std::mem::take(&mut mesh.nodes) {
         mesh.lan.disconnect(node.node_id());
-        // One whose catalog has failed says so again.
+        // A node whose catalog has failed says so again.
         drop(node.shutdown().await);
     }
 }
@@ -128,7 +128,7 @@ async fn an_entry_that_no_node_can_apply_is_left_out_by_all() {
     let mut mesh = Mesh::new(3, impatient()).await;
     let (entry, stopped) = stop_by_poison(&mesh, &[1, 2, 3]).await;
     for node in &mesh.nodes {
-        // What came before it is kept, and how far it goes is written with it.
+        // The entries before it are kept, and the position is written with them.
         assert!(notes(node).contains("before"));
         assert!(node.state.mark().applied < entry.index);
     }
@@ -180,7 +180,7 @@ async fn nodes_of_which_one_has_skipped_do_not_work_together() {
     let has_skipped = |node: &Catalog| node.status().skipped == [entry];
     assert!(mesh.nodes.iter().all(has_skipped));
 
-    // The third's state is another one.
+    // The third node's state differs from the others'.
     mesh.options.skip_entries = vec![];
     start_all(&mut mesh, 3..=3).await;
     let third = mesh.nodes[2].clone();
@@ -203,7 +203,7 @@ async fn nodes_of_which_one_has_skipped_do_not_work_together() {
     assert!(third.view_linearizable().await.is_err());
     assert!(!notes(&mesh.nodes[0]).contains("from the third"));
 
-    // It cannot leave out what it has applied; a node that joins with an empty disk has what the others have.
+    // It cannot leave out an entry that it has applied; a node that joins with an empty disk has the others' state.
     drop(third);
     let third = mesh.nodes.pop().unwrap();
     mesh.lan.disconnect(3);
@@ -215,7 +215,7 @@ async fn nodes_of_which_one_has_skipped_do_not_work_together() {
     let refused = Catalog::open_with_peers(&dir, mesh.options.clone(), mesh.lan.from(3)).await;
     assert!(matches!(refused, Err(CatalogError::CannotSkip(_))));
     mesh.options.skip_entries = vec![];
-    // Nobody tells it to: by replay, and by replay or with the snapshot.
+    // The node is not told to skip the entry: the first gets it by replay, the second by replay or with the snapshot.
     for (name, number) in [("n4", 4), ("n5", 5)] {
         let node_id = mesh.admit(name, number).await;
         mesh.join(node_id).await;

@@ -1,4 +1,4 @@
-//! A disk that has lost what it had confirmed: the end of the log, or of a database's list of its files.
+//! A disk that has lost confirmed writes: the end of the log, or of a database's list of its files.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -158,7 +158,7 @@ async fn a_state_is_not_made_anew_from_an_older_snapshot_under_the_name_of_the_n
     assert!(matches!(opened, Err(CatalogError::LostState { .. })), "{opened:?}");
 }
 
-/// Tables and snapshot share their files: what is damaged in both is not taken for a snapshot that is whole.
+/// Tables and snapshot share their files: if a file is damaged in both, the snapshot is not taken for whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_is_not_made_anew_from_a_snapshot_with_a_damaged_table() {
     let mut mesh = Mesh::new(1, options()).await;
@@ -200,7 +200,7 @@ async fn a_log_that_has_lost_its_end_is_found_by_the_others() {
         drop(node);
         mesh.kill(torn).await;
         mesh.wait_until_closed(torn).await;
-        // What the state has is not lost with the log.
+        // The state is cut, too: otherwise it still has the entries that the log has lost.
         for database in [mesh.dir(torn).join("log"), state_database(&mesh.dir(torn))] {
             cut(&newest(&database, |name| name.ends_with(".log")), percent);
         }
@@ -221,7 +221,7 @@ async fn a_log_that_has_lost_its_end_is_found_by_the_others() {
     }
 }
 
-/// The log's own list of files is cut: entries and what was recorded of them lie in different files then.
+/// The log's own list of files is cut: then the entries and the record of the log's end lie in different files.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_has_lost_the_end_of_its_list_of_files_is_not_taken_for_whole() {
     let mut found = 0;
