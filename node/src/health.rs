@@ -134,6 +134,12 @@ impl Health {
         rested && !self.is_silent(now)
     }
 
+    /// Whether somebody should ask it how it does: it is down, its pause is over, and no request is under way that would
+    /// tell.
+    pub fn waits_for_a_probe(&self, now: Instant) -> bool {
+        self.down_since.is_some() && self.pending == 0 && self.admits(now)
+    }
+
     /// Where it stands among replicas; lower is better: those put aside last, then by failures, then by how long one
     /// more request would take. An unmeasured one is worth a try.
     pub fn rank(&self, now: Instant) -> (bool, u32, Duration) {
@@ -241,6 +247,24 @@ mod tests {
         succeed(&mut health, 3 * MS, start);
         assert!(health.admits(start));
         assert_eq!(health.info(), HealthInfo::Up);
+    }
+
+    #[test]
+    fn what_is_down_and_idle_waits_for_a_probe_once_its_pause_is_over() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        assert!(!health.waits_for_a_probe(start), "it is well");
+        fail(&mut health, "refused", start, 100);
+        fail(&mut health, "refused", start, 101);
+        assert!(!health.waits_for_a_probe(start), "it rests");
+        let rested = start + FIRST_PAUSE;
+        assert!(health.waits_for_a_probe(rested));
+        health.began(rested);
+        assert!(
+            !health.waits_for_a_probe(rested),
+            "a request is under way that will tell"
+        );
+        health.succeeded(Work::Read, MS, rested + MS);
+        assert!(!health.waits_for_a_probe(rested + MS));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pgmesh_tests::http::{Fault, HttpProxy};
 use pgmesh_tests::stores::S3Server;
-use pgmesh_tests::{Figures, MeshStatus, RepositoryStatus, Site, WalForge, wait_for};
+use pgmesh_tests::{Figures, Host, MeshStatus, Node, Postgres, RepositoryStatus, Scratch, Site, WalForge, wait_for};
 
 const BUCKET: &str = "backups";
 /// How long it may take until a debt is shown, or is made good.
@@ -80,4 +80,35 @@ fn a_server_that_fails_holds_no_push_up_and_gets_what_it_missed() {
     assert_eq!(segments, site.node.objects(1).segments().len());
     site.host.run(&["verify"]).succeeds();
     assert_eq!(server.open_uploads(BUCKET), 0);
+}
+
+#[test]
+fn a_stanza_is_created_as_soon_as_a_node_with_a_slow_bucket_answers() {
+    let server = S3Server::start(BUCKET);
+    let proxy = HttpProxy::start(server.address()).expect("a proxy");
+    // A start waits 2 s for a bucket; this one takes several round trips to open.
+    proxy.set(Fault::delay_each_way(Duration::from_millis(300)));
+    let site = Site::with_node("slow", |node| {
+        node.repository_on(&server.bucket(BUCKET, proxy.address()))
+    });
+    assert_eq!(site.host.info()["name"], "main");
+}
+
+#[test]
+fn a_stanza_that_cannot_be_created_yet_says_what_is_wrong_with_the_bucket() {
+    let server = S3Server::start(BUCKET);
+    let proxy = HttpProxy::start(server.address()).expect("a proxy");
+    proxy.refuse();
+    let scratch = Scratch::new("refusing");
+    let bucket = server.bucket(BUCKET, proxy.address());
+    let node = Node::builder(&scratch, "alpha").repository_on(&bucket).start();
+    let postgres = Postgres::builder(&scratch, "pg").start();
+    let host = Host::join(&scratch, "host-main", &node, &postgres, "main");
+    let refused = host.run(&["stanza-create"]);
+    assert_eq!(refused.code(), Some(103), "{refused}");
+    assert!(refused.stderr.contains("repo1: s3://backups"), "{refused}");
+    proxy.heal().expect("an acceptor");
+    wait_for("the stanza to be created once the bucket answers", LIMIT, || {
+        host.run(&["stanza-create"]).code() == Some(0)
+    });
 }

@@ -2,6 +2,7 @@
 
 mod fanout;
 mod hedges;
+mod keeping_open;
 mod marks;
 mod opening;
 mod parts;

@@ -21,10 +21,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How soon a repository that could not be opened is tried again; a shared one later each time.
-const RETRY: Duration = Duration::from_secs(2);
-/// Until it comes to this.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long the start of a node waits for shared repositories to open; those that take longer open later.
 const START_LIMIT: Duration = Duration::from_secs(2);
 
@@ -101,73 +97,6 @@ impl Node {
         slot.is_defined_by(record) && record.host == self.host_of(slot) && !record.is_retiring()
     }
 
-    /// Tries closed ones again, each at its own pace, until the node stops.
-    pub async fn keep_opening(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_open(slot))).await;
-    }
-
-    async fn keep_open(&self, slot: &Slot) {
-        let mut pause = RETRY;
-        let mut leader = self.catalog.leader_changes();
-        loop {
-            leader.mark_unchanged();
-            let again = match slot.opened() {
-                Opened::Closed { .. } => self.open_one(slot).await,
-                Opened::Open(open) if self.is_another(slot, &open) => {
-                    self.close(slot, "what this node has open is not the mesh's repository any more");
-                    self.open_one(slot).await
-                }
-                // Whatever is there now is looked at like one that was never open.
-                Opened::Open(_) if !slot.is_in_place().await => {
-                    self.close(slot, "its directory was away");
-                    self.open_one(slot).await
-                }
-                Opened::Refused { differs: true, .. } if !self.is_redefined(slot) => self.open_one(slot).await,
-                Opened::Open(_) | Opened::Refused { .. } => Again::Never,
-            };
-            let wait = match again {
-                Again::Never | Again::Soon => {
-                    pause = RETRY;
-                    RETRY
-                }
-                Again::Later => {
-                    let wait = pause;
-                    pause = (pause * 2).min(LONGEST_RETRY);
-                    jittered(wait)
-                }
-                Again::Slowly => jittered(LONGEST_RETRY),
-            };
-            tokio::select! {
-                () = tokio::time::sleep(wait) => (),
-                // What waited for the mesh need not wait longer.
-                Ok(()) = leader.changed(), if again == Again::Soon => (),
-            }
-        }
-    }
-
-    /// Whether the mesh knows the repository, and as something else than this node's file says.
-    fn is_redefined(&self, slot: &Slot) -> bool {
-        let record = self.catalog.view().repository(slot.key).ok().flatten();
-        record.is_some_and(|record| !self.is_as_declared(slot, &record))
-    }
-
-    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now,
-    /// moved, or replaced by way of another node.
-    fn is_another(&self, slot: &Slot, open: &OpenRepository) -> bool {
-        let record = self.catalog.view().repository(slot.key).ok().flatten();
-        record.is_some_and(|record| {
-            let is_redefined = slot.settings.is_shared() && !self.is_as_declared(slot, &record);
-            is_redefined || record.host != self.host_of(slot) || !record.is_at(open.claimed_as())
-        })
-    }
-
-    /// Serves it no longer until it has been opened again.
-    pub(crate) fn close(&self, slot: &Slot, why: &str) {
-        tracing::warn!(repo = %slot.key, why, "repository closed; it is opened again");
-        let why = why.to_owned();
-        slot.set(Opened::Closed { why, since: now_unix() });
-    }
-
     /// Opens one, and says in the log what came of it when that is news.
     pub(crate) async fn open_one(&self, slot: &Slot) -> Again {
         let _once_at_a_time = slot.opening.lock().await;
@@ -182,6 +111,8 @@ impl Node {
                     tracing::warn!(%repo, error = %failure, "what this repository owes of older objects is not known yet");
                 }
                 slot.set(Opened::Open(repository));
+                // What failed before says nothing of what was opened just now.
+                slot.watch.forgive();
                 self.repair.wake();
                 Again::Never
             }
@@ -202,6 +133,7 @@ impl Node {
                 Again::Never
             }
         };
+        slot.note_tried();
         self.announcing.notify_one();
         again
     }
@@ -501,14 +433,6 @@ fn classify(slot: &Slot, error: &StoreError) -> NotOpen {
     }
 }
 
-/// Three quarters to five quarters of a pause: what fails for all nodes at once is not tried by all at once.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [128];
-    // Without randomness all wait the same time.
-    let _ = getrandom::fill(&mut byte);
-    pause * (768 + 2 * u32::from(byte[0])) / 1024
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -574,17 +498,5 @@ mod tests {
             why.contains("repo4-s3-key") && why.contains("start the node again"),
             "{why}"
         );
-    }
-
-    #[test]
-    fn pauses_are_spread() {
-        let pause = Duration::from_secs(8);
-        let spread: Vec<Duration> = (0..64).map(|_| jittered(pause)).collect();
-        let (least, most) = (spread.iter().min().unwrap(), spread.iter().max().unwrap());
-        assert!(
-            *least >= Duration::from_secs(6) && *most <= Duration::from_secs(10),
-            "{spread:?}"
-        );
-        assert!(least < most);
     }
 }

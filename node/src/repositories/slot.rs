@@ -79,6 +79,8 @@ pub struct Slot {
     /// Held while it is being opened: once at a time.
     pub(crate) opening: tokio::sync::Mutex<()>,
     opened: Mutex<Opened>,
+    /// Whether an attempt to open it has come to its end since the start.
+    tried: tokio::sync::watch::Sender<bool>,
     /// The storage of what is open.
     store: Mutex<Option<Store>>,
     /// Objects that this process has written there.
@@ -110,8 +112,20 @@ impl Slot {
                 why: "it has not been opened yet".to_owned(),
                 since: now_unix(),
             }),
+            tried: tokio::sync::watch::Sender::default(),
             watch: Arc::default(),
         }
+    }
+
+    /// An attempt to open it has come to its end, well or not.
+    pub(crate) fn note_tried(&self) {
+        self.tried.send_replace(true);
+    }
+
+    /// Waits until the first attempt to open it has come to its end.
+    pub(crate) async fn first_attempt(&self) {
+        // The sender lives as long as this slot.
+        let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
     }
 
     /// Whether the catalog says of the repository what this node's file says; where it lies, not who hosts it.

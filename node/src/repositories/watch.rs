@@ -2,7 +2,7 @@
 
 use crate::health::{Health, Work};
 use pgmesh_protocol::{HealthInfo, now_unix};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ const WRITING: u64 = 48 << 20;
 pub struct Watch {
     health: Mutex<Health>,
     writing: AtomicU64,
+    /// Whether what failed last was the write of an object: that reads succeed says nothing of it.
+    failed_writing: AtomicBool,
 }
 
 impl Watch {
@@ -27,6 +29,12 @@ impl Watch {
     pub fn admits_write(&self, bytes: u64) -> bool {
         let writing = self.writing.load(Ordering::Relaxed);
         self.admits() && (writing == 0 || writing.saturating_add(bytes) <= WRITING)
+    }
+
+    /// Whether a read should be sent there only to learn whether it is well again: else a repository that nobody uses
+    /// stays down. One that failed at a write owes the object, and the repair of that debt asks it.
+    pub fn waits_for_a_probe(&self) -> bool {
+        !self.failed_writing.load(Ordering::Relaxed) && self.health().waits_for_a_probe(Instant::now())
     }
 
     /// Where it stands among replicas; lower is better.
@@ -96,6 +104,7 @@ impl Attempt {
     /// The repository failed.
     pub fn failed(mut self, why: String) {
         self.ended = true;
+        self.watch.failed_writing.store(self.bytes > 0, Ordering::Relaxed);
         self.watch.health().failed(why, self.began, Instant::now(), now_unix());
     }
 }
@@ -104,6 +113,7 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         self.watch.writing.fetch_sub(self.bytes, Ordering::Relaxed);
         if !self.ended {
+            self.watch.failed_writing.store(self.bytes > 0, Ordering::Relaxed);
             self.watch
                 .health()
                 .given_up(self.began.elapsed(), Instant::now(), now_unix());

@@ -27,7 +27,9 @@ impl Node {
             let database = current(&record, &create.stanza)?;
             return self.confirm(&create, &record, &database).await;
         }
-        self.add_database(actor, &create, DbId(1), false).await
+        self.first_attempts().await;
+        let created = self.add_database(actor, &create, DbId(1), false).await;
+        created.map_err(|failure| self.with_reasons(failure))
     }
 
     /// Starts a new database id after pg_upgrade.
@@ -102,6 +104,14 @@ impl Node {
         };
         self.catalog.propose(actor, command).await?;
         Ok(adopted)
+    }
+
+    /// Where the mesh has no repository yet, why this node's own is not open is what helps.
+    fn with_reasons(&self, failure: Failure) -> Failure {
+        match self.why_not_open() {
+            Some(why) if failure.code == ExitCode::RepoInvalid => failure.because(why),
+            _ => failure,
+        }
     }
 
     async fn confirm(
