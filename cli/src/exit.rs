@@ -5,7 +5,7 @@ pub use pgmesh_protocol::failure::chain;
 use std::error::Error;
 use std::fmt;
 
-/// Why a command failed, for the person in front of the terminal: what happened, why, and what to do now.
+/// The failure of a command, for the person in front of the terminal: the event, its cause, and the advice.
 ///
 /// No part of it ever holds a secret (invariant 9).
 #[derive(Debug, Clone, PartialEq, Eq)]

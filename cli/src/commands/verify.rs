@@ -93,7 +93,7 @@ impl Report {
         self.findings.iter().filter(|finding| finding.kind.is_error()).count()
     }
 
-    /// Errors about stored objects, without those that say only that a repository could not be asked.
+    /// Errors about stored objects; a repository that could not be asked is not one of them.
     fn faults(&self) -> usize {
         let errors = self.findings.iter().filter(|finding| finding.kind.is_error());
         errors.filter(|finding| finding.kind != FindingKind::Unreadable).count()

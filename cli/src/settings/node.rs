@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The number of voters, should the table have no default.
 const DEFAULT_VOTERS: usize = 5;
 
-/// The settings of the node that the configuration describes.
+/// The settings of the node in the configuration.
 ///
 /// # Errors
 /// An option is missing (37) or cannot be used (31).
@@ -66,7 +66,7 @@ fn listen(config: &Config) -> Result<SocketAddr, Failure> {
     })
 }
 
-/// The address of this node for others: the one that it advertises, else the one on which it listens.
+/// The address of this node for others: the advertised one, else the one on which it listens.
 pub fn reachable(config: &Config) -> String {
     if let Some(first) = config.list("node-advertise").first() {
         return first.clone();

@@ -1,4 +1,4 @@
-//! A mesh to show: three nodes, one of them away, and two repositories, one of them in debt.
+//! A mesh to show: three nodes with n3 away, and two repositories with repo2 in debt.
 
 use pgmesh_protocol::{
     AmountInfo, DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
