@@ -28,7 +28,7 @@ pub struct AzureServer {
 }
 
 impl AzureServer {
-    /// Starts one with a container.
+    /// Starts Azurite with a container.
     ///
     /// # Panics
     /// If Azurite is not installed, or does not start.

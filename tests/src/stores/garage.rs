@@ -37,7 +37,7 @@ impl GarageServer {
         find("bin/garage", "garage").is_some()
     }
 
-    /// Starts one with a bucket.
+    /// Starts Garage with a bucket.
     ///
     /// # Panics
     /// If it is not installed, or does not start.

@@ -3,7 +3,7 @@
 //! - [`S3Server`]: moto, which `make setup` installs; [`GarageServer`]: Garage, if `make test-all` has installed it;
 //! - [`AzureServer`]: Azurite, which `make setup` installs;
 //! - [`GcsServer`]: pgmesh's own, in the process of the test;
-//! - [`Clouds`]: one of each type, with a proxy before each;
+//! - [`Clouds`]: an S3, an Azure and a GCS server, with a proxy before each;
 //! - [`Bucket`]: a node's options for a bucket of any of them, straight or through a proxy;
 //! - [`Certificates`]: the certificate of a server with TLS.
 //!

@@ -49,7 +49,7 @@ struct State {
 }
 
 impl GcsServer {
-    /// Starts one with a bucket.
+    /// Starts a server with a bucket.
     #[must_use]
     pub fn start(bucket: &str) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
