@@ -130,7 +130,7 @@ fn nodes_that_start_at_once_make_one_repository() {
         .into_iter()
         .filter(|name| name.ends_with("pgmesh.repo"));
     assert_eq!(identities.count(), 1);
-    // The earlier segment gets into the bucket, and so do new ones.
+    // The nodes share one repository: a segment is written to it once.
     let forge = WalForge::new(&site.postgres);
     site.host.push(&forge.make(1)).succeeds();
     site.mesh.wait_until_settled();

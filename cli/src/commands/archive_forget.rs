@@ -1,5 +1,5 @@
-//! //! `archive-forget`: takes WAL out of the archive that differs from the cluster's present history. The node first
-//! says which files it would forget; the second request has it forget them.
+//! `archive-forget`: takes WAL out of the archive that differs from the cluster's present history. The node first says
+//! which files it would forget; the second request has it forget them.
 
 use super::{argument, stanza};
 use crate::config::Config;

@@ -58,7 +58,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
 /// The token from the command line, or from stdin for `-`.
 pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
     let text = match argument(config, 0, "a token")? {
-        // On stdin, other users cannot read the token in the process title.
+        // Read from stdin, the token is not in the process title, where other users could read it.
         "-" => std::io::read_to_string(std::io::stdin())
             .map_err(|error| Failure::new(ExitCode::Runtime, "the token cannot be read from stdin").because(error))?,
         text => text.to_owned(),

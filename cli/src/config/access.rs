@@ -270,11 +270,7 @@ impl Config {
         self.indexed_path(IndexKey::Pg, 1, "path")
     }
 
-    /// `pg1-path` for a command that cannot do without it.
-    ///
-    /// # Errors
-    ///
-    /// 37: it is missing.
+    /// `pg1-path` for a command that cannot do without it: error 37 if it is missing.
     pub fn required_pg_path(&self) -> Result<PathBuf, CommandError> {
         let path = self
             .pg_path()

@@ -141,8 +141,8 @@ pub fn is_negatable(spec: &OptionSpec) -> bool {
     spec.kind.is_switch() || spec.name == "config"
 }
 
-/// The setting of one option. As in pgBackRest, an option that is given twice is refused, since one of two stanzas may
-/// be meant as well as the other. Only a list may be given several times.
+/// The setting of one option. As in pgBackRest, an option that is given twice is refused, since nothing tells which of
+/// two stanzas is meant. Only a list may be given several times.
 fn setting(
     matches: &ArgMatches,
     key: OptionKey,

@@ -95,7 +95,7 @@ impl Report {
         repositories.any(|known| known.key.get() == repo && matches!(known.health, HealthInfo::Refused { .. }))
     }
 
-    /// Troubles that do not decide the outcome, a line each.
+    /// Troubles to report beside the outcome, a line each.
     pub fn troubles(&self) -> Vec<String> {
         let clock = self.clock.map(|difference| self.clock_text(difference));
         let of = |repository: &RepositoryInfo| {
