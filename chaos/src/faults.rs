@@ -1,30 +1,31 @@
-//! What a link does to datagrams.
+//! The faults of a link.
 
 use std::time::Duration;
 
-/// What a link does to the datagrams of one direction. The default is a perfect link.
+/// The faults that a link does to the datagrams of one direction. The default is a perfect link.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// How long each is under way.
+    /// The time for which each datagram is under way.
     pub delay: Duration,
-    /// Up to how much longer, drawn for each alone: those drawn short overtake the others.
+    /// The most by which a datagram takes longer, drawn for each alone: a datagram with a short draw overtakes the
+    /// others.
     pub jitter: Duration,
-    /// The share that is lost, from 0 to 1.
+    /// The share of datagrams that is lost, from 0 to 1.
     pub loss: f64,
-    /// The share that arrives twice, from 0 to 1.
+    /// The share of datagrams that arrives twice, from 0 to 1.
     pub duplication: f64,
-    /// How much passes, if not everything.
+    /// The limit of the throughput, if there is one.
     pub bandwidth: Option<Bandwidth>,
-    /// Nothing passes, and nobody is told: what is under way is lost as well.
+    /// Whether no datagram passes and no sender is told. Datagrams under way are lost as well.
     pub silent: bool,
 }
 
-/// How much passes a link.
+/// The throughput of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bandwidth {
     /// Bytes of datagrams a second.
     pub bytes_per_second: u64,
-    /// How many bytes wait for their turn; what does not find room is lost, as at any router.
+    /// The bytes that may wait for their turn. A datagram that does not fit is lost, as at any router.
     pub queue: usize,
 }
 
@@ -35,7 +36,7 @@ impl Faults {
         Self::default()
     }
 
-    /// A link on which everything takes this long.
+    /// A link on which every datagram takes this long.
     #[must_use]
     pub fn delayed(delay: Duration) -> Self {
         Self {
@@ -44,7 +45,7 @@ impl Faults {
         }
     }
 
-    /// A link on which nothing passes.
+    /// A link on which no datagram passes.
     #[must_use]
     pub fn silence() -> Self {
         Self {
@@ -65,13 +66,13 @@ impl Faults {
         Self { duplication, ..self }
     }
 
-    /// The same, with each datagram up to so much longer under way.
+    /// The same, with each datagram delayed by up to `jitter` more.
     #[must_use]
     pub fn with_jitter(self, jitter: Duration) -> Self {
         Self { jitter, ..self }
     }
 
-    /// The same, with so many bytes a second, and a queue that holds what comes in 100 ms (64 KiB at least).
+    /// The same, with so many bytes a second, and a queue that holds the bytes of 100 ms (64 KiB at least).
     #[must_use]
     pub fn with_bandwidth(self, bytes_per_second: u64) -> Self {
         let queue = usize::try_from(bytes_per_second / 10)

@@ -11,19 +11,19 @@ use crate::random::Random;
 use crate::relay::{Direction, Relay};
 
 /// A relay for every ordered pair of named processes of which the second listens. A process reaches another by
-/// [`route`](Network::route); both directions of what they say to each other are then in one place.
+/// [`route`](Network::route); both directions of this conversation then pass one relay.
 ///
-/// What a link is like (`shape`, `slow`) and whether it is cut (`partition`, `isolate`, `one_way`) are kept apart: so
+/// The faults of a link (`shape`, `slow`) and its cuts (`partition`, `isolate`, `one_way`) are kept apart, so
 /// [`heal`](Network::heal) leaves slow links slow.
 #[derive(Debug)]
 pub struct Network {
     random: Random,
-    /// Those that listen, and where.
+    /// The processes that listen, with their addresses.
     listeners: BTreeMap<String, SocketAddr>,
     names: BTreeSet<String>,
-    /// By who dials and who is dialled.
+    /// By dialler and dialled process.
     relays: BTreeMap<Link, Relay>,
-    /// By from where to where datagrams go.
+    /// By sender and receiver of the datagrams.
     shapes: BTreeMap<Link, Faults>,
     cuts: BTreeSet<Link>,
 }
@@ -32,7 +32,7 @@ pub struct Network {
 type Link = (String, String);
 
 impl Network {
-    /// A network without processes; what is drawn by lot in it follows from `seed`.
+    /// A network without processes. Its random draws follow from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Network {
         Ok(())
     }
 
-    /// Adds a process that only dials, and relays from it to all that listen.
+    /// Adds a process that only dials, and relays from it to all listening processes.
     ///
     /// # Errors
     /// The system has no socket or no thread left.
@@ -80,16 +80,16 @@ impl Network {
         Ok(())
     }
 
-    /// Where `from` reaches `to`.
+    /// The address at which `from` reaches `to`.
     ///
     /// # Panics
-    /// When `from` was not added, or `to` does not listen.
+    /// If `from` was not added, or `to` does not listen.
     #[must_use]
     pub fn route(&self, from: &str, to: &str) -> SocketAddr {
         self.relay(from, to).address()
     }
 
-    /// Where `from` reaches each of the others that listen, by name.
+    /// The addresses at which `from` reaches the other listening processes, by name.
     #[must_use]
     pub fn routes(&self, from: &str) -> Vec<(String, SocketAddr)> {
         let of_this = self.relays.iter().filter(|((dialler, _), _)| dialler == from);
@@ -107,7 +107,7 @@ impl Network {
             .unwrap_or_else(|| panic!("no link from {from} to {to} in the network"))
     }
 
-    /// What passed from one process to another so far, whichever of them dialled.
+    /// The bytes that passed from one process to another so far, whichever of the two dialled.
     #[must_use]
     pub fn delivered_bytes(&self, from: &str, to: &str) -> u64 {
         let passed = |dialler: &str, dialled: &str, direction| {
@@ -119,14 +119,14 @@ impl Network {
         passed(from, to, Direction::Forward) + passed(to, from, Direction::Backward)
     }
 
-    /// Says what the link from one process to another is like, in that direction.
+    /// Sets the faults of the link from one process to another, in that direction.
     pub fn shape(&mut self, from: &str, to: &str, faults: Faults) {
         self.known([from, to]);
         self.shapes.insert((from.to_owned(), to.to_owned()), faults);
         self.apply();
     }
 
-    /// Says what the link between two processes is like, in both directions.
+    /// Sets the faults of the link between two processes, in both directions.
     pub fn shape_both(&mut self, one: &str, other: &str, faults: Faults) {
         self.shape(one, other, faults);
         self.shape(other, one, faults);
@@ -137,7 +137,7 @@ impl Network {
         self.shape_both(one, other, Faults::delayed(rtt / 2));
     }
 
-    /// Says what all links are like.
+    /// Sets the faults of all links.
     pub fn shape_all(&mut self, faults: Faults) {
         let names: Vec<String> = self.names.iter().cloned().collect();
         for from in &names {
@@ -148,7 +148,7 @@ impl Network {
         self.apply();
     }
 
-    /// Lets nothing pass between one group and the other. Who is in neither reaches both.
+    /// Cuts all links between one group and the other. A process in neither group reaches both.
     pub fn partition(&mut self, one: &[&str], other: &[&str]) {
         for a in one {
             for b in other {
@@ -159,14 +159,14 @@ impl Network {
         self.apply();
     }
 
-    /// Lets nothing pass between a process and all others.
+    /// Cuts all links between a process and the others.
     pub fn isolate(&mut self, name: &str) {
         let others: Vec<String> = self.names.iter().filter(|other| *other != name).cloned().collect();
         let others: Vec<&str> = others.iter().map(String::as_str).collect();
         self.partition(&[name], &others);
     }
 
-    /// Lets nothing pass from one process to another, while what comes from the other still passes.
+    /// Cuts the link from one process to another, while datagrams in the other direction still pass.
     pub fn one_way(&mut self, from: &str, to: &str) {
         self.cut(from, to);
         self.apply();
@@ -189,7 +189,7 @@ impl Network {
         self.cuts.insert((from.to_owned(), to.to_owned()));
     }
 
-    /// A name that is mistyped would be a fault that never happens.
+    /// A mistyped name would be a fault that never happens.
     fn known(&self, names: [&str; 2]) {
         for name in names {
             assert!(self.names.contains(name), "no {name} in the network");

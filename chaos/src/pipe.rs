@@ -1,5 +1,5 @@
-//! One direction of a link: which datagrams arrive, when, and how often. No socket and no clock: the caller says what
-//! time it is.
+//! One direction of a link: which datagrams arrive, when, and how often. No socket and no clock: the caller passes the
+//! time.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -8,40 +8,41 @@ use std::time::{Duration, Instant};
 use crate::faults::Faults;
 use crate::random::Random;
 
-/// What may be under way in one direction, [`OVERHEAD`] included: a link that is slower than its senders holds no more.
+/// The bytes that may be under way in one direction, [`OVERHEAD`] included: a link that is slower than its senders
+/// holds no more.
 const LIMIT: usize = 16 << 20;
 
-/// What a datagram takes beside its bytes: so the empty ones are bounded too.
+/// The bytes that a datagram takes beside its content, so that empty datagrams are bounded too.
 const OVERHEAD: usize = 128;
 
-/// What became of the datagrams of one direction so far.
+/// Counts of the datagrams of one direction so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// How many came.
+    /// Datagrams that came in.
     pub received: u64,
-    /// How many were handed on, copies included.
+    /// Datagrams that were handed on, copies included.
     pub delivered: u64,
-    /// Their bytes.
+    /// The bytes of these.
     pub delivered_bytes: u64,
-    /// How many were lost by the draw of `loss`.
+    /// Datagrams that were lost by the draw of `loss`.
     pub lost: u64,
-    /// How many were lost because the queue, or the memory for what is under way, was full.
+    /// Datagrams that were lost because the queue, or the memory for datagrams under way, was full.
     pub overflowed: u64,
-    /// How many were lost in silence.
+    /// Datagrams that were lost in silence.
     pub silenced: u64,
-    /// How many copies were made.
+    /// Copies that were made.
     pub duplicated: u64,
 }
 
-/// One direction of a link, with what is under way on it. `T` says whose datagram it is.
+/// One direction of a link, with the datagrams under way on it. `T` is the owner of a datagram.
 #[derive(Debug)]
 pub(crate) struct Pipe<T> {
     faults: Faults,
     random: Random,
-    /// When the last byte that was let in has left the bottleneck.
+    /// The time at which the last accepted byte has left the bottleneck.
     busy_until: Option<Instant>,
     under_way: BinaryHeap<Datagram<T>>,
-    /// The memory of `under_way`.
+    /// The bytes of memory that `under_way` takes.
     held: usize,
     sequence: u64,
     counts: Counts,
@@ -51,7 +52,7 @@ pub(crate) struct Pipe<T> {
 #[derive(Debug)]
 struct Datagram<T> {
     due: Instant,
-    /// Of those that are due at the same time, the first that came is the first.
+    /// Of datagrams that are due at the same time, the first to come is the first to leave.
     sequence: u64,
     owner: T,
     bytes: Box<[u8]>,
@@ -70,7 +71,7 @@ impl<T: Copy> Pipe<T> {
         }
     }
 
-    /// Changes the faults for what comes from now on; silence also takes what is under way.
+    /// Changes the faults for datagrams from now on; silence also drops the datagrams under way.
     pub(crate) fn set(&mut self, faults: Faults) {
         if faults.bandwidth != self.faults.bandwidth {
             self.busy_until = None;
@@ -94,8 +95,8 @@ impl<T: Copy> Pipe<T> {
     /// Takes a datagram that arrived at the near end.
     pub(crate) fn offer(&mut self, now: Instant, owner: T, bytes: &[u8]) {
         self.counts.received += 1;
-        // All four for each datagram, whether they are needed or not: what happens to the n-th then follows from the
-        // seed alone, and not from what the faults were before.
+        // Draws all four numbers for each datagram, needed or not: then the fate of the n-th datagram follows from the
+        // seed alone, and not from the faults before it.
         let loss = self.random.fraction();
         let duplication = self.random.fraction();
         let jitters = [self.jitter(), self.jitter()];
@@ -126,7 +127,7 @@ impl<T: Copy> Pipe<T> {
         self.faults.jitter.mul_f64(self.random.fraction())
     }
 
-    /// When the datagram has left the bottleneck; `None` where it finds no room before it.
+    /// The time at which the datagram has left the bottleneck; `None` if the queue has no room for it.
     fn pass_bottleneck(&mut self, now: Instant, length: usize) -> Option<Instant> {
         let Some(bandwidth) = self.faults.bandwidth else {
             return Some(now);
@@ -183,7 +184,7 @@ impl<T> Datagram<T> {
     }
 }
 
-/// The heap hands out the greatest: so the first to arrive is that.
+/// The heap hands out its greatest element, so the first to arrive is the greatest.
 impl<T> Ord for Datagram<T> {
     fn cmp(&self, other: &Self) -> Ordering {
         other.key().cmp(&self.key())

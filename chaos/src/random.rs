@@ -13,13 +13,13 @@ impl Random {
         Self(seed)
     }
 
-    /// Starts from `PGMESH_SEED`, or from the clock; says from what, so that a failed run can be told again.
+    /// Starts from `PGMESH_SEED`, or from the clock, and prints the seed, so that a failed run can be repeated.
     #[must_use]
     pub fn from_environment() -> Self {
         Self(Self::seed_from_environment())
     }
 
-    /// The seed of [`from_environment`](Self::from_environment), where more than one thing follows from it.
+    /// The seed of [`from_environment`](Self::from_environment), for callers that derive several generators from it.
     #[must_use]
     pub fn seed_from_environment() -> u64 {
         let seed = std::env::var("PGMESH_SEED").ok().and_then(|text| text.parse().ok());

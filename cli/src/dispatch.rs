@@ -8,9 +8,9 @@ use crate::config::{Command, Config, calls};
 use crate::exit::{CommandError, ExitCode};
 use crate::{commands, help, logging, output};
 
-/// Runs the program with its arguments, the program's name left out, and gives back what the process returns.
+/// Runs the program with its arguments, the program's name left out, and returns the process's exit code.
 ///
-/// Nothing it does panics through: a defect ends as exit 25 like other errors.
+/// No panic passes through: a defect ends as exit 25 like other errors.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let mut called = Called::guess(&arguments);
@@ -28,31 +28,32 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// What the exit code depends on besides the outcome, known or guessed before anything can fail.
+/// The facts beside the outcome on which the exit code depends, known or guessed before anything can fail.
 struct Called {
     archive_get: bool,
-    /// A history file is asked for.
+    /// PostgreSQL asks for a history file.
     history: bool,
-    /// The cluster that archive-get serves follows another one: it has standby.signal.
+    /// The server follows another one: its data directory has standby.signal.
     standby: bool,
-    /// It has recovery.signal.
+    /// The data directory has recovery.signal.
     recovering: bool,
 }
 
-/// Which server waits for `archive-get`, and how it takes its exit code.
+/// The state of the server that runs `archive-get`, which decides how it takes the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asker {
-    /// It follows another server: it tries again after 1 to 125, and ends above.
+    /// The server follows another one: after 1 to 125 it tries again, and above it ends.
     Standby,
-    /// It recovers to a target or to the end of the archive: it takes 1 to 125 for "not there", and ends above.
+    /// The server recovers to a target or to the end of the archive: it takes 1 to 125 for "not there", and above it
+    /// ends.
     Recovering,
-    /// It is being promoted, its signal files are gone, and it copies the history of the timeline that it leaves. If it
-    /// ended now it would start again as a writable server on that timeline.
+    /// The server is being promoted, its signal files are gone, and it copies the history of the timeline that it
+    /// leaves. If it ended now it would start again as a writable server on that timeline.
     Promoted,
 }
 
 impl Called {
-    /// From arguments that may not make sense. PostgreSQL runs restore_command in its data directory.
+    /// Guesses from arguments that may not make sense. PostgreSQL runs restore_command in its data directory.
     fn guess(arguments: &[OsString]) -> Self {
         Self {
             archive_get: calls(arguments, Command::ArchiveGet),
@@ -117,10 +118,10 @@ fn dispatch(config: &Config) -> Result<ExitCode, CommandError> {
     Ok(ExitCode::Ok)
 }
 
-/// Invariant 7: PostgreSQL reads 1 to 125 as "the archive ends here" and goes on without the rest. Only `NotFound`
-/// means that; whatever else went wrong in `archive-get`, be it a typing error in the configuration, must stop
-/// recovery. A standby is different: it retries after 1 to 125 and gives up above. One that is being promoted must not
-/// end: see [`Asker`].
+/// Invariant 7: in recovery, PostgreSQL reads 1 to 125 as "the archive ends here" and goes on without the rest. Only
+/// `NotFound` means that; every other failure of `archive-get`, even a typing error in the configuration, must stop
+/// recovery. A standby is different: it retries after 1 to 125 and gives up above. A server that is being promoted must
+/// not end: see [`Asker`].
 fn honest_archive_get(code: ExitCode, asker: Asker) -> ExitCode {
     match (code, asker) {
         (ExitCode::Ok | ExitCode::NotFound, _) => code,

@@ -5,18 +5,18 @@ pub use pgmesh_protocol::failure::chain;
 use std::error::Error;
 use std::fmt;
 
-/// Why a command failed, for the person in front of the terminal: what happened, why, and what to do now.
+/// The failure of a command, for the person in front of the terminal: the event, its cause, and the advice.
 ///
 /// No part of it ever holds a secret (invariant 9).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandError {
-    /// What the process returns.
+    /// The process's exit code.
     pub code: ExitCode,
-    /// What happened, as one sentence without a full stop.
+    /// The event, as one sentence without a full stop.
     pub what: String,
-    /// Why, where more is known than `what` says.
+    /// The reason, if more is known than `what` says.
     pub cause: Option<String>,
-    /// What to do now.
+    /// The advice.
     pub remedy: Option<String>,
 }
 
@@ -31,7 +31,7 @@ impl CommandError {
         }
     }
 
-    /// An option that does not exist here or whose value is not allowed (31).
+    /// An unknown option, or a value that is not allowed (31).
     pub fn option_invalid(what: impl Into<String>) -> Self {
         Self::new(ExitCode::OptionInvalid, what)
     }
@@ -49,7 +49,7 @@ impl CommandError {
         Self::new(ExitCode::Assert, what).remedy("this is a defect in pgmesh: please report it with what you did")
     }
 
-    /// The operating system refused something (122).
+    /// The operating system refused a request (122).
     pub fn runtime(what: impl Into<String>) -> Self {
         Self::new(ExitCode::Runtime, what)
     }
@@ -75,7 +75,7 @@ impl CommandError {
         self
     }
 
-    /// Code, sentence, cause and remedy over several lines, without the leading `ERROR: `: what the log gets.
+    /// Code, sentence, cause and remedy over several lines, without the leading `ERROR: `: the text for the log.
     pub fn message(&self) -> String {
         let mut text = format!("[{:03}]: {}", self.code.number(), self.what);
         if let Some(cause) = &self.cause {
@@ -98,7 +98,7 @@ impl fmt::Display for CommandError {
 
 impl Error for CommandError {}
 
-/// Turns a library's error into a [`CommandError`] at the place that knows what was being done.
+/// Turns a library's error into a [`CommandError`] at the place that knows the operation.
 pub trait OrExit<T> {
     /// `Ok` as it is; an error as `code` and the sentence `what` with the error as its cause.
     fn or_exit<W: Into<String>>(self, code: ExitCode, what: impl FnOnce() -> W) -> Result<T, CommandError>;

@@ -1,4 +1,4 @@
-//! Between what fails on a node or in a flow ([`Failure`]) and how the program ends ([`CommandError`]).
+//! From a failure of a node or a flow ([`Failure`]) to the error that ends the program ([`CommandError`]).
 
 use crate::exit::CommandError;
 use pgmesh_protocol::Failure;

@@ -11,7 +11,7 @@ use crate::config::{
 use crate::exit::{CommandError, ExitCode};
 use crate::manual;
 
-/// What `pgmesh version` prints.
+/// The output of `pgmesh version`.
 pub const VERSION: &str = concat!("pgmesh ", env!("CARGO_PKG_VERSION"));
 
 const WIDTH: usize = 80;
@@ -116,7 +116,7 @@ pub(crate) fn usage_words(spec: &CommandSpec) -> String {
         .fold(spec.name.to_owned(), |text, argument| text + &shown(argument))
 }
 
-/// One command: what it does, its arguments, its options, examples.
+/// One command: its purpose, its arguments, its options, examples.
 fn command(command: Command) -> String {
     let spec = command.spec();
     let mut text = format!(

@@ -11,13 +11,13 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// How long a restore has to end by itself. Emptying a large directory does not listen.
+/// The time in which a restore has to end by itself: while it empties a large directory, it does not listen.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whoever started the program.
+/// The terminal of the user who started the program.
 #[derive(Debug, Clone, Copy)]
 pub struct Terminal {
-    /// How long the work has to end by itself before the process does; none where the work always listens.
+    /// The time in which the work has to end by itself before the process ends it; none if the work always listens.
     patience: Option<Duration>,
 }
 
@@ -47,7 +47,8 @@ impl Caller for Terminal {
         let (tell, told) = oneshot::channel();
         tokio::spawn(async move {
             let name = signals.caught().await;
-            // It is told when the process is to end; then nobody listens any more.
+            // Tells the work why it must end. If the work is over already, its receiver is gone, and the signal changes
+            // nothing.
             if tell.send(stopped(name)).is_ok() {
                 tokio::time::sleep(patience).await;
                 let error = CommandError::from(stopped(name));
@@ -65,7 +66,7 @@ impl Caller for Terminal {
     }
 }
 
-/// SIGINT and SIGTERM, caught from the moment that there is something to give up.
+/// SIGINT and SIGTERM, caught from the moment that a backup or a restore has work to give up.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -82,7 +83,7 @@ impl Signals {
         })
     }
 
-    /// Waits for one of them; its name.
+    /// Waits for either signal, and returns its name.
     async fn caught(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",

@@ -5,12 +5,12 @@
 //!                         ├─ logging    log lines to stderr and a file
 //!                         ├─ help       help, version, manual page, completions
 //!                         └─ commands   results through output, progress on a terminal
-//!                              ├─ settings  what pgmesh_client is told, from the configuration
+//!                              ├─ settings  for pgmesh_client and pgmesh_node, from the configuration
 //!                              ├─ pgmesh_client: the way to a node, PostgreSQL, push, get, backup, restore
 //!                              └─ pgmesh_node: the daemon
 //! ```
 //!
-//! Every failure ends as a [`exit::CommandError`]: what happened, why, what to do now, and the exit code.
+//! Every failure ends as a [`exit::CommandError`]: the event, its cause, the advice, and the exit code.
 
 mod allocator;
 mod commands;

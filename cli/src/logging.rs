@@ -1,6 +1,6 @@
 //! Log lines, in pgBackRest's form and with its level names: `2026-11-23 04:29:57.123 P00   INFO: text`.
 //!
-//! They go to stderr and, where there is a directory for it, to a file. Results of commands go to stdout.
+//! Lines go to stderr and, if `log-path` is usable, to a file. Results of commands go to stdout.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -31,13 +31,13 @@ use crate::progress::write_beside_bars;
 /// The target of events at level `detail`, which tracing does not have: between info and debug.
 pub const DETAIL: &str = "pgmesh::detail";
 
-/// The crates of pgmesh begin like this; others are heard from `warn` on only, until `trace` is asked for.
+/// The prefix of pgmesh's crates. Other crates are heard from `warn` on only, until the level is `trace`.
 const OURS: &str = "pgmesh";
 
 /// The library that does consensus.
 const CONSENSUS_LIBRARY: &str = "openraft";
 
-/// What stands between the lines of one message.
+/// The separator between the lines of one message.
 const CONTINUED: &str = "\n            ";
 
 /// Logs at level `detail`: more than most users want, less than debugging needs.
@@ -84,7 +84,7 @@ impl FromStr for LogLevel {
 pub struct UnknownLevel(String);
 
 impl LogLevel {
-    /// Which events are heard at this level.
+    /// The events that are heard at this level.
     fn targets(self) -> Targets {
         let ours = match self {
             Self::Off => return Targets::new(),
@@ -97,7 +97,8 @@ impl LogLevel {
         };
         Targets::new()
             .with_default(ours.min(LevelFilter::WARN))
-            // Of a node that is away it complains several times a second. What matters of it the catalog says itself.
+            // The library complains about an unreachable node several times a second. The catalog logs the complaints
+            // that matter.
             .with_target(CONSENSUS_LIBRARY, LevelFilter::OFF)
             .with_target(OURS, ours)
     }
@@ -138,7 +139,7 @@ pub fn init(config: &Config) -> Result<(), CommandError> {
             .with(stderr.event_format(lines).with_filter(console.targets()))
             .try_init()
     };
-    // Somebody who uses this crate as a library may have set up a log already; that one stays.
+    // A program that uses this crate as a library may have set up a log already; its log stays.
     READY.store(result.is_ok(), Ordering::Release);
     if let Some(warning) = warning {
         tracing::warn!("{warning}");
@@ -151,12 +152,12 @@ pub fn report(error: &CommandError) {
     if READY.load(Ordering::Acquire) {
         tracing::error!("{}", error.message());
     } else {
-        // Nothing is left to do when stderr itself is gone.
+        // If stderr itself is gone, no way is left to tell the user.
         let _ = write_beside_bars(format!("{}\n", harmless(&error.to_string())).as_bytes());
     }
 }
 
-/// The log file with its level, if there is to be one, and what to say if there should be one and is not.
+/// The log file with its level, if one is wanted, and a warning if it cannot be opened.
 fn open_file(config: &Config, level: LogLevel) -> (Option<(Arc<File>, LogLevel)>, Option<String>) {
     let Some(directory) = config.path("log-path").filter(|_| level != LogLevel::Off) else {
         return (None, None);
@@ -164,7 +165,8 @@ fn open_file(config: &Config, level: LogLevel) -> (Option<(Arc<File>, LogLevel)>
     let path = directory.join(file_name(config.command(), config.stanza()));
     match begin_file(&path) {
         Ok(file) => (Some((Arc::new(file), level)), None),
-        // A directory that nobody asked for may be missing, or belong to somebody else.
+        // The default directory may be missing or belong to another user; only a directory from `log-path` is warned
+        // of.
         Err(_) if !config.is_given("log-path") => (None, None),
         Err(error) => {
             let what = format!(

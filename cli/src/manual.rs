@@ -31,7 +31,7 @@ const EXIT_CODES: &[(&str, &str)] = &[
     ),
 ];
 
-/// The program as clap's generators want it: with subcommands, each with its own options.
+/// The program in the form of clap's generators: with subcommands, each with its own options.
 fn documented() -> clap::Command {
     let root = clap::Command::new("pgmesh")
         .version(env!("CARGO_PKG_VERSION"))

@@ -18,7 +18,7 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
-    /// What the configuration says.
+    /// The format that `--output` names.
     pub fn of(config: &Config) -> Self {
         if config.text("output") == Some("json") {
             Self::Json
@@ -28,8 +28,8 @@ impl OutputFormat {
     }
 }
 
-/// A text without control characters, but for line ends and tabs: what another host says of itself must not move the
-/// cursor of whoever reads it, or hide a line. An escape becomes `\u{1b}`.
+/// A text without control characters, except line ends and tabs: a text from another host must not move the cursor of
+/// the reader's terminal, or hide a line. An escape becomes `\u{1b}`.
 #[must_use]
 pub fn harmless(text: &str) -> Cow<'_, str> {
     let is_harmful = |char: char| char.is_control() && !matches!(char, '\n' | '\t');
@@ -68,7 +68,7 @@ pub fn print_json<T: Serialize>(value: &T) -> Result<(), CommandError> {
     print_bytes(format!("{}\n", harmless_json(&text)).as_bytes())
 }
 
-/// JSON without control characters: those that it allows to stand for themselves are escaped as well.
+/// JSON without control characters: DEL and the C1 controls, which JSON allows unescaped, are escaped as well.
 fn harmless_json(text: &str) -> Cow<'_, str> {
     escaped(text, char::is_control, |char| format!("\\u{:04x}", u32::from(char)))
 }

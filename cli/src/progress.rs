@@ -11,7 +11,7 @@ use pgmesh_client::progress::{Bar, Progress};
 const STYLE: &str = "{prefix} {binary_bytes}/{binary_total_bytes} [{bar:30}] {binary_bytes_per_sec}, {eta} to go";
 const REDRAW: Duration = Duration::from_millis(200);
 
-/// All bars of the process, drawn together on stderr; nothing is drawn when that is not a terminal.
+/// All bars of the process, drawn together on stderr; nothing is drawn if stderr is not a terminal.
 fn bars() -> &'static MultiProgress {
     static BARS: OnceLock<MultiProgress> = OnceLock::new();
     BARS.get_or_init(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
@@ -22,17 +22,17 @@ pub(crate) fn write_beside_bars(bytes: &[u8]) -> io::Result<()> {
     bars().suspend(|| io::stderr().lock().write_all(bytes))
 }
 
-/// Begins a piece of work of so many bytes that has a bar; `what` is a word for the user (`catalog-rebuild`).
+/// Begins a task of `total` bytes that has a bar; `what` is a word for the user (`catalog-rebuild`).
 pub fn start(what: &str, total: u64) -> Progress {
     Progress::start(what, total, Box::new(TerminalBar::begin(what, total)))
 }
 
-/// The bar of one piece of work. It goes away when it is dropped.
+/// The bar of one task. It goes away when it is dropped.
 #[derive(Debug)]
 pub struct TerminalBar(ProgressBar);
 
 impl TerminalBar {
-    /// Shows it: `what` is a word for the user, `total` the bytes to do.
+    /// Shows the bar: `what` is a word for the user, `total` the bytes to do.
     pub fn begin(what: &str, total: u64) -> Self {
         let bar = bars().add(ProgressBar::new(total));
         if let Ok(style) = ProgressStyle::with_template(STYLE) {
@@ -63,7 +63,7 @@ impl Drop for TerminalBar {
     }
 }
 
-/// How far a piece of work has come of which nobody knows beforehand how much it is.
+/// The progress of a task whose size is not known beforehand.
 #[derive(Debug)]
 pub struct Counter(ProgressBar);
 
@@ -81,7 +81,7 @@ impl Counter {
         Self(bar)
     }
 
-    /// What there is to say now.
+    /// Shows the latest message.
     pub fn show(&self, message: String) {
         self.0.set_message(message);
     }

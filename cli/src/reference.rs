@@ -1,4 +1,4 @@
-//! `docs/options.md`: every option, as the table has it. The test below holds the file against the table.
+//! `docs/options.md`: every option, as the table has it. The test below compares the file with the table.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn value(kind: Kind) -> String {
     kind.allowed()
 }
 
-/// What is to be known of an option besides its description: one line each.
+/// The facts about an option besides its description, one line each.
 fn facts(option: &OptionSpec) -> Vec<String> {
     let mut facts = vec![format!(
         "Value: {}.",
@@ -102,7 +102,7 @@ fn render() -> String {
 
 #[test]
 fn the_reference_says_what_the_table_says() {
-    // Asked when it runs: another clone may have built it.
+    // Asked at run time: another clone may have built this test.
     let own = std::env::var("CARGO_MANIFEST_DIR").unwrap();
     let path = Path::new(&own).join("../docs/options.md");
     let text = render();

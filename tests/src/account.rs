@@ -1,4 +1,4 @@
-//! Who runs PostgreSQL and pgmesh.
+//! The account that runs PostgreSQL and pgmesh.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 /// The account that every program of a test runs as. PostgreSQL refuses to run as root, and file permissions mean
-/// nothing to root: so as root it is `postgres`, and else whoever runs the tests.
+/// nothing to root. So the account is `postgres` if root runs the tests, else the user who runs them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// The user and group to change to, `None` where that is not needed.
+    /// The user and group to change to, `None` if no change is needed.
     change_to: Option<(u32, u32)>,
 }
 
@@ -39,7 +39,7 @@ impl Account {
         Self { change_to }
     }
 
-    /// Gives `path` alone, not what is below it, to this account.
+    /// Gives `path`, without the files below it, to this account.
     pub fn own(self, path: &Path) {
         if let Some((user, group)) = self.change_to {
             chown(path, Some(user), Some(group))
@@ -47,22 +47,22 @@ impl Account {
         }
     }
 
-    /// Creates a folder, its parents too, that belongs to this account and that nobody else may enter.
+    /// Creates a folder and its parents. The folder belongs to this account, and no other account may enter it.
     pub fn create_folder(self, path: &Path) {
         fs::create_dir_all(path).unwrap_or_else(|error| panic!("creating {}: {error}", path.display()));
         self.own(path);
         set_mode(path, 0o700);
     }
 
-    /// Writes a file that belongs to this account and that nobody else may read.
+    /// Writes a file that belongs to this account and that no other account may read.
     pub fn write(self, path: &Path, content: impl AsRef<[u8]>) {
         fs::write(path, content).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
         self.own(path);
         set_mode(path, 0o600);
     }
 
-    /// A command that runs as this account in `folder`, with an environment that carries no setting for PostgreSQL or
-    /// pgmesh from outside.
+    /// A command that runs as this account in `folder`. Its environment has none of the test's settings for PostgreSQL
+    /// or pgmesh.
     #[must_use]
     pub fn command(self, program: impl AsRef<Path>, folder: &Path) -> Command {
         let mut command = Command::new(program.as_ref());

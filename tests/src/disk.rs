@@ -1,4 +1,4 @@
-//! Disks that are soon full, or slow.
+//! Disks that are soon full, and slow disks.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one of `mebibytes` on a folder, which it creates. `None` where the tests may not mount anything.
+    /// Mounts a file system of `mebibytes` on a folder, which it creates. `None` if the tests may not mount file
+    /// systems.
     #[must_use]
     pub fn mount(path: &Path, mebibytes: u32) -> Option<Self> {
         let account = Account::current();
@@ -44,10 +45,10 @@ pub struct SlowDisk {
 }
 
 impl SlowDisk {
-    /// Of a process that runs.
+    /// Slows down the disk of a running process.
     ///
     /// # Panics
-    /// When there is no strace, or it may not trace the process.
+    /// If there is no strace, or it may not trace the process.
     #[must_use]
     pub fn of(process: &Process, delay: Duration) -> Self {
         let micros = delay.as_micros();
@@ -75,7 +76,7 @@ impl SlowDisk {
 
 impl Drop for SlowDisk {
     fn drop(&mut self) {
-        // It lets go of the process, and ends.
+        // strace lets go of the process, and ends.
         let pid = rustix::process::Pid::from_child(&self.tracer);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.tracer.wait();

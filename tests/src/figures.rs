@@ -1,21 +1,21 @@
-//! Times that were measured.
+//! Measured times.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Some durations, of which the middle and the worst are told.
+/// Some durations, and their percentiles.
 #[derive(Clone, Debug, Default)]
 pub struct Figures(Vec<Duration>);
 
 impl Figures {
-    /// Of durations in any order.
+    /// Takes durations in any order.
     #[must_use]
     pub fn new(mut durations: Vec<Duration>) -> Self {
         durations.sort();
         Self(durations)
     }
 
-    /// The smallest duration that `percent` of all do not exceed; zero where there are none.
+    /// The smallest duration that `percent` of all do not exceed; zero if there are no durations.
     #[must_use]
     pub fn percentile(&self, percent: usize) -> Duration {
         let rank = (self.0.len() * percent).div_ceil(100).max(1);

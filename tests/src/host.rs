@@ -23,14 +23,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// Writes the configuration of a host of `stanza` that knows one node; it has not joined yet.
+    /// Writes the configuration of a host of `stanza` that knows one node; the host has not joined yet.
     #[must_use]
     pub fn new(scratch: &Scratch, name: &str, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
         let way = format!("mesh-node={}\n", node.address());
         Self::with_way(scratch, name, &way, postgres, stanza)
     }
 
-    /// Writes the configuration of a host of `stanza`; `way` are the lines that say how it gets to the mesh.
+    /// Writes the configuration of a host of `stanza`; `way` are the lines with the addresses of nodes.
     #[must_use]
     pub fn with_way(scratch: &Scratch, name: &str, way: &str, postgres: &Postgres, stanza: &str) -> Self {
         let account = scratch.account();
@@ -64,7 +64,7 @@ impl Host {
         host
     }
 
-    /// Joined, its PostgreSQL archiving through pgmesh, its stanza created.
+    /// A host that has joined, with its stanza created and its PostgreSQL archiving through pgmesh.
     #[must_use]
     pub fn set_up(scratch: &Scratch, node: &Node, postgres: &Postgres, stanza: &str) -> Self {
         let host = Self::join(scratch, &format!("host-{stanza}"), node, postgres, stanza);
@@ -88,14 +88,14 @@ impl Host {
     /// Replaces text in its configuration file.
     ///
     /// # Panics
-    /// When the file does not have it.
+    /// If the file does not have the text.
     pub fn reconfigure(&mut self, from: &str, to: &str) {
         assert!(self.settings.contains(from), "no {from:?} in the host's configuration");
         self.settings = self.settings.replace(from, to);
         self.account.write(&self.configuration, &self.settings);
     }
 
-    /// What PostgreSQL is told to archive with.
+    /// The `archive_command` for its PostgreSQL.
     #[must_use]
     pub fn archive_command(&self) -> String {
         format!(
@@ -106,7 +106,7 @@ impl Host {
         )
     }
 
-    /// What a standby is told to fetch WAL with.
+    /// The `restore_command` for a standby.
     #[must_use]
     pub fn restore_command_line(&self) -> String {
         format!(
@@ -139,10 +139,10 @@ impl Host {
         run(self.command(arguments))
     }
 
-    /// Runs the last `pgmesh` command that a message tells to run, as it stands there in quotation marks.
+    /// Runs the last `pgmesh` command that a message advises, in quotation marks.
     ///
     /// # Panics
-    /// When the message tells of none.
+    /// If the message has none.
     #[must_use]
     pub fn obey(&self, message: &str) -> Outcome {
         let (_, told) = message.rsplit_once("'pgmesh ").expect("a command in the message");
@@ -168,7 +168,7 @@ impl Host {
         self.run(&["archive-get", name, &to.display().to_string()])
     }
 
-    /// Takes a full backup; its label.
+    /// Takes a full backup, and returns its label.
     pub fn backup(&self) -> String {
         self.run(&["backup", "--type=full", "--start-fast"]).succeeds();
         self.last_backup()["label"]
@@ -177,7 +177,7 @@ impl Host {
             .to_owned()
     }
 
-    /// Takes a backup with these arguments; what it came to, as the program says it.
+    /// Takes a backup with these arguments, and returns the program's summary.
     pub fn backup_with(&self, arguments: &[&str]) -> serde_json::Value {
         let mut all = vec!["backup", "--start-fast", "--output=json"];
         all.extend_from_slice(arguments);
@@ -187,7 +187,7 @@ impl Host {
     /// The newest backup, as `info --output=json` has it.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is no backup.
     #[must_use]
     pub fn last_backup(&self) -> serde_json::Value {
         let info = self.info();
@@ -209,7 +209,7 @@ impl Host {
             .clone()
     }
 
-    /// A restore command into the data directory of another cluster, that will not archive what it writes.
+    /// A restore command into the data directory of another cluster, which will not archive its WAL.
     #[must_use]
     pub fn restore_command(&self, target: &Postgres, arguments: &[&str]) -> Command {
         let path = format!("--pg1-path={}", target.data().display());
@@ -226,7 +226,7 @@ impl Host {
         target
     }
 
-    /// Asserts that the archive restores what a server has, once that has archived it.
+    /// Asserts that the archive restores all data of a server, after the server has archived its WAL.
     pub fn assert_restores(&self, scratch: &Scratch, server: &Postgres, arguments: &[&str]) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -1,9 +1,9 @@
-//! Rows of which it is known when they were committed.
+//! Rows with known times of commit.
 
 use crate::postgres::Postgres;
 
-/// A table to which one writer adds rows, one transaction each: so the row with number `n` is committed after all
-/// with lower numbers, in time, in transaction number and in the WAL.
+/// A table to which one writer adds rows, one transaction each. So the row with number `n` is committed after all lower
+/// numbers, in time, in transaction number and in the WAL.
 #[derive(Debug, Default)]
 pub struct Ledger {
     rows: Vec<LedgerRow>,
@@ -18,7 +18,7 @@ pub struct LedgerRow {
     pub transaction: String,
     /// When it was committed, in microseconds since 1970, as the WAL has it.
     pub committed: i64,
-    /// Where the WAL ended at a moment after its commit and before the next row's transaction.
+    /// The end of the WAL at a moment after its commit and before the next row's transaction.
     pub position: String,
 }
 
@@ -51,7 +51,7 @@ impl Ledger {
         row
     }
 
-    /// Adds several rows; the last.
+    /// Adds several rows, and returns the last.
     pub fn add_some(&mut self, postgres: &Postgres, count: u32) -> LedgerRow {
         (1..count).for_each(|_| {
             self.add(postgres);
@@ -68,7 +68,7 @@ impl Ledger {
     /// A moment after the commit of `row` and before the next one's, as PostgreSQL writes a time.
     ///
     /// # Panics
-    /// When no row was committed after it.
+    /// If no row was committed after it.
     #[must_use]
     pub fn moment_after(&self, postgres: &Postgres, row: &LedgerRow) -> String {
         let next = self
@@ -82,8 +82,7 @@ impl Ledger {
         ))
     }
 
-    /// Asserts that exactly the rows up to and with `last` are in a cluster: each committed before is there, none
-    /// after.
+    /// Asserts that a cluster has exactly the rows up to `last`: each row committed until then, and none after.
     pub fn assert_ends_with(postgres: &Postgres, last: u64, what: &str) {
         let found = postgres.query("select count(*), coalesce(min(number), 0), coalesce(max(number), 0) from ledger");
         assert_eq!(

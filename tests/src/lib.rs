@@ -1,17 +1,18 @@
 //! End to end: the real `pgmesh` program, a real PostgreSQL, real disks.
 //!
-//! The library holds what the tests in `tests/` are told with, in order:
+//! The library holds the building blocks of the tests in `tests/`, in order:
 //! - [`Scratch`]: a folder of one test, removed when the test passes, kept and named when it fails;
-//! - [`Account`], [`Outcome`], [`Process`]: who runs programs here, what a finished one left, and one that still runs;
+//! - [`Account`], [`Outcome`], [`Process`]: the account that runs programs, the result of a finished program, and a
+//!   running program;
 //! - [`Postgres`], [`Load`], [`Ledger`]: a cluster, traffic on it, and rows whose time of commit is known;
 //! - [`Node`], [`Host`]: a node of a mesh, and a PG host that has joined it;
 //! - [`Patroni`]: several servers of one cluster, each with its host, that Patroni manages;
 //! - [`Mesh`]: several nodes with one catalog, if wanted with a relay between any two processes;
 //! - [`Site`], [`MeshSite`]: all of these together, as most stories begin;
 //! - [`Repository`], [`Damage`], [`WalForge`]: stored objects and ways to harm them, and WAL segments made by hand;
-//! - [`Pushes`], [`Figures`]: such segments pushed under way of anything, and how long that took.
+//! - [`Pushes`], [`Figures`]: pushes of such segments during any story, and their times.
 //!
-//! They panic where something is not as a test needs it: a panic is a harness's verdict. Nothing here waits for a fixed
+//! They panic if the state is not as a test needs it: a panic is a harness's verdict. Nothing here waits for a fixed
 //! time: [`wait_for`] waits for a condition.
 #![allow(
     clippy::unwrap_used,

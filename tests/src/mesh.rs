@@ -19,14 +19,14 @@ use crate::postgres::Postgres;
 use crate::scratch::Scratch;
 use crate::wait::wait_for_some;
 
-/// How long a mesh may take to be whole again after anything that was done to it.
+/// The time that a mesh may take to be whole again after any fault.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Several nodes with one catalog, and what is between them.
+/// Several nodes with one catalog, and the relays between them.
 #[derive(Debug)]
 pub struct Mesh {
     pub(super) nodes: Vec<Node>,
-    /// Dropped after the nodes, so that none of them complains about its end.
+    /// Dropped after the nodes, so that no node complains about its end.
     pub(super) network: Option<Network>,
 }
 
@@ -52,7 +52,7 @@ impl Mesh {
     /// A node.
     ///
     /// # Panics
-    /// When it has none of this name.
+    /// If the mesh has no node of this name.
     #[must_use]
     pub fn node(&self, name: &str) -> &Node {
         let found = self.nodes.iter().find(|node| node.name() == name);
@@ -62,7 +62,7 @@ impl Mesh {
     /// A node, to be changed.
     ///
     /// # Panics
-    /// When it has none of this name.
+    /// If the mesh has no node of this name.
     #[must_use]
     pub fn node_mut(&mut self, name: &str) -> &mut Node {
         let found = self.nodes.iter_mut().find(|node| node.name() == name);
@@ -84,7 +84,7 @@ impl Mesh {
     /// The relays between its processes.
     ///
     /// # Panics
-    /// When it was set up without.
+    /// If the mesh was set up without relays.
     #[must_use]
     pub fn network(&mut self) -> &mut Network {
         self.network.as_mut().expect("a mesh with relays")
@@ -93,30 +93,30 @@ impl Mesh {
     /// A node that runs, other than the one named.
     ///
     /// # Panics
-    /// When there is none.
+    /// If no other node runs.
     #[must_use]
     pub fn running_beside(&self, name: &str) -> &Node {
         let found = self.nodes.iter().find(|node| node.is_running() && node.name() != name);
         found.unwrap_or_else(|| panic!("no node runs beside {name}"))
     }
 
-    /// Runs a `pgmesh` command as the administrator, with the file of some node that runs.
+    /// Runs a `pgmesh` command as the administrator, with the file of a running node.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         self.running_beside("").run(arguments)
     }
 
-    /// How the mesh does, asked with the file of a node; `None` when nobody answers.
+    /// The status of the mesh, asked with the file of a node; `None` if no node answers.
     #[must_use]
     pub fn status_from(&self, name: &str) -> Option<MeshStatus> {
         let outcome = self.node(name).run(&["status", "--output=json"]);
         (outcome.code() == Some(0)).then(|| MeshStatus::read(&outcome.json()))
     }
 
-    /// Waits until the mesh does as wanted, by the account of one of its running nodes; how it does then.
+    /// Waits until the status is as wanted, in the answer of one of the running nodes, and returns it.
     ///
     /// # Panics
-    /// When it does not in time: the message names `what` was waited for, and how it does instead.
+    /// If the limit is over before: the message names `what` was waited for, and the last status.
     pub fn wait_for_status(&self, what: &str, wanted: impl Fn(&MeshStatus) -> bool) -> MeshStatus {
         wait_for_some(what, LIMIT, || {
             let mut last = None;
@@ -131,19 +131,19 @@ impl Mesh {
         })
     }
 
-    /// Waits until all its nodes answer and are in the group, it has as many voters as it should, and a leader.
+    /// Waits until all nodes answer and are in the group, the mesh has as many voters as it should, and a leader.
     pub fn wait_until_whole(&self) {
         let names = self.names();
         self.wait_for_status("all nodes to be in the group", |status| status.is_whole(&names));
     }
 
-    /// Waits until all its nodes answer, all repositories are up, and none of them owes anything: so `verify` finds
-    /// nothing to complain of.
+    /// Waits until all nodes answer, and all repositories are up and owe nothing, so that `verify` has nothing to
+    /// complain of.
     pub fn wait_until_settled(&self) {
         self.wait_for_status("all repositories to be up and to owe nothing", MeshStatus::is_settled);
     }
 
-    /// Which node leads: waits until one does that runs.
+    /// The leader. Waits until a running node leads.
     #[must_use]
     pub fn leader(&self) -> String {
         let leads = |status: &MeshStatus| {
@@ -161,7 +161,7 @@ impl Mesh {
         self.running_beside(&leader).name().to_owned()
     }
 
-    /// Has a node join that belongs to no mesh yet, and starts it; does not wait until it has a vote.
+    /// Has a node join that belongs to no mesh yet, and starts it, without waiting for its vote.
     pub fn add(&mut self, node: Node) {
         let name = node.name().to_owned();
         self.nodes.push(node);
@@ -195,7 +195,7 @@ impl Mesh {
     /// Starts a node and waits until it answers for itself.
     ///
     /// # Panics
-    /// When it ends instead.
+    /// If the node ends instead.
     pub fn start_node(&mut self, name: &str) {
         self.node_mut(name).launch();
         self.await_node(name);
@@ -204,7 +204,7 @@ impl Mesh {
     /// Waits until a node that was launched answers for itself.
     ///
     /// # Panics
-    /// When it ends instead.
+    /// If the node ends instead.
     pub fn await_node(&mut self, name: &str) {
         let node = self.node_mut(name);
         let answers = |node: &Node| {
@@ -236,13 +236,13 @@ impl Mesh {
         self.start_node(name);
     }
 
-    /// Leaves its nodes running when this value is dropped. Relays, where there are any, end nevertheless.
+    /// Leaves the nodes running when this value is dropped. Relays, if there are any, end nevertheless.
     pub fn keep(&mut self) {
         self.nodes.iter_mut().for_each(Node::keep);
     }
 
-    /// The lines of a host's file that say how it gets to the mesh: it knows the nodes in `known`, and reaches all by
-    /// the relays, where there are any. Names the host in the network.
+    /// The lines of a host's file with its way to the mesh: it knows the nodes in `known`, and reaches all nodes
+    /// through the relays, if there are any. Adds the host to the network of relays.
     fn way(&mut self, host: &str, region: &str, known: &[&str]) -> String {
         let names = self.names();
         let mut way = format!("node-region={region}\n");
@@ -262,7 +262,7 @@ impl Mesh {
         way
     }
 
-    /// A PG host in a region that has joined by the invitation of the first node it knows.
+    /// A PG host in a region that has joined by an invitation of the first node in `known`.
     pub fn host(
         &mut self,
         scratch: &Scratch,

@@ -23,7 +23,7 @@ use crate::wait::wait_for;
 /// How long a node may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A node of its own mesh, and its process while that runs.
+/// A node, and its process while that runs.
 #[derive(Debug)]
 pub struct Node {
     account: Account,
@@ -75,7 +75,7 @@ impl Node {
         self.port.address()
     }
 
-    /// The same, not as text.
+    /// The same as a socket address.
     #[must_use]
     pub fn socket_address(&self) -> SocketAddr {
         self.port.socket_address()
@@ -90,17 +90,17 @@ impl Node {
     /// Repository `number` of the mesh, as configured here.
     ///
     /// # Panics
-    /// When this node has it not.
+    /// If this node does not have it.
     #[must_use]
     pub fn repository(&self, number: usize) -> &RepositoryFiles {
         let found = self.repositories.iter().find(|repository| repository.number == number);
         found.unwrap_or_else(|| panic!("{} has no repo{number}", self.name))
     }
 
-    /// The stored objects of repository `number` of the mesh, that lies in a folder.
+    /// The stored objects of repository `number` of the mesh, which lies in a folder.
     ///
     /// # Panics
-    /// When it lies in a bucket: its server knows the objects then.
+    /// If it lies in a bucket, whose server knows the objects.
     #[must_use]
     pub fn objects(&self, number: usize) -> Repository {
         let repository = self.repository(number);
@@ -112,22 +112,22 @@ impl Node {
         Repository::new(repository.path.clone())
     }
 
-    /// Replaces text in its configuration file; what a running node has read stays.
+    /// Replaces text in its configuration file. A running node keeps the configuration that it has read.
     ///
     /// # Panics
-    /// When the file does not have it.
+    /// If the file does not have the text.
     pub fn reconfigure(&mut self, from: &str, to: &str) {
         assert!(self.settings.contains(from), "no {from:?} in the node's configuration");
         self.settings = self.settings.replace(from, to);
         self.account.write(&self.configuration, &self.settings);
     }
 
-    /// Declares an encrypted repository in its file: from its next start on it hosts it.
+    /// Declares an encrypted repository in its file; it hosts the repository from its next start on.
     pub fn declare_repository(&mut self, number: usize) {
         self.declare(RepositoryFiles::encrypted(&self.home, number));
     }
 
-    /// Declares an encrypted repository in a bucket in its file: from its next start on it reaches it.
+    /// Declares an encrypted repository in a bucket in its file; it opens the repository from its next start on.
     pub fn declare_repository_on(&mut self, number: usize, bucket: &Bucket) {
         self.declare(RepositoryFiles::in_bucket(number, bucket));
     }
@@ -146,10 +146,10 @@ impl Node {
         self.port = port;
     }
 
-    /// Asserts that no node refuses a host's WAL: an alarm that nobody needs is one that nobody heeds.
+    /// Asserts that no node refuses a host's WAL: a false alarm teaches administrators to ignore alarms.
     ///
     /// # Panics
-    /// When one does.
+    /// If a node does.
     pub fn assert_no_alarm(&self) {
         let status = self.run(&["status", "--output=json"]).ok().json();
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
@@ -158,7 +158,8 @@ impl Node {
         assert!(!nodes.is_empty() && stuck.is_empty(), "{stuck:?}");
     }
 
-    /// From its next start on it runs the program of a release that has this apply level, or its own program.
+    /// From its next start on it runs the program of a release that has this apply level, or its own program for
+    /// `None`.
     pub fn play_level(&mut self, level: Option<u32>) {
         self.level = level;
     }
@@ -185,33 +186,33 @@ impl Node {
     /// Starts it and waits until it answers.
     ///
     /// # Panics
-    /// When it ends instead.
+    /// If it ends instead.
     pub fn start(&mut self) {
         if let Err((code, log)) = self.try_start() {
             panic!("the node ended with exit code {code:?} instead of serving:\n{log}");
         }
     }
 
-    /// Starts it and waits until it answers; its exit code and log, if it ends instead.
+    /// Starts it and waits until it answers.
     ///
     /// # Errors
-    /// What the node left that ended.
+    /// The exit code and the log of a node that ended instead.
     pub fn try_start(&mut self) -> Result<(), (Option<i32>, String)> {
         self.launch();
         self.await_start(|node| node.run(&["info"]).code() == Some(0))
     }
 
-    /// Starts it, and does not wait for anything.
+    /// Starts it, and does not wait until it answers.
     pub fn launch(&mut self) {
         let command = self.command(&["node", "start"]);
         let log = self.home.join("node.log");
         self.process = Some(Process::start("the node", command, &log));
     }
 
-    /// Waits until a node that was launched is `ready`; its exit code and log, if it ends instead.
+    /// Waits until a launched node is `ready`.
     ///
     /// # Errors
-    /// What the node left that ended.
+    /// The exit code and the log of a node that ended instead.
     pub fn await_start(&mut self, ready: impl Fn(&Self) -> bool) -> Result<(), (Option<i32>, String)> {
         let mut ended = None;
         wait_for(&format!("{} to answer", self.name), LIMIT, || {
@@ -233,7 +234,7 @@ impl Node {
         self.run(&["node", "join", token]).succeeds();
     }
 
-    /// SIGSTOP: it holds its port and all it has, and does nothing.
+    /// SIGSTOP: it keeps its port, its locks and its memory, and does nothing.
     pub fn pause(&self) {
         self.process().signal(Signal::STOP);
     }
@@ -276,7 +277,7 @@ impl Node {
     /// Its process, while it runs.
     ///
     /// # Panics
-    /// When it does not.
+    /// If it does not run.
     #[must_use]
     pub fn process(&self) -> &Process {
         self.process.as_ref().expect("a running node")
@@ -288,7 +289,7 @@ impl Node {
         self.invite_with(&["--role=client", &format!("--stanza={stanza}"), "--expires=1h"])
     }
 
-    /// A join token, from the arguments of `invite`: it is alone on the standard output.
+    /// A join token, from the arguments of `invite`, which prints it alone on the standard output.
     #[must_use]
     pub fn invite_with(&self, arguments: &[&str]) -> String {
         let mut command = self.command(&["invite"]);

@@ -1,4 +1,4 @@
-//! What lies in a repository, and ways to harm it.
+//! The objects in a repository, and ways to harm them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,14 +18,14 @@ pub struct Repository {
     path: PathBuf,
 }
 
-/// What an object is, told by its path.
+/// The kind of an object, told by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `chunk/…`
     Chunk,
     /// A WAL segment: `stanza/…/archive/<db-id>/<16 digits>/…`
     Segment,
-    /// What a segment has changed: beside it, `<segment>.map-…`
+    /// The change map of a segment, beside it: `<segment>.map-…`
     ChangeMap,
     /// `stanza/…/backup/…`
     Manifest,
@@ -63,9 +63,9 @@ pub enum Damage {
     CutHalf,
     /// The file is there and empty.
     Empty,
-    /// One byte more at the end.
+    /// One more byte at the end.
     Extend,
-    /// The file is not there.
+    /// The file is removed.
     Remove,
 }
 
@@ -86,7 +86,7 @@ impl Damage {
     /// Harms the file of an object.
     ///
     /// # Panics
-    /// When the object is too short to have the part that is to be harmed.
+    /// If the object is too short to have the part to harm.
     pub fn harm(self, object: &Object) {
         if self == Self::Remove {
             fs::remove_file(&object.file).expect("removing an object");
@@ -126,7 +126,7 @@ impl Object {
         overwrite(&other.file, &mine);
     }
 
-    /// What the object is.
+    /// The kind of the object, `None` for a file that is no object.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
         let parts: Vec<&str> = self.name.split('/').collect();
@@ -168,7 +168,7 @@ impl Repository {
         objects
     }
 
-    /// The objects of one kind and the inodes of their files: another inode is another writing.
+    /// The objects of one kind and the inodes of their files. A new inode means that the object was written anew.
     #[must_use]
     pub fn inodes(&self, kind: Kind) -> BTreeMap<String, u64> {
         let inode = |object: Object| Some((object.name, fs::metadata(object.file).ok()?.ino()));
@@ -178,7 +178,7 @@ impl Repository {
     /// The stored object of a WAL segment.
     ///
     /// # Panics
-    /// When there is none.
+    /// If there is no such object.
     #[must_use]
     pub fn segment(&self, name: &str) -> Object {
         self.all(Kind::Segment)
@@ -187,7 +187,7 @@ impl Repository {
             .unwrap_or_else(|| panic!("no segment {name} in {}", self.path.display()))
     }
 
-    /// Takes it away, as a disk that is not there any more: a file stands where its folder was, so that nothing can be
+    /// Takes the repository away like a removed disk: a file stands in place of its folder, so that nothing can be
     /// written, not even a new folder.
     pub fn take_away(&self) {
         fs::rename(&self.path, self.away()).expect("taking a repository away");
@@ -206,8 +206,8 @@ impl Repository {
         name.into()
     }
 
-    /// The WAL segments that it has, each by stanza, archive and name. The digest behind the name is left out: its form
-    /// is another in each repository.
+    /// The WAL segments in the repository, each by stanza, archive and name. The digest behind the name is left out,
+    /// since each repository has its own form of it.
     #[must_use]
     pub fn segments(&self) -> BTreeSet<String> {
         let objects = self.all(Kind::Segment);
@@ -215,7 +215,7 @@ impl Repository {
         names.map(|(name, _)| name.to_owned()).collect()
     }
 
-    /// The bytes that its files have together.
+    /// The bytes of all its files together.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         let mut objects = Vec::new();
@@ -227,13 +227,13 @@ impl Repository {
             .sum()
     }
 
-    /// Has the system forget what it has read or written of its files.
+    /// Has the system forget its pages of the repository's files.
     pub fn leave_page_cache(&self) {
         rustix::fs::sync();
         let mut objects = Vec::new();
         collect(&self.path, "", &mut objects);
         for object in objects {
-            // One that has gone meanwhile leaves by itself.
+            // A file that has gone meanwhile has no pages.
             if let Ok(file) = fs::File::open(&object.file) {
                 rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("fadvise");
             }
@@ -241,7 +241,7 @@ impl Repository {
     }
 }
 
-/// Files come and go while a node works: what has gone is left out.
+/// Files come and go while a node works: a file that has gone is left out.
 fn collect(folder: &Path, prefix: &str, objects: &mut Vec<Object>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -257,7 +257,7 @@ fn collect(folder: &Path, prefix: &str, objects: &mut Vec<Object>) {
     }
 }
 
-/// Writes a file anew with the owner and permissions that it had; a stored object may be read-only.
+/// Writes a file anew with its previous owner and permissions; a stored object may be read-only.
 fn overwrite(file: &Path, content: &[u8]) {
     use std::os::unix::fs::PermissionsExt;
     let before = fs::metadata(file)

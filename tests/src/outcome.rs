@@ -1,4 +1,4 @@
-//! What a finished program left.
+//! The result of a finished program.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -13,18 +13,19 @@ use wait4::Wait4;
 /// Longer than any command here takes, shorter than the test runner's patience: a command that hangs is named.
 const LIMIT: Duration = Duration::from_secs(150);
 
-/// What a program that has ended left.
+/// The result of a program that has ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The command line, for messages.
     pub command: String,
-    /// How it ended.
+    /// Its exit status.
     pub status: ExitStatus,
-    /// What it wrote to its standard output.
+    /// Its standard output.
     pub stdout: String,
-    /// What it wrote to its standard error.
+    /// Its standard error.
     pub stderr: String,
-    /// The most memory that it held, in bytes. Never below what the calling process holds: Linux counts from the fork.
+    /// The most memory that it held, in bytes. Never below the memory of the calling process: Linux counts from the
+    /// fork.
     pub peak_memory: u64,
     /// User and system CPU time, without that of children.
     pub cpu: Duration,
@@ -42,14 +43,14 @@ impl Outcome {
     /// Itself, if the program exited 0.
     ///
     /// # Panics
-    /// If it did not, with all that it said.
+    /// If it did not; the message holds all its output.
     #[must_use = "use `succeeds` where the output does not matter"]
     pub fn ok(self) -> Self {
         assert!(self.status.success(), "expected exit 0 of {self}");
         self
     }
 
-    /// As [`ok`](Self::ok), where the output does not matter.
+    /// As [`ok`](Self::ok), if the output does not matter.
     pub fn succeeds(self) {
         let _ = self.ok();
     }
@@ -73,7 +74,7 @@ impl Outcome {
         self.says(words);
     }
 
-    /// Asserts that what the program wrote to its standard error holds each of `words`, in any case.
+    /// Asserts that the program's standard error holds each of `words`, in upper or lower case.
     pub fn says(&self, words: &[&str]) {
         let said = self.stderr.to_lowercase();
         for word in words {
@@ -122,7 +123,7 @@ pub(crate) fn tail(text: &str) -> &str {
     text.get(from..).unwrap_or(text).trim_end()
 }
 
-/// The command line that a command stands for.
+/// The command line of a command.
 pub(crate) fn command_line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
@@ -140,7 +141,7 @@ pub fn run(command: Command) -> Outcome {
 /// Runs a command to its end, with `input` on its standard input.
 ///
 /// # Panics
-/// When it cannot be started, or does not end within 150 s.
+/// If it cannot be started, or does not end within 150 s.
 #[must_use]
 pub fn run_with_input(mut command: Command, input: &str) -> Outcome {
     let line = command_line(&command);
@@ -155,7 +156,7 @@ pub fn run_with_input(mut command: Command, input: &str) -> Outcome {
     let stdout = collect(child.stdout.take().expect("a pipe was asked for"));
     let stderr = collect(child.stderr.take().expect("a pipe was asked for"));
     if let Some(mut pipe) = child.stdin.take() {
-        // A program that does not read it to the end is right to do so.
+        // A program may end without reading all of its input.
         pipe.write_all(input.as_bytes()).ok();
     }
 
@@ -183,7 +184,7 @@ pub fn run_with_input(mut command: Command, input: &str) -> Outcome {
     outcome
 }
 
-/// Reads a pipe to its end beside what the program does, so that it never has to wait for us.
+/// Reads a pipe to its end while the program runs, so that the program never waits for the test.
 fn collect(mut pipe: impl Read + Send + 'static) -> thread::JoinHandle<String> {
     thread::spawn(move || {
         let mut bytes = Vec::new();

@@ -19,7 +19,7 @@ use crate::scratch::Scratch;
 use crate::tools::tool;
 use crate::wait::{wait_for, wait_for_some};
 
-/// A leader that is killed is missed after 20 s, the least that Patroni allows.
+/// Patroni misses a killed leader after 20 s, the least that it allows.
 const LIMIT: Duration = Duration::from_secs(120);
 const STANZA: &str = "main";
 
@@ -36,7 +36,7 @@ pub struct Patroni {
 pub struct PatroniMember {
     /// Its server, which Patroni starts and stops.
     pub postgres: Postgres,
-    /// Its PG host, by way of which it archives.
+    /// Its PG host, through which it archives.
     pub host: Host,
     name: String,
     ip: Ipv4Addr,
@@ -47,13 +47,13 @@ pub struct PatroniMember {
 }
 
 impl Patroni {
-    /// Whether such clusters are to be tested: they take minutes, and `.ci/setup patroni`.
+    /// Whether such clusters are tested: they take minutes, and `.ci/setup patroni`.
     #[must_use]
     pub fn is_wanted() -> bool {
         env::var_os("PGMESH_PATRONI").is_some_and(|wanted| wanted == "1")
     }
 
-    /// Starts three servers, `p1` as the leader, that archive as `archive_mode` says; creates the stanza `main`.
+    /// Starts three servers that archive as `archive_mode` says, with `p1` as the leader; creates the stanza `main`.
     #[must_use]
     pub fn start(scratch: &Scratch, node: &Node, archive_mode: &str) -> Self {
         let port = Port::reserve();
@@ -80,7 +80,7 @@ impl Patroni {
     /// A member.
     ///
     /// # Panics
-    /// When there is none of this name.
+    /// If there is no member of this name.
     #[must_use]
     pub fn member(&self, name: &str) -> &PatroniMember {
         let found = self.members.iter().find(|member| member.name == name);
@@ -108,7 +108,7 @@ impl Patroni {
         self.member_mut(name).kill();
     }
 
-    /// What Patroni says of the members, while one of them answers.
+    /// Patroni's states of the members, if one of them answers.
     fn states(&self) -> Vec<Value> {
         let answers = self
             .members
@@ -123,12 +123,12 @@ impl Patroni {
         members.cloned().unwrap_or_default()
     }
 
-    /// The member that leads, once its server takes writes.
+    /// The leading member, once its server takes writes.
     #[must_use]
     pub fn leader(&self) -> Option<&PatroniMember> {
         let leads = |member: &&PatroniMember| matches!(member.ask("GET", "/leader", ""), Some((200, _)));
         let leader = self.members.iter().find(leads)?;
-        // It has the leader's key before its promotion ends.
+        // The member has the leader's key before its promotion ends.
         leader.postgres.takes_writes().then_some(leader)
     }
 
@@ -148,7 +148,8 @@ impl Patroni {
         });
     }
 
-    /// Has Patroni stop the leader and promote another member; returns when that leads, and the others stream from it.
+    /// Has Patroni stop the leader and promote another member. Returns when that member leads, and the others stream
+    /// from it.
     pub fn switch_over(&self, to: &str) {
         self.wait_until_all_stream();
         let from = &self.leader().expect("a leader").name;
@@ -156,7 +157,7 @@ impl Patroni {
         wait_for_some(&format!("a switchover to {to}"), LIMIT, || {
             match self.member(to).ask("POST", "/switchover", &wish) {
                 Some((200, _)) => Ok(()),
-                // It is asked again where the answer was lost, or came too late.
+                // The request is repeated if the answer was lost, or came too late.
                 _ if self.leader().is_some_and(|leader| leader.name == to) => Ok(()),
                 answer => Err(format!("{answer:?}")),
             }
@@ -167,7 +168,7 @@ impl Patroni {
         self.wait_until_all_stream();
     }
 
-    /// Waits until another member than this one leads; its name.
+    /// Waits until another member than this one leads, and returns its name.
     #[must_use]
     pub fn wait_for_failover_from(&self, name: &str) -> String {
         wait_for_some(&format!("another leader than {name}"), LIMIT, || {
@@ -199,7 +200,7 @@ impl PatroniMember {
         member
     }
 
-    /// Only p2 takes a dead leader's place, so that each run tells the same story.
+    /// Only p2 may take a dead leader's place, so that each run tells the same story.
     fn configuration(&self, etcd: Ipv4Addr, archive_mode: &str) -> String {
         let Self { name, ip, .. } = self;
         let (home, data) = (self.home.display(), self.postgres.data().display());
@@ -254,7 +255,7 @@ postgresql:
         let python = tool("patroni", "patroni").join("bin/python3");
         let mut command = self.account.command(python, &self.home);
         command.args(["-m", "patroni", "patroni.yml"]);
-        // Its server writes there, too.
+        // Its server writes to the same log.
         let log = self.home.join("server.log");
         self.process = Some(Process::start(&self.name, command, &log));
     }
@@ -284,13 +285,13 @@ postgresql:
         &self.name
     }
 
-    /// All that its Patroni and its server have said.
+    /// The log of its Patroni and its server.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.home.join("server.log")).unwrap_or_default()
     }
 
-    /// Stops the processes that send WAL to the other members: what the server writes from now on, only it has.
+    /// Stops the processes that send WAL to the other members: only this server has the WAL that it writes from now on.
     pub fn stop_sending(&self) {
         let senders = self.postgres.query("select pid from pg_stat_replication");
         for sender in senders.lines() {
@@ -299,7 +300,7 @@ postgresql:
         }
     }
 
-    /// What its Patroni answers; `None` where it does not.
+    /// The answer of its Patroni; `None` if there is none.
     fn ask(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
         self.process.as_ref()?;
         let address = SocketAddr::from((self.ip, 8008));

@@ -1,4 +1,4 @@
-//! Ports that nobody else takes.
+//! Ports that no other test takes.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
@@ -13,25 +13,25 @@ const RANGE: std::ops::Range<u16> = 21000..29000;
 #[derive(Debug)]
 pub struct Port {
     address: SocketAddrV4,
-    /// Its lock ends with the process, however that ends.
+    /// The system releases its lock when the process ends, however that happens.
     _lock: File,
 }
 
 impl Port {
-    /// Takes a free one of 127.0.0.1.
+    /// Takes a free port of 127.0.0.1.
     #[must_use]
     pub fn reserve() -> Self {
         Self::reserve_at(Ipv4Addr::LOCALHOST)
     }
 
-    /// Takes a free one of an address. No other test takes the same number, whatever its address.
+    /// Takes a free port of an address. No other test takes the same number on any address.
     ///
     /// # Panics
-    /// When none is.
+    /// If no port is free.
     #[must_use]
     pub fn reserve_at(ip: Ipv4Addr) -> Self {
         let folder = shared_folder();
-        // Starting at different places saves asking for those that other tests hold.
+        // Starting at different places saves trying ports that other tests hold.
         let first = RANGE.start + u16::try_from(std::process::id() % 400).unwrap_or(0) * 20;
         (first..RANGE.end)
             .chain(RANGE.start..first)
@@ -51,13 +51,13 @@ impl Port {
         self.address.port()
     }
 
-    /// The address that it is a port of.
+    /// The IP address of the port.
     #[must_use]
     pub fn ip(&self) -> Ipv4Addr {
         *self.address.ip()
     }
 
-    /// Where it is.
+    /// The address and the number.
     #[must_use]
     pub fn socket_address(&self) -> SocketAddr {
         self.address.into()
@@ -69,7 +69,7 @@ impl Port {
         self.address.to_string()
     }
 
-    /// An address of this machine that no other test uses, with all its ports: there is one for each number.
+    /// An address of this machine, with all its ports, that no other test uses: there is one for each port number.
     #[must_use]
     pub fn own_ip(&self) -> Ipv4Addr {
         let [high, low] = self.number().to_be_bytes();

@@ -27,11 +27,11 @@ use crate::wait::wait_for;
 /// How long a server may take to start (recovery included) or to stop.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Of clusters of which no version is told: what Debian 12 has.
+/// The version of clusters whose test names none: Debian 12's.
 const DEFAULT_MAJOR: u32 = 15;
 
-/// The port names the socket file: each cluster has a socket folder of its own, and one that listens an address of its
-/// own.
+/// The port that names the socket file. All clusters have the same, since each has a socket folder of its own, and a
+/// cluster that listens on an address has that for itself.
 const PORT: u16 = 5432;
 
 /// A cluster, and its server while that runs.
@@ -42,7 +42,7 @@ pub struct Postgres {
     home: PathBuf,
     data: PathBuf,
     process: Option<Process>,
-    /// Where it listens besides its socket; empty for nowhere.
+    /// The address on which it listens besides its socket; empty for none.
     address: String,
     reserved: Option<Port>,
 }
@@ -54,7 +54,7 @@ impl Postgres {
         PostgresBuilder::new(scratch, name)
     }
 
-    /// A cluster whose data directory `pgmesh restore` will fill: an empty folder so far.
+    /// A cluster for `pgmesh restore`: its data directory is empty.
     #[must_use]
     pub fn empty(scratch: &Scratch, name: &str) -> Self {
         let postgres = Self::at(scratch, name);
@@ -62,7 +62,7 @@ impl Postgres {
         postgres
     }
 
-    /// A second name for a data directory that is already there, such as a copy made behind PostgreSQL's back.
+    /// A second name for an existing data directory, such as a copy made behind PostgreSQL's back.
     #[must_use]
     pub fn at(scratch: &Scratch, name: &str) -> Self {
         let account = scratch.account();
@@ -97,13 +97,13 @@ impl Postgres {
         PORT
     }
 
-    /// Who runs it.
+    /// The account that runs it.
     #[must_use]
     pub fn account(&self) -> Account {
         self.account
     }
 
-    /// The major version of its data directory; of an empty one, that of most tests.
+    /// The major version of its data directory; for an empty one, the default version.
     #[must_use]
     pub fn major(&self) -> u32 {
         let version = fs::read_to_string(self.data.join("PG_VERSION")).unwrap_or_default();
@@ -122,7 +122,7 @@ impl Postgres {
         command
     }
 
-    /// One of PostgreSQL's programs, which knows of no server.
+    /// One of PostgreSQL's programs, without the settings for a connection.
     fn bare_program(&self, name: &str) -> Command {
         let mut command = self.account.command(programs_of(self.major()).join(name), &self.home);
         if let Some(libraries) = libraries_of(self.major()) {
@@ -134,14 +134,14 @@ impl Postgres {
     /// Starts the server and waits until it takes queries, in recovery or not.
     ///
     /// # Panics
-    /// When it does not.
+    /// If the server ends instead.
     pub fn start(&mut self) {
         if let Err(log) = self.try_start() {
             panic!("{} did not start:\n{log}", self.name);
         }
     }
 
-    /// Starts the server; its log, if it ends before it takes queries.
+    /// Starts the server and waits until it takes queries.
     ///
     /// # Errors
     /// The log of the server that ended.
@@ -154,7 +154,7 @@ impl Postgres {
             .arg(&self.home)
             .arg("-p")
             .arg(PORT.to_string());
-        // On the command line, so that what a restored postgresql.conf says about the original does not count.
+        // On the command line, it overrides the original's address in a restored postgresql.conf.
         command.arg("-c").arg(format!("listen_addresses={}", self.address));
         command.args(["-c", "logging_collector=off"]);
         let mut process = Process::start(&self.name, command, &self.home.join("server.log"));
@@ -204,19 +204,19 @@ impl Postgres {
         }
     }
 
-    /// Waits for a server that ends by itself, as after a recovery that is told to shut down.
+    /// Waits for a server that ends by itself, as after a recovery with the action `shutdown`.
     pub fn wait_for_end(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.wait(LIMIT);
         }
     }
 
-    /// SIGKILL, as a crash: what was not written stays unwritten.
+    /// SIGKILL, as a crash: unwritten data stays unwritten.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
-        // Its children end as soon as they see it, and nobody may start the cluster before.
+        // Its children end as soon as they notice its death, and the cluster may not be started before.
         wait_for(&format!("the children of {} to end", self.name), LIMIT, || {
             self.processes().is_empty()
         });
@@ -243,21 +243,21 @@ impl Postgres {
         self.process.as_ref().map(Process::id)
     }
 
-    /// What the server has logged, the last part of it.
+    /// The last part of the server's log.
     #[must_use]
     pub fn log(&self) -> String {
         crate::outcome::tail(&fs::read_to_string(self.home.join("server.log")).unwrap_or_default()).to_owned()
     }
 
-    /// The answer to a query: a line a row, columns with `|` between them.
+    /// The answer to a query: one line for each row, with `|` between columns.
     ///
     /// # Panics
-    /// When the query fails.
+    /// If the query fails.
     pub fn query(&self, sql: &str) -> String {
         run(self.psql(sql)).ok().text().to_owned()
     }
 
-    /// Runs a script of SQL and psql's own commands; what its queries answered.
+    /// Runs a script of SQL and psql's own commands, and returns the answers of its queries.
     pub fn script(&self, script: &str) -> String {
         let mut command = self.quiet_psql();
         command.args(["-f", "-"]);
@@ -276,7 +276,7 @@ impl Postgres {
         command
     }
 
-    /// The whole cluster as SQL: what a restore must give again. Without where tablespaces lie, and without the random
+    /// The whole cluster as SQL, which a restore must reproduce. Left out are the places of tablespaces, and the random
     /// keys that newer minor versions put around a dump.
     #[must_use]
     pub fn dump(&self) -> String {
@@ -307,10 +307,10 @@ impl Postgres {
         self.query("select pg_walfile_name(pg_current_wal_lsn())")
     }
 
-    /// Ends the current segment, and waits until it and all before it are archived; its name.
+    /// Ends the current segment, waits until it and all earlier segments are archived, and returns its name.
     pub fn archive_everything(&self) -> String {
-        // The first record of a segment must be there, or the switch does nothing. It tells the segment: what was
-        // written so far may still end with the one before.
+        // Without a record in the segment, the switch would do nothing. The restore point is that record, and it also
+        // tells the segment: the records before may still end with the previous one.
         let segment = self.query("select pg_walfile_name(pg_create_restore_point('archive everything'))");
         self.query("select pg_switch_wal()");
         wait_for(&format!("{segment} to be archived by {}", self.name), LIMIT, || {
@@ -319,7 +319,7 @@ impl Postgres {
         segment
     }
 
-    /// Adds a tablespace in a folder beside the data directory; that folder.
+    /// Adds a tablespace in a folder beside the data directory, and returns the folder.
     pub fn add_tablespace(&self, name: &str) -> PathBuf {
         let folder = self.home.join(name);
         self.account.create_folder(&folder);
@@ -327,7 +327,7 @@ impl Postgres {
         folder
     }
 
-    /// What pg_controldata says under a heading, such as `Database system identifier`.
+    /// The value under a heading of pg_controldata, such as `Database system identifier`.
     #[must_use]
     pub fn control(&self, heading: &str) -> String {
         let mut command = self.program("pg_controldata");
@@ -371,8 +371,8 @@ impl Postgres {
     }
 }
 
-/// The libraries that come with these programs; none where the system has them. A library that the server loads while
-/// it runs, such as the one that receives WAL, would otherwise take the system's libpq, which may be an older one.
+/// The libraries beside these programs; none if the system has the programs. Without this, a library that the server
+/// loads while it runs, such as the one of the WAL receiver, would take the system's libpq, which may be older.
 fn libraries_of(major: u32) -> Option<PathBuf> {
     let libraries = programs_of(major).parent()?.join("lib");
     libraries.join("libpq.so.5").is_file().then_some(libraries)

@@ -20,7 +20,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it; what it writes is appended to `log`.
+    /// Starts it; its output is appended to `log`.
     #[must_use]
     pub fn start(name: &str, mut command: Command, log: &Path) -> Self {
         let file = File::options()
@@ -48,12 +48,12 @@ impl Process {
         self.child.id()
     }
 
-    /// How it ended, `None` while it runs.
+    /// Its exit status, `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("asking for a child's state")
     }
 
-    /// What it has written, the last part of it.
+    /// The last part of its output.
     #[must_use]
     pub fn log(&self) -> String {
         tail(&fs::read_to_string(&self.log).unwrap_or_default()).to_owned()
@@ -73,7 +73,7 @@ impl Process {
     /// Sends a signal that asks it to end, and waits until it has.
     ///
     /// # Panics
-    /// When it has not within `limit`.
+    /// If it has not ended within `limit`.
     pub fn end(&mut self, signal: Signal, limit: Duration) -> ExitStatus {
         self.signal(signal);
         self.wait(limit)
@@ -82,7 +82,7 @@ impl Process {
     /// Waits until it ends by itself.
     ///
     /// # Panics
-    /// When it has not within `limit`.
+    /// If it has not ended within `limit`.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let what = format!("the end of {}", self.name);
         let mut status = None;
@@ -114,8 +114,8 @@ impl Process {
         const TICK: Duration = Duration::from_millis(10);
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))
             .unwrap_or_else(|error| panic!("reading the state of {}: {error}", self.name));
-        // Behind the name, which may hold anything, the fields begin with the third; user and system time are 14 and
-        // 15.
+        // Behind the program's name, which may hold any character, the fields begin with the third; user and system
+        // time are 14 and 15.
         let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
         let ticks: u32 = fields
             .skip(11)
@@ -125,7 +125,7 @@ impl Process {
         TICK * ticks
     }
 
-    /// Begins to count [`peak_memory`](Self::peak_memory) anew from what it holds now.
+    /// Has [`peak_memory`](Self::peak_memory) count anew from its present memory.
     pub fn reset_peak_memory(&self) {
         fs::write(format!("/proc/{}/clear_refs", self.id()), "5")
             .unwrap_or_else(|error| panic!("resetting the peak memory of {}: {error}", self.name));

@@ -1,4 +1,4 @@
-//! Where the program under test is.
+//! The place of the program under test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use crate::account::set_mode;
 /// The `pgmesh` that was built together with this test, under a path that the tests' account may enter.
 ///
 /// # Panics
-/// When it has not been built.
+/// If it has not been built.
 #[must_use]
 pub fn pgmesh(scratch: &Path) -> PathBuf {
     let built = built_program();
     let link = scratch.join("pgmesh");
     if !link.exists() {
-        // The target folder may lie in a home folder that the account cannot enter: so a second name of the same file.
+        // The target folder may lie in a home folder that the account cannot enter: a second name of the same file is
+        // outside it.
         if fs::hard_link(&built, &link).is_err() {
             fs::copy(&built, &link).unwrap_or_else(|error| panic!("copying {}: {error}", built.display()));
         }

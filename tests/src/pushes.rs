@@ -1,4 +1,4 @@
-//! Forged segments that are pushed under way of anything.
+//! Pushes of forged segments during any story.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,10 +12,11 @@ use crate::host::Host;
 use crate::wait::wait_for;
 use crate::wal::WalForge;
 
-/// How long a segment may take to be acknowledged, tried again and again.
+/// The time in which a segment must be acknowledged, with as many tries as it takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The segments that pushers work on together, each until it is acknowledged, as PostgreSQL does.
+/// The segments that several pushers work on together. Like PostgreSQL, a pusher tries each segment until it is
+/// acknowledged.
 #[derive(Debug, Default)]
 pub struct Pushes {
     next: AtomicU32,
@@ -28,11 +29,11 @@ pub struct Pushes {
 #[derive(Clone, Copy, Debug)]
 struct Acknowledged {
     at: Instant,
-    /// How long the try took that succeeded.
+    /// The time of the successful try.
     took: Duration,
 }
 
-/// Lets the pushers end also when the test panics: else it would wait for them for ever.
+/// Lets the pushers end also if the test panics: otherwise the test would wait for them for ever.
 struct EndWhenDropped<'a>(&'a Pushes);
 
 impl Drop for EndWhenDropped<'_> {
@@ -42,8 +43,8 @@ impl Drop for EndWhenDropped<'_> {
 }
 
 impl Pushes {
-    /// Has each of `hosts` push segment after segment while `story` goes on; all pushes when it is over and the last
-    /// have been acknowledged.
+    /// Has each of `hosts` push segment after segment while `story` goes on. Returns all pushes, after the last one has
+    /// been acknowledged.
     #[must_use]
     pub fn during(hosts: &[&Host], forge: &WalForge, story: impl FnOnce(&Self)) -> Self {
         let pushes = Self::default();
@@ -57,8 +58,8 @@ impl Pushes {
         pushes
     }
 
-    /// Pushes segment after segment. The one that is under way at the end is still finished, so that none is missing
-    /// between those that were acknowledged.
+    /// Pushes segment after segment. A push that is under way at the end is still finished, so that the acknowledged
+    /// segments have no gap.
     fn push_until_the_end(&self, host: &Host, forge: &WalForge) {
         while !self.end.load(Ordering::Relaxed) {
             self.push_next(host, forge);
@@ -92,13 +93,13 @@ impl Pushes {
         acknowledged.keys().copied().collect()
     }
 
-    /// How many tries failed so far.
+    /// The number of failed tries so far.
     #[must_use]
     pub fn failed(&self) -> u32 {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more segments are acknowledged than there are now.
+    /// Waits until so many more segments are acknowledged.
     pub fn wait_for_more(&self, count: usize) {
         let before = self.acknowledged().len();
         wait_for(&format!("{count} more pushes"), LIMIT, || {
@@ -106,7 +107,7 @@ impl Pushes {
         });
     }
 
-    /// The longest time without any acknowledgement that touches the time from one moment to another.
+    /// The longest time without an acknowledgement that overlaps the time from one moment to another.
     #[must_use]
     pub fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
         let acknowledged = self.acknowledged.lock().expect("no pusher has panicked");
@@ -116,7 +117,7 @@ impl Pushes {
         pauses.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
-    /// How long the pushes took that were acknowledged from one moment to another.
+    /// The durations of the pushes that were acknowledged from one moment to another.
     #[must_use]
     pub fn times(&self, from: Instant, to: Instant) -> Figures {
         let acknowledged = self.acknowledged.lock().expect("no pusher has panicked");
@@ -124,9 +125,9 @@ impl Pushes {
         Figures::new(within.map(|ack| ack.took).collect())
     }
 
-    /// Asserts that each acknowledged segment is delivered as it was pushed.
+    /// Asserts that each acknowledged segment is delivered with its pushed content.
     pub fn assert_all_are_there(&self, host: &Host, forge: &WalForge) {
-        /// How many are fetched at once.
+        /// The number of segments that are fetched at once.
         const READERS: usize = 4;
         let numbers: Vec<u32> = self.acknowledged().into_iter().collect();
         thread::scope(|scope| {

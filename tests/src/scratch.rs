@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::account::Account;
 
-/// A folder for all files of one test. Dropped in a panic it stays, and its name is printed; else it is removed.
+/// A folder for all files of one test. If it is dropped in a panic, it stays, and its name is printed; else it is
+/// removed.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
@@ -15,14 +16,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes a new one. Its path is short, as the socket of a PostgreSQL in it may have 107 bytes.
+    /// Makes a new folder. Its path is short, since the path of a PostgreSQL socket in it may have at most 107 bytes.
     #[must_use]
     pub fn new(name: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("pgmesh-{name}-{}-{number}", std::process::id()));
         let account = Account::current();
-        // A killed run with the same process id may have left one.
+        // A killed run with the same process id may have left a folder of this name.
         if path.exists() {
             fs::remove_dir_all(&path).expect("removing an old scratch folder");
         }
@@ -40,13 +41,13 @@ impl Scratch {
         &self.path
     }
 
-    /// Who owns it, and runs programs in it.
+    /// The account that owns it, and that runs programs in it.
     #[must_use]
     pub fn account(&self) -> Account {
         self.account
     }
 
-    /// The path of something in it.
+    /// The path of a file or folder in it.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
@@ -60,7 +61,7 @@ impl Scratch {
         path
     }
 
-    /// Leaves it there when it is dropped.
+    /// Leaves the folder there when this value is dropped.
     pub fn keep(&mut self) {
         self.keep = true;
     }
@@ -79,7 +80,7 @@ impl Drop for Scratch {
 /// All files below a folder, at any depth.
 ///
 /// # Panics
-/// When a folder cannot be read.
+/// If a folder cannot be read.
 #[must_use]
 pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

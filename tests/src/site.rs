@@ -1,4 +1,4 @@
-//! What most stories begin with.
+//! The beginning of most stories.
 
 use crate::host::Host;
 use crate::mesh::{Mesh, MeshBuilder, MeshStatus};
@@ -24,19 +24,19 @@ pub struct Site {
 }
 
 impl Site {
-    /// With as many encrypted repositories as told, PostgreSQL archiving through pgmesh.
+    /// A site with so many encrypted repositories, and PostgreSQL archiving through pgmesh.
     #[must_use]
     pub fn new(name: &str, repositories: usize) -> Self {
         Self::with_postgres(name, repositories, |postgres| postgres)
     }
 
-    /// With a node as described.
+    /// A site with a node as described.
     #[must_use]
     pub fn with_node(name: &str, describe: impl FnOnce(NodeBuilder<'_>) -> NodeBuilder<'_>) -> Self {
         Self::with(name, describe, |postgres| postgres)
     }
 
-    /// With as many encrypted repositories as told, and a PostgreSQL as described that archives through pgmesh.
+    /// A site with so many encrypted repositories, and a PostgreSQL as described that archives through pgmesh.
     #[must_use]
     pub fn with_postgres(
         name: &str,
@@ -67,8 +67,8 @@ impl Site {
         }
     }
 
-    /// With as many encrypted repositories as told, and a PostgreSQL with small segments that archives nothing: the
-    /// test pushes what it forges.
+    /// A site with so many encrypted repositories, and a PostgreSQL with segments of this size that archives nothing:
+    /// the test pushes forged segments.
     #[must_use]
     pub fn without_archiving(name: &str, repositories: usize, segment_mebibytes: u32) -> Self {
         Self::with_node_and_segments(name, segment_mebibytes, |mut node| {
@@ -79,8 +79,8 @@ impl Site {
         })
     }
 
-    /// With a node as described, and a PostgreSQL with segments of a size that archives nothing: the test pushes what
-    /// it forges.
+    /// A site with a node as described, and a PostgreSQL with segments of this size that archives nothing: the test
+    /// pushes forged segments.
     #[must_use]
     pub fn with_node_and_segments(
         name: &str,
@@ -118,7 +118,7 @@ impl Site {
         self.host.restore(&self.scratch, name, arguments)
     }
 
-    /// A standby of a server, with a host of its own, by way of which it archives as `archive_mode` says; it runs.
+    /// Starts a standby of a server. It has a host of its own, through which it archives as `archive_mode` says.
     #[must_use]
     pub fn standby_of(&self, primary: &Postgres, name: &str, archive_mode: &str) -> (Postgres, Host) {
         let mut standby = primary.standby(&self.scratch, name);
@@ -130,7 +130,7 @@ impl Site {
         (standby, host)
     }
 
-    /// Asserts that the archive restores what a server has, by way of its host, and that `verify` finds nothing.
+    /// Asserts that the archive restores all data of a server, read through its host, and that `verify` finds no error.
     pub fn assert_restores(&self, host: &Host, server: &Postgres, arguments: &[&str]) {
         host.assert_restores(&self.scratch, server, arguments);
         self.node.run(&["verify"]).succeeds();
@@ -153,7 +153,7 @@ pub struct MeshSite {
 }
 
 impl MeshSite {
-    /// With a mesh as described, PostgreSQL archiving through pgmesh.
+    /// A site with a mesh as described, and PostgreSQL archiving through pgmesh.
     #[must_use]
     pub fn new(name: &str, describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>) -> Self {
         let site = Self::with_segments(name, 16, describe);
@@ -161,14 +161,14 @@ impl MeshSite {
         site
     }
 
-    /// With a mesh as described, and a PostgreSQL with segments of 1 MiB that archives nothing: the test pushes what it
-    /// forges.
+    /// A site with a mesh as described, and a PostgreSQL with segments of 1 MiB that archives nothing: the test pushes
+    /// forged segments.
     #[must_use]
     pub fn without_archiving(name: &str, describe: impl FnOnce(MeshBuilder<'_>) -> MeshBuilder<'_>) -> Self {
         Self::with_segments(name, 1, describe)
     }
 
-    /// With a mesh as described, and a PostgreSQL with segments of a size that archives nothing.
+    /// A site with a mesh as described, and a PostgreSQL with segments of this size that archives nothing.
     #[must_use]
     pub fn with_segments(
         name: &str,
@@ -190,7 +190,7 @@ impl MeshSite {
         }
     }
 
-    /// One more host of the same cluster, in a region, that knows one node.
+    /// Adds a host of the same cluster, in a region, that knows one node.
     #[must_use]
     pub fn another_host(&mut self, name: &str, region: &str, known: &str) -> Host {
         self.mesh

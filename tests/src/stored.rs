@@ -1,4 +1,4 @@
-//! A mesh in a file: what several nodes have on their disks, to be taken up by later programs.
+//! A mesh in a file: the disks of several nodes, to be taken up by later programs.
 //!
 //! `make stored-mesh` writes `fixtures/stored-mesh.tar.gz` anew; that is needed when a format changes, as long as no
 //! release has been made.
@@ -15,15 +15,15 @@ use crate::scratch::Scratch;
 /// The stored mesh that lies beside the tests.
 #[must_use]
 pub fn fixture() -> PathBuf {
-    // Asked when it runs: another clone may have built it.
+    // Asked at run time: another clone may have built this test.
     let own = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").to_owned());
     Path::new(&own).join("fixtures/stored-mesh.tar.gz")
 }
 
-/// Stores the data directories and repositories of the nodes of a mesh, which are stopped.
+/// Stores the data directories and repositories of the stopped nodes of a mesh.
 ///
 /// # Panics
-/// When a node runs, or `tar` fails.
+/// If a node runs, or `tar` fails.
 pub fn pack(mesh: &Mesh, scratch: &Scratch, to: &Path) {
     let mut tar = Command::new("tar");
     tar.env("GZIP", "-9").arg("-czf").arg(to).arg("-C").arg(scratch.path());
@@ -57,7 +57,7 @@ pub(crate) fn unpack(stored: &Path, scratch: &Scratch, nodes: &[Node]) {
     let mut tar = scratch.account().command("tar", scratch.path());
     tar.arg("-xzf").arg(&copy);
     run(tar).succeeds();
-    // Each node of a mesh has an address of its own, and they begin alike: 127.0.0.NUMBER.
+    // Each node of a mesh has an IP address of its own, the same in every run: 127.0.0.NUMBER.
     let addresses: Vec<(String, String)> = nodes
         .iter()
         .map(|node| (format!("{}:", node.socket_address().ip()), node.address()))
@@ -72,7 +72,7 @@ pub(crate) fn unpack(stored: &Path, scratch: &Scratch, nodes: &[Node]) {
     }
 }
 
-/// The text with this address in place of each one that begins so.
+/// The text with `address` in place of each address that begins with `begin`.
 fn with_address(text: &str, begin: &str, address: &str) -> String {
     let mut parts = text.split(begin);
     let first = parts.next().unwrap_or_default().to_owned();

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The folder of a tool in the cache, under a path that every account may enter. `part` is what `.ci/setup` installs it
-/// with.
+/// The folder of a tool in the cache, under a path that every account may enter. `part` is the argument of `.ci/setup`
+/// that installs it.
 ///
 /// # Panics
-/// When it is not installed. A test that skipped it would prove nothing.
+/// If it is not installed. A test that skipped it would prove nothing.
 pub fn tool(name: &str, part: &str) -> PathBuf {
     let installed = cache().join("tools").join(name);
     let version = fs::read_to_string(installed.join("installed")).unwrap_or_else(|error| {
@@ -23,7 +23,7 @@ pub fn tool(name: &str, part: &str) -> PathBuf {
     }
 }
 
-/// What `.ci/cache` prints.
+/// The folder that `.ci/cache` prints if `XDG_CACHE_HOME` is not set.
 fn cache() -> PathBuf {
     let told = env::var_os("PGMESH_CACHE").map(PathBuf::from);
     told.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/pgmesh")))
@@ -37,8 +37,8 @@ fn may_be_entered(folder: &Path) -> bool {
         .all(|part| fs::metadata(part).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0))
 }
 
-/// The same programs under a path that every account may enter: the cache may lie in a home folder that is closed to
-/// the account of the tests. Made once for each version; processes may make it at the same time.
+/// The same programs under a path that every account may enter, since the cache may lie in a home folder that the
+/// account of the tests cannot enter. Made once for each version; several processes may make it at the same time.
 fn second_name(installed: &Path, name: &str) -> PathBuf {
     let path = env::temp_dir().join(format!("pgmesh-{name}"));
     if path.exists() {
@@ -58,7 +58,7 @@ fn second_name(installed: &Path, name: &str) -> PathBuf {
         unfinished.display()
     );
     if fs::rename(&unfinished, &path).is_err() {
-        // Another process was first.
+        // Another process has made it first.
         fs::remove_dir_all(&unfinished).ok();
     }
     assert!(path.exists(), "there is no {}", path.display());

@@ -7,7 +7,7 @@ use crate::account::Account;
 use crate::outcome::run;
 
 /// A file system in a file. Its format keeps no birth times, and its root directory has the same inode number on every
-/// such volume. It is unmounted when it is dropped; the file stays.
+/// such volume. It is unmounted when this value is dropped; the file stays.
 #[derive(Debug)]
 pub struct Volume {
     image: PathBuf,
@@ -15,15 +15,15 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Makes a file system of `mebibytes` in a file and mounts it on a folder, which it creates. `None` where the tests
-    /// may not mount anything.
+    /// Makes a file system of `mebibytes` in a file and mounts it on a folder, which it creates. `None` if the tests
+    /// may not mount file systems.
     #[must_use]
     pub fn create(image: &Path, path: &Path, mebibytes: u32) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
         let mut make = Command::new("mke2fs");
-        // Inodes of 128 bytes have no place for a birth time. Nothing is kept for root.
+        // Inodes of 128 bytes have no place for a birth time. No blocks are reserved for root.
         make.args(["-q", "-t", "ext2", "-I", "128", "-m", "0"])
             .arg(image)
             .arg(format!("{mebibytes}M"));
@@ -49,10 +49,10 @@ impl Volume {
         })
     }
 
-    /// Unmounts it and mounts it on another folder, as a container that is made anew gets it.
+    /// Unmounts it and mounts it on another folder, as a new container gets it.
     ///
     /// # Panics
-    /// When it cannot be mounted, or is in use.
+    /// If it cannot be mounted, or is in use.
     #[must_use]
     pub fn mount_again(self, path: &Path) -> Self {
         let image = self.image.clone();

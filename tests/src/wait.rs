@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Asks again and again, 20 ms apart, until `condition` holds.
+/// Checks again and again, 20 ms apart, until `condition` holds.
 ///
 /// # Panics
-/// When it does not within `limit`: the message names `what` was waited for.
+/// If it does not hold within `limit`: the message names `what` was waited for.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     wait_for_some(what, limit, || if condition() { Ok(()) } else { Err(String::new()) });
 }
@@ -14,7 +14,7 @@ pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool
 /// Asks again and again, 20 ms apart, until there is an answer.
 ///
 /// # Panics
-/// When there is none within `limit`: the message names `what` was waited for, and what was the matter in the end.
+/// If there is no answer within `limit`: the message names `what` was waited for, and the last error.
 pub fn wait_for_some<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {

@@ -12,8 +12,8 @@ const HEADER_LENGTH: usize = 40;
 const ADDRESS: std::ops::Range<usize> = 8..16;
 
 /// Makes segments that carry the right header for a cluster and any content: as many as wanted, without waiting for a
-/// server to fill them. The content of a segment follows from its number, so that it can be compared later without
-/// being kept.
+/// server to fill them. The content of a segment follows from its number, so that a test can compare it later without
+/// keeping it.
 #[derive(Clone, Debug)]
 pub struct WalForge {
     account: Account,
@@ -70,13 +70,13 @@ impl WalForge {
         bytes
     }
 
-    /// Writes segment `number` to a file of its name; the file's path.
+    /// Writes segment `number` to a file of its name, and returns the file's path.
     #[must_use]
     pub fn make(&self, number: u32) -> PathBuf {
         self.write(&self.name(number), &self.content(number))
     }
 
-    /// Writes any bytes to a file of any name; the file's path.
+    /// Writes any bytes to a file of any name, and returns the file's path.
     #[must_use]
     pub fn write(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.folder.join(name);
@@ -94,7 +94,7 @@ impl WalForge {
         path
     }
 
-    /// A path in its folder for a segment that comes back.
+    /// A path in its folder for a segment that is fetched.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)

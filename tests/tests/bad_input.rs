@@ -1,4 +1,4 @@
-//! What people get wrong, and what clusters and disks do to them: a clear sentence, the right exit code, nothing lost.
+//! Mistakes of users, and accidents of clusters and disks: a clear sentence, the right exit code, nothing lost.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -25,7 +25,7 @@ fn a_wrong_passphrase_is_named_and_opens_nothing() {
                 "the passphrase itself is shown: {log}"
             );
         }
-        // A node may also serve what else it has: then it says so to whoever needs this repository.
+        // A node may also serve its other repositories; then it names the trouble to a client that needs this one.
         Ok(()) => site.host.push(&forge.make(2)).refuses(&["repo1", "passphrase"]),
     }
     site.node.stop();
@@ -51,7 +51,7 @@ fn a_stanza_that_the_certificate_does_not_name_is_refused() {
         arguments.extend(command);
         site.host.plain(&arguments).refuses(&["other"]);
     }
-    // Nor is a client an administrator.
+    // Nor may a client do the work of an administrator.
     site.host
         .plain(&["invite", "--role=admin", "--expires=1h"])
         .refuses(&["admin"]);
@@ -81,7 +81,7 @@ fn another_cluster_cannot_write_into_a_stanza() {
     host.push(&WalForge::new(&other).make(1))
         .fails(&[44], &[&known, &given]);
     host.run(&["backup", "--type=full"]).fails(&[28, 51], &[&known, &given]);
-    // Its segment 1 did not take the place of ours.
+    // Its segment 1 did not take the place of the stanza's own.
     let forge = WalForge::new(&site.postgres);
     site.host.push(&forge.make(1)).succeeds();
 }
@@ -104,7 +104,7 @@ fn a_copy_of_the_cluster_cannot_write_into_its_stanza() {
     // Same identifier, same timeline, other history.
     let forged = WalForge::new(&copy).make(2);
     host.push(&forged).refuses(&["main"]);
-    // A server that was promoted pushes some of what its primary has archived: the same bytes are no harm.
+    // A promoted server pushes some segments that its primary has archived: the same bytes do no harm.
     host.push(&archived).succeeds();
     assert_eq!(
         site.host.get(&forge.name(2), &forge.path("fetched")).code(),
@@ -128,11 +128,11 @@ fn a_copy_with_the_originals_configuration_cannot_push_the_originals_segments() 
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .find(|name| name.len() == 24)
         .expect("a segment that is being written");
-    // As the copy's PostgreSQL would run it: %p is relative, the working directory is the copy's.
+    // As the copy's PostgreSQL would run it: %p is relative to the working directory, which is the copy's.
     let mut push = site.host.command(&["archive-push"]);
     push.arg(format!("pg_wal/{segment}")).current_dir(copy.data());
     run(push).fails(&[58], &["pg1-path"]);
-    // The same with the whole path.
+    // The same with an absolute path.
     let path = copy.data().join("pg_wal").join(&segment).display().to_string();
     site.host.run(&["archive-push", &path]).fails(&[58], &["pg1-path"]);
     let fetched = site.scratch.join("fetched");
@@ -290,7 +290,8 @@ fn a_second_node_on_the_same_folder_is_refused() {
 #[test]
 fn options_that_do_not_exist_are_named() {
     let site = Site::without_archiving("typo", 1, 1);
-    // An error on the command line, a warning in a file; an unknown command is one of its own.
+    // A mistyped option is an error on the command line and a warning in a file; an unknown command has an exit code of
+    // its own.
     site.host
         .run(&["check", "--comprss-type=zst"])
         .fails(&[31], &["comprss-type"]);
@@ -332,7 +333,7 @@ fn a_join_token_is_good_once_and_in_time() {
 
     let token = node.invite_with(&["--role=client", "--stanza=main", "--expires=1s"]);
     let invited = std::time::Instant::now();
-    // Times are kept in whole seconds: after two the one is over.
+    // Expiry is kept in whole seconds: after two seconds, a token of one second has expired.
     wait_for("the token to expire", Duration::from_secs(10), || {
         invited.elapsed() > Duration::from_millis(2100)
     });
@@ -345,7 +346,7 @@ fn a_join_token_is_good_once_and_in_time() {
         .plain(&["join", &token.to_uppercase()])
         .refuses(&["token"]);
     host("none").plain(&["join", "hello"]).refuses(&["token"]);
-    // None of that has used it up.
+    // None of these refusals has used the token up.
     host("last").plain(&["join", &token]).succeeds();
 }
 
@@ -362,7 +363,7 @@ fn an_identity_of_another_mesh_opens_nothing() {
     stranger.push(&forge.make(1)).refuses(&["mesh"]);
     stranger.run(&["info"]).refuses(&["mesh"]);
 
-    // Nor does having no identity at all, or a token of another mesh.
+    // Nor does a host without an identity get in, or with a token of another mesh.
     let nobody = Host::new(&site.scratch, "nobody", &site.node, &site.postgres, "main");
     nobody.push(&forge.make(1)).refuses(&["join"]);
     assert_eq!(site.host.get(&forge.name(1), &forge.path("fetched")).code(), Some(1));

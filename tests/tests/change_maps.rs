@@ -1,4 +1,4 @@
-//! Change maps: which blocks archived WAL has changed, kept beside each segment.
+//! Change maps: the blocks that archived WAL has changed, kept beside each segment.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use pgmesh_tests::{Damage, Kind, Site, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The segments of which a repository has an object of this kind.
+/// The segments that have an object of this kind in a repository.
 fn names(site: &Site, repository: usize, kind: Kind) -> BTreeSet<String> {
     let objects = site.node.objects(repository).all(kind);
     let named = |name: &str| {
@@ -44,7 +44,7 @@ fn every_archived_segment_has_a_map_which_outlives_restarts_and_damage() {
     let listed: Vec<&str> = listed.text().lines().filter(|line| line.contains(".map-")).collect();
     assert_eq!(listed.len(), names(&site, 1, Kind::ChangeMap).len(), "{listed:?}");
 
-    // Neither a restart nor what comes after it loses one, and info counts segments alone.
+    // Neither a restart nor the WAL after it loses a map, and info counts only segments.
     site.node.stop();
     site.node.start();
     let last = site.postgres.archive_everything();
@@ -52,8 +52,8 @@ fn every_archived_segment_has_a_map_which_outlives_restarts_and_damage() {
     let info = site.host.run(&["info"]).ok();
     assert!(info.text().contains(&last) && !info.text().contains(".map"), "{info}");
 
-    // One that is lost everywhere is made anew of its segment; one that is damaged in one place is copied from the
-    // other.
+    // A map that is lost in both repositories is made anew from its segment; a map that is damaged in one is copied
+    // from the other.
     let maps = |repository| site.node.objects(repository).all(Kind::ChangeMap);
     let (first, second) = (maps(1), maps(2));
     Damage::Remove.harm(&first[0]);
@@ -66,7 +66,7 @@ fn every_archived_segment_has_a_map_which_outlives_restarts_and_damage() {
         site.node.run(&["verify"]).code() == Some(0)
     });
 
-    // The archive is what it was: a restore recovers from it.
+    // The archive is unharmed: a restore recovers from it.
     let mut restored = site.restore("restored", &[]);
     restored.start_promoted();
     assert_eq!(restored.query("select count(*) from pgbench_accounts"), "100000");

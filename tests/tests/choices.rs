@@ -1,4 +1,4 @@
-//! What a user may tell a backup and a restore about their content, and what `info --set` says of it.
+//! The options of a backup and a restore about their content, and their effects in `info --set`.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -47,7 +47,7 @@ fn add_junk(postgres: &Postgres) {
     postgres.account().write(&postgres.data().join("notes"), "something");
 }
 
-/// Changes bytes in the middle of two pages of a table, behind PostgreSQL's back; the table's path.
+/// Changes bytes in the middle of two pages of a table, without PostgreSQL's knowledge, and returns the table's path.
 fn damage_pages(site: &mut Site) -> String {
     let path = site
         .postgres
@@ -209,7 +209,7 @@ fn count(postgres: &Postgres, database: &str) -> Outcome {
     run(command)
 }
 
-/// Starts a restored cluster, and checks that one database is whole, and the other empty but can be dropped.
+/// Starts a restored cluster, and checks that one database is whole, and that the other is empty and can be dropped.
 fn has_only(restored: &mut Postgres, whole: &str, empty: &str) {
     restored.start_promoted();
     assert_eq!(count(restored, whole).ok().text(), "5000|5000");
@@ -270,7 +270,7 @@ fn links_come_back_as_asked_for() {
     assert_eq!(count(&mapped, "shop").ok().text(), "5000|5000");
     mapped.stop();
 
-    // The original's are in use: they are not written over.
+    // The original's directories are in use, and are not written over.
     let target = Postgres::empty(&site.scratch, "all");
     let all = ["--link-all", &spaces("all-fast")];
     run(site.host.restore_command(&target, &all)).fails(&[40], &["outside-pg_"]);

@@ -1,12 +1,12 @@
-//! Stored objects that rot, are cut, or lie under another's name: never wrong bytes, another repository helps, and
-//! `verify` finds every one.
+//! Stored objects that rot, are cut, or lie under another's name: clients never get wrong bytes, another repository
+//! helps, and `verify` finds each of the objects.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 
 use pgmesh_tests::{Damage, Kind, Ledger, Object, Outcome, Postgres, Scratch, Site, WalForge, run};
 
-/// Has `verify` read everything, and asserts that it fails and names all of `harmed`.
+/// Has `verify` read all objects, and asserts that it fails and names all of `harmed`.
 fn verify_finds(site: &Site, harmed: &[Object]) -> Outcome {
     let outcome = site.host.run(&["verify", "--output=json"]);
     assert!(
@@ -23,8 +23,8 @@ fn verify_finds(site: &Site, harmed: &[Object]) -> Outcome {
     outcome
 }
 
-/// Pushes as many forged segments as there are ways to harm one, and one pair more to be swapped; then harms them all
-/// in the first repository. Segment 1 stays whole.
+/// Pushes a forged segment for each kind of damage and two more to be swapped; then harms them all in the first
+/// repository. Segment 1 stays whole.
 fn harm_segments(site: &Site, forge: &WalForge) -> Vec<(u32, Object)> {
     let count = u32::try_from(Damage::ALL.len()).expect("few damages") + 3;
     for number in 1..=count {
@@ -54,7 +54,7 @@ fn a_harmed_segment_is_never_delivered() {
     let fetched = forge.path("fetched");
     for (number, object) in &harmed {
         let outcome = site.host.get(&forge.name(*number), &fetched);
-        // Not 1 either: the segment was archived, and PostgreSQL must not take its loss for the end of the archive.
+        // Nor may it be 1: the segment was archived, and PostgreSQL must not take its loss for the end of the archive.
         assert!(
             outcome.code().is_some_and(|code| code > 125),
             "{} was harmed: {outcome}",
@@ -88,7 +88,7 @@ fn the_other_repository_delivers_what_one_has_lost() {
             object.name
         );
     }
-    // What verify and the reads reported is made anew from the other repository, under new names.
+    // The replicas that verify and the reads reported are made anew from the other repository, under new names.
     pgmesh_tests::wait_for(
         "the harmed replicas to be repaired",
         std::time::Duration::from_secs(60),
@@ -142,7 +142,7 @@ fn a_backup_with_a_harmed_chunk_is_reported_and_not_restored() {
         "the backup that needs them is named in {outcome}"
     );
 
-    // Nobody can pay that debt: it is an error everywhere, with what it costs.
+    // No repository can pay that debt: doctor and info report it as an error, with its cost.
     pgmesh_tests::wait_for(
         "the doctor to name the backup",
         std::time::Duration::from_secs(60),

@@ -1,4 +1,4 @@
-//! diff and incr: they store what changed and nothing more, and each restores by itself.
+//! diff and incr: they store the changes and no more, and each restores by itself.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
@@ -37,7 +37,7 @@ fn restores_to(site: &Site, label: &str, dump: &str) {
     fs::remove_dir_all(restored.data()).expect("the restored cluster is removed");
 }
 
-/// A table of so many rows, each about 100 bytes and 32 for each `repeats` long.
+/// A table with so many rows, each of about 100 bytes plus 32 bytes for each of `repeats`.
 fn make_items(postgres: &Postgres, rows: u32, repeats: u32) {
     postgres.query(&format!(
         "create table item as select g as id, md5(g::text) || md5((g * 7)::text) as note, \
@@ -62,7 +62,7 @@ fn each_backup_stores_what_changed_and_restores_alone() {
     assert_eq!(full["type"], "full", "there is nothing to compare with");
     let mut dumps = vec![(label(&full).to_owned(), postgres.dump())];
 
-    // Nothing happened.
+    // No row has changed.
     let idle = site.host.backup_with(&["--type=incr"]);
     assert_eq!((&idle["type"], &idle["prior"]), (&"incr".into(), &full["label"]));
     assert!(number(&idle, "new_size") < 2 << 20, "{idle}");
@@ -103,10 +103,11 @@ fn each_backup_stores_what_changed_and_restores_alone() {
     site.host.run(&["verify"]).succeeds();
 }
 
-/// What the WAL and sizes and times do not tell, `--delta` finds, and so does a backup after `delta-verify`.
+/// A change that leaves no trace in WAL, size and time is found by a restore with `--delta`, and by a backup with
+/// `delta-verify`.
 #[test]
 fn other_content_of_the_same_size_and_time_is_found_when_asked_for() {
-    // As if PostgreSQL had written a relation without a word in the WAL.
+    // As if PostgreSQL had written a relation without logging it in the WAL.
     const FILE: &str = "base/5/77777";
     let site = Site::new("same-time", 1);
     let file = site.postgres.data().join(FILE);
@@ -132,7 +133,7 @@ fn other_content_of_the_same_size_and_time_is_found_when_asked_for() {
     assert_eq!(restored("by-age"), "six");
 }
 
-/// `restore --delta`: the pages that are right stay, and of the others no more than themselves is fetched.
+/// `restore --delta`: good pages stay, and for the damaged ones no more than themselves is fetched.
 #[test]
 fn a_delta_restore_fetches_what_is_damaged_and_ends_identical() {
     let site = Site::new("delta-restore", 1);
@@ -160,7 +161,7 @@ fn a_delta_restore_fetches_what_is_damaged_and_ends_identical() {
     assert!(number(&summary, "removed") >= harmed.strangers, "{summary}");
     assert_same(pristine.data(), damaged.data());
 
-    // Size and time prove nothing, unless one says so.
+    // Size and time prove that a file is unchanged only with --force.
     let file = largest_file(damaged.data());
     let time = fs::metadata(&file).and_then(|found| found.modified()).expect("a time");
     let content = fs::read(&file).expect("a file");
@@ -178,13 +179,13 @@ fn a_delta_restore_fetches_what_is_damaged_and_ends_identical() {
     );
 }
 
-/// What was done to a data directory.
+/// The harm to a data directory.
 struct Harm {
     bytes: u64,
     strangers: u64,
 }
 
-/// Damages one page in a hundred, cuts, lengthens and removes files, and adds strangers.
+/// Damages one page in a hundred, cuts, lengthens and removes files, and adds strange files.
 fn harm(data: &Path) -> Harm {
     let mut harm = Harm { bytes: 0, strangers: 0 };
     let mut files: Vec<PathBuf> = files_below(data);

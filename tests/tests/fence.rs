@@ -1,5 +1,5 @@
-//! Whose WAL an archive takes: no life of one cluster leaves its archiver stuck, and no copy of it gets into the
-//! archive (invariants 3 and 12).
+//! The fence of an archive: no life of one cluster leaves its archiver stuck, and no copy of it gets into the archive
+//! (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -8,8 +8,8 @@ use pgmesh_tests::{Host, Ledger, Site, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A crash, with two standbys that archive what they receive: the one that is not promoted has the unfinished last
-/// segment of timeline 1 under its full name.
+/// A crash, with two standbys that archive the WAL that they receive. The standby that is not promoted has the
+/// unfinished last segment of timeline 1 under its full name.
 #[test]
 fn a_standby_that_follows_another_primary_is_not_stuck() {
     let mut site = Site::new("fence-always", 1);
@@ -29,7 +29,7 @@ fn a_standby_that_follows_another_primary_is_not_stuck() {
     ledger.add(&b);
     b.archive_everything();
     ledger.add(&b);
-    // Its pg_control names the new timeline with its next restartpoint; until then it waits.
+    // c's pg_control names the new timeline with its next restartpoint; until then its archiver waits.
     b.query("checkpoint");
     b.wait_until_replayed_by(&c);
     c.query("checkpoint");
@@ -38,7 +38,7 @@ fn a_standby_that_follows_another_primary_is_not_stuck() {
     b.wait_until_replayed_by(&c);
     b.assert_not_stuck();
     c.assert_not_stuck();
-    // Nor after its own promotion.
+    // Nor is c stuck after its own promotion.
     c.promote();
     ledger.add(&c);
     c.archive_everything();
@@ -46,7 +46,8 @@ fn a_standby_that_follows_another_primary_is_not_stuck() {
     site.assert_restores(&host_c, &c, &[]);
 }
 
-/// As a cluster manager does it: switchover there and back, a crash, and the old primary is rewound and leads again.
+/// As a cluster manager does it: switchover to b and back, then a crash, after which the old primary is rewound and
+/// leads again.
 #[test]
 fn switchovers_and_a_rewind_leave_nobody_stuck() {
     let mut site = Site::new("fence-switchover", 1);
@@ -60,7 +61,7 @@ fn switchovers_and_a_rewind_leave_nobody_stuck() {
     site.postgres.archive_everything();
     site.host.backup();
 
-    // There.
+    // To b.
     ledger.add(&site.postgres);
     site.postgres.wait_until_replayed_by(&b);
     site.postgres.stop();
@@ -76,7 +77,7 @@ fn switchovers_and_a_rewind_leave_nobody_stuck() {
     ledger.add(&site.postgres);
     b.start_as_standby_of(&site.postgres);
     site.postgres.wait_until_replayed_by(&b);
-    // A crash, while something was not archived.
+    // A crash, while a row is not archived yet.
     ledger.add(&site.postgres);
     site.postgres.wait_until_replayed_by(&b);
     site.postgres.kill();
@@ -86,7 +87,7 @@ fn switchovers_and_a_rewind_leave_nobody_stuck() {
     site.postgres.rewind_and_follow(&b);
     ledger.add(&b);
     b.wait_until_replayed_by(&site.postgres);
-    // It leads again.
+    // The old primary leads again.
     b.stop();
     site.postgres.promote();
     ledger.add(&site.postgres);
@@ -100,7 +101,7 @@ fn switchovers_and_a_rewind_leave_nobody_stuck() {
     site.assert_restores(&site.host, &site.postgres, &[]);
 }
 
-/// Nobody can tell a moved cluster from a copy: one command says it.
+/// A moved cluster looks like a copy, until one command of its administrator says that it was moved.
 #[test]
 fn a_cluster_that_was_moved_goes_on_when_somebody_says_so_and_a_copy_does_not() {
     let mut site = Site::new("fence-moved", 1);
@@ -118,7 +119,7 @@ fn a_cluster_that_was_moved_goes_on_when_somebody_says_so_and_a_copy_does_not() 
     wait_for("the archiver to fail", LIMIT, || {
         moved.query("select failed_count > 0 from pg_stat_archiver") == "t"
     });
-    // The host itself says it too, whatever the nodes have heard: what waits, and what PostgreSQL says.
+    // The host itself reports it too, whether or not the nodes know: the waiting files, and the server's statistics.
     let said = host.run(&["doctor"]);
     assert!(
         said.stdout.contains("ok    archiver of main: "),
@@ -135,7 +136,7 @@ fn a_cluster_that_was_moved_goes_on_when_somebody_says_so_and_a_copy_does_not() 
     assert_ne!(doctor.code(), Some(0), "{doctor}");
     assert!(doctor.stdout.contains("FAIL  archiver of main: "), "{doctor}");
     assert!(doctor.stdout.contains("archive_command failed for"), "{doctor}");
-    // Configuration management runs this everywhere. It changes nothing, and says what is the matter.
+    // Configuration management runs stanza-create everywhere. It changes nothing, and reports the problem.
     let created = host.run(&["stanza-create"]);
     created.says(&["stanza-adopt"]);
     created.succeeds();
@@ -144,7 +145,7 @@ fn a_cluster_that_was_moved_goes_on_when_somebody_says_so_and_a_copy_does_not() 
     assert!(adopted.stdout.contains("and no more by"), "{adopted}");
     moved.archive_everything();
     moved.assert_not_stuck();
-    // The one before is refused from then on, by name.
+    // The data directory before the move is refused from now on, by name.
     site.postgres.start();
     site.postgres.query("select pg_switch_wal()");
     wait_for("the copy to be refused", LIMIT, || {

@@ -1,4 +1,4 @@
-//! An archive that holds another history than the cluster: each refusal names one command, and that command lets the
+//! An archive that holds another history than the cluster's: each refusal names one command, and that command lets the
 //! cluster go on (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
@@ -9,7 +9,7 @@ use pgmesh_tests::{Host, Ledger, Outcome, Site, wait_for, wait_for_some};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What is said of the stanza's stuck archiver that fails with this exit code, with the command that helps.
+/// The entry in `info` for the stanza's stuck archiver with this exit code.
 fn stuck(site: &Site, code: u64) -> serde_json::Value {
     wait_for_some("the refused archiver to be told", LIMIT, || {
         let info = site.host.info();
@@ -19,7 +19,7 @@ fn stuck(site: &Site, code: u64) -> serde_json::Value {
     })
 }
 
-/// Runs the first command of a remedy that has this name, as printed, as an administrator.
+/// Runs the first command of this name in a remedy, as printed, as an administrator.
 fn run_as_printed(site: &Site, remedy: &str, name: &str, options: &[&str]) -> Outcome {
     let commands = remedy.split('\'').filter_map(|part| part.strip_prefix("pgmesh "));
     let command = commands.into_iter().find(|command| command.contains(name));
@@ -44,7 +44,7 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
     site.postgres.stop();
     let data = site.postgres.data().to_owned();
     let snapshot = site.postgres.copy(&site.scratch, "snapshot");
-    // What comes after it is given up.
+    // The work after the snapshot is given up.
     site.postgres.start();
     site.postgres
         .query("create table given_up as select generate_series(1, 1000) as n");
@@ -74,7 +74,8 @@ fn a_snapshot_that_was_put_back_goes_on_after_the_command_that_the_refusal_names
         doctor.code() == Some(45) && doctor.stdout.contains("archive-forget"),
         "{doctor}"
     );
-    // What would go is said first. A backup of what is given up goes with it, and not by accident.
+    // A dry run names the files that would go. A backup of the given-up history goes with it, but only with
+    // --with-backups.
     let dry = run_as_printed(&site, remedy(&told), "archive-forget", &["--dry-run"]).ok();
     assert!(
         dry.stdout.contains("would be forgotten") && dry.stdout.contains(&later),
@@ -120,7 +121,7 @@ fn a_clone_that_was_adopted_by_mistake_is_taken_out_of_the_archive() {
             .contains("was last written by client"),
         "{told}"
     );
-    // It is the original: that command runs beside it.
+    // The site's cluster is the original, so the advised command runs beside it.
     assert!(remedy(&told).contains("'pgmesh --stanza=main stanza-adopt'"), "{told}");
     site.host.run(&["stanza-adopt"]).fails(&[44], &["--force", "ago"]);
     clone.stop();
@@ -146,7 +147,7 @@ fn a_test_restore_that_has_archived_the_next_timeline_is_taken_out_of_the_archiv
     ledger.add(&site.postgres);
     site.postgres.archive_everything();
     site.host.backup();
-    // Somebody restores for a test, and lets it archive.
+    // A user restores for a test, and lets the copy archive.
     let mut copy = site
         .host
         .restore(&site.scratch, "copy", &["--type=immediate", "--target-action=promote"]);
@@ -158,7 +159,7 @@ fn a_test_restore_that_has_archived_the_next_timeline_is_taken_out_of_the_archiv
     copy.query("create table of_the_copy as select 1 as n");
     copy.archive_everything();
     copy.stop();
-    // The cluster is promoted where it cannot see that: it takes the same number.
+    // The cluster is promoted without access to the archive, so it takes the same timeline.
     ledger.add(&site.postgres);
     site.postgres.archive_everything();
     ledger.add(&site.postgres);

@@ -1,5 +1,5 @@
-//! Whose WAL an archive takes, where a data directory lies: a volume that another container mounts, and file systems
-//! that tell nothing of a directory's birth (invariants 3 and 12).
+//! The fence of an archive and the place of a data directory: a volume that another container mounts, and file systems
+//! that keep no birth times (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -9,7 +9,7 @@ use pgmesh_tests::{Host, Ledger, Node, Postgres, Scratch, Site, Volume, wait_for
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The archive_command of a cluster whose server does not run.
+/// Writes the archive_command of a cluster whose server does not run.
 fn write_archive_command(postgres: &Postgres, host: &Host) {
     let auto = postgres.data().join("postgresql.auto.conf");
     let settings = fs::read_to_string(&auto).unwrap_or_default();
@@ -48,9 +48,9 @@ fn a_container_that_is_made_anew_on_the_same_volume_goes_on() {
     site.assert_restores(&host, &anew, &[]);
 }
 
-/// On a volume whose file system keeps no birth times, and of which the data directory is the root, a copy's volume
-/// looks like the original's. The original goes on, also where its volume is mounted elsewhere. The copy is refused by
-/// what it has written.
+/// The volume's file system keeps no birth times, and the data directory is its root: so a copy's volume looks like the
+/// original's. The original goes on, also if its volume is mounted elsewhere. The copy is refused because of the WAL
+/// that it has written.
 #[test]
 fn a_cluster_at_the_root_of_a_volume_without_birth_times_goes_on_and_its_copy_does_not() {
     let scratch = Scratch::new("fence-volume");

@@ -1,5 +1,5 @@
-//! Whose WAL an archive takes, after restores into the cluster's own data directory: to the end, to an old moment
-//! twice, and back to a timeline that was given up (invariants 3 and 12).
+//! The fence of an archive after restores into the cluster's own data directory: to the end, to an old moment twice,
+//! and back to a timeline that was given up (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn restore_in_place(site: &mut Site, arguments: &[&str]) {
     assert_eq!(site.postgres.query("show archive_mode"), "on");
 }
 
-/// The cluster archives, nobody is refused, and a backup of it restores what it has.
+/// Asserts that the cluster archives without an alarm, and that a backup of it restores all its rows.
 fn goes_on(site: &Site, ledger: &mut Ledger, timeline: u32) {
     ledger.add(&site.postgres);
     let segment = site.postgres.archive_everything();
@@ -28,12 +28,12 @@ fn goes_on(site: &Site, ledger: &mut Ledger, timeline: u32) {
     site.assert_restores(&site.host, &site.postgres, &[&format!("--target-timeline={timeline}")]);
 }
 
-/// A cluster with a backup, then three rows; a moment behind the first of them.
+/// A cluster with a backup, then three rows. Also returns the first of them, and a moment after it.
 fn with_an_old_moment(name: &str) -> (Site, Ledger, LedgerRow, String) {
     let site = Site::new(name, 1);
     let mut ledger = Ledger::create(&site.postgres);
     site.host.backup();
-    // A backup leads to moments behind the second in which it ended.
+    // A backup leads to moments after the second in which it ended.
     let ended = site.host.last_backup()["timestamp"]["stop"].to_string();
     wait_for("the second to end", LIMIT, || {
         let is_over = format!("select extract(epoch from clock_timestamp()) > {ended} + 1");
@@ -62,12 +62,12 @@ fn a_cluster_that_is_restored_in_place_goes_on() {
         Ledger::assert_ends_with(&site.postgres, last.number, "the end");
         goes_on(&site, &mut ledger, round);
     }
-    // Nothing says that the timelines before were given up: they are one history.
+    // No backup says that the timelines before were given up: they are one history.
     site.assert_restores(&site.host, &site.postgres, &[]);
 }
 
-/// Twice back to the same moment, first as PostgreSQL does it by default, along the newest timeline, then along
-/// timeline 1: timelines 2 and 4 are siblings then, both of which leave timeline 1 within the same segment.
+/// Twice back to the same moment: first along the newest timeline, PostgreSQL's default, then along timeline 1.
+/// Timelines 2 and 4 are siblings then, both of which leave timeline 1 within the same segment.
 #[test]
 fn a_cluster_that_goes_back_to_the_same_moment_again_and_again_goes_on() {
     let (mut site, mut ledger, old, moment) = with_an_old_moment("fence-pitr");
@@ -82,7 +82,7 @@ fn a_cluster_that_goes_back_to_the_same_moment_again_and_again_goes_on() {
     restore_in_place(&mut site, &along_the_first);
     Ledger::assert_ends_with(&site.postgres, old.number, "the moment");
     goes_on(&site, &mut ledger, 4);
-    // A backup says which of them is the cluster's history.
+    // A backup tells which of the siblings is the cluster's history.
     site.host.backup();
     ledger.add(&site.postgres);
     site.assert_restores(&site.host, &site.postgres, &[]);

@@ -1,4 +1,4 @@
-//! Whose WAL an archive takes, with several standbys: cascades, standbys that archive before the primary does, and two
+//! The fence of an archive with several standbys: cascades, standbys that archive before the primary does, and two
 //! promotions within one segment (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
@@ -8,8 +8,8 @@ use pgmesh_tests::{Host, Ledger, Postgres, Site, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// pg_control of a standby names the timeline that it follows with its next restartpoint; by itself it makes one every
-/// few minutes.
+/// Has a standby make a restartpoint, after which its pg_control names the timeline that it follows. By itself it makes
+/// one every few minutes.
 fn make_restartpoint(standby: &Postgres, primary: &Postgres) {
     primary.query("checkpoint");
     primary.wait_until_replayed_by(standby);
@@ -23,7 +23,7 @@ fn wait_until_archived(server: &Postgres, segment: &str) {
     });
 }
 
-/// a feeds b, and b feeds c; both standbys archive what they receive. a crashes, b is promoted, and c goes on
+/// a feeds b, and b feeds c; both standbys archive the WAL that they receive. a crashes, b is promoted, and c goes on
 /// following it. Then b crashes, too.
 #[test]
 fn a_cascade_that_archives_always_is_not_stuck_by_two_crashes() {
@@ -61,8 +61,8 @@ fn a_cascade_that_archives_always_is_not_stuck_by_two_crashes() {
     site.assert_restores(&host_c, &c, &[]);
 }
 
-/// The primary archives nothing for a while and is lost. Both standbys have its WAL. The one that is not promoted fills
-/// the gap, and pushes the first segment of timeline 2 before the new primary archives anything.
+/// The primary archives nothing for a while and is lost. Both standbys have its WAL. The standby that is not promoted
+/// fills the gap, and pushes the first segment of timeline 2 before the new primary archives anything.
 #[test]
 fn a_primary_goes_on_when_its_standby_has_archived_its_timeline_first() {
     let mut site = Site::new("fence-gap", 1);
@@ -93,7 +93,7 @@ fn a_primary_goes_on_when_its_standby_has_archived_its_timeline_first() {
     make_restartpoint(&c, &b);
     wait_until_archived(&c, &first);
 
-    // What the primary writes from now on only it gives: it is no matter of who is faster.
+    // From now on only the primary gives its WAL, so the outcome does not depend on the faster of two archivers.
     c.set("archive_command", "/bin/false");
     b.set("archive_command", &host_b.archive_command());
     ledger.add(&b);
@@ -106,8 +106,8 @@ fn a_primary_goes_on_when_its_standby_has_archived_its_timeline_first() {
     site.assert_restores(&host_b, &b, &[]);
 }
 
-/// The stanza is new, and its standby archives before the primary does. The primary writes the timeline all the same,
-/// and a copy of it does not.
+/// The stanza is new, and its standby archives before the primary does. The primary still becomes the writer of the
+/// timeline, and a copy of it does not.
 #[test]
 fn a_primary_goes_on_in_a_new_stanza_that_its_standby_has_begun() {
     let mut site = Site::new("fence-fresh", 1);
@@ -145,8 +145,8 @@ fn a_primary_goes_on_in_a_new_stanza_that_its_standby_has_begun() {
     site.assert_restores(&site.host, &site.postgres, &[]);
 }
 
-/// Two standbys are promoted within the same segment of timeline 1, one after the other: the second one lags behind and
-/// has not seen timeline 2. Each archives that segment as a `.partial` of its own.
+/// Promotes two standbys within the same segment of timeline 1, one after the other: the second one lags behind and has
+/// not seen timeline 2. Each archives that segment as a `.partial` of its own.
 fn promote_two_within_one_segment(name: &str, target_timeline: &str) {
     let mut site = Site::new(name, 1);
     let mut ledger = Ledger::create(&site.postgres);
@@ -190,8 +190,8 @@ fn a_second_promotion_within_one_segment_goes_on() {
     promote_two_within_one_segment("fence-twice", "current");
 }
 
-/// As above, and the second standby has read the history of timeline 2 from the archive: PostgreSQL writes that
-/// timeline 3 has left timeline 2, before the point where timeline 2 begins.
+/// As above, but the second standby has read the history of timeline 2 from the archive. PostgreSQL then writes that
+/// timeline 3 has left timeline 2, at a point before the beginning of timeline 2.
 #[test]
 fn a_second_promotion_of_a_standby_that_knows_the_first_goes_on() {
     promote_two_within_one_segment("fence-twice-known", "latest");

@@ -1,4 +1,4 @@
-//! Whose WAL an archive takes, after pg_upgrade (invariants 3 and 12).
+//! The fence of an archive after pg_upgrade (invariants 3 and 12).
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -7,7 +7,7 @@ use pgmesh_tests::{Ledger, Postgres, Site, majors, programs_of, run, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Has pg_upgrade make a cluster of another one, of an older version, whose files it links. Neither server runs.
+/// Has pg_upgrade turn a cluster of an older version into `new`, with links to the old files. Neither server runs.
 fn upgrade(old: &Postgres, new: &Postgres) {
     let mut command = new.program("pg_upgrade");
     command.args(["--link", "--username=postgres"]);
@@ -18,8 +18,8 @@ fn upgrade(old: &Postgres, new: &Postgres) {
     run(command).succeeds();
 }
 
-/// One version up, with the new cluster's files being links to the old one's. Until the stanza is upgraded, too,
-/// nothing is archived, and the refusal says so.
+/// One version up, with links to the old cluster's files. Until the stanza is upgraded too, no WAL is archived, and the
+/// refusal says so.
 fn upgraded_and_archiving(from: u32, to: u32) {
     let mut site = Site::with_postgres(&format!("fence-upgrade-{from}"), 1, |postgres| postgres.major(from));
     let mut ledger = Ledger::create(&site.postgres);
@@ -50,7 +50,7 @@ fn upgraded_and_archiving(from: u32, to: u32) {
     ledger.add(&new);
     site.assert_restores(&site.host, &new, &[]);
 
-    // What was archived before the upgrade restores to what was there then.
+    // The old archive restores the cluster as it was before the upgrade.
     let mut restored = site.restore("before", &[&format!("--set={label}")]);
     assert_eq!(restored.major(), from);
     restored.start_promoted();

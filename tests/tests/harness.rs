@@ -1,4 +1,4 @@
-//! The harness itself: what the other tests rely on.
+//! Tests of the harness itself, on which the other tests rely.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn forged_segments_are_read_by_postgresqls_own_tools() {
     let file = forge.make(7);
     let mut command = postgres.program("pg_waldump");
     command.arg(&file);
-    // The header is accepted, and the first record is not: pg_waldump says where it looked for one.
+    // pg_waldump accepts the header and not the first record: its message says where it looked for one.
     pgmesh_tests::run(command).fails(&[1], &["could not find a valid record after 0/700000"]);
 }
 

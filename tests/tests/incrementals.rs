@@ -1,8 +1,8 @@
-//! Incremental backups in a row, with every kind of change between them, on each major version of PostgreSQL: what each
-//! of them restores to is what was there.
+//! Incremental backups in a row, with every kind of change between them, on each major version of PostgreSQL: each of
+//! them restores the cluster as it was.
 //!
-//! A few rounds in every run, in which several kinds of change come together; `PGMESH_INCREMENTALS=100` makes as many
-//! of each version, with one kind of change between any two.
+//! Every run has a few rounds, in which several kinds of change come together. `PGMESH_INCREMENTALS=100` makes as many
+//! backups of each version, with one kind of change between any two.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -13,11 +13,11 @@ use pgmesh_tests::{Postgres, Random, Site, majors, number_from_environment, run,
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// So many rows has the table that is changed in every round.
+/// The number of rows in the table that every round changes.
 const ROWS: u32 = 20_000;
-/// Each of these backups puts the change map to the test, by reading everything.
+/// One in so many backups checks the change map by reading all files.
 const TESTED: u32 = 4;
-/// Each of these is compared with the full backup.
+/// One in so many backups is compared with the full backup.
 const DIFF: u32 = 7;
 
 #[test]
@@ -25,7 +25,7 @@ fn on_14() {
     tell(14, 4);
 }
 
-/// The version of most users of Debian has all kinds of changes one by one in every run.
+/// The version of most users of Debian goes through all kinds of changes one by one in every run.
 #[test]
 fn on_15() {
     tell(15, KINDS.len());
@@ -46,7 +46,7 @@ fn on_18() {
     tell(18, 4);
 }
 
-/// Tells the story of a version that is to be tested, with at least so many backups.
+/// Tells the story of a version with at least so many backups, if that version is tested.
 fn tell(major: u32, backups: usize) {
     if majors().contains(&major) {
         let backups = u32::try_from(backups).expect("few");
@@ -54,7 +54,7 @@ fn tell(major: u32, backups: usize) {
     }
 }
 
-/// A way to change a cluster; the number of the time says which names are free.
+/// A way to change a cluster; the number of the round makes names unique.
 type Change = fn(&mut Story, u32);
 
 const KINDS: &[(&str, Change)] = &[
@@ -80,10 +80,10 @@ const KINDS: &[(&str, Change)] = &[
     ("nothing", |_, _| ()),
 ];
 
-/// What a backup has to restore to.
+/// A backup, and the cluster's content at that time.
 struct Taken {
     label: String,
-    /// Up to where the archive is replayed.
+    /// The end of the WAL to replay.
     lsn: String,
     dump: PathBuf,
 }
@@ -93,9 +93,9 @@ struct Story {
     major: u32,
     random: Random,
     under_load: bool,
-    /// Of PostgreSQL 17 and later; what it does not summarize, the mesh makes maps of.
+    /// Whether the server is PostgreSQL 17 or later and summarizes WAL; without summaries, the mesh makes maps.
     summarizes: bool,
-    /// A backup cannot know what changed since the one before: that was of another timeline.
+    /// Whether the backup cannot know the changes since the one before, which was of another timeline.
     promoted: bool,
     taken: Vec<Taken>,
 }
@@ -125,7 +125,7 @@ impl Story {
         self.site.postgres.query(sql);
     }
 
-    /// All of it, with so many backups.
+    /// The whole story, with so many backups.
     fn tell(mut self, backups: u32) {
         self.site.postgres.make_accounts(1);
         self.site.postgres.add_tablespace("space");
@@ -195,7 +195,7 @@ impl Story {
         self.taken.push(self.remember(&summary));
     }
 
-    /// Writes down what there is.
+    /// Writes down the present content of the cluster.
     fn remember(&self, summary: &Value) -> Taken {
         let label = summary["label"].as_str().expect("a label").to_owned();
         let postgres = &self.site.postgres;
@@ -206,7 +206,7 @@ impl Story {
         Taken { label, lsn, dump }
     }
 
-    /// Restores a backup, lets PostgreSQL judge it, and compares all content.
+    /// Restores a backup, lets PostgreSQL check it, and compares all content.
     fn restores(&self, taken: &Taken) {
         let label = &taken.label;
         let name = format!("restored-{label}");
@@ -240,7 +240,7 @@ impl Story {
         fs::remove_file(&taken.dump).expect("the dump is removed");
     }
 
-    /// The databases that there are beside those of initdb.
+    /// The databases beside those that initdb makes.
     fn databases(&self) -> Vec<String> {
         let names = "select datname from pg_database where datname like 'more%' order by oid";
         self.site.postgres.query(names).lines().map(str::to_owned).collect()
@@ -274,7 +274,7 @@ fn move_table(story: &mut Story, _: u32) {
     story.sql(&format!("alter index item_pkey set tablespace {space}"));
 }
 
-/// One of each strategy, the second with a table of its own.
+/// A database of each strategy, the second with a table of its own.
 fn create_database(story: &mut Story, time: u32) {
     let strategies: &[&str] = if story.major >= 15 {
         &["strategy wal_log", "strategy file_copy"]
@@ -309,7 +309,7 @@ fn large_objects(story: &mut Story, time: u32) {
     story.sql("select lo_unlink(min(oid)) from pg_largeobject_metadata");
 }
 
-/// Killed with open transactions, and with relations that were made and dropped since the last checkpoint.
+/// Kills the server with open transactions, and with relations that were made and dropped since the last checkpoint.
 fn crash(story: &mut Story, time: u32) {
     story.sql(&format!("create table before{time} as select * from item limit 500"));
     story.sql(&format!("drop table before{time}"));

@@ -1,4 +1,4 @@
-//! Programs that are killed at any moment: what was acknowledged stays, and what was begun can be finished.
+//! Programs that are killed at any moment: acknowledged objects stay, and interrupted work can be finished.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::thread;
@@ -17,7 +17,7 @@ fn no_acknowledged_segment_is_lost_when_the_node_is_killed() {
     let pushes = Pushes::during(&[host, host, host], &forge, |pushes| {
         for round in 1..=number_from_environment("PGMESH_KILL_ROUNDS", 5) {
             pushes.wait_for_more(1);
-            // Not a wait for anything: the moment of the kill is drawn by lot.
+            // Not a wait for a condition: the moment of the kill is random.
             thread::sleep(Duration::from_micros(random.below(150_000)));
             node.kill();
             node.start();
@@ -65,7 +65,7 @@ fn a_killed_backup_is_finished_by_the_next() {
     backup.kill();
     let stored = site.node.objects(1).inodes(Kind::Chunk);
 
-    // The node may need a moment to see that the killed client is gone: until then its lock holds.
+    // The node may need a moment to notice that the killed client is gone: until then the client's lock holds.
     wait_for("the next backup to be let in", Duration::from_secs(60), || {
         let next = site.host.run(&["backup", "--type=full", "--start-fast"]);
         if next.code() != Some(50) {

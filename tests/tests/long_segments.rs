@@ -33,7 +33,7 @@ fn a_cluster_with_long_segments_is_archived_backed_up_and_recovered() {
     for repository in [1, 2] {
         assert_eq!(parts(&site, repository, &first).len(), 8, "64 MiB in parts of 8");
     }
-    // A change map of each segment, and so an incremental backup that reads what has changed.
+    // Each segment has a change map, so an incremental backup reads only changed pages.
     site.postgres
         .query("update pgbench_accounts set abalance = aid where aid % 97 = 0");
     let taken = site.host.backup_with(&["--type=incr"]);
@@ -74,10 +74,10 @@ fn one_repository_alone_gives_back_long_segments() {
     for number in [1, 2] {
         site.host.push(&forge.make(number)).succeeds();
     }
-    // The same again is not sent, and is said to be there.
+    // The same segment again is not sent, and the client says that it exists.
     let again = site.host.push(&forge.make(1)).ok();
     assert!(again.stderr.contains("already exists"), "{again}");
-    // Other bytes under its name are refused, and nothing of them is left.
+    // Other bytes under its name are refused, and none of them stays.
     let mut other = forge.content(2);
     other[20 << 20] ^= 1;
     let refused = site.host.push(&forge.write(&forge.name(2), &other));
@@ -86,7 +86,7 @@ fn one_repository_alone_gives_back_long_segments() {
     let fetched = forge.path("fetched");
     site.host.get(&forge.name(2), &fetched).succeeds();
     assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(2));
-    // All of it by the path that its parts have in common.
+    // The path that the parts have in common reads the whole segment.
     let path = parts(&site, 1, &forge.name(2))[0].name.replace(".p001of004", "");
     let whole = site
         .host
@@ -97,7 +97,7 @@ fn one_repository_alone_gives_back_long_segments() {
         whole.status.success() && whole.stdout == forge.content(2),
         "repo-get {path}"
     );
-    // Nothing is delivered of a segment that has lost a part, and its loss is not the end of the archive.
+    // If a segment has lost a part, none of it is delivered, and the loss does not count as the end of the archive.
     fs::remove_file(&fetched).expect("removing what was fetched");
     Damage::FlipBody.harm(&parts(&site, 1, &forge.name(2))[3]);
     let outcome = site.host.get(&forge.name(2), &fetched);
@@ -139,7 +139,7 @@ fn a_push_and_a_get_go_on_when_their_node_dies() {
     site.host.run(&["verify"]).succeeds();
 }
 
-/// Runs a command, and kills the node that it uses when 8 MiB have passed. The node.
+/// Runs a command, and kills the node that it uses after 8 MiB have passed. Returns the node.
 fn kill_in_the_middle(site: &mut MeshSite, command: Command, from_host: bool) -> String {
     let names = site.mesh.names();
     let passed = |site: &mut MeshSite, node: &str| {

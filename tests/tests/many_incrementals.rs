@@ -1,17 +1,17 @@
-//! Incremental backups without an end: each is compared with the one before, nobody makes a new full one, and nothing
-//! that asks about backups gets slower or larger for it.
+//! Incremental backups without an end: each is compared with the one before, no command makes a new full backup, and no
+//! command that reads backups gets slower or larger for it.
 //!
-//! A few in every run; `PGMESH_CHAIN=600` makes as many.
+//! Every run takes a few; `PGMESH_CHAIN=600` takes as many.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::{Duration, Instant};
 
 use pgmesh_tests::{Site, number_from_environment};
 
-/// As many references of each backup are named where all backups are shown.
+/// The number of references that `info` names for each backup if it shows all backups.
 const REFERENCES: usize = 64;
 
-/// How large `info` is by now, and how long it takes.
+/// Prints the size and the duration of `info`.
 fn tell_info(site: &Site, number: usize) {
     let began = Instant::now();
     let shown = site.host.run(&["info", "--output=json"]).ok();
@@ -44,7 +44,7 @@ fn incrementals_in_a_row_stay_usable() {
     }
     tell_info(&site, count);
 
-    // What there is: all of it, and no more of each backup than of the first ones.
+    // `info` shows all backups, and has as much to say about the last as about the first ones.
     let began = Instant::now();
     let info = site.host.info();
     let shown_in = began.elapsed();
@@ -75,7 +75,7 @@ fn incrementals_in_a_row_stay_usable() {
         text.text()
     );
 
-    // A backup at the end of the row costs what one at its beginning does.
+    // A backup at the end of the row costs as much as a backup at its beginning.
     let median = |times: &[Duration]| {
         let mut times = times.to_vec();
         times.sort_unstable();
@@ -89,7 +89,7 @@ fn incrementals_in_a_row_stay_usable() {
         "{early:?} at first, {late:?} at the end"
     );
 
-    // All that needs to choose a backup still can.
+    // Commands that choose among the backups still work.
     site.host.run(&["check"]).succeeds();
     let doctor = site.node.run(&["doctor"]);
     assert!(doctor.text().contains(" 0 failed"), "{}", doctor.text());

@@ -1,4 +1,4 @@
-//! Memory is bounded by configuration, not by what is pushed, backed up or asked for (invariant 11).
+//! Memory is bounded by configuration, not by the sizes of pushes, backups or requests (invariant 11).
 
 use std::thread;
 
@@ -50,7 +50,7 @@ fn a_node_that_serves_eight_pushes_at_once_is_small() {
             });
         }
     });
-    // 370 to 420 MiB of a program that is not optimised, 60 of which it has before it does anything.
+    // 370 to 420 MiB in a program that is not optimised, which holds 60 MiB before it does any work.
     assert_below("the node after pushes", site.node.process().peak_memory(), 450);
 }
 
@@ -76,18 +76,18 @@ fn a_backup_and_a_restore_are_small_on_both_sides() {
 
 #[test]
 fn memory_hardly_grows_with_the_number_of_files() {
-    // A million in `make test-all`.
+    // `make test-all` has a million.
     many_files("files", number_from_environment("PGMESH_FILES", 100_000));
 }
 
-/// Backs a cluster with so many files up, as a whole and compared with that, and restores it into an empty directory
-/// and again.
+/// Takes a full and an incremental backup of a cluster with so many files, restores into an empty directory, and
+/// restores again onto the result.
 fn many_files(name: &str, files: u32) {
-    // A manifest part in each stage and the chunks under way, whatever the number of files.
+    // The fixed part is a manifest part in each stage and the chunks under way, whatever the number of files.
     const LIMIT: u64 = 150;
-    // And for each file: its entry in the list that the walk makes, or its place in the set of paths of a restore.
+    // For each file, its entry in the list that the walk makes, or its place in a restore's set of paths.
     const BYTES_A_FILE: u64 = 120;
-    // How many chunks are under way at once is chance.
+    // The number of chunks that are under way at once varies by chance.
     const CHANCE: u64 = 15 * MEBIBYTE;
     const NODE_LIMIT: u64 = 100;
     let site = Site::new(name, 1);
@@ -109,11 +109,11 @@ fn many_files(name: &str, files: u32) {
     assert!(found > files as usize, "{found} files were restored");
 }
 
-/// The peak of each operation on a cluster as it is, and what was restored.
+/// The peak of each operation on the present cluster, and the restored cluster.
 fn peaks(site: &Site, name: &str) -> (Vec<(&'static str, u64)>, Postgres) {
     let mut peaks = Vec::new();
     for kind in ["full", "incr"] {
-        // The pages are none of PostgreSQL's.
+        // The files are no pages of PostgreSQL's, so checksums would not fit.
         let kind_option = format!("--type={kind}");
         let backup = site
             .host
@@ -129,7 +129,7 @@ fn peaks(site: &Site, name: &str) -> (Vec<(&'static str, u64)>, Postgres) {
     (peaks, target)
 }
 
-/// The peak of a command, told with the time that it took.
+/// Prints the peak and the duration of a command, and returns the peak.
 fn report(what: &str, outcome: &Outcome) -> u64 {
     let Outcome {
         peak_memory,
@@ -144,7 +144,7 @@ fn report(what: &str, outcome: &Outcome) -> u64 {
     *peak_memory
 }
 
-/// Shows what a command took, on both sides.
+/// Prints the time of a command and the CPU time of both sides.
 fn timed(what: &str, node: &Node, work: impl FnOnce() -> Outcome) -> Outcome {
     let before = node.process().cpu();
     let outcome = work();
@@ -157,11 +157,11 @@ fn timed(what: &str, node: &Node, work: impl FnOnce() -> Outcome) -> Outcome {
     outcome
 }
 
-/// The largest segments that PostgreSQL has go through in parts.
+/// The largest segments of PostgreSQL go through in parts.
 #[test]
 fn a_push_and_a_get_of_the_largest_segment_are_small() {
     const LIMIT: u64 = 150;
-    // Of a program that is not optimised 60 MiB are in memory before it does anything.
+    // A program that is not optimised holds 60 MiB before it does any work.
     const NODE_LIMIT: u64 = if cfg!(debug_assertions) { 180 } else { LIMIT };
     let scratch = pgmesh_tests::Scratch::new("largest");
     let node = Node::builder(&scratch, "alpha").repository().repository().start();

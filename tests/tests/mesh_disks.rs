@@ -13,7 +13,7 @@ fn a_repository_lost_with_its_disk_is_replaced_by_an_empty_one_and_filled() {
     let last = ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
     site.mesh.wait_until_settled();
-    // What is there is not thrown away.
+    // A repository with good objects is not thrown away.
     let gamma = site.mesh.node("gamma");
     gamma
         .run(&["--repo=3", "repo-replace"])
@@ -23,7 +23,8 @@ fn a_repository_lost_with_its_disk_is_replaced_by_an_empty_one_and_filled() {
     fs::remove_dir_all(site.mesh.objects(3).path()).expect("losing the repository");
     site.mesh.replace_disk("gamma");
     site.mesh.wait_until_whole();
-    // An empty place may be a disk that is not mounted: nothing is written there until somebody says so.
+    // An empty place may be a disk that is not mounted: no node writes there until an administrator replaces the
+    // repository.
     site.mesh.wait_for_status("repo3 to be missed", |status| {
         status.repository(3).is_some_and(|repository| !repository.is_up())
     });
@@ -36,7 +37,7 @@ fn a_repository_lost_with_its_disk_is_replaced_by_an_empty_one_and_filled() {
     }
     site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
-    // Now the two others may go for good.
+    // Now the other two repositories may go for good.
     for number in [1, 2] {
         site.mesh.objects(number).take_away();
     }

@@ -1,4 +1,5 @@
-//! Three nodes become one mesh: what goes in through any of them is in all repositories, and comes out through any.
+//! Three nodes become one mesh: objects that go in through any of them are in all repositories, and come out through
+//! any.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -6,10 +7,10 @@ use std::time::Duration;
 
 use pgmesh_tests::{Host, Kind, Ledger, Mesh, MeshSite, Scratch, WalForge, wait_for};
 
-/// Longer than it takes a write that was acknowledged to reach the last repository.
+/// Longer than an acknowledged write takes to reach the last repository.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits until all repositories have a segment, and asserts that there are so many.
+/// Waits until all repositories have a segment, and asserts that they have so many segments.
 fn wait_for_segment(site: &MeshSite, repositories: usize, name: &str) {
     for number in 1..=repositories {
         wait_for(&format!("{name} in repo{number}"), LIMIT, || {
@@ -32,7 +33,7 @@ fn other_content(forge: &WalForge, number: u32) -> Vec<u8> {
 fn a_push_through_any_node_is_in_all_repositories() {
     let mut site = MeshSite::without_archiving("forms", |mesh| mesh.with_relays());
     let forge = WalForge::new(&site.postgres);
-    // A host for each node, that reaches no other.
+    // A host for each node, which reaches no other node.
     let hosts: Vec<(String, Host)> = [("alpha", "eu"), ("beta", "us"), ("gamma", "ap")]
         .map(|(node, region)| {
             let name = format!("near-{node}");
@@ -52,7 +53,7 @@ fn a_push_through_any_node_is_in_all_repositories() {
         wait_for_segment(&site, 3, &forge.name(number));
     }
     let fetched = forge.path("fetched");
-    // Pushed again, through whichever node, a segment is what it was: no push has two effects.
+    // If a segment is pushed again through any node, it stays as it was: no push has two effects.
     let stored = [1, 2, 3].map(|number| site.mesh.objects(number).inodes(Kind::Segment));
     for (node, host) in &hosts {
         for number in 1..=3 {
@@ -125,11 +126,11 @@ fn a_node_joins_once_and_only_by_a_token_for_nodes() {
     let nameless = alpha.run(&["invite", "--role=node"]);
     nameless.refuses(&["name"]);
     let token = alpha.invite_with(&["--role=node", "beta", "--expires=1h"]);
-    // It is for one name, and another one does not use it up.
+    // The token is for one name, and a node of another name does not use it up.
     gamma.run(&["node", "join", &token]).refuses(&["node beta", "gamma"]);
     beta.join(&token);
     gamma.run(&["node", "join", &token]).refuses(&["token"]);
-    // beta is silent, as it has not been started: its name is taken nevertheless.
+    // beta does not answer, as it has not been started, but its name is taken.
     alpha
         .run(&["invite", "--role=node", "beta"])
         .refuses(&["node beta", "--force"]);
@@ -137,7 +138,7 @@ fn a_node_joins_once_and_only_by_a_token_for_nodes() {
         .run(&["invite", "--role=client", "--stanza=main", "beta"])
         .refuses(&["--role=node NAME"]);
     beta.run(&["node", "join", &token]).refuses(&[]);
-    // Nor does it become a mesh of its own any more.
+    // Nor can beta begin a mesh of its own any more.
     beta.run(&["node", "init"]).refuses(&[]);
     mesh.add(gamma);
     mesh.wait_for_status("gamma to be in the group", |status| {

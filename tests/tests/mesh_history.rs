@@ -1,5 +1,4 @@
-//! What concurrent clients are told through all nodes, while nodes die and links are cut, can have been said by one
-//! catalog.
+//! Concurrent clients ask all nodes, while nodes die and links are cut: one catalog can have given all their answers.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
@@ -13,18 +12,18 @@ use pgmesh_tests::{Host, Mesh, MeshSite, Outcome, Random, WalForge, number_from_
 
 type History = Recorder<Input, Output>;
 
-/// Clients give up after this, and then do not know what became of their question.
+/// Clients give up after this time, and then do not know the outcome of their operation.
 const PATIENCE: [&str; 2] = ["--archive-timeout=4s", "--io-timeout=4s"];
 
-/// How many segments and annotations there are: few, so that clients meet.
+/// The number of segments and of annotations: few, so that clients meet.
 const NAMES: u64 = 4;
 
-/// How long clients ask and faults happen.
+/// The time for which clients ask and faults happen.
 fn span() -> Duration {
     Duration::from_secs(number_from_environment("PGMESH_HISTORY_SECONDS", 20).into())
 }
 
-/// Ends the clients also when the test panics.
+/// Ends the clients also if the test panics.
 struct EndWhenDropped<'a>(&'a AtomicBool);
 
 impl Drop for EndWhenDropped<'_> {
@@ -38,7 +37,7 @@ struct Client<'a> {
     number: usize,
     host: &'a Host,
     forge: &'a WalForge,
-    /// The backup that is annotated.
+    /// The backup whose annotations the clients change.
     label: &'a str,
     history: &'a History,
 }
@@ -51,7 +50,7 @@ impl Client<'_> {
         });
     }
 
-    /// One operation, drawn by lot. The segments of a round are its own, so that each round has first pushes.
+    /// Carries out one random operation. The segments of a round are its own, so that each round has first pushes.
     fn act(&self, random: &mut Random, round: u32) {
         let which = u32::try_from(random.below(NAMES)).expect("a small number");
         let number = 1000 + round * 100 + which;
@@ -63,7 +62,7 @@ impl Client<'_> {
         }
     }
 
-    /// One of two contents.
+    /// Pushes a segment with one of two contents.
     fn push(&self, number: u32, original: bool) {
         let segment = self.forge.name(number);
         let file = self.forge.write_in(
@@ -122,7 +121,7 @@ impl Client<'_> {
             annotation: annotation.clone(),
         };
         self.ask(input, &["info", "--output=json"], |outcome| {
-            // What may be stale says so, and promises nothing.
+            // An answer that may be stale says so, and promises nothing.
             if outcome.code() != Some(0) || outcome.stderr.contains("stale") {
                 return Answer::Unknown;
             }
@@ -146,12 +145,12 @@ fn digest(original: bool) -> &'static str {
     if original { "the original" } else { "the other" }
 }
 
-/// Does something to one of the nodes or its links, for a while, and ends it.
+/// Disturbs one of the nodes or its links for a while.
 fn disturb(mesh: &mut Mesh, random: &mut Random) {
     let names = mesh.names();
     let pick = usize::try_from(random.below(names.len() as u64)).expect("a small number");
     let victim = names[pick].clone();
-    // Not a wait for anything: how long the fault lasts is drawn by lot.
+    // Not a wait for a condition: the duration of the fault is random.
     let lasts = Duration::from_millis(500 + random.below(2500));
     let fault = random.below(5);
     println!("fault {fault} of {victim} for {lasts:?}");
@@ -226,13 +225,13 @@ fn one_catalog_can_have_said_what_clients_were_told_under_faults() {
         let mut random = Random::new(seed);
         while began.elapsed() < span() {
             disturb(&mut site.mesh, &mut random);
-            // Most operations should be answered: now and then the mesh is left alone.
+            // Most operations should be answered, so now and then the mesh is left alone.
             thread::sleep(Duration::from_secs(1));
         }
     });
     site.mesh.wait_until_whole();
 
-    // When all is quiet again each key is read once more, through each node.
+    // After the faults, each key is read once more, through each node.
     for (number, host) in hosts.iter().enumerate() {
         let client = Client {
             number,
@@ -251,7 +250,7 @@ fn one_catalog_can_have_said_what_clients_were_told_under_faults() {
     judge(history, 100);
 }
 
-/// Asserts that a history is linearizable, and that enough was answered for that to mean something.
+/// Asserts that a history is linearizable, and that it has enough answers for that to mean something.
 fn judge(history: History, least: usize) {
     let operations = history.finish();
     let unknown = operations
@@ -301,7 +300,7 @@ fn one_list_of_members_and_stanzas_is_seen_through_all_nodes() {
             history.record(0, Input::CreateStanza { stanza: stanza() }, |_| {
                 done(&stanza_host.run(&["stanza-create"]))
             });
-            // A name that comes and goes: as the node itself never starts, its invitation is all there is of it.
+            // A name that comes and goes. The node itself never starts: it is only a name in the catalog.
             let node = format!("delta{round}");
             let files = pgmesh_tests::Node::builder(&site.scratch, &node).write();
             let token = alpha.invite_with(&["--role=node", &node, "--expires=1h"]);

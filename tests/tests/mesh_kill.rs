@@ -1,5 +1,4 @@
-//! Nodes of a mesh that are killed at any moment: nothing acknowledged is lost, and the work goes on through the
-//! others.
+//! Nodes of a mesh that are killed at any moment: no acknowledged object is lost, and the other nodes carry on.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::thread;
@@ -9,15 +8,15 @@ use pgmesh_tests::{
     Figures, Host, Ledger, Mesh, MeshSite, Pushes, Random, WalForge, number_from_environment, wait_for,
 };
 
-/// A pause that is no pause any more. What it really is the tests print; how short it must be is a benchmark's verdict.
+/// The longest pause that the tests accept. They print the real one; a benchmark judges whether it is short enough.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
-/// How often a node is killed under load.
+/// The number of times that a node is killed under load.
 fn rounds() -> u32 {
     number_from_environment("PGMESH_KILL_ROUNDS", 5)
 }
 
-/// Kills the node that `who` names again and again while segments are pushed. What was acknowledged must be there in
+/// Kills the node that `who` names again and again while segments are pushed. Acknowledged segments must be there in
 /// the end, and no more pushes may have failed than were under way.
 fn kill_under_load(name: &str, rounds: u32, who: impl Fn(&Mesh) -> String) {
     let mut site = MeshSite::without_archiving(name, |mesh| mesh);
@@ -30,7 +29,7 @@ fn kill_under_load(name: &str, rounds: u32, who: impl Fn(&Mesh) -> String) {
         for round in 1..=rounds {
             pushes.wait_for_more(3);
             let victim = who(mesh);
-            // Not a wait for anything: the moment of the kill is drawn by lot.
+            // Not a wait for a condition: the moment of the kill is random.
             thread::sleep(Duration::from_micros(random.below(150_000)));
             let killed = Instant::now();
             mesh.node_mut(&victim).kill();
@@ -126,14 +125,14 @@ fn two_of_five_nodes_may_die_and_a_third_is_told() {
     println!("{} leads now", site.mesh.leader());
     push(&site, 2).succeeds();
 
-    // One more, and nobody may acknowledge anything. The repositories' nodes are left alone.
+    // With one more node dead, no push may be acknowledged. The repositories' nodes are left alone.
     let third = site.mesh.names().into_iter().rev().find(|name| {
         let hosts_nothing = !["alpha", "beta"].contains(&name.as_str());
         hosts_nothing && site.mesh.node(name).is_running()
     });
     let third = third.expect("three nodes without a repository");
     site.mesh.node_mut(&third).kill();
-    // Both wait as long as they may: at the same time.
+    // Both commands wait until their limit, so they run at the same time.
     let (refused, unknown) = thread::scope(|scope| {
         let refused = scope.spawn(|| push(&site, 3));
         let fetched = forge.path("fetched").display().to_string();

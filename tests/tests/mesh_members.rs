@@ -1,4 +1,4 @@
-//! Nodes that come and go on purpose: restarts, moves, new disks, drained, without a vote, removed.
+//! Nodes that come and go on purpose: restarts, moves, new disks, drained nodes, nodes without a vote, removed nodes.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ fn a_node_with_a_new_disk_comes_back_under_its_name() {
     wait_for("repo3 to have what it missed", Duration::from_secs(60), || {
         site.mesh.objects(3).segments().len() == 3
     });
-    // It counts: with another node dead the two still are a majority, and its repository takes part.
+    // The node counts: with another node dead the two remaining ones are a majority, and its repository takes part.
     site.mesh.node_mut("alpha").kill();
     site.host.push(&forge.make(4)).succeeds();
     assert_eq!(site.mesh.objects(3).segments().len(), 4, "the push was durable in it");
@@ -70,7 +70,7 @@ fn a_node_that_moves_to_another_address_is_found() {
     site.mesh.start_node("beta");
     site.mesh.wait_until_whole();
     site.host.push(&forge.make(2)).succeeds();
-    // The two that have moved apart are a majority.
+    // The two nodes that have moved are a majority without alpha.
     site.mesh.node_mut("alpha").kill();
     site.host.push(&forge.make(3)).succeeds();
     site.mesh.start_node("alpha");
@@ -97,7 +97,7 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     site.mesh.run(&["node", "resume", "alpha"]).succeeds();
     wait_for_node(&site, "alpha", "to serve again", &|_, state| state == "in-service");
 
-    // Three of the four vote. The one that does not takes the place of one that shall not.
+    // Three of the four nodes vote. If one of them is demoted, the fourth gets its vote.
     let status = site
         .mesh
         .wait_for_status("three voters", |status| status.voters().len() == 3);
@@ -112,14 +112,14 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     site.host.push(&forge.make(3)).succeeds();
     site.mesh.run(&["node", "promote", &follower]).succeeds();
     wait_for_node(&site, &follower, "to have its vote again", &|role, _| role != "learner");
-    // Only who asks for an even number has one.
+    // The mesh has an even number of voters only if an administrator promotes them all.
     for name in site.mesh.names() {
         site.mesh.run(&["node", "promote", &name]).succeeds();
     }
     site.mesh
         .wait_for_status("four voters", |status| status.voters().len() == 4);
 
-    // A dead node, that hosts a repository: only when that is meant.
+    // A dead node that hosts a repository is removed only with --force.
     site.mesh.node_mut("delta").kill();
     site.mesh.run(&["node", "remove", "delta"]).refuses(&["repo4"]);
     site.mesh.run(&["node", "remove", "delta", "--force"]).succeeds();
@@ -135,7 +135,7 @@ fn nodes_are_drained_demoted_promoted_and_removed() {
     site.mesh
         .wait_for_status("the three others to vote", |status| status.is_whole(&three));
     site.host.push(&forge.make(4)).succeeds();
-    // What was removed is not let in again by its old certificate.
+    // A removed node is not let in again by its old certificate.
     site.mesh.node_mut("delta").launch();
     site.host.push(&forge.make(5)).succeeds();
     site.mesh.run(&["node", "remove", "nobody"]).refuses(&["nobody"]);
@@ -157,14 +157,14 @@ fn a_voter_is_not_removed_while_the_others_could_decide_nothing_without_it() {
         "pgmesh node remove gamma",
         "node remove beta --force",
     ];
-    // One of them leads.
+    // Either alpha or beta leads; both refuse.
     for asked in ["alpha", "beta"] {
         for change in ["remove", "demote"] {
             let asked = site.mesh.node(asked);
             asked.run(&["node", change, "beta"]).refuses(&words);
         }
     }
-    // What the message says helps.
+    // The advice in the message works.
     site.mesh.run(&["node", "remove", "gamma"]).succeeds();
     site.mesh.run(&["node", "remove", "beta"]).succeeds();
     let status = site
@@ -174,7 +174,8 @@ fn a_voter_is_not_removed_while_the_others_could_decide_nothing_without_it() {
     site.host.push(&forge.make(2)).succeeds();
 }
 
-/// While gamma is down, delta joins and gets its vote, and leads when gamma comes back, whose catalog does not have it.
+/// While gamma is down, delta joins and gets its vote. Delta leads when gamma comes back, whose catalog does not have
+/// delta.
 #[test]
 fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {
     let mut site = MeshSite::without_archiving("unheard", |mesh| mesh.nodes(4).repositories(1));
@@ -202,7 +203,7 @@ fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {
         mesh.run(&["node", "resume", name]).succeeds();
     }
 
-    // They start cold, and one of them stays away.
+    // All nodes start cold, and alpha stays away.
     for name in ["alpha", "beta", "gamma", "delta"] {
         mesh.node_mut(name).kill();
     }
@@ -218,8 +219,8 @@ fn a_node_that_was_down_follows_a_leader_that_has_joined_meanwhile() {
     site.host.push(&forge.make(1)).succeeds();
 }
 
-/// The voters change from two to three and back. The leader is killed at another moment of the change each time: it
-/// takes two entries of the log, and each goes to the others and back.
+/// The voters change from two to three and back. Each round kills the leader at another moment of the change, which
+/// takes two entries of the log, and each entry goes to the other nodes and back.
 #[test]
 fn a_change_of_the_voters_is_brought_to_its_end_whenever_the_leader_dies() {
     let mut site = MeshSite::without_archiving("joint", |mesh| mesh.with_relays());
@@ -246,7 +247,7 @@ fn a_change_of_the_voters_is_brought_to_its_end_whenever_the_leader_dies() {
         });
         std::thread::sleep(Duration::from_millis(80 * round));
         site.mesh.node_mut(&leader).kill();
-        // It would try again for as long as it may.
+        // The command would try again until its limit.
         promoting.kill().expect("killing pgmesh");
         promoting.wait().expect("waiting for pgmesh");
         site.mesh.network().clear();
@@ -259,7 +260,7 @@ fn a_change_of_the_voters_is_brought_to_its_end_whenever_the_leader_dies() {
     }
 }
 
-/// Ten times slower than the disks of the others.
+/// The leader's disk is ten times slower than the others'.
 #[test]
 fn a_leader_whose_disk_is_slow_lets_another_lead() {
     let site = MeshSite::without_archiving("slow-disk", |mesh| mesh);
@@ -321,7 +322,7 @@ fn a_new_repository_is_filled_from_the_others() {
         assert!(counts[0] > 0 && counts[0] == counts[1], "{kind:?}: {counts:?}");
     }
     site.host.run(&["verify"]).succeeds();
-    // Now the two others may go for good.
+    // Now the other two repositories may go for good.
     for number in [1, 2] {
         site.mesh.objects(number).take_away();
     }

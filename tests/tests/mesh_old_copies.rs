@@ -1,5 +1,5 @@
-//! A node whose data directory is put back from an older copy: what was acknowledged since stays, and the node comes
-//! back by itself.
+//! A node whose data directory is put back from an older copy: acknowledged objects stay, and the node comes back by
+//! itself.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -8,14 +8,14 @@ use std::process::Command;
 
 use pgmesh_tests::{Host, MeshSite, Node, WalForge, run};
 
-/// With owners and times, as a backup of the host has them.
+/// Copies a folder with owners and times, as a backup of the host does.
 fn copy(from: &Path, to: &Path) {
     let mut command = Command::new("cp");
     command.arg("--archive").arg(from).arg(to);
     run(command).succeeds();
 }
 
-/// Where the copy of a node's data directory is kept.
+/// The place for the copy of a node's data directory.
 fn kept(node: &Node) -> std::path::PathBuf {
     node.home().join("kept")
 }
@@ -44,13 +44,13 @@ fn assert_all(host: &Host, forge: &WalForge, last: u32) {
     }
 }
 
-/// Segments 1 and 2 are in the copy of `name`'s directory, 3 to 8 are acknowledged later, also by this node. Then the
+/// Segments 1 and 2 are in the copy of `name`'s directory; 3 to 8 are acknowledged later, also by this node. Then the
 /// copy is put back after a power cut of this node, or of all.
 fn story(site: &mut MeshSite, forge: &WalForge, name: &str, all_restart: bool) {
     push(&site.host, forge, 1..=2);
     site.mesh.wait_until_whole();
     let before = site.mesh.node(name).data();
-    // It has nothing to do at the moment: its files are those of a node that was stopped.
+    // The node is idle, so its files are those of a stopped node.
     site.mesh.node(name).pause();
     copy(&before, &kept(site.mesh.node(name)));
     site.mesh.node(name).resume();
@@ -78,13 +78,13 @@ fn story(site: &mut MeshSite, forge: &WalForge, name: &str, all_restart: bool) {
     assert_all(&site.host, forge, 18);
     let log = log(site.mesh.node(name));
     assert!(log.contains("lacks entries that it has acknowledged"), "{log}");
-    // The doctor says what has happened until the old catalog is removed.
+    // The doctor reports the new beginning until the old catalog is removed.
     let doctor = site.mesh.node(name).run(&["doctor"]);
     assert!(doctor.stdout.contains("began anew"), "{doctor}");
     fs::remove_dir_all(site.mesh.node(name).data().join("catalog.behind")).expect("removing the old catalog");
     let doctor = site.mesh.node(name).run(&["doctor"]);
     assert!(!doctor.stdout.contains("began anew"), "{doctor}");
-    // It counts: with another node dead the two still are a majority.
+    // The node counts: with another node dead the two remaining ones are a majority.
     let other = site.mesh.running_beside(name).name().to_owned();
     site.mesh.node_mut(&other).kill();
     push(&site.host, forge, 19..=20);
@@ -110,7 +110,7 @@ fn an_older_copy_put_back_on_a_follower_loses_nothing() {
     story(&mut site, &forge, &follower, false);
 }
 
-/// No node knows better when all copies are old. The repositories do.
+/// If all copies are old, no node has a newer catalog. The repositories show it.
 #[test]
 fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     let mut site = MeshSite::without_archiving("old-all", |mesh| mesh);
@@ -135,7 +135,7 @@ fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     restart(&mut site, &|node| copy(&node.data(), &kept(node)));
     push(&site.host, &forge, 3..=4);
     site.mesh.wait_until_settled();
-    // What is marked at the stop is newer than the copies.
+    // The marks that are written at the stop are newer than the copies.
     restart(&mut site, &put_back);
 
     site.mesh.wait_for_status("a leader", |status| status.quorum);
@@ -162,7 +162,7 @@ fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     let (_, position) = doctor.stdout.split_once("catalog-accept-loss ").expect("the command");
     let position = position.split('\'').next().expect("its argument");
 
-    // It is known after a restart, too, and given up only by its name.
+    // The loss is still known after a restart, and is given up only with its position.
     restart(&mut site, &|_| {});
     site.mesh.wait_for_status("a leader", |status| status.quorum);
     site.host.push(&forge.make(5)).fails(&[122], &[refused]);
@@ -173,7 +173,7 @@ fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     push(&site.host, &forge, 3..=6);
     site.mesh.wait_until_settled();
     assert_all(&site.host, &forge, 6);
-    // What the repositories say of the time before says nothing any more.
+    // The older marks in the repositories no longer count.
     restart(&mut site, &|_| {});
     site.mesh.wait_until_settled();
     push(&site.host, &forge, 7..=8);

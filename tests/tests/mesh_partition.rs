@@ -1,4 +1,4 @@
-//! Networks that are cut, slow, lossy or silent: who has no majority acknowledges nothing, everybody else goes on.
+//! Networks that are cut, slow, lossy or silent: nodes without a majority acknowledge nothing, and all others go on.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pgmesh_tests::{Faults, Figures, Host, Mesh, MeshSite, Outcome, Pushes, WalForge};
 
-/// A pause that is no pause any more. What it really is the tests print.
+/// The longest pause that the tests accept. They print the real one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 
 /// Pushes a file, giving up soon.
@@ -44,7 +44,7 @@ fn a_minority_acknowledges_nothing_and_the_majority_goes_on() {
     site.mesh.network().partition(&[&leader, "lonely"], &majority);
 
     let other = forge.write(&forge.name(2), &other_content(&forge, 2));
-    // Both wait as long as they may: at the same time.
+    // Both commands wait until their limit, so they run at the same time.
     let (refused, unknown) = thread::scope(|scope| {
         let refused = scope.spawn(|| push(&lonely, other));
         let fetched = forge.path("fetched").display().to_string();
@@ -64,7 +64,7 @@ fn a_minority_acknowledges_nothing_and_the_majority_goes_on() {
 
     site.mesh.network().heal();
     site.mesh.wait_until_whole();
-    // What the majority acknowledged stands, for everybody.
+    // The segments that the majority acknowledged stand, for all hosts.
     push(&lonely, forge.write(&forge.name(2), &other_content(&forge, 2))).fails(&[45], &[&forge.name(2)]);
     push(&lonely, forge.make(3)).succeeds();
     let fetched = forge.path("fetched");
@@ -78,7 +78,7 @@ fn a_minority_acknowledges_nothing_and_the_majority_goes_on() {
     site.host.run(&["verify"]).succeeds();
 }
 
-/// Has three pushers push through `fault`, until it has lasted for some pushes, and then through its end.
+/// Has three pushers push through `fault`, until some pushes have succeeded under it, and then through its end.
 fn push_through(site: &mut MeshSite, fault: impl FnOnce(&mut Mesh)) {
     let forge = WalForge::new(&site.postgres);
     let MeshSite { host, mesh, .. } = site;
@@ -144,8 +144,8 @@ fn pushes_go_on_over_a_bad_network() {
     });
 }
 
-/// Pushes and fetches segment after segment, first in good order and then with one node silent towards `those`; how
-/// long both took at most is bounded, and how long they usually take is printed.
+/// Pushes and fetches segment after segment, first in good order and then with one node silent towards `those`. Asserts
+/// bounds on the longest and the usual times under the fault.
 fn feel_the_silence(site: &mut MeshSite, silent: &str, those: &[&str]) {
     const COUNT: u32 = 20;
     let forge = WalForge::new(&site.postgres);
@@ -172,7 +172,7 @@ fn feel_the_silence(site: &mut MeshSite, silent: &str, those: &[&str]) {
         times(&gets, &silent_gets)
     );
     assert!(silent_pushes.longest() < LONGEST_PAUSE && silent_gets.longest() < LONGEST_PAUSE);
-    // The first ones may find out; then it is known, also to the next processes.
+    // The first commands may have to find out about the silence; then it is known, also to later processes.
     let bound = |before: &Figures| before.median() * 4 + Duration::from_secs(1);
     assert!(silent_pushes.median() < bound(&pushes), "pushes {silent_pushes}");
     assert!(silent_gets.median() < bound(&gets), "gets {silent_gets}");
@@ -185,15 +185,15 @@ fn feel_the_silence(site: &mut MeshSite, silent: &str, those: &[&str]) {
 #[test]
 fn a_silent_node_is_hardly_felt() {
     let mut site = MeshSite::without_archiving("silent", |mesh| mesh.with_relays());
-    // The node that the host likes best: it stands in its own region and has a repository.
+    // The host prefers this node, which is in its region and has a repository.
     feel_the_silence(&mut site, "alpha", &["beta", "gamma", "host"]);
 }
 
 #[test]
 fn a_silent_repository_is_hardly_felt() {
     let mut site = MeshSite::without_archiving("black-hole", |mesh| mesh.with_relays());
-    // One of three repositories keeps silent towards the nodes that write to it and read from it. Not the leader's, so
-    // that it is the repository alone that is missing.
+    // One of three repositories is silent towards the nodes that write to it and read from it. Its node is not the
+    // leader, so that only the repository is missing.
     let follower = site.mesh.follower();
     let names = site.mesh.names();
     let others: Vec<&str> = names

@@ -1,4 +1,4 @@
-//! Repositories of a mesh that are away, full, frozen or rotten: the others go on, and what is owed is made good.
+//! Repositories of a mesh that are away, full, frozen or rotten: the others go on, and debts are paid.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -11,10 +11,10 @@ use pgmesh_tests::{
     number_from_environment, wait_for,
 };
 
-/// How long it may take until nothing is owed any more.
+/// The time in which all debts must be paid.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// How many objects repository `number` owes, as `info` says.
+/// The number of objects that repository `number` owes, in `info`.
 fn debt(host: &Host, number: u64) -> u64 {
     let info = host.info();
     let repositories = info["repo"].as_array().expect("repositories in info");
@@ -23,7 +23,7 @@ fn debt(host: &Host, number: u64) -> u64 {
     found["debt"]["objects"].as_u64().expect("a count of objects")
 }
 
-/// Waits until no repository owes anything, and asserts that each has what the first has.
+/// Waits until no repository owes an object, and asserts that each has the same objects as the first.
 fn wait_until_all_have_all(site: &MeshSite) {
     for number in 1..=3 {
         wait_for(&format!("repo{number} to owe nothing"), LIMIT, || {
@@ -66,7 +66,7 @@ fn a_frozen_node_holds_nobody_up() {
         pushes.wait_for_more(5);
         let frozen = Instant::now();
         site.mesh.node("gamma").pause();
-        // The length of the pause is what is tested.
+        // The length of the pause is the subject of the test.
         thread::sleep(pause);
         let thawed = Instant::now();
         site.mesh.node("gamma").resume();
@@ -104,7 +104,7 @@ fn a_repository_that_vanishes_or_cannot_be_written_owes_until_it_is_back() {
     second.bring_back();
     wait_until_all_have_all(&site);
 
-    // All of its folders at once: none of them takes a new name.
+    // No folder of the repository takes a new name.
     let set_modes = |mode: u32| set_folder_modes(site.mesh.objects(3).path(), mode);
     set_modes(0o500);
     push_some(5);
@@ -159,7 +159,7 @@ fn what_rots_on_one_node_is_read_elsewhere_and_made_anew() {
     site.postgres.archive_everything();
     wait_until_all_have_all(&site);
 
-    // On the node that stands nearest to the host: the one that is read first.
+    // On the node nearest to the host, whose repository is read first.
     let first = site.mesh.objects(1);
     let mut harmed = first.all(Kind::Chunk);
     harmed.truncate(Damage::ALL.len());
@@ -173,7 +173,7 @@ fn what_rots_on_one_node_is_read_elsewhere_and_made_anew() {
     Ledger::assert_ends_with(&restored, last.number, "the end");
     restored.check_all();
 
-    // What no restore has read is found by verify, and all of it is written anew, under a new name.
+    // `verify` finds the damage that no restore has read, and all damaged objects are written anew, under new names.
     wait_for("the harmed replicas to be repaired", LIMIT, || {
         site.host.run(&["verify"]).code() == Some(0)
     });

@@ -1,4 +1,4 @@
-//! Two of three nodes are gone for good: the third goes on alone, and keeps them out when they come back.
+//! Two of three nodes are gone for good: the third goes on alone, and keeps the two out when they come back.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     site.postgres.archive_everything();
     site.mesh.wait_until_settled();
 
-    // While a majority lives, and while the node runs, nothing is rescued.
+    // No node is rescued while a majority lives, or while the node runs.
     let alpha = site.mesh.node("alpha");
     alpha.run(&["node", "rescue"]).fails(&[50], &["another process"]);
     site.mesh.node_mut("alpha").stop();
@@ -38,7 +38,7 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     alpha
         .run(&["node", "rescue"])
         .fails(&[50], &["beta at", "gamma at", "--force"]);
-    // They go on without it, and acknowledge what it has never heard of.
+    // The others go on without alpha, and acknowledge WAL that it has never heard of.
     ledger.add(&site.postgres);
     site.postgres.archive_everything();
     for name in ["beta", "gamma"] {
@@ -61,10 +61,11 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     alpha.run(&["node", "rescue"]).fails(&[48], &["only one of its mesh"]);
     site.mesh.node_mut("alpha").start();
 
-    // WAL is archived at once, in the repositories that are left.
+    // WAL is archived at once, in the repositories of the rescued node.
     ledger.add(&site.postgres);
     site.postgres.archive_everything();
-    // A backup would count on what the others may have deleted, until that is known.
+    // Until the repositories are compared with the catalog, a backup would count on objects that the other nodes may
+    // have deleted.
     let early = site.host.run(&["backup"]);
     early.fails(&[103], &["not compared with the catalog yet", "repo-remove"]);
     let alpha = site.mesh.node("alpha");
@@ -80,11 +81,11 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     let last = ledger.add(&site.postgres);
     site.postgres.archive_everything();
 
-    // What was rescued is not rescued again from a node that was left.
+    // The rescued mesh is not rescued again from another of its old nodes.
     let beta = site.mesh.node("beta");
     beta.run(&["node", "rescue"]).fails(&[50], &["alpha at"]);
 
-    // The others come back with what they had. They are a majority of the old mesh.
+    // The other nodes come back with their old catalogs. They are a majority of the old mesh.
     for name in ["beta", "gamma"] {
         site.mesh.node_mut(name).launch();
     }
@@ -98,8 +99,7 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
         }
     }
 
-    // All that was archived before, and the backups, are there: what the others acknowledged without it was taken up
-    // from the bucket.
+    // All earlier WAL and backups are there: the bucket had the objects that the others acknowledged without alpha.
     let alpha = site.mesh.node("alpha");
     alpha.run(&["verify"]).succeeds();
     let mut restored = site.restore("again", &[]);
@@ -107,7 +107,7 @@ fn a_node_that_is_left_goes_on_alone_and_keeps_the_others_out() {
     Ledger::assert_ends_with(&restored, last.number, "the end");
 }
 
-/// The other nodes were only out of reach of whoever ran the command.
+/// The other nodes were only out of reach for the administrator who ran the command.
 #[test]
 fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
     let server = S3Server::start(BUCKET);
@@ -120,7 +120,7 @@ fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
     site.mesh.node_mut("alpha").stop();
     site.mesh.node("alpha").run(&["--force", "node", "rescue"]).succeeds();
 
-    // The mark in the bucket says it to the others, though nobody has told them.
+    // The mark in the bucket tells the other nodes, which have no other way to learn of it.
     let beta = site.mesh.node("beta");
     wait_for("the others to notice", LIMIT, || {
         beta.run(&["doctor"]).stdout.contains("has taken over in era 1")
@@ -135,7 +135,7 @@ fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
         site.postgres.log().contains("has taken over in era 1")
     });
 
-    // The command is printed with its position, and takes the mesh back.
+    // The doctor prints the command with its position, and it takes the mesh back.
     let said = beta.run(&["doctor"]).stdout;
     let (_, position) = said.split_once("catalog-accept-loss ").expect("the command");
     let position: String = position.chars().take_while(char::is_ascii_digit).collect();
@@ -144,7 +144,7 @@ fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
     let last = ledger.add(&site.postgres);
     site.postgres.archive_everything();
 
-    // The one that was rescued keeps out: an era has begun after its own.
+    // The rescued node keeps out: an era has begun after its own.
     site.mesh.node_mut("alpha").launch();
     let alpha = site.mesh.node_mut("alpha");
     wait_for("the rescued node to keep out", LIMIT, || {
@@ -153,7 +153,7 @@ fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
     if !alpha.has_ended() {
         alpha.kill();
     }
-    // Without its repository; the others are compared by themselves.
+    // Alpha's repository is removed; the other repositories are compared without a command.
     let beta = site.mesh.node("beta");
     beta.run(&["--repo=1", "--force", "repo-remove"]).succeeds();
     wait_for("the repositories to be compared", LIMIT, || {
@@ -165,7 +165,7 @@ fn a_mesh_that_was_taken_over_by_mistake_is_taken_back() {
     Ledger::assert_ends_with(&restored, last.number, "the end");
 }
 
-/// No repository is common to them: the rescued node says it itself.
+/// The nodes have no repository in common, so the rescued node itself tells the others.
 #[test]
 fn nodes_without_a_common_repository_hear_of_a_rescue_from_the_rescued_node() {
     let mut site = MeshSite::new("fork", |mesh| {
@@ -183,11 +183,11 @@ fn nodes_without_a_common_repository_hear_of_a_rescue_from_the_rescued_node() {
         let said = beta.run(&["doctor"]).stdout;
         said.contains("has taken over in era 1, as node alpha has shown")
     });
-    // None of them has ended, and none acknowledges anything.
+    // Neither of the two has ended, and neither acknowledges WAL.
     assert!(site.mesh.node("beta").is_running() && site.mesh.node("gamma").is_running());
     ledger.add(&site.postgres);
     site.postgres.query("select pg_switch_wal()");
-    // The rescued node takes it neither: too few of its repositories are left.
+    // The rescued node does not take it either: too few of its repositories are left.
     wait_for("WAL to be refused", LIMIT, || {
         site.postgres.query("select failed_count > 0 from pg_stat_archiver") == "t"
     });
@@ -198,7 +198,7 @@ fn nodes_without_a_common_repository_hear_of_a_rescue_from_the_rescued_node() {
     let position: String = position.chars().take_while(char::is_ascii_digit).collect();
     beta.run(&["catalog-accept-loss", &position]).succeeds();
     site.postgres.archive_everything();
-    // What the rescued node still says counts no more.
+    // The rescued node's later claims no longer count.
     site.mesh.node_mut("alpha").launch();
     ledger.add(&site.postgres);
     site.postgres.archive_everything();

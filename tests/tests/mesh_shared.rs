@@ -1,5 +1,5 @@
-//! Meshes with a repository in a bucket that some of the nodes reach: any of them is the way there, one of them pays
-//! what is owed, and what the bucket keeps is counted.
+//! Meshes with a repository in a bucket that some of the nodes reach: the others go through any of these, one of them
+//! pays the bucket's debts, and `status` counts the objects that the bucket keeps.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::thread;
@@ -15,7 +15,7 @@ const BUCKET: &str = "walls";
 /// The repository in the bucket; the first three are on the nodes' disks.
 const SHARED: usize = 4;
 
-/// How a node gets to the bucket by way of a proxy of its own.
+/// A node's options for the bucket through a proxy of its own.
 fn by_way_of(server: &S3Server, proxy: &HttpProxy) -> Bucket {
     server.bucket(BUCKET, proxy.address())
 }
@@ -30,7 +30,7 @@ fn segments(server: &S3Server) -> Vec<String> {
     names.filter(|name| name.contains("/archive/")).collect()
 }
 
-/// What `status` says of the shared repository, as a node sees it, if it knows it.
+/// The shared repository in a node's `status`, if it is known there.
 fn look_for_shared(node: &Node) -> Option<Value> {
     let status = node.run(&["status", "--output=json"]).json();
     let repositories = status["repositories"].as_array().expect("repositories in status");
@@ -130,7 +130,7 @@ fn nodes_that_start_at_once_make_one_repository() {
         .into_iter()
         .filter(|name| name.ends_with("pgmesh.repo"));
     assert_eq!(identities.count(), 1);
-    // What was there before is there, too, and what comes.
+    // The nodes share one repository: a segment is written to it once.
     let forge = WalForge::new(&site.postgres);
     site.host.push(&forge.make(1)).succeeds();
     site.mesh.wait_until_settled();
@@ -170,7 +170,7 @@ fn what_is_owed_to_a_bucket_is_paid_though_the_leader_dies() {
     wait_until_paid(left);
     site.mesh.start_node(&leader);
     site.mesh.wait_until_settled();
-    // Each is there once: what two leaders have paid has one name.
+    // Each segment is there once: two leaders who have paid the same debt have used one name.
     assert_eq!(segments(&server).len(), 31);
     site.host.run(&["verify"]).succeeds();
 }
@@ -183,7 +183,7 @@ fn a_node_that_loses_its_way_goes_through_another_and_a_silent_endpoint_stops_no
         for (name, proxy) in ["alpha", "beta", "gamma"].into_iter().zip(&proxies) {
             mesh = mesh.repository_shared_by(SHARED, &by_way_of(&server, proxy), &[name]);
         }
-        // Only what all four have is acknowledged: each push needs a way to the bucket.
+        // Only pushes that all four repositories have are acknowledged, so each push needs a way to the bucket.
         mesh.option("archive-ack", "4").option("io-timeout", "5s")
     });
     let forge = WalForge::new(&site.postgres);
@@ -200,7 +200,7 @@ fn a_node_that_loses_its_way_goes_through_another_and_a_silent_endpoint_stops_no
         open_on(site.mesh.node("gamma")) == ["beta"]
     });
 
-    // A start with a bucket that says nothing: the rest of the node is there as ever.
+    // The node starts with a bucket that does not answer, and serves the rest as ever.
     alpha.heal().expect("accepting again");
     alpha.set(Fault::BlackHole);
     site.mesh.node_mut("alpha").stop();
@@ -219,7 +219,7 @@ fn a_node_that_loses_its_way_goes_through_another_and_a_silent_endpoint_stops_no
     site.mesh.wait_until_settled();
     site.host.run(&["verify"]).succeeds();
 
-    // The last node with a way there is not removed unasked.
+    // The last node with a way to the bucket is removed only with --force.
     let gamma = site.mesh.node("gamma");
     gamma.run(&["node", "remove", "alpha", "--force"]).succeeds();
     gamma.run(&["node", "remove", "beta"]).refuses(&["repo2"]);
@@ -263,7 +263,7 @@ fn what_a_bucket_keeps_is_counted_and_let_go_when_it_may_be() {
         "{info}"
     );
 
-    // The same names again: they are not taken over from what is kept.
+    // The stanza is made again. Its new segments do not take over kept objects of the same names.
     site.host.run(&["stanza-create"]).succeeds();
     site.host.push(&forge.make(1)).succeeds();
     site.mesh.wait_until_settled();
@@ -307,7 +307,7 @@ fn an_emptied_bucket_is_replaced_from_a_node_that_does_not_reach_it() {
     node.run(&["repo-replace", "--repo=4"]).succeeds();
     node.run(&["repo-sync", "--repo=4"]).succeeds();
     assert_eq!(segments(&server).len(), 3);
-    // Both nodes have taken up the new one, with its own keys.
+    // Both nodes have opened the new repository, with its own keys.
     wait_for("both nodes to have it open", LIMIT, || open_on(node).len() == 2);
     thread::sleep(Duration::from_secs(3));
     for number in 4..=6 {
@@ -340,11 +340,11 @@ fn what_is_under_object_lock_is_asked_for_once_and_told() {
         shared(node)["kept"]["objects"] == 6
     });
     assert_eq!(shared(node)["kept"]["why"], "object lock");
-    // Nothing is hidden behind a marker: what is kept can be seen and read.
+    // No object is hidden behind a delete marker: the kept objects can be listed and read.
     let names = server.names("locking");
     assert_eq!(names.iter().filter(|name| name.contains("/archive/")).count(), 5);
     assert_eq!(server.versions("locking"), names.len());
-    // Several rounds of the collector; the leader does not know what the node that deleted the stanza has asked.
+    // Several rounds of the collector. The leader does not know the requests of the node that deleted the stanza.
     let asked = || lock.count(|record| record.method == "DELETE");
     thread::sleep(Duration::from_secs(5));
     let at_first = asked();

@@ -7,13 +7,13 @@ use std::thread;
 
 use pgmesh_tests::{Host, Mesh, MeshSite, Node, WalForge};
 
-/// Log entries between two snapshots, as all nodes are told.
+/// The number of log entries between two snapshots, configured on all nodes.
 const BETWEEN_SNAPSHOTS: u64 = 50;
 
-/// How many entries are written while a node is away: many times what is kept of the log.
+/// The number of entries that are written while a node is away: many times the kept log.
 const MISSED: u64 = 300;
 
-/// How often a node has been given a snapshot instead of log entries; it says so in its log.
+/// The number of times that a node has received a snapshot instead of log entries, counted in its log.
 fn snapshots_received(node: &Node) -> usize {
     let log = fs::read_to_string(node.home().join("node.log")).expect("the log of a node");
     log.matches("the catalog came as a snapshot").count()
@@ -26,7 +26,7 @@ fn position(mesh: &Mesh) -> u64 {
     applied.max().expect("a position")
 }
 
-/// Has several administrators write into the catalog until it has so many entries more.
+/// Has several administrators write into the catalog until it has so many more entries.
 fn write_entries(mesh: &Mesh, count: u64) {
     let wanted = position(mesh) + count;
     while position(mesh) < wanted {
@@ -58,7 +58,7 @@ fn a_node_that_was_away_for_long_or_lost_its_disk_comes_back_by_snapshot() {
     let between = BETWEEN_SNAPSHOTS.to_string();
     let mut site = MeshSite::without_archiving("snapshot", |mesh| mesh.option("node-snapshot-entries", &between));
     let forge = WalForge::new(&site.postgres);
-    // It asks gamma first, the node in its own region.
+    // This host asks gamma first, the node in its own region.
     let near_gamma = site.another_host("near-gamma", "ap", "gamma");
     site.host.push(&forge.make(1)).succeeds();
     site.host.push(&forge.make(2)).succeeds();
@@ -96,13 +96,13 @@ fn a_node_that_was_away_for_long_or_lost_its_disk_comes_back_by_snapshot() {
     assert_eq!(site.mesh.objects(3).segments().len(), 4);
     assert_all(&near_gamma, &forge, 4);
 
-    // It counts: with another node dead the two still are a majority.
+    // gamma counts: with another node dead the two remaining ones are a majority.
     site.mesh.node_mut("beta").kill();
     near_gamma.push(&forge.make(5)).succeeds();
     site.mesh.start_node("beta");
     site.mesh.wait_until_whole();
 
-    // With a new disk, of all the log only what is kept can come as entries.
+    // With a new disk, only the kept end of the log can come as entries.
     site.mesh.replace_disk("gamma");
     site.mesh.wait_until_whole();
     let with_its_new_disk = snapshots_received(site.mesh.node("gamma"));

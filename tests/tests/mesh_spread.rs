@@ -1,4 +1,4 @@
-//! Reads are spread over repositories by what each can carry, and one that carries nothing is left out.
+//! Reads are spread over repositories by their throughput, and a repository without any is left out.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -7,13 +7,13 @@ use pgmesh_tests::{Faults, Ledger, MeshSite, Postgres, run};
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// What came from the repositories of alpha and beta, so far, to the node that asks them.
+/// The bytes so far from the repositories of alpha and beta to gamma, which asks them.
 fn came(site: &mut MeshSite) -> [u64; 2] {
     let network = site.mesh.network();
     ["alpha", "beta"].map(|node| network.delivered_bytes(node, "gamma"))
 }
 
-/// Restores into a new cluster; how long that took.
+/// Restores into a new cluster. Also returns the duration.
 fn restore(site: &MeshSite, name: &str) -> (Postgres, Duration) {
     let target = Postgres::empty(&site.scratch, name);
     let arguments = ["--process-max=8", "--write-manifest"];
@@ -21,7 +21,7 @@ fn restore(site: &MeshSite, name: &str) -> (Postgres, Duration) {
     (target, took)
 }
 
-/// The same, and what came from each repository.
+/// The same, with the bytes that came from each repository.
 fn restore_counting(site: &mut MeshSite, name: &str) -> (Postgres, Duration, [u64; 2]) {
     let before = came(site);
     let (target, took) = restore(site, name);
@@ -36,7 +36,7 @@ fn restore_counting(site: &mut MeshSite, name: &str) -> (Postgres, Duration, [u6
     (target, took, bytes)
 }
 
-/// The same from one of them alone: the other one is away, and stays away.
+/// The same with one repository taken away for good.
 fn restore_without(site: &mut MeshSite, away: usize, name: &str) -> Duration {
     site.mesh.objects(away).take_away();
     let (_, took, bytes) = restore_counting(site, name);
@@ -46,7 +46,7 @@ fn restore_without(site: &mut MeshSite, away: usize, name: &str) -> Duration {
 
 #[test]
 fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
-    // The host's node has no repository: both are behind links.
+    // The host's node has no repository, so both repositories are behind links.
     let mut site = MeshSite::new("spread", |mesh| mesh.repositories(2).with_relays());
     site.mesh.network().partition(&["host"], &["alpha", "beta"]);
     site.postgres.make_noise(60);
@@ -63,7 +63,7 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
     let near_alone = restore_without(&mut site, 1, "near");
     site.mesh.objects(1).bring_back();
     site.mesh.wait_until_settled();
-    // The other one is there, and not asked for.
+    // The other repository is up, and the restore does not choose it.
     let before = came(&mut site);
     let target = Postgres::empty(&site.scratch, "far");
     let command = site.host.restore_command(&target, &["--process-max=8", "--repo=1"]);
@@ -74,7 +74,7 @@ fn a_restore_reads_from_a_far_and_a_near_repository_at_once() {
         "both took {:.2} of the better one alone",
         together.as_secs_f64() / far_alone.min(near_alone).as_secs_f64()
     );
-    // How much faster that is, a benchmark says; that it is not one alone, the bytes say.
+    // A benchmark judges how much faster that is. The bytes prove that the restore used both repositories.
     let all = from_far + from_near;
     assert!(
         from_far > all / 8 && from_near > all / 8,
@@ -96,7 +96,7 @@ fn a_restore_hardly_feels_a_silent_repository() {
     site.postgres.archive_everything();
     site.mesh.wait_until_settled();
     let (_, before) = restore(&site, "before");
-    // Not the leader: it is the repository alone that is missing.
+    // Not the leader, so that only the repository is missing.
     let silent = site.mesh.follower();
     let names = site.mesh.names();
     let mut others: Vec<&str> = names

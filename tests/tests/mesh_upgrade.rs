@@ -1,4 +1,4 @@
-//! A mesh that an earlier program has stored is taken up, upgraded node by node under load, and no node goes back.
+//! A mesh that an earlier program has stored is taken up and upgraded node by node under load, and no node goes back.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -10,8 +10,8 @@ use pgmesh_tests::{Host, Ledger, Mesh, Postgres, Scratch, WalForge, stored, wait
 const LIMIT: Duration = Duration::from_secs(90);
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 
-/// The mesh of the fixture, as a DBA finds it who has moved the disks to other machines: other addresses, other paths.
-/// `beta` gets a repository of its own.
+/// The mesh of the fixture, as if its disks were moved to other machines: with other addresses and other paths. `beta`
+/// gets a repository of its own.
 fn taken_up(scratch: &Scratch) -> Mesh {
     let mesh = Mesh::builder(scratch).repositories(1);
     let mesh = mesh.option("archive-ack", "1").option("backup-ack", "1");
@@ -23,7 +23,7 @@ fn taken_up(scratch: &Scratch) -> Mesh {
     mesh
 }
 
-/// Set when this is dropped, in a panic too: a thread that waits for it ends.
+/// Sets the flag when it is dropped, also in a panic, so that a thread that waits for the flag ends.
 struct Sets<'a>(&'a AtomicBool);
 
 impl Drop for Sets<'_> {
@@ -40,7 +40,7 @@ fn levels(mesh: &Mesh) -> (u64, Vec<u64>) {
     (status["apply-level"].as_u64().expect("a level"), own)
 }
 
-/// The backups and the WAL of the stored mesh make a server that has everything.
+/// Asserts that the backups and the WAL of the stored mesh restore all rows.
 fn assert_restores(mesh: &Mesh, scratch: &Scratch, host: &Host, name: &str) {
     let backup = host.last_backup();
     let last = backup["annotation"]["last"]
@@ -94,10 +94,10 @@ fn a_stored_mesh_is_upgraded_node_by_node_under_load_and_does_not_go_back() {
         wait_for("the new level", LIMIT, || levels(&mesh) == (2, vec![2, 2, 2]));
         some_more("pushes at the new level");
 
-        // The old program does not come back, and nothing is harmed by the attempt.
+        // The older program does not start any more, and the attempt does no harm.
         mesh.node_mut("beta").stop();
         mesh.node_mut("beta").play_level(None);
-        // Others answer in its place: so nothing but its end is waited for.
+        // Other nodes answer in its place, so the test waits only for its end.
         mesh.node_mut("beta").launch();
         let (code, log) = mesh
             .node_mut("beta")

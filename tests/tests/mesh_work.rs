@@ -1,4 +1,4 @@
-//! A node dies in the middle of a backup or a restore: another takes its place, and the work goes on, not over.
+//! A node dies in the middle of a backup or a restore: another takes its place, and the work goes on from there.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -10,16 +10,16 @@ use pgmesh_tests::{Faults, Kind, Ledger, MeshSite, Postgres, Process, run, wait_
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// How much of the work is done when the node dies.
+/// The amount of work that is done when the node dies.
 const BEGUN: u64 = 6 * MEBIBYTE;
 
-/// Beside what is lost with a node, as much is allowed to be sent again: handshakes, what was under way.
+/// The bytes that may be sent again, beside the work that is lost with the node: handshakes, and chunks under way.
 const SLACK: u64 = 16 * MEBIBYTE;
 
-/// How long what is left of the work may take.
+/// The time that the rest of the work may take.
 const LIMIT: Duration = Duration::from_secs(100);
 
-/// A cluster with tens of megabytes that do not compress well, whose host has 16 MiB a second to each node: time enough
+/// A cluster with tens of megabytes that do not compress well. Its host has 16 MiB a second to each node: time enough
 /// to be interrupted.
 fn site(name: &str) -> (MeshSite, Ledger) {
     let mut site = MeshSite::new(name, |mesh| mesh.with_relays().option("backup-ack", "2"));
@@ -33,7 +33,7 @@ fn site(name: &str) -> (MeshSite, Ledger) {
     (site, ledger)
 }
 
-/// How much passed between the host and all nodes, `from_host` or to it.
+/// The bytes that passed between the host and each node, `from_host` or to it.
 fn passed(site: &mut MeshSite, from_host: bool) -> Vec<(String, u64)> {
     let names = site.mesh.names();
     let network = site.mesh.network();
@@ -47,8 +47,8 @@ fn passed(site: &mut MeshSite, from_host: bool) -> Vec<(String, u64)> {
     names.iter().map(|name| (name.clone(), between(name))).collect()
 }
 
-/// Waits until the work has begun, kills the node that does most of it, and waits for the end of the process, which is
-/// none but the one that began. The node, and how much passed in all.
+/// Waits until the work has begun, kills the node that does most of it, and waits until the same process has ended.
+/// Returns the node, and the bytes that passed in all.
 fn kill_the_node_in_use(site: &mut MeshSite, work: &mut Process, from_host: bool) -> (String, u64) {
     let before = passed(site, from_host);
     let mut in_use = String::new();
@@ -105,7 +105,7 @@ fn a_backup_goes_on_when_its_node_dies() {
     Ledger::assert_ends_with(&restored, last.number, "the end");
     restored.check_all();
 
-    // The dead node's repository gets what it missed.
+    // The dead node's repository gets the missing chunks.
     site.mesh.start_node(&dead);
     wait_for("the dead node's repository to be whole", LIMIT, || {
         let count = |number| site.mesh.objects(number).all(Kind::Chunk).len();
@@ -137,7 +137,8 @@ fn a_restore_goes_on_when_its_node_dies() {
     target.check_all();
 }
 
-/// A backup that has stored everything and waits for its WAL, which PostgreSQL archives when the file is removed.
+/// A backup that has stored all files and waits for its WAL. PostgreSQL archives the WAL when the returned file is
+/// removed.
 fn waiting_backup(site: &MeshSite, name: &str) -> (Process, PathBuf) {
     let gate = site.scratch.join("gate");
     let command = format!("test ! -e {} && {}", gate.display(), site.host.archive_command());
@@ -154,7 +155,7 @@ fn waiting_backup(site: &MeshSite, name: &str) -> (Process, PathBuf) {
     (backup, gate)
 }
 
-/// The sessions of clients that are open, by the account of the mesh.
+/// The open sessions of clients, in the mesh's status.
 fn client_sessions(site: &MeshSite) -> Vec<u64> {
     let status = site.mesh.run(&["status", "--output=json"]).ok().json();
     let sessions = status["sessions"].as_array().expect("sessions in status");
@@ -172,7 +173,7 @@ fn a_backup_that_waits_lives_through_restarts_of_all_nodes_and_a_silent_leader()
     assert_eq!(session.len(), 1);
     for name in site.mesh.names() {
         site.mesh.node_mut(&name).stop();
-        // Longer than any node waits for the holder of a session that it has lost.
+        // Longer than any node waits for the lost holder of a session.
         thread::sleep(Duration::from_secs(12));
         site.mesh.start_node(&name);
         site.mesh.wait_until_whole();

@@ -1,4 +1,4 @@
-//! Restores beside the original, which goes on running: as a new server, as a copy that must not archive.
+//! Restores beside the original, which goes on running: as a new server, and as a copy that must not archive.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use pgmesh_tests::{Host, Ledger, Outcome, Postgres, Site, run, wait_for};
 const LIMIT: Duration = Duration::from_secs(60);
 const NEW_PORT: &str = "6544";
 
-/// A server that is started as its user would, with nothing but its data directory.
+/// A server that is started as a user would start it, with only its data directory.
 struct Server<'a> {
     postgres: &'a Postgres,
     port: &'a str,
@@ -65,7 +65,7 @@ impl Drop for Server<'_> {
     }
 }
 
-/// A site whose cluster has its address in its own file, as a packaged one has.
+/// A site whose cluster has its port and socket in its own postgresql.conf, as a packaged cluster has.
 fn site(name: &str) -> Site {
     let site = Site::new(name, 1);
     let file = site.postgres.data().join("postgresql.conf");
@@ -101,7 +101,7 @@ fn a_copy_runs_beside_the_original() {
     let last = ledger.add_some(&site.postgres, 5);
     site.postgres.archive_everything();
 
-    // The original's tablespace is in use: without a map nothing is written there.
+    // The original's tablespace is in use: without a map the restore is refused.
     let copy = Postgres::empty(&site.scratch, "copy");
     let refused = restore(&site.host, &copy, &["--archive-mode=off"]);
     refused.fails(
@@ -112,7 +112,7 @@ fn a_copy_runs_beside_the_original() {
         ],
     );
 
-    // A folder that this host does not have yet.
+    // The map leads to a folder that does not exist yet.
     let spaces = site.scratch.folder("mnt").join("not/there/yet");
     let map = format!("--tablespace-map-all={}", spaces.display());
     restore(&site.host, &copy, &["--archive-mode=off", &map]).succeeds();
@@ -152,7 +152,7 @@ fn a_copy_runs_beside_the_original() {
     check.args(["--all", "--install-missing", "--heapallindexed"]);
     run(check).succeeds();
 
-    // The original never noticed.
+    // The original goes on undisturbed.
     assert_eq!(
         site.postgres
             .query("select count(*) from pg_tables where tablename = 'own'"),
@@ -162,7 +162,7 @@ fn a_copy_runs_beside_the_original() {
     site.host.backup();
 }
 
-/// Waits until the copy's archiver has failed; the message of `pgmesh` in the server's log.
+/// Waits until the copy's archiver has failed, and returns the message of `pgmesh` in the server's log.
 fn refusal(copy: &Postgres, server: &Server<'_>) -> String {
     server.query("select pg_switch_wal()");
     wait_for("the copy's archiver to fail", LIMIT, || {
@@ -222,7 +222,7 @@ fn a_copy_that_would_archive_is_refused() {
     assert_eq!(newest(&site), before);
     assert!(site.postgres.archive_everything() > before, "the original goes on");
 
-    // A backup of it would rest on the original's WAL.
+    // A backup of the copy would rest on the original's WAL.
     let address = [format!("--pg1-port={NEW_PORT}"), "--start-fast".to_owned()];
     let mut backup = host.command(&["backup", "--type=full", "--archive-timeout=5s"]);
     backup.args(&address);

@@ -1,4 +1,4 @@
-//! A repository that comes back as it was some time ago: it is told from itself, and taken up when somebody says so.
+//! A repository that comes back in an older state: the nodes notice it, and take it up when an administrator says so.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use pgmesh_tests::{Site, WalForge, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The newest mark's number.
+/// The number of the newest mark.
 fn newest_mark(repository: &Path) -> Option<u64> {
     let marks = fs::read_dir(repository.join("pgmesh.mark")).ok()?;
     let names = marks.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -25,7 +25,7 @@ fn wait_for_mark_after(repository: &Path, known: Option<u64>) -> u64 {
     newest_mark(repository).expect("a mark")
 }
 
-/// Puts another folder in a repository's place; where the one that was there is now.
+/// Puts another folder in a repository's place. Returns the new place of the former folder.
 fn put_in_place(repository: &Path, other: &Path) -> PathBuf {
     let free = |number: &u32| !repository.with_extension(format!("aside{number}")).exists();
     let number = (1..).find(free).expect("a free name");
@@ -54,32 +54,32 @@ fn an_older_copy_is_not_served_until_it_is_taken_up() {
     let copied = Command::new("cp").arg("-a").args([&repository, &copy]).status();
     assert!(copied.expect("running cp").success());
 
-    // After a restart the first write is marked at once; a restart alone trips nothing.
+    // After a restart the first write is marked at once; a restart alone raises no alarm.
     site.node.stop();
     site.node.start();
     site.wait_until_settled(LIMIT);
     site.host.push(&forge.make(2)).succeeds();
     wait_for_mark_after(&repository, Some(first));
 
-    // Put back while the node is down.
+    // The older copy is put in place while the node is down.
     site.node.stop();
     let newer = put_in_place(&repository, &copy);
     site.node.start();
     wait_until_doctor_says(&site, "an older copy of repo1");
     let doctor = site.node.run(&["doctor"]);
     assert!(doctor.stdout.contains("--repo=1 repo-replace"), "{doctor}");
-    // The others go on, and have what this one lacks.
+    // The other repositories go on, and have the segments that this one lacks.
     site.host.push(&forge.make(3)).succeeds();
     let fetched = forge.path("fetched");
     site.host.get(&forge.name(2), &fetched).succeeds();
     assert!(fs::read(&fetched).expect("the fetched segment") == forge.content(2));
 
-    // The right one again, while the node runs: nobody need say anything.
+    // The newer folder is put back while the node runs: it is used again without a command.
     let copy = put_in_place(&repository, &newer);
     site.wait_until_settled(LIMIT);
     site.host.run(&["verify"]).succeeds();
 
-    // And the old one again, while the node runs.
+    // The older copy is put in place while the node runs.
     put_in_place(&repository, &copy);
     wait_until_doctor_says(&site, "an older copy of repo1");
     let taken = site.node.run(&["--repo=1", "repo-replace"]).ok();
@@ -106,7 +106,7 @@ fn a_stanza_is_not_deleted_while_its_cluster_runs() {
     site.node.run(&delete_here).fails(&[38], &["PostgreSQL runs on"]);
     site.postgres.stop();
     site.node.run(&delete_here).fails(&[62], &["not stopped"]);
-    // Nothing of that has stopped it.
+    // None of these refusals has stopped the node.
     site.host.push(&forge.make(2)).succeeds();
     site.node.run(&["--stanza=main", "stop"]).succeeds();
     site.node.run(&delete_here).succeeds();

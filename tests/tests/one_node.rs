@@ -1,4 +1,4 @@
-//! One node, end to end: a running PostgreSQL pushes and is backed up, and what is restored is what was committed.
+//! One node, end to end: a running PostgreSQL pushes and is backed up, and a restore has exactly the committed rows.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -23,7 +23,7 @@ fn recovery_ends_exactly_where_it_is_told() {
         backup.join().expect("the backup")
     });
 
-    // A time names a backup only if that had ended in an earlier second: info counts in whole ones.
+    // A time leads to a backup only if the backup ended in an earlier second: info counts in whole seconds.
     let ended = site.host.last_backup()["timestamp"]["stop"]
         .as_i64()
         .expect("a time in info");
@@ -73,7 +73,7 @@ fn recovery_ends_exactly_where_it_is_told() {
     immediate_recovery_ends_inside_the_backup(&site, &ledger);
 }
 
-/// What `--type=immediate` keeps is bounded by the backup's own positions in the WAL.
+/// The rows that `--type=immediate` restores are bounded by the backup's own positions in the WAL.
 fn immediate_recovery_ends_inside_the_backup(site: &Site, ledger: &Ledger) {
     let backup = site.host.last_backup();
     let bound = |which: &str| number(backup["lsn"][which].as_str().expect("a position in info"));
@@ -288,7 +288,7 @@ fn a_repository_that_was_away_is_made_whole() {
     );
     assert!(names(&site, 2).iter().any(|name| name.contains(&while_away)));
 
-    // And once more with a node that dies while the repository is away: the debt is not forgotten.
+    // Once more, with a node that dies while the repository is away: the debt is not forgotten.
     second.take_away();
     site.postgres.archive_everything();
     site.node.kill();
@@ -347,7 +347,7 @@ fn the_archive_answers_honestly() {
     let site = Site::without_archiving("archive", 2, 1);
     let forge = WalForge::new(&site.postgres);
     let fetched = forge.path("fetched");
-    // Never archived is a fact, and exit code 1; nothing is left where the segment would have been.
+    // "Never archived" is a fact, with exit code 1, and no file is left in the segment's place.
     assert_eq!(site.host.get(&forge.name(1), &fetched).code(), Some(1));
     assert!(!fetched.exists());
 
@@ -375,7 +375,7 @@ fn the_archive_answers_honestly() {
     }
     let mut site = site;
     site.node.kill();
-    // With no node to ask it cannot be known: above 125, so that PostgreSQL stops instead of ending recovery.
+    // Without a node it cannot be known: an exit code above 125 stops PostgreSQL instead of ending recovery.
     let fetched = fetched.display().to_string();
     let asked = site
         .host
@@ -443,7 +443,7 @@ fn info_has_the_keys_that_monitoring_reads() {
     }
     assert!(!site.host.run(&["repo-ls"]).ok().text().is_empty());
 
-    // What a repository says of itself is no secret, and its key is one; through the node and without it.
+    // A repository's identity is no secret, and its key is one; through the node and without it.
     let identity = fs::read_to_string(site.node.repository(1).path.join("pgmesh.repo")).expect("the identity");
     for way in ["--repo-direct=n", "--repo-direct=y"] {
         let get = |path: &str| site.node.run(&["--repo=1", way, "repo-get", path]);

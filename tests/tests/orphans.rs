@@ -1,5 +1,5 @@
-//! Objects that nobody knows, left by what was refused or killed: two looks find them, and they are deleted; all else
-//! stays.
+//! Orphans: objects that no record names, left by refused or killed work. Two scans find them, and they are deleted;
+//! all other objects stay.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeSet;
@@ -11,7 +11,7 @@ use pgmesh_tests::{Kind, Ledger, MeshSite, Site, WalForge, run, wait_for, wait_f
 
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What `status` says of the orphans of a repository.
+/// The orphans of a repository in `status`.
 fn orphans(site: &Site, repository: usize) -> serde_json::Value {
     let status = site.node.run(&["status", "--output=json"]).ok().json();
     status["repositories"][repository - 1]["orphans"].clone()
@@ -25,7 +25,7 @@ fn names(site: &Site, repository: usize) -> BTreeSet<String> {
     all.map(|object| object.name).collect()
 }
 
-/// Waits until so many orphans of the first repository are deleted, and none is seen any more.
+/// Waits until at least so many orphans of the first repository are deleted, and no orphan is left.
 fn wait_until_deleted(site: &Site, at_least: u64) {
     wait_for_some("the orphans to be deleted", LIMIT, || {
         let orphans = orphans(site, 1);
@@ -35,7 +35,7 @@ fn wait_until_deleted(site: &Site, at_least: u64) {
     });
 }
 
-/// Waits until the node has opened again what was away, and `verify` finds nothing.
+/// Waits until the node has opened the repository again, and `verify` finds no error.
 fn wait_until_verified(site: &Site) {
     wait_for("verify to find nothing", LIMIT, || {
         run(site.node.command(&["verify"])).code() == Some(0)
@@ -57,7 +57,7 @@ fn what_a_refused_push_has_written_goes_and_the_push_succeeds_later() {
     assert!(outcome.code() != Some(0), "one of two repositories has it: {outcome}");
     let left: Vec<String> = names(&site, 1).difference(&before).cloned().collect();
     assert!(left.iter().any(|name| name.contains(&forge.name(2))), "{left:?}");
-    // It is seen, and nothing more, until the process that may be at it has ended.
+    // The orphan is only counted until the process that may still be writing it has ended.
     second.bring_back();
     wait_until_deleted(&site, left.len() as u64);
     wait_until_verified(&site);
@@ -135,7 +135,7 @@ fn what_a_refused_backup_has_written_goes_and_the_next_backup_is_whole() {
     site.host.backup();
     site.postgres.archive_everything();
     site.wait_until_settled(LIMIT);
-    // It has new chunks, which one repository has when it is refused.
+    // The refused backup has new chunks, which only one repository has got.
     site.postgres.make_accounts(2);
     ledger.add_some(&site.postgres, 3);
     let second = site.node.objects(2);

@@ -1,5 +1,5 @@
-//! A cluster that Patroni manages archives whatever happens: switchovers, a leader that is killed, and pg_rewind
-//! (invariants 3 and 12). In `make test-all`.
+//! A cluster that Patroni manages archives through switchovers, a killed leader, and pg_rewind (invariants 3 and 12).
+//! In `make test-all`.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use pgmesh_tests::{Ledger, Node, Patroni, Scratch};
@@ -29,7 +29,7 @@ impl Story {
         }
     }
 
-    /// All that the leader has acknowledged is archived, and restores.
+    /// Asserts that all acknowledged rows of the leader are archived and restore.
     fn goes_on(&mut self) {
         let leader = self.patroni.leader().expect("a leader");
         self.ledger.add(&leader.postgres);
@@ -39,8 +39,8 @@ impl Story {
         leader.host.assert_restores(&self.scratch, &leader.postgres, &[]);
     }
 
-    /// Nothing waits on any member. What a standby archives of a timeline that it has left waits for its next
-    /// restartpoint, which it makes every few minutes by itself.
+    /// Asserts that no file waits on any member. Files that a standby archives from a timeline that it has left wait
+    /// for its next restartpoint, which it makes every few minutes by itself.
     fn nobody_is_stuck(&self) {
         let leader = self.patroni.leader().expect("a leader");
         leader.postgres.query("checkpoint");
@@ -82,8 +82,8 @@ fn switchovers_and_a_killed_leader(name: &str, archive_mode: &str) {
     assert!(log.contains("running pg_rewind"), "{log}");
     story.goes_on();
 
-    // pg_rewind has brought p2's rest of timeline 2. PostgreSQL offers it when it wants to remove it, which is when 16
-    // segments of 1 MiB have been written since.
+    // pg_rewind has brought p2's rest of timeline 2. PostgreSQL offers such a file just before it removes it, after 16
+    // more segments of 1 MiB have been written.
     story.patroni.switch_over("p1");
     story.goes_on();
     for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! Every node is gone and a repository is left: the catalog is rebuilt from it, and the mesh goes on.
+//! All nodes are gone and a repository is left: the catalog is rebuilt from it, and the mesh goes on.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -18,7 +18,7 @@ fn lose_the_node(site: &mut Site) {
     fs::remove_dir_all(site.node.data()).expect("removing the node's data directory");
 }
 
-/// Rebuilds; what the command says, as JSON.
+/// Rebuilds, and returns the command's report in JSON.
 fn rebuild(site: &Site, arguments: &[&str]) -> Value {
     rebuild_command(site, arguments).ok().json()
 }
@@ -40,14 +40,14 @@ fn go_on(site: &mut Site) {
         .succeeds();
 }
 
-/// Before, a backup would count on what nodes of the old mesh might still delete.
+/// Waits for the comparison. Before it, a backup would count on objects that nodes of the old mesh might still delete.
 fn wait_until_compared(node: &Node) {
     wait_for("the repository to be compared with the catalog", LIMIT, || {
         !node.run(&["doctor"]).stdout.contains("comparison:")
     });
 }
 
-/// The kinds of the problems that were found, each with its subject.
+/// The kinds of the reported problems, each with its subject.
 fn problems(rebuilt: &Value) -> Vec<(String, String)> {
     let text = |problem: &Value, key: &str| problem[key].as_str().expect("a text").to_owned();
     let mut problems: Vec<_> = rebuilt["problems"]
@@ -60,8 +60,8 @@ fn problems(rebuilt: &Value) -> Vec<(String, String)> {
     problems
 }
 
-/// Takes the stored sizes out of `info`, which the rebuilt catalog knows to within the padding of the cipher; their
-/// sum.
+/// Takes the stored sizes out of `info`, which the rebuilt catalog knows only to within the padding of the cipher.
+/// Returns their sum.
 fn without_stored_sizes(info: &mut Value) -> u64 {
     let mut sum = 0;
     for backup in info["backup"].as_array_mut().expect("backups") {
@@ -111,7 +111,7 @@ fn what_one_encrypted_repository_says_is_enough() {
     assert_eq!(before, after);
     site.host.run(&["verify"]).succeeds();
 
-    // The original goes on where it was: its data directory is known from its backups.
+    // The original goes on: its data directory is known from its backups.
     site.host.run(&["check"]).succeeds();
     let last = ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
@@ -137,7 +137,7 @@ fn what_one_encrypted_repository_says_is_enough() {
     a_clone_is_refused(&mut site);
 }
 
-/// A copy of the cluster, joined like the original, archives nothing.
+/// Asserts that a copy of the cluster, joined like the original, archives nothing.
 fn a_clone_is_refused(site: &mut Site) {
     site.postgres.stop();
     let copy = Postgres::at(&site.scratch, "copy");
@@ -180,7 +180,7 @@ fn a_rebuilding_that_was_killed_starts_over() {
     assert_eq!(site.host.get(&forge.name(61), &fetched).code(), Some(1));
 }
 
-/// Other bytes for a segment, under a right header.
+/// Other bytes for a segment, under a valid header.
 fn other_content(forge: &WalForge, number: u32) -> Vec<u8> {
     let mut content = forge.content(number);
     let last = content.len() - 1;
@@ -218,7 +218,7 @@ fn wal_that_is_damaged_missing_or_contradictory_is_no_wal_that_never_was() {
     assert_eq!(problems(&rebuilt), expected, "{rebuilt}");
     go_on(&mut site);
     is_not_delivered(&site, &forge, 3);
-    // No backup says whose timeline it is: the administrator does.
+    // No backup names the writer of the timeline, so the administrator does.
     let seventh = forge.make(7);
     site.host.push(&seventh).fails(&[44], &["stanza-adopt"]);
     site.host.run(&["stanza-adopt"]).succeeds();
@@ -226,7 +226,7 @@ fn wal_that_is_damaged_missing_or_contradictory_is_no_wal_that_never_was() {
     let other = other_content(&forge, 3);
     site.host.push(&forge.write(&name(3), &other)).succeeds();
 
-    // Now two contents lie under the name of the third, and the fifth is damaged.
+    // Now two contents lie under the name of the third segment, and the fifth is damaged.
     fs::rename(&aside, &third.file).expect("moving an object back");
     let contents = || {
         let segments = objects.all(Kind::Segment);
@@ -298,7 +298,7 @@ fn a_backup_that_is_not_whole_is_left_out_and_named() {
     let mut restored = site.restore("again", &[]);
     restored.start_promoted();
     Ledger::assert_ends_with(&restored, last.number, "the end, from the backup that is whole");
-    // What was lost is sent again by the next backup.
+    // The next backup sends the lost chunks again.
     let next = site.host.backup();
     let set = format!("--set={next}");
     let restored = site.restore("next", &[&set, "--write-manifest"]);
@@ -343,7 +343,7 @@ fn the_other_repositories_are_taken_up_and_filled() {
             assert_eq!(one.all(kind).len(), other.all(kind).len(), "repo{number}: {kind:?}");
         }
     }
-    // What the second one had is what it has.
+    // The second repository's own chunks stay as they were.
     let kept = second.inodes(Kind::Chunk);
     let had = chunks.iter().skip(1).step_by(2);
     assert!(
@@ -359,7 +359,7 @@ fn the_other_repositories_are_taken_up_and_filled() {
     }
 }
 
-/// Somebody thought that the node was gone. Each would take the other's objects for rubbish.
+/// An administrator thought that the node was gone. Each of the two nodes would take the other's objects for orphans.
 #[test]
 fn a_node_of_the_old_mesh_that_still_runs_keeps_out_of_the_repository() {
     let mut site = Site::with_node("rebuild-beside", |node| node.repository().option("fence-timeout", "3s"));
@@ -388,7 +388,7 @@ fn a_node_of_the_old_mesh_that_still_runs_keeps_out_of_the_repository() {
         site.postgres.log().contains("has taken over in era 1")
     });
 
-    // The new mesh has all of it, and nothing that it writes is deleted by the old one.
+    // The new mesh has all of it, and the old mesh deletes nothing that the new one writes.
     other.start();
     let host = Host::join(&site.scratch, "host-other", &other, &site.postgres, "main");
     site.postgres.set("archive_command", &host.archive_command());

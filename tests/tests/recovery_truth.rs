@@ -1,4 +1,4 @@
-//! What lies between the archive and a recovery: holes in the WAL, and WAL of another history under the same names.
+//! Obstacles between the archive and a recovery: holes in the WAL, and WAL of another history under the same names.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -10,7 +10,7 @@ use pgmesh_tests::{Host, Ledger, Outcome, Postgres, Site, run, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A primary's standby that archives only what it writes itself.
+/// A standby of the primary, which archives only its own WAL.
 fn standby_of(site: &Site) -> (Postgres, Host) {
     let mut standby = site.postgres.standby(&site.scratch, "standby");
     let host = Host::join(&site.scratch, "host-standby", &site.node, &standby, "main");
@@ -21,7 +21,7 @@ fn standby_of(site: &Site) -> (Postgres, Host) {
     (standby, host)
 }
 
-/// Waits until the standby has all that the primary has written.
+/// Waits until the standby has replayed all WAL of the primary.
 fn wait_until_replayed(site: &Site, standby: &Postgres) {
     let written = site.postgres.query("select pg_current_wal_flush_lsn()");
     wait_for("the standby to have it all", LIMIT, || {
@@ -29,8 +29,8 @@ fn wait_until_replayed(site: &Site, standby: &Postgres) {
     });
 }
 
-/// The primary archives nothing for a while and is gone; its standby, which archives only what it writes itself, is
-/// promoted. So the last segments of timeline 1 are nowhere, and timeline 2 goes on behind them.
+/// The primary archives nothing for a while and is gone; its standby, which archives only its own WAL, is promoted. So
+/// the last segments of timeline 1 are nowhere, and timeline 2 goes on behind them.
 fn fail_over_with_lost_wal(site: &mut Site, ledger: &mut Ledger) -> (Postgres, Host) {
     let (standby, host) = standby_of(site);
     site.postgres.archive_everything();
@@ -61,7 +61,7 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     restored.wait_for_end();
     let log = restored.log();
     assert!(log.contains("is a hole in the archive"), "{log}");
-    // The proof is the .partial of a later segment, or the history where timeline 2 begins with a segment.
+    // The proof is the .partial of a later segment, or the history, if timeline 2 begins with a segment.
     assert!(
         log.contains("opens the server without what was committed behind it"),
         "{log}"
@@ -69,7 +69,7 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     let state = restored.control("Database cluster state");
     assert_eq!(state, "in archive recovery", "{log}");
 
-    // A target before the hole can be reached, and somebody who knows what it costs can do without what is behind it.
+    // A target before the hole can be reached. An administrator who accepts the loss can recover up to the hole.
     let mut early = host.restore(&site.scratch, "early", &["--type=immediate", "--target-action=promote"]);
     early.start_promoted();
     Ledger::assert_ends_with(&early, first.number, "what the backup holds");
@@ -83,8 +83,8 @@ fn invariant_7_a_hole_stops_a_recovery_instead_of_ending_it() {
     );
 }
 
-/// What is missing at the end of a timeline is told where one looks, before anybody needs a restore: which backup gets
-/// how far, and that none gets to the present.
+/// WAL that is missing at the end of a timeline is reported before a restore needs it: how far each backup gets, and
+/// that no backup gets to the present.
 #[test]
 fn invariant_7_missing_wal_is_told_with_the_recovery_targets_that_it_costs() {
     let mut site = Site::new("told", 1);
@@ -115,7 +115,7 @@ fn invariant_7_missing_wal_is_told_with_the_recovery_targets_that_it_costs() {
     let holes = &info["wal-holes"];
     assert_eq!(holes["unreached-timeline"], serde_json::json!([2]), "{holes}");
     let hole = &holes["hole"][0];
-    // Of the last segment of timeline 1, timeline 2 has a copy, or the promoted server archives it.
+    // The last segment of timeline 1 may be there: timeline 2 has a copy, or the promoted server archives it.
     assert!(hole["count"].as_u64() >= Some(2), "{hole}");
     assert_eq!(hole["backup"], serde_json::json!([label]), "{hole}");
     let timelines = hole["beyond"]["timeline"].as_array().expect("timelines");
@@ -143,7 +143,7 @@ fn a_failover_with_everything_archived_has_no_hole() {
     let (standby, host) = standby_of(&site);
     ledger.add_some(&site.postgres, 3);
     site.postgres.archive_everything();
-    // Of the segment in which it ends, the old timeline has no more than a .partial.
+    // Of the segment in which the old timeline ends, it has only a .partial.
     let last = ledger.add(&site.postgres);
     wait_until_replayed(&site, &standby);
     site.postgres.kill();
@@ -159,7 +159,7 @@ fn a_failover_with_everything_archived_has_no_hole() {
     Ledger::assert_ends_with(&restored, last.number, "the end of timeline 2");
 }
 
-/// Replaces what is in a folder; the folder itself stays, as a virtual machine's does that is rolled back to a
+/// Replaces the content of a folder. The folder itself stays, as in a virtual machine that is rolled back to a
 /// snapshot.
 fn replace_content(folder: &Path, by: &Path) {
     for entry in fs::read_dir(folder).expect("reading the folder").flatten() {
@@ -178,8 +178,8 @@ fn shell(script: &str, paths: &[&Path]) {
     run(command).succeeds();
 }
 
-/// The same data directory, the same timeline, the same names of segments: but the archive has those of the history
-/// that the rollback undid.
+/// The same data directory, the same timeline, the same names of segments; but the archive has the segments of the
+/// history that the rollback undid.
 #[test]
 fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     let mut site = Site::new("rolled", 1);
@@ -201,7 +201,7 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     site.postgres.start();
     site.postgres.query("create table undone as select 1 as number");
 
-    // What the archive has is refused to be replaced, so archive_command fails, and no backup begins.
+    // The archived segments are not replaced, so archive_command fails, and no backup begins.
     site.postgres.query("select pg_switch_wal()");
     wait_for("archive_command to be refused", LIMIT, || {
         site.postgres.log().contains("[045]")
@@ -213,7 +213,7 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
         &["archive_command fails: for 0000000100000000", "PostgreSQL's log"],
     );
 
-    // An archive_command that hides it: the segments of these names are there.
+    // An archive_command that hides the refusal: segments of these names are in the archive.
     site.postgres.set("archive_command", "true || pgmesh archive-push %p");
     site.postgres.query("select pg_switch_wal()");
     wait_for("the archiver to believe that all is well", LIMIT, || {
@@ -230,7 +230,7 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     }
     assert_eq!(site.host.info()["backup"], backups, "no backup was committed");
 
-    // As the message says.
+    // As the message advises.
     site.postgres.set("archive_command", &site.host.archive_command());
     site.postgres.stop();
     site.postgres.account().write(&data.join("standby.signal"), "");
@@ -243,8 +243,8 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     assert_eq!(restored.query("select number from undone"), "1");
 }
 
-/// PostgreSQL removes standby.signal when it is promoted and asks for the history of the timeline that it leaves after
-/// that.
+/// PostgreSQL asks for the history of the timeline that it leaves when it is promoted, after it has removed
+/// standby.signal.
 #[test]
 fn a_standby_is_promoted_while_no_node_answers() {
     let mut site = Site::new("silent", 1);
@@ -292,7 +292,7 @@ fn a_standby_is_promoted_while_no_node_answers() {
     );
 }
 
-/// Where a restore without any node reads from.
+/// Writes the configuration of a restore without any node.
 fn direct_configuration(site: &Site, restored: &Postgres) -> PathBuf {
     let repository = site.node.repository(1);
     let configuration = restored.socket().join("direct.conf");
@@ -322,7 +322,7 @@ fn restore_directly(site: &Site, name: &str, arguments: &[&str]) -> (Postgres, O
     (restored, outcome)
 }
 
-/// A recovery in place to a point before the newest backup: that one lies on a branch that was given up.
+/// A recovery in place to a point before the newest backup, which then lies on a branch that was given up.
 #[test]
 fn a_backup_of_a_branch_that_was_given_up_is_neither_restored_nor_compared_with() {
     let mut site = Site::new("abandoned", 1);
@@ -366,7 +366,7 @@ fn a_backup_of_a_branch_that_was_given_up_is_neither_restored_nor_compared_with(
     Ledger::assert_ends_with(&restored, last.number, "the end of the history, without a node");
     restored.stop();
 
-    // The branch can be had by those who ask for it.
+    // A user who names the branch can restore it.
     let set = format!("--set={abandoned}");
     let refused = Postgres::empty(&site.scratch, "refused");
     run(site.host.restore_command(&refused, &[&set])).fails(&[75], &["timeline 1", "--target-timeline=1"]);
@@ -375,15 +375,14 @@ fn a_backup_of_a_branch_that_was_given_up_is_neither_restored_nor_compared_with(
     assert_eq!(branch.query("select number from abandoned"), "1");
     branch.stop();
 
-    // Nothing is compared with what was given up: the next backup is a full one, and the one after it goes on from
-    // there.
+    // No backup is compared with the given-up one: the next is a full backup, and the one after it goes on from there.
     let next = site.host.backup_with(&["--type=incr"])["label"].clone();
     assert_eq!(site.host.last_backup()["type"], "full");
     site.host.backup_with(&["--type=incr"]);
     assert_eq!(site.host.last_backup()["prior"], next);
 
-    // Once more, to a point before timeline 2 had left timeline 1: both are given up then, and nobody is asked which
-    // one is meant.
+    // Once more, to a point before timeline 2 had left timeline 1. Both are given up then, and the user need not say
+    // which one is meant.
     recover_in_place(&mut site, &early.position);
     site.postgres.query("create table second as select 2 as number");
     site.postgres.archive_everything();
@@ -404,7 +403,7 @@ fn recover_in_place(site: &mut Site, position: &str) {
     site.postgres.start_promoted();
 }
 
-/// A copy is restored to try it, promoted, and archives, while its original goes on.
+/// A copy is restored for a trial, promoted, and archives, while its original goes on.
 #[test]
 fn a_promoted_copy_that_archived_does_not_take_the_place_of_its_original() {
     let site = Site::new("copy", 1);
@@ -413,7 +412,7 @@ fn a_promoted_copy_that_archived_does_not_take_the_place_of_its_original() {
     site.host.backup();
     site.postgres.archive_everything();
 
-    // By itself it would not archive.
+    // By default the copy would not archive.
     let mut copy = Postgres::empty(&site.scratch, "copy");
     let host = Host::join(&site.scratch, "host-copy", &site.node, &copy, "main");
     let cautious = host.run(&["restore"]);
@@ -451,7 +450,7 @@ fn a_promoted_copy_that_archived_does_not_take_the_place_of_its_original() {
     Ledger::assert_ends_with(&restored, first.number, "the end of timeline 2");
     restored.stop();
 
-    // With the next backup of the original the copy is history, though PostgreSQL would still follow it.
+    // With the next backup of the original, the copy's timeline is given up, though PostgreSQL would still follow it.
     site.host.backup();
     let last = ledger.add(&site.postgres);
     site.postgres.archive_everything();
@@ -460,8 +459,8 @@ fn a_promoted_copy_that_archived_does_not_take_the_place_of_its_original() {
     Ledger::assert_ends_with(&restored, last.number, "the end of timeline 1");
 }
 
-/// An asynchronous standby is behind when the primary dies: timeline 1 goes on behind the point where timeline 2 left
-/// it, and yet the history has one end.
+/// An asynchronous standby is behind when the primary dies: timeline 1 goes on behind the point at which timeline 2
+/// left it, and yet the history has one end.
 #[test]
 fn a_failover_that_loses_the_last_segments_of_the_primary_leaves_one_end() {
     let mut site = Site::new("tail", 1);
@@ -485,8 +484,8 @@ fn a_failover_that_loses_the_last_segments_of_the_primary_leaves_one_end() {
     assert_eq!(restored.query("select string_agg(server, ' ') from rows"), "standby");
 }
 
-/// A copy takes the original's place: promoted twice while it archives nothing, so that PostgreSQL never offers its
-/// histories.
+/// A copy takes the original's place. It is promoted twice while it archives nothing, so that PostgreSQL never offers
+/// its histories.
 #[test]
 fn archiving_that_is_turned_on_after_promotions_brings_their_histories() {
     let mut site = Site::new("later", 1);
@@ -517,8 +516,8 @@ fn archiving_that_is_turned_on_after_promotions_brings_their_histories() {
     Ledger::assert_ends_with(&restored, last.number, "the end of timeline 3");
 }
 
-/// An incremental backup waits for the lock of a full one; when that ends, it is what the incremental one is compared
-/// with.
+/// An incremental backup waits for the lock of a full one. When the full one ends, the incremental one is compared with
+/// it.
 #[test]
 fn an_incremental_backup_that_waits_for_a_full_one_follows_it() {
     let site = Site::new("race", 1);
@@ -558,7 +557,7 @@ fn a_backup_with_archive_check_off_brings_its_wal_itself() {
     restored.start_promoted();
     Ledger::assert_ends_with(&restored, last.number, "the backup itself");
 
-    // pg_rewind -D makes %p of the data directory as it was given, and runs in any directory.
+    // pg_rewind derives %p from the given path of the data directory, and runs in any directory.
     let segment = site.host.last_backup()["archive"]["start"]
         .as_str()
         .expect("a segment")
@@ -570,7 +569,7 @@ fn a_backup_with_archive_check_off_brings_its_wal_itself() {
     run(get).succeeds();
     assert!(site.postgres.data().join("pg_wal/RECOVERYXLOG").is_file());
 
-    // Of two stanzas nobody can tell which one is meant.
+    // If two stanzas are given, the one that is meant cannot be known.
     site.host
         .run(&["info", "--stanza=other"])
         .fails(&[31], &["option 'stanza' cannot be set multiple times"]);

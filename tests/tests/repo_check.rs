@@ -1,4 +1,4 @@
-//! `repo-check` tries a place as a user's options describe it, with each way to come by credentials.
+//! `repo-check` tries a place with the user's options, and with each source of credentials.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use pgmesh_tests::{Node, Outcome, Scratch, pgmesh, run, wait_for};
 
 const BUCKET: &str = "checked";
 
-/// Runs `repo-check` for a repository as a file describes it, with some variables in the environment.
+/// Runs `repo-check` for a repository in a file, with some variables in the environment.
 fn check(scratch: &Scratch, bucket: &Bucket, environment: &[(&str, String)], arguments: &[&str]) -> Outcome {
     let file = scratch.join("check.conf");
     let account = scratch.account();
@@ -25,7 +25,8 @@ fn check(scratch: &Scratch, bucket: &Bucket, environment: &[(&str, String)], arg
     run(command)
 }
 
-/// A server that answers every request with what `answer` says, and how often it had something to say.
+/// A server that answers every request with the result of `answer`, and a count of the requests for which there was
+/// one.
 fn service(answer: impl Fn(&Request) -> Option<String> + Send + Sync + 'static) -> (HttpServer, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
@@ -82,7 +83,7 @@ fn each_step_is_told_and_nothing_is_left() {
     assert_eq!(steps.len(), 10);
     assert_eq!(steps[9]["outcome"], "note");
     assert!(!s3.names(BUCKET).is_empty(), "delete=n leaves what was written");
-    // What cannot be is said with its exit code.
+    // An impossible place is reported with its exit code.
     let missing = check(&scratch, &bucket.clone().with("s3-bucket", "nowhere"), &[], &[]);
     missing.fails(&[103], &["there is no such bucket or container"]);
     check(&scratch, &bucket.clone().without("s3-bucket"), &[], &[]).fails(&[37], &["repo2-s3-bucket"]);
@@ -94,7 +95,7 @@ fn each_step_is_told_and_nothing_is_left() {
 fn what_is_not_of_a_repository_is_no_damage_of_it() {
     let scratch = Scratch::new("repo-check-left");
     let mut s3 = S3Server::start(BUCKET);
-    // The second one lies below the first.
+    // The second repository lies below the first.
     let bucket = s3.bucket(BUCKET, s3.address()).with("path", "/");
     let node = Node::builder(&scratch, "alpha")
         .repository_on(&bucket)
@@ -120,7 +121,7 @@ fn what_is_not_of_a_repository_is_no_damage_of_it() {
     assert_eq!(findings[0]["repo"], 1);
     assert_eq!(findings[0]["subject"], "second/");
 
-    // A repository that cannot be read is no damage either.
+    // A repository that cannot be read is not damaged either.
     s3.kill();
     let away = node.run(&["verify", "--output=json"]);
     away.fails(&[103], &[]);
@@ -130,7 +131,7 @@ fn what_is_not_of_a_repository_is_no_damage_of_it() {
 #[test]
 fn s3_takes_roles_from_the_machine_the_pod_and_a_web_identity() {
     let scratch = Scratch::new("repo-check-roles");
-    // It takes any credentials: what is judged is where they come from.
+    // The server takes any credentials: the test judges the source of the credentials.
     let s3 = S3Server::start(BUCKET);
     let bucket = s3.bucket(BUCKET, s3.address());
     let option = |name: &str| bucket.option(name).expect("an option").to_owned();
@@ -197,7 +198,8 @@ fn s3_takes_roles_from_the_machine_the_pod_and_a_web_identity() {
     let web = without.with("s3-key-type", "web-id");
     check(&scratch, &web, &environment, &[]).succeeds();
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    // Without what it needs it says what that is; where the token is refused, that no credentials could be had.
+    // If a variable is missing, the message names it; if the token is refused, the message says that there are no
+    // credentials.
     check(&scratch, &web, &[], &[]).fails(&[31], &["AWS_WEB_IDENTITY_TOKEN_FILE"]);
     let (deaf, _) = service(|_| None);
     let environment = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", endpoint(&deaf))];
@@ -216,7 +218,7 @@ fn azure_and_gcs_take_identities_from_the_machine_and_the_pod() {
         .with("gcs-key-type", "auto");
     let environment = [("GCE_METADATA_HOST", gcs.address().to_string())];
     check(&scratch, &bucket, &environment, &[]).succeeds();
-    // Azurite takes tokens only over TLS with a name of Azure's: a server that knows this token stands for it.
+    // Azurite takes tokens only over TLS with a name of Azure's, so a server that knows this token stands in for it.
     let (azure, lists) = service(|request| {
         let known = request.head.header("authorization") == Some("Bearer of the identity");
         let list = "<EnumerationResults><Blobs></Blobs><NextMarker></NextMarker></EnumerationResults>";
@@ -251,7 +253,7 @@ fn azure_and_gcs_take_identities_from_the_machine_and_the_pod() {
         ("AZURE_AUTHORITY_HOST", format!("http://{}", tenant.address())),
     ];
     for (number, environment) in [of_machine, of_pod].iter().enumerate() {
-        // It can be listed, and not be written.
+        // The bucket can be listed, and not be written.
         let outcome = check(&scratch, &bucket, environment, &[]);
         outcome.fails(&[103], &["does not write an object"]);
         assert!(

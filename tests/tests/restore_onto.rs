@@ -1,5 +1,4 @@
-//! Restores onto what is there already: a live server, tablespaces that were made after the backup, directories that
-//! somebody prepared.
+//! Restores onto existing files: a live server, tablespaces that were made after the backup, prepared directories.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -14,7 +13,7 @@ use pgmesh_tests::{Host, Ledger, Postgres, Process, Site, programs_of, run, wait
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// In a new PID namespace, where no process outside is seen.
+/// Runs the command in a new PID namespace, in which no process outside is visible.
 fn in_namespace(command: &Command) -> Command {
     let mut inside = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
@@ -25,7 +24,7 @@ fn in_namespace(command: &Command) -> Command {
     inside
 }
 
-/// Kills all that work in a directory.
+/// Kills all processes that work in a directory.
 fn kill_all_in(folder: &Path) {
     for entry in fs::read_dir("/proc").expect("reading /proc").flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
@@ -49,7 +48,7 @@ fn a_live_server_is_never_restored_over_whatever_namespace_sees_it() {
     site.host.backup();
     site.postgres.query("insert into kept select generate_series(101, 300)");
 
-    // The restore runs in a namespace of its own; then the server does.
+    // First the restore runs in a namespace of its own, then the server.
     let restore = || site.host.command(&["restore", "--delta"]);
     let refusal = &["remove", "postmaster.pid"];
     run(in_namespace(&restore())).fails(&[38], refusal);
@@ -79,7 +78,7 @@ fn a_live_server_is_never_restored_over_whatever_namespace_sees_it() {
     run(site.host.command(&["restore", "--delta"])).fails(&[38], &["postgresql"]);
     run(site.host.command(&["restore", "--force"])).fails(&[38], &["postgresql"]);
     assert_eq!(site.postgres.query("select count(*) from kept"), "300");
-    // The first process of a namespace takes all others with it.
+    // If the first process of a namespace dies, all others die with it.
     kill_all_in(&data);
     server.kill();
     wait_for("the server to be gone", LIMIT, || {
@@ -87,7 +86,7 @@ fn a_live_server_is_never_restored_over_whatever_namespace_sees_it() {
     });
     assert!(data.join("postmaster.pid").exists(), "it was killed");
 
-    // Nobody runs any more, and where that can be seen the file does not count.
+    // No server runs any more. If the restore can see that, it ignores the file.
     let again = run(site.host.command(&["restore", "--delta"]));
     if is_in_first_namespace() {
         again.succeeds();
@@ -100,7 +99,7 @@ fn a_live_server_is_never_restored_over_whatever_namespace_sees_it() {
     assert_eq!(site.postgres.query("select count(*) from kept"), "300");
 }
 
-/// A backup, then a tablespace with a table of 1,000 rows, and more rows after the moment that is wanted.
+/// A backup, then a tablespace with a table of 1,000 rows, and more rows after the wanted moment.
 struct LateSpace {
     site: Site,
     folder: PathBuf,
@@ -162,8 +161,8 @@ fn a_tablespace_made_after_the_backup_is_not_left_with_its_newer_files() {
     assert!(!late.moment.is_empty());
     late.site.postgres.stop();
 
-    // Its link says that it belongs to this cluster: with --force it is emptied first, before anything else happens it
-    // is refused.
+    // The link says that the tablespace belongs to this cluster. With --force it is emptied; without, the restore is
+    // refused before it changes any file.
     let content = late.content();
     run(late.restore(&["--delta"])).fails(
         &[40],
@@ -231,17 +230,17 @@ fn a_copy_beside_the_original_leaves_the_originals_tablespace_alone() {
         "{log}"
     );
     assert_eq!(late_copy.control("Database cluster state"), "in archive recovery");
-    // What the original writes reaches its own files.
+    // The original's writes reach its own files.
     late.site.postgres.query("checkpoint");
     assert_eq!(original(), before);
     late.site.postgres.query("insert into item values (0, 'after')");
 
-    // A target that comes before it is reached.
+    // A target before the tablespace is reached.
     let mut early = copy("early", &["--type=immediate", "--target-action=promote"]);
     early.start_promoted();
     assert_eq!(early.query("select count(*) from early"), "10");
     early.stop();
-    // And a backup that has the tablespace can be mapped.
+    // A backup with the tablespace can be mapped.
     late.site.host.backup();
     late.site.postgres.query("insert into item values (-1, 'more')");
     late.site.postgres.archive_everything();
@@ -250,7 +249,7 @@ fn a_copy_beside_the_original_leaves_the_originals_tablespace_alone() {
     assert_eq!(mapped.query("select count(*) from item"), "20002");
     mapped.query("truncate item");
     mapped.stop();
-    // A copy whose files somebody copied leads to the original's tablespace, which is in the backup.
+    // A copy made with cp has a link to the original's tablespace, which is in the backup.
     let cloned = Postgres::empty(&late.site.scratch, "cloned");
     append(&cloned, "PG_VERSION", "15\n");
     fs::create_dir(cloned.data().join("pg_tblspc")).expect("a folder");
@@ -401,7 +400,7 @@ fn a_restore_that_is_interrupted_says_that_the_directory_is_incomplete() {
     run(site.host.restore_command(&target, &["--delta"])).succeeds();
 }
 
-/// What is mounted on a directory of the data directory is another file system, whose writes are to be durable before
+/// A file system that is mounted within the data directory is another one, whose writes must be durable before
 /// pg_control.
 #[test]
 fn what_is_mounted_in_the_data_directory_is_synced_too() {
@@ -428,7 +427,7 @@ fn what_is_mounted_in_the_data_directory_is_synced_too() {
     outcome.says(&[&format!("synced the file system of {}", base.display())]);
 }
 
-/// Root restores into a directory that somebody else owns, who has planted a link and waits.
+/// Root restores into the directory of another user, who has planted a link and waits.
 #[test]
 fn a_restore_as_root_overwrites_nothing_behind_links_and_gives_files_to_their_owner() {
     let site = Site::new("planted", 1);
@@ -438,7 +437,7 @@ fn a_restore_as_root_overwrites_nothing_behind_links_and_gives_files_to_their_ow
     fs::write(&secret, "secret").expect("a file");
     let marker = target.data().join("pgmesh.restore");
     std::os::unix::fs::symlink(&secret, &marker).expect("a link");
-    // As whoever runs this test.
+    // As the user who runs this test.
     let restore = |arguments: &[&str]| {
         let restore = site.host.restore_command(&target, arguments);
         let mut command = Command::new(restore.get_program());

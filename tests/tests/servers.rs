@@ -1,4 +1,4 @@
-//! The object stores that other tests rely on behave as they should: they are judged by `object_store`'s own cases.
+//! The object stores that other tests rely on behave as they should: `object_store`'s own cases judge them.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::net::SocketAddr;
@@ -182,7 +182,7 @@ fn an_ambiguous_put_is_seen_behind_a_proxy() {
     assert_eq!(server.content(BUCKET, "once").as_deref(), Some(&b"first"[..]));
 }
 
-/// One request by hand; the status and the code in the answer's XML.
+/// One request by hand. Returns the status and the code in the answer's XML.
 fn ask(server: &GcsServer, head: &str, body: &[u8]) -> (u16, String) {
     let token = server.token(Duration::from_secs(60));
     let (line, headers) = head.split_once('\n').unwrap_or((head, ""));
@@ -289,7 +289,7 @@ fn azure(bucket: &Bucket) -> MicrosoftAzure {
         .expect("a client")
 }
 
-/// Writes an object under the condition that it is not there, twice, and reads it.
+/// Writes an object twice, on the condition that it does not exist, and reads it.
 async fn creates_once(store: &dyn ObjectStore, name: &str) {
     let path = Path::from(name);
     let put = |content: &'static str| store.put_opts(&path, content.into(), PutMode::Create.into());

@@ -1,4 +1,4 @@
-//! What standbys are good for: their files make a backup, and their WAL fills what a primary that is gone left open.
+//! The uses of standbys: their files make a backup, and their WAL fills the gap that a lost primary has left.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use pgmesh_tests::{Host, Ledger, Outcome, Postgres, Scratch, Site, run, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// A folder of the database `postgres`.
+/// The directory of the database `postgres`.
 const DATABASE: &str = "base/5";
 
-/// Options that describe a cluster of this host under a number.
+/// The options for a cluster of this host under a number.
 fn cluster(number: u16, postgres: &Postgres) -> Vec<String> {
     vec![
         format!("--pg{number}-path={}", postgres.data().display()),
@@ -40,7 +40,7 @@ fn standby_of(site: &Site, name: &str) -> Postgres {
     standby
 }
 
-/// Something to compare, in the default tablespace and in another one.
+/// Fills tables in the default tablespace and in another one, to be compared later.
 fn fill(site: &Site) {
     site.postgres.make_accounts(2);
     site.postgres.add_tablespace("fast");
@@ -83,7 +83,7 @@ fn a_standbys_files_and_the_primarys_wal_make_a_backup() {
     fill(&site);
     let standby = standby_of(&site, "standby");
     site.postgres.query("alter system set work_mem = '7MB'");
-    // Who they are from: nobody but the test has such files.
+    // Marks the files of each cluster, so that the test can tell their source.
     let marked = |postgres: &Postgres, name: &str| {
         let file = postgres.data().join(name);
         postgres.account().write(&file, "a mark");
@@ -117,12 +117,12 @@ fn a_standbys_files_and_the_primarys_wal_make_a_backup() {
     let automatic = restored.data().join("postgresql.auto.conf");
     assert!(says(&automatic, "work_mem") && !says(&automatic, "primary_conninfo"));
 
-    // It is a backup like any other: of the primary's instance, and the next from the primary goes on as ever.
+    // The backup is like any other: of the primary's instance, and the next one from the primary goes on as ever.
     site.host.backup();
 }
 
-/// The WAL says what changed in a standby's files too, wherever the backup before came from; the end of it is read from
-/// the standby's `pg_wal` where the primary is on another host.
+/// The WAL tells the changes in a standby's files too, whatever the source of the prior backup. If the primary is on
+/// another host, the end of the WAL is read from the standby's `pg_wal`.
 #[test]
 fn an_incr_reads_what_changed_on_either_side() {
     let mut site = Site::new("standby-incr", 1);
@@ -161,7 +161,7 @@ fn an_incr_reads_what_changed_on_either_side() {
     backup(as_copier(&host, &site.scratch, "let me in"));
 }
 
-/// A host that knows the standby by its directory, and the primary by its address alone.
+/// A host that knows the standby by its directory, and the primary by its address only.
 fn host_of_standby(site: &Site, standby: &Postgres, address: &str) -> Host {
     let mut host = Host::join(&site.scratch, "host-standby", &site.node, standby, "main");
     host.reconfigure(
@@ -236,7 +236,7 @@ fn a_copy_on_another_host_is_not_taken_for_the_primary() {
         .query("create role copier superuser login password 'secret'");
     site.postgres.archive_everything();
     site.postgres.stop();
-    // A copy behind PostgreSQL's back, with a standby of its own.
+    // A copy made without PostgreSQL's knowledge, with a standby of its own.
     let copy = site.scratch.folder("copy").join("data");
     let mut command = site.scratch.account().command("/bin/cp", site.scratch.path());
     command.arg("--archive").arg(site.postgres.data()).arg(&copy);
@@ -244,12 +244,12 @@ fn a_copy_on_another_host_is_not_taken_for_the_primary() {
     let mut copy = Postgres::at(&site.scratch, "copy");
     let address = copy.listen();
     copy.start();
-    // Its archive_command hides that its WAL is refused.
+    // The copy's archive_command hides that its WAL is refused.
     copy.set("archive_command", "true || pgmesh archive-push %p");
     site.postgres.start();
     let mut standby = copy.standby(&site.scratch, "standby");
     standby.start();
-    // The original is ahead: segments of all names that the copy will write are in the archive.
+    // The original is ahead: the archive has segments under all names that the copy will write.
     for _ in 0..8 {
         site.postgres.archive_everything();
     }
@@ -271,7 +271,7 @@ fn it_is_said_when_there_is_no_standby_that_fits() {
     let mut standby = standby_of(&site, "standby");
     let only = cluster(1, &standby);
     back_up(&site.host, &only, &["--backup-standby=n"]).fails(&[56], &["is a standby", "run this on the primary"]);
-    // Bound to the timeline, it would lock the primary out.
+    // Bound to the timeline, the standby would lock the primary out.
     let mut create = site.host.command(&["stanza-create"]);
     create.args(&only);
     run(create).fails(&[56], &["is a standby", "run this on the primary"]);
@@ -282,7 +282,7 @@ fn it_is_said_when_there_is_no_standby_that_fits() {
     back_up(&site.host, &both, &["--backup-standby=y"]).fails(&[56], &["pg2 does not replay"]);
     standby.query("select pg_wal_replay_resume()");
 
-    // Its pages have no checksums, and the primary's pg_control says that all have.
+    // The standby's pages have no checksums, while the primary's pg_control says that all pages have them.
     standby.stop();
     let mut checksums = standby.program("pg_checksums");
     checksums
@@ -296,7 +296,7 @@ fn it_is_said_when_there_is_no_standby_that_fits() {
     outcome.clone().succeeds();
     outcome.says(&["taken from the primary"]);
 
-    // It may not be one any more.
+    // The standby may have been promoted since.
     standby.query("select pg_promote()");
     back_up(&site.host, &both, &["--backup-standby=y"]).fails(&[56], &["pg1 and pg2 are primaries"]);
     standby.stop();
@@ -329,7 +329,7 @@ fn a_standby_that_lags_is_waited_for_and_named() {
         ],
     );
 
-    // It catches up while it is waited for.
+    // The standby catches up while the backup waits for it.
     let outcome = thread::scope(|scope| {
         let backup = scope.spawn(|| back_up(&site.host, &both, &["--backup-standby=y"]));
         thread::sleep(Duration::from_secs(2));
@@ -342,7 +342,7 @@ fn a_standby_that_lags_is_waited_for_and_named() {
     load.stop();
 }
 
-/// Runs a backup of something large, and does something to the standby while its files are read.
+/// Runs a backup of a large table, and disturbs the standby while its files are read.
 fn disturbed(site: &Site, standby: &Postgres, disturb: impl FnOnce()) -> Outcome {
     site.postgres.make_noise(64);
     wait_for("the standby to have it all", LIMIT, || {
@@ -426,7 +426,7 @@ fn a_promoted_standby_archives_what_its_primary_could_not() {
     ledger.add(&site.postgres);
     site.host.backup();
 
-    // It archives itself: what it receives waits until it is in the archive, too.
+    // The standby archives itself: a received segment also waits until it is in the archive.
     let mut standby = site.postgres.standby(&site.scratch, "standby");
     let host = Host::join(&site.scratch, "host-standby", &site.node, &standby, "main");
     standby.start();

@@ -10,7 +10,7 @@ use pgmesh_tests::http::HttpProxy;
 use pgmesh_tests::stores::Clouds;
 use pgmesh_tests::{Ledger, Postgres, Site, pgmesh, run, wait_for};
 
-/// How long it may take until nothing is owed any more.
+/// The time in which all debts must be paid.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// A node with a directory and a bucket of each type.
@@ -24,7 +24,7 @@ fn site(name: &str, clouds: &Clouds) -> Site {
     })
 }
 
-/// Restores from one repository alone, without a node: a new cluster that is promoted.
+/// Restores from one repository alone, without a node, into a new cluster that is promoted.
 fn restore_directly(site: &Site, number: usize) -> Postgres {
     let mut restored = Postgres::empty(&site.scratch, &format!("direct-{number}"));
     let configuration = site.scratch.join(format!("direct-{number}.conf"));

@@ -1,4 +1,4 @@
-//! A bucket whose server fails in every way: pushes go on, and what is owed is made good.
+//! A bucket whose server fails in every way: pushes go on, and debts are paid.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::time::Duration;
@@ -8,10 +8,10 @@ use pgmesh_tests::stores::S3Server;
 use pgmesh_tests::{Figures, Host, MeshStatus, Node, Postgres, RepositoryStatus, Scratch, Site, WalForge, wait_for};
 
 const BUCKET: &str = "backups";
-/// How long it may take until a debt is shown, or is made good.
+/// The time in which a debt must be shown, or paid.
 const LIMIT: Duration = Duration::from_secs(90);
-/// A push that waits for the failing server takes longer than this: `io-timeout` and `storage-timeout` are 30 s and
-/// more.
+/// The longest push: if a push waited for the failing server, it would take longer, since `io-timeout` and
+/// `storage-timeout` are 30 s and more.
 const BOUND: Duration = Duration::from_secs(10);
 
 fn status(site: &Site) -> RepositoryStatus {
@@ -19,7 +19,7 @@ fn status(site: &Site) -> RepositoryStatus {
     status.repository(3).expect("repo3 in status").clone()
 }
 
-/// How many objects repository 3 owes, as `info` says.
+/// The number of objects that repository 3 owes, in `info`.
 fn debt(site: &Site) -> u64 {
     let info = site.host.info();
     let repositories = info["repo"].as_array().expect("repositories in info");

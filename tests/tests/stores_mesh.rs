@@ -9,7 +9,7 @@ use pgmesh_tests::{MeshSite, WalForge};
 
 const BUCKET: &str = "backups";
 
-/// How often each segment was written with success, by the path that it was written to.
+/// The number of successful writes of each segment, by its path.
 fn written(proxy: &HttpProxy) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for request in proxy.requests() {

@@ -1,4 +1,4 @@
-//! What buckets cost: requests counted at the servers, and time where the way to them is long.
+//! The costs of buckets: requests counted at the servers, and time if the way to them is long.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::collections::BTreeMap;
@@ -10,13 +10,13 @@ use pgmesh_tests::{Ledger, Site, WalForge, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// The node marks a repository at most once a minute, whatever is asked of it meanwhile.
+/// Whether a request is about a mark, which the node writes at most once a minute, whatever its other work is.
 fn is_of_mark(request: &HttpRecord) -> bool {
     request.target.replace("%2E", ".").contains("pgmesh.mark")
 }
 
 fn is_of(kind: &'static str) -> impl Fn(&HttpRecord) -> bool {
-    // GCS has more of a name encoded than others.
+    // The client encodes more characters of a name for GCS than for the others.
     move |request| {
         let path = request
             .path()
@@ -40,8 +40,8 @@ fn methods(proxy: &HttpProxy) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Waits until each bucket has a change map beside each segment: they are written after the push was answered. How many
-/// there are.
+/// Waits until each bucket has a change map beside each segment, since maps are written after the push was answered.
+/// Returns their number.
 fn wait_for_maps(clouds: &Clouds, site: &Site) -> usize {
     // `…/archive/15-1/0000000100000000/000000010000000000000001-…`, and the same with `.map`.
     let file = |name: &str| Some(name.rsplit('/').next()?.split('-').next()?.to_owned());
@@ -54,7 +54,7 @@ fn wait_for_maps(clouds: &Clouds, site: &Site) -> usize {
             count == files.iter().filter(|file| file.len() == 24).count()
         })
     });
-    // An object is there before its request has ended and is counted.
+    // An object exists before its request has ended and is counted.
     site.wait_until_settled(LIMIT);
     count
 }
@@ -213,8 +213,8 @@ fn a_backup_writes_its_chunks_and_its_manifest_and_a_restore_reads_each_object_o
     }
     println!("a restore: {:?}", clouds.proxies.each_ref().map(methods));
     let twice: Vec<_> = reads.iter().filter(|(_, count)| **count > 1).collect();
-    // The sweep reads the part of a new backup's manifest as well. What postgresql.conf and postgresql.auto.conf would
-    // make of the recovery is looked at before anything is written, so the chunk of each is read once more.
+    // The sweep reads the manifest part of a new backup as well. A restore first looks at the effect of postgresql.conf
+    // and postgresql.auto.conf on the recovery, so it reads the chunk of each once more.
     assert!(
         !reads.is_empty() && twice.len() <= 3 && twice.iter().all(|(_, count)| **count <= 3),
         "read more than once: {twice:?} of {}",
@@ -230,11 +230,11 @@ fn a_long_way_to_the_bucket_costs_a_backup_little() {
     let proxy = HttpProxy::start(server.address()).expect("a proxy");
     let bucket = server.bucket("backups", proxy.address());
     let site = Site::with_node("far", |node| node.repository_on(&bucket));
-    // What a new cluster has is stored before, so that both backups have as much to do.
+    // The first content of a cluster is stored before, so that both backups have as much to do.
     site.host.backup();
     let mut took = Vec::new();
     for delay in [0, 20] {
-        // Other content each time: else nothing is left to be written. The WAL of making it is not what is measured.
+        // Each round has new content, or nothing would be left to write. The WAL of making it is not measured.
         site.postgres.set("archive_command", "/bin/true");
         site.postgres.query("drop table if exists filled");
         site.postgres

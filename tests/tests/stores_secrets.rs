@@ -1,4 +1,4 @@
-//! What opens a bucket is nowhere but in the configuration.
+//! The secrets that open a bucket are nowhere but in the configuration.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -12,7 +12,7 @@ use pgmesh_tests::{Outcome, Site, run};
 
 const SESSION_TOKEN: &str = "planted-session-token-0123456789";
 
-/// The command lines of all processes that may be read, until told to stop.
+/// Collects the command lines of all readable processes until `end`.
 fn watch_processes(end: &AtomicBool) -> String {
     let mut seen = String::new();
     while !end.load(Ordering::Relaxed) {
@@ -35,7 +35,7 @@ fn credentials_are_in_no_log_no_error_no_command_line_and_no_catalog() {
     let clouds = Clouds::start();
     let mut secrets = clouds.secrets();
     secrets.extend(["correct horse", SESSION_TOKEN].map(str::to_owned));
-    // What is made of them opens the buckets as well: tokens and signatures.
+    // Tokens and signatures derived from the secrets open the buckets as well.
     secrets.extend(["Bearer ey", "SharedKey devstoreaccount1:"].map(str::to_owned));
     let end = AtomicBool::new(false);
     let (site, said) = thread::scope(|scope| {
@@ -64,7 +64,7 @@ fn credentials_are_in_no_log_no_error_no_command_line_and_no_catalog() {
     }
 }
 
-/// Everything goes well, and then everything goes wrong; all that was said.
+/// All requests succeed, and then all fail. Returns all output.
 fn story(clouds: &Clouds) -> (Site, String) {
     let site = Site::with_node("secrets", |node| {
         let node = node.repository().option("log-level-console", "trace");

@@ -1,4 +1,4 @@
-//! pgmesh's catalog as its clients know it, small enough to be obviously right.
+//! A model of pgmesh's catalog as clients see it, small enough to be obviously right.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,12 +7,11 @@ use super::Model;
 
 /// The sequential catalog: WAL segments, annotations, stanzas and members.
 ///
-/// Keys are independent here. A history must therefore not delete a stanza whose segments or annotations it also asks
-/// for.
+/// Keys are independent here. A history must therefore not delete a stanza whose segments or annotations it also reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Catalog;
 
-/// What an operation is about.
+/// The subject of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// One WAL segment, stanza and all.
@@ -21,19 +20,19 @@ pub enum Key {
     Annotation(String),
     /// One stanza.
     Stanza(String),
-    /// The nodes of the mesh: a list shows them all, so they are one thing.
+    /// The nodes of the mesh. A list shows them all, so they are one key.
     Members,
 }
 
 /// An operation on the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Archives a segment. The first content stands for ever: [`Output::Done`] when it is this, else
+    /// Archives a segment. The first content stands for ever: [`Output::Done`] if it is `digest`, else
     /// [`Output::Refused`].
     Push {
         /// Its name.
         segment: String,
-        /// What it contains.
+        /// The digest of its content.
         digest: String,
     },
     /// Fetches a segment: [`Output::Value`].
@@ -43,27 +42,27 @@ pub enum Input {
     },
     /// Sets an annotation, or removes it: [`Output::Done`].
     Annotate {
-        /// Which.
+        /// Its name.
         annotation: String,
-        /// What it says from now on.
+        /// Its new value.
         value: Option<String>,
     },
     /// Reads an annotation: [`Output::Value`].
     ReadAnnotation {
-        /// Which.
+        /// Its name.
         annotation: String,
     },
-    /// Creates a stanza: [`Output::Done`], also when it is there.
+    /// Creates a stanza: [`Output::Done`], also if it exists.
     CreateStanza {
         /// Its name.
         stanza: String,
     },
-    /// Deletes a stanza: [`Output::Done`], or [`Output::Refused`] when there is none.
+    /// Deletes a stanza: [`Output::Done`], or [`Output::Refused`] if it does not exist.
     DeleteStanza {
         /// Its name.
         stanza: String,
     },
-    /// Whether a stanza is there: [`Output::Value`] with any or no content.
+    /// Reads whether a stanza exists: [`Output::Value`] with any or no content.
     ReadStanza {
         /// Its name.
         stanza: String,
@@ -73,29 +72,29 @@ pub enum Input {
         /// Its name.
         node: String,
     },
-    /// A node is removed: [`Output::Done`], or [`Output::Refused`] when it is no member.
+    /// A node is removed: [`Output::Done`], or [`Output::Refused`] if it is no member.
     RemoveNode {
         /// Its name.
         node: String,
     },
-    /// Who is a member: [`Output::Members`].
+    /// Lists the members: [`Output::Members`].
     ListNodes,
 }
 
 /// The answer to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// It is so now.
+    /// The operation has taken effect, or its effect was there before.
     Done,
-    /// What is there stands against it, and nothing changed.
+    /// The present state forbids the operation, and nothing changed.
     Refused,
-    /// What is there, or that nothing is: "never archived", "no such annotation", "no such stanza".
+    /// The present value, or that there is none: "never archived", "no such annotation", "no such stanza".
     Value(Option<String>),
     /// All members.
     Members(BTreeSet<String>),
 }
 
-/// What a stanza that exists contains, as far as this model goes.
+/// The value that this model gives to a stanza that exists.
 const EXISTS: &str = "exists";
 
 impl Output {
@@ -108,7 +107,7 @@ impl Output {
 
 impl Model for Catalog {
     type Key = Key;
-    /// Nothing, one value, or the names of the members.
+    /// Empty, one value, or the names of the members.
     type State = BTreeSet<String>;
     type Input = Input;
     type Output = Output;

@@ -1,13 +1,14 @@
-//! The judgement: is there an order of all operations, in accord with time, that a sequential model would have answered
-//! so?
+//! The judgement: is there an order of all operations, in accord with time, in which a sequential model gives the same
+//! answers?
 //!
-//! The search is Wing and Gong's (1993) with Lowe's memory of configurations (2017): going through calls and returns in
-//! the order of time, an operation that has been called and whose answer fits is placed next, and lifted out. At the
-//! return of one that is not placed yet the search goes back: some earlier choice was wrong. A configuration (which
-//! operations are placed, what the state is) that was seen before leads nowhere new.
+//! The search is Wing and Gong's (1993) with Lowe's memory of configurations (2017). It goes through calls and returns
+//! in the order of time. An operation that has been called and whose answer fits is placed next, and lifted out of the
+//! list. If the search meets the return of an operation that is not placed yet, an earlier choice was wrong, and it
+//! goes back. A configuration is the set of placed operations and the state; the search does not follow a configuration
+//! that it has seen before, which leads nowhere new.
 //!
-//! An operation without a known outcome has no return: nothing forces it to be placed, and it may be placed at any time
-//! after its call. One without effect on the state need not be tried.
+//! An operation without a known outcome has no return: the search need not place it, and may place it at any time after
+//! its call. If it has no effect on the state, the search does not try it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -15,29 +16,29 @@ use std::time::Duration;
 
 use super::{Answer, Model, Operation};
 
-/// How many configurations are looked at for one key, if the caller does not say.
+/// The limit of configurations for each key, if the caller sets none.
 const CONFIGURATIONS: usize = 1_000_000;
 
 /// A history of a model.
 type History<M> = Vec<Operation<<M as Model>::Input, <M as Model>::Output>>;
 
-/// Why a history was not accepted.
+/// The reason for rejecting a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Violation {
     /// No order explains the answers.
     NotLinearizable {
-        /// Of which key.
+        /// The key of these operations.
         key: String,
-        /// The operations up to the first that finds no place, in order of their calls, one a line.
+        /// The operations up to the first that finds no place, in order of their calls, one on each line.
         history: Vec<String>,
-        /// One for which no place was found where the search came furthest.
+        /// The operation that found no place where the search came furthest.
         stuck: String,
     },
     /// The search was given up: too many operations of unknown outcome at once.
     TooHard {
-        /// Of which key.
+        /// The key of these operations.
         key: String,
-        /// How many operations it has.
+        /// The number of operations.
         operations: usize,
     },
 }
@@ -65,19 +66,19 @@ impl fmt::Display for Violation {
 /// Judges a history.
 ///
 /// # Errors
-/// The first key, in order, whose operations no order explains, or whose search was given up.
+/// Fails with the first key, in order, whose operations no order explains, or whose search was given up.
 pub fn check<M: Model>(history: History<M>) -> Result<(), Violation> {
     check_within::<M>(history, CONFIGURATIONS)
 }
 
-/// As [`check`], looking at no more than so many configurations for each key.
+/// As [`check`], with at most so many configurations for each key.
 ///
 /// # Errors
 /// As [`check`].
 pub fn check_within<M: Model>(history: History<M>, configurations: usize) -> Result<(), Violation> {
     let mut of_keys: BTreeMap<M::Key, History<M>> = BTreeMap::new();
     for operation in history {
-        // What surely had no effect explains nothing and needs no explanation.
+        // An operation that surely had no effect explains nothing and needs no explanation.
         if operation.answer != Answer::Failed {
             of_keys.entry(M::key(&operation.input)).or_default().push(operation);
         }
@@ -119,17 +120,17 @@ const HEAD: usize = 0;
 
 struct Search<'a, M: Model> {
     operations: &'a [Operation<M::Input, M::Output>],
-    /// In the order of time, from 1; beyond the last stands nothing.
+    /// In the order of time, from 1; no event stands behind the last.
     events: Vec<Event>,
     next: Vec<usize>,
     previous: Vec<usize>,
     state: M::State,
-    /// A bit an operation.
+    /// A bit for each operation.
     placed: Vec<u64>,
     seen: HashSet<(Vec<u64>, M::State)>,
-    /// The calls of those that are placed, in their order, each with the state before it.
+    /// The calls of the placed operations, in the order of placing, each with the state before it.
     path: Vec<(usize, M::State)>,
-    /// How many were placed where the search came furthest, and the return at which it had to go back.
+    /// The number of operations placed where the search came furthest, and the return at which it had to go back.
     furthest: (usize, usize),
 }
 
@@ -178,7 +179,8 @@ impl<'a, M: Model> Search<'a, M> {
     fn run(&mut self, configurations: usize) -> Verdict {
         let end = self.events.len();
         let mut place = self.next[HEAD];
-        // Beyond the last event only calls without a return are left: those are free never to have taken effect.
+        // At the end of the list only calls without a return are left, and such an operation need never have taken
+        // effect.
         while place != end {
             let event = self.events[place];
             if event.is_call {
@@ -195,7 +197,7 @@ impl<'a, M: Model> Search<'a, M> {
             if self.path.len() >= self.furthest.0 {
                 self.furthest = (self.path.len(), event.operation);
             }
-            // The last choice was wrong: the next possible one after it.
+            // The last choice was wrong: the search takes the next possible one after it.
             let Some((call, before)) = self.path.pop() else {
                 return Verdict::Unexplained;
             };
@@ -206,7 +208,7 @@ impl<'a, M: Model> Search<'a, M> {
         Verdict::Explained
     }
 
-    /// Places the operation of a call next, if its answer fits and that leads to a configuration not yet seen.
+    /// Places the operation of a call next, if its answer fits and the resulting configuration is new.
     fn try_to_place(&mut self, call: usize) -> bool {
         let index = self.events[call].operation;
         let operation = &self.operations[index];
@@ -241,7 +243,7 @@ impl<'a, M: Model> Search<'a, M> {
         self.previous[next] = previous;
     }
 
-    /// The reverse of what placing did to the list, in the reverse order.
+    /// Undoes the changes of placing to the list, in the reverse order.
     fn put_back(&mut self, call: usize) {
         let event = self.events[call];
         self.placed[event.operation / 64] &= !(1 << (event.operation % 64));

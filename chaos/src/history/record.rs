@@ -6,26 +6,26 @@ use std::time::{Duration, Instant};
 /// An operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation<I, O> {
-    /// Who asked, for the reader of a violation.
+    /// The client's number, for the reader of a violation.
     pub client: usize,
-    /// What was asked.
+    /// The request.
     pub input: I,
-    /// When, since the history began.
+    /// The time of the call, since the history began.
     pub called: Duration,
-    /// When the client went on.
+    /// The time at which the client went on.
     pub returned: Duration,
-    /// What it was told.
+    /// The outcome for the client.
     pub answer: Answer<O>,
 }
 
-/// What became of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<O> {
-    /// It took effect before it returned, with this answer.
+    /// The operation took effect before it returned, with this answer.
     Ok(O),
-    /// It had no effect, and never will.
+    /// The operation had no effect, and never will.
     Failed,
-    /// It has had an effect, or will have, or not.
+    /// The operation may have had an effect, may still have it, or may never have it.
     Unknown,
 }
 
@@ -52,7 +52,7 @@ impl<I, O> Recorder<I, O> {
         Self::default()
     }
 
-    /// Has `ask` carry an operation out, and writes down when that began and ended.
+    /// Has `ask` carry an operation out, and writes down its beginning and its end.
     pub fn record(&self, client: usize, input: I, ask: impl FnOnce(&I) -> Answer<O>) {
         let called = self.began.elapsed();
         let answer = ask(&input);
@@ -69,8 +69,8 @@ impl<I, O> Recorder<I, O> {
         operations.push(operation);
     }
 
-    /// The history so far, without the operations that are still under way: so it is complete only when all clients
-    /// have ended.
+    /// The history so far, without operations that are still under way. It is complete only after all clients have
+    /// ended.
     #[must_use]
     pub fn finish(self) -> Vec<Operation<I, O>> {
         self.operations.into_inner().unwrap_or_else(PoisonError::into_inner)

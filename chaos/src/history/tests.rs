@@ -117,7 +117,7 @@ fn two_contents_for_one_name_are_found() {
         ok(0, 1, push("a"), Output::Done),
         ok(2, 3, push("b"), Output::Done),
     ]);
-    // Also when they were pushed at the same time: one of them has to be refused.
+    // Two pushes at the same time cannot both succeed: one of them has to be refused.
     rejected(vec![
         ok(0, 10, push("a"), Output::Done),
         ok(0, 10, push("b"), Output::Done),
@@ -142,7 +142,7 @@ fn a_refused_push_that_takes_effect_is_found() {
         ok(2, 3, push("b"), Output::Refused),
         ok(4, 5, get(), value("b")),
     ]);
-    // Nor is anything refused where nothing stands.
+    // A push to an empty place is not refused.
     rejected(vec![ok(0, 1, push("a"), Output::Refused)]);
 }
 

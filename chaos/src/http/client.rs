@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::message::{Head, pass_body};
 use super::server::Response;
 
-/// A server that says nothing for so long will not.
+/// A server that is silent for so long is taken for dead.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks a server and returns its answer, whatever its status. `Host`, `Content-Length` and `Connection` are added.
 ///
 /// # Errors
-/// There is no server, or it does not answer as one of HTTP.
+/// There is no server, or its answer is not HTTP.
 pub fn request(
     address: SocketAddr,
     method: &str,

@@ -1,4 +1,4 @@
-//! What a proxy does to requests.
+//! The faults that a proxy does to requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::record::HttpRecord;
 
-/// What a proxy does to a request.
+/// The fault that a proxy does to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The request reaches the server later, and the answer the client; others are not held up by it.
+    /// The request reaches the server later, and the answer the client. Other requests are not delayed by it.
     Delay {
         /// On the way there.
         request: Duration,
@@ -18,24 +18,24 @@ pub enum Fault {
     },
     /// So many bytes a second, for each request alone and in each direction.
     Bandwidth(u64),
-    /// An answer of the proxy instead of the server, which hears nothing.
+    /// The proxy answers instead of the server, which does not get the request.
     Answer(Answer),
     /// The connection is reset as soon as the head of the request has come.
     Reset,
-    /// Nothing is answered, and the connection stays open.
+    /// No answer comes, and the connection stays open.
     BlackHole,
     /// The connections break after so many bytes of the request's body have reached the server.
     CutRequest(u64),
-    /// The server does what it is asked and answers; the client's connection breaks instead of hearing that.
+    /// The server carries the request out and answers; the client's connection breaks instead of passing the answer.
     CutAnswer,
     /// The client's connection breaks after so many bytes of the answer's body.
     Truncate(u64),
-    /// After so many bytes of the answer's body nothing more comes, and the connection stays open.
+    /// After so many bytes of the answer's body no more bytes come, and the connection stays open.
     Stall(u64),
-    /// The answer's `Content-Length` says so much more than there is, or less where negative. Afterwards the connection
-    /// is closed.
+    /// The answer's `Content-Length` is larger than its body by so much, or smaller if negative. Then the connection is
+    /// closed.
     WrongLength(i64),
-    /// One bit of the answer's body is another: in the middle of the piece that has its first bytes.
+    /// One bit of the answer's body is flipped: in the middle of the piece that has its first bytes.
     FlipBit,
 }
 
@@ -55,14 +55,14 @@ pub struct Answer {
 pub struct Rule {
     pub(super) fault: Fault,
     filter: Option<Filter>,
-    /// How many more; `None` without end.
+    /// The number of requests that it still applies to; `None` without end.
     pub(super) left: Option<usize>,
 }
 
 type Filter = Arc<dyn Fn(&HttpRecord) -> bool + Send + Sync>;
 
 impl Answer {
-    /// An answer as S3 and GCS word errors.
+    /// An error in the form of S3 and GCS.
     #[must_use]
     pub fn error(status: u16, code: &str) -> Self {
         let body = format!(
@@ -112,7 +112,7 @@ impl Fault {
         Self::Answer(Answer::error(403, code))
     }
 
-    /// 429 that asks to come again later.
+    /// 429 that tells the client to come again later.
     #[must_use]
     pub fn too_many_requests(retry_after: Duration) -> Self {
         let seconds = retry_after.as_secs().to_string();
@@ -121,7 +121,7 @@ impl Fault {
 }
 
 impl Rule {
-    /// Does it to all requests, until told otherwise.
+    /// Applies to all requests, without end.
     #[must_use]
     pub fn new(fault: Fault) -> Self {
         Self {
@@ -131,21 +131,22 @@ impl Rule {
         }
     }
 
-    /// Only to the next so many.
+    /// Applies only to the next so many requests.
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.left = Some(times);
         self
     }
 
-    /// Only to those that it holds for: a request's method and target are known then.
+    /// Applies only to requests for which `filter` is true. Only the method and the target of the record are known
+    /// then.
     #[must_use]
     pub fn when(mut self, filter: impl Fn(&HttpRecord) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(filter));
         self
     }
 
-    /// Only to those of a method.
+    /// Applies only to requests with this method.
     #[must_use]
     pub fn on(self, method: &str) -> Self {
         let method = method.to_owned();
@@ -167,7 +168,7 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// All that is done to one request.
+/// All effects of the rules on one request.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     pub(super) request_delay: Duration,
@@ -177,8 +178,8 @@ pub(super) struct Effects {
 }
 
 impl Effects {
-    /// What the rules say of a request: delays add up, the narrowest bandwidth and the first other fault count. Those
-    /// that are used have one use less.
+    /// The effects of the rules that match a request: delays add up, and the narrowest bandwidth and the first other
+    /// fault count. Each used rule has one use less.
     pub(super) fn of(rules: &mut [Rule], request: &HttpRecord) -> Self {
         let mut effects = Self::default();
         for rule in rules.iter_mut().filter(|rule| rule.matches(request)) {

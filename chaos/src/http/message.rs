@@ -2,10 +2,10 @@
 
 use std::io::{self, BufRead, Read};
 
-/// A head that is longer is not one of an object store.
+/// The longest head in bytes; no object store sends a longer one.
 const LONGEST_HEAD: u64 = 256 << 10;
 
-/// The line and the headers of a request or a response, as they came.
+/// The line and the headers of a request or a response, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     wire: Vec<u8>,
@@ -13,7 +13,7 @@ pub struct Head {
     headers: Vec<(String, String)>,
 }
 
-/// How long a body is.
+/// The length of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// So many bytes.
@@ -27,17 +27,17 @@ pub enum Framing {
 /// A piece of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// What was on the wire.
+    /// The bytes on the wire.
     pub wire: &'a [u8],
-    /// What of it belongs to the content; the rest says how long chunks are.
+    /// The part of them that belongs to the content; the rest are lengths of chunks.
     pub content: &'a [u8],
 }
 
 impl Head {
-    /// Reads one; `None` when the other side has closed the connection instead of sending one.
+    /// Reads a head; `None` if the other side has closed the connection before its first byte.
     ///
     /// # Errors
-    /// The connection broke, or what came is no head of HTTP/1.
+    /// The connection broke, or its bytes are no head of HTTP/1.
     pub fn read(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let mut wire = Vec::new();
         let mut limited = from.take(LONGEST_HEAD);
@@ -74,25 +74,25 @@ impl Head {
         Ok(head)
     }
 
-    /// All of it, the empty line at its end included.
+    /// All bytes, the empty line at the end included.
     #[must_use]
     pub fn wire(&self) -> &[u8] {
         &self.wire
     }
 
-    /// Of a request: its method.
+    /// The method of a request.
     #[must_use]
     pub fn method(&self) -> &str {
         &self.line[0]
     }
 
-    /// Of a request: its path and query, as they came.
+    /// The path and query of a request, byte for byte.
     #[must_use]
     pub fn target(&self) -> &str {
         &self.line[1]
     }
 
-    /// Of a response: its status; 0 where that is not a number.
+    /// The status of a response; 0 if it is not a number.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.line[1].parse().unwrap_or_default()
@@ -126,7 +126,7 @@ impl Head {
         words.any(|other| other.trim().eq_ignore_ascii_case(word))
     }
 
-    /// Whether the connection is for one more message after this one.
+    /// Whether the connection takes another message after this one.
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
         if self.version() == "HTTP/1.0" {
@@ -136,18 +136,18 @@ impl Head {
         }
     }
 
-    /// How long a request's body is.
+    /// The length of a request's body.
     ///
     /// # Errors
-    /// It says so in a way that nobody understands.
+    /// Its headers give the length in an unknown form.
     pub fn request_framing(&self) -> io::Result<Framing> {
         Ok(self.stated_framing()?.unwrap_or(Framing::Length(0)))
     }
 
-    /// How long the body of a response to a request with `method` is.
+    /// The length of the body in a response to a request with `method`.
     ///
     /// # Errors
-    /// It says so in a way that nobody understands.
+    /// Its headers give the length in an unknown form.
     pub fn response_framing(&self, method: &str) -> io::Result<Framing> {
         if method == "HEAD" || matches!(self.status(), 100..200 | 204 | 304) {
             return Ok(Framing::Length(0));
@@ -168,7 +168,7 @@ impl Head {
         Ok(Some(Framing::Length(length)))
     }
 
-    /// The same with another value of a header that it has; everything else stays as it came.
+    /// The same with another value of a header that it has; all other bytes stay as they are.
     #[must_use]
     pub fn with_header(&self, name: &str, value: &str) -> Self {
         let is_it = |line: &&[u8]| {
@@ -198,7 +198,7 @@ impl Head {
 /// Hands on the pieces of a body as they come, until it ends or `take` fails.
 ///
 /// # Errors
-/// The connection broke, the body ended early, its chunks are malformed, or what `take` said.
+/// The connection broke, the body ended early, its chunks are malformed, or `take` failed.
 pub fn pass_body(
     from: &mut impl BufRead,
     framing: Framing,
@@ -222,7 +222,7 @@ pub fn pass_body(
     }
 }
 
-/// The lines behind the last chunk, up to an empty one.
+/// The lines behind the last chunk, up to an empty line.
 fn pass_trailer(from: &mut impl BufRead, take: &mut impl FnMut(Piece<'_>) -> io::Result<()>) -> io::Result<()> {
     loop {
         let line = read_line(from)?;

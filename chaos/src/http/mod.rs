@@ -1,10 +1,10 @@
 //! HTTP/1.1 as far as object stores speak it, by hand and with a thread for each connection.
 //!
-//! - [`Head`], [`Framing`]: a message's head as it came, byte for byte, and how long its body is;
+//! - [`Head`], [`Framing`]: a message's head, byte for byte, and the length of its body;
 //! - [`request`]: one request on a connection of its own;
-//! - [`HttpServer`]: answers requests with what a function says;
-//! - [`HttpProxy`]: stands before a server, counts its requests ([`HttpRecord`]), and does to them what a [`Rule`]
-//!   says;
+//! - [`HttpServer`]: answers requests with the responses of a function;
+//! - [`HttpProxy`]: stands before a server, counts its requests ([`HttpRecord`]), and does the faults of each [`Rule`]
+//!   to them;
 //! - [`HeldPort`]: a port for a server that comes and goes.
 
 mod client;

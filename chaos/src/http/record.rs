@@ -1,26 +1,26 @@
-//! What passed a proxy.
+//! Requests that passed a proxy.
 
 use std::time::{Duration, Instant};
 
-/// One request, and what became of it.
+/// One request, and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpRecord {
     /// Its method.
     pub method: String,
     /// Its path and query, as they came.
     pub target: String,
-    /// The status of the answer; `None` where there was none, or not yet. Where the answer was cut off, the client may
-    /// not have heard it.
+    /// The status of the answer; `None` if there was none, or not yet. If the answer was cut off, the client may not
+    /// have received it.
     pub status: Option<u16>,
-    /// The content of the request that came so far.
+    /// The bytes of the request's content so far.
     pub request_bytes: u64,
-    /// The content of the answer that was passed on so far.
+    /// The bytes of the answer's content that were passed on so far.
     pub response_bytes: u64,
     /// Whether a fault other than a delay was done to it.
     pub faulted: bool,
-    /// When its head had come.
+    /// The time at which its head had come.
     pub began: Instant,
-    /// How long it took, once it is done.
+    /// Its duration, once it has ended.
     pub took: Option<Duration>,
 }
 
@@ -44,14 +44,14 @@ impl HttpRecord {
         parameters.any(|parameter| parameter.split('=').next() == Some(name))
     }
 
-    /// Whether it asks for names of objects: of S3 and GCS (`list-type=2`) or of Azure (`comp=list`).
+    /// Whether it lists objects: of S3 and GCS (`list-type=2`) or of Azure (`comp=list`).
     #[must_use]
     pub fn is_list(&self) -> bool {
         self.method == "GET"
             && (self.has_parameter("list-type") || self.query().split('&').any(|one| one == "comp=list"))
     }
 
-    /// Whether the answer says that it was done.
+    /// Whether its status is a success.
     #[must_use]
     pub fn succeeded(&self) -> bool {
         self.status.is_some_and(|status| (200..300).contains(&status))

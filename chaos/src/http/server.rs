@@ -8,7 +8,7 @@ use std::thread;
 use super::message::{Head, pass_body};
 use super::sockets::{Acceptor, HeldPort, Open};
 
-/// A body that is larger is refused.
+/// A larger body is refused.
 const LARGEST_BODY: usize = 1 << 30;
 
 /// A request with all of its body.
@@ -25,9 +25,9 @@ pub struct Request {
 pub struct Response {
     /// Its status.
     pub status: u16,
-    /// Its headers. `Content-Length` is added where it is not among them.
+    /// Its headers. `Content-Length` is added if it is missing.
     pub headers: Vec<(String, String)>,
-    /// Its content; to a `HEAD` it is not sent.
+    /// Its content; not sent in the answer to a `HEAD`.
     pub body: Vec<u8>,
 }
 
@@ -40,7 +40,7 @@ pub struct HttpServer {
 }
 
 impl Response {
-    /// One without headers.
+    /// A response without headers.
     #[must_use]
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Response {
         self
     }
 
-    /// What goes to the client that asked with `method`.
+    /// The bytes of the response to a request with `method`.
     fn wire(&self, method: &str) -> Vec<u8> {
         let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
@@ -77,8 +77,8 @@ impl Response {
 }
 
 impl HttpServer {
-    /// Listens on a free port of 127.0.0.1 and answers with what `answer` says; it may be asked by several threads at
-    /// once.
+    /// Listens on a free port of 127.0.0.1 and answers each request with the result of `answer`, which several threads
+    /// may call at once.
     ///
     /// # Errors
     /// The system has no port or no thread left.
@@ -91,7 +91,7 @@ impl HttpServer {
             let Ok(tracked) = all.track(&stream) else { return };
             let answer = Arc::clone(&answer);
             thread::spawn(move || {
-                // A client that went away is no matter of the server's.
+                // A client that went away is not the server's concern.
                 serve(&stream, &*answer).ok();
                 drop(tracked);
             });
@@ -103,7 +103,7 @@ impl HttpServer {
         })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.port.address()

@@ -1,4 +1,4 @@
-//! Listening that ends, and connections that are ended from outside.
+//! Listeners that can end, and connections that another thread can end.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,20 +16,20 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A TCP port that is ours as long as this value lives, whether somebody listens there or not. Listeners need
+/// A TCP port that this process holds as long as this value lives, with or without a listener. Listeners need
 /// `SO_REUSEADDR`, as servers have it.
 #[derive(Debug)]
 pub struct HeldPort {
     address: SocketAddr,
-    /// Bound, and never listening: so nobody else gets the port, and who connects is refused.
+    /// Bound, and never listening: no other process gets the port, and the system refuses clients that connect.
     _socket: OwnedFd,
 }
 
 impl HeldPort {
-    /// A free one of 127.0.0.1.
+    /// Holds a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// There is none.
+    /// No port is free.
     pub fn new() -> io::Result<Self> {
         let held = socket(AddressFamily::INET, SocketType::STREAM, None)?;
         // The listener has this option too: with it, both can be bound while only one of them listens.
@@ -43,7 +43,7 @@ impl HeldPort {
         })
     }
 
-    /// Where it is.
+    /// The address of the port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -52,13 +52,13 @@ impl HeldPort {
     /// Listens there.
     ///
     /// # Errors
-    /// Somebody of ours does already.
+    /// Another listener of this process is open there.
     pub fn listen(&self) -> io::Result<TcpListener> {
         TcpListener::bind(self.address)
     }
 }
 
-/// A thread that accepts connections; it ends when this value is dropped, and then nobody listens any more.
+/// A thread that accepts connections. When this value is dropped, the thread ends and its listener is closed.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     end: Arc<AtomicBool>,
@@ -81,10 +81,10 @@ impl Acceptor {
                         Ok((stream, _)) => serve(stream),
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             let ready = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-                            // Interrupted or not: what there is to do is looked for in any case.
+                            // Interrupted or not, the loop looks for connections again.
                             poll(&mut [ready(listener.as_fd()), ready(woken.as_fd())], None).ok();
                         }
-                        // A client that has gone already, or no descriptors left: the next attempt will tell.
+                        // The client has gone already, or no descriptors are left: the next attempt will tell.
                         Err(_) => thread::yield_now(),
                     }
                 }
@@ -107,14 +107,14 @@ impl Drop for Acceptor {
     }
 }
 
-/// The open sockets of a server, to be closed from outside.
+/// The open sockets of a server, which another thread can close.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     sockets: Mutex<HashMap<u64, TcpStream>>,
     next: Mutex<u64>,
 }
 
-/// One of them; it is forgotten when this value is dropped.
+/// An open socket, which [`Open`] forgets when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Tracked {
     id: u64,
@@ -135,7 +135,7 @@ impl Open {
         })
     }
 
-    /// Ends all of them: what reads or writes them fails.
+    /// Ends all connections: reading and writing them fails from now on.
     pub(super) fn shut_down(&self) {
         for stream in lock(&self.sockets).values() {
             stream.shutdown(Shutdown::Both).ok();
@@ -149,7 +149,7 @@ impl Drop for Tracked {
     }
 }
 
-/// Waits until the other side has closed the connection, or it was ended from outside.
+/// Waits until the other side closes the connection, or this side ends it.
 pub(super) fn wait_for_end(stream: &TcpStream) {
     let mut polled = [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::RDHUP)];
     loop {
@@ -160,7 +160,7 @@ pub(super) fn wait_for_end(stream: &TcpStream) {
     }
 }
 
-/// Has the connection reset when it is closed, instead of ended in order.
+/// Has the connection reset instead of ended in order when it is closed.
 pub(super) fn reset_on_close(stream: &TcpStream) {
     sockopt::set_socket_linger(stream, Some(std::time::Duration::ZERO)).ok();
 }

@@ -2,7 +2,7 @@ use super::*;
 use std::net::UdpSocket;
 use std::time::Instant;
 
-/// Three processes that listen and one that only dials.
+/// Three processes that listen and a fourth that only dials.
 struct Bench {
     network: Network,
     sockets: BTreeMap<String, UdpSocket>,
@@ -23,8 +23,8 @@ impl Bench {
         Self { network, sockets }
     }
 
-    /// Whether a datagram of one reaches the other, and the answer comes back: told by the relay's counts, so that
-    /// nobody has to wait for what does not come.
+    /// Whether a datagram from one process reaches the other, and whether the answer comes back. The relay's counts
+    /// tell it, so that the test need not wait for datagrams that do not come.
     fn asks(&self, from: &str, to: &str) -> (bool, bool) {
         let relay = self.network.relay(from, to);
         let counts = |direction| {

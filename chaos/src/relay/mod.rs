@@ -1,8 +1,8 @@
 //! A userspace UDP relay: one listening address before another, with faults between.
 //!
 //! Each peer that sends to the relay gets a socket of its own towards the target, as with address translation: so the
-//! target tells peers apart, and what it answers finds its way back. A relay never answers for itself: where its
-//! target is gone, its peers hear nothing, as with a host that was switched off.
+//! target tells peers apart, and its answers find their way back. A relay never answers for itself: if its target is
+//! gone, its peers hear nothing, as from a host that was switched off.
 
 mod peers;
 mod pump;
@@ -25,18 +25,18 @@ use pump::Pump;
 /// One of the two directions of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// From those that dial the relay to its target.
+    /// From the peers that dial the relay to its target.
     Forward,
     /// From the target back.
     Backward,
 }
 
-/// What a relay remembers at most.
+/// The limits of a relay's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How many peers; the one that was silent for longest makes room.
+    /// The number of peers. If it is exceeded, the relay forgets the peer that was silent for longest.
     pub peers: usize,
-    /// A peer is forgotten when nothing came from it or to it for so long.
+    /// A peer is forgotten if no datagram came from it or to it for so long.
     pub idle: Duration,
 }
 
@@ -57,7 +57,7 @@ pub struct Relay {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the relay's thread and its owner have in common.
+/// The state that the relay's thread shares with its owner.
 #[derive(Debug)]
 struct Shared {
     pipes: Mutex<Pipes>,
@@ -83,7 +83,7 @@ impl Relay {
         Self::listen((Ipv4Addr::LOCALHOST, 0).into(), target, seed, Limits::default())
     }
 
-    /// Listens on `address` and relays to `target`; all that is drawn by lot follows from `seed`.
+    /// Listens on `address` and relays to `target`. All random draws follow from `seed`.
     ///
     /// # Errors
     /// The address is taken, or the system has no socket or no thread left.
@@ -93,7 +93,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             pipes: Mutex::new(Pipes {
                 forward: Pipe::new(seed),
-                // Another stream of numbers for the other direction.
+                // The other direction has another stream of numbers.
                 backward: Pipe::new(!seed),
             }),
             peers: AtomicUsize::new(0),
@@ -111,7 +111,7 @@ impl Relay {
         })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -120,11 +120,11 @@ impl Relay {
     /// Changes the faults of one direction.
     pub fn set(&self, direction: Direction, faults: Faults) {
         self.shared.lock().of(direction).set(faults);
-        // What has to leave now may be due at another time than the thread sleeps to.
+        // The next datagram may now be due at another time than the one for which the thread sleeps.
         self.shared.wake();
     }
 
-    /// As [`set`](Self::set), if they are others than before: what is under way is left alone otherwise.
+    /// As [`set`](Self::set), if the faults differ from the present ones; otherwise datagrams under way are left alone.
     pub(crate) fn set_if_changed(&self, direction: Direction, faults: Faults) {
         if self.faults(direction) != faults {
             self.set(direction, faults);
@@ -143,13 +143,13 @@ impl Relay {
         self.shared.lock().of(direction).faults()
     }
 
-    /// What became of the datagrams of one direction so far.
+    /// Counts of the datagrams of one direction so far.
     #[must_use]
     pub fn counts(&self, direction: Direction) -> Counts {
         self.shared.lock().of(direction).counts()
     }
 
-    /// How many peers it remembers.
+    /// The number of peers that it remembers.
     #[must_use]
     pub fn peers(&self) -> usize {
         self.shared.peers.load(Ordering::Relaxed)
@@ -161,20 +161,20 @@ impl Drop for Relay {
         self.shared.end.store(true, Ordering::Relaxed);
         self.shared.wake();
         if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been printed, and a drop may not panic.
+            // A panic of the thread has been printed already, and a drop may not panic.
             thread.join().ok();
         }
     }
 }
 
 impl Shared {
-    /// A panic elsewhere leaves the pipes whole: each call finishes what it does to them.
+    /// A panic elsewhere leaves the pipes whole: each call finishes its changes to them.
     fn lock(&self) -> MutexGuard<'_, Pipes> {
         self.pipes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self) {
-        // It fails only when so many wakes are pending that one more does not matter.
+        // The write fails only if so many wakes are pending that one more does not matter.
         rustix::io::write(&self.wake, &1u64.to_ne_bytes()).ok();
     }
 }

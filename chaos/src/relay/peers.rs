@@ -1,4 +1,4 @@
-//! Who sends through a relay.
+//! The peers that send through a relay.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,8 +10,8 @@ use rustix::event::epoll;
 use super::Limits;
 use super::pump::enlarge_buffers;
 
-/// A peer's number in one relay; never used again, so that what is still under way for a forgotten peer reaches nobody
-/// else.
+/// A peer's number in one relay. It is never used again, so that a datagram still under way for a forgotten peer
+/// reaches no other peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PeerId(pub(super) u64);
 
@@ -34,7 +34,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Numbers begin with `first`.
+    /// The first peer's number is `first`.
     pub(super) fn new(target: SocketAddr, limits: Limits, first: u64) -> Self {
         Self {
             target,
@@ -53,14 +53,14 @@ impl Peers {
         self.peers.get(&id)
     }
 
-    /// Notes that something came from a peer or to it.
+    /// Notes that a datagram came from a peer or to it.
     pub(super) fn touch(&mut self, id: PeerId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.last_used = now;
         }
     }
 
-    /// The peer at an address, a new one if need be.
+    /// The peer at an address; a new one if the relay does not know the address.
     pub(super) fn at(
         &mut self,
         address: SocketAddr,
@@ -93,14 +93,14 @@ impl Peers {
         Ok(id)
     }
 
-    /// Forgets those that have been idle for too long.
+    /// Forgets the peers that have been idle for too long.
     pub(super) fn forget_idle(&mut self, now: Instant) {
         let idle = self.limits.idle;
         self.peers.retain(|_, peer| now.duration_since(peer.last_used) < idle);
         self.ids.retain(|_, id| self.peers.contains_key(id));
     }
 
-    /// Closing a socket takes it out of the epoll as well.
+    /// Closing the peer's socket takes it out of the epoll as well.
     fn forget_longest_silent(&mut self) {
         let longest = self.peers.iter().min_by_key(|(_, peer)| peer.last_used);
         if let Some((&id, _)) = longest
@@ -111,7 +111,7 @@ impl Peers {
     }
 }
 
-/// What the epoll says of a peer's socket.
+/// The epoll data of a peer's socket.
 impl From<PeerId> for epoll::EventData {
     fn from(id: PeerId) -> Self {
         Self::new_u64(id.0)

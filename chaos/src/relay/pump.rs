@@ -13,18 +13,19 @@ use rustix::net::sockopt;
 use super::peers::{PeerId, Peers};
 use super::{Limits, Shared};
 
-/// The numbers of what is watched beside the peers' sockets.
+/// The numbers of the watched descriptors beside the peers' sockets.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 const FIRST_PEER: u64 = 2;
 
-/// How many datagrams are taken from one socket before the others and what is due have their turn.
+/// The most datagrams that are taken from one socket before the others and the due datagrams have their turn.
 const BATCH: usize = 128;
 
 /// Larger than any datagram.
 const LONGEST: usize = 1 << 16;
 
-/// QUIC sends in bursts; what the kernel drops for want of room would be a fault that nobody asked for.
+/// QUIC sends in bursts. If the kernel dropped datagrams for lack of room, that would be a fault that the test did not
+/// order.
 const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Moves datagrams until the relay ends.
@@ -37,7 +38,7 @@ pub(super) struct Pump {
     buffer: Box<[u8]>,
 }
 
-/// Asks for large buffers: beyond the system's limit where we may (as root), and else up to it.
+/// Asks for large buffers: beyond the system's limit if the process may (as root), else up to it.
 pub(super) fn enlarge_buffers(socket: &UdpSocket) {
     if sockopt::set_socket_recv_buffer_size_force(socket, SOCKET_BUFFER).is_err() {
         sockopt::set_socket_recv_buffer_size(socket, SOCKET_BUFFER).ok();
@@ -77,7 +78,7 @@ impl Pump {
             events.clear();
             let timeout = self.sleep(sweep);
             let waited = epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout));
-            // Only an interruption can happen here: then there is nothing to read.
+            // Only an interruption can happen here: then no socket is ready.
             if waited.is_ok() {
                 for event in &events {
                     match event.data.u64() {
@@ -99,7 +100,7 @@ impl Pump {
         }
     }
 
-    /// Until something is due, in the kernel's whole milliseconds: a link is not finer than that.
+    /// The time until a datagram is due, in the kernel's whole milliseconds: a link is not finer than that.
     fn sleep(&self, sweep: Instant) -> Timespec {
         let pipes = self.shared.lock();
         let due = [pipes.forward.next_due(), pipes.backward.next_due(), Some(sweep)];
@@ -137,14 +138,14 @@ impl Pump {
                         self.shared.lock().backward.offer(now, id, bytes);
                     }
                 }
-                // Nobody listens at the target: the peer is not told.
+                // No process listens at the target: the peer is not told.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(_) => return,
             }
         }
     }
 
-    /// Sends what is due. What a socket has no room for is lost.
+    /// Sends the due datagrams. If a socket has no room for one, it is lost.
     fn hand_on(&self) {
         let now = Instant::now();
         let mut pipes = self.shared.lock();
@@ -153,7 +154,7 @@ impl Pump {
                 && let Err(error) = peer.socket.send(&bytes)
                 && error.kind() == io::ErrorKind::ConnectionRefused
             {
-                // That was about an earlier datagram, and kept this one from being sent.
+                // The error was about an earlier datagram, and kept this one from being sent.
                 peer.socket.send(&bytes).ok();
             }
         }

@@ -3,7 +3,7 @@ use crate::faults::Bandwidth;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-/// Longer than anything here takes.
+/// Longer than any step of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A target behind a relay, and peers before it: real sockets.
@@ -36,7 +36,7 @@ impl Bench {
         peer
     }
 
-    /// What the target gets next, and from whom.
+    /// The number of the next datagram at the target, and the address that it comes from.
     fn next(&self) -> (u32, SocketAddr) {
         let mut bytes = [0; 2000];
         let (_, from) = self.target.recv_from(&mut bytes).expect("a datagram at the target");
@@ -202,7 +202,7 @@ fn a_black_hole_says_nothing_and_forgets_what_it_took() {
     bench.target.send_to(b"unheard", from).unwrap();
     wait_until(|| bench.relay.counts(Direction::Backward).silenced == 1);
 
-    // Both ways. An unreachable port would make this second send fail.
+    // Silence in both directions. If the port were unreachable, this second send would fail.
     bench.relay.set_both(Faults::silence());
     send(&peer, 3);
     wait_until(|| bench.relay.counts(Direction::Forward).silenced == 1);
@@ -230,7 +230,7 @@ fn a_target_that_is_gone_is_silence_too_and_may_come_back() {
     wait_until(|| relay.counts(Direction::Forward).delivered == 1);
     let target = UdpSocket::bind(address).unwrap();
     target.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The kernel tells the relay of the dead port with its next call: that is not lost.
+    // The kernel reports the dead port with the relay's next call, and datagram 2 must not be lost by that.
     send(&peer, 2);
     let mut bytes = [0; 4];
     target.recv(&mut bytes).unwrap();
@@ -249,7 +249,7 @@ fn peers_are_bounded_and_the_longest_silent_makes_room() {
         assert_eq!(bench.next().0, number);
     }
     wait_until(|| bench.relay.peers() == 2);
-    // A forgotten one is a new peer when it comes again.
+    // A forgotten peer is a new peer when it comes again.
     send(&peers[0], 9);
     let (_, from) = bench.next();
     bench.target.send_to(b"again", from).unwrap();

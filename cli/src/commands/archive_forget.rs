@@ -1,5 +1,5 @@
-//! `archive-forget`: takes WAL out of the archive that another history of the cluster has otherwise. The node is asked
-//! what would go, then to let that go.
+//! `archive-forget`: takes WAL out of the archive that differs from the cluster's present history. The node first says
+//! which files it would forget; the second request has it forget them.
 
 use super::{argument, stanza};
 use crate::config::Config;
@@ -11,7 +11,8 @@ use pgmesh_protocol::{Failure, ForgetWal, ForgottenWal};
 use pgmesh_storage::StanzaName;
 use serde_json::{Value, json};
 
-/// Forgets a file, what is behind it on its timeline and what branches off from there; or says what that would be.
+/// Forgets a file, the later files of its timeline and the timelines that branch off after it. With `--dry-run`, names
+/// them only.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let from = argument(config, 0, "the file that is refused")?.to_owned();
@@ -26,7 +27,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     };
     let forgotten = mesh.call(&forget).await?;
     if !dry_run {
-        // What was said is what goes, also when the answer is lost and this is asked again.
+        // The node forgets exactly the files that it has named, also when the answer is lost and the client asks again.
         forget.upto = Some(forgotten.position);
         mesh.call(&forget).await?;
     }

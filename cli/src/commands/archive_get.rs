@@ -1,8 +1,9 @@
-//! `archive-get`: what PostgreSQL runs for each WAL file in recovery.
+//! `archive-get`: the command that PostgreSQL runs for each WAL file in recovery.
 //!
 //! Invariant 7: it exits 1 only when the mesh says, by a linearizable read, that the file was never archived and that
-//! no WAL behind it is known of. When it cannot know it tries again, and then fails in a way that PostgreSQL does not
-//! take for the end of the archive; the dispatch turns the exit code of any such failure into one that stops recovery.
+//! no WAL behind it is known of. If the mesh cannot know, the client tries again, and then fails in a way that
+//! PostgreSQL does not take for the end of the archive; `dispatch` turns the exit code of any such failure into one
+//! that stops recovery.
 
 use super::{argument, stanza};
 use crate::config::Config;

@@ -1,5 +1,5 @@
-//! `archive-push`: what PostgreSQL runs for each WAL file. Exits 0 only when the file is durable in `archive-ack`
-//! repositories and in the catalog (invariant 1).
+//! `archive-push`: the command that PostgreSQL runs for each WAL file. It exits 0 only when the file is durable in
+//! `archive-ack` repositories and in the catalog (invariant 1).
 
 use super::{argument, stanza};
 use crate::config::Config;

@@ -9,7 +9,7 @@ use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::Failure;
 use std::sync::Arc;
 
-/// Runs it, and says what it came to.
+/// Takes the backup, and prints its summary.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Arc::new(Mesh::connect(settings::access::of(config)?).await?);
     let summary = Box::pin(pgmesh_client::backup::run(

@@ -1,4 +1,4 @@
-//! `catalog-rebuild`: a node made from a repository when all nodes are gone.
+//! `catalog-rebuild`: makes a node from a repository when all nodes are gone.
 
 use super::info::repository as asked_repository;
 use crate::config::Config;
@@ -14,7 +14,8 @@ use pgmesh_storage::RepoKey;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Rebuilds. What could not be taken up as it was is told, and is no failure: the command has done what can be done.
+/// Rebuilds the catalog. Objects that could not be taken up as they were are listed and are no failure: the command has
+/// done all that can be done.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let settings = settings::node::of(config)?;
     let repo = chosen(config, &settings)?;
@@ -27,7 +28,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// The repository that is asked for, or the only one that the file declares.
+/// The repository that `--repo` names, or the only one in the file.
 fn chosen(config: &Config, settings: &NodeSettings) -> Result<RepoKey, Failure> {
     let declared: Vec<RepoKey> = settings.repositories.keys().copied().collect();
     match (asked_repository(config)?, declared.as_slice()) {
@@ -46,7 +47,7 @@ fn chosen(config: &Config, settings: &NodeSettings) -> Result<RepoKey, Failure> 
     }
 }
 
-/// Shows how far it is.
+/// Shows the progress.
 fn tell() -> Tell {
     let listing = Mutex::new(Some(Counter::start("catalog-rebuild")));
     let reading: Mutex<Option<Progress>> = Mutex::new(None);

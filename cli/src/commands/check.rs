@@ -1,8 +1,9 @@
 //! `check`: proves that WAL reaches every repository, from the cluster's settings to the archived segment.
 //!
-//! Exits 82 when the segment is archived nowhere, 55 when WAL is missing without which no backup can be recovered to
-//! the present, and 103 when the segment is archived, but a repository of the mesh lacks it or is away. A debt that is
-//! being paid, a clock that is wrong and WAL that only older backups miss are named, and do not fail the check.
+//! Exits 82 if the segment is archived nowhere, 55 if WAL is missing without which no backup can be recovered to the
+//! present, and 103 if the segment is archived, but a repository of the mesh lacks it or is away. The report also names
+//! a debt that is being paid, a wrong clock, and missing WAL that only older backups need; none of these fails the
+//! check.
 
 mod report;
 
@@ -27,7 +28,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Checks, and shows what it saw whether that is good or not.
+/// Checks, and shows the report whether the check has passed or not.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
@@ -71,20 +72,20 @@ async fn examine(config: &Config, mesh: &Mesh, stanza: &StanzaName, report: &mut
         let segment = switch(config, mesh, stanza, &cluster, report).await?;
         report.saw_segment(segment);
         report.saw_archiver(look_at_archiver(&cluster).await?, now_unix());
-        // How the repositories do now, after they were put to the test.
+        // The repositories' health, after the segment has put them to the test.
         look(mesh, stanza, report).await?;
     }
     report.verdict()
 }
 
-/// What waits in `pg_wal`, and what the server says of its archiver.
+/// The files that wait in `pg_wal`, and the server's statistics of its archiver.
 async fn look_at_archiver(cluster: &OpenCluster) -> Result<Archiver, Failure> {
     let ready = ready_files(&cluster.pgdata)?;
     let archiver = Archiver::look(ready, Some(&cluster.client)).await;
     archiver.map_err(|error| database_failure(&error))
 }
 
-/// Asks a node how the mesh does.
+/// Asks a node for the state of the mesh.
 async fn look(mesh: &Mesh, stanza: &StanzaName, report: &mut Report) -> Result<MeshInfo, Failure> {
     let asked = now_unix();
     let info = mesh.info(Some(stanza), Backups::Without).await?;
@@ -167,7 +168,8 @@ async fn switch(
     Ok(SwitchedSegment { name, presence, limit })
 }
 
-/// Asks until the segment is everywhere, or where it can get; else how it is when the time is up.
+/// Asks until every repository that this node serves has the segment; if the time is up before that, returns its
+/// presence so far.
 async fn wait(
     mesh: &Mesh,
     request: &ArchiveStatus,
@@ -191,7 +193,7 @@ async fn wait(
     }
 }
 
-/// Nothing more will come: it is archived, and in every repository that this node serves.
+/// The segment is archived, and every repository that this node serves has it: asking again would show no more.
 fn is_settled(presence: &SegmentPresence, report: &Report) -> bool {
     presence.missing.is_empty() && presence.owed.iter().all(|(repo, _)| report.is_refused(*repo))
 }

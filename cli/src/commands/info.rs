@@ -1,7 +1,7 @@
 //! `info`: stanzas, backups and repositories, as pgBackRest shows them.
 //!
-//! The catalog answers; only `--set` reads from a repository, the manifest of one backup. `status` decides,
-//! `references` finds what a backup shares pages with, `json` and `text` render: all four are pure.
+//! The catalog answers; only `--set` reads from a repository, namely the manifest of one backup. `status` decides,
+//! `references` finds the backups that a backup shares pages with, `json` and `text` render: all four are pure.
 
 mod holes;
 mod json;
@@ -30,7 +30,7 @@ use status::{Status, chosen};
 /// The first oid that is not PostgreSQL's own (`FirstNormalObjectId`, transam.h).
 const FIRST_USER_OID: u32 = 16_384;
 
-/// Shows what there is. A stanza or a backup that does not exist is a status, not a failure.
+/// Shows the stanzas. A stanza or a backup that does not exist is a status, not a failure.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let asked = config.stanza().map(|_| stanza(config)).transpose()?;
     let label = label(config)?;
@@ -124,9 +124,9 @@ async fn manifest(mesh: &Mesh, stanza: &StanzaName, label: &BackupLabel) -> Resu
     ManifestRoot::decode(&plain).map_err(|error| damaged(&error))
 }
 
-/// What is to be shown.
+/// The parts of the catalog to show.
 struct Shown<'i> {
-    /// What the mesh said.
+    /// The mesh's answer.
     info: &'i MeshInfo,
     /// `--stanza`.
     asked: Option<&'i str>,
@@ -137,7 +137,7 @@ struct Shown<'i> {
 }
 
 impl<'i> Shown<'i> {
-    /// The stanzas by name; one that was asked for and does not exist has nothing but its name.
+    /// The stanzas by name. A stanza that `--stanza` names and the mesh does not know has only its name.
     fn stanzas(&self) -> Vec<(&'i str, Option<&'i StanzaInfo>)> {
         let known = self
             .info
@@ -153,18 +153,18 @@ impl<'i> Shown<'i> {
         }
     }
 
-    /// What a stanza has lost.
+    /// The losses of a stanza.
     fn losses(&self, name: &str) -> Option<&'i StanzaLosses> {
         self.info.lost.stanzas.iter().find(|losses| losses.stanza == name)
     }
 
-    /// What is missing from a stanza's WAL.
+    /// The WAL that is missing from a stanza.
     fn holes(&self, name: &str) -> Option<&'i StanzaHoles> {
         self.info.holes.stanzas.iter().find(|holes| holes.stanza == name)
     }
 
-    /// The status of a stanza, from its status in each repository: what is lost is an error, however well they are, and
-    /// so is WAL without which no backup can be recovered to the present.
+    /// The status of a stanza, from its status in each repository. Lost objects are an error even if all repositories
+    /// are well, and so is missing WAL without which no backup can be recovered to the present.
     fn overall(&self, name: &str, each: &[Status], stanza: Option<&StanzaInfo>) -> Status {
         let overall = Status::overall(each, stanza, self.label());
         let is_lost = self.info.lost.catalog.is_some() || self.losses(name).is_some();
@@ -176,7 +176,7 @@ impl<'i> Shown<'i> {
         }
     }
 
-    /// The backups of a stanza that `--set` and `--repo` leave.
+    /// The backups of a stanza that `--set` and `--repo` select.
     fn backups(&self, stanza: Option<&'i StanzaInfo>) -> impl Iterator<Item = &'i BackupInfo> {
         let backups = stanza.map(|stanza| stanza.backups.as_slice()).unwrap_or_default();
         backups
@@ -185,7 +185,7 @@ impl<'i> Shown<'i> {
             .filter(|backup| !Self::places(backup, self.only).is_empty())
     }
 
-    /// The repositories of a backup, and whether they have all of it.
+    /// The repositories of a backup, and whether each has all of it.
     fn places(backup: &BackupInfo, only: Option<RepoKey>) -> Vec<(RepoKey, bool)> {
         let complete = backup.repositories.iter().map(|key| (*key, true));
         let owed = backup.owed.iter().map(|key| (*key, false));
@@ -217,7 +217,7 @@ impl<'i> Shown<'i> {
     }
 }
 
-/// The databases of a backup that are worth a mention: not the templates that initdb makes, as pgBackRest has it.
+/// The user's databases in a backup: as in pgBackRest, without the templates that initdb makes.
 fn listed(root: &ManifestRoot) -> impl Iterator<Item = &DatabaseRecord> {
     root.databases
         .iter()

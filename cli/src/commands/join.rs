@@ -55,10 +55,10 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// The token that the command line gives, or stdin.
+/// The token from the command line, or from stdin for `-`.
 pub(super) fn token(config: &Config) -> Result<JoinToken, Failure> {
     let text = match argument(config, 0, "a token")? {
-        // Not in the process title, where others could read it.
+        // Read from stdin, the token is not in the process title, where other users could read it.
         "-" => std::io::read_to_string(std::io::stdin())
             .map_err(|error| Failure::new(ExitCode::Runtime, "the token cannot be read from stdin").because(error))?,
         text => text.to_owned(),
@@ -85,7 +85,7 @@ async fn redeem(connection: &Connection, join: JoinRequest) -> Result<JoinAccept
         .map_err(|error| interrupted(&error))?
 }
 
-/// This host's name, as far as it can be a member's.
+/// This host's name, with characters replaced that a member's name may not have.
 fn host_name() -> String {
     let name = pgmesh_client::host::name().unwrap_or_default();
     let fits = |c: char| {

@@ -28,7 +28,7 @@ pub async fn remove(config: &Config) -> Result<ExitCode, Failure> {
     change(config, NodeChange::Remove { force }).await
 }
 
-/// Makes another change, which needs only a name.
+/// Makes a change that needs only a node's name.
 pub async fn change(config: &Config, change: NodeChange) -> Result<ExitCode, Failure> {
     let name = argument(config, 0, "the name of a node")?.to_owned();
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
@@ -48,7 +48,7 @@ fn outcome(name: &str, change: NodeChange) -> String {
     }
 }
 
-/// One node, with the keys that `status` has for it.
+/// One node, with the same keys as in `status`.
 pub(super) fn json(node: &NodeInfo) -> Value {
     json!({
         "name": node.name,

@@ -1,4 +1,4 @@
-//! The commands, a file each. A command returns what the process exits with, or a [`Failure`] for the user.
+//! The commands, a file each. A command returns the process's exit code, or a [`Failure`] for the user.
 
 mod annotate;
 mod archive_forget;
@@ -38,7 +38,7 @@ const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Runs the command that the configuration names.
 pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
-    // Commands that move chunks for long; for others, starting twice takes longer than it saves.
+    // Only commands that move chunks for long: for the others, starting the program twice takes longer than it saves.
     if matches!(
         config.command(),
         Command::NodeStart | Command::Backup | Command::Restore
@@ -62,7 +62,7 @@ pub fn run(config: &Config) -> Result<ExitCode, CommandError> {
         // The catalog's database must be closed before the process ends: its threads do not outlive its globals.
         runtime.shutdown_timeout(SHUTDOWN);
     } else {
-        // What still runs in the background must not keep the process.
+        // Tasks in the background must not keep the process.
         runtime.shutdown_background();
     }
     Ok(outcome?)
@@ -127,7 +127,7 @@ async fn dispatch(config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-/// The stanza that the command is about.
+/// The stanza that `--stanza` names.
 fn stanza(config: &Config) -> Result<StanzaName, Failure> {
     let text = config.stanza().ok_or_else(|| {
         Failure::new(

@@ -50,7 +50,7 @@ pub async fn join(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// Goes on alone with the node of this host.
+/// Goes on alone with this host's node.
 pub async fn rescue(config: &Config) -> Result<ExitCode, Failure> {
     let settings = settings::node::of(config)?;
     let options = RescueOptions {
@@ -129,8 +129,8 @@ pub async fn start(config: &Config) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Replaces this process by a new one of the same program with the same arguments: everything of the node that was is
-/// gone, its locks and sockets too, and whoever watches the process sees no other. Returns only when that fails.
+/// Replaces this process by a new one of the same program with the same arguments. The old node is gone with its locks
+/// and sockets, and a supervisor still sees the same process. Returns only if that fails.
 fn start_again() -> Failure {
     let program = std::env::current_exe().ok().filter(|program| program.exists());
     let program = program

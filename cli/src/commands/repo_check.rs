@@ -1,4 +1,4 @@
-//! `repo-check`: whether a place can hold a repository, tried from this host with this host's options.
+//! `repo-check`: tries from this host, with its options, whether a place can hold a repository.
 
 use super::info::repository as asked_repository;
 use crate::config::Config;
@@ -27,7 +27,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     }
     let tell = |step: &CheckStep| {
         if is_text {
-            // A reader that has gone away is noticed at the end.
+            // The check goes on to its outcome even if stdout cannot be written.
             let _ = output::print(&line(step));
         }
     };

@@ -13,8 +13,8 @@ use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, ReadRepository};
 use pgmesh_storage::{FilePart, ObjectPath, PartsSeen, Payload, RepoKey};
 
-/// Writes the content of one object to stdout, checked once more on this side (invariant 6). The path of a WAL file
-/// that lies in parts, without the number of one, gives all of them.
+/// Writes the content of one object to stdout, checked once more on this side (invariant 6). If a WAL file lies in
+/// parts and its path names no part, all parts are written.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let path = argument(config, 0, "the path of an object")?.to_owned();
     let object = ReadRepository::object(&path)?;
@@ -44,7 +44,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// Where it is read.
+/// The source of the content.
 enum Asked {
     Direct(DirectRepositories),
     Mesh(Box<Mesh>, RepoKey),
@@ -70,7 +70,7 @@ impl Asked {
             })
     }
 
-    /// In how many parts a file lies, where all of them are there.
+    /// The number of parts of a WAL file, if all of them are in the repository.
     async fn parts(&self, object: &ObjectPath) -> Result<Option<u16>, Failure> {
         if !matches!(object, ObjectPath::Segment { part: None, .. }) {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! `repo-sync`: fills a repository from the others, and tells how its debt goes down.
+//! `repo-sync`: fills a repository from the others, and shows how its debt goes down.
 
 use super::info::repository as asked_repository;
 use crate::config::Config;
@@ -10,7 +10,7 @@ use pgmesh_client::mesh::{Heard, Mesh};
 use pgmesh_protocol::{DebtInfo, Failure, SyncEvent, SyncRepository};
 use std::ops::ControlFlow;
 
-/// Synchronizes, and waits for the end. Nodes do the work: it goes on without this command.
+/// Starts the synchronization and waits for its end. Nodes do the work, which goes on without this command.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let repo = asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;

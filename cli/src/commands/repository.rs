@@ -1,4 +1,5 @@
-//! `repo-ls` and `repo-update`: looking into one repository, and changing its definition.
+//! `repo-ls`, `repo-update`, `repo-replace` and `repo-remove`: list the objects of a repository, and change its place
+//! in the mesh.
 
 use super::info::repository as asked_repository;
 use super::{argument, stanza};
@@ -15,8 +16,8 @@ use pgmesh_protocol::{
 use pgmesh_storage::RepoKey;
 use serde_json::{Map, Value, json};
 
-/// Lists what lies under a path: under the stanza's folder where only a stanza is given, which is what its client may
-/// see, else under the repository's root.
+/// Lists the names under a path. If only a stanza is given, lists the stanza's folder, which its client may see; else
+/// the repository's root.
 pub async fn list(config: &Config) -> Result<ExitCode, Failure> {
     let path = match (config.argument(0), config.stanza()) {
         (Some(_), _) => argument(config, 0, "a path in UTF-8")?.to_owned(),
@@ -104,7 +105,7 @@ fn required_repository(config: &Config) -> Result<RepoKey, Failure> {
     Ok(asked_repository(config)?.ok_or_else(|| CommandError::option_required("repo", config.command()))?)
 }
 
-/// Makes the asked node's declaration of a repository the mesh's.
+/// Makes the asked node's declaration of a repository the definition of the whole mesh.
 pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
     let repo = required_repository(config)?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
@@ -114,7 +115,7 @@ pub async fn update(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// `--repo`, else the first that is up.
+/// The repository that `--repo` names, else the first that is up.
 pub(super) async fn repository(config: &Config, mesh: &Mesh) -> Result<RepoKey, Failure> {
     if let Some(key) = asked_repository(config)? {
         return Ok(key);
@@ -136,7 +137,7 @@ fn best(repositories: &[RepositoryInfo]) -> Option<RepoKey> {
         .map(|repository| repository.key)
 }
 
-/// One name a line. A path that is itself an object is listed by its own name.
+/// One name on each line. A path that is itself an object is listed by its own name.
 fn listing_text(path: &str, objects: &[RepositoryObject]) -> String {
     let own = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or(".");
     let names = objects.iter().map(|object| match name_of(object) {
@@ -146,7 +147,8 @@ fn listing_text(path: &str, objects: &[RepositoryObject]) -> String {
     names.collect()
 }
 
-/// pgBackRest's form: an object with the names, and `.` for the path itself. A path that does not exist is empty.
+/// pgBackRest's form: an object with the names, and `.` for the path itself. The object is empty for a path that does
+/// not exist.
 fn listing_json(objects: &[RepositoryObject]) -> Value {
     let entry = |object: &RepositoryObject| match object.size {
         Some(size) => json!({"type": "file", "size": size}),

@@ -7,7 +7,7 @@ use crate::output::{self, OutputFormat};
 use crate::settings;
 use pgmesh_protocol::{Failure, now_unix};
 
-/// Runs it, and says what it did.
+/// Restores, and prints the summary.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let asked = settings::restore::of(config, now_unix())?;
     let source = settings::repositories::source(config);

@@ -65,14 +65,14 @@ pub async fn upgrade(config: &Config) -> Result<ExitCode, Failure> {
     tell(&stanza, verb, &new)
 }
 
-/// Deletes the stanza with everything in it.
+/// Deletes the stanza with all its backups and WAL.
 pub async fn delete(config: &Config) -> Result<ExitCode, Failure> {
     let stanza = stanza(config)?;
     let force = config.flag("force");
     let is_down = match config.pg_path() {
         Some(pgdata) if !force => {
             refuse_running(pgdata, "stop it first: pg_ctl stop; or give --force")?;
-            // Only a data directory that is here tells that its server does not run.
+            // Only a data directory on this host shows whether its server runs.
             pgdata.join("PG_VERSION").exists()
         }
         _ => false,
@@ -123,7 +123,7 @@ fn owed(new: &NewStanza) -> String {
     format!(" (not in {list} yet)")
 }
 
-/// The mesh first: whether this host may use the stanza at all is said before its cluster is looked at.
+/// Connects to the mesh before the cluster is looked at, so that a host that may not use the stanza learns that first.
 async fn connect(config: &Config) -> Result<Mesh, Failure> {
     let stanza = stanza(config)?;
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
@@ -131,7 +131,8 @@ async fn connect(config: &Config) -> Result<Mesh, Failure> {
     Ok(mesh)
 }
 
-/// It archives nothing: bound to the timeline in the primary's place, it would only lock that out (invariant 12).
+/// Refuses a standby, which archives nothing: if it were bound to the timeline in the primary's place, the primary
+/// would be locked out (invariant 12).
 async fn refuse_standby(cluster: &OpenCluster) -> Result<(), Failure> {
     let asked = cluster.client.in_recovery().await;
     if !asked.map_err(|error| database_failure(&error))? {
@@ -140,7 +141,7 @@ async fn refuse_standby(cluster: &OpenCluster) -> Result<(), Failure> {
     Err(standby(&cluster.pgdata))
 }
 
-/// As [`refuse_standby`], where the server is not asked.
+/// As [`refuse_standby`], from the cluster's files, without a question to the server.
 fn refuse_standby_files(files: &ClusterFiles) -> Result<(), Failure> {
     let is_standby = matches!(
         files.control.state,
@@ -157,7 +158,7 @@ fn standby(pgdata: &Path) -> Failure {
     Failure::new(ExitCode::DbConnect, what).remedy("run this on the primary; a standby needs no stanza of its own")
 }
 
-/// What the mesh is to know of the cluster: from its files, and from the server where it runs.
+/// The description of the cluster for the mesh: from its files, and from the server if it runs.
 async fn describe(config: &Config) -> Result<CreateStanza, Failure> {
     let stanza = stanza(config)?;
     let (control, instance) = if config.flag("online") {

@@ -1,4 +1,4 @@
-//! `stop` and `start`: one stanza, or all of them, in the whole mesh. `session-end`: one process.
+//! `stop` and `start`: for one stanza, or for all of them, in the whole mesh. `session-end`: for one session.
 //! `catalog-accept-loss`.
 
 use super::{argument, stanza};
@@ -8,7 +8,8 @@ use crate::settings;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{AcceptLoss, ExitCode, Failure, SetStopped, TerminateSession, now_unix};
 
-/// Has the mesh refuse what writes for the stanza (62), until [`start`]; with `--force` also end what runs.
+/// Has the mesh refuse requests that write for the stanza (62), until [`start`]. With `--force`, also ends the open
+/// sessions.
 pub async fn stop(config: &Config) -> Result<ExitCode, Failure> {
     let reason = format!(
         "'pgmesh stop' was called on {} at {}",
@@ -43,7 +44,7 @@ async fn set(config: &Config, stopped: Option<String>, ends_sessions: bool) -> R
     Ok(ExitCode::Ok)
 }
 
-/// Ends one session, whoever holds it.
+/// Ends one session of any holder.
 pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
     let text = argument(config, 0, "a session's number")?;
     let session = text.parse().map_err(|error| {
@@ -57,7 +58,7 @@ pub async fn end_session(config: &Config) -> Result<ExitCode, Failure> {
     Ok(ExitCode::Ok)
 }
 
-/// Gives up what the catalog has lost.
+/// Gives up the part of the catalog that is lost.
 pub async fn accept_loss(config: &Config) -> Result<ExitCode, Failure> {
     let text = argument(config, 0, "the position that the catalog had come to")?;
     let position = text.parse().map_err(|error| {

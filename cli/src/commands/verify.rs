@@ -1,8 +1,8 @@
-//! `verify`: has the mesh read and check everything, and reports what it found.
+//! `verify`: has the mesh read and check all objects, and reports the findings.
 //!
-//! Exits 26 when anything is damaged, missing or has a gap, and 103 when nothing is but a repository could not be read:
-//! whoever watches the exit code must not take an outage for rot. What is owed, what nothing refers to, and what is no
-//! object of the repository is listed as a note.
+//! Exits 26 if an object is damaged or missing or the WAL has a gap, and 103 if there is no such finding, but a
+//! repository could not be read: a monitor that watches the exit code must not take an outage for rot. Owed objects,
+//! objects without a reference, and files that are no objects of the repository are listed as notes.
 
 use super::stanza;
 use crate::config::Config;
@@ -31,7 +31,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let mut report = Report::default();
     let outcome = watch(&mesh, &request, &mut report).await;
-    // Of a verification that broke off, what it had found is shown all the same; that it broke off counts for more.
+    // If the verification broke off, its findings so far are shown all the same; the failure decides the exit code.
     if outcome.is_ok() || !report.findings.is_empty() {
         match OutputFormat::of(config) {
             OutputFormat::Json => output::print_json(&report.json())?,
@@ -42,11 +42,11 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     Ok(report.exit_code())
 }
 
-/// Collects what the mesh tells until the verification ends.
+/// Collects the mesh's events until the verification ends.
 async fn watch(mesh: &Mesh, request: &VerifyRequest, report: &mut Report) -> Result<(), Failure> {
     let reading = Counter::start("verify");
     let events = mesh.events(request, |heard| match heard {
-        // Another node begins anew; what the last one had found is found again.
+        // Another node begins anew, and finds again the findings of the last one.
         Heard::Begun => {
             *report = Report::default();
             ControlFlow::Continue(())
@@ -78,13 +78,13 @@ fn so_far(objects: u64, bytes: u64, errors: usize) -> String {
     format!("{objects} objects, {} read{trouble}", size(bytes))
 }
 
-/// What a verification came to.
+/// The result of a verification.
 #[derive(Debug, Default)]
 struct Report {
     findings: Vec<Finding>,
-    /// The sums; of one that broke off, what it had told.
+    /// The sums; if the verification broke off, the sums so far.
     summary: VerifySummary,
-    /// It did not break off.
+    /// The verification did not break off.
     complete: bool,
 }
 
@@ -93,7 +93,7 @@ impl Report {
         self.findings.iter().filter(|finding| finding.kind.is_error()).count()
     }
 
-    /// Errors that say something about what is stored, and not only that a repository could not be asked.
+    /// Errors about stored objects; a repository that could not be asked is not one of them.
     fn faults(&self) -> usize {
         let errors = self.findings.iter().filter(|finding| finding.kind.is_error());
         errors.filter(|finding| finding.kind != FindingKind::Unreadable).count()
@@ -111,13 +111,13 @@ impl Report {
         match (self.complete, self.errors(), self.faults()) {
             (false, ..) => "incomplete",
             (true, 0, _) => "ok",
-            // What could be read is in order; nobody knows about the rest.
+            // The objects that could be read are in order; about the rest, nothing is known.
             (true, _, 0) => "incomplete",
             (true, ..) => "error",
         }
     }
 
-    /// A line a finding, then the archives, the damaged backups, and the sum.
+    /// A line for each finding, then the archives, the damaged backups, and the sum.
     fn text(&self) -> String {
         let mut text = String::new();
         for finding in &self.findings {
@@ -173,12 +173,12 @@ fn line(finding: &Finding) -> String {
     let mut line = format!("{weight}: {}", finding.kind.name());
     if let Some(repo) = finding.repo {
         let name = format!("repo{repo}");
-        // What is about the whole repository has it as its subject.
+        // A finding about a whole repository has the repository as its subject.
         if finding.subject != name {
             let _ = write!(line, ": {name}");
         }
     }
-    // An object's path begins with its stanza's folder; a label and a segment do not say whose they are.
+    // The path of an object begins with its stanza's folder; a label and a segment's name do not tell the stanza.
     if let Some(stanza) = &finding.stanza
         && !finding.subject.contains('/')
     {

@@ -1,4 +1,4 @@
-//! Typed access to what was configured.
+//! Typed access to the configuration.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -19,16 +19,16 @@ use crate::exit::CommandError;
 pub struct Resolved {
     /// The value.
     pub value: Value,
-    /// Where it came from.
+    /// The place that gave it.
     pub source: Source,
-    /// Not to be shown.
+    /// Whether it must not be shown.
     pub redacted: bool,
 }
 
-/// What was configured for this run of the program: each option checked, from its most specific source.
+/// The configuration of this run of the program: each option checked, from its most specific source.
 ///
-/// Options are asked for by name. A name that the table does not have, or a kind that it does not say, is a defect of
-/// the caller and panics; what a user writes never does. An option that the command does not take has its default.
+/// Options are read by name. If the table does not have the name, or gives it another kind, the caller has a defect and
+/// panics; a user's input never does that. An option that the command does not take has its default.
 #[derive(Clone)]
 pub struct Config {
     command: Command,
@@ -39,7 +39,7 @@ pub struct Config {
     origin: Arc<Origin>,
 }
 
-/// What the program was called with: read again, the files may say something else.
+/// The arguments and the environment of the program, kept to read the files again, which may have changed.
 #[derive(Default)]
 pub(super) struct Origin {
     pub arguments: Vec<OsString>,
@@ -76,7 +76,7 @@ impl Config {
         &self.stanzas
     }
 
-    /// The same call of the program, for a stanza. Nothing else may have been called for.
+    /// The configuration of the same call of the program with a stanza. The call must not have named a stanza itself.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -86,7 +86,7 @@ impl Config {
         Self::load(&arguments, &self.origin.environment)
     }
 
-    /// What the files say now, for the same call of the program.
+    /// The same call of the program with the present files.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -99,7 +99,7 @@ impl Config {
         self.command
     }
 
-    /// The arguments behind the command's name; their number is what the command's entry allows.
+    /// The arguments behind the command's name, as many as the command's entry allows.
     pub fn arguments(&self) -> &[OsString] {
         &self.arguments
     }
@@ -109,12 +109,12 @@ impl Config {
         self.arguments.get(at).map(OsString::as_os_str)
     }
 
-    /// What was wrong with the configuration without being an error; to be logged once.
+    /// Troubles of the configuration that are no errors; to be logged once.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The stanza's name, where one is given. `invite`, which takes several, asks for `list("stanza")`.
+    /// The stanza's name, if one is given. `invite` takes several and reads `list("stanza")`.
     pub fn stanza(&self) -> Option<&str> {
         match self.value("stanza") {
             Some(Value::Text(stanza)) => Some(stanza),
@@ -170,7 +170,7 @@ impl Config {
         }
     }
 
-    /// A text, or one of a few words.
+    /// A text, or the word of a choice.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.value(name).map(|value| match value {
             Value::Text(text) => text.as_str(),
@@ -178,7 +178,7 @@ impl Config {
         })
     }
 
-    /// A text that this command cannot do without: 37 when it is missing.
+    /// A text that this command cannot do without: error 37 if it is missing.
     pub fn required_text(&self, name: &str) -> Result<&str, CommandError> {
         self.text(name)
             .ok_or_else(|| CommandError::option_required(name, self.command))
@@ -192,13 +192,13 @@ impl Config {
         })
     }
 
-    /// A path that this command cannot do without: 37 when it is missing.
+    /// A path that this command cannot do without: error 37 if it is missing.
     pub fn required_path(&self, name: &str) -> Result<&Path, CommandError> {
         self.path(name)
             .ok_or_else(|| CommandError::option_required(name, self.command))
     }
 
-    /// The values of an option that may be given several times; none when it is not given.
+    /// The values of a repeatable option; none if it is not given.
     pub fn list(&self, name: &str) -> &[String] {
         match self.value(name) {
             Some(Value::List(texts)) => texts,
@@ -207,7 +207,7 @@ impl Config {
         }
     }
 
-    /// The values of a list of which this command needs at least one: 37 when there is none.
+    /// The values of a list of which this command needs at least one: error 37 if there is none.
     pub fn required_list(&self, name: &str) -> Result<&[String], CommandError> {
         match self.list(name) {
             [] => Err(CommandError::option_required(name, self.command)),
@@ -215,7 +215,7 @@ impl Config {
         }
     }
 
-    /// The pairs of an option that takes `KEY=VALUE`, each key once; none when it is not given.
+    /// The pairs of an option that takes `KEY=VALUE`, each key once; none if it is not given.
     pub fn map(&self, name: &str) -> &[(String, String)] {
         match self.value(name) {
             Some(Value::Map(pairs)) => pairs,
@@ -224,8 +224,8 @@ impl Config {
         }
     }
 
-    /// The value of an indexed option: `indexed(IndexKey::Pg, 1, "port")`. `None` when it has neither value nor
-    /// default, or when nobody declared that number (pg1 always counts as declared).
+    /// The value of an indexed option: `indexed(IndexKey::Pg, 1, "port")`. `None` if it has neither value nor default,
+    /// or if the number is not declared (pg1 always counts as declared).
     pub fn indexed(&self, index: IndexKey, number: u16, name: &str) -> Option<&Value> {
         let Some(spec) = table::indexed(index, name) else {
             unknown(name)
@@ -270,7 +270,7 @@ impl Config {
         self.indexed_path(IndexKey::Pg, 1, "path")
     }
 
-    /// `pg1-path` for a command that cannot do without it: 37 when it is missing.
+    /// `pg1-path` for a command that cannot do without it: error 37 if it is missing.
     pub fn required_pg_path(&self) -> Result<PathBuf, CommandError> {
         let path = self
             .pg_path()
@@ -278,7 +278,7 @@ impl Config {
         Ok(path.to_owned())
     }
 
-    /// The numbers of a group's members that somebody declared, and 1 for PostgreSQL clusters.
+    /// The declared numbers of a group's members, and always 1 for PostgreSQL clusters.
     pub fn numbers(&self, index: IndexKey) -> Vec<u16> {
         let mut numbers: Vec<u16> = self
             .values
@@ -291,7 +291,7 @@ impl Config {
         numbers
     }
 
-    /// Where the value of an option came from, by its full name (`process-max`, `repo1-path`).
+    /// The source of an option's value, by the option's full name (`process-max`, `repo1-path`).
     pub fn source_of(&self, name: &str) -> Source {
         let table::Lookup::Known(key, _) = table::find(name) else {
             unknown(name)
@@ -301,7 +301,7 @@ impl Config {
             .map_or(Source::Default, |resolved| resolved.source.clone())
     }
 
-    /// Whether somebody gave the option, by its full name.
+    /// Whether an option, by its full name, has a value from the file, the environment or the command line.
     pub fn is_given(&self, name: &str) -> bool {
         self.source_of(name) != Source::Default
     }
@@ -330,7 +330,7 @@ fn no_default<T>(name: &str) -> T {
     panic!("option '{name}' has no default")
 }
 
-/// Shows what was given; secrets, tokens and recovery settings as `<redacted>` (invariant 9).
+/// Shows the given options; secrets, tokens and recovery settings as `<redacted>` (invariant 9).
 impl fmt::Debug for Config {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Config");

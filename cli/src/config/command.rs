@@ -1,4 +1,5 @@
-//! The commands: each is defined once, and the command line, the help, the manual page and the completions follow.
+//! The commands: each is defined once, and the command line, the help, the manual page and the completions follow from
+//! that.
 
 mod commands;
 
@@ -57,18 +58,18 @@ pub enum Command {
 /// A positional argument of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument {
-    /// How the help names it.
+    /// The name in the help.
     pub name: &'static str,
     /// Whether it must be given.
     pub required: bool,
-    /// What it is.
+    /// Its meaning.
     pub help: &'static str,
 }
 
-/// What there is to say about a command.
+/// The description of a command.
 #[derive(Debug, Clone, Copy)]
 pub struct CommandSpec {
-    /// Which command.
+    /// The command.
     pub command: Command,
     /// The words that call it.
     pub name: &'static str,
@@ -76,11 +77,11 @@ pub struct CommandSpec {
     pub summary: &'static str,
     /// One or more paragraphs.
     pub about: &'static str,
-    /// What follows the name.
+    /// The arguments behind the name.
     pub arguments: &'static [Argument],
-    /// Command lines that work as they stand, each with what it does.
+    /// Command lines that work as they stand, each with its effect.
     pub examples: &'static [(&'static str, &'static str)],
-    /// Left out of the overview.
+    /// Whether the overview leaves it out.
     pub hidden: bool,
 }
 
@@ -101,7 +102,7 @@ impl Command {
         self.name().split(' ').next().unwrap_or_default()
     }
 
-    /// The command that the words begin with, and how many of them name it.
+    /// The command that the words begin with, and the number of words that name it.
     pub fn from_words(words: &[&str]) -> Option<(Self, usize)> {
         COMMANDS.iter().find_map(|spec| {
             let name: Vec<&str> = spec.name.split(' ').collect();
@@ -116,7 +117,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// A set of commands, to say which of them take an option.
+/// A set of commands, such as the commands that take an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandSet(u64);
 

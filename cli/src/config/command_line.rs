@@ -20,11 +20,11 @@ const WORDS: &str = "words";
 const HELP: &str = "help";
 const VERSION: &str = "version";
 
-/// What the command line says. It has no `Debug`: an argument may be a token.
+/// The parsed command line. It has no `Debug`: an argument may be a token.
 pub struct CommandLine {
     /// The command.
     pub command: Command,
-    /// What follows the command's name, options left out.
+    /// The arguments behind the command's name, without options.
     pub arguments: Vec<OsString>,
     /// The options.
     pub settings: Vec<Setting>,
@@ -76,8 +76,8 @@ fn help_for(words: &[OsString]) -> CommandLine {
     }
 }
 
-/// The options that the arguments name. Only these are told to clap: there are 256 possible repositories, and a short
-/// command such as archive-push should not spend its time on options that nobody gave.
+/// The options that the arguments name. Only these are declared to clap: there are 256 possible repositories, and a
+/// short command such as archive-push should not spend its time on options that are not given.
 fn mentioned(arguments: &[OsString]) -> Vec<(OptionKey, &'static OptionSpec)> {
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
@@ -115,7 +115,7 @@ fn definition(options: &[(OptionKey, &'static OptionSpec)]) -> clap::Command {
     command
 }
 
-/// The arguments of one option: itself, `--no-…` where that means something, and `--reset-…`.
+/// The arguments of one option: itself, `--no-…` if it can be negated, and `--reset-…`.
 fn option_arguments(key: OptionKey, spec: &OptionSpec) -> Vec<Arg> {
     let name = key.to_string();
     let itself = Arg::new(name.clone()).long(name.clone()).action(ArgAction::Append);
@@ -141,8 +141,8 @@ pub fn is_negatable(spec: &OptionSpec) -> bool {
     spec.kind.is_switch() || spec.name == "config"
 }
 
-/// What was said about one option. Said twice, it is refused, as pgBackRest refuses it: of two stanzas nobody can tell
-/// which one was meant. Only a list may be given several times.
+/// The setting of one option. As in pgBackRest, an option that is given twice is refused, since nothing tells which of
+/// two stanzas is meant. Only a list may be given several times.
 fn setting(
     matches: &ArgMatches,
     key: OptionKey,
@@ -151,7 +151,7 @@ fn setting(
 ) -> Result<Option<Setting>, CommandError> {
     let name = key.to_string();
     let position = |id: &str| {
-        // An option without `--no-…` has no such argument, which is as good as not given.
+        // An option that cannot be negated has no argument `--no-…`; that counts as not given.
         let given =
             matches.try_contains_id(id).unwrap_or(false) && matches.value_source(id) == Some(ValueSource::CommandLine);
         given.then(|| matches.indices_of(id).and_then(Iterator::max)).flatten()
@@ -224,7 +224,7 @@ fn check_allowed(key: OptionKey, spec: &OptionSpec, command: Command) -> Result<
     )
 }
 
-/// Invariant 9: a secret on the command line is in the process title.
+/// Invariant 9: other users can read a secret on the command line in the process title.
 fn secret_refused(key: OptionKey) -> CommandError {
     CommandError::option_invalid(format!(
         "option '{key}' is a secret and not allowed on the command line"
@@ -290,7 +290,7 @@ fn check_arguments(command: Command, arguments: &[OsString]) -> Result<(), Comma
     Ok(())
 }
 
-/// clap's error in our words. Values are never repeated: they may be secrets in the wrong place.
+/// clap's error in pgmesh's words. Values are never repeated: they may be secrets in the wrong place.
 fn explain(error: &clap::Error) -> CommandError {
     let argument = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(text)) => text.split(['=', ' ', '[']).next().unwrap_or_default().to_owned(),

@@ -9,7 +9,7 @@ use super::setting::{Given, Setting, Source};
 use super::table::{self, Lookup};
 use crate::exit::CommandError;
 
-/// What all variables begin with.
+/// The prefix of all variables.
 pub const PREFIX: &str = "PGMESH_";
 
 /// The variable of an option.
@@ -17,7 +17,7 @@ pub fn variable(key: OptionKey) -> String {
     format!("{PREFIX}{}", key.to_string().to_ascii_uppercase().replace('-', "_"))
 }
 
-/// What the environment says, and warnings about variables that mean nothing.
+/// The settings in the environment, and warnings about variables that name no option.
 pub fn interpret(
     environment: &[(OsString, OsString)],
     command: Command,

@@ -1,4 +1,4 @@
-//! Reading configuration files, and what their lines mean for one command.
+//! Reading configuration files, and the meaning of their lines for one command.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -19,11 +19,11 @@ pub struct ConfigFile {
     entries: Vec<Entry>,
 }
 
-/// What the files say.
+/// The meaning of the files for one command and stanza.
 pub struct FromFiles {
-    /// The settings that count for the command, the most specific section last.
+    /// The settings for the command, the most specific section last.
     pub settings: Vec<Setting>,
-    /// What the user should know, each with file and line.
+    /// The warnings for the user, each with file and line.
     pub warnings: Vec<String>,
     /// The stanzas that have a section.
     pub stanzas: Vec<String>,
@@ -74,7 +74,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> CommandError {
         .remedy("check --config, --config-include-path, PGMESH_CONFIG and the permissions of the path")
 }
 
-/// How specific a section is for a command and stanza; `None` when it is not for them.
+/// How specific a section is for a command and stanza; `None` if the section is for others.
 fn rank(section: &str, command: Command, stanza: Option<&str>) -> Option<u8> {
     let (name, for_command) = match section.split_once(':') {
         Some((name, word)) => (name, Some(word)),
@@ -91,7 +91,7 @@ fn rank(section: &str, command: Command, stanza: Option<&str>) -> Option<u8> {
     }
 }
 
-/// What the files mean for a command and stanza. [global], [global:COMMAND], [STANZA], [STANZA:COMMAND]: the most
+/// The settings of the files for a command and stanza. [global], [global:COMMAND], [STANZA], [STANZA:COMMAND]: the most
 /// specific section that names an option wins as a whole, also for options that make lists.
 pub fn interpret(files: &[ConfigFile], command: Command, stanza: Option<&str>) -> FromFiles {
     let mut by_rank: BTreeMap<(u8, OptionKey), Setting> = BTreeMap::new();
@@ -126,7 +126,7 @@ pub fn interpret(files: &[ConfigFile], command: Command, stanza: Option<&str>) -
     found
 }
 
-/// Adds a line to what its section said before: a list grows, anything else is replaced.
+/// Adds a line to the earlier lines of its section: a list grows, any other value is replaced.
 fn merge(
     by_rank: &mut BTreeMap<(u8, OptionKey), Setting>,
     rank: u8,
@@ -215,13 +215,13 @@ impl FromFiles {
     }
 }
 
-/// The sentence for a name that is not an option's, outside the command line.
+/// The sentence for an unknown option in a file or in the environment.
 pub fn unknown(name: &str, negation: &str) -> String {
     let hint = match name.strip_prefix("no-").map(table::find) {
         Some(Lookup::Known(key, _)) => Some(format!("write '{key}{negation}' instead")),
         _ => table::suggest(name).map(|other| format!("did you mean '{other}'?")),
     };
-    // A name may be anything, even a secret in the wrong place; only what looks like a name is repeated.
+    // The text before `=` may be a secret in the wrong place; it is repeated only if it looks like a name.
     let looks_like_a_name = name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let name = if looks_like_a_name {
         format!("option '{name}'")

@@ -1,7 +1,7 @@
 //! The configuration file's syntax: `[section]`, `key=value`, comments on lines of their own.
 //!
-//! Values are verbatim but for the blanks around them: no quotes, no escapes, no comments behind them. Messages never
-//! quote a line, which may hold a secret (invariant 9).
+//! Values are verbatim except for the blanks around them: no quotes, no escapes, no comments behind them. Messages
+//! never quote a line, which may hold a secret (invariant 9).
 
 use std::path::Path;
 
@@ -12,9 +12,9 @@ use crate::exit::{CommandError, ExitCode};
 pub struct Entry {
     /// The section that the line stands in, without brackets.
     pub section: String,
-    /// What stands before the first `=`.
+    /// The text before the first `=`.
     pub key: String,
-    /// What stands behind it.
+    /// The text behind it.
     pub value: String,
     /// The line, counted from 1.
     pub line: usize,

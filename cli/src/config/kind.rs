@@ -1,4 +1,4 @@
-//! The kinds of option values, and how their text is read.
+//! The kinds of option values, and the syntax of each.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zeroize::Zeroize;
 
-/// What an option's value looks like.
+/// The kind of an option's value.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
     /// `y` or `n`; on the command line `--name` and `--no-name` as well.
@@ -34,7 +34,7 @@ pub enum Kind {
     },
     /// Any text on one line.
     Text,
-    /// One of a few words.
+    /// One word of a short list.
     Choice(&'static [&'static str]),
     /// An absolute path; a trailing `/` is dropped.
     Path,
@@ -42,12 +42,12 @@ pub enum Kind {
     File,
     /// Text that may be given several times. In an environment variable the separator stands between the values.
     List {
-        /// What stands between values in an environment variable.
+        /// The character between values in an environment variable.
         separator: char,
     },
     /// `KEY=VALUE` that may be given several times, with the separator as for a list. A later key replaces an earlier.
     Map {
-        /// What stands between values in an environment variable.
+        /// The character between values in an environment variable.
         separator: char,
     },
 }
@@ -65,7 +65,7 @@ pub enum Value {
     Duration(Duration),
     /// Of [`Kind::Text`] and [`Kind::Choice`].
     Text(String),
-    /// A text that must not be seen.
+    /// A text that must not be shown.
     Secret(Secret),
     /// Of [`Kind::Path`] and [`Kind::File`].
     Path(PathBuf),
@@ -104,7 +104,7 @@ impl Drop for Secret {
 }
 
 impl Kind {
-    /// Whether `--name` and `--no-name` mean y and n: of a flag, and of words that y and n are among.
+    /// Whether `--name` and `--no-name` mean y and n: for a flag, and for a choice with the words y and n.
     pub fn is_switch(self) -> bool {
         match self {
             Self::Flag => true,
@@ -118,7 +118,7 @@ impl Kind {
         matches!(self, Self::List { .. } | Self::Map { .. })
     }
 
-    /// What stands between values in an environment variable, for repeatable kinds.
+    /// The character between values in an environment variable, for repeatable kinds.
     pub const fn separator(self) -> Option<char> {
         match self {
             Self::List { separator } | Self::Map { separator } => Some(separator),
@@ -126,7 +126,7 @@ impl Kind {
         }
     }
 
-    /// What is allowed, for an error message or the help.
+    /// The allowed values, for an error message or the help.
     pub fn allowed(self) -> String {
         match self {
             Self::Flag => "y or n".into(),
@@ -153,7 +153,7 @@ impl Kind {
         }
     }
 
-    /// How the value is named in a usage line.
+    /// The name of the value in a usage line.
     pub const fn placeholder(self) -> &'static str {
         match self {
             Self::Flag => "y|n",
@@ -167,8 +167,8 @@ impl Kind {
         }
     }
 
-    /// Reads the texts given for an option: one, or several for a repeatable kind, where the last one counts for the
-    /// others. `None` when they are not allowed; [`Kind::allowed`] says what is.
+    /// Reads the texts given for an option. If the kind is not repeatable, the last text counts. `None` if a text is
+    /// not allowed; [`Kind::allowed`] describes the allowed ones.
     pub fn parse(self, texts: &[String]) -> Option<Value> {
         if self.is_repeatable() {
             return self.parse_repeated(texts);
@@ -224,7 +224,7 @@ fn parse_absolute(text: &str) -> Option<PathBuf> {
     Some(Path::new(if trimmed.is_empty() { "/" } else { trimmed }).to_path_buf())
 }
 
-/// A number with up to three decimals as thousandths, and what follows it.
+/// A number with up to three decimals as thousandths, and the unit behind it.
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -260,7 +260,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
     u64::try_from(u128::from(thousandths) * (1u128 << shift) / 1000).ok()
 }
 
-/// Reads a span of time; seconds when no unit is given.
+/// Reads a span of time, in seconds if it has no unit.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (thousandths, unit) = split_number(text.trim())?;
     let milliseconds_per_unit = match unit {

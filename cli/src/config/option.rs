@@ -1,4 +1,4 @@
-//! What an option is: the shape of one entry of the table.
+//! The shape of an option: one entry of the table.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::kind::Kind;
 /// The highest number in `repoN-…` and `pgN-…`.
 pub const LAST_NUMBER: u16 = 256;
 
-/// The groups of options that exist several times, by number.
+/// The groups of numbered options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum IndexKey {
     /// `pgN-…`: PostgreSQL clusters.
@@ -18,7 +18,7 @@ pub enum IndexKey {
 }
 
 impl IndexKey {
-    /// What stands before the number.
+    /// The word before the number.
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Pg => "pg",
@@ -34,7 +34,7 @@ pub enum Secrecy {
     Open,
     /// May be given anywhere, but is never shown.
     Redacted,
-    /// Is never shown, and refused on the command line, where every user of the host could read it (invariant 9).
+    /// Never shown, and refused on the command line, where every user of the host could read it (invariant 9).
     Secret,
 }
 
@@ -52,18 +52,18 @@ pub enum Scope {
 /// A different kind or default of an option for some commands.
 #[derive(Debug, Clone, Copy)]
 pub struct Override {
-    /// For which commands.
+    /// The commands that it is for.
     pub commands: CommandSet,
-    /// Instead of the option's kind.
+    /// Replaces the option's kind.
     pub kind: Option<Kind>,
-    /// Instead of the option's default.
+    /// Replaces the option's default.
     pub default: Option<&'static str>,
 }
 
 /// A check of one value beyond its kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
-    /// What is allowed, for the error message.
+    /// The allowed values, for the error message.
     pub allowed: &'static str,
     /// Whether a value is allowed.
     pub accepts: fn(&str) -> bool,
@@ -72,19 +72,19 @@ pub struct Check {
 /// One option.
 #[derive(Debug, Clone, Copy)]
 pub struct OptionSpec {
-    /// The name; for an indexed option what follows `repoN-` or `pgN-`.
+    /// The name; for an indexed option, the part behind `repoN-` or `pgN-`.
     pub name: &'static str,
     /// The group of an indexed option.
     pub index: Option<IndexKey>,
-    /// What a value looks like.
+    /// The kind of its value.
     pub kind: Kind,
-    /// Which commands take it.
+    /// The commands that take it.
     pub commands: CommandSet,
-    /// Which of them need it; for `repoN-…` in every repository that is declared, for `pgN-…` at least in `pg1-…`.
+    /// The commands that need it: `repoN-…` for every declared repository, `pgN-…` at least as `pg1-…`.
     pub required: CommandSet,
-    /// The value when nobody gives one.
+    /// The value if none is given.
     pub default: Option<&'static str>,
-    /// How carefully it is handled.
+    /// How carefully its value is handled.
     pub secrecy: Secrecy,
     /// Where it may be given.
     pub scope: Scope,
@@ -94,13 +94,13 @@ pub struct OptionSpec {
     pub help: &'static str,
     /// More than one line; may be empty.
     pub about: &'static str,
-    /// How it is written in a file; may be empty.
+    /// A line that sets it in a file; may be empty.
     pub example: &'static str,
-    /// What differs for some commands.
+    /// The differences for some commands.
     pub overrides: &'static [Override],
-    /// What a value must satisfy beyond its kind.
+    /// A check of the value beyond its kind.
     pub check: Option<Check>,
-    /// Of an option that pgBackRest has and pgmesh has not: the sentence that says so.
+    /// For an option of pgBackRest that pgmesh does not have: the sentence for users who set it.
     pub not_yet: Option<&'static str>,
 }
 
@@ -126,7 +126,7 @@ impl OptionSpec {
         }
     }
 
-    /// An option of pgBackRest that pgmesh does not have, with one sentence for those who set it.
+    /// An option of pgBackRest that pgmesh does not have, with one sentence for users who set it.
     pub const fn not_yet(name: &'static str, sentence: &'static str) -> Self {
         let mut spec = Self::new(name, Kind::Text, "");
         spec.not_yet = Some(sentence);
@@ -169,13 +169,13 @@ impl OptionSpec {
         self
     }
 
-    /// Only where `scope` says.
+    /// Only in the places of `scope`.
     pub const fn scope(mut self, scope: Scope) -> Self {
         self.scope = scope;
         self
     }
 
-    /// Of a repository: this host's own.
+    /// For a repository: this host's own way, not part of the catalog's definition.
     pub const fn local(mut self) -> Self {
         self.local = true;
         self
@@ -200,7 +200,7 @@ impl OptionSpec {
         self
     }
 
-    /// What a value looks like for a command.
+    /// The kind of its value for a command.
     pub fn kind_for(&self, command: Command) -> Kind {
         self.overrides
             .iter()
@@ -218,7 +218,7 @@ impl OptionSpec {
         other.map_or(self.default, |other| other.default)
     }
 
-    /// What is allowed, for an error message or the help.
+    /// The allowed values, for an error message or the help.
     pub fn allowed(&self, command: Command) -> String {
         self.check
             .map_or_else(|| self.kind_for(command).allowed(), |check| check.allowed.to_owned())
@@ -257,7 +257,7 @@ impl OptionSpec {
 pub struct OptionKey {
     /// Group and number of an indexed option.
     pub index: Option<(IndexKey, u16)>,
-    /// The name, or what follows the number.
+    /// The name; for an indexed option, the part behind the number.
     pub name: &'static str,
 }
 

@@ -14,18 +14,19 @@ use zeroize::Zeroizing;
 
 use super::repositories::DeclaredRepository;
 
-/// The options that give it, of which a repository has at most one.
+/// The options that give a passphrase. A repository has at most one of them.
 pub(super) const OPTIONS: [&str; 3] = ["cipher-pass", "cipher-pass-file", "cipher-pass-command"];
 /// The longest passphrase, in bytes.
 const LONGEST: u64 = 4096;
-/// A key store has so much time to answer.
+/// The time in which the key store must answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 impl DeclaredRepository {
     /// The passphrase of repository `number`, if one is declared. A command is run anew each time.
     ///
     /// # Errors
-    /// 31: it cannot be used. 41: a file that cannot be read, or that others can. 27: a command that fails.
+    /// 31: the passphrase or its option cannot be used. 41: its file cannot be read, or other users can read it. 27:
+    /// its command fails.
     pub fn passphrase(&self, number: u16) -> Result<Option<Passphrase>, Failure> {
         let Some(name) = OPTIONS.iter().find(|name| self.secrets.contains_key(**name)) else {
             return Ok(None);
@@ -84,7 +85,7 @@ fn of_command(title: &str, command: &str) -> Result<Zeroizing<String>, Failure> 
         match child.try_wait().map_err(|error| failed(chain(&error)))? {
             Some(status) => break status,
             None if began.elapsed() >= PATIENCE => {
-                // An error says that it has ended meanwhile.
+                // `kill` fails only for a command that has ended meanwhile.
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(failed(format!("it has not ended within {} s", PATIENCE.as_secs())));
@@ -101,7 +102,7 @@ fn of_command(title: &str, command: &str) -> Result<Zeroizing<String>, Failure> 
     first_line(title, &mut output.take(LONGEST + 2)).map_err(|error| failed(chain(&error)))?
 }
 
-/// The one line of a text that is short enough: a passphrase with a line end in it is an accident.
+/// The only line of a short text. A line end within a passphrase is an accident and refused.
 fn first_line(title: &str, text: &mut dyn Read) -> Result<Result<Zeroizing<String>, Failure>, std::io::Error> {
     let mut line = Zeroizing::new(String::new());
     text.read_to_string(&mut line)?;

@@ -12,26 +12,26 @@ use super::option::IndexKey;
 use super::{passphrase, table};
 use crate::exit::{CommandError, ExitCode};
 
-/// One repository as this host's configuration declares it. Names are what follows `repoN-`.
+/// One repository as this host's configuration declares it. The keys are option names without `repoN-`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeclaredRepository {
-    /// What the catalog keeps and compares between nodes: `type`, `path`, `cipher-type` and so on, with defaults filled
-    /// in, so that a default that is written out is no difference.
+    /// The options that the catalog keeps and compares between nodes: `type`, `path`, `cipher-type` and so on. Defaults
+    /// are filled in, so that a default that is written out makes no difference.
     pub definition: BTreeMap<String, String>,
-    /// This host's own way to it: certificates, time-outs.
+    /// This host's own way to the repository: certificates, time-outs.
     pub local: BTreeMap<String, String>,
     /// Passphrases and keys, which reach no catalog, log or message (invariant 9).
     pub secrets: BTreeMap<String, Secret>,
 }
 
 impl DeclaredRepository {
-    /// The type, where it is known.
+    /// The type, if it is known.
     fn kind(&self) -> Option<StoreKind> {
         let kind = self.definition.get("type").map(|kind| kind.parse().ok());
         kind.unwrap_or(Some(StoreKind::Posix))
     }
 
-    /// Whether the file says where it lies, so that it can be used here, as opposed to being mentioned.
+    /// Whether the file says where the repository lies, so that this host can use it; a file may also just mention it.
     pub fn is_reachable(&self) -> bool {
         match self.kind() {
             Some(StoreKind::Posix) => self.definition.contains_key("path"),
@@ -40,7 +40,7 @@ impl DeclaredRepository {
         }
     }
 
-    /// The options that the type needs and that are missing.
+    /// The first missing option among those required by the type.
     fn missing(&self) -> Option<&'static str> {
         let has = |name: &str| {
             self.definition.contains_key(name) || self.local.contains_key(name) || self.secrets.contains_key(name)
@@ -66,7 +66,7 @@ impl DeclaredRepository {
         needed.into_iter().find(|name| !has(name))
     }
 
-    /// How `pgmesh_storage` reaches it, with credentials that are read anew from the files whenever they are wanted.
+    /// The settings with which `pgmesh_storage` reaches it. Credentials are read anew from the files each time.
     pub fn store_settings(&self, config: &Config, number: u16) -> StoreSettings {
         StoreSettings {
             definition: self.definition.clone(),
@@ -89,7 +89,7 @@ impl DeclaredRepository {
     }
 }
 
-/// The credentials of one repository, as the files have them now.
+/// The credentials of one repository, from the present files.
 struct ReadAnew {
     config: Config,
     number: u16,
@@ -136,8 +136,8 @@ impl Config {
         repositories
     }
 
-    /// What the table cannot say about one option alone. Other commands than the node's see the repositories of the
-    /// file too, but use them only with `--repo-direct`.
+    /// Checks each repository's options against each other; the table checks each option alone. Commands of PG hosts
+    /// see the repositories in the file too, but use them only with `--repo-direct`.
     pub(super) fn check_repositories(&self) -> Result<(), CommandError> {
         let is_tried = self.command() == Command::RepoCheck;
         let is_node = matches!(self.command(), Command::NodeStart | Command::CatalogRebuild);
@@ -155,7 +155,7 @@ impl Config {
                 return Err(error.because_of(format!("repo{number}-type is {kind}")));
             }
             if is_tried {
-                // Nothing of the repository is opened.
+                // `repo-check` opens no repository, so it needs no passphrase.
                 continue;
             }
             let encrypted = repository
@@ -197,7 +197,7 @@ impl Config {
     }
 }
 
-/// The one way in which a value is written in the catalog.
+/// The one form of a value in the catalog.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Flag(yes) => (if *yes { "y" } else { "n" }).to_owned(),

@@ -1,4 +1,4 @@
-//! From what was said in the several places to what counts.
+//! From the settings of all sources to one value for each option.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -32,7 +32,7 @@ impl Config {
             settings,
         } = command_line::parse(arguments)?;
         if matches!(command, Command::Help | Command::Version | Command::Completions) {
-            // They must work when a file is broken, to help repairing it.
+            // Help and version must work when a file is broken, to help repairing it.
             return Loader::new(command, settings).finish(arguments);
         }
         let (from_environment, warnings) = environment::interpret(environment, command)?;
@@ -46,10 +46,10 @@ impl Config {
     }
 }
 
-/// Collects settings until all have been heard.
+/// Collects settings until all sources are read.
 struct Loader {
     command: Command,
-    /// The setting that counts so far for each option.
+    /// The winning setting so far for each option.
     settings: BTreeMap<OptionKey, Setting>,
     warnings: Vec<String>,
     /// Sections of the file that name stanzas.
@@ -68,13 +68,14 @@ impl Loader {
         loader
     }
 
-    /// Adds settings that win over those that are there.
+    /// Adds settings that win over the present ones.
     fn add(&mut self, settings: Vec<Setting>) {
         self.settings
             .extend(settings.into_iter().map(|setting| (setting.key, setting)));
     }
 
-    /// Adds what the files say, below what is there: each section's settings stand behind those of less specific ones.
+    /// Adds the settings of the files, which lose against the present ones. Within the files, the settings of a more
+    /// specific section come later and win.
     fn read_files(&mut self) -> Result<(), CommandError> {
         let files = self.open_files()?;
         let stanza = match self.value_of(required_spec("stanza"))? {
@@ -114,18 +115,18 @@ impl Loader {
         })
     }
 
-    /// The value of an option without a number, as far as has been heard.
+    /// The value of an option without a number, from the settings so far.
     fn value_of(&self, spec: &'static OptionSpec) -> Result<Option<Value>, CommandError> {
         Ok(resolve(self.command, spec, self.settings.get(&spec.key(0)))?.map(|resolved| resolved.value))
     }
 
-    /// Values for all options, or the first that is not allowed or missing.
+    /// Values for all options, or the first error: a value that is not allowed, or a missing option.
     fn finish(self, arguments: Vec<OsString>) -> Result<Config, CommandError> {
         let mut values = BTreeMap::new();
         for spec in table::all().filter(|spec| spec.not_yet.is_none()) {
             for number in self.numbers(spec.index) {
                 let key = spec.key(number);
-                // An option that the command does not take has its default: helpers may ask for it all the same.
+                // An option that the command does not take has its default, since shared helpers read it all the same.
                 let setting = self.settings.get(&key).filter(|_| spec.is_for(self.command));
                 match resolve(self.command, spec, setting)? {
                     Some(resolved) => drop(values.insert(key, resolved)),
@@ -143,8 +144,8 @@ impl Loader {
         Ok(config)
     }
 
-    /// Whether an option of a cluster is not needed after all: all commands but `backup` are about pg1, and `backup`
-    /// needs no files of a cluster on another host.
+    /// Whether the command can do without an option of a cluster that is otherwise required. All commands but `backup`
+    /// are about pg1, and `backup` needs no files of a cluster on another host.
     fn is_spared(&self, key: OptionKey) -> bool {
         let Some((IndexKey::Pg, number)) = key.index else {
             return false;
@@ -156,7 +157,7 @@ impl Loader {
         host.is_some_and(|host| self.settings.contains_key(&host))
     }
 
-    /// The numbers of a group's members: those that somebody declared, and pg1 always.
+    /// The numbers of a group's members: the declared ones, and pg1 always.
     fn numbers(&self, index: Option<IndexKey>) -> BTreeSet<u16> {
         let Some(index) = index else { return BTreeSet::from([0]) };
         let declared = self.settings.keys().filter_map(|key| key.index);
@@ -199,14 +200,14 @@ impl Loader {
     }
 }
 
-/// Refuses a file with a secret that everybody may read. Its group may: packages install such files for the group of
-/// the service.
+/// Refuses a file with a secret that every user may read. Its group may read it: packages install such files for the
+/// group of the service.
 fn refuse_open_secrets(values: &BTreeMap<OptionKey, Resolved>) -> Result<(), CommandError> {
     for (key, resolved) in values {
         let (Value::Secret(_), Source::File { path, .. }) = (&resolved.value, &resolved.source) else {
             continue;
         };
-        // Gone since it was read: nobody can read it.
+        // The file is gone since it was read, so no user can read it.
         let Ok(metadata) = std::fs::metadata(path) else {
             continue;
         };

@@ -1,4 +1,4 @@
-//! One option as somebody gave it, before it is known whether it counts.
+//! One option from one source, before it is known whether it counts.
 
 use std::fmt;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::option::{OptionKey, OptionSpec};
 
-/// Where an option's value came from.
+/// The source of an option's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody gave it.
+    /// The table: no source gave the option.
     Default,
     /// A line of a configuration file.
     File {
@@ -40,24 +40,24 @@ impl fmt::Display for Source {
     }
 }
 
-/// What was said about an option.
+/// The value of a setting.
 pub enum Given {
     /// One or more values.
     Texts(Vec<String>),
     /// `--no-config`: no value at all.
     Unset,
-    /// `--reset-NAME`: the default, whatever the file and the environment say.
+    /// `--reset-NAME`: the default instead of the values in the file and the environment.
     Reset,
 }
 
-/// An option, what was said about it, and where. It has no `Debug`: the texts may be secrets (invariant 9).
+/// An option, its value, and the source. It has no `Debug`: the texts may be secrets (invariant 9).
 pub struct Setting {
     /// The full name.
     pub key: OptionKey,
-    /// Its entry in the table.
+    /// The option's entry in the table.
     pub spec: &'static OptionSpec,
-    /// What was said.
+    /// The value.
     pub given: Given,
-    /// Where.
+    /// The source.
     pub source: Source,
 }

@@ -1,4 +1,4 @@
-//! What a user writes, and what the program takes it for.
+//! Configurations as users write them, and how the program reads them.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -267,7 +267,7 @@ fn values_that_are_not_allowed() {
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
-    // A value that does not count is not looked at.
+    // A value that does not count is not checked.
     assert_eq!(
         sample
             .load(&["verify", "--process-max=2"])
@@ -328,7 +328,7 @@ fn options_are_for_their_commands() {
     let error = load(&["--stanza=main", "info", "--target=x"]).unwrap_err();
     assert_eq!(error.code, ExitCode::OptionInvalid);
     assert!(error.to_string().contains("commands that take it: restore"), "{error}");
-    // In a file they stand beside those of other commands.
+    // In a file, options of other commands are allowed.
     let sample = Sample::new("[global]\ntarget-action=promote\n");
     assert!(sample.load(&["info"]).unwrap().warnings().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Who this host is in the mesh, and how it gets there.
+//! This host's identity in the mesh, and its way to a node.
 
 use super::node;
 use crate::config::{Command, Config, IndexKey, table};
@@ -11,10 +11,11 @@ use std::time::Duration;
 /// How long a command that a person waits for looks for a first node; later, `io-timeout` counts.
 const GREETING: Duration = Duration::from_secs(2);
 
-/// A PG host's file names `mesh-node`; a node's file names the node itself, whose administrator's identity is used.
+/// The identity and the first nodes. A PG host's file names `mesh-node`; a node's file names the node itself, whose
+/// administrator's identity is used.
 ///
 /// # Errors
-/// 37: no node is named.
+/// 37: the configuration names no node.
 pub fn of(config: &Config) -> Result<AccessSettings, Failure> {
     let is_node = config.is_given("node-name") || config.is_given("node-path");
     let mut seeds = config.list("mesh-node").to_vec();
@@ -29,7 +30,8 @@ pub fn of(config: &Config) -> Result<AccessSettings, Failure> {
         config.required_path("identity-path")?.to_owned()
     };
     let io_timeout = config.duration("io-timeout");
-    // PostgreSQL waits there, and nobody else: better long than an error that it makes of it.
+    // PostgreSQL waits for these commands, and no person does: a long wait is better than an error that PostgreSQL acts
+    // on.
     let archives = matches!(config.command(), Command::ArchivePush | Command::ArchiveGet);
     let limit = if archives {
         config.duration("archive-timeout")
@@ -50,7 +52,7 @@ pub fn of(config: &Config) -> Result<AccessSettings, Failure> {
     })
 }
 
-/// One file may describe a node and the PostgreSQL beside it: commands for the cluster then go by the host's own
+/// One file may describe a node and the PostgreSQL beside it: commands for the cluster then use the host's own
 /// identity, if it has joined.
 fn acts_as_host(config: &Config, seeds: &[String]) -> bool {
     let beside_cluster = table::indexed(IndexKey::Pg, "path").is_some_and(|spec| spec.is_for(config.command()));

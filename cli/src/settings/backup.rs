@@ -1,4 +1,4 @@
-//! What a backup is told.
+//! The settings of a backup.
 
 use super::{pg, push};
 use crate::config::Config;
@@ -7,10 +7,10 @@ use pgmesh_node::bounds;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::{BackupType, Codec, StanzaName};
 
-/// What the configuration says.
+/// The settings from the configuration.
 ///
 /// # Errors
-/// A stanza that is missing (37) or has an impossible name, or an option that asks for what cannot be (31).
+/// A stanza that is missing (37) or has an impossible name, or an option with an impossible value (31).
 pub fn of(config: &Config) -> Result<BackupSettings, Failure> {
     if !config.flag("online") {
         return Err(

@@ -7,10 +7,10 @@ use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where the configuration's number were none.
+/// The number of voters, should the table have no default.
 const DEFAULT_VOTERS: usize = 5;
 
-/// The settings of the node that the configuration describes.
+/// The settings of the node in the configuration.
 ///
 /// # Errors
 /// An option is missing (37) or cannot be used (31).
@@ -48,7 +48,7 @@ fn skip_entries(config: &Config) -> Result<Vec<EntryId>, Failure> {
     config.list("skip-entry").iter().map(parse).collect()
 }
 
-/// How many repositories must acknowledge, where the configuration says so.
+/// The number of repositories that must acknowledge, if the configuration sets it.
 pub fn ack(config: &Config, option: &str) -> Option<u16> {
     config
         .optional_integer(option)
@@ -66,7 +66,7 @@ fn listen(config: &Config) -> Result<SocketAddr, Failure> {
     })
 }
 
-/// Where this node can be reached: what it advertises, else where it listens.
+/// The address of this node for others: the advertised one, else the one on which it listens.
 pub fn reachable(config: &Config) -> String {
     if let Some(first) = config.list("node-advertise").first() {
         return first.clone();

@@ -1,13 +1,13 @@
-//! The clusters that `pgN-…` describes.
+//! The clusters of the options `pgN-…`.
 
 use crate::config::{Config, IndexKey};
 use pgmesh_client::pg::{ArchivingCheck, PgAddress, PgSettings, Way};
 use std::path::Path;
 
-/// Where PostgreSQL's programs look for the socket when `pgN-socket-path` does not say.
+/// The directory in which PostgreSQL's programs look for the socket if `pgN-socket-path` is not set.
 const DEFAULT_SOCKET_PATH: &str = "/var/run/postgresql";
 
-/// The cluster that most commands are about: pg1.
+/// pg1, the cluster of most commands.
 pub fn first(config: &Config) -> PgSettings {
     of(config, 1)
 }
@@ -49,7 +49,7 @@ fn address(config: &Config, number: u16) -> PgAddress {
     }
 }
 
-/// What the server's settings are asked for: `archive-check`, `archive-mode-check`.
+/// The settings of the server to check: `archive-check`, `archive-mode-check`.
 pub fn archiving(config: &Config) -> ArchivingCheck {
     ArchivingCheck {
         is_wanted: config.flag("archive-check"),

@@ -1,14 +1,14 @@
-//! How WAL files are pushed.
+//! The settings of a push of WAL files.
 
 use super::node::ack;
 use crate::config::Config;
 use pgmesh_client::wal_push::PushSettings;
 use pgmesh_protocol::{ExitCode, Failure};
 
-/// What the configuration says.
+/// The settings from the configuration.
 ///
 /// # Errors
-/// 31: a compression that cannot be. 37: none is named.
+/// 31: an impossible compression. 37: no compression is named.
 pub fn of(config: &Config) -> Result<PushSettings, Failure> {
     let codec = config
         .required_text("compress-type")?

@@ -1,4 +1,4 @@
-//! Repositories that are read without the mesh, and where a command reads at all.
+//! Repositories that are read without the mesh, and the choice between the mesh and these.
 
 use super::access;
 use crate::config::{Config, DeclaredRepository, IndexKey};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The mesh, or the declared repositories (`repo-direct`).
 ///
 /// # Errors
-/// 31 and 37: `repo` names none, or no node is named.
+/// 31: `repo` is not the number of a repository. 37: that repository is not declared, or no node is named.
 pub fn source(config: &Config) -> Result<SourceSettings, Failure> {
     if config.flag("repo-direct") {
         return Ok(SourceSettings::Direct(reachable(config, asked(config)?)?));
@@ -18,7 +18,7 @@ pub fn source(config: &Config) -> Result<SourceSettings, Failure> {
     Ok(SourceSettings::Mesh(access::of(config)?))
 }
 
-/// What the configuration declares and this host can reach, or only `repo` of it.
+/// The repositories that the configuration declares and this host can reach, or only `repo` of them.
 ///
 /// # Errors
 /// 31: a number that no repository can have.

@@ -1,4 +1,4 @@
-//! What a restore is told.
+//! The settings of a restore.
 
 use super::{repositories, restore_command};
 use crate::config::Config;
@@ -8,10 +8,10 @@ use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_storage::StanzaName;
 use std::path::PathBuf;
 
-/// What the configuration says. `now`: Unix seconds, for the comment in postgresql.auto.conf.
+/// The settings from the configuration. `now`: Unix seconds, for the comment in postgresql.auto.conf.
 ///
 /// # Errors
-/// 31 for values that cannot be or do not fit together, 37 for missing ones.
+/// 31 for impossible values and for options that contradict each other, 37 for missing options.
 pub fn of(config: &Config, now: i64) -> Result<RestoreSettings, Failure> {
     let stanza: StanzaName = config
         .required_text("stanza")?
@@ -60,7 +60,7 @@ pub fn of(config: &Config, now: i64) -> Result<RestoreSettings, Failure> {
     Ok(settings)
 }
 
-/// The timeline that is named, by its own option or as PostgreSQL's.
+/// The timeline that is named, by `target-timeline` or as `recovery-option=recovery-target-timeline=…`.
 fn target_timeline(config: &Config) -> Result<Option<String>, Failure> {
     let mut options = config.map("recovery-option").iter();
     let own = options.find(|(name, _)| name.replace('-', "_") == "recovery_target_timeline");
@@ -98,7 +98,7 @@ fn recovery_settings(config: &Config, target: &Target, now: i64) -> Result<Recov
     }
     settings.restore_command = Some(restore_command::render(config, &target.recovery)?);
     for (name, value) in config.map("recovery-option") {
-        // What a user writes for recovery.conf is accepted as pgBackRest accepts it.
+        // `recovery-option` takes names with hyphens too, as in pgBackRest.
         let name = name.replace('-', "_");
         settings
             .add_option(&name, value)
@@ -200,7 +200,7 @@ mod tests {
         let SourceSettings::Direct(found) = source else {
             panic!("{source:?}");
         };
-        // Only the one that was asked for.
+        // Only the repository that `--repo` names.
         assert_eq!(found.iter().map(|found| found.key.get()).collect::<Vec<_>>(), [2]);
         assert_eq!(found[0].passphrase.read().unwrap().map(|_| ()), Some(()));
     }

@@ -4,11 +4,11 @@ use crate::config::{Command, Config, Kind, OptionSpec, Secrecy, Source, Value, t
 use pgmesh_postgres::RecoveryTarget;
 use pgmesh_protocol::{ExitCode, Failure};
 
-/// This program, told the same as now where the configuration file does not say it: options of the command line and of
-/// the environment that `archive-get` takes too. Secrets are never written (invariant 9).
+/// A call of this program with all options that the configuration file does not have: options of the command line and
+/// of the environment that `archive-get` takes too. Secrets are never written (invariant 9).
 ///
-/// A recovery to a point takes a hole in the archive for its end: PostgreSQL reads ahead of what it replays, so it may
-/// ask for a segment behind the target, and it does not open a server that has not reached the target.
+/// A recovery to a point takes a hole in the archive for its end: PostgreSQL reads ahead of the record that it replays,
+/// so it may ask for a segment behind the target, and it does not open a server that has not reached the target.
 ///
 /// # Errors
 /// The program's own path is not known, or cannot be written.
@@ -25,7 +25,7 @@ pub fn render(config: &Config, target: &RecoveryTarget) -> Result<String, Failur
             continue;
         }
         let texts = texts(&value);
-        // A path is where this program found it, also when the server runs elsewhere.
+        // A relative path is relative to this process's directory, also when the server runs in another.
         words.extend(
             texts
                 .into_iter()
@@ -116,7 +116,7 @@ fn warn_of_secret(config: &Config, name: &str) {
     }
 }
 
-/// A word for the shell, inside of a `restore_command`, where PostgreSQL replaces what begins with `%`.
+/// A word for the shell inside a `restore_command`, in which PostgreSQL replaces placeholders that begin with `%`.
 fn quote(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,@+".contains(&byte);
     let word = word.replace('%', "%%");

@@ -1,4 +1,4 @@
-//! Makes a small mesh of three nodes and stores what they have on their disks: `make stored-mesh`.
+//! Makes a small mesh of three nodes and stores the files of their disks: `make stored-mesh`.
 #![allow(clippy::expect_used, reason = "a panic is how it fails")]
 
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ fn main() {
             .repositories(1)
             .option("archive-ack", "1")
             .option("backup-ack", "1");
-        // So that there are a snapshot and a log behind it.
+        // So that the nodes have a snapshot and a log behind it.
         mesh.option("node-snapshot-entries", "20")
     });
     let mut ledger = Ledger::create(&site.postgres);
@@ -27,7 +27,7 @@ fn main() {
     site.host
         .run(&["annotate", &format!("--set={label}"), &annotation])
         .succeeds();
-    // A token that nobody redeems.
+    // A token that stays unredeemed.
     drop(site.mesh.node("alpha").invite("another"));
     site.mesh.stop_all();
     stored::pack(&site.mesh, &site.scratch, &to);

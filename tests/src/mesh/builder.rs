@@ -42,7 +42,7 @@ pub struct MeshBuilder<'a> {
 struct Shared {
     number: usize,
     bucket: Bucket,
-    /// Which nodes; all where it is empty.
+    /// The names of the nodes that declare it; all nodes if empty.
     nodes: Vec<String>,
 }
 
@@ -60,28 +60,28 @@ impl<'a> MeshBuilder<'a> {
         }
     }
 
-    /// How many nodes, 3 unless told.
+    /// The number of nodes, 3 by default.
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// How many of them have a repository, the first ones; each has one unless told.
+    /// The number of nodes with a repository, counted from the first; by default each node has one.
     #[must_use]
     pub fn repositories(mut self, repositories: usize) -> Self {
         self.repositories = repositories;
         self
     }
 
-    /// The node of this number hosts none: the number is free for a shared one.
+    /// Leaves the node of this number without a repository, so that the number is free for a shared one.
     #[must_use]
     pub fn without_repository(mut self, number: usize) -> Self {
         self.without.push(number);
         self
     }
 
-    /// Where the repository of a number lies, and so that of the node of that number.
+    /// Sets the path of the repository with this number, which the node of the same number hosts.
     #[must_use]
     pub fn repository_at(mut self, number: usize, path: PathBuf) -> Self {
         self.paths.insert(number, path);
@@ -143,8 +143,8 @@ impl<'a> MeshBuilder<'a> {
         (mesh, nodes)
     }
 
-    /// A mesh that was stored with [`pack`](crate::stored::pack), as it was found: at other addresses and in other
-    /// folders than those it was made with. No node runs.
+    /// Takes up a mesh that was stored with [`pack`](crate::stored::pack), at other addresses and in other folders than
+    /// before. No node runs.
     #[must_use]
     pub fn take_up(self, stored: &Path) -> Mesh {
         let scratch = self.scratch;
@@ -153,7 +153,7 @@ impl<'a> MeshBuilder<'a> {
         Mesh { nodes, network }
     }
 
-    /// Writes the files of all nodes; the first one begins a mesh, if told.
+    /// Writes the files of all nodes. If `begins` is true, the first node begins a mesh.
     fn write(self, begins: bool) -> (Vec<Node>, Option<Network>) {
         assert!((1..=NODES.len()).contains(&self.nodes), "one to {} nodes", NODES.len());
         let ports: Vec<Port> = (1..)

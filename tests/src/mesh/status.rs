@@ -1,11 +1,11 @@
-//! What `status --output=json` says, as far as the tests need it: the one place that knows its keys.
+//! The parts of `status --output=json` that the tests need; no other file knows its keys.
 
 use serde_json::Value;
 
-/// How a mesh does, as one node answers.
+/// The status of a mesh, as one node answers.
 #[derive(Clone, Debug)]
 pub struct MeshStatus {
-    /// The leader's name, where one is known.
+    /// The leader's name, if it is known.
     pub leader: Option<String>,
     /// Whether a majority answered.
     pub quorum: bool,
@@ -17,7 +17,7 @@ pub struct MeshStatus {
     pub repositories: Vec<RepositoryStatus>,
 }
 
-/// How one node does.
+/// The status of one node.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     /// Its name.
@@ -34,14 +34,14 @@ pub struct NodeStatus {
     pub snapshot: Option<u64>,
 }
 
-/// How one repository does.
+/// The status of one repository.
 #[derive(Clone, Debug)]
 pub struct RepositoryStatus {
     /// Its number.
     pub number: u64,
     /// `up`, `down` or `refused`.
     pub state: String,
-    /// How many objects it owes.
+    /// The number of objects that it owes.
     pub debt: u64,
 }
 
@@ -59,14 +59,14 @@ impl MeshStatus {
         }
     }
 
-    /// What it says of one node, if it knows it.
+    /// The status of one node, if the answer has it.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&NodeStatus> {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// Whether all of `names` answer and are in the group, as many of them vote as should, and a majority and a leader
-    /// are there.
+    /// Whether all of `names` answer and are in the group, as many of them vote as should, and there are a majority and
+    /// a leader.
     #[must_use]
     pub fn is_whole(&self, names: &[String]) -> bool {
         let found: Vec<&NodeStatus> = names.iter().filter_map(|name| self.node(name)).collect();
@@ -79,7 +79,7 @@ impl MeshStatus {
             && voters >= odd_voters(names.len())
     }
 
-    /// The names of those that have a vote.
+    /// The names of the nodes that have a vote.
     #[must_use]
     pub fn voters(&self) -> Vec<&str> {
         let voters = self.nodes.iter().filter(|node| node.votes());
@@ -98,7 +98,7 @@ impl MeshStatus {
                 .all(|repository| repository.is_up() && repository.debt == 0)
     }
 
-    /// What it says of one repository, if it knows it.
+    /// The status of one repository, if the answer has it.
     #[must_use]
     pub fn repository(&self, number: u64) -> Option<&RepositoryStatus> {
         self.repositories.iter().find(|repository| repository.number == number)
@@ -121,7 +121,7 @@ impl RepositoryStatus {
     }
 }
 
-/// How many of so many nodes vote, unless told: an odd number, five at most.
+/// The default number of voters among so many nodes: an odd number, five at most.
 fn odd_voters(nodes: usize) -> usize {
     match nodes.min(5) {
         0 => 0,

@@ -17,14 +17,14 @@ pub struct RepositoryFiles {
     pub number: usize,
     /// The bucket that it lies in, `None` for a folder.
     pub bucket: Option<Bucket>,
-    /// Its folder; in a bucket, what all names begin with.
+    /// Its folder; in a bucket, the prefix of all names.
     pub path: PathBuf,
     /// Its passphrase, `None` for a repository without encryption.
     pub passphrase: Option<String>,
 }
 
 impl RepositoryFiles {
-    /// An encrypted one in a node's folder.
+    /// An encrypted repository in a node's folder.
     pub(super) fn encrypted(home: &Path, number: usize) -> Self {
         Self {
             number,
@@ -34,7 +34,7 @@ impl RepositoryFiles {
         }
     }
 
-    /// An encrypted one in a bucket, under the prefix that the bucket tells, or one of its own.
+    /// An encrypted repository in a bucket, under the prefix in the bucket's options, or under a prefix of its own.
     pub(crate) fn in_bucket(number: usize, bucket: &Bucket) -> Self {
         let path = bucket.option("path").map(str::to_owned);
         Self {
@@ -45,13 +45,13 @@ impl RepositoryFiles {
         }
     }
 
-    /// What a node's file says about it.
+    /// Its lines in a node's file.
     #[must_use]
     pub fn lines(&self) -> String {
         self.lines_as(self.number)
     }
 
-    /// What a configuration file says about it that gives it another number, as for a restore without nodes.
+    /// Its lines in a configuration file that gives it another number, as for a restore without nodes.
     #[must_use]
     pub fn lines_as(&self, number: usize) -> String {
         let path = &self.path;
@@ -99,14 +99,14 @@ impl<'a> NodeBuilder<'a> {
         }
     }
 
-    /// Where it listens; a free port of 127.0.0.1 unless told.
+    /// Sets the port on which it listens; by default a free port of 127.0.0.1.
     #[must_use]
     pub fn port(mut self, port: Port) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// Its region, `eu` unless told.
+    /// Sets its region, `eu` by default.
     #[must_use]
     pub fn region(mut self, region: &str) -> Self {
         region.clone_into(&mut self.region);
@@ -143,7 +143,7 @@ impl<'a> NodeBuilder<'a> {
     }
 
     /// Adds an encrypted repository in a bucket with a number of its own in the mesh, under the prefix of that number:
-    /// nodes that declare the same share it.
+    /// nodes that declare the same number and bucket share the repository.
     #[must_use]
     pub fn repository_numbered_on(mut self, number: usize, bucket: &Bucket) -> Self {
         self.repositories.push(RepositoryFiles::in_bucket(number, bucket));

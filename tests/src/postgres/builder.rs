@@ -1,4 +1,4 @@
-//! New clusters, most of them copies of one that initdb made once.
+//! New clusters, most of them copies of a cluster that initdb made once.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -10,7 +10,8 @@ use crate::postgres::{DEFAULT_MAJOR, Postgres, programs_of};
 use crate::program::shared_folder;
 use crate::scratch::Scratch;
 
-/// What the clusters of tests have in common. They survive a killed server without fsync, as the machine lives on.
+/// The common settings of all clusters in tests. Their data survives a killed server without fsync, since the machine
+/// lives on.
 const SETTINGS: &str = "
 # --- settings of the tests
 fsync = off
@@ -50,28 +51,28 @@ impl<'a> PostgresBuilder<'a> {
         }
     }
 
-    /// The major version of PostgreSQL, 15 unless told.
+    /// Sets the major version of PostgreSQL, 15 by default.
     #[must_use]
     pub fn major(mut self, major: u32) -> Self {
         self.major = major;
         self
     }
 
-    /// The size of its WAL segments, 16 unless told.
+    /// Sets the size of its WAL segments, 16 by default.
     #[must_use]
     pub fn segment_mebibytes(mut self, size: u32) -> Self {
         self.segment_mebibytes = size;
         self
     }
 
-    /// A system identifier that no other cluster of the test has.
+    /// Gives it a system identifier that no other cluster of the test has.
     #[must_use]
     pub fn own_identity(mut self) -> Self {
         self.own_identity = true;
         self
     }
 
-    /// A line of its postgresql.conf.
+    /// Adds a line to its postgresql.conf.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         writeln!(self.settings, "{name} = '{value}'").expect("writing to a string");
@@ -106,7 +107,7 @@ impl<'a> PostgresBuilder<'a> {
     }
 }
 
-/// A cluster to copy, made by the first test that asks for it.
+/// A cluster to copy, made by the first test that needs it.
 fn template(account: Account, major: u32, segment_mebibytes: u32) -> PathBuf {
     let folder = shared_folder();
     let name = format!("cluster-{}-{segment_mebibytes}", version(major));
@@ -124,7 +125,7 @@ fn template(account: Account, major: u32, segment_mebibytes: u32) -> PathBuf {
     path
 }
 
-/// The version of initdb, such as `15.18`, as a part of a file name: a cluster belongs to one.
+/// The version of initdb, such as `15.18`, as a part of a file name: each version has a template of its own.
 fn version(major: u32) -> String {
     let mut command = std::process::Command::new(programs_of(major).join("initdb"));
     command.arg("--version");

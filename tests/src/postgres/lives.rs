@@ -1,4 +1,4 @@
-//! What happens to servers in their lives: promoted, re-pointed, rewound, started again as a standby.
+//! Events in the lives of servers: they are promoted, re-pointed, rewound, started again as a standby.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::scratch::Scratch;
 use crate::wait::{wait_for, wait_for_some};
 
 impl Postgres {
-    /// How a standby on this machine gets to it.
+    /// The connection string with which a standby on this machine reaches it.
     #[must_use]
     pub fn conninfo(&self) -> String {
         format!("host={} port={}", self.socket().display(), self.port())
@@ -31,9 +31,9 @@ impl Postgres {
         self.start();
     }
 
-    /// Has pg_rewind make a server that crashed a standby of another one, and starts it.
+    /// Has pg_rewind turn a crashed server into a standby of another one, and starts it.
     pub fn rewind_and_follow(&mut self, source: &Self) {
-        // pg_rewind wants a server that was shut down.
+        // pg_rewind needs a server that was shut down.
         self.start();
         self.stop();
         let auto = self.data().join("postgresql.auto.conf");
@@ -42,7 +42,7 @@ impl Postgres {
         command.arg("--target-pgdata").arg(self.data());
         command.arg(format!("--source-server={} dbname=postgres", source.conninfo()));
         run(command).succeeds();
-        // pg_rewind copies the source's configuration; each server archives by way of its own host.
+        // pg_rewind copies the source's configuration; each server archives through its own host.
         self.account().write(&auto, own);
         self.start_as_standby_of(source);
     }
@@ -62,7 +62,7 @@ impl Postgres {
         run(command).succeeds();
     }
 
-    /// Waits until a standby has replayed all that this server has written.
+    /// Waits until a standby has replayed all WAL of this server.
     pub fn wait_until_replayed_by(&self, standby: &Self) {
         let written = self.query("select pg_current_wal_flush_lsn()");
         wait_for(&format!("{} to have it all", standby.name), LIMIT, || {
@@ -91,9 +91,9 @@ impl Postgres {
         waiting
     }
 
-    /// Asserts that the server's archiver goes on by itself until nothing waits for it.
+    /// Asserts that the server's archiver goes on by itself until no file waits for it.
     pub fn assert_not_stuck(&self) {
-        // An archiver that has failed sleeps for a minute, and less if it is woken up, as the next segment would.
+        // An archiver that has failed sleeps for a minute; a reload wakes it up earlier, as the next segment would.
         self.query("select pg_reload_conf()");
         wait_for_some(&format!("an empty queue of {}", self.name), LIMIT * 2, || {
             match self.waiting_to_be_archived().as_slice() {

@@ -21,7 +21,7 @@ impl Postgres {
         run(command).succeeds();
     }
 
-    /// Makes a table of about so many mebibytes that compress to half, and no further.
+    /// Makes a table of about so many mebibytes that compress to half their size, and no further.
     pub fn make_noise(&self, mebibytes: u32) {
         // A row has 256 bytes of digits and about 40 of its own.
         let rows = mebibytes * (1 << 20) / 296;
@@ -32,11 +32,11 @@ impl Postgres {
         self.query("checkpoint");
     }
 
-    /// Makes files as a database of many small relations has them: most are empty, and one in fifty has as many bytes
-    /// as a page. Those lie beside each other, so that they share chunks. PostgreSQL does not know of them.
+    /// Makes files like those of a database with many small relations: most are empty, and one in fifty has the size of
+    /// a page. These lie beside each other, so that they share chunks. PostgreSQL does not know of the files.
     ///
     /// # Panics
-    /// When one cannot be made.
+    /// If a file cannot be made.
     pub fn make_files(&self, files: u32) {
         let folder = self.default_database();
         for number in 0..files {
@@ -44,15 +44,15 @@ impl Postgres {
             let words = if number % 1000 < 20 { 2048 } else { 0 };
             self.account().write(&path, number.to_le_bytes().repeat(words));
         }
-        // Else the next checkpoint waits for all of them.
+        // Synced now, or the next checkpoint would wait for all of them.
         let folder = File::open(&folder).expect("opening the database's directory");
         rustix::fs::syncfs(folder).expect("syncing the files");
     }
 
-    /// The directory of the database `postgres`, which was made after the templates.
+    /// The directory of the database `postgres`, which initdb makes after the templates.
     ///
     /// # Panics
-    /// When there is no data directory.
+    /// If there is no data directory.
     #[must_use]
     pub fn default_database(&self) -> PathBuf {
         let folders = fs::read_dir(self.data().join("base")).expect("reading the directory of databases");
@@ -61,8 +61,8 @@ impl Postgres {
         paths.max_by_key(oid).expect("a database")
     }
 
-    /// Starts `clients` that run about `rate` transactions a second together: steady traffic that leaves the machine
-    /// time for what is tested.
+    /// Starts `clients` that together run about `rate` transactions a second: steady traffic that leaves the machine
+    /// time for the test.
     #[must_use]
     pub fn load(&self, clients: u32, rate: u32) -> Load {
         let mut command = self.program("pgbench");
@@ -82,7 +82,7 @@ impl Load {
     /// Ends it.
     ///
     /// # Panics
-    /// When it had ended before: then the test had not the traffic it wanted.
+    /// If pgbench had ended before: then the test had less traffic than it wanted.
     pub fn stop(mut self) {
         let ended = self.process.ended();
         assert!(ended.is_none(), "pgbench ended early:\n{}", self.process.log());

@@ -1,14 +1,15 @@
-//! Which major versions of PostgreSQL the tests run with, and where their programs are.
+//! The major versions of PostgreSQL that the tests run with, and the places of their programs.
 
 use std::env;
 use std::path::PathBuf;
 
 use crate::tools::tool;
 
-/// The major versions that must be there, oldest first: `PGMESH_MAJORS`, else those that `.ci/setup test` installs.
+/// The major versions that must be installed, oldest first: from `PGMESH_MAJORS`, else the versions that `.ci/setup
+/// test` installs.
 ///
 /// # Panics
-/// When `PGMESH_MAJORS` holds something else than numbers.
+/// If `PGMESH_MAJORS` holds words that are no numbers.
 #[must_use]
 pub fn majors() -> Vec<u32> {
     let text = env::var("PGMESH_MAJORS").unwrap_or_else(|_| "14 15 18".to_owned());
@@ -21,10 +22,11 @@ pub fn majors() -> Vec<u32> {
         .collect()
 }
 
-/// The folder of the programs of one major version, where any account may run them: Debian's, or those in the cache.
+/// The folder with the programs of one major version, where any account may run them: Debian's folder, or one made from
+/// the cache.
 ///
 /// # Panics
-/// When that version is not installed.
+/// If that version is not installed.
 #[must_use]
 pub fn programs_of(major: u32) -> PathBuf {
     let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));

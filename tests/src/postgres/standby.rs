@@ -30,8 +30,8 @@ impl Postgres {
         standby
     }
 
-    /// Lets it listen on an address of this machine that no other test uses, besides its socket, for all who know their
-    /// password; the address. From its next start on.
+    /// From its next start on, lets it listen on an address of this machine that no other test uses, besides its
+    /// socket, for all users with a password. Returns the address.
     pub fn listen(&mut self) -> String {
         let port = Port::reserve();
         let address = port.own_ip().to_string();

@@ -16,7 +16,7 @@ use super::program::{Server, installed};
 use super::xml::{element, elements, encoded_path, encoded_value, unescaped};
 use crate::process::Process;
 
-/// The account and the key that every Azurite has, known to everybody.
+/// The account and the key of every Azurite, which are public.
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 const VERSION: &str = "2023-11-03";
@@ -28,10 +28,10 @@ pub struct AzureServer {
 }
 
 impl AzureServer {
-    /// Starts one with a container.
+    /// Starts Azurite with a container.
     ///
     /// # Panics
-    /// When Azurite is not installed, or does not start.
+    /// If Azurite is not installed, or does not start.
     #[must_use]
     pub fn start(container: &str) -> Self {
         let server = Server::start("azurite", |address, _| {
@@ -57,8 +57,8 @@ impl AzureServer {
         self.server.address()
     }
 
-    /// How a node gets to a container, `address` being that of the server or of a proxy before it: by the account's
-    /// key.
+    /// The options of a node for a container, with the account's key; `address` is that of the server or of a proxy
+    /// before it.
     #[must_use]
     pub fn bucket(&self, container: &str, address: SocketAddr) -> Bucket {
         Bucket::new("azure")
@@ -94,13 +94,13 @@ impl AzureServer {
     /// A blob's content.
     ///
     /// # Panics
-    /// When it is not there.
+    /// If there is no such blob.
     #[must_use]
     pub fn content(&self, container: &str, name: &str) -> Vec<u8> {
         self.ask("GET", &format!("{container}/{name}"), &[], &[]).body
     }
 
-    /// Replaces the content of a blob behind everybody's back.
+    /// Replaces the content of a blob without pgmesh's knowledge.
     pub fn harm(&self, container: &str, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut content = self.content(container, name);
         change(&mut content);
@@ -131,7 +131,7 @@ impl AzureServer {
         self.server.process_mut().kill();
     }
 
-    /// SIGSTOP: it holds its port, and connections to it, and says nothing.
+    /// SIGSTOP: it keeps its port and its connections, and sends nothing.
     pub fn pause(&self) {
         self.server.pause();
     }

@@ -1,15 +1,15 @@
-//! How a node gets to a bucket.
+//! A node's options for a bucket.
 
 use std::net::SocketAddr;
 
-/// The options of a repository in a bucket, as a node's file has them without their `repoN-`.
+/// The options of a repository in a bucket, named as in a node's file, without `repoN-`.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     options: Vec<(String, String)>,
 }
 
 impl Bucket {
-    /// One of a type (`s3`, `azure` or `gcs`).
+    /// A bucket of a type (`s3`, `azure` or `gcs`).
     #[must_use]
     pub fn new(kind: &str) -> Self {
         Self { options: Vec::new() }.with("type", kind)

@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 
-/// Whether a server's certificate should be trusted.
+/// Whether a client should trust a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fitness {
-    /// It is for 127.0.0.1 and `localhost`, and valid.
+    /// Valid, and for 127.0.0.1 and `localhost`.
     Fit,
-    /// It is for another host.
+    /// Valid for another host.
     OtherHost,
-    /// It was valid once.
+    /// Expired.
     Expired,
 }
 
-/// The files of a server's certificate and of the authority that has signed it.
+/// The files of a server's certificate and of the authority that signs it.
 #[derive(Debug)]
 pub struct Certificates {
     ca: PathBuf,
@@ -37,7 +37,7 @@ impl Certificates {
         made
     }
 
-    /// The authority's certificate. Everybody may read it.
+    /// The authority's certificate. Every account may read it.
     #[must_use]
     pub fn ca(&self) -> &Path {
         &self.ca

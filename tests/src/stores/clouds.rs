@@ -3,7 +3,7 @@
 use super::{AzureServer, Bucket, GcsServer, S3Server};
 use pgmesh_chaos::http::HttpProxy;
 
-/// The bucket of each.
+/// The bucket of each store.
 const BUCKET: &str = "backups";
 
 /// An S3, an Azure and a GCS server with a bucket each, and a proxy before each.
@@ -13,7 +13,7 @@ pub struct Clouds {
     pub s3: S3Server,
     /// Azurite.
     pub azure: AzureServer,
-    /// Ours.
+    /// The server in `gcs`.
     pub gcs: GcsServer,
     /// The proxies, in this order.
     pub proxies: [HttpProxy; 3],
@@ -37,7 +37,7 @@ impl Clouds {
         }
     }
 
-    /// How a node gets to the buckets through the proxies.
+    /// A node's options for the buckets through the proxies.
     #[must_use]
     pub fn buckets(&self) -> [Bucket; 3] {
         let [s3, azure, gcs] = [0, 1, 2].map(|number: usize| self.proxies[number].address());
@@ -54,12 +54,12 @@ impl Clouds {
         [self.s3.names(BUCKET), self.azure.names(BUCKET), self.gcs.names(BUCKET)]
     }
 
-    /// Forgets the requests that were counted so far.
+    /// Forgets the counted requests.
     pub fn clear(&self) {
         self.proxies.iter().for_each(HttpProxy::clear);
     }
 
-    /// Text that only a configuration may hold: it opens one of the stores.
+    /// Texts that open one of the stores, and that only a configuration may hold.
     #[must_use]
     pub fn secrets(&self) -> Vec<String> {
         let [s3, azure, _] = self.buckets();

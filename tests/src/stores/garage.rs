@@ -26,21 +26,21 @@ pub struct GarageServer {
     server: Server,
     configuration: PathBuf,
     program: PathBuf,
-    /// What its nodes would speak to each other by.
+    /// The port over which its nodes would speak to each other.
     _rpc: HeldPort,
 }
 
 impl GarageServer {
-    /// Whether it is installed: `.ci/setup test-all` does that.
+    /// Whether it is installed, as `.ci/setup test-all` does.
     #[must_use]
     pub fn is_installed() -> bool {
         find("bin/garage", "garage").is_some()
     }
 
-    /// Starts one with a bucket.
+    /// Starts Garage with a bucket.
     ///
     /// # Panics
-    /// When it is not installed, or does not start.
+    /// If it is not installed, or does not start.
     #[must_use]
     pub fn start(bucket: &str) -> Self {
         let program =
@@ -109,7 +109,7 @@ impl GarageServer {
         self.run(&["bucket", "allow", "--read", "--write", "--owner", bucket, "--key", KEY]);
     }
 
-    /// How a node gets to a bucket, `address` being that of the server or of a proxy before it.
+    /// A node's options for a bucket; `address` is that of the server or of a proxy before it.
     #[must_use]
     pub fn bucket(&self, bucket: &str, address: SocketAddr) -> Bucket {
         Bucket::new("s3")

@@ -1,15 +1,15 @@
-//! Object stores for tests: real servers where there are any, and one of ours.
+//! Object stores for tests: real servers if there are any, and pgmesh's own for GCS.
 //!
-//! - [`S3Server`]: moto, to be had by `make setup`; [`GarageServer`]: Garage, where `make test-all` has installed it;
-//! - [`AzureServer`]: Azurite, to be had by `make setup`;
-//! - [`GcsServer`]: ours, in the process of the test;
-//! - [`Clouds`]: one of each type, with a proxy before each;
-//! - [`Bucket`]: how a node gets to a bucket of one of them, straight or through a proxy;
-//! - [`Certificates`]: what a server shows for TLS.
+//! - [`S3Server`]: moto, which `make setup` installs; [`GarageServer`]: Garage, if `make test-all` has installed it;
+//! - [`AzureServer`]: Azurite, which `make setup` installs;
+//! - [`GcsServer`]: pgmesh's own, in the process of the test;
+//! - [`Clouds`]: an S3, an Azure and a GCS server, with a proxy before each;
+//! - [`Bucket`]: a node's options for a bucket of any of them, straight or through a proxy;
+//! - [`Certificates`]: the certificate of a server with TLS.
 //!
-//! moto, Azurite and ours keep what they store in memory: it ends with them. A store that goes away and comes back is
-//! one behind an [`HttpProxy`](pgmesh_chaos::http::HttpProxy) that refuses connections for a while, or one that is
-//! paused.
+//! moto, Azurite and `GcsServer` keep their objects in memory and lose them when they end. For a store that goes away
+//! and comes back, a test pauses the server, or has an [`HttpProxy`](pgmesh_chaos::http::HttpProxy) before it refuse
+//! connections for a while.
 
 mod azure;
 mod bucket;

@@ -1,4 +1,4 @@
-//! Servers that are programs of others.
+//! Servers that are programs of other projects.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::wait::wait_for;
 /// How long a server may take to answer. Node and Python start in 2 s on an idle machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A running server at a port that stays ours, and its folder.
+/// A running server at a port that the test holds, and its folder.
 #[derive(Debug)]
 pub struct Server {
     name: &'static str,
@@ -26,9 +26,9 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that `describe` tells its port and folder, and waits until something listens there.
+    /// Starts the server of `describe`, which is given a port and a folder, and waits until it listens there.
     ///
-    /// It runs as whoever runs the tests: programs in a home folder can be started by nobody else.
+    /// The server runs as the user who runs the tests, since only that user can start programs in its home folder.
     pub fn start(name: &'static str, describe: impl FnOnce(SocketAddr, &Scratch) -> Command) -> Self {
         let scratch = Scratch::new(name);
         let port = HeldPort::new().expect("a free port");
@@ -61,7 +61,7 @@ impl Server {
         &mut self.process
     }
 
-    /// Leaves it running, and its folder; its process.
+    /// Leaves it and its folder in place, and returns its process id.
     pub fn keep(&mut self) -> u32 {
         self.process.keep();
         self.scratch.keep();
@@ -76,7 +76,7 @@ impl Server {
         self.process.signal(Signal::CONT);
     }
 
-    /// A request that is answered with success.
+    /// Sends a request that must be answered with success.
     pub fn ask(&self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> Response {
         let answer = request(self.address(), method, target, headers, body)
             .unwrap_or_else(|error| panic!("{} does not answer {method} {target}: {error}", self.name));
@@ -90,18 +90,18 @@ impl Server {
         answer
     }
 
-    /// The same; the answer is text.
+    /// The same with an answer in text.
     pub fn ask_text(&self, method: &str, target: &str, headers: &[(String, String)]) -> String {
         String::from_utf8_lossy(&self.ask(method, target, headers, &[]).body).into_owned()
     }
 }
 
-/// A program that setup has installed below the cache, `path` there; else `name` on the `PATH`.
+/// A program that setup has installed at `path` below the cache; else `name` on the `PATH`.
 pub fn installed(path: &str, name: &str, setup: &str) -> PathBuf {
     find(path, name).unwrap_or_else(|| panic!("no {name} on this machine: `{setup}` installs it"))
 }
 
-/// The same; `None` where it is not installed.
+/// The same; `None` if it is not installed.
 pub fn find(path: &str, name: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("PGMESH_CACHE").map(PathBuf::from).or_else(|| {
         let home = std::env::var_os("HOME")?;

@@ -15,7 +15,7 @@ use crate::outcome::run;
 use crate::process::Process;
 
 const REGION: &str = "us-east-1";
-/// Any credentials are right as long as nothing else is said.
+/// Any credentials are accepted until [`S3Server::enforce_credentials`].
 const ANY_KEY: &str = "AKIATESTSTESTSTESTS0";
 const ANY_SECRET: &str = "planted-secret-of-s3/0123456789abcdefghij";
 
@@ -29,10 +29,10 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    /// Starts one with a bucket. It accepts any credentials.
+    /// Starts moto with a bucket. It accepts any credentials.
     ///
     /// # Panics
-    /// When moto is not installed, or does not start.
+    /// If moto is not installed, or does not start.
     #[must_use]
     pub fn start(bucket: &str) -> Self {
         let server = Self::launch(None, |_| {});
@@ -40,7 +40,7 @@ impl S3Server {
         server
     }
 
-    /// The same with TLS, and a certificate that is fit or not.
+    /// The same with TLS, and a certificate of this fitness.
     #[must_use]
     pub fn start_with_tls(bucket: &str, fitness: Fitness) -> Self {
         let mut certificates = None;
@@ -52,7 +52,7 @@ impl S3Server {
             command
         });
         let server = Self::around(server, certificates);
-        // Its own Python speaks TLS; what it asks here is no matter of a test.
+        // Python makes the bucket, since it speaks TLS. This request is not part of a test.
         let script = format!(
             "import http.client, ssl\n\
              c = http.client.HTTPSConnection('127.0.0.1', {}, context=ssl._create_unverified_context())\n\
@@ -91,7 +91,7 @@ impl S3Server {
         self.server.address()
     }
 
-    /// How a node gets to a bucket, `address` being that of the server or of a proxy before it.
+    /// A node's options for a bucket; `address` is that of the server or of a proxy before it.
     #[must_use]
     pub fn bucket(&self, bucket: &str, address: SocketAddr) -> Bucket {
         let endpoint = match &self.certificates {
@@ -107,17 +107,17 @@ impl S3Server {
             .with("s3-key-secret", &self.credentials.1)
     }
 
-    /// The certificate of whoever has signed the server's: `storage-ca-file`.
+    /// The certificate of the authority that has signed the server's: `storage-ca-file`.
     ///
     /// # Panics
-    /// When it was started without TLS.
+    /// If it was started without TLS.
     #[must_use]
     pub fn ca_file(&self) -> &Path {
         self.certificates.as_ref().expect("a server with TLS").ca()
     }
 
-    /// Accepts from now on only credentials that it has handed out: those that [`bucket`](Self::bucket) tells from now
-    /// on. Each request takes it about three times as long then.
+    /// From now on accepts only the credentials that [`bucket`](Self::bucket) returns after this call. Each request
+    /// then takes the server about three times as long.
     pub fn enforce_credentials(&mut self) {
         if self.enforcing {
             self.set_free_requests(1_000_000);
@@ -139,7 +139,7 @@ impl S3Server {
     /// A request to its identity service.
     fn iam(&self, query: &str) -> String {
         let target = format!("/?{query}&UserName=backup&Version=2010-05-08");
-        // It tells its services apart by the scope of the signature, which it does not check now.
+        // moto tells its services apart by the scope of the signature, which it does not check now.
         let scope = format!(
             "AWS4-HMAC-SHA256 Credential={ANY_KEY}/20200101/{REGION}/iam/aws4_request, SignedHeaders=host, Signature=0"
         );
@@ -147,7 +147,7 @@ impl S3Server {
             .ask_text("POST", &target, &[("Authorization".to_owned(), scope)])
     }
 
-    /// Withdraws the credentials in force and hands out others: those that [`bucket`](Self::bucket) tells from now on.
+    /// Withdraws the credentials in force. From now on [`bucket`](Self::bucket) returns new ones.
     pub fn rotate_credentials(&mut self) {
         let withdrawn = self.credentials.0.clone();
         self.enforce_credentials();
@@ -156,13 +156,13 @@ impl S3Server {
         self.set_free_requests(0);
     }
 
-    /// How many requests are accepted with any credentials from now on.
+    /// Sets the number of requests that are accepted with any credentials from now on.
     fn set_free_requests(&self, number: u32) {
         let body = number.to_string();
         self.server.ask("POST", "/moto-api/reset-auth", &[], body.as_bytes());
     }
 
-    /// A request of the test's own.
+    /// A request by the test itself.
     fn ask(&self, method: &str, target: &str, headers: &[(String, String)], body: &[u8]) -> Vec<u8> {
         self.answer(method, target, headers, body).body
     }
@@ -212,7 +212,7 @@ impl S3Server {
     /// An object's content.
     ///
     /// # Panics
-    /// When it is not there.
+    /// If there is no such object.
     #[must_use]
     pub fn content(&self, bucket: &str, name: &str) -> Vec<u8> {
         self.ask("GET", &format!("/{bucket}/{}", encoded_path(name)), &[], &[])
@@ -224,7 +224,7 @@ impl S3Server {
         self.header(bucket, name, "x-amz-object-lock-mode")
     }
 
-    /// What the server says of an object in one of its headers.
+    /// The value of a header in the server's answer about an object.
     #[must_use]
     pub fn header(&self, bucket: &str, name: &str, header: &str) -> Option<String> {
         let answer = self.answer("HEAD", &format!("/{bucket}/{}", encoded_path(name)), &[], &[]);
@@ -233,25 +233,25 @@ impl S3Server {
         found.map(|(_, value)| value)
     }
 
-    /// How many versions and markers of deletion a bucket keeps, 1,000 at most.
+    /// The number of versions and delete markers in a bucket, 1,000 at most.
     #[must_use]
     pub fn versions(&self, bucket: &str) -> usize {
         elements(&self.ask_text(&format!("/{bucket}?versions")), "VersionId").len()
     }
 
-    /// Replaces the content of an object behind everybody's back.
+    /// Replaces the content of an object without pgmesh's knowledge.
     pub fn harm(&self, bucket: &str, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut content = self.content(bucket, name);
         change(&mut content);
         self.ask("PUT", &format!("/{bucket}/{}", encoded_path(name)), &[], &content);
     }
 
-    /// Takes an object away behind everybody's back.
+    /// Removes an object without pgmesh's knowledge.
     pub fn remove(&self, bucket: &str, name: &str) {
         self.ask("DELETE", &format!("/{bucket}/{}", encoded_path(name)), &[], &[]);
     }
 
-    /// How many uploads in parts were begun in a bucket and neither completed nor given up.
+    /// The number of uploads in parts that were begun in a bucket and neither completed nor given up.
     #[must_use]
     pub fn open_uploads(&self, bucket: &str) -> usize {
         elements(&self.ask_text(&format!("/{bucket}?uploads")), "UploadId").len()
@@ -263,7 +263,7 @@ impl S3Server {
         self.server.process()
     }
 
-    /// Leaves it running, whoever drops this; its process.
+    /// Leaves the server running when this value is dropped, and returns its process id.
     pub fn keep(&mut self) -> u32 {
         self.server.keep()
     }
@@ -273,7 +273,7 @@ impl S3Server {
         self.server.process_mut().kill();
     }
 
-    /// SIGSTOP: it holds its port, and connections to it, and says nothing.
+    /// SIGSTOP: it keeps its port and its connections, and sends nothing.
     pub fn pause(&self) {
         self.server.pause();
     }
@@ -284,7 +284,7 @@ impl S3Server {
     }
 }
 
-/// A signature that is not checked, as long as any credentials are right. Its scope says which service is asked.
+/// A signature that is not checked while any credentials are accepted. Its scope names the service.
 fn unsigned(service: &str) -> (String, String) {
     let scope = format!("{ANY_KEY}/20200101/{REGION}/{service}/aws4_request");
     let signature = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");

@@ -1,4 +1,4 @@
-//! As much XML as answers of object stores have.
+//! As much XML as object stores use in answers.
 
 /// The contents of all elements of a name, not nested in one of the same name.
 pub fn elements<'a>(xml: &'a str, name: &str) -> Vec<&'a str> {
@@ -16,7 +16,7 @@ pub fn element(xml: &str, name: &str) -> Option<String> {
     found.filter(|text| !text.is_empty())
 }
 
-/// Text as it may stand in XML.
+/// Text escaped for XML.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -33,12 +33,12 @@ pub fn unescaped(text: &str) -> String {
         .replace("&amp;", "&")
 }
 
-/// A name as it may stand in the path of a URL; slashes stay.
+/// A name escaped for the path of a URL; slashes stay.
 pub fn encoded_path(name: &str) -> String {
     encoded(name, b"-_.~/")
 }
 
-/// A value as it may stand in the query of a URL.
+/// A value escaped for the query of a URL.
 pub fn encoded_value(value: &str) -> String {
     encoded(value, b"-_.~")
 }

@@ -1,14 +1,14 @@
-//! Histories of real executions are accepted, and what surely cannot have happened is not.
+//! Histories of real executions are accepted, and impossible histories are rejected.
 
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// One step of a sequential execution, and how it was seen from outside.
+/// One step of a sequential execution, and its client's view of it.
 #[derive(Clone, Debug)]
 struct Step {
     input: Input,
-    /// How long before its moment it was called, and how long after it returned.
+    /// The time from its call to its moment, and from its moment to its return.
     before: u64,
     after: u64,
     seen: Seen,
@@ -28,7 +28,7 @@ enum Seen {
 /// The distance of two moments of effect.
 const STEP: u64 = 100;
 
-/// What a catalog that carries the steps out one after the other, `STEP` apart, makes its clients see.
+/// Carries the steps out one after the other, `STEP` apart, and returns the history that the clients see.
 fn execute(steps: &[Step]) -> (Vec<Line>, BTreeMap<Key, std::collections::BTreeSet<String>>) {
     let mut states = BTreeMap::new();
     let mut history = Vec::new();
@@ -100,7 +100,7 @@ fn other_than(output: &Output) -> Output {
     }
 }
 
-/// What reads a key.
+/// The operation that reads a key.
 fn look(key: &Key) -> Input {
     match key.clone() {
         Key::Segment(segment) => Input::Get { segment },
@@ -116,7 +116,8 @@ proptest! {
         prop_assert_eq!(check::<Catalog>(execute(&steps).0), Ok(()));
     }
 
-    /// Without overlaps and without unknown outcomes each answer follows from what went before: any other is wrong.
+    /// Without overlaps and without unknown outcomes each answer follows from the steps before: any other answer is
+    /// wrong.
     #[test]
     fn one_wrong_answer_in_a_sequence_is_found(
         steps in proptest::collection::vec(step(STEP / 2 - 1), 1..40),
@@ -140,7 +141,7 @@ proptest! {
         prop_assert!(check::<Catalog>(history).is_err());
     }
 
-    /// However much overlaps: a value that nobody ever wrote is wrong.
+    /// However many operations overlap, a value that no client ever wrote is wrong.
     #[test]
     fn an_invented_value_is_found(
         steps in proptest::collection::vec(step(STEP * 5), 1..60),
@@ -161,7 +162,8 @@ proptest! {
         prop_assert!(check::<Catalog>(history).is_err());
     }
 
-    /// When all is quiet and every outcome known, two readers see the same; and an acknowledged first push for ever.
+    /// After the last operation, if every outcome is known, two readers see the same; and an acknowledged first push
+    /// stands for ever.
     #[test]
     fn a_change_of_mind_when_all_is_quiet_is_found(steps in proptest::collection::vec(step(STEP * 5), 1..60)) {
         let mut steps = steps;

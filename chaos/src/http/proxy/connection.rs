@@ -1,4 +1,4 @@
-//! One connection of a client, and that to the server for it.
+//! One connection of a client, and the connection to the server for it.
 
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,14 +17,15 @@ use crate::http::sockets::{Tracked, lock, reset_on_close, wait_for_end};
 
 const BUFFER: usize = 1 << 17;
 
-/// Servers end connections that are idle for some seconds (Node after 5). One that was idle for longer is not used
-/// again, so that no request meets the end of its connection.
+/// Servers end connections that are idle for some seconds (Node after 5). The proxy does not reuse a connection that
+/// was idle for longer than this, so that no request meets the end of its connection.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long the server may take to invite the body of a request that asks for that; then the body is sent uninvited.
+/// How long the server may take to invite the body of a request with `Expect: 100-continue`; then the body is sent
+/// uninvited.
 const CONTINUE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
-/// How much is passed between two looks at the clock where bandwidth is narrow.
+/// The bytes that are passed between two looks at the clock if bandwidth is narrow.
 const PACE: usize = 16 << 10;
 
 pub(super) struct Connection {
@@ -41,7 +42,7 @@ struct Server {
     _tracked: Tracked,
 }
 
-/// Whether the connection is for one more request.
+/// Whether the connection takes another request.
 #[derive(PartialEq)]
 enum After {
     Next,
@@ -90,7 +91,7 @@ impl Connection {
             }
         }
         let uninvited = answer.is_some();
-        // The server may answer and close before it has read all: then that is what the client is told.
+        // The server may answer and close before it has read all of the body: then the client gets this answer.
         let mut complete = !uninvited;
         if !uninvited {
             match self.pass_request_body(head, &mut server, under_way, effects) {
@@ -246,8 +247,8 @@ impl Connection {
         Ok(if wrong { After::Close } else { After::Next })
     }
 
-    /// Answers for itself, when all of the request has come: an answer before that could be lost by the reset that a
-    /// connection ends with where somebody still sends.
+    /// Answers instead of the server, after the whole request has come. If a client still sends when the connection
+    /// ends, the end is a reset, and an earlier answer could be lost by it.
     fn answer(&mut self, head: &Head, under_way: &UnderWay, effects: &Effects, answer: &Answer) -> io::Result<After> {
         let waits = head.header_has("expect", "100-continue");
         if !waits {
@@ -283,13 +284,13 @@ impl Connection {
     }
 }
 
-/// Why a request's body did not reach the server.
+/// The reason for which a request's body did not reach the server.
 enum Broken {
-    /// As the fault says.
+    /// The fault cut it.
     Cut,
-    /// The client's connection.
+    /// The client's connection broke.
     Client(io::Error),
-    /// The server's.
+    /// The server's connection broke.
     Server,
 }
 
@@ -311,20 +312,20 @@ impl Server {
         }
     }
 
-    /// Whether it says something before the time is over.
+    /// Whether the server sends a byte within the limit.
     fn speaks_within(&self, limit: Timespec) -> bool {
         let mut polled = [PollFd::from_borrowed_fd(self.stream.get_ref().as_fd(), PollFlags::IN)];
         poll(&mut polled, Some(&limit)).is_ok_and(|ready| ready > 0)
     }
 }
 
-/// So many bytes of it, if not all.
+/// At most `left` bytes of it.
 fn shorten(wire: &[u8], left: Option<u64>) -> &[u8] {
     let most = left.map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
     wire.get(..most).unwrap_or(wire)
 }
 
-/// Writes no faster than told.
+/// Writes no faster than `bytes_per_second`.
 struct Pace {
     bytes_per_second: Option<u64>,
     due: Instant,

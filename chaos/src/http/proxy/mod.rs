@@ -15,7 +15,7 @@ use super::record::HttpRecord;
 use super::sockets::{Acceptor, HeldPort, Open, lock};
 use connection::Connection;
 
-/// A proxy that runs until it is dropped. Requests pass it byte for byte, the `Host` header included: so signatures
+/// A proxy that runs until it is dropped. Requests pass it byte for byte, the `Host` header included, so signatures
 /// stay right.
 #[derive(Debug)]
 pub struct HttpProxy {
@@ -25,7 +25,7 @@ pub struct HttpProxy {
     shared: Arc<Shared>,
 }
 
-/// What the proxy and its connections have in common.
+/// The state that the proxy shares with its connections.
 #[derive(Debug)]
 struct Shared {
     upstream: Mutex<SocketAddr>,
@@ -38,7 +38,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Records {
-    /// How many were forgotten: the number of the first that is left.
+    /// The number of forgotten records, which is the number of the first remaining one.
     forgotten: usize,
     records: Vec<HttpRecord>,
 }
@@ -65,19 +65,19 @@ impl HttpProxy {
         Ok(proxy)
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
-    /// The server behind it is elsewhere from now on.
+    /// Passes requests to another address from now on. Open connections break.
     pub fn set_upstream(&self, upstream: SocketAddr) {
         *lock(&self.shared.upstream) = upstream;
         self.shared.open.shut_down();
     }
 
-    /// Refuses connections from now on, as a machine where nobody listens; those that are open break.
+    /// Refuses connections from now on, as a machine on which no server listens. Open connections break.
     pub fn refuse(&self) {
         *lock(&self.acceptor) = None;
         self.shared.open.shut_down();
@@ -95,24 +95,24 @@ impl HttpProxy {
                 let Ok(connection) = Connection::new(stream, Arc::clone(&shared)) else {
                     return;
                 };
-                // Connections that break are what this is for.
+                // A broken connection is a purpose of the proxy, not an error.
                 thread::spawn(move || connection.serve().ok());
             })?);
         }
         Ok(())
     }
 
-    /// Does this to all requests from now on, and nothing else; connections that are open stay.
+    /// Does this fault, and no other, to all requests from now on. Open connections stay.
     pub fn set(&self, fault: Fault) {
         *lock(&self.shared.rules) = vec![Rule::new(fault)];
     }
 
-    /// Does this as well from now on.
+    /// Adds a rule for all requests from now on.
     pub fn add(&self, rule: Rule) {
         lock(&self.shared.rules).push(rule);
     }
 
-    /// Does nothing to requests from now on, and accepts connections. What stalls goes on stalling.
+    /// Does no fault to requests from now on, and accepts connections. Requests that stall already go on stalling.
     ///
     /// # Errors
     /// The system has no thread left.
@@ -121,13 +121,13 @@ impl HttpProxy {
         self.accept()
     }
 
-    /// What has passed so far, in the order in which it came.
+    /// All requests so far, in the order in which they came.
     #[must_use]
     pub fn requests(&self) -> Vec<HttpRecord> {
         lock(&self.shared.records).records.clone()
     }
 
-    /// Forgets what has passed so far, and how many were in flight.
+    /// Forgets all requests so far, and the largest number in flight.
     pub fn clear(&self) {
         let mut records = lock(&self.shared.records);
         records.forgotten += records.records.len();
@@ -136,14 +136,14 @@ impl HttpProxy {
         self.shared.most_in_flight.store(now, Ordering::Relaxed);
     }
 
-    /// How many requests of a kind have passed so far.
+    /// The number of requests so far for which `of` is true.
     #[must_use]
     pub fn count(&self, of: impl Fn(&HttpRecord) -> bool) -> usize {
         let records = lock(&self.shared.records);
         records.records.iter().filter(|record| of(record)).count()
     }
 
-    /// How many requests were under way at the same time, at most.
+    /// The largest number of requests that were under way at the same time.
     #[must_use]
     pub fn most_in_flight(&self) -> usize {
         self.shared.most_in_flight.load(Ordering::Relaxed)
@@ -164,7 +164,7 @@ struct UnderWay {
 }
 
 impl Shared {
-    /// Notes a request, and says what is to be done to it.
+    /// Records a request, and returns the effects that the rules have on it.
     fn begin(self: &Arc<Self>, head: &Head) -> (UnderWay, Effects) {
         let mut record = HttpRecord {
             method: head.method().to_owned(),

@@ -4,9 +4,9 @@ use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Longer than anything here takes.
+/// Longer than any step of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Shorter than anything that waits for it.
+/// Shorter than any time for which these tests wait.
 const SILENCE: Duration = Duration::from_millis(200);
 
 /// A server that knows one object, and a proxy before it.

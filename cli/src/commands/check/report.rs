@@ -1,4 +1,4 @@
-//! What `check` saw, what it makes of it, and how it is shown. Pure.
+//! The report of `check`: its observations, its verdict, and its output. Pure.
 
 use crate::commands::info::{HOLES_REMEDY, debt, health, stanza_holes, troubles};
 use crate::output::timestamp;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// A difference of clocks that is not named, in seconds.
+/// A difference of clocks up to this, in seconds, is not reported.
 const CLOCK_TOLERANCE: u64 = 60;
 
-/// What was seen so far.
+/// The observations so far.
 #[derive(Debug)]
 pub struct Report {
     stanza: StanzaName,
@@ -22,13 +22,13 @@ pub struct Report {
     /// The node's clock less this host's, in seconds, where it is worth naming.
     clock: Option<i64>,
     repositories: Vec<RepositoryInfo>,
-    /// What is missing from the stanza's WAL.
+    /// The WAL that is missing from the stanza.
     holes: Option<StanzaHoles>,
     cluster: Option<(SystemId, ArchiveId)>,
     /// Why no segment was switched.
     unswitched: Option<&'static str>,
     segment: Option<SwitchedSegment>,
-    /// The server's archiver, and when it was looked at.
+    /// The server's archiver, and the time of the observation in Unix seconds.
     archiver: Option<(Archiver, i64)>,
 }
 
@@ -37,14 +37,14 @@ pub struct Report {
 pub struct SwitchedSegment {
     /// Its name.
     pub name: SegmentName,
-    /// Where it was, at the end.
+    /// The repositories that have it and lack it, at the end of the wait.
     pub presence: SegmentPresence,
-    /// How long was waited at most.
+    /// The longest wait for it.
     pub limit: Duration,
 }
 
 impl Report {
-    /// Nothing seen yet.
+    /// A report without observations.
     pub fn new(stanza: StanzaName) -> Self {
         Self {
             stanza,
@@ -59,7 +59,8 @@ impl Report {
         }
     }
 
-    /// What a node said between `asked` and `answered`, Unix seconds of this host's clock.
+    /// Takes in the answer of a node, which was asked and answered at these times of this host's clock, in Unix
+    /// seconds.
     pub fn saw_mesh(&mut self, info: &MeshInfo, asked: i64, answered: i64) {
         self.node = Some(info.node.clone());
         self.repositories.clone_from(&info.repositories);
@@ -68,33 +69,33 @@ impl Report {
         self.clock = clock_difference(info.clock, asked, answered);
     }
 
-    /// The cluster is the stanza's.
+    /// Notes that the cluster is the stanza's.
     pub fn saw_cluster(&mut self, system_id: SystemId, archive: ArchiveId) {
         self.cluster = Some((system_id, archive));
     }
 
-    /// No segment is switched, because.
+    /// Notes why no segment is switched.
     pub fn unswitched(&mut self, why: &'static str) {
         self.unswitched = Some(why);
     }
 
-    /// How the archiver did at `now`, Unix seconds.
+    /// Takes in the state of the archiver at `now`, Unix seconds.
     pub fn saw_archiver(&mut self, archiver: Archiver, now: i64) {
         self.archiver = Some((archiver, now));
     }
 
-    /// What became of the segment.
+    /// Takes in the repositories' copies of the switched segment.
     pub fn saw_segment(&mut self, segment: SwitchedSegment) {
         self.segment = Some(segment);
     }
 
-    /// Whether a repository will not get what it owes as things stand: this node does not serve it.
+    /// Whether the asked node refuses to serve a repository, which then does not get the objects that it owes.
     pub fn is_refused(&self, repo: u16) -> bool {
         let mut repositories = self.repositories.iter();
         repositories.any(|known| known.key.get() == repo && matches!(known.health, HealthInfo::Refused { .. }))
     }
 
-    /// What is worth naming beside the outcome, a line each.
+    /// Troubles to report beside the outcome, a line each.
     pub fn troubles(&self) -> Vec<String> {
         let clock = self.clock.map(|difference| self.clock_text(difference));
         let of = |repository: &RepositoryInfo| {
@@ -167,14 +168,15 @@ impl Report {
             .iter()
             .flat_map(|segment| &segment.presence.owed)
             .map(|(repo, _)| *repo);
-        // One that has it was up a moment ago, whatever a single failed request says.
+        // A repository that has the segment was up a moment ago, whatever a single failed request says.
         let away = self.repositories.iter().filter(|repository| {
             repository.health != HealthInfo::Up && self.has_segment(repository.key.get()) != Some(true)
         });
         lacking.chain(away.map(|repository| repository.key.get())).collect()
     }
 
-    /// Whether a repository has the segment; `None` where there is none to have, or it is no repository of the mesh.
+    /// Whether a repository has the segment; `None` if no segment was switched, or the mesh does not have the
+    /// repository.
     fn has_segment(&self, repo: u16) -> Option<bool> {
         let presence = &self.segment.as_ref()?.presence;
         let owes = presence.owed.iter().any(|(owing, _)| *owing == repo);
@@ -184,7 +186,7 @@ impl Report {
             .then_some(presence.missing.is_empty() && !owes)
     }
 
-    /// How repositories do, in one line.
+    /// The states of these repositories, in one line.
     fn states(&self, concerned: &BTreeSet<u16>) -> String {
         let state = |repo: &u16| {
             let known = self.repositories.iter().find(|known| known.key.get() == *repo);
@@ -324,8 +326,8 @@ impl Report {
     }
 }
 
-/// `state`: well, behind or stuck; `ready`: how many files wait; `next`, `since`; `failed` and `failed-at`: the last
-/// failure of archive_command that no success has followed.
+/// `state`: well, behind or stuck; `ready`: the number of waiting files; `next`, `since`; `failed` and `failed-at`: the
+/// last failure of archive_command that no success has followed.
 fn archiver_json(archiver: &Archiver, at: i64) -> Value {
     let ready = archiver.ready.as_ref();
     let failure = archiver.server.as_ref().and_then(|server| server.failure.as_ref());
@@ -343,7 +345,7 @@ fn archiver_json(archiver: &Archiver, at: i64) -> Value {
     })
 }
 
-/// The node's clock less this host's, where no moment between question and answer explains it.
+/// The node's clock less this host's, if no moment between question and answer explains the difference.
 fn clock_difference(node: i64, asked: i64, answered: i64) -> Option<i64> {
     let difference = if node > answered {
         node.saturating_sub(answered)

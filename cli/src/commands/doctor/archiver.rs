@@ -1,4 +1,4 @@
-//! The archivers of this host's clusters: looking here, judging in `checks`, which is pure.
+//! The archivers of this host's clusters: `look` observes them, `checks` judges them and is pure.
 
 use super::check::{Check, OTHER};
 use crate::config::Config;
@@ -6,23 +6,23 @@ use crate::settings;
 use pgmesh_client::pg::{Archiver, ArchiverState, archiver_remedy, check_archiving, open_here, ready_files};
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
 
-/// What was seen of one cluster.
+/// The observations of one cluster.
 #[derive(Debug)]
 pub struct ClusterArchiver {
     /// The stanza.
     pub stanza: String,
     /// The archiver, or why the cluster's files cannot be read.
     pub archiver: Result<Archiver, Failure>,
-    /// Why the server could not be asked, or what is wrong with its settings.
+    /// Why the server could not be asked, or which of its settings is wrong.
     pub server: Result<(), Failure>,
-    /// What to do if the archiver is stuck.
+    /// The advice for a stuck archiver.
     pub remedy: String,
-    /// When it was looked at, Unix seconds.
+    /// The time of the observation, Unix seconds.
     pub at: i64,
 }
 
-/// Looks at the cluster of the given stanza, or at those of all stanzas that the files have a section for. A stanza
-/// without `pg1-path`, or whose cluster is another host's, is left out.
+/// Looks at the cluster of the given stanza, or at the clusters of all stanzas that the files have a section for. A
+/// stanza without `pg1-path` is left out, and so is a cluster on another host.
 pub async fn look(config: &Config) -> Vec<ClusterArchiver> {
     if config.stanza().is_some() {
         return look_at(config).await.into_iter().collect();
@@ -116,7 +116,7 @@ pub fn checks(seen: &ClusterArchiver) -> Vec<Check> {
             .clone()
             .unwrap_or_else(|| "see PostgreSQL's log".to_owned());
         checks.push(match failure.code {
-            // It may be stopped on purpose.
+            // The server may be stopped on purpose.
             ExitCode::DbConnect => Check::warn(subject, found, remedy),
             ExitCode::Ok => Check::fail(subject, OTHER, found, remedy),
             code => Check::fail(subject, code, found, remedy),

@@ -1,4 +1,4 @@
-//! What a check came to, and how it is shown.
+//! The result of a check, and its output.
 
 use pgmesh_protocol::ExitCode;
 use serde_json::{Value, json};
@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// Worth knowing; nothing fails.
+    /// Worth knowing, but no failure.
     Warn,
-    /// Something does not work.
+    /// A part of the mesh or of this host does not work.
     Fail,
 }
 
@@ -27,15 +27,15 @@ impl Verdict {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What was checked, in a word or two.
+    /// The checked object, in a word or two.
     pub subject: String,
-    /// What it came to.
+    /// The weight of the result.
     pub verdict: Verdict,
-    /// What was found.
+    /// The observation.
     pub found: String,
-    /// What to do about it; none where all is well.
+    /// The advice; none if all is well.
     pub remedy: Option<String>,
-    /// What the program exits with if this is the first failure.
+    /// The program's exit code if this is the first failure.
     pub code: ExitCode,
 }
 
@@ -88,7 +88,7 @@ impl Check {
     }
 }
 
-/// A line a check, and the sum.
+/// A line for each check, and the sum.
 pub fn render_text(checks: &[Check]) -> String {
     let count = |verdict| checks.iter().filter(|check| check.verdict == verdict).count();
     let lines: String = checks.iter().map(|check| check.line() + "\n").collect();
@@ -125,7 +125,7 @@ pub fn verdict(checks: &[Check]) -> ExitCode {
     }
 }
 
-/// A code for what has none of its own.
+/// The exit code of failures that have none of their own.
 pub const OTHER: ExitCode = ExitCode::Runtime;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is to be thought of what was seen. Pure.
+//! The doctor's judgement on its observations. Pure.
 
 mod skips;
 
@@ -15,13 +15,13 @@ use pgmesh_client::mesh::Probed;
 use pgmesh_protocol::{ExitCode, Failure, HealthInfo, MeshStatus, NodeInfo, NodeRole, NodeStatus, RepositoryStatus};
 use std::collections::BTreeSet;
 
-/// A clock that differs by less, in seconds, is right.
+/// A difference of clocks up to this, in seconds, is no trouble.
 const CLOCK_TOLERANCE: u64 = 5;
-/// A certificate that ends sooner, in seconds, should have renewed itself before.
+/// A certificate that ends sooner than this, in seconds, should have been renewed already.
 const CERTIFICATE_MARGIN: i64 = 30 * 86_400;
-/// A node with less room, in bytes, is soon full.
+/// A node with less free space, in bytes, is soon full.
 const LITTLE_ROOM: u64 = 1 << 30;
-/// A node that lags by more log entries has not just been overtaken.
+/// A node that lags by more log entries than this is behind, not just about to apply them.
 const LAG: u64 = 1000;
 
 /// This host's certificate.
@@ -37,10 +37,10 @@ pub struct HostIdentity {
     pub expires: i64,
 }
 
-/// What was seen.
+/// The doctor's observations.
 #[derive(Debug)]
 pub struct Seen {
-    /// What the configuration's reader had to say.
+    /// Warnings of the configuration's reader.
     pub warnings: Vec<String>,
     /// `archive-ack`.
     pub archive_ack: Option<u16>,
@@ -50,13 +50,13 @@ pub struct Seen {
     pub identity: Result<HostIdentity, Failure>,
     /// The archivers of this host's clusters.
     pub archivers: Vec<ClusterArchiver>,
-    /// Each node, dialled by itself.
+    /// The result of dialling each node.
     pub probes: Vec<Probed>,
-    /// What the mesh says of itself, if it was asked.
+    /// The mesh's own status, if a node was asked for it.
     pub status: Option<Result<MeshStatus, Failure>>,
-    /// When it was asked, Unix seconds of this host's clock.
+    /// The time of the question, Unix seconds of this host's clock.
     pub asked: i64,
-    /// When it had answered.
+    /// The time of the answer.
     pub answered: i64,
 }
 
@@ -76,7 +76,7 @@ impl Default for Seen {
     }
 }
 
-/// All checks, in the order in which one thing depends on the other.
+/// All checks, each after those on which it depends.
 pub fn judge(seen: &Seen) -> Vec<Check> {
     let mut checks = vec![configuration(seen), identity(seen)];
     checks.extend(seen.probes.iter().map(reachable));
@@ -254,7 +254,7 @@ fn quorum(status: &MeshStatus) -> Check {
     }
 }
 
-/// One node, by its own account.
+/// One node, by its own status.
 fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStatus, String>) -> Vec<Check> {
     let subject = format!("node {}", info.name);
     let own = match own {
@@ -320,7 +320,7 @@ fn caught_up(subject: &str, status: &MeshStatus, info: &NodeInfo, own: &NodeStat
     )
 }
 
-/// Compares a node's clock with this host's, which looked before and after.
+/// Compares a node's clock with this host's, read before the question and after the answer.
 fn clock(seen: &Seen, info: &NodeInfo, own: &NodeStatus) -> Check {
     let subject = format!("clock of {}", info.name);
     let difference = match own.clock {
@@ -358,7 +358,7 @@ fn room(info: &NodeInfo, free: u64) -> Check {
     Check::ok(subject, found)
 }
 
-/// Each repository, and how many of them may be lost.
+/// Each repository, and the number of repositories that may be lost.
 fn repositories(seen: &Seen, status: &MeshStatus) -> Vec<Check> {
     let mut checks: Vec<Check> = Vec::new();
     for repository in &status.repositories {
@@ -419,11 +419,11 @@ fn stuck_archivers(status: &MeshStatus) -> Vec<Check> {
     checks.collect()
 }
 
-/// What no repair can make.
+/// Objects that no repair can make.
 fn losses(status: &MeshStatus) -> Check {
     let subject = "lost objects";
     let mut lost = status.lost.clone();
-    // That has a line of its own.
+    // `uncompared` has a line of its own.
     lost.uncompared.clear();
     let found = describe_lost(&lost).join("; ");
     if found.is_empty() {
@@ -443,7 +443,8 @@ fn uncompared(status: &MeshStatus) -> Option<Check> {
     Some(Check::warn("comparison", found, remedy))
 }
 
-/// WAL that is missing between what is archived. It fails where no backup can be recovered to the present any more.
+/// WAL that is missing between archived segments. The check fails if no backup can be recovered to the present any
+/// more.
 fn holes(status: &MeshStatus) -> Check {
     let subject = "archived WAL";
     let found = describe_holes(&status.holes).join("; ");
@@ -465,7 +466,7 @@ fn in_order(repository: &RepositoryStatus) -> String {
     }
 }
 
-/// The ways to a shared repository: those that are closed, and whether one is all there is.
+/// The nodes' ways to a shared repository: a line for each closed way, and a warning if only one is open.
 fn ways(status: &MeshStatus, repository: &RepositoryStatus) -> Vec<Check> {
     let key = repository.key;
     let closed = repository.nodes.iter().filter_map(|way| {
@@ -501,7 +502,7 @@ fn spare_repositories(seen: &Seen, status: &MeshStatus) -> Check {
         .iter()
         .filter(|repository| repository.health == HealthInfo::Up)
         .count();
-    // As a node decides where archive-ack is not set.
+    // A node decides in the same way if archive-ack is not set.
     let ack = seen.archive_ack.map_or(all.clamp(1, 2), usize::from);
     let found = format!("{up} of {all} repositories are up, {ack} must acknowledge (archive-ack)");
     if all == 0 {

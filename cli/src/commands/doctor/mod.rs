@@ -1,4 +1,5 @@
-//! `doctor`: looks for everything that is wrong, a line a check. `judge` decides and is pure; here is only the looking.
+//! `doctor`: examines configuration, host, nodes and mesh, and prints a line for each check. This file collects the
+//! observations; `judge` judges them and is pure.
 
 mod archiver;
 mod check;
@@ -14,7 +15,7 @@ use judge::{HostIdentity, Seen, judge};
 use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{Failure, GetStatus, now_unix};
 
-/// Examines, shows what it saw, and exits by the first failure.
+/// Examines, prints the checks, and exits with the code of the first failure.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let checks = judge(&look(config).await);
     match OutputFormat::of(config) {
@@ -44,7 +45,7 @@ async fn look(config: &Config) -> Seen {
     if seen.identity.is_ok() {
         match settings::access::of(config).and_then(Mesh::open) {
             Ok(mesh) => {
-                // The first node that answers names the others, which are then dialled each by itself.
+                // The first node that answers names the others; then each node is dialled by itself.
                 let status = match mesh.greet().await {
                     Ok(_) => mesh.call(&GetStatus).await,
                     Err(failure) => Err(failure),

@@ -1,18 +1,18 @@
-//! Sessions that are old, or that nobody works under: until they end, nothing is deleted that was condemned since they
-//! began.
+//! Sessions that are old, or whose process does no work. Until a session ends, objects that were condemned since it
+//! began are not deleted.
 
 use super::check::Check;
 use crate::commands::status::words::span;
 use pgmesh_protocol::{MeshStatus, SessionStatus};
 
-/// A session without progress for so many seconds may be one of a process that hangs.
+/// A session without progress for so many seconds may belong to a process that hangs.
 const QUIET: u64 = 5 * 60;
 /// A session that is older, in seconds, holds up deletion for longer than most backups take.
 const OLD: i64 = 24 * 3600;
-/// A client's session that its node knows nothing of, after so many seconds, is not just being opened.
+/// A session that its node does not know after so many seconds is not just being opened.
 const UNKNOWN: i64 = 2 * 60;
 
-/// A line for each session that may need somebody's attention; one for all where none does.
+/// A line for each session that an administrator should look at; one line for all if there is none.
 pub fn sessions(now: i64, status: &MeshStatus) -> Vec<Check> {
     let doubtful: Vec<Check> = status
         .sessions
@@ -69,7 +69,7 @@ fn doubt(now: i64, status: &MeshStatus, session: &SessionStatus) -> Option<Check
     Some(Check::warn(format!("session {}", session.session), found, remedy))
 }
 
-/// By two clocks: of the node that opened it, and of this host.
+/// The difference of two clocks: of the node that opened the session, and of this host.
 fn age(now: i64, session: &SessionStatus) -> i64 {
     now.saturating_sub(session.opened_at).max(0)
 }

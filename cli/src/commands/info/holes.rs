@@ -1,9 +1,9 @@
-//! What is missing from WAL archives, in sentences. Pure.
+//! Missing WAL, in sentences. Pure.
 
 use crate::output::timestamp;
 use pgmesh_protocol::HolesReport;
 
-/// What helps.
+/// The advice for holes.
 pub const REMEDY: &str = "push the missing segments where a server still has them in pg_wal ('pgmesh archive-push PATH'); else take a \
                           new backup: what lies behind the missing WAL can be recovered from it only";
 

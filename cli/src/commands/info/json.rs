@@ -10,10 +10,10 @@ use pgmesh_protocol::{
 use pgmesh_storage::{BackupLabel, MANIFEST_FORMAT, ManifestRoot};
 use serde_json::{Map, Value, json};
 
-/// How many references of a backup are named where it is one of many; with `--set` all of them are.
+/// The number of references named for each of many backups; with `--set`, all are named.
 const REFERENCES: usize = 64;
 
-/// The whole output: an array with an element a stanza.
+/// The whole output: an array with one element for each stanza.
 pub fn render(shown: &Shown<'_>) -> Value {
     shown
         .stanzas()
@@ -78,7 +78,7 @@ fn repository(repository: &RepositoryInfo, status: Status) -> Value {
     })
 }
 
-/// What a stanza has lost: a key of pgmesh's own.
+/// The losses of a stanza: a key of pgmesh's own.
 fn losses(losses: &StanzaLosses) -> Value {
     json!({
         "backup": losses.backups.iter().map(|label| label.as_str()).collect::<Value>(),
@@ -104,7 +104,7 @@ pub fn stuck(stuck: &StuckArchiver) -> Value {
     })
 }
 
-/// What the catalog itself has lost.
+/// The end of the catalog that is lost.
 fn catalog(catalog: &CatalogLost) -> Value {
     json!({
         "repo": catalog.repo.get(),
@@ -116,7 +116,7 @@ fn catalog(catalog: &CatalogLost) -> Value {
     })
 }
 
-/// What is lost in all: a key of pgmesh's own.
+/// All losses: a key of pgmesh's own.
 pub fn lost(lost: &LostReport) -> Value {
     let stanzas = lost
         .stanzas
@@ -134,7 +134,7 @@ pub fn lost(lost: &LostReport) -> Value {
     })
 }
 
-/// What is missing from a stanza's WAL: a key of pgmesh's own.
+/// The WAL that is missing from a stanza: a key of pgmesh's own.
 pub fn stanza_holes(holes: &StanzaHoles) -> Value {
     json!({
         "hole": holes.holes.iter().map(hole).collect::<Value>(),
@@ -167,7 +167,7 @@ pub fn holes(report: &HolesReport) -> Value {
     Value::Object(stanzas.collect::<Map<String, Value>>())
 }
 
-/// How a repository does: a key of pgmesh's own.
+/// The health of a repository: a key of pgmesh's own.
 pub fn health(health: &HealthInfo) -> Value {
     match health {
         HealthInfo::Up => json!({"state": "up"}),
@@ -176,18 +176,19 @@ pub fn health(health: &HealthInfo) -> Value {
     }
 }
 
-/// What a repository owes: a key of pgmesh's own.
+/// The debt of a repository: a key of pgmesh's own.
 pub fn debt(debt: DebtInfo) -> Value {
     json!({"objects": debt.objects, "bytes": debt.bytes, "since": debt.since})
 }
 
-/// What a repository does not let go: a key of pgmesh's own.
+/// Objects that a repository refuses to delete: a key of pgmesh's own.
 pub fn kept(kept: &KeptInfo) -> Value {
     let why = (kept.objects > 0).then_some(&kept.why);
     json!({"objects": kept.objects, "why": why})
 }
 
-/// The catalog is about all repositories; pgBackRest's readers look for each one's own list.
+/// The databases of a stanza, repeated for each repository: programs that read pgBackRest's output expect a list for
+/// each repository, while the catalog has one list for all.
 fn databases(repositories: &[&RepositoryInfo], stanza: Option<&StanzaInfo>) -> Value {
     let databases = stanza.map(|stanza| stanza.databases.as_slice()).unwrap_or_default();
     let of = |repository: &RepositoryInfo| {
@@ -220,8 +221,8 @@ fn archives(repositories: &[&RepositoryInfo], stanza: Option<&StanzaInfo>) -> Va
     repositories.iter().flat_map(|repository| of(repository)).collect()
 }
 
-/// One element a backup, not one a repository as with pgBackRest, whose backups are in one repository each: `repo-key`
-/// is the first that holds it, `repository` names all.
+/// One element for each backup. pgBackRest has one for each repository, since there each backup is in one repository;
+/// here `repo-key` is the first repository that holds the backup, and `repository` names all.
 fn backup(shown: &Shown<'_>, among: &References<'_>, backup: &BackupInfo) -> Value {
     let places = Shown::places(backup, shown.only);
     let holder = places
@@ -269,10 +270,10 @@ fn backup(shown: &Shown<'_>, among: &References<'_>, backup: &BackupInfo) -> Val
     element
 }
 
-/// What only `--set` shows.
+/// The fields that only `--set` shows.
 fn add_details(fields: &mut Map<String, Value>, root: &ManifestRoot) {
     let databases = listed(root).map(|database| json!({"name": database.name, "oid": database.oid}));
-    // As pgBackRest has it: nothing is null, but databases are always a list.
+    // As in pgBackRest: an empty list is null, except for databases.
     let list = |values: Vec<Value>| if values.is_empty() { Value::Null } else { values.into() };
     let links = root
         .links

@@ -1,17 +1,17 @@
-//! What is lost, in sentences. Pure.
+//! Losses, in sentences. Pure.
 
 use crate::output::timestamp;
 use pgmesh_protocol::{CatalogLost, LostReport, StanzaLosses, StuckArchiver};
 
-/// How many backups a sentence names.
+/// The number of backups that a sentence names.
 const NAMED: usize = 5;
 
-/// What helps.
+/// The advice for lost objects.
 const REMEDY: &str = "mend or bring back a repository that had a good copy: what is found there again is copied by \
                           itself; push WAL again that pg_wal still has ('pgmesh archive-push'); take a new full backup, and \
                           remove those that are named when it is done";
 
-/// What helps where the catalog itself has lost something.
+/// The advice for a catalog that has lost its end, else for lost objects.
 pub fn remedy(lost: &LostReport) -> String {
     match &lost.catalog {
         Some(catalog) if catalog.taken_over.is_some() => format!(
@@ -29,7 +29,7 @@ pub fn remedy(lost: &LostReport) -> String {
     }
 }
 
-/// All of it: how many objects, and what that costs each stanza. Nothing where nothing is lost.
+/// All losses: the number of objects, and their cost for each stanza. Empty if nothing is lost.
 pub fn describe_lost(lost: &LostReport) -> Vec<String> {
     let mut lines: Vec<String> = lost.catalog.iter().map(describe_catalog).collect();
     lines.extend(describe_uncompared(lost));
@@ -58,7 +58,7 @@ pub fn describe_lost(lost: &LostReport) -> Vec<String> {
     lines
 }
 
-/// Repositories that wait for their comparison.
+/// Repositories that have not been compared with the catalog yet.
 pub fn describe_uncompared(lost: &LostReport) -> Option<String> {
     let names: Vec<String> = lost.uncompared.iter().map(|repo| format!("repo{repo}")).collect();
     (!names.is_empty()).then(|| {
@@ -82,7 +82,7 @@ pub fn describe_stuck(stuck: &StuckArchiver) -> String {
     )
 }
 
-/// What the catalog itself has lost.
+/// The loss of the catalog's end, or another catalog that has taken over.
 pub fn describe_catalog(catalog: &CatalogLost) -> String {
     if let Some(era) = catalog.taken_over {
         return format!(
@@ -105,7 +105,7 @@ pub fn describe_catalog(catalog: &CatalogLost) -> String {
     )
 }
 
-/// What a stanza has lost, a sentence each.
+/// The losses of a stanza, a sentence each.
 pub fn describe_losses(losses: &StanzaLosses) -> Vec<String> {
     let mut lines = Vec::new();
     if !losses.backups.is_empty() {
@@ -130,7 +130,7 @@ pub fn describe_losses(losses: &StanzaLosses) -> Vec<String> {
     lines
 }
 
-/// Whether anything is lost that somebody may need.
+/// Whether an administrator should act on the losses: the catalog has lost its end, or a stanza needs a lost object.
 pub fn costs(lost: &LostReport) -> bool {
     lost.catalog.is_some() || lost.objects > 0 && (lost.searching || !lost.stanzas.is_empty())
 }

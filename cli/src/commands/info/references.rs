@@ -1,11 +1,11 @@
-//! Which backups one shares pages with: those before it, from each to the one that it was compared with. The catalog
-//! keeps only the last step of that way; to keep it whole for each backup would grow with the square of their number.
+//! The backups that a backup shares pages with: its prior, the prior of that one, and so on. The catalog keeps only the
+//! prior of each backup; the whole chain for each would grow with the square of the number of backups.
 
 use pgmesh_protocol::BackupInfo;
 use pgmesh_storage::{BackupLabel, BackupType};
 use std::collections::HashMap;
 
-/// The backups of a stanza by label, and on how many others each rests.
+/// The backups of a stanza by label, and the number of backups that each rests on.
 pub struct References<'i> {
     known: HashMap<&'i BackupLabel, Known<'i>>,
 }
@@ -15,14 +15,14 @@ struct Known<'i> {
     counts: Counts,
 }
 
-/// How many backups of each type.
+/// The number of backups of each type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Full ones.
+    /// Full backups.
     pub full: usize,
-    /// Differential ones.
+    /// Differential backups.
     pub diff: usize,
-    /// Incremental ones.
+    /// Incremental backups.
     pub incr: usize,
 }
 
@@ -36,21 +36,21 @@ impl Counts {
         self
     }
 
-    /// All of them.
+    /// Backups of all types.
     pub fn sum(self) -> usize {
         self.full + self.diff + self.incr
     }
 }
 
 impl<'i> References<'i> {
-    /// Of these backups, in the order of their labels: a backup comes after the one that it was compared with.
+    /// From these backups in the order of their labels, so that a backup comes after its prior.
     pub fn among(backups: &'i [BackupInfo]) -> Self {
         let mut known: HashMap<&BackupLabel, Known<'_>> = HashMap::with_capacity(backups.len());
         for backup in backups {
             let prior = backup.prior.as_ref().filter(|prior| **prior < backup.label);
             let before = prior.and_then(|prior| known.get(prior).map(|found| (prior, found.counts)));
             let found = match before {
-                // One that was removed is no reference any more, and tells of no others.
+                // A prior that was removed is no reference any more, and its own prior is not known.
                 None => Known {
                     prior: None,
                     counts: Counts::default(),
@@ -65,12 +65,12 @@ impl<'i> References<'i> {
         Self { known }
     }
 
-    /// On how many others a backup rests.
+    /// The number of backups that a backup rests on.
     pub fn counts(&self, label: &BackupLabel) -> Counts {
         self.known.get(label).map_or_else(Counts::default, |known| known.counts)
     }
 
-    /// The newest `limit` backups that one rests on, oldest first.
+    /// The newest `limit` backups that a backup rests on, oldest first.
     pub fn of(&self, label: &BackupLabel, limit: usize) -> Vec<&'i BackupLabel> {
         let before = |label: &BackupLabel| self.known.get(label).and_then(|known| known.prior);
         let way = std::iter::successors(before(label), |prior| before(prior));

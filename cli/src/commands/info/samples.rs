@@ -45,14 +45,14 @@ pub fn mesh() -> MeshInfo {
     }
 }
 
-/// Its stanza lacks WAL on the way to timeline 2.
+/// The same mesh, whose stanza lacks WAL on the way to timeline 2.
 pub fn with_hole() -> MeshInfo {
     let mut mesh = mesh();
     mesh.holes.stanzas = vec![holes()];
     mesh
 }
 
-/// Three segments, without which nothing gets to timeline 2.
+/// Three missing segments, without which no recovery gets to timeline 2.
 pub fn holes() -> StanzaHoles {
     StanzaHoles {
         stanza: "main".into(),
@@ -149,7 +149,7 @@ fn backup(label: &str) -> BackupInfo {
     }
 }
 
-/// A manifest with a database, a tablespace, a link and pages that did not fit.
+/// A manifest with a database, a tablespace, a link and damaged pages.
 pub fn root() -> ManifestRoot {
     ManifestRoot {
         format: MANIFEST_FORMAT,

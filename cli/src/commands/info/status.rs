@@ -1,4 +1,4 @@
-//! pgBackRest's status codes of `info`, and how they follow from what the mesh says. Pure.
+//! pgBackRest's status codes of `info`, and how they follow from the mesh's answer. Pure.
 
 use crate::output::{size, timestamp};
 use pgmesh_protocol::{DebtInfo, HealthInfo, KeptInfo, RepositoryInfo, StanzaInfo};
@@ -13,9 +13,9 @@ pub enum Status {
     MissingStanza,
     /// No backup yet.
     NoBackups,
-    /// Not the same in all repositories.
+    /// The repositories differ.
     Mixed,
-    /// `--set` names a backup that is not there.
+    /// `--set` names a backup that does not exist.
     BackupNotFound,
     /// The repository is down, or this node does not serve it.
     Other,
@@ -61,8 +61,8 @@ impl Status {
         }
     }
 
-    /// Of a stanza in one repository. What the catalog knows to be nowhere is in no repository, whether that is up or
-    /// not.
+    /// The status of a stanza in one repository. A stanza or a backup that the catalog does not know is missing in
+    /// every repository, up or not.
     pub fn in_repository(repository: &RepositoryInfo, stanza: Option<&StanzaInfo>, set: Option<&BackupLabel>) -> Self {
         if let Some(absent) = Self::absent(stanza, set) {
             return absent;
@@ -79,7 +79,7 @@ impl Status {
         if holds_one { Self::Ok } else { Self::NoBackups }
     }
 
-    /// Of a stanza in all repositories, from its status in each.
+    /// The status of a stanza in all repositories, from its status in each.
     pub fn overall(each: &[Self], stanza: Option<&StanzaInfo>, set: Option<&BackupLabel>) -> Self {
         match each.split_first() {
             Some((first, rest)) if rest.iter().all(|other| other == first) => *first,
@@ -97,12 +97,12 @@ impl Status {
     }
 }
 
-/// What is wrong with a repository, a sentence each without its number: that it is away, and what it owes.
+/// The troubles of a repository, a sentence each without its number: its outage, and its debt.
 pub fn troubles(repository: &RepositoryInfo) -> Vec<String> {
     describe_troubles(&repository.health, &repository.debt)
 }
 
-/// The same of one that is not described otherwise.
+/// The same from its health and its debt alone.
 pub fn describe_troubles(health: &HealthInfo, debt: &DebtInfo) -> Vec<String> {
     let away = match health {
         HealthInfo::Up => None,
@@ -120,7 +120,7 @@ pub fn describe_troubles(health: &HealthInfo, debt: &DebtInfo) -> Vec<String> {
     away.into_iter().chain(owes).collect()
 }
 
-/// What a repository does not let go, in a sentence; no trouble.
+/// The objects that a repository refuses to delete, in a sentence; not a trouble.
 pub fn describe_kept(kept: &KeptInfo) -> Option<String> {
     let sentence = match kept.objects {
         0 => return None,
@@ -130,7 +130,7 @@ pub fn describe_kept(kept: &KeptInfo) -> Option<String> {
     Some(format!("{sentence}: {}", kept.why))
 }
 
-/// What `--repo` leaves of the repositories.
+/// The repositories that `--repo` selects.
 pub fn chosen(repositories: &[RepositoryInfo], only: Option<RepoKey>) -> Vec<&RepositoryInfo> {
     repositories
         .iter()

@@ -54,7 +54,7 @@ fn element(shown: &Shown<'_>, name: &str, stanza: Option<&StanzaInfo>) -> String
         return text.0;
     };
     let among = References::among(&stanza.backups);
-    // The newest is the current one; it is what one looks for.
+    // The newest database comes first: it is the current one, which the user looks for.
     for (at, database) in stanza.databases.iter().rev().enumerate() {
         let backups: Vec<&BackupInfo> = shown
             .backups(Some(stanza))
@@ -103,7 +103,7 @@ fn status(text: &mut Lines, shown: &Shown<'_>, name: &str, stanza: Option<&Stanz
         text.add(2, line);
     }
     for (repository, status) in repositories.iter().zip(&each) {
-        // Of one that is away, the trouble says more than "other" would.
+        // For a repository that is away, the trouble says more than "other" would.
         if overall == Status::Mixed && *status != Status::Other {
             text.add(2, format!("repo{}: {}", repository.key, status.text()));
         }
@@ -181,7 +181,7 @@ fn backup(text: &mut Lines, shown: &Shown<'_>, among: &References<'_>, backup: &
     }
 }
 
-/// How many of each type, or with `--set` which.
+/// The number of backups of each type; with `--set`, their labels.
 fn references(among: &References<'_>, backup: &BackupInfo, counts: Counts, all: bool) -> String {
     if all {
         let labels = among.of(&backup.label, usize::MAX);
@@ -200,7 +200,7 @@ fn references(among: &References<'_>, backup: &BackupInfo, counts: Counts, all: 
     format!("backup reference total: {}", counts.join(", "))
 }
 
-/// What only `--set` shows.
+/// The lines that only `--set` shows.
 fn details(text: &mut Lines, root: &ManifestRoot) {
     let databases: Vec<String> = listed(root)
         .map(|database| format!("{} ({})", database.name, database.oid))

@@ -52,7 +52,7 @@ fn session(session: &SessionStatus) -> Value {
     })
 }
 
-/// What the catalog says, and what the node itself says; null where it did not.
+/// A node's record in the catalog, and its own answer; the answer's keys are null if it gave none.
 fn node(info: &NodeInfo, own: &Result<NodeStatus, String>, round_trip: Option<u64>) -> Value {
     let told = own.as_ref().ok();
     let mut node = membership::json(info);
@@ -95,7 +95,7 @@ fn repository(repository: &RepositoryStatus) -> Value {
     })
 }
 
-/// What nobody knows.
+/// Objects in a repository that the catalog does not know.
 fn orphans(orphans: &OrphanInfo) -> Value {
     let amount = |AmountInfo { objects, bytes }| json!({"objects": objects, "bytes": bytes});
     json!({
@@ -110,7 +110,7 @@ fn orphans(orphans: &OrphanInfo) -> Value {
     })
 }
 
-/// A node's way to a shared repository.
+/// The way of one node to a shared repository.
 fn way(way: &ReachInfo) -> Value {
     json!({"name": way.node, "reaches": way.reaches, "health": health(&way.health)})
 }

@@ -1,4 +1,4 @@
-//! `status`: how the whole mesh does, as one node can find out. `text` and `json` render; both are pure.
+//! `status`: the state of the whole mesh, as one node can find it out. `text` and `json` render; both are pure.
 
 mod json;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use crate::settings;
 use pgmesh_client::mesh::Mesh;
 use pgmesh_protocol::{Failure, GetStatus};
 
-/// Shows it. That something is wrong is no failure of the command: `doctor` judges.
+/// Shows the status. Troubles of the mesh are no failure of the command: `doctor` judges them.
 pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let status = mesh.call(&GetStatus).await?;

@@ -1,4 +1,4 @@
-//! A mesh to show: three nodes, of which one is away, and two repositories, of which one owes.
+//! A mesh to show: three nodes with n3 away, and two repositories with repo2 in debt.
 
 use pgmesh_protocol::{
     AmountInfo, DebtInfo, HealthInfo, KeptInfo, MeshStatus, NodeInfo, NodeRole, NodeState, NodeStatus, OrphanInfo,
@@ -106,7 +106,7 @@ pub fn mesh() -> MeshStatus {
     }
 }
 
-/// A backup that n2 keeps alive, opened so many seconds before.
+/// A backup's session, which n2 keeps alive, opened `age` seconds before `NOW`.
 pub fn session(age: i64, quiet: Option<u64>) -> SessionStatus {
     SessionStatus {
         session: 4711,
@@ -119,7 +119,7 @@ pub fn session(age: i64, quiet: Option<u64>) -> SessionStatus {
     }
 }
 
-/// A bucket that n1 has open, n2 has lost its way to, and n3 declares otherwise.
+/// A bucket that n1 has open, that n2 cannot reach, and that n3 declares otherwise.
 pub fn shared() -> RepositoryStatus {
     let way = |node: &str, reaches, health| ReachInfo {
         node: node.to_owned(),

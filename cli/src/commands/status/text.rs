@@ -70,7 +70,7 @@ fn heading(status: &MeshStatus) -> String {
     )
 }
 
-/// The highest term that any node tells.
+/// The highest term in the answers of the nodes.
 pub fn term(status: &MeshStatus) -> Option<u64> {
     status
         .nodes
@@ -118,7 +118,7 @@ fn repository(repository: &RepositoryStatus) -> Vec<String> {
     ]
 }
 
-/// What the tables have no room for.
+/// Troubles, which the tables have no room for.
 fn troubles(status: &MeshStatus) -> Vec<String> {
     let quorum = status
         .quorum
@@ -175,7 +175,7 @@ fn troubles(status: &MeshStatus) -> Vec<String> {
         .collect()
 }
 
-/// What nobody knows there; nothing where there never was any.
+/// The objects in the repository that the catalog does not know; no lines if there never were any.
 fn orphans(orphans: &OrphanInfo) -> Vec<String> {
     let amount = |AmountInfo { objects, bytes }| format!("{objects} ({})", size(bytes));
     let is_there = |amount: AmountInfo| amount.objects > 0;
@@ -207,7 +207,7 @@ fn orphans(orphans: &OrphanInfo) -> Vec<String> {
     lines
 }
 
-/// Where a shared repository lies, which nodes have it open, and why others have not.
+/// The place of a shared repository, the nodes that have it open, and why the other nodes have not.
 pub fn ways(repository: &RepositoryStatus) -> Vec<String> {
     if repository.host.is_some() {
         return Vec::new();

@@ -4,8 +4,8 @@ use pgmesh_protocol::{HealthInfo, MeshStatus, NodeRole, NodeState};
 use pgmesh_storage::RepoKey;
 use std::time::Duration;
 
-/// Repositories that nodes declare and the mesh does not know, since none has been able to open them: number, node,
-/// why.
+/// Repositories that nodes declare and the mesh does not know, since no node has been able to open them: number, node,
+/// reason.
 pub fn unopened(status: &MeshStatus) -> Vec<(RepoKey, &str, &str)> {
     let is_known = |key: RepoKey| status.repositories.iter().any(|known| known.key == key);
     let declared = status
@@ -44,7 +44,7 @@ pub fn state(state: NodeState) -> &'static str {
     }
 }
 
-/// How a repository does, in a word.
+/// The health of a repository, in a word.
 pub fn health(health: &HealthInfo) -> &'static str {
     match health {
         HealthInfo::Up => "up",

@@ -1,4 +1,4 @@
-//! What there is to say about each command: its words, its help, its examples.
+//! The description of each command: its words, its help, its examples.
 
 use super::{Argument, Command, CommandSpec};
 

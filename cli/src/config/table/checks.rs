@@ -2,19 +2,19 @@
 
 use std::net::SocketAddr;
 
-/// What [`is_name`] accepts, in words.
+/// The names that [`is_name`] accepts, in words.
 pub const NAME: &str = "1 to 64 letters, digits, '_', '.' and '-', beginning with a letter or digit, and not 'global'";
 
-/// What [`is_host_port`] accepts, in words.
+/// The values that [`is_host_port`] accepts, in words.
 pub const HOST_PORT: &str = "HOST:PORT, such as node1.example.com:8433 or [2001:db8::1]:8433";
 
-/// What [`is_socket`] accepts, in words.
+/// The values that [`is_socket`] accepts, in words.
 pub const SOCKET: &str = "ADDRESS:PORT, such as 0.0.0.0:8433 or [::]:8433";
 
-/// What [`is_route`] accepts, in words.
+/// The values that [`is_route`] accepts, in words.
 pub const ROUTE: &str = "NAME=HOST:PORT, such as node2=relay.example.com:8433";
 
-/// What [`is_odd`] accepts, in words.
+/// The values that [`is_odd`] accepts, in words.
 pub const VOTERS: &str = "1, 3, 5 or 7: an even number of voters bears no more losses than the odd one below it";
 
 /// The name of a stanza or node: safe as a file name, and not a section of the configuration file.

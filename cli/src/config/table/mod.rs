@@ -22,7 +22,7 @@ pub struct Group {
     pub options: &'static [OptionSpec],
 }
 
-/// All options, by group. The last group holds those that pgmesh does not have yet.
+/// All options, by group. The last group holds options of pgBackRest that pgmesh does not have yet.
 pub const GROUPS: &[Group] = &[
     Group {
         title: "Command options",
@@ -62,14 +62,14 @@ pub const GROUPS: &[Group] = &[
     },
 ];
 
-/// What a name on the command line, in the environment or in a file means.
+/// The meaning of a name on the command line, in the environment or in a file.
 #[derive(Debug, Clone, Copy)]
 pub enum Lookup {
-    /// An option of pgmesh, or one of pgBackRest that pgmesh does not have yet.
+    /// An option of pgmesh, or an option of pgBackRest that pgmesh does not have yet.
     Known(OptionKey, &'static OptionSpec),
     /// An indexed option with a number that is not allowed.
     BadNumber(&'static OptionSpec),
-    /// Nothing.
+    /// The table does not have the name.
     Unknown,
 }
 
@@ -114,9 +114,9 @@ pub fn find(name: &str) -> Lookup {
     }
 }
 
-/// The name that was probably meant by one that does not exist.
+/// The existing name that an unknown name probably stands for.
 pub fn suggest(name: &str) -> Option<String> {
-    // `repo-path` and `db-path` are what early pgBackRest called repo1-path and pg1-path.
+    // Early versions of pgBackRest had `repo-path` and `db-path` for repo1-path and pg1-path.
     for (old, index) in [("repo-", IndexKey::Repo), ("pg-", IndexKey::Pg), ("db-", IndexKey::Pg)] {
         if let Some(spec) = name.strip_prefix(old).and_then(|rest| indexed(index, rest)) {
             return Some(spec.key(1).to_string());

@@ -95,10 +95,10 @@ pub const POSTGRES_SESSION: CommandSet = CommandSet::of(&[
     StanzaUpgrade,
 ]);
 
-/// Commands of a node: those that make or run one.
+/// Commands that make or run a node.
 pub const NODE: CommandSet = CommandSet::of(&[CatalogRebuild, NodeInit, NodeJoin, NodeRescue, NodeStart]);
 
-/// Commands that need to know repositories by themselves: the node's, and those that can do without a node.
+/// Commands that read the declarations of repositories: commands of a node, and commands that can work without one.
 pub const REPOSITORY: CommandSet = CommandSet::of(&[
     CatalogRebuild,
     NodeInit,

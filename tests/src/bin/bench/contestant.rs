@@ -1,4 +1,4 @@
-//! What is compared.
+//! The programs that the benchmark compares.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::measure::Figures;
 
 /// A backup program that is set up anew for the cluster of the benchmark, with an empty repository.
 pub trait Contestant {
-    /// What PostgreSQL is told to archive with.
+    /// PostgreSQL's `archive_command` for this program.
     fn archive_command(&self) -> String;
 
     /// Pushes one WAL segment.

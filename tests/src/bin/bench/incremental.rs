@@ -1,10 +1,10 @@
 //! `make bench INCR=1`: incremental backups beside pgbackrest's block incremental, on one cluster that both have backed
 //! up and archived from the beginning.
 //!
-//! Rows are updated by random ids, 6,000, 60,000 and 600,000 of them (`BENCH_ROWS`), `BENCH_ROUNDS` times each (1).
-//! What there was to store is found by comparing all pages of all relations before and after, and compressing those
-//! that differ. At the end `BENCH_ROW` (20) small incrementals are taken in a row: a restore of the last is compared
-//! with one of a full backup.
+//! Rows with random ids are updated: 6,000, 60,000 and 600,000 of them (`BENCH_ROWS`), `BENCH_ROUNDS` times each (1).
+//! The amount to store is found by comparing all pages of all relations before and after, and compressing the changed
+//! ones. At the end `BENCH_ROW` (20) small incrementals are taken in a row, and a restore of the last is compared with
+//! a restore of a full backup.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::{archive_through, backup, make_cluster, patiently, restore, setting};
 const PAGE: usize = 8192;
 const WORKERS: u32 = 2;
 
-/// Runs it all and prints the figures.
+/// Runs the benchmark and prints the figures.
 pub fn run(scratch: &Scratch) {
     let number = |name, default| setting(name, default).into_iter().next().unwrap_or_default();
     let mebibytes = number("BENCH_MIB", "5120");
@@ -100,7 +100,7 @@ pub fn run(scratch: &Scratch) {
     postgres.set("archive_command", "");
 }
 
-/// Small backups in a row; pgbackrest takes the last alone.
+/// Takes small backups in a row; pgbackrest takes only the last of them.
 fn in_a_row(postgres: &Postgres, mesh: &PgMesh, rows: &str, count: u32) {
     for _ in 0..count {
         update(postgres, 2000, rows);
@@ -123,7 +123,7 @@ fn update(postgres: &Postgres, count: u32, rows: &str) {
 /// A checksum of each page of each file of a relation.
 struct Pages(BTreeMap<PathBuf, Vec<u32>>);
 
-/// What is not as it was.
+/// The pages that have changed.
 struct Changed {
     pages: u64,
     compressed: u64,
@@ -140,7 +140,7 @@ impl Pages {
         Self(pages)
     }
 
-    /// The pages that are others than before; the cluster lies still, and has written all of them.
+    /// The pages that have changed since `before`. The cluster must lie still and have written all its pages.
     fn changed_since(&self, before: &Self) -> Changed {
         let mut encoder = zstd::Encoder::new(Counter(0), 3).expect("a compressor");
         let mut pages = 0;
@@ -163,7 +163,7 @@ impl Pages {
     }
 }
 
-/// Counts what is written to it.
+/// Counts the bytes that are written to it.
 struct Counter(u64);
 
 impl Write for Counter {

@@ -1,10 +1,10 @@
 //! `make bench`: pgmesh beside Debian's pgbackrest, in one run on the same cluster: same codec and level, same cipher,
 //! same number of workers, one posix repository each. Prints wall time, CPU, peak memory and stored bytes as ratios.
 //!
-//! Each round sets both up anew, with empty repositories, and takes turns in who begins. `BENCH_MIB` is the size of the
-//! data (500), `BENCH_SEGMENTS` how many WAL segments are pushed one by one (16), `BENCH_WORKERS` the numbers of
-//! workers (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups instead
-//! (`incremental.rs`), `make bench SCALE=1` measures what a large mesh would cost (`scale.rs`).
+//! Each round sets both up anew, with empty repositories; the two take turns in beginning. `BENCH_MIB` is the size of
+//! the data (500), `BENCH_SEGMENTS` the number of WAL segments that are pushed one by one (16), `BENCH_WORKERS` the
+//! numbers of workers (`1,2`), `BENCH_ROUNDS` the rounds of each (3). `make bench INCR=1` compares incremental backups
+//! instead (`incremental.rs`), `make bench SCALE=1` measures the costs of a large mesh (`scale.rs`).
 #![allow(clippy::expect_used, reason = "a panic is how a benchmark fails")]
 
 mod contestant;
@@ -28,7 +28,7 @@ use pgbackrest::PgBackRest;
 use pgmesh::PgMesh;
 use table::Table;
 
-/// What is measured in each round.
+/// The operations that each round measures.
 const OPERATIONS: [&str; 3] = ["archive-push", "full backup", "full restore"];
 
 /// Compresses between 2:1 and 3:1 with zst, as real tables do.
@@ -121,14 +121,14 @@ fn compete(
     [pushes, backups, restores]
 }
 
-/// Takes a backup; with what it added to the repository.
+/// Takes a backup; the figures include the bytes that it added to the repository.
 fn backup(contestant: &dyn Contestant, kind: &str) -> Figures {
     let before = contestant.repository().stored_bytes();
     let figures = contestant.backup(kind);
     figures.storing(contestant.repository().stored_bytes() - before)
 }
 
-/// Restores from a repository that has to be read from its disk, and looks whether what was restored is what was there.
+/// Restores from a repository that must be read from its disk, and checks that the restored rows are the original ones.
 fn restore(scratch: &Scratch, postgres: &Postgres, contestant: &dyn Contestant, name: &str) -> Figures {
     let mut restored = Postgres::empty(scratch, &format!("restored-{name}"));
     contestant.repository().leave_page_cache();
@@ -154,7 +154,7 @@ fn make_cluster(scratch: &Scratch, mebibytes: u32, archive_command: &str) -> Pos
         .setting("autovacuum", "off")
         .setting("archive_command", archive_command)
         .start();
-    // Vacuumed now, and not in the middle of what is measured.
+    // Vacuumed now, so that no vacuum falls into a measurement.
     patiently(&postgres, &format!("\\set mib {mebibytes}\n{DATASET}\nvacuum event;\n"));
     postgres.query("checkpoint");
     postgres
@@ -198,8 +198,8 @@ fn finished_segments(postgres: &Postgres, count: u32) -> Vec<PathBuf> {
     names.iter().map(copy).collect()
 }
 
-/// Has PostgreSQL archive with a command, and waits until it has caught up: a backup is not measured together with
-/// the archiving of what came before.
+/// Has PostgreSQL archive with a command, and waits until the archiver has caught up, so that the backup is measured
+/// without the archiving of earlier segments.
 fn archive_through(postgres: &Postgres, command: &str) {
     postgres.set("archive_command", command);
     postgres.query("select pg_switch_wal()");

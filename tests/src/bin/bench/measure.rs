@@ -1,4 +1,4 @@
-//! Running one command and counting all that it uses: its children's part too, and a server's.
+//! Running one command and counting all that it uses, with the shares of its children and of a server.
 
 use std::fs;
 use std::io::Read;
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use pgmesh_tests::Process;
 use wait4::Wait4;
 
-/// How often the memory of the processes is looked at.
+/// The time between two looks at the memory of the processes.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// `USER_HZ`, the unit of the times in `/proc`: 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What an operation took.
+/// The costs of an operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     /// Wall time.
@@ -26,9 +26,10 @@ pub struct Figures {
     pub user: Duration,
     /// System CPU time of all processes.
     pub system: Duration,
-    /// The most memory held, in bytes: the largest sum of the peaks of the processes that were alive at one moment.
+    /// The most memory held, in bytes: the largest sum of the peaks of the processes that were alive at the same
+    /// moment.
     pub memory: u64,
-    /// What it added to the repository, in bytes, where it is known.
+    /// The bytes that it added to the repository, if they are known.
     pub stored: Option<u64>,
 }
 
@@ -44,7 +45,7 @@ impl Figures {
 }
 
 impl Sum for Figures {
-    /// One after the other: times add up, memory does not.
+    /// Figures of operations one after the other: times add up, memory does not.
     fn sum<I: Iterator<Item = Self>>(figures: I) -> Self {
         figures.fold(Self::default(), |sum, one| Self {
             wall: sum.wall + one.wall,
@@ -56,13 +57,13 @@ impl Sum for Figures {
     }
 }
 
-/// Runs a command to its end. What the processes that it starts and waits for use is counted, and what `server` uses
-/// meanwhile. With it what the command has printed, which must be little.
+/// Runs a command to its end. The figures include the processes that it starts and waits for, and the use of `server`
+/// meanwhile. Also returns the command's output, which must be short.
 ///
 /// # Panics
-/// When it fails.
+/// If the command fails.
 pub fn measure(mut command: Command, server: Option<&Process>) -> (Figures, String) {
-    // What others have written is not waited for by the one that comes next.
+    // Syncs first, so that the command does not wait for the writes of earlier commands.
     rustix::fs::sync();
     if let Some(server) = server {
         server.reset_peak_memory();
@@ -103,7 +104,8 @@ pub fn measure(mut command: Command, server: Option<&Process>) -> (Figures, Stri
 /// User and system time that a process has used so far.
 fn cpu(process: &Process) -> (Duration, Duration) {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("reading a server's state");
-    // Behind the name, which may hold anything, the fields begin with the third; user and system time are 14 and 15.
+    // Behind the program's name, which may hold any character, the fields begin with the third; user and system time
+    // are 14 and 15.
     let mut times = stat
         .rsplit_once(')')
         .map_or("", |(_, rest)| rest)
@@ -114,7 +116,8 @@ fn cpu(process: &Process) -> (Duration, Duration) {
     (next(), next())
 }
 
-/// Looks at the processes and all their descendants until `ended`: the largest sum of the peaks of those alive at once.
+/// Looks at the processes and all their descendants until `ended`, and returns the largest sum of the peaks of
+/// processes alive at once.
 fn watch_memory(roots: &[u32], ended: &AtomicBool) -> u64 {
     let mut most = 0;
     loop {
@@ -129,7 +132,7 @@ fn watch_memory(roots: &[u32], ended: &AtomicBool) -> u64 {
     }
 }
 
-/// The peaks of a process and its descendants, in bytes. Those that have gone count no more.
+/// The sum of the peaks of a process and its descendants, in bytes. Processes that have ended do not count.
 fn peak_of_tree(process: u32) -> u64 {
     let folder = format!("/proc/{process}");
     let status = fs::read_to_string(format!("{folder}/status")).unwrap_or_default();

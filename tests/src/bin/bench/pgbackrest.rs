@@ -15,7 +15,7 @@ pub struct PgBackRest {
     account: Account,
     home: PathBuf,
     configuration: PathBuf,
-    /// Of its backups.
+    /// The options of its backups.
     options: &'static [&'static str],
 }
 

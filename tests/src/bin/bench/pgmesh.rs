@@ -32,14 +32,14 @@ impl PgMesh {
         }
     }
 
-    /// Runs a command of the client, and adds what the node uses meanwhile.
+    /// Runs a command of the client, and adds the node's use meanwhile.
     fn measure(&self, command: Command) -> Figures {
         let (figures, output) = measure(command, Some(self.node.process()));
         self.last_summary.replace(output);
         figures
     }
 
-    /// What the last backup or restore said of itself.
+    /// The summary that the last backup or restore has printed.
     pub fn last_summary(&self) -> serde_json::Value {
         serde_json::from_str(&self.last_summary.borrow()).expect("a summary in JSON")
     }

@@ -1,7 +1,8 @@
-//! `make bench SCALE=1`: what each row, each push and each object costs a mesh, and what a large mesh needs by that.
+//! `make bench SCALE=1`: the cost of each row, each push and each object in a mesh, and the needs of a large mesh that
+//! follow from them.
 //!
-//! The unit costs are measured on catalogs that have one kind of row alone. A catalog of a hundredth of the large mesh
-//! is filled by the same commands and compared with what the unit costs say of it. docs/scale.md explains the figures.
+//! The unit costs are measured on catalogs that have rows of one kind only. The same commands then fill a catalog of a
+//! hundredth of the large mesh, whose size is compared with the sum of the unit costs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -17,7 +18,7 @@ use crate::setting;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// How many of everything a catalog has.
+/// The number of rows of each kind in a catalog.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rows {
     stanzas: u64,
@@ -26,8 +27,7 @@ struct Rows {
     backups: u64,
 }
 
-/// The mesh that docs/scale.md speaks of: a segment a second in all, of which 30 days are kept, and 30 backups of each
-/// stanza.
+/// The large mesh: one segment a second in all, of which 30 days are kept, and 30 backups of each stanza.
 const LARGE: Rows = Rows {
     stanzas: 10_000,
     wal_files: 30 * 86_400,
@@ -73,7 +73,7 @@ fn count(number: u64) -> f64 {
     number as f64
 }
 
-/// Runs all of it and prints the figures.
+/// Runs the benchmark and prints the figures.
 pub fn run() {
     let by = u64::from(setting("BENCH_SCALE", "100").first().copied().unwrap_or(100)).max(1);
     let costs = unit_costs(by);
@@ -102,7 +102,7 @@ fn compare(what: &str, model: f64, measured: f64) {
     );
 }
 
-/// A catalog with rows of one kind costs so much more than an empty one.
+/// The costs of one row of each kind: a catalog with rows of that kind, less an empty catalog.
 fn unit_costs(by: u64) -> Costs {
     let (empty, _) = catalog_of(Rows::default());
     let rows = LARGE.divided(by);
@@ -161,8 +161,8 @@ fn unit_costs(by: u64) -> Costs {
     costs
 }
 
-/// Fills the catalog of a new node: the bytes of its tables, of the commands in its log, and the site, whose node is
-/// stopped.
+/// Fills the catalog of a new node. Returns the bytes of its tables and of the commands in its log, and the site with
+/// the node stopped.
 fn catalog_of(rows: Rows) -> ([u64; 2], Site) {
     let mut site = Site::without_archiving("scale", 2, 16);
     site.node.stop();
@@ -181,13 +181,13 @@ fn catalog_of(rows: Rows) -> ([u64; 2], Site) {
         log = commands.values().filter_map(|command| command["bytes"].as_u64()).sum();
         println!("  filled {rows:?} in {:.0} s", began.elapsed().as_secs_f64());
     }
-    // Opened and closed once more: what was in memory is in table files.
+    // Opened and closed once more, so that the rows in memory get into table files.
     site.node.start();
     site.node.stop();
     ([folder_bytes(&catalog.join("state")), log], site)
 }
 
-/// The example of that name, which is built beside the programs.
+/// The program of the example `fill_catalog`, which is built beside the other programs.
 fn fill_catalog() -> PathBuf {
     let own = std::env::current_exe().expect("this program's path");
     own.parent().expect("its folder").join("examples/fill_catalog")
@@ -210,7 +210,7 @@ fn folder_bytes(folder: &Path) -> u64 {
     files.values().sum()
 }
 
-/// What a node with the filled catalog takes, beside one with an empty catalog.
+/// Compares the needs of a node with the filled catalog with those of an empty one.
 fn serve(mut filled: Site) {
     let began = Instant::now();
     filled.node.start();
@@ -266,8 +266,8 @@ fn carried() -> u64 {
     text.trim().parse().expect("a number")
 }
 
-/// What consensus costs on the network: in a mesh of three, when nothing happens and for a file that has few bytes
-/// itself.
+/// Measures the network traffic of consensus in a mesh of three: without any work, and for files with few bytes of
+/// their own.
 fn traffic() {
     const FILES: u32 = 100;
     let site = MeshSite::without_archiving("traffic", |mesh| mesh.nodes(3).repositories(2));
@@ -292,7 +292,7 @@ fn traffic() {
     );
 }
 
-/// How fast a repository that was lost is filled again.
+/// Measures how fast a lost repository is filled again.
 fn repair() {
     let site = Site::new("repair", 2);
     site.postgres.make_accounts(20);

@@ -7,12 +7,12 @@ use crate::measure::Figures;
 /// The figures of all rounds: of pgmesh, and of pgbackrest in the same round.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// In the order in which they came first.
+    /// In the order in which the labels came first.
     rows: Vec<(String, Vec<[Figures; 2]>)>,
 }
 
 impl Table {
-    /// Adds the figures of one round of what the label says: the number of workers and an operation.
+    /// Adds the figures of one round under a label: the number of workers and an operation.
     pub fn add(&mut self, label: String, pair: [Figures; 2]) {
         match self.rows.iter_mut().find(|(known, _)| *known == label) {
             Some((_, rounds)) => rounds.push(pair),

@@ -1,4 +1,4 @@
-//! What PostgreSQL's archiver has to say: the only part of all this that a DBA looks at.
+//! The statistics of PostgreSQL's archiver: the only part of all this that a DBA looks at.
 
 use std::time::{Duration, Instant};
 
@@ -27,12 +27,12 @@ pub fn counters(postgres: &Postgres) -> Counters {
     }
 }
 
-/// Ends the current segment, so that there is one to archive.
+/// Ends the current segment, so that the archiver has one to archive.
 pub fn switch(postgres: &Postgres) {
     postgres.query("select pg_create_restore_point('demo'), pg_switch_wal()");
 }
 
-/// Has it archive so many segments, one after the other; the longest time in which none was acknowledged.
+/// Has PostgreSQL archive so many segments, one after the other. Returns the longest wait for an acknowledgement.
 pub fn archive(postgres: &Postgres, count: u32) -> Duration {
     let mut longest = Duration::ZERO;
     for _ in 0..count {

@@ -1,9 +1,10 @@
 //! `make demo`: three nodes in three regions are one mesh. A real PostgreSQL under load archives and is backed up
-//! through it while its leader is killed; rows are lost by mistake, and restored to the moment before with a repository
-//! away, another one damaged, and the node in use killed half-way. Each line says what is done, and what was seen.
+//! through it while its leader is killed. Then rows are lost by mistake, and restored to the moment before with a
+//! repository away, another one damaged, and the node in use killed half-way. Each line says what the demo does, and
+//! what it saw.
 //!
-//! With `--s3` the second repository is a bucket that all nodes share, and its endpoint falls silent for a while.
-//! With `--keep` it leaves all of it running and says how to look around. It fails loudly, and then keeps its files.
+//! With `--s3` the second repository is a bucket that all nodes share, and its endpoint falls silent for a while. With
+//! `--keep` the demo leaves all servers running and says how to look around. It fails loudly, and then keeps its files.
 #![allow(clippy::expect_used, reason = "a panic is how the demo fails, loudly")]
 
 mod archiver;
@@ -19,10 +20,10 @@ use pgmesh_tests::stores::S3Server;
 use pgmesh_tests::{Host, Kind, Load, Mesh, Postgres, Process, Scratch, wait_for};
 use second::{Harmed, Second};
 
-/// The node in the region of the PG host. Not the one that began the mesh: that leads, and is killed first.
+/// The node in the region of the PG host. It must not be the first node of the mesh, which leads and is killed first.
 const NEAR_NODE: &str = "beta";
 
-/// The second repository, on that node unless it is a bucket; and one on another node.
+/// The second repository, which is on that node unless it is a bucket, and a repository on another node.
 const NEAR: usize = 2;
 const FAR: usize = 3;
 
@@ -49,13 +50,14 @@ fn main() {
     if keep {
         demo.leave_running(restored);
     } else {
-        // The clusters first, while there is a mesh: so no archive_command is left behind that looks for one.
+        // The clusters stop first, while the mesh still runs, so that no archive_command is left behind that looks for
+        // a mesh.
         restored.stop();
         demo.postgres.stop();
     }
 }
 
-/// How to go on with a cluster of one's own.
+/// Prints how to go on with the user's own cluster.
 fn go_on() {
     println!("\nyour own cluster:");
     println!(
@@ -79,10 +81,10 @@ struct Demo {
     scratch: Scratch,
 }
 
-/// When the step that is shown began; none before the first.
+/// The start of the step that is shown; none before the first.
 static STEP: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// Shows how long the step took that ends here.
+/// Shows the time of the step that ends here.
 fn done() {
     let mut step = STEP.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(began) = step.take() {
@@ -160,7 +162,7 @@ impl Demo {
         }
     }
 
-    /// With a bucket: its endpoint answers nothing for a while.
+    /// With a bucket: its endpoint answers no request for a while.
     fn silence_the_bucket(&mut self) {
         if self.second.server().is_none() {
             return;
@@ -178,7 +180,7 @@ impl Demo {
         self.settle("let it go on (SIGCONT)", |_| {});
     }
 
-    /// Kills the leader while PostgreSQL archives, and starts it again; the longest pause of the archiver.
+    /// Kills the leader while PostgreSQL archives, and starts it again. Returns the longest pause of the archiver.
     fn kill_the_leader(&mut self) -> Duration {
         let leader = self.mesh.leader();
         doing(&format!(
@@ -200,7 +202,7 @@ impl Demo {
         pause
     }
 
-    /// Does something after which debts can be paid, and waits until they are.
+    /// Runs `act`, after which debts can be paid, and waits until they are.
     fn settle(&mut self, what: &str, act: impl FnOnce(&mut Mesh)) {
         let owing = self.mesh.wait_for_status("a leader", |status| status.leader.is_some());
         let owing: Vec<String> = owing
@@ -239,7 +241,7 @@ impl Demo {
         self.back_up_changes()
     }
 
-    /// An incremental backup on top, which the restore will choose.
+    /// Takes an incremental backup on top of the full one; the restore will choose it.
     fn back_up_changes(&self) -> String {
         doing("take an incremental backup: the WAL tells which pages changed, and it restores alone");
         let began = Instant::now();
@@ -260,12 +262,12 @@ impl Demo {
         label
     }
 
-    /// Writes on, then deletes what should have stayed; the moment before, and what the table held then.
+    /// Writes on, then deletes rows by mistake. Returns the moment before, and the table's rows at that moment.
     fn lose_rows(&mut self) -> (String, String) {
         doing("write on after the backup, then delete rows by mistake");
         self.postgres
             .query("insert into invoice select number, 1, now() from generate_series(10001, 12000) as number");
-        // A time chooses among the backups that ended before it, in whole seconds: so it must be a later one.
+        // A restore to a time chooses a backup that ended in an earlier second: so the moment must be in a later one.
         let ended = self.host.last_backup()["timestamp"]["stop"].to_string();
         let later = format!("select clock_timestamp() > to_timestamp({ended} + 2)");
         wait_for("a later second than the backup's last", Duration::from_secs(10), || {
@@ -282,7 +284,7 @@ impl Demo {
         (moment, before)
     }
 
-    /// Takes one repository away and damages the second; what was damaged there.
+    /// Takes one repository away and damages the second. Returns the damaged objects.
     fn harm(&self) -> Harmed {
         doing(&format!(
             "take repo{FAR} away (its directory is moved), and damage bytes of repo{NEAR}"
@@ -296,7 +298,7 @@ impl Demo {
         harmed
     }
 
-    /// Restores, and kills the node in use in the middle of that.
+    /// Restores, and kills the node in use meanwhile.
     fn restore_to(&mut self, moment: &str, before: &str) -> Postgres {
         doing("restore to the moment before the mistake, beside the running cluster");
         let began = Instant::now();
@@ -350,9 +352,9 @@ impl Demo {
         restored
     }
 
-    /// Ends all that was done to the mesh, and has `verify` find what is damaged until nothing is.
+    /// Undoes the harm to the mesh, and runs `verify` until it finds no damage.
     fn heal(&mut self, harmed: &Harmed) {
-        // The original goes on archiving all the while, into the repositories that are there.
+        // The original cluster goes on archiving all the while, into the repositories that are up.
         archiver::archive(&self.postgres, 3);
         self.settle(&format!("bring repo{FAR} back"), |mesh| mesh.objects(FAR).bring_back());
         doing("read and check every object of all repositories (verify)");
@@ -389,7 +391,7 @@ impl Demo {
         info.text().lines().for_each(saw);
     }
 
-    /// What a DBA would have noticed of all this.
+    /// The view of a DBA on all this.
     fn judge(&mut self, pause: Duration) {
         doing("what would a DBA have noticed?");
         if let Some(load) = self.load.take() {
@@ -457,7 +459,7 @@ fn invoices(postgres: &Postgres) -> String {
     postgres.query("select count(*) || ' invoices over ' || sum(amount) from invoice")
 }
 
-/// What the files in a folder and those below have together.
+/// The bytes of all files in and below a folder.
 fn bytes_in(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries

@@ -8,7 +8,7 @@ use crate::NEAR;
 
 const BUCKET: &str = "backups";
 
-/// Where it lies.
+/// The place of the second repository.
 pub enum Second {
     /// Below the folder of its node.
     Directory,
@@ -16,7 +16,7 @@ pub enum Second {
     Bucket(Box<S3Server>),
 }
 
-/// What was damaged.
+/// The damaged objects.
 pub enum Harmed {
     /// Files.
     Objects(Vec<Object>),
@@ -34,7 +34,7 @@ impl Harmed {
 }
 
 impl Second {
-    /// Starts what is needed.
+    /// Starts the server of the bucket, if there is one.
     pub fn start(with_s3: bool) -> Self {
         if !with_s3 {
             return Self::Directory;
@@ -42,7 +42,7 @@ impl Second {
         Self::Bucket(Box::new(S3Server::start(BUCKET)))
     }
 
-    /// The mesh with it.
+    /// Declares the repository in the mesh.
     pub fn declare<'a>(&self, mesh: MeshBuilder<'a>) -> MeshBuilder<'a> {
         match self {
             Self::Directory => mesh,
@@ -56,7 +56,7 @@ impl Second {
         }
     }
 
-    /// What it is, for whoever reads.
+    /// The repository, in words for the reader of the demo.
     pub fn what(&self) -> String {
         match self {
             Self::Directory => "a directory of beta".to_owned(),
@@ -64,7 +64,7 @@ impl Second {
         }
     }
 
-    /// The server of the bucket, where it is one.
+    /// The server of the bucket, if it is one.
     pub fn server(&self) -> Option<&S3Server> {
         match self {
             Self::Directory => None,
@@ -72,7 +72,7 @@ impl Second {
         }
     }
 
-    /// Leaves the server running; its process and its folder.
+    /// Leaves the server running. Returns its process id.
     pub fn keep(&mut self) -> Option<u32> {
         match self {
             Self::Directory => None,
@@ -125,7 +125,7 @@ impl Second {
         }
     }
 
-    /// How many of what was damaged have been made anew.
+    /// The number of damaged objects that have been made anew.
     pub fn renewed(&self, mesh: &Mesh, harmed: &Harmed) -> usize {
         let is_newer = |old: &str, new: &str| new.starts_with(old) && new != old;
         match (self, harmed) {

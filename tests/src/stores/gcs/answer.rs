@@ -1,4 +1,4 @@
-//! The XML that the server answers with.
+//! The XML of the server's answers.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use pgmesh_chaos::http::Response;
 use super::date;
 use crate::stores::xml::escaped;
 
-/// Why a request is refused.
+/// The refusal of a request.
 #[derive(Debug)]
 pub struct Failure {
     status: u16,
@@ -30,7 +30,7 @@ pub struct Entry {
 pub struct Page {
     pub entries: Vec<Entry>,
     pub prefixes: Vec<String>,
-    /// What the next page begins with.
+    /// The token for the next page, if there is one.
     pub next: Option<String>,
 }
 

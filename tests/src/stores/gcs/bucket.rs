@@ -1,4 +1,4 @@
-//! Buckets and what is in them.
+//! Buckets and their objects.
 
 mod conditions;
 mod listing;
@@ -19,15 +19,15 @@ use crate::stores::xml::escaped;
 use conditions::Retention;
 use parts::Upload;
 
-/// The objects of a bucket by name, and the uploads that are under way. Versioning is on: replaced content stays to be
-/// had by its generation; of a deleted object nothing stays.
+/// The objects of a bucket by name, and the uploads that are under way. Versioning is on: replaced content can still be
+/// read by its generation, but of a deleted object no version stays.
 #[derive(Debug, Default)]
 pub struct Bucket {
     objects: BTreeMap<String, Vec<Version>>,
     uploads: BTreeMap<String, Upload>,
 }
 
-/// One content of an object.
+/// The content of an object in one generation.
 #[derive(Clone, Debug)]
 struct Version {
     generation: u64,
@@ -65,7 +65,8 @@ impl Bucket {
         self.objects.get(name).and_then(|versions| versions.last())
     }
 
-    /// Does what is asked; `source` is what it is to copy, and `generation` that of the last object that was written.
+    /// Carries out a call. `source` is the content to copy, and `generation` the generation of the object that was
+    /// written last.
     pub fn serve(
         &mut self,
         call: &Call<'_>,
@@ -196,7 +197,7 @@ impl Version {
         }
     }
 
-    /// What the answer to a write says of it.
+    /// Adds the headers that describe the version in the answer to a write.
     fn tell(&self, response: Response) -> Response {
         response
             .with_header("ETag", &self.tag)
@@ -206,7 +207,7 @@ impl Version {
             .with_header("x-goog-stored-content-length", self.content.len().to_string())
     }
 
-    /// What the answer to a read says of it.
+    /// Adds the headers that describe the version in the answer to a read.
     fn describe(&self, response: Response) -> Response {
         let mut response = self
             .tell(response)
@@ -225,7 +226,7 @@ impl Version {
     }
 }
 
-/// Compares the body with the hashes that came with it.
+/// Compares the body with the hashes in the request.
 fn check_hashes(call: &Call<'_>) -> Result<(), Failure> {
     let md5 = BASE64_STANDARD.encode(Md5::digest(call.body()));
     let mut told: Vec<(&str, &str)> = Vec::new();

@@ -1,10 +1,10 @@
-//! What is asked of the server.
+//! The requests to the server.
 
 use pgmesh_chaos::http::Request;
 
 use super::answer::Failure;
 
-/// Headers of ours that requests may have, beside those that begin with `x-goog-meta-`.
+/// Google's headers that requests may have, beside those with the prefix `x-goog-meta-`.
 const KNOWN_HEADERS: [&str; 11] = [
     "x-goog-acl",
     "x-goog-content-sha256",
@@ -134,7 +134,7 @@ impl<'a> Call<'a> {
         parse(name, self.header(name))
     }
 
-    /// The headers that are kept with an object and come back with it.
+    /// The headers that are stored with an object and come back with it.
     pub fn kept_headers(&self) -> Vec<(String, String)> {
         let kept = |name: &str| {
             name.starts_with("x-goog-meta-")
@@ -173,7 +173,7 @@ pub fn parameters(query: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Text without its percent encoding; `None` where that is malformed.
+/// Text without its percent encoding; `None` if the encoding is malformed.
 pub fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,4 +1,4 @@
-//! Dates as HTTP and XML have them.
+//! Dates in the forms of HTTP and XML.
 
 use time::OffsetDateTime;
 use time::PrimitiveDateTime;
@@ -28,7 +28,7 @@ pub fn from_rfc3339(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok()
 }
 
-/// Now, in whole seconds: all that HTTP can tell.
+/// The present time in whole seconds, the precision of HTTP.
 pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
         .replace_nanosecond(0)

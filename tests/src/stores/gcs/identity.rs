@@ -1,4 +1,4 @@
-//! Who may come in.
+//! Authentication of clients.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 use super::answer::Failure;
 use super::{call, date};
 
-/// A key that opens nothing but this server.
+/// A private key that is valid for this server only.
 const KEY: &str = include_str!("service-account.pem");
 pub const KEY_ID: &str = "5d0c1f3a7b9e2468ace013579bdf02468ace1357";
 const EMAIL: &str = "backup@tests.iam.gserviceaccount.com";
 
-/// Where tokens are to be had for an assertion that the key has signed (RFC 7523).
+/// The path that gives a token for an assertion that the key has signed (RFC 7523).
 pub const TOKEN_PATH: &str = "/oauth2/token";
-/// Where a machine of the cloud asks for a token.
+/// The path that gives a token to a machine of the cloud.
 pub const METADATA_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const SCOPES: [&str; 3] = [
@@ -28,11 +28,11 @@ const SCOPES: [&str; 3] = [
     "https://www.googleapis.com/auth/devstorage.read_write",
     "https://www.googleapis.com/auth/devstorage.full_control",
 ];
-/// The longest that an assertion may be valid, and by how much clocks may differ, in seconds.
+/// The longest validity of an assertion, and the tolerated difference of clocks, in seconds.
 const LONGEST: i64 = 3600;
 const SKEW: i64 = 300;
 
-/// The tokens that are valid, and whether the service account's key is.
+/// The valid tokens, and whether the service account's key is valid.
 #[derive(Debug)]
 pub struct Identities {
     tokens: HashMap<String, Instant>,
@@ -54,7 +54,7 @@ impl Default for Identities {
     }
 }
 
-/// A key file as the console of Cloud Storage hands them out.
+/// A key file in the form that the console of Cloud Storage hands out.
 pub fn key_file(address: SocketAddr, key_id: &str) -> String {
     let file = json!({
         "type": "service_account",
@@ -84,7 +84,7 @@ impl Identities {
         self.trusts_key = false;
     }
 
-    /// Whether a request's bearer may come in.
+    /// Checks that a request's bearer token is valid.
     pub fn check(&self, head: &Head) -> Result<(), Failure> {
         let refused = |code, matter: &str| Err(Failure::new(401, code, matter));
         let Some(header) = head.header("authorization") else {
@@ -165,7 +165,7 @@ impl Identities {
         }
     }
 
-    /// The metadata service of a machine whose account may come in.
+    /// The metadata service of a machine whose account has access.
     pub fn answer_metadata(&mut self, request: &Request) -> Response {
         if request.head.header("metadata-flavor") != Some("Google") {
             return Response::new(403, "Metadata-Flavor: Google is missing");
@@ -181,7 +181,7 @@ fn token_answer(token: &str, lifetime: Duration) -> Response {
     Response::new(200, body.to_string()).with_header("Content-Type", "application/json")
 }
 
-/// What a JWT that is itself the bearer must say (<https://google.aip.dev/auth/4111>).
+/// Checks the claims of a JWT that is itself the bearer token (<https://google.aip.dev/auth/4111>).
 fn self_signed(claims: &Value) -> Result<(), String> {
     if claims["sub"] != EMAIL {
         return Err("the JWT is about another account".to_owned());

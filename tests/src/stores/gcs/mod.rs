@@ -1,10 +1,10 @@
-//! A server of ours for Google Cloud Storage: no emulator speaks the XML API as `object_store` does.
+//! pgmesh's own server for Google Cloud Storage: no emulator speaks the XML API as `object_store` does.
 //!
-//! It is strict: what Cloud Storage would refuse, or silently leave undone, is refused. Everything is in memory.
-//! <https://cloud.google.com/storage/docs/xml-api/overview>
+//! It is strict: it refuses every request that Cloud Storage would refuse, or would silently not carry out. All objects
+//! are in memory. <https://cloud.google.com/storage/docs/xml-api/overview>
 //!
-//! - [`identity`]: service accounts, tokens, and who may come in;
-//! - [`call`]: what is asked, and what nobody may ask;
+//! - [`identity`]: service accounts, tokens, and the check of requests;
+//! - [`call`]: the requests that the server knows, and the refusal of others;
 //! - [`bucket`]: objects, their generations and retention, and uploads in parts;
 //! - [`answer`]: the XML of errors and listings.
 
@@ -44,12 +44,12 @@ struct State {
     buckets: BTreeMap<String, Bucket>,
     /// Methods that the credentials do not allow.
     forbidden: BTreeSet<String>,
-    /// The generation of the object that was written last: they grow over all objects.
+    /// The generation of the object that was written last: generations grow over all objects.
     generation: u64,
 }
 
 impl GcsServer {
-    /// Starts one with a bucket.
+    /// Starts a server with a bucket.
     #[must_use]
     pub fn start(bucket: &str) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
@@ -72,8 +72,8 @@ impl GcsServer {
         lock(&self.state).buckets.insert(bucket.to_owned(), Bucket::default());
     }
 
-    /// The key file of a service account that may come in: `gcs-key` with `gcs-key-type=service`. Tokens are asked for
-    /// at `address`, that of the server or of a proxy before it.
+    /// The key file of a service account with access: `gcs-key` with `gcs-key-type=service`. Clients get tokens at
+    /// `address`, that of the server or of a proxy before it.
     #[must_use]
     pub fn key_file(&self, address: SocketAddr) -> String {
         identity::key_file(address, identity::KEY_ID)
@@ -91,28 +91,28 @@ impl GcsServer {
         lock(&self.state).identities.issue(lifetime)
     }
 
-    /// How long tokens are valid that the server issues from now on at its token endpoint; an hour unless told.
+    /// Sets the lifetime of tokens that the server issues from now on at its token endpoint; an hour by default.
     pub fn set_token_lifetime(&self, lifetime: Duration) {
         lock(&self.state).identities.lifetime = lifetime;
     }
 
-    /// No token that was issued so far is valid any more, nor any that the service account's key has signed.
+    /// Makes all tokens invalid: the issued ones, and those that the service account's key has signed.
     pub fn revoke_tokens(&self) {
         lock(&self.state).identities.revoke();
     }
 
-    /// Ends [`revoke_tokens`](Self::revoke_tokens) for what the service account's key has signed.
+    /// Ends [`revoke_tokens`](Self::revoke_tokens) for tokens that the service account's key has signed.
     pub fn trust_key_again(&self) {
         lock(&self.state).identities.trusts_key = true;
     }
 
-    /// How many tokens the server has issued at its token endpoint.
+    /// The number of tokens that the server has issued at its token endpoint.
     #[must_use]
     pub fn issued_tokens(&self) -> usize {
         lock(&self.state).identities.issued
     }
 
-    /// The credentials do not allow this method from now on, as `DELETE` for an account that may only create and read.
+    /// Refuses this method from now on, such as `DELETE` for an account that may only create and read.
     pub fn forbid(&self, method: &str) {
         lock(&self.state).forbidden.insert(method.to_owned());
     }
@@ -134,25 +134,25 @@ impl GcsServer {
         lock(&self.state).buckets[bucket].content(name)
     }
 
-    /// Replaces the content of an object behind everybody's back, under whatever retention.
+    /// Replaces the content of an object without pgmesh's knowledge, under any retention.
     pub fn harm(&self, bucket: &str, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = lock(&self.state);
         state.buckets.get_mut(bucket).expect("a bucket").harm(name, change);
     }
 
-    /// How many uploads in parts were begun in a bucket and neither completed nor given up.
+    /// The number of uploads in parts that were begun in a bucket and neither completed nor given up.
     #[must_use]
     pub fn open_uploads(&self, bucket: &str) -> usize {
         lock(&self.state).buckets[bucket].open_uploads()
     }
 
-    /// How long an object is retained, `MODE until TIME`, if it is.
+    /// The retention of an object, `MODE until TIME`, if it has one.
     #[must_use]
     pub fn retention(&self, bucket: &str, name: &str) -> Option<String> {
         lock(&self.state).buckets[bucket].retention(name)
     }
 
-    /// How a node gets to a bucket, `address` being that of the server or of a proxy before it: by a service account.
+    /// A node's options for a bucket, with a service account; `address` is that of the server or of a proxy before it.
     #[must_use]
     pub fn bucket(&self, bucket: &str, address: SocketAddr) -> StoreBucket {
         let file = self.scratch.join(format!("key-{}.json", address.port()));
@@ -195,7 +195,7 @@ impl State {
         bucket.serve(&call, source, &mut self.generation)
     }
 
-    /// What a call is to copy.
+    /// The content that a call is to copy.
     fn source(&self, call: &Call<'_>) -> Result<Option<Vec<u8>>, Failure> {
         let Some(source) = call.header("x-goog-copy-source") else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Entries of the log that nodes have left out: all of them must have left out the same.
+//! Log entries that nodes have left out. All nodes must have left out the same entries, or their catalogs differ.
 
 use super::super::check::Check;
 use pgmesh_protocol::{EntryId, ExitCode, MeshStatus, NodeStatus};

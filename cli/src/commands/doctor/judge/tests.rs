@@ -1,4 +1,4 @@
-//! What the doctor thinks of meshes in good order and in bad.
+//! The doctor's judgement on meshes in good order and in bad.
 
 use super::*;
 use crate::commands::doctor::check::Verdict;
@@ -96,7 +96,7 @@ fn every_trouble_has_its_line_and_remedy() {
     assert_eq!(of(&checks, "way to n2").2, ExitCode::HostConnect);
     assert_eq!(of(&checks, "node n3").2, ExitCode::HostConnect);
     assert_eq!(of(&checks, "repo2").2, ExitCode::RepoInvalid);
-    // One of two is up, and two must acknowledge where nothing else is said.
+    // One repository of two is up, and by default two must acknowledge.
     assert_eq!(of(&checks, "repositories").2, ExitCode::ArchiveTimeout);
     assert!(of(&checks, "clock of n2").1.starts_with("11 s ahead of"));
     assert_eq!(

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{Call, Failure, date};
 
-/// How an object is protected.
+/// The protection of an object.
 #[derive(Clone, Debug)]
 pub struct Retention {
     pub mode: String,
@@ -14,7 +14,7 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// What a write asks for.
+    /// The retention that a write asks for.
     pub fn asked(call: &Call<'_>) -> Result<Option<Self>, Failure> {
         let mode = call.header("x-goog-object-lock-mode");
         let until = call.header("x-goog-object-lock-retain-until-date");

@@ -7,7 +7,7 @@ use pgmesh_chaos::http::Response;
 use super::{Bucket, Call, Failure};
 use crate::stores::gcs::answer::{Entry, Page};
 
-/// The most entries of a page, and how many there are where nobody says.
+/// The most entries of a page, and the default.
 const LONGEST_PAGE: u64 = 1000;
 
 impl Bucket {
@@ -39,7 +39,7 @@ impl Bucket {
                 let (first, _) = rest.split_once(delimiter)?;
                 Some(format!("{prefix}{first}{delimiter}"))
             });
-            // All that is below a prefix which was told stays below it.
+            // Names below a listed prefix are part of it, also if the page before has listed it.
             if common
                 .as_deref()
                 .is_some_and(|common| common == last || token.is_some() && common == after)

@@ -10,11 +10,11 @@ use super::{Bucket, Call, Failure, check_hashes, hex};
 use crate::stores::gcs::answer::document;
 use crate::stores::xml::{elements, escaped};
 
-/// All parts but the last are this long at least.
+/// The shortest part, in bytes, except the last one of an upload.
 const SHORTEST_PART: usize = 5 << 20;
 const MOST_PARTS: u64 = 10_000;
 
-/// One that is under way.
+/// An upload that is under way.
 #[derive(Debug)]
 pub struct Upload {
     object: String,
@@ -122,7 +122,7 @@ impl Bucket {
     }
 }
 
-/// Uploads in parts know no conditions; a server that ignored one would let an object be replaced.
+/// Uploads in parts know no conditions. A server that ignored the header would let an object be replaced.
 fn check_unconditional(call: &Call<'_>) -> Result<(), Failure> {
     match call.header("x-goog-if-generation-match") {
         Some(_) => Err(Failure::invalid("uploads in parts know no conditions")),
