@@ -18,7 +18,6 @@ use pgmesh_protocol::{ExitCode, now_unix};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, RepositoryRecord};
 use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, StoreError, WrappedKey};
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the start of a node waits for shared repositories to open; those that take longer open later.
