@@ -14,7 +14,7 @@ use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
 use zeroize::Zeroizing;
 
-/// What `node join` made.
+/// The node that `node join` made.
 #[derive(Debug, Clone)]
 pub struct Joined {
     /// The mesh.
@@ -29,7 +29,7 @@ pub struct Joined {
 /// is started over; the token may be used up by it.
 ///
 /// # Errors
-/// The directory holds something, no node that the token names can be reached, or the mesh refuses.
+/// The directory holds a node or other files already, no node that the token names can be reached, or the mesh refuses.
 pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, Failure> {
     let layout = Layout::new(&settings.path);
     check_directory(&layout)?;
@@ -39,7 +39,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let csr = request
         .csr_der()
         .map_err(|error| crypto("a certificate request cannot be made", &error))?;
-    // Made before anybody is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
+    // Made before a node is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
     let administrator = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
     let (address, connection) = connect_by_token(token).await?;
     let join = JoinRequest {
@@ -97,7 +97,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     })
 }
 
-/// Connects to the first node of a token that answers; where that was.
+/// Connects to the first node of a token that answers. Returns its address, too.
 ///
 /// # Errors
 /// None can be reached.
@@ -116,7 +116,7 @@ pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection),
     )
 }
 
-/// As the node that it has just become, this host asks for what only nodes get.
+/// With its new certificate as a node, this host asks for the mesh's authority, which only nodes get.
 async fn fetch_authority(identity: &Identity, address: &str) -> Result<MeshCa, Failure> {
     let client = Client::new(identity).map_err(|error| crypto("the new identity cannot be used", &error))?;
     let connection = client.connect(address).await.map_err(|error| interrupted(&error))?;

@@ -62,7 +62,7 @@ impl ChunkTable {
         let rows = self.0.get_mut(from..).unwrap_or_default().iter_mut();
         let same = rows.take_while(|chunk| chunk.name == name);
         for chunk in same.filter(|chunk| chunk.generation > good) {
-            // What is damaged has a length that no object has.
+            // A damaged object gets a length that no object has.
             chunk.object_length = 0;
         }
     }

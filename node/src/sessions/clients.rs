@@ -1,5 +1,5 @@
-//! The sessions of clients that this node keeps alive, backups and restores: what was agreed when they began, which
-//! connection works under them, and when it last did.
+//! The client sessions that this node keeps alive (backups and restores): their terms, the connection that works under
+//! each, and its last activity.
 //!
 //! A session outlives its connection for a while: its holder may come back, here or through another node, and go on.
 
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// One process has one session, or a few while it looks for its way.
 const MOST_OF_A_CONNECTION: usize = 16;
-/// Of a holder's words for itself so many characters are kept.
+/// So many characters are kept of a holder's description of itself.
 const HOLDER: usize = 200;
-/// Why so many sessions have ended, the last ones, is remembered for their holders.
+/// So many reasons for the end of sessions, the latest, are remembered for their holders.
 const REASONS: usize = 256;
 
 /// Proves that a session is the bearer's.
@@ -104,7 +104,7 @@ impl ClientSessions {
     }
 
     /// A session began, or goes on, on this connection. Not if the connection has ended meanwhile, or if the holder has
-    /// moved on: nobody would ever detach it.
+    /// moved on: the session would never be detached.
     pub(crate) fn attach(&self, session: SessionId, terms: Terms, now: Duration) -> Result<(), Failure> {
         let mut inner = self.lock();
         if !inner.connections.contains_key(&terms.connection) {
@@ -203,7 +203,7 @@ impl ClientSessions {
         }
     }
 
-    /// How many repositories must have what the session stores.
+    /// How many repositories must have each object that the session stores.
     pub(crate) fn ack(&self, session: SessionId) -> Result<usize, Failure> {
         let inner = self.lock();
         inner
@@ -240,14 +240,14 @@ impl Inner {
     }
 }
 
-/// What a client says of itself, cut where it is too long for a record.
+/// A client's description of itself, cut if it is too long for a record.
 pub(crate) fn holder_words(given: &str) -> String {
     given.chars().take(HOLDER).collect()
 }
 
 /// Under which terms a session is kept alive.
 pub(crate) struct Terms {
-    /// How many repositories must have what it stores.
+    /// How many repositories must have each object that it stores.
     pub(crate) ack: usize,
     /// The holder's count of its moves; 0 for the opening.
     pub(crate) turn: u64,
@@ -286,7 +286,7 @@ impl Node {
             lease: session.0,
             connection,
         };
-        // Before `opening` is dropped: at every moment one of the two knows the session.
+        // Before `opening` is dropped: at every moment `opening` or `clients` knows the session.
         if let Err(failure) = self.clients.attach(session, terms, self.running.now()) {
             self.end_session(actor, session, "its client was gone before it was open")
                 .await;
@@ -320,9 +320,9 @@ impl Node {
             lease: record.lease,
             connection,
         };
-        // Before the catalog has it: whoever looks for sessions that nobody holds must see that this one is held.
+        // Before the catalog has it: the task that ends unheld sessions must see that this session is held.
         self.clients.attach(session, terms, self.running.now())?;
-        // Also where this node has it already: what was proposed to end it, when its connection was gone, has no effect
+        // Also if this node has it already: a proposal to end it, made when its connection was gone, has no effect
         // then.
         let command = Command::AdoptSession {
             session,
