@@ -28,7 +28,7 @@ const MOST: usize = pgmesh_raft::limits::NODES;
 /// A node's name and the digits of its key.
 type Who = (String, String);
 
-/// Nodes that others have vouched for.
+/// Nodes that were remembered, or that members have vouched for.
 #[derive(Default)]
 pub(crate) struct Acquaintances {
     known: Mutex<BTreeSet<Who>>,

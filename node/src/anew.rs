@@ -4,7 +4,8 @@
 //! The number stands for the disk's promises, so the old number must not be used again. A leader with a majority gives
 //! out a new number; it then takes the old number out of the group, makes the new one a learner and fills it. The
 //! switch is `mesh.json`: the empty catalog lies beside the old one until the file names its number. At its next start,
-//! before anything is opened, the node moves it into place. The old catalog is kept aside until there is another.
+//! before anything is opened, the node moves it into place. The old catalog is kept aside until the next old catalog
+//! replaces it.
 
 use crate::Node;
 use crate::join::call;
@@ -18,7 +19,7 @@ use pgmesh_transport::{Client, Identity};
 use std::fs;
 use std::time::Duration;
 
-/// The pause before the others are asked again.
+/// The pause before the other nodes are asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a node may take to answer: longer than it waits for a leader.
 const LIMIT: Duration = Duration::from_secs(12);
@@ -123,7 +124,7 @@ impl Asker {
         }
     }
 
-    /// The new number, if that is the answer.
+    /// The new number, if the answer gives one out.
     fn take(&mut self, answer: Result<NewNumber, String>) -> Option<u64> {
         let why = match answer {
             Ok(NewNumber::Given(number)) => return Some(number),

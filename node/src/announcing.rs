@@ -1,4 +1,4 @@
-//! Telling the others that this node has started, and where it is now; hearing it from them.
+//! A node tells the other nodes that it has started, and its address; it hears the same from them.
 
 use crate::Node;
 use crate::links::{Lane, Whom};

@@ -134,7 +134,7 @@ fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
     Err(Failure::new(ExitCode::OptionInvalid, what))
 }
 
-/// No body is longer than its plaintext, which is kept as it is where compressing does not make it smaller.
+/// No body is longer than its plaintext, which is stored uncompressed if compressing does not make it smaller.
 fn body(payload: &PayloadHead) -> Result<(), Failure> {
     let PayloadHead {
         length, plain_length, ..

@@ -44,8 +44,8 @@ impl Handover {
     }
 }
 
-/// After the lead was handed over because of a slow disk, so long not again for that reason: the leader's load may be
-/// what makes a disk slow, and the lead would come straight back.
+/// After the lead was handed over because of a slow disk, so long not again for that reason: the leader's own load may
+/// slow a disk down, and the lead would come straight back.
 const REST: Duration = Duration::from_secs(600);
 
 /// Since when this leader's disk has been much slower than the followers' disks.
@@ -133,7 +133,7 @@ mod tests {
             assert!(slow.observe(&times(1500, &[(2, 20), (3, 900)]), at(second)).is_empty());
         }
         assert_eq!(slow.observe(&times(1500, &[(2, 20), (3, 900)]), at(10)), set(&[2]));
-        // One good second, and it begins anew.
+        // After one good second, the count of slow seconds begins anew.
         assert!(slow.observe(&times(30, &[(2, 20), (3, 20)]), at(11)).is_empty());
         assert!(slow.observe(&times(1500, &[(2, 20), (3, 20)]), at(12)).is_empty());
         assert_eq!(slow.observe(&times(1500, &[(2, 20), (3, 20)]), at(22)), set(&[2, 3]));

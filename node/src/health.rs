@@ -30,7 +30,7 @@ const LATENCY_HALF_LIFE: f64 = 10.0;
 pub enum Work {
     /// Reads an object.
     Read,
-    /// Writes or deletes one.
+    /// Writes or deletes an object.
     Write,
 }
 
@@ -140,8 +140,8 @@ impl Health {
         self.down_since.is_some() && self.pending == 0 && self.admits(now)
     }
 
-    /// Where it stands among replicas; lower is better: those put aside last, then by failures, then by how long one
-    /// more request would take. An unmeasured one is worth a try.
+    /// Where it stands among replicas; lower is better: repositories that are put aside come last; then failures count,
+    /// then the time that another request would take. A repository without a measured latency is worth a try.
     pub fn rank(&self, now: Instant) -> (bool, u32, Duration) {
         let expected = self.reads.at(now).saturating_mul(self.pending.saturating_add(1));
         (!self.admits(now), self.failures, expected)

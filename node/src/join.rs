@@ -1,8 +1,8 @@
 //! `node join`: this host becomes a node of a mesh that exists.
 //!
 //! The token's bearer gets a certificate from any node; with it, as a node, the mesh's certificate authority, so that
-//! the new node can admit others when all older ones are gone; and a number in the Raft group. The catalog itself comes
-//! by replication once the node runs.
+//! the new node can admit other nodes when all older nodes are gone; and a number in the Raft group. The catalog itself
+//! comes by replication once the node runs.
 
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
 use crate::mesh_file::MeshFile;
@@ -100,7 +100,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
 /// Connects to the first node of a token that answers. Returns its address, too.
 ///
 /// # Errors
-/// None can be reached.
+/// No node of the token can be reached.
 pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection), Failure> {
     let mut reasons = Vec::new();
     for address in &token.addresses {

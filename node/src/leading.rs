@@ -108,7 +108,7 @@ impl Node {
                 Ok(())
             }
             Some(Act::Change { step, successors }) => {
-                // A leader that shall not vote any more lets another take over, which then makes the change.
+                // A leader that shall not vote any more lets another node take over, which then makes the change.
                 let why = "this node loses its vote";
                 if self.hand_over(&mut lead.handover, successors, why).await {
                     return Ok(());
@@ -318,7 +318,7 @@ mod tests {
         ids.iter().map(member).collect()
     }
 
-    /// Node 3 was admitted and made a learner under the leader before. The new one has that in its log, and has not
+    /// Node 3 was admitted and made a learner under the leader before. The new leader has this in its log, and has not
     /// applied it.
     #[tokio::test]
     async fn a_leader_removes_nobody_whom_its_own_catalog_does_not_have_yet() {

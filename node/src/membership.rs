@@ -40,11 +40,11 @@ pub struct Group {
 /// One change of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// These are not in the catalog any more.
+    /// Takes nodes out that are not in the catalog any more.
     Remove(BTreeSet<u64>),
-    /// This one has been admitted.
+    /// Adds a node that has been admitted.
     AddLearner(u64),
-    /// These should vote.
+    /// Makes these nodes the voters.
     SetVoters(BTreeSet<u64>),
 }
 

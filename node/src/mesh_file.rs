@@ -37,7 +37,7 @@ impl MeshFile {
         serde_json::from_slice(&text).map_err(|error| unusable(&error))
     }
 
-    /// Writes it durably: after a crash there is the old or the new one.
+    /// Writes it durably: after a crash there is the old or the new file.
     ///
     /// # Errors
     /// The disk refuses.

@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// A look begins a third of `fence-timeout` after the last one, and takes no longer than that: a repository that
-    /// does not answer is closed before the time is over, and the node goes on with the others.
+    /// does not answer is closed before the time is over, and the node goes on with its other repositories.
     async fn keep_looking_at(&self, slot: &Slot) {
         let lease = self.settings.fence_timeout;
         loop {

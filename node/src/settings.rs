@@ -18,7 +18,7 @@ pub struct NodeSettings {
     pub path: PathBuf,
     /// `node-listen`.
     pub listen: SocketAddr,
-    /// `node-advertise`: where others reach it.
+    /// `node-advertise`: the address at which other nodes reach it.
     pub advertise: String,
     /// `node-region`.
     pub region: Option<String>,
@@ -77,7 +77,7 @@ impl RepositorySettings {
         self.definition.get("cipher-type").map_or("none", String::as_str)
     }
 
-    /// Whether every node with the credentials reaches it. A type that is not known is none that is.
+    /// Whether every node with the credentials reaches it. An unknown type does not count as shared.
     pub fn is_shared(&self) -> bool {
         self.kind().parse().is_ok_and(StoreKind::is_shared)
     }

@@ -241,7 +241,7 @@ mod tests {
         };
         ask(Lane::Data).await.unwrap();
         site.remove("beta").await;
-        // Over the connection that there is, and over a new one.
+        // Over the present connection, and over a new connection.
         for _ in 0..2 {
             let refused = ask(Lane::Data).await.unwrap_err();
             assert!(refused.contains("node beta was removed"), "{refused}");

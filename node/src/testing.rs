@@ -294,7 +294,7 @@ impl Connected {
         stream.reply::<C>().await.unwrap()
     }
 
-    /// A stream of one's own.
+    /// A new stream.
     pub(crate) async fn open(&self) -> pgmesh_transport::Stream {
         self.connection.open().await.unwrap()
     }

@@ -302,7 +302,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// The holes of an archive are the segments of which a recovery is told that they are one.
+        /// The holes of an archive are exactly the segments of which a recovery is told that they are holes.
         #[test]
         fn invariant_7_holes_are_what_a_recovery_is_told_of(
             archived in proptest::collection::btree_set((1u32..5, 0u32..12), 0..24),
@@ -312,7 +312,7 @@ mod tests {
             let size = SegmentSize::DEFAULT;
             let bytes = u64::from(size.bytes());
             let segment = |timeline, segment| SegmentName { timeline: TimelineId(timeline), log: 0, segment };
-            // Timeline n + 2 leaves an older one, and repeats its lines, even where they say later positions.
+            // Timeline n + 2 leaves an older timeline, and repeats its lines, even where they say later positions.
             let mut descents: Vec<Descent> = Vec::new();
             for (child, (parent, number, offset)) in (2u32..).zip(switches) {
                 let parent = parent.min(child - 1);

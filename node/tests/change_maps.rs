@@ -222,7 +222,7 @@ async fn maps_are_kept_after_a_push_and_made_anew_when_they_are_lost() {
     let answer = site.maps(4, 5).await.unwrap();
     assert!(answer.maps.is_empty() && answer.ended.is_some());
 
-    // One is lost, another damaged: both are made anew, under the same name but for the generation.
+    // One map is lost, another damaged: both are made anew, under the same name but for the generation.
     let before = site.stored();
     fs::remove_file(&before[0]).unwrap();
     fs::write(&before[1], "no map").unwrap();

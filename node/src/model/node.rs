@@ -178,12 +178,12 @@ impl Ground for SimNode {
             } else if state.stores.get(&key.repo).is_some_and(|store| store.keeps) {
                 Fate::Kept
             } else if dice < 3 {
-                // It was given up, and arrives all the same.
+                // The request was given up, and arrives all the same.
                 state.delete_later(key, name.digest());
                 Fate::Stays
             } else {
                 if dice < 5 {
-                    // It was sent a second time, and the first one is still on its way.
+                    // The request was sent a second time, and the first is still on its way.
                     state.delete_later(key, name.digest());
                 }
                 state.delete(key.repo, &row);

@@ -297,7 +297,7 @@ impl State {
         self.members[node].base = self.base.clone();
     }
 
-    /// A majority follows another leader. The one before does not know it yet.
+    /// A majority follows another leader. The leader before does not know it yet.
     pub(super) fn elect(&mut self, node: usize) {
         self.trace(|| format!("node {node} is elected"));
         self.leader = node;

@@ -47,7 +47,7 @@ pub struct FoundStanza {
 pub struct FoundArchive {
     /// The folders of its segments. Their order is that of timelines and positions.
     pub folders: BTreeSet<String>,
-    /// Its history files; one a timeline.
+    /// Its history files; one per timeline.
     pub histories: Vec<ObjectPath>,
     /// The timelines that it has complete segments of.
     pub timelines: BTreeSet<TimelineId>,
@@ -108,7 +108,7 @@ impl Inventory {
                     ..
                 },
             ) => {
-                // A file is one, however many parts it lies in.
+                // A file counts once, however many parts it lies in.
                 self.others += u64::from(part.is_none_or(|part| part.number() == 1));
                 self.bytes += length;
                 let archive = self.stanza(stanza).archives.entry(*archive_id).or_default();

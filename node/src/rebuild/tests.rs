@@ -366,7 +366,7 @@ async fn what_cannot_be_used_is_told_and_kept() {
     for number in [1, 2, 5, 6] {
         site.segment(2, 7, 1, number).await;
     }
-    // Two contents, a damaged file, another cluster's, and a history that contradicts an older one.
+    // Two contents, a damaged file, another cluster's, and a history that contradicts an older history.
     let mut other = segment(7, 1, 2);
     other[5000] = 1;
     site.archive(2, &segment_name(1, 2), 0, &other).await;

@@ -97,7 +97,7 @@ impl Rebuilding {
                 };
                 good += u64::from(object != ClaimedObject::unknown());
                 batch.push(AdoptedFile { file, object, branches });
-                // A history that contradicts others is refused alone.
+                // A history goes alone: if it contradicts another, no other file is refused with it.
                 if batch.len() >= BATCH || matches!(file, WalFileName::History(_)) {
                     good -= self
                         .adopt_files(stanza, database, std::mem::take(&mut batch), checked_at)

@@ -9,7 +9,7 @@ use pgmesh_protocol::now_unix;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How soon a repository that could not be opened is tried again; a shared one later each time.
+/// How soon a repository that could not be opened is tried again; a shared repository after a longer pause each time.
 const RETRY: Duration = Duration::from_secs(2);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// How often a node looks whether a mark is due.
 const PERIOD: Duration = Duration::from_secs(3);
-/// How long after one mark of a repository the next is written.
+/// The pause between two marks of a repository.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The same where marks cannot be deleted again: object lock, or `delete=n`.
 const INTERVAL_WHERE_KEPT: Duration = Duration::from_secs(3600);
@@ -202,7 +202,7 @@ impl Node {
         Ok(())
     }
 
-    /// Whether a repository has the newest mark that the catalog knows of it, or a newer one.
+    /// Whether a repository has the newest mark that the catalog knows of it, or a newer mark.
     pub(super) async fn has_newest(&self, slot: &Slot, repository: &Repository) -> Result<Newest, StoreError> {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
         let Some(known) = record.and_then(|record| record.mark) else {
@@ -246,8 +246,8 @@ impl Node {
 
     /// Looks for the next objects that the catalog believes to be in a repository; missing replicas are withdrawn and
     /// owed. Returns how many are missing and how many are there; none at the end. A walk whose page has failed
-    /// goes on with the same page. With `tolerate`, objects that the repository does not hand out are missing, if it
-    /// answers for others.
+    /// goes on with the same page. With `tolerate`, objects that the repository does not hand out count as missing, if
+    /// it answers for other objects.
     pub(crate) async fn compare_page(
         &self,
         view: &View,
@@ -289,7 +289,7 @@ impl Node {
         Ok(Some((missing, there)))
     }
 
-    /// Writes a mark above all that are there, whether one is due or not.
+    /// Writes a mark above all marks that are there, whether a mark is due or not.
     pub(crate) async fn mark_now(&self, slot: &Slot, repository: &OpenRepository) -> Result<(), Failure> {
         let _alone = slot.marking.lock().await;
         self.mark_anew(slot.key, repository).await

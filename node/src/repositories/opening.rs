@@ -87,7 +87,7 @@ impl Node {
         join_all(opened).await;
     }
 
-    /// The node that hosts a repository that this one declares: this one, or none where it is shared.
+    /// The host of a repository that this node declares: this node, or none if the repository is shared.
     pub(crate) fn host_of(&self, slot: &Slot) -> Option<NodeName> {
         (!slot.settings.is_shared()).then(|| self.name.clone())
     }

@@ -131,7 +131,8 @@ impl Progress {
         full.filter_map(|has| has.claim.clone()).collect()
     }
 
-    /// One part is durable. `Some` where it lies under another generation than the file: a damaged object stood there.
+    /// One part is durable. `Some` if the part lies under another generation than the file: a damaged object stood
+    /// there.
     fn wrote(&mut self, written: &Written) -> Option<(RepoKey, Generation)> {
         let replica = written.claim.replica;
         let asked = self.asked.get(&replica.repo).copied();

@@ -1,5 +1,5 @@
-//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this one watches
-//! how it does.
+//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this node watches
+//! the repository's health.
 
 use super::fanout::Written;
 use super::slot::SlotError;
@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A repository that another node reaches. A shared one has as many as nodes reach it: each way fails for itself.
+/// A repository that another node reaches. A shared repository has a slot for each node that reaches it: each way fails
+/// for itself.
 pub struct RemoteSlot {
     /// Its number.
     pub key: RepoKey,

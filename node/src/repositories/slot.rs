@@ -95,7 +95,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A closed one.
+    /// A closed slot.
     pub fn new(key: RepoKey, settings: RepositorySettings, io_timeout: Duration) -> Self {
         Self {
             key,

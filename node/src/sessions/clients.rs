@@ -41,7 +41,7 @@ struct Open {
 struct Connection {
     /// Requests being served.
     serving: usize,
-    /// When the last one was, in this process's running time.
+    /// When the last request was served, in this process's running time.
     served: Duration,
 }
 
@@ -78,7 +78,7 @@ impl ClientSessions {
         self.lock().connections.insert(connection, Connection::default());
     }
 
-    /// A connection has ended; its sessions have none now.
+    /// A connection has ended; its sessions are without a connection now.
     pub(crate) fn disconnected(&self, connection: ConnectionNumber, now: Duration) {
         let mut inner = self.lock();
         inner.connections.remove(&connection);
@@ -193,7 +193,8 @@ impl ClientSessions {
             .collect()
     }
 
-    /// A session serves only the connection that opened it or took it up: another client's is none of its business.
+    /// A session serves only the connection that opened it or took it up: a client has no access to another client's
+    /// session.
     pub(crate) fn check_held(&self, session: u64, connection: ConnectionNumber) -> Result<(), Failure> {
         let session = SessionId(LogIndex(session));
         let inner = self.lock();

@@ -89,7 +89,7 @@ enum Without {
     Nothing,
     /// The command that ends a session names no lease.
     Lease,
-    /// Any adoption counts as the last one.
+    /// Any adoption counts as the last adoption.
     Turn,
     /// Time without a majority counts.
     Forgetting,

@@ -1,4 +1,4 @@
-//! Sessions that were seen without a holder, and for how long already.
+//! Sessions that were seen without a holder, and since when.
 
 use pgmesh_raft::{LogIndex, SessionId};
 use std::collections::HashMap;

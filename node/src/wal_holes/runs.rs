@@ -56,7 +56,7 @@ impl WalRuns {
         if ranges.count() > RUNS {
             tracing::warn!(%stanza, "its WAL has more than {RUNS} holes: those behind are not looked for");
         }
-        // WAL that was removed during the look is seen at the next one: its removal gives the stanza another number.
+        // WAL that was removed during the look is seen at the next one: its removal gives the stanza another `since`.
         let found = Known {
             since: record.since,
             ranges: ranges.clone(),
