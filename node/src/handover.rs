@@ -66,7 +66,7 @@ impl SlowDisk {
         self.since = None;
     }
 
-    /// The followers whose disks are so much faster, once there have been such followers for [`SLOW_FOR`].
+    /// The followers whose disks are so much faster, once there have been such followers for `SLOW_FOR`.
     pub fn observe(&mut self, times: &AppendTimes, now: Instant) -> BTreeSet<u64> {
         let own = times.own.filter(|own| *own >= SLOW);
         let is_faster = |took: &Duration| own.is_some_and(|own| took.saturating_mul(SLOWER) <= own);
