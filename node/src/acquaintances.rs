@@ -1,11 +1,10 @@
-//! The nodes that this one takes for members though its own catalog does not have them.
+//! The nodes that this node takes for members although its own catalog does not have them.
 //!
 //! A node whose catalog is empty, or lags behind, does not know every member: while it was down, nodes may have joined,
-//! and one of them may lead. Without that leader's log it would never hear of it. But a valid certificate is not
-//! enough: each node can sign one, also a node that has left the mesh since. So the node goes by the word of members
-//! that it does know: those that it was told of when it joined, or has remembered since
-//! ([`MeshFile`](crate::MeshFile)), and those of its catalog, which it asks. What the catalog says of a node counts
-//! more than what is remembered here.
+//! and a newcomer may lead. Without that leader's log, the node would never hear of the newcomer. But a valid
+//! certificate is not enough: each node can sign one, also a node that has left the mesh since. So the node asks the
+//! members that it does know: the members in its catalog and in `mesh.json` ([`MeshFile`](crate::MeshFile)), which it
+//! was told of when it joined or has remembered since. The catalog's record of a node counts more than an acquaintance.
 
 use crate::Node;
 use crate::links::{Lane, Whom};
@@ -29,7 +28,7 @@ const MOST: usize = pgmesh_raft::limits::NODES;
 /// A node's name and the digits of its key.
 type Who = (String, String);
 
-/// Nodes that others have vouched for.
+/// Nodes that were remembered, or that members have vouched for.
 #[derive(Default)]
 pub(crate) struct Acquaintances {
     known: Mutex<BTreeSet<Who>>,
@@ -38,7 +37,7 @@ pub(crate) struct Acquaintances {
 }
 
 impl Acquaintances {
-    /// Those that were remembered.
+    /// The remembered members.
     pub(crate) fn of(members: &[KnownMember]) -> Self {
         let known = members
             .iter()
@@ -50,7 +49,7 @@ impl Acquaintances {
         }
     }
 
-    /// Whether this is one of them.
+    /// Whether this node was remembered, or a member has vouched for it.
     pub(crate) fn knows(&self, member: &MemberCertificate) -> bool {
         member.role == Role::Node && lock(&self.known).contains(&who(member))
     }
@@ -79,7 +78,7 @@ impl Acquaintances {
 }
 
 impl Node {
-    /// The members by this node's catalog, but for this node itself and the one of this name.
+    /// The members in this node's catalog, without the node that has the name `but`.
     pub(crate) fn known_members(&self, but: &str) -> Vec<KnownMember> {
         let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();
         let others = nodes.filter(|(name, record)| record.is_member() && name.as_str() != but);
@@ -92,8 +91,8 @@ impl Node {
             .collect()
     }
 
-    /// What this node should find in `mesh.json` at its next start, which may be with an empty catalog: the members by
-    /// its catalog, and those remembered ones of which a catalog that is being filled has not heard.
+    /// The `mesh.json` for this node's next start, which may be with an empty catalog: the members in its catalog, and
+    /// the remembered members of which a catalog that is being filled has not heard.
     pub(crate) fn mesh_to_remember(&self) -> MeshFile {
         let nodes = self.catalog.view().nodes().unwrap_or_default();
         let is_heard_of = |name: &str| nodes.iter().any(|(heard, _)| heard.as_str() == name);
@@ -121,8 +120,8 @@ impl Node {
         }
     }
 
-    /// Asks the members that this node knows for one that it does not know, beside what it does. What they say counts
-    /// for the next message of that node.
+    /// Asks the known members about a stranger, in a task of its own. Their answer counts for the stranger's next
+    /// message.
     pub(crate) fn ask_around(self: &Arc<Self>, stranger: &MemberCertificate) {
         if !self.links.acquaintances.begin_asking(stranger) {
             return;
@@ -164,7 +163,7 @@ impl Node {
             word.unwrap_or(Vouched::Unknown)
         });
         let words = join_all(asked).await;
-        // One that lags behind may not have heard that the node has left.
+        // A member whose catalog lags behind may not have heard that the stranger has left the mesh.
         match words.iter().find(|word| **word == Vouched::ShutOut) {
             Some(shut_out) => *shut_out,
             None if words.contains(&Vouched::Member) => Vouched::Member,
@@ -193,7 +192,7 @@ mod tests {
     use pgmesh_raft::store::Mark;
     use pgmesh_transport::{Identity, Server};
 
-    /// Serves as a member of the mesh and answers each question with this word. Returns where.
+    /// Serves as a member of the mesh and answers each question with this word. Returns its address.
     fn member_that_says(identity: &Identity, word: Vouched) -> String {
         let server = Arc::new(Server::bind("127.0.0.1:0".parse().unwrap(), identity).unwrap());
         let address = server.local_address().unwrap().to_string();
@@ -214,7 +213,7 @@ mod tests {
         address
     }
 
-    /// A member of the site's mesh that says this of others.
+    /// Adds a member to the site's mesh that says this of other nodes.
     async fn admit(site: &TestNode, name: &str, word: Vouched) {
         let identity = site.certificate(&Role::Node, name);
         site.admit(&identity).await;

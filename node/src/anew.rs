@@ -1,9 +1,11 @@
-//! A node whose disk lacks what it has promised begins anew: another number in the Raft group, an empty catalog.
+//! A node whose disk has lost a promise (its vote, an acknowledged entry) begins anew: another number in the Raft
+//! group, an empty catalog.
 //!
-//! The number stands for what the disk has promised, so the old one must not be used again. A leader with a majority
-//! gives the new one out; it then takes the old number out of the group, makes the new one a learner and fills it. The
+//! The number stands for the disk's promises, so the old number must not be used again. A leader with a majority gives
+//! out a new number; it then takes the old number out of the group, makes the new one a learner and fills it. The
 //! switch is `mesh.json`: the empty catalog lies beside the old one until the file names its number. At its next start,
-//! before anything is opened, the node moves it into place. The old catalog is kept aside until there is another.
+//! before anything is opened, the node moves it into place. The old catalog is kept aside until the next old catalog
+//! replaces it.
 
 use crate::Node;
 use crate::join::call;
@@ -17,19 +19,19 @@ use pgmesh_transport::{Client, Identity};
 use std::fs;
 use std::time::Duration;
 
-/// The pause before the others are asked again.
+/// The pause before the other nodes are asked again.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long one of them may take to answer: as long as it waits for a leader, and longer.
+/// How long a node may take to answer: longer than it waits for a leader.
 const LIMIT: Duration = Duration::from_secs(12);
 /// How often the log says that no number was given out.
 const COMPLAIN_EVERY: u32 = 10;
 
-/// What an administrator can do when the node cannot help itself.
+/// The administrator's choices when the node cannot help itself.
 pub(crate) const CHOICES: &str = "put back a newer copy of node-path, which costs nothing if it is complete; or found the mesh anew \
     with 'pgmesh catalog-rebuild' from a repository, which costs what only the catalog knows (settings, debts, the audit trail)";
 
 impl Node {
-    /// Asks the other nodes for another number until one has given it out, and prepares this node's new beginning.
+    /// Asks the other nodes for another number until a node has given it out, and prepares this node's new beginning.
     pub(crate) async fn begin_anew(&self, reason: &str) -> Result<(), Failure> {
         let mut asker = Asker::new(self.mesh.node_id, reason);
         loop {
@@ -37,7 +39,7 @@ impl Node {
                 let request = asker.request();
                 let answer = self.links.call(&whom, Lane::Data, &request, LIMIT).await;
                 if let Some(number) = asker.take(answer.map_err(|error| error.to_string())) {
-                    // Whose log the empty catalog takes.
+                    // The members whose log the empty catalog takes.
                     let mesh = self.mesh_to_remember();
                     return prepare(&self.layout, &mesh, number).await;
                 }
@@ -95,8 +97,8 @@ pub(crate) async fn begin_anew_blind(
 }
 
 /// Asks for a new number until one is given out. The request stays the same one while it is repeated, or each
-/// repetition would give out a number; and it names the number that it replaces, so that it has no effect when it
-/// arrives too late.
+/// repetition would give out a number. It names the number that is replaced, so that a request that arrives too late
+/// has no effect.
 struct Asker {
     reason: String,
     number: u64,
@@ -122,12 +124,12 @@ impl Asker {
         }
     }
 
-    /// The new number, if that is the answer.
+    /// The new number, if the answer gives one out.
     fn take(&mut self, answer: Result<NewNumber, String>) -> Option<u64> {
         let why = match answer {
             Ok(NewNumber::Given(number)) => return Some(number),
             Ok(NewNumber::Is(number)) if number != self.number => {
-                // This directory's number was replaced before: another request, for the one in its place.
+                // This directory's number was replaced before: the next request asks to replace its successor.
                 self.number = number;
                 self.id = RequestId::random();
                 return None;
@@ -230,7 +232,7 @@ mod tests {
         let first = sent(&asker);
         assert_eq!(asker.take(Err("no quorum".to_owned())), None);
         assert_eq!(sent(&asker), first);
-        // The number was given out before, and the answer never arrived: that one is replaced.
+        // Number 8 was given out before, and the answer never arrived: now 8 is replaced.
         assert_eq!(asker.take(Ok(NewNumber::Is(8))), None);
         let second = sent(&asker);
         assert_eq!(second.1, 8);

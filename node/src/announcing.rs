@@ -1,4 +1,4 @@
-//! Telling the others that this node has started, and where it is now; hearing it from them.
+//! A node tells the other nodes that it has started, and its address; it hears the same from them.
 
 use crate::Node;
 use crate::links::{Lane, Whom};
@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks until the catalog says of this node what its file says, and afterwards.
+/// The pause between two looks, until the catalog's record of this node agrees with its file, and afterwards.
 const EAGER: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 /// How long another node may take to answer.
@@ -38,7 +38,7 @@ impl Node {
         }
     }
 
-    /// Says which apply levels this program has, until the catalog knows it.
+    /// Tells the catalog this program's apply level, until the catalog knows it.
     async fn note_level(&self) {
         let node_id = self.mesh.node_id;
         let is_member = self.catalog.view().node(&self.name).ok().flatten();
@@ -60,7 +60,7 @@ impl Node {
         }
     }
 
-    /// Remembers who the other nodes are and where, for a start at which the catalog cannot say it.
+    /// Remembers the other nodes' names, keys and addresses, for a start at which the catalog cannot say them.
     fn remember_others(&self, remembered: &mut Vec<KnownMember>) {
         let file = self.mesh_to_remember();
         if file.members == *remembered {
@@ -72,7 +72,7 @@ impl Node {
         }
     }
 
-    /// Whether the catalog says of this node what its file says.
+    /// Whether the catalog's record of this node agrees with its file.
     fn is_recorded(&self) -> bool {
         let record = self.catalog.view().node(&self.name).ok().flatten();
         record.is_some_and(|record| {
@@ -85,9 +85,8 @@ impl Node {
         })
     }
 
-    /// The shared repositories that this node reaches: those that it has opened as the mesh defines them, until it
-    /// turns out that its file cannot open them. One that is away for a while is still reached: how it does is nobody's
-    /// state.
+    /// The shared repositories that this node reaches: it has opened them as the mesh defines them, and its file still
+    /// can. A repository that is away for a while still counts as reached: its health is not recorded in the catalog.
     fn reaches(&self, known: &BTreeSet<RepoKey>) -> BTreeSet<RepoKey> {
         let view = self.catalog.view();
         let shared = self.repositories.slots().filter(|slot| {
@@ -112,8 +111,8 @@ impl Node {
         }
     }
 
-    /// Tells all nodes that are known, or else the addresses that were known when this node joined. Whether any has
-    /// heard, or there is none.
+    /// Tells all nodes that are known, or else the addresses that were known when this node joined. Whether a node has
+    /// heard, or there is no other node.
     async fn announce(&self) -> bool {
         let others: Vec<NodeName> = self
             .catalog

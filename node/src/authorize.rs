@@ -1,4 +1,4 @@
-//! Who may ask for what: one table, looked at before a request is served.
+//! Which peer may send which request: one table, looked at before a request is served.
 
 use pgmesh_protocol::{ExitCode, Failure, Request};
 use pgmesh_storage::StanzaName;
@@ -6,9 +6,9 @@ use pgmesh_transport::{Peer, Role};
 
 /// Refuses a request beyond the peer's role.
 ///
-/// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. What concerns
-/// the whole mesh, or destroys, is an administrator's. A node asks others for their part of what it was asked itself,
-/// after it has looked at who asked.
+/// A client works for the stanzas in its certificate: it adds to them and reads them, and cannot delete. Requests that
+/// concern the whole mesh, or delete, are for administrators. A node that serves a request asks other nodes for their
+/// part of it, after it has checked the peer's rights itself.
 pub fn authorize(peer: &Peer, request: &Request) -> Result<(), Failure> {
     let rights = rights(request);
     let allowed = match peer {
@@ -33,9 +33,9 @@ struct Rights<'r> {
 enum Clients<'r> {
     None,
     All,
-    /// Those of this stanza.
+    /// The clients of this stanza.
     Of(&'r StanzaName),
-    /// Those of a stanza whose folder in a repository is this one, or above it.
+    /// The clients of a stanza whose folder in a repository is this path, or above it.
     Below(&'r str),
 }
 
@@ -57,7 +57,7 @@ impl Clients<'_> {
     }
 }
 
-/// The rights to a request. There is no arm for all others: whoever adds a request says here who may send it.
+/// The rights to a request. There is no arm for all others: a new request needs a line here.
 fn rights(request: &Request) -> Rights<'_> {
     let of_client = |client| Rights {
         client,

@@ -1,7 +1,7 @@
 //! Time as the machine has it, asleep or not.
 //!
-//! A machine that is suspended, and then goes on, must not believe that no time has passed: what it was allowed to do
-//! is over. `Instant` stands still meanwhile.
+//! A machine that is suspended, and then goes on, must not believe that no time has passed: its lease (`fence-timeout`)
+//! may be over. `Instant` stands still meanwhile.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;

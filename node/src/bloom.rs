@@ -1,6 +1,6 @@
-//! A Bloom filter: whether something is in a set, in memory that does not grow with the set (invariant 11).
+//! A Bloom filter: whether an item is in a set, in memory that does not grow with the set (invariant 11).
 
-/// The filter. What hashes of an item are, and how many, says whoever has the items.
+/// The filter. The caller computes the hashes of an item, and chooses their number.
 #[derive(Debug)]
 pub(crate) struct Bloom {
     words: Vec<u64>,
@@ -27,7 +27,7 @@ impl Bloom {
         }
     }
 
-    /// Whether an item with these hashes may be in it; never `false` for one that is.
+    /// Whether an item with these hashes may be in the set; never `false` for an item of the set.
     pub(crate) fn may_have(&self, mut hashes: impl Iterator<Item = u64>) -> bool {
         hashes.all(|hash| {
             let (word, bit) = self.place(hash);

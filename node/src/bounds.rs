@@ -1,5 +1,5 @@
-//! How large anything in a request may be: looked at before a request is served, so that whoever asks is told what is
-//! too large, and nothing of it goes any further. What ends in the catalog is looked at there again
+//! Bounds of the fields of a request. They are checked before the request is served, so that the peer is told which
+//! field is too large, and the field goes no further. The catalog checks fields that it keeps again
 //! (`pgmesh_raft::limits`).
 
 use pgmesh_protocol::{CreateStanza, JoinRequest, NewNode, PIECES_LIMIT, PayloadHead, QUERY_LIMIT, Request};
@@ -16,10 +16,10 @@ const CSR: usize = 8 << 10;
 /// Repositories, each at most once or twice.
 const REPOSITORIES: usize = 2 * RepoKey::MAX as usize;
 
-/// Refuses a request with anything in it that is larger than may be.
+/// Refuses a request with a field that is too large.
 ///
 /// # Errors
-/// 31, with what is too large and how large it may be.
+/// 31, with the field that is too large and its bound.
 pub fn check(request: &Request) -> Result<(), Failure> {
     match request {
         Request::PushSegment(r) => {
@@ -120,7 +120,8 @@ pub fn check(request: &Request) -> Result<(), Failure> {
     }
 }
 
-/// What a body claims to hold decides how much memory it takes when it is opened, however short it is itself.
+/// The plaintext length that a body claims decides how much memory it takes when it is opened, however short the body
+/// is.
 fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
     let most = kind.max_plain_length();
     if payload.plain_length <= most {
@@ -133,7 +134,7 @@ fn plaintext(kind: ObjectKind, payload: &PayloadHead) -> Result<(), Failure> {
     Err(Failure::new(ExitCode::OptionInvalid, what))
 }
 
-/// No body is longer than its plaintext, which is kept as it is where compressing does not make it smaller.
+/// No body is longer than its plaintext, which is stored uncompressed if compressing does not make it smaller.
 fn body(payload: &PayloadHead) -> Result<(), Failure> {
     let PayloadHead {
         length, plain_length, ..
@@ -164,7 +165,7 @@ fn portion(object: &ObjectName) -> Result<(), Failure> {
     }
 }
 
-/// A file that lies in parts has bodies for these alone.
+/// A file that lies in parts has bodies for its parts alone.
 fn pushed_file(payload: &PayloadHead) -> Result<(), Failure> {
     if payload.plain_length > MAX_FILE_LENGTH {
         return Err(too_large(format!(
@@ -186,7 +187,7 @@ fn pushed_file(payload: &PayloadHead) -> Result<(), Failure> {
 /// Refuses annotations that no backup may have: before it is taken, not when it is done.
 ///
 /// # Errors
-/// 31, with what is too large.
+/// 31, with the annotation that is too large.
 pub fn annotations(annotations: &BTreeMap<String, String>) -> Result<(), Failure> {
     Ok(limits::annotations(annotations)?)
 }
@@ -261,7 +262,7 @@ mod tests {
         failure.what
     }
 
-    /// A short body may claim to be long: memory for what it claims would be taken when it is opened.
+    /// A short body may claim a long plaintext: that much memory would be taken when it is opened.
     #[test]
     fn no_body_claims_more_plaintext_than_its_kind_may_hold() {
         let payload = |plain_length| PayloadHead {
@@ -295,7 +296,7 @@ mod tests {
         refused(&store);
     }
 
-    /// A body takes memory while it comes, however short what it claims to hold.
+    /// A body takes memory while it arrives, however short the plaintext that it claims.
     #[test]
     fn no_body_is_longer_than_its_plaintext() {
         let payload = |plain_length, length| PayloadHead {

@@ -1,25 +1,26 @@
 //! When the leader lets another node lead, and when it does not try. Pure.
 //!
-//! openraft 0.9 cannot name a successor: the leader gives no sign of itself until the others have elected one of them
-//! (`Catalog::step_aside`). If they cannot, the mesh has done without a leader for four seconds. So it is tried only
+//! openraft 0.9 cannot name a successor: the leader keeps silent until the others have elected a new leader
+//! (`Catalog::step_aside`). If they cannot, the mesh has had no leader for four seconds. So a handover is tried only
 //! when there is a node that can lead, and after a failure not again for a while.
 
 use pgmesh_raft::AppendTimes;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// A disk is slow if appends take at least so long: below that nobody notices a difference.
+/// A disk is slow if appends take at least so long: below that, no client notices a difference.
 const SLOW: Duration = Duration::from_millis(50);
-/// And so many times as long as a follower's, with the way to it and back.
+/// And if they take so many times as long as on a follower's disk, network round trip included.
 const SLOWER: u32 = 10;
-/// And that for so long.
+/// And if both have been so for this time.
 const SLOW_FOR: Duration = Duration::from_secs(10);
-/// How long is waited after the first attempt that failed; after each further one twice as long.
+/// The pause after the first failed attempt; it doubles with each further failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
-/// The longest wait.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// What the attempts so far have shown. It outlives a short loss of the lead, since an attempt that fails causes one.
+/// The outcomes of past attempts. They are kept over a short loss of the lead, since a failed attempt causes such a
+/// loss.
 #[derive(Debug, Default)]
 pub struct Handover {
     /// Nodes that did not take the lead when they could have.
@@ -29,7 +30,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Whether one of these nodes may be let to lead now.
+    /// Whether a handover to these nodes may be tried now.
     pub fn may_try(&self, successors: &BTreeSet<u64>, now: Instant) -> bool {
         let is_over = self.not_before.is_none_or(|not_before| now >= not_before);
         !successors.is_empty() && (is_over || !successors.is_subset(&self.unable))
@@ -43,11 +44,11 @@ impl Handover {
     }
 }
 
-/// After the lead was handed over because of a slow disk, so long not again for that reason: what makes a disk slow may
-/// follow the lead, and would come back with it.
+/// After the lead was handed over because of a slow disk, so long not again for that reason: the leader's own load may
+/// slow a disk down, and the lead would come straight back.
 const REST: Duration = Duration::from_secs(600);
 
-/// Since when this leader's disk has been much slower than those of followers.
+/// Since when this leader's disk has been much slower than the followers' disks.
 #[derive(Debug, Default)]
 pub struct SlowDisk {
     since: Option<Instant>,
@@ -60,12 +61,12 @@ impl SlowDisk {
         self.rests_until = Some(now + REST);
     }
 
-    /// The lead is lost: what was measured counts no more, when it was handed over does.
+    /// The lead is lost: the measurements are forgotten, the time of the last handover is not.
     pub fn lost_lead(&mut self) {
         self.since = None;
     }
 
-    /// The followers whose disks are so much faster, when there have been some for long enough.
+    /// The followers whose disks are so much faster, once there have been such followers for `SLOW_FOR`.
     pub fn observe(&mut self, times: &AppendTimes, now: Instant) -> BTreeSet<u64> {
         let own = times.own.filter(|own| *own >= SLOW);
         let is_faster = |took: &Duration| own.is_some_and(|own| took.saturating_mul(SLOWER) <= own);
@@ -132,7 +133,7 @@ mod tests {
             assert!(slow.observe(&times(1500, &[(2, 20), (3, 900)]), at(second)).is_empty());
         }
         assert_eq!(slow.observe(&times(1500, &[(2, 20), (3, 900)]), at(10)), set(&[2]));
-        // One good second, and it begins anew.
+        // After one good second, the count of slow seconds begins anew.
         assert!(slow.observe(&times(30, &[(2, 20), (3, 20)]), at(11)).is_empty());
         assert!(slow.observe(&times(1500, &[(2, 20), (3, 20)]), at(12)).is_empty());
         assert_eq!(slow.observe(&times(1500, &[(2, 20), (3, 20)]), at(22)), set(&[2, 3]));
@@ -168,7 +169,7 @@ mod tests {
         assert!(!handover.may_try(&set(&[2]), now));
         assert!(handover.may_try(&set(&[2, 3]), now));
         handover.failed(set(&[2, 3]), now);
-        // Both have been tried: one that comes and goes is no other.
+        // Nodes 2 and 3 have been tried: if node 3 goes and comes back, it is no new candidate.
         for successors in [&[2][..], &[3], &[2, 3]] {
             assert!(!handover.may_try(&set(successors), now), "{successors:?}");
         }

@@ -1,9 +1,9 @@
 //! How a repository does: a small state machine fed with the beginning and the outcome of each request.
 //!
-//! Pure: the time is an argument. A repository that fails is put aside after a few failures in a row; one that keeps
-//! silent, as soon as it has been silent for longer than it ever takes (about two seconds). It is tried again after a
-//! pause that grows, and taken back at the first success. Which repository a read goes to is decided by its measured
-//! latency times the requests that wait there already, so that several good ones share a load each cannot carry alone.
+//! Pure: the time is an argument. A repository is put aside after a few failures in a row, or as soon as it has been
+//! silent for much longer than its usual latency (at least 1.5 seconds). It is tried again after a pause that grows,
+//! and taken back at the first success. Which repository a read goes to is decided by its measured latency times the
+//! requests that wait there already, so that several good repositories share a load that none could carry alone.
 
 use pgmesh_protocol::HealthInfo;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ const FAILURES_TO_OPEN: u32 = 2;
 /// The first pause before a probe; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// So many requests in a row that others overtook: it is put aside as if it had failed.
+/// After so many requests in a row that other repositories overtook, it is put aside as if it had failed.
 const OVERTAKEN_TO_OPEN: u32 = 4;
 /// Weight of the newest latency in the running mean.
 const LATENCY_WEIGHT: f64 = 0.2;
-/// Requests are under way and none has come to an end for so many times the usual latency: the repository is silent.
+/// If requests are under way and none has ended for so many times the usual latency, the repository is silent.
 const SILENT_LATENCIES: u32 = 8;
 /// Within these bounds.
 const SILENT_AT_LEAST: Duration = Duration::from_millis(1500);
@@ -25,12 +25,12 @@ const SILENT_AT_MOST: Duration = Duration::from_secs(15);
 /// A latency that was measured so long ago counts half: a repository that was slow once is tried again.
 const LATENCY_HALF_LIFE: f64 = 10.0;
 
-/// What a request does: reads and writes take their own time.
+/// The kind of a request: reads and writes have a latency each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// Reads an object.
     Read,
-    /// Writes or deletes one.
+    /// Writes or deletes an object.
     Write,
 }
 
@@ -106,7 +106,7 @@ impl Health {
         self.put_down(why, began, now, unix_now);
     }
 
-    /// A request was given up by whoever asked, after this time: another repository was faster.
+    /// The caller gave a request up after this time, since another repository was faster.
     pub fn given_up(&mut self, took: Duration, now: Instant, unix_now: i64) {
         self.pending = self.pending.saturating_sub(1);
         let began = now.checked_sub(took).unwrap_or(now);
@@ -134,14 +134,14 @@ impl Health {
         rested && !self.is_silent(now)
     }
 
-    /// Whether somebody should ask it how it does: it is down, its pause is over, and no request is under way that would
-    /// tell.
+    /// Whether the repository needs a probe: it is down, its pause is over, and no request is under way that would show
+    /// its state.
     pub fn waits_for_a_probe(&self, now: Instant) -> bool {
         self.down_since.is_some() && self.pending == 0 && self.admits(now)
     }
 
-    /// Where it stands among replicas; lower is better: those put aside last, then by failures, then by how long one
-    /// more request would take. An unmeasured one is worth a try.
+    /// Where it stands among replicas; lower is better: repositories that are put aside come last; then failures count,
+    /// then the time that another request would take. A repository without a measured latency is worth a try.
     pub fn rank(&self, now: Instant) -> (bool, u32, Duration) {
         let expected = self.reads.at(now).saturating_mul(self.pending.saturating_add(1));
         (!self.admits(now), self.failures, expected)
@@ -157,7 +157,7 @@ impl Health {
         }
     }
 
-    /// Forgets what was held against it: it has been started anew.
+    /// Forgets past failures: the repository has been opened anew, or its node has started anew.
     pub fn forgive(&mut self) {
         self.recover();
         self.progress = None;

@@ -14,7 +14,7 @@ use std::path::Path;
 /// The number of a mesh's first node.
 const FOUNDER: u64 = 1;
 
-/// What `node init` made.
+/// The mesh that `node init` made.
 #[derive(Debug, Clone)]
 pub struct Initialized {
     /// The new mesh.
@@ -27,7 +27,7 @@ pub struct Initialized {
 /// attempt that was interrupted is started over.
 ///
 /// # Errors
-/// The directory holds a node already or something else; a file cannot be written.
+/// The directory holds a node or other files already; a file cannot be written.
 pub async fn init(settings: &NodeSettings, suite: DigestSuite) -> Result<Initialized, Failure> {
     let layout = Layout::new(&settings.path);
     let mesh_id = MeshId::random().map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
@@ -44,8 +44,8 @@ pub(crate) struct Founded {
     pub(crate) catalog: Catalog,
 }
 
-/// Takes a data directory for a new node: it holds none, nobody else works on it, and what an interrupted attempt has
-/// left is gone. It is ours for as long as the file is kept.
+/// Takes a data directory for a new node: it holds none, no other process works on it, and the leftovers of an
+/// interrupted attempt are removed. The directory is ours for as long as the returned lock file is kept open.
 pub(crate) fn claim(layout: &Layout) -> Result<fs::File, Failure> {
     refuse_initialized(layout)?;
     make_private_directory(layout.root())?;
@@ -54,7 +54,7 @@ pub(crate) fn claim(layout: &Layout) -> Result<fs::File, Failure> {
     Ok(lock)
 }
 
-/// Makes all of a mesh's first node but the marker. Nobody has been told its identities yet.
+/// Makes all of a mesh's first node but the marker. Its identities have not left the machine yet.
 pub(crate) async fn found(
     settings: &NodeSettings,
     layout: &Layout,
@@ -146,7 +146,7 @@ fn refuse_initialized(layout: &Layout) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One process a data directory.
+/// One process per data directory.
 pub(crate) fn lock_directory(layout: &Layout) -> Result<fs::File, Failure> {
     let path = layout.lock();
     let unusable = |error: &dyn std::fmt::Display| {
@@ -163,7 +163,7 @@ pub(crate) fn lock_directory(layout: &Layout) -> Result<fs::File, Failure> {
     }
 }
 
-/// A data directory is empty, or holds what an interrupted attempt has left, which is removed.
+/// A data directory must be empty, or hold the leftovers of an interrupted attempt, which are removed.
 pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
     let root = layout.root();
     refuse_initialized(layout)?;
@@ -190,7 +190,7 @@ pub(crate) fn check_directory(layout: &Layout) -> Result<(), Failure> {
             .remedy("give node-path a directory of its own"));
         }
     }
-    // What an interrupted attempt left: nobody has been told its identities yet.
+    // The leftovers of an interrupted attempt: its identities never left the machine.
     for path in ours {
         if path.exists() {
             let removed = if path.is_dir() {

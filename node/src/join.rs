@@ -1,8 +1,8 @@
 //! `node join`: this host becomes a node of a mesh that exists.
 //!
 //! The token's bearer gets a certificate from any node; with it, as a node, the mesh's certificate authority, so that
-//! the new node can admit others when all older ones are gone; and a number in the Raft group. The catalog itself comes
-//! by replication once the node runs.
+//! the new node can admit other nodes when all older nodes are gone; and a number in the Raft group. The catalog itself
+//! comes by replication once the node runs.
 
 use crate::init::{check_directory, identity_at, make_private_directory, node_names, write_marker};
 use crate::mesh_file::MeshFile;
@@ -14,7 +14,7 @@ use pgmesh_raft::{Catalog, CatalogOptions, MeshRecord};
 use pgmesh_transport::{Client, Connection, Identity, JoinClient, JoinToken, KeyRequest, MemberName, MeshCa, Role};
 use zeroize::Zeroizing;
 
-/// What `node join` made.
+/// The node that `node join` made.
 #[derive(Debug, Clone)]
 pub struct Joined {
     /// The mesh.
@@ -29,7 +29,7 @@ pub struct Joined {
 /// is started over; the token may be used up by it.
 ///
 /// # Errors
-/// The directory holds something, no node that the token names can be reached, or the mesh refuses.
+/// The directory holds a node or other files already, no node that the token names can be reached, or the mesh refuses.
 pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, Failure> {
     let layout = Layout::new(&settings.path);
     check_directory(&layout)?;
@@ -39,7 +39,7 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     let csr = request
         .csr_der()
         .map_err(|error| crypto("a certificate request cannot be made", &error))?;
-    // Made before anybody is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
+    // Made before a node is asked: the mesh knows the node by this key, and shuts both out when the node leaves.
     let administrator = KeyRequest::generate().map_err(|error| crypto("a key cannot be made", &error))?;
     let (address, connection) = connect_by_token(token).await?;
     let join = JoinRequest {
@@ -97,10 +97,10 @@ pub async fn join(settings: &NodeSettings, token: &JoinToken) -> Result<Joined, 
     })
 }
 
-/// Connects to the first node of a token that answers; where that was.
+/// Connects to the first node of a token that answers. Returns its address, too.
 ///
 /// # Errors
-/// None can be reached.
+/// No node of the token can be reached.
 pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection), Failure> {
     let mut reasons = Vec::new();
     for address in &token.addresses {
@@ -116,7 +116,7 @@ pub async fn connect_by_token(token: &JoinToken) -> Result<(String, Connection),
     )
 }
 
-/// As the node that it has just become, this host asks for what only nodes get.
+/// With its new certificate as a node, this host asks for the mesh's authority, which only nodes get.
 async fn fetch_authority(identity: &Identity, address: &str) -> Result<MeshCa, Failure> {
     let client = Client::new(identity).map_err(|error| crypto("the new identity cannot be used", &error))?;
     let connection = client.connect(address).await.map_err(|error| interrupted(&error))?;

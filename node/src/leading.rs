@@ -1,5 +1,5 @@
-//! What the leader does for the whole mesh: the Raft group follows the catalog's nodes, and sessions of nodes that have
-//! died end.
+//! The leader's work for the whole mesh: it makes the Raft group follow the catalog's nodes, and ends the sessions of
+//! dead nodes.
 
 use crate::Node;
 use crate::handover::{Handover, SlowDisk};
@@ -18,8 +18,8 @@ const SESSIONS_PERIOD: Duration = Duration::from_secs(5);
 /// A node may vote when it lacks no more than so many entries.
 const CAUGHT_UP: u64 = 1000;
 
-/// What the leader has heard of the nodes that hold sessions. Measured by its own running time, never by the clocks of
-/// two machines; a node that comes back later finds its sessions ended, and what it does under them refused.
+/// The last signs of life of the nodes that hold sessions, by the leader's own running time, never by the clocks of two
+/// machines. A node that comes back later finds its sessions ended, and its commands under them are refused.
 #[derive(Default)]
 struct Heard {
     silences: Silences,
@@ -43,7 +43,7 @@ impl Node {
             tokio::time::sleep(PERIOD).await;
             if !self.catalog.is_leader() {
                 heard = Heard::default();
-                // An attempt to hand over that has failed costs the lead for a moment, too: that is not forgotten.
+                // A failed attempt to hand over costs the lead for a moment, too: that attempt must not be forgotten.
                 if self.catalog.leader().is_some() {
                     lead.handover = Handover::default();
                     lead.slow.lost_lead();
@@ -108,7 +108,7 @@ impl Node {
                 Ok(())
             }
             Some(Act::Change { step, successors }) => {
-                // A leader that shall not vote any more lets another take over, which then makes the change.
+                // A leader that shall not vote any more lets another node take over, which then makes the change.
                 let why = "this node loses its vote";
                 if self.hand_over(&mut lead.handover, successors, why).await {
                     return Ok(());
@@ -134,7 +134,7 @@ impl Node {
         Ok(())
     }
 
-    /// Lets one of these nodes lead, if one of them is there. Whether another leads now.
+    /// Lets another of these nodes lead, if any of them answers. Whether another node leads now.
     async fn hand_over(&self, handover: &mut Handover, successors: BTreeSet<u64>, why: &str) -> bool {
         if !handover.may_try(&successors, Instant::now()) {
             return false;
@@ -162,7 +162,7 @@ impl Node {
     }
 
     /// Refuses that a voter loses its vote while the others could decide nothing without it. Only the leader answers:
-    /// it knows who votes, and asks who is there.
+    /// it knows the voters, and asks which of them are there.
     pub(crate) async fn may_leave(&self, node_id: u64) -> Result<(), Failure> {
         if !self.catalog.is_leader() {
             let what = format!("node {} does not lead any more", self.name);
@@ -254,9 +254,9 @@ struct Round {
     alive: Vec<(NodeName, bool)>,
 }
 
-/// The decision, by what a majority has confirmed. A leader that has just been elected may not have applied what was
-/// committed before: it would take a node for removed that its own catalog does not have yet. It looks twice a second
-/// and there is hardly ever anything to do, so it asks the majority only when its own view says that there is.
+/// The decision, from members that a majority has confirmed. A leader that has just been elected may not have applied
+/// all committed entries: it would take a node for removed that its own catalog does not have yet. It looks twice a
+/// second, and hardly ever has to act, so it asks the majority only when its own view says so.
 async fn decide<T>(
     own: &[Member],
     confirmed: impl Future<Output = Result<Option<Vec<Member>>, Failure>>,
@@ -318,7 +318,7 @@ mod tests {
         ids.iter().map(member).collect()
     }
 
-    /// Node 3 was admitted and made a learner under the leader before. The new one has that in its log, and has not
+    /// Node 3 was admitted and made a learner under the leader before. The new leader has this in its log, and has not
     /// applied it.
     #[tokio::test]
     async fn a_leader_removes_nobody_whom_its_own_catalog_does_not_have_yet() {

@@ -1,10 +1,10 @@
 //! The ways to the other nodes: one connection for consensus and one for everything else to each, made when first
 //! needed and anew when lost.
 //!
-//! Consensus has sockets and connections of its own, so that a heartbeat never queues behind bulk data. Where a node is
-//! found out in this order: `mesh-route` of this node's file, what the node itself has announced since this node
-//! started, what the catalog says, what this node has remembered for a start with an empty catalog, what the Raft
-//! group's membership says.
+//! Consensus has sockets and connections of its own, so that a heartbeat never queues behind bulk data. A node's
+//! address is looked up in this order: `mesh-route` in this node's file; the node's announcement since this node
+//! started; the catalog; the members that this node has remembered for a start with an empty catalog; the Raft group's
+//! membership.
 
 use crate::acquaintances::Acquaintances;
 use crate::settings::NodeSettings;
@@ -19,12 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// How long a connection attempt that failed speaks for the next ones: a dead node costs one attempt in this time,
-/// whatever the number of those who ask for it.
+/// however many callers ask for it.
 const FAILED_FOR: Duration = Duration::from_millis(250);
 /// The longest that one attempt to connect may take.
 const CONNECT_LIMIT: Duration = Duration::from_millis(1500);
 
-/// What a connection is for.
+/// The purpose of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Raft.
@@ -36,9 +36,9 @@ pub enum Lane {
 /// Which node is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Whom {
-    /// A node by name; whoever answers must have a certificate of that name.
+    /// A node by name: the peer's certificate must have that name.
     Named(NodeName),
-    /// Whichever node of the mesh is there: for one whose name this node has not learnt yet.
+    /// A node by address: any node of the mesh may answer there. For a node whose name this node has not learnt yet.
     At(String),
 }
 
@@ -76,14 +76,14 @@ impl From<LinkError> for Failure {
     }
 }
 
-/// One way: a connection, or when the last attempt to make one failed.
+/// A connection, or the time and the reason of the last failed attempt to make it.
 #[derive(Default)]
 struct Link {
     connection: Option<Connection>,
     failed: Option<(Instant, String)>,
 }
 
-/// Held while a connection is made: whoever else wants it waits for that one.
+/// Locked while a connection is made: other callers wait for that connection.
 type SharedLink = Arc<tokio::sync::Mutex<Link>>;
 
 /// All ways from this node.
@@ -99,10 +99,10 @@ pub struct Links {
     pub(crate) acquaintances: Acquaintances,
 }
 
-/// What another node has said: that this one is not part of the mesh any more.
+/// Another node's statement that this node is not part of the mesh any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShutOut {
-    /// Who has said it.
+    /// The node that said it.
     pub by: Whom,
     /// In its words.
     pub why: String,
@@ -158,7 +158,7 @@ impl Links {
         }
     }
 
-    /// The node with this number in the Raft group; `address` is what the group's membership has of it.
+    /// The node with this number in the Raft group; `address` is its address in the group's membership.
     pub fn whom(&self, node_id: u64, address: &str) -> Whom {
         let known = self.catalog.get().and_then(|catalog| catalog.view().nodes().ok());
         known
@@ -187,7 +187,7 @@ impl Links {
                 addresses.push(address);
             }
         }
-        // Last: it may be out of date, and each address that nobody answers at costs time.
+        // Last: it may be out of date, and each address without an answer costs time.
         if addresses.is_empty() {
             addresses.extend(self.remembered.get(name).into_iter().flatten().cloned());
         }
@@ -223,7 +223,7 @@ impl Links {
         call: &C,
         body: Option<&Bytes>,
     ) -> Result<Stream, LinkError> {
-        // A kept connection may turn out to be dead when it is used: then a new one is made, once.
+        // If a kept connection turns out to be dead when it is used, a new connection is made, once.
         let mut last = None;
         for _ in 0..2 {
             let connection = self.connection(whom, lane).await?;
@@ -298,12 +298,12 @@ impl Links {
         }
     }
 
-    /// Who does not let this node in any more, and why, if somebody has said so.
+    /// The node that has shut this node out, and its reason.
     pub fn shut_out(&self) -> Option<ShutOut> {
         lock(&self.shut_out).clone()
     }
 
-    /// It has been judged; what was said since stays.
+    /// Forgets a statement that has been judged; a statement that came since stays.
     pub fn forget_shut_out(&self, judged: &ShutOut) {
         lock(&self.shut_out).take_if(|said| said == judged);
     }
@@ -323,11 +323,12 @@ impl Links {
         });
     }
 
-    /// Why nothing is asked of a node whose certificate is valid. A node that was removed is still sent what it takes
-    /// to let it go: until the group of voters has changed, its acknowledgement may be needed.
+    /// Why this node asks nothing of a node whose certificate is valid. A removed node is still sent consensus
+    /// messages: until the group of voters has changed, its acknowledgement may be needed.
     ///
-    /// A node that nobody whom this one knows vouches for is told where this one is, and asked for another number where
-    /// nobody else is known (`Whom::At`). Its vote and its other answers would count, so it is asked for nothing else.
+    /// If no known member vouches for a node, it is only asked over `Whom::At`, on the data lane: it is told this
+    /// node's address, and is asked for another number where no other node is known. Its vote and its other answers
+    /// would count, so it is asked for nothing else.
     fn not_worked_with(&self, whom: &Whom, lane: Lane, member: &MemberCertificate) -> Option<String> {
         let view = self.catalog.get()?.view();
         match worth(&view, member) {
@@ -373,7 +374,7 @@ impl Links {
         Err(reasons.join("; "))
     }
 
-    /// Who answers at a node's address must be that node.
+    /// Checks that the peer at a node's address is that node.
     fn is_whom(&self, whom: &Whom, lane: Lane, connection: &Connection) -> Result<(), String> {
         let found = connection.node();
         if found.role != Role::Node {

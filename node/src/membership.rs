@@ -1,13 +1,14 @@
-//! Who votes: what the leader does, one step at a time, so that the Raft group becomes what the catalog asks for. Pure.
+//! The voters: the leader's steps, one at a time, by which the Raft group becomes the group that the catalog asks for.
+//! Pure.
 //!
 //! An admitted node becomes a learner; once it has caught up it may vote. Voters are an odd number, at most
-//! `mesh-voters`: an even one tolerates no more failures than the odd number below it and waits for more answers. Where
-//! the removal of a node has left an even number it is not made smaller still: two that both have every acknowledged
-//! entry are better than one.
+//! `mesh-voters`: an even number tolerates no more failures than the odd number below it, and waits for more answers.
+//! If the removal of a node has left an even number, it is not made smaller still: two voters that both have every
+//! acknowledged entry are better than one.
 //!
 //! A change of the voters takes two entries of the log, and a leader may die between them. The group then needs two
-//! majorities for each decision, so the loss of one node can stop it. Whoever leads next brings the change to its end
-//! before it does anything else.
+//! majorities for each decision, so the loss of one node can stop it. The next leader completes the change before it
+//! does anything else.
 
 use pgmesh_raft::{NodeService, VotePolicy};
 use std::collections::BTreeSet;
@@ -26,38 +27,38 @@ pub struct Member {
 /// The Raft group as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
-    /// Those who vote.
+    /// The nodes that vote.
     pub voters: BTreeSet<u64>,
-    /// Those who only receive the log.
+    /// The nodes that only receive the log.
     pub learners: BTreeSet<u64>,
-    /// While the voters change: those that vote when it is done; `voters` has the former ones, too.
+    /// While the voters change: the voters after the change. `voters` has the former voters, too.
     pub next_voters: Option<BTreeSet<u64>>,
-    /// Those, of both, who have all but the newest entries.
+    /// The voters and learners that have all but the newest entries.
     pub caught_up: BTreeSet<u64>,
 }
 
 /// One change of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// These are not in the catalog any more.
+    /// Takes nodes out that are not in the catalog any more.
     Remove(BTreeSet<u64>),
-    /// This one has been admitted.
+    /// Adds a node that has been admitted.
     AddLearner(u64),
-    /// These should vote.
+    /// Makes these nodes the voters.
     SetVoters(BTreeSet<u64>),
 }
 
-/// What the leader does about the group.
+/// The leader's next action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// The group changes.
     Change {
         /// How.
         step: Step,
-        /// The leader loses its vote by it. One of these may lead before, and makes the change then.
+        /// If the leader loses its vote by the step: the nodes of which one may lead before, and makes the change then.
         successors: BTreeSet<u64>,
     },
-    /// One of these shall lead.
+    /// Another node shall lead.
     HandOver {
         /// Which.
         successors: BTreeSet<u64>,
@@ -66,8 +67,8 @@ pub enum Act {
     },
 }
 
-/// What the leader, node `me`, does next, if anything. `faster` are those whose disks have been much faster than the
-/// leader's for a while.
+/// The next action of the leader, node `me`, if there is one. `faster` are the nodes whose disks have been much faster
+/// than the leader's for a while.
 pub fn next_act(members: &[Member], group: &Group, most_voters: usize, me: u64, faster: &BTreeSet<u64>) -> Option<Act> {
     let able: BTreeSet<u64> = members
         .iter()
@@ -92,7 +93,7 @@ pub fn next_act(members: &[Member], group: &Group, most_voters: usize, me: u64, 
     (!successors.is_empty()).then_some(Act::HandOver { successors, why })
 }
 
-/// What is to be done next, if anything.
+/// The next change of the group, if it needs one.
 pub fn next_step(members: &[Member], group: &Group, most_voters: usize) -> Option<Step> {
     if let Some(next) = &group.next_voters {
         return Some(Step::SetVoters(next.clone()));
@@ -127,7 +128,7 @@ fn wanted_voters(present: &[&Member], group: &Group, most_voters: usize) -> BTre
         .filter(|member| member.vote != VotePolicy::Never)
         .filter(|member| votes(member) || group.caught_up.contains(&member.node_id))
         .collect();
-    // Those asked for by name first, then those who vote already, then the older ones.
+    // Nodes whose policy is `Always` first, then present voters, then older nodes.
     able.sort_by_key(|member| (member.vote != VotePolicy::Always, !votes(member), member.node_id));
     let asked_for = able.iter().filter(|member| member.vote == VotePolicy::Always).count();
     let voting = able.iter().filter(|member| votes(member)).count();
@@ -142,9 +143,9 @@ fn wanted_voters(present: &[&Member], group: &Group, most_voters: usize) -> BTre
 /// Voters that could decide nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranded {
-    /// Those that would be left to vote.
+    /// The voters that would be left.
     pub voters: BTreeSet<u64>,
-    /// Those of them that do not answer: half of them, or more.
+    /// The voters in `voters` that do not answer: half of them, or more.
     pub silent: BTreeSet<u64>,
 }
 
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(successors_of(act(&nodes, &three, &[3])), set(&[3]));
         nodes[0].service = NodeService::Draining;
         assert_eq!(successors_of(act(&nodes, &three, &[])), set(&[2, 3]));
-        // Only who has the log, and is not drained itself.
+        // Only a node that has the log, and is not drained itself.
         three.caught_up = set(&[1, 3]);
         assert_eq!(successors_of(act(&nodes, &three, &[])), set(&[3]));
         nodes[2].service = NodeService::Draining;

@@ -1,4 +1,4 @@
-//! What a node knows of its mesh before its catalog has told it anything.
+//! `mesh.json`: a node's knowledge of its mesh from before it has a catalog.
 
 use crate::settings::Layout;
 use pgmesh_protocol::{ExitCode, Failure, KnownMember};
@@ -18,7 +18,7 @@ pub struct MeshFile {
     pub node_id: u64,
     /// Addresses of other nodes, as they were last known.
     pub seeds: Vec<String>,
-    /// The other members, as they were last known. An empty catalog knows nobody, and this node takes the log from
+    /// The other members, as they were last known. An empty catalog has no members, and this node takes the log from
     /// these only.
     pub members: Vec<KnownMember>,
 }
@@ -37,7 +37,7 @@ impl MeshFile {
         serde_json::from_slice(&text).map_err(|error| unusable(&error))
     }
 
-    /// Writes it durably: after a crash there is the old or the new one.
+    /// Writes it durably: after a crash there is the old or the new file.
     ///
     /// # Errors
     /// The disk refuses.

@@ -1,10 +1,10 @@
-//! Whether this catalog is still the mesh's: it has not gone back, and no other has taken its place.
+//! Whether this catalog is still the mesh's: it has not gone back, and no other catalog has taken its place.
 //!
-//! One node with an older copy is found out by the others (`pgmesh_raft`). When all copies are old, only the
-//! repositories know: each mark that is written there says how far the catalog had come (`repositories/marks.rs`). A
-//! node reads the marks that it has not written. If one of them is ahead of what a majority has committed, the catalog
-//! has lost what it had acknowledged. Segments that are in the repositories would be answered as never archived, and
-//! backups swept as rubbish. So the mesh serves no more until an administrator has decided.
+//! If one node has an older copy, the others notice (`pgmesh_raft`). When all copies are old, only the repositories
+//! know: each mark that is written there says how far the catalog had come (`repositories/marks.rs`). A node reads the
+//! marks that it has not written. If a mark is ahead of the position that a majority has committed, the catalog has
+//! lost acknowledged entries. Segments in the repositories would be answered as never archived, and backups swept as
+//! rubbish. So the mesh serves no more until an administrator has decided.
 //!
 //! A mark that a crash cut off from the command that tells of it is not ahead: the position in it was applied before it
 //! was written, so it was committed.
@@ -12,8 +12,9 @@
 //! The same marks say that another catalog of the mesh goes on: a node was rescued without the others, or the catalog
 //! was made anew from a repository. Each of these begins an *era*, and writes a mark of it into every repository that
 //! it reaches before it serves. A node of an earlier era acknowledges and deletes nothing from the moment at which it
-//! sees such a mark. It looks every third of `fence-timeout`, and does neither if it has not looked for so long:
-//! whoever has begun an era and waits for twice that time knows that nobody deletes beside it any more.
+//! sees such a mark. It looks every third of `fence-timeout`, and does neither if its last look is older than
+//! `fence-timeout`. So no node of an earlier era deletes any more when twice that time has passed since the mark was
+//! durable (`stock.rs`).
 
 mod rests;
 
@@ -29,18 +30,18 @@ use rests::{Rests, rests};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often it is looked whether marks are to be read again.
+/// How often a node looks whether it has to read marks again.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
-/// So many commands the other catalog has applied at most since it began its era, and this one has not heard of.
+/// The most commands that the other catalog has applied since it began its era, and that this one has not heard of.
 const COMMANDS_IN_A_FORK: u32 = 1 << 25;
-/// How often positions that are ahead are compared with what is committed.
+/// How often marks that are ahead are compared with the committed position.
 const PERIOD: Duration = Duration::from_millis(200);
-/// For so long after its start a node waits for repositories that it could not look at yet, before it says that
-/// something is not there.
+/// For so long after its start a node waits for repositories that it could not look at yet, before it says that an
+/// object is not there.
 const LOOK_FOR: Duration = Duration::from_secs(20);
-/// What a mark may say at most: more is damage.
+/// The highest position and floor that a mark may have: more is damage.
 const LARGEST: u64 = 1 << 31;
-/// So many marks are read, the newest first. The catalog does not know of more than one in ordinary life.
+/// The most marks that are read, the newest first. In ordinary life, at most the newest mark is unknown to the catalog.
 const READ_AT_MOST: usize = 16;
 
 /// How far the catalog had come, as a mark says.
@@ -69,13 +70,14 @@ impl Node {
         Ok(())
     }
 
-    /// Looks at the marks of open repositories again and again, until the node stops. One that hangs holds up no other.
+    /// Looks at the marks of open repositories again and again, until the node stops. A repository that hangs holds up
+    /// no other.
     pub async fn keep_looking(self: Arc<Self>) {
         join_all(self.repositories.slots().map(|slot| self.keep_looking_at(slot))).await;
     }
 
     /// A look begins a third of `fence-timeout` after the last one, and takes no longer than that: a repository that
-    /// does not answer is closed before the time is over, and the node goes on with the others.
+    /// does not answer is closed before the time is over, and the node goes on with its other repositories.
     async fn keep_looking_at(&self, slot: &Slot) {
         let lease = self.settings.fence_timeout;
         loop {
@@ -101,8 +103,8 @@ impl Node {
         }
     }
 
-    /// Whether nobody else has taken over the repositories of this node, as far as they have shown within
-    /// `fence-timeout`.
+    /// Whether this node's open repositories have all shown within `fence-timeout` that no other catalog has taken them
+    /// over.
     pub(crate) fn has_looked_lately(&self) -> bool {
         let mut open = self.repositories.slots().filter(|slot| slot.repository().is_some());
         open.all(|slot| self.is_ours(slot))
@@ -116,7 +118,7 @@ impl Node {
         lately && slot.ahead().is_none()
     }
 
-    /// Compares what repositories say of the catalog with what is committed, until the node stops.
+    /// Compares the marks of repositories with the committed position, until the node stops.
     pub async fn keep_comparing(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PERIOD).await;
@@ -135,7 +137,7 @@ impl Node {
         }
     }
 
-    /// Tells the mesh if what is committed is behind.
+    /// Tells the mesh if the committed position is behind a mark.
     async fn compare(&self, slot: &Slot, ahead: Ahead) -> Result<(), Failure> {
         let view = self.catalog.view_linearizable().await?;
         if !self.is_ahead(ahead.anchor)? {
@@ -160,7 +162,7 @@ impl Node {
         Ok(())
     }
 
-    /// Tells the mesh that one of its nodes has a catalog of a later era, or of another branch.
+    /// Tells the mesh that a node has a catalog of a later era, or of another branch.
     pub(crate) async fn report_fork(&self, told_by: &NodeName, told: Era) -> Result<(), Failure> {
         let view = self.catalog.view_linearizable().await?;
         let own = anchor_of(&view)?;
@@ -171,7 +173,7 @@ impl Node {
         if known.is_some_and(|known| known.era >= told.number) {
             return Ok(());
         }
-        // What the other one assigns begins about there: see `rescue`.
+        // The generations that the other catalog assigns begin about there: see `rescue`.
         let floor = own
             .floor
             .saturating_add(u32::try_from(own.position).unwrap_or(u32::MAX));
@@ -191,7 +193,7 @@ impl Node {
         Ok(())
     }
 
-    /// Whether this node's catalog has come less far, or another has taken its place.
+    /// Whether this node's catalog has come less far than a mark, or another catalog has taken its place.
     fn is_ahead(&self, anchor: Anchor) -> Result<bool, Failure> {
         let is_founded = self.catalog.view().mesh()?.is_some();
         Ok(!is_founded || is_beyond(anchor, self.anchor()?))
@@ -202,13 +204,13 @@ impl Node {
         anchor_of(&self.catalog.view())
     }
 
-    /// Whether the catalog is known to have lost something, or it is being found out.
+    /// Whether the catalog is known to have lost entries, or may have: a mark is still to be compared.
     pub(crate) fn doubts_past(&self) -> bool {
         self.repositories.slots().any(|slot| slot.ahead().is_some())
             || self.catalog.view().past().map_or(true, |past| past.loss.is_some())
     }
 
-    /// Refuses what rests on a catalog that has lost something.
+    /// Refuses a request that rests on the catalog, if the catalog has lost entries.
     pub(crate) fn check_past(&self, request: &Request) -> Result<(), Failure> {
         let rests = rests(request);
         if rests == Rests::No {
@@ -239,7 +241,7 @@ impl Node {
         }
     }
 
-    /// Refuses what was carried out while another catalog may have taken over.
+    /// Refuses to acknowledge a request during which another catalog may have taken over.
     pub(crate) fn refuse_if_taken_over(&self) -> Result<(), Failure> {
         self.refuse_loss(&self.catalog.view())?;
         if self.doubts_past() || !self.has_looked_lately() {
@@ -251,7 +253,7 @@ impl Node {
         Ok(())
     }
 
-    /// Refuses if the catalog is known to have lost something.
+    /// Refuses if the catalog is known to have lost entries.
     pub(crate) fn refuse_loss(&self, view: &View) -> Result<(), Failure> {
         match view.past()?.loss {
             None => Ok(()),
@@ -262,21 +264,20 @@ impl Node {
         }
     }
 
-    /// Whether this node's repositories may still show that the catalog has lost something: they have not all been
-    /// looked at since its start. It is not waited for for ever: a repository that is away must not stop what rests on
-    /// it.
+    /// Whether this node's repositories may still show that the catalog has lost entries: not all of them have been
+    /// looked at since its start. The node does not wait for ever: a repository that is away must not block requests.
     pub(crate) fn may_learn_of_loss(&self) -> bool {
         let is_early = self.started.elapsed() < LOOK_FOR;
         is_early && self.repositories.slots().any(|slot| !slot.has_looked())
     }
 
-    /// Whether what the catalog does not know may be taken for rubbish.
+    /// Whether objects that the catalog does not know may be taken for rubbish.
     pub(crate) fn may_forget(&self) -> bool {
         let is_compared = self.catalog.view().past().is_ok_and(|past| past.uncompared.is_empty());
         is_compared && !self.doubts_past() && !self.may_learn_of_loss() && self.has_looked_lately()
     }
 
-    /// Gives up what the catalog has lost.
+    /// Gives up the lost entries of the catalog.
     pub(crate) async fn accept_loss(&self, actor: &str, position: u64) -> Result<(), Failure> {
         let position = LogIndex(position);
         let branch = random_branch()?;
@@ -287,7 +288,7 @@ impl Node {
     }
 }
 
-/// What some marks of a repository say. Those that are gone, damaged, or say what cannot be, are passed over.
+/// Reads marks of a repository. A mark that is gone, damaged or implausible is passed over.
 async fn read_anchors(
     repository: &Repository,
     marks: impl Iterator<Item = &Mark> + Send,
@@ -306,7 +307,7 @@ async fn read_anchors(
     Ok(read)
 }
 
-/// The highest of both, one by one.
+/// Raises each field of `highest` to that of `by`.
 pub(crate) fn raise(highest: &mut Anchor, by: Anchor) {
     highest.era = highest.era.max(by.era);
     highest.floor = highest.floor.max(by.floor);
@@ -324,7 +325,7 @@ fn place(anchor: Anchor) -> (u32, u64) {
 }
 
 /// Whether a mark says that the catalog with this anchor is not the mesh's: it has come less far, a later era has
-/// begun, or somebody else has begun the same one.
+/// begun, or another node has begun the same era.
 fn is_beyond(mark: Anchor, own: Anchor) -> bool {
     place(own) < place(mark) || own.era == mark.era && own.branch != mark.branch
 }
@@ -340,7 +341,7 @@ pub(crate) fn anchor_of(view: &View) -> Result<Anchor, Failure> {
     })
 }
 
-/// The number of an era that nobody else begins.
+/// A random branch, by which two catalogs that begin the same era differ.
 pub(crate) fn random_branch() -> Result<u64, Failure> {
     let mut branch = [0; 8];
     getrandom::fill(&mut branch).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
@@ -384,7 +385,7 @@ fn describe_takeover(loss: &CatalogLoss) -> String {
     )
 }
 
-/// Who has shown it.
+/// The node or the repository that has shown the loss.
 fn witness(loss: &CatalogLoss) -> String {
     match &loss.told_by {
         Some(node) => format!("node {node}"),
@@ -437,7 +438,7 @@ impl Era {
         format!("{why} [era {} {:016x}]", self.number, self.branch)
     }
 
-    /// What [`Self::append_to`] has appended.
+    /// The era that [`Self::append_to`] has appended.
     pub(crate) fn at_end_of(text: &str) -> Option<Self> {
         let (_, said) = text.strip_suffix(']')?.rsplit_once("[era ")?;
         let (number, branch) = said.split_once(' ')?;
@@ -453,8 +454,8 @@ impl Era {
     }
 }
 
-/// The lowest generation that an era assigns: no name is assigned twice, whatever the lost part of the catalog has
-/// assigned. A command raises the highest generation by one at most.
+/// The lowest generation that an era assigns: so no name is assigned twice, also not one from the lost part of the
+/// catalog. A command raises the highest generation by one at most.
 ///
 /// # Errors
 /// No numbers are left.
@@ -473,26 +474,26 @@ pub(crate) fn floor_of_era(shown: Anchor, own: Anchor) -> Result<Generation, Fai
     })
 }
 
-/// So many commands the lost part of a catalog has applied at most since the last mark or entry that is known.
+/// The most commands that the lost part of a catalog has applied since the last known mark or entry.
 const LOST_COMMANDS: u64 = 1 << 24;
 
-/// The marks of a repository, and what they say together.
+/// The marks of a repository, and their anchors taken together.
 pub(crate) struct ShownMarks {
     there: Vec<Mark>,
-    /// The highest of what the marks say, one by one.
+    /// The highest value of each field over all marks.
     pub(crate) highest: Anchor,
     /// The mark that has come farthest, and when it was written, Unix seconds.
     pub(crate) furthest: Option<(Anchor, i64)>,
-    /// When the last one was written, Unix seconds.
+    /// When the last mark was written, Unix seconds.
     pub(crate) newest: Option<i64>,
 }
 
 /// The number of an era's mark is so far above the others that nodes of the old mesh, which number theirs one by one,
-/// never take it for one that is older than theirs, and delete it.
+/// never take it for an old mark of theirs, and delete it.
 const MARK_STEP: u64 = 1 << 32;
 
 impl ShownMarks {
-    /// Reads the newest ones; those that are damaged are passed over.
+    /// Reads the newest marks; damaged marks are passed over.
     ///
     /// # Errors
     /// As the store answers.
@@ -561,7 +562,7 @@ mod tests {
             floor: 0,
         };
         let own = anchor(2, 7, 100);
-        // Its own marks, and those of earlier eras, however far they had come.
+        // The catalog's own marks, and marks of earlier eras, however far they had come.
         for mark in [
             anchor(2, 7, 100),
             anchor(2, 7, 3),
@@ -570,7 +571,7 @@ mod tests {
         ] {
             assert!(!is_beyond(mark, own), "{mark:?}");
         }
-        // It has lost something; a later era; another node that has begun the same era.
+        // The catalog has lost entries; a later era has begun; another node has begun the same era.
         for mark in [anchor(2, 7, 101), anchor(3, 1, 0), anchor(2, 8, 0)] {
             assert!(is_beyond(mark, own), "{mark:?}");
         }

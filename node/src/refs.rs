@@ -5,7 +5,7 @@ use pgmesh_raft::apply::Base;
 use pgmesh_raft::{ObjectRef, Orphan, Replica, View};
 use pgmesh_storage::{ArchiveId, Digest, FilePart, Generation, ObjectName, ObjectPath, Portion, RepoKey, parts_of};
 
-/// What the catalog knows of one object.
+/// One object, as the catalog knows it.
 #[derive(Debug, Clone)]
 pub struct Known {
     /// Its name at rest, less the generation.
@@ -60,8 +60,8 @@ pub fn known<B: Base>(view: &View<B>, object: &ObjectRef) -> Result<Option<Known
     }))
 }
 
-/// A condemned chunk, which counts as absent for everything but reading (invariant 5): who reads under a session that
-/// began before is sure that it is not deleted yet. `None` when there is none.
+/// A condemned chunk, which counts as absent for everything but reading (invariant 5): it is not deleted while a
+/// session is open that began before it was condemned. `None` if the chunk is not condemned.
 pub fn condemned(view: &View, digest: Digest) -> Result<Option<Known>, Failure> {
     let record = view.chunks_with_condemned(&[digest])?.pop().flatten();
     Ok(record.filter(|chunk| chunk.condemned.is_some()).map(|chunk| Known {
@@ -145,7 +145,7 @@ pub fn targets_of_known<B: Base>(
         .collect()
 }
 
-/// The catalog's name of what lies under a name at rest.
+/// The catalog's name of the object that has this name at rest.
 pub fn object_ref(name: &ObjectName) -> ObjectRef {
     match name {
         ObjectName::Chunk(digest) => ObjectRef::Chunk(*digest),
@@ -170,8 +170,8 @@ pub fn object_ref(name: &ObjectName) -> ObjectRef {
     }
 }
 
-/// What the catalog would call the content of this digest at a path; `None` for what the repository says of itself. The
-/// collector makes the path of it again.
+/// The catalog's name for the content of this digest at a path; `None` for the repository's own objects, such as keys.
+/// The collector derives the path from it again.
 pub fn orphan(text: &str, path: &ObjectPath, digest: Digest) -> Option<Orphan> {
     let name = path.object_name(digest)?;
     Some(Orphan {

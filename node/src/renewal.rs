@@ -72,7 +72,7 @@ impl Node {
         Ok(Some(renewed))
     }
 
-    /// A new certificate for a member that shows the one it has.
+    /// A new certificate for a member that shows its present certificate.
     pub(crate) fn renew(&self, member: &MemberCertificate, renew: &RenewCertificate) -> Result<JoinAccepted, Failure> {
         if member.role == Role::Node {
             return Err(Failure::new(ExitCode::Protocol, "a node renews its certificate itself"));

@@ -1,4 +1,4 @@
-//! `node rescue`: one node of a mesh whose majority is gone for good goes on alone, with what it has.
+//! `node rescue`: one node of a mesh whose majority is gone for good goes on alone, with its own catalog.
 //!
 //! ```text
 //! lock node-path ─ read the marks of its repositories ─ ask the other nodes
@@ -30,16 +30,16 @@ use std::time::Duration;
 /// How long another node may take to answer before it counts as gone.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
-/// How `node rescue` goes about it.
+/// Options of `node rescue`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RescueOptions {
     /// Also if another node answers, or a repository that this node's file declares cannot be read.
     pub force: bool,
-    /// Changes nothing, and says what would be done.
+    /// Changes nothing, and tells the outcome that a rescue would have.
     pub dry_run: bool,
 }
 
-/// What `node rescue` did, or would do.
+/// The outcome of `node rescue`, or of its dry run.
 #[derive(Debug, Clone)]
 pub struct Rescued {
     /// The node's number from now on.
@@ -64,7 +64,7 @@ pub struct Rescued {
 /// Goes on alone.
 ///
 /// # Errors
-/// The node runs; it is the only one of its mesh, or was removed from it; another node answers (50); a declared
+/// The node runs; it is its mesh's only node, or was removed from it; another node answers (50); a declared
 /// repository cannot be read (103); errors of disk and database. Nothing is half done: the same command starts over.
 pub async fn rescue(settings: &NodeSettings, options: RescueOptions) -> Result<Rescued, Failure> {
     let layout = Layout::new(&settings.path);
@@ -97,7 +97,7 @@ pub async fn rescue(settings: &NodeSettings, options: RescueOptions) -> Result<R
         ..mesh
     };
     number.write(&layout)?;
-    // The switch is made: what comes now the next start does as well, but for the name of the old catalog.
+    // The switch is made: the next start would do the rest as well, but for the name of the old catalog.
     rename(&layout.catalog(), &rescued.kept)?;
     finish(&layout)?;
     Ok(rescued)
@@ -121,7 +121,7 @@ fn unusable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::new(ExitCode::Config, format!("{} cannot be used", path.display())).because(error)
 }
 
-/// Decides whether it may be, and makes the new catalog and its repositories ready.
+/// Decides whether the node may go on, and makes the new catalog and its repositories ready.
 async fn go_on(
     settings: &NodeSettings,
     layout: &Layout,
@@ -182,7 +182,7 @@ async fn go_on(
     Ok(rescued)
 }
 
-/// Somebody else has gone on before: this node's catalog is the one that was left.
+/// Refuses if another node has gone on before: this node's catalog is the abandoned one then.
 fn refuse_later_era(view: &View, shown: Anchor, own: Anchor, options: RescueOptions) -> Result<(), Failure> {
     let is_lost = view.past()?.loss.is_some();
     if options.force || shown.era <= own.era && !is_lost {
@@ -275,11 +275,11 @@ async fn begin_era(
     Ok(())
 }
 
-/// What the repositories of the mesh show of the catalog that is lost.
+/// The repositories of the mesh, with their marks of the lost catalog.
 struct Repositories {
     opened: BTreeMap<RepoKey, (Repository, ShownMarks)>,
     unread: Vec<(u16, String)>,
-    /// The highest of what the catalog and all marks say, one by one.
+    /// The highest value of each field, over the catalog and all marks.
     highest: Anchor,
 }
 
@@ -332,7 +332,8 @@ impl Repositories {
         shown.collect()
     }
 
-    /// Keeps the nodes of the old mesh out. With `force`, those that could not be written are answered.
+    /// Writes the marks that keep the nodes of the old mesh out. With `force`, returns the repositories that could not
+    /// be written.
     async fn mark(&self, anchor: Anchor, options: RescueOptions) -> Result<Vec<(u16, String)>, Failure> {
         let mut unmarked = Vec::new();
         for (repo, (repository, shown)) in &self.opened {
@@ -353,8 +354,8 @@ impl Repositories {
     }
 }
 
-/// The names and addresses of the other nodes that may be alive: those that do not answer at all are gone, and an
-/// answer that is no welcome is one.
+/// The names and addresses of the other nodes that may be alive. A node that does not answer at all is gone; a refusal
+/// is an answer, too.
 async fn ask(settings: &NodeSettings, identity: &Identity, others: &Others) -> Result<Vec<String>, Failure> {
     if identity.expires_at() <= now_unix() {
         return Err(Failure::new(

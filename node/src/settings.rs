@@ -1,4 +1,4 @@
-//! What a node's configuration file says, typed.
+//! The settings of a node's configuration file, typed.
 
 use crate::sessions::SessionTimes;
 use pgmesh_raft::EntryId;
@@ -18,7 +18,7 @@ pub struct NodeSettings {
     pub path: PathBuf,
     /// `node-listen`.
     pub listen: SocketAddr,
-    /// `node-advertise`: where others reach it.
+    /// `node-advertise`: the address at which other nodes reach it.
     pub advertise: String,
     /// `node-region`.
     pub region: Option<String>,
@@ -30,10 +30,10 @@ pub struct NodeSettings {
     pub backup_ack: Option<u16>,
     /// `io-timeout`: how long one request to a repository may take.
     pub io_timeout: Duration,
-    /// `mesh-node`: where other nodes are looked for, besides what the catalog says, when this node starts.
+    /// `mesh-node`: where other nodes are looked for when this node starts, besides the addresses in the catalog.
     pub seeds: Vec<String>,
-    /// `mesh-route`: the address at which this node reaches another, by name, where that is not what the other
-    /// advertises (address translation, tunnels).
+    /// `mesh-route`: the address at which this node reaches another, by name, if it differs from the address that the
+    /// other advertises (address translation, tunnels).
     pub routes: BTreeMap<String, String>,
     /// `mesh-voters`: how many nodes vote at most; odd.
     pub voters: usize,
@@ -77,7 +77,7 @@ impl RepositorySettings {
         self.definition.get("cipher-type").map_or("none", String::as_str)
     }
 
-    /// Whether every node with the credentials reaches it. A type that is not known is none that is.
+    /// Whether every node with the credentials reaches it. An unknown type does not count as shared.
     pub fn is_shared(&self) -> bool {
         self.kind().parse().is_ok_and(StoreKind::is_shared)
     }
@@ -168,8 +168,8 @@ impl Layout {
     }
 }
 
-/// How many repositories must have something before it is acknowledged: what was asked for, else 2, or 1 where there
-/// is only one; never more than there are.
+/// How many repositories must have an object before it is acknowledged: the number that was asked for, else 2, or 1 if
+/// there is only one repository. An error if more are asked for than there are.
 pub fn effective_ack(asked: Option<u16>, repositories: usize) -> Result<usize, String> {
     match asked {
         None => Ok(repositories.clamp(1, 2)),

@@ -5,9 +5,9 @@
 //! for each request, of this node and to this node; and when the catalog changes, connections that it concerns are
 //! closed (`server.rs`).
 //!
-//! A node is known by its name and its public key. A renewed certificate is for the same key, so nobody needs to hear
+//! A node is known by its name and its public key. A renewed certificate is for the same key, so no node needs to hear
 //! of the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates,
-//! also one that has left.
+//! also a node that has left.
 
 use crate::Node;
 use pgmesh_protocol::{ExitCode, Failure, Request};
@@ -15,13 +15,13 @@ use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
 use std::sync::Arc;
 
-/// What a node's certificate is worth to the mesh.
+/// The worth of a certificate to the mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Worth {
     /// A member's.
     Member,
-    /// The catalog of this node has no member of that name and key. It may lag behind. `acquaintances.rs` says what
-    /// such a node gets.
+    /// The catalog of this node has no member of that name and key. It may lag behind. See `acquaintances.rs` for the
+    /// rights of such a node.
     Unheard,
     /// It counts no more.
     Nothing {
@@ -32,12 +32,12 @@ pub(crate) enum Worth {
     },
 }
 
-/// What this certificate is worth, by this view. A client's does not depend on any node, nor does that of an
-/// administrator who was invited.
+/// The worth of a certificate, by this view. A client's certificate does not depend on a node, nor does an invited
+/// administrator's.
 pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
     match member.role {
         Role::Node => worth_of_node(view, member.name.as_str(), &member.key.0),
-        // The one that lies in a node's node-path has the node's name, and goes with the node.
+        // The administrator's certificate in a node's node-path has the node's name, and goes with the node.
         Role::Admin => match record_of(view, member.name.as_str()) {
             Some(record) if record.revoked.contains(&member.key.0) => nothing(&record, member.name.as_str()),
             _ => Worth::Member,
@@ -46,7 +46,7 @@ pub(crate) fn worth(view: &View, member: &MemberCertificate) -> Worth {
     }
 }
 
-/// What the certificates of a node with this name and key are worth, by this view.
+/// The worth of certificates of a node with this name and key, by this view.
 pub(crate) fn worth_of_node(view: &View, name: &str, key: &[u8; 32]) -> Worth {
     match record_of(view, name) {
         Some(record) if record.revoked.contains(key) => nothing(&record, name),
@@ -70,14 +70,14 @@ fn nothing(record: &NodeRecord, name: &str) -> Worth {
     Worth::Nothing { why, is_removed }
 }
 
-/// What a node that members have vouched for may ask before the catalog of this node has it: what makes this one hear
-/// of it.
+/// Whether a node that members have vouched for may send this request before this node's catalog has it: it is a
+/// request by which this node comes to hear of the other.
 fn is_introduction(request: &Request) -> bool {
     matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
 impl Node {
-    /// Refuses what a peer asks that is no member of the mesh, or not any more.
+    /// Refuses a request of a peer that is not, or no longer, a member of the mesh.
     pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
             return Ok(());
@@ -85,7 +85,7 @@ impl Node {
         let (kind, name) = (member.role.kind(), &member.name);
         match worth(&self.catalog.view(), member) {
             Worth::Member => Ok(()),
-            // It tells nothing but who is here.
+            // The answer has only the mesh's identity and its nodes' addresses.
             Worth::Unheard if matches!(request, Request::Hello(_)) => Ok(()),
             Worth::Unheard if is_introduction(request) && self.links.acquaintances.knows(member) => Ok(()),
             Worth::Unheard => {
@@ -165,7 +165,7 @@ mod tests {
         Request::Raft(Consensus(pgmesh_storage::wire::encode(&request).into()))
     }
 
-    /// It goes on asking over the connections that it has.
+    /// The removed node goes on asking over the connections that it has.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_node_that_was_removed_gets_nothing_over_the_connections_that_it_has() {
         let site = TestNode::start(SessionTimes::default()).await;
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// A node that takes whatever is asked, and does not answer. Where it is.
+    /// A node that takes requests, and does not answer. Returns its address.
     fn silent_node(identity: &pgmesh_transport::Identity) -> String {
         let server = Arc::new(Server::bind("127.0.0.1:0".parse().unwrap(), identity).unwrap());
         let address = server.local_address().unwrap().to_string();
@@ -206,7 +206,7 @@ mod tests {
         address
     }
 
-    /// Its vote would count, and what it claims to have stored.
+    /// The stranger's vote would count, and so would its claims of stored objects.
     #[tokio::test(flavor = "multi_thread")]
     async fn nothing_is_asked_of_a_stranger_that_answers_in_a_member_s_place() {
         let site = TestNode::start(SessionTimes::default()).await;
@@ -225,7 +225,7 @@ mod tests {
         }
     }
 
-    /// Nor is anything asked of it, though it runs on and answers.
+    /// Nothing is asked of the removed node, though it runs on and answers.
     #[tokio::test(flavor = "multi_thread")]
     async fn nothing_is_asked_of_a_node_that_was_removed_but_what_lets_it_go() {
         let site = TestNode::start(SessionTimes::default()).await;
@@ -241,7 +241,7 @@ mod tests {
         };
         ask(Lane::Data).await.unwrap();
         site.remove("beta").await;
-        // Over the connection that there is, and over a new one.
+        // Over the present connection, and over a new connection.
         for _ in 0..2 {
             let refused = ask(Lane::Data).await.unwrap_err();
             assert!(refused.contains("node beta was removed"), "{refused}");
@@ -255,11 +255,11 @@ mod tests {
         let worth_of = |identity: &pgmesh_transport::Identity| worth(&site.node.catalog.view(), identity.member());
         let first = site.certificate(&Role::Node, "beta");
         site.admit(&first).await;
-        // Nobody has been told of it.
+        // No node has been told of the renewed certificate.
         let second = site.renewed(&first);
         assert_ne!(first.fingerprint(), second.fingerprint());
         assert_eq!((worth_of(&first), worth_of(&second)), (Worth::Member, Worth::Member));
-        // The disk is replaced: whoever has the old one is not the node any more.
+        // The disk is replaced: a process with the old disk is not the node any more.
         let third = site.certificate(&Role::Node, "beta");
         site.admit(&third).await;
         for former in [&first, &second, &site.renewed(&second)] {
@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    /// A node that has left the mesh can sign whatever it likes: it has the authority's key.
+    /// A node that has left the mesh can sign any certificate: it has the authority's key.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_certificate_of_a_member_s_name_for_another_key_is_a_stranger_s() {
         let site = TestNode::start(SessionTimes::default()).await;

@@ -1,5 +1,5 @@
-//! Hosts whose WAL is refused. PostgreSQL's archiver offers the lowest file first and again: while that is refused,
-//! nothing newer leaves the host, and pg_wal fills. So each node remembers what it has refused, until the host's next
+//! Hosts whose WAL is refused. PostgreSQL's archiver offers the lowest file first and again: while that is refused, no
+//! newer file leaves the host, and pg_wal fills. So each node remembers its refusals, until the host's next
 //! push succeeds.
 
 use crate::Node;
@@ -12,21 +12,21 @@ use std::sync::{Mutex, PoisonError};
 
 /// So many data directories are remembered.
 const ARCHIVERS: usize = 256;
-/// Of one host so many: a host cannot push the others out.
+/// So many data directories are remembered of one host, so that it cannot push other hosts out.
 const OF_ONE_HOST: usize = 8;
 /// A host that has not tried again for so many seconds archives no more, or by way of another node.
 const FORGOTTEN_AFTER: i64 = 600;
-/// What may be tried again is an alarm when one file has failed for so many seconds.
+/// A refusal after which the host may try again is an alarm when a file has failed for so many seconds.
 const AGAIN: i64 = 60;
 /// A server whose volume was moved goes on by itself.
 const MOVED: i64 = 180;
-/// A standby waits for its primary to archive, and for its next restartpoint when it follows another one.
+/// A standby waits for its primary to archive, and for its next restartpoint when it follows another primary.
 const STANDBY: i64 = 600;
 
 /// Stanza, host, data directory and machine.
 type Key = (StanzaName, String, String, String);
 
-/// What this node has refused.
+/// The refusals of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Refused(Mutex<BTreeMap<Key, Entry>>);
 
@@ -110,7 +110,7 @@ impl Refused {
 }
 
 impl Node {
-    /// The hosts whose WAL this node refuses now. Not those that have pushed to another node since.
+    /// The hosts whose WAL this node refuses now, without hosts that have pushed to another node since.
     pub(crate) fn stuck_archivers(&self) -> Vec<StuckArchiver> {
         let view = self.catalog.view();
         let goes_on = |stuck: &StuckArchiver, position: u64| {

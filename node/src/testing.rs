@@ -1,4 +1,4 @@
-//! One node in the process of a test, served on a port of its own, and what it takes to talk to it.
+//! One node in the process of a test, served on a port of its own, and a client that talks to it.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use crate::server::serve;
@@ -146,7 +146,7 @@ impl TestNode {
         identity.renewed(authority.certificate_der(), &certificate).unwrap()
     }
 
-    /// Admits another node, in place of the one of its name if there is one. Its number.
+    /// Admits another node, in place of a member of its name if there is one. Returns its number.
     pub(crate) async fn admit(&self, node: &Identity) -> u64 {
         self.admit_with(node, [0; 32]).await
     }
@@ -198,7 +198,7 @@ impl TestNode {
         self.folder.path().join("repo")
     }
 
-    /// The folder of it all.
+    /// The folder of the node and its repositories.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -287,14 +287,14 @@ impl Connected {
         let mut stream = self.connection.open().await.unwrap();
         stream.call(call).await.unwrap();
         if let Some(body) = body {
-            // Who refuses a request may not wait for its body.
+            // A node that refuses a request may not wait for its body.
             let _ = stream.send_bytes(body).await;
         }
         let _ = stream.finish();
         stream.reply::<C>().await.unwrap()
     }
 
-    /// A stream of one's own.
+    /// A new stream.
     pub(crate) async fn open(&self) -> pgmesh_transport::Stream {
         self.connection.open().await.unwrap()
     }
@@ -368,7 +368,7 @@ pub(crate) fn push_of(file: &str, content: &[u8]) -> PushSegment {
     }
 }
 
-/// The certificate of a member of some mesh, as a connection shows it; nobody has signed it.
+/// The certificate of a member of some mesh, as a connection shows it; it has no signature.
 pub(crate) fn unsigned(name: &str, role: Role) -> MemberCertificate {
     MemberCertificate {
         mesh_id: MeshId::random().unwrap(),

@@ -1,7 +1,8 @@
 //! Holes in the WAL archives, and the recovery targets that they cost.
 //!
-//! A hole is WAL that is missing although WAL behind it is known of, on the same timeline or on one that left it later
-//! (invariant 7). A recovery stops before it; so every backup that was taken before it has lost what is behind it.
+//! A hole is WAL that is missing although WAL behind it is known of, on the same timeline or on a timeline that left it
+//! later (invariant 7). A recovery stops before the hole; so every backup that was taken before it has lost the WAL
+//! behind it.
 
 mod cost;
 mod runs;
@@ -23,8 +24,7 @@ pub(crate) use runs::WalRuns;
 const NAMED: usize = 256;
 
 impl Node {
-    /// The holes of the stanzas that are asked for, with what they cost. Those that cost no backup anything are passed
-    /// over.
+    /// The holes of the requested stanzas, with their costs. Holes that stop the recovery of no backup are left out.
     pub(crate) async fn holes(
         &self,
         view: &View,
@@ -83,14 +83,14 @@ fn look(view: &View, runs: &WalRuns, names: &[StanzaName]) -> Result<HolesReport
     Ok(report)
 }
 
-/// The holes of one archive that cost something.
+/// The costly holes of one archive.
 pub(crate) struct Looked {
     pub holes: Vec<(Hole, HoleInfo)>,
     /// The timelines on which the history ends and to whose end no backup can be recovered, because of holes.
     pub unreached: Vec<u32>,
 }
 
-/// Of all holes of one archive those that keep a backup from being recovered as far as there is WAL.
+/// The holes of one archive that keep a backup from being recovered as far as there is WAL.
 pub(crate) fn costly<B: Base>(
     view: &View<B>,
     name: &StanzaName,

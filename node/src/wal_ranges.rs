@@ -28,13 +28,13 @@ impl fmt::Display for Range {
 /// WAL that is missing although WAL behind it is, or was, there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hole {
-    /// What is missing, all on one timeline.
+    /// The missing segments, all on one timeline.
     pub missing: Range,
-    /// What proves that there is WAL behind it.
+    /// The proof that there is WAL behind them.
     pub proof: WalHole,
 }
 
-/// Collects segments, in any order within a timeline's names being ascending.
+/// Collects segments. Timelines may come in any order; within a timeline, the names must ascend.
 #[derive(Debug, Clone)]
 pub struct Ranges {
     size: SegmentSize,
@@ -103,7 +103,7 @@ impl Ranges {
         self.timelines.values().flatten()
     }
 
-    /// What is missing between two runs of one timeline.
+    /// The missing segments between two runs of a timeline.
     pub fn gaps(&self) -> Vec<Range> {
         let pairs = self
             .timelines
@@ -117,11 +117,11 @@ impl Ranges {
             .collect()
     }
 
-    /// The holes, over all timelines (invariant 7): what [`WalHole::judge`] says of one segment, said of all. A segment
-    /// is missing when a later one of its timeline is archived, or when another timeline left its own behind it.
+    /// The holes, over all timelines (invariant 7): the judgement of [`WalHole::judge`], over all segments. A segment
+    /// is missing if a later segment of its timeline is archived, or if another timeline left its own behind it.
     ///
-    /// The new timeline's first segment begins with a copy of the old one's: of that one nothing is needed. What lies
-    /// before a timeline's beginning is not its own; where timeline 1 begins, its first archived segment says.
+    /// The new timeline's first segment begins with a copy of the old timeline's segment, which is not needed then. WAL
+    /// before a timeline's beginning is not its own. Timeline 1 begins with its first archived segment.
     pub fn holes(&self, tree: &TimelineTree) -> Vec<Hole> {
         let timelines: BTreeSet<TimelineId> = self.timelines().chain(tree.timelines()).collect();
         let mut holes = Vec::new();
@@ -140,7 +140,7 @@ impl Ranges {
         holes
     }
 
-    /// What is missing from segment number `next` to the segment `later`, which is archived.
+    /// The hole from segment number `next` up to the segment `later`, which is archived.
     fn hole(&self, timeline: TimelineId, next: u64, later: SegmentName) -> Option<Hole> {
         Some(Hole {
             missing: self.range(timeline, next, self.number(later))?,
@@ -148,7 +148,7 @@ impl Ranges {
         })
     }
 
-    /// What is missing behind the last complete segment of a timeline, from segment number `next` on.
+    /// The hole behind the last complete segment of a timeline, from segment number `next` on.
     fn hole_at_end(&self, timeline: TimelineId, next: u64, tree: &TimelineTree) -> Option<Hole> {
         let left = tree.descendants(timeline).max_by_key(|(_, switch)| *switch);
         let left = left.and_then(|(child, switch)| {
@@ -162,7 +162,7 @@ impl Ranges {
         });
         let partial = self.partial.get(&timeline);
         let before = partial.and_then(|partial| self.hole(timeline, next, *partial));
-        // Of two that are as long, the last one: the other timeline says more than a .partial.
+        // Of two holes of one length, the last: another timeline proves more than a .partial.
         before.into_iter().chain(left).max_by_key(|hole| hole.missing.count)
     }
 
@@ -278,7 +278,7 @@ mod tests {
         assert!(archived.holes(&[left].into_iter().collect()).is_empty());
         archived.add_partial("000000010000000000000008".parse().unwrap());
         assert!(archived.holes(&[left].into_iter().collect()).is_empty());
-        // What timeline 1 has behind the switch, it may have.
+        // Timeline 1 may have WAL behind the switch.
         let tail = [
             "000000010000000000000007",
             "000000010000000000000008",
@@ -302,7 +302,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// The holes of an archive are the segments of which a recovery is told that they are one.
+        /// The holes of an archive are exactly the segments of which a recovery is told that they are holes.
         #[test]
         fn invariant_7_holes_are_what_a_recovery_is_told_of(
             archived in proptest::collection::btree_set((1u32..5, 0u32..12), 0..24),
@@ -312,7 +312,7 @@ mod tests {
             let size = SegmentSize::DEFAULT;
             let bytes = u64::from(size.bytes());
             let segment = |timeline, segment| SegmentName { timeline: TimelineId(timeline), log: 0, segment };
-            // Timeline n + 2 leaves an older one, and repeats its lines, even where they say later positions.
+            // Timeline n + 2 leaves an older timeline, and repeats its lines, even where they say later positions.
             let mut descents: Vec<Descent> = Vec::new();
             for (child, (parent, number, offset)) in (2u32..).zip(switches) {
                 let parent = parent.min(child - 1);

@@ -1,5 +1,5 @@
-//! A node and its protocol: change maps of archived segments, as whoever takes a backup gets them. With a real cluster
-//! they are in `tests/tests/change_maps.rs`.
+//! A node and its protocol: change maps of archived segments, as a client that takes a backup gets them. With a real
+//! cluster they are in `tests/tests/change_maps.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -78,7 +78,7 @@ impl Site {
             machine: String::new(),
             timeline: TimelineId(1),
         };
-        // The first repository is registered when somebody leads, a moment after the node listens.
+        // The first repository is registered when there is a leader, a moment after the node listens.
         let began = Instant::now();
         while let Err(failure) = self.ask(&create, None).await {
             assert!(began.elapsed() < LIMIT, "{failure}");
@@ -222,7 +222,7 @@ async fn maps_are_kept_after_a_push_and_made_anew_when_they_are_lost() {
     let answer = site.maps(4, 5).await.unwrap();
     assert!(answer.maps.is_empty() && answer.ended.is_some());
 
-    // One is lost, another damaged: both are made anew, under the same name but for the generation.
+    // One map is lost, another damaged: both are made anew, under the same name but for the generation.
     let before = site.stored();
     fs::remove_file(&before[0]).unwrap();
     fs::write(&before[1], "no map").unwrap();

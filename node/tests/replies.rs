@@ -84,7 +84,7 @@ impl Site {
         exchange(&self.connection, call).await
     }
 
-    /// All of what there is, and the length of the longest answer.
+    /// All backups, the length of the longest answer, and the number of answers.
     async fn info(&self) -> (Vec<BackupInfo>, usize, usize) {
         let mut ask = GetInfo {
             stanza: None,
@@ -151,7 +151,7 @@ fn object(number: usize) -> ClaimedObject {
     }
 }
 
-/// A full backup, and incremental ones each of which was compared with the one before.
+/// A full backup, and incremental backups, each compared with the backup before.
 fn chain(count: usize) -> Vec<Command> {
     let segment = SegmentName {
         timeline: TimelineId(1),

@@ -1,4 +1,4 @@
-//! What the bounds let pass arrives: the largest request of each kind with lists or long texts is no longer than its
+//! A request within the bounds arrives: the largest request of each kind with lists or long texts is no longer than its
 //! [`Call::MAX`].
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

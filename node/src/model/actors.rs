@@ -1,4 +1,4 @@
-//! Who works in a mesh. Each does what its service does, by the same decisions.
+//! The actors of a mesh. Each works like its service, by the same decisions.
 
 use super::node::{NodeTables, SimNode, Unsaid};
 use super::random::Random;
@@ -24,7 +24,8 @@ use std::pin::Pin;
 /// How often a service tries again when the catalog has moved.
 const TRIES: usize = 4;
 
-/// Pushes and scans, and little else: sessions are open seldom, so what nobody knows is deleted soon.
+/// Pushes and scans, and little else: sessions are seldom open, so objects that the catalog does not know are deleted
+/// soon.
 pub(super) fn begin_quiet(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let ack = 1 + random.below(2);
     match random.below(8) {
@@ -53,7 +54,7 @@ pub(super) fn begin(node: SimNode, random: &mut Random) -> Pin<Box<dyn Future<Ou
     }
 }
 
-/// Writes to repositories until `ack` have it; those that are left are written later, perhaps.
+/// Writes an object to repositories until `ack` have it; the other repositories may be written later.
 async fn write(
     node: &SimNode,
     object: &ObjectRef,
@@ -190,7 +191,7 @@ async fn commit(node: &SimNode, session: SessionId, label: &BackupLabel, wanted:
                     }
                     Checked::Thin(_) => continue,
                     Checked::Missing(_) => {
-                        // Not by a sweep: a session pins what it was told of.
+                        // No sweep has deleted them: a session pins the chunks that it was told of.
                         return;
                     }
                 }
@@ -303,7 +304,7 @@ async fn sweep(node: SimNode) {
     let _ = node.ask(Command::Condemn { chunks, suspected }).await;
 }
 
-/// Leaves the chunks that no manifest names, of those that were not read before.
+/// Takes chunks that a manifest names out of `chunks`. Manifests in `read` are not read again.
 async fn mark(node: &SimNode, view: &View<NodeTables>, read: &mut BTreeSet<BackupLabel>, chunks: &mut Vec<Digest>) {
     let backups: Vec<_> = view.backups(&stanza(), None).map(|row| row.unwrap().0).collect();
     for label in backups.into_iter().filter(|label| read.insert(label.clone())) {
@@ -314,7 +315,7 @@ async fn mark(node: &SimNode, view: &View<NodeTables>, read: &mut BTreeSet<Backu
 }
 
 async fn collection(node: SimNode) {
-    // What fails is tried again by the next one.
+    // The next collection tries failed deletions again.
     let _ = collect(&node).await;
 }
 
@@ -355,8 +356,8 @@ fn name(repo: RepoKey, row: &Row) -> GarbageKey {
     }
 }
 
-/// What a scan says that it has seen, twice. Half of the time it does not look at the catalog before, and names what is
-/// live as well: the catalog decides.
+/// A scan reports its sightings, and then discards the orphans. Half of the scans do not look at the catalog before,
+/// and report live objects as well: the catalog decides.
 async fn find_orphans(node: SimNode, repo: usize, which: usize) {
     let repo = super::world::repo(u16::try_from(repo).unwrap());
     let (rows, identity) = node.listing(repo);

@@ -1,4 +1,5 @@
-//! What happens to a mesh from outside.
+//! Events that hit a mesh from outside: elections, ended sessions, lost disks, moved and removed repositories, bad
+//! reads.
 
 use super::random::Random;
 use super::world::{NODES, State, World, register, repo, stanza};
@@ -34,7 +35,7 @@ pub(super) fn happen(world: &World, random: &mut Random) {
     }
 }
 
-/// Its holder, or the node that kept it alive, is thought dead; often it is.
+/// A session's holder, or the node that kept the session alive, is thought dead; often it is.
 fn end_a_session(state: &mut State, random: &mut Random) {
     let sessions = state.view().sessions().unwrap();
     if !sessions.is_empty() {
@@ -45,7 +46,7 @@ fn end_a_session(state: &mut State, random: &mut Random) {
     }
 }
 
-/// An empty repository takes the place of one whose disk was lost. Requests that are on their way reach it.
+/// An empty repository takes the place of a repository whose disk was lost. Requests under way reach the empty one.
 fn replace_disk(state: &mut State, random: &mut Random) {
     let lost = repo(2);
     let record = state.view().repository(lost).unwrap().unwrap();

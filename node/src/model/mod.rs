@@ -1,11 +1,11 @@
-//! A model of a mesh: the catalog (`apply`, in memory), stores that lose, delay, repeat and reorder what is asked of
-//! them, and actors that run at the same time: backups that die, pushes, sweeps, collections, repairs, replaced and
-//! removed repositories, leaders that are deposed and go on. What each of them decides, and the order of a collection's
-//! steps, is the product's own code; every await is a point at which anything else may happen first.
+//! A model of a mesh: the catalog (`apply`, in memory), stores that lose, delay, repeat and reorder requests, and
+//! actors that run at the same time: backups that die, pushes, sweeps, collections, repairs, replaced and removed
+//! repositories, leaders that are deposed and go on. Their decisions, and the order of a collection's steps, are the
+//! product's own code; every await is a point at which anything else may happen first.
 //!
-//! A history is a function of its seed. After every step all that the catalog counts as good must be in the stores, and
-//! all that was acknowledged must be in the catalog (invariants 1, 4 and 5). A failure prints its seed;
-//! `PGMESH_MODEL_SEED=<seed>` runs that history alone and prints what happened in it.
+//! A history is a function of its seed. After every step, each replica that the catalog counts as good must be in its
+//! store, and each acknowledged object must be in the catalog (invariants 1, 4 and 5). A failure prints its seed;
+//! `PGMESH_MODEL_SEED=<seed>` runs that history alone and prints its events.
 
 mod actors;
 mod events;
@@ -61,7 +61,7 @@ impl History {
             self.step();
             self.world.check();
         }
-        // Whatever is still on its way arrives at last.
+        // Requests that are still on their way arrive at last.
         while self.world.deliver(&mut self.random, true) {
             self.world.check();
         }
@@ -104,7 +104,7 @@ impl History {
         }
     }
 
-    /// Its client was killed, or its task was aborted.
+    /// An actor's client was killed, or its task was aborted.
     fn kill_one(&mut self) {
         if !self.tasks.is_empty() {
             let index = self.random.below(self.tasks.len());

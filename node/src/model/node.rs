@@ -1,4 +1,4 @@
-//! A node of the model: what it sees, and how its requests go.
+//! A node of the model: its view of the catalog, and the outcome of its requests.
 
 use super::random::Random;
 use super::world::{NODES, Row, World, open_session};
@@ -15,11 +15,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// What became of a proposal.
+/// Why a proposal got no reply.
 #[derive(Debug)]
 pub(super) enum Unsaid {
     Refused(Refusal),
-    /// It was, or will be, or will never be applied.
+    /// It was applied, or will be, or never will be.
     Lost,
 }
 
@@ -46,7 +46,7 @@ impl SimNode {
         self.dice(|random| random.one_in(sides))
     }
 
-    /// Anything may happen meanwhile.
+    /// Other actors may run meanwhile.
     pub(super) fn pause(&self) -> Pause {
         Pause(self.world.lock().random.below(3))
     }
@@ -127,7 +127,7 @@ impl SimNode {
         is_written
     }
 
-    /// What lies in a repository, and which one it is.
+    /// The objects in a repository, and the repository's identity.
     pub(super) fn listing(&self, repo: RepoKey) -> (Vec<Row>, PlacedIdentity) {
         let state = self.world.lock();
         let rows = state
@@ -178,12 +178,12 @@ impl Ground for SimNode {
             } else if state.stores.get(&key.repo).is_some_and(|store| store.keeps) {
                 Fate::Kept
             } else if dice < 3 {
-                // It was given up, and arrives all the same.
+                // The request was given up, and arrives all the same.
                 state.delete_later(key, name.digest());
                 Fate::Stays
             } else {
                 if dice < 5 {
-                    // It was sent a second time, and the first one is still on its way.
+                    // The request was sent a second time, and the first is still on its way.
                     state.delete_later(key, name.digest());
                 }
                 state.delete(key.repo, &row);
@@ -202,7 +202,7 @@ impl Ground for SimNode {
     }
 }
 
-/// What a node has applied, as it is at each read.
+/// The tables that a node has applied, as they are at each read.
 pub(super) struct NodeTables {
     world: Arc<World>,
     number: usize,
@@ -238,7 +238,7 @@ impl Snapshots for NodeTables {
     }
 }
 
-/// Lets the scheduler choose what happens next, so many times.
+/// Lets the scheduler choose the next actor, so many times.
 pub(super) struct Pause(usize);
 
 impl Future for Pause {

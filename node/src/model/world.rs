@@ -1,4 +1,4 @@
-//! What there is: the catalog, each node's copy of it, the stores, and what is on its way.
+//! The state of a model: the catalog, each node's copy of it, the stores, and the requests on their way.
 
 use super::random::Random;
 use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, SystemId, TimelineId, WalFileName};
@@ -26,7 +26,7 @@ pub(super) type Row = (ObjectRef, Digest, Generation);
 
 type Work = (usize, Pin<Box<dyn Future<Output = ()> + Send>>);
 
-/// What was sent and has not arrived yet.
+/// A request that was sent and has not arrived yet.
 #[derive(Debug, Clone)]
 enum Late {
     Put(RepoKey, Row, LogIndex),
@@ -45,7 +45,7 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// What the disk says that it is.
+    /// The identity that the disk shows.
     pub(super) fn identity(&self, repo: RepoKey) -> String {
         match self.disk {
             0 => format!("uuid-{repo}"),
@@ -77,7 +77,7 @@ pub(super) struct State {
     pub(super) manifests: BTreeMap<BackupLabel, Vec<Digest>>,
     /// WAL files that were acknowledged.
     acknowledged: BTreeMap<ObjectRef, Digest>,
-    /// What the catalog counts as good.
+    /// Objects that the catalog counts as good.
     live: Vec<(ObjectRef, Digest, Vec<Replica>)>,
     spawned: Vec<Work>,
     is_changed: bool,
@@ -136,7 +136,7 @@ impl World {
         state.catch_up(node);
     }
 
-    /// Something that was on its way arrives; false where nothing is.
+    /// A request that was on its way arrives; false if there is none.
     pub(super) fn deliver(&self, random: &mut Random, is_last: bool) -> bool {
         let mut state = self.lock();
         if state.late.is_empty() {
@@ -162,7 +162,7 @@ impl World {
         self.lock().check();
     }
 
-    /// What tells one history from another.
+    /// A hash of the catalog and the stores, by which two runs are compared.
     pub(super) fn fingerprint(&self) -> u64 {
         let state = self.lock();
         let mut hasher = DefaultHasher::new();
@@ -297,7 +297,7 @@ impl State {
         self.members[node].base = self.base.clone();
     }
 
-    /// A majority follows another leader. The one before does not know it yet.
+    /// A majority follows another leader. The leader before does not know it yet.
     pub(super) fn elect(&mut self, node: usize) {
         self.trace(|| format!("node {node} is elected"));
         self.leader = node;
@@ -327,7 +327,7 @@ impl State {
         }
     }
 
-    /// The claim of whoever has a replica before it on the disk that is there now, at the place where it is now.
+    /// A claim of a replica, made on the repository's present disk and at its present place.
     pub(super) fn claim(&self, replica: Replica) -> Claim {
         let store = self.stores.get(&replica.repo);
         Claim {
@@ -361,7 +361,7 @@ impl State {
         format!("20250215-{:06}F", self.labels).parse().unwrap()
     }
 
-    /// What the catalog counts as good, and where it is.
+    /// The objects that the catalog counts as good, with their replicas.
     pub(super) fn objects(&self) -> Vec<(ObjectRef, Vec<Replica>)> {
         let objects = self.live.iter();
         objects
@@ -369,7 +369,7 @@ impl State {
             .collect()
     }
 
-    /// Reads what the catalog counts as good.
+    /// Reads the objects that the catalog counts as good.
     fn learn(&mut self) {
         self.is_changed = true;
         let view = self.view();

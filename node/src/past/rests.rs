@@ -1,14 +1,14 @@
-//! What rests on the catalog: looked at for each request, where the catalog may have lost something.
+//! Which requests rest on the catalog: checked for each request, since the catalog may have lost entries.
 
 use pgmesh_protocol::Request;
 
 /// How far a request rests on the catalog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rests {
-    /// Not at all: what an administrator needs to find out how the mesh does, and to put it right, is answered.
+    /// Not at all: requests by which an administrator finds out how the mesh does, and puts it right, are answered.
     No,
-    /// It reads what a restore needs, which must not hang on a majority: what is answered without one is answered here,
-    /// too.
+    /// It reads for a restore, which must not hang on a majority: it is answered even while a mark is still to be
+    /// compared.
     AsRestore,
     /// It reads, and is answered while the repositories have not been looked at lately.
     AsRead,
@@ -18,7 +18,7 @@ pub(super) enum Rests {
     OnReplicas,
 }
 
-/// There is no arm for all others: whoever adds a request says here what it rests on.
+/// There is no arm for all others: a new request needs a line here.
 pub(super) fn rests(request: &Request) -> Rests {
     match request {
         Request::BeginBackup(_) | Request::QueryChunks(_) | Request::CommitBackup(_) => Rests::OnReplicas,

@@ -21,7 +21,7 @@ const BATCH: usize = 1_000;
 /// How many segments of one backup are looked for; a backup that took more is not looked at to its end.
 const SEGMENTS_CHECKED: usize = 65_536;
 
-/// What of a manifest is needed on the way: the roots of all backups at once would be too much.
+/// The parts of a manifest that are needed on the way: the roots of all backups at once would take too much memory.
 #[derive(Debug)]
 pub struct FoundBackup {
     /// Its stanza.
@@ -122,7 +122,7 @@ impl Rebuilding {
         }
     }
 
-    /// What is claimed of an object that was found.
+    /// The claim of an object that was found under this generation.
     pub(super) fn claim(&self, generation: Generation) -> Claim {
         let repo = self.repo;
         Claim {
@@ -142,7 +142,7 @@ impl Rebuilding {
         while let Some(part) = parts.next().await {
             match part? {
                 Ok(part) => {
-                    // The one that could be read counts, be it not the last.
+                    // The object that could be read counts, even if it is not the last writing.
                     chunks.prefer(self.repository.stored_name(part.digest), part.generation);
                     for (digest, length) in part.lengths {
                         self.note(chunks, digest, length, &mut missing);

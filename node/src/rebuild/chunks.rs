@@ -15,7 +15,7 @@ pub struct ChunkTable(Vec<Chunk>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     name: StoredName,
-    /// The object's length in bytes; the greatest number for any that is longer.
+    /// The object's length in bytes; `u32::MAX` for longer objects.
     object_length: u32,
     /// Which writing.
     pub generation: Generation,
@@ -38,7 +38,7 @@ impl Listing {
         });
     }
 
-    /// All have been added.
+    /// The table of all objects that were added.
     pub fn sorted(mut self) -> ChunkTable {
         self.0
             .sort_unstable_by_key(|chunk| (chunk.name, std::cmp::Reverse(chunk.generation)));
@@ -47,8 +47,8 @@ impl Listing {
 }
 
 impl ChunkTable {
-    /// The object that counts for a chunk: the last writing whose length can be, since a new one is written only where
-    /// an older one is damaged or deleted.
+    /// The object that counts for a chunk: the last writing with a plausible length, since a chunk is written anew only
+    /// where its object is damaged or deleted.
     pub fn find(&mut self, repository: &Repository, name: StoredName) -> Option<&mut Chunk> {
         let from = self.0.partition_point(|chunk| chunk.name < name);
         let rows = self.0.get_mut(from..)?.iter_mut();
@@ -62,7 +62,7 @@ impl ChunkTable {
         let rows = self.0.get_mut(from..).unwrap_or_default().iter_mut();
         let same = rows.take_while(|chunk| chunk.name == name);
         for chunk in same.filter(|chunk| chunk.generation > good) {
-            // What is damaged has a length that no object has.
+            // A damaged object gets a length that no object has.
             chunk.object_length = 0;
         }
     }

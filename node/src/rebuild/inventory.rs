@@ -12,17 +12,18 @@ use std::collections::{BTreeMap, BTreeSet};
 /// How many objects are listed between two words of progress.
 const PROGRESS_EVERY: u64 = 10_000;
 
-/// No mesh comes to this generation: a file of such a name, put there by hand, shall not use up all that are left.
+/// No mesh comes to this generation: a file of such a name, put there by hand, must not use up the generations that are
+/// left.
 const NOT_BELIEVED: Generation = Generation(1 << 30);
 
-/// What a repository has, by name alone. Of the WAL only the folders are kept: an archive has some hundred files in
-/// each (invariant 11).
+/// The objects of a repository, by name alone. Of the WAL only the folders are kept: an archive has some hundred files
+/// in each (invariant 11).
 #[derive(Debug, Default)]
 pub struct Inventory {
     /// The stanzas.
     pub stanzas: BTreeMap<StanzaName, FoundStanza>,
-    /// How many objects there are, but chunks and what belongs to the repository itself; files that no object's name
-    /// fits count too.
+    /// The number of objects, without chunks and the repository's own objects; files whose names fit no object count
+    /// too.
     pub others: u64,
     /// The bytes of WAL and manifests.
     pub bytes: u64,
@@ -33,7 +34,7 @@ pub struct Inventory {
 /// One stanza, by the names of its objects.
 #[derive(Debug, Default)]
 pub struct FoundStanza {
-    /// What describes its databases.
+    /// The descriptions of its databases.
     pub infos: BTreeMap<ArchiveId, Vec<ObjectPath>>,
     /// Its backups.
     pub manifests: BTreeMap<BackupLabel, Vec<ObjectPath>>,
@@ -46,7 +47,7 @@ pub struct FoundStanza {
 pub struct FoundArchive {
     /// The folders of its segments. Their order is that of timelines and positions.
     pub folders: BTreeSet<String>,
-    /// Its history files; one a timeline.
+    /// Its history files; one per timeline.
     pub histories: Vec<ObjectPath>,
     /// The timelines that it has complete segments of.
     pub timelines: BTreeSet<TimelineId>,
@@ -107,7 +108,7 @@ impl Inventory {
                     ..
                 },
             ) => {
-                // A file is one, however many parts it lies in.
+                // A file counts once, however many parts it lies in.
                 self.others += u64::from(part.is_none_or(|part| part.number() == 1));
                 self.bytes += length;
                 let archive = self.stanza(stanza).archives.entry(*archive_id).or_default();

@@ -1,5 +1,4 @@
-//! A catalog made anew from what one repository says of itself (invariant 8): every node is gone, one repository is
-//! left.
+//! A catalog made anew from one repository alone (invariant 8): every node is gone, one repository is left.
 //!
 //! ```text
 //! open repository ─ claim node-path ─ found the mesh anew, under its old identity
@@ -10,9 +9,9 @@
 //! kept out, and a description of a cluster that is damaged is written anew beside it. The marker comes last: an
 //! attempt that was interrupted is no node, and the next one starts over.
 //!
-//! What cannot be read is not passed over in silence. An archived file without a good copy is kept in the catalog by
+//! No unreadable object is passed over in silence. An archived file without a good copy is kept in the catalog by
 //! its name alone, so that a recovery that needs it stops instead of ending early (invariant 7). A backup that is not
-//! whole is left out (invariant 4): its objects stay, and `restore --repo-direct` still reads what there is.
+//! whole is left out (invariant 4): its objects stay, and `restore --repo-direct` still reads the rest of them.
 
 mod backups;
 mod chunks;
@@ -51,8 +50,8 @@ const FLOOR_STEP: u32 = 1000;
 /// is held in memory as a whole. With `force` also if a mesh has written to the repository in the last minutes.
 ///
 /// # Errors
-/// The directory holds a node or something else; the repository may be in use (50); the repository cannot be opened,
-/// listed or read; the catalog cannot be written. Nothing is half done: the same command starts over.
+/// The directory holds a node or other files already; the repository may be in use (50); the repository cannot be
+/// opened, listed or read; the catalog cannot be written. Nothing is half done: the same command starts over.
 pub async fn rebuild(
     settings: &NodeSettings,
     repo: RepoKey,
@@ -136,8 +135,8 @@ async fn open(repo: RepoKey, declared: &RepositorySettings) -> Result<Repository
         .map_err(|error| unusable(&error))
 }
 
-/// What the lost catalog has deleted is not known: no name that it may have used is assigned again (decision 18). The
-/// highest generation of the mesh may have been deleted, or be in one of its other repositories, which are taken up
+/// The names that the lost catalog has deleted are not known: none that it may have used is assigned again (decision
+/// 18). The highest generation of the mesh may have been deleted, or lie in another repository, which is taken up
 /// later.
 fn floor_above(highest: Generation) -> Generation {
     Generation((highest.0 / FLOOR_STEP).saturating_add(1).saturating_mul(FLOOR_STEP))
@@ -260,7 +259,8 @@ impl Rebuilding {
     }
 
     /// Takes the repository over from nodes of the old mesh, before its objects are counted: they may still run, and
-    /// would take each other's objects for rubbish. What they delete until they see the mark is found missing later.
+    /// would take each other's objects for rubbish. If they delete objects before they see the mark, these are found
+    /// missing later.
     async fn begin_era(&self, force: bool) -> Result<(), Failure> {
         let unusable = |error: &StoreError| {
             let what = format!("the marks of repo{} cannot be used", self.repo);
@@ -317,14 +317,15 @@ impl Rebuilding {
     }
 }
 
-/// Storage that does not answer ends the rebuilding: what is merely not to be reached must not be taken for lost.
+/// Storage that does not answer ends the rebuilding: an object that merely cannot be reached must not be taken for
+/// lost.
 fn unreadable(repo: RepoKey, error: &StoreError) -> Failure {
     Failure::new(ExitCode::RepoInvalid, format!("repo{repo} cannot be read"))
         .because(chain(error))
         .remedy("make it readable and run the command again: it starts over")
 }
 
-/// Whether the repository answered, and what it answered is no good.
+/// Whether the repository answered that the object is damaged or missing.
 fn is_bad(error: &StoreError) -> bool {
     error.is_damage() || matches!(error, StoreError::NotFound { .. })
 }

@@ -1,36 +1,36 @@
-//! What is told of a catalog that is being rebuilt.
+//! Progress and results of a rebuilding of the catalog.
 
 use serde::Serialize;
 use std::sync::Arc;
 
-/// What is told on the way.
+/// A message of progress.
 #[derive(Debug)]
 pub enum RebuildEvent<'a> {
     /// So many objects are listed so far.
     Listed(u64),
-    /// So many bytes will be read: WAL, and of backups what says which chunks they consist of.
+    /// So many bytes will be read: WAL, and the manifests of backups with their lists of files.
     Reading(u64),
     /// So many bytes more are read.
     Read(u64),
-    /// Something is not as it should be.
+    /// A problem was found.
     Found(&'a Problem),
 }
 
-/// Who is told.
+/// The function that is told of each event.
 pub type Tell = Arc<dyn Fn(RebuildEvent<'_>) + Send + Sync>;
 
-/// Something in the repository that could not be taken up as it was, or that the administrator must decide.
+/// An object of the repository that could not be taken up as it was, or a decision for the administrator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// What kind of thing it is.
+    /// Its kind.
     pub kind: ProblemKind,
     /// The stanza that it concerns.
     pub stanza: Option<String>,
     /// The object, file, backup or range.
     pub subject: String,
-    /// What was found, and what has become of it.
+    /// The finding and its consequence.
     pub what: String,
-    /// What to do.
+    /// The administrator's next step.
     pub remedy: Option<String>,
 }
 
@@ -40,7 +40,7 @@ pub struct Problem {
 pub enum ProblemKind {
     /// A key object cannot be used.
     Key,
-    /// What a stanza's cluster is was not to be read.
+    /// The description of a stanza's cluster could not be read.
     Description,
     /// A backup's manifest is no good: the backup is left out.
     Manifest,
@@ -54,11 +54,11 @@ pub enum ProblemKind {
     WalDuplicate,
     /// The upload of a file was cut, before it was archived.
     WalCut,
-    /// An archived file of another cluster, or one that contradicts the others.
+    /// An archived file belongs to another cluster, or contradicts the other files.
     WalForeign,
     /// Segments between others are missing.
     WalGap,
-    /// Nobody knows who writes a timeline.
+    /// The writer of a timeline is unknown.
     Writer,
 }
 
@@ -71,11 +71,11 @@ pub struct RebuiltStanza {
     pub databases: Vec<String>,
     /// How many backups it has.
     pub backups: u64,
-    /// How many archived files, of which a good copy is there.
+    /// How many archived files have a good copy.
     pub wal_files: u64,
 }
 
-/// What came of it.
+/// The outcome of a rebuilding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rebuilt {
     /// The mesh.
@@ -90,7 +90,7 @@ pub struct Rebuilt {
     pub chunks: u64,
     /// Objects that nothing names; they are left alone.
     pub unnamed: u64,
-    /// What was not as it should be.
+    /// The problems that were found.
     pub problems: Vec<Problem>,
 }
 
@@ -113,7 +113,7 @@ impl Problem {
         self
     }
 
-    /// With what to do.
+    /// With the administrator's next step.
     #[must_use]
     pub(super) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());

@@ -1,4 +1,4 @@
-//! Stanzas: which clusters their archives belong to, and who may write to them.
+//! Stanzas: the clusters of their archives, and the data directories that may write to them.
 
 use super::backups::FoundBackup;
 use super::inventory::{FoundArchive, FoundStanza};
@@ -15,8 +15,8 @@ use pgmesh_storage::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who writes a timeline of which nobody knows: no data directory has this fingerprint, so that none is taken for the
-/// original until an administrator says which one it is.
+/// The recorded writer of a timeline whose writer is unknown: no data directory has this fingerprint, so that none is
+/// taken for the original until an administrator names it.
 pub(crate) const UNKNOWN_WRITER: &str = "unknown since the catalog was rebuilt";
 /// How many damaged objects in a row under one name are passed over.
 const GENERATIONS_TRIED: u32 = 8;
@@ -33,7 +33,8 @@ pub struct RebuiltDatabase {
 }
 
 impl Rebuilding {
-    /// Takes up a stanza; its databases, oldest first. None where nothing says what it is.
+    /// Takes up a stanza. Returns its databases, oldest first; none where neither description, backup nor WAL names the
+    /// cluster.
     pub(super) async fn adopt_stanza(
         &mut self,
         stanza: &StanzaName,
@@ -81,7 +82,7 @@ impl Rebuilding {
         Ok(Some(described.into_values().map(|(database, ..)| database).collect()))
     }
 
-    /// What an archive's cluster is: as its description says, else as a backup or the WAL does.
+    /// The cluster of an archive: from its description, else from a backup or the WAL.
     async fn describe(
         &mut self,
         stanza: &StanzaName,
@@ -167,7 +168,7 @@ impl Rebuilding {
         })
     }
 
-    /// What the first good segment of an archive says.
+    /// The cluster, from the first good segment of an archive.
     async fn cluster_of_wal(
         &self,
         archive_id: ArchiveId,
@@ -196,7 +197,7 @@ impl Rebuilding {
         Ok(None)
     }
 
-    /// Writes a description beside what is damaged.
+    /// Writes a description beside the damaged one.
     async fn write_info(
         &self,
         stanza: &StanzaName,
@@ -240,7 +241,7 @@ impl Rebuilding {
     }
 
     /// Invariant 12: each timeline of the current cluster is bound to the data directory that the last backup of it was
-    /// taken of; one without such a backup to nobody, until an administrator says who.
+    /// taken of; a timeline without such a backup is bound to no directory, until an administrator names it.
     pub(super) async fn adopt_writers(
         &mut self,
         stanza: &StanzaName,
@@ -284,7 +285,7 @@ impl Rebuilding {
     }
 }
 
-/// Who writes each of these timelines, by the last backup of each.
+/// The writer of each timeline, from the last backup of each.
 fn writers<'b>(
     timelines: &BTreeSet<TimelineId>,
     backups: impl Iterator<Item = (TimelineId, Option<&'b str>)>,

@@ -1,4 +1,4 @@
-//! Repositories made by hand, rebuilt, and looked at in the catalog. What a cluster notices is in
+//! Repositories made by hand, rebuilt, and looked at in the catalog. The tests with a cluster are in
 //! `tests/tests/rebuild.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -333,9 +333,10 @@ async fn all_that_a_repository_says_is_in_the_catalog() {
     let history = wal(&view, 2, "00000002.history").unwrap();
     assert_eq!(history.object.replicas[0].generation, Generation(3));
     assert!(wal(&view, 1, &segment_name(1, 9)).is_some());
-    // The highest generation of the repository is 3. What is new lies above all that the lost catalog may have used.
+    // The highest generation of the repository is 3. New objects lie above all generations that the lost catalog may
+    // have used.
     let new = pgmesh_raft::ObjectRef::Chunk(SUITE.digest(b"new"));
-    // Nothing that the lost catalog may have assigned.
+    // No generation that the lost catalog may have assigned.
     assert!(view.generation_for(&new, &[]).unwrap() > Generation(1 << 24));
     let chunk = SUITE.digest(&[1; 1000]);
     let chunk = view.chunks(&[chunk]).unwrap().remove(0).unwrap();
@@ -365,7 +366,7 @@ async fn what_cannot_be_used_is_told_and_kept() {
     for number in [1, 2, 5, 6] {
         site.segment(2, 7, 1, number).await;
     }
-    // Two contents, a damaged file, another cluster's, and a history that contradicts an older one.
+    // Two contents, a damaged file, another cluster's, and a history that contradicts an older history.
     let mut other = segment(7, 1, 2);
     other[5000] = 1;
     site.archive(2, &segment_name(1, 2), 0, &other).await;
@@ -386,7 +387,7 @@ async fn what_cannot_be_used_is_told_and_kept() {
     site.archive(2, "00000002.history", 0, b"1\t0/200000\tx\n").await;
     site.archive(2, "00000003.history", 0, b"1\t0/300000\tx\n2\t0/400000\tx\n")
         .await;
-    // A backup without its chunk: another one has the chunk that both name.
+    // A backup without its chunk: another backup has the chunk that both name.
     site.back_up("20250215-020001F", None, &[1; 1000]).await;
     let lost = SUITE.digest(&[1; 1000]);
     let lost = site

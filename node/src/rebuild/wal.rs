@@ -1,8 +1,8 @@
 //! Archives: every file is read and checked, some at once, a folder after the other.
 //!
-//! A name says neither the digest, in an encrypted repository, nor whether the content is good. What a recovery asks
-//! for and does not find ends it; so a file that was archived and has no good copy stays known by its name (invariant
-//! 7), and so does the first segment of every gap, which a recovery would meet.
+//! A name says neither the digest, in an encrypted repository, nor whether the content is good. A file that a recovery
+//! asks for and does not find ends the recovery. So a file that was archived and has no good copy stays known by its
+//! name (invariant 7), and so does the first segment of every gap, which a recovery would meet.
 
 use super::inventory::FoundArchive;
 use super::report::{Problem, ProblemKind, RebuildEvent, Tell};
@@ -24,12 +24,12 @@ use pgmesh_storage::{ObjectPath, RepoKey, StanzaName, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// So many objects of files that the catalog does not know are held in memory.
+/// The most objects of unknown files that are held in memory.
 const LISTED_AT_ONCE: usize = 10_000;
 /// Files in one command.
 const BATCH: usize = 500;
 
-/// What a file is found to be.
+/// The state of a file.
 enum Found {
     Good(ClaimedObject, Vec<Branch>),
     Damaged(String),
@@ -83,7 +83,8 @@ impl Rebuilding {
                 }
                 let (object, branches) = match found {
                     Found::Good(object, branches) => (object, branches),
-                    // It is made anew of its segment when it is asked for, and no recovery asks for it.
+                    // A map is made anew of its segment when it is asked for, and no recovery asks for WAL that was set
+                    // aside.
                     _ if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) => continue,
                     bad => {
                         let is_foreign = matches!(bad, Found::Foreign(_));
@@ -96,7 +97,7 @@ impl Rebuilding {
                 };
                 good += u64::from(object != ClaimedObject::unknown());
                 batch.push(AdoptedFile { file, object, branches });
-                // A history that contradicts others is refused alone.
+                // A history goes alone: if it contradicts another, no other file is refused with it.
                 if batch.len() >= BATCH || matches!(file, WalFileName::History(_)) {
                     good -= self
                         .adopt_files(stanza, database, std::mem::take(&mut batch), checked_at)
@@ -145,8 +146,9 @@ impl Rebuilding {
 }
 
 /// Takes up WAL that lies in a repository and that the catalog does not know: the lost part of it may have acknowledged
-/// it. What has no good copy, or several contents, is known by its name from then on, until another repository has a
-/// good one. How many files. With `tolerate`, what the repository does not hand out counts as damaged.
+/// it. A file that has no good copy, or several contents, is known by its name from then on, until another repository
+/// has a good copy. Returns the number of files. With `tolerate`, an object that the repository does not hand out
+/// counts as damaged.
 pub(crate) async fn adopt_unknown_wal(
     node: &Node,
     slot: &Slot,
@@ -183,7 +185,7 @@ struct Unknown<'a> {
     tolerate: bool,
 }
 
-/// Some of what the catalog does not know.
+/// Some of the files that the catalog does not know.
 struct Unlisted {
     files: BTreeMap<WalFileName, Listed>,
     /// There was no more.
@@ -239,7 +241,7 @@ impl Unknown<'_> {
                 }
                 match self.propose(AdoptedFile { file, object, branches }, checked_at).await {
                     Ok(()) => adopted += 1,
-                    // Something of the stanza was deleted since: it is listed anew.
+                    // An object of the stanza was deleted since: it is listed anew.
                     Err(CatalogError::Refused(Refusal::Recheck { .. })) => {
                         left_out.remove(&file);
                         is_last = false;
@@ -275,7 +277,7 @@ impl Unknown<'_> {
     async fn list(&self, left_out: &BTreeSet<WalFileName>) -> Result<Unlisted, Failure> {
         let (repo, stanza, db) = (self.slot.key, self.stanza, self.database.id);
         let folder = format!("stanza/{stanza}/archive/{}", self.database.archive_id());
-        // Linearizable: whoever listed in an older view would be told to list anew for ever.
+        // Linearizable: with an older view, the catalog would refuse each time, and demand a new listing.
         let view = self.node.catalog.view_linearizable().await.map_err(Failure::from)?;
         let checked_at = view.applied()?;
         let mut listed = self.repository.list(&folder);
@@ -287,7 +289,7 @@ impl Unknown<'_> {
             let ObjectPath::Segment { file, .. } = &path else {
                 continue;
             };
-            // A map is made anew when it is asked for, and what was set aside no recovery asks for.
+            // A map is made anew when it is asked for, and no recovery asks for WAL that was set aside.
             if matches!(file, WalFileName::Map(_) | WalFileName::Aside { .. }) || left_out.contains(file) {
                 continue;
             }
@@ -308,7 +310,7 @@ impl Unknown<'_> {
             })? {
                 continue;
             }
-            // All that lies under the name of a file is looked at together, in whatever order it is listed.
+            // All objects of one file are looked at together, in any order of the listing.
             let file = *file;
             if unknown.len() >= LISTED_AT_ONCE && !unknown.contains_key(&file) {
                 is_last = false;
@@ -367,7 +369,7 @@ impl Reader {
         Ok(Found::Damaged(why))
     }
 
-    /// Whether a content that is whole belongs to this archive and this name; the lines of a history.
+    /// The claim of the object at a path of this repository.
     fn claim(&self, path: &ObjectPath) -> Claim {
         let replica = Replica {
             repo: self.repo,
@@ -407,6 +409,7 @@ impl Reader {
         Ok(Found::Good(object, Vec::new()))
     }
 
+    /// Whether a whole content belongs to this archive and this name. Returns the lines of a history.
     fn check(&self, file: WalFileName, plain: &[u8]) -> Result<Vec<Branch>, String> {
         if let WalFileName::Segment(name) | WalFileName::Partial(name) | WalFileName::Aside { segment: name, .. } = file
         {

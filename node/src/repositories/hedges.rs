@@ -1,4 +1,4 @@
-//! The ration of reads that are asked twice: one in ten, so that a mesh under load is not loaded more by its
+//! The ration of reads that are asked twice: a tenth of all reads, so that a mesh under load is not loaded more by its
 //! impatience.
 
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,5 @@
-//! Keeping this node's repositories open: what is closed is tried again, what is open and not the mesh's any more is
-//! closed, and what is down while nobody uses it is asked whether it is well again.
+//! Keeping this node's repositories open: a closed repository is tried again; an open repository that is not the mesh's
+//! any more is closed; a repository that is down and idle is probed.
 
 use super::opening::Again;
 use super::slot::{OpenRepository, Opened, Slot};
@@ -9,15 +9,15 @@ use pgmesh_protocol::now_unix;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How soon a repository that could not be opened is tried again; a shared one later each time.
+/// How soon a repository that could not be opened is tried again; a shared repository after a longer pause each time.
 const RETRY: Duration = Duration::from_secs(2);
-/// Until it comes to this.
+/// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// How long the creation of a stanza waits for them.
+/// How long the creation of a stanza waits for the first attempts.
 const LONGEST_FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
 
 impl Node {
-    /// Tries closed ones again, each at its own pace, until the node stops.
+    /// Tries closed repositories again, each at its own pace, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
         join_all(self.repositories.slots().map(|slot| self.keep_open(slot))).await;
     }
@@ -33,13 +33,13 @@ impl Node {
                     self.close(slot, "what this node has open is not the mesh's repository any more");
                     self.open_one(slot).await
                 }
-                // Whatever is there now is looked at like one that was never open.
+                // The repository that is there now is checked as if it had never been open.
                 Opened::Open(_) if !slot.is_in_place().await => {
                     self.close(slot, "its directory was away");
                     self.open_one(slot).await
                 }
                 Opened::Open(_) if slot.watch.waits_for_a_probe() => {
-                    // What comes of it is in the health.
+                    // The outcome goes into the health.
                     let _ = slot.read(|repository| async move { repository.probe().await }).await;
                     Again::Never
                 }
@@ -60,19 +60,19 @@ impl Node {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => (),
-                // What waited for the mesh need not wait longer.
+                // A repository that waited for the mesh is tried at once.
                 Ok(()) = leader.changed(), if again == Again::Soon => (),
             }
         }
     }
 
-    /// Whether the mesh knows the repository, and as something else than this node's file says.
+    /// Whether the mesh knows the repository, with another definition or host than this node's file says.
     fn is_redefined(&self, slot: &Slot) -> bool {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
         record.is_some_and(|record| !self.is_as_declared(slot, &record))
     }
 
-    /// Whether what is open here is not what the mesh has under the number: redefined, hosted by another node now,
+    /// Whether the open repository is not the mesh's under this number any more: redefined, hosted by another node now,
     /// moved, or replaced by way of another node.
     fn is_another(&self, slot: &Slot, open: &OpenRepository) -> bool {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
@@ -94,7 +94,7 @@ impl Node {
     pub(crate) async fn first_attempts(&self) {
         let limit = self.settings.io_timeout.min(LONGEST_FIRST_ATTEMPTS);
         let attempts = join_all(self.repositories.slots().map(|slot| slot.first_attempt()));
-        // What is not open then is what the request says it is.
+        // If a repository is closed even then, the request's failure says so.
         let _ = tokio::time::timeout(limit, attempts).await;
     }
 
@@ -109,7 +109,8 @@ impl Node {
     }
 }
 
-/// Three quarters to five quarters of a pause: what fails for all nodes at once is not tried by all at once.
+/// Three quarters to five quarters of a pause: if an opening fails for all nodes at once, they do not all try again at
+/// once.
 fn jittered(pause: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness all wait the same time.

@@ -1,9 +1,9 @@
 //! Telling an older copy of a repository from the repository.
 //!
 //! A directory that is put back from a backup, or the wrong snapshot of a volume, has the identity and the keys of the
-//! repository, and all its objects are whole: only what was written last is missing. So a node that writes to a
-//! repository writes a *mark* there, a small object under a new name, at most once a minute and when it stops, and
-//! tells the catalog when it is durable. A repository that lacks the newest mark is not opened.
+//! repository, and all its objects are whole: only the objects that were written last are missing. So a node that
+//! writes to a repository writes a *mark* there, a small object under a new name, at most once a minute and when it
+//! stops, and tells the catalog when it is durable. A repository that lacks the newest mark is not opened.
 //!
 //! An ordinary restart, a crash, and debts never trip this: the mark is durable before the catalog hears of it, and the
 //! two newest are never deleted. A catalog that lags behind knows an older mark than the repository has, which is no
@@ -20,9 +20,9 @@ use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether a mark is due.
+/// How often a node looks whether a mark is due.
 const PERIOD: Duration = Duration::from_secs(3);
-/// How long after one mark of a repository the next is written.
+/// The pause between two marks of a repository.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The same where marks cannot be deleted again: object lock, or `delete=n`.
 const INTERVAL_WHERE_KEPT: Duration = Duration::from_secs(3600);
@@ -33,7 +33,7 @@ const LISTED_EVERY: u32 = 60;
 /// Objects that are looked for at once in an older copy.
 const LOOKED_FOR_AT_ONCE: usize = 64;
 
-/// What a node remembers of the marks of one of its repositories.
+/// A node's memory of the marks of a repository.
 #[derive(Debug, Default)]
 pub struct Marking {
     /// The newest mark's number, as this node has written it or seen it there.
@@ -44,8 +44,8 @@ pub struct Marking {
     written: u64,
     /// Whether marks cannot be deleted there.
     are_kept: bool,
-    /// The marks that are there as far as this node knows, and how many it has written since it listed them. Others may
-    /// write marks, too: what they leave is found by the next listing.
+    /// The marks that are there as far as this node knows, and how many it has written since it listed them. Other
+    /// nodes may write marks, too: the next listing finds them.
     there: Option<(Vec<Mark>, u32)>,
 }
 
@@ -57,11 +57,11 @@ impl Marking {
     }
 }
 
-/// Whether what was written last is there.
+/// Whether a repository has the newest mark.
 pub(super) enum Newest {
     /// As far as is known.
     There,
-    /// In words: it is an older copy.
+    /// It is an older copy: why, in words.
     Missing(String),
 }
 
@@ -84,8 +84,8 @@ impl Node {
         }
     }
 
-    /// Marks what was written since the last marks, before the node stops: what is put back while it is down is
-    /// compared with that. Nothing hangs on its success.
+    /// Writes marks for objects that were written since the last marks, before the node stops: a copy that is put back
+    /// while the node is down is compared with them. Nothing hangs on its success.
     pub(crate) async fn mark_before_stop(&self) {
         let marks = join_all(self.repositories.slots().map(|slot| async {
             if let Opened::Open(repository) = slot.opened()
@@ -94,7 +94,7 @@ impl Node {
                 tracing::debug!(repo = %slot.key, error = %failure, "no mark was written before the stop");
             }
         }));
-        // Without a quorum there is none.
+        // Without a quorum the catalog hears of no mark.
         let _ = tokio::time::timeout(STOP_LIMIT, marks).await;
     }
 
@@ -114,7 +114,8 @@ impl Node {
         }
     }
 
-    /// What the mesh knows of an open repository, if it is the mesh's, by way of this node, and takes replicas.
+    /// The catalog's record of an open repository, if it is the mesh's, has the host that this node's file gives it,
+    /// and takes replicas.
     fn to_be_marked(&self, slot: &Slot, repository: &OpenRepository) -> Result<Option<RepositoryRecord>, Failure> {
         let record = self.catalog.view().repository(slot.key)?;
         let identity = repository.claimed_as();
@@ -132,7 +133,7 @@ impl Node {
         let known = record.mark.as_ref().map_or(0, |mark| mark.number);
         let is_due = marking.is_due(slot.written(), Instant::now());
         if known > marking.newest || is_due {
-            // One that another node has written, or the last one before another is written: still the same repository?
+            // The catalog knows a newer mark, or a new mark is due: is this still the same repository?
             let newest = self.has_newest(slot, repository).await;
             if let Newest::Missing(why) = newest.map_err(|error| unmarked(slot.key, &error))? {
                 self.close(slot, &why);
@@ -166,7 +167,7 @@ impl Node {
         self.tell_mark(slot.key, repository, mark).await?;
         let before = marking.newest;
         marking.are_kept = !slot.may_delete();
-        // The one before it is the newest of whoever has not heard of this one yet.
+        // The mark before it stays: it is the newest for nodes that have not heard of the new mark yet.
         let is_old = |old: &Mark| old.number < before;
         for old in there.clone().into_iter().filter(|old| is_old(old) && !marking.are_kept) {
             match repository.delete_mark(old).await {
@@ -201,7 +202,7 @@ impl Node {
         Ok(())
     }
 
-    /// Whether a repository has the newest mark that the catalog knows of it, or a newer one.
+    /// Whether a repository has the newest mark that the catalog knows of it, or a newer mark.
     pub(super) async fn has_newest(&self, slot: &Slot, repository: &Repository) -> Result<Newest, StoreError> {
         let record = self.catalog.view().repository(slot.key).ok().flatten();
         let Some(known) = record.and_then(|record| record.mark) else {
@@ -223,8 +224,8 @@ impl Node {
         Ok(Newest::Missing(older_copy(slot, &known, time)))
     }
 
-    /// Takes an older copy of a repository for the repository: what the catalog believes to be there and is not is
-    /// withdrawn, and owed. The number of objects that are missing, and of those that are there.
+    /// Accepts an older copy as the repository: replicas that the catalog lists there, and that are missing, are
+    /// withdrawn and owed. Returns the number of missing objects, and of present ones.
     pub(crate) async fn take_older_copy(
         &self,
         repo: RepoKey,
@@ -243,10 +244,10 @@ impl Node {
         Ok((missing, there))
     }
 
-    /// Looks for the next objects that the catalog believes to be in a repository; those that are missing are
-    /// withdrawn, and owed. How many are missing, and how many are there; none at the end. A walk whose page has failed
-    /// goes on with the same page. With `tolerate`, objects that the repository does not hand out are missing, if it
-    /// answers for others.
+    /// Looks for the next objects that the catalog believes to be in a repository; missing replicas are withdrawn and
+    /// owed. Returns how many are missing and how many are there; none at the end. A walk whose page has failed
+    /// goes on with the same page. With `tolerate`, objects that the repository does not hand out count as missing, if
+    /// it answers for other objects.
     pub(crate) async fn compare_page(
         &self,
         view: &View,
@@ -288,7 +289,7 @@ impl Node {
         Ok(Some((missing, there)))
     }
 
-    /// Writes a mark above all that are there, whether one is due or not.
+    /// Writes a mark above all marks that are there, whether a mark is due or not.
     pub(crate) async fn mark_now(&self, slot: &Slot, repository: &OpenRepository) -> Result<(), Failure> {
         let _alone = slot.marking.lock().await;
         self.mark_anew(slot.key, repository).await
@@ -303,7 +304,7 @@ impl Node {
         self.tell_mark(repo, repository, mark).await
     }
 
-    /// Whether an object is there; one that is not is withdrawn.
+    /// Whether a replica is there; a missing replica is withdrawn.
     async fn withdraw_missing(
         &self,
         view: &View,
@@ -505,7 +506,7 @@ mod tests {
             assert!(marks() <= 2, "{} marks", marks());
         }
         assert_eq!((listings, marks()), (2, 2));
-        // What a process that died has left goes with the next listing.
+        // A mark that a dead process has left is deleted after the next listing.
         let left = Mark { number: 1, nonce: 7 };
         repository
             .write_mark(left, 1, site.node.anchor().unwrap())
@@ -545,7 +546,7 @@ mod tests {
             !matches!(node.own_slot(repo).unwrap().opened(), Opened::Open(_))
         })
         .await;
-        // It comes back, and what is written from now on is claimed of the place where it is now.
+        // The repository comes back, and objects that are written from now on are claimed of its present place.
         let host = Some(Some(site.node.name.clone()));
         site.propose(Command::UpdateRepository {
             repo,

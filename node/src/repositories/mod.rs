@@ -35,8 +35,8 @@ use std::time::Duration;
 /// A repository by way of a node.
 type RemoteSlots = BTreeMap<(RepoKey, NodeName), Arc<RemoteSlot>>;
 
-/// All repositories of the mesh. Those that this node's file declares are its own, and fixed while it runs; each opens
-/// when it can. The others are found in the catalog.
+/// All repositories of the mesh. The repositories that this node's file declares are its own, and fixed while it runs;
+/// each opens when it can. Other repositories are found in the catalog.
 #[derive(Clone)]
 pub struct Repositories {
     slots: Arc<BTreeMap<RepoKey, Arc<Slot>>>,
@@ -49,7 +49,7 @@ pub struct Repositories {
     passed: Passed,
 }
 
-/// Files with a damaged part under one of their names, and the generation above it, a repository.
+/// Files with a damaged part in a repository, and the generation above the damaged part's.
 type Passed = Arc<Mutex<BTreeMap<(ObjectName, RepoKey), Generation>>>;
 
 impl Repositories {
@@ -77,7 +77,7 @@ impl Repositories {
         self.slots.get(&key)
     }
 
-    /// This node's slot of a repository, if what is open there is the one of this identity.
+    /// This node's slot of a repository, if the repository of this identity is open there.
     pub fn serving(&self, key: RepoKey, uuid: &str) -> Option<&Arc<Slot>> {
         self.slots.get(&key).filter(|slot| slot.has_open(uuid))
     }
@@ -92,7 +92,7 @@ impl Repositories {
         self.slots.keys().copied().collect()
     }
 
-    /// Forgets what was held against the repositories of a node: it has been started anew.
+    /// Forgets past failures of the repositories of a node that has been started anew.
     pub fn forgive(&self, host: &NodeName) {
         let remote = self.remote.lock().unwrap_or_else(PoisonError::into_inner);
         for slot in remote.values().filter(|slot| slot.host == *host) {

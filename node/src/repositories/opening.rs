@@ -1,12 +1,12 @@
 //! Opening the repositories that this node's file declares, and registering them in the catalog.
 //!
 //! The first node that declares a number defines it. A node that declares it differently does not serve it and says
-//! which option differs. A repository that was registered is never created again: one that has vanished is down, since
-//! a disk that is not mounted must not be filled under its mount point.
+//! which option differs. A repository that was registered is never created again. If it has vanished, it is down: a
+//! disk that is not mounted must not be filled under its mount point.
 //!
 //! A shared repository is registered by every node that declares it, each time with the same identity: `pgmesh.repo`,
 //! which is created only where there is none, decides which of two nodes that start at once has made it, and the other
-//! takes that one up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up
+//! node takes it up. Each repository is opened by itself and within `io-timeout`, so that a silent endpoint holds up
 //! no other.
 
 use super::marks::Newest;
@@ -20,7 +20,7 @@ use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, 
 use std::future::Future;
 use std::time::Duration;
 
-/// How long the start of a node waits for shared repositories to open; those that take longer open later.
+/// How long the start of a node waits for shared repositories to open; slower repositories open later.
 const START_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why a repository is not open.
@@ -33,13 +33,13 @@ enum NotOpen {
     Differs(String),
 }
 
-/// What lies at the place where a repository is declared.
+/// The finding at the place where a repository is declared.
 pub(crate) enum There {
     /// The repository that the catalog knows.
     TheSame,
-    /// It, but without what was written to it last.
+    /// The repository that the catalog knows, but without the newest mark.
     OlderCopy(OpenRepository),
-    /// Another one, none, or nothing that can be opened.
+    /// Another repository, no repository, or a repository that cannot be opened.
     Another,
 }
 
@@ -50,9 +50,9 @@ pub(crate) enum Again {
     Soon,
     /// Later each time: a server on the network is not asked all the time by all nodes.
     Later,
-    /// After the longest pause: somebody must change credentials, or make the bucket.
+    /// After the longest pause: an administrator must change credentials, or make the bucket.
     Slowly,
-    /// It is open, or will not be tried as things stand.
+    /// Not at all: it is open, or the node's file or the mesh's definition must change first.
     Never,
 }
 
@@ -77,7 +77,7 @@ impl Node {
             }
             let opening = self.open_one(slot);
             if slot.settings.is_shared() {
-                // What takes longer is begun again by `keep_opening`.
+                // If it takes longer, `keep_opening` begins it again.
                 let _ = tokio::time::timeout(START_LIMIT, opening).await;
             } else {
                 opening.await;
@@ -86,17 +86,17 @@ impl Node {
         join_all(opened).await;
     }
 
-    /// The node that hosts a repository that this one declares: this one, or none where it is shared.
+    /// The host of a repository that this node declares: this node, or none if the repository is shared.
     pub(crate) fn host_of(&self, slot: &Slot) -> Option<NodeName> {
         (!slot.settings.is_shared()).then(|| self.name.clone())
     }
 
-    /// Whether the catalog says of a repository what this node's file says.
+    /// Whether the catalog's record of a repository agrees with this node's file.
     pub(crate) fn is_as_declared(&self, slot: &Slot, record: &RepositoryRecord) -> bool {
         slot.is_defined_by(record) && record.host == self.host_of(slot) && !record.is_retiring()
     }
 
-    /// Opens one, and says in the log what came of it when that is news.
+    /// Opens a repository, and logs the outcome if it is news.
     pub(crate) async fn open_one(&self, slot: &Slot) -> Again {
         let _once_at_a_time = slot.opening.lock().await;
         let before = slot.opened();
@@ -105,12 +105,13 @@ impl Node {
         let again = match self.try_open(slot).await {
             Ok(repository) => {
                 tracing::info!(%repo, %place, "repository open");
-                // So that whoever sees it open sees what it owes. What fails here the leader does.
+                // Before it counts as open, so that its debts are known as soon as it does. If this fails, the leader
+                // does it.
                 if let Err(failure) = self.finish_backfill(repo).await {
                     tracing::warn!(%repo, error = %failure, "what this repository owes of older objects is not known yet");
                 }
                 slot.set(Opened::Open(repository));
-                // What failed before says nothing of what was opened just now.
+                // Failures from before say nothing about the repository that was opened just now.
                 slot.watch.forgive();
                 self.repair.wake();
                 Again::Never
@@ -212,7 +213,7 @@ impl Node {
         }
     }
 
-    /// Whether what lies at the declared place is the repository that the catalog knows, with what was written last.
+    /// Checks that the repository that the catalog knows lies at the declared place, with its newest mark.
     pub(crate) async fn check_same_repository(
         &self,
         slot: &Slot,
@@ -230,7 +231,7 @@ impl Node {
         checked.await.map_err(NotOpen::failure)
     }
 
-    /// What lies at the declared place.
+    /// Looks for the repository at the declared place.
     pub(crate) async fn look_there(
         &self,
         slot: &Slot,
@@ -258,7 +259,7 @@ impl Node {
         made.map(|(_, repository)| repository).map_err(NotOpen::failure)
     }
 
-    /// A repository of this mesh at the declared place: what is there, or a new one.
+    /// A repository of this mesh at the declared place: the present one, or a new one.
     async fn make_repository(&self, slot: &Slot) -> Result<(Store, Repository), NotOpen> {
         let settings = slot.settings.store();
         let made = async {
@@ -298,7 +299,7 @@ impl Node {
         match Repository::create(store.objects(), identity, passphrase).await {
             Ok((repository, _)) => Ok(repository),
             Err(StoreError::AlreadyARepository { .. }) if slot.settings.is_shared() => {
-                // Another node was first, or is about to be: what it has made is the repository.
+                // Another node was first, or is about to be: this node takes up that node's repository.
                 match open_objects(slot, store, &[]).await {
                     Err(StoreError::NotARepository { .. }) => Err(NotOpen::Closed(
                         format!("{}: another node is making the repository", slot.settings.store()),
@@ -313,16 +314,16 @@ impl Node {
 }
 
 impl Again {
-    /// A directory is looked at all the time: it costs nobody anything.
+    /// A directory is looked at all the time, since a look costs nothing.
     fn at(self, slot: &Slot) -> Self {
         if slot.settings.is_shared() { self } else { Self::Soon }
     }
 }
 
-/// What is to be done once with a repository that was opened; it serves whatever comes of it.
+/// The work that is due once after an opening. The repository serves even if this fails.
 async fn make_ready(slot: &Slot, store: &Store) {
     let repo = slot.key;
-    // What a killed process was writing; nothing refers to it.
+    // Unfinished files of a killed process; nothing refers to them.
     match store.remove_leftovers().await {
         Ok(0) => {}
         Ok(files) => tracing::info!(%repo, files, "unfinished files of an earlier process removed"),
@@ -399,7 +400,7 @@ fn same_repository(slot: &Slot, repository: &Repository, record: &RepositoryReco
     ))
 }
 
-/// What changes by itself is tried again; what the administrator must change is not.
+/// An error that may pass by itself is tried again; an error that the administrator must mend is not.
 fn classify(slot: &Slot, error: &StoreError) -> NotOpen {
     let (place, why) = (slot.settings.store(), chain(error));
     let option = format!("repo{}-cipher-pass", slot.key);

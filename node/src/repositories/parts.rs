@@ -1,7 +1,7 @@
 //! Writing a file that lies in parts to several repositories at once, a few parts at a time.
 //!
 //! ```text
-//!   parts ─► write part n ──► enough have it ─► … ─► the last part ─► those that have every part are claimed
+//!   parts ─► write part n ──► enough have it ─► … ─► the last part ─► claims of repositories with all parts
 //!               │                  │
 //!               │                  └─► the others go on, within the window
 //!               └─► failed, or found a damaged object there: that repository has not got the file, and is asked no more
@@ -26,9 +26,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
-/// So long, in sum, the parts of one file wait for repositories that are slower than those that acknowledge.
+/// So long, in sum, the parts of a file wait for repositories that are slower than the acknowledging ones.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is asked whether the memory that they hold is wanted.
+/// How often it is checked whether another request waits for the memory that they hold.
 const LOOK: Duration = Duration::from_millis(100);
 /// Files of which it is remembered that a damaged part lies under a name of theirs.
 const PASSED: usize = 256;
@@ -37,7 +37,7 @@ const PASSED: usize = 256;
 pub(crate) struct PartToWrite {
     /// Which.
     pub part: FilePart,
-    /// What is written.
+    /// Its content.
     pub payload: Payload,
     /// The part of the memory budget that it takes.
     pub held: Arc<Held>,
@@ -90,7 +90,7 @@ impl FileWritten {
 /// Repositories that are still writing a part.
 struct LatePart {
     late: Late,
-    /// What they hold of the memory budget.
+    /// Their share of the memory budget.
     held: Weak<Held>,
     pending: BTreeSet<RepoKey>,
 }
@@ -119,7 +119,7 @@ impl Progress {
         }
     }
 
-    /// Those that have all that was written so far, or may come to.
+    /// The repositories that have all parts so far, or may still get them.
     fn going(&self) -> Vec<(RepoKey, Generation)> {
         let goes = |repo: &RepoKey| self.has.get(repo).is_some_and(|has| !has.failed);
         let going = self.asked.iter().filter(|(repo, _)| goes(repo));
@@ -131,7 +131,8 @@ impl Progress {
         full.filter_map(|has| has.claim.clone()).collect()
     }
 
-    /// One part is durable. `Some` where it lies under another generation than the file: a damaged object stood there.
+    /// One part is durable. `Some` if the part lies under another generation than the file: a damaged object stood
+    /// there.
     fn wrote(&mut self, written: &Written) -> Option<(RepoKey, Generation)> {
         let replica = written.claim.replica;
         let asked = self.asked.get(&replica.repo).copied();
@@ -159,7 +160,7 @@ impl Progress {
 struct Writing {
     progress: Progress,
     late: FuturesUnordered<BoxFuture<'static, (LatePart, Option<Written>)>>,
-    /// What the late ones hold, or have held, of the memory budget.
+    /// The shares of the memory budget that late parts hold, or have held.
     held: Vec<Weak<Held>>,
     /// How many parts each repository is late with.
     behind: BTreeMap<RepoKey, u16>,
@@ -197,7 +198,7 @@ impl Writing {
         });
     }
 
-    /// What became of one that was late.
+    /// A late repository has written its part; or, with `None`, no pending repository will.
     fn settle(&mut self, mut part: LatePart, written: Option<Written>) {
         match written {
             Some(written) => {
@@ -210,7 +211,7 @@ impl Writing {
                 self.wrote(&written);
                 self.follow(part);
             }
-            // The others have failed, or were not even asked.
+            // The pending repositories have failed, or were not even asked.
             None => self.progress.failed(part.pending),
         }
     }
@@ -227,14 +228,14 @@ impl Writing {
         }));
     }
 
-    /// Those that are late with a part.
+    /// The repositories that are late with a part.
     fn slow(&self) -> Vec<RepoKey> {
         let is_late = |repo: &RepoKey| self.behind.get(repo).is_some_and(|behind| *behind > 0);
         let going = self.progress.going().into_iter().map(|(repo, _)| repo);
         going.filter(is_late).collect()
     }
 
-    /// Whether somebody waits for memory that the late ones hold: the next part may.
+    /// Whether a request waits for memory that late parts hold: the next part may.
     fn hold_what_is_wanted(&mut self) -> bool {
         self.held.retain(|held| held.strong_count() > 0);
         let mut held = self.held.iter().filter_map(Weak::upgrade);
@@ -246,7 +247,7 @@ impl Writing {
         self.progress.going().len() - self.slow().len() >= ack
     }
 
-    /// Gives up those that are late, for this file: what they are at goes on unobserved.
+    /// Gives up the late repositories for this file: their writes go on unobserved.
     fn give_up(&mut self) {
         let slow = self.slow();
         let repos: Vec<String> = slow.iter().map(|repo| format!("repo{repo}")).collect();
@@ -272,9 +273,9 @@ async fn drive<F: Future<Output = Result<WriteOutcome, Failure>>>(
     let (mut next, mut written) = (None, 0u16);
     let outcome = loop {
         let is_full = current.len() + writing.late.len() >= PARTS_AT_ONCE;
-        // The last one when all the others are there: a repository that has it has every part.
+        // The last part comes when all others are there: a repository that has it has every part.
         let is_under_way = !current.is_empty() || !writing.late.is_empty();
-        // The second one when the first has shown who takes part.
+        // The second part comes when the first has shown which repositories take part.
         let is_first_open = written == 2 && !current.is_empty();
         let waits = |part: &PartToWrite| is_full || is_first_open || (part.part.is_last() && is_under_way);
         if let Some(part) = next.take_if(|part| !waits(part)) {
@@ -328,7 +329,7 @@ impl Repositories {
     /// (invariant 1). The sender has checked each part, and sends the last one when all of the file was found good.
     ///
     /// # Errors
-    /// As [`write`](Self::write). What was written stays, and is found again by the next try.
+    /// As [`write`](Self::write). Written parts stay, and the next try finds them.
     pub(crate) async fn write_file(
         &self,
         file: &FileWrite,
@@ -355,8 +356,8 @@ impl Repositories {
             turn,
         } = part;
         let name = file.name.of_part(part);
-        // The first part says who takes part. To be passed over for one moment later would put a repository out for all
-        // of the file.
+        // The first part decides which repositories take part. If a later part passed over a busy repository, that
+        // repository would have lost the whole file.
         let admission = match part.number() {
             1 => Admission::PassOver,
             _ => Admission::Wait,
@@ -367,8 +368,8 @@ impl Repositories {
         outcome
     }
 
-    /// Remembers where a damaged part stands under a name of a file: all of the file is written under the next
-    /// generation then, by whoever sends it again.
+    /// Remembers where a damaged part stands under a name of a file: when the file is sent again, all of it is written
+    /// under the next generation.
     fn note_passed(&self, name: &ObjectName, passed: &[(RepoKey, Generation)]) {
         if passed.is_empty() {
             return;

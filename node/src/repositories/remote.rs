@@ -1,5 +1,5 @@
-//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this one watches
-//! how it does.
+//! A repository that is reached through another node: that node encrypts, stores, reads and checks; this node watches
+//! the repository's health.
 
 use super::fanout::Written;
 use super::slot::SlotError;
@@ -16,13 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// A repository that another node reaches. A shared one has as many as nodes reach it: each way fails for itself.
+/// A repository that another node reaches. A shared repository has a slot for each node that reaches it: each way fails
+/// for itself.
 pub struct RemoteSlot {
     /// Its number.
     pub key: RepoKey,
     /// The node that hosts it, or by way of which it is reached.
     pub host: NodeName,
-    /// Its identity in the catalog: one that was replaced meanwhile, and is still open there, is another.
+    /// Its identity in the catalog: the peer refuses a request if it has another repository open under that number.
     pub uuid: String,
     pub(crate) watch: Arc<Watch>,
     links: Arc<Links>,
@@ -30,7 +31,7 @@ pub struct RemoteSlot {
 }
 
 impl RemoteSlot {
-    /// One that has not been asked for anything yet.
+    /// A slot that has sent no request yet.
     pub fn new(key: RepoKey, host: NodeName, uuid: String, links: Arc<Links>, io_timeout: Duration) -> Self {
         Self {
             key,
@@ -93,7 +94,7 @@ impl RemoteSlot {
         Whom::Named(self.host.clone())
     }
 
-    /// What an answer says of the repository, and of the object.
+    /// Ends an attempt by the answer, which speaks for or against the repository, or only against the object.
     fn judge<T>(&self, attempt: Attempt, answer: Result<Result<T, RemoteError>, LinkError>) -> Result<T, SlotError> {
         match answer {
             Ok(Ok(value)) => {
@@ -186,7 +187,7 @@ pub async fn write_there(
                     stored: stored.bytes,
                 }
             });
-            // Whoever asked may have gone: the debt tells the repair.
+            // The caller may have gone: then the debt tells the repair.
             let _ = ends.send((slot.key, written));
         }
         Ok(())

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A repository that is open, and what is claimed of the objects in it.
+/// An open repository, and the identity under which its objects are claimed.
 #[derive(Clone)]
 pub struct OpenRepository {
     repository: Repository,
@@ -33,7 +33,7 @@ impl OpenRepository {
         }
     }
 
-    /// What a claim of an object that was written or read here names.
+    /// The identity that a claim of an object here names.
     pub fn claimed_as(&self) -> &PlacedIdentity {
         &self.claimed_as
     }
@@ -81,7 +81,7 @@ pub struct Slot {
     opened: Mutex<Opened>,
     /// Whether an attempt to open it has come to its end since the start.
     tried: tokio::sync::watch::Sender<bool>,
-    /// The storage of what is open.
+    /// The storage of the open repository.
     store: Mutex<Option<Store>>,
     /// Objects that this process has written there.
     written: AtomicU64,
@@ -95,7 +95,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// A closed one.
+    /// A closed slot.
     pub fn new(key: RepoKey, settings: RepositorySettings, io_timeout: Duration) -> Self {
         Self {
             key,
@@ -128,7 +128,7 @@ impl Slot {
         let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
     }
 
-    /// Whether the catalog says of the repository what this node's file says; where it lies, not who hosts it.
+    /// Whether the catalog's definition of the repository agrees with this node's file: its options, not its host.
     pub fn is_defined_by(&self, record: &RepositoryRecord) -> bool {
         record.definition == self.settings.definition
     }
@@ -186,7 +186,7 @@ impl Slot {
         *lock(&self.ahead) = Some(ahead);
     }
 
-    /// It has been compared; a newer one stays.
+    /// The position has been compared; a newer position stays.
     pub(crate) fn forget_ahead(&self, compared: Ahead) {
         lock(&self.ahead).take_if(|ahead| *ahead == compared);
     }
@@ -196,7 +196,7 @@ impl Slot {
         lock(&self.looked).is_some()
     }
 
-    /// How long ago that was; none where it never was.
+    /// How long ago the repository was last asked so; none if it never was.
     pub(crate) fn since_look(&self) -> Option<Duration> {
         lock(&self.looked).as_ref().map(|(at, _)| at.elapsed())
     }
@@ -218,7 +218,7 @@ impl Slot {
         self.may_delete.load(Ordering::Relaxed)
     }
 
-    /// What was found out when it was opened.
+    /// Sets whether objects may be deleted there, as the opening has found out.
     pub fn set_may_delete(&self, may: bool) {
         self.may_delete.store(may, Ordering::Relaxed);
     }
@@ -243,7 +243,7 @@ impl Slot {
             Opened::Closed { why, since } => HealthInfo::Down { since, why },
             Opened::Refused { why, .. } => HealthInfo::Refused { why },
         };
-        // What a server has answered may be long.
+        // A server's answer may be long.
         let shortened = |why| limits::shortened(why, limits::REASON);
         match health {
             HealthInfo::Up => HealthInfo::Up,
@@ -343,7 +343,7 @@ pub enum SlotError {
         repo: RepoKey,
         /// The identity of the repository that answered.
         identity: Box<PlacedIdentity>,
-        /// What it answered.
+        /// Its answer.
         #[source]
         source: StoreError,
     },
@@ -372,7 +372,7 @@ pub enum SlotError {
         host: NodeName,
         /// The identity of the repository that answered, if one did.
         identity: Option<Box<PlacedIdentity>>,
-        /// What kind of error.
+        /// The kind of error.
         kind: RemoteErrorKind,
         /// In words.
         what: String,
@@ -406,7 +406,7 @@ impl SlotError {
 }
 
 impl SlotError {
-    /// The identity of the repository that answered; another one may have its number by now.
+    /// The identity of the repository that answered; another repository may have its number by now.
     pub fn identity(&self) -> Option<&PlacedIdentity> {
         match self {
             Self::Store { identity, .. } => Some(identity),

@@ -1,4 +1,4 @@
-//! Watching the requests to one repository: each is begun, and comes to one of several ends.
+//! Watching the requests to one repository: each begins, and then succeeds, fails, is answered or is given up.
 
 use crate::health::{Health, Work};
 use pgmesh_protocol::{HealthInfo, now_unix};
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Bytes of writes under way to one repository at once; a single larger one goes alone. What a slow repository holds of
-/// this node's memory is no more than this (invariant 11): beyond it, it is passed over, and owed.
+/// Bytes of writes under way to one repository at once; a single larger one goes alone. A slow repository holds no more
+/// of this node's memory (invariant 11): beyond it, it is passed over, and owed the object.
 const WRITING: u64 = 48 << 20;
 
-/// The health of one repository, and what is under way there.
+/// The health of one repository, and the bytes of writes under way there.
 #[derive(Default)]
 pub struct Watch {
     health: Mutex<Health>,
     writing: AtomicU64,
-    /// Whether what failed last was the write of an object: that reads succeed says nothing of it.
+    /// Whether the last failure was the write of an object: a read that succeeds says nothing about writes.
     failed_writing: AtomicBool,
 }
 
@@ -31,8 +31,8 @@ impl Watch {
         self.admits() && (writing == 0 || writing.saturating_add(bytes) <= WRITING)
     }
 
-    /// Whether a read should be sent there only to learn whether it is well again: else a repository that nobody uses
-    /// stays down. One that failed at a write owes the object, and the repair of that debt asks it.
+    /// Whether a read should be sent there as a probe: else an idle repository would stay down. A repository that
+    /// failed at a write owes the object, and the repair of that debt serves as the probe.
     pub fn waits_for_a_probe(&self) -> bool {
         !self.failed_writing.load(Ordering::Relaxed) && self.health().waits_for_a_probe(Instant::now())
     }
@@ -52,7 +52,7 @@ impl Watch {
         self.health().info()
     }
 
-    /// Forgets what was held against it.
+    /// Forgets past failures.
     pub fn forgive(&self) {
         self.health().forgive();
     }
@@ -87,7 +87,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// It did what was asked.
+    /// The request succeeded.
     pub fn succeeded(mut self) {
         self.ended = true;
         self.watch

@@ -1,5 +1,5 @@
-//! The sessions of clients that this node keeps alive, backups and restores: what was agreed when they began, which
-//! connection works under them, and when it last did.
+//! The client sessions that this node keeps alive (backups and restores): their terms, the connection that works under
+//! each, and its last activity.
 //!
 //! A session outlives its connection for a while: its holder may come back, here or through another node, and go on.
 
@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// One process has one session, or a few while it looks for its way.
 const MOST_OF_A_CONNECTION: usize = 16;
-/// Of a holder's words for itself so many characters are kept.
+/// So many characters are kept of a holder's description of itself.
 const HOLDER: usize = 200;
-/// Why so many sessions have ended, the last ones, is remembered for their holders.
+/// So many reasons for the end of sessions, the latest, are remembered for their holders.
 const REASONS: usize = 256;
 
 /// Proves that a session is the bearer's.
@@ -41,7 +41,7 @@ struct Open {
 struct Connection {
     /// Requests being served.
     serving: usize,
-    /// When the last one was, in this process's running time.
+    /// When the last request was served, in this process's running time.
     served: Duration,
 }
 
@@ -78,7 +78,7 @@ impl ClientSessions {
         self.lock().connections.insert(connection, Connection::default());
     }
 
-    /// A connection has ended; its sessions have none now.
+    /// A connection has ended; its sessions are without a connection now.
     pub(crate) fn disconnected(&self, connection: ConnectionNumber, now: Duration) {
         let mut inner = self.lock();
         inner.connections.remove(&connection);
@@ -104,7 +104,7 @@ impl ClientSessions {
     }
 
     /// A session began, or goes on, on this connection. Not if the connection has ended meanwhile, or if the holder has
-    /// moved on: nobody would ever detach it.
+    /// moved on: the session would never be detached.
     pub(crate) fn attach(&self, session: SessionId, terms: Terms, now: Duration) -> Result<(), Failure> {
         let mut inner = self.lock();
         if !inner.connections.contains_key(&terms.connection) {
@@ -193,7 +193,8 @@ impl ClientSessions {
             .collect()
     }
 
-    /// A session serves only the connection that opened it or took it up: another client's is none of its business.
+    /// A session serves only the connection that opened it or took it up: a client has no access to another client's
+    /// session.
     pub(crate) fn check_held(&self, session: u64, connection: ConnectionNumber) -> Result<(), Failure> {
         let session = SessionId(LogIndex(session));
         let inner = self.lock();
@@ -203,7 +204,7 @@ impl ClientSessions {
         }
     }
 
-    /// How many repositories must have what the session stores.
+    /// How many repositories must have each object that the session stores.
     pub(crate) fn ack(&self, session: SessionId) -> Result<usize, Failure> {
         let inner = self.lock();
         inner
@@ -240,14 +241,14 @@ impl Inner {
     }
 }
 
-/// What a client says of itself, cut where it is too long for a record.
+/// A client's description of itself, cut if it is too long for a record.
 pub(crate) fn holder_words(given: &str) -> String {
     given.chars().take(HOLDER).collect()
 }
 
 /// Under which terms a session is kept alive.
 pub(crate) struct Terms {
-    /// How many repositories must have what it stores.
+    /// How many repositories must have each object that it stores.
     pub(crate) ack: usize,
     /// The holder's count of its moves; 0 for the opening.
     pub(crate) turn: u64,
@@ -286,7 +287,7 @@ impl Node {
             lease: session.0,
             connection,
         };
-        // Before `opening` is dropped: at every moment one of the two knows the session.
+        // Before `opening` is dropped: at every moment `opening` or `clients` knows the session.
         if let Err(failure) = self.clients.attach(session, terms, self.running.now()) {
             self.end_session(actor, session, "its client was gone before it was open")
                 .await;
@@ -320,9 +321,9 @@ impl Node {
             lease: record.lease,
             connection,
         };
-        // Before the catalog has it: whoever looks for sessions that nobody holds must see that this one is held.
+        // Before the catalog has it: the task that ends unheld sessions must see that this session is held.
         self.clients.attach(session, terms, self.running.now())?;
-        // Also where this node has it already: what was proposed to end it, when its connection was gone, has no effect
+        // Also if this node has it already: a proposal to end it, made when its connection was gone, has no effect
         // then.
         let command = Command::AdoptSession {
             session,

@@ -56,7 +56,7 @@ struct Node {
     incarnation: u64,
 }
 
-/// What is on its way.
+/// A request or a proposal on its way.
 enum Event {
     /// A client's request to go on with its session.
     Resume {
@@ -87,9 +87,9 @@ struct Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Without {
     Nothing,
-    /// What ends a session names no lease.
+    /// The command that ends a session names no lease.
     Lease,
-    /// Any adoption counts as the last one.
+    /// Any adoption counts as the last adoption.
     Turn,
     /// Time without a majority counts.
     Forgetting,

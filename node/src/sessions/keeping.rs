@@ -1,10 +1,9 @@
-//! Ends sessions under this node's name that nobody holds, and those of clients that make no progress.
+//! Ends sessions under this node's name that have no holder, and sessions of clients that make no progress.
 //!
-//! Nobody holds what an earlier process of this node has left, what was opened by a request that was answered "no
-//! majority" and was committed all the same, what could not be closed, and what a client has left without coming back.
-//! What this process opens it knows before it is proposed, and what it adopts before it is adopted. What is proposed
-//! names the lease under which the session was found, so that it has no effect on a session that has been adopted
-//! since, here or elsewhere.
+//! A session has no holder if an earlier process of this node has left it, if its opening was answered "no majority"
+//! and was committed all the same, if it could not be closed, or if its client has left without coming back. This
+//! process knows a session before it proposes to open or to adopt it. A proposal to end a session names the lease under
+//! which the session was found, so that it has no effect on a session that has been adopted since, here or elsewhere.
 
 use super::sightings::{Sightings, Unheld};
 use super::{ClientSessions, SessionTimes};
@@ -16,9 +15,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often it is looked whether there is something to do; the running time is ticked as often.
+/// How often the task looks for work; the running time is ticked as often.
 const TICK: Duration = Duration::from_millis(500);
-/// While there is something to do, so often the leader is asked for a view that shows all sessions.
+/// While there is work, the leader is asked so often for a view that shows all sessions.
 const LOOK: Duration = Duration::from_secs(2);
 
 impl Node {
@@ -49,12 +48,12 @@ impl Node {
         self.clients.has_detached() || unheld.map_or(true, |unheld| !unheld.is_empty())
     }
 
-    /// Sessions under this node's name that nobody holds.
+    /// Sessions under this node's name that have no holder.
     fn unheld(&self, view: &View, is_first: bool) -> Result<Vec<Unheld>, Failure> {
         let times = &self.settings.sessions;
         let named: Vec<_> = view.sessions()?;
         let named = named.into_iter().filter(|(_, record)| record.node == self.name);
-        // The requests under way first: a session that is open by now is in one of the two.
+        // Openings under way before clients: a session whose opening ends in between is found among the clients.
         let others = named.filter(|(session, record)| !self.sessions.holds(*session, record));
         Ok(unheld_of(others, &self.clients, times, is_first))
     }
@@ -91,7 +90,7 @@ impl Node {
             let reason = format!("nothing was done under it for {seconds} s (session-timeout)");
             tracing::warn!(%session, "a session is ended: {reason}");
             self.clients.ended(session, &reason);
-            // If this fails it is one that nobody holds.
+            // If this fails, the session is ended later, as a session without a holder.
             self.expire(session, lease, &reason).await;
         }
     }
@@ -100,7 +99,8 @@ impl Node {
     fn notice_ended_sessions(&self) {
         let view = self.catalog.view();
         for (session, _, _) in self.clients.quiet(self.running.now()) {
-            // This node had applied the opening before it knew of the session: what is not there was ended.
+            // This node had applied the opening before it knew of the session: if the catalog does not have it, it was
+            // ended.
             if matches!(view.session(session), Ok(None)) {
                 self.clients.ended(
                     session,
@@ -123,7 +123,7 @@ impl Node {
     }
 }
 
-/// Those of a node's sessions that no client's connection holds.
+/// The sessions of a node that no client's connection holds.
 pub(super) fn unheld_of(
     sessions: impl Iterator<Item = (SessionId, SessionRecord)>,
     clients: &ClientSessions,
@@ -134,7 +134,7 @@ pub(super) fn unheld_of(
     let unheld = unattached.map(|(session, record)| Unheld {
         session,
         lease: record.lease,
-        // What this process has known, or an earlier one has left, has a holder that knows where to go.
+        // A session that this process has known, or an earlier process has left, has a holder that knows where to go.
         grace: if is_first || clients.is_known(session) {
             times.orphaned
         } else {

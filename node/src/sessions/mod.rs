@@ -1,16 +1,16 @@
-//! Sessions: what is read or written under one is not deleted while it is open (invariant 5). So none may stay open
-//! that nobody holds.
+//! Sessions: objects that are read or written under a session are not deleted while it is open (invariant 5). So no
+//! session may stay open without a holder.
 //!
 //! ```text
 //! own      this node's own work: repair, verify
 //! clients  backups and restores of this node's clients, each of one connection at a time
-//!   └────── keeping ── sightings, running_time    ends those that nobody holds, and those without progress
-//! silences (by the leader)                        ends those of nodes that have died
+//!   └────── keeping ── sightings, running_time    ends sessions without a holder, or without progress
+//! silences (by the leader)                        ends the sessions of dead nodes
 //! ```
 //!
-//! The catalog says which node keeps a session alive, since when (its lease), and by which request it was opened.
-//! Nothing is ended by what one look shows, or without a majority: who has lost a node must first have been able to go
-//! to another.
+//! The catalog says which node keeps a session alive, since when (its lease), and by which request it was opened. No
+//! session is ended after a single look, or without a majority: a client that has lost its node must first have been
+//! able to go to another.
 
 mod clients;
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard as StdMutexGuard, PoisonError
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// How long one session is shared before the next begins: what is condemned meanwhile waits that long for its deletion.
+/// How long one session is shared before the next begins: chunks that are condemned meanwhile wait that long for their
+/// deletion.
 const SHARED_FOR: Duration = Duration::from_secs(30);
 /// The first and the longest pause before a session is closed again that could not be closed.
 const CLOSE_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
@@ -23,8 +24,9 @@ struct Holds {
 
 type SharedHolds = Arc<StdMutex<Holds>>;
 
-/// A session that is being opened. From before it is proposed until it is held, so that it is never taken for one that
-/// nobody holds, however late the answer comes. If the opening fails and is committed all the same, nobody holds it.
+/// A session that is being opened: from before it is proposed until it is held, so that it is never taken for a session
+/// without a holder, however late the answer comes. If the opening fails and is committed all the same, the session has
+/// no holder.
 pub(crate) struct Opening {
     holds: SharedHolds,
     /// The identifier to propose the opening under.
@@ -55,8 +57,8 @@ impl Drop for OpenSession {
     }
 }
 
-/// Ends a session that its holder has given up: again and again, until the catalog has decided. Where this process ends
-/// before, the session is one that nobody holds.
+/// Ends a session that its holder has given up: again and again, until the catalog has decided. If this process ends
+/// before, the session has no holder.
 pub(crate) async fn insist(catalog: &Catalog, actor: &str, session: SessionId, command: Command) {
     let (mut pause, longest) = CLOSE_AGAIN;
     loop {
@@ -105,7 +107,7 @@ impl SharedSession {
         Ok(session)
     }
 
-    /// Opens one of its own.
+    /// Opens a session of its own.
     pub async fn open(
         &self,
         kind: SessionKind,
@@ -123,7 +125,7 @@ impl SharedSession {
         let actor = format!("node {}", self.node);
         match self.catalog.propose_as(&actor, opening.request, command).await? {
             Reply::Session(id) => {
-                // Before `opening` is dropped: at every moment one of the two knows the session.
+                // Before `opening` is dropped: at every moment the session is in `opening` or in `held`.
                 lock(&self.holds).held.insert(id);
                 Ok(OpenSession {
                     id,

@@ -1,7 +1,7 @@
-//! How long this process has been running: the time in which it could have heard of somebody.
+//! How long this process has been running: the time in which it could have heard from clients and nodes.
 //!
-//! A process that is stopped, or whose machine stalls, hears of nobody meanwhile. Were its own pause counted, it would
-//! end the sessions of everybody else the moment that it goes on.
+//! A process that is stopped, or whose machine stalls, hears from no client or node meanwhile. Were its own pause
+//! counted, it would end all their sessions the moment that it goes on.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// More than this between two ticks was a pause of this process, and counts as this much.
 const LONGEST_STEP: Duration = Duration::from_secs(3);
 
-/// A clock that stands still while the process does. Somebody must tick it more often than [`LONGEST_STEP`].
+/// A clock that stands still while the process does. It must be ticked, by a call of `now`, more often than
+/// [`LONGEST_STEP`].
 pub(crate) struct RunningTime(Mutex<(Instant, Duration)>);
 
 impl RunningTime {

@@ -1,10 +1,10 @@
-//! Sessions that were seen without a holder, and for how long already.
+//! Sessions that were seen without a holder, and since when.
 
 use pgmesh_raft::{LogIndex, SessionId};
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// A session in the catalog, under this node's name, that nobody here holds.
+/// A session in the catalog, under this node's name, that has no holder here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unheld {
     pub(crate) session: SessionId,
@@ -19,14 +19,14 @@ struct Sighting {
     grace: Duration,
 }
 
-/// What the looks so far have shown.
+/// The sessions that the looks so far have shown.
 #[derive(Default)]
 pub(crate) struct Sightings(HashMap<SessionId, Sighting>);
 
 impl Sightings {
-    /// After a look, which shows all sessions without a holder, or has failed: those that were seen so, under one
-    /// lease, in every look for as long as their grace. A look fails without a majority. Nobody could have come back
-    /// then, so all that was seen before is forgotten.
+    /// Takes the result of a look: all sessions without a holder, or a failure. Returns the sessions that have been
+    /// without a holder, under one lease, in every look for as long as their grace. A look fails without a majority. No
+    /// holder could have come back then, so all earlier sightings are forgotten.
     pub(crate) fn observe<E>(&mut self, now: Duration, look: Result<&[Unheld], E>) -> Result<Vec<Unheld>, E> {
         let unheld = look.inspect_err(|_| self.0.clear())?;
         self.0.retain(|session, seen| {

@@ -1,4 +1,4 @@
-//! Which nodes have been silent for how long: the leader ends the sessions of those that have died.
+//! Which nodes have been silent for how long: the leader ends the sessions of dead nodes.
 
 use pgmesh_raft::NodeName;
 use std::collections::HashMap;
@@ -10,9 +10,9 @@ use std::time::Duration;
 pub(crate) struct Silences(HashMap<NodeName, Duration>);
 
 impl Silences {
-    /// After a round of questions to all nodes that hold sessions, each with whether it is alive: those that have been
-    /// silent for `limit`. A round fails without a majority. Nobody could have gone to another node then, so all
-    /// silences begin anew.
+    /// Takes a round of questions to all nodes that hold sessions, each with whether it is alive. Returns the nodes
+    /// that have been silent for `limit`. A round fails without a majority. No client could have gone to another node
+    /// then, so all silences begin anew.
     pub(crate) fn observe<E>(
         &mut self,
         now: Duration,

@@ -1,4 +1,4 @@
-//! Sessions that nobody holds end; those that somebody holds do not.
+//! Sessions without a holder end; sessions with a holder do not.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use super::SessionTimes;
@@ -45,7 +45,8 @@ fn resume(begun: &BackupBegun, turn: u64) -> ResumeSession {
     }
 }
 
-/// As an opening leaves it that was answered "no majority" and committed later, with the lock that was taken under it.
+/// The session of an opening that was answered "no majority" and committed later, with the lock that was taken under
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_nobody_holds_ends_and_frees_its_stanza() {
     let site = TestNode::start(QUICK).await;
@@ -102,7 +103,7 @@ async fn an_orphan_holds_up_deletion_for_less_than_a_minute() {
     let site = TestNode::start(SessionTimes::default()).await;
     let client = site.connect().await;
     site.create_stanza(&client).await;
-    // After the node's first look, which takes what it finds for what an earlier process has left.
+    // After the node's first look, which takes the sessions that it finds for those of an earlier process.
     pause(1, Duration::from_secs(4)).await;
     let chunk = condemned_chunk(&site, &client, true).await;
     assert!(site.has_file(chunk));
@@ -135,7 +136,7 @@ async fn condemned_chunk(site: &TestNode, client: &Connected, with_orphan: bool)
     chunk
 }
 
-/// The node was admitted and never started: it answers nobody.
+/// The node was admitted and never started: it answers no question.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_ends_the_sessions_of_a_node_that_has_died() {
     let site = TestNode::start(QUICK).await;

@@ -1,4 +1,4 @@
-//! What a hole costs: backups, and how far each can still be recovered. Pure.
+//! The cost of a hole: the backups that it stops, and how far each can still be recovered. Pure.
 
 use crate::wal_ranges::Hole;
 use pgmesh_postgres::{Lsn, SegmentName, SegmentSize, TimelineId, TimelineTree, WalHole};
@@ -46,7 +46,7 @@ impl<'t> Spans<'t> {
         });
     }
 
-    /// Those of the ends of the history to which no backup can be recovered, though some could without the holes.
+    /// The ends of the history to which no backup can be recovered, though a backup could without the holes.
     pub fn unreached(&self, ends: &[TimelineId], holes: &[Hole]) -> Vec<u32> {
         let is_unreached = |target: &TimelineId| {
             let mut usable = self.usable(*target).peekable();
@@ -66,7 +66,7 @@ impl<'t> Spans<'t> {
         self.spans.iter().filter(is_usable)
     }
 
-    /// Whether a recovery along `target` needs what is missing.
+    /// Whether a recovery along `target` needs the missing WAL.
     fn is_on_the_way_to(&self, hole: &Hole, target: TimelineId) -> bool {
         let timeline = hole.missing.first.timeline;
         if target == timeline {
@@ -86,7 +86,7 @@ impl<'t> Spans<'t> {
     }
 }
 
-/// What a hole costs; `None` where no backup needs what is missing.
+/// The cost of a hole; `None` if no backup needs the missing WAL.
 pub fn cost(spans: &Spans<'_>, hole: &Hole, archive: String) -> Option<HoleInfo> {
     let Hole { missing, proof } = hole;
     let own = missing.first.timeline;
@@ -168,7 +168,7 @@ mod tests {
     /// Where a hole stops recoveries, along which timelines, and how many backups.
     type Stop = (Lsn, Vec<u32>, usize);
 
-    /// What each hole costs, and the timelines that cannot be reached.
+    /// The cost of each hole, and the timelines that cannot be reached.
     fn costs(archived: &[(u32, u32)], backups: &[(u32, u32)]) -> (Vec<Stop>, Vec<u32>) {
         let (tree, ranges) = (tree(), ranges(archived));
         let spans = Spans {

@@ -12,10 +12,10 @@ use pgmesh_storage::{DbId, StanzaName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-/// No archive of a server has as many runs. Of one that has, only so many are looked at (invariant 11).
+/// No archive of a real server has as many runs. If an archive has more, only so many are looked at (invariant 11).
 const RUNS: usize = 10_000;
 
-/// What was found at the last look at each archive.
+/// The runs that the last look at each archive has found.
 #[derive(Debug, Default)]
 pub(crate) struct WalRuns {
     known: Mutex<BTreeMap<StanzaName, BTreeMap<DbId, Known>>>,
@@ -29,7 +29,7 @@ struct Known {
 }
 
 impl WalRuns {
-    /// The runs of an archive as it is now. Reads what is new since the last time.
+    /// The runs of an archive as it is now. Reads only the names that are new since the last look.
     pub fn of<B: Base>(
         &self,
         view: &View<B>,
@@ -56,7 +56,7 @@ impl WalRuns {
         if ranges.count() > RUNS {
             tracing::warn!(%stanza, "its WAL has more than {RUNS} holes: those behind are not looked for");
         }
-        // WAL that was removed during the look is seen at the next one: its removal gives the stanza another number.
+        // WAL that was removed during the look is seen at the next one: its removal gives the stanza another `since`.
         let found = Known {
             since: record.since,
             ranges: ranges.clone(),
@@ -77,8 +77,8 @@ impl WalRuns {
 /// Reads the names that are not in a known run. A segment of which only the name is known counts as missing: no
 /// recovery gets past it.
 ///
-/// `visit` shows the files behind one in the order of their names, and whether only the name is known, until `see` says
-/// that it is enough.
+/// `visit` shows the files behind a given file, in the order of their names, each with whether only its name is known,
+/// until `see` says that it is enough.
 fn read<E>(
     known: &Ranges,
     size: SegmentSize,
@@ -108,7 +108,7 @@ fn read<E>(
     }
 }
 
-/// A run from one of its segments on.
+/// A run, from the segment `from` on.
 fn rest_of(run: &Range, from: SegmentName, size: SegmentSize) -> Range {
     let start = |name: SegmentName| name.start(size).0;
     Range {

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 const PARTS: u16 = 6;
-/// The patience with slow ones.
+/// The patience with slow repositories.
 const SHORT: Duration = Duration::from_millis(600);
 
 fn repo(number: u16) -> RepoKey {
@@ -45,10 +45,10 @@ enum Does {
     Beside,
 }
 
-/// What was asked: of which repositories each part.
+/// Each part's number, and the repositories that it was sent to.
 type Asked = Arc<Mutex<Vec<(u16, Vec<u16>)>>>;
 
-/// Writes a part to those that `does` tells of, and acknowledges when one has it.
+/// Writes a part to its targets as `does` tells, and acknowledges when one repository has it.
 async fn play(part: PartToWrite, targets: Vec<(RepoKey, Generation)>, does: impl Fn(u16, u16) -> Does) -> WriteOutcome {
     let PartToWrite { part, held, turn, .. } = part;
     let part = part.number();
@@ -86,7 +86,7 @@ async fn play(part: PartToWrite, targets: Vec<(RepoKey, Generation)>, does: impl
     }
 }
 
-/// Writes a file; what was asked of whom, and how long it took.
+/// Writes a file. Returns the repositories that each part was sent to, and the time, as well.
 async fn run(ack: usize, does: impl Fn(u16, u16) -> Does + Copy) -> (Writing, Result<(), Failure>, Asked, Duration) {
     run_with(Budget::new(1 << 20), ack, does).await
 }
@@ -220,7 +220,7 @@ async fn the_first_part_says_who_takes_part() {
 
 #[tokio::test]
 async fn nobody_is_given_up_who_is_needed() {
-    // By turns: whoever acknowledges one part is late with the next.
+    // By turns: the repository that acknowledges one part is late with the next.
     let does = |repo, part| match (repo + part) % 2 {
         0 => Does::Late(2 * SHORT),
         _ => Does::Well,
