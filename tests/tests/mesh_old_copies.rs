@@ -168,7 +168,7 @@ fn a_mesh_of_which_all_copies_are_old_serves_nothing_until_it_is_told() {
     site.host.push(&forge.make(5)).fails(&[122], &[refused]);
     let node = site.mesh.node(&names[0]);
     node.run(&["catalog-accept-loss", "1"])
-        .fails(&[31], &["not known to have lost"]);
+        .fails(&[31], &["no recorded loss"]);
     node.run(&["catalog-accept-loss", position]).succeeds();
     push(&site.host, &forge, 3..=6);
     site.mesh.wait_until_settled();

@@ -183,7 +183,7 @@ impl StateStore {
         tokio::select! {
             () = self.wait_until_applied(entry) => Ok(()),
             _ = broken.wait_for(|is_broken| *is_broken) => Err(CatalogError::Stopped(
-                "the state takes nothing any more".to_owned(),
+                "the catalog's tables take no more writes after an earlier error".to_owned(),
             )),
         }
     }
