@@ -133,13 +133,13 @@ pub async fn wait_for_archiver(settings: &BackupSettings, client: &PgClient) -> 
         }
     }
     let what = format!(
-        "archive_command fails: for {} last, at {}, and did not succeed within {} s (archive-timeout)",
+        "archive_command fails: it failed last for {}, at {}, and did not succeed within {} s (archive-timeout)",
         newest.file,
         text::timestamp(newest.at),
         settings.archive_timeout.as_secs()
     );
     Err(Failure::new(ExitCode::ArchiveTimeout, what)
-        .because("the WAL of a backup that is taken now would not be archived, and it could not be restored")
+        .because("the WAL of a backup that is taken now would not be archived, so the backup could not be restored")
         .remedy("see what archive_command says in PostgreSQL's log; 'pgmesh check' tries it"))
 }
 

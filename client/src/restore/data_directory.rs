@@ -93,9 +93,9 @@ pub fn refuse_running(pgdata: &Path, remedy: &str) -> Result<(), Failure> {
         (Err(error @ PostmasterPidError::Malformed { .. }), _) => {
             Err(running("may be running on").because(chain(&error)).remedy(left_behind))
         }
-        (Err(error), _) => {
-            Err(Failure::new(ExitCode::Runtime, "whether PostgreSQL runs cannot be known").because(chain(&error)))
-        }
+        (Err(error), _) => Err(
+            Failure::new(ExitCode::Runtime, "pgmesh cannot find out whether PostgreSQL runs").because(chain(&error)),
+        ),
         (Ok(Some(_)), Seen::Server(_)) => Err(running("runs on").remedy(remedy)),
     }
 }

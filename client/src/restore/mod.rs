@@ -160,7 +160,9 @@ async fn write(
     drop(waiting);
     let trusts_times = options.trusts_times && !directory.was_interrupted;
     if options.trusts_times && directory.was_interrupted {
-        tracing::info!("an earlier restore was interrupted, so sizes and times prove nothing: contents are compared");
+        tracing::info!(
+            "an earlier restore was interrupted, so sizes and times of files prove nothing: their contents are compared"
+        );
     }
     let pipeline = Arc::new(Pipeline {
         source,

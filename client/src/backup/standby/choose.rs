@@ -174,7 +174,7 @@ fn only_primary(mut primaries: Vec<Server>, failures: Vec<Failure>) -> Result<Se
             .collect();
         return Err(Failure::new(
             ExitCode::DbConnect,
-            format!("{} are primaries all of them", names.join(" and ")),
+            format!("{} are primaries; only one of them may be", names.join(" and ")),
         )
         .remedy("let pg1-…, pg2-… name one primary and its standbys"));
     }
