@@ -210,7 +210,10 @@ fn invariant_4_no_backup_counts_whose_archived_wal_is_of_another_history() {
     let backup = run(site.host.command(&["backup", "--type=full", "--archive-timeout=3s"]));
     backup.fails(
         &[82],
-        &["archive_command fails: for 0000000100000000", "PostgreSQL's log"],
+        &[
+            "archive_command fails: it failed last for 0000000100000000",
+            "PostgreSQL's log",
+        ],
     );
 
     // An archive_command that hides the refusal: segments of these names are in the archive.
