@@ -163,8 +163,8 @@ pub enum CatalogError {
     Undecodable(String),
     /// An entry of the log, with which this node cannot go on.
     #[error(
-        "entry {entry} of the log, {command}, cannot be applied: {why}; if all nodes of the mesh say this, start each of them \
-         with 'pgmesh node start --skip-entry={entry}': they go on without it"
+        "entry {entry} of the log, {command}, cannot be applied: {why}; if all nodes of the mesh say this, start each \
+         of them with 'pgmesh node start --skip-entry={entry}': they then continue without this entry"
     )]
     Unappliable {
         /// The entry.

@@ -185,8 +185,9 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         R::OtherMachine { .. } => (
             ExitCode::LockAcquire,
             Some(
-                "if the volume was moved here, wait, or say so here: 'pgmesh --stanza=NAME --force stanza-adopt'; if this is a clone, turn \
-                 its archiving off, or give it a stanza of its own: 'pgmesh --stanza=OTHER stanza-create'",
+                "if the volume was moved here, wait, or run here: 'pgmesh --stanza=NAME --force stanza-adopt'; if \
+                 this is a clone, turn its archiving off, or give it a stanza of its own: 'pgmesh --stanza=OTHER \
+                 stanza-create'",
             ),
         ),
         R::BackupNeedsWal { .. } => (
@@ -223,7 +224,7 @@ fn verdict(refusal: &Refusal) -> (ExitCode, Option<&'static str>) {
         R::BackupRunning { .. } => (ExitCode::LockAcquire, Some("wait until it has ended")),
         R::BackupNotBegun { .. } | R::SessionEnded(_) | R::SessionOpen { .. } => (
             ExitCode::LockAcquire,
-            Some("run the command again: what is stored already is not sent twice"),
+            Some("run the command again: chunks that are stored already are not sent again"),
         ),
         R::LabelNotLater { .. } => (
             ExitCode::BackupSetInvalid,

@@ -261,9 +261,9 @@ pub enum Refusal {
     },
     /// Invariant 12: the timeline's writer pushes from another machine.
     #[error(
-        "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} seconds ago: {host} at \
-         {address} pushed {segment}; either its volume was moved here, or one of the two is a clone; after {wait} seconds of silence \
-         there it goes on here"
+        "the data directory that writes timeline {timeline} of stanza {stanza} was seen on another machine {seconds} \
+         seconds ago: {host} at {address} pushed {segment}; either its volume was moved here, or one of the two is a \
+         clone; after {wait} seconds without a push from there, WAL from here is accepted"
     )]
     OtherMachine {
         /// The stanza.

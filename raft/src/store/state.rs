@@ -430,7 +430,7 @@ impl Inner {
         match entry.payload {
             EntryPayload::Blank => Ok(Outcomes(Vec::new())),
             EntryPayload::Normal(batch) if self.is_skipped(&id) => {
-                tracing::warn!(entry = %id, "an entry of the log is left out, as --skip-entry says");
+                tracing::warn!(entry = %id, "an entry of the log is skipped, because of --skip-entry");
                 let outcomes = skipped::leave_out(txn, id, &batch)?;
                 raft.skipped.push(id);
                 Ok(outcomes)
