@@ -22,7 +22,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// How often a label is chosen while other backups end.
 const TRIES: u32 = 5;
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
-const RESUMES: &str = "run the backup again: what is stored is not sent twice";
+const RESUMES: &str = "run the backup again: chunks that are stored already are not sent again";
 
 /// Backs a cluster of this host up to the mesh.
 ///

@@ -164,7 +164,8 @@ fn not_archived(missing: &str, waited: Duration, archiver: Option<ArchiverFailur
         }
     };
     Failure::new(ExitCode::ArchiveTimeout, what).because(cause).remedy(
-        "see what archive_command says in PostgreSQL's log, then run the backup again: what is stored is not sent twice",
+        "see what archive_command says in PostgreSQL's log, then run the backup again: chunks that are stored already \
+         are not sent again",
     )
 }
 

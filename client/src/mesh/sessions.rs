@@ -190,7 +190,7 @@ impl Mesh {
                     };
                     match taken {
                         Err(failure) if !failure.again => {
-                            tracing::warn!("{failure}; the restore goes on, and asks for another session");
+                            tracing::warn!("{failure}; the restore continues and asks for another session");
                             self.forget_session();
                             // At once.
                             asked = Instant::now().checked_sub(OPEN_AGAIN).unwrap_or(asked);

@@ -48,8 +48,8 @@ pub fn examine(pgdata: &Path, existing: Existing) -> Result<(), Failure> {
     };
     if existing == Existing::Refuse {
         return Err(not_empty("").remedy(
-            "restore into an empty directory, or with --delta to keep what is right already, or with --force to remove \
-             everything first",
+            "restore into an empty directory, or with --delta to keep files that are right already, or with --force \
+             to remove everything first",
         ));
     }
     let is_data_directory = pgdata.join("PG_VERSION").exists() || pgdata.join(MARKER).exists();

@@ -75,7 +75,7 @@ pub fn check(tablespaces: &[LateTablespace], pgdata: &Path, force: bool) -> Resu
                 "{shown}, to which {link} leads, has another owner than {}",
                 pgdata.display()
             );
-            return Err(refused(what).remedy("remove the link, or what is in that directory"));
+            return Err(refused(what).remedy("remove the link, or empty that directory"));
         }
         if !force {
             let what = format!("{shown} holds files of a tablespace that is not in the backup: {link} leads there");
@@ -159,8 +159,9 @@ impl ForeignFiles {
                     server.display()
                 ))
                 .remedy(
-                    "take a backup of it, which has the tablespace, and restore that with tablespace-map; or recover to a target \
-                     before the tablespace was made; or start this one on a host of its own",
+                    "take a backup of that server, which has the tablespace, and restore that backup with \
+                     tablespace-map; or recover to a target before the tablespace was made; or start the recovering \
+                     server on a host of its own",
                 ),
             None => failure
                 .because("the recovery would keep these files, newer than its target or of another cluster, and use \

@@ -268,7 +268,7 @@ async fn restore_content(
 /// Says how to go on.
 fn unfinished(failure: Failure, options: &RestoreSettings) -> Failure {
     let advice = format!(
-        "{} is not complete and cannot be started; when the cause is mended, restore again with --delta or --force",
+        "{} is not complete and cannot be started; when the cause is removed, restore again with --delta or --force",
         options.pgdata.display()
     );
     match &failure.remedy {

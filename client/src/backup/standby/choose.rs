@@ -107,7 +107,7 @@ async fn open_all(clusters: &[PgSettings]) -> (Vec<Server>, Vec<Failure>) {
         match open(settings).await {
             Ok(server) => servers.push(server),
             Err(failure) => {
-                tracing::warn!("pg{} is passed over: {failure}", settings.address.number);
+                tracing::warn!("pg{} is not used: {failure}", settings.address.number);
                 failures.push(failure);
             }
         }
