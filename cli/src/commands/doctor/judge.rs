@@ -66,7 +66,7 @@ impl Default for Seen {
             warnings: Vec::new(),
             archive_ack: None,
             program: String::new(),
-            identity: Err(Failure::new(ExitCode::Crypto, "the identity was not looked at")),
+            identity: Err(Failure::new(ExitCode::Crypto, "the identity was not examined")),
             archivers: Vec::new(),
             probes: Vec::new(),
             status: None,
@@ -157,8 +157,8 @@ fn reachable(probed: &Probed) -> Check {
             subject,
             ExitCode::HostConnect,
             format!("not reached: {why}"),
-            "see that 'pgmesh node start' runs there and that UDP passes; mesh-route says how to reach a node that is behind \
-             address translation; 'pgmesh node remove' forgets one that is gone for good",
+            "check that 'pgmesh node start' runs there and that UDP passes; mesh-route says how to reach a node that \
+             is behind address translation; 'pgmesh node remove' removes a node that is gone for good",
         ),
     }
 }
@@ -261,7 +261,7 @@ fn node(seen: &Seen, status: &MeshStatus, info: &NodeInfo, own: &Result<NodeStat
         Ok(own) => own,
         Err(why) => {
             let found = format!("node {} does not reach it: {why}", status.node);
-            let remedy = "see that it runs; 'pgmesh node remove' forgets one that is gone for good";
+            let remedy = "check that it runs; 'pgmesh node remove' removes a node that is gone for good";
             return vec![Check::fail(subject, ExitCode::HostConnect, found, remedy)];
         }
     };

@@ -56,7 +56,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         examples: &[
             (
                 "pgmesh --stanza=main --dry-run archive-forget 0000000100000002000000A4",
-                "what a snapshot that was put back has left of timeline 1",
+                "WAL of timeline 1 from after a snapshot that was put back",
             ),
             (
                 "pgmesh --stanza=main archive-forget 00000002.history",
@@ -249,10 +249,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         name: "invite",
         summary: "Make a one-time token that lets a host join",
         about: "Prints a token, alone on stdout, that `pgmesh join` exchanges once for a certificate. It carries the \
-                fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Whoever has \
-                the token can join: hand it over safely and let it expire soon. A node's token is for one \
-                `node-name` and no other. If the mesh has a node of that name, it is refused without --force; with it, \
-                the new node takes the place of the one that has lost its disk, which must not run.",
+                fingerprint of the mesh's certificate authority, so the new host trusts nobody unseen. Anyone who has \
+                the token can join: hand it over safely and let it expire soon. A node's token is for one `node-name` \
+                and no other. If the mesh has a node of that name, it is refused without --force; with it, the new \
+                node takes the place of the one that has lost its disk, which must not run.",
         arguments: &[optional("NAME", "with --role=node: the `node-name` of the new node")],
         examples: &[
             (
@@ -376,7 +376,10 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::NodeRemove,
         name: "node remove",
         summary: "Take a node out of the mesh for good",
-        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are away then until another node takes them over. Refused as well while so many other voters do not answer that those left could decide nothing: remove the dead ones first. Its certificates, and the administrator's in its node-path, count no more. The name may come back with `node join`.",
+        about: "Also when the node is dead. Refused while it hosts repositories, unless --force is given: they are \
+                away then until another node takes them over. Also refused while the remaining voters that answer are \
+                no majority: remove the dead nodes first. Its certificates, and the administrator's in its node-path, \
+                count no more. The name may come back with `node join`.",
         arguments: &[required("NAME", "the node, as `pgmesh node list` names it")],
         examples: &[
             (
@@ -653,8 +656,8 @@ pub const COMMANDS: &[CommandSpec] = &[
         command: Command::Stop,
         name: "stop",
         summary: "Refuse pushes and backups of a stanza",
-        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them. With \
-                --force also what runs is ended: backups and restores fail at their next request.",
+        about: "Until `pgmesh start`, commands that write for the stanza exit 62. Without a stanza: for all of them. \
+                With --force, running backups and restores are ended, too: they fail at their next request.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main stop", "before maintenance")],
         hidden: false,
