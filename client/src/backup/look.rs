@@ -73,7 +73,7 @@ impl Policy {
     pub fn in_words(&self) -> &'static str {
         match self {
             Self::Everything(_) => "all files are read",
-            Self::Map(_) => "only the pages of relations that the WAL has changed since then are read",
+            Self::Map(_) => "of relations, only the pages that the WAL has changed since then are read",
             Self::Times(_) => "only files with another size or time are read",
         }
     }
