@@ -240,9 +240,12 @@ fn origin(
         });
     };
     let invalid = |error: &dyn std::error::Error| {
-        Failure::new(ExitCode::FileInvalid, format!("{file} is not what its name says"))
-            .because(chain(error))
-            .remedy("it was truncated or overwritten: nothing is archived, and PostgreSQL must offer it again")
+        Failure::new(
+            ExitCode::FileInvalid,
+            format!("the content of {file} does not fit its name"),
+        )
+        .because(chain(error))
+        .remedy("the file was truncated or overwritten: it is not archived, and PostgreSQL must archive it again")
     };
     let header = WalHeader::parse(begin).map_err(|error| invalid(&error))?;
     if settings.checks_headers {

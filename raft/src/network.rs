@@ -226,7 +226,11 @@ pub(crate) async fn call(
             why,
         }),
         PeerReply::Differs { entry, skipped } => {
-            tracing::error!(%entry, node_id, "a node has another state than this one, and is not worked with");
+            tracing::error!(
+                %entry,
+                node_id,
+                "this node and another one do not work together: one has skipped a log entry that the other has applied"
+            );
             Err(PeerError::Differs {
                 node_id,
                 entry,
@@ -237,7 +241,7 @@ pub(crate) async fn call(
             tracing::error!(
                 index,
                 node_id,
-                "a node has another catalog than this one, and is not worked with"
+                "this node and another one do not work together: their catalogs differ after a log entry"
             );
             Err(PeerError::Parted { node_id, index })
         }

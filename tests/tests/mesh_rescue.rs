@@ -205,7 +205,7 @@ fn nodes_without_a_common_repository_hear_of_a_rescue_from_the_rescued_node() {
     let beta = site.mesh.node("beta");
     wait_for("the repositories of the others to be compared", LIMIT, || {
         let said = beta.run(&["doctor"]).stdout;
-        said.contains("lost its end: repo1;")
+        said.contains("lost its last entries: repo1;")
     });
     assert!(site.mesh.node("beta").is_running() && site.mesh.node("gamma").is_running());
     assert!(!beta.run(&["doctor"]).stdout.contains("has taken over"));

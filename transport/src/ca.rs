@@ -47,7 +47,7 @@ pub enum CaError {
     #[error("the certificate request cannot be signed: {0}")]
     Request(String),
     /// A certificate for that role or time cannot be made.
-    #[error("a certificate like that cannot be made: {0}")]
+    #[error("a certificate for this role and time cannot be issued: {0}")]
     Terms(String),
     /// The stored authority cannot be read or written.
     #[error("the mesh's certificate authority: {0}")]

@@ -105,7 +105,9 @@ pub enum ConnectError {
         node_speaks: u16,
     },
     /// The listening program is no pgmesh node.
-    #[error("what listens at {address} is not a pgmesh node of a version that this program knows")]
+    #[error(
+        "the server at {address} is not a pgmesh node, or runs a version of pgmesh that this program does not know"
+    )]
     NotPgmesh {
         /// The address that was dialled.
         address: String,

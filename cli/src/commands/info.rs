@@ -40,12 +40,15 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
             ExitCode::OptionInvalid,
             "option 'set' not valid without option 'stanza'",
         )
-        .remedy("labels are a stanza's own: give --stanza=NAME too"));
+        .remedy("each stanza has labels of its own: give --stanza=NAME too"));
     }
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let info = mesh.info(asked.as_ref(), Backups::With).await?;
     if let Some(why) = &info.stale {
-        tracing::warn!("this may be stale, it is what node {} last knew: {why}", info.node);
+        tracing::warn!(
+            "this may be stale: node {} answered from its own copy of the catalog: {why}",
+            info.node
+        );
     }
     if let Some(key) = only
         && !info.repositories.iter().any(|repository| repository.key == key)

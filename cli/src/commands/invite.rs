@@ -20,7 +20,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let role = config.required_text("role")?.to_owned();
     let name = config.argument(0).map(|name| name.to_string_lossy().into_owned());
     if role != "node" && (name.is_some() || config.flag("force")) {
-        let what = format!("a token for a {role} is bound to no name and replaces nobody");
+        let what = format!("a token for a {role} takes no NAME, and no --force: it replaces no node");
         return Err(Failure::new(ExitCode::OptionInvalid, what)
             .remedy("leave NAME and --force out, or make a node's token: --role=node NAME"));
     }
@@ -35,6 +35,6 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let mesh = Mesh::connect(settings::access::of(config)?).await?;
     let made = mesh.call(&invite).await?;
     output::print(&made.token)?;
-    tracing::info!("good once, until {}", output::timestamp(made.expires_at));
+    tracing::info!("valid for one use, until {}", output::timestamp(made.expires_at));
     Ok(ExitCode::Ok)
 }

@@ -41,7 +41,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, Failure> {
     let accepted = redeem(&connection, join).await?;
     let identity = request
         .into_identity(&accepted.ca, &accepted.certificate, token.ca_fingerprint)
-        .map_err(crypto("the node's answer is not what the token promises"))?;
+        .map_err(crypto("the node's answer does not match the join token"))?;
     identity
         .save(directory)
         .map_err(crypto("the identity cannot be saved"))?;

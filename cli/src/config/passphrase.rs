@@ -62,7 +62,7 @@ fn of_file(title: &str, path: &Path) -> Result<Zeroizing<String>, Failure> {
     if !metadata.is_file() || metadata.mode() & 0o077 != 0 {
         let what = format!("{title}: {} is not a file that only its owner can read", path.display());
         return Err(Failure::new(ExitCode::FileOpen, what)
-            .because("whoever reads it can read the repository")
+            .because("every user who can read this file can decrypt the repository")
             .remedy(format!("chmod 0600 {}", path.display())));
     }
     first_line(title, &mut file.take(LONGEST + 2)).map_err(|error| unreadable(&error))?

@@ -283,7 +283,9 @@ impl Mesh {
             if failure.again || C::NUMBER != CommitBackup::NUMBER {
                 return Err(Failed::at(link, failure));
             }
-            tracing::debug!("{failure}; the commit is repeated all the same");
+            tracing::debug!(
+                "{failure}; the commit is repeated: only its answer tells whether the first attempt succeeded"
+            );
         }
         Ok(link)
     }
@@ -323,7 +325,7 @@ impl Mesh {
             let Some(lost) = link.connection.lost() else {
                 return Ok(link.clone());
             };
-            tracing::info!("node {} is left: {lost}", link.node());
+            tracing::info!("lost the connection to node {}: {lost}", link.node());
             self.nodes.failed(link.node());
         }
         kept.take();

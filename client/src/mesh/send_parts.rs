@@ -65,7 +65,10 @@ impl PartedFile {
             }
             let is_whole = read == file.length;
             is_whole.then(|| hasher.finalize()).ok_or_else(|| {
-                let what = format!("it had {} bytes, and now has {read}", file.length);
+                let what = format!(
+                    "its length changed from {} to {read} bytes while it was read",
+                    file.length
+                );
                 io::Error::new(io::ErrorKind::InvalidData, what)
             })
         });

@@ -125,7 +125,10 @@ impl Pipeline {
                 let table = match tables.read(fingerprints, size).await {
                     Ok(table) => table.pages,
                     Err(failure) => {
-                        tracing::warn!("{} is fetched, since what it was is not known: {failure}", entry.path);
+                        tracing::warn!(
+                            "all of {} is fetched, since its page fingerprints cannot be read: {failure}",
+                            entry.path
+                        );
                         continue;
                     }
                 };
@@ -189,7 +192,7 @@ impl Pipeline {
         if right.is_none() {
             // Invariant 6: pieces that cannot be proved are not written; a whole chunk can be proved.
             tracing::warn!(
-                "pieces of chunk {} are not what they should be; all of it is fetched",
+                "pieces of chunk {} do not match their fingerprints; the whole chunk is fetched",
                 chunk.digest
             );
         }

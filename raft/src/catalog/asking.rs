@@ -166,7 +166,11 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
         for (peer, address) in clearance.take_leaders() {
             let is_new = !address.is_empty() && asked.get(&peer) != Some(&address);
             if is_new && asking.len() < ASKED_AT_MOST {
-                tracing::info!(node = peer, %address, "the leader that has reached this node is asked, too");
+                tracing::info!(
+                    node = peer,
+                    %address,
+                    "this node also asks the leader that has contacted it which entries it had acknowledged"
+                );
                 asked.insert(peer, address.clone());
                 asking.spawn(question(peer, address));
             }
@@ -182,7 +186,8 @@ pub(super) async fn run(way: Way, clearance: Arc<Clearance>, admitted: BTreeMap<
                     if !take_part(&way, &clearance, &answers).await {
                         return;
                     }
-                    tracing::info!(after = ?began.elapsed(), asked = answers.len(), "this node takes part");
+                    let (after, asked) = (began.elapsed(), answers.len());
+                    tracing::info!(?after, asked, "this node takes part in consensus");
                 }
             }
         }

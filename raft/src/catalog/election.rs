@@ -138,7 +138,9 @@ pub(super) async fn run(way: Way, signs: Signs, clearance: Arc<Clearance>, optio
             (ServerState::Shutdown, _) => return,
             (ServerState::Leader, _) => {
                 match (led, signs.has_majority()) {
-                    (true, false) => tracing::warn!("this node leads no more: no majority of the voters answers"),
+                    (true, false) => {
+                        tracing::warn!("this node is no longer the leader: no majority of the voters answers")
+                    }
                     (false, true) => tracing::info!("this node leads again: a majority of the voters answers"),
                     _ => {}
                 }

@@ -192,7 +192,7 @@ impl LogStore {
                 .run(move |inner| inner.write_with_ledger(empty, is_due, |_| {}))
                 .await;
             if let Err(error) = saved {
-                tracing::warn!(%error, "what followers have acknowledged could not be written");
+                tracing::warn!(%error, "the entries that followers have acknowledged could not be recorded");
             }
         }
     }

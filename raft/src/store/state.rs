@@ -183,7 +183,7 @@ impl StateStore {
         tokio::select! {
             () = self.wait_until_applied(entry) => Ok(()),
             _ = broken.wait_for(|is_broken| *is_broken) => Err(CatalogError::Stopped(
-                "the state takes nothing any more".to_owned(),
+                "the catalog's tables take no more writes after an earlier error".to_owned(),
             )),
         }
     }
@@ -430,7 +430,7 @@ impl Inner {
         match entry.payload {
             EntryPayload::Blank => Ok(Outcomes(Vec::new())),
             EntryPayload::Normal(batch) if self.is_skipped(&id) => {
-                tracing::warn!(entry = %id, "an entry of the log is left out, as --skip-entry says");
+                tracing::warn!(entry = %id, "an entry of the log is skipped, because of --skip-entry");
                 let outcomes = skipped::leave_out(txn, id, &batch)?;
                 raft.skipped.push(id);
                 Ok(outcomes)

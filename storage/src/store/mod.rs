@@ -126,7 +126,7 @@ fn directory(settings: &StoreSettings) -> Result<&Path, StoreError> {
         None | Some("none") => Ok(Path::new(settings.path())),
         Some(_) => Err(StoreError::Unusable {
             what: "object-lock".to_owned(),
-            source: "a directory has none: whoever may write there may delete".into(),
+            source: "a directory has no object lock: every process that may write there may delete, too".into(),
         }),
     }
 }

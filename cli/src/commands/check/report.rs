@@ -153,8 +153,8 @@ impl Report {
             None => format!("not every repository can be used: {names}"),
         };
         let remedy = format!(
-            "archiving goes on where archive-ack repositories are up; bring {names} back, and what is owed there is made \
-             up by itself"
+            "archiving continues while archive-ack repositories are up; bring {names} back: the mesh then copies the \
+             missing objects there by itself"
         );
         Err(Failure::new(ExitCode::RepoInvalid, what)
             .because(self.states(&concerned))
@@ -217,7 +217,7 @@ impl Report {
             Some((false, waiting)) => format!(
                 "PostgreSQL knows of no failure of archive_command: it is slow, or archives to another stanza; {waiting}"
             ),
-            None => "PostgreSQL's archiver was not looked at".to_owned(),
+            None => "PostgreSQL's archiver was not examined".to_owned(),
         };
         let away: BTreeSet<u16> = self
             .repositories

@@ -235,7 +235,7 @@ impl Inner {
             whole.extend_from_slice(&piece);
         }
         if let Some(length) = said.filter(|length| *length != whole.len() as u64) {
-            let what = format!("{} of {length} bytes have come", whole.len());
+            let what = format!("the connection ended after {} of {length} bytes", whole.len());
             return Err(Trouble::new(TroubleKind::Cut, what));
         }
         let mut answer = http::Response::new(());
@@ -265,7 +265,7 @@ fn of_credentials(trouble: Trouble, status: StatusCode) -> Trouble {
     };
     Trouble {
         kind,
-        what: format!("no token could be had for the credentials: the token server answers {status}"),
+        what: format!("the token server gave no token for these credentials: it answered {status}"),
         wait: trouble.wait,
     }
 }

@@ -182,7 +182,11 @@ fn the_ways_to_a_shared_repository_are_judged_one_by_one() {
     );
     assert_eq!(of(&checks, "repo3 on n2").0, Verdict::Warn);
     assert!(of(&checks, "repo3 on n3").1.contains("s3-bucket=walls"));
-    assert!(of(&checks, "ways to repo3").1.starts_with("n1 is the only one"));
+    assert!(
+        of(&checks, "ways to repo3")
+            .1
+            .starts_with("only node n1 has the repository open")
+    );
     for way in &mut status.repositories[2].nodes {
         way.health = HealthInfo::Up;
     }
@@ -213,10 +217,10 @@ fn an_entry_that_not_all_nodes_have_left_out_is_a_failure() {
     assert_eq!(of(&judged([true, true], [20, 20]), "entry 3.17").0, Verdict::Ok);
     let behind = of(&judged([true, false], [20, 16]), "entry 3.17");
     assert_eq!(behind.0, Verdict::Warn);
-    assert!(behind.1.ends_with("not yet come to by n2"), "{}", behind.1);
+    assert!(behind.1.ends_with("not reached yet by n2"), "{}", behind.1);
     let differs = of(&judged([true, false], [20, 20]), "entry 3.17");
     assert_eq!(differs.0, Verdict::Fail);
-    assert!(differs.1.starts_with("left out by n1, applied by n2"), "{}", differs.1);
+    assert!(differs.1.starts_with("skipped by n1, applied by n2"), "{}", differs.1);
 }
 
 #[test]
