@@ -22,6 +22,7 @@ impl Node {
     pub(crate) async fn fate(&self) -> Result<(), Failure> {
         tokio::select! {
             failure = self.end() => Err(failure),
+            failure = self.supervisor.must_end() => Err(failure),
             prepared = self.new_beginning() => prepared,
         }
     }

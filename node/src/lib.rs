@@ -6,7 +6,7 @@
 //!   │                               ├── committer, sessions ──► catalog (pgmesh-raft)
 //!   │                               └── refs: catalog name ⇄ name at rest
 //!   ├── links, consensus ──► other nodes
-//!   └── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
+//!   └── supervisor ── workers: opening, marking, repair, garbage, sweep, announcing, renewal; on the leader also leading, backfilling
 //! ```
 //!
 //! - The messages are [`pgmesh_protocol`]'s; `bounds` says how large they may be.
@@ -68,11 +68,13 @@ mod settings;
 mod shut_out;
 mod stock;
 mod stuck;
+mod supervisor;
 mod sweep;
 #[cfg(test)]
 mod testing;
 mod wal_holes;
 mod wal_ranges;
+mod workers;
 
 pub use init::{Initialized, init};
 pub use join::{Joined, connect_by_token, join};

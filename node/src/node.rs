@@ -16,6 +16,7 @@ use crate::services::{Doubts, Mapping};
 use crate::sessions::{ClientSessions, RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::stuck::Refused;
+use crate::supervisor::Supervisor;
 use crate::wal_holes::WalRuns;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -59,6 +60,7 @@ pub struct Node {
     pub(crate) mesh: MeshFile,
     pub(crate) started: Instant,
     pub(crate) refused: Refused,
+    pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) doubts: Doubts,
     pub(crate) identity: RwLock<Identity>,
     actor: String,
@@ -123,12 +125,13 @@ impl Node {
         mesh.node_id = catalog.node_id();
         links.set_catalog(catalog.clone());
         let actor = format!("node {name}");
+        let supervisor = Arc::new(Supervisor::default());
         Ok(Some(Self {
             repositories: Repositories::declared(&settings, name.clone(), catalog.clone(), links.clone()),
             budget: Budget::new(settings.buffer),
             peer_budget: Budget::new(settings.buffer / 2),
             finding_orphans: tokio::sync::Mutex::default(),
-            committer: Committer::start(catalog.clone(), actor.clone()),
+            committer: Committer::start(&supervisor, catalog.clone(), &actor),
             sessions: Arc::new(SharedSession::new(catalog.clone(), name.clone())),
             clients: ClientSessions::default(),
             running: RunningTime::start(),
@@ -143,6 +146,7 @@ impl Node {
             identity: RwLock::new(identity),
             started: Instant::now(),
             refused: Refused::default(),
+            supervisor,
             doubts: Doubts::default(),
             links,
             settings,

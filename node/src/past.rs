@@ -21,7 +21,6 @@ mod rests;
 use crate::Node;
 use crate::awake::Awake;
 use crate::repositories::{Slot, next_mark};
-use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix, utc};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
@@ -73,7 +72,9 @@ impl Node {
     /// Looks at the marks of open repositories again and again, until the node stops. A repository that hangs holds up
     /// no other.
     pub async fn keep_looking(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_looking_at(slot))).await;
+        self.repositories
+            .keep_with_each(|slot| self.keep_looking_at(slot))
+            .await;
     }
 
     /// A look begins a third of `fence-timeout` after the last one, and takes no longer than that: a repository that

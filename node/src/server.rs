@@ -5,6 +5,7 @@ use crate::init::lock_directory;
 use crate::past::Era;
 use crate::settings::NodeSettings;
 use crate::shut_out::{Worth, worth};
+use crate::workers::Workers;
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
@@ -76,22 +77,7 @@ pub(crate) async fn serve(
     // Whoever finds the node ready finds its repositories, too, but for those that it must ask the other nodes about:
     // they need its answers first.
     node.open_known_repositories().await;
-    let workers = [
-        tokio::spawn(node.clone().keep_sessions()),
-        tokio::spawn(node.clone().keep_opening()),
-        tokio::spawn(node.clone().keep_repairing()),
-        tokio::spawn(node.clone().keep_sweeping()),
-        tokio::spawn(node.clone().keep_finding_orphans()),
-        tokio::spawn(node.clone().keep_backfilling()),
-        tokio::spawn(node.clone().keep_marking()),
-        tokio::spawn(node.clone().keep_comparing()),
-        tokio::spawn(node.clone().keep_looking()),
-        tokio::spawn(node.clone().keep_taking_stock()),
-        tokio::spawn(node.clone().keep_searching_lost()),
-        tokio::spawn(node.clone().keep_announcing()),
-        tokio::spawn(node.clone().keep_leading()),
-        tokio::spawn(node.clone().keep_renewing(server.clone())),
-    ];
+    let workers = Workers::start(&node, &server);
     tracing::info!(node = %node.name, mesh = node.mesh_id(), %address, "node ready");
     ready(address);
     let watched = node.clone();
@@ -116,9 +102,7 @@ pub(crate) async fn serve(
     }
     tracing::info!("stopping");
     server.close(GRACE).await;
-    for worker in workers {
-        worker.abort();
-    }
+    drop(workers);
     if matches!(ended, Ok(Ended::Stopped)) {
         node.mark_before_stop().await;
     }

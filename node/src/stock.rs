@@ -16,7 +16,6 @@ use crate::Node;
 use crate::awake::Awake;
 use crate::rebuild::adopt_unknown_wal;
 use crate::repositories::{Slot, Walk};
-use futures::future::join_all;
 use pgmesh_protocol::Failure;
 use pgmesh_raft::{CatalogPast, Command};
 use std::sync::Arc;
@@ -48,7 +47,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 impl Node {
     /// Looks repositories through until the node stops. One that hangs holds up no other.
     pub async fn keep_taking_stock(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_taking_stock_of(slot))).await;
+        self.repositories
+            .keep_with_each(|slot| self.keep_taking_stock_of(slot))
+            .await;
     }
 
     async fn keep_taking_stock_of(&self, slot: &Slot) {

@@ -17,7 +17,6 @@ mod scan;
 
 use crate::Node;
 use crate::sweep::backed_off;
-use futures::future::join_all;
 use pgmesh_protocol::{Failure, now_unix};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, OrphanScan};
 use scan::Scan;
@@ -35,7 +34,9 @@ impl Node {
     /// Looks repositories through until the node stops, one at a time. One that hangs holds the others up until its
     /// request is given up.
     pub async fn keep_finding_orphans(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_finding_orphans_in(slot))).await;
+        self.repositories
+            .keep_with_each(|slot| self.keep_finding_orphans_in(slot))
+            .await;
     }
 
     async fn keep_finding_orphans_in(&self, slot: &Slot) {

@@ -19,7 +19,7 @@ const LONGEST_FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
 impl Node {
     /// Tries closed repositories again, each at its own pace, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
-        join_all(self.repositories.slots().map(|slot| self.keep_open(slot))).await;
+        self.repositories.keep_with_each(|slot| self.keep_open(slot)).await;
     }
 
     async fn keep_open(&self, slot: &Slot) {

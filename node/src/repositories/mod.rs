@@ -24,6 +24,8 @@ pub(crate) use ways::Way;
 
 use crate::links::Links;
 use crate::settings::NodeSettings;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use hedges::Hedges;
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_storage::{Generation, ObjectName, RepoKey};
@@ -85,6 +87,15 @@ impl Repositories {
     /// This node's own slots by number.
     pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
         self.slots.values()
+    }
+
+    /// Works on each of this node's slots at the same time, for ever where there is none. Returns when the work on one
+    /// slot ends: it should not.
+    pub async fn keep_with_each<'a, Work: Future<Output = ()>>(&'a self, work: impl FnMut(&'a Slot) -> Work) {
+        let mut working: FuturesUnordered<Work> = self.slots.values().map(Arc::as_ref).map(work).collect();
+        if working.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The numbers of this node's own repositories.

@@ -188,6 +188,7 @@ impl Node {
             sessions: self.quiet_sessions(),
             session_timeout: self.settings.sessions.timeout.as_secs(),
             stuck: self.stuck_archivers(),
+            workers: self.supervisor.alarms(self.name.as_str()),
             skipped: status.skipped,
             failure: status.failure.map(|why| shortened(why, limits::REASON)),
         }
