@@ -13,10 +13,12 @@ use crate::shut_out::{Worth, worth_of_node};
 use futures::future::join_all;
 use pgmesh_protocol::{KnownMember, Vouch, Vouched};
 use pgmesh_raft::NodeName;
+use pgmesh_runtime::tasks;
 use pgmesh_transport::{Fingerprint, MemberCertificate, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a member may take to say whether it knows a node.
 const ASK_LIMIT: Duration = Duration::from_secs(3);
@@ -127,7 +129,7 @@ impl Node {
             return;
         }
         let (node, stranger) = (self.clone(), stranger.clone());
-        tokio::spawn(async move {
+        tasks::spawn("asking around", async move {
             let word = node.word_for(&stranger).await;
             let name = &stranger.name;
             match word {

@@ -22,7 +22,8 @@ use pgmesh_raft::{CatalogError, Command, GarbageKey, Lead, NodeName, View};
 use pgmesh_storage::{ObjectName, RepoKey};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often a repository is asked for what it keeps.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3600);

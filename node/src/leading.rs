@@ -9,7 +9,8 @@ use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{CatalogError, Command, NodeName, NodeRecord, SessionId, SessionRecord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often the leader looks.
 const PERIOD: Duration = Duration::from_millis(500);

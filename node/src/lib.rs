@@ -20,6 +20,13 @@
 //!   costs.
 //! - `repair` pays debts, `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not
 //!   know, `garbage` deletes them.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
+)]
 
 // A file that the tests beside the crate share names it from outside.
 #[cfg(test)]

@@ -16,7 +16,8 @@ use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_transport::{Client, CloseCode, Connection, ConnectionLost, Identity, MemberCertificate, Role, Stream};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a connection attempt that failed speaks for the next ones: a dead node costs one attempt in this time,
 /// however many callers ask for it.

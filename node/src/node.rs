@@ -24,7 +24,7 @@ use pgmesh_raft::{Catalog, CatalogError, CatalogOptions, NodeName};
 use pgmesh_storage::DigestSuite;
 use pgmesh_transport::Identity;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use tokio::time::Instant;
 
 /// The state of a running node. Its services are methods, one file a kind of request, in `services`.
 pub struct Node {

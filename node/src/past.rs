@@ -24,6 +24,7 @@ use crate::repositories::{Slot, next_mark};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix, utc};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
+use pgmesh_runtime::random;
 use pgmesh_storage::{Anchor, Generation, Mark, Repository, StoreError};
 use rests::{Rests, rests};
 use std::sync::Arc;
@@ -345,7 +346,7 @@ pub(crate) fn anchor_of(view: &View) -> Result<Anchor, Failure> {
 /// A random branch, by which two catalogs that begin the same era differ.
 pub(crate) fn random_branch() -> Result<u64, Failure> {
     let mut branch = [0; 8];
-    getrandom::fill(&mut branch).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::fill(&mut branch).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     // The first era has 0.
     Ok(u64::from_be_bytes(branch).max(1))
 }

@@ -18,6 +18,7 @@ use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Payload, RepoKey};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,23 +91,23 @@ impl Node {
             for repo in self.debtors() {
                 if let Some(work) = Work::begin(&busy, repo) {
                     let node = self.clone();
-                    tasks.spawn(async move {
+                    tasks.spawn(tasks::named("repairing", async move {
                         // All of it, not its number alone.
                         let work = work;
                         if let Err(failure) = node.pay_all(work.repo).await {
                             tracing::warn!(repo = %work.repo, error = %failure, "debts stay");
                         }
-                    });
+                    }));
                 }
             }
             // One node decides what is deleted, and any node deletes: see `garbage`.
             if self.catalog.is_leader() {
                 let node = self.clone();
-                tasks.spawn(async move {
+                tasks.spawn(tasks::named("repairing", async move {
                     if let Err(failure) = node.collect_garbage().await {
                         tracing::warn!(error = %failure, "garbage stays");
                     }
-                });
+                }));
             }
         }
     }
@@ -224,7 +225,7 @@ impl Node {
         };
         let suite = self.suite();
         // Invariant 6: a replica is made only of bytes that have been checked to the digest.
-        let (payload, checked) = tokio::task::spawn_blocking(move || {
+        let (payload, checked) = tasks::blocking("checking an object", move || {
             let checked = payload.open(suite).map(drop);
             (payload, checked)
         })

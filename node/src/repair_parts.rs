@@ -7,6 +7,7 @@ use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, ObjectRef};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Generation, Hasher, Payload, RepoKey};
 use std::collections::BTreeSet;
 
@@ -96,7 +97,7 @@ impl Node {
     /// Opens a part, and digests it with all before it.
     pub(crate) async fn digested(&self, payload: Payload, mut hasher: Hasher) -> Result<(Payload, Hasher), Failure> {
         let suite = self.suite();
-        let digested = tokio::task::spawn_blocking(move || {
+        let digested = tasks::blocking("digesting a part", move || {
             let plain = payload.open(suite)?;
             hasher.update(&plain);
             Ok((payload, hasher))

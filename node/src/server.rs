@@ -9,6 +9,7 @@ use crate::workers::Workers;
 use crate::{Node, anew};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_runtime::tasks;
 use pgmesh_transport::{CloseCode, Identity, Peer, Server};
 use std::fs::File;
 use std::future::Future;
@@ -87,7 +88,7 @@ pub(crate) async fn serve(
     loop {
         tokio::select! {
             incoming = server.accept() => match incoming {
-                Some(incoming) => drop(tokio::spawn(serve_connection(node.clone(), incoming))),
+                Some(incoming) => drop(tasks::spawn("serving a connection", serve_connection(node.clone(), incoming))),
                 None => break,
             },
             () = &mut stop => break,

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use pgmesh_protocol::{ExitCode, Failure, WorkerAlarm, now_unix};
 use pgmesh_raft::limits::{self, shortened};
+use pgmesh_runtime::tasks;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -78,7 +79,7 @@ impl Supervisor {
         mut worker: impl FnMut() -> BoxFuture<'static, ()> + Send + 'static,
     ) -> JoinHandle<()> {
         let supervisor = self.clone();
-        tokio::spawn(async move {
+        tasks::spawn(name, async move {
             let pauses = supervisor.pauses;
             let mut pause = pauses.first;
             let mut has_ended = false;
@@ -118,7 +119,7 @@ impl Supervisor {
         task: impl Future<Output = ()> + Send + 'static,
     ) -> JoinHandle<()> {
         let supervisor = self.clone();
-        tokio::spawn(async move {
+        tasks::spawn(name, async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
                 let why = describe_panic(panic.as_ref());
                 supervisor.note_end(name, &why);
@@ -185,11 +186,8 @@ impl Supervisor {
     }
 }
 
-/// The text of a panic.
 fn describe_panic(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", text.unwrap_or("without a text"))
+    format!("it panicked: {}", tasks::panic_text(panic))
 }
 
 /// In debug builds the worker that `PGMESH_PLAY_PANIC` names panics when it is started first: for tests of alarms.

@@ -22,7 +22,8 @@ use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};
 use pgmesh_storage::{BackupLabel, Digest, StanzaName};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Marks kept at once: 64 MiB and a table's slack.
 const MARKS: u64 = 4 << 20;

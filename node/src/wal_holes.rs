@@ -16,6 +16,7 @@ use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, HoleInfo, HolesReport, StanzaHoles};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Database, StanzaRecord, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{DbId, StanzaName};
 
 pub(crate) use runs::WalRuns;
@@ -44,7 +45,7 @@ impl Node {
         names.retain(|name| may_know(name));
         let (view, runs) = (view.clone(), self.wal_runs.clone());
         // The first look at an archive reads the names of all its segments.
-        let looked = tokio::task::spawn_blocking(move || look(&view, &runs, &names));
+        let looked = tasks::blocking("looking for missing WAL", move || look(&view, &runs, &names));
         looked
             .await
             .map_err(|error| Failure::new(ExitCode::Assert, "looking for holes in the WAL").because(chain(&error)))?

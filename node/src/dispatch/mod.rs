@@ -16,6 +16,7 @@ use pgmesh_protocol::{
     RemoveRepository, ReplaceRepository, Request, SegmentReply, TerminateSession, UpdateRepository,
 };
 use pgmesh_raft::{LogIndex, SessionId};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{LARGEST_SINGLE_OBJECT, parts_of};
 use pgmesh_transport::{Peer, Role, Session, Stream, StreamError};
 use serde::Serialize;
@@ -53,7 +54,7 @@ impl Served {
     pub async fn accept_streams(self: &Arc<Self>, session: &Session) {
         loop {
             match session.accept_stream().await {
-                Ok(stream) => drop(tokio::spawn(serve_stream(self.clone(), stream))),
+                Ok(stream) => drop(tasks::spawn("serving a stream", serve_stream(self.clone(), stream))),
                 Err(lost) => {
                     if !lost.is_orderly() {
                         tracing::debug!(actor = self.actor, %lost, "disconnected");

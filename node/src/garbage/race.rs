@@ -30,7 +30,7 @@ struct Slowly(Arc<Node>);
 impl Slowly {
     async fn delay() {
         let mut byte = [0];
-        getrandom::fill(&mut byte).unwrap();
+        pgmesh_runtime::random::fill(&mut byte).unwrap();
         tokio::time::sleep(Duration::from_micros(u64::from(byte[0]) * 10)).await;
     }
 }

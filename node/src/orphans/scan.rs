@@ -12,6 +12,7 @@ use pgmesh_raft::command::{DiscardOrphans, NoteOrphans};
 use pgmesh_raft::{
     Command, GarbageKey, LogIndex, OrphanTally, PlacedIdentity, Reply, SessionId, SightedOrphan, View, limits,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, Generation, Listed, ObjectPath, RepoKey, Repository};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -191,7 +192,7 @@ impl<'a> Scan<'a> {
     /// Those of the suspects that the catalog does not know in this view, and that it can have named.
     async fn unknown(&mut self, view: View, mut suspects: Vec<Suspect>) -> Result<Vec<Suspect>, Failure> {
         let (repository, repo, names) = (self.repository.clone(), self.slot.key, self.names.clone());
-        let judging = tokio::task::spawn_blocking(move || {
+        let judging = tasks::blocking("judging names", move || {
             let mut foreign = 0;
             let mut failed = None;
             suspects.retain(|suspect| match judge(&view, &repository, repo, &names, &suspect.path) {

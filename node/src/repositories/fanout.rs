@@ -13,6 +13,7 @@ use crate::budget::Held;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
 use pgmesh_raft::{Claim, NodeName, Replica};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -215,7 +216,7 @@ impl Start<'_> {
             let slots: Vec<Arc<RemoteSlot>> = targets.iter().map(|(slot, _)| slot.clone()).collect();
             let write = write_there(targets, self.object.clone(), self.payload.clone(), self.ends.clone());
             let (held, answered) = (self.held.clone(), self.answered.clone());
-            self.tasks.spawn(async move {
+            self.tasks.spawn(tasks::named("writing a replica", async move {
                 let is_well = || !is_wanted(held.as_ref()) || slots.iter().any(|slot| slot.watch.admits());
                 if unless_silent(LOOK, &answered, is_well, write).await.is_none() {
                     let repos: Vec<String> = slots.iter().map(|slot| format!("repo{}", slot.key)).collect();
@@ -225,7 +226,7 @@ impl Start<'_> {
                     );
                 }
                 drop(held);
-            });
+            }));
         }
     }
 
@@ -234,7 +235,7 @@ impl Start<'_> {
     fn one(&mut self, place: Place, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
         let (ends, answered) = (self.ends.clone(), self.answered.clone());
-        self.tasks.spawn(async move {
+        self.tasks.spawn(tasks::named("writing a replica", async move {
             if waits {
                 let bytes = payload.bytes.len() as u64;
                 let admits = || place.admits_write(bytes);
@@ -255,7 +256,7 @@ impl Start<'_> {
                     tracing::warn!(repo = %place.key(), "a write to a silent repository is given up; it is owed");
                 }
             }
-        });
+        }));
     }
 }
 

@@ -6,6 +6,7 @@ use super::slot::{OpenRepository, Opened, Slot};
 use crate::Node;
 use futures::future::join_all;
 use pgmesh_protocol::now_unix;
+use pgmesh_runtime::random;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ impl Node {
 fn jittered(pause: Duration) -> Duration {
     let mut byte = [128];
     // Without randomness all wait the same time.
-    let _ = getrandom::fill(&mut byte);
+    let _ = random::fill(&mut byte);
     pause * (768 + 2 * u32::from(byte[0])) / 1024
 }
 

@@ -16,9 +16,11 @@ use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix, utc};
 use pgmesh_raft::{Command, ObjectRef, Replica, RepositoryMark, RepositoryRecord, View};
+use pgmesh_runtime::random;
 use pgmesh_storage::{Mark, RepoKey, Repository, StoreError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How often a node looks whether a mark is due.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -381,7 +383,7 @@ impl Walk {
 pub(crate) fn next_mark(there: &[Mark], known: u64) -> Result<Mark, Failure> {
     let highest = there.iter().map(|mark| mark.number).max().unwrap_or(0).max(known);
     let mut nonce = [0; 8];
-    getrandom::fill(&mut nonce).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::fill(&mut nonce).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(Mark {
         number: highest.saturating_add(1),
         nonce: u64::from_be_bytes(nonce),

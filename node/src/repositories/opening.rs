@@ -16,6 +16,7 @@ use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, now_unix};
 use pgmesh_raft::{CatalogError, Command, NodeName, Refusal, RepositoryRecord};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Cipher, Conditions, Repository, RepositoryIdentity, Store, StoreError, WrappedKey};
 use std::future::Future;
 use std::time::Duration;
@@ -365,7 +366,7 @@ async fn blocking(
     slot: &Slot,
     open: impl FnOnce() -> Result<Store, StoreError> + Send + 'static,
 ) -> Result<Store, NotOpen> {
-    match tokio::task::spawn_blocking(open).await {
+    match tasks::blocking("opening a repository", open).await {
         Ok(opened) => opened.map_err(|error| classify(slot, &error)),
         // The runtime is shutting down.
         Err(error) => Err(NotOpen::mesh(&error)),

@@ -19,6 +19,7 @@ use pgmesh_raft::{
     Branch, CatalogError, Claim, Command, Database, LogIndex, ObjectRef, Refusal, Replica, Reply, SegmentRecord,
     StanzaRecord, View, limits,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, Generation, ObjectName, Payload, Portion, RepoKey, StanzaName};
 use std::sync::Arc;
 
@@ -48,7 +49,7 @@ impl Node {
         let file = pushed_file(&push)?;
         let payload = joined(push.payload, body)?;
         let suite = self.suite();
-        let (payload, plain) = tokio::task::spawn_blocking(move || {
+        let (payload, plain) = tasks::blocking("checking a WAL file", move || {
             let plain = payload.open(suite);
             (payload, plain)
         })
@@ -277,7 +278,7 @@ impl Node {
         claims: impl Stream<Item = Claim> + Send + 'static,
     ) {
         let (committer, sessions, repair) = (self.committer.clone(), self.sessions.clone(), self.repair.clone());
-        tokio::spawn(async move {
+        tasks::spawn("late replicas", async move {
             let session = match sessions.get().await {
                 Ok(session) => session,
                 Err(error) => {

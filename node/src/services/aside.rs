@@ -8,6 +8,7 @@ use crate::refs;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{ExitCode, Failure, PushSegment};
 use pgmesh_raft::{Database, Judgement, Known, Refusal, SegmentRecord, StanzaRecord, View, command};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, FILE_PART_LENGTH, Payload, StanzaName};
 
 /// Where a pushed file goes.
@@ -164,7 +165,7 @@ impl Node {
     /// So many bytes of a file are as those that are archived under its name.
     async fn parting(&self, mut comparison: Comparison, payload: &Payload) -> Result<u64, Failure> {
         let (suite, given) = (self.suite(), payload.clone());
-        let opened = tokio::task::spawn_blocking(move || given.open(suite)).await;
+        let opened = tasks::blocking("opening a segment", move || given.open(suite)).await;
         let given = opened
             .map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?
             .map_err(|error| {

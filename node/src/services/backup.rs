@@ -18,6 +18,7 @@ use pgmesh_raft::{
     BackupRecord, CatalogError, ChunkState, Command, CondemnedChunk, LogIndex, ObjectRef, Refusal, SessionId,
     SessionKind, StanzaRecord, StoredObject, View,
 };
+use pgmesh_runtime::{random, tasks};
 use pgmesh_storage::{
     BackupLabel, Digest, DigestSuite, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey,
     StanzaName,
@@ -377,7 +378,7 @@ impl Node {
 
 /// Opens and decodes a manifest's root: on a thread of its own, as it may be large.
 async fn opened_root(payload: Payload, suite: DigestSuite) -> Result<(Payload, ManifestRoot), Failure> {
-    let opening = tokio::task::spawn_blocking(move || {
+    let opening = tasks::blocking("opening a manifest", move || {
         let plain = payload.open(suite).map_err(|error| {
             Failure::new(ExitCode::Checksum, "the manifest did not arrive as it was sent")
                 .because(error)
@@ -418,13 +419,13 @@ fn known_writer(stanza: &StanzaRecord, begin: &BeginBackup) -> Result<Option<Str
 
 pub(super) fn random_key() -> Result<ResumeKey, Failure> {
     let mut key = [0; 16];
-    getrandom::fill(&mut key).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
+    random::secret(&mut key).map_err(|error| Failure::new(ExitCode::Crypto, "no randomness").because(error))?;
     Ok(key)
 }
 
 /// Chunks are shared between stanzas: one that is not what its digest says would poison the others' backups.
 async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failure> {
-    let (payload, opened) = tokio::task::spawn_blocking(move || {
+    let (payload, opened) = tasks::blocking("checking a chunk", move || {
         let opened = payload.open(suite).map(drop);
         (payload, opened)
     })

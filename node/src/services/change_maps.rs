@@ -15,10 +15,12 @@ use pgmesh_postgres::{PgVersion, SegmentName, SegmentSize, WalFileName};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ChangeMaps, ChangeMapsReply, ExitCode, Failure, MESSAGE_LIMIT, PushSegment};
 use pgmesh_raft::{Database, ObjectRef, Server, View};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Maps that are made at once.
 const AT_ONCE: usize = 2;
@@ -99,7 +101,7 @@ impl Node {
         let Ok(permit) = self.mapping.permits.clone().try_acquire_owned() else {
             return;
         };
-        tokio::spawn(async move {
+        tasks::spawn("mapping a segment", async move {
             let (file, stanza) = (WalFileName::Map(source.name), source.push.stanza.clone());
             if let Err(failure) = self.map_pushed(source).await {
                 tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
@@ -110,7 +112,7 @@ impl Node {
 
     /// Keeps the map of a segment that came in parts, in the background.
     pub(crate) fn keep_map_later(self: Arc<Self>, push: PushSegment, map: SegmentMap) {
-        tokio::spawn(async move {
+        tasks::spawn("mapping a large segment", async move {
             let (file, stanza) = (WalFileName::Map(map.name()), push.stanza.clone());
             if let Err(failure) = self.keep_pushed(push, map).await {
                 tracing::warn!(%stanza, %file, error = %failure, "a change map was not kept");
@@ -123,7 +125,7 @@ impl Node {
             return Ok(());
         };
         let (suite, of) = (self.suite(), push.payload.digest);
-        let packed = tokio::task::spawn_blocking(move || packed(map, suite)).await;
+        let packed = tasks::blocking("packing a change map", move || packed(map, suite)).await;
         let (map, payload) =
             packed.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))??;
         self.keep(&wanted, Made { map: &map, payload, of }).await
@@ -301,7 +303,7 @@ impl Node {
         let abnormal = |error| Failure::new(ExitCode::Assert, "making a change map").because(error);
         for part in FilePart::all(of) {
             let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
-            let fed = tokio::task::spawn_blocking(move || {
+            let fed = tasks::blocking("mapping a piece", move || {
                 let plain = payload.open(suite)?;
                 hasher.update(&plain);
                 mapper.feed(&plain);
@@ -314,7 +316,7 @@ impl Node {
         if hasher.finalize() != known.digest {
             return Err(Failure::new(ExitCode::Checksum, format!("{name} is damaged")));
         }
-        let packed = tokio::task::spawn_blocking(move || packed(mapper.finish(), suite)).await;
+        let packed = tasks::blocking("packing a change map", move || packed(mapper.finish(), suite)).await;
         let (map, payload) = packed.map_err(abnormal)??;
         Ok((map, payload, known.digest))
     }
@@ -322,7 +324,9 @@ impl Node {
     async fn map(&self, wanted: &Wanted, segment: Payload) -> Result<(SegmentMap, Payload), Failure> {
         let (name, size, version) = (wanted.name, wanted.database.segment_size, wanted.version());
         let suite = self.suite();
-        let made = tokio::task::spawn_blocking(move || make(name, size, version, &segment, suite));
+        let made = tasks::blocking("making a change map", move || {
+            make(name, size, version, &segment, suite)
+        });
         made.await
             .map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?
     }

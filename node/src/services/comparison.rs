@@ -7,6 +7,7 @@ use pgmesh_postgres::wal::SwitchSearch;
 use pgmesh_postgres::{SegmentName, SegmentSize};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::ObjectRef;
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{FILE_PART_LENGTH, FilePart, Payload};
 
 /// A comparison under way. Holds one piece of the archived file at a time.
@@ -93,7 +94,7 @@ impl Comparison {
 
     async fn open(&self, node: &Node, payload: Payload) -> Result<Bytes, Failure> {
         let suite = node.suite();
-        let opened = tokio::task::spawn_blocking(move || payload.open(suite)).await;
+        let opened = tasks::blocking("opening an object", move || payload.open(suite)).await;
         let opened = opened.map_err(|error| Failure::new(ExitCode::Assert, "comparing a WAL file").because(error))?;
         opened.map_err(|error| {
             let what = format!("what is archived as {} cannot be read to be compared", self.object);

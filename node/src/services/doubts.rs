@@ -3,6 +3,7 @@
 use crate::Node;
 use crate::refs::Known;
 use pgmesh_raft::ObjectRef;
+use pgmesh_runtime::tasks;
 use pgmesh_storage::RepoKey;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,7 +87,7 @@ impl Node {
             _sender: sender,
         };
         let (known, repos) = (known.clone(), repos.to_vec());
-        tokio::spawn(async move {
+        tasks::spawn("looking into a doubt", async move {
             let node = &under_way.node;
             let _turn = node.doubts.turn.lock().await;
             node.doubt(&under_way.object, &known, &repos).await;

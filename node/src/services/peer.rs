@@ -9,6 +9,7 @@ use pgmesh_protocol::{
     AuthorityKey, DeleteObject, ExitCode, Failure, ObjectAnswer, ReadObject, RemoteError, RemoteErrorKind, StoreObject,
     Stored, StoredAt,
 };
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Payload, RepoKey};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -42,7 +43,7 @@ impl Node {
                 continue;
             }
             let (object, payload, ends) = (store.object.clone(), payload.clone(), ends.clone());
-            writes.spawn(async move {
+            writes.spawn(tasks::named("writing for a node", async move {
                 let written = write_one(&slot, &object, target.generation, &payload).await;
                 drop(payload);
                 let outcome = match written {
@@ -55,7 +56,7 @@ impl Node {
                 };
                 // Whoever asked may have gone: what was written is found again by the next try.
                 let _ = ends.send(stored(slot.key, outcome)).await;
-            });
+            }));
         }
         // Joined, so that the memory that was taken for the payload is held until the last write is done.
         while writes.join_next().await.is_some() {}

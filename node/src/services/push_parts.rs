@@ -20,6 +20,7 @@ use pgmesh_protocol::wal_copies::PARTS_AT_ONCE;
 use pgmesh_protocol::{ExitCode, Failure, MESSAGE_LIMIT, PartsTurn, PayloadHead, PushSegment, Pushed};
 use pgmesh_raft::command::ClaimedObject;
 use pgmesh_raft::{Claim, ObjectRef};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Hasher, Payload, Portion, parts_of};
 use pgmesh_transport::tuning::STALL_LIMIT;
 use pgmesh_transport::{Stream, StreamError};
@@ -397,7 +398,7 @@ async fn inspect(
 ) -> Result<(Payload, Bytes, Inspector), Failure> {
     let abnormal = || Failure::new(ExitCode::Assert, "checking a part of a WAL file");
     let mut inspector = inspector.ok_or_else(abnormal)?;
-    let inspected = tokio::task::spawn_blocking(move || {
+    let inspected = tasks::blocking("inspecting a part", move || {
         let plain = inspector.take(part, &payload)?;
         Ok((payload, plain, inspector))
     });

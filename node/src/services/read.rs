@@ -9,6 +9,7 @@ use pgmesh_protocol::{
     CHUNK_BODY_LIMIT, ChunkReply, ExitCode, Failure, GetChunk, GetManifest, GetPieces, PIECES_LIMIT, PayloadHead,
 };
 use pgmesh_raft::{Catalog, Claim, Command, DebtReason, ObjectRef, Refusal, Replica, limits};
+use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError, RepoKey};
 
 /// Memory that a chunk of the usual size takes: compressed, decrypted, and plain.
@@ -128,7 +129,7 @@ impl Node {
         loop {
             let Source { payload, repo, .. } = self.read_chunk(get.digest, &avoid).await?;
             let (suite, ranges) = (self.suite(), get.ranges.clone());
-            let cut = tokio::task::spawn_blocking(move || cut(&payload, suite, &ranges)).await;
+            let cut = tasks::blocking("cutting a chunk", move || cut(&payload, suite, &ranges)).await;
             match cut.map_err(|error| Failure::new(ExitCode::Assert, "cutting a chunk").because(error))? {
                 Ok(pieces) => {
                     let payload = pieces?;

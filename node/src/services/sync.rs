@@ -6,8 +6,9 @@ use crate::services::info::debt_info;
 use pgmesh_protocol::{ExitCode, Failure, SyncEvent};
 use pgmesh_raft::{Command, Reply};
 use pgmesh_storage::RepoKey;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// How often it is told what is still owed.
 const PERIOD: Duration = Duration::from_millis(500);

@@ -7,6 +7,7 @@ use super::own::insist;
 use crate::Node;
 use pgmesh_protocol::{ExitCode, Failure, ResumeSession};
 use pgmesh_raft::{CatalogError, Command, LogIndex, Refusal, Reply, SessionId, SessionKind};
+use pgmesh_runtime::tasks;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -369,7 +370,9 @@ impl Node {
             Ok(_) | Err(CatalogError::Refused(_)) => {}
             Err(_) => {
                 let (catalog, actor) = (self.catalog.clone(), actor.to_owned());
-                tokio::spawn(async move { insist(&catalog, &actor, session, command).await });
+                tasks::spawn("ending a session", async move {
+                    insist(&catalog, &actor, session, command).await
+                });
             }
         }
     }
