@@ -15,17 +15,12 @@
 //! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
-//! - `wal_holes`: WAL that is missing between archived WAL, and the recovery targets that it costs.
-//! - `backfilling` owes a new repository what is known already; `lost` says what nobody can repair, and what that
-//!   costs.
-//! - `repair` pays debts, `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not
-//!   know, `garbage` deletes them.
+//! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `janitor`. They
+//!   share the `core`. What has no part yet is in `node`.
+//! - `workers` names what runs in the background, `supervisor` keeps it running.
 #![cfg_attr(
     test,
-    allow(
-        clippy::disallowed_methods,
-        reason = "unit tests may spawn without a name and read the clock"
-    )
+    allow(clippy::disallowed_methods, reason = "unit tests may spawn without a name and read the clock")
 )]
 
 // A file that the tests beside the crate share names it from outside.
@@ -35,37 +30,34 @@ extern crate self as pgmesh_node;
 mod acquaintances;
 mod anew;
 mod announcing;
+mod archive;
 mod authorize;
 mod awake;
-mod backfilling;
 mod bloom;
 pub mod bounds;
 mod budget;
 mod committer;
 mod consensus;
+mod core;
 mod dispatch;
 mod fate;
-mod garbage;
 mod handover;
 mod health;
 mod init;
+mod janitor;
 mod join;
 mod leading;
 mod links;
-mod lost;
 mod membership;
 mod mesh_file;
 #[cfg(test)]
 mod model;
 mod node;
-mod orphans;
-mod pace;
 mod past;
+mod reads;
 pub mod rebuild;
 mod refs;
 mod renewal;
-mod repair;
-mod repair_parts;
 mod repositories;
 pub mod rescue;
 mod server;
@@ -73,10 +65,8 @@ mod services;
 mod sessions;
 mod settings;
 mod shut_out;
-mod stock;
 mod stuck;
 mod supervisor;
-mod sweep;
 #[cfg(test)]
 mod testing;
 mod wal_holes;

@@ -18,8 +18,8 @@
 
 mod rests;
 
-use crate::Node;
 use crate::awake::Awake;
+use crate::core::Core;
 use crate::repositories::{Slot, next_mark};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix, utc};
@@ -52,7 +52,7 @@ pub(crate) struct Ahead {
     written: i64,
 }
 
-impl Node {
+impl Core {
     /// Reads the marks of a repository that this process has not read yet.
     pub(crate) async fn look_at_anchors(&self, slot: &Slot, repository: &Repository) -> Result<(), StoreError> {
         let began = Awake::now();

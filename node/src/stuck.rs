@@ -2,7 +2,7 @@
 //! newer file leaves the host, and pg_wal fills. So each node remembers its refusals, until the host's next
 //! push succeeds.
 
-use crate::Node;
+use crate::archive::Archive;
 use pgmesh_protocol::{ExitCode, Failure, StuckArchiver, now_unix};
 use pgmesh_raft::limits::{self, shortened};
 use pgmesh_raft::{LastPush, LogIndex, Server};
@@ -109,7 +109,7 @@ impl Refused {
     }
 }
 
-impl Node {
+impl Archive {
     /// The hosts whose WAL this node refuses now, without hosts that have pushed to another node since.
     pub(crate) fn stuck_archivers(&self) -> Vec<StuckArchiver> {
         let view = self.catalog.view();

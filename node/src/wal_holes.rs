@@ -7,7 +7,7 @@
 mod cost;
 mod runs;
 
-use crate::Node;
+use crate::archive::Archive;
 use crate::services::clusters_of;
 use crate::wal_ranges::{Hole, Ranges};
 use cost::{Spans, cost};
@@ -24,7 +24,7 @@ pub(crate) use runs::WalRuns;
 /// So many holes are named in one answer.
 const NAMED: usize = 256;
 
-impl Node {
+impl Archive {
     /// The holes of the requested stanzas, with their costs. Holes that stop the recovery of no backup are left out.
     pub(crate) async fn holes(
         &self,

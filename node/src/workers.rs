@@ -14,16 +14,28 @@ type Worker = fn(Arc<Node>) -> BoxFuture<'static, ()>;
 /// repositories whenever it is started, so it can be started again.
 const WORKERS: [(&str, Policy, Worker); 13] = [
     ("sessions", Restart, |node| Box::pin(node.keep_sessions())),
-    ("opening", Restart, |node| Box::pin(node.keep_opening())),
-    ("repair", Restart, |node| Box::pin(node.keep_repairing())),
-    ("sweep", Restart, |node| Box::pin(node.keep_sweeping())),
-    ("orphans", Restart, |node| Box::pin(node.keep_finding_orphans())),
-    ("backfilling", Restart, |node| Box::pin(node.keep_backfilling())),
-    ("marking", Restart, |node| Box::pin(node.keep_marking())),
-    ("comparing", Restart, |node| Box::pin(node.keep_comparing())),
-    ("fence", Restart, |node| Box::pin(node.keep_looking())),
-    ("stock", Restart, |node| Box::pin(node.keep_taking_stock())),
-    ("losses", Restart, |node| Box::pin(node.keep_searching_lost())),
+    ("opening", Restart, |node| Box::pin(node.core.clone().keep_opening())),
+    ("repair", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_repairing())
+    }),
+    ("sweep", Restart, |node| Box::pin(node.janitor.clone().keep_sweeping())),
+    ("orphans", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_finding_orphans())
+    }),
+    ("backfilling", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_backfilling())
+    }),
+    ("marking", Restart, |node| Box::pin(node.core.clone().keep_marking())),
+    ("comparing", Restart, |node| {
+        Box::pin(node.core.clone().keep_comparing())
+    }),
+    ("fence", Restart, |node| Box::pin(node.core.clone().keep_looking())),
+    ("stock", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_taking_stock())
+    }),
+    ("losses", Restart, |node| {
+        Box::pin(node.janitor.clone().keep_searching_lost())
+    }),
     ("announcing", Restart, |node| Box::pin(node.keep_announcing())),
     ("leading", Restart, |node| Box::pin(node.keep_leading())),
 ];

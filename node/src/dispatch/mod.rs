@@ -122,7 +122,7 @@ impl Served {
                 reply(stream, Ok(facts)).await
             }
             Request::PushSegment(mut push) => {
-                if let Err(failure) = node.expects(&push) {
+                if let Err(failure) = node.archive.expects(&push) {
                     return logged::<()>(stream, "archive-push", Err(failure)).await;
                 }
                 push.server.address = self.remote.to_string();
@@ -134,21 +134,21 @@ impl Served {
                 let source = MapSource::of(&push, &body, &held);
                 let (stanza, file) = (push.stanza.clone(), push.file.clone());
                 let server = push.server.clone();
-                let pushed = node.push_segment(actor, push, body, held).await;
+                let pushed = node.archive.push_segment(actor, push, body, held).await;
                 let refusal = pushed.as_ref().err();
                 let refusal = refusal.map(|failure| (failure, node.catalog.view().applied().unwrap_or_default()));
-                node.refused.note(&stanza, actor, &server, &file, refusal);
+                node.archive.refused.note(&stanza, actor, &server, &file, refusal);
                 let is_new = pushed.as_ref().is_ok_and(|pushed| !pushed.already && !pushed.aside);
                 let answered = logged(stream, "archive-push", pushed).await;
                 // After the answer: PostgreSQL waits for the push, and for nothing else.
                 if let Some(source) = source.filter(|_| is_new) {
-                    self.node.clone().map_later(source);
+                    self.node.archive.clone().map_later(source);
                 }
                 answered
             }
             Request::GetSegment(get) => {
                 let _held = node.budget.hold(SEGMENT_READ).await;
-                match self.node.get_segment(get).await {
+                match self.node.archive.get_segment(get).await {
                     Ok(Got::Said(said)) => reply(stream, Ok(said)).await,
                     Ok(Got::Whole(found, body)) => reply_with_body(stream, Ok((found, Some(body)))).await,
                     Ok(Got::Parts(file)) => self.send_parts(&file, stream).await,
@@ -198,19 +198,23 @@ impl Served {
                 }
                 reply(stream, Ok(())).await
             }
-            Request::ChangeMaps(ask) => reply(stream, node.change_maps(ask).await).await,
+            Request::ChangeMaps(ask) => reply(stream, node.archive.change_maps(ask).await).await,
             Request::GetManifest(get) => {
-                let read = node.get_manifest(get).await.map(|(head, body)| (head, Some(body)));
+                let read = node
+                    .reads
+                    .get_manifest(get)
+                    .await
+                    .map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             Request::GetChunk(get) => {
-                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
-                let read = node.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
+                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
+                let read = node.reads.get_chunk(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             Request::GetPieces(get) => {
-                let _held = node.budget.hold(node.cost_of_chunk(get.digest)).await;
-                let read = node.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
+                let _held = node.budget.hold(node.reads.cost_of_chunk(get.digest)).await;
+                let read = node.reads.get_pieces(get).await.map(|(head, body)| (head, Some(body)));
                 reply_with_body(stream, read).await
             }
             other => self.administer(other, stream).await,

@@ -2,7 +2,7 @@
 
 use super::random::Random;
 use super::world::{NODES, Row, World, open_session};
-use crate::garbage::collector::{Fate, Ground};
+use crate::janitor::garbage::collector::{Fate, Ground};
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::apply::{Base, MemoryBase, Rows, Snapshots};
 use pgmesh_raft::table::Table;

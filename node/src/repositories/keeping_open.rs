@@ -3,7 +3,7 @@
 
 use super::opening::Again;
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::Node;
+use crate::core::Core;
 use futures::future::join_all;
 use pgmesh_protocol::now_unix;
 use pgmesh_runtime::random;
@@ -17,7 +17,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How long the creation of a stanza waits for the first attempts.
 const LONGEST_FIRST_ATTEMPTS: Duration = Duration::from_secs(10);
 
-impl Node {
+impl Core {
     /// Tries closed repositories again, each at its own pace, until the node stops.
     pub async fn keep_opening(self: Arc<Self>) {
         self.repositories.keep_with_each(|slot| self.keep_open(slot)).await;

@@ -10,7 +10,7 @@
 //! reason for alarm either.
 
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::Node;
+use crate::core::Core;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
@@ -67,7 +67,7 @@ pub(super) enum Newest {
     Missing(String),
 }
 
-impl Node {
+impl Core {
     /// Marks repositories until the node stops.
     pub async fn keep_marking(self: Arc<Self>) {
         loop {
@@ -334,7 +334,7 @@ impl Node {
     }
 }
 
-impl Node {
+impl Core {
     /// A replica is not there.
     async fn withdraw(
         &self,

@@ -55,7 +55,7 @@ pub struct Repositories {
 type Passed = Arc<Mutex<BTreeMap<(ObjectName, RepoKey), Generation>>>;
 
 impl Repositories {
-    /// One closed slot for each declared repository; [`crate::Node::keep_opening`] opens them.
+    /// One closed slot for each declared repository; [`crate::core::Core::keep_opening`] opens them.
     pub fn declared(settings: &NodeSettings, me: NodeName, catalog: Catalog, links: Arc<Links>) -> Self {
         let slots = settings
             .repositories

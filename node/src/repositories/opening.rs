@@ -11,7 +11,7 @@
 
 use super::marks::Newest;
 use super::slot::{OpenRepository, Opened, Slot};
-use crate::Node;
+use crate::core::Core;
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, now_unix};
@@ -68,7 +68,7 @@ impl NotOpen {
     }
 }
 
-impl Node {
+impl Core {
     /// Opens once every declared repository that needs no majority of the mesh for it, all at once.
     pub async fn open_known_repositories(&self) {
         let opened = self.repositories.slots().map(|slot| async {
@@ -251,7 +251,7 @@ impl Node {
         }
     }
 
-    /// An empty repository at the declared place, for [`Node::replace_repository`].
+    /// An empty repository at the declared place, for [`crate::Node::replace_repository`].
     ///
     /// # Errors
     /// The place cannot be used, or holds another mesh's repository.

@@ -1,7 +1,8 @@
 //! Pushing WAL.
 
 use super::aside::{Content, Filed};
-use crate::Node;
+use crate::archive::Archive;
+use crate::core::Core;
 use crate::refs;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
@@ -37,7 +38,7 @@ pub(super) struct Read<'a> {
     pub(super) mapped: Option<Digest>,
 }
 
-impl Node {
+impl Archive {
     /// Archives one WAL file: durable in `archive-ack` repositories and committed before it returns (invariant 1).
     pub async fn push_segment(
         &self,
@@ -239,7 +240,9 @@ impl Node {
         self.refuse_if_taken_over()?;
         Ok(pushed(already, aside.is_some(), &replicas, &plan.all))
     }
+}
 
+impl Core {
     /// Follows the writes that were still under way when the object was committed, and clears their debts.
     pub(crate) fn settle(&self, object: ObjectRef, digest: Digest, outcome: &mut crate::repositories::WriteOutcome) {
         let late = outcome.late.take();
@@ -541,14 +544,14 @@ mod tests {
         let site = TestNode::start(SessionTimes::default()).await;
         let mut push = push_of("000000010000000000000002", &[0; 64]);
         assert!(
-            site.node.expects(&push).is_ok(),
+            site.node.archive.expects(&push).is_ok(),
             "of a stanza that is not known nothing is known"
         );
         site.create_stanza(&site.connect().await).await;
         push.payload.plain_length = u64::from(SEGMENT);
-        assert!(site.node.expects(&push).is_ok());
+        assert!(site.node.archive.expects(&push).is_ok());
         push.payload.plain_length = 1 << 30;
-        let failure = site.node.expects(&push).unwrap_err();
+        let failure = site.node.archive.expects(&push).unwrap_err();
         assert_eq!(failure.code, ExitCode::FileInvalid);
         assert!(failure.what.contains(&stanza().to_string()), "{failure}");
     }

@@ -3,7 +3,7 @@
 use super::archive::segment_ref;
 use super::comparison::Comparison;
 use super::refused_push::position;
-use crate::Node;
+use crate::archive::Archive;
 use crate::refs;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{ExitCode, Failure, PushSegment};
@@ -41,7 +41,7 @@ impl Content<'_> {
     }
 }
 
-impl Node {
+impl Archive {
     /// The name under which a file is archived, or set aside. Said before anything is written, so that a copy leaves no
     /// objects behind; decided again by the catalog.
     pub(super) async fn file_under(
@@ -174,7 +174,7 @@ impl Node {
         let length = usize::try_from(FILE_PART_LENGTH).unwrap_or(usize::MAX);
         for from in (0..given.len()).step_by(length) {
             let piece = given.slice(from..from.saturating_add(length).min(given.len()));
-            comparison.add(self, &piece).await?;
+            comparison.add(&self.reads, &piece).await?;
         }
         Ok(comparison.same())
     }

@@ -138,6 +138,7 @@ impl Node {
                 .await?;
             let object = ObjectRef::Chunk(payload.digest);
             if !self
+                .reads
                 .report_passed_over(&object, &outcome.asked, &outcome.durable)
                 .await?
             {
@@ -337,7 +338,7 @@ impl Node {
         // Nor does a restore follow an entry that leads out of the data directory.
         let version_directory = root.tablespace_directory();
         for part in &root.parts {
-            let plain = self.part(view, part.digest).await?;
+            let plain = self.reads.part(view, part.digest).await?;
             let digests = PartReader::checked_chunks(&plain, &version_directory).map_err(not_understood)?;
             found.look_up(view, &digests)?;
             if found.is_enough() {
@@ -345,34 +346,6 @@ impl Node {
             }
         }
         Ok(found.checked(checked_at, false))
-    }
-
-    /// The distinct chunks that one part of a manifest names, sorted.
-    pub(crate) async fn chunks_of_part(&self, view: &View, part: Digest) -> Result<Vec<Digest>, Failure> {
-        PartReader::chunks(&self.part(view, part).await?).map_err(not_understood)
-    }
-
-    /// One part of a manifest.
-    async fn part(&self, view: &View, part: Digest) -> Result<Bytes, Failure> {
-        let object = ObjectRef::Chunk(part);
-        let known = refs::known(view, &object)?
-            .ok_or_else(|| Failure::new(ExitCode::FileMissing, "a part of the manifest is not there"))?;
-        let mut avoid = Vec::new();
-        loop {
-            let source = self.read_known(&object, &known, &avoid).await?;
-            match source.payload.open(self.suite()) {
-                Ok(plain) => return Ok(plain),
-                Err(error) if avoid.contains(&source.repo) => {
-                    return Err(
-                        Failure::new(ExitCode::Checksum, "a part of the manifest is damaged everywhere").because(error),
-                    );
-                }
-                Err(_) => {
-                    self.doubt(&object, &known, &[source.repo]).await;
-                    avoid.push(source.repo);
-                }
-            }
-        }
     }
 }
 
@@ -442,7 +415,7 @@ async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failur
     Ok(payload)
 }
 
-fn not_understood(error: PartError) -> Failure {
+pub(crate) fn not_understood(error: PartError) -> Failure {
     Failure::new(ExitCode::Format, "a part of the manifest cannot be used").because(error)
 }
 

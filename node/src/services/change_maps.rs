@@ -6,7 +6,7 @@
 
 use super::archive::{Read, current_database};
 use super::joined;
-use crate::Node;
+use crate::archive::Archive;
 use crate::budget::Held;
 use crate::refs;
 use bytes::Bytes;
@@ -94,7 +94,7 @@ struct Made<'m> {
     of: Digest,
 }
 
-impl Node {
+impl Archive {
     /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held
     /// until it is done.
     pub(crate) fn map_later(self: Arc<Self>, source: MapSource) {
@@ -226,7 +226,7 @@ impl Node {
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
             return Ok(None);
         };
-        let source = self.read_known(&object, &known, &[]).await?;
+        let source = self.reads.read_known(&object, &known, &[]).await?;
         // A map is short: no thread of its own is needed to look at it.
         let bytes = source
             .payload
@@ -282,7 +282,7 @@ impl Node {
             .budget
             .hold(known.stored_length.saturating_mul(2).saturating_add(size))
             .await;
-        let source = self.read_known(&object, &known, &[]).await?;
+        let source = self.reads.read_known(&object, &known, &[]).await?;
         let of = source.payload.digest;
         let (map, payload) = self.map(wanted, source.payload).await?;
         Ok(Some((map, payload, of)))
@@ -302,7 +302,7 @@ impl Node {
         let mut hasher = suite.hasher();
         let abnormal = |error| Failure::new(ExitCode::Assert, "making a change map").because(error);
         for part in FilePart::all(of) {
-            let (payload, _) = self.read_part(object, &known.of_part(part), &[]).await?;
+            let (payload, _) = self.reads.read_part(object, &known.of_part(part), &[]).await?;
             let fed = tasks::blocking("mapping a piece", move || {
                 let plain = payload.open(suite)?;
                 hasher.update(&plain);

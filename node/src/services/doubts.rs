@@ -1,6 +1,6 @@
 //! Copies of long files that clients doubt: each is read to its end, one file at a time, and at most once at a time.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::refs::Known;
 use pgmesh_raft::ObjectRef;
 use pgmesh_runtime::tasks;
@@ -50,7 +50,7 @@ impl Doubts {
 
 /// Takes a file from the list, however its doubt ends.
 struct UnderWay {
-    node: Arc<Node>,
+    reads: Arc<Reads>,
     object: ObjectRef,
     /// Dropped when it is over.
     _sender: watch::Sender<()>,
@@ -58,11 +58,11 @@ struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.node.doubts.files().remove(&self.object);
+        self.reads.doubts.files().remove(&self.object);
     }
 }
 
-impl Node {
+impl Reads {
     /// Has copies of a file [doubted](Self::doubt), beside whoever asked: whoever asks again, because the answer came
     /// too late, finds it under way. None when too many are.
     pub(crate) fn doubt_once(
@@ -82,15 +82,15 @@ impl Node {
         files.insert(object.clone(), receiver.clone());
         drop(files);
         let under_way = UnderWay {
-            node: self.clone(),
+            reads: self.clone(),
             object: object.clone(),
             _sender: sender,
         };
         let (known, repos) = (known.clone(), repos.to_vec());
         tasks::spawn("looking into a doubt", async move {
-            let node = &under_way.node;
-            let _turn = node.doubts.turn.lock().await;
-            node.doubt(&under_way.object, &known, &repos).await;
+            let reads = &under_way.reads;
+            let _turn = reads.doubts.turn.lock().await;
+            reads.doubt(&under_way.object, &known, &repos).await;
         });
         Some(Doubted(receiver))
     }

@@ -1,7 +1,7 @@
 //! What `info` and `check` ask.
 
 use crate::Node;
-use crate::garbage::never_deletes;
+use crate::janitor::garbage::never_deletes;
 use crate::services::healths::stuck_of;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::failure::chain;
@@ -37,8 +37,8 @@ impl Node {
         let is_asked = |name: &StanzaName| ask.stanza.as_ref().is_none_or(|only| only == name) && peer.may_use(name);
         let (lost, holes) = match &ask.after {
             None => (
-                self.lost_report(&view, is_asked).await?,
-                self.holes(&view, ask.stanza.as_ref(), is_asked).await?,
+                self.janitor.lost_report(&view, is_asked).await?,
+                self.archive.holes(&view, ask.stanza.as_ref(), is_asked).await?,
             ),
             Some(_) => (LostReport::default(), HolesReport::default()),
         };

@@ -31,7 +31,7 @@ mod whole;
 
 pub(crate) use admin::CERTIFICATE_VALIDITY;
 pub(crate) use archive::{branches_of, claimed_object, current_database, joined, unexpected};
-pub(crate) use backup::backup_record;
+pub(crate) use backup::{backup_record, not_understood};
 pub(crate) use change_maps::{MapSource, Mapping};
 pub(crate) use choosing::clusters_of;
 pub(crate) use doubts::Doubts;

@@ -1,6 +1,7 @@
 //! What other nodes ask of the repositories that this node hosts or reaches.
 
 use crate::Node;
+use crate::core::Core;
 use crate::repositories::{Opened, Place, Slot, SlotError, write_one};
 use crate::services::joined;
 use bytes::Bytes;
@@ -137,7 +138,9 @@ impl Node {
             None => format!("node {name} does not declare repo{repo}"),
         }
     }
+}
 
+impl Core {
     pub(crate) fn own_slot(&self, repo: RepoKey) -> Result<&Arc<Slot>, Failure> {
         self.repositories.slot(repo).ok_or_else(|| {
             let failure = Failure::new(

@@ -9,7 +9,7 @@
 use super::archive::{Plan, Planned, PushError, Read, TRIES, check_header, kept_changing, pushed_file, segment_ref};
 use super::aside::{Condition, Content};
 use super::joined;
-use crate::Node;
+use crate::archive::Archive;
 use crate::budget::Held;
 use crate::repositories::{FileWrite, FileWritten, PartToWrite};
 use bytes::Bytes;
@@ -72,7 +72,7 @@ struct Received {
     map: Option<SegmentMap>,
 }
 
-impl Node {
+impl Archive {
     /// Archives one WAL file whose parts follow on the stream, as [`push_segment`](Self::push_segment) does a shorter
     /// one. The parts are asked for only when the catalog wants the file.
     pub(crate) async fn push_parts(
@@ -167,7 +167,7 @@ impl Node {
             let (payload, plain, inspecting) = inspect(inspector.take(), part, payload).await?;
             inspector = Some(inspecting);
             if let Some(condition) = &mut condition {
-                condition.comparison.add(self, &plain).await?;
+                condition.comparison.add(&self.reads, &plain).await?;
             }
             drop(plain);
             if part.is_last() {

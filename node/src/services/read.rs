@@ -1,6 +1,6 @@
 //! Reading objects that the catalog knows, and telling it of replicas that are bad.
 
-use crate::Node;
+use crate::reads::Reads;
 use crate::refs::{self, Known};
 use crate::repositories::{BadReplica, Place, SlotError, Source};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use pgmesh_storage::{Codec, Digest, DigestSuite, FilePart, Payload, PayloadError
 /// Memory that a chunk of the usual size takes: compressed, decrypted, and plain.
 const USUAL_CHUNK: u64 = 3 << 20;
 
-impl Node {
+impl Reads {
     /// Reads a known object from its best replica; bad ones on the way are reported (invariant 6).
     pub(crate) async fn read_known(
         &self,
@@ -279,7 +279,7 @@ mod tests {
         .await;
         let first = known();
         let replica = first.replicas[0];
-        site.node.doubt(&object, &first, &[replica.repo]).await;
+        site.node.reads.doubt(&object, &first, &[replica.repo]).await;
         assert_eq!(
             known().replicas,
             [replica],

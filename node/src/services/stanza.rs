@@ -308,7 +308,7 @@ impl Node {
                 other => return Err(unexpected(&other)),
             }
         }
-        let Collected { deleted, kept } = self.collect_garbage_anywhere().await;
+        let Collected { deleted, kept } = self.janitor.collect_garbage_anywhere().await;
         Ok(DeletedStanza { deleted, kept })
     }
 }

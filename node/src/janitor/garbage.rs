@@ -11,7 +11,7 @@
 
 pub(crate) mod collector;
 
-use crate::Node;
+use crate::janitor::Janitor;
 use crate::links::{Lane, Whom};
 use crate::repositories::Place;
 use collector::{Fate, Ground, ask_for_kept_of, collect};
@@ -56,7 +56,7 @@ impl AskedKept {
     }
 }
 
-impl Node {
+impl Janitor {
     /// Deletes what may be deleted now, where this node leads; else nothing.
     pub async fn collect_garbage(&self) -> Result<Collected, Failure> {
         let Ok(_one_at_a_time) = self.collecting.try_lock() else {
@@ -125,7 +125,7 @@ impl Node {
     }
 }
 
-impl Ground for Node {
+impl Ground for Janitor {
     type Tables = Arc<StateDb>;
     type Lead = Lead;
 
@@ -161,7 +161,7 @@ impl Ground for Node {
     }
 }
 
-impl Node {
+impl Janitor {
     /// Deletes one object of garbage, unless this node does not lead any more.
     async fn delete_one(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
         let repo = key.repo;
@@ -233,7 +233,7 @@ mod tests {
                 generation: Generation::FIRST,
             };
             let name = ObjectName::Chunk(digest);
-            Ground::delete(&*site.node, &lead, &key, &name).await
+            Ground::delete(&*site.node.janitor, &lead, &key, &name).await
         };
         assert!(matches!(delete(first).await, Fate::Deleted));
         assert!(!site.has_file(first));

@@ -9,7 +9,7 @@
 //! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same
 //! name, where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
 
-use crate::Node;
+use crate::janitor::Janitor;
 use crate::refs;
 use crate::repositories::Place;
 use futures::stream::{self, StreamExt};
@@ -37,11 +37,11 @@ const YOUNG_SECONDS: i64 = 2;
 
 /// Wakes the worker.
 #[derive(Clone, Default)]
-pub struct Repair {
+pub struct RepairBell {
     notify: Arc<Notify>,
 }
 
-impl Repair {
+impl RepairBell {
     /// There may be something to do.
     pub fn wake(&self) {
         self.notify.notify_one();
@@ -75,7 +75,7 @@ impl Drop for Work {
     }
 }
 
-impl Node {
+impl Janitor {
     /// Pays debts until the node stops.
     pub async fn keep_repairing(self: Arc<Self>) {
         let busy = Busy::default();
@@ -169,23 +169,8 @@ impl Node {
 
     /// Where no good replica is left of a change map: it follows from the segment that it is of.
     async fn map_anew(&self, object: &ObjectRef, known: &refs::Known) -> Option<Payload> {
-        let map = self.map_of_archived(object).await?;
+        let map = self.archive.map_of_archived(object).await?;
         (map.digest == known.digest).then_some(map)
-    }
-
-    /// Where no good replica is left: a withdrawn one may be readable after all (a bad cable, a file put back by hand).
-    pub(crate) async fn read_withdrawn(&self, known: &refs::Known) -> Option<(Payload, RepoKey)> {
-        for (repo, _) in self.catalog.view().repositories().ok()? {
-            let Ok(place) = self.repositories.place(repo) else {
-                continue;
-            };
-            if place.admits()
-                && let Ok(payload) = place.get_any_generation(&known.name).await
-            {
-                return Some((payload, repo));
-            }
-        }
-        None
     }
 
     /// Makes one replica.
@@ -212,9 +197,9 @@ impl Node {
             return Ok(());
         }
         let held = self.budget.hold(known.stored_length * 2).await;
-        let (payload, from) = match self.read_known(object, &known, &[repo]).await {
+        let (payload, from) = match self.reads.read_known(object, &known, &[repo]).await {
             Ok(source) => (source.payload, Some(source.repo)),
-            Err(failure) => match self.read_withdrawn(&known).await {
+            Err(failure) => match self.reads.read_withdrawn(&known).await {
                 Some((payload, _)) => (payload, None),
                 None => {
                     // Making a map takes more memory, which whoever holds some must not wait for.
@@ -233,7 +218,7 @@ impl Node {
         .map_err(|error| Failure::new(ExitCode::Assert, "checking an object").because(error))?;
         if let Err(error) = checked {
             // It is withdrawn, so that the next attempt reads another one.
-            self.doubt(object, &known, from.as_slice()).await;
+            self.reads.doubt(object, &known, from.as_slice()).await;
             return Err(Failure::new(ExitCode::Checksum, format!("{object} is damaged")).because(error));
         }
         let written = place

@@ -1,6 +1,7 @@
 //! A collection and uploads of the same chunks on one real node, at the same time (invariant 5).
 
 use super::collector::{Fate, Ground, collect};
+use crate::janitor::Janitor;
 use crate::sessions::ConnectionNumber;
 use crate::settings::Layout;
 use crate::testing::settings;
@@ -25,7 +26,7 @@ const ROUNDS: u64 = 5;
 const CONNECTION: ConnectionNumber = 1;
 
 /// The node, with a delay before each step of a collection.
-struct Slowly(Arc<Node>);
+struct Slowly(Arc<Janitor>);
 
 impl Slowly {
     async fn delay() {
@@ -36,8 +37,8 @@ impl Slowly {
 }
 
 impl Ground for Slowly {
-    type Tables = <Node as Ground>::Tables;
-    type Lead = <Node as Ground>::Lead;
+    type Tables = <Janitor as Ground>::Tables;
+    type Lead = <Janitor as Ground>::Lead;
 
     fn view(&self) -> View {
         self.0.view()
@@ -144,7 +145,7 @@ async fn chunks_that_are_uploaded_again_while_their_old_objects_are_collected_st
         node.catalog.propose("test", condemn).await.unwrap();
         let collection = {
             let node = node.clone();
-            tokio::spawn(async move { collect(&Slowly(node)).await.unwrap() })
+            tokio::spawn(async move { collect(&Slowly(node.janitor.clone())).await.unwrap() })
         };
         // It is run again, while the collection is under way.
         tokio::time::sleep(Duration::from_millis(3 * round)).await;
