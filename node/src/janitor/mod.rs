@@ -1,7 +1,7 @@
 //! The janitor: what a node does by itself for the repositories. It pays debts, deletes what nothing refers to, looks
 //! for objects that the catalog does not know, fills new repositories and says what is lost.
 //!
-//! - `repair` and `repair_parts` pay debts; `pace` limits how fast.
+//! - `repair` and `repair_parts` pay debts; `repair_lease` decides whose and when, `pace` limits how fast.
 //! - `sweep` finds chunks that nothing refers to, `orphans` objects that the catalog does not know, `garbage` deletes.
 //! - `backfilling` owes a new repository what is known already; `stock` compares repositories with the catalog after an
 //!   era has begun.
@@ -13,6 +13,7 @@ mod lost;
 mod orphans;
 mod pace;
 pub(crate) mod repair;
+mod repair_lease;
 mod repair_parts;
 mod stock;
 pub(crate) mod sweep;

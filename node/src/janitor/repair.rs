@@ -9,12 +9,13 @@
 //! When the leader changes, the old one and the new one may pay the same debt: both put the same content under the same
 //! name, where the second finds what the first has written (invariant 2), and the catalog settles the debt once.
 
+use super::repair_lease::{Hosting, has_lease, is_due, looked_at};
 use crate::janitor::Janitor;
 use crate::refs;
 use crate::repositories::Place;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
-use pgmesh_protocol::{ExitCode, Failure};
+use pgmesh_protocol::{ExitCode, Failure, now_unix};
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::command::NewReplica;
 use pgmesh_raft::{Debt, ObjectRef, View};
@@ -32,8 +33,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 const PAGE: usize = 64;
 /// Debts of one repository that are paid at once: a store across a network takes its time for each.
 const AT_ONCE: usize = 4;
-/// Debts younger than this are left to the write that is probably still under way.
-const YOUNG_SECONDS: i64 = 2;
 
 /// Wakes the worker.
 #[derive(Clone, Default)]
@@ -115,12 +114,14 @@ impl Janitor {
     /// The repositories whose debts this node pays now and that owe something.
     fn debtors(&self) -> Vec<RepoKey> {
         let view = self.catalog.view();
-        let mut keys = self.repositories.keys();
-        if self.catalog.is_leader() {
-            keys.extend(view.repositories().unwrap_or_default().into_iter().map(|(key, _)| key));
-        }
-        keys.sort_unstable();
-        keys.dedup();
+        let all = || {
+            view.repositories()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect()
+        };
+        let keys = looked_at(self.repositories.keys(), all, self.catalog.is_leader());
         let owes = |key: &RepoKey| view.debts(*key, None).next().is_some();
         keys.into_iter()
             .filter(|key| self.payer(*key).is_some() && owes(key))
@@ -131,11 +132,12 @@ impl Janitor {
     fn payer(&self, repo: RepoKey) -> Option<Place> {
         let record = self.catalog.view().repository(repo).ok().flatten()?;
         let place = self.repositories.place(repo).ok()?;
-        let has_lease = match record.host {
-            Some(_) => matches!(place, Place::Here(_)),
-            None => self.catalog.is_leader(),
+        let hosting = match (record.host, &place) {
+            (Some(_), Place::Here(_)) => Hosting::Here,
+            (Some(_), Place::There(_)) => Hosting::Elsewhere,
+            (None, _) => Hosting::Shared,
         };
-        (has_lease && place.admits()).then_some(place)
+        (has_lease(hosting, self.catalog.is_leader()) && place.admits()).then_some(place)
     }
 
     /// One pass over a repository's debts; ends early when the repository fails, or is not this node's to pay any more.
@@ -150,9 +152,7 @@ impl Janitor {
                 .collect::<Result<Vec<(ObjectRef, Debt)>, _>>()?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            // A clock that was set back makes no debt young for ever.
-            let is_young = |debt: &Debt| (0..YOUNG_SECONDS).contains(&(pgmesh_protocol::now_unix() - debt.since));
-            let due = page.into_iter().filter(|(_, debt)| !is_young(debt));
+            let due = page.into_iter().filter(|(_, debt)| is_due(debt.since, now_unix()));
             stream::iter(due)
                 .for_each_concurrent(AT_ONCE, |(object, _)| async move {
                     let Some(place) = self.payer(repo) else { return };

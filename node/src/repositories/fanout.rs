@@ -9,6 +9,9 @@ use super::place::Place;
 use super::remote::{RemoteSlot, write_there};
 use super::slot::{Slot, SlotError};
 use super::ways::Way;
+use super::write_plan::{
+    ADMITTED_WITHIN, ASIDE_AFTER, Admission, Admitted, WritePlan, WriteStep, admitted, is_given_up, owed,
+};
 use crate::budget::Held;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
@@ -23,22 +26,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// When those that seemed well have not acknowledged for this long, those that were put aside are tried as well.
-const ASIDE_AFTER: Duration = Duration::from_secs(2);
-
 /// How often it is asked whether a repository takes more by now.
 const ADMITTED: Duration = Duration::from_millis(50);
-/// So long a write at most waits for that after the answer.
-const ADMITTED_WITHIN: Duration = Duration::from_secs(10);
-
-/// What is done with repositories that take nothing more at present: put aside, or with as much under way as may be.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
-    /// They are passed over, and owe the object.
-    PassOver,
-    /// They are waited for: they have what came before.
-    Wait,
-}
 
 /// One repository that has the object durably.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +139,6 @@ struct Start<'a> {
     held: Option<Arc<Held>>,
     ends: mpsc::UnboundedSender<End>,
     tasks: JoinSet<()>,
-    under_way: usize,
     /// Set when whoever asked has the answer: what goes on then is in nobody's way.
     answered: Arc<AtomicBool>,
 }
@@ -175,38 +163,35 @@ async fn unless_silent<T>(
     loop {
         match tokio::time::timeout(look, &mut write).await {
             Ok(written) => return Some(written),
-            Err(_) if answered.load(Ordering::Relaxed) && !is_well() => return None,
+            Err(_) if is_given_up(answered.load(Ordering::Relaxed), is_well()) => return None,
             Err(_) => {}
         }
     }
 }
 
-/// Waits until a repository takes more. Not for ever: before the answer it may be needed all the same, and behind it
-/// nobody may be listening any more.
+/// Waits until a repository takes more. Whether the write is to be made then.
 async fn is_admitted(
     admits: impl Fn() -> bool,
-    is_given_up: impl Fn() -> bool,
+    is_abandoned: impl Fn() -> bool,
     answered: &AtomicBool,
-    (before, behind): (Duration, Duration),
+    limits: (Duration, Duration),
 ) -> bool {
     let began = tokio::time::Instant::now();
-    while !admits() {
+    loop {
         let is_answered = answered.load(Ordering::Relaxed);
-        match began.elapsed() {
-            _ if is_given_up() => return false,
-            waited if is_answered && waited >= behind => return false,
-            waited if !is_answered && waited >= before => return true,
-            _ => tokio::time::sleep(ADMITTED).await,
+        match admitted(admits(), is_abandoned(), is_answered, began.elapsed(), limits) {
+            Admitted::Yes => return true,
+            Admitted::Never => return false,
+            Admitted::NotYet => tokio::time::sleep(ADMITTED).await,
         }
     }
-    true
 }
 
 impl Start<'_> {
-    fn places(&mut self, places: Vec<(Place, Generation)>) {
+    fn places(&mut self, places: Vec<(Place, Generation)>, tried: &mut Tried) {
+        tried.add(&places);
         let mut there: BTreeMap<NodeName, Vec<(Arc<RemoteSlot>, Generation)>> = BTreeMap::new();
         for (place, generation) in places {
-            self.under_way += 1;
             match place {
                 Place::Here(_) => self.one(place, generation, false),
                 Place::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
@@ -293,19 +278,13 @@ impl Repositories {
     ) -> Result<WriteOutcome, Failure> {
         let bytes = payload.bytes.len() as u64;
         let Chosen {
-            mut chosen,
-            mut aside,
+            chosen,
+            aside,
             mut reasons,
         } = self.choose(targets, bytes);
-        if chosen.len() < ack {
-            chosen.append(&mut aside);
-        }
-        let waiting = match admission {
-            Admission::PassOver => Vec::new(),
-            Admission::Wait => std::mem::take(&mut aside),
-        };
+        let mut plan = WritePlan::new(ack, chosen, aside, admission);
+        self.gather(plan.first(), bytes);
         let (sender, mut ends) = mpsc::unbounded_channel();
-        self.gather(&mut chosen, bytes);
         // Which ways to a shared repository were taken, and the generation that is written there.
         let mut tried = Tried::default();
         let generations: BTreeMap<RepoKey, Generation> = targets.iter().copied().collect();
@@ -315,75 +294,72 @@ impl Repositories {
             held: held.clone(),
             ends: sender,
             tasks: JoinSet::new(),
-            under_way: 0,
             answered: Arc::default(),
         };
-        tried.add(&chosen);
-        tried.add(&waiting);
-        start.places(chosen);
-        for (place, generation) in waiting {
-            start.under_way += 1;
-            start.one(place, generation, true);
-        }
         let mut durable: Vec<Written> = Vec::new();
-        while durable.len() < ack {
-            if start.under_way == 0 {
-                // Those put aside may have come back, and nothing is left to lose.
-                if aside.is_empty() {
-                    return Err(too_few(object, ack, durable.len(), &reasons));
+        loop {
+            let limit = match plan.next() {
+                WriteStep::Write(places) => {
+                    start.places(places, &mut tried);
+                    continue;
                 }
-                tried.add(&aside);
-                start.places(std::mem::take(&mut aside));
-            }
-            let end = if aside.is_empty() {
-                ends.recv().await
-            } else {
-                match tokio::time::timeout(ASIDE_AFTER, ends.recv()).await {
+                WriteStep::WriteWhenAdmitted(places) => {
+                    tried.add(&places);
+                    for (place, generation) in places {
+                        start.one(place, generation, true);
+                    }
+                    continue;
+                }
+                WriteStep::Wait(limit) => limit,
+                WriteStep::Acknowledge => break,
+                WriteStep::Refuse => return Err(too_few(object, ack, durable.len(), &reasons)),
+            };
+            let end = match limit {
+                None => ends.recv().await,
+                Some(limit) => match tokio::time::timeout(limit, ends.recv()).await {
                     Ok(end) => end,
                     Err(_) => {
-                        tried.add(&aside);
-                        start.places(std::mem::take(&mut aside));
+                        plan.elapsed();
                         continue;
                     }
-                }
+                },
             };
-            let Some((key, end)) = end else {
-                return Err(too_few(object, ack, durable.len(), &reasons));
-            };
-            start.under_way -= 1;
             match end {
-                Ok(written) => durable.push(written),
-                Err(error) => {
+                None => plan.all_ended(),
+                Some((_, Ok(written))) => {
+                    durable.push(written);
+                    plan.wrote();
+                }
+                Some((key, Err(error))) => {
                     reasons.push(pgmesh_protocol::failure::chain(&error));
                     // A shared repository may be well, and only the way there not.
                     let generation = generations.get(&key).filter(|_| error.is_of_the_way());
-                    if let Some(generation) = generation
-                        && let Some(place) = self.another_way(key, tried.ways(key))
-                    {
-                        let next = vec![(place, *generation)];
-                        tried.add(&next);
-                        start.places(next);
-                    }
+                    let another = generation.and_then(|generation| {
+                        let place = self.another_way(key, tried.ways(key))?;
+                        Some((place, *generation))
+                    });
+                    plan.failed(another);
                 }
             }
         }
         // What is finished already costs no later catalog entry.
         while let Ok((_, end)) = ends.try_recv() {
-            start.under_way -= 1;
-            durable.extend(end.ok());
+            match end {
+                Ok(written) => {
+                    durable.push(written);
+                    plan.wrote();
+                }
+                Err(_) => plan.failed(None),
+            }
         }
-        let Start {
-            tasks,
-            under_way,
-            answered,
-            ..
-        } = start;
+        let under_way = plan.under_way();
+        let Start { tasks, answered, .. } = start;
         answered.store(true, Ordering::Relaxed);
         if let Some(held) = &held {
             held.keep_only(bytes.saturating_mul(2 * under_way as u64));
         }
-        let has = |key: &RepoKey| durable.iter().any(|written| written.claim.replica.repo == *key);
-        let owed = targets.iter().map(|(key, _)| *key).filter(|key| !has(key)).collect();
+        let has = |key: RepoKey| durable.iter().any(|written| written.claim.replica.repo == key);
+        let owed = owed(targets.iter().map(|(key, _)| *key), has);
         Ok(WriteOutcome {
             durable,
             owed,

@@ -7,11 +7,13 @@ mod marks;
 mod opening;
 mod parts;
 mod place;
+mod read_plan;
 mod reading;
 mod remote;
 mod slot;
 mod watch;
 mod ways;
+mod write_plan;
 
 pub(crate) use fanout::{WriteOutcome, Written, write_one};
 pub(crate) use marks::{Walk, next_mark};

@@ -11,7 +11,8 @@
 //! up for this file, if enough others go on: it owes the file, and the repair copies it.
 
 use super::Repositories;
-use super::fanout::{Admission, Late, WriteOutcome, Written};
+use super::fanout::{Late, WriteOutcome, Written};
+use super::write_plan::Admission;
 use crate::budget::Held;
 use futures::StreamExt;
 use futures::future::BoxFuture;
