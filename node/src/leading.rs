@@ -216,7 +216,7 @@ impl Node {
             .observe(self.running.now(), alive.map_err(Clone::clone), limit)?;
         for (session, record) in round?.sessions.iter().filter(|(_, record)| dead.contains(&record.node)) {
             let reason = format!("node {}, which kept it alive, is gone", record.node);
-            self.expire(*session, record.lease, &reason).await;
+            self.backups.expire(*session, record.lease, &reason).await;
         }
         Ok(())
     }

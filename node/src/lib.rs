@@ -15,12 +15,15 @@
 //! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
-//! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `janitor`. They
+//! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`, `janitor`. They
 //!   share the `core`. What has no part yet is in `node`.
 //! - `workers` names what runs in the background, `supervisor` keeps it running.
 #![cfg_attr(
     test,
-    allow(clippy::disallowed_methods, reason = "unit tests may spawn without a name and read the clock")
+    allow(
+        clippy::disallowed_methods,
+        reason = "unit tests may spawn without a name and read the clock"
+    )
 )]
 
 // A file that the tests beside the crate share names it from outside.
@@ -33,6 +36,7 @@ mod announcing;
 mod archive;
 mod authorize;
 mod awake;
+mod backups;
 mod bloom;
 pub mod bounds;
 mod budget;

@@ -2,6 +2,7 @@
 
 use crate::anew;
 use crate::archive::Archive;
+use crate::backups::Backups;
 use crate::budget::Budget;
 use crate::committer::Committer;
 use crate::consensus::Consensus;
@@ -13,7 +14,7 @@ use crate::links::Links;
 use crate::mesh_file::MeshFile;
 use crate::reads::Reads;
 use crate::repositories::Repositories;
-use crate::sessions::{ClientSessions, RunningTime, SharedSession};
+use crate::sessions::{RunningTime, SharedSession};
 use crate::settings::{Layout, NodeSettings};
 use crate::supervisor::Supervisor;
 use pgmesh_protocol::failure::chain;
@@ -29,8 +30,8 @@ pub struct Node {
     pub(crate) core: Arc<Core>,
     pub(crate) reads: Arc<Reads>,
     pub(crate) archive: Arc<Archive>,
+    pub(crate) backups: Arc<Backups>,
     pub(crate) janitor: Arc<Janitor>,
-    pub(crate) clients: ClientSessions,
     /// Nodes' writes and reads of this node's repositories have a budget of their own: were it shared, two nodes could
     /// wait for each other's memory for ever.
     pub(crate) peer_budget: Budget,
@@ -126,11 +127,11 @@ impl Node {
         let reads = Arc::new(Reads::new(core.clone()));
         let archive = Arc::new(Archive::new(core.clone(), reads.clone()));
         Ok(Some(Self {
+            backups: Arc::new(Backups::new(core.clone(), reads.clone())),
             janitor: Arc::new(Janitor::new(core.clone(), reads.clone(), archive.clone())),
             archive,
             reads,
             peer_budget: Budget::new(core.settings.buffer / 2),
-            clients: ClientSessions::default(),
             identity: RwLock::new(identity),
             supervisor,
             core,

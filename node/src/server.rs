@@ -153,7 +153,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
     };
     tracing::debug!(%remote, actor, "connected");
     let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-    node.clients.connected(number);
+    node.backups.clients.connected(number);
     let remote = remote.ip().to_canonical();
     let served = Arc::new(Served::new(node.clone(), peer.clone(), actor, remote, number));
     tokio::select! {
@@ -163,7 +163,7 @@ async fn serve_connection(node: Arc<Node>, incoming: pgmesh_transport::Incoming)
             session.close(CloseCode::FORBIDDEN, &with_era(&node, &why));
         }
     }
-    node.clients.disconnected(number, node.running.now());
+    node.backups.clients.disconnected(number, node.running.now());
 }
 
 /// Whoever is shut out learns which catalog says so: it may have another of its own.

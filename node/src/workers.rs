@@ -13,7 +13,9 @@ type Worker = fn(Arc<Node>) -> BoxFuture<'static, ()>;
 /// All but the renewal of certificates, which needs the server, too. Each of them begins from the catalog and from the
 /// repositories whenever it is started, so it can be started again.
 const WORKERS: [(&str, Policy, Worker); 13] = [
-    ("sessions", Restart, |node| Box::pin(node.keep_sessions())),
+    ("sessions", Restart, |node| {
+        Box::pin(node.backups.clone().keep_sessions())
+    }),
     ("opening", Restart, |node| Box::pin(node.core.clone().keep_opening())),
     ("repair", Restart, |node| {
         Box::pin(node.janitor.clone().keep_repairing())

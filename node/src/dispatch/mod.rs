@@ -85,7 +85,7 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
         }
     };
     let name = request.name();
-    let _serving = served.node.serving(served.number);
+    let _serving = served.node.backups.serving(served.number);
     let allowed = authorize(&served.peer, &request)
         .and_then(|()| served.node.check_worth(&served.peer, &request))
         .and_then(|()| bounds::check(&request))
@@ -156,18 +156,30 @@ impl Served {
                 }
             }
             Request::BeginBackup(begin) => {
-                logged(stream, "backup", node.begin_backup(actor, begin, self.number).await).await
+                logged(
+                    stream,
+                    "backup",
+                    node.backups.begin_backup(actor, begin, self.number).await,
+                )
+                .await
             }
             Request::BeginRestore(begin) => {
-                logged(stream, "restore", node.begin_restore(actor, begin, self.number).await).await
+                logged(
+                    stream,
+                    "restore",
+                    node.backups.begin_restore(actor, begin, self.number).await,
+                )
+                .await
             }
             Request::ResumeSession(resume) => {
-                let resumed = node.resume_session(actor, &resume, self.number).await;
+                let resumed = node.backups.resume_session(actor, &resume, self.number).await;
                 logged(stream, "session resume", resumed).await
             }
             Request::KeepSession(keep) => reply(stream, self.check_held(keep.session)).await,
             Request::QueryChunks(query) => {
-                let known = self.check_held(query.session).and_then(|()| node.query_chunks(&query));
+                let known = self
+                    .check_held(query.session)
+                    .and_then(|()| node.backups.query_chunks(&query));
                 reply(stream, known).await
             }
             Request::PutChunk(put) => {
@@ -176,7 +188,7 @@ impl Served {
                 }
                 let held = self.hold_copies(put.payload).await;
                 let body = body(stream, put.payload, CHUNK_BODY_LIMIT).await?;
-                reply(stream, node.put_chunk(put, body, held).await).await
+                reply(stream, node.backups.put_chunk(put, body, held).await).await
             }
             Request::CommitBackup(commit) => {
                 let copies = commit.manifest.length.saturating_mul(4);
@@ -185,16 +197,23 @@ impl Served {
                 let body = body(stream, commit.manifest, CHUNK_BODY_LIMIT).await?;
                 if let Err(failure) = self.check_held(commit.session) {
                     // The session ends with its commit: who asks again has not heard that it succeeded.
-                    let done = node.committed_before(&commit).await;
+                    let done = node.backups.committed_before(&commit).await;
                     let answer = done.and_then(|done| done.ok_or(failure));
                     return logged(stream, "backup", answer).await;
                 }
-                logged(stream, "backup", node.commit_backup(actor, commit, body, held).await).await
+                logged(
+                    stream,
+                    "backup",
+                    node.backups.commit_backup(actor, commit, body, held).await,
+                )
+                .await
             }
             Request::EndSession(end) => {
                 if self.check_held(end.session).is_ok() {
                     let session = SessionId(LogIndex(end.session));
-                    node.end_session(actor, session, "its holder has ended it").await;
+                    node.backups
+                        .end_session(actor, session, "its holder has ended it")
+                        .await;
                 }
                 reply(stream, Ok(())).await
             }
@@ -251,7 +270,12 @@ impl Served {
             }
             Request::SetStopped(set) => logged(stream, "stop/start", node.set_stopped(actor, set).await).await,
             Request::TerminateSession(TerminateSession { session }) => {
-                logged(stream, "session-end", node.terminate_session(actor, session).await).await
+                logged(
+                    stream,
+                    "session-end",
+                    node.backups.terminate_session(actor, session).await,
+                )
+                .await
             }
             Request::AcceptLoss(AcceptLoss { position }) => {
                 logged(stream, "catalog-accept-loss", node.accept_loss(actor, position).await).await
@@ -315,7 +339,7 @@ impl Served {
     }
 
     fn check_held(&self, session: u64) -> Result<(), Failure> {
-        self.node.clients.check_held(session, self.number)
+        self.node.backups.clients.check_held(session, self.number)
     }
 
     /// A node that is being drained sends its clients elsewhere; backups that run here are taken along by their

@@ -392,7 +392,10 @@ mod tests {
         let begun = client.begin_backup("20260102-000000F").await.unwrap();
         let left = client.put_chunk(begun.session, &[2; 900]).await.unwrap();
         let named = client.put_chunk(begun.session, &[3; 900]).await.unwrap();
-        site.node.end_session("test", begun_id(begun.session), "given up").await;
+        site.node
+            .backups
+            .end_session("test", begun_id(begun.session), "given up")
+            .await;
 
         let view = site.node.catalog.view_linearizable().await.unwrap();
         let part = Part { number: 0, of: 1 };
@@ -429,6 +432,7 @@ mod tests {
         // The next one begins before that ends, and so on.
         let session = site.open_unknown(other_backup(&site)).await;
         site.node
+            .backups
             .end_session("test", begun_id(given_up.session), "given up")
             .await;
         assert_eq!(
@@ -440,7 +444,10 @@ mod tests {
         assert!(!there(left));
         let own = client.begin_backup("20260102-000000F").await.unwrap();
         let added = client.put_chunk(own.session, &[3; 900]).await.unwrap();
-        site.node.end_session("test", begun_id(own.session), "given up").await;
+        site.node
+            .backups
+            .end_session("test", begun_id(own.session), "given up")
+            .await;
         assert_eq!(swept(&site).await, (0, true), "it may be the running backup's");
         assert!(there(added));
         let next = site.open_unknown(other_backup(&site)).await;
@@ -457,7 +464,10 @@ mod tests {
         let killed = client.begin_backup("20260101-000000F").await.unwrap();
         let content = [2; 900];
         let chunk = client.put_chunk(killed.session, &content).await.unwrap();
-        site.node.end_session("test", begun_id(killed.session), "killed").await;
+        site.node
+            .backups
+            .end_session("test", begun_id(killed.session), "killed")
+            .await;
         // It is run again, and is told that the chunk is there.
         let label = "20260102-000000F";
         let again = client.begin_backup(label).await.unwrap();

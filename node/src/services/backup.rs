@@ -1,6 +1,6 @@
 //! Taking backups: the stanza's lock, chunks, the commit.
 
-use crate::Node;
+use crate::backups::Backups;
 use crate::committer::ChunkCommit;
 use crate::refs;
 use crate::services::{
@@ -38,7 +38,7 @@ const TRIES: usize = 8;
 /// finds that out within two seconds.
 const PUT_PAUSE: Duration = Duration::from_millis(20);
 
-impl Node {
+impl Backups {
     /// Opens a backup session and takes the stanza's lock.
     pub async fn begin_backup(
         &self,

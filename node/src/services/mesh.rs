@@ -185,7 +185,7 @@ impl Node {
             repositories: repositories.collect(),
             trouble: status.trouble(),
             began_anew: self.old_catalog(),
-            sessions: self.quiet_sessions(),
+            sessions: self.backups.quiet_sessions(),
             session_timeout: self.settings.sessions.timeout.as_secs(),
             stuck: self.archive.stuck_archivers(),
             workers: self.supervisor.alarms(self.name.as_str()),

@@ -256,7 +256,7 @@ impl Node {
             self.catalog.propose(actor, command).await?;
         }
         match set.ends_sessions {
-            true => self.terminate_sessions_of(actor, set.stanza.as_ref()).await,
+            true => self.backups.terminate_sessions_of(actor, set.stanza.as_ref()).await,
             false => Ok(0),
         }
     }

@@ -88,8 +88,11 @@ async fn open(node: &Node) -> SessionId {
         node: node.name.clone(),
         resume_key: None,
     };
-    node.clients.connected(CONNECTION);
-    node.open_client_session("test", command, 2, CONNECTION).await.unwrap()
+    node.backups.clients.connected(CONNECTION);
+    node.backups
+        .open_client_session("test", command, 2, CONNECTION)
+        .await
+        .unwrap()
 }
 
 /// Uploads every chunk that is not there, several at once, as a backup does.
@@ -106,7 +109,7 @@ async fn upload(node: &Arc<Node>, session: SessionId) {
             payload: payload.head(),
         };
         let held = Arc::new(node.budget.hold(4096).await);
-        node.put_chunk(put, payload.bytes.clone(), held).await.unwrap();
+        node.backups.put_chunk(put, payload.bytes.clone(), held).await.unwrap();
     });
     uploads.await;
 }
@@ -135,7 +138,7 @@ async fn chunks_that_are_uploaded_again_while_their_old_objects_are_collected_st
     upload(&node, session).await;
     for round in 0..ROUNDS {
         // The backup is killed, and a sweep condemns its chunks.
-        node.end_session("test", session, "killed").await;
+        node.backups.end_session("test", session, "killed").await;
         let chunks: Vec<_> = (0..CHUNKS).map(|number| payload(number).digest).collect();
         let suspect = Command::Suspect { chunks: chunks.clone() };
         let Reply::Suspected { since: suspected } = node.catalog.propose("test", suspect).await.unwrap() else {

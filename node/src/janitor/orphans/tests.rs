@@ -109,6 +109,7 @@ async fn orphans_of_each_kind_go(site: &TestNode) {
     assert_eq!(again.waiting.objects, 0, "it began after the first look");
     assert_eq!(again.discarded, found.unknown);
     site.node
+        .backups
         .end_session("test", pgmesh_raft::SessionId(LogIndex(begun.session)), "test")
         .await;
     site.node.janitor.collect_garbage().await.unwrap();
