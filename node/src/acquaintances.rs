@@ -7,7 +7,7 @@
 //! was told of when it joined or has remembered since. The catalog's record of a node counts more than an acquaintance.
 
 use crate::Node;
-use crate::links::{Lane, Whom};
+use crate::links::{Lane, Recipient};
 use crate::mesh_file::MeshFile;
 use crate::shut_out::{Worth, worth_of_node};
 use futures::future::join_all;
@@ -160,7 +160,7 @@ impl Node {
         let is_other = |name: &NodeName| *name != self.name && name.as_str() != stranger.name.as_str();
         let asked: BTreeSet<NodeName> = members.chain(remembered).filter(is_other).take(MOST).collect();
         let asked = asked.into_iter().map(|name| async {
-            let whom = Whom::Named(name);
+            let whom = Recipient::Named(name);
             let word = self.links.call(&whom, Lane::Data, &request, ASK_LIMIT).await;
             word.unwrap_or(Vouched::Unknown)
         });

@@ -15,8 +15,8 @@
 //! - `shut_out` says whose certificate counts, `acquaintances` whom a node takes for a member before its catalog does.
 //! - `links` are the ways to other nodes, `consensus` carries Raft over them, `membership` says who votes.
 //! - [`rebuild`]: a catalog made anew from what a repository says of itself; no network.
-//! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`, `janitor`. They
-//!   share the `core`. What has no part yet is in `node`.
+//! - A node is made of parts, each with the state that it alone uses (decision 41): `reads`, `archive`, `backups`,
+//!   `janitor`. They share the `core`. What has no part yet is in `node`.
 //! - `workers` names what runs in the background, `supervisor` keeps it running.
 #![cfg_attr(
     test,

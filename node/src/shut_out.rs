@@ -134,7 +134,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::SessionTimes;
-    use crate::links::{Lane, Whom};
+    use crate::links::{Lane, Recipient};
     use crate::testing::TestNode;
     use pgmesh_protocol::{CollectGarbage, Consensus, DeleteObject, GetAuthority, GetNodeStatus, Hello, ListNodes};
     use pgmesh_raft::peers::{PeerMessage, PeerRequest};
@@ -215,9 +215,9 @@ mod tests {
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address.clone()]);
         for (whom, lane) in [
-            (Whom::Named(name.clone()), Lane::Data),
-            (Whom::Named(name), Lane::Consensus),
-            (Whom::At(address), Lane::Consensus),
+            (Recipient::Named(name.clone()), Lane::Data),
+            (Recipient::Named(name), Lane::Consensus),
+            (Recipient::At(address), Lane::Consensus),
         ] {
             let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             let refused = asked.map(drop).unwrap_err().to_string();
@@ -234,7 +234,7 @@ mod tests {
         let address = silent_node(&beta);
         let name: NodeName = "beta".parse().unwrap();
         site.node.links.announced(name.clone(), vec![address]);
-        let whom = Whom::Named(name);
+        let whom = Recipient::Named(name);
         let ask = async |lane| {
             let asked = site.node.links.ask(&whom, lane, &GetNodeStatus, None).await;
             asked.map(drop).map_err(|error| error.to_string())

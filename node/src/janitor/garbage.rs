@@ -12,9 +12,9 @@
 pub(crate) mod collector;
 
 use crate::janitor::Janitor;
-use crate::links::{Lane, Whom};
-use crate::repositories::Place;
-use collector::{Fate, Ground, ask_for_kept_of, collect};
+use crate::links::{Lane, Recipient};
+use crate::repositories::RepositoryRoute;
+use collector::{Deletion, Ground, ask_for_kept_of, collect};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{CollectGarbage, Collected, Failure};
 use pgmesh_raft::store::StateDb;
@@ -74,7 +74,7 @@ impl Janitor {
     pub(crate) async fn collect_garbage_anywhere(&self) -> Collected {
         let outcome = match self.leader_name() {
             Some(leader) if leader != self.name => {
-                let leader = Whom::Named(leader);
+                let leader = Recipient::Named(leader);
                 let asked = self.links.call(&leader, Lane::Data, &CollectGarbage, COLLECTION_LIMIT);
                 asked.await.map_err(|error| chain(&error))
             }
@@ -94,10 +94,10 @@ impl Janitor {
     }
 
     /// Whether there is any use in asking a repository to delete something.
-    fn may_delete(&self, place: &Place) -> bool {
+    fn may_delete(&self, place: &RepositoryRoute) -> bool {
         let record = self.catalog.view().repository(place.key()).ok().flatten();
         let says_no = record.is_some_and(|record| never_deletes(&record.definition));
-        let finds_no = matches!(place, Place::Here(slot) if !slot.may_delete());
+        let finds_no = matches!(place, RepositoryRoute::Here(slot) if !slot.may_delete());
         !says_no && !finds_no
     }
 
@@ -143,16 +143,16 @@ impl Ground for Janitor {
         }
     }
 
-    async fn delete(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Deletion {
         // The parts of a file from the last one down, each with a patience of its own: together they may take longer
         // than one request may, and would never come to an end.
         for object in name.objects().into_iter().rev() {
             match self.delete_one(lead, key, &object).await {
-                Fate::Deleted => {}
+                Deletion::Deleted => {}
                 fate => return fate,
             }
         }
-        Fate::Deleted
+        Deletion::Deleted
     }
 
     async fn propose(&self, command: Command) -> Result<(), Failure> {
@@ -163,37 +163,37 @@ impl Ground for Janitor {
 
 impl Janitor {
     /// Deletes one object of garbage, unless this node does not lead any more.
-    async fn delete_one(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete_one(&self, lead: &Lead, key: &GarbageKey, name: &ObjectName) -> Deletion {
         let repo = key.repo;
         let Ok(place) = self.repositories.place(repo) else {
-            return Fate::Stays;
+            return Deletion::Stays;
         };
         if !self.may_delete(&place) {
-            return Fate::Kept;
+            return Deletion::Kept;
         }
         if !lead.holds() || !place.admits() {
-            return Fate::Stays;
+            return Deletion::Stays;
         }
-        if let Place::Here(slot) = &place
+        if let RepositoryRoute::Here(slot) = &place
             && !self.is_ours(slot)
         {
-            return Fate::Stays;
+            return Deletion::Stays;
         }
         // What is sent is over, or given up, before a rescued node counts on it (`stock.rs`).
         let deleting = place.delete(lead, name, key.generation);
         let Ok(deleted) = tokio::time::timeout(self.settings.fence_timeout, deleting).await else {
-            return Fate::Stays;
+            return Deletion::Stays;
         };
         match deleted {
-            Ok(()) => Fate::Deleted,
+            Ok(()) => Deletion::Deleted,
             Err(error) if error.is_retained() => {
                 tracing::debug!(%repo, why = %chain(&error), "an object that is not needed any more is kept");
                 self.asked_kept.refused(repo, Instant::now());
-                Fate::Kept
+                Deletion::Kept
             }
             Err(error) => {
                 tracing::warn!(%repo, error = %chain(&error), "an object that is not needed any more cannot be deleted");
-                Fate::Stays
+                Deletion::Stays
             }
         }
     }
@@ -235,11 +235,11 @@ mod tests {
             let name = ObjectName::Chunk(digest);
             Ground::delete(&*site.node.janitor, &lead, &key, &name).await
         };
-        assert!(matches!(delete(first).await, Fate::Deleted));
+        assert!(matches!(delete(first).await, Deletion::Deleted));
         assert!(!site.has_file(first));
         site.node.catalog.shutdown().await.unwrap();
         site.wait("the end of its lead", |_| !lead.holds()).await;
-        assert!(matches!(delete(second).await, Fate::Stays));
+        assert!(matches!(delete(second).await, Deletion::Stays));
         assert!(site.has_file(second));
     }
 

@@ -12,7 +12,7 @@
 use super::repair_lease::{Hosting, has_lease, is_due, looked_at};
 use crate::janitor::Janitor;
 use crate::refs;
-use crate::repositories::Place;
+use crate::repositories::RepositoryRoute;
 use futures::stream::{self, StreamExt};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, now_unix};
@@ -129,12 +129,12 @@ impl Janitor {
     }
 
     /// The way to a repository whose debts are this node's to pay, if it should be written to now.
-    fn payer(&self, repo: RepoKey) -> Option<Place> {
+    fn payer(&self, repo: RepoKey) -> Option<RepositoryRoute> {
         let record = self.catalog.view().repository(repo).ok().flatten()?;
         let place = self.repositories.place(repo).ok()?;
         let hosting = match (record.host, &place) {
-            (Some(_), Place::Here(_)) => Hosting::Here,
-            (Some(_), Place::There(_)) => Hosting::Elsewhere,
+            (Some(_), RepositoryRoute::Here(_)) => Hosting::Here,
+            (Some(_), RepositoryRoute::There(_)) => Hosting::Elsewhere,
             (None, _) => Hosting::Shared,
         };
         (has_lease(hosting, self.catalog.is_leader()) && place.admits()).then_some(place)
@@ -174,7 +174,7 @@ impl Janitor {
     }
 
     /// Makes one replica.
-    async fn pay(&self, place: &Place, object: &ObjectRef) -> Result<(), Failure> {
+    async fn pay(&self, place: &RepositoryRoute, object: &ObjectRef) -> Result<(), Failure> {
         // Before anything is held that others may wait for.
         let Some(known) = refs::known(&self.catalog.view(), object)? else {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use crate::janitor::Janitor;
 use crate::refs::Known;
-use crate::repositories::Place;
+use crate::repositories::RepositoryRoute;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::limits::GENERATIONS_TRIED;
@@ -22,7 +22,7 @@ impl Janitor {
     /// Copies a file to a repository that owes it. All its parts have one generation.
     pub(crate) async fn copy_file(
         &self,
-        place: &Place,
+        place: &RepositoryRoute,
         object: &ObjectRef,
         known: &Known,
         of: u16,
@@ -43,7 +43,7 @@ impl Janitor {
 
     async fn copy_parts(
         &self,
-        place: &Place,
+        place: &RepositoryRoute,
         object: &ObjectRef,
         known: &Known,
         of: u16,

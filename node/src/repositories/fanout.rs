@@ -2,13 +2,13 @@
 //!
 //! The payload is compressed once, on the PG host, and crosses the mesh once to each node that hosts repositories; each
 //! repository is written once, by one node, and encrypted there under its own key. The caller gets an answer as soon as
-//! enough repositories have it durably; the others go on, and what they come to is told by [`Late`].
+//! enough repositories have it durably; the others go on, and what they come to is told by [`LateWrites`].
 
 use super::Repositories;
-use super::place::Place;
 use super::remote::{RemoteSlot, write_there};
+use super::route::RepositoryRoute;
 use super::slot::{Slot, SlotError};
-use super::ways::Way;
+use super::ways::ViaNode;
 use super::write_plan::{
     ADMITTED_WITHIN, ASIDE_AFTER, Admission, Admitted, WritePlan, WriteStep, admitted, is_given_up, owed,
 };
@@ -48,7 +48,7 @@ pub struct WriteOutcome {
     /// there.
     pub asked: BTreeMap<RepoKey, Generation>,
     /// Those of `owed` that are still at it.
-    pub late: Late,
+    pub late: LateWrites,
 }
 
 impl WriteOutcome {
@@ -75,13 +75,13 @@ impl WriteOutcome {
 pub(super) type End = (RepoKey, Result<Written, SlotError>);
 
 /// Writes still under way after the acknowledgement.
-pub struct Late {
+pub struct LateWrites {
     under_way: usize,
     ends: mpsc::UnboundedReceiver<End>,
     tasks: JoinSet<()>,
 }
 
-impl Late {
+impl LateWrites {
     /// The next one that is done; failures are left to the debts.
     pub async fn next(&mut self) -> Option<Written> {
         while let Some((repo, end)) = self.ends.recv().await {
@@ -125,7 +125,7 @@ impl Late {
     }
 }
 
-impl Drop for Late {
+impl Drop for LateWrites {
     fn drop(&mut self) {
         // Let them run to their end, unobserved.
         self.tasks.detach_all();
@@ -188,13 +188,13 @@ async fn is_admitted(
 }
 
 impl Start<'_> {
-    fn places(&mut self, places: Vec<(Place, Generation)>, tried: &mut Tried) {
+    fn places(&mut self, places: Vec<(RepositoryRoute, Generation)>, tried: &mut Tried) {
         tried.add(&places);
         let mut there: BTreeMap<NodeName, Vec<(Arc<RemoteSlot>, Generation)>> = BTreeMap::new();
         for (place, generation) in places {
             match place {
-                Place::Here(_) => self.one(place, generation, false),
-                Place::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
+                RepositoryRoute::Here(_) => self.one(place, generation, false),
+                RepositoryRoute::There(slot) => there.entry(slot.host.clone()).or_default().push((slot, generation)),
             }
         }
         for targets in there.into_values() {
@@ -217,7 +217,7 @@ impl Start<'_> {
 
     /// Writes to one repository. If it `waits`, only when the repository takes more; at once where enough others have
     /// not come to an end by then. Whoever asked may give it up meanwhile.
-    fn one(&mut self, place: Place, generation: Generation, waits: bool) {
+    fn one(&mut self, place: RepositoryRoute, generation: Generation, waits: bool) {
         let (object, payload, held) = (self.object.clone(), self.payload.clone(), self.held.clone());
         let (ends, answered) = (self.ends.clone(), self.answered.clone());
         self.tasks.spawn(tasks::named("writing a replica", async move {
@@ -364,16 +364,16 @@ impl Repositories {
             durable,
             owed,
             asked: generations,
-            late: Late { under_way, ends, tasks },
+            late: LateWrites { under_way, ends, tasks },
         })
     }
 }
 
 /// Where a write goes.
 struct Chosen {
-    chosen: Vec<(Place, Generation)>,
+    chosen: Vec<(RepositoryRoute, Generation)>,
     /// Those that take nothing more at present.
-    aside: Vec<(Place, Generation)>,
+    aside: Vec<(RepositoryRoute, Generation)>,
     /// Why the others get nothing.
     reasons: Vec<String>,
 }
@@ -406,7 +406,7 @@ impl Repositories {
 
     /// Sends what goes to a shared repository through another node there by way of a node that gets the payload anyway,
     /// where one of those reaches it.
-    fn gather(&self, chosen: &mut [(Place, Generation)], bytes: u64) {
+    fn gather(&self, chosen: &mut [(RepositoryRoute, Generation)], bytes: u64) {
         let hosts: Vec<NodeName> = chosen.iter().filter_map(|(place, _)| place.host().cloned()).collect();
         for (place, _) in chosen.iter_mut() {
             let Some(host) = place.host() else { continue };
@@ -421,17 +421,17 @@ impl Repositories {
 
 /// By which ways each repository was tried.
 #[derive(Default)]
-struct Tried(BTreeMap<RepoKey, Vec<Way>>);
+struct Tried(BTreeMap<RepoKey, Vec<ViaNode>>);
 
 impl Tried {
-    fn add(&mut self, places: &[(Place, Generation)]) {
+    fn add(&mut self, places: &[(RepositoryRoute, Generation)]) {
         for (place, _) in places {
             let ways = self.0.entry(place.key()).or_default();
             ways.push(place.host().cloned());
         }
     }
 
-    fn ways(&self, key: RepoKey) -> &[Way] {
+    fn ways(&self, key: RepoKey) -> &[ViaNode] {
         self.0.get(&key).map_or(&[], Vec::as_slice)
     }
 }

@@ -11,7 +11,7 @@
 //! up for this file, if enough others go on: it owes the file, and the repair copies it.
 
 use super::Repositories;
-use super::fanout::{Late, WriteOutcome, Written};
+use super::fanout::{LateWrites, WriteOutcome, Written};
 use super::write_plan::Admission;
 use crate::budget::Held;
 use futures::StreamExt;
@@ -90,7 +90,7 @@ impl FileWritten {
 
 /// Repositories that are still writing a part.
 struct LatePart {
-    late: Late,
+    late: LateWrites,
     /// Their share of the memory budget.
     held: Weak<Held>,
     pending: BTreeSet<RepoKey>,

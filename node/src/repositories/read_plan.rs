@@ -8,7 +8,7 @@
 //!            the last one ──► wait for two seconds ──► ask it by another way ──► wait for ever
 //! ```
 
-use super::ways::Way;
+use super::ways::ViaNode;
 use pgmesh_raft::Replica;
 use pgmesh_storage::RepoKey;
 use std::cmp::Reverse;
@@ -25,7 +25,7 @@ pub(super) trait Askable {
     /// Its number.
     fn key(&self) -> RepoKey;
     /// By which node it is asked.
-    fn way(&self) -> Way;
+    fn way(&self) -> ViaNode;
     /// Where it stands among replicas; lower is better.
     fn rank(&self) -> (bool, u32, Duration);
     /// After so long without an answer another replica is asked, too.
@@ -65,7 +65,7 @@ pub(super) struct ReadPlan<P> {
     /// What the asker does not want: it is asked when nothing else is left, not to be faster.
     avoid: Vec<RepoKey>,
     /// Which replicas were asked, and by which way.
-    tried: Vec<(Replica, Way)>,
+    tried: Vec<(Replica, ViaNode)>,
     state: State,
 }
 
@@ -108,7 +108,7 @@ impl<P: Askable> ReadPlan<P> {
     pub(super) fn elapsed(
         &mut self,
         may_hedge: impl FnOnce() -> bool,
-        other_ways: impl FnOnce(&[(Replica, Way)]) -> Vec<(P, Replica)>,
+        other_ways: impl FnOnce(&[(Replica, ViaNode)]) -> Vec<(P, Replica)>,
     ) {
         self.state = match self.state {
             State::Patience(_) if !may_hedge() => State::Overtaking,
@@ -142,7 +142,7 @@ impl<P: Askable> ReadPlan<P> {
     }
 
     /// Which replicas were asked, and by which way.
-    pub(super) fn tried(&self) -> &[(Replica, Way)] {
+    pub(super) fn tried(&self) -> &[(Replica, ViaNode)] {
         &self.tried
     }
 }
@@ -160,7 +160,7 @@ mod tests {
         fn key(&self) -> RepoKey {
             RepoKey::new(self.0).unwrap()
         }
-        fn way(&self) -> Way {
+        fn way(&self) -> ViaNode {
             self.1.map(|name| name.parse().unwrap())
         }
         fn rank(&self) -> (bool, u32, Duration) {
@@ -278,7 +278,7 @@ mod tests {
         plan.next();
         plan.failed(vec![with_replica(BY_B)]);
         plan.next();
-        let tried: Vec<(u16, Way)> = plan
+        let tried: Vec<(u16, ViaNode)> = plan
             .tried()
             .iter()
             .map(|(replica, way)| (replica.repo.get(), way.clone()))

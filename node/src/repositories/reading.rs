@@ -7,10 +7,10 @@
 //! there: another way is taken when no other repository is left to ask. `read_plan.rs` decides all that.
 
 use super::Repositories;
-use super::place::Place;
 use super::read_plan::{Askable, ReadPlan, ReadStep};
+use super::route::RepositoryRoute;
 use super::slot::SlotError;
-use super::ways::Way;
+use super::ways::ViaNode;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pgmesh_raft::{Claim, Replica};
@@ -54,12 +54,12 @@ pub struct ReadFailure {
 /// What one replica answered.
 type Answer = (RepoKey, Replica, Result<Payload, SlotError>);
 
-impl Askable for Place {
+impl Askable for RepositoryRoute {
     fn key(&self) -> RepoKey {
         self.key()
     }
 
-    fn way(&self) -> Way {
+    fn way(&self) -> ViaNode {
         self.host().cloned()
     }
 
@@ -84,7 +84,7 @@ impl Repositories {
         avoid: &[RepoKey],
     ) -> Result<Source, ReadFailure> {
         let mut reasons = Vec::new();
-        let mut candidates: Vec<(Place, Replica)> = Vec::new();
+        let mut candidates: Vec<(RepositoryRoute, Replica)> = Vec::new();
         for replica in replicas {
             match self.place(replica.repo) {
                 Ok(place) => candidates.push((place, *replica)),
@@ -142,7 +142,7 @@ impl Repositories {
     }
 
     /// Ways to replicas in shared repositories, or to one of them, that were not tried: one for each.
-    fn other_ways(&self, tried: &[(Replica, Way)], only: Option<Replica>) -> Vec<(Place, Replica)> {
+    fn other_ways(&self, tried: &[(Replica, ViaNode)], only: Option<Replica>) -> Vec<(RepositoryRoute, Replica)> {
         let mut replicas: Vec<Replica> = tried.iter().map(|(replica, _)| *replica).collect();
         replicas.sort_unstable();
         replicas.dedup();
@@ -151,7 +151,7 @@ impl Repositories {
             .filter(|replica| only.is_none_or(|only| only == *replica));
         wanted
             .filter_map(|replica| {
-                let ways: Vec<Way> = tried
+                let ways: Vec<ViaNode> = tried
                     .iter()
                     .filter(|(other, _)| *other == replica)
                     .map(|(_, way)| way.clone())
@@ -162,7 +162,7 @@ impl Repositories {
     }
 }
 
-async fn ask(place: Place, object: &ObjectName, replica: Replica) -> Answer {
+async fn ask(place: RepositoryRoute, object: &ObjectName, replica: Replica) -> Answer {
     let answer = place.get(object, replica.generation).await;
     (place.key(), replica, answer)
 }

@@ -3,7 +3,7 @@
 use super::healths::{Accounts, place_of};
 use super::session::session_states;
 use crate::Node;
-use crate::links::{Lane, LinkError, Whom};
+use crate::links::{Lane, LinkError, Recipient};
 use crate::services::info::{debt_info, kept_info};
 use futures::future::join_all;
 use pgmesh_protocol::failure::chain;
@@ -128,7 +128,7 @@ impl Node {
         let request = MayLeave { node_id };
         let answer = self
             .links
-            .call(&Whom::Named(name), Lane::Data, &request, LEADER_LIMIT)
+            .call(&Recipient::Named(name), Lane::Data, &request, LEADER_LIMIT)
             .await;
         Ok(answer?)
     }
@@ -291,12 +291,12 @@ impl Node {
     }
 
     async fn ask_within(&self, name: &NodeName, limit: Duration) -> Result<NodeStatus, LinkError> {
-        let whom = Whom::Named(name.clone());
+        let whom = Recipient::Named(name.clone());
         self.links.call(&whom, Lane::Data, &GetNodeStatus, limit).await
     }
 
     async fn round_trip_to(&self, name: &str) -> Option<u64> {
-        let trip = self.links.round_trip(&Whom::Named(name.parse().ok()?)).await?;
+        let trip = self.links.round_trip(&Recipient::Named(name.parse().ok()?)).await?;
         u64::try_from(trip.as_micros()).ok()
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::Node;
 use crate::core::Core;
-use crate::repositories::{Opened, Place, Slot, SlotError, write_one};
+use crate::repositories::{Opened, RepositoryRoute, Slot, SlotError, write_one};
 use crate::services::joined;
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
@@ -148,7 +148,7 @@ impl Core {
                 format!("node {} does not host repo{repo}", self.name),
             );
             match self.repositories.place(repo) {
-                Ok(Place::There(slot)) => failure.remedy(format!(
+                Ok(RepositoryRoute::There(slot)) => failure.remedy(format!(
                     "run it on node {}, which does, with that node's file",
                     slot.host
                 )),

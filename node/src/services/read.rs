@@ -2,7 +2,7 @@
 
 use crate::reads::Reads;
 use crate::refs::{self, Known};
-use crate::repositories::{BadReplica, Place, SlotError, Source};
+use crate::repositories::{BadReplica, RepositoryRoute, SlotError, Source};
 use bytes::Bytes;
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{
@@ -84,7 +84,13 @@ impl Reads {
     }
 
     /// Whether all parts of a file in one repository are the file: the tag of each says nothing of the whole.
-    async fn check_parts(&self, place: &Place, known: &Known, of: u16, replica: Replica) -> Result<bool, SlotError> {
+    async fn check_parts(
+        &self,
+        place: &RepositoryRoute,
+        known: &Known,
+        of: u16,
+        replica: Replica,
+    ) -> Result<bool, SlotError> {
         let mut hasher = self.suite().hasher();
         for part in FilePart::all(of) {
             let payload = place.get(&known.name.of_part(part), replica.generation).await?;
@@ -257,7 +263,7 @@ fn cut(payload: &Payload, suite: DigestSuite, ranges: &[(u32, u32)]) -> Result<R
 mod tests {
     use crate::SessionTimes;
     use crate::refs;
-    use crate::repositories::Place;
+    use crate::repositories::RepositoryRoute;
     use crate::testing::{SUITE, TestNode, stanza};
     use pgmesh_protocol::{ExitCode, GetPieces};
     use pgmesh_raft::ObjectRef;
@@ -285,7 +291,7 @@ mod tests {
             [replica],
             "one that is right stays, whoever doubts it"
         );
-        let Ok(Place::Here(slot)) = site.node.repositories.place(replica.repo) else {
+        let Ok(RepositoryRoute::Here(slot)) = site.node.repositories.place(replica.repo) else {
             panic!("the node has no repository of its own");
         };
         let repository = slot.repository().unwrap();

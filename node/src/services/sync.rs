@@ -2,7 +2,7 @@
 
 use crate::Node;
 use crate::core::Core;
-use crate::repositories::Place;
+use crate::repositories::RepositoryRoute;
 use crate::services::info::debt_info;
 use pgmesh_protocol::{ExitCode, Failure, SyncEvent};
 use pgmesh_raft::{Command, Reply};
@@ -77,11 +77,11 @@ impl Node {
         )
         .remedy("'pgmesh status' says what is wrong with it, or with those that it would be filled from; the repair goes on by itself");
         match self.repositories.place(repo) {
-            Ok(Place::There(slot)) => match self.ask_node(&slot.host).await {
+            Ok(RepositoryRoute::There(slot)) => match self.ask_node(&slot.host).await {
                 Ok(_) => failure,
                 Err(error) => failure.because(error),
             },
-            Ok(Place::Here(_)) => failure,
+            Ok(RepositoryRoute::Here(_)) => failure,
             Err(why) => failure.because(why),
         }
     }

@@ -1,6 +1,6 @@
 //! A collection and uploads of the same chunks on one real node, at the same time (invariant 5).
 
-use super::collector::{Fate, Ground, collect};
+use super::collector::{Deletion, Ground, collect};
 use crate::janitor::Janitor;
 use crate::sessions::ConnectionNumber;
 use crate::settings::Layout;
@@ -49,7 +49,7 @@ impl Ground for Slowly {
         self.0.confirm_lead().await
     }
 
-    async fn delete(&self, lead: &Self::Lead, key: &GarbageKey, name: &ObjectName) -> Fate {
+    async fn delete(&self, lead: &Self::Lead, key: &GarbageKey, name: &ObjectName) -> Deletion {
         Self::delay().await;
         self.0.delete(lead, key, name).await
     }

@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 
 /// One repository.
 #[derive(Clone)]
-pub(crate) enum Place {
+pub(crate) enum RepositoryRoute {
     /// This node's own file declares it.
     Here(Arc<Slot>),
     /// Another node hosts it, or has a way there.
     There(Arc<RemoteSlot>),
 }
 
-impl Place {
+impl RepositoryRoute {
     pub fn key(&self) -> RepoKey {
         match self {
             Self::Here(slot) => slot.key,
