@@ -6,7 +6,7 @@
 //! members that it does know: the members in its catalog and in `mesh.json` ([`MeshFile`](crate::MeshFile)), which it
 //! was told of when it joined or has remembered since. The catalog's record of a node counts more than an acquaintance.
 
-use crate::Node;
+use crate::core::Core;
 use crate::links::{Lane, Recipient};
 use crate::mesh_file::MeshFile;
 use crate::shut_out::{Worth, worth_of_node};
@@ -79,7 +79,7 @@ impl Acquaintances {
     }
 }
 
-impl Node {
+impl Core {
     /// The members in this node's catalog, without the node that has the name `but`.
     pub(crate) fn known_members(&self, but: &str) -> Vec<KnownMember> {
         let nodes = self.catalog.view().nodes().unwrap_or_default().into_iter();

@@ -3,7 +3,6 @@
 
 use crate::budget::Budget;
 use crate::committer::Committer;
-use crate::janitor::repair::RepairBell;
 use crate::links::Links;
 use crate::mesh_file::MeshFile;
 use crate::repositories::Repositories;
@@ -12,7 +11,24 @@ use crate::settings::{Layout, NodeSettings};
 use pgmesh_raft::{Catalog, NodeName};
 use pgmesh_storage::DigestSuite;
 use std::sync::Arc;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+
+/// Wakes the repair.
+#[derive(Clone, Default)]
+pub struct RepairBell(Arc<Notify>);
+
+impl RepairBell {
+    /// There may be something to do.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+
+    /// Returns when there is.
+    pub(crate) async fn rung(&self) {
+        self.0.notified().await;
+    }
+}
 
 /// What all parts of a node share. The parts dereference to it, so that they use it as their own.
 pub struct Core {
@@ -35,7 +51,7 @@ pub struct Core {
     /// Wakes the repair.
     pub(crate) repair: RepairBell,
     /// Wakes the worker that tells the catalog where this node is and which repositories it reaches.
-    pub(crate) announcing: tokio::sync::Notify,
+    pub(crate) announcing: Notify,
     pub(crate) started: Instant,
 }
 

@@ -62,6 +62,7 @@ mod reads;
 pub mod rebuild;
 mod refs;
 mod renewal;
+mod replies;
 mod repositories;
 pub mod rescue;
 mod server;

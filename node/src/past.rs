@@ -20,7 +20,7 @@ mod rests;
 
 use crate::awake::Awake;
 use crate::core::Core;
-use crate::repositories::{Slot, next_mark};
+use crate::repositories::{Ahead, Slot, next_mark};
 use pgmesh_protocol::failure::chain;
 use pgmesh_protocol::{ExitCode, Failure, Request, now_unix, utc};
 use pgmesh_raft::{CatalogLoss, CatalogPast, Command, LogIndex, NodeName, View, limits};
@@ -43,14 +43,6 @@ const LOOK_FOR: Duration = Duration::from_secs(20);
 const LARGEST: u64 = 1 << 31;
 /// The most marks that are read, the newest first. In ordinary life, at most the newest mark is unknown to the catalog.
 const READ_AT_MOST: usize = 16;
-
-/// How far the catalog had come, as a mark says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ahead {
-    anchor: Anchor,
-    /// When the mark was written, Unix seconds.
-    written: i64,
-}
 
 impl Core {
     /// Reads the marks of a repository that this process has not read yet.

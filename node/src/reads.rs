@@ -3,14 +3,15 @@
 
 use crate::core::Core;
 use crate::refs::{self, Known};
-use crate::services::{Doubts, not_understood};
+use crate::services::{DOUBTED_AT_ONCE, Doubted, Doubts};
 use bytes::Bytes;
 use pgmesh_protocol::{ExitCode, Failure};
 use pgmesh_raft::{ObjectRef, View};
 use pgmesh_runtime::tasks;
-use pgmesh_storage::{BackupLabel, Digest, Hasher, ManifestRoot, PartReader, Payload, RepoKey, StanzaName};
+use pgmesh_storage::{BackupLabel, Digest, Hasher, ManifestRoot, PartError, PartReader, Payload, RepoKey, StanzaName};
 use std::ops::Deref;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// Reads objects and reports bad replicas.
 pub struct Reads {
@@ -130,5 +131,57 @@ impl Reads {
                 }
             }
         }
+    }
+}
+
+pub(crate) fn not_understood(error: PartError) -> Failure {
+    Failure::new(ExitCode::Format, "a part of the manifest cannot be used").because(error)
+}
+
+/// Takes a file from the list, however its doubt ends.
+struct UnderWay {
+    reads: Arc<Reads>,
+    object: ObjectRef,
+    /// Dropped when it is over.
+    _sender: watch::Sender<()>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.reads.doubts.files().remove(&self.object);
+    }
+}
+
+impl Reads {
+    /// Has copies of a file [doubted](Self::doubt), beside whoever asked: whoever asks again, because the answer came
+    /// too late, finds it under way. None when too many are.
+    pub(crate) fn doubt_once(
+        self: &Arc<Self>,
+        object: &ObjectRef,
+        known: &Known,
+        repos: &[RepoKey],
+    ) -> Option<Doubted> {
+        let mut files = self.doubts.files();
+        if let Some(under_way) = files.get(object) {
+            return Some(Doubted(under_way.clone()));
+        }
+        if files.len() >= DOUBTED_AT_ONCE {
+            return None;
+        }
+        let (sender, receiver) = watch::channel(());
+        files.insert(object.clone(), receiver.clone());
+        drop(files);
+        let under_way = UnderWay {
+            reads: self.clone(),
+            object: object.clone(),
+            _sender: sender,
+        };
+        let (known, repos) = (known.clone(), repos.to_vec());
+        tasks::spawn("looking into a doubt", async move {
+            let reads = &under_way.reads;
+            let _turn = reads.doubts.turn.lock().await;
+            reads.doubt(&under_way.object, &known, &repos).await;
+        });
+        Some(Doubted(receiver))
     }
 }

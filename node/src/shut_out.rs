@@ -9,7 +9,7 @@
 //! of the renewal. A certificate of a member's name for another key is a stranger's: each node can sign certificates,
 //! also a node that has left.
 
-use crate::Node;
+use crate::core::Core;
 use pgmesh_protocol::{ExitCode, Failure, Request};
 use pgmesh_raft::{NodeName, NodeRecord, NodeService, View};
 use pgmesh_transport::{MemberCertificate, Peer, Role};
@@ -76,7 +76,7 @@ fn is_introduction(request: &Request) -> bool {
     matches!(request, Request::Raft(_) | Request::Announce(_))
 }
 
-impl Node {
+impl Core {
     /// Refuses a request of a peer that is not, or no longer, a member of the mesh.
     pub(crate) fn check_worth(self: &Arc<Self>, peer: &Peer, request: &Request) -> Result<(), Failure> {
         let Some(member) = peer.member() else {
@@ -190,7 +190,11 @@ mod tests {
             CollectGarbage.into(),
             delete(),
         ] {
-            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+            assert!(
+                site.node.core.check_worth(&peer, &request).is_err(),
+                "{}",
+                request.name()
+            );
         }
     }
 
@@ -279,9 +283,13 @@ mod tests {
         site.admit(&site.certificate(&Role::Node, "beta")).await;
         let forged = site.certificate(&Role::Node, "beta");
         let peer = Peer::Member(Arc::new(forged.member().clone()));
-        assert!(site.node.check_worth(&peer, &Hello.into()).is_ok());
+        assert!(site.node.core.check_worth(&peer, &Hello.into()).is_ok());
         for request in [GetAuthority.into(), GetNodeStatus.into(), delete(), consensus()] {
-            assert!(site.node.check_worth(&peer, &request).is_err(), "{}", request.name());
+            assert!(
+                site.node.core.check_worth(&peer, &request).is_err(),
+                "{}",
+                request.name()
+            );
         }
     }
 
@@ -304,7 +312,7 @@ mod tests {
             "{lost:?}"
         );
         let renewed = Peer::Member(Arc::new(site.renewed(&admin).member().clone()));
-        assert!(site.node.check_worth(&renewed, &list.into()).is_err());
+        assert!(site.node.core.check_worth(&renewed, &list.into()).is_err());
         others.ask(&list, None).await.unwrap();
     }
 }

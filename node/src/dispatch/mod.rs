@@ -87,7 +87,7 @@ async fn serve_stream(served: Arc<Served>, mut stream: Stream) {
     let name = request.name();
     let _serving = served.node.backups.serving(served.number);
     let allowed = authorize(&served.peer, &request)
-        .and_then(|()| served.node.check_worth(&served.peer, &request))
+        .and_then(|()| served.node.core.check_worth(&served.peer, &request))
         .and_then(|()| bounds::check(&request))
         .and_then(|()| served.check_draining(&request))
         .and_then(|()| served.node.check_past(&request));

@@ -24,7 +24,6 @@ use pgmesh_storage::{Payload, RepoKey};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// How often the worker looks without being woken: repositories come back by themselves.
@@ -33,19 +32,6 @@ const PERIOD: Duration = Duration::from_secs(2);
 const PAGE: usize = 64;
 /// Debts of one repository that are paid at once: a store across a network takes its time for each.
 const AT_ONCE: usize = 4;
-
-/// Wakes the worker.
-#[derive(Clone, Default)]
-pub struct RepairBell {
-    notify: Arc<Notify>,
-}
-
-impl RepairBell {
-    /// There may be something to do.
-    pub fn wake(&self) {
-        self.notify.notify_one();
-    }
-}
 
 /// What is being worked on: a repository that is silent holds up no other.
 type Busy = Arc<Mutex<BTreeSet<RepoKey>>>;
@@ -81,7 +67,7 @@ impl Janitor {
         // Dropped with this worker, and with it what is under way.
         let mut tasks = JoinSet::new();
         loop {
-            let woken = self.repair.notify.notified();
+            let woken = self.repair.rung();
             if tokio::time::timeout(PERIOD, woken).await.is_ok() {
                 // Let the writes that woke us come to their own end.
                 tokio::time::sleep(Duration::from_millis(200)).await;

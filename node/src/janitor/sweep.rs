@@ -15,7 +15,7 @@
 //! come since the first look, and what is still suspected is condemned (invariants 4 and 5).
 
 use crate::janitor::Janitor;
-use crate::services::unexpected;
+use crate::replies::unexpected;
 use pgmesh_protocol::Failure;
 use pgmesh_raft::apply::Base;
 use pgmesh_raft::{Command, LogIndex, Reply, SessionId, View};

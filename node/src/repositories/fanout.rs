@@ -7,17 +7,17 @@
 use super::Repositories;
 use super::remote::{RemoteSlot, write_there};
 use super::route::RepositoryRoute;
-use super::slot::{Slot, SlotError};
+use super::slot::SlotError;
 use super::ways::ViaNode;
 use super::write_plan::{
     ADMITTED_WITHIN, ASIDE_AFTER, Admission, Admitted, WritePlan, WriteStep, admitted, is_given_up, owed,
 };
+use super::written::Written;
 use crate::budget::Held;
 use pgmesh_protocol::{ExitCode, Failure};
-use pgmesh_raft::limits::GENERATIONS_TRIED;
-use pgmesh_raft::{Claim, NodeName, Replica};
+use pgmesh_raft::{Claim, NodeName};
 use pgmesh_runtime::tasks;
-use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey, StoreError};
+use pgmesh_storage::{Generation, ObjectName, Payload, RepoKey};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -28,15 +28,6 @@ use tokio::task::JoinSet;
 
 /// How often it is asked whether a repository takes more by now.
 const ADMITTED: Duration = Duration::from_millis(50);
-
-/// One repository that has the object durably.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
-    /// Under which generation, and in which repository: by the identity of the one that the bytes went to.
-    pub claim: Claim,
-    /// Bytes at rest.
-    pub stored: u64,
-}
 
 /// What has become of a write when it may be acknowledged.
 pub struct WriteOutcome {
@@ -433,47 +424,6 @@ impl Tried {
 
     fn ways(&self, key: RepoKey) -> &[ViaNode] {
         self.0.get(&key).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Writes to one repository. An object of that name that is already there and damaged is passed over: the next
-/// generation is written beside it (invariant 2).
-pub(crate) async fn write_one(
-    slot: &Slot,
-    object: &ObjectName,
-    first: Generation,
-    payload: &Payload,
-) -> Result<Written, SlotError> {
-    let mut generation = first;
-    loop {
-        let put = slot
-            .write(payload.bytes.len() as u64, |repository| {
-                let (object, payload) = (object.clone(), payload.clone());
-                async move {
-                    let stored = repository.put(&object, generation, &payload).await?;
-                    Ok((stored, repository.claimed_as().clone()))
-                }
-            })
-            .await;
-        match put {
-            Ok((stored, identity)) => {
-                slot.note_written();
-                let repo = slot.key;
-                let replica = Replica { repo, generation };
-                return Ok(Written {
-                    claim: Claim { replica, identity },
-                    stored: stored.bytes,
-                });
-            }
-            Err(SlotError::Store {
-                source: StoreError::DamagedExists { .. },
-                ..
-            }) if generation.0 < first.0.saturating_add(GENERATIONS_TRIED) => {
-                tracing::warn!(repo = %slot.key, ?object, %generation, "a damaged object stands under this name");
-                generation = generation.next();
-            }
-            Err(error) => return Err(error),
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod fanout;
 mod hedges;
 mod keeping_open;
+mod marking;
 mod marks;
 mod opening;
 mod parts;
@@ -14,8 +15,10 @@ mod slot;
 mod watch;
 mod ways;
 mod write_plan;
+mod written;
 
-pub(crate) use fanout::{WriteOutcome, Written, write_one};
+pub(crate) use fanout::WriteOutcome;
+pub(crate) use marking::Ahead;
 pub(crate) use marks::{Walk, next_mark};
 pub(crate) use opening::There;
 pub(crate) use parts::{FileWrite, FileWritten, PartToWrite};
@@ -23,6 +26,7 @@ pub(crate) use reading::{BadReplica, Source};
 pub(crate) use route::RepositoryRoute;
 pub(crate) use slot::{OpenRepository, Opened, Slot, SlotError};
 pub(crate) use ways::ViaNode;
+pub(crate) use written::{Written, write_one};
 
 use crate::links::Links;
 use crate::settings::NodeSettings;

@@ -11,8 +11,9 @@
 //! up for this file, if enough others go on: it owes the file, and the repair copies it.
 
 use super::Repositories;
-use super::fanout::{LateWrites, WriteOutcome, Written};
+use super::fanout::{LateWrites, WriteOutcome};
 use super::write_plan::Admission;
+use super::written::Written;
 use crate::budget::Held;
 use futures::StreamExt;
 use futures::future::BoxFuture;

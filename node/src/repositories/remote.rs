@@ -1,9 +1,9 @@
 //! A repository that is reached through another node: that node encrypts, stores, reads and checks; this node watches
 //! the repository's health.
 
-use super::fanout::Written;
 use super::slot::SlotError;
 use super::watch::{Attempt, Watch};
+use super::written::Written;
 use crate::health::Work;
 use crate::links::{Lane, LinkError, Links, Recipient, receive, receive_body};
 use pgmesh_protocol::{

@@ -4,6 +4,7 @@ use super::aside::{Content, Filed};
 use crate::archive::Archive;
 use crate::core::Core;
 use crate::refs;
+use crate::replies::unexpected;
 use crate::services::passed_over::passed_over;
 use crate::services::read::report;
 use crate::settings::effective_ack;
@@ -499,15 +500,6 @@ fn pushed(already: bool, aside: bool, replicas: &[Replica], all: &[RepoKey]) -> 
         durable,
         owed,
     }
-}
-
-/// An answer that does not belong to the command.
-pub(crate) fn unexpected(reply: &Reply) -> Failure {
-    Failure::new(
-        ExitCode::Assert,
-        "the catalog gave an answer that does not belong to the command",
-    )
-    .because(format!("{reply:?}"))
 }
 
 /// A payload, once its body has arrived.

@@ -20,8 +20,7 @@ use pgmesh_raft::{
 };
 use pgmesh_runtime::{random, tasks};
 use pgmesh_storage::{
-    BackupLabel, Digest, DigestSuite, Generation, ManifestRoot, ObjectName, PartError, PartReader, Payload, RepoKey,
-    StanzaName,
+    BackupLabel, Digest, DigestSuite, Generation, ManifestRoot, ObjectName, PartReader, Payload, RepoKey, StanzaName,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -339,7 +338,8 @@ impl Backups {
         let version_directory = root.tablespace_directory();
         for part in &root.parts {
             let plain = self.reads.part(view, part.digest).await?;
-            let digests = PartReader::checked_chunks(&plain, &version_directory).map_err(not_understood)?;
+            let digests =
+                PartReader::checked_chunks(&plain, &version_directory).map_err(crate::reads::not_understood)?;
             found.look_up(view, &digests)?;
             if found.is_enough() {
                 break;
@@ -413,10 +413,6 @@ async fn checked(payload: Payload, suite: DigestSuite) -> Result<Payload, Failur
         .again()
     })?;
     Ok(payload)
-}
-
-pub(crate) fn not_understood(error: PartError) -> Failure {
-    Failure::new(ExitCode::Format, "a part of the manifest cannot be used").because(error)
 }
 
 fn kept_moving() -> Failure {

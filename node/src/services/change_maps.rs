@@ -19,28 +19,12 @@ use pgmesh_runtime::tasks;
 use pgmesh_storage::{Codec, Digest, DigestSuite, FILE_PART_LENGTH, FilePart, Payload, PayloadError, StanzaName};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Maps that are made at once.
-const AT_ONCE: usize = 2;
 /// After so long an answer is given with what there is, so that an asker whose maps must be made sees that it goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The bytes of maps in one answer; the rest of a message is for what is around them.
 const ANSWER_LIMIT: usize = MESSAGE_LIMIT - (256 << 10);
-
-/// What bounds the making of maps.
-pub(crate) struct Mapping {
-    permits: Arc<Semaphore>,
-}
-
-impl Default for Mapping {
-    fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
-        }
-    }
-}
 
 /// A segment that is being pushed, as far as a map is made of it.
 pub(crate) struct MapSource {
@@ -98,7 +82,7 @@ impl Archive {
     /// Makes the map of a segment that was pushed, in the background; not when others are being made, as memory is held
     /// until it is done.
     pub(crate) fn map_later(self: Arc<Self>, source: MapSource) {
-        let Ok(permit) = self.mapping.permits.clone().try_acquire_owned() else {
+        let Ok(permit) = self.maps_at_once.clone().try_acquire_owned() else {
             return;
         };
         tasks::spawn("mapping a segment", async move {
@@ -270,7 +254,7 @@ impl Archive {
         let Some(known) = refs::known(view, &object)?.filter(|_| !is_unknown) else {
             return Ok(None);
         };
-        let permit = self.mapping.permits.acquire().await;
+        let permit = self.maps_at_once.acquire().await;
         let _permit = permit.map_err(|error| Failure::new(ExitCode::Assert, "making a change map").because(error))?;
         // As it is stored, decrypted, and plain.
         let size = u64::from(wanted.database.segment_size.bytes());

@@ -3,7 +3,8 @@
 use crate::Node;
 use crate::rebuild::UNKNOWN_WRITER;
 use crate::refs;
-use crate::services::{claimed_object, unexpected};
+use crate::replies::unexpected;
+use crate::services::claimed_object;
 use crate::settings::effective_ack;
 use pgmesh_postgres::WalFileName;
 use pgmesh_protocol::{

@@ -283,7 +283,7 @@ impl Backups {
         let opening = self.sessions.opening();
         let session = match self.catalog.propose_as(actor, opening.request, open).await? {
             Reply::Session(session) => session,
-            other => return Err(crate::services::unexpected(&other)),
+            other => return Err(crate::replies::unexpected(&other)),
         };
         let terms = Terms {
             ack,
@@ -342,7 +342,7 @@ impl Backups {
             }
             Ok(other) => {
                 self.clients.release(session, resume.turn);
-                Err(crate::services::unexpected(&other))
+                Err(crate::replies::unexpected(&other))
             }
             // The client asks again, by the connection that it uses now.
             Err(CatalogError::Refused(moved @ Refusal::SessionMoved(_))) => {

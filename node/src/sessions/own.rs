@@ -135,7 +135,7 @@ impl SharedSession {
                     runtime: tokio::runtime::Handle::current(),
                 })
             }
-            other => Err(crate::services::unexpected(&other)),
+            other => Err(crate::replies::unexpected(&other)),
         }
     }
 

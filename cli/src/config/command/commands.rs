@@ -175,8 +175,7 @@ pub const COMMANDS: &[CommandSpec] = &[
         about: "Compares the configuration with the running cluster, switches the WAL and waits until the segment is \
                 in every repository. Names WAL that is missing from the archive and the recovery targets that it costs; exits 55 \
                 when no backup can be recovered to the present because of it. Names the WAL that waits in pg_wal and what PostgreSQL \
-                says of archive_command; where no segment is switched, it exits 82 when the archiver is stuck. Names background \
-                workers of nodes that have ended unexpectedly.",
+                says of archive_command; where no segment is switched, it exits 82 when the archiver is stuck. Names background workers of nodes that have ended unexpectedly.",
         arguments: &[],
         examples: &[("pgmesh --stanza=main check", "after every change of the configuration")],
         hidden: false,
